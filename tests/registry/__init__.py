@@ -1,0 +1,16 @@
+"""Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
+
+from registry import networks
+from registry.activations import ACTIVATIONS as ACTIVATIONS
+from registry.cases import LayerCase as LayerCase
+from registry.initializers import INITIALIZERS as INITIALIZERS
+from registry.losses import LOSSES as LOSSES
+from registry.networks import masked as masked
+from registry.networks import running_mean as running_mean
+from registry.optimizers import OPTIMIZERS as OPTIMIZERS
+from registry.optimizers import halving as halving
+
+# A family of layers keeps its entries in a file of its name.
+LAYERS: dict[str, LayerCase] = {
+    **networks.LAYERS,
+}
