@@ -94,29 +94,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(params,), (vector,))[1]", "(params,), (vector,))[0]"),
         ],
     ),
-    "fdl/optim/sgd.py": (
-        "test_optim.py",
-        [
-            ("return added(g, scaled(decay, t))", "return added(g, -scaled(decay, t))"),
-            ("return added(g, scaled(decay, t))", "return added(scaled(1 - decay, g), t)"),
-            ("if nesterov else t", "if not nesterov else t"),
-            ("sign = -1 if flip_sign else 1", "sign = 1 if flip_sign else -1"),
-            ("learning_rate(state.count)", "learning_rate(state.count + 1)"),
-            ("state.count < last, state.count + 1, last)", "True, state.count + 1, last)"),
-            ("not 0 <= decay < 1", "not 0 <= decay <= 1"),
-        ],
-    ),
-    "fdl/optim/combine.py": (
-        "test_optim.py",
-        [
-            (
-                "each.update(updates, own, params, **extra_args)",
-                "each.update(updates, own, params)",
-            ),
-            ("added(p, u).astype(jnp.asarray(p).dtype)", "added(p, u)"),
-            ("added(p, u)", "added(p, -u)"),
-        ],
-    ),
     "fdl/network.py": (
         "test_layer.py test_look.py",
         [

@@ -1,7 +1,47 @@
 """Optimizers: hand-written, in optax's protocol; either side's pieces chain with the other's."""
 
+# Optimizers.
+from fdl.optim.sgd import sgd as sgd
+from fdl.optim.sgd import sign_sgd as sign_sgd
+from fdl.optim.sgd import lion as lion
+from fdl.optim.sgd import rprop as rprop
+from fdl.optim.rms import adagrad as adagrad
+from fdl.optim.rms import adadelta as adadelta
+from fdl.optim.rms import rmsprop as rmsprop
+from fdl.optim.adam import adam as adam
+from fdl.optim.adam import adamw as adamw
+from fdl.optim.adam import nadam as nadam
+from fdl.optim.adam import nadamw as nadamw
+from fdl.optim.adam_variants import adabelief as adabelief
+from fdl.optim.adam_variants import adamax as adamax
+from fdl.optim.adam_variants import amsgrad as amsgrad
+from fdl.optim.radam import radam as radam
+from fdl.optim.layerwise import lamb as lamb
+from fdl.optim.layerwise import lars as lars
+from fdl.optim.lookahead import lookahead as lookahead
+from fdl.optim.schedule_free import schedule_free as schedule_free
+from fdl.optim.schedule_free import schedule_free_adamw as schedule_free_adamw
+from fdl.optim.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from fdl.optim.schedule_free import schedule_free_sgd as schedule_free_sgd
+
+# The pieces that they are made of: directions, rates, and what joins them.
+from fdl.optim.adam import scale_by_adam as scale_by_adam
+from fdl.optim.adam_variants import scale_by_adamax as scale_by_adamax
+from fdl.optim.adam_variants import scale_by_amsgrad as scale_by_amsgrad
+from fdl.optim.adam_variants import scale_by_belief as scale_by_belief
 from fdl.optim.combine import apply_updates as apply_updates
 from fdl.optim.combine import chain as chain
-from fdl.optim.sgd import scale_by_learning_rate as scale_by_learning_rate
-from fdl.optim.sgd import sgd as sgd
+from fdl.optim.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
+from fdl.optim.leafwise import leafwise as leafwise
+from fdl.optim.mask import masked as masked
+from fdl.optim.radam import scale_by_radam as scale_by_radam
+from fdl.optim.rate import add_decayed_weights as add_decayed_weights
+from fdl.optim.rate import scale_by_learning_rate as scale_by_learning_rate
+from fdl.optim.rms import scale_by_adadelta as scale_by_adadelta
+from fdl.optim.rms import scale_by_rms as scale_by_rms
+from fdl.optim.rms import scale_by_rss as scale_by_rss
+from fdl.optim.rms import scale_by_stddev as scale_by_stddev
+from fdl.optim.sgd import scale_by_lion as scale_by_lion
+from fdl.optim.sgd import scale_by_rprop as scale_by_rprop
+from fdl.optim.sgd import scale_by_sign as scale_by_sign
 from fdl.optim.sgd import trace as trace

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, with_extra_args_support
 
-from fdl import paths
+from fdl.optim.leafwise import different_trees
 
 
 def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -54,7 +54,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
     Args:
       params: a pytree of arrays; None leaves stay.
-      updates: as params.
+      updates: as params; where one is None, the parameter stays.
 
     Returns:
       As params, each leaf in its own dtype.
@@ -68,55 +68,11 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """
 
     def add(p: Any, u: Any) -> Any:
-        return None if p is None else added(p, u).astype(jnp.asarray(p).dtype)
+        return p if p is None or u is None else jnp.asarray(p + u, jnp.result_type(p))
 
     try:
-        return jax.tree.map(add, params, updates, is_leaf=lambda leaf: leaf is None)
+        # A bfloat16 and a float32 are added in float32, as optax does.
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.tree.map(add, params, updates, is_leaf=lambda leaf: leaf is None)
     except (ValueError, TypeError) as error:
-        named = different_trees("apply_updates", "params", params, "updates", updates)
-        raise named or error from error
-
-
-def added(x: Any, y: Any) -> jax.Array:
-    """x + y in the wider dtype of the two, as optax adds a bfloat16 and a float32.
-
-    Example:
-      >>> added(jnp.ones(1, jnp.bfloat16), jnp.ones(1)).dtype
-      dtype('float32')
-    """
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.asarray(x + y)
-
-
-def scaled(factor: Any, x: jax.Array) -> jax.Array:
-    """factor * x in the dtype of x, be the factor a Python number or an array.
-
-    Example:
-      >>> scaled(jnp.float32(2), jnp.ones(1, jnp.bfloat16)).dtype
-      dtype(bfloat16)
-    """
-    return jnp.asarray(factor, x.dtype) * x
-
-
-def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> Exception | None:
-    """An error that names the first path at which two trees differ, or None where they agree.
-
-    Example:
-      >>> print(different_trees("sgd", "params", {"w": 1.0}, "state", {"v": 1.0}))
-      sgd: expected one tree in params and state, got 'v' in state alone; ...
-    """
-    mine, other = paths.leaves(left), paths.leaves(right)
-    for path in sorted({*mine, *other}):
-        if path not in mine or path not in other:
-            where = a if path in mine else b
-            return ValueError(
-                f"{who}: expected one tree in {a} and {b}, got {path!r} in {where} alone; "
-                "make both from the same parameters"
-            )
-        if jnp.shape(mine[path]) != jnp.shape(other[path]):
-            return ValueError(
-                f"{who}: expected one shape in {a} and {b} at {path!r}, got "
-                f"{list(jnp.shape(mine[path]))} and {list(jnp.shape(other[path]))}; "
-                "make both from the same parameters"
-            )
-    return None
+        raise different_trees("apply_updates", "params", params, "updates", updates) from error

@@ -1,26 +1,25 @@
-"""Stochastic gradient descent, plain, with momentum, and with Nesterov's."""
+"""Gradient descent, plain, with momentum, and with Nesterov's; and steps by the sign alone."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from optax import (
-    EmptyState,
-    GradientTransformation,
-    GradientTransformationExtraArgs,
-    ScaleByScheduleState,
-    TraceState,
+from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
+
+from fdl.optim.combine import chain
+from fdl.optim.leafwise import check_fractions, filled, leafwise, stateless
+from fdl.optim.mask import Mask
+from fdl.optim.rate import (
+    ScalarOrSchedule,
+    add_decayed_weights,
+    check_strength,
+    scale_by_learning_rate,
 )
-
-from fdl.optim.combine import added, chain, different_trees, scaled
-
-LearningRate = float | jax.Array | Callable[[jax.Array], Any]
 
 
 def sgd(
-    learning_rate: LearningRate,
+    learning_rate: ScalarOrSchedule,
     momentum: float | None = None,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
@@ -34,7 +33,7 @@ def sgd(
         W -= learning_rate * (gradient + m * t)    (Nesterov)
 
     Args:
-      learning_rate: > 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       momentum: m in [0, 1), or None for no trace at all.
       nesterov: take the step as seen from where momentum leads.
       accumulator_dtype: of the trace; by default the parameters'.
@@ -55,15 +54,17 @@ def sgd(
     initialization and momentum in deep learning", equations 1 to 4, with the rate outside the
     trace, as optax and torch have it (the paper puts it inside).
     """
-    rate = scale_by_learning_rate(learning_rate)
-    if momentum is None:
-        return chain(GradientTransformation(_no_state, _unchanged), rate)
-    return chain(trace(momentum, nesterov, accumulator_dtype), rate)
+    direction = (
+        stateless("sgd", lambda g: g)
+        if momentum is None
+        else trace(momentum, nesterov, accumulator_dtype)
+    )
+    return chain(direction, scale_by_learning_rate(learning_rate))
 
 
 def trace(
     decay: float, nesterov: bool = False, accumulator_dtype: Any = None
-) -> GradientTransformation:
+) -> GradientTransformationExtraArgs:
     """The trace of past gradients: t = gradient + decay * t.
 
     Args:
@@ -87,95 +88,196 @@ def trace(
 
     Source: Sutskever et al. 2013, equations 1 and 3; `optax.trace`.
     """
-    if _known(decay) and not 0 <= decay < 1:
-        raise ValueError(f"trace: expected a decay (momentum) in [0, 1), got {decay}")
+    check_fractions("trace", **{"a decay (momentum)": decay})
 
-    def init(params: Any) -> TraceState:
-        dtype = accumulator_dtype
-        return TraceState(jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params))
+    def at_step() -> Callable[..., Any]:
+        def rule(g: Any, t: Any) -> Any:
+            t = g + decay * t
+            return g + decay * t if nesterov else t, t
 
-    def follow(g: jax.Array, t: jax.Array) -> jax.Array:
-        return added(g, scaled(decay, t))
+        return rule
 
-    def update(updates: Any, state: TraceState, params: Any = None) -> tuple[Any, TraceState]:
-        try:
-            t = jax.tree.map(follow, updates, state.trace)
-        except (ValueError, TypeError) as error:
-            named = different_trees("trace", "updates", updates, "state", state.trace)
-            raise named or error from error
-        new = jax.tree.map(follow, updates, t) if nesterov else t
-        updates = jax.tree.map(lambda new, g: new.astype(g.dtype), new, updates)
-        if accumulator_dtype is not None:
-            t = jax.tree.map(lambda leaf: leaf.astype(accumulator_dtype), t)
-        return updates, TraceState(t)
-
-    return GradientTransformation(init, update)
+    return leafwise("trace", at_step, TraceState, {"trace": filled(dtype=accumulator_dtype)})
 
 
-def scale_by_learning_rate(
-    learning_rate: LearningRate, *, flip_sign: bool = True
-) -> GradientTransformation:
-    """The step: -learning_rate * update.
+def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs:
+    """Steps of one size by the sign: W -= learning_rate * sign(gradient).
 
     Args:
-      learning_rate: > 0, or a schedule `count -> rate`, count from 0.
-      flip_sign: False leaves the sign, for gradient ascent.
+      learning_rate: >= 0, or a schedule `count -> rate`; the size of every step.
 
     Returns:
-      A transformation; with a schedule, its state is `optax.ScaleByScheduleState(count)`.
+      A transformation; the state is that of `optax.sign_sgd`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; a schedule that gives no scalar.
+      ValueError: a rate that is negative or not finite.
 
     Example:
-      >>> halving = scale_by_learning_rate(lambda count: 0.5 ** count)
-      >>> state = halving.init(jnp.array(0.0))
-      >>> first, state = halving.update(jnp.array(1.0), state)
-      >>> second, state = halving.update(jnp.array(1.0), state)
-      >>> float(first), float(second)
-      (-1.0, -0.5)
+      >>> optimizer = sign_sgd(0.5)
+      >>> optimizer.update(jnp.array([3.0, -0.1, 0.0]), optimizer.init(jnp.ones(3)))[0]
+      Array([-0.5,  0.5, -0. ], dtype=float32)
+
+    Source: Bernstein et al. 2018, arXiv 1802.04434, algorithm 1.
     """
-    sign = -1 if flip_sign else 1
-    if not callable(learning_rate):
-        if _known(learning_rate) and not 0 <= learning_rate < float("inf"):
-            raise ValueError(
-                f"learning_rate: expected a finite rate >= 0, got {learning_rate}; "
-                "the step already goes downhill"
-            )
-        step_size = sign * learning_rate
-        return GradientTransformation(
-            _no_state,
-            lambda updates, state, params=None: (
-                jax.tree.map(lambda g: scaled(step_size, g), updates),
-                state,
-            ),
-        )
+    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        rate = sign * learning_rate(state.count)
-        if jnp.shape(rate) != ():
-            raise ValueError(
-                f"learning_rate: expected a schedule that gives a scalar, got shape "
-                f"{list(jnp.shape(rate))}; return one number for each count"
-            )
-        updates = jax.tree.map(lambda g: scaled(rate, g), updates)
-        # The count stays at its largest value instead of turning negative.
-        last = np.iinfo(np.int32).max
-        return updates, ScaleByScheduleState(jnp.where(state.count < last, state.count + 1, last))
 
-    return GradientTransformation(
-        lambda params: ScaleByScheduleState(jnp.zeros((), jnp.int32)), update
+def scale_by_sign() -> GradientTransformationExtraArgs:
+    """sign(gradient): -1, 0 or 1; for a complex one, gradient / |gradient|.
+
+    Example:
+      >>> scale_by_sign().update(jnp.array([3.0, -0.1]), scale_by_sign().init(None))[0]
+      Array([ 1., -1.], dtype=float32)
+    """
+    return stateless("scale_by_sign", jnp.sign)
+
+
+def lion(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 1e-3,
+    mask: Mask = None,
+) -> GradientTransformationExtraArgs:
+    """Lion: the sign of a momentum, which itself moves more slowly.
+
+        c = b1 m + (1 - b1) g
+        m = b2 m + (1 - b2) g
+        W -= learning_rate * (sign(c) + weight_decay * W)
+
+    Args:
+      learning_rate: >= 0, or a schedule; 3 to 10 times smaller than for AdamW.
+      b1: in [0, 1), of the step.
+      b2: in [0, 1), of the momentum.
+      mu_dtype: of m; by default the parameters'.
+      weight_decay: >= 0, or a schedule.
+      mask: what to decay; see `masked`.
+
+    Returns:
+      A transformation; the state is that of `optax.lion`.
+
+    Raises:
+      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside [0, 1).
+
+    Example:
+      >>> optimizer, w = lion(0.5), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, 7.0]), optimizer.init(w), w)
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.501, -0.499]
+
+    Source: Chen et al. 2023, arXiv 2302.06675, algorithm 2. The same in optax.
+    """
+    return chain(
+        scale_by_lion(b1, b2, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
     )
 
 
-def _no_state(params: Any) -> EmptyState:
-    return EmptyState()
+def scale_by_lion(
+    b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = None
+) -> GradientTransformationExtraArgs:
+    """The direction of `lion`.
+
+    Example:
+      >>> transform = scale_by_lion()
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0]
+      Array([ 1., -1.], dtype=float32)
+    """
+    check_fractions("scale_by_lion", b1=b1, b2=b2)
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        def rule(g: Any, m: Any) -> Any:
+            c = (1 - b1) * g + b1 * m
+            return jnp.sign(c), (1 - b2) * g + b2 * m
+
+        return rule
+
+    return leafwise(
+        "scale_by_lion", at_step, ScaleByLionState, {"mu": filled(dtype=mu_dtype)}, counted=True
+    )
 
 
-def _unchanged(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    return updates, state
+def rprop(
+    learning_rate: float,
+    eta_minus: float = 0.5,
+    eta_plus: float = 1.2,
+    min_step_size: float = 1e-6,
+    max_step_size: float = 50.0,
+    *,
+    delayed: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Resilient propagation: every weight has a step size of its own, grown or cut by signs.
+
+    Where the gradient keeps its sign, size *= eta_plus; where it turns, size *= eta_minus, and the
+    weight rests for that step. W -= size * sign(g). For whole batches, not for noisy gradients.
+
+    Args:
+      learning_rate: the first size, >= 0.
+      eta_minus: in (0, 1).
+      eta_plus: > 1.
+      min_step_size: the smallest size.
+      max_step_size: the largest.
+      delayed: emit the update of the step before, as optax 0.2.8 does.
+
+    Returns:
+      A transformation; the state is that of `optax.rprop`.
+
+    Raises:
+      ValueError: a rate that is negative or not finite; factors on the wrong side of 1.
+
+    Example:
+      >>> optimizer = rprop(0.5)
+      >>> state = optimizer.init(jnp.array(0.0))
+      >>> first, state = optimizer.update(jnp.array(3.0), state)
+      >>> second, state = optimizer.update(jnp.array(0.1), state)
+      >>> round(float(first), 3), round(float(second), 3)
+      (-0.5, -0.6)
+
+    Source: Igel and Huesken 2003, "Empirical evaluation of the improved Rprop learning
+    algorithms", section 2.4 (iRprop-, as torch). optax emits each update one step late.
+    """
+    return chain(
+        scale_by_rprop(
+            learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, delayed=delayed
+        ),
+        stateless("rprop", lambda g: -1.0 * g),
+    )
 
 
-def _known(value: Any) -> bool:
-    """Whether a number's value can be looked at now (it may be a tracer, under `vmap` say)."""
-    return not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
+def scale_by_rprop(
+    learning_rate: float,
+    eta_minus: float = 0.5,
+    eta_plus: float = 1.2,
+    min_step_size: float = 1e-6,
+    max_step_size: float = 50.0,
+    *,
+    delayed: bool = False,
+) -> GradientTransformationExtraArgs:
+    """size * sign(g) of `rprop`, uphill.
+
+    Example:
+      >>> transform = scale_by_rprop(0.5)
+      >>> transform.update(jnp.array([3.0, -3.0]), transform.init(jnp.ones(2)))[0]
+      Array([ 0.5, -0.5], dtype=float32)
+    """
+    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
+    if not 0 < eta_minus < 1 < eta_plus:
+        raise ValueError(
+            f"rprop: expected eta_minus in (0, 1) and eta_plus > 1, got {eta_minus} and {eta_plus}"
+        )
+
+    def at_step() -> Callable[..., Any]:
+        def rule(g: Any, size: Any, last: Any) -> Any:
+            agreement = g * last
+            factor = jnp.where(agreement > 0, eta_plus, eta_minus)
+            resized = jnp.clip(size * factor, min_step_size, max_step_size)
+            size = jnp.where(agreement == 0, size, resized)
+            u = jnp.where(agreement < 0, 0.0, size * jnp.sign(g))
+            return jnp.where(agreement < 0, 0.0, last) if delayed else u, size, u
+
+        return rule
+
+    slots = {"step_sizes": filled(learning_rate), "prev_updates": filled()}
+    return leafwise("scale_by_rprop", at_step, ScaleByRpropState, slots)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, with_extra_args_support
 
-from fdl import paths
 from fdl.data import length, stream
 from fdl.optim import apply_updates
+from fdl.optim.leafwise import check_params
 from fdl.train.objective import Mean, Objective, as_means
 
 
@@ -57,12 +57,7 @@ def start(
       >>> int(start({"w": jnp.ones(3)}, sgd(0.1)).step)
       0
     """
-    for path, leaf in paths.leaves(params).items():
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise ValueError(
-                f"start: expected parameters of a floating dtype, got {jnp.result_type(leaf)} at "
-                f"{path!r}; keep what is not learned out of params, or convert it"
-            )
+    check_params("start", params)
     if not 0 <= seed < 2**32:
         raise ValueError(f"start: expected a seed in [0, 2**32), got {seed}")
     own = {} if state is None else state

@@ -1,0 +1,157 @@
+"""The last piece of an optimizer: how far to go. And the pull of the weights towards zero."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    EmptyState,
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScaleByScheduleState,
+)
+
+from fdl.optim.leafwise import (
+    check_params,
+    increment,
+    known,
+    need_params,
+    per_leaf,
+)
+from fdl.optim.mask import Mask, masked
+
+
+class WeightDecaySchedule(NamedTuple):
+    """How often a weight decay was read from its schedule; optax's of this name is not public."""
+
+    count: Any
+
+
+ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
+
+
+def scale_by_learning_rate(
+    learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
+) -> GradientTransformationExtraArgs:
+    """The step: -learning_rate * update.
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      flip_sign: False leaves the sign, for gradient ascent.
+
+    Returns:
+      A transformation; with a schedule, its state is `optax.ScaleByScheduleState(count)`.
+
+    Raises:
+      ValueError: a rate that is negative or not finite; a schedule that gives no scalar.
+
+    Example:
+      >>> halving = scale_by_learning_rate(lambda count: 0.5 ** count)
+      >>> state = halving.init(jnp.array(0.0))
+      >>> first, state = halving.update(jnp.array(1.0), state)
+      >>> second, state = halving.update(jnp.array(1.0), state)
+      >>> float(first), float(second)
+      (-1.0, -0.5)
+    """
+    sign = -1 if flip_sign else 1
+    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
+
+    def rule_at(count: Any) -> Callable[..., Any]:
+        step_size = sign * at("learning_rate", learning_rate, count)
+        return lambda g: (jnp.asarray(step_size, g.dtype) * g,)
+
+    def init(params: Any) -> Any:
+        check_params("optimizer", params)
+        return _counting(ScaleByScheduleState, learning_rate)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        rule = rule_at(_count(state))
+        return per_leaf("optimizer", rule, updates, {})[0], _next(state)
+
+    return GradientTransformationExtraArgs(init, update)
+
+
+def add_decayed_weights(
+    weight_decay: ScalarOrSchedule = 0.0, mask: Mask = None
+) -> GradientTransformation:
+    """The pull towards zero: gradient + weight_decay * W.
+
+    Before a rule that rescales gradients it is L2 regularization, after it decoupled decay.
+
+    Args:
+      weight_decay: >= 0, or a schedule `count -> strength`, count from 0.
+      mask: what to decay; see `masked`. `"**/w"` leaves norms and biases alone.
+
+    Returns:
+      A transformation that needs params; its state is optax's.
+
+    Raises:
+      ValueError: a strength that is negative or not finite; a schedule that gives no scalar.
+
+    Example:
+      >>> pull = add_decayed_weights(0.5)
+      >>> pull.update(jnp.array(1.0), pull.init(jnp.array(4.0)), jnp.array(4.0))[0]
+      Array(3., dtype=float32)
+
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, a constant 0 is
+    left out of the program.
+    """
+    check_strength("weight_decay", "strength", weight_decay, "decay pulls towards zero")
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        params = need_params("add_decayed_weights", params)
+        if isinstance(weight_decay, int | float) and weight_decay == 0:
+            return updates, state
+        s = at("weight_decay", weight_decay, _count(state))
+        rule = lambda g, w: (g + s * w,)  # noqa: E731
+        return per_leaf("add_decayed_weights", rule, updates, {"params": params})[0], _next(state)
+
+    whole = GradientTransformationExtraArgs(
+        lambda params: _counting(WeightDecaySchedule, weight_decay), update
+    )
+    return whole if mask is None else masked(whole, mask)
+
+
+def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
+    """A hyper-parameter at a count: itself, or what its schedule says.
+
+    Raises:
+      ValueError: a schedule that gives no scalar.
+
+    Example:
+      >>> at("learning_rate", lambda count: 0.5 * count, 3)
+      1.5
+    """
+    now = value(count) if callable(value) else value
+    if jnp.shape(now) != ():
+        raise ValueError(
+            f"{name}: expected a schedule that gives a scalar, got shape "
+            f"{list(jnp.shape(now))}; return one number for each count"
+        )
+    return now
+
+
+def check_strength(name: str, what: str, value: Any, remedy: str) -> None:
+    """Refuses a number that is known to be negative or not finite.
+
+    Example:
+      >>> check_strength("learning_rate", "rate", -1.0, "the step already goes downhill")
+      Traceback (most recent call last):
+      ...
+      ValueError: learning_rate: expected a finite rate >= 0, got -1.0; ...
+    """
+    if known(value) and not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite {what} >= 0, got {value}; {remedy}")
+
+
+def _counting(make: Callable[..., Any], value: ScalarOrSchedule) -> Any:
+    return make(count=jnp.zeros((), jnp.int32)) if callable(value) else EmptyState()
+
+
+def _next(state: Any) -> Any:
+    return state._replace(count=increment(state.count)) if "count" in state._fields else state
+
+
+def _count(state: Any) -> Any:
+    return state.count if "count" in state._fields else None

@@ -1,0 +1,281 @@
+"""Each weight's own step size, from the size of its past gradients: AdaGrad, RMSProp, AdaDelta.
+
+In the formulas g is the gradient, v a record of g^2.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    GradientTransformationExtraArgs,
+    ScaleByAdaDeltaState,
+    ScaleByRmsState,
+    ScaleByRssState,
+    ScaleByRStdDevState,
+)
+
+from fdl.optim.adam import corrected
+from fdl.optim.combine import chain
+from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size, stateless
+from fdl.optim.mask import Mask
+from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.sgd import trace
+
+
+def adagrad(
+    learning_rate: ScalarOrSchedule, initial_accumulator_value: float = 0.1, eps: float = 1e-7
+) -> GradientTransformationExtraArgs:
+    """AdaGrad: steps that shrink with the sum of all squared gradients so far.
+
+        v = v + g^2,     W -= learning_rate * g / sqrt(v + eps)
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      initial_accumulator_value: of v, >= 0.
+      eps: > 0, inside the root.
+
+    Returns:
+      A transformation; the state is that of `optax.adagrad`.
+
+    Raises:
+      ValueError: a rate that is negative or not finite.
+
+    Example:
+      >>> optimizer = adagrad(0.5, initial_accumulator_value=0.0)
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(jnp.ones(2)))[0].round(3)
+      Array([-0.5,  0.5], dtype=float32)
+
+    Source: Duchi, Hazan and Singer 2011, figure 1, with eps outside the root, as torch; optax has
+    it inside, and so has this.
+    """
+    return chain(
+        scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
+    )
+
+
+def scale_by_rss(
+    initial_accumulator_value: float = 0.1, eps: float = 1e-7
+) -> GradientTransformationExtraArgs:
+    """g / sqrt(v + eps) of `adagrad`; 0 where v is 0.
+
+    Example:
+      >>> transform = scale_by_rss(0.0)
+      >>> transform.update(jnp.array([0.1, 0.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([1., 0.], dtype=float32)
+    """
+
+    def at_step() -> Callable[..., Any]:
+        def rule(g: Any, v: Any) -> Any:
+            v = squared_size(g) + v
+            return jnp.where(v > 0, jax.lax.rsqrt(v + eps), 0.0) * g, v
+
+        return rule
+
+    slots = {"sum_of_squares": filled(initial_accumulator_value)}
+    return leafwise("scale_by_rss", at_step, ScaleByRssState, slots)
+
+
+def rmsprop(
+    learning_rate: ScalarOrSchedule,
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+) -> GradientTransformationExtraArgs:
+    """RMSProp: steps divided by the root of a running mean of squared gradients.
+
+        v = decay v + (1 - decay) g^2,     W -= learning_rate * g / sqrt(v + eps)
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      decay: in [0, 1), the share of v that each step keeps.
+      eps: > 0.
+      initial_scale: of v.
+      eps_in_sqrt: sqrt(v + eps), else sqrt(v) + eps, as in torch.
+      centered: divide by the standard deviation instead, sqrt(v - m^2), m the running mean of g.
+      momentum: in [0, 1), of the steps (the rate is inside); None for none.
+      nesterov: of the momentum.
+      bias_correction: v / (1 - decay^t) in the place of v, and so for m.
+
+    Returns:
+      A transformation; the state is that of `optax.rmsprop`.
+
+    Raises:
+      ValueError: a rate that is negative or not finite; decay or momentum outside [0, 1).
+
+    Example:
+      >>> optimizer = rmsprop(0.5, decay=0.75)
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(jnp.ones(2)))[0].round(3)
+      Array([-1.,  1.], dtype=float32)
+
+    Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
+    1308.0850, equations 38 to 45, for the centered form. The same in optax. Centered with
+    bias_correction, the first variance is 0 but for rounding: give initial_scale, or get NaN.
+    """
+    scale = scale_by_stddev if centered else scale_by_rms
+    return chain(
+        scale(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
+        scale_by_learning_rate(learning_rate),
+        stateless("rmsprop", lambda g: g) if momentum is None else trace(momentum, nesterov),
+    )
+
+
+class ScaleByRmsWithCountState(NamedTuple):
+    """As `optax.ScaleByRmsState`, and the count; optax's of this name is not public."""
+
+    count: Any
+    nu: Any
+
+
+class ScaleByRStdDevWithCountState(NamedTuple):
+    """As `optax.ScaleByRStdDevState`, and the count; optax's of this name is not public."""
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+def scale_by_rms(
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> GradientTransformationExtraArgs:
+    """g / sqrt(v + eps) of `rmsprop`.
+
+    Example:
+      >>> transform = scale_by_rms(0.75)
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([ 2., -2.], dtype=float32)
+    """
+    check_fractions("scale_by_rms", decay=decay)
+
+    def at_step(*t: jax.Array) -> Callable[..., Any]:
+        unbiased = _without_bias(decay, *t)
+
+        def rule(g: Any, v: Any) -> Any:
+            v = (1 - decay) * squared_size(g) + decay * v
+            return _over_root(unbiased(v), eps, eps_in_sqrt) * g, v
+
+        return rule
+
+    make = ScaleByRmsWithCountState if bias_correction else ScaleByRmsState
+    slots = {"nu": filled(initial_scale)}
+    return leafwise("scale_by_rms", at_step, make, slots, counted=bias_correction)
+
+
+def scale_by_stddev(
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> GradientTransformationExtraArgs:
+    """g / sqrt(v - m^2 + eps) of the centered `rmsprop`.
+
+    Example:
+      >>> transform = scale_by_stddev(0.5)
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([ 2., -2.], dtype=float32)
+    """
+    check_fractions("scale_by_stddev", decay=decay)
+
+    def at_step(*t: jax.Array) -> Callable[..., Any]:
+        unbiased = _without_bias(decay, *t)
+
+        def rule(g: Any, m: Any, v: Any) -> Any:
+            m = (1 - decay) * g + decay * m
+            v = (1 - decay) * squared_size(g) + decay * v
+            variance = unbiased(v) - squared_size(unbiased(m))
+            return _over_root(variance, eps, eps_in_sqrt) * g, m, v
+
+        return rule
+
+    make = ScaleByRStdDevWithCountState if bias_correction else ScaleByRStdDevState
+    slots = {"mu": filled(), "nu": filled(initial_scale)}
+    return leafwise("scale_by_stddev", at_step, make, slots, counted=bias_correction)
+
+
+def adadelta(
+    learning_rate: ScalarOrSchedule | None = None,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask = None,
+) -> GradientTransformationExtraArgs:
+    """AdaDelta: steps in the units of the weights, with no rate to choose.
+
+        v = rho v + (1 - rho) g^2
+        u = sqrt(x + eps) / sqrt(v + eps) * g
+        x = rho x + (1 - rho) u^2,     W -= learning_rate * u
+
+    Args:
+      learning_rate: >= 0, or a schedule; None is the paper's 1.
+      rho: in [0, 1), the share of v and x that each step keeps.
+      eps: > 0.
+      weight_decay: >= 0, or a schedule; added to the gradient (L2).
+      weight_decay_mask: what to decay; see `masked`.
+
+    Returns:
+      A transformation; the state is that of `optax.adadelta`.
+
+    Raises:
+      ValueError: a rate or decay that is negative or not finite; rho outside [0, 1).
+
+    Example:
+      >>> optimizer, w = adadelta(eps=0.1), jnp.ones(2)
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.1, 0.99]
+
+    Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8 learning_rate=None goes
+    uphill; x is of the step before the rate in all three.
+    """
+    rate = 1.0 if learning_rate is None else learning_rate
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(rate),
+    )
+
+
+def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransformationExtraArgs:
+    """The direction u of `adadelta`.
+
+    Example:
+      >>> transform = scale_by_adadelta(eps=0.1)
+      >>> updates, _ = transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [0.1, -0.99]
+    """
+    check_fractions("scale_by_adadelta", rho=rho)
+
+    def at_step() -> Callable[..., Any]:
+        def rule(g: Any, v: Any, x: Any) -> Any:
+            v = (1 - rho) * g**2 + rho * v
+            u = (jnp.sqrt(x + eps) / jnp.sqrt(v + eps)) * g
+            return u, v, (1 - rho) * u**2 + rho * x
+
+        return rule
+
+    slots = {"e_g": filled(), "e_x": filled()}
+    return leafwise("scale_by_adadelta", at_step, ScaleByAdaDeltaState, slots)
+
+
+def _without_bias(decay: float, *t: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The bias correction of step t; without t, none."""
+    if not t:
+        return lambda moment: moment
+    correction = 1 - decay ** t[0]
+    return lambda moment: corrected(moment, correction)
+
+
+def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
+    return jax.lax.rsqrt(v + eps) if eps_in_sqrt else 1 / (jnp.sqrt(v) + eps)
