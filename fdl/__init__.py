@@ -24,10 +24,15 @@ from fdl.layer import function as function
 from fdl.layer import stateless as stateless
 from fdl.network import chain as chain
 from fdl.network import network as network
+from fdl.layers import batch_norm as batch_norm
 from fdl.layers import dense as dense
 from fdl.layers import dropout as dropout
 from fdl.layers import flatten as flatten
+from fdl.layers import group_norm as group_norm
+from fdl.layers import instance_norm as instance_norm
+from fdl.layers import layer_norm as layer_norm
 from fdl.layers import rescale as rescale
+from fdl.layers import rms_norm as rms_norm
 from fdl.activations import gelu as gelu
 from fdl.activations import relu as relu
 from fdl.activations import sigmoid as sigmoid

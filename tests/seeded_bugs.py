@@ -36,6 +36,40 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("x.shape)", "x.shape[-1:])"),
         ],
     ),
+    "fdl/layers/batch_norm.py": (
+        "test_norm.py",
+        [
+            ("momentum * old + (1 - momentum) * new", "(1 - momentum) * old + momentum * new"),
+            ("variance * (count / (count - 1)) if unbiased", "variance if unbiased"),
+            ("if unbiased else variance", "if True else variance"),
+            ("tuple(range(x.ndim - 1))", "(0,)"),
+            ("if train:", "if not train:"),
+            ("wide(x.dtype)\n", "x.dtype\n"),
+        ],
+    ),
+    "fdl/layers/norm.py": (
+        "test_norm.py",
+        [
+            ("(*range(1, x.ndim - 1), x.ndim)", "(x.ndim,)"),
+            ("(*range(1, x.ndim - 1), x.ndim)", "(*range(x.ndim - 1), x.ndim)"),
+            ("tuple(range(1, x.ndim - 1))", "tuple(range(x.ndim - 1))"),
+            ("jnp.square(y).mean(-1, keepdims=True)", "jnp.var(y, -1, keepdims=True)"),
+            ("y = x.astype(wide(x.dtype))", "y = x"),
+        ],
+    ),
+    "fdl/layers/standardize.py": (
+        "test_norm.py",
+        [
+            ("jax.lax.rsqrt(variance + epsilon)", "1 / (jnp.sqrt(variance) + epsilon)"),
+            (
+                "jnp.square(x - mean).mean(axes, keepdims=True)",
+                "jnp.square(x).mean(axes, keepdims=True) - jnp.square(mean)",
+            ),
+            ("jnp.square(x - mean)", "jnp.square(x - jax.lax.stop_gradient(mean + 0.1 * x))"),
+            ("    x = x.astype(wide(x.dtype))\n", ""),
+            ("subkey(key, leaf)", "key"),
+        ],
+    ),
     "fdl/layers/input.py": (
         "test_numbers.py",
         [

@@ -1,6 +1,6 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
-from registry import networks
+from registry import networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -13,4 +13,5 @@ from registry.optimizers import halving as halving
 # A family of layers keeps its entries in a file of its name.
 LAYERS: dict[str, LayerCase] = {
     **networks.LAYERS,
+    **norm.LAYERS,
 }

@@ -1,0 +1,152 @@
+"""What the norms share: mean and variance of chosen axes, and the learned scale and bias after.
+
+Mean and variance are taken in float32 or wider whatever x is, and as the mean of squared distances
+from the mean: the mean of squares less the squared mean would cancel.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.initializers import Initializer
+from fdl.layer import Layer, Params, State, subkey
+from fdl.paths import PathError
+
+
+def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), with the moments of x itself over `axes`.
+
+    Args:
+      x: [...], a floating dtype.
+      axes: over which mean and variance are taken.
+      epsilon: > 0.
+
+    Returns:
+      As x, in float32 or wider.
+
+    Example:
+      >>> standardized(jnp.array([1.0, 3.0]), (0,), 1e-5).round(3)
+      Array([-1.,  1.], dtype=float32)
+    """
+    return shifted(x, *moments(x, axes), epsilon)
+
+
+def shifted(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), in the dtype of the mean.
+
+    Example:
+      >>> shifted(jnp.array([5.0]), jnp.array([1.0]), jnp.array([4.0]), 1e-5).round(3)
+      Array([2.], dtype=float32)
+    """
+    return (x.astype(mean.dtype) - mean) * jax.lax.rsqrt(variance + epsilon)
+
+
+def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over `axes`, which stay as axes of length 1.
+
+    Example:
+      >>> moments(jnp.array([1.0, 3.0]), (0,))
+      (Array([2.], dtype=float32), Array([1.], dtype=float32))
+    """
+    x = x.astype(wide(x.dtype))
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype that statistics are taken in: float32, or float64 for float64.
+
+    Example:
+      >>> wide(jnp.bfloat16), wide(jnp.float32)
+      (dtype('float32'), dtype('float32'))
+    """
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
+
+
+def check_epsilon(who: str, epsilon: float) -> None:
+    """Refuses an epsilon that would let a constant input divide by zero.
+
+    Example:
+      >>> check_epsilon("layer_norm", 0.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: layer_norm: expected an epsilon > 0, got 0.0; a constant input would give NaN
+    """
+    if not epsilon > 0:
+        raise ValueError(
+            f"{who}: expected an epsilon > 0, got {epsilon}; a constant input would give NaN"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """y * scale + bias, with what a norm asks of its input.
+
+    Args:
+      name: the norm's.
+      scale_init: initializer of scale [C]; None for no scale.
+      bias_init: initializer of bias [C]; None for no bias.
+      axes: how many axes x has at least.
+      groups: what C is a multiple of.
+    """
+
+    name: str
+    scale_init: Initializer | None
+    bias_init: Initializer | None
+    axes: int
+    groups: int = 1
+
+    def layer(self, forward: Callable[[Params, Any], jax.Array]) -> Layer:
+        """The layer without state whose pass is `forward(params, x)`, its input checked."""
+
+        def apply(
+            params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+        ) -> tuple[jax.Array, State]:
+            self.check(x, params)
+            return forward(params, x), state
+
+        return Layer(self.name, lambda key, x: (self.init(key, x), {}), apply)
+
+    def init(self, key: Any, x: Any) -> Params:
+        """{"scale": [C], "bias": [C]}, or those of the two that are wanted."""
+        self.check(x, {})
+        made = {"scale": self.scale_init, "bias": self.bias_init}
+        return {
+            leaf: init(subkey(key, leaf), x.shape[-1:], x.dtype)
+            for leaf, init in made.items()
+            if init is not None
+        }
+
+    def apply(self, params: Params, y: jax.Array, dtype: Any) -> jax.Array:
+        """The last two operations, in the dtype of y, and the result in `dtype`."""
+        if self.scale_init is not None:
+            y = y * params["scale"].astype(y.dtype)
+        if self.bias_init is not None:
+            y = y + params["bias"].astype(y.dtype)
+        return y.astype(dtype)
+
+    def check(self, x: Any, known: dict[str, Any]) -> None:
+        """Refuses an x that the norm cannot take; `known` are arrays of [C] made before."""
+        shape = ["...", "B, ...", "B, ..., T"][self.axes - 1]
+        width = "C" if not known else str(next(iter(known.values())).shape[-1])
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise PathError(
+                f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put "
+                "rescale(1 / 255) or the like in front, or convert x with astype",
+                layer=self.name,
+            )
+        if x.ndim < self.axes or (known and x.shape[-1] != int(width)):
+            raise PathError(
+                f"expected x [{shape}, {width}], got {list(x.shape)}; give x that shape"
+                + (", or make new params with init" if known else ""),
+                layer=self.name,
+            )
+        if x.shape[-1] % self.groups:
+            raise PathError(
+                f"expected channels in {self.groups} groups of one size, got {x.shape[-1]} "
+                f"channels of x {list(x.shape)}; choose groups that divide them",
+                layer=self.name,
+            )

@@ -1,0 +1,437 @@
+"""Norms against torch, Flax and float64 formulas: values, every gradient, running statistics."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry.norm import UNLIKE
+
+import fdl
+
+KEY = jax.random.key(0)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+in_both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+def features(seed, *shape, dtype="float32"):
+    """Values whose mean and spread differ from channel to channel."""
+    rng = np.random.default_rng(seed)
+    channels = np.arange(1, shape[-1] + 1)
+    return jnp.asarray(rng.standard_normal(shape) * channels**0.5 + channels - 2.5, dtype)
+
+
+def weights_like(y):
+    return np.cos(np.arange(y.size) * 1.3).reshape(y.shape)
+
+
+def assert_near(ours, theirs, dtype):
+    """The largest error, relative to the largest value, within the bound of the dtype."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    assert abs(ours - theirs).max() <= TOLERANCE[dtype] * abs(theirs).max()
+
+
+@functools.cache
+def torch():
+    return pytest.importorskip("torch", reason="torch is not here: norms were not held against it")
+
+
+def to_torch(x):
+    """Channels second, as torch has them."""
+    return torch().tensor(np.moveaxis(np.asarray(x), -1, 1).copy(), requires_grad=True)
+
+
+def from_torch(x):
+    return np.moveaxis(x.detach().numpy(), 1, -1)
+
+
+def passed(layer, params, state, x, train=True):
+    """(y, new state, gradients by params and x) of a loss in which every element counts apart."""
+
+    def loss(params, x):
+        y, new_state = layer.apply(params, state, x, train=train)
+        return (jnp.asarray(weights_like(y), y.dtype) * jnp.sin(y)).sum(), (y, new_state)
+
+    gradients, (y, new_state) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    return y, new_state, gradients
+
+
+def torch_passed(f, x, **params):
+    """(y, gradients by params, gradient by x) of the same loss in torch."""
+    x = to_torch(x)
+    leaves = {name: torch().tensor(np.asarray(p), requires_grad=True) for name, p in params.items()}
+    y = f(x, **leaves)
+    weight = torch().tensor(np.moveaxis(weights_like(from_torch(y)), -1, 1).copy(), dtype=y.dtype)
+    (weight * torch().sin(y)).sum().backward()
+    grads = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
+    return from_torch(y), grads, from_torch(x.grad)
+
+
+def assert_as_torch(layer, f, x, dtype):
+    params, state = layer.init(KEY, x)
+    y, _, (by_params, by_x) = passed(layer, params, state, x)
+    their_y, their_params, their_x = torch_passed(f, x, **params)
+    assert_near(y, their_y, dtype)
+    assert_near(by_x, their_x, dtype)
+    assert by_params.keys() == their_params.keys()
+    for name, gradient in by_params.items():
+        assert_near(gradient, their_params[name], dtype)
+
+
+# Batch norm.
+
+
+@in_both_dtypes
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_batch_norm_is_that_of_torch_over_several_steps(dtype, unbiased):
+    """torch's running variance is the unbiased one; with few values the two are far apart."""
+    with jax.enable_x64(dtype == "float64"):
+        layer = fdl.batch_norm(momentum=0.7, unbiased=unbiased, **UNLIKE)
+        x = features(0, 3, 2, 2, 4, dtype=dtype)
+        params, state = layer.init(KEY, x)
+        n = 3 * 2 * 2
+        mean, variance = np.zeros(4), np.ones(4)
+        theirs = {"running_mean": torch().zeros(4, dtype=getattr(torch(), dtype))}
+        theirs["running_var"] = torch().ones(4, dtype=getattr(torch(), dtype))
+        step = torch().nn.functional.batch_norm
+        for seed in range(4):
+            x = features(seed, 3, 2, 2, 4, dtype=dtype)
+            y, state, (by_params, by_x) = passed(layer, params, state, x)
+            their_y, their_params, their_x = torch_passed(
+                lambda x, scale, bias: step(
+                    x, weight=scale, bias=bias, training=True, momentum=0.3, eps=0.03, **theirs
+                ),
+                x,
+                **params,
+            )
+            assert_near(y, their_y, dtype)
+            assert_near(by_x, their_x, dtype)
+            for name, gradient in by_params.items():
+                assert_near(gradient, their_params[name], dtype)
+            flat = np.asarray(x, np.float64).reshape(-1, 4)
+            mean = 0.7 * mean + 0.3 * flat.mean(0)
+            variance = 0.7 * variance + 0.3 * flat.var(0, ddof=int(unbiased))
+            assert_near(state["mean"], mean, dtype)
+            assert_near(state["variance"], variance, dtype)
+        assert_near(state["mean"], theirs["running_mean"], dtype)
+        if unbiased:
+            assert_near(state["variance"], theirs["running_var"], dtype)
+        else:
+            gap = np.asarray(state["variance"] - 0.7**4) / (theirs["running_var"].numpy() - 0.7**4)
+            np.testing.assert_allclose(gap, (n - 1) / n, rtol=1e-4)
+        y, kept, _ = passed(layer, params, state, x, train=False)
+        their_y, *_ = torch_passed(
+            lambda x: step(
+                x,
+                weight=torch().tensor(np.asarray(params["scale"])),
+                bias=torch().tensor(np.asarray(params["bias"])),
+                running_mean=torch().tensor(np.asarray(state["mean"])),
+                running_var=torch().tensor(np.asarray(state["variance"])),
+                eps=0.03,
+            ),
+            x,
+        )
+        assert_near(y, their_y, dtype)
+        np.testing.assert_array_equal(kept["mean"], state["mean"])
+
+
+def test_batch_norm_is_that_of_flax_over_several_steps(standard_promotion):
+    layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
+    other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
+    params, state = layer.init(KEY, features(0, 5, 3))
+    theirs = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    for seed in range(3):
+        x = features(seed, 5, 3)
+        y, state = layer.apply(params, state, x, train=True)
+        their_y, moved = other.apply(
+            {"params": params, "batch_stats": theirs},
+            x,
+            use_running_average=False,
+            mutable=["batch_stats"],
+        )
+        theirs = moved["batch_stats"]
+        assert_near(y, their_y, "float32")
+        assert_near(state["mean"], theirs["mean"], "float32")
+        assert_near(state["variance"], theirs["var"], "float32")
+    evaluated = other.apply({"params": params, "batch_stats": theirs}, x, use_running_average=True)
+    assert_near(layer.apply(params, state, x)[0], evaluated, "float32")
+
+
+def test_by_default_the_running_statistics_keep_nine_tenths():
+    x = features(3, 6, 2)
+    layer = fdl.batch_norm()
+    y, state = layer.apply(*layer.init(KEY, x), x, train=True)
+    flat = np.asarray(x, np.float64)
+    assert_near(state["mean"], 0.1 * flat.mean(0), "float32")
+    assert_near(state["variance"], 0.9 + 0.1 * flat.var(0), "float32")
+    assert_near(y, (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), "float32")
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+import fdl
+from jax.sharding import NamedSharding, PartitionSpec
+
+x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)) * [1, 2, 3] + [0, 5, 9], "float32")
+layer = fdl.batch_norm(unbiased=True)
+params, state = layer.init(jax.random.key(0), x)
+step = jax.jit(lambda x: layer.apply(params, state, x, train=True))
+mesh = jax.make_mesh((4,), ("batch",))
+apart = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
+assert len(apart.sharding.device_set) == 4
+together, spread = step(x), step(apart)
+for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(spread), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+assert abs(together[0][:2].mean()) > 0.1
+"""
+
+
+def test_a_batch_on_several_devices_has_one_mean_without_naming_an_axis():
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_value_a_channel_has_no_variance():
+    layer = fdl.batch_norm()
+    x = jnp.ones((1, 1, 3))
+    params, state = layer.init(KEY, x)
+    message = (
+        r"^net/batch_norm_0: expected at least 2 values for each channel in training, got x "
+        r"\[1, 1, 3\], whose variance would be 0; give a larger batch, or take layer_norm or "
+        r"group_norm"
+    )
+    net = fdl.chain(net=fdl.chain(layer))
+    wrapped = ({"net": {"batch_norm_0": params}}, {"net": {"batch_norm_0": state}})
+    for call in (net.apply, jax.jit(net.apply, static_argnames="train")):
+        with pytest.raises(fdl.PathError, match=message):
+            call(*wrapped, x, train=True)
+    assert layer.apply(params, state, x)[0].shape == x.shape
+
+
+# Norms of one example.
+
+
+@in_both_dtypes
+def test_layer_norm_is_that_of_torch(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        norm = torch().nn.functional.layer_norm
+
+        def theirs(x, scale, bias):
+            return norm(x.movedim(1, -1), (6,), scale, bias, eps=0.03).movedim(-1, 1)
+
+        x = features(1, 2, 3, 6, dtype=dtype)
+        assert_as_torch(fdl.layer_norm(**UNLIKE), theirs, x, dtype)
+
+
+@in_both_dtypes
+def test_rms_norm_is_that_of_torch(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        norm = torch().nn.functional.rms_norm
+
+        def theirs(x, scale):
+            return norm(x.movedim(1, -1), (6,), scale, eps=0.03).movedim(-1, 1)
+
+        x = features(2, 2, 3, 6, dtype=dtype)
+        layer = fdl.rms_norm(scale_init=UNLIKE["scale_init"], epsilon=0.03)
+        assert_as_torch(layer, theirs, x, dtype)
+
+
+@in_both_dtypes
+@pytest.mark.parametrize("shape", [(3, 6), (2, 5, 6), (2, 3, 4, 6)])
+def test_group_norm_is_that_of_torch(dtype, shape):
+    with jax.enable_x64(dtype == "float64"):
+        norm = torch().nn.functional.group_norm
+        x = features(3, *shape, dtype=dtype)
+        assert_as_torch(
+            fdl.group_norm(3, **UNLIKE),
+            lambda x, scale, bias: norm(x, 3, scale, bias, eps=0.03),
+            x,
+            dtype,
+        )
+
+
+@in_both_dtypes
+def test_instance_norm_is_that_of_torch(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        norm = torch().nn.functional.instance_norm
+        x = features(4, 2, 3, 4, 5, dtype=dtype)
+        assert_as_torch(
+            fdl.instance_norm(**UNLIKE),
+            lambda x, scale, bias: norm(x, weight=scale, bias=bias, eps=0.03),
+            x,
+            dtype,
+        )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (
+            lambda: fdl.layer_norm(**UNLIKE),
+            flax.linen.LayerNorm(epsilon=0.03, use_fast_variance=False),
+        ),
+        (
+            lambda: fdl.rms_norm(scale_init=UNLIKE["scale_init"], epsilon=0.03),
+            flax.linen.RMSNorm(epsilon=0.03),
+        ),
+        (
+            lambda: fdl.group_norm(2, **UNLIKE),
+            flax.linen.GroupNorm(2, epsilon=0.03, use_fast_variance=False),
+        ),
+        (
+            lambda: fdl.instance_norm(**UNLIKE),
+            flax.linen.InstanceNorm(epsilon=0.03, use_fast_variance=False),
+        ),
+    ],
+    ids=["layer", "rms", "group", "instance"],
+)
+def test_a_norm_is_that_of_flax(ours, theirs, standard_promotion):
+    layer, x = ours(), features(5, 2, 4, 6)
+    params, _ = layer.init(KEY, x)
+
+    def loss(f):
+        return jax.jit(jax.value_and_grad(lambda p, x: (f(p, x) * weights_like(x)).sum(), (0, 1)))
+
+    value, (by_params, by_x) = loss(lambda p, x: layer.apply(p, {}, x)[0])(params, x)
+    their, (their_params, their_x) = loss(lambda p, x: theirs.apply({"params": p}, x))(params, x)
+    np.testing.assert_allclose(value, their, rtol=1e-5)
+    assert_near(by_x, their_x, "float32")
+    for name, gradient in by_params.items():
+        assert_near(gradient, their_params[name], "float32")
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "instance_norm"])
+def test_a_far_mean_cancels_nothing(norm):
+    """Around 3,000 with a spread of 1 the mean of squares less the squared mean is off by 1 %."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((4, 50, 60)) + 3000, jnp.float32)
+    layer = getattr(fdl, norm)()
+    y, _ = layer.apply(*layer.init(KEY, x), x, train=True)
+    axis = {"batch_norm": (0, 1), "layer_norm": (2,), "instance_norm": (1,)}[norm]
+    exact = np.asarray(x, np.float64)
+    exact = exact - exact.mean(axis, keepdims=True)
+    exact /= np.sqrt((exact**2).mean(axis, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
+def test_narrow_inputs_are_measured_in_float32(norm):
+    """In bfloat16 a sum of 2,000 ones stops at 256, and a running mean does not move."""
+    x = jnp.asarray(np.random.default_rng(0).random((2, 2000, 2)) + 1, jnp.bfloat16)
+    x = jnp.swapaxes(x, 1, 2) if norm in ("layer_norm", "rms_norm") else x
+    layer = getattr(fdl, norm)()
+    params, state = layer.init(KEY, x)
+    y, state = layer.apply(params, state, x, train=True)
+    assert y.dtype == jnp.bfloat16
+    exact, _ = layer.apply(
+        *layer.init(KEY, x.astype(jnp.float32)), x.astype(jnp.float32), train=True
+    )
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
+def test_a_constant_input_has_a_finite_gradient(norm):
+    layer, x = getattr(fdl, norm)(), jnp.full((2, 3, 4), 7.0)
+    params, state = layer.init(KEY, x)
+    y, _, gradients = passed(layer, params, state, jnp.zeros_like(x))
+    assert np.isfinite(y).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_scale_and_bias_are_left_out_where_they_are_not_wanted():
+    x = features(6, 3, 4)
+    for norm in (fdl.batch_norm, fdl.layer_norm, functools.partial(fdl.group_norm, 2)):
+        both, none = norm(), norm(scale=False, bias=False)
+        assert list(both.init(KEY, x)[0]) == ["scale", "bias"]
+        assert list(norm(bias=False).init(KEY, x)[0]) == ["scale"]
+        params, state = none.init(KEY, x)
+        assert params == {}
+        y, _ = none.apply(params, state, x, train=True)
+        np.testing.assert_array_equal(y, both.apply(*both.init(KEY, x), x, train=True)[0])
+    assert fdl.rms_norm(scale=False).init(KEY, x)[0] == {}
+
+
+def test_scale_and_bias_are_drawn_apart():
+    normal = fdl.initializers.normal(1.0)
+    params, _ = fdl.layer_norm(scale_init=normal, bias_init=normal).init(KEY, jnp.ones((2, 50)))
+    assert (params["scale"] != params["bias"]).all()
+
+
+# Messages.
+
+IMAGES = jnp.ones((2, 4, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "message"),
+    [
+        (
+            fdl.layer_norm(),
+            jnp.ones((2, 3), jnp.uint8),
+            r"layer_norm: expected x of a floating dtype, got uint8 \[2, 3\]; put "
+            r"rescale\(1 / 255\) or the like in front, or convert x with astype$",
+        ),
+        (
+            fdl.layer_norm(),
+            jnp.ones(()),
+            r"layer_norm: expected x \[\.\.\., C\], got \[\]; give x that shape$",
+        ),
+        (
+            fdl.batch_norm(),
+            jnp.ones(3),
+            r"batch_norm: expected x \[B, \.\.\., C\], got \[3\]; give x that shape$",
+        ),
+        (
+            fdl.instance_norm(),
+            jnp.ones((4, 3)),
+            r"instance_norm: expected x \[B, \.\.\., T, C\], got \[4, 3\]; give x that shape$",
+        ),
+        (
+            fdl.group_norm(4),
+            IMAGES,
+            r"group_norm: expected channels in 4 groups of one size, got 6 channels of x "
+            r"\[2, 4, 4, 6\]; choose groups that divide them$",
+        ),
+    ],
+)
+def test_what_a_norm_cannot_take(layer, x, message):
+    with pytest.raises(fdl.PathError, match="^" + message):
+        layer.init(KEY, x)
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
+def test_a_norm_of_another_width(norm):
+    layer = getattr(fdl, norm)()
+    params, state = layer.init(KEY, IMAGES)
+    message = (
+        rf"^{norm}: expected x \[.*, 6\], got \[2, 4, 4, 5\]; give x that shape, or make new "
+        r"params with init"
+    )
+    for call in (layer.apply, jax.jit(layer.apply)):
+        with pytest.raises(fdl.PathError, match=message):
+            call(params, state, IMAGES[..., :5])
+
+
+def test_numbers_out_of_range():
+    with pytest.raises(
+        ValueError,
+        match=r"^batch_norm: expected a momentum in \[0, 1\], the weight of the old, got 1\.1$",
+    ):
+        fdl.batch_norm(momentum=1.1)
+    with pytest.raises(ValueError, match=r"^group_norm: expected groups >= 1, got 0$"):
+        fdl.group_norm(0)
+    for norm in ("batch_norm", "layer_norm", "rms_norm", "instance_norm"):
+        message = rf"^{norm}: expected an epsilon > 0, got 0; a constant input would give NaN$"
+        with pytest.raises(ValueError, match=message):
+            getattr(fdl, norm)(epsilon=0)
