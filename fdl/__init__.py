@@ -25,6 +25,9 @@ from fdl.layer import stateless as stateless
 from fdl.network import chain as chain
 from fdl.network import network as network
 from fdl.layers import batch_norm as batch_norm
+from fdl.combinators import parallel as parallel
+from fdl.combinators import remat as remat
+from fdl.combinators import residual as residual
 from fdl.layers import dense as dense
 from fdl.layers import dropout as dropout
 from fdl.layers import flatten as flatten

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 import jax
 
+from fdl.checks import check_inputs, check_pass, missing
 from fdl.layer import (
     Layer,
     Params,
@@ -88,6 +89,33 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
       >>> sorted(params)
       ['dense_0', 'head']
     """
+    children = named_layers(name, layers, named)
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        return in_order(f, children, x, given)
+
+    return wired(forward, children, name)
+
+
+def named_layers(
+    owner: str, layers: Sequence[Any], named: Mapping[str, Any], least: int = 0
+) -> dict[str, Layer]:
+    """The children of a combinator by name: the unnamed ones after their kind, and counted.
+
+    Args:
+      owner: the name of the combinator, for messages.
+      layers: layers or functions without a name.
+      named: those with one.
+      least: how many there must be.
+
+    Raises:
+      ValueError: a name twice; fewer layers than `least`.
+
+    Example:
+      >>> from fdl.activations import relu
+      >>> list(named_layers("chain", [relu, relu], {"last": relu}))
+      ['relu_0', 'relu_1', 'last']
+    """
     children: dict[str, Layer] = {}
     kinds: dict[str, int] = {}
     for layer in map(as_layer, layers):
@@ -96,16 +124,48 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
         children[f"{layer.name}_{count}"] = layer
     for child, value in named.items():
         if child in children:
-            raise ValueError(f"chain: expected a name that is still free, got {child!r} twice")
+            raise ValueError(f"{owner}: expected a name that is still free, got {child!r} twice")
         children[child] = as_layer(value)
-    inputs = {each: None for child in children.values() for each in child.inputs or ()}
+    if len(children) < least:
+        raise ValueError(
+            f"{owner}: expected at least {least} layer{'s' * (least > 1)}, got {len(children)}; "
+            "pass layers, or plain functions of one array"
+        )
+    return children
 
-    def forward(f: "_Children", x: Any, **given: Any) -> Any:
-        for child, layer in children.items():
-            x = f[child](x, **{each: given[each] for each in layer.inputs or () if each in given})
-        return x
 
-    return _Network(forward, children, name, dict.fromkeys(inputs, False)).layer()
+def in_order(f: Any, children: Mapping[str, Layer], x: Any, given: Mapping[str, Any]) -> Any:
+    """x through every child of `f` in turn, each with those inputs of `given` that it names.
+
+    Example:
+      >>> net = named_layers("chain", [abs], {})
+      >>> in_order({"abs_0": abs}, net, -3, {})
+      3
+    """
+    for child, layer in children.items():
+        x = f[child](x, **those_of(layer, given))
+    return x
+
+
+def those_of(layer: Layer, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given extra inputs that a layer names.
+
+    Example:
+      >>> those_of(as_layer(abs), {"mask": 1})
+      {}
+    """
+    return {each: given[each] for each in layer.inputs or () if each in given}
+
+
+def wired(forward: Callable[..., Any], children: Mapping[str, Layer], name: str) -> Layer:
+    """`network` for a combinator: its extra inputs are those that its children name.
+
+    Example:
+      >>> wired(lambda f, x: f.abs(x), {"abs": as_layer(abs)}, "size").inputs
+      ()
+    """
+    inputs = {each: False for child in children.values() for each in child.inputs or ()}
+    return _Network(forward, children, name, inputs).layer()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,7 +198,7 @@ class _Network:
         return dataclasses.replace(self, children=children).layer()
 
     def init(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:
-        _check_inputs(self.name, self.inputs, given)
+        check_inputs(self.name, self.inputs, given)
         check_key(key, self.name)
         seen: dict[str, Any] = {}
         x, given = abstract((x, given))
@@ -184,8 +244,8 @@ class _Network:
         train: bool = False,
         **given: Any,
     ) -> tuple[Any, State]:
-        _check_inputs(self.name, self.inputs, given)
-        _check_pass(self.name, tuple(self.children), params, key, train)
+        check_inputs(self.name, self.inputs, given)
+        check_pass(self.name, tuple(self.children), params, key, train)
         new_state = dict(state)
         calls: dict[str, int] = {}
 
@@ -201,7 +261,7 @@ class _Network:
                         own, own_state, x, key=own_key, train=train, **given
                     )
                 except KeyError as error:
-                    raise _missing(error, own, own_state) from error
+                    raise missing(error, own, own_state) from error
             return y
 
         y = self.forward(_Children(call, self.children), x, **given)
@@ -223,45 +283,3 @@ class _Children:
         return self.__dict__[name]
 
     __getattr__ = __getitem__  # asked only for what is not there
-
-
-def _check_inputs(layer: str, inputs: Mapping[str, bool], given: Mapping[str, Any]) -> None:
-    for each in given:
-        if each not in inputs:
-            raise PathError(
-                f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, which no layer "
-                "here takes; leave it out, or name it in the layer that should read it",
-                layer=layer,
-            )
-    for each, required in inputs.items():
-        if required and each not in given:
-            raise PathError(
-                f"expected the input {each!r}, got none; pass it by name: {each}=...", layer=layer
-            )
-
-
-def _check_pass(layer: str, names: tuple[str, ...], params: Params, key: Any, train: bool) -> None:
-    for child in params:
-        if child not in names:
-            raise PathError(
-                f"expected parameters of {', '.join(names)}, got also {child!r}; "
-                "these are the parameters of another network",
-                layer=layer,
-            )
-    if key is not None and not train:
-        raise PathError(
-            "expected no random key outside training, got one; nothing is drawn at random with "
-            "train=False: leave the key out, or pass train=True",
-            layer=layer,
-        )
-
-
-def _missing(error: KeyError, params: Params, state: State) -> Exception:
-    """What to say of a KeyError that left a layer: if it lacks params or state, that."""
-    known = [*params, *state]
-    if not error.args or error.args[0] in known or not isinstance(error.args[0], str):
-        return error
-    return PathError(
-        f"expected {error.args[0]!r} in the layer's params or state, got [{', '.join(known)}]; "
-        "pass the params and state that init made for this network"
-    )

@@ -133,7 +133,32 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("own_key = jax.random.fold_in(own_key, calls[child])", "pass"),
             ("new_state = dict(state)", "new_state = state"),
+        ],
+    ),
+    "fdl/checks.py": (
+        "test_layer.py",
+        [
             ("if key is not None and not train", "if False"),
+            ("if required and each not in given", "if False"),
+        ],
+    ),
+    "fdl/combinators.py": (
+        "test_combinators.py",
+        [
+            ("return x + y", "return y"),
+            ("f[child](x, **those_of(layer, given))", "f[child](x)"),
+            ("policy=policy)(params", "policy=None)(params"),
+            ("jax.checkpoint(again, policy=policy)(", "again("),
+            ("if _kind(y) != _kind(x)", "if False"),
+            ("rebuild and (lambda", "None and (lambda"),
+        ],
+    ),
+    "fdl/fence.py": (
+        "test_combinators.py",
+        [
+            ('set_xla_metadata(inlineable="false")', "set_xla_metadata()"),
+            ('platform="cpu")', 'platform="tpu")'),
+            ("[other.bind(ct)]", "[other.bind(2 * ct)]"),
         ],
     ),
     "fdl/layer.py": (

@@ -12,7 +12,8 @@ import fdl
 ROOT = Path(fdl.__file__).parent
 TIERS = [
     {"paths", "activations", "initializers", "gradients", "version"},
-    {"layer", "network"},
+    # One room in six files: what a network refuses, and what stands on network.
+    {"layer", "checks", "network", "fence", "combinators", "repeat"},
     {"layers", "losses", "metrics", "optim", "data", "parallel"},
     {"models", "train"},
     {"look", "port"},

@@ -1,6 +1,7 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
 from registry import networks, norm
+from registry import combinators, networks
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -14,4 +15,5 @@ from registry.optimizers import halving as halving
 LAYERS: dict[str, LayerCase] = {
     **networks.LAYERS,
     **norm.LAYERS,
+    **combinators.LAYERS,
 }

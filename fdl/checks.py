@@ -1,0 +1,90 @@
+"""What a network refuses: extra inputs, parameters and keys that cannot be meant."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fdl.layer import Params, State
+from fdl.paths import PathError
+
+
+def check_inputs(layer: str, inputs: Mapping[str, bool], given: Mapping[str, Any]) -> None:
+    """Refuses extra inputs that nobody takes, and the lack of one that is needed.
+
+    Args:
+      layer: the network's name, for the message.
+      inputs: which there are, and whether each must be given.
+      given: what came.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_inputs("decoder", {"mask": True}, {})
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: decoder: expected the input 'mask', got none; pass it by name: mask=...
+    """
+    for each in given:
+        if each not in inputs:
+            raise PathError(
+                f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, which no layer "
+                "here takes; leave it out, or name it in the layer that should read it",
+                layer=layer,
+            )
+    for each, required in inputs.items():
+        if required and each not in given:
+            raise PathError(
+                f"expected the input {each!r}, got none; pass it by name: {each}=...", layer=layer
+            )
+
+
+def check_pass(layer: str, names: tuple[str, ...], params: Params, key: Any, train: bool) -> None:
+    """Refuses parameters of another network, and a random key where nothing is drawn.
+
+    Args:
+      layer: the network's name, for the message.
+      names: of its children.
+      params, key, train: what its `apply` was given.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_pass("chain", ("down",), {"down": {}}, None, False)
+    """
+    for child in params:
+        if child not in names:
+            raise PathError(
+                f"expected parameters of {', '.join(names)}, got also {child!r}; "
+                "these are the parameters of another network",
+                layer=layer,
+            )
+    if key is not None and not train:
+        raise PathError(
+            "expected no random key outside training, got one; nothing is drawn at random with "
+            "train=False: leave the key out, or pass train=True",
+            layer=layer,
+        )
+
+
+def missing(error: KeyError, params: Params, state: State) -> Exception:
+    """What to say of a KeyError that left a layer: if it lacks params or state, that.
+
+    Args:
+      error: what the layer raised.
+      params, state: what it was given.
+
+    Returns:
+      The error to raise; `error` itself where it is about something else.
+
+    Example:
+      >>> str(missing(KeyError("b"), {"w": 1}, {}))[:55]
+      "expected 'b' in the layer's params or state, got [w]; p"
+    """
+    known = [*params, *state]
+    if not error.args or error.args[0] in known or not isinstance(error.args[0], str):
+        return error
+    return PathError(
+        f"expected {error.args[0]!r} in the layer's params or state, got [{', '.join(known)}]; "
+        "pass the params and state that init made for this network"
+    )

@@ -1,0 +1,180 @@
+"""Layers made of layers: around a skip connection, side by side, or computed twice to save memory.
+
+`network` writes any of these in plain Python; here are the ones that have a name in the field.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.fence import fence
+from fdl.layer import Layer, Params, State, as_layer
+from fdl.network import in_order, named_layers, those_of, wired
+from fdl.paths import PathError
+
+
+def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
+    """y = x + f(x), where f is the layers one after the other.
+
+    Args:
+      layers: as in `chain`; together they keep the shape and dtype of x.
+      name: what the layer is called inside another network.
+      named: further layers with names of your own, after the unnamed ones.
+
+    Returns:
+      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
+      fenced: see fdl/fence.py.
+
+    Raises:
+      PathError: f(x) of another shape or dtype than x.
+      ValueError: no layers, or a name twice.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> block = residual(jnp.tanh, dense(3))
+      >>> params, state = block.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'dense_0': {'b': (3,), 'w': (3, 3)}}
+      >>> block.apply(params, state, jnp.ones((2, 3)))[0].shape
+      (2, 3)
+
+    Source: He, Zhang, Ren and Sun 2016, "Identity Mappings in Deep Residual Networks", equation 4.
+    """
+    children = named_layers(name, layers, named, least=1)
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        x = fence(x)
+        y = in_order(f, children, x, given)
+        if _kind(y) != _kind(x):
+            raise PathError(
+                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; give "
+                "the last layer as many features as x has, or use parallel(f, shortcut=...)",
+                layer=name,
+            )
+        return x + y
+
+    return wired(forward, children, name)
+
+
+def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: Any) -> Layer:
+    """Layers side by side: each is given x, and their outputs are merged.
+
+    Args:
+      layers: as in `chain`; one input goes to all of them.
+      merge: "sum" adds the outputs, "concat" joins them along the last axis, "tuple" returns them.
+      name: what the layer is called inside another network.
+      named: further layers with names of your own, after the unnamed ones.
+
+    Returns:
+      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
+      fenced: see fdl/fence.py.
+
+    Raises:
+      PathError: outputs that cannot be added or joined; names the first that differs.
+      ValueError: no layers, a name twice, or an unknown merge.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> both = parallel(dense(2), dense(3), merge="concat")
+      >>> params, state = both.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> both.apply(params, state, jnp.ones((1, 4)))[0].shape
+      (1, 5)
+
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (joined); He, Zhang, Ren
+    and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (a shortcut added).
+    """
+    children = named_layers(name, layers, named, least=1)
+    if merge not in _MERGES:
+        raise ValueError(
+            f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}"
+        )
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        x = fence(x)
+        outputs = {
+            child: f[child](x, **those_of(layer, given)) for child, layer in children.items()
+        }
+        return _MERGES[merge](name, outputs)
+
+    return wired(forward, children, name)
+
+
+def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
+    """The same layer, whose backward pass computes the inside again instead of keeping it.
+
+    Args:
+      layer: a layer, or a plain function of one array.
+      policy: what is kept all the same, a value of `jax.checkpoint_policies`; by default nothing
+        but the layer's inputs.
+
+    Returns:
+      A layer of the same name, params, state, inputs and bits.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> layer = remat(dense(3))
+      >>> layer.name
+      'dense'
+
+    Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
+    inner = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        def again(params: Params, state: State, x: Any, key: Any, given: Any) -> tuple[Any, State]:
+            return inner.apply(params, state, x, key=key, train=train, **given)
+
+        return jax.checkpoint(again, policy=policy)(params, state, x, key, given)
+
+    rebuild = inner.rebuild
+    return dataclasses.replace(
+        inner,
+        apply=apply,
+        rebuild=rebuild and (lambda others: remat(rebuild(others), policy=policy)),
+    )
+
+
+def _sum(name: str, outputs: dict[str, Any]) -> Any:
+    first, *others = outputs
+    for child in others:
+        if _kind(outputs[child]) != _kind(outputs[first]):
+            raise PathError(
+                f"expected outputs of one shape and dtype, as {_kind(outputs[first])} of {first}, "
+                f"got {_kind(outputs[child])} of {child}; give both as many features, or merge by "
+                "'concat'",
+                layer=name,
+            )
+    return sum((outputs[child] for child in others), outputs[first])
+
+
+def _concat(name: str, outputs: dict[str, Any]) -> Any:
+    first, *others = outputs
+    for child in others:
+        one, other = outputs[first], outputs[child]
+        if (one.dtype, one.shape[:-1]) != (other.dtype, other.shape[:-1]) or not other.ndim:
+            raise PathError(
+                f"expected outputs that differ in the last axis alone, as {_kind(one)} of {first}, "
+                f"got {_kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
+                layer=name,
+            )
+    return jnp.concatenate(list(outputs.values()), axis=-1)
+
+
+def _tuple(name: str, outputs: dict[str, Any]) -> Any:
+    return tuple(outputs.values())
+
+
+_MERGES: dict[str, Callable[[str, dict[str, Any]], Any]] = {
+    "sum": _sum,
+    "concat": _concat,
+    "tuple": _tuple,
+}
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}"
