@@ -83,8 +83,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
       >>> both.apply(params, state, jnp.ones((1, 4)))[0].shape
       (1, 5)
 
-    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (joined); He, Zhang, Ren
-    and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (a shortcut added).
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (joined); He, Zhang,
+    Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (a shortcut added).
     """
     children = named_layers(name, layers, named, least=1)
     if merge not in _MERGES:
