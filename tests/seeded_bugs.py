@@ -27,13 +27,39 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/layers/dropout.py": (
-        "test_numbers.py test_laws.py",
+        "test_dropout.py test_numbers.py",
         [
-            ("1 - rate, x.shape)", "rate, x.shape)"),
+            ("1 - rate, shape)", "rate, shape)"),
             ("x / (1 - rate)", "x"),
             ("x / (1 - rate)", "x / rate"),
             ("if not train or rate == 0", "if rate == 0"),
-            ("x.shape)", "x.shape[-1:])"),
+            ("_kept(key, rate, x, x.shape)", "_kept(key, rate, x, x.shape[-1:])"),
+            ("(x.ndim - 2), x.shape[-1])", "(x.ndim - 1))"),
+            ("(x.shape[0], *[1] * (x.ndim - 1))", "(1, *x.shape[1:])"),
+            ("- a * rate * floor", "+ a * rate * floor"),
+            ("(1 + rate * floor**2)", "(1 - rate * floor**2)"),
+            ("math.sqrt(rate / (1 - rate))", "rate / (1 - rate)"),
+        ],
+    ),
+    "fdl/layers/embed.py": (
+        "test_embed.py",
+        [
+            ("wrap_negative_indices=False", "wrap_negative_indices=True"),
+            ('mode="fill", fill_value=jnp.nan', 'mode="clip"'),
+            ("normal(features**-0.5)", "normal(1.0)"),
+            ("* jnp.asarray(fixed, jnp.uint32)", "* jnp.asarray(fixed + 1, jnp.uint32)"),
+            ("[..., None] * rest)", "[..., None] * 0 * rest)"),
+            ("[jnp.sin(angles), jnp.cos(angles)]", "[jnp.cos(angles), jnp.sin(angles)]"),
+            ('rows(params["w"], positions)', 'params["w"][: x.shape[-2]]'),
+            ("(np.arange(count) / count)", "(np.arange(count) / (2 * count))"),
+        ],
+    ),
+    "fdl/layers/gated.py": (
+        "test_gated.py",
+        [
+            ("activation(f.gate(x)) * f.value(x)", "f.gate(x) * activation(f.value(x))"),
+            ("up = gated(hidden, activation=activation, bias=bias)", "up = gated(hidden)"),
+            ("down = dense(features, bias=bias)", "down = dense(features)"),
         ],
     ),
     "fdl/layers/batch_norm.py": (

@@ -2,7 +2,16 @@
 
 from fdl.layers.batch_norm import batch_norm as batch_norm
 from fdl.layers.dense import dense as dense
+from fdl.layers.dropout import alpha_dropout as alpha_dropout
+from fdl.layers.dropout import drop_path as drop_path
 from fdl.layers.dropout import dropout as dropout
+from fdl.layers.dropout import gaussian_dropout as gaussian_dropout
+from fdl.layers.dropout import spatial_dropout as spatial_dropout
+from fdl.layers.embed import embedding as embedding
+from fdl.layers.embed import learned_positions as learned_positions
+from fdl.layers.embed import sinusoidal_positions as sinusoidal_positions
+from fdl.layers.gated import feed_forward as feed_forward
+from fdl.layers.gated import gated as gated
 from fdl.layers.input import flatten as flatten
 from fdl.layers.input import rescale as rescale
 from fdl.layers.norm import group_norm as group_norm

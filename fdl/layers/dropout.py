@@ -1,11 +1,14 @@
-"""Dropout: units switched off at random in training."""
+"""Dropout: units, channels or whole examples switched off at random in training."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fdl.layer import Layer, Params, State, check_key
+from fdl.layers.standardize import wide
 from fdl.paths import PathError
 
 
@@ -32,9 +35,150 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
 
     Source: Srivastava et al. 2014, "Dropout", section 4, in its inverted form (section 10).
     """
+    return _random("dropout", rate, name, lambda key, x: _kept(key, rate, x, x.shape))
+
+
+def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
+    """Sets whole channels of an example to 0 with probability `rate` in training.
+
+    Neighbouring pixels of a channel say almost the same, so dropping them one by one drops little.
+
+    Args:
+      rate: probability of dropping, 0 <= rate < 1; the others are scaled by 1 / (1 - rate).
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, ..., C] to y, the same shape and dtype; no params, no state.
+
+    Raises:
+      ValueError: a rate outside [0, 1).
+      PathError: no key in training; x without a batch and a channel axis.
+
+    Example:
+      >>> x = jnp.ones((2, 3, 3, 4))
+      >>> y, _ = spatial_dropout(0.5).apply({}, {}, x, key=jax.random.key(0), train=True)
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Source: Tompson et al. 2014, arXiv 1411.4280, section 3.2.
+    """
+
+    def draw(key: Any, x: jax.Array) -> jax.Array:
+        _need_axes(name, x, 2, "[B, ..., C]")
+        return _kept(key, rate, x, (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1]))
+
+    return _random("spatial_dropout", rate, name, draw)
+
+
+def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
+    """Sets an example as a whole to 0 with probability `rate` in training: stochastic depth.
+
+    At the end of a residual branch it leaves, for that example, the identity alone.
+
+    Args:
+      rate: probability of dropping, 0 <= rate < 1; the others are scaled by 1 / (1 - rate).
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, ...] to y, the same shape and dtype; no params, no state.
+
+    Raises:
+      ValueError: a rate outside [0, 1).
+      PathError: no key in training; x without a batch axis.
+
+    Example:
+      >>> x = jnp.ones((4, 3, 2))
+      >>> y, _ = drop_path(0.5).apply({}, {}, x, key=jax.random.key(0), train=True)
+      >>> bool((y == y[:, :1, :1]).all())
+      True
+
+    Source: Huang et al. 2016, arXiv 1603.09382, section 3, scaled in training and not in
+    evaluation; Larsson et al. 2016, arXiv 1605.07648, for the name.
+    """
+
+    def draw(key: Any, x: jax.Array) -> jax.Array:
+        _need_axes(name, x, 1, "[B, ...]")
+        return _kept(key, rate, x, (x.shape[0], *[1] * (x.ndim - 1)))
+
+    return _random("drop_path", rate, name, draw)
+
+
+def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
+    """Multiplies each element by a normal number of mean 1 in training.
+
+    Its variance is rate / (1 - rate), that of `dropout` at the same rate.
+
+    Args:
+      rate: 0 <= rate < 1.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [...] to y [...], the same dtype; no params, no state.
+
+    Raises:
+      ValueError: a rate outside [0, 1).
+      PathError: no key in training.
+
+    Example:
+      >>> y, _ = gaussian_dropout(0.2).apply(
+      ...     {}, {}, jnp.ones(10_000), key=jax.random.key(0), train=True)
+      >>> round(float(y.mean()), 1), round(float(y.std()), 1)
+      (1.0, 0.5)
+
+    Source: Srivastava et al. 2014, "Dropout", section 10.
+    """
+    spread = math.sqrt(rate / (1 - rate)) if 0 <= rate < 1 else 0.0
+
+    def draw(key: Any, x: jax.Array) -> jax.Array:
+        dtype = wide(x.dtype)
+        factor = 1 + spread * jax.random.normal(key, x.shape, dtype)
+        return (x.astype(dtype) * factor).astype(x.dtype)
+
+    return _random("gaussian_dropout", rate, name, draw)
+
+
+def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
+    """Sets each element to the floor of SELU in training, and keeps mean 0 and variance 1.
+
+    y = a * (x or -1.7581) + b, with a and b so that mean 0 and variance 1 of x are those of y.
+
+    Args:
+      rate: probability of dropping, 0 <= rate < 1.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [...] to y [...], the same dtype; no params, no state.
+
+    Raises:
+      ValueError: a rate outside [0, 1).
+      PathError: no key in training.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(1), (10_000,))
+      >>> y, _ = alpha_dropout(0.3).apply({}, {}, x, key=jax.random.key(0), train=True)
+      >>> abs(round(float(y.mean()), 1)), round(float(y.std()), 1)
+      (0.0, 1.0)
+
+    Source: Klambauer et al. 2017, arXiv 1706.02515, section "New dropout technique".
+    """
+    # The limit of selu at minus infinity: -scale * alpha.
+    floor = -1.0507009873554805 * 1.6732632423543772
+
+    def draw(key: Any, x: jax.Array) -> jax.Array:
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        a = ((1 - rate) * (1 + rate * floor**2)) ** -0.5
+        return a * jnp.where(keep, x, jnp.full_like(x, floor)) - a * rate * floor
+
+    return _random("alpha_dropout", rate, name, draw)
+
+
+def _random(
+    kind: str, rate: float, name: str, draw: Callable[[Any, jax.Array], jax.Array]
+) -> Layer:
+    """A layer that is `draw(key, x)` in training, and the identity otherwise."""
     if not 0 <= rate < 1:
         raise ValueError(
-            f"dropout: expected a rate in [0, 1), the probability of dropping, got {rate}"
+            f"{kind}: expected a rate in [0, 1), the probability of dropping, got {rate}"
         )
 
     def apply(
@@ -49,7 +193,19 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
                 layer=name,
             )
         check_key(key, name)
-        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-        return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
+        return draw(key, x), state
 
     return Layer(name, lambda key, x: ({}, {}), apply)
+
+
+def _kept(key: Any, rate: float, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def _need_axes(name: str, x: jax.Array, axes: int, shape: str) -> None:
+    if x.ndim < axes:
+        raise PathError(
+            f"expected x {shape}, got {list(x.shape)}; give it a batch axis, or take dropout",
+            layer=name,
+        )

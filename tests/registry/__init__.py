@@ -1,6 +1,7 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
 from registry import combinators, networks, norm
+from registry import dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -13,6 +14,9 @@ from registry.optimizers import halving as halving
 # A family of layers keeps its entries in a file of its name.
 LAYERS: dict[str, LayerCase] = {
     **networks.LAYERS,
+    **dropout.LAYERS,
+    **embed.LAYERS,
+    **gated.LAYERS,
     **norm.LAYERS,
     **combinators.LAYERS,
 }

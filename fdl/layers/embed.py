@@ -1,0 +1,251 @@
+"""Embeddings: a learned vector for each of V ids, and vectors that say where in a sequence.
+
+B is the batch, T the length of a sequence, D the features, V the number of ids.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.initializers import Initializer, normal
+from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.standardize import wide
+from fdl.paths import PathError
+
+SMALL = normal(0.02)
+
+
+def embedding(
+    count: int,
+    features: int,
+    *,
+    w_init: Initializer | None = None,
+    dtype: Any = jnp.float32,
+    name: str = "embedding",
+) -> Layer:
+    """y = w[id] for integer ids; the scores x @ w.T of every id for floating vectors.
+
+    Called on ids it looks up their vectors; called on vectors it does the transposed map, from a
+    vector to a score for each id. A child called twice shares its weights, so a network whose
+    output is tied to its input calls one embedding first and last.
+
+    Args:
+      count: V, how many ids, >= 1.
+      features: D, >= 1.
+      w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), which
+        makes vectors of length about 1.
+      dtype: of w, since ids have none to take over.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from ids [...] to [..., D], and from vectors [..., D] to scores [..., V]; params
+      {"w": [V, D]}. An id outside [0, V) gives NaN and moves no weights; a negative id does not
+      count from the end.
+
+    Raises:
+      ValueError: count or features below 1.
+      PathError: vectors of another D than w.
+
+    Example:
+      >>> from fdl.network import network
+      >>> model = network(lambda f, ids: f.embed(jnp.tanh(f.embed(ids))), embed=embedding(50, 8))
+      >>> params, _ = model.init(jax.random.key(0), jnp.array([3, 1, 4]))
+      >>> params["embed"]["w"].shape, model.apply(params, {}, jnp.array([3, 1, 4]))[0].shape
+      ((50, 8), (3, 50))
+
+    Source: Bengio et al. 2003, "A neural probabilistic language model"; Press and Wolf 2016,
+    arXiv 1608.05859, for the tied output.
+    """
+    if count < 1 or features < 1:
+        raise ValueError(
+            f"embedding: expected count >= 1 and features >= 1, got {count} and {features}"
+        )
+    make = normal(features**-0.5) if w_init is None else w_init
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        return {"w": make(subkey(key, "w"), (count, features), dtype)}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        w = params["w"]
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            return rows(w, x), state
+        if not jnp.issubdtype(x.dtype, jnp.inexact) or x.shape[-1:] != w.shape[1:]:
+            raise PathError(
+                f"expected integer ids, or vectors [..., {w.shape[1]}], got {x.dtype} "
+                f"{list(x.shape)}; convert ids with astype(int), or give vectors that width",
+                layer=name,
+            )
+        return x @ w.T, state
+
+    return Layer(name, init, apply)
+
+
+def learned_positions(
+    length: int, *, w_init: Initializer = SMALL, name: str = "learned_positions"
+) -> Layer:
+    """y[t] = x[t] + w[position of t]: a learned vector for each place of a sequence.
+
+    Args:
+      length: the longest sequence, >= 1.
+      w_init: initializer of w [length, D].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., T, D] to the same; params {"w": [length, D]}. Its extra input
+      `positions`, integers [T] or [..., T], says where each element stands, 0 to T - 1 if it is not
+      given; a position outside [0, length) gives NaN.
+
+    Raises:
+      ValueError: a length below 1.
+      PathError: a sequence longer than `length`; x or positions of another shape or dtype.
+
+    Example:
+      >>> layer = learned_positions(16)
+      >>> params, _ = layer.init(jax.random.key(0), jnp.zeros((2, 3, 4)))
+      >>> late, _ = layer.apply(params, {}, jnp.zeros((1, 4)), positions=jnp.array([7]))
+      >>> bool((late == params["w"][7]).all())
+      True
+
+    Source: Gehring et al. 2017, arXiv 1705.03122, section 3.1; Radford et al. 2019, GPT-2,
+    for the standard deviation of 0.02.
+    """
+    if length < 1:
+        raise ValueError(f"learned_positions: expected a length >= 1, got {length}")
+
+    def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
+        _check_sequence(name, x, positions, length)
+        return {"w": w_init(subkey(key, "w"), (length, x.shape[-1]), x.dtype)}, {}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        positions: Any = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, State]:
+        _check_sequence(name, x, positions, length, params["w"].shape[1])
+        if positions is None:
+            return x + params["w"][: x.shape[-2]], state
+        return x + rows(params["w"], positions), state
+
+    return Layer(name, init, apply)
+
+
+def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
+    """y[t] = x[t] + p(position of t), p alternating sines and cosines of falling frequencies.
+
+    p[2i] = sin(position / base^(2i / D)) and p[2i + 1] = cos(position / base^(2i / D)).
+
+    Args:
+      base: > 1; the slowest wave is almost 2 pi * base long.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., T, D] to the same, without params. Its extra input `positions`, integers
+      [T] or [..., T] in [0, 2**31), says where each element stands, 0 to T - 1 if it is not given.
+
+    Raises:
+      ValueError: a base that is not above 1.
+      PathError: an odd D; x or positions of another shape or dtype.
+
+    Example:
+      >>> y, _ = sinusoidal_positions().apply({}, {}, jnp.zeros((2, 2)))
+      >>> [round(float(wave), 2) for wave in y[1]]
+      [0.84, 0.54]
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
+    """
+    if not base > 1:
+        raise ValueError(f"sinusoidal_positions: expected a base > 1, got {base}")
+
+    def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
+        _check_sequence(name, x, positions)
+        if x.shape[-1] % 2:
+            raise PathError(
+                f"expected x [..., T, D] with an even D, got {list(x.shape)}; a sine and a cosine "
+                "take two features",
+                layer=name,
+            )
+        return {}, {}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        positions: Any = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, State]:
+        init(None, x, positions=positions)
+        where = jnp.arange(x.shape[-2]) if positions is None else positions
+        angles = _angles(where, x.shape[-1] // 2, base, wide(x.dtype))
+        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
+        waves = waves.reshape(*where.shape, x.shape[-1])
+        return (x.astype(waves.dtype) + waves).astype(x.dtype), state
+
+    return Layer(name, init, apply)
+
+
+def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
+    """w[ids], with NaN for an id that is none.
+
+    Args:
+      w: [V, ...].
+      ids: [...], integers.
+
+    Returns:
+      [..., ...], the dtype of w.
+
+    Example:
+      >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
+      Array([ 6., nan, nan], dtype=float32)
+    """
+    return w.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
+    """positions / base^(i / count) up to whole turns, [..., count]."""
+    # A float32 product would be wrong by 0.01 already at position 100,000. Here a frequency is a
+    # number of turns in fixed point, 2**-32 to the unit: that product drops whole turns by
+    # overflowing, exactly, and what the rounding of the frequency left over is small.
+    turns = base ** -(np.arange(count) / count) / (2 * math.pi)
+    fixed = np.rint(turns * 2**32)
+    rest = jnp.asarray(turns - fixed / 2**32, dtype)
+    wrapped = positions.astype(jnp.uint32)[..., None] * jnp.asarray(fixed, jnp.uint32)
+    part = jax.lax.bitcast_convert_type(wrapped, jnp.int32).astype(dtype) * 2.0**-32
+    return (2 * math.pi) * (part + positions.astype(dtype)[..., None] * rest)
+
+
+def _check_sequence(
+    name: str, x: Any, positions: Any, length: int | None = None, width: int | None = None
+) -> None:
+    fits = x.ndim >= 2 and (width is None or x.shape[-1] == width)
+    if not fits or not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise PathError(
+            f"expected floating x [..., T, {width or 'D'}], got {x.dtype} {list(x.shape)}; put an "
+            "embedding or a dense layer in front",
+            layer=name,
+        )
+    if positions is None:
+        if length is not None and x.shape[-2] > length:
+            raise PathError(
+                f"expected at most {length} elements, got x {list(x.shape)}; shorten the sequence, "
+                "or make the layer with a larger length",
+                layer=name,
+            )
+    elif not jnp.issubdtype(positions.dtype, jnp.integer) or (
+        positions.shape != x.shape[:-1][-max(positions.ndim, 1) :]
+    ):
+        raise PathError(
+            f"expected integer positions [{x.shape[-2]}] or {list(x.shape[:-1])} for x "
+            f"{list(x.shape)}, got {positions.dtype} {list(positions.shape)}; one for each element",
+            layer=name,
+        )
