@@ -297,6 +297,48 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_compare.py",
         [("np.where(bits < 0, lowest - bits, bits)", "bits"), ("max(apart, key", "min(apart, key")],
     ),
+    "fdl/optim/schedules.py": (
+        "test_schedules.py",
+        [
+            ("left = jnp.maximum(1 - part, 0)", "left = jnp.maximum(1 - part**power, 0)"),
+            ("(init - end) * left**power + end", "init * left**power + end"),
+            ("jnp.maximum(value, end), jnp.minimum", "jnp.minimum(value, end), jnp.maximum"),
+            ("t // as_count(steps, t)", "jnp.floor(fraction(t, steps))"),
+            ("(1 - alpha) * cosine**exponent + alpha", "cosine**exponent + alpha"),
+            ("cosine = 0.5 * (1 + ", "cosine = 0.5 * (1 - "),
+            ("up / jnp.sqrt(beyond)", "up / beyond"),
+            (
+                "since(count, transition_begin, transition_steps)",
+                "since(count, 0, transition_steps)",
+            ),
+        ],
+    ),
+    "fdl/optim/counting.py": (
+        "test_schedules.py",
+        [
+            ("jnp.maximum(count, begin) - begin", "count - begin"),
+            ("return count >= ", "return count > "),
+            ("count = jnp.asarray(count)\n    begin", "count = scalar(count)\n    begin"),
+        ],
+    ),
+    "fdl/optim/piecewise.py": (
+        "test_schedules.py",
+        [
+            ("begin, start = boundary, end", "begin = boundary"),
+            ("(jnp.cos(jnp.pi * part) + 1)", "(jnp.cos(jnp.pi * part) - 1)"),
+            ("(div_factor * final_div_factor)", "final_div_factor"),
+            ("(int(pct_final * t), 1.0 / div_factor)", "(int(pct_final * t), div_factor)"),
+        ],
+    ),
+    "fdl/optim/warmup.py": (
+        "test_schedules.py",
+        [
+            ("scalar(following(elapsed))", "scalar(following(count))"),
+            ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
+            ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
+            ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
+        ],
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from registry import ACTIVATIONS, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
+from registry import ACTIVATIONS, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS, SCHEDULES
 
 import fdl
 from fdl import initializers, layers, losses, optim
@@ -126,7 +126,7 @@ def test_every_public_name_is_registered():
             assert name in ACTIVATIONS
     for name in set(vars(optim)) - {"apply_updates", "chain", "scale_by_learning_rate", "trace"}:
         if getattr(vars(optim)[name], "__module__", "").startswith("fdl.optim."):
-            assert name in OPTIMIZERS
+            assert name in {*OPTIMIZERS, *SCHEDULES}, f"fdl.optim.{name} is in no registry"
 
 
 # Layers.

@@ -45,3 +45,22 @@ from fdl.optim.sgd import scale_by_lion as scale_by_lion
 from fdl.optim.sgd import scale_by_rprop as scale_by_rprop
 from fdl.optim.sgd import scale_by_sign as scale_by_sign
 from fdl.optim.sgd import trace as trace
+
+# Schedules: what a rate is at which step.
+from fdl.optim.piecewise import cosine_onecycle_schedule as cosine_onecycle_schedule
+from fdl.optim.piecewise import linear_onecycle_schedule as linear_onecycle_schedule
+from fdl.optim.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
+from fdl.optim.piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from fdl.optim.schedules import constant_schedule as constant_schedule
+from fdl.optim.schedules import cosine_decay_schedule as cosine_decay_schedule
+from fdl.optim.schedules import exponential_decay as exponential_decay
+from fdl.optim.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
+from fdl.optim.schedules import inverse_time_decay as inverse_time_decay
+from fdl.optim.schedules import linear_schedule as linear_schedule
+from fdl.optim.schedules import polynomial_schedule as polynomial_schedule
+from fdl.optim.warmup import join_schedules as join_schedules
+from fdl.optim.warmup import sgdr_schedule as sgdr_schedule
+from fdl.optim.warmup import warmup_constant_schedule as warmup_constant_schedule
+from fdl.optim.warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from fdl.optim.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from fdl.optim.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule

@@ -1,6 +1,5 @@
 """Schedule-Free: an average of the path takes the place of a schedule of the rate."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from fdl.optim.rate import (
 )
 from fdl.optim.rms import scale_by_rms
 from fdl.optim.sgd import sgd
+from fdl.optim.warmup import warmup_constant_schedule
 
 
 def schedule_free(
@@ -209,7 +209,5 @@ def _narrowest(params: Any) -> Any:
     return min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
 
 
-def _warmed_up(peak: float, steps: int | None) -> float | Callable[[Any], Any]:
-    if steps is None:
-        return peak
-    return lambda count: peak * jnp.clip(count / steps, 0.0, 1.0)
+def _warmed_up(peak: float, steps: int | None) -> ScalarOrSchedule:
+    return peak if steps is None else warmup_constant_schedule(0.0, peak, steps)

@@ -10,6 +10,7 @@ from registry.networks import masked as masked
 from registry.networks import running_mean as running_mean
 from registry.optimizers import OPTIMIZERS as OPTIMIZERS
 from registry.optimizers import halving as halving
+from registry.schedules import SCHEDULES as SCHEDULES
 
 # A family of layers keeps its entries in a file of its name.
 LAYERS: dict[str, LayerCase] = {

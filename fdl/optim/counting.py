@@ -1,0 +1,107 @@
+"""What schedules are made of: steps counted as integers, and numbers that are one scalar."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.optim.leafwise import known
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
+    """The steps since `begin`, at least 0 and at most `most`, exactly, in the dtype of the count.
+
+    Nothing is subtracted that is larger: an unsigned count must not wrap.
+
+    Example:
+      >>> int(since(jnp.uint32(3), 5)), int(since(7, 5)), int(since(9, 5, most=2))
+      (0, 2, 2)
+    """
+    count = jnp.asarray(count)
+    begin = as_count(begin, count)
+    elapsed = jnp.maximum(count, begin) - begin
+    return elapsed if most is None else jnp.minimum(elapsed, as_count(most, count))
+
+
+def reached(count: Any, boundary: Any) -> jax.Array:
+    """Whether the count has come to a boundary.
+
+    Example:
+      >>> bool(reached(3, 3)), bool(reached(jnp.uint32(2), 3))
+      (True, False)
+    """
+    count = jnp.asarray(count)
+    return count >= as_count(boundary, count)
+
+
+def fraction(part: jax.Array, whole: Any) -> jax.Array:
+    """part / whole in floating point.
+
+    Example:
+      >>> float(fraction(jnp.int32(1), 4))
+      0.25
+    """
+    return scalar(part) / scalar(whole)
+
+
+def scalar(value: Any) -> jax.Array:
+    """A float32, or what stands for it under `jax.enable_x64`.
+
+    Example:
+      >>> scalar(3)
+      Array(3., dtype=float32)
+    """
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def numbers(who: str, **values: Any) -> list[Any]:
+    """Python's numbers as they are, and everything else as an array of one dtype.
+
+    Python's numbers are joined in double precision before they meet an array, as optax does it.
+
+    Raises:
+      ValueError: a number that is known and not finite.
+
+    Example:
+      >>> numbers("linear_schedule", init_value=1.0, end_value=np.float64(2))
+      [1.0, 2.0]
+    """
+    for name, value in values.items():
+        if known(value) and not np.isfinite(value):
+            raise ValueError(
+                f"{who}: expected a finite {name}, got {value}; a schedule gives it to every step"
+            )
+    plain = [each.item() if isinstance(each, np.generic) else each for each in values.values()]
+    return [each if isinstance(each, int | float) else scalar(each) for each in plain]
+
+
+def check_steps(who: str, least: int, **steps: Any) -> None:
+    """Refuses numbers of steps that are known to be too small.
+
+    Example:
+      >>> check_steps("cosine_decay_schedule", 1, decay_steps=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: cosine_decay_schedule: expected decay_steps >= 1, got 0; ...
+    """
+    for name, value in steps.items():
+        if known(value) and not least <= value < float("inf"):
+            raise ValueError(
+                f"{who}: expected {name} >= {least}, got {value}; it is a number of steps"
+            )
+
+
+def as_count(steps: Any, count: jax.Array) -> jax.Array:
+    """Steps in the dtype of the count, or the most that it holds, which it never passes.
+
+    Example:
+      >>> as_count(2**40, jnp.int32(0))
+      Array(2147483647, dtype=int32)
+    """
+    if jnp.issubdtype(count.dtype, jnp.integer) and known(steps):
+        steps = min(steps, np.iinfo(count.dtype).max)
+    return jnp.asarray(steps, count.dtype)
