@@ -28,6 +28,7 @@ from fdl.layers import batch_norm as batch_norm
 from fdl.combinators import parallel as parallel
 from fdl.combinators import remat as remat
 from fdl.combinators import residual as residual
+from fdl.repeat import repeat as repeat
 from fdl.layers import dense as dense
 from fdl.layers import alpha_dropout as alpha_dropout
 from fdl.layers import drop_path as drop_path

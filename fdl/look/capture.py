@@ -74,11 +74,10 @@ def layer_paths(model: Layer) -> list[str]:
 
 def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
     """The same layer, with every wanted one inside giving back its outputs too."""
-    if layer.rebuild is not None:
-        inside = {
-            name: _tap(child, f"{path}/{name}" if path else name, wanted)
-            for name, child in layer.children.items()
-        }
+    above = f"{path}/" if path else ""
+    # Only where something inside is wanted: a scanned `repeat` is rebuilt unrolled.
+    if layer.rebuild is not None and any(each.startswith(above) for each in wanted):
+        inside = {name: _tap(child, above + name, wanted) for name, child in layer.children.items()}
         layer = layer.rebuild(inside)
     if path not in wanted:
         return layer
