@@ -179,6 +179,19 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("rebuild and (lambda", "None and (lambda"),
         ],
     ),
+    "fdl/repeat.py": (
+        "test_repeat.py",
+        [
+            ("_keys(key, names, name)", "_keys(key, names[:1] * n, name)"),
+            ("FEW = 16", "FEW = 12"),
+            ("f[child](fence(x), **those_of(block, given))", "f[child](fence(x))"),
+            ('with at("*"):', 'with at("0"):'),
+            ("policy=kept, prevent_cse", "policy=None, prevent_cse"),
+            ("if policy is None else remat(inner, policy=policy)", ""),
+            ("leaf[number], stacked", "leaf[0], stacked"),
+            ("return y, own_state", "return y, own[1]"),
+        ],
+    ),
     "fdl/fence.py": (
         "test_combinators.py",
         [
@@ -278,11 +291,12 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/look/capture.py": (
-        "test_look.py",
+        "test_look.py test_repeat.py",
         [
             ("if number else path", "if False else path"),
             ("(*state.get(OUTPUTS, ()), y)", "(y,)"),
             ("if name != OUTPUTS}", "}"),
+            (" and any(each.startswith(above) for each in wanted)", ""),
         ],
     ),
     "fdl/look/measure.py": (

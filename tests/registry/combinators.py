@@ -38,4 +38,14 @@ LAYERS = {
         (3, 2),
         random=True,
     ),
+    "repeat_unrolled": LayerCase(
+        lambda: fdl.repeat(fdl.residual(fdl.dense(3), fdl.dropout(0.3)), 2, scan=False),
+        (2, 3),
+        random=True,
+    ),
+    "repeat_scanned": LayerCase(
+        lambda: fdl.repeat(fdl.chain(gated(), fdl.dense(3), running_mean()), 3, scan=True),
+        (2, 3),
+        inputs={"context": (2, 3)},
+    ),
 }
