@@ -29,9 +29,11 @@ from fdl.combinators import parallel as parallel
 from fdl.combinators import remat as remat
 from fdl.combinators import residual as residual
 from fdl.repeat import repeat as repeat
+from fdl.layers import attention as attention
 from fdl.layers import dense as dense
 from fdl.layers import alpha_dropout as alpha_dropout
 from fdl.layers import drop_path as drop_path
+from fdl.layers import dot_product_attention as dot_product_attention
 from fdl.layers import dropout as dropout
 from fdl.layers import embedding as embedding
 from fdl.layers import feed_forward as feed_forward
@@ -46,6 +48,7 @@ from fdl.layers import rescale as rescale
 from fdl.layers import rms_norm as rms_norm
 from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import spatial_dropout as spatial_dropout
+from fdl.layers import rotary as rotary
 from fdl.activations import gelu as gelu
 from fdl.activations import relu as relu
 from fdl.activations import sigmoid as sigmoid
@@ -82,6 +85,11 @@ from fdl.train import start as start
 from fdl.train import supervised as supervised
 from fdl.train import train_step as train_step
 from fdl.train import update_weights as update_weights
+
+# Going on from what was given.
+from fdl.decoding import decode as decode
+from fdl.decoding import generate as generate
+from fdl.decoding import start_decoding as start_decoding
 
 # Looking inside, and naming what is there.
 from fdl.look import capture as capture

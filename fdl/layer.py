@@ -34,6 +34,8 @@ class Layer:
       inputs: names of the extra inputs; by default the keyword-only arguments of `apply`.
       children: the layers inside, by name, in the order in which they were given.
       rebuild: makes the same layer of other children; this is how `capture` looks inside.
+      decoding: for a layer that looks back at earlier tokens: makes its twin that is given them
+        piece by piece, with a cache of a given length as its state; this is how `decode` works.
 
     Example:
       >>> double = Layer("double", lambda key, x: ({}, {}),
@@ -48,6 +50,7 @@ class Layer:
     inputs: tuple[str, ...] | None = None
     children: Mapping[str, "Layer"] = dataclasses.field(default_factory=dict)
     rebuild: Callable[[Mapping[str, "Layer"]], "Layer"] | None = None
+    decoding: Callable[[int], "Layer"] | None = None
 
     def __post_init__(self) -> None:
         if self.inputs is None:

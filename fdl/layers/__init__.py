@@ -1,9 +1,11 @@
 """Layers, one file per family."""
 
 from fdl.layers.batch_norm import batch_norm as batch_norm
+from fdl.layers.attention import attention as attention
 from fdl.layers.dense import dense as dense
 from fdl.layers.dropout import alpha_dropout as alpha_dropout
 from fdl.layers.dropout import drop_path as drop_path
+from fdl.layers.dot_product import dot_product_attention as dot_product_attention
 from fdl.layers.dropout import dropout as dropout
 from fdl.layers.dropout import gaussian_dropout as gaussian_dropout
 from fdl.layers.dropout import spatial_dropout as spatial_dropout
@@ -18,3 +20,4 @@ from fdl.layers.norm import group_norm as group_norm
 from fdl.layers.norm import instance_norm as instance_norm
 from fdl.layers.norm import layer_norm as layer_norm
 from fdl.layers.norm import rms_norm as rms_norm
+from fdl.layers.positions import rotary as rotary

@@ -1,6 +1,9 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
 from registry import combinators, dropout, embed, gated, networks, norm
+from registry import combinators, networks, norm
+from registry import dropout, embed, gated, networks, norm
+from registry import attention, networks
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -13,6 +16,7 @@ from registry.schedules import SCHEDULES as SCHEDULES
 
 # A family of layers keeps its entries in a file of its name.
 LAYERS: dict[str, LayerCase] = {
+    **attention.LAYERS,
     **networks.LAYERS,
     **dropout.LAYERS,
     **embed.LAYERS,

@@ -1,0 +1,259 @@
+"""Attention: every token looks at others, and takes from those that answer to what it asks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.initializers import Initializer, lecun_normal, zeros
+from fdl.layer import Layer, Params, State
+from fdl.layers.cache import key_value_cache, position
+from fdl.layers.dense import dense
+from fdl.layers.dot_product import dot_product_attention
+from fdl.layers.dropout import dropout
+from fdl.layers.norm import rms_norm
+from fdl.layers.positions import alibi_slopes
+from fdl.layers.positions import rotary as rotary_positions
+from fdl.network import network
+from fdl.paths import PathError
+
+Rotation = Callable[[jax.Array, Any], jax.Array]
+
+
+def attention(
+    heads: int,
+    *,
+    features: int | None = None,
+    head_features: int | None = None,
+    kv_heads: int | None = None,
+    cross: bool = False,
+    causal: bool = False,
+    window: int | None = None,
+    rotary: bool | Rotation = False,
+    alibi: bool = False,
+    qk_norm: bool = False,
+    soft_cap: float | None = None,
+    dropout_rate: float = 0.0,
+    chunk: int | None = None,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    out_init: Initializer | None = None,
+    name: str = "attention",
+) -> Layer:
+    """y = out(concat over heads of softmax(q k^T / sqrt(K)) v), with q, k and v dense in x.
+
+    Args:
+      heads: H, >= 1.
+      features: F, how many y has; by default D.
+      head_features: K, of each query, key and value; by default D / H.
+      kv_heads: G, heads of keys and values, each shared by H / G query heads; by default H.
+        1 is multi-query attention.
+      cross: keys and values are made from the extra input `context` [..., S, C] instead of x.
+      causal: no token sees a later one.
+      window: a token sees only those less than this far away (itself is 0 away).
+      rotary: True turns queries and keys by `fdl.rotary`; or a function (x, positions) -> x, as
+        `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
+      alibi: scores fall with distance, by `alibi_slopes`.
+      qk_norm: each query and key is divided by its root mean square, then scaled by weights [K].
+      soft_cap: c, scores become c * tanh(scores / c).
+      dropout_rate: of the attention weights, in training.
+      chunk: the memory-efficient form in blocks of so many tokens, see `dot_product_attention`.
+      bias: whether q, k, v and out add one.
+      w_init: initializer of q/w, k/w, v/w and, without `out_init`, of out/w.
+      b_init: initializer of the biases.
+      out_init: initializer of out/w, where deep networks begin smaller.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., T, D] to y [..., T, F]; params {"q", "k", "v", "out"}, each {"w", "b"},
+      heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with qk_norm
+      also {"q_norm", "k_norm"}, each {"scale": [K]}. Extra inputs, none of which must be given:
+      `mask`, bool [..., H, T, T], any axis of which may be 1, True where a query sees a key;
+      `segments`, integers [..., T], of which only equal ones see each other; with rotary `positions` [..., T], by
+      default 0, 1, ... With cross: `context`, and `context_mask` as `mask`. A token that sees none
+      gives what `out` makes of zeros. Without chunk, `capture` finds the attention maps
+      [..., H, T, S] at the path `weights`.
+
+    Raises:
+      ValueError: options out of range, or that exclude each other.
+      PathError: an x or another input of the wrong shape or dtype.
+
+    Example:
+      >>> layer = attention(4, causal=True, kv_heads=2, rotary=True)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 6, 16)))
+      >>> jax.tree.map(jnp.shape, params["k"])
+      {'b': (8,), 'w': (16, 8)}
+      >>> y, state = layer.apply(params, state, jnp.ones((2, 6, 16)))
+      >>> y.shape
+      (2, 6, 16)
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2; grouped: Ainslie et al. 2023, arXiv
+    2305.13245; window: Beltagy et al. 2020, arXiv 2004.05150; rotary: Su et al. 2021, arXiv
+    2104.09864; ALiBi: Press et al. 2021, arXiv 2108.12409; normalized queries and keys: Dehghani et
+    al. 2023, arXiv 2302.05442, section 2.1, with the root mean square in place of layer norm.
+    """
+    _check(heads, kv_heads, cross, causal, window, bool(rotary), alibi, dropout_rate, chunk)
+    kv = kv_heads or heads
+
+    def width(count: int) -> Callable[[int], int]:
+        return lambda d: count * (head_features or d // heads)
+
+    projection = functools.partial(_projection, bias=bias, b_init=b_init)
+    parts = {
+        "q": projection("q", width(heads), w_init=w_init),
+        "k": projection("k", width(kv), w_init=w_init),
+        "v": projection("v", width(kv), w_init=w_init),
+        "out": projection("out", lambda d: features or d, w_init=out_init or w_init),
+    }
+    if qk_norm:
+        parts |= {"q_norm": rms_norm(name="q_norm"), "k_norm": rms_norm(name="k_norm")}
+    if chunk is None:
+        parts["weights"] = dropout(dropout_rate, name="weights")
+    score = functools.partial(
+        dot_product_attention,
+        causal=causal,
+        window=window,
+        slopes=alibi_slopes(heads) if alibi else None,
+        soft_cap=soft_cap,
+        chunk=chunk,
+    )
+    turn = rotary_positions if rotary is True else rotary or None
+    return _Attention(name, parts, heads, kv, head_features, cross, causal, turn, score).layer()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attention:
+    """What one attention layer is made of; `twin` is its form for decoding, with a cache."""
+
+    name: str
+    parts: dict[str, Layer]
+    heads: int
+    kv_heads: int
+    head_features: int | None
+    cross: bool
+    causal: bool
+    turn: Rotation | None
+    score: Callable[..., jax.Array]
+    twin: bool = False
+
+    def layer(self) -> Layer:
+        whole = network(self.forward(), name=self.name, **self.parts)
+        return whole if self.cross else dataclasses.replace(whole, decoding=self.decoding)
+
+    def decoding(self, length: int) -> Layer:
+        if not self.causal:
+            raise PathError(
+                "expected causal=True, got attention that sees later tokens, of which the answers "
+                "for earlier ones depend; such a network cannot go on from a cache",
+                layer=self.name,
+            )
+        cache = {"position": position(), "cache": key_value_cache(length)}
+        return dataclasses.replace(self, parts={**self.parts, **cache}, twin=True).layer()
+
+    def forward(self) -> Callable[..., jax.Array]:
+        """With the extra inputs that this form takes, and no others."""
+        attend = self.attend
+        if self.cross:
+            return lambda f, x, *, context, context_mask=None: attend(
+                f, x, context, mask=context_mask
+            )
+        if self.twin and self.turn:
+            return lambda f, x, *, mask=None, positions=None: attend(f, x, x, positions, mask=mask)
+        if self.twin:
+            return lambda f, x, *, mask=None: attend(f, x, x, mask=mask)
+        if self.turn:
+            return lambda f, x, *, mask=None, segments=None, positions=None: attend(
+                f, x, x, positions, mask=mask, segments=segments
+            )
+        return lambda f, x, *, mask=None, segments=None: attend(
+            f, x, x, mask=mask, segments=segments
+        )
+
+    def attend(
+        self, f: Any, x: jax.Array, context: jax.Array, positions: Any = None, **seen: Any
+    ) -> jax.Array:
+        self.check(x, context)
+        q = _by_head(f.q(x, like=x), self.heads)
+        k = _by_head(f.k(context, like=x), self.kv_heads)
+        v = _by_head(f.v(context, like=x), self.kv_heads)
+        if "q_norm" in self.parts:
+            q, k = f.q_norm(q), f.k_norm(k)
+        start = f.position(x) if self.twin else 0
+        if self.turn:
+            at = start + jnp.arange(x.shape[-2], dtype=jnp.int32)
+            q, k = (self.turn(each, at if positions is None else positions) for each in (q, k))
+        if self.twin:
+            k, v = f.cache((k, v, start))
+        on_weights = f.weights if "weights" in self.parts else None
+        y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
+        return f.out(y.reshape(*y.shape[:-2], -1), like=x)
+
+    def check(self, x: Any, context: Any) -> None:
+        for what, array in {"x": x, "context": context}.items():
+            if array.ndim < 2 or array.shape[:-2] != x.shape[:-2]:
+                raise PathError(
+                    f"expected {what} {[*x.shape[:-2], 'T', 'D']}, got {list(array.shape)}; give "
+                    "one row of features for every token",
+                    layer=self.name,
+                )
+        if self.head_features is None and x.shape[-1] % self.heads:
+            raise PathError(
+                f"expected x [..., D] with D a multiple of {self.heads} heads, got "
+                f"{list(x.shape)}; give head_features=..., or another number of heads",
+                layer=self.name,
+            )
+
+
+def _by_head(x: jax.Array, heads: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], heads, -1)
+
+
+def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer:
+    """A dense layer of width(D) features, where D is that of the extra input `like` [..., D]."""
+
+    def init(key: Any, x: Any, *, like: Any) -> tuple[Params, State]:
+        return dense(width(like.shape[-1]), name=name, **options).init(key, x)
+
+    same = dense(1, name=name, **options)
+
+    def apply(
+        params: Params, state: State, x: Any, *, like: Any, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        return same.apply(params, state, x)
+
+    return Layer(name, init, apply)
+
+
+def _check(
+    heads: int,
+    kv_heads: int | None,
+    cross: bool,
+    causal: bool,
+    window: int | None,
+    rotary: bool,
+    alibi: bool,
+    dropout_rate: float,
+    chunk: int | None,
+) -> None:
+    if heads < 1 or (kv_heads is not None and (kv_heads < 1 or heads % kv_heads)):
+        raise ValueError(
+            f"attention: expected heads >= 1 and kv_heads that divide them, got heads {heads} and "
+            f"kv_heads {kv_heads}"
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"attention: expected a window >= 1, got {window}; 1 sees itself alone")
+    if cross and (causal or window or rotary or alibi):
+        raise ValueError(
+            "attention: expected cross without causal, window, rotary and alibi, got one of them; "
+            "tokens of x and of context have no common order"
+        )
+    if chunk is not None and (chunk < 1 or dropout_rate):
+        raise ValueError(
+            f"attention: expected chunk >= 1 and dropout_rate 0 beside it, got chunk {chunk} and "
+            f"dropout_rate {dropout_rate}; the form in chunks never holds the weights to be dropped"
+        )
+

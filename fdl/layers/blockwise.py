@@ -1,0 +1,129 @@
+"""Attention in blocks of queries and keys, which never holds all scores."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring, wide
+
+
+@functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)
+def in_blocks(
+    queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring, chunk: int
+) -> jax.Array:
+    """Query block by query block, and each with a running softmax over blocks of keys.
+
+    Args:
+      queries: with q [..., T, H, K].
+      keys: with k [..., S, G, K] and v [..., S, G, V].
+      mask: bool [..., H, T, S], any axis of which may be 1, or None.
+      scoring: what says how much they attend to each other.
+      chunk: the size of a block.
+
+    Returns:
+      y [..., T, H, V], in at least float32.
+
+    Example:
+      >>> x, place = jnp.ones((3, 1, 2)), jnp.arange(3)
+      >>> scoring = Scoring(True, None, (), None, 3)
+      >>> in_blocks(Queries(x, place, None), Keys(x, x, place, None), None, scoring, 2).shape
+      (3, 1, 2)
+
+    Source: Rabe and Staats 2021, arXiv 2112.05682, section 3.
+    """
+    t, h = queries.q.shape[-3:-1]
+    rows, columns = min(chunk, t), min(chunk, scoring.count)
+    key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
+
+    # Both are recomputed in the backward pass: without the inner checkpoint a block of queries
+    # would keep its weights for all keys, without the outer one every block of queries would.
+    @jax.checkpoint
+    def of_queries(block: tuple[Queries, jax.Array | None]) -> jax.Array:
+        queries, own_mask = block
+        row_mask = mask if own_mask is None else own_mask
+
+        @jax.checkpoint
+        def step(so_far: _SoFar, block: tuple[Keys, jax.Array | None]) -> tuple[_SoFar, None]:
+            keys, own_mask = block
+            seen = row_mask if own_mask is None else own_mask
+            reached = scoring.reaches(queries, keys)
+            if reached is True:
+                return _and(so_far, queries, keys, seen, scoring), None
+            more = jax.lax.cond(
+                reached, lambda: _and(so_far, queries, keys, seen, scoring), lambda: so_far
+            )
+            return more, None
+
+        lead = jnp.broadcast_shapes(queries.q.shape[:-3], keys.k.shape[:-3])
+        dtype = wide(queries.q.dtype)
+        none_yet = _SoFar(
+            jnp.full((*lead, h, rows), UNSEEN, dtype),
+            jnp.zeros((*lead, h, rows), dtype),
+            jnp.zeros((*lead, rows, h, keys.v.shape[-1]), dtype),
+        )
+        done, _ = jax.lax.scan(step, none_yet, (key_blocks, _split_mask(row_mask, -1, columns)))
+        return done.mixed / _of_rows(jnp.where(done.total == 0, 1, done.total))
+
+    blocks = Queries(*(_split(x, axis, rows) for x, axis in zip(queries, QUERY_AXES, strict=True)))
+    y = jax.lax.map(of_queries, (blocks, _split_mask(mask, -2, rows)))
+    y = jnp.moveaxis(y, 0, -4)
+    return y.reshape(*y.shape[:-4], -1, *y.shape[-2:])[..., :t, :, :]
+
+
+QUERY_AXES = (-3, -1, -1)
+KEY_AXES = (-3, -3, -1, -1)
+
+
+class _SoFar(NamedTuple):
+    """The softmax over the keys so far, of every query.
+
+    Largest score and sum of exponentials [..., H, T], mixed values [..., T, H, V], both as if the
+    largest score were 0.
+    """
+
+    largest: jax.Array
+    total: jax.Array
+    mixed: jax.Array
+
+
+def _and(
+    so_far: _SoFar, queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring
+) -> _SoFar:
+    scores, seen = scoring(queries, keys, mask)
+    scores = jnp.where(seen, scores, UNSEEN)
+    largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
+    kept = jnp.exp(so_far.largest - largest)
+    parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)
+    return _SoFar(
+        largest,
+        so_far.total * kept + parts.sum(-1),
+        so_far.mixed * _of_rows(kept) + keys.mixed(parts),
+    )
+
+
+def _of_rows(x: jax.Array) -> jax.Array:
+    """[..., H, T] as [..., T, H, 1]."""
+    return jnp.swapaxes(x, -1, -2)[..., None]
+
+
+def _split_mask(mask: jax.Array | None, axis: int, size: int) -> jax.Array | None:
+    """None too where the mask has length 1, which broadcasts: every block then takes all of it."""
+    return None if mask is None or mask.shape[axis] == 1 else _split(mask, axis, size)
+
+
+def _split(x: Any, axis: int, size: int) -> Any:
+    """An axis in blocks of `size`, the last one padded; the blocks stand in front."""
+    if x is None:
+        return None
+    axis = x.ndim + axis
+    number = -(-x.shape[axis] // size)
+    missing = number * size - x.shape[axis]
+    if missing and jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1:
+        # Indices go on counting, so that what stands in for a key is past the real ones.
+        x = jnp.concatenate([x, x[-1] + 1 + jnp.arange(missing, dtype=x.dtype)])
+    elif missing:
+        x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
+    x = x.reshape(*x.shape[:axis], number, size, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)

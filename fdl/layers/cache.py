@@ -1,0 +1,97 @@
+"""What a layer remembers from one decoding step to the next.
+
+A layer that looks back at earlier tokens has a twin for decoding (`Layer.decoding`), which is the
+same function of the same parameters, and continues where its cache ends. The twin's cache stands
+where another layer has its state: made by `init`, passed to `apply`, returned beside y.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.layer import Layer, Params, State
+from fdl.paths import PathError
+
+
+def position(*, name: str = "position") -> Layer:
+    """How many tokens came before these.
+
+    Returns:
+      A layer from x [..., T, D] to a scalar int32; its state {"count": []} goes up by T.
+
+    Example:
+      >>> x = jnp.ones((1, 3, 4))
+      >>> _, cache = position().init(None, x)
+      >>> _, cache = position().apply({}, cache, x)
+      >>> position().apply({}, cache, x)[0]
+      Array(3, dtype=int32)
+    """
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        return {}, {"count": jnp.zeros((), jnp.int32)}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        return state["count"], {"count": state["count"] + x.shape[-2]}
+
+    return Layer(name, init, apply)
+
+
+def key_value_cache(length: int, *, name: str = "cache") -> Layer:
+    """All keys and values so far, with room for those to come.
+
+    Args:
+      length: L, how many tokens there is room for.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from (k [..., T, G, K], v [..., T, G, V], start), the index of the first of these
+      tokens, to (k [..., L, G, K], v [..., L, G, V]), which are also its state. Values that would
+      not fit are written as NaN into the last places: a compiled program cannot raise, and the
+      answer from there on must not pass for one.
+
+    Raises:
+      PathError: more tokens in one step than there is room for; another batch than the cache's.
+
+    Example:
+      >>> kv = (jnp.ones((2, 1, 3)), jnp.ones((2, 1, 3)), 0)
+      >>> _, cache = key_value_cache(5).init(None, kv)
+      >>> (k, v), cache = key_value_cache(5).apply({}, cache, kv)
+      >>> k.shape, k[:, 0, 0]
+      ((5, 1, 3), Array([1., 1., 0., 0., 0.], dtype=float32))
+    """
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        def room(x: Any) -> jax.Array:
+            return jnp.zeros((*x.shape[:-3], length, *x.shape[-2:]), x.dtype)
+
+        return {}, {"k": room(x[0]), "v": room(x[1])}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[tuple[jax.Array, jax.Array], State]:
+        k, v, start = x
+        _check(name, k, state["k"])
+        fits = start + k.shape[-3] <= state["k"].shape[-3]
+        written = jnp.where(fits, v, jnp.nan)
+        new = {"k": _written(state["k"], k, start), "v": _written(state["v"], written, start)}
+        return (new["k"].astype(k.dtype), new["v"].astype(v.dtype)), new
+
+    return Layer(name, init, apply)
+
+
+def _written(old: jax.Array, new: jax.Array, start: Any) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, old.ndim - 3)
+
+
+def _check(name: str, k: jax.Array, old: jax.Array) -> None:
+    same = k.shape[:-3] == old.shape[:-3] and k.shape[-2:] == old.shape[-2:]
+    if not same or k.shape[-3] > old.shape[-3]:
+        *lead, length, heads, features = old.shape
+        raise PathError(
+            f"expected keys {[*lead, 'T', heads, features]} with T <= {length}, got "
+            f"{list(k.shape)}; start_decoding with this batch, and a length for all tokens",
+            layer=name,
+        )

@@ -1,0 +1,135 @@
+"""Attention itself, as a pure function of queries, keys and values.
+
+The letters: T queries and S keys (T = S where a sequence attends to itself), H query heads, G heads
+of keys and values, K features of a query and a key, V of a value.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.layers.blockwise import in_blocks
+from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
+from fdl.paths import PathError
+
+
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    start: Any = 0,
+    causal: bool = False,
+    window: int | None = None,
+    slopes: Sequence[float] | None = None,
+    soft_cap: float | None = None,
+    on_weights: Callable[[jax.Array], jax.Array] | None = None,
+    chunk: int | None = None,
+) -> jax.Array:
+    """y = softmax(q k^T / sqrt(K)) v, for every head.
+
+    Scores, softmax and sums are in at least float32. A query that may see no key gives zeros, with
+    zero gradients.
+
+    Args:
+      q: queries [..., T, H, K].
+      k: keys [..., S, G, K], G a divisor of H; each is shared by H / G neighbouring query heads.
+      v: values [..., S, G, V].
+      mask: bool [..., H, T, S] or [T, S], any axis of which may be 1; a query sees a key only
+        where it is True.
+      segments: integers [..., T], for T = S; only equal ones see each other (packed sequences).
+      start: the index of the first query among the keys, an integer or a scalar array; 0 unless
+        the keys before it come from a cache.
+      causal: a query sees no key of a larger index.
+      window: a query sees only keys whose index differs from its own by less than this.
+      slopes: H numbers, how much a head's scores fall with a step of distance (`alibi_slopes`).
+      soft_cap: c, the scores become c * tanh(scores / c), before slopes and masks.
+      on_weights: a function of the weights [..., H, T, S], as dropout; not with `chunk`.
+      chunk: queries and keys are taken in blocks of this many, so that no [T, S] is ever held, in
+        the backward pass neither, which recomputes. Same numbers but for rounding. None holds all
+        scores, which is faster as long as they are few.
+
+    Returns:
+      y [..., T, H, V], in v's dtype.
+
+    Raises:
+      PathError: shapes that do not fit each other; a mask that is not bool; on_weights with chunk.
+
+    Example:
+      >>> q = k = jnp.zeros((2, 1, 4))
+      >>> v = jnp.array([1.0, 3.0]).reshape(2, 1, 1)
+      >>> dot_product_attention(q, k, v).ravel()
+      Array([2., 2.], dtype=float32)
+      >>> dot_product_attention(q, k, v, causal=True).ravel()
+      Array([1., 2.], dtype=float32)
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 1; shared keys: Ainslie et al. 2023,
+    arXiv 2305.13245; in blocks: Rabe and Staats 2021, arXiv 2112.05682; the soft cap: Gemma Team
+    2024, arXiv 2408.00118, section 2.
+    """
+    _check(q, k, v, mask, segments)
+    if chunk is not None and (chunk < 1 or on_weights is not None):
+        raise PathError(
+            f"expected chunk >= 1 and no on_weights, got chunk {chunk}; the form in chunks holds "
+            "no weights to work on: leave one of the two out",
+            layer="dot_product_attention",
+        )
+    given = () if slopes is None else tuple(map(float, slopes))
+    scoring = Scoring(causal, window, given, soft_cap, k.shape[-3])
+    first = jnp.asarray(start, jnp.int32)
+    queries = Queries(q, first + jnp.arange(q.shape[-3], dtype=jnp.int32), segments)
+    keys = Keys(k, v, jnp.arange(k.shape[-3], dtype=jnp.int32), segments)
+    if chunk is not None:
+        return in_blocks(queries, keys, mask, scoring, chunk).astype(v.dtype)
+    weights = _weights(queries, keys, mask, scoring)
+    return keys.mixed(on_weights(weights) if on_weights else weights).astype(v.dtype)
+
+
+# Traced once for all layers of one kind and shape, and one program where nothing else is compiled.
+@functools.partial(jax.jit, static_argnames="scoring", inline=True)
+def _weights(queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring) -> jax.Array:
+    scores, seen = scoring(queries, keys, mask)
+    scores = jnp.where(seen, scores, UNSEEN)
+    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    parts = jnp.where(seen, jnp.exp(scores - largest), 0)
+    total = parts.sum(-1, keepdims=True)
+    return parts / jnp.where(total == 0, 1, total)
+
+
+def _check(q: Any, k: Any, v: Any, mask: Any, segments: Any) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    fit = min(q.ndim, k.ndim, v.ndim) >= 3 and q.shape[-1] == k.shape[-1]
+    if not (fit and k.shape[:-1] == v.shape[:-1] and q.shape[-2] % k.shape[-2] == 0):
+        _refuse(
+            "q [..., T, H, K], k [..., S, G, K], v [..., S, G, V] with G a divisor of H", shapes
+        )
+    t, s = q.shape[-3], k.shape[-3]
+    if mask is not None:
+        whole = (*q.shape[:-3], q.shape[-2], t, s)
+        # [B, T, S] would be taken for [H, T, S] where B happens to be H.
+        known_axes = mask.ndim in (2, len(whole))
+        if mask.dtype != bool or not known_axes or not _broadcasts(mask.shape, whole):
+            _refuse(
+                f"mask bool {list(whole)} or {[t, s]}, or 1 for any of the numbers",
+                f"{mask.dtype} {list(mask.shape)}",
+                "; one of keys alone is (mask > 0)[:, None, None, :]",
+            )
+    if segments is not None:
+        whole = (*q.shape[:-3], t)
+        integers = jnp.issubdtype(segments.dtype, jnp.integer)
+        if not integers or t != s or segments.shape[-1:] != (t,):
+            _refuse(f"segments integers {list(whole)}", f"{segments.dtype} {list(segments.shape)}")
+
+
+def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in pairs)
+
+
+def _refuse(expected: str, got: str, remedy: str = "") -> None:
+    raise PathError(f"expected {expected}, got {got}{remedy}", layer="dot_product_attention")

@@ -1,0 +1,588 @@
+"""Attention against torch, Flax, JAX's own, and float64 NumPy written from the papers."""
+
+import functools
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+from fdl.layers.positions import alibi_slopes
+
+KEY = jax.random.key(0)
+B, T, H, G, K, V = 2, 7, 4, 2, 6, 5
+
+
+def normals(seed, *shape, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def qkv(seed=0, dtype=np.float32, heads=H, groups=G, keys=T):
+    shapes = [(B, T, heads, K), (B, keys, groups, K), (B, keys, groups, V)]
+    return tuple(normals(seed + i, *shape, dtype=dtype) for i, shape in enumerate(shapes))
+
+
+@functools.cache
+def with_gradients(**options):
+    """`(q, k, v, rest) -> (y, gradients by q, k, v)`, every element of y counted differently."""
+
+    def total(q, k, v, rest):
+        y = fdl.dot_product_attention(q, k, v, **options, **rest)
+        weight = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (weight * y).sum(), y
+
+    def both(q, k, v, rest):
+        gradients, y = jax.grad(total, (0, 1, 2), has_aux=True)(q, k, v, rest)
+        return y, *gradients
+
+    return jax.jit(both)
+
+
+def assert_near(found, expected, bound):
+    """The largest difference, relative to the largest number of each array."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+def by_hand(q, k, v, *, seen, slopes=None, soft_cap=None):
+    """One query at a time, in float64; seen is [B, H, T, S]."""
+    q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
+    y = np.zeros((*q.shape[:3], v.shape[-1]))
+    for b, t, h in np.ndindex(*q.shape[:3]):
+        group = h // (q.shape[2] // k.shape[2])
+        scores = k[b, :, group] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        if soft_cap:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        if slopes is not None:
+            scores = scores - slopes[h] * np.abs(np.arange(len(scores)) - t)
+        which = np.flatnonzero(seen[b, h, t])
+        if len(which):
+            weights = np.exp(scores[which] - scores[which].max())
+            y[b, t, h] = weights @ v[b, which, group] / weights.sum()
+    return y
+
+
+def seen_by_rule(causal=False, window=None, segments=None, mask=None, keys=T):
+    t, s = np.ogrid[:T, :keys]
+    seen = np.ones((B, H, T, keys), bool)
+    if causal:
+        seen &= s <= t
+    if window:
+        seen &= abs(s - t) < window
+    if segments is not None:
+        seen &= (segments[:, :, None] == segments[:, None, :])[:, None]
+    return seen if mask is None else seen & np.asarray(mask)
+
+
+SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 0]])
+MASK = jnp.asarray(np.random.default_rng(7).random((B, H, T, T)) > 0.4).at[0, :, 2].set(False)
+RULES = {
+    "plain": {},
+    "causal": {"causal": True},
+    "window": {"window": 3},
+    "every_rule": {
+        "causal": True,
+        "window": 4,
+        "soft_cap": 1.5,
+        "slopes": alibi_slopes(H),
+        "segments": SEGMENTS,
+        "mask": MASK,
+    },
+    "masked_and_packed": {"segments": SEGMENTS, "mask": MASK[:, :1], "slopes": (1, 0.5, 0.1, 0)},
+}
+
+
+def split(rules):
+    rest = {name: rules[name] for name in ("mask", "segments") if name in rules}
+    return {name: value for name, value in rules.items() if name not in rest}, rest
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"), [*((name, None) for name in RULES), ("every_rule", 3), ("window", 3)]
+)
+def test_attention_is_the_loop_of_the_paper(name, chunk):
+    rules = RULES[name]
+    options, rest = split(rules)
+    names = ("causal", "window", "segments", "mask")
+    seen = seen_by_rule(**{name: rules[name] for name in names if name in rules})
+    shape = {name: rules[name] for name in ("slopes", "soft_cap") if name in rules}
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            q, k, v = qkv(dtype=dtype)
+            y = fdl.dot_product_attention(q, k, v, chunk=chunk, **options, **rest)
+            assert y.dtype == dtype
+            assert_near(y, by_hand(q, k, v, seen=seen, **shape), bound)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "dtype", "bound"),
+    [
+        ("every_rule", 2, "float64", 1e-12),
+        ("every_rule", 3, "float32", 1e-5),
+        ("masked_and_packed", 1, "float64", 1e-12),
+        ("window", 50, "float64", 1e-12),
+    ],
+)
+def test_in_chunks_the_numbers_and_gradients_are_the_same(name, chunk, dtype, bound):
+    options, rest = split(RULES[name])
+    with jax.enable_x64(dtype == "float64"):
+        data = qkv(3, dtype)
+        found = with_gradients(chunk=chunk, **options)(*data, rest)
+        assert_near(found, with_gradients(**options)(*data, rest), bound)
+
+
+def test_in_chunks_forward_mode_and_second_derivatives_work():
+    q, k, v = qkv(4)
+    tangents = qkv(9)
+    found, expected = (
+        jax.jit(
+            lambda *data, chunk=chunk: jax.jvp(
+                jax.grad(
+                    lambda q, k, v: jnp.sin(
+                        fdl.dot_product_attention(q, k, v, causal=True, chunk=chunk)
+                    ).sum(),
+                    (0, 1, 2),
+                ),
+                data[:3],
+                data[3:],
+            )
+        )(q, k, v, *tangents)
+        for chunk in (3, None)
+    )
+    assert_near(found, expected, 1e-5)
+
+
+def shapes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        for variable in [*equation.invars, *equation.outvars]:
+            yield getattr(variable.aval, "shape", ())
+        for value in equation.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda each: hasattr(each, "eqns")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from shapes_in(inner)
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_in_chunks_no_array_holds_all_scores_forward_or_backward(chunk):
+    """Long sequences, whose length 4096 is the only large number, traced and not run."""
+    long = 4096
+    shape = jax.ShapeDtypeStruct((1, long, 2, 8), "float32")
+    row_mask = jax.ShapeDtypeStruct((1, 1, 1, long), "bool")
+
+    def total(q, k, v, mask):
+        return fdl.dot_product_attention(q, k, v, causal=True, mask=mask, chunk=chunk).sum()
+
+    traced = jax.make_jaxpr(jax.value_and_grad(total, (0, 1, 2)))(shape, shape, shape, row_mask)
+    sizes = [np.prod(each, dtype=np.int64) for each in shapes_in(traced.jaxpr)]
+    assert len(sizes) > 100
+    # q itself has 16 numbers a token; 256 blocks of 256 scores would be all of them.
+    assert (max(sizes) >= long * long) == (chunk is None)
+    if chunk:
+        assert max(sizes) <= 64 * long
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_query_with_nothing_to_see_gives_zeros_and_finite_gradients(chunk):
+    q, k, v = (1e3 * each for each in qkv(5))
+    mask = jnp.ones((B, 1, T, T), bool).at[0, :, 2].set(False)
+    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": mask})
+    assert (y[0, 2] == 0).all() and (y[0, 1] != 0).all() and np.isfinite(y).all()
+    assert all(np.isfinite(each).all() for each in gradients)
+    assert (gradients[0][0, 2] == 0).all()
+    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": jnp.zeros((1, 1), bool)})
+    assert not any(np.asarray(each).any() for each in (y, *gradients))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_attention_is_that_of_jax(chunk):
+    q, k, v = qkv(6)
+    v = v[..., :3]
+    k = k[..., :3]
+    q = q[..., :3]
+    options = [
+        ({"window": 3}, {"local_window_size": 2}),
+        ({"window": 3, "causal": True}, {"local_window_size": (2, 0)}),
+    ]
+    seen = MASK[1:] | np.eye(T, dtype=bool)  # of nothing seen JAX gives a mean, and fdl zeros
+    for ours, theirs in options:
+        found = fdl.dot_product_attention(q, k, v, mask=seen, chunk=chunk, **ours)
+        expected = jax.nn.dot_product_attention(q, k, v, mask=seen, **theirs)
+        assert_near(found, expected, 1e-5)
+
+
+def torch_or_skip():
+    return pytest.importorskip("torch", reason="attention was not compared with torch's")
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_attention_is_that_of_torch(chunk):
+    torch = torch_or_skip()
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            data = qkv(8, dtype)
+            theirs = [torch.tensor(np.asarray(x)).transpose(1, 2).requires_grad_() for x in data]
+            y = torch.nn.functional.scaled_dot_product_attention(
+                *theirs, is_causal=True, enable_gqa=True
+            )
+            weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype))
+            (weight.reshape(B, T, H, V).transpose(1, 2) * y).sum().backward()
+            expected = [each.transpose(1, 2).detach() for each in (y, *(t.grad for t in theirs))]
+            found = with_gradients(causal=True, chunk=chunk)(*data, {})
+            assert_near(found, [np.asarray(each) for each in expected], bound)
+
+
+# The layer.
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_layer_is_that_of_torch(cross):
+    torch = torch_or_skip()
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            x = normals(1, B, T, 12, dtype=dtype)
+            context = normals(2, B, 5, 8, dtype=dtype) if cross else x
+            inputs = {"context": context} if cross else {}
+            seen = jnp.asarray(np.random.default_rng(3).random((B, 1, 1, context.shape[1])) > 0.3)
+            mask_name = "context_mask" if cross else "mask"
+            layer = fdl.attention(3, cross=cross, b_init=fdl.initializers.normal(0.5))
+            params, _ = layer.init(KEY, x, **inputs)
+            other = torch.nn.MultiheadAttention(
+                *(12, 3),
+                kdim=context.shape[-1],
+                vdim=context.shape[-1],
+                batch_first=True,
+                dtype=getattr(torch, dtype),
+            )
+            flat = {name: params[name] for name in ("q", "k", "v")}
+            with torch.no_grad():
+                weights = [torch.tensor(np.asarray(each["w"].T)) for each in flat.values()]
+                if cross:
+                    other.q_proj_weight.copy_(weights[0])
+                    other.k_proj_weight.copy_(weights[1])
+                    other.v_proj_weight.copy_(weights[2])
+                else:
+                    other.in_proj_weight.copy_(torch.cat(weights))
+                other.in_proj_bias.copy_(
+                    torch.tensor(np.concatenate([each["b"] for each in flat.values()]))
+                )
+                other.out_proj.weight.copy_(torch.tensor(np.asarray(params["out"]["w"].T)))
+                other.out_proj.bias.copy_(torch.tensor(np.asarray(params["out"]["b"])))
+            tx, tc = (torch.tensor(np.asarray(each), requires_grad=True) for each in (x, context))
+            ignored = torch.tensor(~np.asarray(seen[:, 0, 0]))
+            ty, _ = other(tx, tc, tc, key_padding_mask=ignored)
+            torch.sin(ty).sum().backward()
+
+            def total(params, x, context):
+                given = {"context": context} if cross else {}
+                context = context if cross else x
+                y, _ = layer.apply(params, {}, x, **{**given, mask_name: seen})
+                return jnp.sin(y).sum(), y
+
+            gradients, y = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(params, x, context)
+            assert_near(y, ty.detach().numpy(), bound)
+            by_x = tx.grad if cross else tx.grad + tc.grad
+            assert_near(gradients[1], by_x.numpy(), bound)
+            if cross:
+                assert_near(gradients[2], tc.grad.numpy(), bound)
+            assert_near(gradients[0]["out"]["w"], other.out_proj.weight.grad.numpy().T, bound)
+            by_q = other.q_proj_weight.grad if cross else other.in_proj_weight.grad[:12]
+            assert_near(gradients[0]["q"]["w"], by_q.numpy().T, bound)
+
+
+def test_the_layer_is_that_of_flax(standard_promotion):
+    x = normals(1, B, T, 12)
+    layer = fdl.attention(
+        3, features=5, head_features=4, qk_norm=False, b_init=fdl.initializers.normal(0.5)
+    )
+    params, _ = layer.init(KEY, x)
+    other = flax.linen.MultiHeadDotProductAttention(3, qkv_features=12, out_features=5)
+    theirs = {
+        **{
+            full: {
+                "kernel": params[name]["w"].reshape(12, 3, 4),
+                "bias": params[name]["b"].reshape(3, 4),
+            }
+            for full, name in (("query", "q"), ("key", "k"), ("value", "v"))
+        },
+        "out": {"kernel": params["out"]["w"].reshape(3, 4, 5), "bias": params["out"]["b"]},
+    }
+    mask = MASK[:, :1]
+
+    def ours_total(params, x):
+        y, _ = layer.apply(params, {}, x, mask=mask.at[0, :, 2].set(True))
+        return jnp.sin(y).sum(), y
+
+    def their_total(params, x):
+        y = other.apply({"params": params}, x, mask=mask.at[0, :, 2].set(True))
+        return jnp.sin(y).sum(), y
+
+    found, y = jax.jit(jax.grad(ours_total, (0, 1), has_aux=True))(params, x)
+    expected, their_y = jax.jit(jax.grad(their_total, (0, 1), has_aux=True))(theirs, x)
+    assert_near(y, their_y, 1e-5)
+    assert_near(found[1], expected[1], 1e-5)
+    for full, name in (("query", "q"), ("value", "v"), ("out", "out")):
+        assert_near(found[0][name]["w"].ravel(), expected[0][full]["kernel"].ravel(), 1e-5)
+        assert_near(found[0][name]["b"].ravel(), expected[0][full]["bias"].ravel(), 1e-5)
+
+
+def test_every_option_together_is_the_paper_by_hand():
+    """Grouped, rotated, normalized, capped, sloped, windowed and packed, in float64."""
+    with jax.enable_x64(True):
+        x = normals(1, B, T, 10, dtype=np.float64)
+        layer = fdl.attention(
+            *(H,),
+            features=7,
+            head_features=K,
+            kv_heads=G,
+            causal=True,
+            window=4,
+            rotary=functools.partial(fdl.rotary, base=50.0),
+            alibi=True,
+            qk_norm=True,
+            soft_cap=2.0,
+            b_init=fdl.initializers.normal(0.5),
+        )
+        params, _ = layer.init(KEY, x)
+        moved = jax.tree.map(
+            lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
+        )
+        positions = jnp.array([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 0]])
+        y, _ = layer.apply(moved, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
+        w = jax.tree.map(np.asarray, moved)
+
+        def part(name, heads):
+            h = (np.asarray(x) @ w[name]["w"] + w[name]["b"]).reshape(B, T, heads, K)
+            if name == "v":
+                return h
+            h = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}_norm"]["scale"]
+            return rotated_by_hand(h, np.asarray(positions), 50.0, False)
+
+        seen = seen_by_rule(True, 4, SEGMENTS, MASK)
+        mixed = by_hand(
+            *(part("q", H), part("k", G), part("v", G)),
+            seen=seen,
+            slopes=[2.0 ** (-2 * i) for i in range(1, H + 1)],
+            soft_cap=2.0,
+        )
+        expected = mixed.reshape(B, T, H * K) @ w["out"]["w"] + w["out"]["b"]
+        assert_near(y, expected, 1e-10)
+
+
+# Positions.
+
+
+def rotated_by_hand(x, positions, base, interleaved):
+    """Multiplication by complex numbers, as in section 3.4.2 of the paper."""
+    half = x.shape[-1] // 2
+    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    turn = np.exp(1j * positions[..., None, None] * base ** (-np.arange(half) / half))
+    turned = (first + 1j * second) * turn
+    if interleaved:
+        return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_turns_pairs_as_the_paper_says(interleaved):
+    positions = np.array([[0, 3, 1, 900, 5, 6, 7], [1, 2, 3, 4, 5, 6, 2000]])
+    for dtype, bound in (("float32", 3e-4), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            x = normals(1, B, T, H, K, dtype=dtype)
+            found = fdl.rotary(x, positions, base=300.0, interleaved=interleaved)
+            expected = rotated_by_hand(np.asarray(x, np.float64), positions, 300.0, interleaved)
+            assert found.dtype == dtype
+            assert_near(found, expected, bound)
+            near = fdl.rotary(x, positions % 10, base=300.0, interleaved=interleaved)
+            exact = rotated_by_hand(np.asarray(x, np.float64), positions % 10, 300.0, interleaved)
+            assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
+
+
+def test_scores_of_rotated_heads_depend_on_distance_alone():
+    q, k = normals(1, T, 1, 8), normals(2, T, 1, 8)
+    scores = [
+        jnp.einsum("thk,shk->ts", fdl.rotary(q, at), fdl.rotary(k, at))
+        for at in (jnp.arange(T), jnp.arange(T) + 100)
+    ]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-4)
+    assert np.abs(scores[0] - jnp.einsum("thk,shk->ts", q, k)).max() > 0.1
+
+
+def test_the_slopes_of_alibi():
+    assert alibi_slopes(8) == tuple(2.0**-i for i in range(1, 9))
+    # As the authors' code gives them for heads that are no power of two.
+    np.testing.assert_allclose(
+        alibi_slopes(6), [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125], rtol=1e-12
+    )
+    assert alibi_slopes(1) == (2.0**-8,)
+
+
+# What else the layer promises.
+
+
+def test_attention_maps_are_captured_and_dropped_in_training():
+    x = normals(1, B, T, 12)
+    layer = fdl.attention(3, causal=True, dropout_rate=0.5)
+    model = fdl.chain(attend=layer)
+    params, state = model.init(KEY, x)
+    look = fdl.capture(model, "attend/weights")
+    weights = look(params, state, x)["attend/weights"]
+    assert weights.shape == (B, 3, T, T)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert (np.triu(np.asarray(weights[0, 0]), 1) == 0).all()
+    dropped = look(params, state, x, key=KEY, train=True)["attend/weights"]
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped, np.where(kept, 2 * weights, 0), rtol=1e-6)
+    assert 0.3 < kept[weights != 0].mean() < 0.7
+
+
+def test_paths_of_a_layer_and_its_input_of_the_context_only():
+    x, context = normals(1, B, T, 12), normals(2, B, 5, 8)
+    block = fdl.chain(
+        own=fdl.attention(3, kv_heads=1), other=fdl.attention(2, cross=True, bias=False)
+    )
+    params, state = block.init(KEY, x, context=context)
+    shapes = {path: leaf.shape for path, leaf in fdl.paths.leaves(params).items()}
+    assert shapes["own/q/w"] == (12, 12) and shapes["own/k/w"] == (12, 4)
+    assert shapes["other/k/w"] == (8, 12) and "other/k/b" not in shapes
+    y, _ = block.apply(params, state, x, context=context)
+    first, _ = block.children["own"].apply(params["own"], {}, x)
+    second, _ = block.children["other"].apply(params["other"], {}, first, context=context)
+    np.testing.assert_array_equal(y, second)
+
+
+LAYER_ERRORS = {
+    "width": (
+        lambda: fdl.attention(4),
+        {},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected x \[\.\.\., D\] with D a multiple of 4 heads, got \[2, 3, 6\]; give "
+        r"head_features=\.\.\., or another number of heads",
+    ),
+    "rank": (
+        lambda: fdl.attention(1),
+        {},
+        normals(0, 6),
+        r"top/attend: expected x \['T', 'D'\], got \[6\]; give one row of features for every token",
+    ),
+    "mask_dtype": (
+        lambda: fdl.attention(2),
+        {"mask": jnp.ones((2, 1, 3, 3))},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, got "
+        r"float32 \[2, 1, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
+    ),
+    "mask_shape": (
+        lambda: fdl.attention(2, chunk=2),
+        {"mask": jnp.ones((2, 3, 3), bool)},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, got "
+        r"bool \[2, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
+    ),
+    "segments": (
+        lambda: fdl.attention(2),
+        {"segments": jnp.ones((2, 4), jnp.int32)},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected segments integers \[2, 3\], got int32 \[2, 4\]",
+    ),
+    "positions": (
+        lambda: fdl.attention(2, head_features=3, rotary=True),
+        {},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected x \[\.\.\., T, H, K\] with K even and positions \[\.\.\., T\], got "
+        r"x \[2, 3, 2, 3\] and positions \[3\]; give heads an even number of features, and every "
+        r"token a position",
+    ),
+    "context": (
+        lambda: fdl.attention(2, cross=True),
+        {"context": normals(1, 3, 4, 6)},
+        normals(0, 2, 3, 6),
+        r"top/attend: expected context \[2, 'T', 'D'\], got \[3, 4, 6\]; give one row of features "
+        r"for every token",
+    ),
+    "unknown": (
+        lambda: fdl.attention(2),
+        {"positions": jnp.arange(3)},
+        normals(0, 2, 3, 6),
+        r"chain: expected extra inputs among \[mask, segments\], got 'positions', which no layer "
+        r"here takes; leave it out, or name it in the layer that should read it",
+    ),
+    "integers": (
+        lambda: fdl.attention(2),
+        {},
+        jnp.ones((2, 3, 6), jnp.int32),
+        r"top/attend/q: expected x of a floating dtype, got int32 \[2, 3, 6\]; put "
+        r"rescale\(1 / 255\) or the like in front, or convert x with astype",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYER_ERRORS)
+def test_what_a_layer_cannot_take_is_said_by_path(case):
+    make, inputs, x, message = LAYER_ERRORS[case]
+    model = fdl.chain(top=fdl.chain(attend=make()))
+    with pytest.raises(fdl.PathError, match=rf"^{message}(\n|$)"):
+        model.init(KEY, x, **inputs)
+    with pytest.raises(fdl.PathError, match=rf"^{message}(\n|$)"):
+        jax.jit(lambda x, inputs: model.init(KEY, x, **inputs))(x, inputs)
+
+
+def test_a_pass_with_the_wrong_width_names_the_projection():
+    model = fdl.chain(decoder=fdl.chain(attn=fdl.attention(4)))
+    params, _ = model.init(KEY, normals(0, 8, 16, 64))
+    message = r"^decoder/attn/q: expected x \[\.\.\., 64\], got \[8, 16, 48\]; flatten x(\n|$)"
+    for wrap in (lambda f: f, jax.jit, jax.grad, jax.vmap):
+        with pytest.raises(fdl.PathError, match=message):
+            wrap(lambda s: model.apply(params, {}, normals(0, 8, 16, 48))[0].sum() * s)(
+                jnp.ones(1) if wrap is jax.vmap else 1.0
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"heads": 6, "kv_heads": 4},
+            "expected heads >= 1 and kv_heads that divide them, got heads 6 and kv_heads 4",
+        ),
+        (
+            {"heads": 0},
+            "expected heads >= 1 and kv_heads that divide them, got heads 0 and kv_heads None",
+        ),
+        ({"heads": 2, "window": 0}, "expected a window >= 1, got 0; 1 sees itself alone"),
+        (
+            {"heads": 2, "cross": True, "causal": True},
+            "expected cross without causal, window, rotary and alibi, got one of them; tokens of x "
+            "and of context have no common order",
+        ),
+        (
+            {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
+            "expected chunk >= 1 and dropout_rate 0 beside it, got chunk 8 and dropout_rate 0.5; "
+            "the form in chunks never holds the weights to be dropped",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"^attention: {message}$"):
+        fdl.attention(**options)
+
+
+def test_the_pure_function_refuses_what_does_not_fit():
+    q, k, v = qkv()
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected q \[\.\.\., T, H, K\], k \[\.\.\., S, G, K\], "
+        r"v \[\.\.\., S, G, V\] with G a divisor of H, got q \[2, 7, 4, 6\], k \[2, 7, 2, 6\], "
+        r"v \[2, 6, 2, 5\]$",
+    ):
+        fdl.dot_product_attention(q, k, v[:, 1:])
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected chunk >= 1 and no on_weights, got chunk 2; the "
+        r"form in chunks holds no weights to work on: leave one of the two out$",
+    ):
+        fdl.dot_product_attention(q, k, v, chunk=2, on_weights=jnp.sin)
