@@ -60,8 +60,8 @@ def start_decoding(
     own = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)[1]
     if set(paths.leaves(own)) != set(paths.leaves(state)):
         raise PathError(
-            f"expected the model's state, {_keys(own)}, got {_keys(state)}; pass state=..., as "
-            "training left it",
+            f"expected the model's state [{_keys(own)}], got [{_keys(state)}]; pass "
+            "state=..., as training left it",
             layer="start_decoding",
         )
     once = _continuing(model, length, _once)
@@ -244,4 +244,4 @@ def _overlaid(below: Any, above: Any) -> Any:
 
 
 def _keys(tree: State) -> str:
-    return f"with {', '.join(tree)}" if tree else "which has none"
+    return ", ".join(paths.leaves(tree))

@@ -473,15 +473,15 @@ LAYER_ERRORS = {
         lambda: fdl.attention(2),
         {"mask": jnp.ones((2, 1, 3, 3))},
         normals(0, 2, 3, 6),
-        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, got "
-        r"float32 \[2, 1, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
+        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, "
+        r"got float32 \[2, 1, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
     ),
     "mask_shape": (
         lambda: fdl.attention(2, chunk=2),
         {"mask": jnp.ones((2, 3, 3), bool)},
         normals(0, 2, 3, 6),
-        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, got "
-        r"bool \[2, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
+        r"top/attend: expected mask bool \[2, 2, 3, 3\] or \[3, 3\], or 1 for any of the numbers, "
+        r"got bool \[2, 3, 3\]; one of keys alone is \(mask > 0\)\[:, None, None, :\]",
     ),
     "segments": (
         lambda: fdl.attention(2),

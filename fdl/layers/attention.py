@@ -147,7 +147,7 @@ class _Attention:
     def decoding(self, length: int) -> Layer:
         if not self.causal:
             raise PathError(
-                "expected causal=True, got attention that sees later tokens, of which the answers "
+                "expected causal=True, got attention that sees later tokens, on which the answers "
                 "for earlier ones depend; such a network cannot go on from a cache",
                 layer=self.name,
             )
@@ -256,4 +256,3 @@ def _check(
             f"attention: expected chunk >= 1 and dropout_rate 0 beside it, got chunk {chunk} and "
             f"dropout_rate {dropout_rate}; the form in chunks never holds the weights to be dropped"
         )
-

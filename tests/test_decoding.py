@@ -1,0 +1,288 @@
+"""Decoding with a cache is the full pass, for any network that looks back."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+
+KEY = jax.random.key(0)
+B, T, C = 2, 9, 11
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, C, (B, T)), jnp.int32)
+
+
+def one_hot(tokens):
+    return jax.nn.one_hot(tokens, C)
+
+
+def block(**options):
+    return fdl.network(
+        lambda f, x: f.out(fdl.gelu(f.up(h := x + f.attend(x)))) + h,
+        attend=fdl.attention(4, causal=True, **options),
+        up=fdl.dense(16),
+        out=fdl.dense(8),
+    )
+
+
+def model_of(**options):
+    return fdl.chain(
+        one_hot, fdl.dense(8), block(**options), last=block(**options), head=fdl.dense(C)
+    )
+
+
+MODELS = {
+    "plain": {},
+    "grouped_rotary": {"kv_heads": 2, "rotary": True, "qk_norm": True},
+    "window_alibi": {"alibi": True, "window": 3, "soft_cap": 2.0, "head_features": 3},
+    "in_chunks": {"chunk": 4, "rotary": True},
+}
+
+
+@functools.cache
+def made(name):
+    model = model_of(**MODELS[name])
+    params, state = model.init(KEY, TOKENS)
+    whole, _ = jax.jit(functools.partial(model.apply, params, state))(TOKENS)
+    return model, params, whole
+
+
+@functools.cache
+def decoder(model):
+    return jax.jit(functools.partial(fdl.decode, model))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("pieces", [(4, 1, 3, 1), (9,)])
+def test_decoding_is_the_full_pass(name, pieces):
+    model, params, whole = made(name)
+    cache = fdl.start_decoding(model, params, TOKENS, 12)
+    before = jax.tree.structure(cache)
+    found, place = [], 0
+    for piece in pieces:
+        y, cache = decoder(model)(params, cache, TOKENS[:, place : place + piece])
+        assert jax.tree.structure(cache) == before
+        found.append(y)
+        place += piece
+    np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grouped_rotary", "window_alibi"])
+def test_decoding_one_by_one_inside_scan_is_the_full_pass(name):
+    model, params, whole = made(name)
+
+    @jax.jit
+    def one_by_one(params, tokens):
+        def step(cache, token):
+            y, cache = fdl.decode(model, params, cache, token[:, None])
+            return cache, y[:, 0]
+
+        cache = fdl.start_decoding(model, params, tokens, T)
+        return jax.lax.scan(step, cache, tokens.T)[1].swapaxes(0, 1)
+
+    np.testing.assert_allclose(one_by_one(params, TOKENS), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cache_is_a_value_by_path_in_the_dtype_of_the_params():
+    model, params, _ = made("grouped_rotary")
+    cache = fdl.start_decoding(model, params, TOKENS[:1, :3], 7)
+    shapes = {path: (leaf.shape, str(leaf.dtype)) for path, leaf in fdl.paths.leaves(cache).items()}
+    own = {
+        "attend/cache/k": ((1, 7, 2, 2), "float32"),
+        "attend/cache/v": ((1, 7, 2, 2), "float32"),
+        "attend/position/count": ((), "int32"),
+    }
+    names = ("last", "network_0")
+    assert shapes == {f"{name}/{path}": leaf for name in names for path, leaf in own.items()}
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(cache))
+    x = jnp.ones((1, 3, 8), jnp.bfloat16)
+    layer = fdl.attention(2, causal=True)
+    narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), layer.init(KEY, jnp.ones((1, 3, 8)))[0])
+    cache = fdl.start_decoding(layer, narrow, x, 4)
+    assert cache["cache"]["k"].dtype == jnp.bfloat16
+    y, after = fdl.decode(layer, narrow, cache, x)
+    assert y.dtype == after["cache"]["k"].dtype == jnp.bfloat16
+
+
+def test_a_mask_is_over_the_places_of_the_cache_and_positions_are_as_given():
+    layer = fdl.attention(2, causal=True, rotary=True)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((B, 5, 8)), jnp.float32)
+    seen = jnp.array([[False, True, True, True, True], [True, True, False, True, True]])
+    positions = jnp.array([[0, 0, 1, 2, 3], [0, 1, 2, 2, 7]])
+    params, _ = layer.init(KEY, x)
+    mask = seen[:, None, None, :]
+    whole, _ = layer.apply(params, {}, x, mask=mask, positions=positions)
+    cache = fdl.start_decoding(layer, params, x, 6)
+    over_all = jnp.pad(mask, [(0, 0)] * 3 + [(0, 1)])
+    found = []
+    for part in (slice(0, 3), slice(3, 5)):
+        y, cache = fdl.decode(
+            layer, params, cache, x[:, part], mask=over_all, positions=positions[:, part]
+        )
+        found.append(y)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-5)
+    plain, _ = layer.apply(params, {}, x)
+    assert np.abs(plain - whole).max() > 1e-2
+
+
+def test_a_context_is_given_at_every_step():
+    context = jnp.asarray(np.random.default_rng(1).standard_normal((B, 4, 5)), jnp.float32)
+    model = fdl.chain(
+        one_hot, fdl.attention(1, causal=True), fdl.attention(1, cross=True), head=fdl.dense(3)
+    )
+    params, _ = model.init(KEY, TOKENS, context=context)
+    whole, _ = model.apply(params, {}, TOKENS, context=context)
+    cache = fdl.start_decoding(model, params, TOKENS, T, context=context)
+    assert list(cache) == ["attention_0"]
+    first, cache = fdl.decode(model, params, cache, TOKENS[:, :4], context=context)
+    second, cache = fdl.decode(model, params, cache, TOKENS[:, 4:], context=context)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def running_scale():
+    """x times a number that training moves, and decoding does not."""
+
+    def init(key, x):
+        return {}, {"scale": jnp.ones((), x.dtype)}
+
+    def apply(params, state, x, *, key=None, train=False):
+        return x * state["scale"], {"scale": state["scale"] + 1.0 if train else state["scale"]}
+
+    return fdl.Layer("running_scale", init, apply)
+
+
+def test_the_state_of_the_model_goes_with_the_cache():
+    model = fdl.chain(one_hot, running_scale(), fdl.attention(1, causal=True))
+    params, state = model.init(KEY, TOKENS)
+    trained = jax.tree.map(lambda s: 3 * s, state)
+    whole, _ = model.apply(params, trained, TOKENS)
+    cache = fdl.start_decoding(model, params, TOKENS, T, state=trained)
+    first, cache = fdl.decode(model, params, cache, TOKENS[:, :4])
+    second, cache = fdl.decode(model, params, cache, TOKENS[:, 4:])
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+    assert cache["running_scale_0"]["scale"] == 3
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^start_decoding: expected the model's state \[running_scale_0/scale\], got \[\]; "
+        r"pass state=\.\.\., as training left it$",
+    ):
+        fdl.start_decoding(model, params, TOKENS, T)
+
+
+def test_past_its_end_a_cache_gives_no_number():
+    model, params, whole = made("plain")
+    cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)
+    y, cache = decoder(model)(params, cache, TOKENS[:, :4])
+    y, cache = decoder(model)(params, cache, TOKENS[:, 4:5])
+    np.testing.assert_allclose(y[:, 0], whole[:, 4], rtol=1e-5, atol=1e-5)
+    for place in (5, 6):
+        y, cache = decoder(model)(params, cache, TOKENS[:, place : place + 1])
+        assert np.isnan(y).all()
+
+
+def test_what_cannot_decode_says_why():
+    params, _ = made("plain")[1:]
+    model = made("plain")[0]
+    both = fdl.chain(top=fdl.chain(one_hot, see=fdl.attention(1)))
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^top/see: expected causal=True, got attention that sees later tokens, on which the "
+        r"answers for earlier ones depend; such a network cannot go on from a cache",
+    ):
+        fdl.start_decoding(both, both.init(KEY, TOKENS)[0], TOKENS, T)
+    shared = fdl.network(lambda f, x: f.see(f.see(x)), see=fdl.attention(1, causal=True))
+    x = jnp.ones((1, 2, 4))
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^see: expected one call in a pass, got two; layers that share weights need a cache "
+        r"each, so give them names and weights of their own to decode",
+    ):
+        fdl.start_decoding(shared, shared.init(KEY, x)[0], x, 5)
+    cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)
+    for tokens in (TOKENS[:1, :3], TOKENS[:, :6]):
+        told = rf"got \[{tokens.shape[0]}, {tokens.shape[1]}, 4, 2\]"
+        for call in (functools.partial(fdl.decode, model), decoder(model)):
+            with pytest.raises(
+                fdl.PathError,
+                match=rf"^network_0/attend/cache: expected keys \[2, 'T', 4, 2\] with T <= 5, "
+                rf"{told}; start_decoding with this batch, and a length for all tokens",
+            ):
+                call(params, cache, tokens)
+
+
+# Generating.
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_generating_is_a_loop_over_full_passes(key):
+    model, params, _ = made("grouped_rotary")
+    full = jax.jit(functools.partial(model.apply, params, {}))
+    text = TOKENS[:, :3]
+    for step in range(5):
+        # Padded, so that one program serves all lengths; a causal network does not see it.
+        padded = jnp.pad(text, [(0, 0), (0, 8 - text.shape[1])])
+        last = full(padded)[0][:, text.shape[1] - 1]
+        if key is None:
+            new = last.argmax(-1)
+        else:
+            kept = jax.lax.top_k(last, 4)[0][:, -1:]
+            last = jnp.where(last >= kept, last / 0.7, -jnp.inf)
+            new = jax.random.categorical(jax.random.fold_in(key, step), last)
+        text = jnp.concatenate([text, new[:, None].astype(text.dtype)], 1)
+    options = {} if key is None else {"key": key, "temperature": 0.7, "top_k": 4}
+    found = fdl.generate(model, params, TOKENS[:, :3], 5, **options)
+    assert found.dtype == TOKENS.dtype
+    np.testing.assert_array_equal(found, text)
+
+
+def test_generated_tokens_come_as_often_as_the_model_says():
+    """A network of one bias draws from softmax(bias / temperature) cut to the top 3."""
+    bias = jnp.array([1.0, 0.0, -0.5, 2.0, 0.5])
+
+    def init(key, x):
+        return {"b": bias}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        return jnp.zeros((*x.shape, 5)) + params["b"], state
+
+    model = fdl.Layer("bias", init, apply)
+    prompt = jnp.zeros((50, 1), jnp.uint8)
+    drawn = fdl.generate(
+        model, {"b": bias}, prompt, 100, key=KEY, temperature=jnp.float32(2.0), top_k=3
+    )[:, 1:]
+    chances = np.exp(np.asarray(bias) / 2) * np.array([1, 0, 0, 1, 1])
+    chances /= chances.sum()
+    often = np.bincount(np.asarray(drawn).ravel(), minlength=5) / drawn.size
+    assert (np.abs(often - chances) <= 4 * np.sqrt(chances * (1 - chances) / drawn.size)).all()
+    assert drawn.dtype == jnp.uint8
+    # Neither steps nor sequences repeat each other's bits.
+    assert 0.2 < (drawn[0] == drawn[1]).mean() < 0.7 and (drawn[:, 0] == drawn[:, 1]).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        (
+            TOKENS,
+            {"steps": 0},
+            r"expected steps >= 1 and top_k >= 1 or None, got steps 0 and top_k None",
+        ),
+        (
+            TOKENS,
+            {"steps": 2, "top_k": 0},
+            r"expected steps >= 1 and top_k >= 1 or None, got steps 2 and top_k 0",
+        ),
+        (
+            TOKENS[:, :0],
+            {"steps": 2},
+            r"expected integer tokens \[B, T\] with T >= 1, got int32 \[2, 0\]; begin with at "
+            r"least one token",
+        ),
+    ],
+)
+def test_generate_refuses_what_it_cannot_go_on_from(tokens, options, message):
+    model, params, _ = made("plain")
+    with pytest.raises(ValueError, match=f"^generate: {message}$"):
+        fdl.generate(model, params, tokens, **options)
