@@ -73,10 +73,10 @@ def attention(
       heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with qk_norm
       also {"q_norm", "k_norm"}, each {"scale": [K]}. Extra inputs, none of which must be given:
       `mask`, bool [..., H, T, T], any axis of which may be 1, True where a query sees a key;
-      `segments`, integers [..., T], of which only equal ones see each other; with rotary `positions` [..., T], by
-      default 0, 1, ... With cross: `context`, and `context_mask` as `mask`. A token that sees none
-      gives what `out` makes of zeros. Without chunk, `capture` finds the attention maps
-      [..., H, T, S] at the path `weights`.
+      `segments`, integers [..., T], of which only equal ones see each other; with rotary
+      `positions` [..., T], by default 0, 1, ... With cross: `context`, which must be given, and
+      `context_mask` as `mask`. A token that sees none gives what `out` makes of zeros. Without
+      chunk, `capture` finds the attention maps [..., H, T, S] at the path `weights`.
 
     Raises:
       ValueError: options out of range, or that exclude each other.

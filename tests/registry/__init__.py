@@ -5,6 +5,7 @@ from registry import combinators, networks, norm
 from registry import dropout, embed, gated, networks, norm
 from registry import attention, networks
 from registry import attention, combinators, networks, norm
+from registry import attention, combinators, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
