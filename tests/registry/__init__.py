@@ -1,10 +1,5 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
-from registry import combinators, dropout, embed, gated, networks, norm
-from registry import combinators, networks, norm
-from registry import dropout, embed, gated, networks, norm
-from registry import attention, networks
-from registry import attention, combinators, networks, norm
 from registry import attention, combinators, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
