@@ -74,6 +74,7 @@ from fdl.optim import sgd as sgd
 
 # Training.
 from fdl.train import Run as Run
+from fdl.train import compare_optimizers as compare_optimizers
 from fdl.train import draw_batch as draw_batch
 from fdl.train import evaluate as evaluate
 from fdl.train import fit as fit

@@ -353,6 +353,32 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
         ],
     ),
+    "fdl/train/compare.py": (
+        "test_compare_optimizers.py",
+        [
+            ("np.where(_finite(trained.curves).all(1), score, np.inf)", "score"),
+            ("curve <= sign * target", "curve <= target"),
+            ('1 if mode == "min" else -1', "1"),
+            ("records[there.argmax(-1)]", "there.argmax(-1)"),
+        ],
+    ),
+    "fdl/train/grid.py": (
+        "test_compare_optimizers.py",
+        [
+            ("np.int32(step - taken)", "np.int32(step)"),
+            ("jnp.asarray(seeds, jnp.uint32)", "jnp.zeros(len(seeds), jnp.uint32)"),
+            ("make(rate).init(params), (None, 0)", "make(rates[0]).init(params), (None, 0)"),
+            ("jax.vmap(jax.vmap(schedule_free_eval_params))(part, run.params)", "run.params"),
+        ],
+    ),
+    "fdl/look/optimizers.py": (
+        "test_compare_optimizers.py",
+        [
+            ("ends.std(ddof=1)", "ends.std()"),
+            ("values.min(-1), values.max(-1)", "values.mean(-1), values.max(-1)"),
+            ("met.mean():.0f", "met.min():.0f"),
+        ],
+    ),
 }
 
 

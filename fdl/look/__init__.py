@@ -7,5 +7,8 @@ from fdl.look.compare import Difference as Difference
 from fdl.look.compare import difference as difference
 from fdl.look.measure import linear_readout as linear_readout
 from fdl.look.measure import principal_components as principal_components
+from fdl.look.optimizers import best_curves as best_curves
+from fdl.look.optimizers import comparison_table as comparison_table
+from fdl.look.optimizers import rate_sensitivity as rate_sensitivity
 from fdl.look.summary import depth as depth
 from fdl.look.summary import summary as summary

@@ -1,5 +1,7 @@
 """Training: the step, the loop that runs many of them as one program, evaluation, and weights."""
 
+from fdl.train.compare import Comparison as Comparison
+from fdl.train.compare import compare_optimizers as compare_optimizers
 from fdl.train.evaluate import evaluate as evaluate
 from fdl.train.evaluate import predict as predict
 from fdl.train.host import Best as Best

@@ -99,7 +99,7 @@ def fit(
     examples = check_objective(objective, run.params, run.state, data)
     if validation is not None:
         check_objective(objective, run.params, run.state, validation)
-    last = _last_step(examples, batch_size, epochs, steps)
+    last = last_step("fit", examples, batch_size, epochs, steps)
     every = record_every or math.ceil(examples / batch_size)
     _check_numbers(every, chunk, patience, mode, validation is not None)
     host = Host(monitor, mode, patience, chunk, log)
@@ -107,7 +107,7 @@ def fit(
     run, step = own(run), int(run.step)
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     evaluation = {"objective": objective, "batch_size": BATCH_SIZE}
-    none_yet = _no_totals(run, data, settings)
+    none_yet = zero_means(run, *_step.eval_shape(run, data, **settings))
     means = own(none_yet)
     with interruptible() as interrupted, Progress(progress, step, last) as bar:
         while step < last and not host.reason:
@@ -177,12 +177,24 @@ def _step(
     return train_step(objective, optimizer, run, data, batch_size)
 
 
-def _no_totals(run: Run, data: Any, settings: dict[str, Any]) -> Any:
-    """Zero means, after a look at the shapes of one step: it must give back a run like its own."""
-    after, means = _step.eval_shape(run, data, **settings)
-    before, after = paths.leaves(run), paths.leaves(after)
-    for path in sorted({*before, *after}):
-        had, got = before.get(path), after.get(path)
+def zero_means(run: Any, after: Any, means: Any) -> Any:
+    """Zeros to add the means of steps to, if a step gives back a run like the one it was given.
+
+    Args:
+      run: before a step.
+      after: the shapes of the run after it.
+      means: the shapes of what it reports.
+
+    Raises:
+      PathError: a leaf of another shape or dtype after the step, or none.
+
+    Example:
+      >>> zero_means({}, {}, {"loss": jax.ShapeDtypeStruct((), jnp.float32)})
+      {'loss': Array(0., dtype=float32)}
+    """
+    given, given_back = paths.leaves(run), paths.leaves(after)
+    for path in sorted({*given, *given_back}):
+        had, got = given.get(path), given_back.get(path)
         if had is None or got is None or (had.shape, had.dtype) != (got.shape, got.dtype):
             raise paths.PathError(
                 f"expected a step to leave {_said(had)}, got {_said(got)}; the objective must give "
@@ -192,14 +204,25 @@ def _no_totals(run: Run, data: Any, settings: dict[str, Any]) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), means)
 
 
-def _last_step(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:
+def last_step(
+    who: str, examples: int, batch_size: int, epochs: float | None, steps: int | None
+) -> int:
+    """The number of steps that were asked for.
+
+    Raises:
+      ValueError: both or neither of epochs and steps; a number out of range.
+
+    Example:
+      >>> last_step("fit", 100, 32, 2, None)
+      7
+    """
     if batch_size < 1:
-        raise ValueError(f"fit: expected batch_size >= 1, got {batch_size}")
+        raise ValueError(f"{who}: expected batch_size >= 1, got {batch_size}")
     if (epochs is None) == (steps is None):
-        raise ValueError("fit: expected either epochs or steps, got both or neither")
+        raise ValueError(f"{who}: expected either epochs or steps, got both or neither")
     last = steps if steps is not None else math.ceil((epochs or 0) * examples / batch_size)
     if not 0 <= last < 2**32:
-        raise ValueError(f"fit: expected a number of steps in [0, 2**32), got {last}")
+        raise ValueError(f"{who}: expected a number of steps in [0, 2**32), got {last}")
     return last
 
 

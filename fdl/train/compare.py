@@ -1,0 +1,229 @@
+"""Which optimizer, and at which rate: every one trained over a grid of rates, from several seeds.
+
+R learning rates, S seeds, P records of a training run.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import GradientTransformation
+
+from fdl.optim.leafwise import check_params
+from fdl.train.evaluate import check_objective
+from fdl.train.grid import Trained, train_grid
+from fdl.train.loop import last_step
+from fdl.train.objective import Objective
+
+Make = Callable[[Any], GradientTransformation]
+
+
+class Comparison(NamedTuple):
+    """What one optimizer did at each rate from each seed.
+
+    Args:
+      rates: [R], float64, rising.
+      seeds: [S].
+      steps: [P], how many steps had been taken at each record.
+      curves: name -> [R, S, P]: the training loss and metrics, their means since the record before,
+        and those of the validation data under `val_...`. Not finite where a member diverged.
+      monitor: the curve that decided which rate is best.
+      best: which of the rates; None if at each of them some seed diverged.
+      steps_to_target: [R, S], steps at the first record that met the target, infinite where none
+        did; None without a target.
+      seconds_per_step: of one step of one network, while all R * S were trained at once.
+      compile_seconds: for tracing and compiling the one program.
+    """
+
+    rates: np.ndarray
+    seeds: np.ndarray
+    steps: np.ndarray
+    curves: dict[str, np.ndarray]
+    monitor: str
+    best: int | None
+    steps_to_target: np.ndarray | None
+    seconds_per_step: float
+    compile_seconds: float
+
+    def final(self, name: str) -> np.ndarray:
+        """A curve's last values, [R, S]."""
+        return self.curves[name][..., -1]
+
+    def diverged(self) -> np.ndarray:
+        """Whether a member ended in a value that is not finite, [R, S]."""
+        return ~_finite(self.curves)
+
+
+def compare_optimizers(
+    objective: Objective,
+    init: Callable[[int], tuple[Any, Any]],
+    data: Any,
+    optimizers: Mapping[str, Make],
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int] = (0, 1, 2),
+    batch_size: int = 128,
+    epochs: float | None = None,
+    steps: int | None = None,
+    validation: Any = None,
+    record_every: int | None = None,
+    monitor: str = "loss",
+    mode: Literal["min", "max"] = "min",
+    target: float | None = None,
+) -> dict[str, Comparison]:
+    """Trains every optimizer at every rate from every seed, all members of one in one program.
+
+    Each member is the run that `fit` would make from `start(params, make(rate), seed=seed)`: one
+    that diverges changes nothing in the others. The parameters that are validated are those that
+    the optimizer wants tested, which for `schedule_free` are not those in training.
+
+    Args:
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`, see `supervised`.
+      init: seed -> (params, state), as `lambda seed: model.init(jax.random.key(seed), x)`; for
+        parameters of your own `lambda seed: (params, {})`. Seeds then differ in batches alone.
+      data: a pytree of arrays [N, ...].
+      optimizers: name -> a function of the rate, such as `fdl.adam` or
+        `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate comes as a traced scalar.
+      rates: [R], > 0, rising; best with a constant ratio between them.
+      seeds: [S], different ones, in [0, 2**32): of the parameters, batches and all random bits.
+      batch_size: B, as in `fit`.
+      epochs: as in `fit`.
+      steps: as in `fit`.
+      validation: data to be evaluated at every record.
+      record_every: steps from one record to the next; by default one epoch's.
+      monitor: which metric tells the best rate, by its last value's mean over seeds: that of the
+        validation data, or of the training without any.
+      mode: whether a smaller ("min") or a larger ("max") value of it is better.
+      target: a value of it, to count the steps until it is met.
+
+    Returns:
+      name -> Comparison, to be printed by `fdl.look.comparison_table` and drawn by
+      `fdl.look.rate_sensitivity` and `fdl.look.best_curves`. Warns where the best rate is the
+      smallest or the largest, so that a better one may lie outside.
+
+    Raises:
+      ValueError: arguments or data that cannot be trained on.
+      PathError: data that the model cannot take, with the path of the layer.
+
+    Example:
+      >>> from fdl.optim import sgd
+      >>> from fdl.train import plain
+      >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
+      >>> found = compare_optimizers(
+      ...     objective, lambda seed: (jnp.array(0.0), {}), jnp.ones(8), {"sgd": sgd},
+      ...     rates=[0.1, 0.5, 2.0], seeds=[0], batch_size=4, steps=4)
+      >>> float(found["sgd"].rates[found["sgd"].best]), found["sgd"].diverged().tolist()
+      (0.5, [[False], [False], [False]])
+
+    Source: section 11.4 of Goodfellow, Bengio and Courville 2016, "Deep Learning", for the grid;
+    Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for comparing by tuned rates and seeds.
+    """
+    _check(optimizers, rates, seeds, record_every, mode)
+    begun = [_begin(init, int(seed)) for seed in seeds]
+    examples = check_objective(objective, *begun[0], data)
+    if validation is not None:
+        check_objective(objective, *begun[0], validation)
+    last = last_step("compare_optimizers", examples, batch_size, epochs, steps)
+    if last < 1:
+        raise ValueError("compare_optimizers: expected at least one step, got none")
+    every = record_every or math.ceil(examples / batch_size)
+    settings: dict[str, Any] = {
+        "rates": np.asarray(rates, np.float64),
+        "seeds": np.asarray(seeds),
+        "batch_size": batch_size,
+        "records": np.unique([*range(every, last, every), last]),
+    }
+    begun, data, validation = jax.tree.map(jnp.asarray, (_stacked(begun), data, validation))
+    watched = monitor if validation is None else f"val_{monitor}"
+    found = {}
+    for name, make in optimizers.items():
+        trained = train_grid(objective, make, begun, data, validation, **settings)
+        found[name] = _judged(trained, watched, mode, target, settings)
+        _warn_at_the_edge(name, found[name])
+    return found
+
+
+def _judged(
+    trained: Trained, watched: str, mode: str, target: float | None, settings: dict[str, Any]
+) -> Comparison:
+    """The best rate, and the steps to the target, from the curves."""
+    rates, seeds, records = (settings[name] for name in ("rates", "seeds", "records"))
+    if watched not in trained.curves:
+        known = ", ".join(name.removeprefix("val_") for name in trained.curves)
+        raise ValueError(
+            f"compare_optimizers: expected monitor among {known}, got "
+            f"{watched.removeprefix('val_')!r}"
+        )
+    sign = 1 if mode == "min" else -1
+    curve = sign * trained.curves[watched]
+    score = curve[..., -1].mean(1)
+    score = np.where(_finite(trained.curves).all(1), score, np.inf)
+    best = int(score.argmin()) if np.isfinite(score).any() else None
+    met = None
+    if target is not None:
+        there = curve <= sign * target
+        met = np.where(there.any(-1), records[there.argmax(-1)], np.inf)
+    pace = trained.seconds / (int(records[-1]) * len(rates) * len(seeds))
+    return Comparison(
+        rates, seeds, records, trained.curves, watched, best, met, pace, trained.compile_seconds
+    )
+
+
+def _warn_at_the_edge(name: str, found: Comparison) -> None:
+    edges = {0: "smallest", len(found.rates) - 1: "largest"}
+    if len(found.rates) > 1 and found.best in edges:
+        warnings.warn(
+            f"compare_optimizers: expected the best rate of {name} inside the grid, got "
+            f"{found.rates[found.best]:.3g}, its {edges[found.best]}; a better one may lie beyond",
+            stacklevel=3,
+        )
+
+
+def _finite(curves: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Whether a member ended with numbers in all its curves, [R, S]."""
+    ends = np.stack([curve[..., -1] for curve in curves.values()])
+    return np.asarray(np.isfinite(ends).all(0))
+
+
+def _stacked(begun: list[Any]) -> Any:
+    return jax.tree.map(lambda *each: jnp.stack(each), *begun)
+
+
+def _begin(init: Callable[[int], tuple[Any, Any]], seed: int) -> tuple[Any, Any]:
+    if not callable(init):
+        raise ValueError(
+            f"compare_optimizers: expected init to be a function seed -> (params, state), got "
+            f"{type(init).__name__}; for parameters of your own: lambda seed: (params, {{}})"
+        )
+    pair = init(seed)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(
+            f"compare_optimizers: expected init to give (params, state), got "
+            f"{type(pair).__name__}; the state of a network without any is {{}}"
+        )
+    check_params("compare_optimizers", pair[0])
+    return pair
+
+
+def _check(optimizers: Any, rates: Any, seeds: Any, every: int | None, mode: str) -> None:
+    grid = np.asarray(rates, np.float64)
+    fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
+    if not fine or not (np.diff(grid) > 0).all():
+        raise ValueError(
+            f"compare_optimizers: expected rates [R], > 0 and rising, got {grid.tolist()}"
+        )
+    whole = [int(seed) for seed in seeds if 0 <= seed < 2**32]
+    if not whole or whole != list(seeds) or len(set(whole)) < len(whole):
+        raise ValueError(
+            f"compare_optimizers: expected different seeds in [0, 2**32), got {list(seeds)}"
+        )
+    if not optimizers:
+        raise ValueError("compare_optimizers: expected at least one optimizer, got none")
+    if every is not None and every < 1:
+        raise ValueError(f"compare_optimizers: expected record_every >= 1, got {every}")
+    if mode not in ("min", "max"):
+        raise ValueError(f"compare_optimizers: expected mode 'min' or 'max', got {mode!r}")
