@@ -1,0 +1,208 @@
+"""Convolution and its two gradients in the forms that are fast on a CPU, inside a loop too.
+
+XLA's CPU compiler has fast code for a convolution only where it is written NHWC by HWIO to NHWC.
+Gradients are written otherwise, and outside of a program's outermost computation (in the body of a
+`lax.scan`, where training runs) nothing turns them round. So the gradient by the input is written
+that way here, the gradient by the kernel as matrix products, and groups one by one, or, where
+they are narrow, as shifted images times numbers. benchmarks/convolution.py measures all of it.
+Shapes and letters are those of convolve.py.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from fdl.layers.window import Window
+
+# So many numbers of patches are held at once: 4 MB of float32, which stay in the cache.
+PATCHES = 2**20
+# In groups with at most so many products for each element of the kernel, there is no matrix product
+# worth the name, and shifted images win (64 groups of one channel: 0.7 ms against 30).
+NARROW = 4
+# Sums over rows begin with so many terms written out: XLA's own sum goes number by number.
+TERMS = 16
+
+
+def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Half precision computed and summed in float32, which is faster here as well."""
+
+    @functools.wraps(form)
+    def wide(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
+        exact = jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype
+        return form(a.astype(exact), b.astype(exact), window).astype(a.dtype)
+
+    return wide
+
+
+@_in_float32
+def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """y as of convolve.convolve.
+
+    Example:
+      >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0]], [[10.0]]])
+      >>> convolve(x, w, Window((4,), (2,), (1,), ((0, 0),), (1,)))[0, :, 0]
+      Array([10., 21., 32.], dtype=float32)
+    """
+    return _convolve(x, w, window, spread=(1,) * len(window.kernel))
+
+
+@_in_float32
+def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """dx: dy with stride - 1 zeros between its elements, convolved with the kernel turned round.
+
+    Example:
+      >>> dy, w = jnp.array([[[1.0], [2.0]]]), jnp.array([[[1.0]], [[10.0]]])
+      >>> input_gradient(dy, w, Window((4,), (2,), (2,), ((0, 0),), (1,)))[0, :, 0]
+      Array([ 1., 10.,  2., 20.], dtype=float32)
+    """
+    rank = len(window.kernel)
+    spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
+    low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
+    # As many above as make a result of the size of x; below 0 where no window reached its end.
+    each = zip(window.input, window.extent, spread, low, strict=True)
+    padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
+    turned = Window(*(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups))
+    w = jnp.flip(w, tuple(range(rank)))
+    w = jnp.swapaxes(w.reshape(*w.shape[:-1], window.groups, -1), -3, -1)
+    w = w.reshape(*w.shape[:-2], -1)
+    return _convolve(dy, w, turned, spread=window.stride)
+
+
+@_in_float32
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """dw: for each element of the kernel, what it saw of x times dy, summed over all windows.
+
+    Example:
+      >>> x, dy = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0], [0.0], [10.0]]])
+      >>> kernel_gradient(x, dy, Window((4,), (2,), (1,), ((0, 0),), (1,)))[:, 0, 0]
+      Array([20., 31.], dtype=float32)
+    """
+    if window.groups == 1:
+        return _patches_by_errors(x, dy, window)
+    if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
+        return _narrow_kernel_gradient(x, dy, window)
+    return _group_by_group(_patches_by_errors, x, dy, window)
+
+
+def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
+    """With spread - 1 zeros between the elements of x, and padding that may be below 0."""
+    if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:
+        return _group_by_group(functools.partial(_convolve, spread=spread), x, w, window)
+    narrow = window.groups > 1
+    if narrow or min(map(min, window.padding)) < 0:
+        edges = [(low, high, s - 1) for (low, high), s in zip(window.padding, spread, strict=True)]
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+        spread = (1,) * len(spread)
+        none = ((0, 0),) * len(spread)
+        window = dataclasses.replace(window, input=x.shape[1:-1], padding=none)
+    if narrow:
+        return _shift_and_add(x, w, window)
+    axes = "DHW"[-len(spread) :]
+    return jax.lax.conv_general_dilated(
+        *(x, w, window.stride, window.padding),
+        lhs_dilation=spread,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+
+
+def _group_by_group(
+    form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
+) -> jax.Array:
+    """Groups are parts of the last axis of both operands and of the result of all three maps."""
+    a, b = (
+        jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
+    )
+    y = jax.lax.map(lambda pair: form(*pair, window.with_groups(1)), (a, b))
+    return jnp.moveaxis(y, 0, -2).reshape(*y.shape[1:-1], -1)
+
+
+def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """Narrow groups: one pass over an image that needs no padding, without a matrix product."""
+    groups = window.groups
+    w = w.reshape(-1, w.shape[-2], groups, w.shape[-1] // groups)
+    x = x.reshape(*x.shape[:-1], groups, -1)
+    y = functools.reduce(
+        jnp.add,
+        (
+            seen[..., channel, None] * w[number, channel]
+            for number, seen in enumerate(_shifts(x, window))
+            for channel in range(w.shape[1])
+        ),
+    )
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """As `_shift_and_add`; each sum over windows begins with one over blocks of rows."""
+    rows = -(-window.output[0] // TERMS)
+    missing = -window.output[0] % rows
+    dy = jnp.pad(dy, ((0, 0), (0, missing), *((0, 0),) * (dy.ndim - 2)))
+    x, window = _fitted(x, window, dy.shape[1:-1])
+    x, dy = (each.reshape(*each.shape[:-1], window.groups, -1) for each in (x, dy))
+    blocks = [slice(start, start + rows) for start in range(0, dy.shape[1], rows)]
+
+    def total(seen: jax.Array) -> jax.Array:
+        terms = (seen[:, block] * dy[:, block] for block in blocks)
+        return functools.reduce(jnp.add, terms).sum(tuple(range(dy.ndim - 2)))
+
+    each = [
+        total(seen[..., channel, None])
+        for seen in _shifts(x, window)
+        for channel in range(x.shape[-1])
+    ]
+    return jnp.stack(each).reshape(*window.kernel, x.shape[-1], -1)
+
+
+def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """Patches of x [N * output, kernel * C] by dy [N * output, F], some images at a time."""
+    x, window = _fitted(x, window, window.output)
+    images, sums = len(x), tuple(range(x.ndim - 1))
+
+    def of(x: jax.Array, dy: jax.Array) -> jax.Array:
+        patches = jnp.concatenate(list(_shifts(x, window)), axis=-1)
+        return jax.lax.dot_general(patches, dy, ((sums, sums), ((), ())))
+
+    patch = math.prod(window.kernel) * x.shape[-1]
+    most = max(1, PATCHES // max(1, patch * math.prod(window.output)))
+    chunk = next((n for n in range(min(most, images), 0, -1) if images % n == 0), 0)
+    if chunk == images or math.prod(window.kernel) == 1:
+        dw = of(x, dy)
+    else:
+        # The images of a chunk lie apart: a batch that is cut over devices stays where it is.
+        x, dy = (each.reshape(chunk, -1, *each.shape[1:]) for each in (x, dy))
+
+        def add(i: jax.Array, dw: jax.Array) -> jax.Array:
+            return dw + of(*(jax.lax.dynamic_index_in_dim(each, i, 1, False) for each in (x, dy)))
+
+        dw = jax.lax.fori_loop(0, images // chunk, add, jnp.zeros((patch, dy.shape[-1]), dy.dtype))
+    return dw.reshape(*window.kernel, x.shape[-1], dy.shape[-1])
+
+
+def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
+    """x with its padding, and without what no window sees, for `output` windows."""
+    sizes = tuple(
+        (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
+    )
+    each = zip(x.shape[1:-1], sizes, window.padding, strict=True)
+    edges = [(low, size - n - low, 0) for n, size, (low, _) in each]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    none = ((0, 0),) * len(sizes)
+    return x, dataclasses.replace(window, input=sizes, padding=none)
+
+
+def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
+    """What each element of the kernel sees of x [N, *input, ...]: [N, *output, ...], one by one."""
+    for place in itertools.product(*map(range, window.kernel)):
+        seen = x
+        for axis, at in enumerate(place):
+            start = at * window.dilation[axis]
+            stride = window.stride[axis]
+            end = start + (window.output[axis] - 1) * stride + 1
+            seen = jax.lax.slice_in_dim(seen, start, end, stride, axis + 1)
+        yield seen

@@ -1,0 +1,180 @@
+"""Where a window stands on an image: sizes, strides, dilations, and the paddings by name."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Pairs = tuple[tuple[int, int], ...]
+Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+
+NAMES = ("SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", "EDGE")
+BEYOND_THE_EDGE = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window on the spatial axes of an image, with every number an int: hashable, static.
+
+    Args:
+      input: the image's size, axis by axis.
+      kernel: the window's size.
+      stride: how far one window is from the next.
+      padding: (low, high), how many elements are added at either end.
+      dilation: how far one element of the window is from the next.
+      groups: into how many independent parts the channels fall.
+
+    Example:
+      >>> Window((28,), (3,), (2,), ((1, 1),), (1,)).output
+      (14,)
+    """
+
+    input: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """How many elements lie from the window's first to its last, both included."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """How many windows there are."""
+        each = zip(self.input, self.extent, self.stride, self.padding, strict=True)
+        return tuple((n + sum(pads) - e) // s + 1 for n, e, s, pads in each)
+
+    def with_groups(self, groups: int) -> "Window":
+        """The same window on channels in other groups."""
+        return dataclasses.replace(self, groups=groups)
+
+
+def pads(padding: Padding, window: Window) -> Pairs:
+    """What a padding means for a window: (low, high) for each axis.
+
+    Args:
+      padding: "VALID" is none. "SAME" makes ceil(input / stride) windows, low = total // 2 (XLA's,
+        TensorFlow's and Keras's; torch has it for stride 1 only). "CAUSAL" puts all of it below, so
+        that no window sees what comes later. "CIRCULAR", "REFLECT" and "EDGE" add extent - 1
+        elements of the image's own, low = total // 2, as torch with `padding="same"`. An integer p,
+        or one for each axis, is torch's: (p, p). Pairs are taken as they are.
+      window: the sizes; its own padding is not read.
+
+    Example:
+      >>> pads("SAME", Window((28,), (3,), (2,), ((0, 0),), (1,)))
+      ((0, 1),)
+      >>> pads("CAUSAL", Window((28,), (3,), (1,), ((0, 0),), (2,)))
+      ((4, 0),)
+    """
+    if padding == "VALID":
+        return ((0, 0),) * len(window.kernel)
+    if padding == "SAME":
+        return tuple(
+            _halves(max((-(-n // s) - 1) * s + e - n, 0))
+            for n, e, s in zip(window.input, window.extent, window.stride, strict=True)
+        )
+    if padding == "CAUSAL":
+        return tuple((e - 1, 0) for e in window.extent)
+    if isinstance(padding, str):
+        return tuple(_halves(e - 1) for e in window.extent)
+    return explicit(padding, len(window.kernel))
+
+
+def explicit(padding: Any, rank: int) -> Pairs:
+    """Integers or pairs as pairs, one for each of `rank` axes.
+
+    Example:
+      >>> explicit(1, 2), explicit((1, (0, 2)), 2)
+      (((1, 1), (1, 1)), ((1, 1), (0, 2)))
+    """
+    each = (padding,) * rank if isinstance(padding, int) else padding
+    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in each)
+
+
+def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] = NAMES) -> None:
+    """Refuses a padding that is neither a known name nor integers or pairs for `rank` axes.
+
+    Example:
+      >>> check_padding("conv", "full", 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer,
+        or an integer or a pair for each of 2 axes, got 'full'
+    """
+    if isinstance(padding, str):
+        right = padding in names and (padding != "CAUSAL" or rank == 1)
+    else:
+        try:
+            found = explicit(padding, rank)
+            right = len(found) == rank and all(_is_pair(each) for each in found)
+        except TypeError:
+            right = False
+    if not right:
+        causal = "; CAUSAL is for one axis" if padding == "CAUSAL" and "CAUSAL" in names else ""
+        raise ValueError(
+            f"{layer}: expected padding {', '.join(names)}, an integer, or an integer or a pair "
+            f"for each of {rank} axes, none below 0, got {padding!r}{causal}"
+        )
+
+
+def beyond_the_edge(x: jax.Array, padding: str, found: Pairs) -> jax.Array:
+    """x [N, *spatial, C] with elements of its own around it.
+
+    Example:
+      >>> beyond_the_edge(jnp.arange(3.0).reshape(1, 3, 1), "CIRCULAR", ((1, 1),))[0, :, 0]
+      Array([2., 0., 1., 2., 0.], dtype=float32)
+    """
+    return jnp.pad(x, ((0, 0), *found, (0, 0)), mode=BEYOND_THE_EDGE[padding])
+
+
+def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:
+    """An integer for every axis, or one for each, as a tuple of integers >= 1.
+
+    Example:
+      >>> for_each_axis("conv", "stride", 2, 3)
+      (2, 2, 2)
+    """
+    each = (value,) * rank if isinstance(value, int) else value
+    if not isinstance(each, Sequence) or len(each) != rank or not all(map(_is_count, each)):
+        raise ValueError(
+            f"{layer}: expected {what} >= 1, an integer or one for each of {rank} axes, "
+            f"got {value!r}"
+        )
+    return tuple(each)
+
+
+def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
+    """The sizes of a window, whose number says how many spatial axes there are.
+
+    Example:
+      >>> check_sizes("conv", "kernel_size", 3)
+      Traceback (most recent call last):
+      ...
+      ValueError: conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got
+        3; write (3, 3) for images
+    """
+    sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
+    if not sized or not all(map(_is_count, value)):
+        said = f"; write ({value}, {value}) for images" if isinstance(value, int) else ""
+        raise ValueError(
+            f"{layer}: expected {what} as 1 to 3 integers >= 1, one for each spatial axis, "
+            f"got {value!r}{said}"
+        )
+    return tuple(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_pair(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
+
+
+def _halves(total: int) -> tuple[int, int]:
+    return total // 2, total - total // 2
