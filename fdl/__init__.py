@@ -34,6 +34,10 @@ from fdl.layers import dense as dense
 from fdl.layers import alpha_dropout as alpha_dropout
 from fdl.layers import drop_path as drop_path
 from fdl.layers import dot_product_attention as dot_product_attention
+from fdl.layers import conv as conv
+from fdl.layers import conv_transpose as conv_transpose
+from fdl.layers import dense as dense
+from fdl.layers import depthwise_conv as depthwise_conv
 from fdl.layers import dropout as dropout
 from fdl.layers import embedding as embedding
 from fdl.layers import feed_forward as feed_forward
@@ -49,6 +53,7 @@ from fdl.layers import rms_norm as rms_norm
 from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import spatial_dropout as spatial_dropout
 from fdl.layers import rotary as rotary
+from fdl.layers import separable_conv as separable_conv
 from fdl.activations import gelu as gelu
 from fdl.activations import relu as relu
 from fdl.activations import sigmoid as sigmoid

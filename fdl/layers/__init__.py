@@ -21,3 +21,7 @@ from fdl.layers.norm import instance_norm as instance_norm
 from fdl.layers.norm import layer_norm as layer_norm
 from fdl.layers.norm import rms_norm as rms_norm
 from fdl.layers.positions import rotary as rotary
+from fdl.layers.conv import conv as conv
+from fdl.layers.conv import depthwise_conv as depthwise_conv
+from fdl.layers.conv import separable_conv as separable_conv
+from fdl.layers.conv_transpose import conv_transpose as conv_transpose

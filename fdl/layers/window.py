@@ -4,14 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
 NAMES = ("SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", "EDGE")
-BEYOND_THE_EDGE = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +116,6 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
             f"{layer}: expected padding {', '.join(names)}, an integer, or an integer or a pair "
             f"for each of {rank} axes, none below 0, got {padding!r}{causal}"
         )
-
-
-def beyond_the_edge(x: jax.Array, padding: str, found: Pairs) -> jax.Array:
-    """x [N, *spatial, C] with elements of its own around it.
-
-    Example:
-      >>> beyond_the_edge(jnp.arange(3.0).reshape(1, 3, 1), "CIRCULAR", ((1, 1),))[0, :, 0]
-      Array([2., 0., 1., 2., 0.], dtype=float32)
-    """
-    return jnp.pad(x, ((0, 0), *found, (0, 0)), mode=BEYOND_THE_EDGE[padding])
 
 
 def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:

@@ -1,6 +1,9 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
 from registry import attention, combinators, dropout, embed, gated, networks, norm
+from registry import combinators, networks, norm
+from registry import dropout, embed, gated, networks, norm
+from registry import convolutions, networks
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -20,4 +23,5 @@ LAYERS: dict[str, LayerCase] = {
     **gated.LAYERS,
     **norm.LAYERS,
     **combinators.LAYERS,
+    **convolutions.LAYERS,
 }
