@@ -103,6 +103,67 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("x.reshape(x.shape[0], -1)", "x.T.reshape(x.shape[0], -1)"),
         ],
     ),
+    "fdl/layers/conv.py": (
+        "test_conv.py",
+        [
+            ('return (y + params["b"] if bias else y), state', "return y, state"),
+            ("(*kernel, x.shape[-1] // groups, features)", "(*kernel, x.shape[-1], features)"),
+            ("**windows, bias=False, w_init=w_init", "**windows, w_init=w_init"),
+        ],
+    ),
+    "fdl/layers/conv_transpose.py": (
+        "test_conv.py",
+        [
+            ("jnp.swapaxes(w, -1, -3)", "w"),
+            (
+                "low, high = total // 2, total - total // 2",
+                "low, high = total - total // 2, total // 2",
+            ),
+            ("max(extent, s) if isinstance", "extent if isinstance"),
+            ("(low, high - extra)", "(low, high)"),
+        ],
+    ),
+    "fdl/layers/window.py": (
+        "test_conv.py",
+        [
+            ("return total // 2, total - total // 2", "return total - total // 2, total // 2"),
+            ("(-(-n // s) - 1) * s + e - n, 0)", "e - 1, 0)"),
+            (
+                "tuple((e - 1, 0) for e in window.extent)",
+                "tuple((k - 1, 0) for k in window.kernel)",
+            ),
+            ("(k - 1) * d + 1 for", "k * d for"),
+        ],
+    ),
+    "fdl/layers/images.py": (
+        "test_conv.py",
+        [('"EDGE": "edge"', '"EDGE": "reflect"'), ("if min(window.output) < 1:", "if False:")],
+    ),
+    "fdl/layers/convolve.py": (
+        "test_conv.py",
+        [
+            ("(True, False): (WITHIN, None, INPUTS)", "(True, False): (CHANNELS, None, INPUTS)"),
+            ("size if None not in axes else 1", "1"),
+            (
+                "lambda dx, dy, w, *, window: _kernel_gradient.bind(dx, dy",
+                "lambda dx, dy, w, *, window: _kernel_gradient.bind(-dx, dy",
+            ),
+            ("cpu=functools.partial(on_cpu", "cpu=functools.partial(by_xla"),
+            ("default=functools.partial(by_xla", "default=functools.partial(on_cpu"),
+        ],
+    ),
+    "fdl/layers/convolve_on_cpu.py": (
+        "test_conv.py",
+        [
+            ("jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype", "a.dtype"),
+            ("w = jnp.flip(w, tuple(range(rank)))", "pass"),
+            ("(below, n + e - 1 - size - below)", "(below, below)"),
+            ("min(map(min, window.padding)) < 0", "False"),
+            ("start = at * window.dilation[axis]", "start = at"),
+            ("return dw + of(", "return of("),
+            ("missing = -window.output[0] % rows", "missing = 0"),
+        ],
+    ),
     "fdl/activations.py": (
         "test_numbers.py",
         [

@@ -1,0 +1,565 @@
+"""Convolutions against torch, Flax and XLA's own gradients, in numbers; what CPU programs hold."""
+
+import functools
+import re
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import fdl
+from fdl.layers import convolve, convolve_on_cpu
+from fdl.layers.window import Window
+
+KEY = jax.random.key(0)
+BOUNDS = {"float32": 1e-5, "float64": 1e-10}
+
+
+def normals(seed, *shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def assert_near(found, expected, bound):
+    """The largest error relative to the largest number."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+
+
+def drawn(layer, x):
+    """Parameters of the right shapes; without `init`, whose random numbers cost a compilation."""
+    params, state = jax.eval_shape(layer.init, KEY, x)
+    assert state == {}
+    leaves, tree = jax.tree.flatten(params)
+    moved = [normals(7 + i, *leaf.shape, dtype=x.dtype) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, moved)
+
+
+def with_gradients(layer, params, x, dy):
+    """y, and the gradients of sum(y * dy) by the parameters and by x, in one program."""
+
+    @jax.jit
+    def both(params, x, dy):
+        y, back = jax.vjp(lambda params, x: layer.apply(params, {}, x)[0], params, x)
+        return y, *back(dy)
+
+    return both(params, x, dy)
+
+
+# Torch.
+
+PADDED = {"CIRCULAR": "circular", "REFLECT": "reflect", "EDGE": "replicate"}
+
+# Sizes, channels, features and the arguments of conv, all of them away from their defaults.
+CONVOLUTIONS = {
+    "sequence": ((9,), 4, 6, (3,), {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}),
+    "image": ((7, 8), 3, 5, (3, 2), {"stride": (2, 3), "padding": (1, 2), "dilation": (1, 2)}),
+    "pairs": ((6, 5), 2, 3, (2, 3), {"padding": ((2, 0), (0, 1)), "stride": (1, 2)}),
+    "groups": ((6, 5), 6, 9, (3, 2), {"padding": 1, "groups": 3, "stride": 2}),
+    "narrow": ((20, 5), 6, 6, (3, 2), {"padding": (2, 1), "groups": 3, "dilation": (2, 1)}),
+    "volume": ((4, 5, 3), 2, 4, (2, 3, 1), {"padding": (1, 0, 1), "stride": (1, 2, 2)}),
+    "wide": ((4,), 2, 3, (2,), {"padding": ((3, 5),), "stride": 3}),
+    "same": ((6, 5), 2, 3, (4, 3), {"padding": "SAME", "dilation": (1, 2)}),
+    "valid": ((6, 5), 2, 3, (4, 3), {"padding": "VALID", "bias": False}),
+    "circular": ((6, 5), 2, 3, (4, 3), {"padding": "CIRCULAR"}),
+    "reflect": ((6, 5), 2, 3, (4, 3), {"padding": "REFLECT", "dilation": (1, 2)}),
+    "edge": ((6,), 2, 3, (4,), {"padding": "EDGE"}),
+}
+
+
+def torch_conv(torch, x, w, b, rank, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    f = [torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d]
+    x, w = x.movedim(-1, 1), w.movedim((-1, -2), (0, 1))
+    if padding in PADDED:
+        kernel = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[rank - 1](
+            *(x.shape[1], w.shape[0], tuple(w.shape[2:]), stride),
+            **{"padding": "same", "padding_mode": PADDED[padding], "dilation": dilation},
+        ).double()
+        y = torch.func.functional_call(kernel, {"weight": w, "bias": b}, (x,))
+        return y.movedim(1, -1)
+    if isinstance(padding, tuple) and isinstance(padding[0], tuple):
+        x = torch.nn.functional.pad(x, [n for pair in reversed(padding) for n in pair])
+        padding = 0
+    named = padding.lower() if isinstance(padding, str) else padding
+    return f[rank - 1](x, w, b, stride, named, dilation, groups).movedim(1, -1)
+
+
+def by_torch(forward, *arrays, dy):
+    torch = pytest.importorskip("torch", reason="no torch: convolution not checked against it")
+    held = [torch.tensor(np.asarray(each, np.float64), requires_grad=True) for each in arrays]
+    y = forward(torch, *held)
+    y.backward(torch.tensor(np.asarray(dy, np.float64)))
+    return y.detach().numpy(), *(each.grad.numpy() for each in held)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_conv_is_the_convolution_of_torch(name, dtype):
+    sizes, channels, features, kernel, kwargs = CONVOLUTIONS[name]
+    with jax.enable_x64(dtype == "float64"):
+        layer = fdl.conv(features, kernel, **kwargs)
+        x = normals(1, 3, *sizes, channels, dtype=dtype)
+        params = drawn(layer, x)
+        dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=dtype)
+        y, gradient, dx = with_gradients(layer, params, x, dy)
+        b = params.get("b", np.zeros(features))
+        forward = functools.partial(torch_conv, rank=len(sizes), **kwargs)
+        y2, dx2, dw2, db2 = by_torch(forward, x, params["w"], b, dy=dy)
+        assert_near(y, y2, BOUNDS[dtype])
+        assert_near(dx, dx2, BOUNDS[dtype])
+        assert_near(gradient["w"], dw2, BOUNDS[dtype])
+        if "b" in params:
+            assert_near(gradient["b"], db2, BOUNDS[dtype])
+
+
+TRANSPOSED = {
+    "sequence": ((5,), 4, 6, (3,), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    "image": (
+        *((4, 3), 3, 2, (3, 4)),
+        {"stride": (2, 3), "padding": (2, 1), "output_padding": (2, 1), "dilation": (3, 1)},
+    ),
+    "volume": ((3, 2, 2), 2, 3, (2, 1, 3), {"stride": (1, 2, 2), "padding": (0, 0, 1)}),
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose_is_the_transposed_convolution_of_torch(name, dtype):
+    sizes, channels, features, kernel, kwargs = TRANSPOSED[name]
+    with jax.enable_x64(dtype == "float64"):
+        layer = fdl.conv_transpose(features, kernel, **kwargs)
+        x = normals(1, 3, *sizes, channels, dtype=dtype)
+        params = drawn(layer, x)
+        dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=dtype)
+        y, gradient, dx = with_gradients(layer, params, x, dy)
+
+        def forward(torch, x, w, b):
+            rank = len(sizes)
+            f = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+            x, w = x.movedim(-1, 1), w.movedim((-1, -2), (0, 1))
+            return f(x, w, b, **kwargs).movedim(1, -1)
+
+        y2, dx2, dw2, db2 = by_torch(forward, x, params["w"], params["b"], dy=dy)
+        for found, expected in [(y, y2), (dx, dx2), (gradient["w"], dw2), (gradient["b"], db2)]:
+            assert_near(found, expected, BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_and_separable_are_convolutions_in_groups(multiplier):
+    x = normals(1, 2, 5, 6, 3, dtype=np.float32)
+    layer = fdl.separable_conv(4, (3, 2), multiplier=multiplier, stride=(2, 1), padding="VALID")
+    params = drawn(layer, x)
+    assert jax.tree.map(jnp.shape, params) == {
+        "depthwise": {"w": (3, 2, 1, 3 * multiplier)},
+        "pointwise": {"w": (1, 1, 3 * multiplier, 4), "b": (4,)},
+    }
+    dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=np.float32)
+    y, gradient, dx = with_gradients(layer, params, x, dy)
+
+    def forward(torch, x, deep, wide, b):
+        none = torch.zeros(len(deep[0, 0, 0]), dtype=torch.float64)
+        y = torch_conv(torch, x, deep, none, 2, stride=(2, 1), groups=3)
+        return torch_conv(torch, y, wide, b, 2)
+
+    w = params["depthwise"]["w"], params["pointwise"]["w"], params["pointwise"]["b"]
+    y2, dx2, *dw2 = by_torch(forward, x, *w, dy=dy)
+    found = gradient["depthwise"]["w"], gradient["pointwise"]["w"], gradient["pointwise"]["b"]
+    for ours, theirs in zip((y, dx, *found), (y2, dx2, *dw2), strict=True):
+        assert_near(ours, theirs, 1e-5)
+
+
+# Flax, whose names for paddings are XLA's.
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", "CAUSAL"])
+def test_conv_is_the_convolution_of_flax(padding, standard_promotion):
+    """Where the stride does not divide the size, which torch has no SAME for."""
+    kernel = (4,) if padding == "CAUSAL" else (4, 3)
+    x = normals(1, 2, *(8, 7)[: len(kernel)], 3, dtype=np.float32)
+    layer = fdl.conv(5, kernel, stride=3, padding=padding)
+    params = drawn(layer, x)
+    other = flax.linen.Conv(5, kernel, strides=3, padding=padding)
+    theirs = {"params": {"kernel": params["w"], "bias": params["b"]}}
+    y = other.apply(theirs, x)
+    dy = normals(2, *y.shape, dtype=np.float32)
+    ours, gradient, dx = with_gradients(layer, params, x, dy)
+    by_params, by_x = jax.grad(lambda p, x: (other.apply(p, x) * dy).sum(), (0, 1))(theirs, x)
+    assert_near(ours, y, 1e-5)
+    assert_near(dx, by_x, 1e-5)
+    assert_near(gradient["w"], by_params["params"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [(1, 2), (3, 5)])
+def test_conv_transpose_is_that_of_flax_and_keras(padding, stride, standard_promotion):
+    """Keras takes both sizes from the same rule as Flax; strides below and above the kernel."""
+    x = normals(1, 2, 3, 4, 3, dtype=np.float32)
+    layer = fdl.conv_transpose(5, (4, 3), stride=stride, padding=padding)
+    params = drawn(layer, x)
+    other = flax.linen.ConvTranspose(5, (4, 3), stride, padding, transpose_kernel=True)
+    theirs = {"params": {"kernel": params["w"], "bias": params["b"]}}
+    y = other.apply(theirs, x)
+    assert_near(layer.apply(params, {}, x)[0], y, 1e-5)
+    if padding == "SAME":
+        assert y.shape[1:3] == (3 * stride[0], 4 * stride[1])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 1))])
+def test_conv_transpose_is_the_gradient_of_conv_by_its_input(padding):
+    with jax.enable_x64(True):
+        up = fdl.conv_transpose(4, (3, 2), stride=2, padding=padding, bias=False, groups=2)
+        down = fdl.conv(6, (3, 2), stride=2, padding=padding, bias=False, groups=2)
+        x = normals(1, 2, 3, 4, 6)
+        params = drawn(up, x)
+        y = up.apply(params, {}, x)[0]
+        seen, back = jax.vjp(lambda y: down.apply(params, {}, y)[0], y)
+        assert seen.shape == x.shape
+        assert_near(y, back(x)[0], 1e-12)
+
+
+def test_a_causal_convolution_sees_nothing_that_comes_later():
+    layer = fdl.conv(2, (3,), padding="CAUSAL", dilation=2)
+    x = normals(1, 1, 9, 2, dtype=np.float32)
+    params = drawn(layer, x)
+    slope = jax.jacobian(lambda x: layer.apply(params, {}, x)[0].sum((0, 2)))(x)[:, 0]
+    touched = np.abs(slope).sum(-1) > 0
+    distance = np.arange(9)[:, None] - np.arange(9)
+    np.testing.assert_array_equal(touched, np.isin(distance, [0, 2, 4]))
+
+
+# Every derivative, against XLA's own.
+
+# Groups of none, of many and of few products; more padding than kernel, windows that miss the end.
+WINDOWS = {
+    "one_group": (Window((8, 7), (3, 2), (2, 3), ((4, 3), (0, 0)), (1, 2), 1), 3, 4),
+    "groups": (Window((9,), (4,), (2,), ((1, 2),), (2,), 2), 6, 4),
+    "narrow": (Window((19,), (2,), (1,), ((2, 3),), (1,), 3), 6, 3),
+}
+
+
+def operands(name, dtype=np.float64):
+    window, channels, features = WINDOWS[name]
+    x = normals(1, 2, *window.input, channels, dtype=dtype)
+    w = normals(2, *window.kernel, channels // window.groups, features, dtype=dtype)
+    ours = functools.partial(convolve.convolve, window=window)
+    by_xla = functools.partial(convolve._convolve_by_xla, window=window)
+    return x, w, ours, by_xla
+
+
+def loss(f, x, w):
+    y = f(x, w)
+    return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * jnp.tanh(y)).sum()
+
+
+def assert_same(program, name, *args):
+    """The program, of our convolution and of XLA's."""
+    *_, ours, by_xla = operands(name)
+    found = jax.jit(functools.partial(program, ours))(*args)
+    expected = jax.jit(functools.partial(program, by_xla))(*args)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_near(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_products_with_the_hessian_are_those_of_xla_both_ways(name):
+    with jax.enable_x64(True):
+        x, w, *_ = operands(name)
+        t, u = normals(3, *x.shape), normals(4, *w.shape)
+
+        def program(f, x, w):
+            gradient = jax.grad(functools.partial(loss, f), (0, 1))
+            forward = jax.jvp(gradient, (x, w), (t, u))
+            _, back = jax.vjp(gradient, x, w)
+            return forward, back((t, u)), gradient(x, w)
+
+        assert_same(program, name, x, w)
+
+
+@pytest.mark.parametrize("batched", [(0, None), (None, 1), (2, 0)])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_batch_of_images_or_kernels_or_both_is_that_of_xla(name, batched):
+    with jax.enable_x64(True):
+        x, w, *_ = operands(name)
+        on_x, on_w = batched
+        if on_x is not None:
+            x = jnp.stack([x, 2 * x, x**2], on_x)
+        if on_w is not None:
+            w = jnp.stack([w, -w, w**2], on_w)
+
+        def program(f, x, w):
+            one = jax.value_and_grad(functools.partial(loss, f), (0, 1))
+            return jax.vmap(one, batched)(x, w), jax.vmap(f, batched, 1)(x, w)
+
+        assert_same(program, name, x, w)
+
+
+def test_gradients_of_each_example_are_those_of_xla():
+    with jax.enable_x64(True):
+        x, w, *_ = operands("one_group")
+
+        def program(f, x, w):
+            one = jax.grad(lambda x, w: loss(f, x[None], w), 1)
+            return jax.vmap(jax.checkpoint(one), (0, None))(x, w)
+
+        assert_same(program, "one_group", x, w)
+
+
+def test_an_ensemble_of_ensembles_is_that_of_xla():
+    with jax.enable_x64(True):
+        x, w, *_ = operands("groups")
+        xs = jnp.stack([x, 2 * x])
+        ws = jnp.stack([jnp.stack([w, -w, w**2])] * 2)
+
+        def program(f, xs, ws):
+            one = jax.grad(functools.partial(loss, f), (0, 1))
+            return jax.vmap(jax.vmap(one, (None, 0)))(xs, ws)
+
+        assert_same(program, "groups", xs, ws)
+
+
+@pytest.mark.parametrize("images", [6, 7])
+def test_the_gradient_by_the_kernel_is_summed_over_chunks_of_images(images, monkeypatch):
+    window, channels, features = WINDOWS["one_group"]
+    patch = 3 * 2 * channels * int(np.prod(window.output))
+    monkeypatch.setattr(convolve_on_cpu, "PATCHES", 2 * patch)
+    with jax.enable_x64(True):
+        x = normals(1, images, *window.input, channels)
+        dy = normals(2, images, *window.output, features)
+        chunked = functools.partial(convolve_on_cpu.kernel_gradient, window=window)
+        loops = str(jax.make_jaxpr(chunked)(x, dy))
+        assert f"length={images // (2 if images == 6 else 1)}" in loops
+        by_xla = functools.partial(convolve._kernel_gradient_by_xla, window=window)
+        assert_near(jax.jit(chunked)(x, dy), jax.jit(by_xla)(x, dy), 1e-12)
+
+
+def test_half_precision_is_summed_in_float32():
+    x = normals(1, 4, 20, 20, 8, dtype=jnp.bfloat16)
+    layer = fdl.conv(4, (5, 5), bias=False)
+    params = drawn(layer, x)
+    dy = normals(2, 4, 20, 20, 4, dtype=jnp.bfloat16)
+    found = with_gradients(layer, params, x, dy)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+    as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, dy))
+    for a, b in zip(
+        jax.tree.leaves(found),
+        jax.tree.leaves(with_gradients(layer, *as_float32)),
+        strict=True,
+    ):
+        # Only the result is rounded, to 8 bits.
+        np.testing.assert_allclose(a.astype(np.float32), b, rtol=2**-8, atol=1e-30)
+
+
+def test_no_images_give_no_outputs_and_a_gradient_of_zero():
+    layer = fdl.conv(3, (3, 3))
+    x = jnp.zeros((0, 8, 8, 2))
+    params = drawn(layer, x)
+    y, gradient, _ = with_gradients(layer, params, x, jnp.zeros((0, 8, 8, 3)))
+    assert y.shape == (0, 8, 8, 3)
+    assert float(jnp.abs(gradient["w"]).max()) == 0
+
+
+# What is compiled.
+
+
+def training_loop(name):
+    x, w, ours, _ = operands(name, np.float32)
+
+    def body(w, x):
+        value, slope = jax.value_and_grad(functools.partial(loss, ours), 1)(x, w)
+        return w - 0.1 * slope, value
+
+    return lambda w, xs: jax.lax.scan(body, w, xs), w, jnp.stack([x, 2 * x])
+
+
+def test_a_training_loop_on_cpu_holds_only_the_convolutions_that_are_fast_there():
+    """In the body of a loop XLA leaves a convolution as it is written."""
+    for name in WINDOWS:
+        loop, *args = training_loop(name)
+        text = jax.jit(jax.grad(lambda w, xs: loop(w, xs)[1].sum())).lower(*args).as_text()
+        written = re.findall(r"dim_numbers = \[(.*?)\]x\[(.*?)\]->\[(.*?)\]", text)
+        assert len(written) == text.count("stablehlo.convolution")
+        assert bool(written) == (name != "narrow")
+        for image, kernel, result in written:
+            axes = ", ".join(str(axis) for axis in range(image.count(",") - 1))
+            assert (image, kernel, result) == (f"b, {axes}, f", f"{axes}, i, o", f"b, {axes}, f")
+        assert not re.search(r"(feature|batch)_group_count = ([02-9]|1\d)", text)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_one_program_is_exported_for_four_platforms(name):
+    loop, *args = training_loop(name)
+    platforms = ("cpu", "cuda", "rocm", "tpu")
+    exported = export.export(jax.jit(loop), platforms=platforms)(*args)
+    assert exported.platforms == platforms
+    found, expected = exported.call(*args), jax.jit(loop)(*args)
+    assert_near(found[0], expected[0], 1e-6)
+    on_gpu = export.export(jax.jit(loop), platforms=("cuda",))(*args).mlir_module()
+    # XLA's own: there the gradient by the kernel is a convolution too.
+    assert on_gpu.count("stablehlo.convolution") == 2
+
+
+# Initialization.
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        (fdl.conv(40, (5, 3), groups=2), 5 * 3 * 8),
+        (fdl.conv_transpose(40, (5, 3), groups=2), 5 * 3 * 8),
+        (fdl.depthwise_conv((9, 9), multiplier=20), 81),
+    ],
+)
+def test_a_kernel_has_the_variance_that_its_initializer_promises(layer, fan_in):
+    w = np.asarray(layer.init(KEY, jnp.ones((1, 9, 9, 16)))[0]["w"], np.float64)
+    error = np.sqrt(2 / w.size) / fan_in
+    assert abs(w.var() - 1 / fan_in) < 3 * error
+
+
+# Wrong uses.
+
+IMAGES = jnp.ones((2, 8, 8, 3))
+
+
+def conv_of(**kwargs):
+    return lambda: fdl.conv(4, (3, 3), **kwargs)
+
+
+PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an integer or a pair for "
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: fdl.conv(4, 3),
+            r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
+            r"3; write \(3, 3\) for images",
+        ),
+        (
+            lambda: fdl.conv(4, (3, 0)),
+            r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
+            r"\(3, 0\)",
+        ),
+        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, got 0"),
+        (
+            conv_of(groups=3),
+            r"conv: expected groups >= 1 that divide the 4 features, got 3",
+        ),
+        (
+            conv_of(stride=(1, 2, 3)),
+            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3\)",
+        ),
+        (
+            conv_of(dilation=0),
+            r"conv: expected dilation >= 1, an integer or one for each of 2 axes, got 0",
+        ),
+        (
+            conv_of(padding="full"),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'full'",
+        ),
+        (
+            conv_of(padding="CAUSAL"),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'CAUSAL'; CAUSAL "
+            r"is for one axis",
+        ),
+        (
+            conv_of(padding=(1, -1)),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got \(1, -1\)",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), padding="EDGE"),
+            r"conv_transpose: expected padding SAME, VALID, an integer, or an integer or a pair "
+            r"for each of 1 axes, none below 0, got 'EDGE'",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
+            r"conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
+            r"each of 1 axes, got 2",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),
+            r"conv_transpose: expected output_padding with a padding of integers or pairs, got "
+            r"padding 'SAME', which fixes the size",
+        ),
+        (
+            lambda: fdl.depthwise_conv((3,), multiplier=0),
+            r"depthwise_conv: expected multiplier >= 1, got 0",
+        ),
+    ],
+)
+def test_a_wrong_number_is_refused_where_it_is_given(make, told):
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "told"),
+    [
+        (
+            fdl.conv(4, (3, 3)),
+            jnp.ones((2, 8, 8, 2)),
+            r"expected x \[\.\.\., H, W, 3\], got \[2, 8, 8, 2\]; give x that many channels, or "
+            r"make new params with init",
+        ),
+        (
+            fdl.conv(4, (3, 3)),
+            jnp.ones((8, 8)),
+            r"expected x \[\.\.\., H, W, 3\], got \[8, 8\]; add the axis of channels with "
+            r"x\[\.\.\., None\]",
+        ),
+        (
+            fdl.conv(4, (3, 3)),
+            jnp.ones((2, 8, 8, 3), jnp.uint8),
+            r"expected x of a floating dtype, got uint8 \[2, 8, 8, 3\]; put rescale\(1 / 255\) or "
+            r"the like in front, or convert x with astype",
+        ),
+        (
+            fdl.conv(4, (3, 3), padding=(1, 0), dilation=4),
+            jnp.ones((2, 9, 8, 3)),
+            r"expected an image of at least \[9, 9\], the window with its dilation, got \[9, 8\] "
+            r"and padding \[\(1, 1\), \(0, 0\)\]; pad more, or pool less before",
+        ),
+        (
+            fdl.conv_transpose(4, (3, 3), padding=3),
+            jnp.ones((2, 2, 4, 3)),
+            r"expected x whose outputs are more than the padding leaves out, got \[2, 4\] and "
+            r"padding \[\(3, 3\), \(3, 3\)\]; pad less",
+        ),
+        (
+            fdl.depthwise_conv((3, 3)),
+            jnp.ones((2, 8, 8, 2)),
+            r"expected x \[\.\.\., H, W, 3\], got \[2, 8, 8, 2\]; give x that many channels, or "
+            r"make new params with init",
+        ),
+    ],
+)
+def test_a_wrong_image_is_refused_with_the_path(layer, x, told):
+    net = fdl.chain(stem=fdl.chain(first=layer))
+    params, _ = net.init(KEY, jnp.ones((2, 16, 16, 3)))
+
+    def forward(params, x):
+        return net.apply(params, {}, x)[0].sum()
+
+    def scanned(params, x):
+        return jax.lax.scan(lambda none, x: (none, forward(params, x)), None, x[None])
+
+    batch = jax.vmap(forward, (None, 0))
+    for call in (forward, jax.jit(forward), jax.grad(forward), scanned):
+        with pytest.raises(fdl.PathError, match=rf"^stem/first: {told}(\n|$)"):
+            call(params, x)
+    with pytest.raises(fdl.PathError, match=rf"^stem/first: {told}(\n|$)"):
+        batch(params, x[None])
+
+
+def test_channels_that_the_groups_do_not_divide_are_refused():
+    told = (
+        r"^conv: expected x \[\.\.\., H, W, C\] with C a multiple of 2 groups, got \[2, 8, 8, 3\]; "
+        r"choose groups that divide the channels$"
+    )
+    with pytest.raises(fdl.PathError, match=told):
+        fdl.conv(4, (3, 3), groups=2).init(KEY, IMAGES)
