@@ -36,7 +36,6 @@ from fdl.layers import drop_path as drop_path
 from fdl.layers import dot_product_attention as dot_product_attention
 from fdl.layers import conv as conv
 from fdl.layers import conv_transpose as conv_transpose
-from fdl.layers import dense as dense
 from fdl.layers import depthwise_conv as depthwise_conv
 from fdl.layers import dropout as dropout
 from fdl.layers import embedding as embedding

@@ -4,6 +4,7 @@ from registry import attention, combinators, dropout, embed, gated, networks, no
 from registry import combinators, networks, norm
 from registry import dropout, embed, gated, networks, norm
 from registry import convolutions, networks
+from registry import combinators, convolutions, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
