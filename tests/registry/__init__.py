@@ -1,10 +1,6 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
-from registry import attention, combinators, dropout, embed, gated, networks, norm
-from registry import combinators, networks, norm
-from registry import dropout, embed, gated, networks, norm
-from registry import convolutions, networks
-from registry import combinators, convolutions, dropout, embed, gated, networks, norm
+from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
