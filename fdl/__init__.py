@@ -62,9 +62,30 @@ from fdl.activations import tanh as tanh
 from fdl.models import mlp as mlp
 
 # The feedback signal.
+from fdl.losses import absolute_error as absolute_error
+from fdl.losses import contrastive as contrastive
+from fdl.losses import cosine_distance as cosine_distance
+from fdl.losses import ctc as ctc
+from fdl.losses import dice as dice
+from fdl.losses import gaussian_nll as gaussian_nll
+from fdl.losses import hinge as hinge
+from fdl.losses import huber as huber
+from fdl.losses import info_nce as info_nce
+from fdl.losses import kl_divergence as kl_divergence
+from fdl.losses import linear_cross_entropy as linear_cross_entropy
+from fdl.losses import log_cosh as log_cosh
+from fdl.losses import multiclass_hinge as multiclass_hinge
+from fdl.losses import poisson_nll as poisson_nll
+from fdl.losses import quantile as quantile
+from fdl.losses import sigmoid_contrastive as sigmoid_contrastive
 from fdl.losses import sigmoid_cross_entropy as sigmoid_cross_entropy
+from fdl.losses import sigmoid_focal as sigmoid_focal
+from fdl.losses import soft_cross_entropy as soft_cross_entropy
 from fdl.losses import softmax_cross_entropy as softmax_cross_entropy
+from fdl.losses import softmax_focal as softmax_focal
 from fdl.losses import squared_error as squared_error
+from fdl.losses import triplet as triplet
+from fdl.losses import z_loss as z_loss
 from fdl.metrics import accuracy as accuracy
 from fdl.metrics import confusion_matrix as confusion_matrix
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.losses import wide
+from fdl.losses.shapes import wide
 from fdl.paths import PathError
 
 

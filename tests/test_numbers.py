@@ -284,32 +284,6 @@ def test_the_signal_survives_fifty_layers():
 # Losses.
 
 
-@pytest.mark.parametrize("size", [0.1, 3.0, 40.0])
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_that_of_optax_and_of_scipy(name, size, standard_promotion):
-    case = LOSSES[name]
-    predictions, targets = case.data(7, size=size)
-    weight = normals(8, *case.loss(predictions, targets).shape)
-
-    def total(loss):
-        return jax.value_and_grad(lambda p: (weight * loss(p, targets)).sum())
-
-    value, gradient = jax.jit(total(case.loss))(predictions)
-    theirs, their_gradient = jax.jit(total(case.optax))(predictions)
-    np.testing.assert_allclose(value, theirs, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(gradient, their_gradient, rtol=1e-5, atol=1e-6)
-    p, t = np.asarray(predictions, np.float64), np.asarray(targets)
-    np.testing.assert_allclose(
-        case.loss(predictions, targets), case.oracle(p, t), rtol=3e-6, atol=1e-6
-    )
-    step = 1e-6
-    for index in [(0, 0), (2, 4), (5, 1)]:
-        moved = np.zeros_like(p)
-        moved[index] = step
-        slope = ((case.oracle(p + moved, t) - case.oracle(p - moved, t)) * weight).sum() / 2 / step
-        np.testing.assert_allclose(gradient[index], slope, rtol=1e-3, atol=1e-5)
-
-
 def test_softmax_cross_entropy_by_hand():
     logits = jnp.log(jnp.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]))
     loss = fdl.softmax_cross_entropy(logits + 7, jnp.array([2, 1]))

@@ -47,26 +47,80 @@ class LossCase:
     """A loss, its data, and the same in float64 NumPy.
 
     Args:
-      loss: `(predictions, targets) -> [...]`.
-      targets: "labels", "chances" or "numbers".
+      loss: `(predictions, ...) -> [...]`.
+      targets: "labels", "chances", "numbers" and so on, a key of `TARGETS`; or, where the loss
+        takes no (predictions, targets) of these, `(rng, rows, classes, size) -> arguments`.
       oracle: the float64 formula.
-      optax: optax's.
+      optax: optax's, if it has one.
+      moved: the places of the arguments that gradients are taken by.
+      shared: the places of those that have no axis of the batch.
+      alone: whether an example's loss depends on no other example.
+      lowest: the smallest value it may have.
+      told: the message, as a pattern, when the last argument lacks its last row; "" for none.
+      near: the relative error allowed in float32 at the largest inputs.
     """
 
     loss: Callable[..., jax.Array]
-    targets: str
+    targets: str | Callable[..., tuple[np.ndarray, ...]]
     oracle: Callable[..., np.ndarray]
-    optax: Callable[..., jax.Array]
+    optax: Callable[..., jax.Array] | None = None
+    moved: tuple[int, ...] = (0,)
+    shared: tuple[int, ...] = ()
+    alone: bool = True
+    lowest: float = 0.0
+    told: str | None = None
+    near: float = 1e-6
 
     def data(self, seed=0, dtype=np.float32, rows=6, classes=5, size=3.0):
+        """The arguments: floating ones in the dtype, whole numbers in int32."""
         rng = np.random.default_rng(seed)
-        predictions = jnp.asarray(size * rng.standard_normal((rows, classes)), dtype)
+        if isinstance(self.targets, str):
+            predictions = size * rng.standard_normal((rows, classes))
+            args = (predictions, TARGETS[self.targets](rng, rows, classes, size))
+        else:
+            args = self.targets(rng, rows, classes, size)
+        return tuple(jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else dtype) for x in args)
+
+    def exact(self, args):
+        """The oracle of the very numbers that the loss was given."""
+        return self.oracle(*(wide64(x) for x in args))
+
+    def axes(self, args):
+        return tuple(None if place in self.shared else 0 for place in range(len(args)))
+
+    def refusal(self):
+        """The pattern of what is said when the last row of the last argument is missing."""
+        if self.told is not None:
+            return self.told
         if self.targets == "labels":
-            return predictions, jnp.asarray(rng.integers(0, classes, rows), jnp.int32)
-        if self.targets == "chances":
-            chances = np.clip(1.2 * rng.random((rows, classes)) - 0.1, 0.001, 0.999)
-            return predictions, jnp.asarray(chances, dtype)
-        return predictions, jnp.asarray(size * rng.standard_normal((rows, classes)), dtype)
+            return r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class "
+        return r"expected targets \[6, 5\] as the predictions, got \[5, 5\]; reshape one of them"
+
+
+def wide64(x):
+    return np.asarray(x, np.int64 if jnp.issubdtype(x.dtype, jnp.integer) else np.float64)
+
+
+def _chances(rng, rows, classes, size):
+    return np.clip(1.2 * rng.random((rows, classes)) - 0.1, 0.001, 0.999)
+
+
+def _distributions(rng, rows, classes, size):
+    """With a class of no chance at all in each row; multiples of 1/32, exact in any dtype."""
+    counts = rng.multinomial(31, [1 / (classes - 1)] * (classes - 1), size=rows)
+    counts[:, 0] += 1
+    return np.insert(counts, classes // 2, 0, axis=1) / 32
+
+
+TARGETS = {
+    "labels": lambda rng, rows, classes, size: rng.integers(0, classes, rows),
+    "chances": _chances,
+    "distributions": _distributions,
+    "zero or one": lambda rng, rows, classes, size: 1.0 * (rng.random((rows, classes)) < 0.4),
+    "signs": lambda rng, rows, classes, size: np.where(rng.random((rows, classes)) < 0.4, -1.0, 1),
+    "counts": lambda rng, rows, classes, size: 1.0 * rng.poisson(3.0, (rows, classes)),
+    "numbers": lambda rng, rows, classes, size: size * rng.standard_normal((rows, classes)),
+}
 
 
 @dataclasses.dataclass(frozen=True)

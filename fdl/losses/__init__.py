@@ -1,0 +1,33 @@
+"""Losses: how far a prediction is from its target, for each example.
+
+No loss takes a mean: `supervised` does, weighted, in one place, so that evaluation can keep sums
+and counts. Whatever the dtype of its arguments, a loss is computed and returned in float32 or
+better: its gradient comes back in their dtype.
+"""
+
+from fdl.losses.check import check_targets as check_targets
+from fdl.losses.classification import hinge as hinge
+from fdl.losses.classification import multiclass_hinge as multiclass_hinge
+from fdl.losses.classification import sigmoid_focal as sigmoid_focal
+from fdl.losses.classification import softmax_focal as softmax_focal
+from fdl.losses.contrastive import contrastive as contrastive
+from fdl.losses.contrastive import cosine_distance as cosine_distance
+from fdl.losses.contrastive import info_nce as info_nce
+from fdl.losses.contrastive import sigmoid_contrastive as sigmoid_contrastive
+from fdl.losses.contrastive import triplet as triplet
+from fdl.losses.cross_entropy import kl_divergence as kl_divergence
+from fdl.losses.cross_entropy import sigmoid_cross_entropy as sigmoid_cross_entropy
+from fdl.losses.cross_entropy import soft_cross_entropy as soft_cross_entropy
+from fdl.losses.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+from fdl.losses.regression import absolute_error as absolute_error
+from fdl.losses.regression import gaussian_nll as gaussian_nll
+from fdl.losses.regression import huber as huber
+from fdl.losses.regression import log_cosh as log_cosh
+from fdl.losses.regression import poisson_nll as poisson_nll
+from fdl.losses.regression import quantile as quantile
+from fdl.losses.regression import squared_error as squared_error
+from fdl.losses.segmentation import dice as dice
+from fdl.losses.sequence import ctc as ctc
+from fdl.losses.shapes import Loss as Loss
+from fdl.losses.vocabulary import linear_cross_entropy as linear_cross_entropy
+from fdl.losses.vocabulary import z_loss as z_loss

@@ -1,0 +1,117 @@
+"""Margins and focus: losses of classes other than the cross-entropies. C is the classes."""
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.cross_entropy import softmax_cross_entropy
+from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+
+
+def sigmoid_focal(
+    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0, alpha: float | None = None
+) -> jax.Array:
+    """-a (1 - p)^gamma log p, where p is the probability given to what is true, in nats.
+
+    Args:
+      logits: [...], a floating dtype; stable at any size.
+      targets: [...], 0 or 1. Inside a compiled program another number gives NaN; `fit` and
+        `evaluate` refuse such data beforehand.
+      gamma: >= 0; 0 is the cross-entropy.
+      alpha: a is alpha where the target is 1 and 1 - alpha where it is 0; by default 1 in both.
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> sigmoid_focal(jnp.array([0.0, 0.0]), jnp.array([0.0, 1.0]), gamma=1.0)
+      Array([0.3465736, 0.3465736], dtype=float32)
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5.
+    """
+    logits, targets = alike("sigmoid_focal", logits, targets)
+    towards = jnp.where(targets == 1, logits, -logits)
+    # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
+    loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * jax.nn.softplus(towards))
+    if alpha is not None:
+        loss = loss * jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype)
+    return jnp.where((targets == 0) | (targets == 1), loss, jnp.nan)
+
+
+def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -> jax.Array:
+    """-(1 - p)^gamma log p, where p is softmax(logits)[label], in nats.
+
+    Args:
+      logits: [..., C], a floating dtype; stable at any size.
+      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
+      gamma: >= 0; 0 is the cross-entropy.
+
+    Returns:
+      [...], float32 or better, >= 0.
+
+    Raises:
+      PathError: labels that are not integers, or not shaped as the logits without their last axis.
+
+    Example:
+      >>> softmax_focal(jnp.array([[0.0, 0.0]]), jnp.array([1]), gamma=1.0)
+      Array([0.3465736], dtype=float32)
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4 and section 3.
+    """
+    logits, labels = classified("softmax_focal", logits, labels)
+    nats = softmax_cross_entropy(logits, labels)
+    # A power has no finite slope at 0, so the smallest number stands there.
+    missing = jnp.maximum(-jnp.expm1(-nats), jnp.finfo(nats.dtype).tiny)
+    return nats * missing**gamma
+
+
+def hinge(scores: jax.Array, targets: jax.Array) -> jax.Array:
+    """max(0, 1 - target * score).
+
+    Args:
+      scores: [...], a floating dtype.
+      targets: [...], -1 or 1.
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> hinge(jnp.array([0.25, 3.0]), jnp.array([-1.0, 1.0]))
+      Array([1.25, 0.  ], dtype=float32)
+
+    Source: Cortes and Vapnik 1995, "Support-Vector Networks", section 3.
+    """
+    scores, targets = alike("hinge", scores, targets)
+    return jnp.maximum(0, 1 - targets * scores)
+
+
+def multiclass_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """max(0, 1 + the largest score of another class - the score of the label).
+
+    Args:
+      scores: [..., C], a floating dtype.
+      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
+
+    Returns:
+      [...], float32 or better, >= 0.
+
+    Raises:
+      PathError: labels that are not integers, or not shaped as the scores without their last axis.
+
+    Example:
+      >>> multiclass_hinge(jnp.array([[0.5, 1.0, 0.0]]), jnp.array([0]))
+      Array([1.5], dtype=float32)
+
+    Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
+    Vector Machines", equation 2. (torch's `multi_margin_loss` is the sum over the other classes.)
+    """
+    scores, labels = classified("multiclass_hinge", scores, labels)
+    right = one_hot(labels, scores.shape[-1])
+    own = jnp.where(right, scores, 0).sum(-1)
+    other = jnp.where(right, -jnp.inf, scores).max(-1)
+    return nan_outside(jnp.maximum(0, 1 + other - own), labels, scores.shape[-1])

@@ -1,0 +1,157 @@
+"""Cross-entropies, from logits, in nats. C is the number of classes."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+from fdl.paths import PathError
+
+
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    smoothing: float = 0.0,
+    class_weight: jax.Array | Sequence[float] | None = None,
+) -> jax.Array:
+    """-log softmax(logits)[label], in nats; in general -sum_c v_c q_c log softmax(logits)_c.
+
+    q is 1 at the label and 0 elsewhere, with a share `smoothing` of it spread evenly over all
+    classes; v are the weights of the classes.
+
+    Args:
+      logits: [..., C], a floating dtype; stable at any size.
+      labels: [...], integers in [0, C). Inside a compiled program a label out of range gives NaN;
+        `fit` and `evaluate` refuse such data beforehand.
+      smoothing: in [0, 1).
+      class_weight: [C], >= 0; by default 1 for each. The mean is taken over examples all the same
+        (torch divides by the sum of their weights: give those to `supervised` for that).
+
+    Returns:
+      [...], float32 or better, >= 0.
+
+    Raises:
+      PathError: labels that are not integers, or not shaped as the logits without their last axis;
+        class weights that are not one for each class.
+
+    Example:
+      >>> softmax_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1]))
+      Array([0.6931472], dtype=float32)
+
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.3; smoothing is
+    section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
+    """
+    logits, labels = classified("softmax_cross_entropy", logits, labels)
+    classes = logits.shape[-1]
+    right = one_hot(labels, classes)
+    if smoothing == 0 and class_weight is None:
+        chances = right.astype(logits.dtype)
+    else:
+        chances = jnp.where(right, 1 - smoothing + smoothing / classes, smoothing / classes)
+        chances = chances.astype(logits.dtype) * _weights(class_weight, logits)
+    return nan_outside(_expected_nats(chances, logits), labels, classes)
+
+
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-sum_c target_c log softmax(logits)_c, in nats: labels that are chances themselves.
+
+    Args:
+      logits: [..., C], a floating dtype; stable at any size.
+      targets: [..., C], >= 0 and summing to 1 over the classes.
+
+    Returns:
+      [...], float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> soft_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.3, 0.7]]))
+      Array([0.6931472], dtype=float32)
+
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section
+    2. (optax's `softmax_cross_entropy` is the same.)
+    """
+    logits, targets = alike("soft_cross_entropy", logits, targets)
+    return _expected_nats(targets, logits)
+
+
+def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """sum_c target_c (log target_c - log softmax(logits)_c), in nats.
+
+    Args:
+      logits: [..., C], a floating dtype; log-probabilities are logits of themselves.
+      targets: [..., C], >= 0 and summing to 1 over the classes; 0 log 0 is 0.
+
+    Returns:
+      [...], float32 or better; >= 0 but for rounding.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> kl_divergence(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[0.0, 1.0]]))
+      Array([0.6931472], dtype=float32)
+
+    Source: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+    """
+    logits, targets = alike("kl_divergence", logits, targets)
+    some = targets > 0
+    nats = jnp.log(jnp.where(some, targets, 1)) + _nats(logits)
+    return jnp.where(some, targets * nats, 0).sum(-1)
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, positive_weight: float | jax.Array = 1.0
+) -> jax.Array:
+    """-target * log sigmoid(logit) - (1 - target) * log(1 - sigmoid(logit)), in nats.
+
+    Args:
+      logits: [...], a floating dtype; stable at any size.
+      targets: [...], in [0, 1].
+      positive_weight: of the first term; a number, or an array that broadcasts to [...].
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> sigmoid_cross_entropy(jnp.array([0.0, 100.0]), jnp.array([1.0, 1.0]))
+      Array([0.6931472, 0.       ], dtype=float32)
+
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
+    """
+    logits, targets = alike("sigmoid_cross_entropy", logits, targets)
+    positive = targets * jnp.asarray(positive_weight, logits.dtype)
+    negative = 1 - targets
+    wrong = positive * jnp.maximum(-logits, 0) + negative * jnp.maximum(logits, 0)
+    return wrong + (positive + negative) * jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def _expected_nats(chances: jax.Array, logits: jax.Array) -> jax.Array:
+    # A class of no chance counts as nothing, also where its logit is minus infinity.
+    return jnp.where(chances == 0, 0, chances * _nats(logits)).sum(-1)
+
+
+def _nats(logits: jax.Array) -> jax.Array:
+    """-log softmax."""
+    # Against the largest logit everything is small where the loss is, so that nothing cancels.
+    logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
+
+
+def _weights(class_weight: jax.Array | Sequence[float] | None, logits: jax.Array) -> jax.Array:
+    if class_weight is None:
+        return jnp.ones(logits.shape[-1:], logits.dtype)
+    weights = jnp.asarray(class_weight, logits.dtype)
+    if weights.shape != logits.shape[-1:]:
+        raise PathError(
+            f"expected class weights {list(logits.shape[-1:])} for logits {list(logits.shape)}, "
+            f"got {list(weights.shape)}; one weight for each class",
+            layer="softmax_cross_entropy",
+        )
+    return weights

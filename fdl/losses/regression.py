@@ -1,0 +1,195 @@
+"""Losses of numbers: how far a prediction is from a measurement."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.shapes import alike, precise
+from fdl.paths import PathError
+
+# e^60 is far above any count, and far enough below the largest float32 to be multiplied.
+LARGEST_LOG_RATE = 60.0
+
+
+def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """(prediction - target)^2.
+
+    Args:
+      predictions: [...].
+      targets: [...].
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0. (optax's `squared_error` is the same; its
+      `l2_loss` is half of it.)
+
+    Raises:
+      PathError: two different shapes; [B, 1] and [B] would silently broadcast to [B, B].
+
+    Example:
+      >>> squared_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
+      Array([0., 4.], dtype=float32)
+    """
+    predictions, targets = alike("squared_error", predictions, targets)
+    return jnp.square(predictions - targets)
+
+
+def absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """|prediction - target|.
+
+    Args:
+      predictions: [...].
+      targets: [...].
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0; the slope is 0 where both are equal.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> absolute_error(jnp.array([1.0, 3.0]), jnp.array([1.5, 1.0]))
+      Array([0.5, 2. ], dtype=float32)
+    """
+    predictions, targets = alike("absolute_error", predictions, targets)
+    return jnp.abs(predictions - targets)
+
+
+def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> jax.Array:
+    """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2); e is prediction - target.
+
+    Args:
+      predictions: [...].
+      targets: [...].
+      delta: > 0, where the parabola goes over into its tangents.
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> huber(jnp.array([1.0, 4.0]), jnp.array([0.5, 1.0]))
+      Array([0.125, 2.5  ], dtype=float32)
+
+    Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
+    """
+    predictions, targets = alike("huber", predictions, targets)
+    error = jnp.abs(predictions - targets)
+    near = jnp.minimum(error, delta)
+    return near * near / 2 + delta * (error - near)
+
+
+def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """log cosh(prediction - target): a parabola near 0 and a straight line far from it.
+
+    Args:
+      predictions: [...]; stable at any size.
+      targets: [...].
+
+    Returns:
+      [...], elementwise, float32 or better; >= 0 but for rounding.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> [round(float(each), 3) for each in log_cosh(jnp.array([1.0, 1e4]), jnp.zeros(2))]
+      [0.434, 9999.307]
+
+    Source: Chen, Chen and Wang 2019, "Log Hyperbolic Cosine Loss Improves Variational
+    Auto-Encoder", equation 8.
+    """
+    predictions, targets = alike("log_cosh", predictions, targets)
+    error = predictions - targets
+    return error + jax.nn.softplus(-2 * error) - math.log(2)
+
+
+def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) -> jax.Array:
+    """level * e where e > 0, else (level - 1) * e; e is target - prediction.
+
+    The prediction of least mean loss is that quantile of the targets: at 0.9 nine of ten targets
+    lie below it.
+
+    Args:
+      predictions: [...].
+      targets: [...].
+      level: in (0, 1).
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> quantile(jnp.array([1.0, 3.0]), jnp.array([2.0, 2.0]), level=0.75)
+      Array([0.75, 0.25], dtype=float32)
+
+    Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
+    """
+    predictions, targets = alike("quantile", predictions, targets)
+    error = targets - predictions
+    return jnp.where(error > 0, level * error, (level - 1) * error)
+
+
+def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float = 1e-6) -> jax.Array:
+    """(log(2 pi v) + (target - mean)^2 / v) / 2, with v = exp(log_variance) + epsilon, in nats.
+
+    Args:
+      predictions: [..., 2], the mean and the logarithm of the variance.
+      targets: [...].
+      epsilon: > 0, the smallest variance; without one a perfect fit has a loss of minus infinity.
+
+    Returns:
+      [...], elementwise, float32 or better; a density may be above 1, so this may be below 0.
+
+    Raises:
+      PathError: predictions that are not the targets' shape with an axis of 2 behind it.
+
+    Example:
+      >>> round(float(gaussian_nll(jnp.array([3.0, 0.0]), jnp.array(4.0))), 3)
+      1.419
+
+    Source: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
+    Distribution", equation 4.
+    """
+    if jnp.shape(predictions) != (*jnp.shape(targets), 2):
+        raise PathError(
+            f"expected predictions {[*jnp.shape(targets), 2]} for targets "
+            f"{list(jnp.shape(targets))}, got {list(jnp.shape(predictions))}; a mean and a "
+            "log-variance for each target",
+            layer="gaussian_nll",
+        )
+    predictions, targets = precise(predictions), precise(targets)
+    log_variance = jnp.logaddexp(predictions[..., 1], math.log(epsilon))
+    error = targets - predictions[..., 0]
+    return (math.log(2 * math.pi) + log_variance + error**2 * jnp.exp(-log_variance)) / 2
+
+
+def poisson_nll(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """rate - target * log_rate + log target!, in nats; rate = exp(log_rate).
+
+    Args:
+      predictions: [...], log_rate. Above 60 the exponential goes on as its tangent there, so that a
+        wild prediction has a finite loss, and a slope that leads back.
+      targets: [...], counts >= 0.
+
+    Returns:
+      [...], elementwise, float32 or better, >= 0 for whole counts, but for rounding.
+
+    Raises:
+      PathError: two different shapes.
+
+    Example:
+      >>> round(float(poisson_nll(jnp.log(2.0), jnp.array(3.0))), 3)
+      1.712
+
+    Source: McCullagh and Nelder 1989, "Generalized Linear Models", section 6.2. (The last term is
+    exact; torch's `poisson_nll_loss(full=True)` approximates it.)
+    """
+    predictions, targets = alike("poisson_nll", predictions, targets)
+    low = jnp.minimum(predictions, LARGEST_LOG_RATE)
+    rate = jnp.exp(low) * (1 + predictions - low)
+    return rate - targets * predictions + jax.scipy.special.gammaln(targets + 1)

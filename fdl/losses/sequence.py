@@ -1,0 +1,113 @@
+"""Losses of sequences. T is the frames, C the classes, S the longest text."""
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.shapes import precise, wide
+from fdl.paths import PathError
+
+# The logarithm of nothing. Finite, so that its sums and slopes are; no path of frames gets near.
+NEVER = -1e30
+
+
+def ctc(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    blank: int = 0,
+) -> jax.Array:
+    """-log of the probability that the frames spell the text, over all alignments, in nats.
+
+    An alignment gives each frame a class or the blank; it spells what is left when repetitions are
+    merged and blanks taken out.
+
+    Args:
+      logits: [..., T, C], a floating dtype.
+      labels: [..., S], integers in [0, C) other than the blank; -1 fills up behind a shorter text.
+        Inside a compiled program the blank or a label of C or more gives NaN.
+      lengths: [...], integers in [0, T], how many frames there are; by default T.
+      blank: the class that stands for no label.
+
+    Returns:
+      [...], float32 or better, >= 0; infinity, with the slope 0, where the frames are too few.
+
+    Raises:
+      PathError: shapes that do not fit, labels that are not integers, or a blank out of range.
+
+    Example:
+      >>> round(float(jnp.exp(-ctc(jnp.zeros((2, 2)), jnp.array([1])))), 3)  # not: blank, blank
+      0.75
+
+    Source: Graves et al. 2006, "Connectionist Temporal Classification", equations 5 to 8.
+    """
+    _check(logits, labels, lengths, blank)
+    log_chances = jax.nn.log_softmax(precise(logits), axis=-1)
+    frames = logits.shape[-2]
+    lengths = jnp.full(labels.shape[:-1], frames) if lengths is None else wide(lengths)
+    states = _with_blanks(wide(labels), blank)
+    # [T, ..., 2 S + 1]: what each frame says of each state.
+    places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))
+    said = jnp.moveaxis(jnp.take_along_axis(log_chances, places, axis=-1), -2, 0)
+    skips = _may_skip(states, blank)
+
+    def step(before: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        frame, says = now
+        come = jnp.logaddexp(before, _shifted(before, 1))
+        come = jnp.where(skips, jnp.logaddexp(come, _shifted(before, 2)), come)
+        return jnp.where((frame < lengths)[..., None], come + says, before), None
+
+    # Before the first frame, in the first blank: it may be stayed in or left.
+    first = jnp.full(states.shape, NEVER, log_chances.dtype).at[..., 0].set(0)
+    last, _ = jax.lax.scan(step, first, (jnp.arange(frames, dtype=lengths.dtype), said))
+    loss = _loss(last, (labels >= 0).sum(-1))
+    return jnp.where((labels == blank).any(-1), jnp.nan, loss)
+
+
+def _with_blanks(labels: jax.Array, blank: int) -> jax.Array:
+    """[..., 2 S + 1]: blank, label, blank, label, ..., blank."""
+    states = jnp.full((*labels.shape[:-1], 2 * labels.shape[-1] + 1), blank, labels.dtype)
+    return states.at[..., 1::2].set(jnp.where(labels < 0, blank, labels))
+
+
+def _may_skip(states: jax.Array, blank: int) -> jax.Array:
+    """Whether the blank before a state may be left out: between two labels that differ."""
+    before = jnp.roll(states, 2, axis=-1)
+    return (states != blank) & (states != before) & (jnp.arange(states.shape[-1]) >= 2)
+
+
+def _shifted(x: jax.Array, by: int) -> jax.Array:
+    """What stood `by` states before; NEVER for the first ones."""
+    return jnp.where(jnp.arange(x.shape[-1]) < by, NEVER, jnp.roll(x, by, axis=-1))
+
+
+def _loss(last: jax.Array, count: jax.Array) -> jax.Array:
+    """From where the frames may have ended: in the last label, or in the blank behind it."""
+    place = 2 * count[..., None]
+    in_blank = jnp.take_along_axis(last, place, axis=-1)[..., 0]
+    in_label = jnp.take_along_axis(last, jnp.maximum(place - 1, 0), axis=-1)[..., 0]
+    total = jnp.logaddexp(in_blank, jnp.where(count == 0, NEVER, in_label))
+    return jnp.where(total < NEVER / 2, jnp.inf, -total)
+
+
+def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array | None, blank: int) -> None:
+    lead = logits.shape[:-2]
+    whole = jnp.issubdtype(labels.dtype, jnp.integer)
+    if logits.ndim < 2 or labels.shape[:-1] != lead or labels.ndim != len(lead) + 1 or not whole:
+        raise PathError(
+            f"expected integer labels [{', '.join(map(str, [*lead, 'S']))}] for logits "
+            f"{list(logits.shape)}, got {labels.dtype} {list(labels.shape)}; a text for each "
+            "run of frames [T, C], filled up with -1",
+            layer="ctc",
+        )
+    if lengths is not None and lengths.shape != lead:
+        raise PathError(
+            f"expected lengths {list(lead)} for logits {list(logits.shape)}, got "
+            f"{list(lengths.shape)}; a number of frames for each text",
+            layer="ctc",
+        )
+    if not 0 <= blank < logits.shape[-1]:
+        raise PathError(
+            f"expected a blank in [0, {logits.shape[-1]}), got {blank}; it is one of the classes",
+            layer="ctc",
+        )

@@ -1,0 +1,405 @@
+"""Losses against torch, optax and float64, and what each of them promises beyond the laws."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from registry import LOSSES
+from registry.losses import CLASS_WEIGHT
+
+import fdl
+from fdl.losses import check_targets
+
+BOUNDS = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "float64": {"rtol": 1e-10, "atol": 1e-12}}
+
+
+def weighted(loss, moved):
+    """Loss and gradients of a sum in which every example counts differently."""
+
+    def total(*args):
+        values = loss(*args)
+        weight = jnp.sin(1 + jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
+        return (weight * values).sum(), values
+
+    return jax.jit(jax.value_and_grad(total, moved, has_aux=True))
+
+
+@pytest.mark.parametrize("size", [0.1, 40.0])
+@pytest.mark.parametrize("name", [name for name, case in LOSSES.items() if case.optax])
+def test_a_loss_is_that_of_optax(name, size, standard_promotion):
+    case = LOSSES[name]
+    args = case.data(7, size=size)
+    (_, ours), our_gradients = weighted(case.loss, case.moved)(*args)
+    (_, theirs), their_gradients = weighted(case.optax, case.moved)(*args)
+    np.testing.assert_allclose(ours, theirs, **BOUNDS["float32"])
+    for a, b in zip(our_gradients, their_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_and_its_slopes_are_the_formula(name):
+    """In float64, the slopes by differences of the formula."""
+    case = LOSSES[name]
+    with jax.enable_x64(True):
+        args = case.data(7, dtype=np.float64)
+        (_, values), gradients = weighted(case.loss, case.moved)(*args)
+    values, args, gradients = jax.tree.map(np.asarray, (values, args, gradients))
+    np.testing.assert_allclose(values, case.exact(args), **BOUNDS["float64"])
+    weight = np.sin(1 + np.arange(values.size)).reshape(values.shape)
+    for place, gradient in zip(case.moved, gradients, strict=True):
+        direction = np.random.default_rng(place).standard_normal(gradient.shape)
+        moved = [[np.array(x) for x in args] for _ in range(2)]
+        for given, step in zip(moved, (1e-6, -1e-6), strict=True):
+            given[place] = given[place] + step * direction
+        high, low = (case.oracle(*given) for given in moved)
+        slope = (weight * (high - low)).sum() / 2e-6
+        np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-7)
+
+
+def torch_cases():
+    torch = pytest.importorskip(
+        "torch", reason="without torch no loss was held against torch's, only against formulas"
+    )
+    f = torch.nn.functional
+    none = {"reduction": "none"}
+    weight = torch.tensor(CLASS_WEIGHT)
+
+    def with_weight(logits, labels):
+        return f.cross_entropy(
+            logits, labels, weight=weight.to(logits), label_smoothing=0.2, **none
+        )
+
+    def kl(logits, targets):
+        return f.kl_div(logits.log_softmax(-1), targets, **none).sum(-1)
+
+    def gaussian(predictions, targets):
+        variance = predictions[..., 1].exp() + 1e-6
+        return f.gaussian_nll_loss(predictions[..., 0], targets, variance, full=True, **none)
+
+    def poisson(predictions, targets):
+        return f.poisson_nll_loss(predictions, targets, **none) + torch.lgamma(targets + 1)
+
+    def ctc(logits, labels, lengths):
+        return f.ctc_loss(
+            logits.log_softmax(-1).movedim(0, 1),
+            labels.clamp(min=1),
+            lengths,
+            (labels >= 0).sum(-1),
+            **none,
+        )
+
+    return {
+        "softmax_cross_entropy": lambda p, t: f.cross_entropy(p, t, **none),
+        "softmax_cross_entropy_smoothed_and_weighted": with_weight,
+        "soft_cross_entropy": lambda p, t: f.cross_entropy(p, t, **none),
+        "kl_divergence": kl,
+        "sigmoid_cross_entropy_weighted": lambda p, t: f.binary_cross_entropy_with_logits(
+            p, t, pos_weight=weight.to(p), **none
+        ),
+        "squared_error": lambda p, t: f.mse_loss(p, t, **none),
+        "absolute_error": lambda p, t: f.l1_loss(p, t, **none),
+        "huber": lambda p, t: f.huber_loss(p, t, delta=1.7, **none),
+        "gaussian_nll": gaussian,
+        "poisson_nll": poisson,
+        "cosine_distance": lambda p, t: 1 - f.cosine_similarity(p, t, dim=-1),
+        "triplet": lambda a, p, n: f.triplet_margin_loss(a, p, n, margin=1.5, eps=0, **none),
+        "info_nce": lambda a, b: f.cross_entropy(
+            f.normalize(a) @ f.normalize(b).T / 0.3, torch.arange(len(a)), **none
+        ),
+        "ctc": ctc,
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_are_those_of_torch(dtype):
+    import torch
+
+    for name, theirs in torch_cases().items():
+        case = LOSSES[name]
+        with jax.enable_x64(dtype == "float64"):
+            args = case.data(11, dtype=dtype)
+            (_, values), gradients = weighted(case.loss, case.moved)(*args)
+        tensors = [
+            torch.tensor(np.array(x)).to(torch.int64 if x.dtype.kind == "i" else None)
+            for x in map(np.asarray, args)
+        ]
+        for place in case.moved:
+            tensors[place].requires_grad_()
+        expected = theirs(*tensors)
+        weight = torch.sin(1 + torch.arange(expected.numel(), dtype=expected.dtype))
+        (weight.view_as(expected) * expected).sum().backward()
+        np.testing.assert_allclose(
+            values, expected.detach(), **BOUNDS[dtype], err_msg=f"{name} values"
+        )
+        for place, gradient in zip(case.moved, gradients, strict=True):
+            np.testing.assert_allclose(
+                gradient, tensors[place].grad, **BOUNDS[dtype], err_msg=f"{name} by {place}"
+            )
+
+
+def test_ctc_is_that_of_optax_with_another_blank(standard_promotion):
+    import optax
+
+    logits, labels, _ = LOSSES["ctc"].data(5)
+    labels = jnp.where(labels < 0, labels, labels - 1)
+    missing = (labels < 0).astype(jnp.float32)
+    expected = jax.jit(functools.partial(optax.ctc_loss, blank_id=4))(
+        logits, jnp.zeros((6, 6)), labels, missing
+    )
+    found = jax.jit(functools.partial(fdl.ctc, blank=4))(logits, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_text_that_its_frames_cannot_spell():
+    """Two equal letters need a blank between them, so three frames."""
+    labels = jnp.array([1, 1])
+    loss = jax.jit(jax.value_and_grad(lambda logits: fdl.ctc(logits, labels)))
+    value, gradient = loss(jnp.ones((2, 3)))
+    assert value == np.inf and (gradient == 0).all()
+    value, gradient = loss(jnp.zeros((3, 3)))
+    assert (gradient != 0).any()
+    np.testing.assert_allclose(value, 3 * math.log(3), rtol=1e-6)
+    many = jax.jit(lambda *args: fdl.ctc(jnp.ones((4, 4, 3)), args[0], lengths=args[1]))
+    losses = many(jnp.array([[-1, -1], [2, 0], [2, 3], [2, -1]]), jnp.array([0, 4, 4, 4]))
+    assert losses[0] == 0 and losses[3] > 0
+    assert np.isnan(losses).tolist() == [False, True, True, False]
+
+
+# What is promised beyond the numbers.
+
+
+def sizes_of(jaxpr):
+    """The sizes of all values that a program makes, inner programs included."""
+    for equation in jaxpr.eqns:
+        yield from (math.prod(out.aval.shape) for out in equation.outvars)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from sizes_of(inner)
+
+
+def test_linear_cross_entropy_never_holds_all_logits():
+    tokens, width, vocabulary, chunk = 96, 3, 128, 16
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.standard_normal((2, tokens // 2, width)), jnp.float32)
+    w = jnp.asarray(rng.standard_normal((width, vocabulary)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, vocabulary, (2, tokens // 2)))
+    whole = weighted(lambda h, w: fdl.softmax_cross_entropy(h @ w, labels), (0, 1))
+    parts = weighted(lambda h, w: fdl.linear_cross_entropy(h, w, labels, chunk=chunk), (0, 1))
+    (_, expected), expected_gradients = whole(hidden, w)
+    (_, found), found_gradients = parts(hidden, w)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for a, b in zip(found_gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert max(sizes_of(jax.make_jaxpr(whole)(hidden, w).jaxpr)) == tokens * vocabulary
+    assert max(sizes_of(jax.make_jaxpr(parts)(hidden, w).jaxpr)) == chunk * vocabulary
+
+
+def test_linear_cross_entropy_sums_the_gradient_by_w_in_float32():
+    """In bfloat16 the 257th summand of size 1 would be lost."""
+    hidden = jnp.ones((1024, 1), jnp.bfloat16)
+    w = jnp.zeros((1, 2), jnp.bfloat16)
+    loss = lambda w: fdl.linear_cross_entropy(hidden, w, jnp.zeros(1024, int), chunk=2).sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(w)
+    assert gradient.dtype == jnp.bfloat16
+    assert gradient.astype(jnp.float32).tolist() == [[-512.0, 512.0]]
+
+
+def test_the_second_derivative_of_linear_cross_entropy():
+    hidden, w, labels = LOSSES["linear_cross_entropy"].data(3)
+    loss = lambda w: fdl.linear_cross_entropy(hidden, w, labels, chunk=4).sum()  # noqa: E731
+    whole = lambda w: fdl.softmax_cross_entropy(hidden @ w, labels).sum()  # noqa: E731
+    found, expected = (jax.jit(jax.hessian(f))(w) for f in (loss, whole))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quantile_is_what_its_loss_is_least_at():
+    targets = jnp.asarray(np.random.default_rng(0).gumbel(size=1001), jnp.float32)
+    total = lambda q: fdl.losses.quantile(jnp.full_like(targets, q), targets, level=0.8).sum()  # noqa: E731
+    candidates = jnp.sort(targets)
+    best = candidates[jnp.argmin(jax.vmap(total)(candidates))]
+    assert best == np.quantile(targets, 0.8, method="inverted_cdf")
+
+
+def test_likelihoods_are_those_of_scipy():
+    mean, log_variance, seen = 0.7, -0.4, jnp.array([-1.0, 0.5, 2.0])
+    found = fdl.losses.gaussian_nll(jnp.array([[mean, log_variance]] * 3), seen)
+    expected = -scipy.stats.norm(mean, math.exp(log_variance / 2)).logpdf(seen)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    counts = jnp.array([0.0, 3.0, 11.0])
+    found = fdl.losses.poisson_nll(jnp.log(jnp.full(3, 2.5)), counts)
+    np.testing.assert_allclose(found, -scipy.stats.poisson(2.5).logpmf(counts), rtol=1e-5)
+
+
+def test_smoothing_takes_from_the_label_what_all_classes_get():
+    logits, labels = LOSSES["softmax_cross_entropy"].data(2)
+    smoothed = fdl.softmax_cross_entropy(logits, labels, smoothing=0.3)
+    targets = 0.7 * jax.nn.one_hot(labels, 5) + 0.3 / 5
+    np.testing.assert_allclose(smoothed, fdl.soft_cross_entropy(logits, targets), rtol=1e-5)
+
+
+def test_a_class_of_no_chance_may_have_the_logit_minus_infinity():
+    logits = jnp.array([[0.5, -np.inf, 1.0]])
+    for loss, target in [
+        (fdl.softmax_cross_entropy, jnp.array([0])),
+        (fdl.soft_cross_entropy, jnp.array([[1.0, 0.0, 0.0]])),
+        (fdl.kl_divergence, jnp.array([[1.0, 0.0, 0.0]])),
+    ]:
+        value, gradient = jax.value_and_grad(lambda x: loss(x, target).sum())(logits)
+        assert float(value) == pytest.approx(math.log1p(math.exp(0.5)), rel=1e-6)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["softmax_focal", "multiclass_hinge"])
+def test_labels_out_of_range_give_nan(name):
+    loss = jax.jit(getattr(fdl, name))(jnp.ones((4, 3)), jnp.array([0, 3, -1, 2]))
+    assert np.isnan(loss).tolist() == [False, True, True, False]
+    assert np.isnan(fdl.sigmoid_focal(jnp.ones(3), jnp.array([0.0, 0.5, 1.0]))).tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_focus_of_zero_is_the_cross_entropy():
+    logits, labels = LOSSES["softmax_focal"].data(4)
+    np.testing.assert_allclose(
+        fdl.softmax_focal(logits, labels, gamma=0.0),
+        fdl.softmax_cross_entropy(logits, labels),
+        rtol=1e-6,
+    )
+    logits, targets = LOSSES["sigmoid_focal"].data(4)
+    np.testing.assert_allclose(
+        fdl.sigmoid_focal(logits, targets, gamma=0.0),
+        fdl.sigmoid_cross_entropy(logits, targets),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
+def test_targets_of_yes_and_no_in_any_dtype(dtype):
+    targets = jnp.array([[1, 0, 1]], dtype)
+    logits = jnp.array([[0.3, -2.0, 5.0]])
+    same = targets.astype(jnp.float32)
+    for loss in (fdl.sigmoid_cross_entropy, fdl.sigmoid_focal, fdl.dice):
+        np.testing.assert_array_equal(loss(logits, targets), loss(logits, same))
+
+
+def test_equal_vectors_and_empty_ones_have_finite_slopes():
+    x = jnp.zeros((3, 4))
+    for loss in (
+        lambda x: fdl.contrastive(x, x, jnp.array([0, 1, 0])),
+        lambda x: fdl.triplet(x, x, x),
+        lambda x: fdl.cosine_distance(x, x + 1),
+        lambda x: fdl.info_nce(x, x),
+        lambda x: fdl.sigmoid_contrastive(x, x),
+    ):
+        gradient = jax.jit(jax.grad(lambda x: loss(x).sum()))(x)
+        assert np.isfinite(gradient).all()
+
+
+# Messages.
+
+
+def test_dice_over_the_pixels_of_images():
+    logits, targets = LOSSES["dice"].data(3, rows=2, classes=24)
+    flat = fdl.dice(logits, targets)
+    images = [x.reshape(2, 4, 6, 1) for x in (logits, targets)]
+    np.testing.assert_allclose(fdl.dice(*images, axis=(1, 2))[:, 0], flat, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda x: fdl.softmax_cross_entropy(x, jnp.zeros(2, int), class_weight=[1.0, 2.0]),
+            r"^softmax_cross_entropy: expected class weights \[3\] for logits \[2, 3\], got \[2\]; "
+            r"one weight for each class$",
+        ),
+        (
+            lambda x: fdl.huber(x[:, :1], x[:, 0]),
+            r"^huber: expected targets \[2, 1\] as the predictions, got \[2\]; reshape one of "
+            r"them$",
+        ),
+        (
+            lambda x: fdl.gaussian_nll(x, x[:, 0]),
+            r"^gaussian_nll: expected predictions \[2, 2\] for targets \[2\], got \[2, 3\]; a mean "
+            r"and a log-variance for each target$",
+        ),
+        (
+            lambda x: fdl.contrastive(x, x, x),
+            r"^contrastive: expected same \[2\] for pairs of \[2, 3\], got \[2, 3\]; one number "
+            r"for each pair$",
+        ),
+        (
+            lambda x: fdl.info_nce(x[0], x[0]),
+            r"^info_nce: expected two arrays \[B, D\], got \[3\]; one row for each example$",
+        ),
+        (
+            lambda x: fdl.linear_cross_entropy(x, x, jnp.zeros(2, int)),
+            r"^linear_cross_entropy: expected w \[3, V\] for hidden \[2, 3\], got \[2, 3\]; "
+            r"transpose a tied embedding$",
+        ),
+        (
+            lambda x: fdl.linear_cross_entropy(x, x.T, jnp.zeros((2, 1), int)),
+            r"^linear_cross_entropy: expected integer labels \[2\] for hidden \[2, 3\], got int32 "
+            r"\[2, 1\]; one class number for each token$",
+        ),
+        (
+            lambda x: fdl.linear_cross_entropy(x, x.T, jnp.zeros(2, int), chunk=0),
+            r"^linear_cross_entropy: expected chunk >= 1, got 0; it counts tokens$",
+        ),
+        (
+            lambda x: fdl.ctc(x, jnp.zeros((2, 1), int)),
+            r"^ctc: expected integer labels \[S\] for logits \[2, 3\], got int32 \[2, 1\]; a "
+            r"text for each run of frames \[T, C\], filled up with -1$",
+        ),
+        (
+            lambda x: fdl.ctc(x, jnp.ones(1, int), blank=3),
+            r"^ctc: expected a blank in \[0, 3\), got 3; it is one of the classes$",
+        ),
+    ],
+)
+def test_what_is_said_of_wrong_arguments(call, told):
+    for run in (call, jax.jit(call)):
+        with pytest.raises(fdl.PathError) as caught:
+            run(jnp.ones((2, 3)))
+        assert re.fullmatch(told, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "told"),
+    [
+        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer as "),
+        ("multiclass_hinge", [-1, 0], r"labels in \[0, 3\), got -1 at row 0; give the last "),
+        ("sigmoid_focal", [0.0, 0.5], r"targets 0 or 1, got 0\.5 at row 1; round them$"),
+        ("hinge", [1.0, 0.0], r"targets -1 or 1, got 0\.0 at row 1; take 2 \* target - 1 of 0 and"),
+        ("poisson_nll", [2.0, -1.0], r"targets >= 0, got -1\.0 at row 1; counts cannot be neg"),
+        ("dice", [0.0, 2.0], r"targets in \[0, 1\], got 2\.0 at row 1; divide by the largest "),
+        (
+            "soft_cross_entropy",
+            [[0.5, 0.5, 0.0], [0.5, 0.4, 0.0]],
+            r"targets >= 0 that sum to 1 over the classes, got 0\.5 at row 1; divide by their sum$",
+        ),
+        (
+            "kl_divergence",
+            [[1.5, -0.5, 0.0]],
+            r"targets >= 0 that sum to 1 over the classes, got -0\.5 at row 0; divide by their ",
+        ),
+        ("ctc", [[1, 2], [-1, 1]], r"labels in \[0, 3\), and -1 only behind them, got 1 at row 1"),
+        ("ctc", [[1, 3]], r"labels in \[0, 3\), and -1 only behind them, got 3 at row 0; give the"),
+    ],
+)
+def test_targets_that_a_loss_cannot_score_are_refused(loss, targets, told):
+    logits = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    given = functools.partial(getattr(fdl, loss))
+    with pytest.raises(ValueError, match=rf"^{loss}: expected {told}"):
+        check_targets(given, logits, np.array(targets))
+    good = {"hinge": [1.0, -1.0], "ctc": [[1, 2], [1, -1], [-1, -1]]}
+    fine = [[0.25, 0.75, 0.0]] if np.ndim(targets) == 2 else [0, 1]
+    assert check_targets(given, logits, np.array(good.get(loss, fine))) is None
