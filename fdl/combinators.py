@@ -89,7 +89,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
     children = named_layers(name, layers, named, least=1)
     if merge not in _MERGES:
         raise ValueError(
-            f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}"
+            f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}; "
+            "take 'tuple', and merge by hand in a network"
         )
 
     def forward(f: Any, x: Any, **given: Any) -> Any:

@@ -92,7 +92,10 @@ def as_layer(value: Any) -> Layer:
         return value
     if callable(value):
         return function(value)
-    raise TypeError(f"network: expected a Layer or a function of one array, got {value!r}")
+    raise TypeError(
+        f"network: expected a Layer or a function of one array, got {value!r}; call the layer's "
+        "factory, as dense(8), or pass the function itself"
+    )
 
 
 def stateless(model: Layer) -> Callable[..., Any]:

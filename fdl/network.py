@@ -124,7 +124,9 @@ def named_layers(
         children[f"{layer.name}_{count}"] = layer
     for child, value in named.items():
         if child in children:
-            raise ValueError(f"{owner}: expected a name that is still free, got {child!r} twice")
+            raise ValueError(
+                f"{owner}: expected a name that is still free, got {child!r} twice; choose another"
+            )
         children[child] = as_layer(value)
     if len(children) < least:
         raise ValueError(
@@ -186,7 +188,8 @@ class _Network:
         for child in self.children:
             if not child or "/" in child or "*" in child:
                 raise ValueError(
-                    f"{self.name}: expected a child's name without '/' and '*', got {child!r}"
+                    f"{self.name}: expected a child's name without '/' and '*', got {child!r}; "
+                    "these two belong to paths and patterns"
                 )
         return Layer(
             *(self.name, self.init, self.apply, tuple(self.inputs), dict(self.children)),
@@ -279,7 +282,10 @@ class _Children:
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self.__dict__:
-            raise PathError(f"expected a child among {', '.join(self.__dict__)}, got f.{name}")
+            raise PathError(
+                f"expected a child among {', '.join(self.__dict__)}, got f.{name}; call one of "
+                "these, or give network a child of that name"
+            )
         return self.__dict__[name]
 
     __getattr__ = __getitem__  # asked only for what is not there

@@ -58,7 +58,7 @@ def repeat(
       ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
     """
     if n < 1:
-        raise ValueError(f"{name}: expected n >= 1 blocks, got {n}")
+        raise ValueError(f"{name}: expected n >= 1 blocks, got {n}; say how many there are")
     inner = as_layer(block)
     unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
     scanned = n > FEW if scan is None else scan

@@ -305,7 +305,8 @@ def test_outputs_that_cannot_be_merged_are_refused():
 
 @pytest.mark.parametrize("merge", ["add", None, 0])
 def test_an_unknown_merge_is_refused(merge):
-    message = f"parallel: expected merge to be one of 'sum', 'concat', 'tuple', got {merge!r}"
+    message = f"parallel: expected merge to be one of 'sum', 'concat', 'tuple', got {merge!r}; "
+    message += "take 'tuple', and merge by hand in a network"
     with pytest.raises(ValueError, match=told(message)):
         fdl.parallel(fdl.tanh, merge=merge)
 
@@ -319,7 +320,8 @@ def test_a_combinator_of_nothing_is_refused(combinator):
     with pytest.raises(ValueError, match=told(message)):
         combinator()
     with pytest.raises(
-        ValueError, match=told("mine: expected a name that is still free, got 'tanh_0' twice")
+        ValueError,
+        match=told("mine: expected a name that is still free, got 'tanh_0' twice; choose another"),
     ):
         combinator(fdl.tanh, tanh_0=fdl.relu, name="mine")
 

@@ -321,7 +321,8 @@ def test_function_is_a_layer_without_weights():
 
 @pytest.mark.parametrize("value", [3, None, "dense", {"w": 1}])
 def test_what_is_no_layer_is_refused(value):
-    message = f"network: expected a Layer or a function of one array, got {value!r}"
+    message = f"network: expected a Layer or a function of one array, got {value!r}; call the "
+    message += "layer's factory, as dense(8), or pass the function itself"
     for call in (
         lambda: as_layer(value),
         lambda: fdl.chain(fdl.relu, value),
@@ -333,7 +334,8 @@ def test_what_is_no_layer_is_refused(value):
 
 @pytest.mark.parametrize("name", ["", "a/b", "a*", "**"])
 def test_a_name_that_is_not_one_level_is_refused(name):
-    message = f"net: expected a child's name without '/' and '*', got {name!r}"
+    message = f"net: expected a child's name without '/' and '*', got {name!r}; "
+    message += "these two belong to paths and patterns"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.network(lambda f, x: x, name="net", **{name: fdl.relu})
     with pytest.raises(ValueError, match=told(message) + END):
@@ -341,14 +343,18 @@ def test_a_name_that_is_not_one_level_is_refused(name):
 
 
 def test_two_children_of_one_name_are_refused():
-    message = "chain: expected a name that is still free, got 'dense_0' twice"
+    message = "chain: expected a name that is still free, got 'dense_0' twice; choose another"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.chain(fdl.dense(2), dense_0=fdl.dense(3))
 
 
 def test_a_child_that_does_not_exist_is_refused():
     net = fdl.network(lambda f, x: f.missing(x), down=fdl.relu, up=fdl.tanh)
-    message = told("outer: expected a child among down, up, got f.missing") + END
+    message = told(
+        "outer: expected a child among down, up, got f.missing; call one of these, or give network "
+        "a child of that name"
+    )
+    message += END
     with pytest.raises(fdl.PathError, match=message):
         fdl.chain(outer=net).init(KEY, X)
     with pytest.raises(fdl.PathError, match=message):
@@ -531,12 +537,14 @@ def test_an_error_of_other_code_keeps_its_type_and_gets_the_path_as_notes():
 
 @pytest.mark.parametrize("features", [0, -3])
 def test_dense_refuses_no_features(features):
-    with pytest.raises(ValueError, match=told(f"dense: expected features >= 1, got {features}")):
-        fdl.dense(features)
-    with pytest.raises(ValueError, match=told(f"dense: expected features >= 1, got {features}")):
-        fdl.mlp([4, features], 3)
-    with pytest.raises(ValueError, match=told(f"dense: expected features >= 1, got {features}")):
-        fdl.mlp([4], features)
+    message = f"dense: expected features >= 1, got {features}; say how many outputs there are"
+    for make in (
+        lambda: fdl.dense(features),
+        lambda: fdl.mlp([4, features], 3),
+        lambda: fdl.mlp([4], features),
+    ):
+        with pytest.raises(ValueError, match=told(message) + END):
+            make()
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])

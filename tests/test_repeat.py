@@ -279,5 +279,6 @@ def test_an_input_no_block_takes_is_refused(scan):
 
 @pytest.mark.parametrize("n", [0, -2])
 def test_no_blocks_are_refused(n):
-    with pytest.raises(ValueError, match=told(f"stack: expected n >= 1 blocks, got {n}")):
+    message = f"stack: expected n >= 1 blocks, got {n}; say how many there are"
+    with pytest.raises(ValueError, match=told(message)):
         fdl.repeat(fdl.dense(3), n, name="stack")

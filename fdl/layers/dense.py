@@ -45,7 +45,9 @@ def dense(
     Source: Rosenblatt 1958; Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.1.
     """
     if features < 1:
-        raise ValueError(f"dense: expected features >= 1, got {features}")
+        raise ValueError(
+            f"dense: expected features >= 1, got {features}; say how many outputs there are"
+        )
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         _check(name, x, None)
