@@ -94,7 +94,11 @@ from fdl.gradients import check_gradient as check_gradient
 from fdl.gradients import derivative as derivative
 from fdl.gradients import hessian_vector_product as hessian_vector_product
 from fdl.gradients import per_example_gradients as per_example_gradients
+from fdl.optim import adam as adam
+from fdl.optim import adamw as adamw
 from fdl.optim import apply_updates as apply_updates
+from fdl.optim import lion as lion
+from fdl.optim import rmsprop as rmsprop
 from fdl.optim import sgd as sgd
 
 # Training.

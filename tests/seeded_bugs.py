@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# file -> (the tests that should see a bug in it, [(old text, new text), ...])
+# file -> (the tests that should see a bug in it, perhaps with -k and words joined by _or_,
+#          [(old text, new text), ...])
 BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/layers/dense.py": (
         "test_numbers.py test_layer.py test_laws.py",
@@ -284,6 +285,161 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(params,), (vector,))[1]", "(params,), (vector,))[0]"),
         ],
     ),
+    "fdl/optim/combine.py": (
+        "test_optim.py",
+        [
+            (
+                "each.update(updates, own, params, **extra_args)",
+                "each.update(updates, own, params)",
+            ),
+            ("jnp.asarray(p + u, jnp.result_type(p))", "p + u"),
+            ("jnp.asarray(p + u,", "jnp.asarray(p - u,"),
+        ],
+    ),
+    "fdl/optim/leafwise.py": (
+        "test_optimizers.py test_optim.py",
+        [
+            ('{"count": increment(state.count)}', '{"count": state.count}'),
+            ("tuple(map(_as, rule(g, *own), before))", "tuple(rule(g, *own))"),
+            ("or any(map(_reshaped, new, before))", ""),
+            ("count + 1, last)", "count + 2, last)"),
+            ("jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g**2", "g**2"),
+            ("not 0 <= value < 1", "not 0 <= value <= 1"),
+            ("rows.append((None, *own[len(own) - kept :]))", "rows.append((None,) * (1 + kept))"),
+        ],
+    ),
+    "fdl/optim/rate.py": (
+        "test_optimizers.py test_optim.py",
+        [
+            ("sign = -1 if flip_sign else 1", "sign = 1 if flip_sign else -1"),
+            ("(g + s * w,)", "(g - s * w,)"),
+            ("(g + s * w,)", "(g + s,)"),
+            ("0 <= value < float", "-1 <= value < float"),
+            ("else masked(whole, mask)", "else whole"),
+            ("state._replace(count=increment(state.count)) if", "state if"),
+        ],
+    ),
+    "fdl/optim/mask.py": (
+        "test_optimizers.py -k adamw",
+        [("mine if keep else other", "mine"), ("part if keep else M", "part if not keep else M")],
+    ),
+    "fdl/optim/sgd.py": (
+        "test_optimizers.py test_optim.py -k sgd_or_lion_or_rprop",
+        [
+            ("t = g + decay * t", "t = g - decay * t"),
+            ("t = g + decay * t", "t = (1 - decay) * g + decay * t"),
+            ("g + decay * t if nesterov else t, t", "t if nesterov else g + decay * t, t"),
+            ('stateless("scale_by_sign", jnp.sign)', 'stateless("scale_by_sign", jnp.tanh)'),
+            ("chain(scale_by_sign(), scale_by", "chain(scale_by"),
+            ("c = (1 - b1) * g + b1 * m", "c = b1 * g + (1 - b1) * m"),
+            ("jnp.sign(c), (1 - b2) * g + b2 * m", "jnp.sign(c), (1 - b1) * g + b1 * m"),
+            (
+                "scale_by_lion(b1, b2, mu_dtype),\n"
+                "        add_decayed_weights(weight_decay, mask),",
+                "add_decayed_weights(weight_decay, mask),\n"
+                "        scale_by_lion(b1, b2, mu_dtype),",
+            ),
+            ("agreement > 0, eta_plus, eta_minus", "agreement > 0, eta_minus, eta_plus"),
+            ("if delayed else u, size, u", "if not delayed else u, size, u"),
+            ("agreement == 0, size, resized", "agreement > 0, size, resized"),
+        ],
+    ),
+    "fdl/optim/rms.py": (
+        "test_optimizers.py -k adagrad_or_rmsprop_or_adadelta",
+        [
+            ("rsqrt(v + eps), 0.0)", "rsqrt(v) + eps, 0.0)"),
+            ("v = squared_size(g) + v", "v = squared_size(g)"),
+            ("else 1 / (jnp.sqrt(v) + eps)", "else jax.lax.rsqrt(v + eps)"),
+            ("v = (1 - decay) * squared_size(g) + decay * v", "v = squared_size(g) + decay * v"),
+            ("correction(decay, *t)", "correction(decay, t[0] + 1)"),
+            ("unbiased(v) - squared_size(unbiased(m))", "unbiased(v)"),
+            ("jnp.sqrt(x + eps)", "(jnp.sqrt(x) + eps)"),
+            ("(1 - rho) * u**2 + rho * x", "(1 - rho) * g**2 + rho * x"),
+            ("rate = 1.0 if", "rate = 0.1 if"),
+        ],
+    ),
+    "fdl/optim/adam.py": (
+        "test_optimizers.py -k adam",
+        [
+            ("first(m, g) / (jnp.sqrt(", "m / (jnp.sqrt("),
+            ("return first(m, g) / (jnp.sqrt(corrected(v, c2)", "return first(m, g) / (jnp.sqrt(v"),
+            ("return first(m, g)", "return -first(m, g)"),
+            ("corrected(v, c2) + eps_root) + eps), m", "corrected(v, c2) + eps_root + eps)), m"),
+            ("m = (1 - b1) * g + b1 * m", "m = g + b1 * m"),
+            ("c1_next = correction(b1, t + 1)", "c1_next = c1"),
+            ("momentum_decay * t))", "momentum_decay * t / 2))"),
+            ("product = product * now", "product = now"),
+            ("first_moment(b1, t, nesterov), c", "first_moment(b2, t, nesterov), c"),
+            ("return 1 - decay**t", "return 1 - decay ** (t + 1)"),
+            (
+                "add_decayed_weights(weight_decay, mask),\n"
+                "        scale_by_learning_rate(learning_rate),",
+                "scale_by_learning_rate(learning_rate),\n"
+                "        add_decayed_weights(weight_decay, mask),",
+            ),
+            (
+                "mu_dtype, nesterov=nesterov),\n        add_decayed_weights(weight_decay, mask),",
+                "mu_dtype, nesterov=nesterov),",
+            ),
+        ],
+    ),
+    "fdl/optim/adam_variants.py": (
+        "test_optimizers.py -k amsgrad_or_adamax_or_adabelief",
+        [
+            ("jnp.maximum(largest, before(v))", "before(v)"),
+            ("if correct_maximum else (v_hat", "if not correct_maximum else (v_hat"),
+            ("jnp.sqrt(after(largest) + eps_root) + eps)", "jnp.sqrt(after(largest) + eps))"),
+            ("jnp.abs(g) + eps, b2 * u", "jnp.abs(g), b2 * u"),
+            ("corrected(m, c1) / u", "m / u"),
+            ("squared_size(g - m)", "squared_size(g)"),
+            ("b2 * s + eps_root", "b2 * s"),
+        ],
+    ),
+    "fdl/optim/radam.py": (
+        "test_optimizers.py -k radam",
+        [
+            ("trusted, adapted, m_hat", "trusted, adapted, m"),
+            ("rho >= threshold", "rho >= 4.0"),
+            ("jnp.where(trusted, squared, 1.0)", "squared"),
+            ("rho_inf - 2 * t * b2t", "rho_inf - t * b2t"),
+            ("r.astype(m.dtype) * m_hat", "m_hat"),
+        ],
+    ),
+    "fdl/optim/layerwise.py": (
+        "test_optimizers.py -k lars_or_lamb",
+        [
+            ("trust_coefficient * w_length /", "trust_coefficient / w_length /"),
+            ("jnp.where(none, jnp.ones((), jnp.result_type(ratio)), ratio)", "ratio"),
+            ("(u_length + eps)", "u_length"),
+            (
+                "scale_by_learning_rate(learning_rate),\n        trace(momentum, nesterov),",
+                "trace(momentum, nesterov),\n        scale_by_learning_rate(learning_rate),",
+            ),
+            (
+                "add_decayed_weights(weight_decay, mask),\n        scale_by_trust_ratio(),",
+                "scale_by_trust_ratio(),\n        add_decayed_weights(weight_decay, mask),",
+            ),
+        ],
+    ),
+    "fdl/optim/lookahead.py": (
+        "test_optimizers.py -k lookahead",
+        [
+            ("sync_period - 1", "sync_period"),
+            ("(1 - slow_step_size) * apart", "slow_step_size * apart"),
+            ("where(meeting, inner", "where(~meeting, inner"),
+        ],
+    ),
+    "fdl/optim/schedule_free.py": (
+        "test_optimizers.py -k schedule_free_or_weights_to_test",
+        [
+            ("state.step_count if look_ahead else", "state.step_count + 1 if look_ahead else"),
+            ("largest**weight_lr_power", "largest"),
+            ("x = (1.0 - c) * x + c * new_z", "x = c * x + (1.0 - c) * new_z"),
+            ("b1 * x + (1.0 - b1) * new_z - y", "b1 * x + (1.0 - b1) * z - y"),
+            ("bias_correction=True", "bias_correction=False"),
+            ("(1.0 - state.b1) * z) / state.b1", "(1.0 - state.b1) * z)"),
+        ],
+    ),
     "fdl/network.py": (
         "test_layer.py test_look.py",
         [
@@ -519,7 +675,7 @@ def main() -> None:
         for old, new in bugs:
             if words and not any(word in file for word in words):
                 continue
-            caught = is_caught(file, old, new, tests.split())
+            caught = is_caught(file, old, new, tests)
             print("caught" if caught else "MISSED", file, repr(old), "->", repr(new), flush=True)
             if not caught:
                 missed.append((file, old, new))
@@ -536,8 +692,11 @@ def is_caught(file, old, new, tests):
         if old not in text:
             raise SystemExit(f"{file}: expected the text {old!r}, got none; mend the list of bugs")
         (copy / file).write_text(text.replace(old, new))
-        paths = [str(copy / "tests" / test) for test in tests]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths]
+        files, _, words = tests.partition(" -k ")
+        paths = [str(copy / "tests" / test) for test in files.split()]
+        chosen = ["-k", words.replace("_or_", " or ")] if words else []
+        quiet = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *quiet, *chosen, *paths]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     if done.returncode not in (0, 1, 2):
         raise SystemExit(

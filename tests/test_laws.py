@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from registry import ACTIVATIONS, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS, SCHEDULES
+from registry import ACTIVATIONS, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
 
 import fdl
-from fdl import initializers, layers, losses, optim
+from fdl import initializers, layers, losses
 from fdl.train import weighted_mean
 
 FLOATS = ["bfloat16", "float32"]
@@ -22,7 +22,6 @@ over_layers = pytest.mark.parametrize("name", LAYERS)
 over_losses = pytest.mark.parametrize("name", LOSSES)
 over_activations = pytest.mark.parametrize("name", ACTIVATIONS)
 over_initializers = pytest.mark.parametrize("name", INITIALIZERS)
-over_optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
 in_training_or_not = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 
 
@@ -126,9 +125,6 @@ def test_every_public_name_is_registered():
     for name, value in vars(activations).items():
         if getattr(value, "__module__", "") == "fdl.activations":
             assert name in ACTIVATIONS
-    for name in set(vars(optim)) - {"apply_updates", "chain", "scale_by_learning_rate", "trace"}:
-        if getattr(vars(optim)[name], "__module__", "").startswith("fdl.optim."):
-            assert name in {*OPTIMIZERS, *SCHEDULES}, f"fdl.optim.{name} is in no registry"
 
 
 # Layers.
@@ -682,7 +678,7 @@ def test_an_initializer_with_fans_refuses_a_shape_without(name, shape):
         case.init(jax.random.key(0), shape)
 
 
-# Optimizers: the laws that need no oracle; tests/test_optim.py holds them against optax.
+# A tree for the tests of optimizers.
 
 
 def tree(seed, dtype=jnp.float32):
@@ -691,68 +687,6 @@ def tree(seed, dtype=jnp.float32):
         "layer": {"w": jnp.asarray(rng.standard_normal((3, 2)), dtype)},
         "b": jnp.asarray(rng.standard_normal(4), dtype),
     }
-
-
-@over_optimizers
-def test_an_optimizer_compiled_and_scanned_is_a_loop(name):
-    optimizer, _ = OPTIMIZERS[name].both()
-    params = tree(0)
-    gradients = [tree(seed) for seed in range(1, 6)]
-    traces = []
-
-    @jax.jit
-    def step(params, state, gradient):
-        traces.append(1)
-        updates, state = optimizer.update(gradient, state, params)
-        return fdl.apply_updates(params, updates), state
-
-    looped = compiled = (params, optimizer.init(params))
-    for gradient in gradients:
-        updates, state = optimizer.update(gradient, looped[1], looped[0])
-        looped = fdl.apply_updates(looped[0], updates), state
-        compiled = step(*compiled, gradient)
-    assert len(traces) == 1
-    assert_equal(compiled, looped, **NEAR)
-    scanned, _ = jax.lax.scan(
-        lambda carry, g: (step(*carry, g), None),
-        (params, optimizer.init(params)),
-        stacked(gradients),
-    )
-    assert_equal(scanned, looped, **NEAR)
-
-
-@over_optimizers
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_an_optimizer_keeps_dtypes_and_trees(name, dtype):
-    optimizer, _ = OPTIMIZERS[name].both()
-    params, gradient = tree(0, dtype), tree(1, dtype)
-    state = optimizer.init(params)
-    before = jax.tree.map(np.array, (params, state, gradient))
-    updates, new_state = optimizer.update(gradient, state, params)
-    moved = fdl.apply_updates(params, updates)
-    assert kinds(updates) == kinds(moved) == kinds(params)
-    assert kinds(new_state) == kinds(state)
-    assert_equal(jax.tree.map(np.array, (params, state, gradient)), before)
-    downhill = jax.tree.map(lambda u, g: float((u * g).sum()), updates, gradient)
-    assert all(each < 0 for each in jax.tree.leaves(downhill))
-
-
-@over_optimizers
-def test_an_optimizer_over_a_batch_of_trees_is_a_loop(name):
-    optimizer, _ = OPTIMIZERS[name].both()
-    params = [tree(seed) for seed in range(3)]
-    gradients = [tree(seed + 10) for seed in range(3)]
-
-    def two_steps(params, gradient):
-        state = optimizer.init(params)
-        for _ in range(2):
-            updates, state = optimizer.update(gradient, state, params)
-            params = fdl.apply_updates(params, updates)
-        return params, state
-
-    together = jax.jit(jax.vmap(two_steps))(stacked(params), stacked(gradients))
-    loop = [two_steps(p, g) for p, g in zip(params, gradients, strict=True)]
-    assert_equal(together, stacked(loop), **NEAR)
 
 
 def test_registry_names_are_distinct():

@@ -1,6 +1,5 @@
-"""sgd and its pieces, held against optax's step by step, and against a loop in NumPy."""
+"""sgd and its pieces: what is not the same for every optimizer (that is in test_optimizers.py)."""
 
-import functools
 import re
 
 import jax
@@ -8,86 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import OPTIMIZERS, halving
+from registry import halving
 from test_laws import assert_equal, stacked, tree
 
 import fdl
 from fdl import optim
 
-over_optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
 LAST = np.iinfo(np.int32).max
-
-
-@functools.cache
-def updates_of(name):
-    """(fdl's update, optax's update), compiled, and fdl's init."""
-    ours, theirs = OPTIMIZERS[name].both()
-    return jax.jit(ours.update), jax.jit(theirs.update), ours.init, theirs.init
-
-
-@over_optimizers
-def test_updates_and_states_have_the_bits_of_optax(name):
-    """200 steps, each from the same state, each state given to the other side in turn."""
-    ours, theirs, init, their_init = updates_of(name)
-    params = tree(0)
-    state = init(params)
-    assert_equal(state, their_init(params))
-    rng = np.random.default_rng(1)
-    for step in range(200):
-        gradient = jax.tree.map(
-            lambda p: jnp.asarray(
-                rng.standard_normal(p.shape) * 10.0 ** rng.integers(-6, 6), p.dtype
-            ),
-            params,
-        )
-        updates, mine = ours(gradient, state, params)
-        expected, other = theirs(gradient, state, params)
-        assert_equal(updates, expected)
-        assert_equal(mine, other)
-        assert jax.tree.structure(mine) == jax.tree.structure(other)
-        state = mine if step % 2 else other
-
-
-@over_optimizers
-@pytest.mark.parametrize("ours_first", [True, False])
-def test_a_run_goes_on_with_the_other_side(name, ours_first):
-    """Half with one, half with the other: the whole with either."""
-    ours, theirs, init, their_init = updates_of(name)
-    gradients = [tree(seed) for seed in range(1, 11)]
-
-    def run(sides, init):
-        params = tree(0)
-        state = init(params)
-        for update, gradient in zip(sides, gradients, strict=True):
-            updates, state = update(gradient, state, params)
-            params = fdl.apply_updates(params, updates)
-        return params, state
-
-    first, second = (ours, theirs) if ours_first else (theirs, ours)
-    mixed = run([first] * 5 + [second] * 5, init if ours_first else their_init)
-    assert_equal(mixed, run([ours] * 10, init))
-    assert_equal(mixed, run([theirs] * 10, their_init))
-
-
-@over_optimizers
-def test_the_paper_in_a_loop(name):
-    kwargs = OPTIMIZERS[name].kwargs
-    rate, m = kwargs["learning_rate"], kwargs.get("momentum") or 0.0
-    nesterov = kwargs.get("nesterov", False)
-    update, _, init, _ = updates_of(name)
-    params = tree(0)
-    state = init(params)
-    w = np.asarray(params["b"], np.float64)
-    t = np.zeros_like(w)
-    for step in range(30):
-        gradient = tree(step + 1)
-        updates, state = update(gradient, state, params)
-        params = fdl.apply_updates(params, updates)
-        g = np.asarray(gradient["b"], np.float64)
-        t = g + m * t
-        lr = 0.2 * 0.97**step if callable(rate) else rate
-        w = w - lr * (g + m * t if nesterov else t)
-        np.testing.assert_allclose(params["b"], w, rtol=1e-4, atol=1e-5)
 
 
 def test_the_three_directions_differ():

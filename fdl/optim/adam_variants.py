@@ -15,7 +15,7 @@ from optax import (
     ScaleByBeliefState,
 )
 
-from fdl.optim.adam import corrected, first_moment
+from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
@@ -90,7 +90,7 @@ def scale_by_amsgrad(
     check_fractions("scale_by_amsgrad", b1=b1, b2=b2)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        c1, c2 = 1 - b1**t, 1 - b2**t
+        c1, c2 = correction(b1, t), correction(b2, t)
         v_hat = (lambda v: corrected(v, c2)) if bias_correction_nu else lambda v: v
         before, after = (lambda v: v, v_hat) if correct_maximum else (v_hat, lambda v: v)
 
@@ -150,7 +150,7 @@ def scale_by_adamax(
     check_fractions("scale_by_adamax", b1=b1, b2=b2)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        c1 = 1 - b1**t
+        c1 = correction(b1, t)
 
         def rule(g: Any, m: Any, u: Any) -> Any:
             m = (1 - b1) * g + b1 * m
@@ -221,7 +221,7 @@ def scale_by_belief(
     check_fractions("scale_by_belief", b1=b1, b2=b2)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        first, c2 = first_moment(b1, t, nesterov), 1 - b2**t
+        first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
 
         def rule(g: Any, m: Any, s: Any) -> Any:
             m = (1 - b1) * g + b1 * m

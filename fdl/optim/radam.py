@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByAdamState
 
-from fdl.optim.adam import corrected, first_moment
+from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
@@ -82,18 +82,19 @@ def scale_by_radam(
     rho_inf = 2.0 / (1.0 - b2) - 1.0
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        first, b2t = first_moment(b1, t, nesterov), b2**t
-        rho, c2 = rho_inf - 2 * t * b2t / (1 - b2t), 1 - b2t
-        r = jnp.sqrt(
-            (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-        )
+        first, c2, b2t = first_moment(b1, t, nesterov), correction(b2, t), b2**t
+        rho = rho_inf - 2 * t * b2t / (1 - b2t)
+        trusted = rho >= threshold
+        squared = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+        # Of a negative number the root has no gradient, not even where nothing depends on it.
+        r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v
             m_hat = first(m, g)
             adapted = r.astype(m.dtype) * m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps)
-            return jnp.where(rho >= threshold, adapted, m_hat), m, v
+            return jnp.where(trusted, adapted, m_hat), m, v
 
         return rule
 

@@ -1,10 +1,11 @@
 """The last piece of an optimizer: how far to go. And the pull of the weights towards zero."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from optax import (
     EmptyState,
     GradientTransformation,
@@ -20,13 +21,6 @@ from fdl.optim.leafwise import (
     per_leaf,
 )
 from fdl.optim.mask import Mask, masked
-
-
-class WeightDecaySchedule(NamedTuple):
-    """How often a weight decay was read from its schedule; optax's of this name is not public."""
-
-    count: Any
-
 
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 
@@ -108,7 +102,7 @@ def add_decayed_weights(
         return per_leaf("add_decayed_weights", rule, updates, {"params": params})[0], _next(state)
 
     whole = GradientTransformationExtraArgs(
-        lambda params: _counting(WeightDecaySchedule, weight_decay), update
+        lambda params: _counting(_decay_state, weight_decay), update
     )
     return whole if mask is None else masked(whole, mask)
 
@@ -155,3 +149,8 @@ def _next(state: Any) -> Any:
 
 def _count(state: Any) -> Any:
     return state.count if "count" in state._fields else None
+
+
+def _decay_state(**fields: Any) -> Any:
+    """optax's type of this state, which has no public name."""
+    return type(optax.add_decayed_weights(lambda count: 0.0).init(()))(**fields)

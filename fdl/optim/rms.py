@@ -4,10 +4,11 @@ In the formulas g is the gradient, v a record of g^2.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from optax import (
     GradientTransformationExtraArgs,
     ScaleByAdaDeltaState,
@@ -16,7 +17,7 @@ from optax import (
     ScaleByRStdDevState,
 )
 
-from fdl.optim.adam import corrected
+from fdl.optim.adam import corrected, correction
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size, stateless
 from fdl.optim.mask import Mask
@@ -126,21 +127,6 @@ def rmsprop(
     )
 
 
-class ScaleByRmsWithCountState(NamedTuple):
-    """As `optax.ScaleByRmsState`, and the count; optax's of this name is not public."""
-
-    count: Any
-    nu: Any
-
-
-class ScaleByRStdDevWithCountState(NamedTuple):
-    """As `optax.ScaleByRStdDevState`, and the count; optax's of this name is not public."""
-
-    count: Any
-    mu: Any
-    nu: Any
-
-
 def scale_by_rms(
     decay: float = 0.9,
     eps: float = 1e-8,
@@ -166,7 +152,7 @@ def scale_by_rms(
 
         return rule
 
-    make = ScaleByRmsWithCountState if bias_correction else ScaleByRmsState
+    make = _counted_state(optax.scale_by_rms) if bias_correction else ScaleByRmsState
     slots = {"nu": filled(initial_scale)}
     return leafwise("scale_by_rms", at_step, make, slots, counted=bias_correction)
 
@@ -198,7 +184,7 @@ def scale_by_stddev(
 
         return rule
 
-    make = ScaleByRStdDevWithCountState if bias_correction else ScaleByRStdDevState
+    make = _counted_state(optax.scale_by_stddev) if bias_correction else ScaleByRStdDevState
     slots = {"mu": filled(), "nu": filled(initial_scale)}
     return leafwise("scale_by_stddev", at_step, make, slots, counted=bias_correction)
 
@@ -273,9 +259,14 @@ def _without_bias(decay: float, *t: jax.Array) -> Callable[[jax.Array], jax.Arra
     """The bias correction of step t; without t, none."""
     if not t:
         return lambda moment: moment
-    correction = 1 - decay ** t[0]
-    return lambda moment: corrected(moment, correction)
+    missing = correction(decay, *t)
+    return lambda moment: corrected(moment, missing)
 
 
 def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
     return jax.lax.rsqrt(v + eps) if eps_in_sqrt else 1 / (jnp.sqrt(v) + eps)
+
+
+def _counted_state(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """optax's type of a state with a count, which has no public name."""
+    return lambda **fields: type(theirs(bias_correction=True).init(()))(**fields)

@@ -31,6 +31,8 @@ def schedule_free(
     b1: float = 0.9,
     weight_lr_power: float = 2.0,
     state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
     """Schedule-Free: an average of the path in the place of a schedule of the rate.
 
@@ -47,6 +49,8 @@ def schedule_free(
       b1: in (0, 1), how near y is to x.
       weight_lr_power: of the rate in the weights of the average.
       state_dtype: of z; by default the parameters'.
+      look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
+        own, as the paper. With a constant rate they are the same.
 
     Returns:
       A transformation with state `optax.contrib.ScheduleFreeState`. Test the parameters of
@@ -61,8 +65,7 @@ def schedule_free(
       >>> round(float(schedule_free_eval_params(state, y + updates)), 3)
       3.0
 
-    Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1. Under a
-    schedule, optax 0.2.8 weighs step t by the rate of step t + 1; here it is that of t.
+    Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
     """
     check_fractions("schedule_free", b1=b1)
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
@@ -84,7 +87,9 @@ def schedule_free(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreeState]:
         params = need_params("schedule_free", params)
-        rate = at("learning_rate", learning_rate, state.step_count - 1)
+        # step_count begins at 1, and the base optimizer's own count at 0.
+        count = state.step_count if look_ahead else state.step_count - 1
+        rate = at("learning_rate", learning_rate, count)
         largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
         weight = largest**weight_lr_power
         total = state.weight_sum + weight
@@ -100,8 +105,14 @@ def schedule_free(
 
         others = {"params": params, "state.z": state.z, "new z": new_z}
         (updates,) = per_leaf("schedule_free", rule, steps, others)
-        count = increment(state.step_count)
-        return updates, ScheduleFreeState(state.b1, total, count, largest, base_state, new_z)
+        new = state._replace(
+            weight_sum=total,
+            step_count=increment(state.step_count),
+            max_lr=largest,
+            base_optimizer_state=base_state,
+            z=new_z,
+        )
+        return updates, new
 
     return GradientTransformationExtraArgs(init, update)
 
@@ -140,16 +151,20 @@ def schedule_free_sgd(
     weight_decay: float | None = None,
     weight_lr_power: float = 2.0,
     state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
     """Schedule-Free SGD; see `schedule_free`. The decay is added to the gradient at y.
 
     Args:
       learning_rate: >= 0, after the warm-up.
-      warmup_steps: over which the rate rises from 0, linearly.
+      warmup_steps: T, over which the rate rises, linearly.
       b1: in (0, 1).
       weight_decay: >= 0.
       weight_lr_power: of the rate in the weights of the average.
       state_dtype: of z; by default the parameters'.
+      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
+        False: from rate / T, and by its own, as the paper.
 
     Example:
       >>> optimizer, y = schedule_free_sgd(0.5), jnp.array(4.0)
@@ -158,11 +173,11 @@ def schedule_free_sgd(
 
     Source: Defazio et al. 2024, arXiv 2405.15682, section 2.
     """
-    rate = _warmed_up(learning_rate, warmup_steps)
+    rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
     base = sgd(rate)
     if weight_decay is not None:
         base = chain(add_decayed_weights(weight_decay), base)
-    return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
 
 
 def schedule_free_adamw(
@@ -174,18 +189,22 @@ def schedule_free_adamw(
     weight_decay: float = 0.0,
     weight_lr_power: float = 2.0,
     state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
     """Schedule-Free AdamW: as `adamw`, with the average in the place of momentum.
 
     Args:
       learning_rate: >= 0, after the warm-up.
-      warmup_steps: over which the rate rises from 0, linearly.
+      warmup_steps: T, over which the rate rises, linearly.
       b1: in (0, 1).
       b2: in [0, 1), as in `adam`.
       eps: > 0, outside the root.
       weight_decay: >= 0, at y.
       weight_lr_power: of the rate in the weights of the average.
       state_dtype: of z; by default the parameters'.
+      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
+        False: from rate / T, and by its own, as the paper.
 
     Example:
       >>> optimizer, y = schedule_free_adamw(0.5), jnp.array(4.0)
@@ -195,13 +214,13 @@ def schedule_free_adamw(
     Source: Defazio et al. 2024, arXiv 2405.15682, algorithm 1; as in optax, the bias correction is
     in the step and not in the weights of the average.
     """
-    rate = _warmed_up(learning_rate, warmup_steps)
+    rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
     base = chain(
         scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(rate),
     )
-    return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
 
 
 def _narrowest(params: Any) -> Any:
@@ -209,5 +228,8 @@ def _narrowest(params: Any) -> Any:
     return min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
 
 
-def _warmed_up(peak: float, steps: int | None) -> ScalarOrSchedule:
-    return peak if steps is None else warmup_constant_schedule(0.0, peak, steps)
+def _warmed_up(peak: float, steps: int | None, first: int) -> ScalarOrSchedule:
+    if steps is None:
+        return peak
+    rising = warmup_constant_schedule(0.0, peak, steps)
+    return rising if not first else lambda count: rising(count + first)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from oracles.cases import SHAPES
 
 import fdl
 
@@ -157,14 +158,36 @@ class InitializerCase:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerCase:
-    """An optimizer, optax's, and hyper-parameters away from their defaults."""
+    """An optimizer, optax's and the oracle of it, with hyper-parameters away from their defaults.
 
-    fdl: Callable[..., optax.GradientTransformation]
-    optax: Callable[..., optax.GradientTransformation]
-    kwargs: dict[str, Any]
+    Args:
+      ours: makes fdl's.
+      theirs: makes optax's, where it has one that is to be equal.
+      oracle: makes the NumPy float64 loop, where there is one.
+      ulps: how far an update may be from optax's, in units in the last place of the leaf's largest
+        value; 0 for equal bits.
+      start: makes its parameters of plain ones.
+      downhill: whether a first step goes against the gradient.
+    """
+
+    ours: Callable[[], optax.GradientTransformation]
+    theirs: Callable[[], optax.GradientTransformation] | None = None
+    oracle: Callable[[], Any] | None = None
+    ulps: int = 0
+    start: Callable[[Any], Any] = lambda params: params
+    downhill: bool = True
 
     def both(self):
-        return self.fdl(**self.kwargs), self.optax(**self.kwargs)
+        return self.ours(), self.theirs()
+
+    def params(self, seed=0, dtype=np.float32):
+        return self.start(self.gradient(seed, dtype))
+
+    def gradient(self, seed, dtype=np.float32):
+        rng = np.random.default_rng(seed)
+        return {
+            name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()
+        }
 
 
 def _draw(rng, shape, dtype):

@@ -1,10 +1,21 @@
-"""Optimizers beside optax's, with hyper-parameters away from their defaults."""
+"""Optimizers beside optax's and the oracles, with hyper-parameters away from their defaults."""
+
+import functools
 
 import jax.numpy as jnp
 import optax
+from optax import contrib
+from oracles.cases import CASES, falling
+from oracles.optimizers import ORACLES
 
 import fdl
+from fdl import optim
 from registry.cases import OptimizerCase
+
+# Where optax departs from the paper: the argument of fdl's that follows optax there.
+AS_OPTAX = {"rprop": {"delayed": True}}
+# Sums whose order XLA chooses: the last places may differ.
+ULPS = {"lars": 4, "lamb": 4}
 
 
 def halving(count):
@@ -12,14 +23,95 @@ def halving(count):
     return 0.2 * 0.97 ** jnp.float32(count)
 
 
+def _cases():
+    for name, several in CASES.items():
+        ours = getattr(optim, name, None)
+        if ours is None:
+            continue
+        theirs = getattr(optax, name, None) or getattr(contrib, name)
+        for number, hyper in enumerate(several):
+            plain = {key: value for key, value in hyper.items() if key != "reading"}
+            yield (
+                f"{name}_{number}",
+                OptimizerCase(
+                    functools.partial(ours, **plain, **AS_OPTAX.get(name, {})),
+                    functools.partial(theirs, **plain),
+                    functools.partial(ORACLES[name], **hyper),
+                    ulps=ULPS.get(name, 0),
+                    downhill="warmup_steps" not in hyper,  # from rate 0
+                ),
+            )
+
+
+def _departure(name, extra, **hyper):
+    """An optimizer in the reading that optax has not, against the oracle's."""
+    ours, of_oracle = extra
+    return OptimizerCase(
+        functools.partial(getattr(optim, name), **hyper, **ours),
+        None,
+        functools.partial(ORACLES[name], **hyper, **of_oracle),
+    )
+
+
+def _lookahead(library, reset_state):
+    fast = library.sgd(0.1, momentum=0.8)
+    return functools.partial(library.lookahead, fast, 3, 0.4, reset_state)
+
+
+_moments = {"b1": 0.8, "b2": 0.95, "eps": 0.03}
+
 OPTIMIZERS = {
-    name: OptimizerCase(fdl.sgd, optax.sgd, kwargs)
-    for name, kwargs in {
-        "sgd": {"learning_rate": 0.07},
-        "sgd_momentum": {"learning_rate": 0.07, "momentum": 0.83},
-        "sgd_nesterov": {"learning_rate": 0.07, "momentum": 0.83, "nesterov": True},
-        "sgd_schedule": {"learning_rate": halving},
-        "sgd_momentum_schedule": {"learning_rate": halving, "momentum": 0.83},
-        "sgd_nesterov_schedule": {"learning_rate": halving, "momentum": 0.83, "nesterov": True},
-    }.items()
+    "sgd_schedule": OptimizerCase(
+        functools.partial(fdl.sgd, halving), functools.partial(optax.sgd, halving)
+    ),
+    **dict(_cases()),
+    "rprop_of_the_paper": _departure(
+        "rprop",
+        ({}, {"reading": "irprop-"}),
+        learning_rate=0.02,
+        eta_minus=0.4,
+        eta_plus=1.3,
+        min_step_size=0.01,
+        max_step_size=0.06,
+    ),
+    "amsgrad_of_torch": _departure(
+        "amsgrad",
+        ({"correct_maximum": True}, {"reading": "before"}),
+        learning_rate=falling,
+        eps_root=0.02,
+        **_moments,
+    ),
+    "nadam_with_scheduled_momentum": _departure(
+        "nadam",
+        ({"momentum_decay": 0.05}, {"momentum_decay": 0.05}),
+        learning_rate=falling,
+        eps_root=0.02,
+        **_moments,
+    ),
+    "adadelta_without_a_rate": _departure("adadelta", ({}, {}), rho=0.8, eps=1e-3),
+    "schedule_free_sgd_of_the_paper": _departure(
+        "schedule_free_sgd",
+        ({"look_ahead": False}, {"reading": "paper"}),
+        learning_rate=0.0625,
+        warmup_steps=16,
+        b1=0.7,
+        weight_lr_power=1.5,
+    ),
+    "schedule_free_adamw_of_the_paper": _departure(
+        "schedule_free_adamw",
+        ({"look_ahead": False}, {"reading": "paper"}),
+        learning_rate=0.0625,
+        warmup_steps=16,
+        b1=0.7,
+        b2=0.95,
+        weight_decay=0.2,
+    ),
+    **{
+        f"lookahead_{reset}": OptimizerCase(
+            _lookahead(optim, reset),
+            _lookahead(optax, reset),
+            start=optax.LookaheadParams.init_synced,
+        )
+        for reset in (False, True)
+    },
 }

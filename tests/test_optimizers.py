@@ -1,0 +1,700 @@
+"""Every optimizer of the registry, against optax, NumPy in float64, and the laws."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.cases import CASES, SHAPES
+from oracles.optimizers import ORACLES
+from registry import OPTIMIZERS
+from test_laws import assert_equal, stacked
+from test_oracles import GRADIENTS, PARAMS, assert_same, jit, run_optax, run_oracle
+
+import fdl
+from fdl import optim
+
+over_optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
+over_twins = pytest.mark.parametrize("name", [n for n, c in OPTIMIZERS.items() if c.theirs])
+over_oracles = pytest.mark.parametrize("name", [n for n, c in OPTIMIZERS.items() if c.oracle])
+# One entry of each optimizer, for what does not depend on its options.
+KINDS = list({re.sub(r"_\d+$", "", name): name for name in OPTIMIZERS}.values())
+over_kinds = pytest.mark.parametrize("name", KINDS)
+twin_kinds = pytest.mark.parametrize("name", [n for n in KINDS if OPTIMIZERS[n].theirs])
+
+
+@pytest.fixture(autouse=True)
+def standard(standard_promotion):
+    """optax does not pass strict promotion; fdl's rules decide about mixed dtypes themselves."""
+
+
+@functools.cache
+def compiled(name):
+    """(fdl's optimizer, its compiled update, optax's compiled update or None)."""
+    case = OPTIMIZERS[name]
+    theirs = case.theirs and jax.jit(case.theirs().update)
+    return case.ours(), jax.jit(case.ours().update), theirs
+
+
+def wild(seed):
+    """A gradient whose elements differ in size by twelve orders, some exactly 0."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(
+            rng.standard_normal(shape)
+            * 10.0 ** rng.integers(-6, 6, shape)
+            * (rng.random(shape) > 0.1),
+            jnp.float32,
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def assert_near(a, b, ulps):
+    """One structure, and each leaf within so many ULPs of its largest value; 0: equal bits."""
+    if not ulps:
+        assert_equal(a, b)
+        return
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    right = fdl.paths.leaves(b)
+    for path, x in fdl.paths.leaves(a).items():
+        x, y = np.asarray(x), np.asarray(right[path])
+        bound = ulps * np.spacing(np.abs(y).max()) if np.issubdtype(y.dtype, np.floating) else 0
+        np.testing.assert_allclose(x, y, rtol=0, atol=bound, err_msg=path)
+
+
+# Against optax.
+
+
+@over_twins
+@pytest.mark.parametrize("kind", ["tame", "wild"])
+def test_updates_and_states_are_those_of_optax(name, kind):
+    """Each step from the same values, and each state given to the other side in turn."""
+    case = OPTIMIZERS[name]
+    optimizer, ours, theirs = compiled(name)
+    params = case.params()
+    state = optimizer.init(params)
+    assert_equal(state, case.theirs().init(params))
+    for step in range(40):
+        gradient = case.gradient(step + 1) if kind == "tame" else wild(step)
+        updates, mine = ours(gradient, state, params)
+        expected, other = theirs(gradient, state, params)
+        assert_near(updates, expected, case.ulps)
+        assert_near(mine, other, case.ulps)
+        state = mine if step % 2 else other
+        if kind == "tame":
+            params = fdl.apply_updates(params, updates)
+
+
+# Against NumPy in float64.
+
+
+@over_oracles
+def test_a_run_in_float64_is_the_oracles(name):
+    with jax.enable_x64(True):
+        case = OPTIMIZERS[name]
+        assert_same(run_oracle(case.oracle()), run_optax(case.ours()))
+
+
+@over_oracles
+def test_a_run_in_float32_is_near_the_oracles(name):
+    """To 2e-5 of the displacement: optax's bias correction is 57 eps off at the first step.
+
+    Schedule-Free finds x from y and z by a difference, which costs another digit.
+    """
+    case = OPTIMIZERS[name]
+    single = {key: np.asarray(value, np.float32) for key, value in PARAMS.items()}
+    gradients = {key: np.asarray(value, np.float32) for key, value in GRADIENTS.items()}
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        params = fdl.apply_updates(params, updates)
+        return (params, state), params
+
+    optimizer = case.ours()
+    path = jit(lambda p, g: jax.lax.scan(step, (p, optimizer.init(p)), g)[1])(single, gradients)
+    oracle = run_oracle(
+        case.oracle(),
+        {key: np.asarray(value, np.float64) for key, value in single.items()},
+        {key: np.asarray(value, np.float64) for key, value in gradients.items()},
+    )
+    path = {
+        key: np.concatenate([single[key][None], np.asarray(path[key])]).astype(np.float64)
+        for key in path
+    }
+    assert_same(oracle, path, tolerance=1e-4 if name.startswith("schedule_free") else 2e-5)
+
+
+def test_every_optimizer_is_in_the_registry_with_an_oracle():
+    kinds = {re.sub(r"(_\d+|_schedule|_(True|False)|_(of|with|without)_.*)$", "", n) for n in KINDS}
+    for name, value in vars(optim).items():
+        home = getattr(value, "__module__", "")
+        makes = getattr(value, "__annotations__", {}).get("return", None)
+        if home.startswith("fdl.optim.") and makes is optax.GradientTransformationExtraArgs:
+            takes = list(value.__annotations__)
+            if takes[0] == "learning_rate" and not name.startswith("scale_by"):
+                assert name in kinds, f"{name} is in no registry"
+                assert name in ORACLES and (name in CASES), f"{name} has no oracle"
+
+
+# Laws.
+
+
+def run(optimizer, params, gradients):
+    """Where the parameters and the state end, by scan."""
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        return (fdl.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), gradients)[0]
+
+
+@over_kinds
+def test_it_is_a_loop_in_scan_and_compiled_once(name):
+    case = OPTIMIZERS[name]
+    optimizer = case.ours()
+    gradients = [case.gradient(seed) for seed in range(1, 6)]
+    traces = []
+
+    @jax.jit
+    def step(params, state, gradient):
+        traces.append(1)
+        updates, state = optimizer.update(gradient, state, params)
+        return fdl.apply_updates(params, updates), state
+
+    looped = eager = (case.params(), optimizer.init(case.params()))
+    for gradient in gradients:
+        looped = step(*looped, gradient)
+        updates, state = optimizer.update(gradient, eager[1], eager[0])
+        eager = fdl.apply_updates(eager[0], updates), state
+    assert len(traces) == 1
+    near = {"rtol": 2e-5, "atol": 2e-6}
+    assert_equal(eager, looped, **near)
+    assert_equal(
+        jax.jit(functools.partial(run, optimizer))(case.params(), stacked(gradients)),
+        looped,
+        **near,
+    )
+
+
+@over_kinds
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_dtypes_and_trees_are_kept_and_inputs_left_alone(name, dtype):
+    case = OPTIMIZERS[name]
+    optimizer = case.ours()
+    params, gradient = case.params(0, dtype), case.gradient(1, dtype)
+    state = optimizer.init(params)
+    before = jax.tree.map(np.array, (params, state, gradient))
+    updates, new_state = optimizer.update(gradient, state, params)
+    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.dtype, leaf.shape, leaf.weak_type))
+    assert kinds(updates) == kinds(params)
+    assert kinds(fdl.apply_updates(params, updates)) == kinds(params)
+    assert kinds(new_state) == kinds(state)
+    assert_equal(jax.tree.map(np.array, (params, state, gradient)), before)
+    if case.downhill:
+        moved = getattr(updates, "fast", updates)
+        pulled = {"weight_decay", "mask"} & set(getattr(case.ours, "keywords", {}))
+        for path, u in moved.items():
+            along = float((u * gradient[path]).astype(jnp.float32).sum())
+            assert along < 0 or pulled or not np.any(u), path
+
+
+@over_kinds
+def test_members_of_a_vmap_are_their_solo_runs(name):
+    case = OPTIMIZERS[name]
+    optimizer = case.ours()
+    params = [case.params(seed) for seed in range(3)]
+    gradients = [stacked([case.gradient(seed + 10), case.gradient(seed + 20)]) for seed in range(3)]
+    one = jax.jit(functools.partial(run, optimizer))
+    together = jax.jit(jax.vmap(functools.partial(run, optimizer)))
+    expected = stacked([one(p, g) for p, g in zip(params, gradients, strict=True)])
+    assert_equal(together(stacked(params), stacked(gradients)), expected, rtol=2e-5, atol=2e-6)
+
+
+@over_kinds
+def test_a_run_saved_and_loaded_in_the_middle_changes_no_bit(name, tmp_path):
+    case = OPTIMIZERS[name]
+    optimizer, update, _ = compiled(name)
+
+    def go(params, state, seeds):
+        for seed in seeds:
+            updates, state = update(case.gradient(seed), state, params)
+            params = fdl.apply_updates(params, updates)
+        return params, state
+
+    start = case.params(), optimizer.init(case.params())
+    middle = go(*start, range(1, 4))
+    fdl.save_weights(tmp_path / "run.safetensors", middle)
+    loaded = fdl.load_weights(tmp_path / "run.safetensors", start)
+    assert_equal(go(*loaded, range(4, 7)), go(*middle, range(4, 7)))
+
+
+@over_kinds
+def test_the_order_of_leaves_does_not_matter(name):
+    """The same leaves under names that sort the other way round."""
+    case = OPTIMIZERS[name]
+    if {"mask", "weight_decay_mask", "muon_weight_dimension_numbers"} & set(
+        getattr(case.ours, "keywords", {})
+    ):
+        pytest.skip("its mask names the leaves")
+    renamed = {key: f"z{9 - number}" for number, key in enumerate(sorted(SHAPES))}
+
+    def rename(tree):
+        return {renamed[key]: leaf for key, leaf in tree.items()}
+
+    optimizer = case.ours()
+    params, other = case.params(), case.start(rename(case.gradient(0)))
+    state, other_state = optimizer.init(params), optimizer.init(other)
+    for seed in range(1, 4):
+        updates, state = optimizer.update(case.gradient(seed), state, params)
+        moved, other_state = optimizer.update(rename(case.gradient(seed)), other_state, other)
+        for part in ("fast", "slow"):
+            assert_equal(getattr(moved, part, moved), rename(getattr(updates, part, updates)))
+
+
+@over_kinds
+def test_extra_arguments_are_tolerated_and_cond_keeps_the_state(name):
+    case = OPTIMIZERS[name]
+    optimizer = case.ours()
+    params, gradient = case.params(), case.gradient(1)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def maybe(state, wanted):
+        return jax.lax.cond(
+            wanted,
+            lambda: optimizer.update(gradient, state, params, unknown=1, value=2.0),
+            lambda: (jax.tree.map(jnp.zeros_like, params), state),
+        )
+
+    updates, moved = maybe(state, True)
+    expected, plain = jax.jit(optimizer.update)(gradient, state, params)
+    assert_equal(updates, expected, rtol=1e-6, atol=1e-7)
+    assert_equal(moved, plain, rtol=1e-6, atol=1e-7)
+    assert_equal(maybe(state, False)[1], state)
+
+
+@over_kinds
+def test_a_run_of_fifty_steps_is_differentiable_by_its_start(name):
+    """Finite everywhere, and equal to a central difference where the rule is smooth."""
+    case = OPTIMIZERS[name]
+    steps = {"sign", "lion", "rprop"}
+    with jax.enable_x64(True):
+        optimizer = case.ours()
+        params = case.params(0, np.float64)
+        gradients = stacked([case.gradient(seed, np.float64) for seed in range(1, 51)])
+
+        def after(size):
+            start = jax.tree.map(lambda leaf: size * leaf, params)
+
+            # Gradients that depend on where the run is, and are nowhere 0.
+            def step(carry, g):
+                params, state = carry
+                here = getattr(params, "fast", params)
+                g = jax.tree.map(lambda w, g: jnp.sin(w) + 0.3 * g, here, g)
+                updates, state = optimizer.update(g, state, params)
+                return (fdl.apply_updates(params, updates), state), None
+
+            end, _ = jax.lax.scan(step, (start, optimizer.init(start)), gradients)[0]
+            return sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(end))
+
+        value, slope = jit(jax.value_and_grad(after))(jnp.float64(1.1))
+        assert np.isfinite(value) and np.isfinite(slope)
+        if not any(word in name for word in steps):
+            h = 1e-6
+            run = jit(after)
+            seen = (run(jnp.float64(1.1 + h)) - run(jnp.float64(1.1 - h))) / (2 * h)
+            np.testing.assert_allclose(slope, seen, rtol=2e-4, atol=1e-5)
+
+
+# What does not move, what scales.
+
+without_decay = pytest.mark.parametrize(
+    "make",
+    [
+        optim.sgd,
+        functools.partial(optim.sgd, momentum=0.7),
+        optim.sign_sgd,
+        optim.adagrad,
+        optim.adadelta,
+        optim.rmsprop,
+        optim.rprop,
+        optim.adam,
+        optim.nadam,
+        optim.amsgrad,
+        optim.adamax,
+        optim.radam,
+        optim.adabelief,
+        optim.lars,
+        optim.lamb,
+        functools.partial(optim.lion, weight_decay=0.0),
+        functools.partial(optim.adamw, weight_decay=0.0),
+    ],
+    ids=lambda make: (
+        getattr(make, "__name__", None) or f"{make.func.__name__}_{next(iter(make.keywords))}"
+    ),
+)
+
+
+@without_decay
+def test_a_gradient_of_zero_moves_nothing(make):
+    optimizer = make(0.1)
+    w = {"a": jnp.array([1.0, -2.0]), "b": jnp.float32(3.0)}
+    state = optimizer.init(w)
+    for _ in range(3):
+        updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, w), state, w)
+        assert_equal(jax.tree.map(abs, updates), jax.tree.map(jnp.zeros_like, w))
+
+
+scale_free = pytest.mark.parametrize(
+    "make",
+    [
+        optim.sign_sgd,
+        optim.lars,
+        functools.partial(optim.lion, weight_decay=0.0),
+        functools.partial(optim.adam, eps=0.0),
+        functools.partial(optim.nadam, eps=0.0),
+        functools.partial(optim.amsgrad, eps=0.0),
+        functools.partial(optim.adamax, eps=0.0),
+        functools.partial(optim.lamb, eps=0.0),
+        functools.partial(optim.rmsprop, eps=0.0),
+        functools.partial(optim.adagrad, eps=0.0, initial_accumulator_value=0.0),
+        functools.partial(optim.adabelief, eps=0.0, eps_root=0.0),
+    ],
+    ids=lambda make: getattr(make, "__name__", None) or make.func.__name__,
+)
+
+
+@functools.cache
+def three_steps(make):
+    optimizer = make(0.1)
+
+    @jax.jit
+    def after(gradients, scale):
+        w = jnp.array([1.0, -2.0, 0.5])
+        return run(optimizer, w, scale * gradients)[0]
+
+    return after
+
+
+@scale_free
+@settings(max_examples=15, deadline=None)
+@given(power=st.integers(-12, 12), seed=st.integers(0, 1000))
+def test_the_scale_of_the_gradients_does_not_matter(make, power, seed):
+    """By powers of 2, which are exact: equal to rounding."""
+    gradients = jnp.asarray(np.random.default_rng(seed).standard_normal((3, 3)), jnp.float32)
+    after = three_steps(make)
+    np.testing.assert_allclose(
+        after(gradients, jnp.float32(2.0**power)), after(gradients, jnp.float32(1)), rtol=3e-6
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shapes=st.lists(st.sampled_from([(), (1,), (3,), (2, 3)]), max_size=3),
+    kind=st.sampled_from([list, tuple, dict]),
+    name=st.sampled_from(["sgd_0", "adam_0", "lion_like", "rmsprop_0"]),
+)
+def test_any_tree_goes_through(shapes, kind, name):
+    make = {"sgd_0": optim.sgd, "adam_0": optim.adam, "rmsprop_0": optim.rmsprop}.get(
+        name, functools.partial(optim.lion, weight_decay=0.1)
+    )
+    leaves = [jnp.ones(shape) for shape in shapes]
+    params = {str(i): leaf for i, leaf in enumerate(leaves)} if kind is dict else kind(leaves)
+    params = {"inner": params, "empty": {}, "none": None}
+    optimizer = make(0.1)
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(params))
+    assert all(np.all(leaf < 0) for leaf in jax.tree.leaves(updates))
+
+
+# Unusual leaves, as in optax.
+
+
+@twin_kinds
+def test_none_and_empty_subtrees_are_as_in_optax(name):
+    case = OPTIMIZERS[name]
+    if set(getattr(case.ours, "keywords", {})) & {"mask", "weight_decay_mask", "trust_ratio_mask"}:
+        pytest.skip("its mask names the leaves")
+    if name.startswith("muon"):
+        pytest.skip("optax asks every leaf for its number of axes")
+
+    def with_holes(tree):
+        return {**tree, "none": None, "empty": {}, "list": [None, tree["vector"] * 2]}
+
+    params, gradient = case.start(with_holes(case.gradient(0))), with_holes(case.gradient(1))
+    optimizer, ours, theirs = compiled(name)
+    state = optimizer.init(params)
+    updates, mine = ours(gradient, state, params)
+    expected, other = theirs(gradient, state, params)
+    assert_near(updates, expected, case.ulps)
+    assert_near(jax.tree.leaves(mine), jax.tree.leaves(other), case.ulps)
+
+
+def test_a_leaf_without_gradient_stays_and_keeps_its_state():
+    optimizer = fdl.adam(0.1)
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = optimizer.init(params)
+    updates, new_state = optimizer.update({"a": jnp.ones(2), "b": None}, state, params)
+    assert updates["b"] is None
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)
+    moved = fdl.apply_updates(params, updates)
+    np.testing.assert_allclose(moved["a"], 0.9, rtol=1e-6)
+    assert_equal(moved["b"], params["b"])
+
+
+COMPLEX = {
+    "sgd": {"momentum": 0.8, "nesterov": True},
+    "sign_sgd": {},
+    "adagrad": {},
+    "rmsprop": {"decay": 0.8},
+    "adam": {"b1": 0.8, "b2": 0.9},
+    "nadam": {},
+    "adamw": {"weight_decay": 0.3},
+    "adabelief": {},
+    "radam": {"b2": 0.8},
+    "lion": {},
+    "lamb": {"weight_decay": 0.1},
+    "lars": {},
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_parameters_are_as_in_optax(name):
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return {"w": jnp.asarray(rng.standard_normal(4) + 1j * rng.standard_normal(4), "complex64")}
+
+    ours, theirs = (getattr(library, name)(0.1, **COMPLEX[name]) for library in (fdl.optim, optax))
+    params = other_params = draw()
+    state, other = ours.init(params), theirs.init(params)
+    for _ in range(4):
+        gradient = draw()
+        updates, state = ours.update(gradient, state, params)
+        expected, other = theirs.update(gradient, other, other_params)
+        assert updates["w"].dtype == jnp.complex64
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=2e-6, atol=1e-7)
+        params = fdl.apply_updates(params, updates)
+        other_params = optax.apply_updates(other_params, expected)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "nadamw", "amsgrad", "lion"])
+def test_bfloat16_parameters_with_float32_moments(name):
+    """The moments are optax's; the update is optax's, in the gradients' dtype."""
+    ours, theirs = (
+        getattr(library, name)(0.1, mu_dtype=jnp.float32) for library in (fdl.optim, optax)
+    )
+    params = {"w": jnp.asarray([1.0, -2.0, 0.5], jnp.bfloat16)}
+    state, other = ours.init(params), theirs.init(params)
+    for seed in range(1, 6):
+        g = np.random.default_rng(seed).standard_normal(3)
+        gradient = {"w": jnp.asarray(g, jnp.bfloat16)}
+        updates, state = ours.update(gradient, state, params)
+        expected, other = theirs.update(gradient, other, params)
+        assert state[0].mu["w"].dtype == jnp.float32 and updates["w"].dtype == jnp.bfloat16
+        assert_equal(state[0].mu, other[0].mu)
+        np.testing.assert_allclose(
+            np.asarray(updates["w"], np.float32), np.asarray(expected["w"], np.float32), rtol=1e-2
+        )
+
+
+# optax's wrappers take them.
+
+WRAPS = {
+    "masked": lambda make, rate: optax.masked(make(rate), {k: k != "cube" for k in SHAPES}),
+    "multi_transform": lambda make, rate: optax.multi_transform(
+        {"a": make(rate), "b": make(2 * rate)}, {k: "a" if k == "cube" else "b" for k in SHAPES}
+    ),
+    "MultiSteps": lambda make, rate: optax.MultiSteps(make(rate), 2),
+    "inject_hyperparams": lambda make, rate: optax.inject_hyperparams(make)(rate),
+    "chain": lambda make, rate: optax.chain(optax.clip(0.5), make(rate), optax.scale(0.5)),
+}
+PLAIN = [
+    "sgd",
+    "sign_sgd",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "adam",
+    "amsgrad",
+    "adamax",
+    "nadam",
+    "adamw",
+    "nadamw",
+    "radam",
+    "adabelief",
+    "lion",
+    "lars",
+    "lamb",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_wrappers_of_optax_take_it(name, wrap):
+    case = OPTIMIZERS["sgd_2"]
+    params = case.params()
+    ends = []
+    for library in (optim, optax):
+        make = getattr(library, name, None) or getattr(optax.contrib, name)
+        optimizer = WRAPS[wrap](make, 0.1)
+        state = optimizer.init(params)
+        for seed in range(1, 4):
+            updates, state = optimizer.update(case.gradient(seed), state, params)
+        ends.append((updates, jax.tree.leaves(state)))
+    assert_equal(*ends, rtol=1e-5, atol=1e-7)
+
+
+# Mistakes.
+
+MISTAKES = {
+    "rate": (lambda: fdl.adam(-0.1), "learning_rate: expected a finite rate >= 0, got -0.1; the "),
+    "rate_nan": (
+        lambda: fdl.lion(float("nan")),
+        "learning_rate: expected a finite rate >= 0, got nan; the step already goes downhill",
+    ),
+    "decay": (
+        lambda: fdl.adamw(0.1, weight_decay=-1.0),
+        "weight_decay: expected a finite strength >= 0, got -1.0; decay pulls towards zero",
+    ),
+    "b1": (
+        lambda: fdl.adam(0.1, b1=1.0),
+        "scale_by_adam: expected b1 in [0, 1), got 1.0; it is the share of the past that each step",
+    ),
+    "b2": (lambda: fdl.lion(0.1, b2=-0.1), "scale_by_lion: expected b2 in [0, 1), got -0.1; it "),
+    "rms": (
+        lambda: fdl.rmsprop(0.1, decay=1.5),
+        "scale_by_rms: expected decay in [0, 1), got 1.5; it is the share of the past that each",
+    ),
+    "rho": (
+        lambda: optim.adadelta(0.1, rho=2),
+        "scale_by_adadelta: expected rho in [0, 1), got 2; it is the share of the past that each",
+    ),
+    "etas": (
+        lambda: optim.rprop(0.1, eta_minus=1.2, eta_plus=0.5),
+        "rprop: expected eta_minus in (0, 1) and eta_plus > 1, got 1.2 and 0.5",
+    ),
+    "integers": (
+        lambda: fdl.adam(0.1).init({"w": jnp.ones(2), "n": {"k": jnp.arange(3)}}),
+        "scale_by_adam: expected parameters of a floating dtype, got int32 at 'n/k'; keep what is ",
+    ),
+    "integers_sgd": (
+        lambda: fdl.sgd(0.1).init(jnp.arange(3)),
+        "optimizer: expected parameters of a floating dtype, got int32 at ''; keep what is not ",
+    ),
+    "no_params": (
+        lambda: fdl.adamw(0.1).update(jnp.ones(2), fdl.adamw(0.1).init(jnp.ones(2))),
+        "add_decayed_weights: expected the parameters, got None; call update(updates, state, ",
+    ),
+    "no_params_lamb": (
+        lambda: optim.lamb(0.1, weight_decay=0.0).update(
+            jnp.ones(2), optim.lamb(0.1).init(jnp.ones(2))
+        ),
+        "add_decayed_weights: expected the parameters, got None; call update(updates, state, ",
+    ),
+    "schedule": (
+        lambda: fdl.adam(lambda count: jnp.ones(2)).update(
+            jnp.ones(2), fdl.adam(lambda count: 0.1).init(jnp.ones(2))
+        ),
+        "learning_rate: expected a schedule that gives a scalar, got shape [2]; return one number",
+    ),
+    "decay_schedule": (
+        lambda: fdl.adamw(0.1, weight_decay=lambda count: jnp.ones(1)).update(
+            jnp.ones(2),
+            fdl.adamw(0.1, weight_decay=lambda count: 0.1).init(jnp.ones(2)),
+            jnp.ones(2),
+        ),
+        "weight_decay: expected a schedule that gives a scalar, got shape [1]; return one number",
+    ),
+    "other_tree": (
+        lambda: fdl.adam(0.1).update(
+            {"w": jnp.ones(2)}, fdl.adam(0.1).init({"w": jnp.ones(2), "b": jnp.ones(1)})
+        ),
+        "scale_by_adam: expected one tree in updates and state.mu, got 'b' in state.mu alone; make",
+    ),
+    "other_shape": (
+        lambda: fdl.adam(0.1).update({"w": jnp.ones(2)}, fdl.adam(0.1).init({"w": jnp.ones(1)})),
+        "scale_by_adam: expected one shape in updates and state.mu at 'w', got [2] and [1]; make ",
+    ),
+    "other_kind": (
+        lambda: fdl.adam(0.1).update([jnp.ones(2)], fdl.adam(0.1).init((jnp.ones(2),))),
+        "scale_by_adam: expected one tree in updates and state.mu, got two structures with the ",
+    ),
+    "mask": (
+        lambda: fdl.adamw(0.1, mask="**/kernel").init({"dense": {"w": jnp.ones(2)}}),
+        "pattern '**/kernel': expected at least one match among 1 paths, got none; the nearest are",
+    ),
+    "lookahead_period": (
+        lambda: optim.lookahead(fdl.sgd(0.1), 0, 0.5),
+        "lookahead: expected a sync_period >= 1, got 0",
+    ),
+    "lookahead_size": (
+        lambda: optim.lookahead(fdl.sgd(0.1), 2, 1.5),
+        "lookahead: expected a slow_step_size in [0, 1], got 1.5",
+    ),
+    "lookahead_params": (
+        lambda: optim.lookahead(fdl.sgd(0.1), 2, 0.5).init({"w": jnp.ones(1)}),
+        "lookahead: expected params as optax.LookaheadParams(fast, slow), got dict; begin with ",
+    ),
+    "schedule_free_state": (
+        lambda: optim.schedule_free_eval_params(fdl.sgd(0.1).init(jnp.ones(1)), jnp.ones(1)),
+        "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; pass the state of ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_the_first_line(name):
+    wrong, message = MISTAKES[name]
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        wrong()
+
+
+def test_both_structures_are_shown_below_the_first_line():
+    optimizer = fdl.adam(0.1)
+    with pytest.raises(ValueError, match=r"(?s)\n  updates: PyTreeDef.*'w'.*\n  state\.mu: .*'v'"):
+        optimizer.update({"w": jnp.ones(2)}, optimizer.init({"v": jnp.ones(2)}))
+
+
+def test_a_learning_rate_under_vmap_is_not_looked_at():
+    rates = jnp.array([0.1, -1.0])
+    moved = jax.vmap(lambda r: fdl.adam(r).update(jnp.ones(1), fdl.adam(r).init(jnp.ones(1)))[0])
+    np.testing.assert_allclose(moved(rates)[:, 0], [-0.1, 1.0], rtol=1e-5)
+
+
+# Schedule-Free, and Lookahead in a training run.
+
+
+def test_the_weights_to_test_are_those_of_optax():
+    params = OPTIMIZERS["sgd_2"].params()
+    optimizer = optim.schedule_free_adamw(0.1, b1=0.8)
+    state = optimizer.init(params)
+    for seed in range(1, 4):
+        updates, state = optimizer.update(OPTIMIZERS["sgd_2"].gradient(seed), state, params)
+        params = fdl.apply_updates(params, updates)
+    ours = optim.schedule_free_eval_params(state, params)
+    assert_equal(ours, optax.contrib.schedule_free_eval_params(state, params), rtol=1e-6)
+    assert fdl.look.difference(ours, params).absolute > 0.01
+
+
+def test_lookahead_trains_in_fit():
+    x = jax.random.normal(jax.random.key(1), (200, 3))
+    wanted = jnp.array([1.0, -2.0, 3.0])
+    objective = fdl.plain(lambda w, batch: jnp.mean((batch[0] @ w.fast - batch[1]) ** 2))
+    optimizer = optim.lookahead(fdl.sgd(0.2), 5, 0.5)
+    start = fdl.start(optax.LookaheadParams.init_synced(jnp.zeros(3)), optimizer)
+    result = fdl.fit(objective, optimizer, start, (x, x @ wanted), steps=100, batch_size=50)
+    np.testing.assert_allclose(result.run.params.slow, wanted, atol=1e-3)
+    np.testing.assert_allclose(result.run.params.fast, wanted, atol=1e-3)
