@@ -367,8 +367,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("corrected(v, c2) + eps_root) + eps), m", "corrected(v, c2) + eps_root + eps)), m"),
             ("m = (1 - b1) * g + b1 * m", "m = g + b1 * m"),
             ("c1_next = correction(b1, t + 1)", "c1_next = c1"),
-            ("momentum_decay * t))", "momentum_decay * t / 2))"),
-            ("product = product * now", "product = now"),
             ("first_moment(b1, t, nesterov), c", "first_moment(b2, t, nesterov), c"),
             ("return 1 - decay**t", "return 1 - decay ** (t + 1)"),
             (
@@ -381,6 +379,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
                 "mu_dtype, nesterov=nesterov),\n        add_decayed_weights(weight_decay, mask),",
                 "mu_dtype, nesterov=nesterov),",
             ),
+        ],
+    ),
+    "fdl/optim/nadam.py": (
+        "test_optimizers.py -k nadam",
+        [
+            ("momentum_decay * t))", "momentum_decay * t / 2))"),
+            ("product = product * now", "product = now"),
+            ("nesterov: bool = True", "nesterov: bool = False"),
         ],
     ),
     "fdl/optim/adam_variants.py": (
@@ -433,7 +439,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_optimizers.py -k schedule_free_or_weights_to_test",
         [
             ("state.step_count if look_ahead else", "state.step_count + 1 if look_ahead else"),
-            ("largest**weight_lr_power", "largest"),
+            ("largest**power", "largest"),
             ("x = (1.0 - c) * x + c * new_z", "x = c * x + (1.0 - c) * new_z"),
             ("b1 * x + (1.0 - b1) * new_z - y", "b1 * x + (1.0 - b1) * z - y"),
             ("bias_correction=True", "bias_correction=False"),

@@ -10,8 +10,8 @@ from fdl.optim.rms import adadelta as adadelta
 from fdl.optim.rms import rmsprop as rmsprop
 from fdl.optim.adam import adam as adam
 from fdl.optim.adam import adamw as adamw
-from fdl.optim.adam import nadam as nadam
-from fdl.optim.adam import nadamw as nadamw
+from fdl.optim.nadam import nadam as nadam
+from fdl.optim.nadam import nadamw as nadamw
 from fdl.optim.adam_variants import adabelief as adabelief
 from fdl.optim.adam_variants import adamax as adamax
 from fdl.optim.adam_variants import amsgrad as amsgrad

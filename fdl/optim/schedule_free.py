@@ -90,11 +90,7 @@ def schedule_free(
         # step_count begins at 1, and the base optimizer's own count at 0.
         count = state.step_count if look_ahead else state.step_count - 1
         rate = at("learning_rate", learning_rate, count)
-        largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
-        weight = largest**weight_lr_power
-        total = state.weight_sum + weight
-        # While the rate is still 0 there is nothing to average.
-        c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
+        c, largest, total = _share_of_step(state, rate, weight_lr_power)
         steps, base_state = base.update(updates, state.base_optimizer_state, params, **extra_args)
         new_z = apply_updates(state.z, steps)
 
@@ -221,6 +217,16 @@ def schedule_free_adamw(
         scale_by_learning_rate(rate),
     )
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
+
+
+def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
+    """(c, the largest rate so far, the sum of weights so far)."""
+    largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
+    weight = largest**power
+    total = state.weight_sum + weight
+    # While the rate is still 0 there is nothing to average.
+    c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
+    return c, largest, total
 
 
 def _narrowest(params: Any) -> Any:
