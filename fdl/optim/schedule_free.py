@@ -72,16 +72,7 @@ def schedule_free(
     base = with_extra_args_support(base_optimizer)
 
     def init(params: Any) -> ScheduleFreeState:
-        z = jax.tree.map(lambda p: jnp.array(p, state_dtype or jnp.result_type(p)), params)
-        dtype = _narrowest(params)
-        return ScheduleFreeState(
-            b1=jnp.asarray(b1, dtype),
-            weight_sum=jnp.zeros((), dtype),
-            step_count=jnp.ones((), jnp.int32),
-            max_lr=jnp.zeros((), dtype),
-            base_optimizer_state=base.init(params),
-            z=z,
-        )
+        return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -219,6 +210,20 @@ def schedule_free_adamw(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
 
 
+def _begin(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
+    """The first state, but for the base optimizer's."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    dtype = min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
+    return ScheduleFreeState(
+        b1=jnp.asarray(b1, dtype),
+        weight_sum=jnp.zeros((), dtype),
+        step_count=jnp.ones((), jnp.int32),
+        max_lr=jnp.zeros((), dtype),
+        base_optimizer_state=(),
+        z=jax.tree.map(lambda p: jnp.array(p, state_dtype or jnp.result_type(p)), params),
+    )
+
+
 def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
     """(c, the largest rate so far, the sum of weights so far)."""
     largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
@@ -227,11 +232,6 @@ def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
     # While the rate is still 0 there is nothing to average.
     c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
     return c, largest, total
-
-
-def _narrowest(params: Any) -> Any:
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-    return min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
 
 
 def _warmed_up(peak: float, steps: int | None, first: int) -> ScalarOrSchedule:
