@@ -2,8 +2,8 @@
 
 What it remembers is a value, the cache, made for a batch and a length. Each layer that looks back
 at earlier tokens brings its own twin for decoding (`Layer.decoding`); they take its place wherever
-it stands, and everything else in the network stays what it is. So any network decodes, by the same
-parameters:
+it stands, and everything else in the network stays what it is. So any network decodes whose other
+layers treat each token by itself, by the same parameters:
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -13,6 +13,7 @@ The letters: B sequences, T tokens, C kinds of them.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -208,12 +209,25 @@ def _continuing(layer: Layer, length: int, wrap: Any = lambda twin: twin) -> Lay
     if layer.decoding is not None:
         return wrap(layer.decoding(length))
     if layer.rebuild is None:
+        if hidden := next(_with_twins(layer), None):
+            raise PathError(
+                "expected a layer that can be rebuilt with other children, got one without rebuild "
+                f"around {hidden.name}; give it one, as network does",
+                layer=layer.name,
+            )
         return layer
     inside = {}
     for name, child in layer.children.items():
         with at(name):
             inside[name] = _continuing(child, length, wrap)
     return layer.rebuild(inside)
+
+
+def _with_twins(layer: Layer) -> Iterator[Layer]:
+    for child in layer.children.values():
+        if child.decoding is not None:
+            yield child
+        yield from _with_twins(child)
 
 
 def _once(twin: Layer) -> Layer:

@@ -97,6 +97,72 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("subkey(key, leaf)", "key"),
         ],
     ),
+    "fdl/layers/attention.py": (
+        "test_attention.py",
+        [
+            ("q, k = f.q_norm(q), f.k_norm(k)", "q, k = f.q_norm(q), f.q_norm(k)"),
+            (
+                "_by_head(f.v(context, like=x), self.kv_heads)",
+                "_by_head(f.v(x, like=x), self.heads)",
+            ),
+            ("if positions is None else positions", "if True else positions"),
+            ("dropout(dropout_rate, name", "dropout(0.0, name"),
+        ],
+    ),
+    "fdl/layers/scores.py": (
+        "test_attention.py",
+        [
+            ("(ahead <= 0)", "(ahead < 0)"),
+            ("(ahead <= 0)", "(ahead <= 1)"),
+            ("jnp.abs(ahead) < self.window", "jnp.abs(ahead) <= self.window"),
+            ("/ math.sqrt(features)", "/ features"),
+            (
+                "keys.place[-1] > queries.place[0] - self.window",
+                "keys.place[-1] > queries.place[0]",
+            ),
+            ("scores - fall", "scores + fall"),
+        ],
+    ),
+    "fdl/layers/dot_product.py": (
+        "test_attention.py",
+        [("jnp.where(total == 0, 1, total)", "total"), ("jnp.where(seen, jnp.exp", "(jnp.exp")],
+    ),
+    "fdl/layers/blockwise.py": (
+        "test_attention.py",
+        [
+            ("so_far.total * kept", "so_far.total"),
+            ("so_far.mixed * _of_rows(kept)", "so_far.mixed"),
+            ("    @jax.checkpoint\n    def of_queries", "    def of_queries"),
+            ("x[-1] + 1 + jnp.arange", "x[-1] - jnp.arange"),
+        ],
+    ),
+    "fdl/layers/positions.py": (
+        "test_attention.py",
+        [
+            ("first * cos - second * sin", "first * cos + second * sin"),
+            ("-np.arange(pairs) / pairs", "-np.arange(pairs) / (2 * pairs)"),
+            ("2 ** (-4 * i / below)", "2 ** (-8 * i / below)"),
+        ],
+    ),
+    "fdl/layers/cache.py": (
+        "test_decoding.py",
+        [
+            ('{"count": state["count"] + x.shape[-2]}', '{"count": state["count"] + 1}'),
+            ("jnp.where(fits, v, jnp.nan)", "v"),
+            ("positions = start + jnp.arange", "positions = jnp.arange"),
+        ],
+    ),
+    "fdl/decoding.py": (
+        "test_decoding.py",
+        [
+            ("last.astype(jnp.float32) / temperature", "last.astype(jnp.float32) * temperature"),
+            ("jax.random.fold_in(key, step)", "key"),
+            ("last < least", "last <= least"),
+            ("if CALLED in state", "if False"),
+            ("jax.tree.map(zeros, after), state)", "jax.tree.map(zeros, after), {})"),
+            ("pick(logits, number)", "pick(logits, 0)"),
+        ],
+    ),
     "fdl/layers/input.py": (
         "test_numbers.py",
         [

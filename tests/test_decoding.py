@@ -18,35 +18,48 @@ def one_hot(tokens):
     return jax.nn.one_hot(tokens, C)
 
 
-def block(**options):
-    return fdl.network(
-        lambda f, x: f.out(fdl.gelu(f.up(h := x + f.attend(x)))) + h,
-        attend=fdl.attention(4, causal=True, **options),
-        up=fdl.dense(16),
-        out=fdl.dense(8),
+def model_of(**options):
+    return fdl.chain(
+        one_hot,
+        fdl.dense(8),
+        fdl.residual(fdl.rms_norm(), fdl.attention(4, causal=True, **options), name="block"),
+        fdl.gelu,
+        last=fdl.attention(2, causal=True),
+        head=fdl.dense(C),
     )
 
 
-def model_of(**options):
-    return fdl.chain(
-        one_hot, fdl.dense(8), block(**options), last=block(**options), head=fdl.dense(C)
+def gpt(*positions):
+    """Tied, with positions, attention twice in a block, recomputed in the backward pass."""
+    block = fdl.remat(
+        fdl.residual(fdl.attention(2, causal=True), fdl.attention(1, causal=True, rotary=True))
+    )
+    return fdl.network(
+        lambda f, ids: f.embed(f.block(f.where(f.embed(ids)))),
+        embed=fdl.embedding(C, 8),
+        where=fdl.chain(*positions),
+        block=block,
     )
 
 
 MODELS = {
-    "plain": {},
-    "grouped_rotary": {"kv_heads": 2, "rotary": True, "qk_norm": True},
-    "window_alibi": {"alibi": True, "window": 3, "soft_cap": 2.0, "head_features": 3},
-    "in_chunks": {"chunk": 4, "rotary": True},
+    "plain": model_of,
+    "grouped_rotary": lambda: model_of(kv_heads=2, rotary=True, qk_norm=True),
+    "window_alibi": lambda: model_of(alibi=True, window=3, soft_cap=2.0, head_features=3),
+    "in_chunks": lambda: model_of(chunk=4, rotary=True),
+    "gpt": lambda: gpt(fdl.learned_positions(12), fdl.sinusoidal_positions()),
 }
 
 
 @functools.cache
 def made(name):
-    model = model_of(**MODELS[name])
-    params, state = model.init(KEY, TOKENS)
-    whole, _ = jax.jit(functools.partial(model.apply, params, state))(TOKENS)
-    return model, params, whole
+    model = MODELS[name]()
+    params, _ = model.init(KEY, TOKENS)
+    return model, params, full_pass(model, params, TOKENS)
+
+
+def full_pass(model, params, x, state=None, **inputs):
+    return jax.jit(functools.partial(model.apply, **inputs))(params, state or {}, x)[0]
 
 
 @functools.cache
@@ -55,13 +68,12 @@ def decoder(model):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("pieces", [(4, 1, 3, 1), (9,)])
-def test_decoding_is_the_full_pass(name, pieces):
+def test_decoding_is_the_full_pass(name):
     model, params, whole = made(name)
     cache = fdl.start_decoding(model, params, TOKENS, 12)
     before = jax.tree.structure(cache)
     found, place = [], 0
-    for piece in pieces:
+    for piece in (4, 1, 1, 3):
         y, cache = decoder(model)(params, cache, TOKENS[:, place : place + piece])
         assert jax.tree.structure(cache) == before
         found.append(y)
@@ -69,7 +81,7 @@ def test_decoding_is_the_full_pass(name, pieces):
     np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["grouped_rotary", "window_alibi"])
+@pytest.mark.parametrize("name", ["grouped_rotary", "gpt"])
 def test_decoding_one_by_one_inside_scan_is_the_full_pass(name):
     model, params, whole = made(name)
 
@@ -89,20 +101,21 @@ def test_the_cache_is_a_value_by_path_in_the_dtype_of_the_params():
     model, params, _ = made("grouped_rotary")
     cache = fdl.start_decoding(model, params, TOKENS[:1, :3], 7)
     shapes = {path: (leaf.shape, str(leaf.dtype)) for path, leaf in fdl.paths.leaves(cache).items()}
-    own = {
-        "attend/cache/k": ((1, 7, 2, 2), "float32"),
-        "attend/cache/v": ((1, 7, 2, 2), "float32"),
-        "attend/position/count": ((), "int32"),
+    assert shapes == {
+        "block_0/attention_0/cache/k": ((1, 7, 2, 2), "float32"),
+        "block_0/attention_0/cache/v": ((1, 7, 2, 2), "float32"),
+        "block_0/attention_0/position/count": ((), "int32"),
+        "last/cache/k": ((1, 7, 2, 4), "float32"),
+        "last/cache/v": ((1, 7, 2, 4), "float32"),
+        "last/position/count": ((), "int32"),
     }
-    names = ("last", "network_0")
-    assert shapes == {f"{name}/{path}": leaf for name in names for path, leaf in own.items()}
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(cache))
     x = jnp.ones((1, 3, 8), jnp.bfloat16)
     layer = fdl.attention(2, causal=True)
     narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), layer.init(KEY, jnp.ones((1, 3, 8)))[0])
     cache = fdl.start_decoding(layer, narrow, x, 4)
     assert cache["cache"]["k"].dtype == jnp.bfloat16
-    y, after = fdl.decode(layer, narrow, cache, x)
+    y, after = decoder(layer)(narrow, cache, x)
     assert y.dtype == after["cache"]["k"].dtype == jnp.bfloat16
 
 
@@ -113,17 +126,17 @@ def test_a_mask_is_over_the_places_of_the_cache_and_positions_are_as_given():
     positions = jnp.array([[0, 0, 1, 2, 3], [0, 1, 2, 2, 7]])
     params, _ = layer.init(KEY, x)
     mask = seen[:, None, None, :]
-    whole, _ = layer.apply(params, {}, x, mask=mask, positions=positions)
+    whole = full_pass(layer, params, x, mask=mask, positions=positions)
     cache = fdl.start_decoding(layer, params, x, 6)
     over_all = jnp.pad(mask, [(0, 0)] * 3 + [(0, 1)])
     found = []
     for part in (slice(0, 3), slice(3, 5)):
-        y, cache = fdl.decode(
-            layer, params, cache, x[:, part], mask=over_all, positions=positions[:, part]
+        y, cache = decoder(layer)(
+            params, cache, x[:, part], mask=over_all, positions=positions[:, part]
         )
         found.append(y)
     np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-5)
-    plain, _ = layer.apply(params, {}, x)
+    plain = full_pass(layer, params, x)
     assert np.abs(plain - whole).max() > 1e-2
 
 
@@ -133,11 +146,11 @@ def test_a_context_is_given_at_every_step():
         one_hot, fdl.attention(1, causal=True), fdl.attention(1, cross=True), head=fdl.dense(3)
     )
     params, _ = model.init(KEY, TOKENS, context=context)
-    whole, _ = model.apply(params, {}, TOKENS, context=context)
+    whole = full_pass(model, params, TOKENS, context=context)
     cache = fdl.start_decoding(model, params, TOKENS, T, context=context)
     assert list(cache) == ["attention_0"]
-    first, cache = fdl.decode(model, params, cache, TOKENS[:, :4], context=context)
-    second, cache = fdl.decode(model, params, cache, TOKENS[:, 4:], context=context)
+    first, cache = decoder(model)(params, cache, TOKENS[:, :4], context=context)
+    second, cache = decoder(model)(params, cache, TOKENS[:, 4:], context=context)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
 
 
@@ -157,10 +170,10 @@ def test_the_state_of_the_model_goes_with_the_cache():
     model = fdl.chain(one_hot, running_scale(), fdl.attention(1, causal=True))
     params, state = model.init(KEY, TOKENS)
     trained = jax.tree.map(lambda s: 3 * s, state)
-    whole, _ = model.apply(params, trained, TOKENS)
+    whole = full_pass(model, params, TOKENS, trained)
     cache = fdl.start_decoding(model, params, TOKENS, T, state=trained)
-    first, cache = fdl.decode(model, params, cache, TOKENS[:, :4])
-    second, cache = fdl.decode(model, params, cache, TOKENS[:, 4:])
+    first, cache = decoder(model)(params, cache, TOKENS[:, :4])
+    second, cache = decoder(model)(params, cache, TOKENS[:, 4:])
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
     assert cache["running_scale_0"]["scale"] == 3
     with pytest.raises(
@@ -192,6 +205,13 @@ def test_what_cannot_decode_says_why():
         r"answers for earlier ones depend; such a network cannot go on from a cache",
     ):
         fdl.start_decoding(both, both.init(KEY, TOKENS)[0], TOKENS, T)
+    hidden = fdl.Layer("hidden", both.init, both.apply, children=both.children)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^hidden: expected a layer that can be rebuilt with other children, got one without "
+        r"rebuild around attention; give it one, as network does",
+    ):
+        fdl.start_decoding(hidden, params, TOKENS, T)
     shared = fdl.network(lambda f, x: f.see(f.see(x)), see=fdl.attention(1, causal=True))
     x = jnp.ones((1, 2, 4))
     with pytest.raises(
@@ -206,7 +226,7 @@ def test_what_cannot_decode_says_why():
         for call in (functools.partial(fdl.decode, model), decoder(model)):
             with pytest.raises(
                 fdl.PathError,
-                match=rf"^network_0/attend/cache: expected keys \[2, 'T', 4, 2\] with T <= 5, "
+                match=rf"^block_0/attention_0/cache: expected keys \[2, 'T', 4, 2\] with T <= 5, "
                 rf"{told}; start_decoding with this batch, and a length for all tokens",
             ):
                 call(params, cache, tokens)

@@ -82,6 +82,47 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
     return Layer(name, init, apply)
 
 
+def counted(layer: Layer) -> Layer:
+    """A layer of positions that goes on counting where it stopped.
+
+    Args:
+      layer: one with the extra input `positions`, integers [..., T], and no state.
+
+    Returns:
+      Its twin for decoding; its state {"count": []} goes up by T.
+
+    Example:
+      >>> from fdl.layers import learned_positions
+      >>> layer = learned_positions(8)
+      >>> x = jnp.zeros((1, 3, 4))
+      >>> params, cache = counted(layer).init(jax.random.key(0), x)
+      >>> _, cache = counted(layer).apply(params, cache, x)
+      >>> y, cache = counted(layer).apply(params, cache, x)
+      >>> bool((y == params["w"][3:6]).all())
+      True
+    """
+    count = position()
+
+    def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
+        return layer.init(key, x)[0], count.init(key, x)[1]
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        positions: Any = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[Any, State]:
+        start, state = count.apply({}, state, x)
+        if positions is None:
+            positions = start + jnp.arange(x.shape[-2], dtype=jnp.int32)
+        return layer.apply(params, {}, x, positions=positions)[0], state
+
+    return Layer(layer.name, init, apply)
+
+
 def _written(old: jax.Array, new: jax.Array, start: Any) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, old.ndim - 3)
 

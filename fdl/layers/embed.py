@@ -3,6 +3,7 @@
 B is the batch, T the length of a sequence, D the features, V the number of ids.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.cache import counted
 from fdl.layers.standardize import wide
 from fdl.paths import PathError
 
@@ -135,7 +137,8 @@ def learned_positions(
             return x + params["w"][: x.shape[-2]], state
         return x + rows(params["w"], positions), state
 
-    return Layer(name, init, apply)
+    layer = Layer(name, init, apply)
+    return dataclasses.replace(layer, decoding=lambda length: counted(layer))
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
@@ -191,7 +194,8 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         waves = waves.reshape(*where.shape, x.shape[-1])
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
-    return Layer(name, init, apply)
+    layer = Layer(name, init, apply)
+    return dataclasses.replace(layer, decoding=lambda length: counted(layer))
 
 
 def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
