@@ -48,6 +48,15 @@ from fdl.layers import instance_norm as instance_norm
 from fdl.layers import layer_norm as layer_norm
 from fdl.layers import learned_positions as learned_positions
 from fdl.layers import rescale as rescale
+from fdl.layers import adaptive_average_pool as adaptive_average_pool
+from fdl.layers import adaptive_max_pool as adaptive_max_pool
+from fdl.layers import average_pool as average_pool
+from fdl.layers import global_average_pool as global_average_pool
+from fdl.layers import global_max_pool as global_max_pool
+from fdl.layers import max_pool as max_pool
+from fdl.layers import pixel_shuffle as pixel_shuffle
+from fdl.layers import pixel_unshuffle as pixel_unshuffle
+from fdl.layers import upsample as upsample
 from fdl.layers import rms_norm as rms_norm
 from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import spatial_dropout as spatial_dropout

@@ -25,3 +25,12 @@ from fdl.layers.conv import conv as conv
 from fdl.layers.conv import depthwise_conv as depthwise_conv
 from fdl.layers.conv import separable_conv as separable_conv
 from fdl.layers.conv_transpose import conv_transpose as conv_transpose
+from fdl.layers.pool import adaptive_average_pool as adaptive_average_pool
+from fdl.layers.pool import adaptive_max_pool as adaptive_max_pool
+from fdl.layers.pool import average_pool as average_pool
+from fdl.layers.pool import global_average_pool as global_average_pool
+from fdl.layers.pool import global_max_pool as global_max_pool
+from fdl.layers.pool import max_pool as max_pool
+from fdl.layers.resample import pixel_shuffle as pixel_shuffle
+from fdl.layers.resample import pixel_unshuffle as pixel_unshuffle
+from fdl.layers.resample import upsample as upsample

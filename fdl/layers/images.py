@@ -58,7 +58,13 @@ def fit(
 
 
 def check_images(
-    layer: str, x: Any, rank: int, *, channels: int | None = None, groups: int = 1
+    layer: str,
+    x: Any,
+    rank: int,
+    *,
+    channels: int | None = None,
+    groups: int = 1,
+    lead: int = 0,
 ) -> None:
     """Refuses what is not images [..., *spatial, C] of floating point.
 
@@ -68,6 +74,7 @@ def check_images(
       rank: how many spatial axes there have to be.
       channels: how many channels there have to be.
       groups: what has to divide the channels.
+      lead: how many axes there have to be in front of the spatial ones at least.
 
     Raises:
       PathError: says what was expected, what came and what to do.
@@ -85,9 +92,11 @@ def check_images(
             "or the like in front, or convert x with astype",
             layer=layer,
         )
-    wanted = f"x [..., {AXES[rank]}, {'C' if channels is None else channels}]"
-    if x.ndim < rank + 1:
-        remedy = "add the axis of channels with x[..., None]" if x.ndim == rank else "reshape x"
+    front = "B, ..." if lead else "..."
+    wanted = f"x [{front}, {AXES[rank]}, {'C' if channels is None else channels}]"
+    if x.ndim < lead + rank + 1:
+        short = x.ndim == lead + rank
+        remedy = "add the axis of channels with x[..., None]" if short else "reshape x"
         raise PathError(f"expected {wanted}, got {list(x.shape)}; {remedy}", layer=layer)
     if channels is not None and x.shape[-1] != channels:
         raise PathError(

@@ -1,6 +1,16 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
-from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
+from registry import (
+    attention,
+    combinators,
+    convolutions,
+    dropout,
+    embed,
+    gated,
+    networks,
+    norm,
+    pooling,
+)
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
@@ -21,4 +31,5 @@ LAYERS: dict[str, LayerCase] = {
     **norm.LAYERS,
     **combinators.LAYERS,
     **convolutions.LAYERS,
+    **pooling.LAYERS,
 }

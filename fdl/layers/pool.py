@@ -1,0 +1,272 @@
+"""Pooling: windows on an image, each made one number, channel by channel.
+
+[..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. All pooling here
+is along one axis after the other, which gives the same numbers: 3 + 3 steps for a 3 x 3 window.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.layer import Layer, Params, State
+from fdl.layers.images import as_images, check_images, fit
+from fdl.layers.pool_axis import exact, largest, total, weighted_sums
+from fdl.layers.window import Padding, Window, check_padding, check_sizes, for_each_axis
+
+PADDINGS = ("SAME", "VALID")
+
+
+def max_pool(
+    window: tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Padding = "VALID",
+    name: str = "max_pool",
+) -> Layer:
+    """y[p] = the largest x in the window at p * stride.
+
+    Where several are the largest, the gradient goes to the first of them, row by row, as in torch.
+
+    Args:
+      window: its sizes, as many as there are spatial axes.
+      stride: from one window to the next; None for the window's own sizes, so that none overlap.
+      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as of `conv`;
+        what is added is minus infinity.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
+
+    Raises:
+      ValueError: a number out of range, a padding of no known name.
+      PathError: x without these axes, of an integer dtype, or smaller than one window.
+
+    Example:
+      >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
+      >>> max_pool((2,)).apply({}, {}, x)[0].ravel()
+      Array([3., 2.], dtype=float32)
+
+    Source: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
+    """
+    return _pooling(name, "max_pool", window, stride, padding, _largest_of_windows)
+
+
+def average_pool(
+    window: tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Padding = "VALID",
+    count_padding: bool = False,
+    name: str = "average_pool",
+) -> Layer:
+    """y[p] = the mean of x over the window at p * stride, summed in float32 at least.
+
+    Args:
+      window, stride, padding: as of `max_pool`; what is added is 0.
+      count_padding: whether what is added counts in the mean, as in torch; by default it does not.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
+
+    Raises:
+      ValueError, PathError: as `max_pool`.
+
+    Example:
+      >>> x = jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)
+      >>> average_pool((2,), padding="SAME").apply({}, {}, x)[0].ravel()
+      Array([2., 2.], dtype=float32)
+
+    Source: LeCun et al. 1989, "Handwritten digit recognition with a back-propagation network".
+    """
+    mean = functools.partial(_mean_of_windows, count_padding=count_padding)
+    return _pooling(name, "average_pool", window, stride, padding, mean)
+
+
+def global_max_pool(*, name: str = "global_max_pool") -> Layer:
+    """y[b, c] = the largest x of channel c; of equal ones the first has the gradient.
+
+    Args:
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
+
+    Raises:
+      PathError: x without a spatial axis, or of an integer dtype.
+
+    Example:
+      >>> global_max_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
+      Array([[10., 11.]], dtype=float32)
+
+    Source: Oquab et al. 2015, "Is object localization for free?", section 3.
+    """
+    return _over_all(name, lambda x: largest(x, 1, x.shape[1], 1)[:, 0])
+
+
+def global_average_pool(*, name: str = "global_average_pool") -> Layer:
+    """y[b, c] = the mean of x over all places of channel c, summed in float32 at least.
+
+    Args:
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
+
+    Raises:
+      PathError: x without a spatial axis, or of an integer dtype.
+
+    Example:
+      >>> global_average_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
+      Array([[5., 6.]], dtype=float32)
+
+    Source: Lin, Chen and Yan 2013, "Network in network", arXiv 1312.4400, section 3.2.
+    """
+    return _over_all(name, lambda x: (exact(x).sum(1) / x.shape[1]).astype(x.dtype))
+
+
+def adaptive_max_pool(sizes: tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
+    """`sizes` windows whatever the image: window i begins at floor(i * n / size) of n elements and
+    ends before ceil((i + 1) * n / size), as torch's.
+
+    Args:
+      sizes: how many windows along each spatial axis.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
+
+    Raises:
+      ValueError: a size out of range.
+      PathError: x without these axes, or of an integer dtype.
+
+    Example:
+      >>> adaptive_max_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
+      Array([2., 4.], dtype=float32)
+
+    Source: torch.nn.AdaptiveMaxPool2d; He et al. 2014, arXiv 1406.4729, section 2.2.
+    """
+    return _adaptive(name, "adaptive_max_pool", sizes, _largest_of_parts)
+
+
+def adaptive_average_pool(sizes: tuple[int, ...], *, name: str = "adaptive_average_pool") -> Layer:
+    """The means of the windows of `adaptive_max_pool`, summed in float32 at least.
+
+    Args:
+      sizes: how many windows along each spatial axis.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
+
+    Raises:
+      ValueError, PathError: as `adaptive_max_pool`.
+
+    Example:
+      >>> adaptive_average_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
+      Array([1., 3.], dtype=float32)
+
+    Source: torch.nn.AdaptiveAvgPool2d.
+    """
+    return _adaptive(name, "adaptive_average_pool", sizes, _mean_of_parts)
+
+
+Pool = Callable[[jax.Array, Window], jax.Array]
+
+
+def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, pool: Pool) -> Layer:
+    kernel = check_sizes(kind, "window", window)
+    strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
+    check_padding(kind, padding, len(kernel), PADDINGS)
+
+    def of(x: jax.Array) -> jax.Array:
+        images = as_images(x, len(kernel))
+        images, window = fit(name, images, kernel, strides, padding, (1,) * len(kernel))
+        y = pool(images, window)
+        return y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
+
+    return _layer(name, len(kernel), of)
+
+
+def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
+    """A layer of x [B, places, C]."""
+    return _layer(name, 1, lambda x: pool(x.reshape(x.shape[0], -1, x.shape[-1])), lead=1)
+
+
+def _adaptive(
+    name: str, kind: str, sizes: Any, pool: Callable[[jax.Array, int, int], jax.Array]
+) -> Layer:
+    wanted = check_sizes(kind, "sizes", sizes)
+
+    def of(x: jax.Array) -> jax.Array:
+        images = as_images(x, len(wanted))
+        for axis, size in reversed(list(enumerate(wanted, 1))):
+            images = pool(images, axis, size)
+        return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:])
+
+    return _layer(name, len(wanted), of)
+
+
+def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], lead: int = 0) -> Layer:
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_images(name, x, rank, lead=lead)
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check_images(name, x, rank, lead=lead)
+        return of(x), state
+
+    return Layer(name, init, apply)
+
+
+def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
+    # The last axis first: the first largest of rows, of the first largest in each, is the first.
+    for axis in reversed(range(len(window.kernel))):
+        x = _padded(x, axis, window, -jnp.inf)
+        x = largest(x, axis + 1, window.kernel[axis], window.stride[axis])
+    return x
+
+
+def _mean_of_windows(x: jax.Array, window: Window, count_padding: bool) -> jax.Array:
+    y = exact(x)
+    for axis, (k, s) in enumerate(zip(window.kernel, window.stride, strict=True)):
+        y = total(_padded(y, axis, window, 0), axis + 1, k, s)
+        inside = np.pad(np.ones(window.input[axis]), window.padding[axis], constant_values=0)
+        starts = range(0, s * window.output[axis], s)
+        counts = np.array([k if count_padding else inside[i : i + k].sum() for i in starts])
+        share = jnp.asarray(1 / np.maximum(counts, 1), y.dtype)
+        y = y * share.reshape(-1, *(1,) * (y.ndim - axis - 2))
+    return y.astype(x.dtype)
+
+
+def _padded(x: jax.Array, axis: int, window: Window, value: float) -> jax.Array:
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis + 1] = (*window.padding[axis], 0)
+    return jax.lax.pad(x, jnp.asarray(value, x.dtype), edges) if any(edges[axis + 1]) else x
+
+
+def _parts(n: int, size: int) -> list[tuple[int, int]]:
+    return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+
+
+def _largest_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
+    if x.shape[axis] % size == 0:
+        return largest(x, axis, x.shape[axis] // size, x.shape[axis] // size)
+    parts = [
+        largest(jax.lax.slice_in_dim(x, start, end, axis=axis), axis, end - start, 1)
+        for start, end in _parts(x.shape[axis], size)
+    ]
+    return jnp.concatenate(parts, axis)
+
+
+def _mean_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
+    weights = np.zeros((x.shape[axis], size))
+    for i, (start, end) in enumerate(_parts(x.shape[axis], size)):
+        weights[start:end, i] = 1 / (end - start)
+    return weighted_sums(x, weights, axis)

@@ -1,0 +1,97 @@
+"""Sliding windows along one axis: their largest elements and their sums.
+
+Windows of k elements, one every s, are seen in blocks of s: window p begins with block p, so that
+element q * s + r of every window lies in blocks q, q + 1, ... at place r. What there is to add up in
+either direction then lies side by side, where strided slices would go back as zeros between
+numbers, once for each of the k.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
+    """The largest of each window; its derivative is that of the first of them.
+
+    XLA's own maximum over windows takes 10 to 40 times as long backwards on CPU, and `jnp.max`
+    shares the gradient among equals.
+
+    Example:
+      >>> largest(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 3, 2)
+      Array([3., 5.], dtype=float32)
+      >>> jax.grad(lambda x: largest(x, 0, 3, 2)[0])(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]))
+      Array([0., 1., 0., 0., 0.], dtype=float32)
+    """
+    elements = (
+        jax.lax.index_in_dim(part, place, axis + 1, keepdims=False)
+        for part in _blocks(x, axis, k, s)
+        for place in range(part.shape[axis + 1])
+    )
+    return functools.reduce(jnp.maximum, elements)
+
+
+@largest.defjvp
+def _(axis: int, k: int, s: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (x,), (t,) = primals, tangents
+    y = largest(x, axis, k, s)
+    free, change = jnp.ones(y.shape, bool), jnp.zeros((), t.dtype)
+    for seen, moved in zip(_blocks(x, axis, k, s), _blocks(t, axis, k, s), strict=True):
+        hits = []
+        for place in range(seen.shape[axis + 1]):
+            hits.append(free & (jax.lax.index_in_dim(seen, place, axis + 1, keepdims=False) == y))
+            free = free & ~hits[-1]
+        picked = jnp.where(jnp.stack(hits, axis + 1), moved, jnp.zeros((), t.dtype))
+        change = change + picked.sum(axis + 1)
+    return y, change
+
+
+def total(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
+    """The sum of each window.
+
+    Example:
+      >>> total(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 3, 2)
+      Array([7., 8.], dtype=float32)
+    """
+    return functools.reduce(jnp.add, (part.sum(axis + 1) for part in _blocks(x, axis, k, s)))
+
+
+def weighted_sums(x: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
+    """Sums over an axis of n elements with weights [n, m], in float32 at least: m of them.
+
+    Example:
+      >>> weighted_sums(jnp.array([[1.0, 3.0]]), np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]), 1)
+      Array([[2., 1., 3.]], dtype=float32)
+    """
+    y = jnp.tensordot(exact(x), jnp.asarray(weights, exact(x).dtype), ((axis,), (0,)))
+    return jnp.moveaxis(y, -1, axis).astype(x.dtype)
+
+
+def exact(x: jax.Array) -> jax.Array:
+    """x in float32 where it has fewer bits.
+
+    Example:
+      >>> exact(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
+    """Elements q * s to q * s + s - 1 of every window, up to k, for q = 0, 1, ...
+
+    [..., n, ...] to [..., windows, elements, ...] each.
+    """
+    windows, parts = (x.shape[axis] - k) // s + 1, -(-k // s)
+    size = (windows + parts - 1) * s
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (0, size - x.shape[axis], 0)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+    x = x.reshape(*x.shape[:axis], -1, s, *x.shape[axis + 1 :])
+    for q in range(parts):
+        part = jax.lax.slice_in_dim(x, q, q + windows, axis=axis)
+        yield jax.lax.slice_in_dim(part, 0, min(s, k - q * s), axis=axis + 1)
