@@ -68,6 +68,7 @@ from fdl.activations import sigmoid as sigmoid
 from fdl.activations import silu as silu
 from fdl.activations import softmax as softmax
 from fdl.activations import tanh as tanh
+from fdl.models import lenet as lenet
 from fdl.models import mlp as mlp
 
 # The feedback signal.

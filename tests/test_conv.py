@@ -179,7 +179,7 @@ def test_depthwise_and_separable_are_convolutions_in_groups(multiplier):
 def test_conv_is_the_convolution_of_flax(padding, standard_promotion):
     """Where the stride does not divide the size, which torch has no SAME for."""
     kernel = (4,) if padding == "CAUSAL" else (4, 3)
-    x = normals(1, 2, *(8, 7)[: len(kernel)], 3, dtype=np.float32)
+    x = normals(1, 2, *(9, 8)[: len(kernel)], 3, dtype=np.float32)
     layer = fdl.conv(5, kernel, stride=3, padding=padding)
     params = drawn(layer, x)
     other = flax.linen.Conv(5, kernel, strides=3, padding=padding)
@@ -418,6 +418,27 @@ def test_a_kernel_has_the_variance_that_its_initializer_promises(layer, fan_in):
     w = np.asarray(layer.init(KEY, jnp.ones((1, 9, 9, 16)))[0]["w"], np.float64)
     error = np.sqrt(2 / w.size) / fan_in
     assert abs(w.var() - 1 / fan_in) < 3 * error
+
+
+def test_a_transposed_kernel_is_drawn_by_what_feeds_an_output():
+    def counted(key, shape, dtype):
+        return jnp.arange(np.prod(shape), dtype=dtype).reshape(shape)
+
+    layer = fdl.conv_transpose(6, (2,), groups=2, w_init=counted)
+    w = np.asarray(layer.init(KEY, jnp.ones((3, 8)))[0]["w"])
+    drawn = np.asarray(counted(None, (2, 4, 6), jnp.float32))
+    for group in range(2):
+        features, channels = slice(3 * group, 3 * group + 3), slice(4 * group, 4 * group + 4)
+        np.testing.assert_array_equal(w[:, :, channels], drawn[:, :, features].transpose(0, 2, 1))
+
+
+def test_lenet_scales_its_pixels_first():
+    pixels = np.random.default_rng(1).integers(0, 255, (2, 4, 6, 1)).astype(np.uint8)
+    plain, scaled = fdl.lenet(3), fdl.lenet(3, scale=1 / 255)
+    params = drawn(plain, pixels.astype(np.float32))
+    assert list(params) == ["conv_0", "conv_1", "dense_0", "dense_1"]
+    expected, _ = jax.jit(plain.apply)(params, {}, pixels.astype(np.float32) / 255)
+    assert_near(jax.jit(scaled.apply)(params, {}, pixels)[0], expected, 1e-5)
 
 
 # Wrong uses.

@@ -206,7 +206,7 @@ def _adaptive(
         images = as_images(x, len(wanted))
         for axis, size in reversed(list(enumerate(wanted, 1))):
             images = pool(images, axis, size)
-        return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:])
+        return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:]).astype(x.dtype)
 
     return _layer(name, len(wanted), of)
 

@@ -1,8 +1,8 @@
 """Sliding windows along one axis: their largest elements and their sums.
 
 Windows of k elements, one every s, are seen in blocks of s: window p begins with block p, so that
-element q * s + r of every window lies in blocks q, q + 1, ... at place r. What there is to add up in
-either direction then lies side by side, where strided slices would go back as zeros between
+element q * s + r of every window lies in blocks q, q + 1, ... at place r. What there is to add up
+in either direction then lies side by side, where strided slices would go back as zeros between
 numbers, once for each of the k.
 """
 
@@ -67,8 +67,9 @@ def weighted_sums(x: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
       >>> weighted_sums(jnp.array([[1.0, 3.0]]), np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]), 1)
       Array([[2., 1., 3.]], dtype=float32)
     """
-    y = jnp.tensordot(exact(x), jnp.asarray(weights, exact(x).dtype), ((axis,), (0,)))
-    return jnp.moveaxis(y, -1, axis).astype(x.dtype)
+    x = exact(x)
+    y = jnp.tensordot(x, jnp.asarray(weights, x.dtype), ((axis,), (0,)))
+    return jnp.moveaxis(y, -1, axis)
 
 
 def exact(x: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ def upsample(
                 y = many.reshape(*y.shape[:axis], -1, *y.shape[axis + 1 :])
             else:
                 y = weighted_sums(y, _between_centres(y.shape[axis], times), axis)
-        return y.reshape(*x.shape[: -len(scales) - 1], *y.shape[1:])
+        return y.reshape(*x.shape[: -len(scales) - 1], *y.shape[1:]).astype(x.dtype)
 
     return _layer(name, len(scales), of)
 

@@ -1,0 +1,238 @@
+"""Pooling, upsampling and pixel shuffle against torch, in numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+
+BOUNDS = {"float32": 1e-5, "float64": 1e-10}
+
+
+def normals(seed, *shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def both(layer, x, dy):
+    """y and the gradient of sum(y * dy) by x, in one program."""
+
+    @jax.jit
+    def program(x, dy):
+        y, back = jax.vjp(lambda x: layer.apply({}, {}, x)[0], x)
+        return y, back(dy)[0]
+
+    return program(x, dy)
+
+
+def by_torch(name, x, dy, args, kwargs):
+    torch = pytest.importorskip("torch", reason="no torch: pooling not checked against it")
+    x = torch.tensor(np.asarray(x, np.float64).copy(), requires_grad=True)
+    y = getattr(torch.nn.functional, name)(x.movedim(-1, 1), *args, **kwargs).movedim(1, -1)
+    y.backward(torch.tensor(np.asarray(dy, np.float64)))
+    return y.detach().numpy(), x.grad.numpy()
+
+
+# fdl's layer, sizes, torch's function and its arguments.
+CASES = {
+    "max": (fdl.max_pool((2, 3)), (4, 7), "max_pool2d", [(2, 3)], {}),
+    "max_of_ties": (
+        fdl.max_pool((3, 2), stride=(1, 2)),
+        (5, 6),
+        "max_pool2d",
+        [(3, 2), (1, 2)],
+        {},
+    ),
+    "max_overlapping": (
+        fdl.max_pool((3, 4), stride=(2, 3), padding=(1, 2)),
+        *((8, 9), "max_pool2d", [(3, 4), (2, 3), (1, 2)], {}),
+    ),
+    "max_of_a_sequence": (
+        fdl.max_pool((5,), stride=2, padding=2),
+        (9,),
+        "max_pool1d",
+        [5, 2, 2],
+        {},
+    ),
+    "max_of_gaps": (fdl.max_pool((2,), stride=3), (10,), "max_pool1d", [2, 3], {}),
+    "max_of_volumes": (fdl.max_pool((1, 2, 2)), (3, 4, 5), "max_pool3d", [(1, 2, 2)], {}),
+    "average": (
+        fdl.average_pool((3, 4), stride=(2, 3), padding=(1, 2)),
+        *((8, 9), "avg_pool2d", [(3, 4), (2, 3), (1, 2)], {"count_include_pad": False}),
+    ),
+    "average_count_padding": (
+        fdl.average_pool((3, 2), stride=(1, 2), padding=1, count_padding=True),
+        *((6, 5), "avg_pool2d", [(3, 2), (1, 2), 1], {}),
+    ),
+    "adaptive_max": (fdl.adaptive_max_pool((3, 2)), (7, 6), "adaptive_max_pool2d", [(3, 2)], {}),
+    "adaptive_average": (
+        *(fdl.adaptive_average_pool((3, 8)), (7, 6), "adaptive_avg_pool2d", [(3, 8)], {}),
+    ),
+    "global_max": (fdl.global_max_pool(), (4, 3), "adaptive_max_pool2d", [1], {}),
+    "global_average": (fdl.global_average_pool(), (4, 3), "adaptive_avg_pool2d", [1], {}),
+    "nearest": (fdl.upsample((2, 3)), (3, 4), "interpolate", [], {"scale_factor": (2, 3)}),
+    "linear": (
+        fdl.upsample((3, 4), method="linear"),
+        *((3, 5), "interpolate", [], {"scale_factor": (3, 4), "mode": "bilinear"}),
+    ),
+    "linear_of_a_sequence": (
+        fdl.upsample((5,), method="linear"),
+        *((3,), "interpolate", [], {"scale_factor": 5, "mode": "linear"}),
+    ),
+    "shuffle": (fdl.pixel_shuffle(2), (3, 2), "pixel_shuffle", [2], {}),
+    "unshuffle": (fdl.pixel_unshuffle(3), (6, 3), "pixel_unshuffle", [3], {}),
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_one_of_torch(name, dtype):
+    layer, sizes, theirs, args, kwargs = CASES[name]
+    with jax.enable_x64(dtype == "float64"):
+        x = normals(1, 3, *sizes, 8, dtype=dtype)
+        if name == "max_of_ties":
+            x = jnp.round(x)
+        shape = jax.eval_shape(lambda x: layer.apply({}, {}, x)[0], x).shape
+        dy = normals(2, *shape, dtype=dtype)
+        y, dx = both(layer, x, dy)
+        if name.startswith("global"):
+            dy = dy[:, None, None]
+        y2, dx2 = by_torch(theirs, x, dy, args, kwargs)
+        np.testing.assert_allclose(y, y2.reshape(y.shape), rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
+        np.testing.assert_allclose(dx, dx2, rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("pool", [fdl.max_pool, fdl.average_pool])
+def test_same_padding_is_that_of_xla(pool):
+    """low = total // 2, and as many windows as the stride goes into the size."""
+    x = normals(1, 2, 7, 6, 3, dtype=np.float32)
+    y, _ = pool((4, 3), stride=(3, 2), padding="SAME").apply({}, {}, x)
+    largest = pool is fdl.max_pool
+    reduced = functools.partial(
+        jax.lax.reduce_window,
+        init_value=-jnp.inf if largest else 0.0,
+        computation=jax.lax.max if largest else jax.lax.add,
+        **{"window_dimensions": (1, 4, 3, 1), "window_strides": (1, 3, 2, 1), "padding": "SAME"},
+    )
+    expected = reduced(x) / (1 if largest else reduced(jnp.ones_like(x)))
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradient_of_the_largest_goes_to_the_first_of_equals():
+    layer = fdl.max_pool((2, 2))
+    x = jnp.array([[0.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])[..., None]
+    slope = jax.grad(lambda x: layer.apply({}, {}, x)[0].sum())(x)[..., 0]
+    np.testing.assert_array_equal(slope, [[0, 1, 1, 0], [0, 0, 0, 0]])
+    slope = jax.grad(lambda x: fdl.global_max_pool().apply({}, {}, x[None])[0].sum())(x)[..., 0]
+    np.testing.assert_array_equal(slope, [[0, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_max_pooling_of_nothing_but_minus_infinity_and_of_nan():
+    layer = fdl.max_pool((2,), padding=1)
+    x = jnp.array([-jnp.inf, -jnp.inf, 1.0, jnp.nan])[:, None]
+    y = layer.apply({}, {}, x)[0][:, 0]
+    np.testing.assert_array_equal(y, [-np.inf, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("name", ["average", "global_average", "adaptive_average", "linear"])
+def test_half_precision_is_summed_in_float32(name):
+    layer, *_ = CASES[name]
+    x = 100 + normals(1, 2, 60, 60, 2, dtype=jnp.bfloat16)
+    y, _ = jax.jit(layer.apply)({}, {}, x)
+    near, _ = jax.jit(layer.apply)({}, {}, x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(np.float32), near, rtol=2**-8)
+
+
+def test_max_pooling_has_forward_derivatives_that_agree_with_its_gradient():
+    layer = fdl.max_pool((3, 3), stride=2, padding=1)
+    x, t = normals(1, 7, 6, 2, dtype=np.float32), normals(2, 7, 6, 2, dtype=np.float32)
+
+    def f(x):
+        return jnp.sin(layer.apply({}, {}, x)[0]).sum()
+
+    _, along = jax.jit(lambda x, t: jax.jvp(f, (x,), (t,)))(x, t)
+    slope = jax.jit(jax.grad(f))(x)
+    np.testing.assert_allclose(along, (slope * t).sum(), rtol=1e-5)
+    assert 0 < (slope != 0).sum() <= 4 * 3 * 2
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+def test_unshuffling_undoes_shuffling(leading):
+    x = normals(1, *leading, 4, 6, 3, dtype=np.float32)
+    y = fdl.pixel_unshuffle(2).apply({}, {}, x)[0]
+    assert y.shape == (*leading, 2, 3, 12)
+    np.testing.assert_array_equal(fdl.pixel_shuffle(2).apply({}, {}, y)[0], x)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: fdl.max_pool(2),
+            r"max_pool: expected window as 1 to 3 integers >= 1, one for each spatial axis, got 2; "
+            r"write \(2, 2\) for images",
+        ),
+        (
+            lambda: fdl.average_pool((2, 2), stride=0),
+            r"average_pool: expected stride >= 1, an integer or one for each of 2 axes, got 0",
+        ),
+        (
+            lambda: fdl.max_pool((2, 2), padding="EDGE"),
+            r"max_pool: expected padding SAME, VALID, an integer, or an integer or a pair for each "
+            r"of 2 axes, none below 0, got 'EDGE'",
+        ),
+        (
+            lambda: fdl.upsample((2,), method="cubic"),
+            r"upsample: expected method nearest or linear, got 'cubic'",
+        ),
+        (lambda: fdl.pixel_shuffle(0), r"pixel_shuffle: expected factor >= 1, got 0"),
+        (lambda: fdl.pixel_unshuffle(0), r"pixel_unshuffle: expected factor >= 1, got 0"),
+    ],
+)
+def test_a_wrong_number_is_refused_where_it_is_given(make, told):
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "told"),
+    [
+        (
+            *(fdl.max_pool((3, 3)), (2, 2, 4, 1)),
+            r"expected an image of at least \[3, 3\], the window with its dilation, got \[2, 4\] "
+            r"and padding \[\(0, 0\), \(0, 0\)\]; pad more, or pool less before",
+        ),
+        (
+            *(fdl.average_pool((2, 2)), (4, 4)),
+            r"expected x \[\.\.\., H, W, C\], got \[4, 4\]; add the axis of channels with "
+            r"x\[\.\.\., None\]",
+        ),
+        (
+            *(fdl.global_average_pool(), (4, 4)),
+            r"expected x \[B, \.\.\., T, C\], got \[4, 4\]; add the axis of channels with "
+            r"x\[\.\.\., None\]",
+        ),
+        (
+            *(fdl.pixel_shuffle(2), (2, 2, 6)),
+            r"expected x \[\.\.\., H, W, C\] with C a multiple of 4 groups, got \[2, 2, 6\]; "
+            r"choose groups that divide the channels",
+        ),
+        (
+            *(fdl.pixel_unshuffle(2), (2, 3, 6)),
+            r"expected x \[\.\.\., H, W, C\] with H and W multiples of 2, got \[2, 3, 6\]; pad or "
+            r"crop x",
+        ),
+    ],
+)
+def test_a_wrong_image_is_refused_with_the_path(layer, shape, told):
+    net = fdl.chain(body=layer)
+
+    def forward(x):
+        return net.apply({}, {}, x)[0].sum()
+
+    for call in (forward, jax.jit(forward), jax.grad(forward)):
+        with pytest.raises(fdl.PathError, match=rf"^body: {told}(\n|$)"):
+            call(jnp.ones(shape))
