@@ -38,5 +38,4 @@ LAYERS = {
     "separable_conv": LayerCase(
         lambda: fdl.separable_conv(3, (2, 2), padding="REFLECT"), (2, 3, 3, 2)
     ),
-    "lenet": LayerCase(lambda: fdl.lenet(3), (2, 2, 4, 1)),
 }
