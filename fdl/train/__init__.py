@@ -7,11 +7,13 @@ from fdl.train.evaluate import predict as predict
 from fdl.train.host import Best as Best
 from fdl.train.loop import Result as Result
 from fdl.train.loop import fit as fit
-from fdl.train.objective import Mean as Mean
+from fdl.train.means import Mean as Mean
+from fdl.train.means import Seen as Seen
+from fdl.train.means import Tally as Tally
+from fdl.train.means import weighted_mean as weighted_mean
 from fdl.train.objective import Supervised as Supervised
 from fdl.train.objective import plain as plain
 from fdl.train.objective import supervised as supervised
-from fdl.train.objective import weighted_mean as weighted_mean
 from fdl.train.step import Run as Run
 from fdl.train.step import draw_batch as draw_batch
 from fdl.train.step import start as start

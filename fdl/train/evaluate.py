@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from fdl.data import check_data, length
 from fdl.layer import Layer
-from fdl.train.objective import Mean, Objective, as_means
+from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
+from fdl.train.objective import Objective
 
 BATCH_SIZE = 256
 
@@ -91,8 +92,8 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
 @functools.partial(jax.jit, static_argnames=("objective", "batch_size"))
 def totals(
     params: Any, state: Any, data: Any, *, objective: Objective, batch_size: int
-) -> dict[str, Mean]:
-    """The program behind `evaluate`: name -> Mean over all of data.
+) -> dict[str, Any]:
+    """The program behind `evaluate`: name -> Mean or Tally over all of data.
 
     Example:
       >>> from fdl.train.objective import plain
@@ -103,24 +104,58 @@ def totals(
     """
     _positive(batch_size)
 
-    def one(example: Any) -> dict[str, Mean]:
+    def one(example: Any) -> dict[str, Any]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         loss, (_, metrics) = objective(params, state, batch, None)
         return as_means(loss, metrics)
 
-    each = jax.lax.map(one, data, batch_size=min(batch_size, length(data)))
-    return jax.tree.map(jnp.sum, each)
+    def add(tallies: dict[str, Any], batch: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
+        """A batch counted by the metrics, and the means of each of its examples."""
+        each = jax.vmap(one)(batch)
+        new = tallied({name: _joined(each.pop(name)) for name in tallies})
+        return added(tallies, new), each
+
+    examples = length(data)
+    size = min(batch_size, examples)
+    whole = examples // size * size
+    tallies = _no_tallies(one, data)
+    batches = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
+    tallies, each = jax.lax.scan(add, tallies, batches)
+    each = jax.tree.map(jnp.ravel, each)
+    if whole < examples:
+        tallies, last = add(tallies, jax.tree.map(lambda x: x[whole:], data))
+        each = jax.tree.map(lambda *parts: jnp.concatenate(parts), each, last)
+    # The means are added at the end, in an order that does not depend on the batches.
+    return {**jax.tree.map(jnp.sum, each), **tallies}
 
 
-def values(means: dict[str, Mean]) -> dict[str, float]:
+def _no_tallies(one: Any, data: Any) -> dict[str, Any]:
+    """The tallies of nothing, for the metrics among what an example reports."""
+    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
+    means = jax.eval_shape(lambda row: tallied(one(row)), row)
+    return {name: mean.nothing() for name, mean in means.items() if isinstance(mean, Tally)}
+
+
+def _joined(each: Seen) -> Seen:
+    """Many batches of one as one batch of many."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each)
+
+
+def values(means: dict[str, Any]) -> dict[str, float]:
     """The means as Python numbers.
 
     Example:
       >>> values({"loss": Mean(jnp.float32(3), jnp.float32(2))})
       {'loss': 1.5}
     """
-    pairs = {name: (float(mean.total), float(mean.count)) for name, mean in means.items()}
-    return {name: total / count if count else 0.0 for name, (total, count) in pairs.items()}
+
+    def number(mean: Any) -> float:
+        if not isinstance(mean, Mean):
+            return float(mean.value())
+        total, count = float(mean.total), float(mean.count)
+        return total / count if count else 0.0
+
+    return {name: number(mean) for name, mean in means.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "batch_size"))

@@ -17,7 +17,8 @@ from optax.contrib import ScheduleFreeState
 from fdl.optim import schedule_free_eval_params
 from fdl.train.evaluate import BATCH_SIZE, totals
 from fdl.train.loop import zero_means
-from fdl.train.objective import Mean, Objective
+from fdl.train.means import added
+from fdl.train.objective import Objective
 from fdl.train.step import Run, own, train_step
 
 # All share the number of the step, and the rates of one seed its batches. Where those have no axis
@@ -115,15 +116,15 @@ def _compiled(
     """
 
     @functools.partial(jax.jit, inline=True)
-    def step(rate: Any, run: Run, data: Any) -> tuple[Run, dict[str, Mean]]:
+    def step(rate: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
         # As a jitted function it is traced once for both the shapes of its result and the program.
         return train_step(objective, make(rate), run, data, batch_size)
 
-    def steps(rate: Any, run: Run, data: Any, length: Any) -> tuple[Run, dict[str, Mean]]:
+    def steps(rate: Any, run: Run, data: Any, length: Any) -> tuple[Run, dict[str, Any]]:
         def body(_: Any, carry: Any) -> Any:
             run, means = carry
             run, new = step(rate, run, data)
-            return run, jax.tree.map(jnp.add, means, new)
+            return run, added(means, new)
 
         none_yet = zero_means(run, *step.eval_shape(rate, run, data))
         return jax.lax.fori_loop(0, length, body, (run, none_yet))
@@ -136,7 +137,7 @@ def _compiled(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluated(objective: Any, params: Any, state: Any, data: Any) -> dict[str, Mean]:
+def _evaluated(objective: Any, params: Any, state: Any, data: Any) -> dict[str, Any]:
     # The same shapes whatever the optimizer: compiled once for all of them.
     one = functools.partial(totals, objective=objective, batch_size=BATCH_SIZE)
     return jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))(params, state, data)
@@ -150,5 +151,7 @@ def _tested(run: Run) -> tuple[Any, Any]:
     return run.params, run.state
 
 
-def _values(means: dict[str, Mean]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(mean.value(), np.float64) for name, mean in means.items()}
+def _values(means: dict[str, Any]) -> dict[str, np.ndarray]:
+    of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
+    found = jax.vmap(jax.vmap(of_one))(means)
+    return {name: np.asarray(value, np.float64) for name, value in found.items()}

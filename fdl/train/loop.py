@@ -13,7 +13,8 @@ from optax import GradientTransformation
 from fdl import paths
 from fdl.train.evaluate import BATCH_SIZE, check_objective, totals, values
 from fdl.train.host import Best, Host, interruptible
-from fdl.train.objective import Mean, Objective
+from fdl.train.means import added
+from fdl.train.objective import Objective
 from fdl.train.progress import Progress
 from fdl.train.step import Run, own, train_step
 
@@ -136,14 +137,14 @@ def fit(
 )
 def advance(
     run: Run,
-    means: dict[str, Mean],
+    means: dict[str, Any],
     data: Any,
     length: Any,
     *,
     objective: Objective,
     optimizer: GradientTransformation,
     batch_size: int,
-) -> tuple[Run, dict[str, Mean]]:
+) -> tuple[Run, dict[str, Any]]:
     """The program behind `fit`: `length` steps, whose loss and metrics are added to `means`.
 
     `run` and `means` are overwritten; give copies of what is still needed.
@@ -151,6 +152,7 @@ def advance(
     Example:
       >>> from fdl.optim import sgd
       >>> from fdl.train import plain, start
+      >>> from fdl.train.means import Mean
       >>> settings = dict(objective=plain(lambda w, batch: jnp.mean(w * batch)),
       ...                 optimizer=sgd(1.0), batch_size=2)
       >>> run, data = start(jnp.array(0.0), sgd(1.0)), jnp.ones(4)
@@ -163,7 +165,7 @@ def advance(
     def body(_: Any, carry: Any) -> Any:
         run, means = carry
         run, new = _step(run, data, objective=objective, optimizer=optimizer, batch_size=batch_size)
-        return run, jax.tree.map(jnp.add, means, new)
+        return run, added(means, new)
 
     return jax.lax.fori_loop(0, length, body, (run, means))
 
@@ -171,7 +173,7 @@ def advance(
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer", "batch_size"), inline=True)
 def _step(
     run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
-) -> tuple[Run, dict[str, Mean]]:
+) -> tuple[Run, dict[str, Any]]:
     # Compiled only as a part of `advance`; as a jitted function it is traced once for both the
     # shapes of its result and the program.
     return train_step(objective, optimizer, run, data, batch_size)
@@ -189,8 +191,10 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
       PathError: a leaf of another shape or dtype after the step, or none.
 
     Example:
-      >>> zero_means({}, {}, {"loss": jax.ShapeDtypeStruct((), jnp.float32)})
-      {'loss': Array(0., dtype=float32)}
+      >>> from fdl.train.means import Mean
+      >>> shape = jax.ShapeDtypeStruct((), jnp.float32)
+      >>> zero_means({}, {}, {"loss": Mean(shape, shape)})["loss"].total
+      Array(0., dtype=float32)
     """
     given, given_back = paths.leaves(run), paths.leaves(after)
     for path in sorted({*given, *given_back}):
@@ -201,7 +205,7 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
                 "back the state in the tree, shapes and dtypes in which it came",
                 path,
             )
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), means)
+    return {name: mean.nothing() for name, mean in means.items()}
 
 
 def last_step(

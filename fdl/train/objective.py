@@ -8,7 +8,7 @@ your own; writing it yourself is as good.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,79 +16,30 @@ import numpy as np
 
 from fdl.layer import Layer
 from fdl.losses import Loss, check_targets
-from fdl.paths import PathError, leaves
+from fdl.metrics import Metric
+from fdl.paths import leaves
+from fdl.train.means import Seen, weighted_mean
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
 
 
-class Mean(NamedTuple):
-    """A mean that can still be added to: the sum of weighted values, and of the weights.
-
-    Args:
-      total: scalar.
-      count: scalar.
-
-    Example:
-      >>> float(Mean(6.0, 4.0).value())
-      1.5
-    """
-
-    total: Any
-    count: Any
-
-    def value(self) -> Any:
-        """total / count, and 0 where nothing was counted."""
-        return self.total / jnp.where(self.count == 0, jnp.ones_like(self.count), self.count)
-
-
-def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
-    """The one place where a mean over examples is taken.
-
-    Args:
-      values: [B, ...], a loss or metric for each example.
-      weight: [B], or any leading part of the shape of values, >= 0; by default 1 for each. What has
-        weight 0 counts as nothing, even a NaN.
-
-    Returns:
-      Mean, in float32 or better.
-
-    Raises:
-      PathError: a weight that is not shaped like the first axes of the values.
-
-    Example:
-      >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([3.0, 1.0])).value())
-      1.5
-    """
-    if values.dtype != jnp.float64:
-        values = values.astype(jnp.float32)
-    if weight is None:
-        return Mean(values.sum(), jnp.asarray(values.size, values.dtype))
-    if values.shape[: weight.ndim] != weight.shape:
-        raise PathError(
-            f"expected weights shaped like the first axes of {list(values.shape)}, got "
-            f"{list(weight.shape)}; one weight for each example",
-            layer="weighted_mean",
-        )
-    weight = weight.astype(values.dtype).reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
-    weight = jnp.broadcast_to(weight, values.shape)
-    total = jnp.where(weight == 0, jnp.zeros_like(values), values * weight).sum()
-    return Mean(total, weight.sum())
-
-
-def supervised(model: Layer | Callable[..., Any], loss: Loss, **metrics: Loss) -> "Supervised":
+def supervised(
+    model: Layer | Callable[..., Any], loss: Loss, **metrics: Loss | Metric
+) -> "Supervised":
     """The objective of learning from examples: predict y from x, and score the prediction.
 
     Args:
       model: a Layer, or a plain function `(params, x) -> y_pred`.
       loss: `(y_pred, y) -> [B, ...]`, per example.
-      metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`.
+      metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`; or a
+        `fdl.metrics.Metric` whose value is one number: `f1=fdl.metrics.f1("macro", classes=10)`.
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with the entries x, y,
       perhaps weight, and the model's extra inputs.
 
     Raises:
-      ValueError: a metric called loss.
+      ValueError: a metric called loss, or a Metric whose value is not one number.
       PathError: at the call, where the model or the loss cannot take the batch.
 
     Example:
@@ -100,6 +51,16 @@ def supervised(model: Layer | Callable[..., Any], loss: Loss, **metrics: Loss) -
     """
     if "loss" in metrics:
         raise ValueError("supervised: expected another name for a metric, got 'loss'")
+    for name, metric in metrics.items():
+        if isinstance(metric, Metric):
+            value = jax.eval_shape(lambda metric=metric: metric.compute(metric.init()))
+            shapes = [f"{each.dtype} {list(each.shape)}" for each in jax.tree.leaves(value)]
+            if len(shapes) != 1 or not shapes[0].endswith("[]"):
+                raise ValueError(
+                    "supervised: expected metrics whose value is one number, got "
+                    f"{', '.join(shapes)} from {name!r}; update that one on the outputs of "
+                    "fdl.predict"
+                )
     return Supervised(model, loss, tuple(metrics.items()))
 
 
@@ -110,7 +71,7 @@ class Supervised:
     Args:
       model: a Layer or a function `(params, x) -> y_pred`.
       loss: `(y_pred, y) -> [B, ...]`.
-      metrics: pairs of name and function.
+      metrics: pairs of name and function or Metric.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -121,7 +82,7 @@ class Supervised:
 
     model: Layer | Callable[..., Any]
     loss: Loss
-    metrics: tuple[tuple[str, Loss], ...] = ()
+    metrics: tuple[tuple[str, Loss | Metric], ...] = ()
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
@@ -137,10 +98,14 @@ class Supervised:
         train = key is not None
         return self.model.apply(params, state, x, key=key, train=train, **inputs)
 
-    def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Mean]:
+    def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
         """Step 3: how far y_pred is from y, as means under the names loss and of the metrics."""
-        named = (("loss", self.loss), *self.metrics)
-        return {name: weighted_mean(f(y_pred, y), weight) for name, f in named}
+        return {
+            name: Seen(f, y_pred, y, weight)
+            if isinstance(f, Metric)
+            else weighted_mean(f(y_pred, y), weight)
+            for name, f in (("loss", self.loss), *self.metrics)
+        }
 
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
@@ -177,27 +142,6 @@ class Plain:
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """(loss, (state, no further metrics))."""
         return self.loss(params, batch), (state, {})
-
-
-def as_means(loss: Any, metrics: Mapping[str, Any]) -> dict[str, Mean]:
-    """What an objective reports, as means that can be added up; a plain scalar counts once.
-
-    Args:
-      loss: scalar.
-      metrics: name -> scalar or Mean.
-
-    Returns:
-      name -> Mean, the loss among them.
-
-    Example:
-      >>> as_means(2.0, {"error": Mean(1.0, 4.0)})["loss"].count
-      1.0
-    """
-    named = {"loss": loss, **metrics}
-    return {
-        name: value if isinstance(value, Mean) else Mean(value, value * 0 + 1.0)
-        for name, value in named.items()
-    }
 
 
 def _unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:

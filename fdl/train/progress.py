@@ -4,7 +4,6 @@ from types import TracebackType
 from typing import Any
 
 from fdl.train.evaluate import values
-from fdl.train.objective import Mean
 
 PRINTED = 20
 
@@ -18,6 +17,7 @@ class Progress:
       last: where it will end.
 
     Example:
+      >>> from fdl.train.means import Mean
       >>> with Progress(False, 0, 10) as bar:
       ...     bar.show(5, {"loss": Mean(5.0, 5.0)})
     """
@@ -60,7 +60,7 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def show(self, step: int, means: dict[str, Mean]) -> None:
+    def show(self, step: int, means: dict[str, Any]) -> None:
         """Moves the bar to a step, with the loss and metrics since the last record."""
         if self.bar is not None:
             self.bar.update(self.task, completed=step, seen=_numbers(values(means)))

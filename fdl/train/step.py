@@ -17,7 +17,8 @@ from optax import GradientTransformation, with_extra_args_support
 from fdl.data import length, stream
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
-from fdl.train.objective import Mean, Objective, as_means
+from fdl.train.means import as_means, tallied
+from fdl.train.objective import Objective
 
 
 class Run(NamedTuple):
@@ -112,7 +113,7 @@ def update_weights(
 
 def train_step(
     objective: Objective, optimizer: GradientTransformation, run: Run, data: Any, batch_size: int
-) -> tuple[Run, dict[str, Mean]]:
+) -> tuple[Run, dict[str, Any]]:
     """One step: draw a batch, forward pass, loss, update. Pure; jit, scan, vmap and grad it freely.
 
     Args:
@@ -150,7 +151,7 @@ def train_step(
         value_fn=lambda params: loss_of(params)[0],
     )
     run = run._replace(state=state, step=run.step + jnp.uint32(1))
-    return run, as_means(loss, metrics)
+    return run, tallied(as_means(loss, metrics))
 
 
 def own(tree: Any) -> Any:

@@ -1,0 +1,264 @@
+"""Metrics of classes. C is the classes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from fdl.losses.shapes import alike, one_hot, wide
+from fdl.metrics.metric import Metric, ratio, summed, weights_of
+from fdl.paths import PathError
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where the largest logit is the label's, else 0.
+
+    Args:
+      logits: [..., C].
+      labels: [...], integers in [0, C).
+
+    Returns:
+      [...], float32; of equal largest logits the first one counts. A row with a NaN counts as 0.
+
+    Raises:
+      PathError: labels not shaped as the logits without their last axis.
+
+    Example:
+      >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))
+      Array([1., 0.], dtype=float32)
+    """
+    labels = class_numbers("accuracy", logits, labels)
+    return (predicted_class(logits) == labels).astype(jnp.float32)
+
+
+def top_k(logits: jax.Array, labels: jax.Array, *, k: int = 5) -> jax.Array:
+    """1 where the label's logit is among the k largest, else 0.
+
+    Args:
+      logits: [..., C].
+      labels: [...], integers in [0, C).
+      k: in [1, C]; 1 is the accuracy.
+
+    Returns:
+      [...], float32; of equal logits the first ones count. A row with a NaN counts as 0.
+
+    Raises:
+      PathError: labels not shaped as the logits without their last axis, or k out of range.
+
+    Example:
+      >>> top_k(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.1]]), jnp.array([2, 2]), k=2)
+      Array([1., 0.], dtype=float32)
+    """
+    labels = class_numbers("top_k", logits, labels)
+    if not 1 <= k <= logits.shape[-1]:
+        raise PathError(f"expected k in [1, {logits.shape[-1]}], got {k}", layer="top_k")
+    right = one_hot(labels, logits.shape[-1])
+    own = jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1, keepdims=True)
+    earlier = jnp.arange(logits.shape[-1], dtype=labels.dtype) < labels[..., None]
+    ahead = (logits > own) | ((logits == own) & earlier)
+    known = right.any(-1) & ~jnp.isnan(logits).any(-1)
+    return (known & (ahead.sum(-1) < k)).astype(jnp.float32)
+
+
+def precision(average: str, classes: int = 0) -> Metric:
+    """Right ones among those that were predicted: tp / (tp + fp).
+
+    Args:
+      average: "binary": predictions are logits [...] of targets [...] that are 0 or 1, predicted to
+        be 1 above 0. "macro": the mean over the classes that occur in labels or predictions, of
+        logits [..., C] and integer labels [...]. "micro": of the sums over all classes.
+      classes: C, unless binary.
+
+    Returns:
+      Metric; 0 where nothing was predicted.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = precision("binary")
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0, -1.0]), jnp.array([1, 0, 1]))
+      >>> float(metric.compute(state))
+      0.5
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits("precision", average, classes, lambda right, said, true: ratio(right, said))
+
+
+def recall(average: str, classes: int = 0) -> Metric:
+    """Right ones among those that there are: tp / (tp + fn).
+
+    Args:
+      average: as in `precision`.
+      classes: C, unless binary.
+
+    Returns:
+      Metric; 0 where there are none.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = recall("macro", classes=2)
+      >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> float(metric.compute(metric.update(metric.init(), logits, jnp.array([0, 0, 1]))))
+      0.75
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits("recall", average, classes, lambda right, said, true: ratio(right, true))
+
+
+def f1(average: str, classes: int = 0) -> Metric:
+    """The harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
+
+    Args:
+      average: as in `precision`.
+      classes: C, unless binary.
+
+    Returns:
+      Metric; 0 where nothing is right.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = f1("binary")
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0, -1.0]), jnp.array([1, 0, 0]))
+      >>> round(float(metric.compute(state)), 3)
+      0.667
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits("f1", average, classes, lambda right, said, true: ratio(2 * right, said + true))
+
+
+def confusion(classes: int) -> Metric:
+    """How often each class was taken for each, as `confusion_matrix`, but accumulated.
+
+    Args:
+      classes: C.
+
+    Returns:
+      Metric of logits [..., C] and integer labels [...]: [C, C], float32; row: the label, column:
+      the prediction. A row of logits with a NaN is in no column.
+
+    Example:
+      >>> metric = confusion(2)
+      >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> metric.compute(metric.update(metric.init(), logits, jnp.array([0, 0, 1])))
+      Array([[1., 1.],
+             [0., 1.]], dtype=float32)
+    """
+
+    def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        labels = class_numbers("confusion", logits, labels)
+        weight = weights_of("confusion", labels.shape, weight)
+        outside = jnp.asarray(classes, labels.dtype)
+        columns = predicted_class(logits).astype(labels.dtype)
+        rows, columns = (jnp.where(i < 0, outside, i) for i in (labels, columns))
+        cells = jnp.zeros((classes, classes), jnp.float32)
+        return {"cells": cells.at[rows, columns].add(weight, mode="drop")}
+
+    return summed({"cells": (classes, classes)}, count, lambda sums: sums["cells"])
+
+
+def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
+    """How often each class was taken for each.
+
+    Args:
+      predicted: [N], integers in [0, classes).
+      labels: [N], integers in [0, classes).
+      classes: C.
+
+    Returns:
+      [C, C], int64; row: the label, column: the prediction. NumPy, not for use under jit.
+
+    Raises:
+      ValueError: different lengths, or a class out of range.
+
+    Example:
+      >>> confusion_matrix([0, 1, 1], [0, 1, 0], 2)
+      array([[1, 1],
+             [0, 1]])
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"confusion_matrix: expected predicted [N] and labels [N], got "
+            f"{list(predicted.shape)} and {list(labels.shape)}; take the argmax of logits first"
+        )
+    both = np.concatenate([predicted, labels])
+    if both.size and (both.min() < 0 or both.max() >= classes):
+        raise ValueError(
+            f"confusion_matrix: expected classes in [0, {classes}), got {both.min()} to "
+            f"{both.max()}; raise classes or mend the labels"
+        )
+    cells = labels.astype(np.int64) * classes + predicted.astype(np.int64)
+    counts = np.bincount(cells, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def class_numbers(name: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Labels, after a look at their shape, in a dtype that holds any number of classes.
+
+    Example:
+      >>> class_numbers("accuracy", jnp.ones((2, 3)), jnp.zeros(3, int))
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: accuracy: expected labels [2] for logits [2, 3], got [3]; one class ...
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise PathError(
+            f"expected labels {list(logits.shape[:-1])} for logits {list(logits.shape)}, got "
+            f"{list(labels.shape)}; one class number for each row of logits",
+            layer=name,
+        )
+    return wide(labels)
+
+
+def predicted_class(logits: jax.Array) -> jax.Array:
+    """[...], int32: the place of the first largest logit, and -1 where one of them is NaN.
+
+    Example:
+      >>> predicted_class(jnp.array([[0.0, 2.0, 2.0], [0.0, jnp.nan, 1.0]]))
+      Array([ 1, -1], dtype=int32)
+    """
+    place = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.where(jnp.isnan(logits).any(-1), -1, place)
+
+
+def _of_hits(name: str, average: str, classes: int, score: Callable[..., jax.Array]) -> Metric:
+    if average not in ("binary", "macro", "micro"):
+        raise ValueError(f"{name}: expected average binary, macro or micro, got {average!r}")
+    if (average == "binary") != (classes == 0):
+        raise ValueError(
+            f"{name}: expected a number of classes for macro and micro and none for binary, got "
+            f"{classes} for {average}"
+        )
+
+    def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        if average == "binary":
+            predictions, targets = alike(name, predictions, targets)
+            said, true = (predictions > 0)[..., None], (targets == 1)[..., None]
+        else:
+            labels = class_numbers(name, predictions, targets)
+            said, true = (one_hot(i, classes) for i in (predicted_class(predictions), labels))
+        weight = weights_of(name, targets.shape, weight)[..., None]
+        return {
+            key: jnp.where(hit, weight, 0).reshape(-1, hit.shape[-1]).sum(0)
+            for key, hit in {"right": said & true, "said": said, "true": true}.items()
+        }
+
+    def compute(sums: dict[str, jax.Array]) -> jax.Array:
+        if average != "macro":
+            return score(**{key: value.sum() for key, value in sums.items()})
+        occurs = sums["said"] + sums["true"] > 0
+        return ratio(jnp.where(occurs, score(**sums), 0).sum(), occurs.astype(jnp.float32).sum())
+
+    shape = (max(classes, 1),)
+    return summed({"right": shape, "said": shape, "true": shape}, count, compute)

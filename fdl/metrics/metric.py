@@ -1,0 +1,188 @@
+"""Metrics that accumulate: whole numbers of examples stay exact, whatever the batches."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.shapes import precise
+from fdl.paths import PathError
+
+
+class Metric(NamedTuple):
+    """A metric over any number of batches, as four pure functions; use them in `scan` or `vmap`.
+
+    Args:
+      init: `() -> state`, of nothing seen; a pytree of arrays.
+      update: `(state, predictions, targets, weight=None) -> state`, a batch more; weight [B, ...]
+        shaped like the first axes of the targets, by default 1. What has weight 0 counts as
+        nothing, even a NaN.
+      merge: `(state, state) -> state`, of what both have seen; for states of several devices.
+      compute: `state -> value`.
+
+    Example:
+      >>> from fdl.metrics.classes import accuracy
+      >>> metric = mean_of(accuracy)
+      >>> state = metric.init()
+      >>> for labels in ([0, 1], [1, 1]):
+      ...     state = metric.update(state, jnp.eye(2), jnp.array(labels))
+      >>> float(metric.compute(state))
+      0.75
+    """
+
+    init: Callable[[], Any]
+    update: Callable[..., Any]
+    merge: Callable[[Any, Any], Any]
+    compute: Callable[[Any], Any]
+
+
+class Sum(NamedTuple):
+    """A sum in two float32 numbers, high and what it rounds off: whole numbers exact below 2^48.
+
+    A float32 count would stand still at 2^24.
+
+    Args:
+      high: [...].
+      low: [...], below half a unit in the last place of high.
+
+    Example:
+      >>> total = Sum(jnp.float32(2**24), jnp.float32(0)).plus(Sum(jnp.float32(1), jnp.float32(0)))
+      >>> float(total.high), float(total.low)
+      (16777216.0, 1.0)
+
+    Source: Knuth 1997, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B.
+    """
+
+    high: Any
+    low: Any
+
+    def plus(self, other: "Sum") -> "Sum":
+        """The sum of both."""
+        high = self.high + other.high
+        part = high - self.high
+        error = (self.high - (high - part)) + (other.high - part)
+        low = self.low + other.low + error
+        rounded = high + low
+        return Sum(rounded, low - (rounded - high))
+
+    def value(self) -> Any:
+        """In one number."""
+        return self.high + self.low
+
+
+def mean_of(f: Callable[..., jax.Array]) -> Metric:
+    """The weighted mean of a per-example loss or metric.
+
+    Args:
+      f: `(predictions, targets) -> [B, ...]`.
+
+    Returns:
+      Metric; 0 where nothing was counted.
+
+    Example: see `Metric`.
+    """
+
+    def count(predictions: Any, targets: Any, weight: Any) -> dict[str, jax.Array]:
+        values = precise(f(predictions, targets))
+        weight = weights_of("mean_of", values.shape, weight)
+        return {"total": weighted_sum(values, weight), "count": weight.sum()}
+
+    return summed(
+        {"total": (), "count": ()}, count, lambda sums: ratio(sums["total"], sums["count"])
+    )
+
+
+def summed(
+    shapes: Mapping[str, tuple[int, ...]],
+    count: Callable[..., dict[str, jax.Array]],
+    compute: Callable[[dict[str, jax.Array]], Any],
+) -> Metric:
+    """A metric whose state is sums over examples; each of them a `Sum`.
+
+    Args:
+      shapes: name -> shape of a sum.
+      count: `(predictions, targets, weight or None) -> name -> sum over a batch`.
+      compute: of the sums in one number each.
+
+    Example:
+      >>> above = lambda predictions, targets, weight: {"n": (predictions > targets).sum()}
+      >>> metric = summed({"n": ()}, above, lambda sums: sums["n"])
+      >>> float(metric.compute(metric.update(metric.init(), jnp.arange(4.0), jnp.ones(4))))
+      2.0
+    """
+
+    def init() -> dict[str, Sum]:
+        return {name: as_sum(jnp.zeros(shape)) for name, shape in shapes.items()}
+
+    def merge(a: dict[str, Sum], b: dict[str, Sum]) -> dict[str, Sum]:
+        return {name: a[name].plus(b[name]) for name in a}
+
+    def update(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
+        counted = count(predictions, targets, weight)
+        return merge(state, {name: as_sum(value) for name, value in counted.items()})
+
+    def computed(state: dict[str, Sum]) -> Any:
+        return compute({name: each.value() for name, each in state.items()})
+
+    return Metric(init, update, merge, computed)
+
+
+def as_sum(x: jax.Array) -> Sum:
+    """A number or an array as a `Sum`.
+
+    Example:
+      >>> as_sum(jnp.array(3.0)).value()
+      Array(3., dtype=float32)
+    """
+    high = x.astype(jnp.float32)
+    return Sum(high, (x - high.astype(x.dtype)).astype(jnp.float32))
+
+
+def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
+    """A weight for each element, float32.
+
+    Args:
+      name: of who asks.
+      shape: of the elements.
+      weight: shaped like the first axes of them; None for 1 each.
+
+    Raises:
+      PathError: a weight that is not shaped so.
+
+    Example:
+      >>> weights_of("mean_of", (2, 2), jnp.array([1, 0]))
+      Array([[1., 1.],
+             [0., 0.]], dtype=float32)
+    """
+    if weight is None:
+        return jnp.ones(shape, jnp.float32)
+    if shape[: weight.ndim] != weight.shape:
+        raise PathError(
+            f"expected weights shaped like the first axes of {list(shape)}, got "
+            f"{list(weight.shape)}; one weight for each example",
+            layer=name,
+        )
+    weight = weight.astype(jnp.float32).reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
+    return jnp.broadcast_to(weight, shape)
+
+
+def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """sum weight * value; what has weight 0 counts as nothing, even a NaN.
+
+    Example:
+      >>> weighted_sum(jnp.array([2.0, jnp.nan]), jnp.array([0.5, 0.0]))
+      Array(1., dtype=float32)
+    """
+    weight = weight.astype(values.dtype)
+    return jnp.where(weight == 0, 0, values * weight).sum()
+
+
+def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a / b, and 0 where b is 0.
+
+    Example:
+      >>> ratio(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0]))
+      Array([0.5, 0. ], dtype=float32)
+    """
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

@@ -1,0 +1,138 @@
+"""Metrics of numbers, from their count, mean and sum of squared deviations."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.shapes import alike, precise
+from fdl.metrics.metric import Metric, Sum, as_sum, ratio, weighted_sum, weights_of
+
+
+class Moments(NamedTuple):
+    """How many numbers, their mean, and the sum of their squared deviations from it.
+
+    A sum of squares less the square of a sum would cancel: of 10,000.0 and 10,000.1 nothing is left
+    in float32.
+
+    Args:
+      n: Sum, of weights.
+      mean: Sum.
+      squares: Sum.
+
+    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", equations 2.1; of one number at a time it is Welford's 1962.
+    """
+
+    n: Sum
+    mean: Sum
+    squares: Sum
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Of the numbers of both."""
+        n = self.n.plus(other.n)
+        less = Sum(-self.mean.high, -self.mean.low)
+        delta = other.mean.plus(less)
+        share = ratio(other.n.value(), n.value())
+        between = delta.value() ** 2 * self.n.value() * share
+        return Moments(
+            n,
+            self.mean.plus(Sum(delta.high * share, delta.low * share)),
+            self.squares.plus(other.squares).plus(as_sum(between)),
+        )
+
+
+def statistics_of(f: Callable[..., jax.Array]) -> Metric:
+    """The mean and the variance of a per-example loss or metric.
+
+    Args:
+      f: `(predictions, targets) -> [B, ...]`.
+
+    Returns:
+      Metric: {"mean": scalar, "variance": scalar}, both over the sum of the weights.
+
+    Example:
+      >>> from fdl.losses import squared_error
+      >>> metric = statistics_of(squared_error)
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0]))
+      >>> metric.compute(state)["variance"]
+      Array(2.25, dtype=float32)
+
+    Source: see `Moments`.
+    """
+
+    def update(state: Moments, predictions: Any, targets: Any, weight: Any = None) -> Moments:
+        return state.plus(moments("statistics_of", f(predictions, targets), weight))
+
+    def compute(state: Moments) -> dict[str, jax.Array]:
+        variance = ratio(state.squares.value(), state.n.value())
+        return {"mean": state.mean.value(), "variance": variance}
+
+    return Metric(no_moments, update, lambda a, b: a.plus(b), compute)
+
+
+def r2() -> Metric:
+    """1 - sum (target - prediction)^2 / sum (target - mean target)^2.
+
+    Returns:
+      Metric of predictions [...] and targets [...], all their elements together. Of targets that
+      are all equal: 1 if every prediction is right, else 0.
+
+    Example:
+      >>> metric = r2()
+      >>> predictions, targets = jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 2.0, 3.0])
+      >>> state = metric.update(metric.init(), predictions, targets)
+      >>> float(metric.compute(state))
+      0.5
+
+    Source: Draper and Smith 1998, "Applied Regression Analysis", section 1.3.
+    """
+
+    def init() -> tuple[Moments, Sum]:
+        return no_moments(), as_sum(jnp.zeros(()))
+
+    def update(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
+        predictions, targets = alike("r2", predictions, targets)
+        errors = jnp.square(targets - predictions)
+        missed = weighted_sum(errors, weights_of("r2", errors.shape, weight))
+        return merge(state, (moments("r2", targets, weight), as_sum(missed)))
+
+    def merge(a: Any, b: Any) -> Any:
+        return a[0].plus(b[0]), a[1].plus(b[1])
+
+    def compute(state: tuple[Moments, Sum]) -> jax.Array:
+        whole, missed = state[0].squares.value(), state[1].value()
+        alone = jnp.where(missed == 0, 1.0, 0.0)
+        return jnp.where(whole == 0, alone, 1 - ratio(missed, whole))
+
+    return Metric(init, update, merge, compute)
+
+
+def no_moments() -> Moments:
+    """Of no numbers.
+
+    Example:
+      >>> no_moments().n.value()
+      Array(0., dtype=float32)
+    """
+    nothing = as_sum(jnp.zeros(()))
+    return Moments(nothing, nothing, nothing)
+
+
+def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
+    """Of one batch: the mean first, then the deviations from it.
+
+    Example:
+      >>> moments("r2", jnp.array([1.0, 3.0]), None).squares.value()
+      Array(2., dtype=float32)
+    """
+    values = precise(values)
+    weight = weights_of(name, values.shape, weight)
+    count = weight.sum()
+    mean = ratio(weighted_sum(values, weight), count.astype(values.dtype))
+    # What rounding left of the mean is the mean of the deviations: means far from 0 are compared.
+    apart = values - mean
+    left = ratio(weighted_sum(apart, weight), count.astype(values.dtype))
+    squares = weighted_sum(jnp.square(apart - left), weight)
+    return Moments(as_sum(count), as_sum(mean).plus(as_sum(left)), as_sum(squares))

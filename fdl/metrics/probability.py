@@ -1,0 +1,110 @@
+"""Metrics of probabilities: how well they are spread, and whether they mean what they say."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.losses.cross_entropy import softmax_cross_entropy
+from fdl.losses.shapes import precise
+from fdl.metrics.classes import class_numbers, predicted_class
+from fdl.metrics.metric import Metric, ratio, summed, weighted_sum, weights_of
+
+
+def perplexity() -> Metric:
+    """exp of the mean cross-entropy: among how many equally likely classes the model chooses.
+
+    Returns:
+      Metric of logits [..., C] and integer labels [...].
+
+    Example:
+      >>> metric = perplexity()
+      >>> state = metric.update(metric.init(), jnp.zeros((2, 4)), jnp.array([0, 3]))
+      >>> round(float(metric.compute(state)), 4)
+      4.0
+
+    Source: Jelinek, Mercer, Bahl and Baker 1977, "Perplexity - a measure of the difficulty of
+    speech recognition tasks".
+    """
+
+    def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        nats = softmax_cross_entropy(logits, labels)
+        weight = weights_of("perplexity", labels.shape, weight)
+        return {"nats": weighted_sum(nats, weight), "count": weight.sum()}
+
+    return summed(
+        {"nats": (), "count": ()}, count, lambda sums: jnp.exp(ratio(sums["nats"], sums["count"]))
+    )
+
+
+def bits_per_byte(bytes_of: jax.Array) -> Metric:
+    """sum of the cross-entropies in bits / sum of the bytes: comparable over vocabularies.
+
+    Args:
+      bytes_of: [C], how many bytes each token stands for; 1 for each where tokens are bytes.
+
+    Returns:
+      Metric of logits [..., C] and integer labels [...].
+
+    Raises:
+      PathError: at the update, logits of another number of classes.
+
+    Example:
+      >>> metric = bits_per_byte(jnp.array([1, 3, 1, 1]))
+      >>> state = metric.update(metric.init(), jnp.zeros((2, 4)), jnp.array([0, 1]))
+      >>> float(metric.compute(state))  # 4 bits for 4 bytes
+      1.0
+
+    Source: Gao et al. 2020, "The Pile", section 3.1.
+    """
+
+    def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        weight = weights_of("bits_per_byte", labels.shape, weight)
+        nats = softmax_cross_entropy(logits, labels)
+        lengths = jnp.asarray(bytes_of, jnp.float32)[labels]
+        return {"nats": weighted_sum(nats, weight), "bytes": weighted_sum(lengths, weight)}
+
+    return summed(
+        {"nats": (), "bytes": ()},
+        count,
+        lambda sums: ratio(sums["nats"], sums["bytes"]) / math.log(2),
+    )
+
+
+def calibration_error(bins: int = 15) -> Metric:
+    """The mean distance between how sure the model is and how often it is right.
+
+    Examples are put into equal bins ((m - 1) / bins, m / bins] by the probability of the predicted
+    class; each bin compares its mean probability with its accuracy, and counts by its size.
+
+    Args:
+      bins: >= 1.
+
+    Returns:
+      Metric of logits [..., C] and integer labels [...], in [0, 1].
+
+    Example:
+      >>> metric = calibration_error()
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))
+      >>> state = metric.update(metric.init(), logits, jnp.array([0, 0, 1, 1]))
+      >>> round(float(metric.compute(state)), 4)
+      0.25
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+    """
+
+    def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        labels = class_numbers("calibration_error", logits, labels)
+        weight = weights_of("calibration_error", labels.shape, weight).ravel()
+        sure = jax.nn.softmax(precise(logits)).max(-1).astype(jnp.float32).ravel()
+        right = (predicted_class(logits) == labels).astype(jnp.float32).ravel()
+        place = jnp.clip(jnp.ceil(sure * bins) - 1, 0, bins - 1).astype(jnp.int32)
+        part = jnp.where(weight == 0, 0, weight * jnp.stack([jnp.ones_like(sure), sure, right]))
+        sums = jnp.zeros((3, bins), jnp.float32).at[:, place].add(part)
+        return dict(zip(("count", "sure", "right"), sums, strict=True))
+
+    def compute(sums: dict[str, jax.Array]) -> jax.Array:
+        return ratio(jnp.abs(sums["sure"] - sums["right"]).sum(), sums["count"].sum())
+
+    return summed({"count": (bins,), "sure": (bins,), "right": (bins,)}, count, compute)

@@ -1,0 +1,459 @@
+"""Metrics against scikit-learn, and exact whatever the batches."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import sklearn.calibration
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fdl
+from fdl import metrics
+from fdl.metrics import Sum
+
+N, CLASSES = 60, 4
+BYTES_OF = np.array([1, 3, 2, 1])
+
+
+@functools.cache
+def data(kind):
+    """(predictions, targets); of classes 0 to 2 only, in logits of 4, so that one never occurs."""
+    rng = np.random.default_rng(3)
+    if kind == "classes":
+        labels = rng.integers(0, 3, N)
+        logits = rng.standard_normal((N, CLASSES)) + 1.5 * np.eye(CLASSES)[labels]
+        logits[:, 3] -= 9
+        return jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32)
+    targets = rng.integers(0, 2, N)
+    if kind == "binary":
+        scores = np.round(2 * rng.standard_normal(N) + targets, 1)  # with ties
+        return jnp.asarray(scores, jnp.float32), jnp.asarray(targets, jnp.int32)
+    numbers = 1000 + rng.standard_normal((2, N)) + targets
+    return jnp.asarray(numbers[0], jnp.float32), jnp.asarray(numbers[1], jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricCase:
+    """A metric, the kind of its data, and scikit-learn's or a formula in float64, with weights."""
+
+    metric: metrics.Metric
+    kind: str
+    oracle: Callable[..., float]
+    whole: bool = True  # whether its state is made of whole numbers only, and so exact
+
+
+def _sklearn(name, average):
+    def oracle(predictions, targets, weight):
+        binary = predictions.ndim == 1
+        said = predictions > 0 if binary else predictions.argmax(-1)
+        score = getattr(sklearn.metrics, name)
+        return score(targets, said, average=average, sample_weight=weight, zero_division=0)
+
+    return oracle
+
+
+def _nats(logits, labels):
+    return -scipy.special.log_softmax(logits, -1)[np.arange(len(labels)), labels]
+
+
+def _calibration(logits, labels, weight, bins=7):
+    sure, right = scipy.special.softmax(logits, -1).max(-1), logits.argmax(-1) == labels
+    total = 0.0
+    for m in range(bins):
+        inside = (sure > m / bins) & (sure <= (m + 1) / bins)
+        total += abs((weight * (sure - right))[inside].sum())
+    return total / weight.sum()
+
+
+CASES = {
+    "accuracy": MetricCase(
+        metrics.mean_of(fdl.accuracy),
+        "classes",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p.argmax(-1), sample_weight=w),
+    ),
+    "top_k": MetricCase(
+        metrics.mean_of(functools.partial(metrics.top_k, k=2)),
+        "classes",
+        lambda p, t, w: sklearn.metrics.top_k_accuracy_score(
+            t, p, k=2, labels=range(CLASSES), sample_weight=w
+        ),
+    ),
+    **{
+        f"{name}_{average}": MetricCase(
+            getattr(metrics, name)(average, 0 if average == "binary" else CLASSES),
+            "binary" if average == "binary" else "classes",
+            _sklearn(f"{name}_score", average),
+        )
+        for name in ("precision", "recall", "f1")
+        for average in ("binary", "macro", "micro")
+    },
+    "auc": MetricCase(
+        metrics.auc(),
+        "binary",
+        lambda p, t, w: sklearn.metrics.roc_auc_score(t, p, sample_weight=w),
+    ),
+    "r2": MetricCase(
+        metrics.r2(),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.r2_score(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "mse": MetricCase(
+        metrics.mean_of(fdl.squared_error),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.mean_squared_error(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "mae": MetricCase(
+        metrics.mean_of(fdl.absolute_error),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.mean_absolute_error(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "perplexity": MetricCase(
+        metrics.perplexity(),
+        "classes",
+        lambda p, t, w: np.exp(
+            sklearn.metrics.log_loss(
+                t, scipy.special.softmax(p, -1), labels=range(CLASSES), sample_weight=w
+            )
+        ),
+        whole=False,
+    ),
+    "bits_per_byte": MetricCase(
+        metrics.bits_per_byte(BYTES_OF),
+        "classes",
+        lambda p, t, w: (w * _nats(p, t)).sum() / np.log(2) / (w * BYTES_OF[t]).sum(),
+        whole=False,
+    ),
+    "calibration_error": MetricCase(
+        metrics.calibration_error(7), "classes", _calibration, whole=False
+    ),
+}
+over_cases = pytest.mark.parametrize("name", CASES)
+
+
+@functools.cache
+def accumulated(name):
+    """`(predictions, targets, weights [K, N]) -> (state, value)`: a scan over K batches."""
+    metric = CASES[name].metric
+
+    def run(predictions, targets, weights):
+        def body(state, weight):
+            return metric.update(state, predictions, targets, weight), None
+
+        state, _ = jax.lax.scan(body, metric.init(), weights)
+        return state, metric.compute(state)
+
+    return jax.jit(run)
+
+
+@over_cases
+def test_a_metric_is_that_of_scikit_learn(name):
+    case = CASES[name]
+    predictions, targets = data(case.kind)
+    wide = np.asarray(predictions, np.float64), np.asarray(targets)
+    state = case.metric.update(case.metric.init(), predictions, targets)
+    expected = case.oracle(*wide, np.ones(N))
+    assert float(case.metric.compute(state)) == pytest.approx(expected, rel=1e-5)
+    assert expected not in (0, 1)
+    weight = np.random.default_rng(1).integers(0, 4, N)
+    _, found = accumulated(name)(*(predictions, targets), jnp.asarray(weight, jnp.float32)[None])
+    assert float(found) == pytest.approx(case.oracle(*wide, weight), rel=1e-5)
+    assert found != case.metric.compute(state)
+
+
+@over_cases
+@settings(max_examples=8, deadline=None)
+@given(batch_of=st.lists(st.integers(0, 4), min_size=N, max_size=N))
+def test_a_metric_is_the_same_for_any_batches(name, batch_of):
+    case = CASES[name]
+    weight = jnp.asarray(np.random.default_rng(1).integers(0, 4, N), jnp.float32)
+    mine = np.array(batch_of) == np.arange(5)[:, None]
+    parts = weight * jnp.asarray(mine, jnp.float32)
+    state, value = accumulated(name)(*data(case.kind), parts)
+    # Batches of no weight make the same program of it.
+    at_once, expected = accumulated(name)(*data(case.kind), jnp.zeros((5, N)).at[2].set(weight))
+    if case.whole:
+        assert all(map(np.array_equal, jax.tree.leaves(state), jax.tree.leaves(at_once)))
+        assert value == expected
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@over_cases
+def test_a_metric_merges_and_runs_for_many_models_at_once(name):
+    case = CASES[name]
+    predictions, targets = data(case.kind)
+    metric = case.metric
+
+    def state_of(rows):
+        return metric.update(metric.init(), predictions[rows], targets[rows])
+
+    merged = metric.compute(metric.merge(state_of(slice(0, 17)), state_of(slice(17, N))))
+    whole = metric.compute(state_of(slice(0, N)))
+    np.testing.assert_allclose(merged, whole, rtol=1e-6)
+    models = jnp.stack([predictions, -predictions])
+    update = lambda p: metric.compute(metric.update(metric.init(), p, targets))  # noqa: E731
+    both = jax.jit(jax.vmap(update))(models)
+    np.testing.assert_allclose(both[0], whole, rtol=1e-6)
+    assert both[1] != both[0]
+
+
+@over_cases
+def test_what_has_no_weight_counts_as_nothing_even_if_it_is_no_number(name):
+    predictions, targets = data(CASES[name].kind)
+    weight = jnp.ones((1, N)).at[0, :5].set(0)
+    _, expected = accumulated(name)(predictions, targets, weight)
+    _, found = accumulated(name)(predictions.at[:5].set(jnp.nan), targets, weight)
+    np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(expected)
+
+
+# Exact sums.
+
+
+def test_counts_are_exact_beyond_two_to_the_24():
+    metric = metrics.mean_of(fdl.accuracy)
+    logits, labels = jnp.eye(3), jnp.array([0, 1, 0])
+
+    @jax.jit
+    def run():
+        state = metric.update(metric.init(), logits, labels)
+        doubled = lambda state, _: (metric.merge(state, state), None)  # noqa: E731
+        state, _ = jax.lax.scan(doubled, state, length=30)
+        one_more = lambda state, _: (metric.update(state, logits, labels), None)  # noqa: E731
+        return jax.lax.scan(one_more, state, length=1001)[0]
+
+    state = run()
+    count, total = (
+        int(np.float64(state[name].high)) + int(np.float64(state[name].low))
+        for name in ("count", "total")
+    )
+    assert (count, total) == (3 * (2**30 + 1001), 2 * (2**30 + 1001))
+
+
+@given(st.lists(st.integers(-(2**24), 2**24), min_size=1, max_size=30))
+def test_a_sum_of_whole_numbers_is_exact(numbers):
+    numbers = [each * 4097 for each in numbers]
+    parts = [(np.float32(each), np.float32(each - int(np.float32(each)))) for each in numbers]
+    total = functools.reduce(Sum.plus, (Sum(*part) for part in parts))
+    assert int(total.high) + int(total.low) == sum(numbers)
+
+
+def test_statistics_of_numbers_far_from_zero():
+    """Sums of squares would leave nothing of this variance in float32."""
+    metric = metrics.statistics_of(lambda p, t: p - t)
+    values = np.asarray(10_000 + 0.1 * np.random.default_rng(0).standard_normal(4096), np.float32)
+    batches = jnp.asarray(values).reshape(64, 64)
+    body = lambda state, x: (metric.update(state, x, jnp.zeros(64)), None)  # noqa: E731
+    state, _ = jax.jit(lambda batches: jax.lax.scan(body, metric.init(), batches))(batches)
+    found, wide = metric.compute(state), values.astype(np.float64)
+    assert float(found["variance"]) == pytest.approx(wide.var(), rel=1e-4)
+    assert float(state.mean.high) + float(state.mean.low) == pytest.approx(wide.mean(), rel=1e-8)
+    weight = jnp.arange(64.0)
+    found = metric.compute(metric.update(metric.init(), batches[0], jnp.zeros(64), weight))
+    mean = np.average(wide[:64], weights=weight)
+    expected = np.average((wide[:64] - mean) ** 2, weights=weight)
+    assert float(found["variance"]) == pytest.approx(expected, rel=1e-4)
+
+
+# Each metric by itself.
+
+
+def test_the_accumulated_confusion_matrix():
+    logits, labels = data("classes")
+    metric = metrics.confusion(CLASSES)
+    found = metric.compute(metric.update(metric.init(), logits, labels))
+    expected = fdl.confusion_matrix(logits.argmax(-1), labels, CLASSES)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != expected.T).any()
+    wrong = logits.at[0, 1].set(jnp.nan)
+    state = metric.update(metric.init(), wrong, labels.at[1].set(-1))
+    assert metric.compute(state).sum() == N - 2
+
+
+def test_top_k_of_ties_and_of_what_is_no_number():
+    logits = jnp.array([[1.0, 2.0, 2.0], [jnp.nan, 0.0, 3.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    labels = jnp.array([2, 2, 3, 1])
+    assert metrics.top_k(logits, labels, k=1).tolist() == [0, 0, 0, 0]
+    assert metrics.top_k(logits, labels, k=2).tolist() == [1, 0, 0, 1]
+    first = logits.argmax(-1)
+    np.testing.assert_array_equal(metrics.top_k(logits, first, k=1), fdl.accuracy(logits, first))
+    for k in (0, 4):
+        with pytest.raises(fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}$"):
+            metrics.top_k(logits, labels, k=k)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e30])
+def test_the_accumulated_area_is_near_the_exact_one(spread):
+    """For scores of any size; two in the same 1/128 count as tied."""
+    rng = np.random.default_rng(2)
+    targets = rng.integers(0, 2, 5000)
+    scores = np.asarray(spread * (rng.standard_normal(5000) + targets), np.float32)
+    metric = metrics.auc()
+    state = metric.update(metric.init(), jnp.asarray(scores), jnp.asarray(targets))
+    exact = metrics.exact_auc(scores, targets)
+    assert exact == pytest.approx(sklearn.metrics.roc_auc_score(targets, scores), rel=1e-12)
+    assert abs(float(metric.compute(state)) - exact) < 2e-4
+    rounded = jnp.asarray(scores, jnp.bfloat16).astype(jnp.float32)
+    state = metric.update(metric.init(), rounded, jnp.asarray(targets))
+    assert float(metric.compute(state)) == pytest.approx(
+        metrics.exact_auc(rounded, targets), rel=2e-6
+    )
+
+
+def test_areas_that_there_are_not():
+    metric = metrics.auc()
+    one_kind = metric.update(metric.init(), jnp.ones(3), jnp.ones(3))
+    assert np.isnan(metric.compute(one_kind))
+    no_number = metric.update(metric.init(), jnp.array([0.0, jnp.nan]), jnp.array([0, 1]))
+    assert np.isnan(metric.compute(no_number))
+    zeros = metric.update(metric.init(), jnp.array([0.0, -0.0]), jnp.array([0, 1]))
+    assert metric.compute(zeros) == 0.5
+    for scores, targets, told in [
+        (
+            [1.0, 2.0],
+            [0],
+            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; take the scores of",
+        ),
+        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN$"),
+        ([1.0, 2.0], [1, 1], r"targets of both 0 and 1, got \[1\]$"),
+        ([1.0, 2.0], [0, 2], r"targets of both 0 and 1, got \[0, 2\]$"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
+            metrics.exact_auc(scores, targets)
+
+
+def test_the_calibration_of_scikit_learn():
+    """Of two classes its curve is of the second one; ours is of the more likely one."""
+    rng = np.random.default_rng(5)
+    chance = rng.uniform(0.5, 1, 400)
+    labels = (rng.random(400) < chance**2).astype(np.int32)
+    logits = np.log(np.stack([1 - chance, chance], -1))
+    right, sure = sklearn.calibration.calibration_curve(labels, chance, n_bins=10)
+    share = np.histogram(chance, np.linspace(0, 1, 11))[0]
+    share = share[share > 0] / 400
+    metric = metrics.calibration_error(10)
+    state = metric.update(metric.init(), jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    expected = (share * np.abs(right - sure)).sum()
+    assert float(metric.compute(state)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_r2_of_targets_that_are_all_equal():
+    metric = metrics.r2()
+    same = jnp.ones(3)
+    assert metric.compute(metric.update(metric.init(), same, same)) == 1
+    assert metric.compute(metric.update(metric.init(), 2 * same, same)) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: metrics.f1("weighted", 3),
+            r"f1: expected average binary, macro or micro, got 'weighted'",
+        ),
+        (
+            lambda: metrics.recall("macro"),
+            r"recall: expected a number of classes for macro and micro and none for binary, got 0 "
+            r"for macro",
+        ),
+        (
+            lambda: metrics.precision("binary", 2),
+            r"precision: expected a number of classes for macro and micro and none for binary, got "
+            r"2 for binary",
+        ),
+        (
+            lambda: metrics.r2().update(metrics.r2().init(), jnp.ones((3, 1)), jnp.ones(3)),
+            r"r2: expected targets \[3, 1\] as the predictions, got \[3\]; reshape one of them",
+        ),
+        (
+            lambda: metrics.auc().update(
+                metrics.auc().init(), jnp.ones(3), jnp.ones(3), jnp.ones(2)
+            ),
+            r"auc: expected weights shaped like the first axes of \[3\], got \[2\]; one weight for "
+            r"each example",
+        ),
+        (
+            lambda: fdl.supervised(lambda p, x: x, fdl.squared_error, table=metrics.confusion(3)),
+            r"supervised: expected metrics whose value is one number, got float32 \[3, 3\] from "
+            r"'table'; update that one on the outputs of fdl\.predict",
+        ),
+    ],
+)
+def test_what_is_said_of_metrics_that_cannot_be(call, told):
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        call()
+
+
+# In training and evaluation.
+
+
+def objective():
+    model = fdl.chain(fdl.dense(5), fdl.tanh, fdl.dense(3))
+    return fdl.supervised(
+        *(model, fdl.softmax_cross_entropy),
+        accuracy=fdl.accuracy,
+        f1=metrics.f1("macro", classes=3),
+        perplexity=metrics.perplexity(),
+    )
+
+
+def examples():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 101)
+    x = rng.standard_normal((101, 4)) + 0.7 * np.eye(4)[labels]
+    return np.asarray(x, np.float32), np.asarray(labels, np.int32)
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+def test_evaluate_reports_what_is_no_mean_over_examples(weighs):
+    score, (x, y) = objective(), examples()
+    params, _ = score.model.init(jax.random.key(1), x)
+    weight = np.arange(101) % 3 if weighs else np.ones(101)
+    rows = (x, y, weight.astype(np.float32)) if weighs else (x, y)
+    logits = np.asarray(score.model.apply(params, {}, x)[0], np.float64)
+    expected = {
+        "loss": (weight * _nats(logits, y)).sum() / weight.sum(),
+        "accuracy": (weight * (logits.argmax(-1) == y)).sum() / weight.sum(),
+        "f1": _sklearn("f1_score", "macro")(logits, y, weight),
+        "perplexity": np.exp((weight * _nats(logits, y)).sum() / weight.sum()),
+    }
+    found = [fdl.evaluate(score, params, rows, batch_size=size) for size in (1, 7, 101, 500)]
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert len({each["f1"] for each in found}) == 1
+    assert [each["loss"] for each in found] == pytest.approx([expected["loss"]] * 4)
+    assert [each["perplexity"] for each in found] == pytest.approx([expected["perplexity"]] * 4)
+
+
+def test_fit_reports_what_is_no_mean_over_steps():
+    """The F1 of an epoch is that of its counts, and not the mean of the batches' F1."""
+    score, (x, y) = objective(), examples()
+    optimizer = fdl.sgd(0.0)  # so that every step scores the same network
+    params, _ = score.model.init(jax.random.key(1), x)
+    run = fdl.start(params, optimizer)
+    result = fdl.fit(
+        *(score, optimizer, run, (x, y)),
+        batch_size=10,
+        steps=25,
+        record_every=20,
+        validation=(x, y),
+    )
+    logits = np.asarray(score.model.apply(params, {}, x)[0], np.float64)
+    f1 = _sklearn("f1_score", "macro")
+    for record, steps in zip(result.history, (range(20), range(20, 25)), strict=False):
+        batches = [
+            fdl.draw_batch((jnp.asarray(logits), jnp.asarray(y)), 0, step, 10) for step in steps
+        ]
+        seen, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+        assert record["f1"] == pytest.approx(f1(seen, labels, np.ones(len(labels))), rel=1e-5)
+        assert record["val_f1"] == pytest.approx(f1(logits, y, np.ones(101)), rel=1e-5)
+    loss, (_, reported) = score(params, {}, (jnp.asarray(x), jnp.asarray(y)), None)
+    assert float(reported["perplexity"].value()) == pytest.approx(float(jnp.exp(loss)), rel=1e-5)
