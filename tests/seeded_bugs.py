@@ -813,6 +813,73 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("met.mean():.0f", "met.min():.0f"),
         ],
     ),
+    "fdl/optim/clipping.py": (
+        "test_transformations.py",
+        [
+            ("jnp.where(norm < max_norm, g,", "jnp.where(norm > max_norm, g,"),
+            ("clipping * jnp.maximum(w_length, eps)", "clipping * (w_length + eps)"),
+            ("axis != out_axis % g.ndim", "axis == out_axis % g.ndim"),
+            ("jnp.promote_types(jnp.result_type(x), jnp.float32)", "jnp.result_type(x)"),
+            ("jnp.maximum(1.0, jnp.sqrt(", "jnp.minimum(1.0, jnp.sqrt("),
+        ],
+    ),
+    "fdl/optim/finite.py": (
+        "test_transformations.py",
+        [
+            ("in_a_row > max_consecutive_errors", "in_a_row >= max_consecutive_errors"),
+            (
+                "jnp.where(finite, 0, increment",
+                "jnp.where(finite, state.notfinite_count, increment",
+            ),
+            ("lambda: (zeros, inner_state)", "lambda: (zeros, step()[1])"),
+        ],
+    ),
+    "fdl/optim/accumulate.py": (
+        "test_transformations.py",
+        [
+            ("(state.mini_step + 1) if", "(state.mini_step + 2) if"),
+            ("jnp.where(last, jnp.zeros_like(mean), new)", "new"),
+            ("jnp.where(left_out, mean, ", "jnp.where(False, mean, "),
+            ("state.mini_step >= k - 1", "state.mini_step >= k"),
+        ],
+    ),
+    "fdl/optim/average.py": (
+        "test_transformations.py",
+        [
+            ("corrected(m, correction) if debias else m, m", "m, m"),
+            ("(w - average)", "(w - u - average)"),
+            ("jnp.zeros_like(wide(p))", "jnp.zeros_like(p)"),
+            ("average / jnp.where(weight > 0, weight, 1)", "average / jnp.where(weight > 0, 1, 1)"),
+        ],
+    ),
+    "fdl/optim/partition.py": (
+        "test_transformations.py",
+        [
+            ("label == own", "label <= own"),
+            ("if left is not None and not has_rest:", "if False:"),
+            ("if path in picked:", "if False:"),
+        ],
+    ),
+    "fdl/optim/hyperparameter.py": (
+        "test_hyperparams.py",
+        [
+            ("lost + (a.low + b.low)", "a.low + b.low"),
+            ("_sum(part, a2 * b1)", "(part + a2 * b1, jnp.zeros_like(part))"),
+            ("jnp.full(jnp.shape(high), 0.0).at[...].set(high)", "high"),
+            ("low = (exact - high.astype(np.float64))", "low = 0 * (exact - high)"),
+        ],
+    ),
+    "fdl/optim/hyperparams.py": (
+        "test_hyperparams.py",
+        [
+            ("jnp.where(rest.of == high, rest.low, jnp.zeros_like(rest.low))", "rest.low"),
+            (
+                "spread(number), None if rest is None else jax.tree.map(spread, kept)",
+                "number, rest",
+            ),
+            ("state._replace(count=increment(state.count))", "state"),
+        ],
+    ),
 }
 
 

@@ -64,3 +64,27 @@ from fdl.optim.warmup import warmup_constant_schedule as warmup_constant_schedul
 from fdl.optim.warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from fdl.optim.warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from fdl.optim.warmup import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+
+# Around an optimizer, and before it: bounds, averages, parts of a tree.
+from fdl.optim.accumulate import accumulate as accumulate
+from fdl.optim.average import averaged_params as averaged_params
+from fdl.optim.average import ema as ema
+from fdl.optim.average import params_ema as params_ema
+from fdl.optim.clipping import adaptive_grad_clip as adaptive_grad_clip
+from fdl.optim.clipping import centralize as centralize
+from fdl.optim.clipping import clip as clip
+from fdl.optim.clipping import clip_by_block_rms as clip_by_block_rms
+from fdl.optim.clipping import clip_by_global_norm as clip_by_global_norm
+from fdl.optim.clipping import global_norm as global_norm
+from fdl.optim.finite import apply_if_finite as apply_if_finite
+from fdl.optim.finite import skip_not_finite as skip_not_finite
+from fdl.optim.finite import zero_nans as zero_nans
+from fdl.optim.partition import freeze as freeze
+from fdl.optim.partition import partition as partition
+from fdl.optim.partition import set_to_zero as set_to_zero
+
+# Hyper-parameters in the state.
+from fdl.optim.hyperparameter import Hyperparameter as Hyperparameter
+from fdl.optim.hyperparameter import hyperparameter as hyperparameter
+from fdl.optim.hyperparams import inject_hyperparams as inject_hyperparams
+from fdl.optim.hyperparams import set_hyperparams as set_hyperparams

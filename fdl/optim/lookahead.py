@@ -12,7 +12,7 @@ from optax import (
     with_extra_args_support,
 )
 
-from fdl.optim.leafwise import per_leaf
+from fdl.optim.leafwise import known, per_leaf
 
 
 def lookahead(
@@ -53,9 +53,9 @@ def lookahead(
 
     Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. The same in optax.
     """
-    if sync_period < 1:
+    if known(sync_period) and sync_period < 1:
         raise ValueError(f"lookahead: expected a sync_period >= 1, got {sync_period}")
-    if not 0 <= slow_step_size <= 1:
+    if known(slow_step_size) and not 0 <= slow_step_size <= 1:
         raise ValueError(f"lookahead: expected a slow_step_size in [0, 1], got {slow_step_size}")
     inner = with_extra_args_support(fast_optimizer)
 

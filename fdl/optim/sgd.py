@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, stateless
+from fdl.optim.leafwise import check_fractions, filled, known, leafwise, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.rate import (
     ScalarOrSchedule,
@@ -263,7 +263,8 @@ def scale_by_rprop(
       Array([ 0.5, -0.5], dtype=float32)
     """
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
-    if not 0 < eta_minus < 1 < eta_plus:
+    both_known = known(eta_minus) and known(eta_plus)
+    if both_known and not 0 < eta_minus < 1 < eta_plus:
         raise ValueError(
             f"rprop: expected eta_minus in (0, 1) and eta_plus > 1, got {eta_minus} and {eta_plus}"
         )

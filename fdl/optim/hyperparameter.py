@@ -1,0 +1,188 @@
+"""A hyper-parameter that may change while a program runs, and is as exact as one that may not.
+
+A number written into a program meets an array as Python's number: 1 - 0.999 is computed in double
+precision and only then rounded. One that is read from an array of float32 is rounded first, and
+1 - 0.999 is then off by 1.3e-5 of itself, and so is every second moment of Adam. Here a number is
+kept as two of float32 whose sum has 48 bits, as Dekker did it in 1971.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hyperparameter:
+    """The number high + low, |low| at most half a unit in the last place of high.
+
+    It behaves as Python's number: with such numbers, and with its like, it is joined in twice the
+    precision; where it meets an array, it is rounded once and takes the array's dtype.
+
+    Args:
+      high: the number, rounded.
+      low: what the rounding left.
+
+    Example:
+      >>> b2 = hyperparameter(0.999)
+      >>> float(jnp.ones(()) * (1 - b2)), float(1 - jnp.float32(0.999))
+      (0.0010000000474974513, 0.0009999871253967285)
+    """
+
+    high: Any
+    low: Any
+
+    # NumPy's arrays are to leave the arithmetic to this class.
+    __array_ufunc__ = None
+
+    def __jax_array__(self) -> jax.Array:
+        # Weakly typed, as Python's numbers are: the dtype is then the other operand's.
+        high = jnp.asarray(self.high, jnp.result_type(float))
+        return jnp.full(jnp.shape(high), 0.0).at[...].set(high)
+
+    def __float__(self) -> float:
+        return float(self.high) + float(self.low)
+
+    def __bool__(self) -> bool:
+        return bool(self.high != 0)
+
+    def __neg__(self) -> "Hyperparameter":
+        return Hyperparameter(-self.high, -self.low)
+
+    def __add__(self, other: Any) -> Any:
+        return _joined(self, other, jnp.add, _add)
+
+    def __radd__(self, other: Any) -> Any:
+        return _joined(other, self, jnp.add, _add)
+
+    def __sub__(self, other: Any) -> Any:
+        return _joined(self, other, jnp.subtract, lambda a, b: _add(a, -b))
+
+    def __rsub__(self, other: Any) -> Any:
+        return _joined(other, self, jnp.subtract, lambda a, b: _add(a, -b))
+
+    def __mul__(self, other: Any) -> Any:
+        return _joined(self, other, jnp.multiply, _multiply)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _joined(other, self, jnp.multiply, _multiply)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _joined(self, other, jnp.divide, _divide)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _joined(other, self, jnp.divide, _divide)
+
+    def __pow__(self, other: Any) -> Any:
+        return jnp.power(_rounded(self), _rounded(other))
+
+    def __rpow__(self, other: Any) -> Any:
+        return jnp.power(_rounded(other), _rounded(self))
+
+    def __eq__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.equal)
+
+    def __ne__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.not_equal)
+
+    def __lt__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.less)
+
+    def __le__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.less_equal)
+
+    def __gt__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.greater)
+
+    def __ge__(self, other: Any) -> Any:
+        return _compared(self, other, jnp.greater_equal)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
+    """A number, or an array of numbers for `vmap`, split into two of float32.
+
+    Args:
+      value: Python's or NumPy's numbers, of any shape, split exactly as far as 48 bits go; JAX's
+        arrays are as exact as they are.
+      dtype: of both parts; float32 by default, and float64 under `jax.enable_x64`.
+
+    Returns:
+      A `Hyperparameter`, which optimizers take in place of a number, under `vmap` too.
+
+    Example:
+      >>> both = hyperparameter(np.array([0.9, 0.999]))
+      >>> jax.vmap(lambda b: jnp.ones(()) * (1 - b))(both).tolist()
+      [0.10000000149011612, 0.0010000000474974513]
+    """
+    if isinstance(value, Hyperparameter):
+        return value
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    if isinstance(value, jax.Array):
+        given = jnp.asarray(value, dtype)
+        return Hyperparameter(given, jnp.zeros_like(given))
+    exact = np.asarray(value, np.float64)
+    high = exact.astype(dtype)
+    low = (exact - high.astype(np.float64)).astype(dtype)
+    return Hyperparameter(jnp.asarray(high), jnp.asarray(low))
+
+
+def _joined(a: Any, b: Any, rounded: Callable[..., Any], exact: Callable[..., Any]) -> Any:
+    if isinstance(a, jax.Array | np.ndarray) or isinstance(b, jax.Array | np.ndarray):
+        return rounded(_rounded(a), _rounded(b))
+    numbers = Hyperparameter | int | float | np.number
+    if not isinstance(a, numbers) or not isinstance(b, numbers):
+        return NotImplemented
+    return exact(hyperparameter(a), hyperparameter(b))
+
+
+def _compared(a: Any, b: Any, how: Callable[..., Any]) -> Any:
+    return how(_rounded(a), _rounded(b))
+
+
+def _rounded(x: Any) -> Any:
+    return x.__jax_array__() if isinstance(x, Hyperparameter) else x
+
+
+def _add(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
+    high, lost = _sum(a.high, b.high)
+    return _settled(high, lost + (a.low + b.low))
+
+
+def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
+    """Of halves of 12 bits, whose products are exact: a fused multiply-add then changes nothing."""
+    (a1, a2), (b1, b2) = _halves(a.high), _halves(b.high)
+    part, first = _sum(a1 * b1, a1 * b2)
+    high, second = _sum(part, a2 * b1)
+    return _settled(high, first + second + a2 * b2 + (a.high * b.low + a.low * b.high))
+
+
+def _divide(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
+    """A quotient, and the quotient of what it leaves."""
+    first = a.high / b.high
+    rest = _add(a, -_multiply(Hyperparameter(first, jnp.zeros_like(first)), b))
+    return _settled(first, (rest.high + rest.low) / b.high)
+
+
+def _sum(a: Any, b: Any) -> tuple[Any, Any]:
+    """Knuth's: a sum, and what its rounding lost."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _settled(high: Any, low: Any) -> Hyperparameter:
+    total = high + low
+    return Hyperparameter(total, low - (total - high))
+
+
+def _halves(x: Any) -> tuple[Any, Any]:
+    # Not by Dekker's own splitting, which a compiler may fuse with what follows.
+    exponent, mantissa = (8, 11) if x.dtype == jnp.float32 else (11, 25)
+    first = jax.lax.reduce_precision(x, exponent, mantissa)
+    return first, x - first
