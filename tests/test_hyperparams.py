@@ -53,14 +53,14 @@ def steps(optimizer):
 @pytest.mark.parametrize("name", CASES)
 def test_injected_numbers_make_the_steps_of_static_ones(name, library, standard_promotion):
     """Of both libraries' factories, over 100 steps at b2 = 0.9999: most to the bit, and all within
-    two units in the last place of the largest, since XLA fuses a constant otherwise than a value.
+    four units in the last place of the largest, since XLA fuses a constant otherwise than a value.
     """
     make = getattr(library, name)
     static = steps(make(**CASES[name]))
     injected = steps(inject_hyperparams(make)(**CASES[name]))
     exact = name not in ("adamw", "rmsprop")
     for a, b in zip(*map(jax.tree.leaves, (injected, static)), strict=True):
-        bound = 0 if exact else 2 * np.spacing(np.abs(b).max())
+        bound = 0 if exact else 4 * np.spacing(np.abs(b).max())
         np.testing.assert_allclose(a, b, rtol=0, atol=bound)
         assert np.asarray(b).any()
 

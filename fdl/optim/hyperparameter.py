@@ -129,7 +129,8 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
     exact = np.asarray(value, np.float64)
     high = exact.astype(dtype)
     low = (exact - high.astype(np.float64)).astype(dtype)
-    return Hyperparameter(jnp.asarray(high), jnp.asarray(low))
+    # XLA makes (x + 1) - 1 of constants x, which is what the sums below are there to prevent.
+    return Hyperparameter(*jax.lax.optimization_barrier((jnp.asarray(high), jnp.asarray(low))))
 
 
 def _joined(a: Any, b: Any, rounded: Callable[..., Any], exact: Callable[..., Any]) -> Any:

@@ -61,7 +61,7 @@ def joined(library):
 def restarts():
     first = {"init_value": 0.1, "peak_value": 0.4, "warmup_steps": 3, "decay_steps": 17}
     then = {"init_value": 0.05, "peak_value": 0.3, "warmup_steps": 5, "decay_steps": 23}
-    return [{**first, "end_value": 0.02, "exponent": 1.3}, {**then, "end_value": 0.01}]
+    return [{**first, "end_value": 0.02, "exponent": 1.3}, {**then, "end_value": 0.01}, first]
 
 
 def case(name, kwargs, end, **rest):
@@ -150,5 +150,5 @@ SCHEDULES = {
         oracle=stable,
         top=7,
     ),
-    "sgdr_schedule": case("sgdr_schedule", {"cosine_kwargs": restarts()}, 40, falls=False),
+    "sgdr_schedule": case("sgdr_schedule", {"cosine_kwargs": restarts()}, 57, falls=False),
 }
