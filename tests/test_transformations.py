@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import TRANSFORMATIONS
+from registry import SCHEDULES, TRANSFORMATIONS
+from registry.transformations import HELPERS
 from test_laws import NEAR, assert_equal, kinds, stacked, tree
 
 import fdl
@@ -31,6 +32,19 @@ def gradients(count, wrong=()):
         if step in wrong:
             gradient["b"] = gradient["b"].at[1].set(jnp.nan).at[2].set(jnp.inf)
         yield gradient
+
+
+def test_every_public_name_of_these_rooms_is_registered():
+    homes = "accumulate average clipping finite partition piecewise schedules warmup hyperparam"
+    kept = {*TRANSFORMATIONS, *SCHEDULES, *HELPERS}
+    names = {
+        name
+        for name, value in vars(optim).items()
+        if getattr(value, "__module__", "").startswith(
+            tuple(f"fdl.optim.{home}" for home in homes.split())
+        )
+    }
+    assert names <= kept and names >= {"accumulate", "clip", "ema", "freeze", "sgdr_schedule"}
 
 
 @over_transformations

@@ -20,7 +20,6 @@ from registry.networks import running_mean as running_mean
 from registry.optimizers import OPTIMIZERS as OPTIMIZERS
 from registry.optimizers import halving as halving
 from registry.schedules import SCHEDULES as SCHEDULES
-from registry.transformations import HELPERS as HELPERS
 from registry.transformations import TRANSFORMATIONS as TRANSFORMATIONS
 
 # A family of layers keeps its entries in a file of its name.

@@ -1,10 +1,26 @@
 """Transformations and wrappers beside optax's, all options away from their defaults."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
 from fdl import optim
-from registry.cases import OptimizerCase
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformationCase:
+    """A transformation, optax's, and the arguments of both."""
+
+    fdl: Callable[..., optax.GradientTransformation]
+    optax: Callable[..., optax.GradientTransformation]
+    kwargs: dict[str, Any]
+
+    def both(self):
+        return self.fdl(**self.kwargs), self.optax(**self.kwargs)
+
 
 # optax's masks and labels are trees; the patterns say the same.
 ONLY_W = {"layer": {"w": True}, "b": False}
@@ -24,49 +40,51 @@ LABELS = {"layer": {"w": "**/w"}, "b": "b"}
 
 # Those of optax, to the bit.
 TRANSFORMATIONS = {
-    "clip": OptimizerCase(optim.clip, optax.clip, {"max_delta": 0.3}),
-    "clip_by_block_rms": OptimizerCase(
+    "clip": TransformationCase(optim.clip, optax.clip, {"max_delta": 0.3}),
+    "clip_by_block_rms": TransformationCase(
         optim.clip_by_block_rms, optax.clip_by_block_rms, {"threshold": 0.6}
     ),
-    "clip_by_global_norm": OptimizerCase(
+    "clip_by_global_norm": TransformationCase(
         optim.clip_by_global_norm, optax.clip_by_global_norm, {"max_norm": 1.7}
     ),
-    "adaptive_grad_clip": OptimizerCase(
+    "adaptive_grad_clip": TransformationCase(
         optim.adaptive_grad_clip, optax.adaptive_grad_clip, {"clipping": 0.8, "eps": 0.9}
     ),
-    "adaptive_grad_clip_by_axis": OptimizerCase(
+    "adaptive_grad_clip_by_axis": TransformationCase(
         optim.adaptive_grad_clip, optax.adaptive_grad_clip, {"clipping": 0.8, "axis": -1}
     ),
-    "centralize": OptimizerCase(
+    "centralize": TransformationCase(
         ours(optim.centralize, out_axis=0), lambda **kwargs: optax.centralize(), {}
     ),
-    "zero_nans": OptimizerCase(optim.zero_nans, optax.zero_nans, {}),
-    "set_to_zero": OptimizerCase(optim.set_to_zero, optax.set_to_zero, {}),
-    "freeze": OptimizerCase(ours(optim.freeze, mask="**/w"), ours(optax.freeze, mask=ONLY_W), {}),
-    "masked": OptimizerCase(
+    "zero_nans": TransformationCase(optim.zero_nans, optax.zero_nans, {}),
+    "set_to_zero": TransformationCase(optim.set_to_zero, optax.set_to_zero, {}),
+    "freeze": TransformationCase(
+        ours(optim.freeze, mask="**/w"), ours(optax.freeze, mask=ONLY_W), {}
+    ),
+    "masked": TransformationCase(
         ours(optim.masked, mask="**/w"), ours(optax.masked, mask=ONLY_W), {"inner": MOMENTUM}
     ),
-    "apply_if_finite": OptimizerCase(
+    "apply_if_finite": TransformationCase(
         optim.apply_if_finite,
         optax.apply_if_finite,
         {"inner": MOMENTUM, "max_consecutive_errors": 2},
     ),
-    "ema": OptimizerCase(
+    "ema": TransformationCase(
         optim.ema,
         optax.ema,
         {"decay": 0.7, "debias": True, "accumulator_dtype": jnp.float32},
     ),
-    "ema_with_bias": OptimizerCase(optim.ema, optax.ema, {"decay": 0.7, "debias": False}),
-    "partition": OptimizerCase(
+    "ema_with_bias": TransformationCase(optim.ema, optax.ema, {"decay": 0.7, "debias": False}),
+    "partition": TransformationCase(
         optim.partition, ours(optax.partition, param_labels=LABELS), {"transforms": PARTS}
     ),
-    "partition_by_labels": OptimizerCase(
+    "partition_by_labels": TransformationCase(
         optim.partition, optax.partition, {"transforms": PARTS, "param_labels": LABELS}
     ),
-    "accumulate": OptimizerCase(
+    "accumulate": TransformationCase(
         optim.accumulate, multi_steps, {"opt": MOMENTUM, "every_k_schedule": 3}
     ),
-    "accumulate_sums": OptimizerCase(
+    "accumulate_sums": TransformationCase(
         optim.accumulate,
         multi_steps,
         {"opt": MOMENTUM, "every_k_schedule": lambda step: 1 + step % 3, "use_grad_mean": False}
