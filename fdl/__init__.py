@@ -62,11 +62,15 @@ from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import spatial_dropout as spatial_dropout
 from fdl.layers import rotary as rotary
 from fdl.layers import separable_conv as separable_conv
+from fdl.activations import elu as elu
 from fdl.activations import gelu as gelu
+from fdl.activations import leaky_relu as leaky_relu
+from fdl.activations import log_softmax as log_softmax
 from fdl.activations import relu as relu
 from fdl.activations import sigmoid as sigmoid
 from fdl.activations import silu as silu
 from fdl.activations import softmax as softmax
+from fdl.activations import softplus as softplus
 from fdl.activations import tanh as tanh
 from fdl.models import lenet as lenet
 from fdl.models import mlp as mlp

@@ -256,14 +256,41 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("missing = -window.output[0] % rows", "missing = 0"),
         ],
     ),
-    "fdl/activations.py": (
+    "fdl/activations/rectifiers.py": (
         "test_numbers.py",
         [
             ("jnp.where(x <= 0, jnp.zeros_like(x), x)", "jnp.maximum(x, jnp.zeros_like(x))"),
-            ("jnp.where(x <= 0,", "jnp.where(x < 0,"),
+            ("jnp.where(x <= 0, jnp.zeros_like(x), x)", "jnp.where(x < 0, jnp.zeros_like(x), x)"),
+            ("clipped(x, 0.0, 6.0)", "clipped(x, 0.0, 6.5)"),
+            ("jax.nn.celu(x, alpha)", "jax.nn.elu(x, alpha)"),
+            ("x - level * jnp.sign(x)", "x - level"),
+        ],
+    ),
+    "fdl/activations/sigmoids.py": (
+        "test_numbers.py",
+        [
+            ("clipped(x + 3, 0.0, 6.0) / 6", "clipped(x + 2.5, 0.0, 5.0) / 5"),
+            ("x / (1 + jnp.abs(x))", "x / (1 + x)"),
+        ],
+    ),
+    "fdl/activations/smooth.py": (
+        "test_numbers.py",
+        [
             ("return x * sigmoid(x)", "return x * sigmoid(1.702 * x)"),
             ("approximate=approximate)", "approximate=True)"),
+            (
+                "jnp.maximum(x, 0) + b / 2 / (size + jnp.sqrt(jnp.square(x) + b))",
+                "(x + jnp.sqrt(jnp.square(x) + b)) / 2",
+            ),
+        ],
+    ),
+    "fdl/activations/vectors.py": (
+        "test_numbers.py test_activations.py",
+        [
             ("jax.nn.softmax(x, axis=axis)", "jax.nn.softmax(x)"),
+            ("return value * gate(opening)", "return opening * gate(value)"),
+            ("(total - 1)", "(jax.lax.stop_gradient(total) - 1)"),
+            ("1 + ranks * falling >", "ranks * falling >"),
         ],
     ),
     "fdl/initializers.py": (

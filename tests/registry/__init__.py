@@ -11,7 +11,10 @@ from registry import (
     norm,
     pooling,
 )
+from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
+from registry import combinators, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
+from registry.activations import GATES as GATES
 from registry.cases import LayerCase as LayerCase
 from registry.initializers import INITIALIZERS as INITIALIZERS
 from registry.losses import LOSSES as LOSSES

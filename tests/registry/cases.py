@@ -126,11 +126,17 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ActivationCase:
-    """An activation, and its formula and slope in float64 NumPy."""
+    """An activation, and its formula and slope in float64 NumPy.
+
+    Args:
+      over: the axis along which elements depend on each other; None where none do. The slope is
+        then that of the sum of the outputs weighted by 0, 1, 2, ... along it.
+    """
 
     f: Callable[[jax.Array], jax.Array]
     oracle: Callable[[np.ndarray], np.ndarray]
     slope: Callable[[np.ndarray], np.ndarray]
+    over: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

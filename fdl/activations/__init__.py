@@ -1,0 +1,36 @@
+"""Activations: the functions between the linear maps, one array to one array of the same shape."""
+
+from fdl.activations.rectifiers import relu as relu
+from fdl.activations.rectifiers import relu6 as relu6
+from fdl.activations.rectifiers import squared_relu as squared_relu
+from fdl.activations.rectifiers import leaky_relu as leaky_relu
+from fdl.activations.rectifiers import elu as elu
+from fdl.activations.rectifiers import celu as celu
+from fdl.activations.rectifiers import selu as selu
+from fdl.activations.rectifiers import threshold as threshold
+from fdl.activations.rectifiers import hard_shrink as hard_shrink
+from fdl.activations.rectifiers import soft_shrink as soft_shrink
+from fdl.activations.sigmoids import sigmoid as sigmoid
+from fdl.activations.sigmoids import tanh as tanh
+from fdl.activations.sigmoids import log_sigmoid as log_sigmoid
+from fdl.activations.sigmoids import hard_sigmoid as hard_sigmoid
+from fdl.activations.sigmoids import sparse_sigmoid as sparse_sigmoid
+from fdl.activations.sigmoids import hard_tanh as hard_tanh
+from fdl.activations.sigmoids import soft_sign as soft_sign
+from fdl.activations.sigmoids import tanh_shrink as tanh_shrink
+from fdl.activations.smooth import gelu as gelu
+from fdl.activations.smooth import silu as silu
+from fdl.activations.smooth import hard_silu as hard_silu
+from fdl.activations.smooth import mish as mish
+from fdl.activations.smooth import softplus as softplus
+from fdl.activations.smooth import squareplus as squareplus
+from fdl.activations.smooth import sparse_plus as sparse_plus
+from fdl.activations.smooth import identity as identity
+from fdl.activations.vectors import softmax as softmax
+from fdl.activations.vectors import log_softmax as log_softmax
+from fdl.activations.vectors import softmin as softmin
+from fdl.activations.vectors import sparsemax as sparsemax
+from fdl.activations.vectors import standardize as standardize
+from fdl.activations.vectors import glu as glu
+from fdl.activations.vectors import swiglu as swiglu
+from fdl.activations.vectors import geglu as geglu

@@ -1,0 +1,148 @@
+"""Rectifiers: zero or small below a corner, the input itself above it.
+
+Each takes x [...] of a floating dtype to [...] of the same dtype. At a corner the slope is that of
+the flat side, as torch has it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """The rectifier: max(x, 0), with gradient 0 at 0.
+
+    Args:
+      x: [...], a real dtype.
+
+    Returns:
+      [...], the same dtype; NaN stays NaN.
+
+    Example:
+      >>> relu(jnp.array([-2.0, 0.0, 3.0]))
+      Array([0., 0., 3.], dtype=float32)
+
+    Source: Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+    """
+    return jnp.where(x <= 0, jnp.zeros_like(x), x)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6).
+
+    Example:
+      >>> relu6(jnp.array([-1.0, 3.0, 9.0]))
+      Array([0., 3., 6.], dtype=float32)
+
+    Source: Krizhevsky 2010, "Convolutional deep belief networks on CIFAR-10".
+    """
+    return clipped(x, 0.0, 6.0)
+
+
+def squared_relu(x: jax.Array) -> jax.Array:
+    """max(x, 0)^2.
+
+    Example:
+      >>> squared_relu(jnp.array([-2.0, 3.0]))
+      Array([0., 9.], dtype=float32)
+
+    Source: So et al. 2021, arXiv 2109.08668, section 3.
+    """
+    return jnp.square(relu(x))
+
+
+def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
+    """x above 0, negative_slope * x below.
+
+    Example:
+      >>> leaky_relu(jnp.array([-2.0, 3.0]), negative_slope=0.5)
+      Array([-1.,  3.], dtype=float32)
+
+    Source: Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network
+    acoustic models".
+    """
+    return jnp.where(x <= 0, negative_slope * x, x)
+
+
+def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+    """x above 0, alpha * (e^x - 1) below.
+
+    Example:
+      >>> elu(jnp.array([-100.0, 3.0]))
+      Array([-1.,  3.], dtype=float32)
+
+    Source: Clevert, Unterthiner and Hochreiter 2015, arXiv 1511.07289, equation 16.
+    """
+    return jax.nn.elu(x, alpha)
+
+
+def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+    """x above 0, alpha * (e^(x / alpha) - 1) below: an ELU whose slope has no jump.
+
+    Example:
+      >>> celu(jnp.array([-100.0, 3.0]), alpha=2.0)
+      Array([-2.,  3.], dtype=float32)
+
+    Source: Barron 2017, arXiv 1704.07483, equation 2.
+    """
+    return jax.nn.celu(x, alpha)
+
+
+def selu(x: jax.Array) -> jax.Array:
+    """1.0507 * elu(x, alpha=1.6733), which draws mean and variance towards 0 and 1.
+
+    Example:
+      >>> selu(jnp.array([-100.0, 1.0])).round(2)
+      Array([-1.76,  1.05], dtype=float32)
+
+    Source: Klambauer et al. 2017, arXiv 1706.02515, equation 2.
+    """
+    return jax.nn.selu(x)
+
+
+def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
+    """x above a level, a fixed value elsewhere.
+
+    Example:
+      >>> threshold(jnp.array([1.0, 3.0]), level=2.0, value=-5.0)
+      Array([-5.,  3.], dtype=float32)
+
+    Source: as torch has it; `relu` is level 0 and value 0.
+    """
+    return jnp.where(x <= level, jnp.full_like(x, value), x)
+
+
+def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
+    """0 where |x| <= level, else x.
+
+    Example:
+      >>> hard_shrink(jnp.array([-2.0, 0.3, 0.7]))
+      Array([-2. ,  0. ,  0.7], dtype=float32)
+
+    Source: Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", section 2.
+    """
+    return jnp.where(jnp.abs(x) <= level, jnp.zeros_like(x), x)
+
+
+def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
+    """x moved towards 0 by level, 0 where it would cross.
+
+    Example:
+      >>> soft_shrink(jnp.array([-2.0, 0.3, 1.5]))
+      Array([-1.5,  0. ,  1. ], dtype=float32)
+
+    Source: Donoho 1995, "De-noising by soft-thresholding", equation 1.
+    """
+    return jnp.where(jnp.abs(x) <= level, jnp.zeros_like(x), x - level * jnp.sign(x))
+
+
+def clipped(x: jax.Array, low: float, high: float) -> jax.Array:
+    """min(max(x, low), high), flat at both corners.
+
+    Example:
+      >>> clipped(jnp.array([-3.0, 0.5, 3.0]), -1.0, 1.0)
+      Array([-1. ,  0.5,  1. ], dtype=float32)
+
+    Source: Collobert 2004, "Large scale machine learning", for low -1 and high 1.
+    """
+    below = jnp.where(x >= high, jnp.full_like(x, high), x)
+    return jnp.where(x <= low, jnp.full_like(x, low), below)

@@ -1,0 +1,118 @@
+"""Sigmoids: from one flat side to another, and what is made of them.
+
+Each takes x [...] of a floating dtype to [...] of the same dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fdl.activations.rectifiers import clipped
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """The logistic function: 1 / (1 + e^-x), between 0 and 1.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], the same dtype; no overflow at any x.
+
+    Example:
+      >>> sigmoid(jnp.array([-1000.0, 0.0]))
+      Array([0. , 0.5], dtype=float32)
+
+    Source: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
+    errors", equation 2.
+    """
+    return jax.nn.sigmoid(x)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """The hyperbolic tangent: (e^x - e^-x) / (e^x + e^-x), between -1 and 1.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], the same dtype.
+
+    Example:
+      >>> tanh(jnp.array([0.0, 100.0]))
+      Array([0., 1.], dtype=float32)
+
+    Source: LeCun, Bottou, Orr and Mueller 1998, "Efficient backprop", section 4.4.
+    """
+    return jnp.tanh(x)
+
+
+def log_sigmoid(x: jax.Array) -> jax.Array:
+    """log(sigmoid(x)) = -softplus(-x), without underflow.
+
+    Example:
+      >>> log_sigmoid(jnp.array([-1000.0, 1000.0]))
+      Array([-1000.,    -0.], dtype=float32)
+
+    Source: as jax.nn has it.
+    """
+    return jax.nn.log_sigmoid(x)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(x + 3, 0), 6) / 6: a sigmoid of three straight lines.
+
+    Example:
+      >>> hard_sigmoid(jnp.array([-4.0, 0.0, 4.0]))
+      Array([0. , 0.5, 1. ], dtype=float32)
+
+    Source: Howard et al. 2019, arXiv 1905.02244, section 5.2.
+    """
+    return clipped(x + 3, 0.0, 6.0) / 6
+
+
+def sparse_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(x + 1, 0), 2) / 2: the slope of `sparse_plus`.
+
+    Example:
+      >>> sparse_sigmoid(jnp.array([-2.0, 0.0, 2.0]))
+      Array([0. , 0.5, 1. ], dtype=float32)
+
+    Source: Martins and Astudillo 2016, arXiv 1602.02068, equation 9 (sparsemax of two classes).
+    """
+    return clipped(x + 1, 0.0, 2.0) / 2
+
+
+def hard_tanh(x: jax.Array) -> jax.Array:
+    """min(max(x, -1), 1).
+
+    Example:
+      >>> hard_tanh(jnp.array([-3.0, 0.5, 3.0]))
+      Array([-1. ,  0.5,  1. ], dtype=float32)
+
+    Source: Collobert 2004, "Large scale machine learning".
+    """
+    return clipped(x, -1.0, 1.0)
+
+
+def soft_sign(x: jax.Array) -> jax.Array:
+    """x / (1 + |x|): reaches its flat sides more slowly than tanh.
+
+    Example:
+      >>> soft_sign(jnp.array([-1.0, 3.0]))
+      Array([-0.5 ,  0.75], dtype=float32)
+
+    Source: Bergstra et al. 2009, "Quadratic polynomials learn better image features".
+    """
+    return x / (1 + jnp.abs(x))
+
+
+def tanh_shrink(x: jax.Array) -> jax.Array:
+    """x - tanh(x).
+
+    Example:
+      >>> tanh_shrink(jnp.array([0.0, 100.0]))
+      Array([ 0., 99.], dtype=float32)
+
+    Source: as torch has it.
+    """
+    return x - jnp.tanh(x)

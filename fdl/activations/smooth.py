@@ -1,0 +1,123 @@
+"""Smooth rectifiers: near 0 far below, near the input far above, without a corner.
+
+Each takes x [...] of a floating dtype to [...] of the same dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fdl.activations.sigmoids import hard_sigmoid, sigmoid
+
+
+def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
+    """The Gaussian error linear unit: x times the chance that a standard normal is below x.
+
+    Args:
+      x: [...], a floating dtype.
+      approximate: the paper's tanh form; False for the exact one.
+
+    Returns:
+      [...], the same dtype.
+
+    Example:
+      >>> gelu(jnp.array([0.0, 1.0])).round(3)
+      Array([0.   , 0.841], dtype=float32)
+
+    Source: Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2.
+    """
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """The sigmoid linear unit, also called swish: x * sigmoid(x).
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], the same dtype.
+
+    Example:
+      >>> silu(jnp.array([0.0, 1.0])).round(3)
+      Array([0.   , 0.731], dtype=float32)
+
+    Source: Hendrycks and Gimpel 2016, arXiv 1606.08415; Elfwing et al. 2017, arXiv 1702.03118.
+    """
+    return x * sigmoid(x)
+
+
+def hard_silu(x: jax.Array) -> jax.Array:
+    """x * hard_sigmoid(x), also called hard swish.
+
+    Example:
+      >>> hard_silu(jnp.array([-4.0, 3.0]))
+      Array([-0.,  3.], dtype=float32)
+
+    Source: Howard et al. 2019, arXiv 1905.02244, section 5.2.
+    """
+    return x * hard_sigmoid(x)
+
+
+def mish(x: jax.Array) -> jax.Array:
+    """x * tanh(softplus(x)).
+
+    Example:
+      >>> mish(jnp.array([0.0, 100.0]))
+      Array([  0., 100.], dtype=float32)
+
+    Source: Misra 2019, arXiv 1908.08681, equation 1.
+    """
+    return x * jnp.tanh(softplus(x))
+
+
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + e^x), without overflow.
+
+    Example:
+      >>> softplus(jnp.array([-1000.0, 1000.0]))
+      Array([   0., 1000.], dtype=float32)
+
+    Source: Dugas et al. 2001, "Incorporating second-order functional knowledge for better option
+    pricing".
+    """
+    return jax.nn.softplus(x)
+
+
+def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
+    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials.
+
+    Example:
+      >>> squareplus(jnp.array([-1e4, 0.0]))
+      Array([1.e-04, 1.e+00], dtype=float32)
+
+    Source: Barron 2021, arXiv 2112.11687, equation 1.
+    """
+    # The formula as it stands cancels far below 0: it would give 0 at -1e4.
+    # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
+    size = jnp.maximum(x, -x)
+    return jnp.maximum(x, 0) + b / 2 / (size + jnp.sqrt(jnp.square(x) + b))
+
+
+def sparse_plus(x: jax.Array) -> jax.Array:
+    """0 below -1, x above 1, (x + 1)^2 / 4 between: a softplus that reaches its sides.
+
+    Example:
+      >>> sparse_plus(jnp.array([-2.0, 0.0, 2.0]))
+      Array([0.  , 0.25, 2.  ], dtype=float32)
+
+    Source: Martins and Astudillo 2016, arXiv 1602.02068, equation 14, its binary case.
+    """
+    between = jnp.where(x >= 1, x, jnp.square(x + 1) / 4)
+    return jnp.where(x <= -1, jnp.zeros_like(x), between)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """x: no activation, where a name for one is asked.
+
+    Example:
+      >>> identity(jnp.array([2.0]))
+      Array([2.], dtype=float32)
+
+    Source: none needed.
+    """
+    return x

@@ -1,0 +1,159 @@
+"""Activations of a whole vector: probabilities of classes, standard scores, gates on halves."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fdl.activations.sigmoids import sigmoid
+from fdl.activations.smooth import gelu, silu
+from fdl.paths import PathError
+
+
+def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """Probabilities in proportion to e^x.
+
+    Args:
+      x: [..., C], a floating dtype.
+      axis: the axis of the classes.
+
+    Returns:
+      [..., C], the same dtype; sums to 1 along `axis`.
+
+    Example:
+      >>> softmax(jnp.array([1000.0, 1000.0]))
+      Array([0.5, 0.5], dtype=float32)
+
+    Source: Bridle 1990, "Probabilistic interpretation of feedforward network outputs".
+    """
+    return jax.nn.softmax(x, axis=axis)
+
+
+def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """log(softmax(x)), without underflow.
+
+    Args:
+      x: [..., C], a floating dtype.
+      axis: the axis of the classes.
+
+    Example:
+      >>> log_softmax(jnp.array([0.0, -1000.0]))
+      Array([    0., -1000.], dtype=float32)
+
+    Source: as jax.nn has it.
+    """
+    return jax.nn.log_softmax(x, axis=axis)
+
+
+def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """softmax(-x): probabilities in proportion to e^-x.
+
+    Args:
+      x: [..., C], a floating dtype.
+      axis: the axis of the classes.
+
+    Example:
+      >>> softmin(jnp.array([1000.0, 1000.0]))
+      Array([0.5, 0.5], dtype=float32)
+
+    Source: as torch has it.
+    """
+    return jax.nn.softmax(-x, axis=axis)
+
+
+def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """The nearest point of the simplex: probabilities of which many are exactly 0.
+
+    p = max(x - tau, 0), with tau such that they sum to 1.
+
+    Args:
+      x: [..., C], a floating dtype.
+      axis: the axis of the classes.
+
+    Example:
+      >>> sparsemax(jnp.array([0.0, 0.5, 1000.0]))
+      Array([0., 0., 1.], dtype=float32)
+
+    Source: Martins and Astudillo 2016, arXiv 1602.02068, algorithm 1 and proposition 2.
+    """
+    exact = x.astype(x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32)
+    # Moving all of x changes nothing; from the largest down, sums stay small where it matters.
+    z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
+    count = z.shape[axis]
+    falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))
+    ranks = jnp.arange(1, count + 1).astype(z.dtype)
+    inside = (1 + ranks * falling > jnp.cumsum(falling, -1)).sum(-1, keepdims=True)
+    smallest = jnp.moveaxis(jnp.take_along_axis(falling, jnp.maximum(inside - 1, 0), -1), -1, axis)
+    support = z >= smallest
+    total = jnp.where(support, z, jnp.zeros_like(z)).sum(axis, keepdims=True)
+    tau = (total - 1) / support.sum(axis, keepdims=True).astype(z.dtype)
+    shown = support | jnp.isnan(z)
+    return jnp.where(shown, z - tau, jnp.zeros_like(z)).astype(x.dtype)
+
+
+def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon) along an axis: `layer_norm` without weights.
+
+    Args:
+      x: [..., D], a floating dtype; mean and variance are taken in float32 or wider.
+      axis: which axis.
+      epsilon: > 0.
+
+    Example:
+      >>> standardize(jnp.array([1.0, 3.0])).round(3)
+      Array([-1.,  1.], dtype=float32)
+
+    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn has it with the variance
+    as a difference of means, which cancels.
+    """
+    exact = x.astype(x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32)
+    away = exact - exact.mean(axis, keepdims=True)
+    variance = jnp.square(away).mean(axis, keepdims=True)
+    return (away * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+def glu(x: jax.Array) -> jax.Array:
+    """The first half of x times the sigmoid of the second, [..., 2 C] to [..., C].
+
+    Example:
+      >>> glu(jnp.array([6.0, 0.0]))
+      Array([3.], dtype=float32)
+
+    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; the order of the halves is
+    that of torch and jax.nn.
+    """
+    return _halves("glu", x, sigmoid)
+
+
+def swiglu(x: jax.Array) -> jax.Array:
+    """The first half of x times the silu of the second, [..., 2 C] to [..., C].
+
+    Example:
+      >>> swiglu(jnp.array([6.0, 0.0]))
+      Array([0.], dtype=float32)
+
+    Source: Shazeer 2020, arXiv 2002.05202, equation 5.
+    """
+    return _halves("swiglu", x, silu)
+
+
+def geglu(x: jax.Array) -> jax.Array:
+    """The first half of x times the gelu of the second, [..., 2 C] to [..., C].
+
+    Example:
+      >>> geglu(jnp.array([6.0, 0.0]))
+      Array([0.], dtype=float32)
+
+    Source: Shazeer 2020, arXiv 2002.05202, equation 5.
+    """
+    return _halves("geglu", x, gelu)
+
+
+def _halves(name: str, x: jax.Array, gate: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    if x.ndim < 1 or x.shape[-1] % 2:
+        raise PathError(
+            f"expected x [..., 2 C], got {list(x.shape)}; its halves are the value and the gate",
+            layer=name,
+        )
+    value, opening = jnp.split(x, 2, -1)
+    return value * gate(opening)

@@ -1,0 +1,111 @@
+"""Activations beside those of jax.nn and torch, and gates on the halves of a vector."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from registry import ACTIVATIONS, GATES
+
+import fdl
+
+POINTS = np.concatenate([np.linspace(-7.3, 6.9, 34), [0.01, -0.02]]).reshape(6, 6)
+# By their torch names; jax.nn uses fdl's.
+TORCH = {
+    "relu6": "relu6",
+    "hard_shrink": "hardshrink",
+    "soft_shrink": "softshrink",
+    "tanh_shrink": "tanhshrink",
+    "hard_silu": "hardswish",
+    "hard_tanh": "hardtanh",
+    "soft_sign": "softsign",
+    "log_sigmoid": "logsigmoid",
+    "softmin": "softmin",
+    "mish": "mish",
+    "celu": "celu",
+    "leaky_relu": "leaky_relu",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if hasattr(jax.nn, name)])
+def test_an_activation_of_the_name_of_jax_is_that_of_jax(name, standard_promotion):
+    """With the defaults of both."""
+    x = jnp.asarray(POINTS, jnp.float32)
+    ours, theirs = getattr(fdl.activations, name), getattr(jax.nn, name)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=2e-5, atol=2e-6)
+
+
+def test_every_activation_of_jax_is_here():
+    """But the second names of silu and hard_silu, and what is no activation."""
+    other = {"swish", "hard_swish", "logsumexp", "logmeanexp", "log1mexp", "one_hot"}
+    other |= {"dot_product_attention", "get_scaled_dot_general_config", "scaled_dot_general"}
+    other |= {"scaled_matmul"}
+    public = {name for name in dir(jax.nn) if callable(getattr(jax.nn, name)) and name[0] != "_"}
+    assert {"relu", "celu", "glu"} <= public - other
+    assert {name for name in public - other if not hasattr(fdl.activations, name)} == set()
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_an_activation_and_its_slope_are_those_of_torch(name):
+    torch = pytest.importorskip("torch", reason="torch is not here: activations were not compared")
+    x = torch.tensor(POINTS, requires_grad=True)
+    weight = torch.arange(6.0, dtype=torch.float64)
+    options = {"dim": -1} if name == "softmin" else {}
+    theirs = getattr(torch.nn.functional, TORCH[name])(x, **options)
+    (theirs * weight).sum().backward()
+    with jax.enable_x64(True):
+        f = getattr(fdl.activations, name)
+        y, back = jax.vjp(f, jnp.asarray(POINTS))
+        np.testing.assert_allclose(y, theirs.detach(), rtol=1e-10, atol=1e-14)
+        slope = back(jnp.broadcast_to(jnp.arange(6.0), (6, 6)))[0]
+        np.testing.assert_allclose(slope, x.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_sparsemax_is_a_projection():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((40, 7)) * 2, jnp.float32)
+    p = np.asarray(fdl.activations.sparsemax(x))
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-6)
+    assert (p == 0).any() and (p >= 0).all()
+    np.testing.assert_allclose(fdl.activations.sparsemax(jnp.asarray(p)), p, atol=1e-6)
+    by_columns = fdl.activations.sparsemax(x.T, axis=0)
+    np.testing.assert_allclose(by_columns.T, p, atol=1e-6)
+    ties = fdl.activations.sparsemax(jnp.array([3.0, 3.0, -9.0, 3.0]))
+    np.testing.assert_allclose(ties, [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+# Gates.
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_is_its_formula(name):
+    f, gate = GATES[name]
+    halves = POINTS[:, :3], POINTS[:, 3:]
+    with jax.enable_x64(True):
+        x = jnp.asarray(POINTS)
+        np.testing.assert_allclose(
+            jax.jit(f)(x), halves[0] * gate(halves[1]), rtol=1e-10, atol=1e-14
+        )
+        check_grads(f, (x,), 1, ["fwd", "rev"], atol=1e-6, rtol=1e-6)
+    for dtype in ("bfloat16", "float32"):
+        y = f(jnp.asarray(POINTS, dtype))
+        assert (y.dtype, y.shape) == (jnp.dtype(dtype), (6, 3))
+    single = jnp.asarray(POINTS, jnp.float32)
+    together = jax.vmap(f)(single)
+    np.testing.assert_allclose(together, f(single), rtol=1e-6)
+    large = f(jnp.array([1e4, -1e4, -1e4, 1e4]))
+    assert np.isfinite(large).all()
+
+
+def test_the_halves_of_glu_are_those_of_jax():
+    x = jnp.asarray(POINTS, jnp.float32)
+    np.testing.assert_allclose(fdl.activations.glu(x), jax.nn.glu(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_an_odd_vector_has_no_halves(name):
+    message = (
+        rf"^{name}: expected x \[\.\.\., 2 C\], got \[2, 5\]; its halves are the value and the gate"
+    )
+    for f in (GATES[name][0], jax.jit(GATES[name][0])):
+        with pytest.raises(fdl.PathError, match=message):
+            f(jnp.ones((2, 5)))
