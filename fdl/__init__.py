@@ -74,6 +74,8 @@ from fdl.activations import softplus as softplus
 from fdl.activations import tanh as tanh
 from fdl.models import lenet as lenet
 from fdl.models import mlp as mlp
+from fdl.adapt import low_rank as low_rank
+from fdl.adapt import merge_low_rank as merge_low_rank
 
 # The feedback signal.
 from fdl.losses import absolute_error as absolute_error

@@ -42,6 +42,19 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("math.sqrt(rate / (1 - rate))", "rate / (1 - rate)"),
         ],
     ),
+    "fdl/adapt.py": (
+        "test_adapt.py",
+        [
+            ("scale / a.shape[-1] *", "scale *"),
+            ("base + (scale", "base - (scale"),
+            (
+                "jnp.zeros((rank, w.shape[-1]), w.dtype)",
+                "a_init(own, (rank, w.shape[-1]), w.dtype)",
+            ),
+            ("subkey(own, level)", "own"),
+            ("model.init(key, x, **inputs)", 'model.init(subkey(key, "base"), x, **inputs)'),
+        ],
+    ),
     "fdl/layers/embed.py": (
         "test_embed.py",
         [

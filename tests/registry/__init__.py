@@ -13,6 +13,7 @@ from registry import (
 )
 from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
 from registry import combinators, dropout, embed, gated, networks, norm
+from registry import adapt, combinators, dropout, embed, gated, networks, norm
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.activations import GATES as GATES
 from registry.cases import LayerCase as LayerCase
@@ -29,6 +30,7 @@ from registry.transformations import TRANSFORMATIONS as TRANSFORMATIONS
 LAYERS: dict[str, LayerCase] = {
     **attention.LAYERS,
     **networks.LAYERS,
+    **adapt.LAYERS,
     **dropout.LAYERS,
     **embed.LAYERS,
     **gated.LAYERS,
