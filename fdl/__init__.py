@@ -62,6 +62,8 @@ from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import spatial_dropout as spatial_dropout
 from fdl.layers import rotary as rotary
 from fdl.layers import separable_conv as separable_conv
+from fdl.layers import spectral_norm as spectral_norm
+from fdl.layers import weight_norm as weight_norm
 from fdl.activations import elu as elu
 from fdl.activations import gelu as gelu
 from fdl.activations import leaky_relu as leaky_relu

@@ -55,6 +55,17 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("model.init(key, x, **inputs)", 'model.init(subkey(key, "base"), x, **inputs)'),
         ],
     ),
+    "fdl/layers/reweight.py": (
+        "test_reweight.py",
+        [
+            ("fixed = jax.lax.stop_gradient(matrix)", "fixed = matrix"),
+            ("moved if train else state[POWER]", "moved"),
+            ("moved if train else state[POWER]", "state[POWER]"),
+            ("v = _unit(fixed @ u)", "v = _unit(fixed @ jnp.ones_like(u))"),
+            ("/ length)", "/ (length * length))"),
+            ("jnp.square(direction).sum(range(direction.ndim - 1))", "jnp.square(direction).sum()"),
+        ],
+    ),
     "fdl/layers/embed.py": (
         "test_embed.py",
         [

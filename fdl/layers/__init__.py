@@ -34,3 +34,5 @@ from fdl.layers.pool import max_pool as max_pool
 from fdl.layers.resample import pixel_shuffle as pixel_shuffle
 from fdl.layers.resample import pixel_unshuffle as pixel_unshuffle
 from fdl.layers.resample import upsample as upsample
+from fdl.layers.reweight import spectral_norm as spectral_norm
+from fdl.layers.reweight import weight_norm as weight_norm

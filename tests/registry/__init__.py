@@ -14,6 +14,7 @@ from registry import (
 from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
 from registry import combinators, dropout, embed, gated, networks, norm
 from registry import adapt, combinators, dropout, embed, gated, networks, norm
+from registry import adapt, combinators, dropout, embed, gated, networks, norm, reweight
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.activations import GATES as GATES
 from registry.cases import LayerCase as LayerCase
@@ -35,6 +36,7 @@ LAYERS: dict[str, LayerCase] = {
     **embed.LAYERS,
     **gated.LAYERS,
     **norm.LAYERS,
+    **reweight.LAYERS,
     **combinators.LAYERS,
     **convolutions.LAYERS,
     **pooling.LAYERS,

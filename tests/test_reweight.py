@@ -1,0 +1,136 @@
+"""Weight norm and spectral norm against torch and Flax."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+
+KEY = jax.random.key(0)
+X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)), jnp.float32)
+WEIGHT = np.cos(np.arange(18.0)).reshape(6, 3)
+
+
+def passed(layer, params, state, x, train=True):
+    """(y, new state, gradients by params and x), compiled."""
+
+    def loss(params, x):
+        y, new = layer.apply(params, state, x, train=train)
+        return (jnp.asarray(WEIGHT, y.dtype) * jnp.sin(y)).sum(), (y, new)
+
+    gradients, (y, new) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    return y, new, gradients
+
+
+def assert_near(ours, theirs, bound):
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    assert abs(ours - theirs).max() <= bound * abs(theirs).max()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_weight_norm_is_that_of_torch(dtype, bound):
+    torch = pytest.importorskip("torch", reason="torch is not here: weight norm was not compared")
+    with jax.enable_x64(dtype == "float64"):
+        layer, x = fdl.weight_norm(fdl.dense(3)), X.astype(dtype)
+        params, state = layer.init(KEY, x)
+        plain, _ = fdl.dense(3).init(KEY, x)
+        assert_near(layer.apply(params, state, x)[0], x @ plain["w"], bound)
+        params["w"]["scale"] = params["w"]["scale"] * jnp.asarray([0.5, 2, 3], dtype)
+        y, _, (by_params, by_x) = passed(layer, params, state, x)
+        linear = torch.nn.Linear(5, 3, dtype=getattr(torch, dtype))
+        other = torch.nn.utils.parametrizations.weight_norm(linear)
+        pair = other.parametrizations.weight
+        pair.original0.data = torch.tensor(np.asarray(params["w"]["scale"]))[:, None]
+        pair.original1.data = torch.tensor(np.asarray(params["w"]["direction"]).T.copy())
+        other.bias.data[:] = 0
+        their_x = torch.tensor(np.asarray(x), requires_grad=True)
+        theirs = other(their_x)
+        (torch.tensor(WEIGHT, dtype=theirs.dtype) * torch.sin(theirs)).sum().backward()
+        assert_near(y, theirs.detach(), bound)
+        assert_near(by_x, their_x.grad, bound)
+        assert_near(by_params["w"]["scale"], pair.original0.grad[:, 0], bound)
+        assert_near(by_params["w"]["direction"], pair.original1.grad.T, bound)
+        assert_near(by_params["b"], other.bias.grad, bound)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_spectral_norm_is_that_of_flax_over_several_steps(iterations, standard_promotion):
+    """Flax divides by sigma in training and keeps it; ours takes one more step in evaluation."""
+    layer = fdl.spectral_norm(fdl.dense(3), iterations=iterations)
+    params, state = layer.init(KEY, X)
+    assert jax.tree.map(jnp.shape, state) == {"power_iteration": {"w": (3,)}}
+    other = flax.linen.SpectralNorm(flax.linen.Dense(3), n_steps=iterations, epsilon=1e-12)
+    kernel = {"kernel": params["w"], "bias": params["b"]}
+    theirs = other.init(KEY, X, update_stats=False)["batch_stats"]
+    name = "layer_instance/kernel/u"
+    state["power_iteration"]["w"] = theirs[name][0]
+
+    def their_loss(kernel, x, stats):
+        y, moved = other.apply(
+            {"params": {"layer_instance": kernel}, "batch_stats": stats},
+            x,
+            update_stats=True,
+            mutable=["batch_stats"],
+        )
+        return (WEIGHT * jnp.sin(y)).sum(), (y, moved["batch_stats"])
+
+    step = jax.jit(jax.grad(their_loss, (0, 1), has_aux=True))
+    for _ in range(3):
+        y, state, (by_params, by_x) = passed(layer, params, state, X)
+        (their_params, their_x), (their_y, theirs) = step(kernel, X, theirs)
+        assert_near(y, their_y, 1e-5)
+        assert_near(by_x, their_x, 1e-5)
+        assert_near(by_params["w"], their_params["kernel"], 1e-5)
+        assert_near(state["power_iteration"]["w"], theirs[name][0], 1e-5)
+    y, kept, _ = passed(layer, params, state, X, train=False)
+    np.testing.assert_array_equal(kept["power_iteration"]["w"], state["power_iteration"]["w"])
+
+
+def test_the_largest_singular_value_becomes_one():
+    layer = fdl.spectral_norm(fdl.dense(4, bias=False))
+    params, state = layer.init(KEY, X)
+    for _ in range(60):
+        _, state = layer.apply(params, state, X, train=True)
+    w, _ = layer.apply(params, state, jnp.eye(5))
+    values = np.linalg.svd(np.asarray(w), compute_uv=False)
+    np.testing.assert_allclose(values[0], 1, rtol=1e-4)
+    exact = np.linalg.svd(np.asarray(params["w"]), compute_uv=False)
+    np.testing.assert_allclose(values, exact / exact[0], rtol=1e-4)
+
+
+def test_a_network_is_wrapped_as_a_whole_and_keeps_its_paths():
+    def net():
+        return fdl.chain(fdl.dense(4), fdl.tanh, fdl.batch_norm(), head=fdl.dense(2), name="net")
+
+    for wrap in (fdl.weight_norm, fdl.spectral_norm):
+        model = wrap(net())
+        params, state = model.init(KEY, X)
+        assert model.name == "net" and list(params) == list(net().init(KEY, X)[0])
+        y, after = model.apply(params, state, X, train=True)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert (after["batch_norm_0"]["mean"] != state["batch_norm_0"]["mean"]).all()
+        seen = fdl.capture(model, "head", "dense_0")(params, state, X, train=True)
+        np.testing.assert_array_equal(seen["head"], y)
+    assert list(state["power_iteration"]) == ["dense_0.w", "head.w"]
+    only, _ = fdl.weight_norm(net(), weights="head/w").init(KEY, X)
+    assert list(only["head"]["w"]) == ["direction", "scale"] and only["dense_0"]["w"].shape == (
+        5,
+        4,
+    )
+
+
+def test_what_cannot_be_wrapped():
+    message = r"^pattern 'v': expected at least one match among 2 paths, got none; the nearest are "
+    for wrap in (fdl.weight_norm, fdl.spectral_norm):
+        with pytest.raises(ValueError, match=message):
+            wrap(fdl.dense(2), weights="v").init(KEY, X)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dense: expected a layer without spectral norm, got one that has it; wrap it once$",
+    ):
+        fdl.spectral_norm(fdl.spectral_norm(fdl.dense(2))).init(KEY, X)
+    with pytest.raises(ValueError, match=r"^spectral_norm: expected iterations >= 1, got 0$"):
+        fdl.spectral_norm(fdl.dense(2), iterations=0)
