@@ -1,6 +1,7 @@
 """Every layer, loss, activation, initializer and optimizer, once; the laws run over each entry."""
 
 from registry import (
+    adapt,
     attention,
     combinators,
     convolutions,
@@ -15,6 +16,8 @@ from registry import attention, combinators, convolutions, dropout, embed, gated
 from registry import combinators, dropout, embed, gated, networks, norm
 from registry import adapt, combinators, dropout, embed, gated, networks, norm
 from registry import adapt, combinators, dropout, embed, gated, networks, norm, reweight
+    reweight,
+)
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.activations import GATES as GATES
 from registry.cases import LayerCase as LayerCase
