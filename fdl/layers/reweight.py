@@ -29,7 +29,8 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
 
     Returns:
       The same layer whose params have {"direction": [..., out], "scale": [out]} in place of each
-      such leaf; at init the weights are those of `layer`.
+      such leaf. Scales begin at 1, as in Flax (torch takes the lengths of the drawn weights); about
+      1 is also the length that `lecun_normal` draws.
 
     Raises:
       ValueError: at init, a pattern that matches nothing; the message lists the nearest paths.
@@ -46,7 +47,11 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)
         picked = paths.pick(paths.leaves(params), [weights])
-        return _at(params, picked, lambda w, path: {"direction": w, "scale": _lengths(w)}), state
+        return _at(params, picked, lambda w, path: {"direction": w, "scale": ones_of(w)}), state
+
+    def ones_of(w: jax.Array) -> jax.Array:
+        # Not the length of w: its last bits would depend on the program that draws it.
+        return jnp.ones(w.shape[-1:], w.dtype)
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         return layer.apply(_rescaled(params), state, x, **given)
@@ -137,11 +142,6 @@ def _largest(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
 
 def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
-
-
-def _lengths(w: jax.Array) -> jax.Array:
-    exact = w.astype(wide(w.dtype))
-    return jnp.sqrt(jnp.square(exact).sum(range(w.ndim - 1))).astype(w.dtype)
 
 
 def _rescaled(params: Any) -> Any:
