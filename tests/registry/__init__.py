@@ -11,11 +11,6 @@ from registry import (
     networks,
     norm,
     pooling,
-)
-from registry import attention, combinators, convolutions, dropout, embed, gated, networks, norm
-from registry import combinators, dropout, embed, gated, networks, norm
-from registry import adapt, combinators, dropout, embed, gated, networks, norm
-from registry import adapt, combinators, dropout, embed, gated, networks, norm, reweight
     reweight,
 )
 from registry.activations import ACTIVATIONS as ACTIVATIONS
