@@ -75,9 +75,13 @@ from fdl.activations import softmax as softmax
 from fdl.activations import softplus as softplus
 from fdl.activations import tanh as tanh
 from fdl.models import lenet as lenet
+from fdl.transformers import decoder_block as decoder_block
+from fdl.transformers import encoder_block as encoder_block
+from fdl.transformers import gpt as gpt
 from fdl.models import mlp as mlp
 from fdl.adapt import low_rank as low_rank
 from fdl.adapt import merge_low_rank as merge_low_rank
+from fdl.transformers import vit as vit
 
 # The feedback signal.
 from fdl.losses import absolute_error as absolute_error

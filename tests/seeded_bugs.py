@@ -678,6 +678,13 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return y, own_state", "return y, own[1]"),
         ],
     ),
+    "fdl/models.py": (
+        "test_transformer.py",
+        [
+            ("attention(heads, causal=causal,", "attention(heads,"),
+            (".swapaxes(2, 3)", ""),
+        ],
+    ),
     "fdl/fence.py": (
         "test_combinators.py",
         [
