@@ -10,6 +10,7 @@ from fdl import layers as layers
 from fdl import activations as activations
 from fdl import initializers as initializers
 from fdl import models as models
+from fdl import transformers as transformers
 from fdl import losses as losses
 from fdl import metrics as metrics
 from fdl import gradients as gradients

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from fdl.models import patches
+from fdl.transformers import patches
 
 KEY = jax.random.key(0)
 
