@@ -6,3 +6,6 @@ from fdl.data.arrays import length as length
 from fdl.data.digits import digits as digits
 from fdl.data.mnist import mnist as mnist
 from fdl.data.stream import stream as stream
+from fdl.data.text import characters as characters
+from fdl.data.text import scored as scored
+from fdl.data.text import windows as windows

@@ -1,0 +1,155 @@
+"""A small GPT learns a text character by character, and then writes some.
+
+By default the text is Python's own standard library, real text that is on every machine: it learns
+from most of its files, and is tested on others, which it has never seen. How many bits does it need
+for a character of them, and how many do gzip, bzip2 and xz? (A language model is a compressor: with
+arithmetic coding its bits are the size of the file.)
+"""
+
+import argparse
+import bz2
+import gzip
+import lzma
+import math
+import sysconfig
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+
+import fdl
+from fdl.look import draw
+
+
+def main(arguments=None):
+    given = options(arguments)
+    out = report.folder(given.out)
+    train, test, alphabet = text_of(given.data)
+    print(f"{len(train):,} characters to learn from, {len(test):,} to be tested on")
+    model = fdl.gpt(
+        *(len(alphabet), given.context, given.layers, given.heads, given.features),
+        dropout_rate=given.dropout,
+    )
+    x, y = fdl.data.windows(train, given.context, stride=given.stride)
+    print(fdl.summary(model, x[:1]))
+    result, objective = learn(model, (x, y), given)
+    seconds = result.history[-1]["seconds"]
+    print(f"Trained {given.steps:,} steps in {seconds:.0f} s")
+
+    data = fdl.data.scored(test, given.context)
+    nats = fdl.evaluate(objective, result.run.params, data, batch_size=64)["loss"]
+    print(f"\nTest loss {nats:.4f} nats a character, each with a past of at least half a context")
+    table(bits(nats), as_bytes(test, alphabet))
+
+    draw.learning_curves(result.history).savefig(out / "learning_curves.png")
+    fdl.save_weights(out / "weights.safetensors", result.run.params)
+    print("\nIt writes:\n")
+    print(written(model, result.run.params, train, alphabet, given))
+    print(f"\nThe learning curve and the weights are in {out}/")
+
+
+def options(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", help="a text file, whose last tenth is held out")
+    parser.add_argument("--layers", type=int, default=4, help="blocks")
+    parser.add_argument("--heads", type=int, default=4, help="of each block")
+    parser.add_argument("--features", type=int, default=192, help="width")
+    parser.add_argument("--context", type=int, default=128, help="characters it sees at once")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--batch", type=int, default=16, help="pieces in a batch")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--warmup", type=int, default=100, help="steps until it is reached")
+    parser.add_argument("--stride", type=int, default=16, help="from one piece to the next")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", type=int, default=400, help="characters to write at the end")
+    parser.add_argument("--out", default="out/char_gpt", help="folder for curve and weights")
+    return parser.parse_args(arguments)
+
+
+def text_of(file):
+    """(ids to learn from, ids to be tested on, alphabet)."""
+    if file is not None:
+        split, alphabet = fdl.data.characters(Path(file).read_text())
+        return split.train, split.test, alphabet
+    train, test = standard_library()
+    alphabet = "".join(sorted({*train, *test}))
+    place = {character: number for number, character in enumerate(alphabet)}
+    return *(np.array([place[c] for c in text], np.uint8) for text in (train, test)), alphabet
+
+
+def standard_library(held_out=20):
+    """The modules of Python's standard library, every 20th of them held out, as two texts."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    skipped = ("test", "tests", "idlelib", "lib2to3", "site-packages", "pydoc_data", "encodings")
+    files = [
+        path
+        for path in sorted(folder.rglob("*.py"))
+        if not any(part in skipped for part in path.relative_to(folder).parts)
+    ]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    # A character that is not ASCII is rare, and written as "?".
+    texts = [text.encode("ascii", "replace").decode() for text in texts]
+    held = ["".join(texts[i::held_out]) for i in (0,)][0]
+    learned = "".join(text for i, text in enumerate(texts) if i % held_out)
+    return learned, held
+
+
+def learn(model, data, given):
+    params, _ = model.init(jax.random.key(given.seed), data[0][:1])
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy)
+    rate = fdl.optim.warmup_cosine_decay_schedule(
+        0.0, given.rate, given.warmup, given.steps, given.rate / 10
+    )
+    optimizer = fdl.optim.chain(
+        fdl.optim.clip_by_global_norm(1.0),
+        fdl.adamw(rate, b2=0.99, weight_decay=0.1, mask="**/w"),
+    )
+    run = fdl.start(params, optimizer, seed=given.seed)
+    result = fdl.fit(
+        *(objective, optimizer, run, data),
+        batch_size=given.batch,
+        steps=given.steps,
+        record_every=max(1, given.steps // 50),
+        progress=True,
+    )
+    return result, objective
+
+
+def bits(nats):
+    return nats / math.log(2)
+
+
+def as_bytes(ids, alphabet):
+    return "".join(alphabet[i] for i in ids).encode()
+
+
+def table(ours, text):
+    """Bits a character of the held-out text, by the network and by three compressors."""
+    packed = {
+        "gzip -9": gzip.compress(text, 9),
+        "bzip2 -9": bz2.compress(text, 9),
+        "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
+    }
+    rows = {name: 8 * len(data) / len(text) for name, data in packed.items()} | {"this GPT": ours}
+    print("\nBits for a character of the held-out text (the compressors were given it as one file)")
+    for name, needed in sorted(rows.items(), key=lambda row: -row[1]):
+        print(f"{name:>10} {needed:6.3f}")
+
+
+def written(model, params, train, alphabet, given):
+    """Goes on from a piece of the text that it learned from."""
+    start = jnp.asarray(train[: given.context // 4][None], jnp.int32)
+    room = min(given.write, given.context - start.shape[1])
+    made = fdl.generate(
+        model, params, start, room, key=jax.random.key(given.seed), temperature=0.8, top_k=40
+    )
+    return "".join(alphabet[i] for i in np.asarray(made[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""A convolutional network learns to read MNIST, on images that are moved a little each time.
+
+Every training step turns, stretches and shifts each image of its batch at random, inside the
+compiled program: the network never sees the same image twice. Trained from several seeds, one after
+the other; the mean of their test accuracies counts.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+
+import fdl
+from fdl.look import draw
+
+
+def main(arguments=None):
+    given = options(arguments)
+    out = report.folder(given.out)
+    split = fdl.data.mnist()
+    model = network()
+    print(fdl.summary(model, split.train[0][:1]))
+    accuracies, begun = [], time.perf_counter()
+    for seed in range(given.seeds):
+        result, objective = learn(model, split, given, seed)
+        scores = fdl.evaluate(
+            objective, result.run.params, split.test, state=result.run.state, batch_size=500
+        )
+        accuracies.append(scores["accuracy"])
+        print(
+            f"seed {seed}: test accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}, "
+            f"{time.perf_counter() - begun:.0f} s since the start",
+            flush=True,
+        )
+    print(f"Mean test accuracy of {given.seeds} seeds: {np.mean(accuracies):.4f}")
+    pictures(out, model, result, split)
+    print(f"Pictures are in {out}/")
+
+
+def options(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--epochs", type=float, default=10, help="how often each image is seen")
+    parser.add_argument("--batch", type=int, default=128, help="images in a batch")
+    parser.add_argument("--rate", type=float, default=0.004, help="highest learning rate of Adam")
+    parser.add_argument("--seeds", type=int, default=3, help="how many networks, one after another")
+    parser.add_argument("--out", default="out/mnist_cnn", help="folder for the pictures")
+    return parser.parse_args(arguments)
+
+
+def network():
+    """Three convolutions, each with a norm, a relu and a pooling; then two dense layers."""
+
+    def block(features):
+        convolution = fdl.conv(features, (3, 3), bias=False, w_init=fdl.initializers.he_normal)
+        return fdl.chain(convolution, fdl.batch_norm(), fdl.relu, fdl.max_pool((2, 2)), name="block")
+
+    return fdl.chain(
+        fdl.rescale(1 / 255),
+        moved(),
+        *map(block, (32, 64, 128)),
+        fdl.flatten(),
+        fdl.dropout(0.3),
+        fdl.dense(128),
+        fdl.relu,
+        fdl.dropout(0.3),
+        fdl.dense(10),
+        name="cnn",
+    )
+
+
+def moved(turn=0.2, stretch=0.12, shift=2.5, name="moved"):
+    """A layer that turns, stretches and shifts each image at random, in training alone.
+
+    x [B, H, W, C]; at most `turn` radians, `stretch` of the size, and `shift` pixels.
+    """
+
+    def apply(params, state, x, *, key=None, train=False):
+        if not train:
+            return x, state
+        return jax.vmap(one)(x, jax.random.split(key, x.shape[0])), state
+
+    def one(image, key):
+        angle, stretched, shear, dy, dx = jax.random.uniform(key, (5,), x_dtype, -1.0, 1.0)
+        angle, size = turn * angle, 1 + stretch * stretched
+        middle = (jnp.array(image.shape[:2], x_dtype) - 1) / 2
+        turned = jnp.array(
+            [
+                [jnp.cos(angle), -jnp.sin(angle) + stretch * shear],
+                [jnp.sin(angle), jnp.cos(angle)],
+            ]
+        )
+        grid = jnp.stack(jnp.indices(image.shape[:2], x_dtype), -1) - middle
+        places = size * grid @ turned + middle + shift * jnp.array([dy, dx])
+        look = jax.scipy.ndimage.map_coordinates
+        coordinates = [places[..., 0], places[..., 1]]
+        channels = [look(image[..., c], coordinates, order=1) for c in range(image.shape[-1])]
+        return jnp.stack(channels, -1)
+
+    x_dtype = jnp.float32
+    return fdl.Layer(name, lambda key, x: ({}, {}), apply)
+
+
+def learn(model, split, given, seed):
+    params, state = model.init(jax.random.key(seed), split.train[0][:1])
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    steps = int(given.epochs * len(split.train[0]) / given.batch)
+    optimizer = fdl.adamw(
+        fdl.optim.cosine_onecycle_schedule(steps, given.rate, pct_start=0.2),
+        weight_decay=0.01,
+        mask="**/w",
+    )
+    run = fdl.start(params, optimizer, state=state, seed=seed)
+    result = fdl.fit(
+        *(objective, optimizer, run, split.train),
+        batch_size=given.batch,
+        steps=steps,
+        record_every=max(1, steps // 20),
+        progress=True,
+    )
+    return result, objective
+
+
+def pictures(out, model, result, split):
+    """The loss and what the network still takes for another digit."""
+    x, y = split.test
+    draw.learning_curves(result.history).savefig(out / "learning_curves.png")
+    logits = fdl.predict(model, result.run.params, x, state=result.run.state)
+    predicted = np.asarray(logits.argmax(-1))
+    chances = np.asarray(fdl.softmax(logits))
+    draw.mistakes(x, y, predicted, probabilities=chances).savefig(out / "mistakes.png")
+    few = moved().apply({}, {}, x[:24] / np.float32(255), key=jax.random.key(0), train=True)[0]
+    draw.weight_images(np.asarray(few).reshape(24, -1).T, x.shape[1:]).savefig(out / "moved.png")
+
+
+if __name__ == "__main__":
+    main()
