@@ -6,6 +6,7 @@ the other; the mean of their test accuracies counts.
 """
 
 import argparse
+import functools
 import time
 
 import jax
@@ -85,23 +86,16 @@ def moved(turn=0.2, stretch=0.12, shift=2.5, name="moved"):
         return jax.vmap(one)(x, jax.random.split(key, x.shape[0])), state
 
     def one(image, key):
-        angle, stretched, shear, dy, dx = jax.random.uniform(key, (5,), x_dtype, -1.0, 1.0)
-        angle, size = turn * angle, 1 + stretch * stretched
-        middle = (jnp.array(image.shape[:2], x_dtype) - 1) / 2
-        turned = jnp.array(
-            [
-                [jnp.cos(angle), -jnp.sin(angle) + stretch * shear],
-                [jnp.sin(angle), jnp.cos(angle)],
-            ]
-        )
-        grid = jnp.stack(jnp.indices(image.shape[:2], x_dtype), -1) - middle
-        places = size * grid @ turned + middle + shift * jnp.array([dy, dx])
-        look = jax.scipy.ndimage.map_coordinates
-        coordinates = [places[..., 0], places[..., 1]]
-        channels = [look(image[..., c], coordinates, order=1) for c in range(image.shape[-1])]
-        return jnp.stack(channels, -1)
+        angle, larger, shear, dy, dx = jax.random.uniform(key, (5,), minval=-1.0)
+        angle, size = turn * angle, 1 + stretch * larger
+        sine, cosine = jnp.sin(angle), jnp.cos(angle)
+        matrix = size * jnp.array([[cosine, stretch * shear - sine], [sine, cosine]])
+        middle = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
+        grid = jnp.stack(jnp.indices(image.shape[:2], jnp.float32), -1) - middle
+        places = jnp.moveaxis(grid @ matrix + middle + shift * jnp.array([dy, dx]), -1, 0)
+        channel = functools.partial(jax.scipy.ndimage.map_coordinates, order=1)
+        return jax.vmap(channel, (-1, None), -1)(image, list(places))
 
-    x_dtype = jnp.float32
     return fdl.Layer(name, lambda key, x: ({}, {}), apply)
 
 
@@ -133,8 +127,13 @@ def pictures(out, model, result, split):
     predicted = np.asarray(logits.argmax(-1))
     chances = np.asarray(fdl.softmax(logits))
     draw.mistakes(x, y, predicted, probabilities=chances).savefig(out / "mistakes.png")
-    few = moved().apply({}, {}, x[:24] / np.float32(255), key=jax.random.key(0), train=True)[0]
-    draw.weight_images(np.asarray(few).reshape(24, -1).T, x.shape[1:]).savefig(out / "moved.png")
+    few = jnp.asarray(split.train[0][:10], jnp.float32)
+    rows = {"as it is": few}
+    for seed in range(3):
+        rows[f"moved, {seed}"] = moved().apply(
+            {}, {}, few, key=jax.random.key(seed), train=True
+        )[0]
+    fdl.look.image_rows(rows).savefig(out / "moved.png")
 
 
 if __name__ == "__main__":

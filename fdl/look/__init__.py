@@ -12,3 +12,4 @@ from fdl.look.optimizers import comparison_table as comparison_table
 from fdl.look.optimizers import rate_sensitivity as rate_sensitivity
 from fdl.look.summary import depth as depth
 from fdl.look.summary import summary as summary
+from fdl.look.images import image_rows as image_rows

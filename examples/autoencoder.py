@@ -1,0 +1,86 @@
+"""An autoencoder learns to say digits in a few numbers, and to draw them again from these.
+
+Nobody tells it what the images show: the target is the image itself. What it must learn is a
+representation of 784 pixels in `--code` numbers that keeps what matters. Pictures: test images and
+what it made of them; where the digits lie in the plane of the code's two principal components.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+
+import fdl
+from fdl.look import draw
+
+
+def main(arguments=None):
+    given = options(arguments)
+    out = report.folder(given.out)
+    (x, _), (x_test, y_test) = getattr(fdl.data, given.data)()
+    x, x_test = (np.asarray(each, np.float32) / np.float32(x.max()) for each in (x, x_test))
+    model = fdl.autoencoder(x.shape[1:], given.hidden, given.code)
+    params, _ = model.init(jax.random.key(given.seed), x[:1])
+    print(fdl.summary(model, x[:1]))
+
+    objective = fdl.supervised(model, fdl.squared_error)
+    steps = int(given.epochs * len(x) / given.batch)
+    optimizer = fdl.adam(fdl.optim.cosine_decay_schedule(given.rate, steps))
+    result = fdl.fit(
+        *(objective, optimizer, fdl.start(params, optimizer, seed=given.seed), (x, x)),
+        batch_size=given.batch,
+        steps=steps,
+        record_every=max(1, steps // 20),
+        progress=True,
+    )
+    params = result.run.params
+    error = fdl.evaluate(objective, params, (x_test, x_test))["loss"]
+    of_mean = float(np.mean((x_test - x.mean(0)) ** 2))
+    of_plane = projected(x, x_test, given.code)
+    print(f"\nSquared error of a pixel, on test images that it has never seen: {error:.5f}")
+    print(f"  {of_plane:.5f} by {given.code} principal components, {of_mean:.5f} by the mean image")
+    pictures(out, model, params, result, x_test, y_test)
+    print(f"Pictures are in {out}/")
+
+
+def options(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", default="mnist", choices=["mnist", "digits"])
+    parser.add_argument("--code", type=int, default=16, help="numbers to say an image in")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 128], help="widths")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate at the start")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="out/autoencoder", help="folder for the pictures")
+    return parser.parse_args(arguments)
+
+
+def projected(x, x_test, count):
+    """The error of the best linear code: a projection on the first principal components."""
+    flat, flat_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    mean = flat.mean(0)
+    _, _, directions = np.linalg.svd(flat[:10000] - mean, full_matrices=False)
+    plane = directions[:count]
+    rebuilt = (flat_test - mean) @ plane.T @ plane + mean
+    return float(np.mean((rebuilt - flat_test) ** 2))
+
+
+def pictures(out, model, params, result, x_test, y_test):
+    draw.learning_curves(result.history).savefig(out / "learning_curves.png")
+    few = np.stack([x_test[y_test == digit][0] for digit in range(10)])
+    rebuilt = np.asarray(fdl.predict(model, params, jnp.asarray(few)))
+    fdl.look.image_rows({"given": few, "rebuilt": rebuilt}).savefig(out / "rebuilt.png")
+    rows = slice(1000)
+    before, _ = model.init(jax.random.key(1), few[:1])
+    codes = jax.jit(fdl.capture(model, "encode"))
+    seen = [{"code": np.asarray(codes(p, {}, x_test[rows])["encode"])} for p in (before, params)]
+    draw.representations(*seen, y_test[rows]).savefig(out / "code.png")
+
+
+if __name__ == "__main__":
+    main()
