@@ -58,7 +58,9 @@ def network():
 
     def block(features):
         convolution = fdl.conv(features, (3, 3), bias=False, w_init=fdl.initializers.he_normal)
-        return fdl.chain(convolution, fdl.batch_norm(), fdl.relu, fdl.max_pool((2, 2)), name="block")
+        return fdl.chain(
+            convolution, fdl.batch_norm(), fdl.relu, fdl.max_pool((2, 2)), name="block"
+        )
 
     return fdl.chain(
         fdl.rescale(1 / 255),
@@ -130,9 +132,7 @@ def pictures(out, model, result, split):
     few = jnp.asarray(split.train[0][:10], jnp.float32)
     rows = {"as it is": few}
     for seed in range(3):
-        rows[f"moved, {seed}"] = moved().apply(
-            {}, {}, few, key=jax.random.key(seed), train=True
-        )[0]
+        rows[f"moved, {seed}"] = moved().apply({}, {}, few, key=jax.random.key(seed), train=True)[0]
     fdl.look.image_rows(rows).savefig(out / "moved.png")
 
 

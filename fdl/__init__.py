@@ -10,7 +10,6 @@ from fdl import layers as layers
 from fdl import activations as activations
 from fdl import initializers as initializers
 from fdl import models as models
-from fdl import transformers as transformers
 from fdl import losses as losses
 from fdl import metrics as metrics
 from fdl import gradients as gradients
@@ -75,14 +74,17 @@ from fdl.activations import silu as silu
 from fdl.activations import softmax as softmax
 from fdl.activations import softplus as softplus
 from fdl.activations import tanh as tanh
+from fdl.models import autoencoder as autoencoder
+from fdl.models import encoder as encoder
 from fdl.models import lenet as lenet
-from fdl.transformers import decoder_block as decoder_block
-from fdl.transformers import encoder_block as encoder_block
-from fdl.transformers import gpt as gpt
+from fdl.models import resnet as resnet
+from fdl.models import decoder_block as decoder_block
+from fdl.models import encoder_block as encoder_block
+from fdl.models import gpt as gpt
 from fdl.models import mlp as mlp
 from fdl.adapt import low_rank as low_rank
 from fdl.adapt import merge_low_rank as merge_low_rank
-from fdl.transformers import vit as vit
+from fdl.models import vit as vit
 
 # The feedback signal.
 from fdl.losses import absolute_error as absolute_error

@@ -678,7 +678,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return y, own_state", "return y, own[1]"),
         ],
     ),
-    "fdl/transformers.py": (
+    "fdl/models/transformer.py": (
         "test_transformer.py",
         [
             ("attention(heads, causal=causal,", "attention(heads,"),

@@ -15,7 +15,7 @@ TIERS = [
     # One room in six files: what a network refuses, and what stands on network.
     {"layer", "checks", "network", "fence", "combinators", "repeat"},
     {"layers", "losses", "metrics", "optim", "data", "parallel"},
-    {"models", "transformers", "adapt", "train", "decoding"},
+    {"models", "adapt", "train", "decoding"},
     {"look", "port"},
 ]
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from fdl.transformers import patches
+from fdl.models.transformer import patches
 
 KEY = jax.random.key(0)
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fdl.look import panels
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
       ValueError: no rows, images of another shape, or rows of different lengths.
 
     Example:
+      >>> import numpy as np
       >>> figure = image_rows({"given": np.zeros((3, 8, 8)), "rebuilt": np.ones((3, 8, 8))})
       >>> len(figure.axes)
       6

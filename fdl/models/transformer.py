@@ -142,6 +142,57 @@ def gpt(
     return network(forward, name="gpt", **children)
 
 
+def encoder(
+    vocabulary: int,
+    length: int,
+    layers: int,
+    heads: int,
+    features: int,
+    *,
+    dropout_rate: float = 0.0,
+) -> Layer:
+    """Tokens that see each other in both directions: embedding, positions, blocks, norm.
+
+    Put a layer on top: a dense one for a label of each token, a mean and a dense one for a label of
+    the text.
+
+    Args:
+      vocabulary, length, layers, heads, features, dropout_rate: as in `gpt`.
+
+    Returns:
+      A layer from integer ids [..., T] to [..., T, D]. Its extra input `mask`, as in `attention`,
+      may leave out what is only filling.
+
+    Raises:
+      ValueError: a number out of range.
+      PathError: more than `length` tokens.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = encoder(65, 16, layers=2, heads=2, features=8)
+      >>> ids = jnp.array([[3, 1, 4, 1, 5]])
+      >>> params, _ = model.init(jax.random.key(0), ids)
+      >>> model.apply(params, {}, ids)[0].shape
+      (1, 5, 8)
+
+    Source: Devlin et al. 2018, arXiv 1810.04805, section 3; the norms before, as `encoder_block`.
+    """
+    block = encoder_block(heads, features, dropout_rate=dropout_rate)
+
+    def forward(f: Any, ids: jax.Array, *, mask: Any = None) -> jax.Array:
+        h = f.positions(f.embed(ids))
+        return f.norm(f.block(h) if mask is None else f.block(h, mask=mask))
+
+    return network(
+        forward,
+        name="encoder",
+        embed=embedding(vocabulary, features),
+        positions=learned_positions(length),
+        block=repeat(block, layers),
+        norm=layer_norm(),
+    )
+
+
 def vit(
     classes: int, image: tuple[int, int], patch: int, layers: int, heads: int, features: int
 ) -> Layer:

@@ -1,5 +1,6 @@
-"""Ready networks, made only of the public names."""
+"""Networks of dense layers: the multilayer perceptron, and the autoencoder made of two of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,8 +8,8 @@ import jax
 
 from fdl.activations import relu
 from fdl.initializers import he_normal
-from fdl.layer import Layer
-from fdl.layers import conv, dense, dropout, flatten, max_pool, rescale
+from fdl.layer import Layer, function
+from fdl.layers import dense, dropout, flatten, rescale
 from fdl.network import chain
 
 
@@ -53,33 +54,44 @@ def mlp(
     return chain(*layers, dense(outputs), name="mlp")
 
 
-def lenet(classes: int, *, scale: float | None = None) -> Layer:
-    """Two convolutions, a pooling and two dense layers, for small images.
-
-    conv 3 x 3 x 32, relu, conv 3 x 3 x 64, relu, max_pool 2, flatten, dense 128, relu, dense.
+def autoencoder(
+    shape: Sequence[int],
+    hidden: Sequence[int],
+    code: int,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = relu,
+) -> Layer:
+    """A perceptron that says its input in a few numbers, and another that draws it again from them.
 
     Args:
-      classes: how many.
-      scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
+      shape: of one input, without the batch.
+      hidden: the widths on the way in; on the way out they are passed in reverse.
+      code: how many numbers are between the two, >= 1.
+      activation: between the dense layers; none on the code and the output.
 
     Returns:
-      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu begin He-normal,
-      biases at 0.
+      A layer from x [B, *shape] to the same shape; its two children are `encode` and `decode`.
 
     Raises:
-      ValueError: classes below 1.
+      ValueError: a width below 1.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> params, _ = lenet(10).init(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
-      >>> params["conv_1"]["w"].shape, params["dense_0"]["w"].shape
-      ((3, 3, 32, 64), (12544, 128))
+      >>> model = autoencoder((8, 8, 1), [32], 4)
+      >>> params, _ = model.init(jax.random.key(0), jnp.ones((2, 8, 8, 1)))
+      >>> params["encode"]["dense_1"]["w"].shape
+      (32, 4)
+      >>> model.apply(params, {}, jnp.ones((2, 8, 8, 1)))[0].shape
+      (2, 8, 8, 1)
 
-    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section
-    II; with relu, max pooling and more features, as the examples of Keras and PyTorch have it.
+    Source: Hinton and Salakhutdinov 2006, "Reducing the dimensionality of data with neural
+    networks"; Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 14.
     """
-    layers: list[Any] = [] if scale is None else [rescale(scale)]
-    for features in (32, 64):
-        layers += [conv(features, (3, 3), w_init=he_normal), relu]
-    layers += [max_pool((2, 2)), flatten(), dense(128, w_init=he_normal), relu, dense(classes)]
-    return chain(*layers, name="lenet")
+    back = function(lambda y: y.reshape(-1, *shape), "unflatten")
+    return chain(
+        encode=mlp(hidden, code, activation=activation),
+        decode=chain(
+            mlp(list(hidden)[::-1], math.prod(shape), activation=activation), back, name="decode"
+        ),
+        name="autoencoder",
+    )
