@@ -293,7 +293,15 @@ def test_a_batch_of_images_or_kernels_or_both_is_that_of_xla(name, batched):
 
         def program(f, x, w):
             one = jax.value_and_grad(functools.partial(loss, f), (0, 1))
-            return jax.vmap(one, batched)(x, w), jax.vmap(f, batched, 1)(x, w)
+
+            def of_one_cotangent(x, w):
+                y, back = jax.vjp(f, x, w)
+                return back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+            return tuple(
+                jax.vmap(each, batched, out)(x, w)
+                for each, out in [(one, 0), (of_one_cotangent, 0), (f, 1)]
+            )
 
         assert_same(program, name, x, w)
 
