@@ -276,7 +276,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(below, n + e - 1 - size - below)", "(below, below)"),
             ("min(map(min, window.padding)) < 0", "False"),
             ("start = at * window.dilation[axis]", "start = at"),
-            ("return dw + of(", "return of("),
+            ("return dw + form(", "return form("),
             ("missing = -window.output[0] % rows", "missing = 0"),
         ],
     ),
