@@ -1,0 +1,280 @@
+"""Convolution and pooling: inside `lax.scan` against outside, against XLA's own, and a whole step.
+
+Every form runs forward, and forward with the gradients by x and by its weights, on a small batch in
+float32. "inside" is a `lax.scan` of several passes in which each waits for the one before it, over
+as many calls of the same pass compiled by itself; "XLA's own" is the same pass by
+`lax.conv_general_dilated` and `lax.reduce_window`, in the same scan. The step is the training step
+of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max pooling, dense 128, relu, dense
+10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan, beside torch and Flax Linen if they
+are installed, which run the loops of their users: torch eagerly, Linen a compiled step.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+import optax
+
+import fdl
+from fdl.layers import convolve
+
+PASSES, BATCH, CLASSES = 3, 128, 10
+
+
+def forms():
+    """name -> (layer, the same by XLA's own, x's shape)."""
+    image, deep = (8, 28, 28, 32), (8, 28, 28, 64)
+    window = functools.partial(jax.lax.reduce_window, padding="VALID")
+
+    def largest(k, s):
+        sizes = {"window_dimensions": (1, k, k, 1), "window_strides": (1, s, s, 1)}
+        pool = functools.partial(window, init_value=-jnp.inf, computation=jax.lax.max, **sizes)
+        return fdl.layer.function(pool)
+
+    def mean(k, s):
+        sizes = {"window_dimensions": (1, k, k, 1), "window_strides": (1, s, s, 1)}
+        pool = functools.partial(window, init_value=0.0, computation=jax.lax.add, **sizes)
+        return fdl.layer.function(lambda x: pool(x) / k**2)
+
+    both = {
+        "3 x 3": (fdl.conv(64, (3, 3)), image),
+        "stride 2": (fdl.conv(64, (3, 3), stride=2), image),
+        "dilation 2": (fdl.conv(64, (3, 3), dilation=2), image),
+        "1 x 1": (fdl.conv(64, (1, 1)), deep),
+        "7 x 7, stride 2, of 3 channels": (fdl.conv(64, (7, 7), stride=2), (8, 64, 64, 3)),
+        "4 groups": (fdl.conv(64, (3, 3), groups=4), image),
+        "depthwise": (fdl.depthwise_conv((3, 3)), deep),
+        "separable": (fdl.separable_conv(64, (3, 3)), image),
+        "1 axis": (fdl.conv(64, (5,)), (8, 512, 32)),
+        "3 axes": (fdl.conv(32, (3, 3, 3)), (4, 12, 12, 12, 16)),
+        "transposed, stride 2": (fdl.conv_transpose(32, (4, 4), stride=2), (8, 14, 14, 64)),
+    }
+    return {name: (layer, layer, shape) for name, (layer, shape) in both.items()} | {
+        "max pooling 2": (fdl.max_pool((2, 2)), largest(2, 2), deep),
+        "max pooling 3, stride 2": (fdl.max_pool((3, 3), stride=2), largest(3, 2), deep),
+        "average pooling 2": (fdl.average_pool((2, 2)), mean(2, 2), deep),
+    }
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", help="forms whose name holds this; writes nothing")
+    options = parser.parse_args()
+    rows = []
+    for name, (layer, other, shape) in forms().items():
+        if options.only in name:
+            for way in ("forward", "with gradients"):
+                rows.append(form(name, layer, other, shape, way, options.rounds))
+                print(rows[-1], flush=True)
+    if not options.only:
+        steps, absent = beside_peers(options.rounds)
+        measure.report("convolution", rows, steps=steps, absent=absent, batch_size=BATCH)
+        print(*steps, *[f"not installed: {each}" for each in absent], sep="\n")
+
+
+def form(name, layer, other, shape, way, rounds):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    inside = scanned(one_pass(layer, way), params, x, PASSES)
+    # Once is enough for what takes up to some hundred times as long.
+    theirs = scanned(one_pass(other, way), params, x, 1)
+    with by_xla():
+        theirs()
+    in_and_out = measure.paired(inside, repeated(one_pass(layer, way), params, x), rounds)
+    own = measure.seconds(theirs) * PASSES
+    return {
+        "form": name,
+        "way": way,
+        "ms": in_and_out["seconds"] / PASSES * 1e3,
+        "inside_over_outside": in_and_out["seconds"] / in_and_out["seconds_other"],
+        "xla_over_fdl": own / in_and_out["seconds"],
+    }
+
+
+def one_pass(layer, way):
+    def forward(params, x):
+        return layer.apply(params, {}, x)[0]
+
+    def with_gradients(params, x):
+        y, back = jax.vjp(forward, params, x)
+        return back(y)
+
+    return forward if way == "forward" else with_gradients
+
+
+def first(tree):
+    """A number that waits for all of a pass, too small to change the next."""
+    return sum(leaf.ravel()[0] for leaf in jax.tree.leaves(tree)) * 1e-30
+
+
+def scanned(run, params, x, passes):
+    @jax.jit
+    def loop(params, x):
+        # The results are carried, so that none of them can be left out.
+        held = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(run, params, x))
+
+        def body(carry, _):
+            x, held = carry
+            held = run(params, x)
+            return (x + first(held), held), None
+
+        return jax.lax.scan(body, (x, held), None, length=passes)[0]
+
+    return lambda: jax.block_until_ready(loop(params, x))
+
+
+def repeated(run, params, x):
+    @jax.jit
+    def once(params, x):
+        held = run(params, x)
+        return x + first(held), held
+
+    def loop():
+        y = x
+        for _ in range(PASSES):
+            y, held = once(params, y)
+        jax.block_until_ready((y, held))
+
+    return loop
+
+
+class by_xla:
+    """Traces within see XLA's own convolution and its own gradients."""
+
+    def __enter__(self):
+        self.before = vars(convolve).copy()
+        convolve._convolve = _Plain(convolve._convolve_by_xla)
+        convolve._input_gradient = _Plain(convolve._input_gradient_by_xla)
+
+    def __exit__(self, *_):
+        convolve._convolve = self.before["_convolve"]
+        convolve._input_gradient = self.before["_input_gradient"]
+
+
+class _Plain:
+    def __init__(self, bind):
+        self.bind = bind
+
+
+# A whole step.
+
+
+def beside_peers(rounds):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((BATCH, 28, 28, 1)).astype(np.float32)
+    y = rng.integers(0, CLASSES, BATCH)
+    programs, absent = {}, []
+    for name, make in PEERS.items():
+        try:
+            programs[name] = make(x, y)
+        except ImportError as error:
+            absent.append(f"{name} ({error.name})")
+    for program in programs.values():
+        program()
+    best = dict.fromkeys(programs, float("inf"))
+    for _ in range(rounds):
+        for name, program in programs.items():
+            best[name] = min(best[name], measure.seconds(program) / PASSES)
+    ours = best["fdl"]
+    return [
+        {"library": name, "ms_per_step": each * 1e3, "times_fdl": each / ours}
+        for name, each in best.items()
+    ], absent
+
+
+def jax_step(apply, params, x, y, inside):
+    optimizer = optax.adam(1e-3)
+    state = optimizer.init(params)
+
+    def loss(params, x, y):
+        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
+
+    def step(carry, _):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, x, y)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    if inside:
+        loop = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=PASSES))
+        return lambda: jax.block_until_ready(loop((params, state)))
+    once = jax.jit(step)
+
+    def run():
+        carry = params, state
+        for _ in range(PASSES):
+            carry, value = once(carry, None)
+        jax.block_until_ready((carry, value))
+
+    return run
+
+
+def with_fdl(x, y):
+    model = fdl.models.lenet(CLASSES)
+    params, _ = model.init(jax.random.key(0), x)
+    return jax_step(lambda p, x: model.apply(p, {}, x)[0], params, x, y, inside=True)
+
+
+def with_xla(x, y):
+    pool = forms()["max pooling 2"][1]
+    model = fdl.chain(
+        *(fdl.conv(32, (3, 3)), fdl.relu, fdl.conv(64, (3, 3)), fdl.relu, pool),
+        *(fdl.flatten(), fdl.dense(128), fdl.relu, fdl.dense(CLASSES)),
+    )
+    params, _ = model.init(jax.random.key(0), x)
+    run = jax_step(lambda p, x: model.apply(p, {}, x)[0], params, x, y, inside=False)
+    with by_xla():
+        run()
+    return run
+
+
+def with_linen(x, y):
+    import flax.linen as nn
+
+    model = nn.Sequential(
+        [
+            *(nn.Conv(32, (3, 3)), nn.relu, nn.Conv(64, (3, 3)), nn.relu),
+            *(functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),),
+            *(lambda x: x.reshape(len(x), -1), nn.Dense(128), nn.relu, nn.Dense(CLASSES)),
+        ]
+    )
+    params = model.init(jax.random.key(0), x)
+    return jax_step(model.apply, params, x, y, inside=False)
+
+
+def with_torch(x, y):
+    import torch
+
+    nn = torch.nn
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU()),
+        nn.Linear(128, CLASSES),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    x, y = torch.tensor(x).movedim(-1, 1).contiguous(), torch.tensor(y)
+
+    def run():
+        for _ in range(PASSES):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return run
+
+
+PEERS = {
+    "fdl": with_fdl,
+    "torch": with_torch,
+    "Flax Linen": with_linen,
+    "plain JAX": with_xla,
+}
+
+if __name__ == "__main__":
+    main()
