@@ -13,12 +13,12 @@ from fdl.look import difference, draw
 CLASSES = 10
 
 
-def folder(path):
-    """Makes the folder for the results, or says why not."""
+def folder(path, first="history.jsonl"):
+    """Makes the folder for the results, the first of them empty, or says why not."""
     try:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "history.jsonl").write_text("")
+        (path / first).write_text("")
     except OSError as error:
         raise SystemExit(
             f"--out: expected a folder that can be written, got {path} ({error.strerror}); "

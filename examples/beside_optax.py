@@ -1,0 +1,83 @@
+"""How far each optimizer of fdl is from optax's, on a small classifier of digits.
+
+The hyper-parameters are those of the tests' registry, all away from their defaults.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+import fdl
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of optimizers
+
+import against_optax as against
+from registry import OPTIMIZERS
+
+PAIRS = 15
+COLUMNS = "update, ULPs", "float32", "one ULP more", "float64", "time"
+
+
+def show(names=None):
+    """Prints a line for each optimizer that optax has, and what the columns mean."""
+    cases = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
+    kinds = {name: name.rstrip("0123456789").rstrip("_") for name in cases}
+    unknown = set(names or []) - {*cases, *kinds.values()}
+    if unknown:
+        raise SystemExit(
+            f"--optimizers: expected names of the registry, got {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(dict.fromkeys(kinds.values()))}"
+        )
+    print(
+        f"{against.STEPS} steps of a small network on digits, hyper-parameters away from default\n"
+        "  update, ULPs  largest distance of an update from optax's, given the same parameters,\n"
+        "                gradients and state, in units in the last place of its largest value\n"
+        "  float32       distance of the displacements of two free runs, over their length\n"
+        "  one ULP more  the same for optax's beside optax's begun one ULP away\n"
+        "  float64       as float32, with tanh in the place of ReLU, in float64\n"
+        f"  time          of a training step over optax's, median of {PAIRS} pairs\n"
+    )
+    width = max(map(len, cases))
+    print(" " * width + "".join(f"{column:>14}" for column in COLUMNS))
+    for name, case in cases.items():
+        if not names or name in names or kinds[name] in names:
+            row = "".join(f"{each:14.3g}" for each in measured(name, case))
+            print(f"{name:{width}}{row}", flush=True)
+
+
+def measured(name, case):
+    """The five columns."""
+    ours, theirs = ({name: each} for each in case.both())
+    problem = against.digits()
+    start = {name: case.start(problem.params)}
+    ulps, _ = against.update_distances({name: (*case.both(), case.start)}, problem)[name]
+    mine, other = (against.displacements(each, problem) for each in (ours, theirs))
+    there = other(start)
+    free = against.displacement_distance(mine(start), there)
+    chaos = against.displacement_distance(other(against.nudged(start)), there)
+    ratio = time_ratio(lambda: mine(start), lambda: other(start))
+    with jax.enable_x64(True):
+        problem = against.digits(fdl.tanh, "float64")
+        start = {name: case.start(problem.params)}
+        ends = [against.displacements(each, problem)(start) for each in (ours, theirs)]
+        smooth = against.displacement_distance(*ends)
+    return ulps, free, chaos, smooth, ratio
+
+
+def time_ratio(first, second):
+    """The median of the ratios of interleaved pairs."""
+    ratios = []
+    for number in range(PAIRS):
+        pair = [first, second][:: -1 if number % 2 else 1]
+        seconds = {program: seconds_of(program) for program in pair}
+        ratios.append(seconds[first] / seconds[second])
+    return statistics.median(ratios)
+
+
+def seconds_of(program):
+    begun = time.perf_counter()
+    jax.block_until_ready(program())
+    return time.perf_counter() - begun
