@@ -26,6 +26,8 @@ def section() -> str:
         peers(),
         imports(),
     ]
+    if (HERE / "results" / "optimizers.json").exists():
+        parts.insert(-1, optimizers())
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,6 +76,25 @@ def peers():
             f"{row['times_fdl']:.2f} |"
         )
     lines += ["", "Nothing else is claimed of peers yet."]
+    return "\n".join(lines)
+
+
+def optimizers():
+    found = load("optimizers")
+    lines = [
+        f"A step of each optimizer against optax's, on {found['parameters']:,} parameters in "
+        f"{found['leaves']} leaves (`benchmarks/optimizers.py`, median of "
+        f"{found['rows'][0]['pairs']} interleaved pairs; memory: temporary and output bytes; "
+        "compilation: trace, lower and compile):",
+        "",
+        "| optimizer | time | quartiles | against itself | memory | compilation |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['optimizer']} | {row['time']:.3f} | {row['quartiles']} | "
+            f"{row['against_itself']:.3f} | {row['memory']:.3f} | {row['compilation']:.2f} |"
+        )
     return "\n".join(lines)
 
 

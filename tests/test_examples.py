@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = ["digits.py", "mnist.py", "vocabulary.py"]
+SCRIPTS = ["compare_optimizers.py", "digits.py", "mnist.py", "vocabulary.py"]
 
 
 def run(*command, check=True):
@@ -54,3 +54,40 @@ def test_the_vocabulary_walk_ends_in_the_same_parameters():
     apart = float(re.search(r"largest difference of any weight is (\S+)\.\n", text)[1])
     assert apart < 1e-5
     assert len(re.findall(r"the loss on its batch falls from (\d\.\d+) to", text)) == 2
+
+
+def test_optimizers_are_compared_and_drawn(tmp_path):
+    out = tmp_path / "out"
+    names = ["sgd", "nesterov", "optax.adam"]
+    how = ["--optimizers", *names, "--rates", "0.001", "0.03", "30", "--seeds", "0", "1"]
+    how += ["--hidden", "8", "--epochs", "3", "--target", "2"]
+    text = run(EXAMPLES / "compare_optimizers.py", *how, "--out", out).stdout
+    assert len(re.findall(r"6 runs of 127 steps in \d+\.\d s, after", text)) == 3
+    table = (out / "table.txt").read_text()
+    assert table in text
+    head, *rows = [re.split("  +", line) for line in table.splitlines()]
+    assert head[:5] == ["optimizer", "best rate", "val_loss", "val_accuracy", "steps to target"]
+    assert [row[0] for row in rows] == names
+    assert rows[2][1] == "0.03" and float(rows[2][3].split()[0]) > 0.7
+    for name in ("best_curves", "rate_sensitivity"):
+        assert (out / f"{name}.png").stat().st_size > 5000
+
+
+def test_an_optimizer_that_is_none_is_said(tmp_path):
+    script, out = EXAMPLES / "compare_optimizers.py", tmp_path / "out"
+    for name in ("adamm", "keras.adam"):
+        done = run(script, "--optimizers", name, "--out", out, check=False)
+        assert done.returncode == 1 and not out.exists()
+        message = "--optimizers: expected names of fdl.optim, or optax.NAME, got "
+        assert done.stderr == f"{message}{name!r}; try adam\n"
+
+
+def test_an_optimizer_beside_optax():
+    script = EXAMPLES / "compare_optimizers.py"
+    text = run(script, "--against", "optax", "--optimizers", "sgd_schedule").stdout
+    *_, head, row = text.splitlines()
+    assert head.split()[-1] == "time"
+    name, ulps, free, chaos, smooth, ratio = row.split()
+    assert name == "sgd_schedule"
+    assert float(ulps) <= 8 and float(smooth) <= 1e-8 and float(free) <= 0.5
+    assert float(chaos) > 0 and 0.1 < float(ratio) < 10

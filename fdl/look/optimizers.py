@@ -195,7 +195,7 @@ def _small_multiples(
             if other != name:
                 axes.plot(*line, **OTHER)
         scale.set(axes)
-        axes.set_title(_title(name, each), fontsize=10)
+        axes.set_title(_title(name, each), fontsize=10, pad=9)  # above the crosses
         axes.grid(color="0.93")
         below, left = place + columns >= len(found), place % columns == 0
         axes.tick_params(labelsize=8, labelbottom=below, labelleft=left)
