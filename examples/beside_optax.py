@@ -50,10 +50,11 @@ def show(names=None):
 
 def measured(name, case):
     """The five columns."""
-    ours, theirs = ({name: each} for each in case.both())
+    pair = against.pair_of(name, case)
+    ours, theirs = ({name: each} for each in pair[:2])
     problem = against.digits()
     start = {name: case.start(problem.params)}
-    ulps, _ = against.update_distances({name: (*case.both(), case.start)}, problem)[name]
+    ulps, _ = against.update_distances({name: pair}, problem)[name]
     mine, other = (against.displacements(each, problem) for each in (ours, theirs))
     there = other(start)
     free = against.displacement_distance(mine(start), there)

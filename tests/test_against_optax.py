@@ -19,7 +19,7 @@ ULPS, APART = 8, 1e-8
 
 @pytest.mark.slow
 def test_each_update_is_optaxs_from_the_same_values(standard_promotion):
-    pairs = {name: (*case.both(), case.start) for name, case in CASES.items()}
+    pairs = {name: against_optax.pair_of(name, case) for name, case in CASES.items()}
     found = against_optax.update_distances(pairs, against_optax.digits())
     assert {name: each for name, each in found.items() if each[0] > ULPS} == {}
     assert set(found) == set(CASES)
@@ -31,7 +31,7 @@ def test_free_runs_in_float64_go_the_same_way(standard_promotion):
     with jax.enable_x64(True):
         problem = against_optax.digits(fdl.tanh, "float64")
         start = {name: case.start(problem.params) for name, case in CASES.items()}
-        both = {name: case.both() for name, case in CASES.items()}
+        both = {name: against_optax.pair_of(name, case) for name, case in CASES.items()}
         ours, theirs = (
             against_optax.displacements({k: v[side] for k, v in both.items()}, problem)(start)
             for side in (0, 1)
