@@ -345,11 +345,13 @@ def test_the_gradient_by_the_kernel_is_summed_over_chunks_of_images(images, monk
         assert_near(jax.jit(chunked)(x, dy), jax.jit(by_xla)(x, dy), 1e-12)
 
 
-def test_half_precision_is_summed_in_float32():
+@pytest.mark.parametrize(
+    "layer", [fdl.conv(8, (5, 5), bias=False), fdl.depthwise_conv((5, 5), bias=False)]
+)
+def test_half_precision_is_summed_in_float32(layer):
     x = normals(1, 4, 20, 20, 8, dtype=jnp.bfloat16)
-    layer = fdl.conv(4, (5, 5), bias=False)
     params = drawn(layer, x)
-    dy = normals(2, 4, 20, 20, 4, dtype=jnp.bfloat16)
+    dy = normals(2, 4, 20, 20, 8, dtype=jnp.bfloat16)
     found = with_gradients(layer, params, x, dy)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
     as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, dy))
