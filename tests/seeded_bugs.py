@@ -274,7 +274,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype", "a.dtype"),
             ("w = jnp.flip(w, tuple(range(rank)))", "pass"),
             ("(below, n + e - 1 - size - below)", "(below, below)"),
-            ("min(map(min, window.padding)) < 0", "False"),
             ("start = at * window.dilation[axis]", "start = at"),
             ("return dw + form(", "return form("),
             ("missing = -window.output[0] % rows", "missing = 0"),

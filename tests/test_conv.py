@@ -237,7 +237,7 @@ def test_a_causal_convolution_sees_nothing_that_comes_later():
 WINDOWS = {
     "one_group": (Window((8, 7), (3, 2), (2, 3), ((4, 3), (0, 0)), (1, 2), 1), 3, 4),
     "groups": (Window((9,), (4,), (2,), ((1, 2),), (2,), 2), 6, 4),
-    "narrow": (Window((19,), (2,), (1,), ((2, 3),), (1,), 3), 6, 3),
+    "narrow": (Window((19,), (2,), (1,), ((2, 1),), (1,), 3), 6, 3),
 }
 
 
