@@ -718,6 +718,55 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("32 - examples.bit_length()", "33 - examples.bit_length()"),
         ],
     ),
+    "fdl/optim/adafactor.py": (
+        "test_matrix_optimizers.py",
+        [
+            ("square.mean(columns)", "square.mean(rows)"),
+            ("r.mean(rows - (rows > columns)", "r.mean(rows - (rows < columns)"),
+            ("count + 1, jnp.float32) ** -", "count + 2, jnp.float32) ** -"),
+            ("squared_size(g) + epsilon", "squared_size(g)"),
+            ("(rms(u, threshold) / threshold)", "rms(u, threshold)"),
+            ("m = (1 - decay) * u + decay * m", "m = u + decay * m"),
+            ("jnp.full_like(mean, least))", "jnp.zeros_like(mean))"),
+        ],
+    ),
+    "fdl/optim/muon.py": (
+        "test_matrix_optimizers.py",
+        [
+            ("(1 - beta) * g + beta * m", "g + beta * m"),
+            ("first_moment(beta, t, nesterov)", "first_moment(beta, t, False)"),
+            ("jnp.sum(m_hat.conj() * u) * u", "jnp.sum(m.conj() * u) * u"),
+            ("fan_out / fan_in", "fan_in / fan_out"),
+            ("found[-steps:]", "found[:steps]"),
+        ],
+    ),
+    "fdl/optim/newton_schulz.py": (
+        "test_matrix_optimizers.py",
+        [
+            ("c * gram @ gram", "c * gram"),
+            ("keepdims=True) + eps)", "keepdims=True))"),
+            ("return x * s, gram * s**2", "return x * s, gram * s"),
+            ("rows[0]), rows[1:]", "rows[0]), rows"),
+        ],
+    ),
+    "fdl/optim/fold.py": (
+        "test_matrix_optimizers.py",
+        [
+            ("transpose(place)", "transpose(self.order)"),
+            ("Fold(shape, tuple(positive[:split])", "Fold(shape, tuple(positive[-split:])"),
+        ],
+    ),
+    "fdl/optim/sam.py": (
+        "test_matrix_optimizers.py",
+        [
+            ("start - w + u, -e)", "start - w + u, e)"),
+            ("start - w + u, -e)", "u, -e)"),
+            ("jnp.where(whole > 0, whole, jnp.ones_like(whole))", "whole"),
+            ("if reset_state else up_state", "if reset_state else state.adv_state"),
+            ("up.update(updates, up_state, point", "up.update(updates, up_state, params"),
+            ("updates = gradient_at(point, i)", "updates = gradient_at(point, 0)"),
+        ],
+    ),
     "fdl/train/step.py": (
         "test_train.py",
         [

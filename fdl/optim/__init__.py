@@ -12,10 +12,15 @@ from fdl.optim.adam import adam as adam
 from fdl.optim.adam import adamw as adamw
 from fdl.optim.nadam import nadam as nadam
 from fdl.optim.nadam import nadamw as nadamw
+from fdl.optim.adam import nadam as nadam
+from fdl.optim.adam import nadamw as nadamw
+from fdl.optim.adafactor import adafactor as adafactor
 from fdl.optim.adam_variants import adabelief as adabelief
 from fdl.optim.adam_variants import adamax as adamax
 from fdl.optim.adam_variants import amsgrad as amsgrad
+from fdl.optim.muon import muon as muon
 from fdl.optim.radam import radam as radam
+from fdl.optim.sam import sam as sam
 from fdl.optim.layerwise import lamb as lamb
 from fdl.optim.layerwise import lars as lars
 from fdl.optim.lookahead import lookahead as lookahead
@@ -25,6 +30,8 @@ from fdl.optim.schedule_free import schedule_free_eval_params as schedule_free_e
 from fdl.optim.schedule_free import schedule_free_sgd as schedule_free_sgd
 
 # The pieces that they are made of: directions, rates, and what joins them.
+from fdl.optim.adafactor import scale_by_factored_rms as scale_by_factored_rms
+from fdl.optim.adafactor import scale_by_param_block_rms as scale_by_param_block_rms
 from fdl.optim.adam import scale_by_adam as scale_by_adam
 from fdl.optim.adam_variants import scale_by_adamax as scale_by_adamax
 from fdl.optim.adam_variants import scale_by_amsgrad as scale_by_amsgrad
@@ -34,6 +41,9 @@ from fdl.optim.combine import chain as chain
 from fdl.optim.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from fdl.optim.leafwise import leafwise as leafwise
 from fdl.optim.mask import masked as masked
+from fdl.optim.muon import scale_by_muon as scale_by_muon
+from fdl.optim.muon import scale_by_shape as scale_by_shape
+from fdl.optim.newton_schulz import orthogonalize as orthogonalize
 from fdl.optim.radam import scale_by_radam as scale_by_radam
 from fdl.optim.rate import add_decayed_weights as add_decayed_weights
 from fdl.optim.rate import scale_by_learning_rate as scale_by_learning_rate
@@ -41,6 +51,7 @@ from fdl.optim.rms import scale_by_adadelta as scale_by_adadelta
 from fdl.optim.rms import scale_by_rms as scale_by_rms
 from fdl.optim.rms import scale_by_rss as scale_by_rss
 from fdl.optim.rms import scale_by_stddev as scale_by_stddev
+from fdl.optim.sam import normalize as normalize
 from fdl.optim.sgd import scale_by_lion as scale_by_lion
 from fdl.optim.sgd import scale_by_rprop as scale_by_rprop
 from fdl.optim.sgd import scale_by_sign as scale_by_sign

@@ -1,0 +1,242 @@
+"""Muon: momentum whose matrices are made orthogonal, so that every direction moves equally far.
+
+Letters: m and n the sides of a matrix, i the step of the iteration, t the step of training from 1.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import EmptyState, GradientTransformationExtraArgs, PartitionState
+from optax.contrib import MuonState
+
+from fdl.optim.adam import adamw, first_moment
+from fdl.optim.combine import chain
+from fdl.optim.fold import DimensionNumbers, Fold, folds_of, spread
+from fdl.optim.leafwise import check_fractions, check_params, filled, increment, per_leaf
+from fdl.optim.mask import Mask, masked
+from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
+from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+
+Coefficients = Sequence[Any]
+
+
+def muon(
+    learning_rate: ScalarOrSchedule,
+    ns_coeffs: Coefficients | str = COEFFICIENTS["standard"],
+    ns_steps: int = 5,
+    beta: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: float = 0.9,
+    adam_b2: float = 0.999,
+    adam_eps_root: float = 0.0,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    muon_weight_dimension_numbers: DimensionNumbers = None,
+    consistent_rms: float | None = None,
+) -> GradientTransformationExtraArgs:
+    """Muon for matrices, AdamW for all other leaves.
+
+        m = beta m + (1 - beta) g,    u = orthogonal(m^)
+        W -= learning_rate * (sqrt(max(1, fan_out / fan_in)) * u + weight_decay * W)
+
+    with m^ as in `nadam` (or `adam`); orthogonal(U S V^T) is about U V^T: see `orthogonalize`.
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      ns_coeffs: (a, b, c) of the iteration, or such a row for each step, or "standard" or "dion".
+      ns_steps: of the iteration, >= 1; of rows, at most the last ns_steps are taken.
+      beta: in [0, 1), the share of m that each step keeps.
+      eps: > 0, added to norms, and AdamW's.
+      weight_decay: >= 0, or a schedule; of the matrices.
+      weight_decay_mask: which of them to decay; see `masked`.
+      mu_dtype: of m; by default the parameters'.
+      nesterov: Dozat's first moment instead of Adam's.
+      adaptive: multiply u by the dual norm of m^, the sum of its singular values.
+      preconditioning: what is divided by at first; see `orthogonalize`.
+      adam_b1: AdamW's b1.
+      adam_b2: AdamW's b2.
+      adam_eps_root: AdamW's eps_root.
+      adam_weight_decay: AdamW's weight_decay.
+      adam_learning_rate: AdamW's rate; by default learning_rate.
+      muon_weight_dimension_numbers: which leaves are matrices, and how: for each leaf
+        `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, or None for AdamW; a
+        tree, a prefix of it, or a function of params. By default all leaves of two axes,
+        `[in, out]`. Axes that are not named are batches of matrices.
+      consistent_rms: scale u by this times sqrt(max(fan_in, fan_out)); 0.2 is as large as AdamW's.
+
+    Returns:
+      A transformation; the state is that of `optax.contrib.muon`.
+
+    Raises:
+      ValueError: a rate or decay that is negative or not finite; beta, adam_b1 or adam_b2 outside
+        [0, 1); coefficients, steps or a preconditioning that do not exist.
+
+    Example:
+      >>> optimizer, params = muon(0.5), {"w": 3 * jnp.eye(2), "b": jnp.ones(2)}
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+      >>> [round(float(updates["w"][0, i]), 3) for i in (0, 1)]
+      [-0.474, 0.0]
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
+    al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
+    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out.
+    """
+    dimensions = muon_weight_dimension_numbers
+
+    def is_muons(params: Any) -> Any:
+        if dimensions is None:
+            return jax.tree.map(lambda p: p.ndim == 2, params)
+        found = dimensions(params) if callable(dimensions) else dimensions
+        return spread(found, params, lambda one, p: one is not None)
+
+    def is_adams(params: Any) -> Any:
+        return jax.tree.map(lambda mine: not mine, is_muons(params))
+
+    matrices = chain(
+        scale_by_muon(
+            *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            weight_dimension_numbers=dimensions,
+        ),
+        scale_by_shape(dimensions, consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    rest = adamw(
+        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
+        nesterov=nesterov,
+    )
+    return _partition({"muon": masked(matrices, is_muons), "adam": masked(rest, is_adams)})
+
+
+def scale_by_muon(
+    ns_coeffs: Coefficients | str = COEFFICIENTS["standard"],
+    ns_steps: int = 5,
+    beta: float = 0.95,
+    eps: float = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: DimensionNumbers = None,
+) -> GradientTransformationExtraArgs:
+    """orthogonal(m^) of `muon`, whose arguments these are.
+
+    Returns:
+      A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
+
+    Raises:
+      ValueError: beta outside [0, 1); coefficients, steps or a preconditioning that do not exist; a
+        leaf that is no matrix and has no dimension numbers.
+
+    Example:
+      >>> transform, g = scale_by_muon(), jnp.diag(jnp.array([1.0, 7.0]))
+      >>> transform.update(g, transform.init(g))[0].round(1)
+      Array([[1.1, 0. ],
+             [0. , 0.7]], dtype=float32)
+    """
+    who = "scale_by_muon"
+    check_fractions(who, beta=beta)
+    check_preconditioning(who, preconditioning)
+    coefficients = _coefficients(ns_coeffs, ns_steps)
+
+    def init(params: Any) -> MuonState:
+        check_params(who, params)
+        folds_of(who, weight_dimension_numbers, params)
+        mu = jax.tree.map(filled(dtype=mu_dtype), params)
+        return MuonState(jnp.zeros((), jnp.int32), mu, jnp.asarray(coefficients))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MuonState]:
+        t = increment(state.count)
+        with jax.numpy_dtype_promotion("standard"):
+            first = first_moment(beta, t, nesterov)
+
+        def rule(g: Any, fold: Fold, m: Any) -> Any:
+            m = (1 - beta) * g + beta * m
+            m_hat = first(m, g)
+            u = fold.back(
+                orthogonalize(fold(m_hat), state.ns_coeffs, ns_steps, preconditioning, eps)
+            )
+            return jnp.sum(m_hat.conj() * u) * u if adaptive else u, m
+
+        others = {"folds": folds_of(who, weight_dimension_numbers, updates), "state.mu": state.mu}
+        updates, mu = per_leaf(who, rule, updates, others, kept=1)
+        return updates, MuonState(t, mu, state.ns_coeffs)
+
+    return GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_shape(
+    weight_dimension_numbers: DimensionNumbers = None, consistent_rms: float | None = None
+) -> GradientTransformationExtraArgs:
+    """sqrt(max(1, fan_out / fan_in)) * u, or consistent_rms * sqrt(max(fan_in, fan_out)) * u.
+
+    Example:
+      >>> u = jnp.ones((1, 4))
+      >>> scale_by_shape().update(u, scale_by_shape().init(u))[0]
+      Array([[2., 2., 2., 2.]], dtype=float32)
+    """
+
+    def rule(u: Any, fold: Fold) -> Any:
+        fan_in, fan_out = fold.fans
+        if consistent_rms is None:
+            return (jnp.sqrt(jnp.maximum(1, fan_out / fan_in)) * u,)
+        return (jnp.sqrt(jnp.maximum(fan_in, fan_out)) * consistent_rms * u,)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        folds = folds_of("scale_by_shape", weight_dimension_numbers, updates)
+        return per_leaf("scale_by_shape", rule, updates, {"folds": folds})[0], state
+
+    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+
+
+def _coefficients(given: Any, steps: int) -> Any:
+    """(3,), or a row for each step; the last ones, if there are too many."""
+    if isinstance(given, str) and given not in COEFFICIENTS:
+        raise ValueError(
+            f"muon: expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {given!r}"
+        )
+    found = COEFFICIENTS[given] if isinstance(given, str) else given
+    shape = np.shape(found)
+    if len(shape) not in (1, 2) or shape[-1] != 3:
+        raise ValueError(
+            f"muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape "
+            f"{list(shape)}"
+        )
+    if steps < 1:
+        raise ValueError(f"muon: expected ns_steps >= 1, got {steps}")
+    return found[-steps:] if len(shape) == 2 else found
+
+
+def _partition(parts: dict[str, Any]) -> GradientTransformationExtraArgs:
+    """Parts that move different leaves, with optax's state of `partition`."""
+
+    def init(params: Any) -> PartitionState:
+        return PartitionState({name: part.init(params) for name, part in parts.items()})
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PartitionState]:
+        states = {}
+        for name, part in parts.items():
+            own = state.inner_states[name]
+            updates, states[name] = part.update(updates, own, params, **extra_args)
+        return updates, PartitionState(states)
+
+    return GradientTransformationExtraArgs(init, update)
