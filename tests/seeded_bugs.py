@@ -767,6 +767,57 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("updates = gradient_at(point, i)", "updates = gradient_at(point, 0)"),
         ],
     ),
+    "fdl/optim/lbfgs.py": (
+        "test_lbfgs.py",
+        [
+            ("(state.count - 1) % memory_size", "state.count % memory_size"),
+            ("curvature / size", "size / curvature"),
+            ("add_scaled(r, alpha - beta, s)", "add_scaled(r, alpha, s)"),
+            ("oldest_first, reverse=True)", "oldest_first)"),
+            ("jnp.minimum(1.0, 1.0 / length(", "(1.0 / length("),
+            ("lambda u: -u)", "lambda u: u)"),
+        ],
+    ),
+    "fdl/optim/zoom.py": (
+        "test_lbfgs.py",
+        [
+            ("retreat = end.failed &", "retreat = ~end.done & (end.count < 0) &"),
+            ("turned = (new.slope >= 0)", "turned = (new.slope < 0)"),
+            ("beyond = (new.slope * (high.step - low.step) >= 0)", "beyond = (new.slope >= 0)"),
+            ("where(above, low, new), high", "where(above, new, low), high"),
+            ("new.value < now.safe.value", "new.value > now.safe.value"),
+            ("jnp.minimum(jnp.maximum(flat, near), error)", "error"),
+            ("c * new.step * start.slope", "c * start.slope"),
+            ("rules.curv_rtol * jnp.abs", "jnp.abs"),
+            ("scale = (to_b * to_c) ** 2", "scale = to_b * to_c"),
+            ("slope / (2.0 * second)", "slope / second"),
+        ],
+    ),
+    "fdl/optim/linesearch.py": (
+        "test_lbfgs.py",
+        [
+            ("if name in wanted}", "}"),
+            ('1.0 if initial_guess_strategy == "one" else', "1.0 if True else"),
+            ("jnp.conj, grad), updates)", "jnp.negative, grad), updates)"),
+        ],
+    ),
+    "fdl/optim/soap.py": (
+        "test_soap.py",
+        [
+            ("else beta * L + (1 - beta)", "else beta * L + "),
+            ("squared_size(rotate(g, bases))", "squared_size(g)"),
+            ("bases, back=True)", "bases)"),
+            ("(jnp.sqrt(v) + self.eps)", "jnp.sqrt(v + self.eps)"),
+            ("jnp.sqrt(1 - self.b2**t) / (1", "(1 - self.b2**t) / (1"),
+            ("(_sorted, _turned)", "((lambda v, L, q: v), _turned)"),
+            ("jnp.argsort(-jnp.real(", "jnp.argsort(jnp.real("),
+            (
+                "~skipped & (t % precondition_frequency",
+                "~skipped & (count % precondition_frequency",
+            ),
+            ("(1 - self.b1) * g + self.b1 * m", "g + self.b1 * m"),
+        ],
+    ),
     "fdl/train/step.py": (
         "test_train.py",
         [

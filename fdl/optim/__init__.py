@@ -18,9 +18,11 @@ from fdl.optim.adafactor import adafactor as adafactor
 from fdl.optim.adam_variants import adabelief as adabelief
 from fdl.optim.adam_variants import adamax as adamax
 from fdl.optim.adam_variants import amsgrad as amsgrad
+from fdl.optim.lbfgs import lbfgs as lbfgs
 from fdl.optim.muon import muon as muon
 from fdl.optim.radam import radam as radam
 from fdl.optim.sam import sam as sam
+from fdl.optim.soap import soap as soap
 from fdl.optim.layerwise import lamb as lamb
 from fdl.optim.layerwise import lars as lars
 from fdl.optim.lookahead import lookahead as lookahead
@@ -41,6 +43,8 @@ from fdl.optim.combine import chain as chain
 from fdl.optim.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from fdl.optim.leafwise import leafwise as leafwise
 from fdl.optim.mask import masked as masked
+from fdl.optim.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from fdl.optim.linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from fdl.optim.muon import scale_by_muon as scale_by_muon
 from fdl.optim.muon import scale_by_shape as scale_by_shape
 from fdl.optim.newton_schulz import orthogonalize as orthogonalize
@@ -52,6 +56,8 @@ from fdl.optim.rms import scale_by_rms as scale_by_rms
 from fdl.optim.rms import scale_by_rss as scale_by_rss
 from fdl.optim.rms import scale_by_stddev as scale_by_stddev
 from fdl.optim.sam import normalize as normalize
+from fdl.optim.soap import ScaleBySoapState as ScaleBySoapState
+from fdl.optim.soap import scale_by_soap as scale_by_soap
 from fdl.optim.sgd import scale_by_lion as scale_by_lion
 from fdl.optim.sgd import scale_by_rprop as scale_by_rprop
 from fdl.optim.sgd import scale_by_sign as scale_by_sign

@@ -87,7 +87,7 @@ def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
 
     Example:
       >>> spread({"w": MuonDimensionNumbers(), "b": None}, {"w": 0, "b": [1, 2]}, lambda d, x: x)
-      {'w': 0, 'b': [1, 2]}
+      {'b': [1, 2], 'w': 0}
     """
     return jax.tree.map(
         lambda one, part: jax.tree.map(lambda leaf: f(one, leaf), part),

@@ -80,17 +80,6 @@ def scale_by_zoom_linesearch(
         *(slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision),
     )
 
-    def init(params: Any) -> ScaleByZoomLinesearchState:
-        check_params(who, params)
-        dtype = _real_dtype(params)
-        unknown = jnp.full((), jnp.inf)
-        return ScaleByZoomLinesearchState(
-            learning_rate=jnp.ones((), dtype),
-            value=jnp.full((), jnp.inf, dtype),
-            grad=jax.tree.map(jnp.zeros_like, params),
-            info=ZoomLinesearchInfo(jnp.zeros((), int), unknown, unknown),
-        )
-
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByZoomLinesearchState]:
@@ -112,7 +101,20 @@ def scale_by_zoom_linesearch(
         scaled = jax.tree.map(lambda u: found.last.step.astype(u.dtype) * u, updates)
         return scaled, jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return GradientTransformationExtraArgs(lambda params: _first_state(who, params), update)
+
+
+def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
+    check_params(who, params)
+    leaves = jax.tree.leaves(params)
+    dtype = jnp.real(jnp.zeros((), leaves[0].dtype)).dtype if leaves else jnp.dtype(jnp.float32)
+    unknown = jnp.full((), jnp.inf)
+    return ScaleByZoomLinesearchState(
+        learning_rate=jnp.ones((), dtype),
+        value=jnp.full((), jnp.inf, dtype),
+        grad=jax.tree.map(jnp.zeros_like, params),
+        info=ZoomLinesearchInfo(jnp.zeros((), int), unknown, unknown),
+    )
 
 
 def _arguments(
@@ -127,8 +129,3 @@ def _arguments(
             )
     wanted = inspect.signature(value_fn).parameters
     return value, grad, value_fn, {name: x for name, x in extra_args.items() if name in wanted}
-
-
-def _real_dtype(params: Any) -> Any:
-    leaves = jax.tree.leaves(params)
-    return jnp.real(jnp.zeros((), leaves[0].dtype)).dtype if leaves else jnp.dtype(jnp.float32)

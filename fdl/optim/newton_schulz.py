@@ -46,7 +46,7 @@ def orthogonalize(
       [..., m, n].
 
     Example:
-      >>> orthogonalize(jnp.diag(jnp.array([1.0, 7.0])), COEFFICIENTS["dion"]).round(2)
+      >>> orthogonalize(jnp.diag(jnp.array([1.0, 7.0])), COEFFICIENTS["dion"]).round(1)
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 

@@ -1,5 +1,6 @@
 """Sharpness-aware minimization: the step downhill is taken by the gradient at a point uphill."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,7 +72,36 @@ def sam(
         zero, cache = jnp.zeros((), jnp.int32), None if opaque_mode else params
         return SAMState(zero, down.init(params), up.init(params), cache)
 
-    def transparent(
+    how = (down, up, sync_period, reset_state)
+    update = _opaque(*how, batch_axis_name) if opaque_mode else _transparent(*how)
+    return GradientTransformationExtraArgs(init, update)
+
+
+def normalize() -> GradientTransformationExtraArgs:
+    """g / |g|, the length taken over all leaves together; 0 where it is 0.
+
+    Example:
+      >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]
+      Array([ 0.6, -0.8], dtype=float32)
+
+    Source: Foret et al. 2021, equation 2. optax gives NaN for a gradient of 0.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        whole = length(updates)
+        divisor = jnp.where(whole > 0, whole, jnp.ones_like(whole))
+        return per_leaf("normalize", lambda g: (g / divisor,), updates, {})[0], state
+
+    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+
+
+def _transparent(
+    down: GradientTransformationExtraArgs,
+    up: GradientTransformationExtraArgs,
+    sync_period: int,
+    reset_state: bool,
+) -> Callable[..., Any]:
+    def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SAMState]:
         params = need_params("sam", params)
@@ -93,7 +123,17 @@ def sam(
             cache=cache,
         )
 
-    def opaque(
+    return update
+
+
+def _opaque(
+    down: GradientTransformationExtraArgs,
+    up: GradientTransformationExtraArgs,
+    sync_period: int,
+    reset_state: bool,
+    batch_axis_name: str | None,
+) -> Callable[..., Any]:
+    def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SAMState]:
         point = params = need_params("sam", params)
@@ -108,25 +148,7 @@ def sam(
         up_state = up.init(params) if reset_state else up_state
         return step, SAMState(jnp.zeros((), jnp.int32), down_state, up_state, None)
 
-    return GradientTransformationExtraArgs(init, opaque if opaque_mode else transparent)
-
-
-def normalize() -> GradientTransformationExtraArgs:
-    """g / |g|, the length taken over all leaves together; 0 where it is 0.
-
-    Example:
-      >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]
-      Array([ 0.6, -0.8], dtype=float32)
-
-    Source: Foret et al. 2021, equation 2. optax gives NaN for a gradient of 0.
-    """
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        whole = length(updates)
-        divisor = jnp.where(whole > 0, whole, jnp.ones_like(whole))
-        return per_leaf("normalize", lambda g: (g / divisor,), updates, {})[0], state
-
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return update
 
 
 def _gradient_at(grad_fn: Any = None, value_fn: Any = None, **extra_args: Any) -> Any:

@@ -123,7 +123,7 @@ def between(bracket: Bracket) -> jax.Array:
     """A step inside of a bracket: the minimum of a cubic, or of a parabola, or the middle.
 
     Example:
-      >>> low, high = Point(0.0, 9.0, -6.0), Point(8.0, 25.0, 10.0)
+      >>> low, high = Point(*jnp.array([0.0, 9.0, -6.0])), Point(*jnp.array([8.0, 25.0, 10.0]))
       >>> float(between(Bracket(low, high, low, True)))
       3.0
 
