@@ -507,7 +507,8 @@ def refused(message):
         ),
         (
             lambda: optim.adafactor(clipping_threshold=0.0),
-            "adafactor: expected a clipping_threshold > 0, got 0.0; None is no limit",
+            "clip_by_block_rms: expected a finite threshold > 0, got 0.0; it is the largest size "
+            "that passes",
         ),
         (
             lambda: optim.adafactor(-0.1),
@@ -515,7 +516,7 @@ def refused(message):
         ),
         (
             lambda: optim.adafactor(0.1, momentum=1.0),
-            "adafactor: expected momentum in [0, 1), got 1.0; it is the share of the past that "
+            "ema: expected decay in [0, 1), got 1.0; it is the share of the past that "
             "each step keeps",
         ),
         (

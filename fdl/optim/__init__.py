@@ -12,8 +12,6 @@ from fdl.optim.adam import adam as adam
 from fdl.optim.adam import adamw as adamw
 from fdl.optim.nadam import nadam as nadam
 from fdl.optim.nadam import nadamw as nadamw
-from fdl.optim.adam import nadam as nadam
-from fdl.optim.adam import nadamw as nadamw
 from fdl.optim.adafactor import adafactor as adafactor
 from fdl.optim.adam_variants import adabelief as adabelief
 from fdl.optim.adam_variants import adamax as adamax

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax import EmaState, FactoredState, GradientTransformationExtraArgs
+from optax import FactoredState, GradientTransformationExtraArgs
 
+from fdl.optim.average import ema
+from fdl.optim.clipping import clip_by_block_rms
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, known, leafwise, squared_size, stateless
+from fdl.optim.leafwise import leafwise, squared_size, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
@@ -74,13 +76,13 @@ def adafactor(
         scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
     ]
     if clipping_threshold is not None:
-        pieces.append(_clip(clipping_threshold))
+        pieces.append(clip_by_block_rms(clipping_threshold))
     if learning_rate is not None:
         pieces.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:
         pieces.append(scale_by_param_block_rms())
     if momentum is not None:
-        pieces.append(_average(momentum, dtype_momentum))
+        pieces.append(ema(momentum, False, dtype_momentum))
     if weight_decay_rate is not None:
         pieces.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
     return chain(*pieces, stateless("adafactor", lambda u: -u))
@@ -214,24 +216,3 @@ def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
         return jnp.zeros_like(p.sum(without))
 
     return slot
-
-
-def _clip(threshold: float) -> GradientTransformationExtraArgs:
-    if known(threshold) and not threshold > 0:
-        raise ValueError(
-            f"adafactor: expected a clipping_threshold > 0, got {threshold}; None is no limit"
-        )
-    return stateless("adafactor", lambda u: u / (rms(u, threshold) / threshold))
-
-
-def _average(decay: float, dtype: Any) -> GradientTransformationExtraArgs:
-    check_fractions("adafactor", momentum=decay)
-
-    def at_step(t: jax.Array) -> Callable[..., Any]:
-        def rule(u: Any, m: Any) -> Any:
-            m = (1 - decay) * u + decay * m
-            return m, m
-
-        return rule
-
-    return leafwise("adafactor", at_step, EmaState, {"ema": filled(dtype=dtype)}, counted=True)

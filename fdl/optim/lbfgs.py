@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
 
+from fdl.optim.clipping import global_norm
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_params, increment, need_params, per_leaf, stateless
 from fdl.optim.linesearch import scale_by_zoom_linesearch
 from fdl.optim.lookahead import where
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
-from fdl.optim.vector import add_scaled, dot, length
+from fdl.optim.vector import add_scaled, dot
 
 
 def lbfgs(
@@ -159,9 +160,9 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
 def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
     """<s, y> / <y, y>, equation 7.20; at first, no step is longer than 1."""
     s, y, _ = pair
-    curvature, size = dot(y, s), length(y) ** 2
+    curvature, size = dot(y, s), global_norm(y) ** 2
     ratio = jnp.where(size > 0, curvature / size, jnp.ones_like(size))
-    first = jnp.minimum(1.0, 1.0 / length(jax.lax.stop_gradient(g)))
+    first = jnp.minimum(1.0, 1.0 / global_norm(jax.lax.stop_gradient(g)))
     return jnp.where(count > 0, ratio, first)
 
 

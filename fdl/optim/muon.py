@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax import EmptyState, GradientTransformationExtraArgs, PartitionState
+from optax import EmptyState, GradientTransformationExtraArgs
 from optax.contrib import MuonState
 
 from fdl.optim.adam import adamw, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.fold import DimensionNumbers, Fold, folds_of, spread
 from fdl.optim.leafwise import check_fractions, check_params, filled, increment, per_leaf
-from fdl.optim.mask import Mask, masked
+from fdl.optim.mask import Mask
 from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
+from fdl.optim.partition import partition
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
 Coefficients = Sequence[Any]
@@ -93,14 +94,11 @@ def muon(
     """
     dimensions = muon_weight_dimension_numbers
 
-    def is_muons(params: Any) -> Any:
+    def labels(params: Any) -> Any:
         if dimensions is None:
-            return jax.tree.map(lambda p: p.ndim == 2, params)
+            return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
         found = dimensions(params) if callable(dimensions) else dimensions
-        return spread(found, params, lambda one, p: one is not None)
-
-    def is_adams(params: Any) -> Any:
-        return jax.tree.map(lambda mine: not mine, is_muons(params))
+        return spread(found, params, lambda one, p: "adam" if one is None else "muon")
 
     matrices = chain(
         scale_by_muon(
@@ -119,7 +117,7 @@ def muon(
         *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
         nesterov=nesterov,
     )
-    return _partition({"muon": masked(matrices, is_muons), "adam": masked(rest, is_adams)})
+    return partition({"muon": matrices, "adam": rest}, labels)
 
 
 def scale_by_muon(
@@ -221,21 +219,3 @@ def _coefficients(given: Any, steps: int) -> Any:
     if steps < 1:
         raise ValueError(f"muon: expected ns_steps >= 1, got {steps}")
     return found[-steps:] if len(shape) == 2 else found
-
-
-def _partition(parts: dict[str, Any]) -> GradientTransformationExtraArgs:
-    """Parts that move different leaves, with optax's state of `partition`."""
-
-    def init(params: Any) -> PartitionState:
-        return PartitionState({name: part.init(params) for name, part in parts.items()})
-
-    def update(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, PartitionState]:
-        states = {}
-        for name, part in parts.items():
-            own = state.inner_states[name]
-            updates, states[name] = part.update(updates, own, params, **extra_args)
-        return updates, PartitionState(states)
-
-    return GradientTransformationExtraArgs(init, update)

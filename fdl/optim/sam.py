@@ -13,10 +13,10 @@ from optax import (
 )
 from optax.contrib import SAMState
 
+from fdl.optim.clipping import global_norm
 from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.lookahead import where
-from fdl.optim.vector import length
 
 
 def sam(
@@ -88,7 +88,7 @@ def normalize() -> GradientTransformationExtraArgs:
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        whole = length(updates)
+        whole = global_norm(updates)
         divisor = jnp.where(whole > 0, whole, jnp.ones_like(whole))
         return per_leaf("normalize", lambda g: (g / divisor,), updates, {})[0], state
 

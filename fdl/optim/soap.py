@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
 from fdl.optim.adafactor import rms
+from fdl.optim.clipping import wide
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import (
     check_fractions,
@@ -23,7 +24,6 @@ from fdl.optim.leafwise import (
 )
 from fdl.optim.mask import Mask
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
-from fdl.optim.vector import wide
 
 
 def soap(
