@@ -108,7 +108,7 @@ def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
     check_params(who, params)
     leaves = jax.tree.leaves(params)
     dtype = jnp.real(jnp.zeros((), leaves[0].dtype)).dtype if leaves else jnp.dtype(jnp.float32)
-    unknown = jnp.full((), jnp.inf)
+    unknown = jnp.full((), jnp.inf, float)
     return ScaleByZoomLinesearchState(
         learning_rate=jnp.ones((), dtype),
         value=jnp.full((), jnp.inf, dtype),
