@@ -15,7 +15,9 @@ from registry.cases import OptimizerCase
 # Where optax departs from the paper: the argument of fdl's that follows optax there.
 AS_OPTAX = {"rprop": {"delayed": True}}
 # Sums whose order XLA chooses: the last places may differ.
-ULPS = {"lars": 4, "lamb": 4}
+ULPS = {"lars": 4, "lamb": 4, "muon_1": 4}
+# One rounding in the first of five steps, each of which multiplies small singular values by 3.4.
+ULPS["muon_4"] = 512
 
 
 def halving(count):
@@ -31,13 +33,19 @@ def _cases():
         theirs = getattr(optax, name, None) or getattr(contrib, name)
         for number, hyper in enumerate(several):
             plain = {key: value for key, value in hyper.items() if key != "reading"}
+            axes = plain.get("muon_weight_dimension_numbers")
+            if axes is not None:
+                plain["muon_weight_dimension_numbers"] = {
+                    leaf: None if own is None else contrib.MuonDimensionNumbers(*own)
+                    for leaf, own in axes.items()
+                }
             yield (
                 f"{name}_{number}",
                 OptimizerCase(
                     functools.partial(ours, **plain, **AS_OPTAX.get(name, {})),
                     functools.partial(theirs, **plain),
                     functools.partial(ORACLES[name], **hyper),
-                    ulps=ULPS.get(name, 0),
+                    ulps=ULPS.get(f"{name}_{number}", ULPS.get(name, 0)),
                     downhill="warmup_steps" not in hyper,  # from rate 0
                 ),
             )
