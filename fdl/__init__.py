@@ -64,6 +64,14 @@ from fdl.layers import rotary as rotary
 from fdl.layers import separable_conv as separable_conv
 from fdl.layers import spectral_norm as spectral_norm
 from fdl.layers import weight_norm as weight_norm
+from fdl.layers import bidirectional as bidirectional
+from fdl.layers import gru as gru
+from fdl.layers import gru_cell as gru_cell
+from fdl.layers import lstm as lstm
+from fdl.layers import lstm_cell as lstm_cell
+from fdl.layers import recurrent as recurrent
+from fdl.layers import simple_cell as simple_cell
+from fdl.layers import simple_recurrent as simple_recurrent
 from fdl.activations import elu as elu
 from fdl.activations import gelu as gelu
 from fdl.activations import leaky_relu as leaky_relu

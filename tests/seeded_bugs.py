@@ -42,6 +42,31 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("math.sqrt(rate / (1 - rate))", "rate / (1 - rate)"),
         ],
     ),
+    "fdl/layers/cells.py": (
+        "test_recurrent.py",
+        [
+            ("sigmoid(f) * carry", "sigmoid(i) * carry"),
+            ('"h": sigmoid(o) * tanh(c), "c": c', '"h": sigmoid(o) * c, "c": c'),
+            ("(1 - z) * n + z * h", "z * n + (1 - z) * h"),
+            ("slice(features, 2 * features)", "slice(0, features)"),
+            ("again = r * (sums", "again = (sums"),
+            ("_product(r * h, w", "r * _product(h, w"),
+            ("jnp.moveaxis(each, 0, 1)", "each"),
+        ],
+    ),
+    "fdl/layers/unroll.py": (
+        "test_recurrent.py",
+        [
+            ("jnp.where(alive, new[part], carry[part])", "new[part]"),
+            ('jnp.where(alive, new["h"], 0)', 'new["h"]'),
+            ("jnp.where(alive, x_by_time, 0)", "x_by_time"),
+            ("(driven, alive), reverse=self.reverse)", "(driven, alive))"),
+            ("steps < lengths", "steps <= lengths"),
+            ("return self.returned(y, carry), carry", "return self.returned(y, carry), state"),
+            ("        if self.reverse:", "        if False:"),
+            ("wide(x.dtype), self.cell", "x.dtype, self.cell"),
+        ],
+    ),
     "fdl/adapt.py": (
         "test_adapt.py",
         [

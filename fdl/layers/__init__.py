@@ -36,3 +36,11 @@ from fdl.layers.resample import pixel_unshuffle as pixel_unshuffle
 from fdl.layers.resample import upsample as upsample
 from fdl.layers.reweight import spectral_norm as spectral_norm
 from fdl.layers.reweight import weight_norm as weight_norm
+from fdl.layers.cells import gru_cell as gru_cell
+from fdl.layers.cells import lstm_cell as lstm_cell
+from fdl.layers.cells import simple_cell as simple_cell
+from fdl.layers.recurrent import bidirectional as bidirectional
+from fdl.layers.recurrent import gru as gru
+from fdl.layers.recurrent import lstm as lstm
+from fdl.layers.recurrent import recurrent as recurrent
+from fdl.layers.recurrent import simple_recurrent as simple_recurrent

@@ -11,6 +11,7 @@ from registry import (
     networks,
     norm,
     pooling,
+    recurrent,
     reweight,
 )
 from registry.activations import ACTIVATIONS as ACTIVATIONS
@@ -35,6 +36,7 @@ LAYERS: dict[str, LayerCase] = {
     **gated.LAYERS,
     **norm.LAYERS,
     **reweight.LAYERS,
+    **recurrent.LAYERS,
     **combinators.LAYERS,
     **convolutions.LAYERS,
     **pooling.LAYERS,

@@ -1,0 +1,235 @@
+"""Cells: one step of a recurrent layer, from what is carried and a new x to what is carried on.
+
+H is the number of features, D those of x, G the number of gates. Weights of all gates stand side by
+side, in the order that the cell names. In every formula a product by W or U is a matrix product,
+any other goes element by element.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.activations import sigmoid, tanh
+from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
+from fdl.layer import Params, subkey
+
+Carry = dict[str, jax.Array]
+ORTHOGONAL = orthogonal()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One step of a recurrence, in the two parts that `recurrent` calls.
+
+    Args:
+      name: what a layer of it is called.
+      features: H, how many numbers each part of the carry has.
+      carried: names of the parts of the carry; "h" is one of them, and is the step's output.
+      init: `(key, x) -> params`; of x only the last axis and the dtype are read.
+      drive: `(params, x [..., D]) -> driven`, what a step needs of x. It knows no time, so it is
+        computed for all steps at once.
+      step: `(params, carry, driven) -> carry`, in the dtype of the carry, float32 or wider.
+
+    Example:
+      >>> mean = Cell("mean", 3, ("h",), lambda key, x: {}, lambda params, x: x,
+      ...             lambda params, carry, x: {"h": 0.5 * carry["h"] + 0.5 * x})
+      >>> mean.step({}, {"h": jnp.zeros(3)}, jnp.ones(3))["h"]
+      Array([0.5, 0.5, 0.5], dtype=float32)
+    """
+
+    name: str
+    features: int
+    carried: tuple[str, ...]
+    init: Callable[[Any, Any], Params]
+    drive: Callable[[Params, Any], Any]
+    step: Callable[[Params, Carry, Any], Carry]
+
+
+def simple_cell(
+    features: int,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = tanh,
+    w_init: Initializer = lecun_normal,
+    hidden_init: Initializer = ORTHOGONAL,
+) -> Cell:
+    """h = activation(W x + U h + b).
+
+    Args:
+      features: H, >= 1.
+      activation: of the sum.
+      w_init: initializer of W.
+      hidden_init: initializer of U.
+
+    Returns:
+      A cell that carries {"h"}; params {"input": {"w": [D, H], "b": [H]}, "hidden": {"w": [H, H]}}.
+
+    Raises:
+      ValueError: features below 1.
+
+    Example:
+      >>> simple_cell(3).init(jax.random.key(0), jnp.ones((1, 2)))["hidden"]["w"].shape
+      (3, 3)
+
+    Source: Elman 1990, "Finding structure in time".
+    """
+    _check(features)
+    init = _affine(("h",), features, w_init, hidden_init)
+
+    def step(params: Params, carry: Carry, driven: Any) -> Carry:
+        return {"h": activation(_sum(params, carry["h"], driven))}
+
+    return Cell("simple_recurrent", features, ("h",), init, _drive, step)
+
+
+def lstm_cell(
+    features: int,
+    *,
+    forget_bias: float = 0.0,
+    w_init: Initializer = lecun_normal,
+    hidden_init: Initializer = ORTHOGONAL,
+) -> Cell:
+    """c = f c + i g and h = o tanh(c); i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b).
+
+    Each of i, f, g and o has a W, a U and a b of its own; they stand in this order.
+
+    Args:
+      features: H, >= 1.
+      forget_bias: what b of f begins with; 1 lets a new network remember.
+      w_init: initializer of each W.
+      hidden_init: initializer of each U.
+
+    Returns:
+      A cell that carries {"h", "c"}; params {"input": {"w": [D, 4 H], "b": [4 H]}, "hidden": {"w":
+      [H, 4 H]}}. torch's two biases are one here, their sum.
+
+    Raises:
+      ValueError: features below 1.
+
+    Example:
+      >>> params = lstm_cell(2, forget_bias=1.0).init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> params["input"]["b"]
+      Array([0., 0., 1., 1., 0., 0., 0., 0.], dtype=float32)
+
+    Source: Hochreiter and Schmidhuber 1997, "Long short-term memory"; Gers, Schmidhuber and Cummins
+    2000, "Learning to forget", for f; Jozefowicz, Zaremba and Sutskever 2015, "An empirical
+    exploration of recurrent network architectures", for forget_bias.
+    """
+    _check(features)
+    affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
+
+    def init(key: Any, x: Any) -> Params:
+        params = affine(key, x)
+        forget = slice(features, 2 * features)
+        params["input"]["b"] = params["input"]["b"].at[forget].set(forget_bias)
+        return params
+
+    def step(params: Params, carry: Carry, driven: Any) -> Carry:
+        i, f, g, o = jnp.split(_sum(params, carry["h"], driven), 4, -1)
+        c = sigmoid(f) * carry["c"] + sigmoid(i) * tanh(g)
+        return {"h": sigmoid(o) * tanh(c), "c": c}
+
+    return Cell("lstm", features, ("h", "c"), init, _drive, step)
+
+
+def gru_cell(
+    features: int,
+    *,
+    reset_after: bool = True,
+    w_init: Initializer = lecun_normal,
+    hidden_init: Initializer = ORTHOGONAL,
+) -> Cell:
+    """h = (1 - z) n + z h; r, z = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')).
+
+    Each of r, z and n has a W, a U and a b of its own; they stand in this order.
+
+    Args:
+      features: H, >= 1.
+      reset_after: r multiplies U h + b', as in torch, cuDNN and Keras; else n = tanh(W x + b +
+        U (r h)), as in the paper.
+      w_init: initializer of each W.
+      hidden_init: initializer of each U.
+
+    Returns:
+      A cell that carries {"h"}; params {"input": {"w": [D, 3 H], "b": [3 H]}, "hidden": {"w": [H,
+      3 H]}}, with reset_after also b' in hidden/b [H].
+
+    Raises:
+      ValueError: features below 1.
+
+    Example:
+      >>> sorted(gru_cell(2).init(jax.random.key(0), jnp.ones((1, 3)))["hidden"])
+      ['b', 'w']
+
+    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; the other is
+    version 1 of that paper and cuDNN's.
+    """
+    _check(features)
+    affine = _affine(("r", "z", "n"), features, w_init, hidden_init)
+
+    def init(key: Any, x: Any) -> Params:
+        params = affine(key, x)
+        if reset_after:
+            params["hidden"]["b"] = zeros(None, (features,), x.dtype)
+        return params
+
+    def step(params: Params, carry: Carry, driven: Any) -> Carry:
+        h, w = carry["h"], params["hidden"]["w"]
+        driven = driven.astype(h.dtype)
+        if reset_after:
+            sums = _product(h, w)
+            r, z = jnp.split(sigmoid((driven + sums)[..., : 2 * features]), 2, -1)
+            again = r * (sums[..., 2 * features :] + params["hidden"]["b"].astype(h.dtype))
+        else:
+            gates = driven[..., : 2 * features] + _product(h, w[:, : 2 * features])
+            r, z = jnp.split(sigmoid(gates), 2, -1)
+            again = _product(r * h, w[:, 2 * features :])
+        n = tanh(driven[..., 2 * features :] + again)
+        return {"h": (1 - z) * n + z * h}
+
+    return Cell("gru", features, ("h",), init, _drive, step)
+
+
+def _affine(
+    gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
+) -> Callable[[Any, Any], Params]:
+    """Draws the weights of each gate by themselves, so that an initializer sees one matrix."""
+
+    def init(key: Any, x: Any) -> Params:
+        def drawn(own: Any, init: Initializer, rows: int) -> jax.Array:
+            keys = own if own is None else jnp.stack([subkey(own, gate) for gate in gates])
+            draw = jax.vmap(lambda key: init(key, (rows, features), x.dtype), axis_size=len(gates))
+            each = draw(keys)
+            return jnp.moveaxis(each, 0, 1).reshape(rows, -1)
+
+        return {
+            "input": {
+                "w": drawn(subkey(key, "input"), w_init, x.shape[-1]),
+                "b": zeros(None, (len(gates) * features,), x.dtype),
+            },
+            "hidden": {"w": drawn(subkey(key, "hidden"), hidden_init, features)},
+        }
+
+    return init
+
+
+def _drive(params: Params, x: jax.Array) -> jax.Array:
+    return x @ params["input"]["w"] + params["input"]["b"]
+
+
+def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:
+    return driven.astype(h.dtype) + _product(h, params["hidden"]["w"])
+
+
+def _product(h: jax.Array, w: jax.Array) -> jax.Array:
+    """h @ w in the precision of the weights, then in that of the carry."""
+    return (h.astype(w.dtype) @ w).astype(h.dtype)
+
+
+def _check(features: int) -> None:
+    if features < 1:
+        raise ValueError(
+            f"recurrent: expected features >= 1, got {features}; say how many each step has"
+        )
