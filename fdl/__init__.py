@@ -25,6 +25,7 @@ from fdl.layer import stateless as stateless
 from fdl.network import chain as chain
 from fdl.network import network as network
 from fdl.layers import batch_norm as batch_norm
+from fdl.combinators import batch_apply as batch_apply
 from fdl.combinators import parallel as parallel
 from fdl.combinators import remat as remat
 from fdl.combinators import residual as residual
@@ -72,6 +73,12 @@ from fdl.layers import lstm_cell as lstm_cell
 from fdl.layers import recurrent as recurrent
 from fdl.layers import simple_cell as simple_cell
 from fdl.layers import simple_recurrent as simple_recurrent
+from fdl.layers import bilinear as bilinear
+from fdl.layers import einsum_dense as einsum_dense
+from fdl.layers import linear_recurrence as linear_recurrence
+from fdl.layers import load_balance as load_balance
+from fdl.layers import mixture_of_experts as mixture_of_experts
+from fdl.layers import rg_lru as rg_lru
 from fdl.activations import elu as elu
 from fdl.activations import gelu as gelu
 from fdl.activations import leaky_relu as leaky_relu
@@ -89,6 +96,7 @@ from fdl.models import resnet as resnet
 from fdl.models import decoder_block as decoder_block
 from fdl.models import encoder_block as encoder_block
 from fdl.models import gpt as gpt
+from fdl.models import lstm_classifier as lstm_classifier
 from fdl.models import mlp as mlp
 from fdl.adapt import low_rank as low_rank
 from fdl.adapt import merge_low_rank as merge_low_rank

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.fence import fence
-from fdl.layer import Layer, Params, State, as_layer
+from fdl.layer import Layer, Params, State, abstract, as_layer
 from fdl.network import in_order, named_layers, those_of, wired
 from fdl.paths import PathError
 
@@ -137,6 +137,68 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
         inner,
         apply=apply,
         rebuild=rebuild and (lambda others: remat(rebuild(others), policy=policy)),
+    )
+
+
+def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
+    """The same layer for x with more batch axes, which it sees as one.
+
+    What treats images [B, H, W, C] so treats films [B, T, H, W, C].
+
+    Args:
+      layer: a layer, or a plain function of one array, that takes one batch axis.
+      axes: how many there are, >= 1.
+
+    Returns:
+      A layer of the same name, params, state and inputs. Its extra inputs have these axes too.
+
+    Raises:
+      ValueError: axes below 1.
+      PathError: x or an input with fewer axes, or with other ones than x.
+
+    Example:
+      >>> from fdl.layers import conv
+      >>> layer = batch_apply(conv(4, (3, 3)))
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 8, 8, 3)))
+      >>> layer.apply(params, state, jnp.ones((2, 5, 8, 8, 3)))[0].shape
+      (2, 5, 8, 8, 4)
+    """
+    if axes < 1:
+        raise ValueError(f"batch_apply: expected axes >= 1, got {axes}")
+    inner = as_layer(layer)
+
+    def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
+        for leaf in jax.tree.leaves(tree):
+            if leaf.shape[:axes] != lead or leaf.ndim < axes:
+                raise PathError(
+                    f"expected {axes} batch axes, the same for x and its inputs, got "
+                    f"{list(leaf.shape)} and {list(lead)}; give each these axes first",
+                    layer=inner.name,
+                )
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), tree)
+
+    def merged(x: Any, given: Any) -> Any:
+        return as_one((x, given), jax.tree.leaves(x)[0].shape[:axes])
+
+    def init(key: Any, x: Any, **given: Any) -> tuple[Params, State]:
+        x, given = jax.eval_shape(merged, abstract(x), abstract(given))
+        return inner.init(key, x, **given)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        lead = jax.tree.leaves(x)[0].shape[:axes]
+        x, given = merged(x, given)
+        y, state = inner.apply(params, state, x, key=key, train=train, **given)
+        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y), state
+
+    rebuild, twin = inner.rebuild, inner.decoding
+    return dataclasses.replace(
+        inner,
+        init=init,
+        apply=apply,
+        rebuild=rebuild and (lambda others: batch_apply(rebuild(others), axes=axes)),
+        decoding=twin and (lambda length: batch_apply(twin(length), axes=axes)),
     )
 
 

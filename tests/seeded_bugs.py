@@ -67,6 +67,49 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("wide(x.dtype), self.cell", "x.dtype, self.cell"),
         ],
     ),
+    "fdl/layers/linear_recurrence.py": (
+        "test_linear_recurrence.py",
+        [
+            ("other[0] * one[1] + other[1]", "one[0] * one[1] + other[1]"),
+            ("add(factor[..., 0, :] * start.astype(dtype))", "add(start.astype(dtype))"),
+            ("dtype = wide(b.dtype)", "dtype = b.dtype"),
+            ("expm1(2 * log_a)", "expm1(log_a)"),
+            ("softplus(-decay)", "softplus(decay)"),
+            ("segments[..., 1:] != segments[..., :-1]", "segments[..., 1:] > segments[..., :-1]"),
+            (
+                "jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))",
+                "1 - jnp.exp(2 * log_a)",
+            ),
+            ('{"h": h[..., -1, :]}', '{"h": h[..., 0, :]}'),
+        ],
+    ),
+    "fdl/layers/experts.py": (
+        "test_experts.py",
+        [
+            ("if top_k > 1:", "if True:"),
+            ("chosen.swapaxes(-1, -2)", "chosen.reshape(*chosen.shape[:-2], top_k, -1)"),
+            ("jnp.cumsum(in_line, -2) - in_line", "jnp.cumsum(in_line, -2)"),
+            ("logits.shape[-1] * (often", "(often"),
+            ("capacity_factor=None, name=name", "capacity_factor=capacity_factor, name=name"),
+            ("jnp.stack([subkey(key, each) for each in names])", "jnp.stack([key] * count)"),
+        ],
+    ),
+    "fdl/layers/einsum.py": (
+        "test_products.py",
+        [
+            ('jnp.einsum(equation, x, params["w"])', 'jnp.einsum(equation, x, 1.01 * params["w"])'),
+            ("(rows, columns), x.dtype), axis", "(columns, rows), x.dtype), axis"),
+            (".transpose([drawn.index(a) for a in of_w])", ".reshape([size[a] for a in of_w])"),
+            (' + params["b"], state', ", state"),
+        ],
+    ),
+    "fdl/models/recurrent.py": (
+        "test_recurrent.py -k classifier",
+        [
+            ('"last" if number == depth - 1 else "sequence"', '"last"'),
+            ("bidirectional if both_ways else recurrent", "recurrent"),
+        ],
+    ),
     "fdl/adapt.py": (
         "test_adapt.py",
         [
@@ -679,8 +722,10 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/combinators.py": (
-        "test_combinators.py",
+        "test_combinators.py test_products.py",
         [
+            ("leaf.reshape(*lead, *leaf.shape[1:])", "leaf"),
+            ("batch_apply(rebuild(others), axes=axes)", "rebuild(others)"),
             ("return x + y", "return y"),
             ("f[child](x, **those_of(layer, given))", "f[child](x)"),
             ("policy=policy)(params", "policy=None)(params"),

@@ -114,7 +114,7 @@ def with_gradient(name):
 def test_every_public_name_is_registered():
     kept = {"Initializer", "variance_scaling", "fans", "PathError", "Params", "Any"}
     kept |= {"dot_product_attention", "rotary"}  # functions that a layer is made of
-    kept |= {"simple_cell", "lstm_cell", "gru_cell"}
+    kept |= {"simple_cell", "lstm_cell", "gru_cell", "linear_recurrence", "load_balance"}
     for module, registry in [(initializers, INITIALIZERS), (losses, LOSSES), (layers, LAYERS)]:
         for name, value in vars(module).items():
             if callable(value) and name[0].islower() and not isinstance(value, type):

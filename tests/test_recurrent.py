@@ -389,3 +389,27 @@ def test_options_out_of_range_are_refused():
         r"carries, call two recurrent layers in a network$",
     ):
         fdl.bidirectional(fdl.gru_cell(2), returns="carry")
+
+
+# A ready network.
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_classifier_reads_no_padding(both_ways):
+    model = fdl.lstm_classifier(11, 4, 3, depth=2, both_ways=both_ways, dropout_rate=0.5)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (B, T)), jnp.int32)
+    params, _ = model.init(KEY, ids)
+    found = model.apply(params, {}, ids, lengths=LENGTHS)[0]
+    padded = jnp.where(jnp.arange(T) < LENGTHS[:, None], ids, 0)
+    np.testing.assert_array_equal(found, model.apply(params, {}, padded, lengths=LENGTHS)[0])
+    assert_near(found[:1], model.apply(params, {}, ids[:1, :4])[0])
+    assert sum(name.startswith("dropout") for name in model.children) == 3
+    last = [name for name in model.children if name.startswith(("lstm", "bidirectional"))][-1]
+    seen = fdl.capture(model, last)(params, {}, ids, lengths=LENGTHS)[last]
+    assert seen.shape == (B, 8 if both_ways else 4)
+    assert_near(found, seen @ params["dense_0"]["w"] + params["dense_0"]["b"])
+
+
+def test_a_classifier_without_layers_is_refused():
+    with pytest.raises(ValueError, match=r"^lstm_classifier: expected depth >= 1, got 0$"):
+        fdl.lstm_classifier(11, 4, 3, depth=0)

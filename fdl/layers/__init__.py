@@ -44,3 +44,9 @@ from fdl.layers.recurrent import gru as gru
 from fdl.layers.recurrent import lstm as lstm
 from fdl.layers.recurrent import recurrent as recurrent
 from fdl.layers.recurrent import simple_recurrent as simple_recurrent
+from fdl.layers.einsum import bilinear as bilinear
+from fdl.layers.einsum import einsum_dense as einsum_dense
+from fdl.layers.experts import load_balance as load_balance
+from fdl.layers.experts import mixture_of_experts as mixture_of_experts
+from fdl.layers.linear_recurrence import linear_recurrence as linear_recurrence
+from fdl.layers.linear_recurrence import rg_lru as rg_lru

@@ -11,6 +11,7 @@ from registry import (
     networks,
     norm,
     pooling,
+    products,
     recurrent,
     reweight,
 )
@@ -37,6 +38,7 @@ LAYERS: dict[str, LayerCase] = {
     **norm.LAYERS,
     **reweight.LAYERS,
     **recurrent.LAYERS,
+    **products.LAYERS,
     **combinators.LAYERS,
     **convolutions.LAYERS,
     **pooling.LAYERS,

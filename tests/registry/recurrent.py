@@ -25,6 +25,13 @@ def _encoder_and_decoder():
     )
 
 
+def _packed():
+    """Segments that begin where context is positive."""
+    return fdl.network(
+        lambda f, x, *, context: f.inner(x, segments=(context > 0).cumsum(-1)), inner=fdl.rg_lru(3)
+    )
+
+
 LAYERS = {
     "recurrent": LayerCase(
         lambda: with_lengths(fdl.recurrent(fdl.gru_cell(3, reset_after=False), reverse=True)),
@@ -39,4 +46,5 @@ LAYERS = {
         (2, 3, 2),
         inputs={"context": (2, 2)},
     ),
+    "rg_lru": LayerCase(_packed, (2, 5, 3), inputs={"context": (2, 5)}),
 }

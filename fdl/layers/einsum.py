@@ -1,0 +1,173 @@
+"""Products of more than one axis: a dense layer by an equation, and a form in two inputs."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.initializers import Initializer, lecun_normal, zeros
+from fdl.layer import Layer, Params, State, subkey
+from fdl.paths import PathError
+
+
+def einsum_dense(
+    equation: str,
+    sizes: Mapping[str, int],
+    *,
+    bias: str = "",
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "einsum_dense",
+) -> Layer:
+    """y = einsum(equation, x, w) + b: a dense layer over any axes.
+
+    Args:
+      equation: as of `jnp.einsum`, of x and w: "...td,dhk->...thk" makes h heads of k features,
+        "...thk,hkd->...td" sums over both.
+      sizes: of those axes of w that x does not have, as {"h": 4, "k": 8}.
+      bias: the axes of b, which are the last of y, as "hk"; "" for no b.
+      w_init: initializer of w, drawn as a matrix [in, out], where in is the product of the axes
+        summed over; for axes of w that are in x and in y, one matrix for each.
+      b_init: initializer of b.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x to y; params {"w", "b"}, w with the axes of the equation.
+
+    Raises:
+      ValueError: an equation that is not of this form, or sizes or bias of other axes than it has.
+      PathError: an x with other axes than the equation.
+
+    Example:
+      >>> heads = einsum_dense("...td,dhk->...thk", {"h": 2, "k": 3}, bias="hk")
+      >>> params, state = heads.init(jax.random.key(0), jnp.ones((5, 7, 4)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'b': (2, 3), 'w': (4, 2, 3)}
+      >>> heads.apply(params, state, jnp.ones((5, 7, 4)))[0].shape
+      (5, 7, 2, 3)
+    """
+    of_x, of_w, of_y = _axes(equation, sizes, bias)
+    summed = [axis for axis in of_w if axis not in of_y]
+    each = [axis for axis in of_w if axis in of_x and axis in of_y]
+    drawn = [*each, *summed, *(axis for axis in of_w if axis not in of_x)]
+
+    def check(x: Any, w: Any) -> dict[str, int]:
+        letters = of_x.replace("...", "")
+        fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)
+        last = x.shape[x.ndim - len(letters) :]
+        known = dict(zip(of_w, w.shape, strict=True)) if w is not None else {}
+        if not fits or any(
+            known.get(axis, size) != size for axis, size in zip(letters, last, strict=True)
+        ):
+            raise PathError(
+                f"expected x with axes {of_x}{_told(known, letters)}, got {list(x.shape)}; give x "
+                "these axes, or change the equation",
+                layer=name,
+            )
+        return dict(zip(letters, last, strict=True)) | dict(sizes)
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        size = check(x, None)
+        own = subkey(key, "w")
+        matrices, rows = (math.prod(size[axis] for axis in axes) for axes in (each, summed))
+        columns = math.prod(size[axis] for axis in drawn) // (matrices * rows)
+        keys = own if own is None else jax.random.split(own, matrices)
+        w = jax.vmap(lambda key: w_init(key, (rows, columns), x.dtype), axis_size=matrices)(keys)
+        w = w.reshape([size[axis] for axis in drawn]).transpose([drawn.index(a) for a in of_w])
+        if not bias:
+            return {"w": w}, {}
+        return {"w": w, "b": b_init(subkey(key, "b"), [size[a] for a in bias], x.dtype)}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check(x, params["w"])
+        y = jnp.einsum(equation, x, params["w"])
+        return (y + params["b"] if bias else y), state
+
+    return Layer(name, init, apply)
+
+
+def bilinear(
+    features: int,
+    *,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "bilinear",
+) -> Layer:
+    """y[f] = sum over d and c of x[d] w[d, c, f] other[c], + b[f].
+
+    Args:
+      features: F, >= 1.
+      w_init: initializer of w, drawn as a matrix [D * C, F].
+      b_init: initializer of b.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., D] and the extra input `other` [..., C], which must be given, to
+      [..., F]; params {"w": [D, C, F], "b": [F]}.
+
+    Raises:
+      ValueError: features below 1.
+      PathError: x or other of another width.
+
+    Example:
+      >>> layer = bilinear(2)
+      >>> x, other = jnp.ones((5, 3)), jnp.ones((5, 4))
+      >>> params, state = layer.init(jax.random.key(0), x, other=other)
+      >>> layer.apply(params, state, x, other=other)[0].shape
+      (5, 2)
+
+    Source: Tenenbaum and Freeman 2000, "Separating style and content with bilinear models",
+    equation 1.
+    """
+    if features < 1:
+        raise ValueError(f"bilinear: expected features >= 1, got {features}")
+
+    def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
+        d, c = x.shape[-1], other.shape[-1]
+        w = w_init(subkey(key, "w"), (d * c, features), x.dtype).reshape(d, c, features)
+        return {"w": w, "b": b_init(subkey(key, "b"), (features,), x.dtype)}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, other: Any, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        w = params["w"]
+        if (x.shape[-1], other.shape[-1]) != w.shape[:2] or x.shape[:-1] != other.shape[:-1]:
+            raise PathError(
+                f"expected x [..., {w.shape[0]}] and other [..., {w.shape[1]}] of one batch, got "
+                f"{list(x.shape)} and {list(other.shape)}; give both these widths, or make new "
+                "params with init",
+                layer=name,
+            )
+        return jnp.einsum("...d,dcf,...c->...f", x, w, other) + params["b"], state
+
+    return Layer(name, init, apply)
+
+
+def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
+    """Those of x, w and y; refuses an equation that is no dense layer."""
+    inputs, arrow, of_y = equation.replace(" ", "").partition("->")
+    of_x, comma, of_w = inputs.partition(",")
+    new = {axis for axis in of_w if axis not in of_x}
+    apart = len(set(of_w)) == len(of_w) and of_w.isalpha()
+    known = set(of_y) <= set(of_x) | set(of_w) and set(of_w) <= set(of_x) | set(of_y)
+    kept = {axis for axis in of_x if axis not in of_y} <= set(of_w)
+    if not (arrow and comma and apart and known and kept):
+        raise ValueError(
+            f"einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got {equation!r}; "
+            "each axis of w is in x or in y, and what x loses is summed with w"
+        )
+    if set(sizes) != new or min(sizes.values(), default=1) < 1 or not of_y.endswith(bias):
+        raise ValueError(
+            f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias of the last "
+            f"axes of {of_y}, got sizes of {', '.join(sizes)} and bias {bias!r}"
+        )
+    return of_x, of_w, of_y
+
+
+def _told(known: Mapping[str, int], letters: str) -> str:
+    told = ", ".join(f"{axis} = {known[axis]}" for axis in letters if axis in known)
+    return f" where {told}" if told else ""

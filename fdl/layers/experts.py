@@ -1,0 +1,168 @@
+"""Mixture of experts: many layers of one kind, of which each token goes through a few.
+
+T is the number of tokens of a sequence, D their features, E the number of experts, C how many
+tokens an expert has room for, F the features of the result.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.layer import Layer, Params, State, as_layer, subkey
+from fdl.layers.dense import dense
+from fdl.layers.standardize import wide
+from fdl.network import network
+from fdl.paths import PathError
+
+
+def mixture_of_experts(
+    expert: Any,
+    count: int,
+    *,
+    top_k: int = 2,
+    capacity_factor: float | None = 1.25,
+    name: str = "mixture_of_experts",
+) -> Layer:
+    """y[t] = sum over the k likeliest experts e of p[t, e] expert_e(x[t]), p = softmax(router(x)).
+
+    For k > 1 the p of the chosen ones are divided by their sum. Each sequence is routed by itself:
+    an expert takes its tokens in order, all first choices before all second ones, and what finds no
+    room adds zeros; so put a residual around. That an early token's second choice may find no room
+    for a later one's first is what causal networks have to live with, or capacity_factor=None.
+
+    Args:
+      expert: a layer, as `feed_forward(64, hidden=256)`, from [..., D] to [..., F].
+      count: E, how many of them, each with weights of its own, >= 1.
+      top_k: k, to how many a token goes, 1 to E.
+      capacity_factor: C = ceil(capacity_factor k T / E); None is room for all.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., T, D] to y [..., T, F]; params {"router": {"w": [D, E]}, "experts": the
+      expert's, stacked along a first axis [E, ...]}. `capture` finds the router's logits at the
+      path `router`; give them to `load_balance`, and add that to the loss. In decoding there is
+      room for all.
+
+    Raises:
+      ValueError: count, top_k or capacity_factor out of range.
+      PathError: x without a token axis.
+
+    Example:
+      >>> layer = mixture_of_experts(dense(3), 4)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 8)))
+      >>> params["experts"]["w"].shape, params["router"]["w"].shape
+      ((4, 8, 3), (8, 4))
+      >>> layer.apply(params, state, jnp.ones((2, 5, 8)))[0].shape
+      (2, 5, 3)
+
+    Source: Shazeer et al. 2017, arXiv 1701.06538, equations 1 and 3, without noise; capacity and
+    k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
+    arXiv 2006.16668, algorithm 1.
+    """
+    if count < 1 or not 1 <= top_k <= count or (capacity_factor or 1) <= 0:
+        raise ValueError(
+            f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
+            f"> 0 or None, got {count}, {top_k} and {capacity_factor}"
+        )
+
+    def forward(f: Any, x: Any) -> Any:
+        if x.ndim < 2:
+            raise PathError(
+                f"expected x [..., T, D], got {list(x.shape)}; give one row of features for every "
+                "token",
+                layer=name,
+            )
+        room = x.shape[-2]
+        if capacity_factor is not None:
+            room = min(room, math.ceil(capacity_factor * top_k * room / count))
+        combine = _combined(f.router(x), top_k, room).astype(x.dtype)
+        dispatch = (combine != 0).astype(x.dtype)
+        y = f.experts(jnp.einsum("...tec,...td->e...cd", dispatch, x))
+        return jnp.einsum("...tec,e...cf->...tf", combine, y)
+
+    layer = network(
+        forward, name=name, router=dense(count, bias=False), experts=_side_by_side(expert, count)
+    )
+    return dataclasses.replace(
+        layer,
+        decoding=lambda length: mixture_of_experts(
+            expert, count, top_k=top_k, capacity_factor=None, name=name
+        ),
+    )
+
+
+def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
+    """E * sum over experts of f[e] P[e]: 1 where tokens are spread evenly, E where all go to one.
+
+    f is the share of choices that fall on an expert, P the router's mean probability; the gradient
+    flows through P alone.
+
+    Args:
+      logits: of the router, [..., T, E].
+      top_k: how many choices a token has.
+
+    Returns:
+      One number for each sequence, [...], float32 or wider; add its mean to the loss, times about
+      0.01.
+
+    Raises:
+      PathError: logits of fewer than two axes, or of fewer experts than top_k.
+
+    Example:
+      >>> load_balance(jnp.array([[9.0, 0.0], [0.0, 9.0]]), top_k=1)
+      Array(1., dtype=float32)
+
+    Source: Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6.
+    """
+    if logits.ndim < 2 or not 1 <= top_k <= logits.shape[-1]:
+        raise PathError(
+            f"expected logits [..., T, E] with E >= top_k {top_k}, got {list(logits.shape)}; give "
+            "those of the router",
+            layer="load_balance",
+        )
+    logits = logits.astype(wide(logits.dtype))
+    choices = jax.nn.one_hot(jax.lax.top_k(logits, top_k)[1], logits.shape[-1], dtype=logits.dtype)
+    often = choices.mean((-3, -2))
+    return logits.shape[-1] * (often * jax.nn.softmax(logits).mean(-2)).sum(-1)
+
+
+def _combined(logits: jax.Array, top_k: int, room: int) -> jax.Array:
+    """The weight of each token at each place of each expert, [..., T, E, C]."""
+    chances = jax.nn.softmax(logits.astype(wide(logits.dtype)))
+    weights, chosen = jax.lax.top_k(chances, top_k)
+    if top_k > 1:
+        weights = weights / weights.sum(-1, keepdims=True)
+    # [..., k, T, E], so that counting along both axes at once puts first choices first.
+    choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
+    in_line = choices.reshape(*choices.shape[:-3], -1, choices.shape[-1])
+    place = (jnp.cumsum(in_line, -2) - in_line).reshape(choices.shape)
+    # A place without room is outside of one_hot, so all zeros.
+    places = jax.nn.one_hot(place, room, dtype=weights.dtype)
+    places = places * choices[..., None].astype(places.dtype)
+    return jnp.einsum("...tk,...ktec->...tec", weights, places)
+
+
+def _side_by_side(expert: Any, count: int) -> Layer:
+    """`count` layers of one kind, from x [E, ...] to y [E, ...], their weights stacked."""
+    inner = as_layer(expert)
+
+    def keys(key: Any) -> Any:
+        names = [str(number) for number in range(count)]
+        return None if key is None else jnp.stack([subkey(key, each) for each in names])
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        return jax.vmap(lambda own: inner.init(own, one), axis_size=count)(keys(key))
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[Any, State]:
+        def each(params: Params, state: State, x: Any, key: Any) -> tuple[Any, State]:
+            return inner.apply(params, state, x, key=key, train=train)
+
+        return jax.vmap(each)(params, state, x, keys(key))
+
+    return Layer(inner.name, init, apply)
