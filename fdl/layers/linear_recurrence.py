@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl.activations import sigmoid, softplus
 from fdl.layer import Layer, Params, State, subkey
@@ -15,8 +16,11 @@ from fdl.layers.standardize import wide
 from fdl.network import network
 from fdl.paths import PathError
 
-# c of equation 3, and the range of a^c that new weights are drawn from.
-POWER, SLOWEST, FASTEST = 8.0, 0.999, 0.9
+# c of equation 3, and what new decays are drawn from: those of 1,024 values of a^c between 0.9 and
+# 0.999, as a table, because XLA rounds a logarithm differently in different programs.
+POWER = 8.0
+KEPT = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
+DECAYS = np.log(KEPT / (1 - KEPT))
 
 
 def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.Array:
@@ -109,10 +113,11 @@ def _memory() -> Layer:
     """The recurrence, from x and what its two gates say before the sigmoid."""
 
     def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
-        shape = x[0].shape[-1:]
-        kept = jax.random.uniform(subkey(key, "decay"), shape, wide(x[0].dtype), FASTEST, SLOWEST)
-        a = kept ** (1 / POWER)
-        return {"decay": (jnp.log(a) - jnp.log1p(-a)).astype(x[0].dtype)}, {}
+        own, size = subkey(key, "decay"), len(DECAYS)
+        if own is None:
+            raise PathError("expected a random key, got None; pass jax.random.key(seed)")
+        which = jax.random.randint(own, x[0].shape[-1:], 0, size, jnp.int32)
+        return {"decay": jnp.asarray(DECAYS, x[0].dtype)[which]}, {}
 
     def apply(
         params: Params,
