@@ -437,6 +437,14 @@ def test_an_orthogonalized_matrix_has_singular_values_near_1():
             np.testing.assert_allclose(np.sort(along), np.sort(values), rtol=1e-3)
 
 
+def test_parameters_near_zero_move_by_a_thousandth():
+    g = jnp.array([3.0, -0.1])
+    for w in (jnp.zeros(2), jnp.full(2, 1e-5)):
+        optimizer = optim.adafactor(0.5)
+        updates, _ = optimizer.update(g, optimizer.init(w), w)
+        np.testing.assert_allclose(updates, [-0.0005, 0.0005], rtol=1e-5)
+
+
 def test_sam_of_period_1_is_its_optimizer():
     params = numbers(0)
     for opaque in (False, True):
