@@ -319,6 +319,12 @@ def test_what_goes_backward_cannot_decode():
         r"leave it out, or name it in the layer that should read it$",
     ):
         fdl.decode(model, params, fdl.start_decoding(model, params, X, T), X, lengths=LENGTHS)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^lstm: expected a carry of h and c, each \[2, 2\], got c \[3, 2\], h \[3, 2\]; "
+        r"take that of a layer with returns='carry', or leave it out$",
+    ):
+        fdl.decode(model, params, fdl.start_decoding(model, params, X, T), X[:2])
 
 
 # Wrong uses.

@@ -30,8 +30,8 @@ def mixture_of_experts(
 
     For k > 1 the p of the chosen ones are divided by their sum. Each sequence is routed by itself:
     an expert takes its tokens in order, all first choices before all second ones, and what finds no
-    room adds zeros; so put a residual around. That an early token's second choice may find no room
-    for a later one's first is what causal networks have to live with, or capacity_factor=None.
+    room adds zeros; so put a residual around. A later token's first choice may thus take the room
+    of an earlier one's second; a causal network that must not see that takes capacity_factor=None.
 
     Args:
       expert: a layer, as `feed_forward(64, hidden=256)`, from [..., D] to [..., F].
@@ -62,7 +62,8 @@ def mixture_of_experts(
     k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
     arXiv 2006.16668, algorithm 1.
     """
-    if count < 1 or not 1 <= top_k <= count or (capacity_factor or 1) <= 0:
+    crowded = capacity_factor is not None and capacity_factor <= 0
+    if count < 1 or not 1 <= top_k <= count or crowded:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
             f"> 0 or None, got {count}, {top_k} and {capacity_factor}"

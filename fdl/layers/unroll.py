@@ -68,7 +68,7 @@ class Unrolled:
         """A pass that begins at the cache, and gives the carry back in its place."""
         check_inputs(self.name, {}, given)
         self.check(x, params)
-        y, carry = self.unroll(params, x, state, None)
+        y, carry = self.unroll(params, x, self.start(x, state), None)
         return self.returned(y, carry), carry
 
     def init(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:

@@ -1,7 +1,5 @@
 """Recurrent layers; lengths and carries are made from floats, as the laws draw them."""
 
-import jax.numpy as jnp
-
 import fdl
 from registry.cases import LayerCase
 
@@ -13,15 +11,11 @@ def with_lengths(layer):
     )
 
 
-def _encoder_and_decoder():
-    def forward(f, x, *, context):
-        y, carry = f.encode(context)
-        return jnp.concatenate([y, f.decode(x, carry=carry)], -2)
-
+def _going_on():
+    """An LSTM that begins from a carry made of context."""
     return fdl.network(
-        forward,
-        encode=fdl.lstm(2, forget_bias=1.0, returns="carry"),
-        decode=fdl.lstm(2, reverse=True),
+        lambda f, x, *, context: f.inner(x, carry={"h": context, "c": 1 - 2 * context}),
+        inner=fdl.lstm(2, forget_bias=1.0, reverse=True),
     )
 
 
@@ -39,7 +33,7 @@ LAYERS = {
         inputs={"context": (2, 2)},
     ),
     "simple_recurrent": LayerCase(lambda: fdl.simple_recurrent(3), (2, 3, 2)),
-    "lstm": LayerCase(_encoder_and_decoder, (2, 2, 3), inputs={"context": (2, 3, 3)}),
+    "lstm": LayerCase(_going_on, (2, 3, 3), inputs={"context": (2, 2)}),
     "gru": LayerCase(lambda: fdl.gru(3), (2, 3, 2)),
     "bidirectional": LayerCase(
         lambda: with_lengths(fdl.bidirectional(fdl.simple_cell(3), returns="last")),
