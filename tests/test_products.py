@@ -45,6 +45,12 @@ def test_weights_of_an_equation_have_the_variance_of_their_sum():
     assert params["w"].shape == (5, 30, 30, 20, 2) and list(params) == ["w"]
 
 
+def test_an_initializer_sees_one_matrix_from_in_to_out():
+    layer = fdl.einsum_dense("bt,hkt->bhk", {"h": 2, "k": 5}, w_init=fdl.initializers.orthogonal())
+    w = np.asarray(layer.init(KEY, X[0])[0]["w"]).reshape(10, 4)
+    np.testing.assert_allclose(w.T @ w, np.eye(4), atol=1e-5)
+
+
 @pytest.mark.parametrize("equation", ["td,dk", "td->tk", "td,dkk->tk", "td,dk->tj", "td,k->tk"])
 def test_an_equation_that_is_no_dense_layer_is_refused(equation):
     with pytest.raises(
@@ -123,7 +129,8 @@ def test_more_batch_axes_are_one_for_the_layer():
     )
     assert_near(y, by_hand.reshape(2, 3, 8))
     assert_near(after["batch_norm_0"], by_hand_after)
-    assert list(fdl.capture(layer, "flatten_0")(params, state, x)) == ["flatten_0"]
+    seen = fdl.capture(layer, "flatten_0")(params, state, x)["flatten_0"]
+    assert seen.shape == (6, 8)
 
 
 def test_batch_axes_that_do_not_fit_are_told():
