@@ -384,16 +384,33 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("1 + ranks * falling >", "ranks * falling >"),
         ],
     ),
-    "fdl/initializers.py": (
+    "fdl/initializers/shape.py": (
         "test_numbers.py",
         [
             ("shape[-2] * field, shape[-1] * field", "shape[-1] * field, shape[-2] * field"),
             ("shape[-2] * field, shape[-1] * field", "shape[-2], shape[-1]"),
+        ],
+    ),
+    "fdl/initializers/drawn.py": (
+        "test_numbers.py test_initializers.py",
+        [
             ("math.sqrt(3 * variance)", "math.sqrt(variance)"),
             ("he_normal = variance_scaling(2.0", "he_normal = variance_scaling(1.0"),
             ("dtype, -limit, limit)", "dtype, 0, limit)"),
-            ("jnp.sign(jnp.diagonal(r))", "1"),
             ("(fan_in + fan_out) / 2}", "(fan_in + fan_out)}"),
+            ("key, lower, upper, shape", "key, -upper, upper, shape"),
+        ],
+    ),
+    "fdl/initializers/structured.py": (
+        "test_numbers.py test_initializers.py",
+        [
+            ("jnp.sign(jnp.diagonal(r))", "1"),
+            ("size // 2 for size", "0 for size"),
+            ("outputs // groups, dtype", "outputs, dtype"),
+            ("math.ceil(share * shape[0])", "math.floor(share * shape[0])"),
+            (".argsort(0).argsort(0)", ".argsort(0)"),
+            ("scale * jnp.eye", "jnp.eye"),
+            ("factor * initializer", "initializer"),
         ],
     ),
     "fdl/losses/check.py": (

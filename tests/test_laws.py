@@ -18,6 +18,9 @@ from fdl.train import weighted_mean
 FLOATS = ["bfloat16", "float32"]
 WIDER = ["float32", "int32"]
 
+# Initializers of weights of one kind: tests/test_initializers.py has them.
+OF_ONE_SHAPE = {"delta_orthogonal", "dirac", "identity", "sparse", "need_key"}
+
 over_layers = pytest.mark.parametrize("name", LAYERS)
 over_losses = pytest.mark.parametrize("name", LOSSES)
 over_activations = pytest.mark.parametrize("name", ACTIVATIONS)
@@ -112,7 +115,7 @@ def with_gradient(name):
 
 
 def test_every_public_name_is_registered():
-    kept = {"Initializer", "variance_scaling", "fans", "PathError", "Params", "Any"}
+    kept = {"Initializer", "variance_scaling", "fans", "PathError", "Params", "Any", *OF_ONE_SHAPE}
     kept |= {"dot_product_attention", "rotary"}  # functions that a layer is made of
     kept |= {"simple_cell", "lstm_cell", "gru_cell", "linear_recurrence", "load_balance"}
     for module, registry in [(initializers, INITIALIZERS), (losses, LOSSES), (layers, LAYERS)]:

@@ -38,6 +38,15 @@ INITIALIZERS = {
         oracle=_jax.constant(0.75),
     ),
     "normal": InitializerCase(_of.normal(0.3), lambda i, o: 0.09, oracle=_jax.normal(0.3)),
+    "truncated_normal": InitializerCase(
+        _of.truncated_normal(0.3),
+        lambda i, o: 0.09 * 0.7737413,  # 1 - 4 pdf(2) / (cdf(2) - cdf(-2)) of the normal
+        limit=2 / 0.7737413**0.5,
+        oracle=_jax.truncated_normal(0.3),
+    ),
+    "scaled": InitializerCase(
+        _of.scaled(_of.normal(0.6), 0.5), lambda i, o: 0.09, oracle=_jax.normal(0.3)
+    ),
     "uniform": InitializerCase(_of.uniform(0.6), lambda i, o: 0.12, limit=3**0.5),
     "orthogonal": InitializerCase(
         _of.orthogonal(1.5), lambda i, o: 2.25 / max(i, o), has_fans=True

@@ -1,0 +1,27 @@
+"""Initializers: the small random values that weights begin with.
+
+An initializer is a function `(key, shape, dtype) -> array`. Fans are counted for weights
+`[*receptive_field, in, out]`: fan_in = in * prod(receptive_field), fan_out likewise.
+"""
+
+from fdl.initializers.shape import Initializer as Initializer
+from fdl.initializers.shape import fans as fans
+from fdl.initializers.drawn import glorot_normal as glorot_normal
+from fdl.initializers.drawn import glorot_uniform as glorot_uniform
+from fdl.initializers.drawn import he_normal as he_normal
+from fdl.initializers.drawn import he_uniform as he_uniform
+from fdl.initializers.drawn import lecun_normal as lecun_normal
+from fdl.initializers.drawn import lecun_uniform as lecun_uniform
+from fdl.initializers.drawn import normal as normal
+from fdl.initializers.drawn import truncated_normal as truncated_normal
+from fdl.initializers.drawn import uniform as uniform
+from fdl.initializers.drawn import variance_scaling as variance_scaling
+from fdl.initializers.structured import constant as constant
+from fdl.initializers.structured import delta_orthogonal as delta_orthogonal
+from fdl.initializers.structured import dirac as dirac
+from fdl.initializers.structured import identity as identity
+from fdl.initializers.structured import ones as ones
+from fdl.initializers.structured import orthogonal as orthogonal
+from fdl.initializers.structured import scaled as scaled
+from fdl.initializers.structured import sparse as sparse
+from fdl.initializers.structured import zeros as zeros

@@ -1,0 +1,231 @@
+"""Weights with a structure: all of one value, maps that keep lengths, maps that keep everything."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.initializers.shape import Initializer, fans, need_key
+from fdl.paths import PathError
+
+
+def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """All zeros; needs no key.
+
+    Example:
+      >>> zeros(None, (2,))
+      Array([0., 0.], dtype=float32)
+    """
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """All ones; needs no key.
+
+    Example:
+      >>> ones(None, (2,))
+      Array([1., 1.], dtype=float32)
+    """
+    return jnp.ones(shape, dtype)
+
+
+def constant(value: float) -> Initializer:
+    """All one value; needs no key.
+
+    Example:
+      >>> constant(0.5)(None, (2,))
+      Array([0.5, 0.5], dtype=float32)
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.full(shape, value, dtype)
+
+    return init
+
+
+def orthogonal(scale: float = 1.0) -> Initializer:
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
+
+    Args:
+      scale: > 0. The shape `[..., out]` is taken as the matrix `[prod(...), out]`.
+
+    Example:
+      >>> w = orthogonal()(jax.random.key(0), (4, 2))
+      >>> (w.T @ w).round(3) + 0.0
+      Array([[1., 0.],
+             [0., 1.]], dtype=float32)
+
+    Source: Saxe, McClelland and Ganguli 2013, arXiv 1312.6120; Mezzadri 2006, math-ph/0609050,
+    section 5, for the signs that make the matrix uniform.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        fans(shape)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        square = (max(rows, columns), min(rows, columns))
+        exact = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # there is no QR in less
+        q, r = jnp.linalg.qr(jax.random.normal(need_key(key), square, exact))
+        q = q * jnp.sign(jnp.diagonal(r))
+        return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
+
+    return init
+
+
+def delta_orthogonal(scale: float = 1.0) -> Initializer:
+    """A convolution that is an orthogonal map at its middle place, and 0 elsewhere.
+
+    Args:
+      scale: > 0. Shapes are `[*spatial, in, out]` with in <= out.
+
+    Raises:
+      PathError: a shape without spatial axes, or with in > out.
+
+    Example:
+      >>> w = delta_orthogonal()(jax.random.key(0), (3, 3, 2, 4))
+      >>> (w[1, 1] @ w[1, 1].T).round(3) + 0.0, float(abs(w[0]).max())
+      (Array([[1., 0.],
+             [0., 1.]], dtype=float32), 0.0)
+
+    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1, for which images keep their length
+    through any number of layers.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        *field, inputs, outputs = _kernel("delta_orthogonal", shape)
+        if inputs > outputs:
+            raise PathError(
+                f"expected weights [*spatial, in, out] with in <= out, got shape {tuple(shape)}; "
+                "give the layer as many features as it has inputs"
+            )
+        middle = orthogonal(scale)(key, (inputs, outputs), dtype)
+        return jnp.zeros(shape, dtype).at[_middle(field)].set(middle)
+
+    return init
+
+
+def dirac(groups: int = 1) -> Initializer:
+    """A convolution that gives out its input: 1 at the middle place from each channel to its own.
+
+    Args:
+      groups: of the convolution, >= 1; in each of them the channels are counted anew.
+
+    Raises:
+      PathError: a shape without spatial axes, or whose outputs the groups do not divide.
+
+    Example:
+      >>> w = dirac()(None, (3, 2, 2))
+      >>> w[1]
+      Array([[1., 0.],
+             [0., 1.]], dtype=float32)
+
+    Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`. Channels beyond
+    the fewer of inputs and outputs get 0.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        *field, inputs, outputs = _kernel("dirac", shape)
+        if groups < 1 or outputs % groups:
+            raise PathError(
+                f"expected groups that divide the {outputs} outputs, got {groups}; give dirac the "
+                "groups of its convolution"
+            )
+        one = jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
+        return jnp.zeros(shape, dtype).at[_middle(field)].set(one)
+
+    return init
+
+
+def identity(scale: float = 1.0) -> Initializer:
+    """The matrix that gives out its input, times `scale`; 0 beyond the square. Needs no key.
+
+    Raises:
+      PathError: a shape that is no matrix.
+
+    Example:
+      >>> identity(0.5)(None, (2, 3))
+      Array([[0.5, 0. , 0. ],
+             [0. , 0.5, 0. ]], dtype=float32)
+
+    Source: Le, Jaitly and Hinton 2015, arXiv 1504.00941, section 3, for recurrent weights.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        if len(shape) != 2:
+            raise PathError(f"expected weights [in, out], got shape {tuple(shape)}; use dirac here")
+        return scale * jnp.eye(shape[0], shape[1], dtype=dtype)
+
+    return init
+
+
+def sparse(share: float, stddev: float = 0.01) -> Initializer:
+    """Normal weights, of which each output sees only some inputs: the others are 0.
+
+    Args:
+      share: of each column that is 0, in [0, 1); rounded up to whole inputs.
+      stddev: of the others.
+
+    Raises:
+      ValueError: a share outside [0, 1).
+      PathError: a shape that is no matrix.
+
+    Example:
+      >>> w = sparse(0.75)(jax.random.key(0), (8, 5))
+      >>> (w != 0).sum(0).tolist()
+      [2, 2, 2, 2, 2]
+
+    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5;
+    `torch.nn.init.sparse_`.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"sparse: expected a share in [0, 1) that is 0, got {share}")
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        if len(shape) != 2:
+            raise PathError(
+                f"expected weights [in, out], got shape {tuple(shape)}; use normal here"
+            )
+        values, order = jax.random.split(need_key(key))
+        w = stddev * jax.random.normal(values, shape, dtype)
+        rank = jax.random.uniform(order, shape).argsort(0).argsort(0)
+        return jnp.where(rank < math.ceil(share * shape[0]), jnp.zeros_like(w), w)
+
+    return init
+
+
+def scaled(initializer: Initializer, factor: float) -> Initializer:
+    """Another initializer's values, times a factor.
+
+    With 0 a residual branch begins as nothing; with 1 / sqrt(2 * layers) the sum of all branches
+    of a transformer begins with the variance of one.
+
+    Args:
+      initializer: any.
+      factor: finite.
+
+    Example:
+      >>> scaled(ones, 0.5)(None, (2,))
+      Array([0.5, 0.5], dtype=float32)
+
+    Source: Radford et al. 2019, GPT-2, section 2.3; Goyal et al. 2017, arXiv 1706.02677, section
+    5.1, for the zero.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return factor * initializer(key, shape, dtype)
+
+    return init
+
+
+def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    if len(shape) < 3:
+        raise PathError(
+            f"expected the weights of a convolution [*spatial, in, out], got shape {tuple(shape)}; "
+            f"{name} has no meaning elsewhere, use orthogonal or identity"
+        )
+    return tuple(shape)
+
+
+def _middle(field: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size // 2 for size in field)

@@ -1,0 +1,129 @@
+"""Initializers of weights of one kind: convolutions that keep, matrices that are mostly 0."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from fdl import initializers
+from fdl.paths import PathError
+
+KEY = jax.random.key(3)
+
+
+def test_dirac_is_torchs():
+    torch = pytest.importorskip("torch", reason="dirac was not checked against torch")
+    for shape, groups in [((3, 4, 4), 1), ((3, 5, 2, 6), 3), ((4, 3, 3, 3, 2), 1), ((5, 3, 7), 1)]:
+        *field, inputs, outputs = shape
+        weight = torch.empty(outputs, inputs, *field)
+        torch.nn.init.dirac_(weight, groups)
+        expected = np.moveaxis(weight.numpy(), (0, 1), (-1, -2))
+        np.testing.assert_array_equal(initializers.dirac(groups)(None, shape), expected)
+
+
+def test_delta_orthogonal_keeps_the_length_of_an_image():
+    w = initializers.delta_orthogonal(1.5)(KEY, (3, 5, 4, 6))
+    assert w.shape == (3, 5, 4, 6)
+    middle = np.asarray(w[1, 2], np.float64)
+    np.testing.assert_allclose(middle @ middle.T, 2.25 * np.eye(4), atol=1e-5)
+    assert np.count_nonzero(np.asarray(w).sum((2, 3))) == 1
+    theirs = jax.nn.initializers.delta_orthogonal(1.5)(KEY, (3, 5, 4, 6))
+    assert ((np.asarray(w) == 0) == (np.asarray(theirs) == 0)).all()
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 9, 4)), jnp.float32)
+    y = jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(jnp.linalg.norm(y), 1.5 * jnp.linalg.norm(x), rtol=1e-5)
+
+
+def test_identity_and_its_scale():
+    w = initializers.identity(0.75)(None, (4, 3), jnp.float32)
+    np.testing.assert_array_equal(w, 0.75 * np.eye(4, 3))
+
+
+@pytest.mark.parametrize(("inputs", "zeros"), [(10, 7), (16, 12), (3, 3)])
+def test_sparse_columns_have_so_many_zeros_at_any_place(inputs, zeros):
+    w = np.asarray(initializers.sparse(0.68, 2.0)(KEY, (inputs, 4000)))
+    assert ((w == 0).sum(0) == zeros).all()
+    if zeros < inputs:
+        kept = w[w != 0]
+        assert scipy.stats.kstest(kept, scipy.stats.norm(0, 2.0).cdf).pvalue > 1e-3
+        # Every input is left out as often as every other.
+        left_out = (w == 0).mean(1)
+        np.testing.assert_allclose(left_out, zeros / inputs, atol=0.05)
+
+
+def test_truncated_normal_is_cut_where_it_is_told():
+    w = np.asarray(initializers.truncated_normal(0.5, -1.0, 3.0)(KEY, (20000,)), np.float64)
+    assert w.min() >= -0.5 and w.max() <= 1.5 and w.max() > 1.3 and w.min() < -0.49
+    exact = scipy.stats.truncnorm(-1.0, 3.0, scale=0.5)
+    assert scipy.stats.kstest(w, exact.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("init", "shape"),
+    [
+        (initializers.delta_orthogonal(), (3, 2, 4)),
+        (initializers.dirac(), (3, 2, 4)),
+        (initializers.identity(), (3, 4)),
+        (initializers.sparse(0.5), (6, 4)),
+    ],
+)
+def test_the_same_bits_everywhere(init, shape):
+    keys = jax.random.split(KEY, 2)
+    alone = np.stack([init(key, shape) for key in keys])
+    np.testing.assert_array_equal(jax.vmap(lambda key: init(key, shape))(keys), alone)
+    compiled = jax.jit(init, static_argnums=1)
+    np.testing.assert_array_equal(np.stack([compiled(key, shape) for key in keys]), alone)
+    half = init(KEY, shape, jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16 and half.shape == shape
+
+
+MISTAKES = {
+    "delta": (
+        lambda: initializers.delta_orthogonal()(KEY, (4, 4)),
+        "expected the weights of a convolution [*spatial, in, out], got shape (4, 4); delta_orth",
+    ),
+    "delta_narrow": (
+        lambda: initializers.delta_orthogonal()(KEY, (3, 4, 2)),
+        "expected weights [*spatial, in, out] with in <= out, got shape (3, 4, 2); give the layer ",
+    ),
+    "dirac": (
+        lambda: initializers.dirac()(None, (4, 4)),
+        "expected the weights of a convolution [*spatial, in, out], got shape (4, 4); dirac has no",
+    ),
+    "dirac_groups": (
+        lambda: initializers.dirac(2)(None, (3, 1, 3)),
+        "expected groups that divide the 3 outputs, got 2; give dirac the groups of its convolution",
+    ),
+    "identity": (
+        lambda: initializers.identity()(None, (3, 3, 3)),
+        "expected weights [in, out], got shape (3, 3, 3); use dirac here",
+    ),
+    "sparse": (
+        lambda: initializers.sparse(0.5)(KEY, (4,)),
+        "expected weights [in, out], got shape (4,); use normal here",
+    ),
+    "sparse_share": (
+        lambda: initializers.sparse(1.0),
+        "sparse: expected a share in [0, 1) that is 0, got 1.0",
+    ),
+    "truncated": (
+        lambda: initializers.truncated_normal(1.0, 2.0, -2.0),
+        "truncated_normal: expected lower < upper, got 2.0 and -2.0",
+    ),
+    "no_key": (
+        lambda: initializers.sparse(0.5)(None, (4, 4)),
+        "expected a random key, got None; pass jax.random.key(seed)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told(name):
+    wrong, message = MISTAKES[name]
+    with pytest.raises((ValueError, PathError), match="^" + re.escape(message)):
+        wrong()
