@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Thousands of tiny programs: nearly all of the time is the compiler's, so it shall not optimize.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
@@ -18,3 +21,13 @@ def standard_promotion():
     """For oracles that do not pass strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """All laws of one entry one after the other, so that they share what is compiled for it."""
+    laws = [item for item in items if item.path.name in ("test_laws.py", "test_optimizers.py")]
+    named = {item: getattr(item, "callspec", None) for item in laws}
+    order = sorted(laws, key=lambda item: str(named[item] and named[item].params.get("name")))
+    places = [place for place, item in enumerate(items) if item in named]
+    for place, item in zip(places, order, strict=True):
+        items[place] = item
