@@ -97,7 +97,7 @@ def standard_library(held_out=20):
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     # A character that is not ASCII is rare, and written as "?".
     texts = [text.encode("ascii", "replace").decode() for text in texts]
-    held = ["".join(texts[i::held_out]) for i in (0,)][0]
+    held = "".join(texts[::held_out])
     learned = "".join(text for i, text in enumerate(texts) if i % held_out)
     return learned, held
 

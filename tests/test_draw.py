@@ -1,5 +1,6 @@
 """draw: what stands in the figures, read back from them."""
 
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from fdl import confusion_matrix, softmax
-from fdl.look import draw, principal_components
+from fdl.look import draw, image_rows, principal_components
 
 HISTORY = [
     {"step": 4, "epoch": 0.5, "seconds": 1.0, "accuracy": 0.25, "loss": 2.0, "val_loss": 2.5},
@@ -467,3 +468,36 @@ def test_long_names_are_turned_and_long_numbers_shrink():
 def test_what_is_no_confusion_matrix_is_refused(matrix, names, message):
     with pytest.raises(ValueError, match=f"^confusion: .*{message}"):
         draw.confusion(matrix, names)
+
+
+# Images in rows.
+
+
+def test_image_rows_show_each_row_from_its_darkest_to_its_brightest():
+    rows = {"given": np.arange(24).reshape(2, 3, 4), "rebuilt": np.ones((2, 3, 4, 1))}
+    figure = image_rows(rows)
+    assert len(figure.axes) == 4
+    assert [axes.get_ylabel() for axes in figure.axes] == ["given", "", "rebuilt", ""]
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_allclose(shown[0].ravel(), np.arange(12) / 23)
+    np.testing.assert_allclose(shown[1].ravel()[-1], 1.0)
+    assert shown[3].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "image_rows: expected rows of one length, got none; every column is one image and "),
+        (
+            {"a": np.ones((2, 3, 3)), "b": np.ones((3, 3, 3))},
+            "image_rows: expected rows of one length, got {'a': 2, 'b': 3}; every column is one ",
+        ),
+        (
+            {"a": np.ones((2, 9))},
+            "image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in 'a', got [2, 9]; resha",
+        ),
+    ],
+)
+def test_image_rows_refuse_what_is_no_image(rows, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        image_rows(rows)

@@ -97,7 +97,7 @@ MISTAKES = {
     ),
     "dirac_groups": (
         lambda: initializers.dirac(2)(None, (3, 1, 3)),
-        "expected groups that divide the 3 outputs, got 2; give dirac the groups of its convolution",
+        "expected groups that divide the 3 outputs, got 2; give dirac the groups of its conv",
     ),
     "identity": (
         lambda: initializers.identity()(None, (3, 3, 3)),
