@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.initializers.drawn import normal
 from fdl.initializers.shape import Initializer, fans, need_key
 from fdl.paths import PathError
 
@@ -187,7 +188,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
                 f"expected weights [in, out], got shape {tuple(shape)}; use normal here"
             )
         values, order = jax.random.split(need_key(key))
-        w = stddev * jax.random.normal(values, shape, dtype)
+        w = normal(stddev)(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0).argsort(0)
         return jnp.where(rank < math.ceil(share * shape[0]), jnp.zeros_like(w), w)
 

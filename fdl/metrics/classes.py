@@ -31,7 +31,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       Array([1., 0.], dtype=float32)
     """
     labels = class_numbers("accuracy", logits, labels)
-    return (predicted_class(logits) == labels).astype(jnp.float32)
+    return (predicted_class(logits).astype(labels.dtype) == labels).astype(jnp.float32)
 
 
 def top_k(logits: jax.Array, labels: jax.Array, *, k: int = 5) -> jax.Array:

@@ -148,7 +148,7 @@ def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..
     """m^ as a function of (m, g): Kingma's m / (1 - b1^t), or Dozat's.
 
     Example:
-      >>> float(first_moment(0.5, jnp.int32(1))(jnp.array(1.0), None))
+      >>> float(first_moment(0.5, jnp.float32(1))(jnp.array(1.0), None))
       2.0
     """
     c1 = correction(b1, t)
@@ -166,7 +166,7 @@ def correction(decay: float, t: jax.Array) -> jax.Array:
     decay = 0.999 and t = 1 nearly all digits of it are rounding.
 
     Example:
-      >>> float(correction(0.5, jnp.int32(2)))
+      >>> float(correction(0.5, jnp.float32(2)))
       0.75
     """
     return 1 - decay**t
@@ -179,7 +179,7 @@ def corrected(moment: jax.Array, missing: jax.Array) -> jax.Array:
     bfloat16, and the quotient would not be finite.
 
     Example:
-      >>> float(corrected(jnp.array(1.0), correction(0.5, jnp.int32(1))))
+      >>> float(corrected(jnp.array(1.0), correction(0.5, jnp.float32(1))))
       2.0
     """
     return moment / missing.astype(moment.dtype)
