@@ -75,7 +75,8 @@ def test_every_step_and_decision_is_optaxs(case, dtype, standard_promotion):
 
     The line searches try as many steps, and the updates are 50 ULPs apart at most: sums over pairs
     of vectors cancel, so that one rounding in them is more than one in the update. Near the
-    minimum, where float32 arrives after 20 steps and float64 after 30, gradients are themselves such sums.
+    minimum, where float32 arrives after 20 steps and float64 after 30, gradients are themselves
+    such sums.
     """
     with jax.enable_x64(dtype == "float64"):
         ours, theirs = pair(case)

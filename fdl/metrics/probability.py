@@ -98,7 +98,7 @@ def calibration_error(bins: int = 15) -> Metric:
         labels = class_numbers("calibration_error", logits, labels)
         weight = weights_of("calibration_error", labels.shape, weight).ravel()
         sure = jax.nn.softmax(precise(logits)).max(-1).astype(jnp.float32).ravel()
-        right = (predicted_class(logits) == labels).astype(jnp.float32).ravel()
+        right = (predicted_class(logits).astype(labels.dtype) == labels).astype(jnp.float32).ravel()
         place = jnp.clip(jnp.ceil(sure * bins) - 1, 0, bins - 1).astype(jnp.int32)
         part = jnp.where(weight == 0, 0, weight * jnp.stack([jnp.ones_like(sure), sure, right]))
         sums = jnp.zeros((3, bins), jnp.float32).at[:, place].add(part)
