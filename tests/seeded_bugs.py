@@ -890,7 +890,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/optim/soap.py": (
         "test_soap.py",
         [
-            ("else beta * L + (1 - beta)", "else beta * L + "),
+            ("+ (1 - beta) * gram(axis)", "+ gram(axis)"),
             ("squared_size(rotate(g, bases))", "squared_size(g)"),
             ("bases, back=True)", "bases)"),
             ("(jnp.sqrt(v) + self.eps)", "jnp.sqrt(v + self.eps)"),

@@ -267,10 +267,12 @@ def test_it_trains_in_fit_and_scans_and_batches():
         traces.append(1)
         return rosenbrock(params)
 
+    step = stepper(optimizer, loss)
+
     def two_steps(params):
         state = optimizer.init(params)
         for _ in range(2):
-            updates, state = stepper(optimizer, loss)(params, state)
+            updates, state = step(params, state)
             params = fdl.apply_updates(params, updates)
         return params, state
 
@@ -281,8 +283,7 @@ def test_it_trains_in_fit_and_scans_and_batches():
         alone = two_steps(each)
         own = jax.tree.map(lambda leaf, i=i: leaf[i], together)
         assert_equal(own[0], alone[0], rtol=1e-4, atol=1e-5)
-    step, state = stepper(optimizer, loss), optimizer.init(starts[0])
-    _, state = step(starts[0], state)
+    _, state = step(starts[0], optimizer.init(starts[0]))
     seen = len(traces)
     step(starts[1], state)
     assert len(traces) == seen

@@ -77,9 +77,9 @@ ROWS = ((3.9, -6.3, 2.6), (2.8, -3.0, 1.2))
 
 
 def sams(opaque, reset):
-    """fdl's and optax's, around an ascent that has a state."""
-    ours = optim.chain(optim.normalize(), fdl.sgd(0.07, 0.9))
-    theirs = optax.chain(contrib.normalize(), optax.sgd(0.07, 0.9))
+    """fdl's and optax's, around an ascent that has a state and reads the parameters."""
+    ours = optim.chain(optim.normalize(), optim.add_decayed_weights(0.3), fdl.sgd(0.07, 0.9))
+    theirs = optax.chain(contrib.normalize(), optax.add_decayed_weights(0.3), optax.sgd(0.07, 0.9))
     return (
         optim.sam(optim.adam(halving, b1=0.8), ours, 3, reset, opaque),
         contrib.sam(optax.adam(halving, b1=0.8), theirs, 3, reset, opaque),
@@ -369,12 +369,12 @@ def test_a_gradient_of_zero_moves_nothing(name):
 def test_the_scale_of_the_gradients_does_not_matter(name):
     kwargs = {"adafactor": {"eps": 0.0}, "muon": {"eps": 0.0}}[name]
     optimizer, params = getattr(optim, name)(0.1, **kwargs), numbers(0)
-    runs = []
+    runs, update = [], jax.jit(optimizer.update)
     for size in (1.0, 1024.0):
         state = optimizer.init(params)
         for seed in range(1, 4):
             gradient = jax.tree.map(lambda g, size=size: size * g, numbers(seed))
-            updates, state = jax.jit(optimizer.update)(gradient, state, params)
+            updates, state = update(gradient, state, params)
         runs.append(updates)
     assert_equal(*runs, rtol=1e-4, atol=1e-6)
 
@@ -412,9 +412,9 @@ def test_optaxs_wrappers_take_it(name, standard_promotion):
 
     def end(make, wrap):
         optimizer = wrap(make)
-        state = optimizer.init(params)
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
         for seed in range(1, 5):
-            updates, state = jax.jit(optimizer.update)(numbers(seed), state, params)
+            updates, state = update(numbers(seed), state, params)
         return updates
 
     for wrap in (
@@ -443,6 +443,18 @@ def test_parameters_near_zero_move_by_a_thousandth():
         optimizer = optim.adafactor(0.5)
         updates, _ = optimizer.update(g, optimizer.init(w), w)
         np.testing.assert_allclose(updates, [-0.0005, 0.0005], rtol=1e-5)
+
+
+def test_a_gradient_of_zero_has_no_direction():
+    zero = {"w": jnp.zeros(2), "s": jnp.zeros(())}
+    assert_equal(optim.normalize().update(zero, optax.EmptyState())[0], zero)
+
+
+def test_of_too_many_coefficients_the_last_are_taken():
+    x, rows = numbers(0)["w"], (*ROWS, (2.0, -1.5, 0.5))
+    last = optim.scale_by_muon(rows[1:], 5)
+    several = optim.scale_by_muon(rows, 2)
+    assert_equal(several.update(x, several.init(x)), last.update(x, last.init(x)))
 
 
 def test_sam_of_period_1_is_its_optimizer():

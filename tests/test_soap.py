@@ -81,9 +81,10 @@ def test_the_first_gradient_moves_nothing_unless_asked():
     w, g = numbers(0), numbers(1)
     for skip in (True, False):
         optimizer = optim.soap(0.1, weight_decay=0.0, skip_first=skip)
-        updates, state = optimizer.update(g, optimizer.init(w), w)
+        updates, state = jax.jit(optimizer.update)(g, optimizer.init(w), w)
         assert all(bool((u == 0).all()) == skip for u in jax.tree.leaves(updates))
         assert int(state[0].count) == 1
+        np.testing.assert_allclose(state[0].factors["w"][0], 0.05 * g["w"] @ g["w"].T, rtol=1e-4)
 
 
 def test_bases_are_orthogonal_and_change_every_k_steps():
