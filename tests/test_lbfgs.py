@@ -278,7 +278,7 @@ def test_it_trains_in_fit_and_scans_and_batches():
 
     starts = [jax.tree.map(lambda w, i=i: w + i, start(np.float32)) for i in range(3)]
     batch = jax.tree.map(lambda *each: jnp.stack(each), *starts)
-    together = jax.jit(jax.vmap(two_steps))(batch)
+    together = jax.vmap(two_steps)(batch)
     for i, each in enumerate(starts):
         alone = two_steps(each)
         own = jax.tree.map(lambda leaf, i=i: leaf[i], together)
