@@ -1,11 +1,13 @@
 """The examples run as a person runs them, and leave behind what they promise."""
 
+import gzip
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -91,3 +93,37 @@ def test_an_optimizer_beside_optax():
     assert name == "sgd_schedule"
     assert float(ulps) <= 8 and float(smooth) <= 1e-8 and float(free) <= 0.5
     assert float(chaos) > 0 and 0.1 < float(ratio) < 10
+
+
+@pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py"])
+def test_help_of_the_longer_ones(script):
+    text = run(EXAMPLES / script, "--help").stdout
+    assert text.startswith("usage:")
+    assert "--out" in text and "(default: " in text
+
+
+def test_a_small_gpt_is_scored_beside_compressors_and_writes(tmp_path):
+    text = "the quick brown fox jumps over the lazy dog; " * 60
+    (tmp_path / "text.txt").write_text(text)
+    small = {"layers": 1, "heads": 2, "features": 16, "context": 16, "steps": 40, "warmup": 5}
+    options = [word for name, value in small.items() for word in (f"--{name}", value)]
+    command = [EXAMPLES / "char_gpt.py", "--data", tmp_path / "text.txt", *options]
+    said = run(*command, "--out", tmp_path / "out").stdout
+    rows = dict(re.findall(r"^ +(gzip -9|bzip2 -9|xz -9e|this GPT) +([\d.]+)$", said, re.MULTILINE))
+    assert set(rows) == {"gzip -9", "bzip2 -9", "xz -9e", "this GPT"}
+    nats = float(re.search(r"^(\d\.\d+) where each character", said, re.MULTILINE)[1])
+    assert abs(float(rows["this GPT"]) - nats / np.log(2)) < 1e-3
+    held_out = text[int(len(text) * 0.9) :].encode()
+    assert float(rows["gzip -9"]) == round(8 * len(gzip.compress(held_out, 9)) / len(held_out), 3)
+    assert "It writes:\n\nthe q" in said
+    assert (tmp_path / "out" / "learning_curves.png").stat().st_size > 5000
+
+
+def test_an_autoencoder_beats_the_mean_image_and_draws(tmp_path):
+    command = [EXAMPLES / "autoencoder.py", "--data", "digits", "--epochs", 8, "--code", 8]
+    said = run(*command, "--hidden", 64, "--out", tmp_path).stdout
+    error = float(re.search(r"never seen: ([\d.]+)", said)[1])
+    of_mean = float(re.search(r"([\d.]+) by the mean image", said)[1])
+    assert error < of_mean / 2
+    for name in ("rebuilt", "code", "learning_curves"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
