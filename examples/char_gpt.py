@@ -60,7 +60,7 @@ def options(arguments=None):
     parser.add_argument("--data", help="a text file, whose last tenth is held out")
     parser.add_argument("--layers", type=int, default=4, help="blocks")
     parser.add_argument("--heads", type=int, default=4, help="of each block")
-    parser.add_argument("--features", type=int, default=192, help="width")
+    parser.add_argument("--features", type=int, default=128, help="width")
     parser.add_argument("--context", type=int, default=128, help="characters it sees at once")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch", type=int, default=16, help="pieces in a batch")
