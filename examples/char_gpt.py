@@ -64,8 +64,10 @@ def options(arguments=None):
     parser.add_argument("--context", type=int, default=128, help="characters it sees at once")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch", type=int, default=16, help="pieces in a batch")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's highest learning rate")
+    parser.add_argument("--optimizer", default="muon", choices=["muon", "adamw"])
+    parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's highest rate")
     parser.add_argument("--warmup", type=int, default=100, help="steps until it is reached")
     parser.add_argument("--stride", type=int, default=16, help="from one piece to the next")
     parser.add_argument("--seed", type=int, default=0)
@@ -105,13 +107,7 @@ def standard_library(held_out=20):
 def learn(model, data, given):
     params, _ = model.init(jax.random.key(given.seed), data[0][:1])
     objective = fdl.supervised(model, fdl.softmax_cross_entropy)
-    rate = fdl.optim.warmup_cosine_decay_schedule(
-        0.0, given.rate, given.warmup, given.steps, given.rate / 10
-    )
-    optimizer = fdl.optim.chain(
-        fdl.optim.clip_by_global_norm(1.0),
-        fdl.adamw(rate, b2=0.99, weight_decay=0.1, mask="**/w"),
-    )
+    optimizer = search(given)
     run = fdl.start(params, optimizer, seed=given.seed)
     result = fdl.fit(
         *(objective, optimizer, run, data),
@@ -121,6 +117,25 @@ def learn(model, data, given):
         progress=True,
     )
     return result, objective
+
+
+def search(given):
+    """Muon for the matrices of the blocks, AdamW for the rest; each rate warms up, then falls."""
+
+    def rate(peak):
+        return fdl.optim.warmup_cosine_decay_schedule(
+            0.0, peak, given.warmup, given.steps, peak / 10
+        )
+
+    adamw = fdl.adamw(rate(given.rate), b2=0.99, weight_decay=0.1, mask="**/w")
+    if given.optimizer == "adamw":
+        chosen = adamw
+    else:
+        matrices = fdl.muon(rate(given.matrix_rate), weight_decay=0.01)
+        # What is no matrix of a block has no decay: embeddings, norms, biases.
+        plain = fdl.adamw(rate(given.rate), b2=0.99, weight_decay=0.0)
+        chosen = fdl.optim.partition({"block/**/w": matrices}, rest=plain)
+    return fdl.optim.chain(fdl.optim.clip_by_global_norm(1.0), chosen)
 
 
 def bits(nats):
