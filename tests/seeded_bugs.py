@@ -1,6 +1,6 @@
 """Tests the tests: seeds a bug, runs the tests that should see it, and expects them to fail.
 
-    python tests/seeded_bugs.py               every bug, about 15 minutes on two cores
+    python tests/seeded_bugs.py               every bug, an hour or more
     python tests/seeded_bugs.py sgd dropout   those in files whose path holds one of these words
 
 A bug is a file, a text in it, and what takes its place; each runs in a copy of its own. Add one
