@@ -23,6 +23,11 @@ def standard_promotion():
         yield
 
 
+def pytest_make_parametrize_id(val):
+    """A gzip file begins with the time: its bytes in a name would differ between the workers."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     """All laws of one entry one after the other, so that they share what is compiled for it."""
     laws = [item for item in items if item.path.name in ("test_laws.py", "test_optimizers.py")]
