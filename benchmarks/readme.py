@@ -25,6 +25,7 @@ def section() -> str:
         overhead(),
         peers(),
         optimizers(),
+        convolutions(),
         imports(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -94,6 +95,34 @@ def optimizers():
             f"| {row['optimizer']} | {row['time']:.3f} | {row['quartiles']} | "
             f"{row['against_itself']:.3f} | {row['memory']:.3f} | {row['compilation']:.2f} |"
         )
+    return "\n".join(lines)
+
+
+def convolutions():
+    found = load("convolution")
+    lines = [
+        "Convolution and pooling on CPU, in float32 (`benchmarks/convolution.py`): a pass inside "
+        "`lax.scan`, where training runs, over the same pass outside of it, and how many times as "
+        "long XLA's own convolution and its own gradients take inside it:",
+        "",
+        "| form | pass | ms | inside / outside | XLA's own |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['form']} | {row['way']} | {row['ms']:.2f} | "
+            f"{row['inside_over_outside']:.2f} | {row['xla_over_fdl']:.1f} |"
+        )
+    lines += [
+        "",
+        f"A training step of a LeNet-like network on {found['batch_size']} images of 28 x 28, with "
+        "Adam; fdl inside a scan, the others in the loops of their users:",
+        "",
+        "| library | ms a step | times fdl |",
+        "|---|---|---|",
+    ]
+    for row in found["steps"]:
+        lines.append(f"| {row['library']} | {row['ms_per_step']:.0f} | {row['times_fdl']:.2f} |")
     return "\n".join(lines)
 
 

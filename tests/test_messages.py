@@ -265,6 +265,191 @@ WRONG = {
     ),
 }
 
+IMAGES = jnp.ones((2, 16, 16, 3))
+TOKENS = jnp.ones((3, 6, 8))
+ROWS = "give one row of features for every step, as an embedding does"
+CHANNELS = "give x that many channels, or make new params with init"
+WINDOW = "pad more, or pool less before"
+AXIS = "add the axis of channels with x[..., None]"
+
+
+def of(x, *shape):
+    """The numbers of x, again and again."""
+    return jnp.resize(x, shape)
+
+
+def seen(layer, x, shape, **inputs):
+    """What a convolution or pooling made for IMAGES says to a wrong image."""
+    return passed(inside(layer), of(x, *shape), right=IMAGES, **inputs)
+
+
+def attended(layer, x, **inputs):
+    """A first look at x [2, 3, 6]."""
+    return made(inside(layer), of(x, 2, 3, 6), **inputs)
+
+
+def read(x, shape=TOKENS.shape, **inputs):
+    """A recurrent layer made for TOKENS [3, 6, 8]."""
+    return passed(inside(fdl.lstm(5)), of(x, *shape), right=TOKENS, **inputs)
+
+
+def repeated_in(layer, x, shape=TOKENS.shape, **inputs):
+    return passed(inside(layer), of(x, *shape), right=TOKENS, **inputs)
+
+
+WRONG |= {
+    "channels_of_another_number": (
+        lambda x: seen(fdl.conv(4, (3, 3)), x, (2, 8, 8, 2)),
+        f"decoder/block: expected x [..., H, W, 3], got [2, 8, 8, 2]; {CHANNELS}",
+    ),
+    "no_axis_of_channels": (
+        lambda x: seen(fdl.conv(4, (3, 3)), x, (8, 8)),
+        f"decoder/block: expected x [..., H, W, 3], got [8, 8]; {AXIS}",
+    ),
+    "pixels_as_integers": (
+        lambda x: seen(fdl.conv(4, (3, 3)), x.astype(jnp.uint8), (2, 8, 8, 3)),
+        f"decoder/block: expected x of a floating dtype, got uint8 [2, 8, 8, 3]; {FLOATING}",
+    ),
+    "an_image_below_the_window": (
+        lambda x: seen(fdl.conv(4, (3, 3), padding=(1, 0), dilation=4), x, (2, 9, 8, 3)),
+        "decoder/block: expected an image of at least [9, 9], the window with its dilation, got "
+        f"[9, 8] and padding [(1, 1), (0, 0)]; {WINDOW}",
+    ),
+    "no_output_of_a_transposed_convolution": (
+        lambda x: seen(fdl.conv_transpose(4, (3, 3), padding=3), x, (2, 2, 4, 3)),
+        "decoder/block: expected x whose outputs are more than the padding leaves out, got [2, 4] "
+        "and padding [(3, 3), (3, 3)]; pad less",
+    ),
+    "channels_of_a_depthwise_convolution": (
+        lambda x: seen(fdl.depthwise_conv((3, 3)), x, (2, 8, 8, 2)),
+        f"decoder/block: expected x [..., H, W, 3], got [2, 8, 8, 2]; {CHANNELS}",
+    ),
+    "channels_in_groups_that_do_not_divide": (
+        lambda x: made(inside(fdl.conv(4, (3, 3), groups=2)), of(x, 2, 8, 8, 3)),
+        "decoder/block: expected x [..., H, W, C] with C a multiple of 2 groups, got [2, 8, 8, 3]; "
+        "choose groups that divide the channels",
+    ),
+    "an_image_below_the_pool": (
+        lambda x: seen(fdl.max_pool((3, 3)), x, (2, 2, 4, 1)),
+        "decoder/block: expected an image of at least [3, 3], the window with its dilation, got "
+        f"[2, 4] and padding [(0, 0), (0, 0)]; {WINDOW}",
+    ),
+    "nothing_to_pool": (
+        lambda x: seen(fdl.average_pool((2, 2)), x, (4, 4)),
+        f"decoder/block: expected x [..., H, W, C], got [4, 4]; {AXIS}",
+    ),
+    "nothing_to_pool_globally": (
+        lambda x: seen(fdl.global_average_pool(), x, (4, 4)),
+        f"decoder/block: expected x [B, ..., T, C], got [4, 4]; {AXIS}",
+    ),
+    "channels_that_cannot_be_shuffled": (
+        lambda x: seen(fdl.pixel_shuffle(2), x, (2, 2, 6)),
+        "decoder/block: expected x [..., H, W, C] with C a multiple of 4 groups, got [2, 2, 6]; "
+        "choose groups that divide the channels",
+    ),
+    "pixels_that_cannot_be_unshuffled": (
+        lambda x: seen(fdl.pixel_unshuffle(2), x, (2, 3, 6)),
+        "decoder/block: expected x [..., H, W, C] with H and W multiples of 2, got [2, 3, 6]; pad "
+        "or crop x",
+    ),
+    "heads_that_do_not_divide": (
+        lambda x: attended(fdl.attention(4), x),
+        "decoder/block: expected x [..., D] with D a multiple of 4 heads, got [2, 3, 6]; give "
+        "head_features=..., or another number of heads",
+    ),
+    "no_axis_of_tokens": (
+        lambda x: made(inside(fdl.attention(1)), x[0]),
+        "decoder/block: expected x ['T', 'D'], got [4]; give one row of features for every token",
+    ),
+    "a_mask_of_numbers": (
+        lambda x: attended(fdl.attention(2), x, mask=jnp.ones((2, 1, 3, 3))),
+        "decoder/block: expected mask bool [2, 2, 3, 3] or [3, 3], or 1 for any of the numbers, "
+        "got float32 [2, 1, 3, 3]; one of keys alone is (mask > 0)[:, None, None, :]",
+    ),
+    "a_mask_without_heads": (
+        lambda x: attended(fdl.attention(2, chunk=2), x, mask=jnp.ones((2, 3, 3), bool)),
+        "decoder/block: expected mask bool [2, 2, 3, 3] or [3, 3], or 1 for any of the numbers, "
+        "got bool [2, 3, 3]; one of keys alone is (mask > 0)[:, None, None, :]",
+    ),
+    "segments_of_another_length": (
+        lambda x: attended(fdl.attention(2), x, segments=jnp.ones((2, 4), jnp.int32)),
+        "decoder/block: expected segments integers [2, 3], got int32 [2, 4]; SEGMENTS",
+    ),
+    "an_odd_head_turned": (
+        lambda x: attended(fdl.attention(2, head_features=3, rotary=True), x),
+        "decoder/block: expected x [..., T, H, K] with K even and positions [..., T], got x "
+        "[2, 3, 2, 3] and positions [3]; give heads an even number of features, and every token a "
+        "position",
+    ),
+    "a_context_of_another_batch": (
+        lambda x: attended(fdl.attention(2, cross=True), x, context=jnp.ones((3, 4, 6))),
+        "decoder/block: expected context [2, 'T', 'D'], got [3, 4, 6]; give one row of features "
+        "for every token",
+    ),
+    "no_context": (
+        lambda x: attended(fdl.attention(2, cross=True), x),
+        "decoder/block: CONTEXT",
+    ),
+    "positions_for_attention_without": (
+        lambda x: attended(fdl.attention(2), x, positions=jnp.arange(3)),
+        "chain: expected extra inputs among [mask, segments], got 'positions', which no layer "
+        "here takes; leave it out, or name it in the layer that should read it",
+    ),
+    "ids_instead_of_tokens": (
+        lambda x: attended(fdl.attention(2), x.astype(jnp.int32)),
+        f"decoder/block/q: expected x of a floating dtype, got int32 [2, 3, 6]; {FLOATING}",
+    ),
+    "tokens_of_another_width": (
+        lambda x: repeated_in(fdl.attention(4), x, (3, 6, 12)),
+        "decoder/block/q: expected x [..., 8], got [3, 6, 12]; flatten x",
+    ),
+    "one_step_without_features": (
+        lambda x: read(x, (8,)),
+        f"decoder/block: expected x [..., T, 8] of a floating dtype, got float32 [8]; {ROWS}",
+    ),
+    "steps_of_another_width": (
+        lambda x: read(x, (3, 6, 7)),
+        "decoder/block: expected x [..., T, 8] of a floating dtype, got float32 [3, 6, 7]; "
+        f"{ROWS}",
+    ),
+    "steps_as_ids": (
+        lambda x: read(x.astype(jnp.int32)),
+        f"decoder/block: expected x [..., T, 8] of a floating dtype, got int32 [3, 6, 8]; {ROWS}",
+    ),
+    "lengths_of_another_batch": (
+        lambda x: read(x, lengths=jnp.array([6, 2])),
+        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got int32 [2]; say how many "
+        "steps each sequence has",
+    ),
+    "lengths_as_a_mask": (
+        lambda x: read(x, lengths=jnp.array([True, False, True])),
+        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got bool [3]; say how many "
+        "steps each sequence has",
+    ),
+    "half_a_carry": (
+        lambda x: read(x, carry={"h": jnp.zeros((3, 5))}),
+        "decoder/block: expected a carry of h and c, each [3, 5], got h [3, 5]; take that of a "
+        "layer with returns='carry', or leave it out",
+    ),
+    "a_recurrence_of_another_width": (
+        lambda x: made(inside(fdl.rg_lru(5)), x),
+        "decoder/block: expected x [..., T, 5], got [3, 4]; put dense(5) in front, or say "
+        "features=... of x",
+    ),
+    "a_row_for_experts": (
+        lambda x: made(inside(fdl.mixture_of_experts(fdl.dense(2), 3)), x[0]),
+        "decoder/block: expected x [..., T, D], got [4]; give one row of features for every token",
+    ),
+    "an_equation_of_more_axes": (
+        lambda x: made(inside(fdl.einsum_dense("btd,df->btf", f=2)), x),
+        "decoder/block: EINSUM",
+    ),
+    "one_sequence_too_many": (
+        lambda x: made(inside(fdl.sinusoidal_positions()), x[:, :3]),
+        "decoder/block: SINUS",
+    ),
+}
+
 TRANSFORMS = {
     "eager": lambda use: use(X),
     "jit": lambda use: jax.jit(use)(X),

@@ -102,13 +102,44 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
         window = dataclasses.replace(window, input=x.shape[1:-1], padding=none)
     if narrow:
         return _shift_and_add(x, w, window)
+    if math.prod(window.kernel) == 1 and spread == (1,) * len(spread):
+        (seen,) = _shifts(*_fitted(x, window, window.output))
+        return jnp.tensordot(seen, w.reshape(w.shape[-2:]), 1)
+    return _side_by_side(x, w, window, spread)
+
+
+def _side_by_side(
+    x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]
+) -> jax.Array:
+    """One wide image, of all images in a row along the last spatial axis, and zeros between them.
+
+    The fast code works row by row of the result, on a single core if a row is short; in rows that
+    hold all images there is work for every core (3 x 3 on 28 x 28: 8 ms against 17 on two).
+    """
+    images, size, apart = len(x), x.shape[-2], spread[-1]
+    (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
+    # An image's last window ends so far beyond it; what is there is also what is before the next.
+    high = (window.output[-1] - 1) * stride + extent - low - ((size - 1) * apart + 1)
+    gap = max(0, -(-(max(low, high) - apart + 1) // apart))
+    period = max(size + gap, -(-window.output[-1] * stride // apart))
+    period = -(-period // stride) * stride
+    edges = [(0, 0, 0)] * x.ndim
+    edges[-2] = (0, period - size, 0)
+    x = jnp.moveaxis(jax.lax.pad(x, jnp.zeros((), x.dtype), edges), 0, -3)
+    x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
+    each = period * apart // stride
+    end = (images * each - 1) * stride + extent - low - ((images * period - 1) * apart + 1)
+    if end < 0:
+        x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
     axes = "DHW"[-len(spread) :]
-    return jax.lax.conv_general_dilated(
-        *(x, w, window.stride, window.padding),
+    y = jax.lax.conv_general_dilated(
+        *(x, w, window.stride, (*window.padding[:-1], (low, end))),
         lhs_dilation=spread,
         rhs_dilation=window.dilation,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
+    y = y.reshape(*y.shape[1:-2], images, each, y.shape[-1])
+    return jnp.moveaxis(jax.lax.slice_in_dim(y, 0, window.output[-1], axis=y.ndim - 2), -3, 0)
 
 
 def _group_by_group(
