@@ -79,6 +79,8 @@ from fdl.layers import rg_lru as rg_lru
 from fdl.layers import linear_recurrence as linear_recurrence
 from fdl.layers import mixture_of_experts as mixture_of_experts
 from fdl.layers import load_balance as load_balance
+from fdl.layers import prelu as prelu
+from fdl.layers import rrelu as rrelu
 from fdl.layers import flatten as flatten
 from fdl.layers import rescale as rescale
 

@@ -177,6 +177,28 @@ def check_key(key: Any, layer: str = "") -> None:
         )
 
 
+def check_training_key(key: Any, layer: str = "") -> None:
+    """Refuses what is not one random key, in the training pass of a layer that draws.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_training_key(None, "dropout")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: dropout: expected a random key in training, got none; pass
+        key=jax.random.key(seed), or train=False
+    """
+    if key is None:
+        raise PathError(
+            "expected a random key in training, got none; pass key=jax.random.key(seed), or "
+            "train=False",
+            layer=layer,
+        )
+    check_key(key, layer)
+
+
 def abstract(tree: Any) -> Any:
     """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`s.
 

@@ -50,8 +50,8 @@ def squared_relu(x: jax.Array) -> jax.Array:
     return jnp.square(relu(x))
 
 
-def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
-    """x above 0, negative_slope * x below.
+def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax.Array:
+    """x above 0, negative_slope * x below; the layers `prelu` and `rrelu` learn or draw the slope.
 
     Example:
       >>> leaky_relu(jnp.array([-2.0, 3.0]), negative_slope=0.5)

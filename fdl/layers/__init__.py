@@ -48,5 +48,7 @@ from fdl.layers.linear_recurrence import linear_recurrence as linear_recurrence
 from fdl.layers.linear_recurrence import rg_lru as rg_lru
 from fdl.layers.experts import load_balance as load_balance
 from fdl.layers.experts import mixture_of_experts as mixture_of_experts
+from fdl.layers.slope import prelu as prelu
+from fdl.layers.slope import rrelu as rrelu
 from fdl.layers.input import flatten as flatten
 from fdl.layers.input import rescale as rescale

@@ -108,9 +108,7 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
     return _side_by_side(x, w, window, spread)
 
 
-def _side_by_side(
-    x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]
-) -> jax.Array:
+def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
     """One wide image, of all images in a row along the last spatial axis, and zeros between them.
 
     The fast code works row by row of the result, on a single core if a row is short; in rows that

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.layer import Layer, Params, State, check_key
+from fdl.layer import Layer, Params, State, check_training_key
 from fdl.layers.standardize import wide
 from fdl.paths import PathError
 
@@ -186,13 +186,7 @@ def _random(
     ) -> tuple[jax.Array, State]:
         if not train or rate == 0:
             return x, state
-        if key is None:
-            raise PathError(
-                "expected a random key in training, got none; pass key=jax.random.key(seed), "
-                "or train=False",
-                layer=name,
-            )
-        check_key(key, name)
+        check_training_key(key, name)
         return draw(key, x), state
 
     return Layer(name, lambda key, x: ({}, {}), apply)

@@ -8,12 +8,14 @@ from registry import (
     dropout,
     embed,
     gated,
+    models,
     networks,
     norm,
     pooling,
     products,
     recurrent,
     reweight,
+    slope,
 )
 from registry.activations import ACTIVATIONS as ACTIVATIONS
 from registry.activations import GATES as GATES
@@ -31,10 +33,12 @@ from registry.transformations import TRANSFORMATIONS as TRANSFORMATIONS
 LAYERS: dict[str, LayerCase] = {
     **attention.LAYERS,
     **networks.LAYERS,
+    **models.LAYERS,
     **adapt.LAYERS,
     **dropout.LAYERS,
     **embed.LAYERS,
     **gated.LAYERS,
+    **slope.LAYERS,
     **norm.LAYERS,
     **reweight.LAYERS,
     **recurrent.LAYERS,
