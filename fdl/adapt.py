@@ -58,9 +58,13 @@ def low_rank(
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
     if rank < 1:
-        raise ValueError(f"low_rank: expected a rank >= 1, got {rank}")
+        raise ValueError(
+            f"low_rank: expected a rank >= 1, got {rank}; it is the width between a and b, as 8"
+        )
     if not patterns:
-        raise ValueError("low_rank: expected a pattern, got none; '**/w' is every weight matrix")
+        raise ValueError(
+            "low_rank: expected a pattern, got none; pass '**/w' for every weight matrix"
+        )
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         base, state = model.init(key, x, **inputs)

@@ -164,7 +164,9 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       (2, 5, 8, 8, 4)
     """
     if axes < 1:
-        raise ValueError(f"batch_apply: expected axes >= 1, got {axes}")
+        raise ValueError(
+            f"batch_apply: expected axes >= 1, got {axes}; say how many batch axes x has"
+        )
     inner = as_layer(layer)
 
     def as_one(tree: Any, lead: tuple[int, ...]) -> Any:

@@ -155,7 +155,7 @@ def generate(
     if steps < 1 or (top_k is not None and top_k < 1):
         raise ValueError(
             f"generate: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
-            f"{top_k}"
+            f"{top_k}; steps is how many tokens to add, and top_k=None draws among all"
         )
     integers = jnp.issubdtype(tokens.dtype, jnp.integer)
     if tokens.ndim != 2 or not tokens.shape[1] or not integers:

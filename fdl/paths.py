@@ -27,8 +27,8 @@ class PathError(ValueError):
       layer: the name of the layer that raises, said where no path is known.
 
     Example:
-      >>> str(PathError("expected x [..., 64], got [8, 48]", "decoder/q"))
-      'decoder/q: expected x [..., 64], got [8, 48]'
+      >>> str(PathError("expected x [..., 64], got [8, 48]; transpose x", "decoder/q"))
+      'decoder/q: expected x [..., 64], got [8, 48]; transpose x'
     """
 
     def __init__(self, message: str, path: str = "", *, layer: str = ""):

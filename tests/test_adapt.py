@@ -151,10 +151,12 @@ def test_what_cannot_be_adapted():
         r"'\*\*/w'$",
     ):
         adapted("head/*").init(KEY, X)
-    with pytest.raises(ValueError, match=r"^low_rank: expected a rank >= 1, got 0$"):
+    with pytest.raises(
+        ValueError, match=r"^low_rank: expected a rank >= 1, got 0; it is the width"
+    ):
         adapted(rank=0)
     with pytest.raises(
         ValueError,
-        match=r"^low_rank: expected a pattern, got none; '\*\*/w' is every weight matrix$",
+        match=r"^low_rank: expected a pattern, got none; pass '\*\*/w' for every weight matrix$",
     ):
         fdl.low_rank(network(), rank=1)

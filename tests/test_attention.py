@@ -487,7 +487,8 @@ LAYER_ERRORS = {
         lambda: fdl.attention(2),
         {"segments": jnp.ones((2, 4), jnp.int32)},
         normals(0, 2, 3, 6),
-        r"top/attend: expected segments integers \[2, 3\], got int32 \[2, 4\]",
+        r"top/attend: expected segments integers \[2, 3\], got int32 \[2, 4\]; number the "
+        r"sequence that each token belongs to",
     ),
     "positions": (
         lambda: fdl.attention(2, head_features=3, rotary=True),
@@ -547,11 +548,13 @@ def test_a_pass_with_the_wrong_width_names_the_projection():
     [
         (
             {"heads": 6, "kv_heads": 4},
-            "expected heads >= 1 and kv_heads that divide them, got heads 6 and kv_heads 4",
+            "expected heads >= 1 and kv_heads that divide them, got heads 6 and kv_heads 4; "
+            "kv_heads=None gives each head keys and values of its own",
         ),
         (
             {"heads": 0},
-            "expected heads >= 1 and kv_heads that divide them, got heads 0 and kv_heads None",
+            "expected heads >= 1 and kv_heads that divide them, got heads 0 and kv_heads None; "
+            "kv_heads=None gives each head keys and values of its own",
         ),
         ({"heads": 2, "window": 0}, "expected a window >= 1, got 0; 1 sees itself alone"),
         (
@@ -577,7 +580,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         fdl.PathError,
         match=r"^dot_product_attention: expected q \[\.\.\., T, H, K\], k \[\.\.\., S, G, K\], "
         r"v \[\.\.\., S, G, V\] with G a divisor of H, got q \[2, 7, 4, 6\], k \[2, 7, 2, 6\], "
-        r"v \[2, 6, 2, 5\]$",
+        r"v \[2, 6, 2, 5\]; split the features of each into heads with reshape$",
     ):
         fdl.dot_product_attention(q, k, v[:, 1:])
     with pytest.raises(

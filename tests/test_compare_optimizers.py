@@ -318,7 +318,7 @@ def test_the_picture_of_the_best_curves():
 
 @pytest.mark.parametrize("show", [comparison_table, rate_sensitivity, best_curves])
 def test_nothing_to_show(show):
-    message = f"^{show.__name__}: expected the result of fdl.compare_optimizers, got none$"
+    message = rf"^{show.__name__}: expected the result of fdl.compare_optimizers, got \{{\}}; pass"
     with pytest.raises(ValueError, match=message):
         show({})
 
@@ -329,27 +329,30 @@ def test_nothing_to_show(show):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rates": [0.1, 0.1]}, "expected rates [R], > 0 and rising, got [0.1, 0.1]"),
-        ({"rates": [0.0, 0.1]}, "expected rates [R], > 0 and rising, got [0.0, 0.1]"),
-        ({"rates": []}, "expected rates [R], > 0 and rising, got []"),
-        ({"rates": 0.1}, "expected rates [R], > 0 and rising, got 0.1"),
-        ({"rates": [0.1, float("inf")]}, "expected rates [R], > 0 and rising, got [0.1, inf]"),
-        ({"seeds": [1, 1]}, "expected different seeds in [0, 2**32), got [1, 1]"),
-        ({"seeds": []}, "expected different seeds in [0, 2**32), got []"),
-        ({"seeds": [-1]}, "expected different seeds in [0, 2**32), got [-1]"),
-        ({"seeds": [0.5]}, "expected different seeds in [0, 2**32), got [0.5]"),
-        ({"optimizers": {}}, "expected at least one optimizer, got none"),
-        ({"record_every": 0}, "expected record_every >= 1, got 0"),
-        ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'"),
-        ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'"),
-        ({"steps": 0}, "expected at least one step, got none"),
-        ({"epochs": 1}, "expected either epochs or steps, got both or neither"),
-        ({"batch_size": 0}, "expected batch_size >= 1, got 0"),
+        ({"rates": [0.1, 0.1]}, "expected rates [R], > 0 and rising, got [0.1, 0.1]; np.geomspace"),
+        ({"rates": [0.0, 0.1]}, "expected rates [R], > 0 and rising, got [0.0, 0.1]; np.geomspace"),
+        ({"rates": []}, "expected rates [R], > 0 and rising, got []; np.geomspace"),
+        ({"rates": 0.1}, "expected rates [R], > 0 and rising, got 0.1; np.geomspace"),
+        (
+            {"rates": [0.1, float("inf")]},
+            "expected rates [R], > 0 and rising, got [0.1, inf]; np.geomspace",
+        ),
+        ({"seeds": [1, 1]}, "expected different seeds in [0, 2**32), got [1, 1]; give range(3) or"),
+        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; give range(3) or"),
+        ({"seeds": [-1]}, "expected different seeds in [0, 2**32), got [-1]; give range(3) or"),
+        ({"seeds": [0.5]}, "expected different seeds in [0, 2**32), got [0.5]; give range(3) or"),
+        ({"optimizers": {}}, "expected at least one optimizer, got none; pass {'adam'"),
+        ({"record_every": 0}, "expected record_every >= 1, got 0; leave it out for"),
+        ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'; a loss wants 'min', an "),
+        ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; take one of these"),
+        ({"steps": 0}, "expected at least one step, got none; give more epochs or"),
+        ({"epochs": 1}, "expected either epochs or steps, got both; say one of them"),
+        ({"batch_size": 0}, "expected batch_size >= 1, got 0; say how many"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(given, message):
     how = {"optimizers": {"sgd": fdl.sgd}, "rates": [0.1, 0.4, 0.8], **given}
-    with pytest.raises(ValueError, match=f"^{re.escape(f'compare_optimizers: {message}')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'compare_optimizers: {message}')}"):
         compare(**how)
 
 

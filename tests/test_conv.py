@@ -474,24 +474,28 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
         (
             lambda: fdl.conv(4, (3, 0)),
             r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
-            r"\(3, 0\)",
+            r"\(3, 0\); write \(3, 3\) for images",
         ),
-        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, got 0"),
+        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, got 0; say how .*"),
         (
             conv_of(groups=3),
-            r"conv: expected groups >= 1 that divide the 4 features, got 3",
+            r"conv: expected groups >= 1 that divide the 4 features, got 3; take a common "
+            r"divisor of the channels of x and the features",
         ),
         (
             conv_of(stride=(1, 2, 3)),
-            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3\)",
+            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3\)"
+            r"; write 2, or \(2, 2\)",
         ),
         (
             conv_of(dilation=0),
-            r"conv: expected dilation >= 1, an integer or one for each of 2 axes, got 0",
+            r"conv: expected dilation >= 1, an integer or one for each of 2 axes, got 0; "
+            r"write 2, or \(2, 2\)",
         ),
         (
             conv_of(padding="full"),
-            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'full'",
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'full'; write "
+            r"'SAME' to keep the size, or 'VALID' to pad nothing",
         ),
         (
             conv_of(padding="CAUSAL"),
@@ -500,26 +504,29 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
         ),
         (
             conv_of(padding=(1, -1)),
-            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got \(1, -1\)",
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got \(1, -1\); write "
+            r"one integer for all sides, or \(before, after\) for each axis",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), padding="EDGE"),
             r"conv_transpose: expected padding SAME, VALID, an integer, or an integer or a pair "
-            r"for each of 1 axes, none below 0, got 'EDGE'",
+            r"for each of 1 axes, none below 0, got 'EDGE'; write 'SAME' to keep the size, or "
+            r"'VALID' to pad nothing",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
             r"conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
-            r"each of 1 axes, got 2",
+            r"each of 1 axes, got 2; 0 is the smallest that fits",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),
             r"conv_transpose: expected output_padding with a padding of integers or pairs, got "
-            r"padding 'SAME', which fixes the size",
+            r"padding 'SAME', which fixes the size; pad by integers, or leave it out",
         ),
         (
             lambda: fdl.depthwise_conv((3,), multiplier=0),
-            r"depthwise_conv: expected multiplier >= 1, got 0",
+            r"depthwise_conv: expected multiplier >= 1, got 0; say how many outputs each "
+            r"channel has",
         ),
     ],
 )

@@ -287,12 +287,14 @@ def test_generated_tokens_come_as_often_as_the_model_says():
         (
             TOKENS,
             {"steps": 0},
-            r"expected steps >= 1 and top_k >= 1 or None, got steps 0 and top_k None",
+            r"expected steps >= 1 and top_k >= 1 or None, got steps 0 and top_k None; "
+            r"steps is how many tokens to add, and top_k=None draws among all",
         ),
         (
             TOKENS,
             {"steps": 2, "top_k": 0},
-            r"expected steps >= 1 and top_k >= 1 or None, got steps 2 and top_k 0",
+            r"expected steps >= 1 and top_k >= 1 or None, got steps 2 and top_k 0; "
+            r"steps is how many tokens to add, and top_k=None draws among all",
         ),
         (
             TOKENS[:, :0],

@@ -189,7 +189,7 @@ def broken(request, start):
 FAULTS = {  # what the message says of each
     missing: "HTTP Error 404: Not Found",
     broken: "HTTP Error 500: Internal Server Error",
-    drop: f"the connection closed {len(PACKED) - HALF} bytes before the end",
+    drop: f"expected {len(PACKED) - HALF} more bytes, got the end of the connection; kept the ",
     reset: f"[Errno {errno.ECONNRESET}] Connection reset by peer",
     stall: "timed out",
     stall_at_once: "timed out",

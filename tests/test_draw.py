@@ -73,7 +73,7 @@ def test_drawing_leaves_pyplot_alone():
 )
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, name, given):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    said = rf"^{name}: expected matplotlib, which draws; pip install 'fdl\[pictures\]'$"
+    said = rf"^{name}: expected matplotlib, which draws, got none; pip install 'fdl\[pictures\]'$"
     with pytest.raises(ImportError, match=said):
         getattr(draw, name)(*given)
 
@@ -142,7 +142,7 @@ def test_steps_are_the_axis_where_a_record_has_no_epoch_and_values_may_be_missin
 @pytest.mark.parametrize(
     ("histories", "message"),
     [
-        ({}, "expected at least one history, got none"),
+        ({}, "expected at least one history, got none; pass result.history"),
         ([], r"expected the history to be a list of records with step, got \[\]; pass result.hist"),
         ({"a": HISTORY, "b": []}, r"expected the history of 'b' to be a list .*, got \[\];"),
         ({"a": 3}, "expected the history of 'a' to be a list of records with step, got 3; pass"),
@@ -200,7 +200,7 @@ def test_weights_that_are_all_zero_or_bfloat16_can_be_drawn(tmp_path):
         (np.ones((4, 0)), (2, 2), 1, r"got w \[4, 0\]"),
         (np.ones((4, 2)), (4,), 1, r"got w \[4, 2\] and \(4,\)"),
         (np.ones((8, 2)), (2, 2, 2), 1, r"with K 1 or 3, got w \[8, 2\] and \(2, 2, 2\)"),
-        (np.ones((4, 2)), (2, 2), 0, "expected count >= 1, got 0"),
+        (np.ones((4, 2)), (2, 2), 0, "expected count >= 1, got 0; it is how many images"),
         (np.full((4, 2), np.nan), (2, 2), 1, "expected w finite, got NaN or infinity; see where"),
     ],
 )
@@ -400,7 +400,7 @@ def test_no_mistake_is_said(tmp_path):
             r"got \[5, 3\] from 0 to 2.7; pass fdl.softmax\(",
         ),
         ({"probabilities": -PROBABILITIES}, r"got \[5, 3\] from -0.9 to"),
-        ({"count": 0}, "expected count >= 1, got 0"),
+        ({"count": 0}, "expected count >= 1, got 0; it is how many images"),
     ],
 )
 def test_mistakes_of_wrong_shapes_are_refused(changes, message):
@@ -462,7 +462,7 @@ def test_long_names_are_turned_and_long_numbers_shrink():
         (3, None, r"got \[\] with 3; use fdl.confusion_matrix"),
         ([[1, -1], [0, 1]], None, r"got \[2, 2\] with -1; use fdl.confusion_matrix"),
         (np.eye(2) / 2, None, r"of counts, integers, got float64 \[2, 2\]"),
-        ([[1, 0], [0, 1]], ["a"], "expected 2 class_names, got 1"),
+        ([[1, 0], [0, 1]], ["a"], "expected 2 class_names, got 1; give one for each"),
     ],
 )
 def test_what_is_no_confusion_matrix_is_refused(matrix, names, message):

@@ -167,7 +167,8 @@ def test_options_out_of_range_are_refused():
         with pytest.raises(
             ValueError,
             match=r"^mixture_of_experts: expected count >= 1, top_k from 1 to count and "
-            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+$",
+            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; top_k says how "
+            r"many experts see a token, and capacity_factor=None is room for all$",
         ):
             fdl.mixture_of_experts(fdl.dense(2), **options)
     with pytest.raises(

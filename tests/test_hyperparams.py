@@ -337,7 +337,7 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: set_hyperparams(made(), momentum=float("nan")),
-            "set_hyperparams: expected a finite momentum, got nan",
+            "set_hyperparams: expected a finite momentum, got nan; see what computed it",
         ),
         (
             lambda: set_hyperparams(made(0.1), learning_rate=-1.0),

@@ -109,11 +109,11 @@ MISTAKES = {
     ),
     "sparse_share": (
         lambda: initializers.sparse(1.0),
-        "sparse: expected a share in [0, 1) that is 0, got 1.0",
+        "sparse: expected a share in [0, 1) that is 0, got 1.0; 0.9 leaves one in ten",
     ),
     "truncated": (
         lambda: initializers.truncated_normal(1.0, 2.0, -2.0),
-        "truncated_normal: expected lower < upper, got 2.0 and -2.0",
+        "truncated_normal: expected lower < upper, got 2.0 and -2.0; give the smaller one first",
     ),
     "no_key": (
         lambda: initializers.sparse(0.5)(None, (4, 4)),

@@ -340,9 +340,12 @@ def test_mistakes_are_refused():
     who = "scale_by_zoom_linesearch"
     with refused("scale_by_lbfgs: expected a memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
-    with refused(f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'"):
+    with refused(
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; take 'keep' to begin "
+        "at the last search's step"
+    ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
-    with refused(f"{who}: expected max_linesearch_steps >= 1, got 0"):
+    with refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
         optim.scale_by_zoom_linesearch(0)
     w = {"w": jnp.ones(2)}
     optimizer = optim.lbfgs()

@@ -319,7 +319,7 @@ def test_a_readout_refuses_what_it_cannot_measure():
         "nan": r"linear_readout: expected finite numbers, got others in 1 of 4 rows; look for",
         "labels": r"linear_readout: expected labels in \[0, 2\), got 0 to 2; raise classes or mend",
         "widths": r"linear_readout: expected the same features in both parts, got 2 to train",
-        "empty": r"linear_readout: expected h \[N, ...\] with N >= 1, got \[0, 2\]",
+        "empty": r"linear_readout: expected h \[N, ...\] with N >= 1, got \[0, 2\]; give one row",
     }.items():
         test = {
             "nan": (bad, y),
@@ -347,7 +347,7 @@ def test_other_dtypes_are_measured_as_float32():
 
 def test_capture_needs_a_pattern():
     with pytest.raises(
-        ValueError, match=r"^capture: expected a pattern, got none; '\*\*' is every"
+        ValueError, match=r"^capture: expected a pattern, got none; pass '\*\*' for"
     ):
         fdl.capture(fdl.mlp([2], 2))
 

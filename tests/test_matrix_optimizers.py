@@ -501,19 +501,21 @@ def refused(message):
         (
             lambda: optim.muon(0.1, preconditioning="none"),
             "scale_by_muon: expected a preconditioning of frobenius, spectral, aol, schatten, got "
-            "'none'",
+            "'none'; leave it out for 'frobenius'",
         ),
         (
             lambda: optim.muon(0.1, "polar"),
-            "muon: expected ns_coeffs of standard, dion, or numbers, got 'polar'",
+            "muon: expected ns_coeffs of standard, dion, or numbers, got 'polar'; leave it out for "
+            "the usual ones",
         ),
         (
             lambda: optim.muon(0.1, (1.0, 2.0)),
-            "muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape [2]",
+            "muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape [2]; "
+            "give three numbers, those of a x + b x^3 + c x^5",
         ),
         (
             lambda: optim.muon(0.1, ns_steps=0),
-            "muon: expected ns_steps >= 1, got 0",
+            "muon: expected ns_steps >= 1, got 0; 5 is usual",
         ),
         (
             lambda: optim.muon(0.1, beta=1.0),

@@ -4,7 +4,9 @@ Each runs eagerly and under `jit`, `grad`, `vmap` and `scan`, and says the same 
 the shapes that the layer sees.
 """
 
+import ast
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -470,6 +472,35 @@ def test_a_wrong_use_is_told(name, transform):
 def test_a_message_has_four_parts(name):
     """Where: expected what, got what; what to do."""
     assert re.match(r"^([\w/*]+: )?expected .+, got .+; \w.+$", WRONG[name][1])
+
+
+def text(node):
+    """A message as the source has it, with `_` for whatever is filled in."""
+    if isinstance(node, ast.BinOp):
+        return text(node.left) + text(node.right)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else "_"
+
+
+def messages():
+    """(place and text, text) of every error and warning that fdl makes."""
+    root = Path(fdl.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            made = isinstance(node, ast.Call) and ast.unparse(node.func)
+            # type(error)(errno, message, path) is an OSError.
+            if made and made.endswith(("Error", "warn", "_Damaged", "type(error)")):
+                said = max(map(text, node.args), key=len, default="")
+                yield f"{file.relative_to(root)}:{node.lineno}: {said}", said
+
+
+def test_every_message_in_the_source_has_four_parts():
+    """That none lacks a remedy: who reads it has a mistake to mend, and not a rule to look up."""
+    found = list(messages())
+    assert len(found) >= 250
+    wrong = [at for at, said in found if not re.search(r"expected .+, got .+; \w", said)]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_right_uses_pass():

@@ -287,7 +287,9 @@ def test_top_k_of_ties_and_of_what_is_no_number():
     first = logits.argmax(-1)
     np.testing.assert_array_equal(metrics.top_k(logits, first, k=1), fdl.accuracy(logits, first))
     for k in (0, 4):
-        with pytest.raises(fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}$"):
+        with pytest.raises(
+            fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}; it says"
+        ):
             metrics.top_k(logits, labels, k=k)
 
 
@@ -323,9 +325,17 @@ def test_areas_that_there_are_not():
             [0],
             r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; take the scores of",
         ),
-        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN$"),
-        ([1.0, 2.0], [1, 1], r"targets of both 0 and 1, got \[1\]$"),
-        ([1.0, 2.0], [0, 2], r"targets of both 0 and 1, got \[0, 2\]$"),
+        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; see where training diverged$"),
+        (
+            [1.0, 2.0],
+            [1, 1],
+            r"targets of both 0 and 1, got \[1\]; give examples of both classes, ",
+        ),
+        (
+            [1.0, 2.0],
+            [0, 2],
+            r"targets of both 0 and 1, got \[0, 2\]; give examples of both classes, ",
+        ),
     ]:
         with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
             metrics.exact_auc(scores, targets)
@@ -358,17 +368,18 @@ def test_r2_of_targets_that_are_all_equal():
     [
         (
             lambda: metrics.f1("weighted", 3),
-            r"f1: expected average binary, macro or micro, got 'weighted'",
+            r"f1: expected average binary, macro or micro, got 'weighted'; macro counts every "
+            r"class alike, micro every example",
         ),
         (
             lambda: metrics.recall("macro"),
             r"recall: expected a number of classes for macro and micro and none for binary, got 0 "
-            r"for macro",
+            r"for macro; pass classes=\.\.\.",
         ),
         (
             lambda: metrics.precision("binary", 2),
             r"precision: expected a number of classes for macro and micro and none for binary, got "
-            r"2 for binary",
+            r"2 for binary; take 'macro', or leave classes out",
         ),
         (
             lambda: metrics.r2().update(metrics.r2().init(), jnp.ones((3, 1)), jnp.ones(3)),

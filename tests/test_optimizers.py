@@ -586,7 +586,7 @@ MISTAKES = {
     ),
     "etas": (
         lambda: optim.rprop(0.1, eta_minus=1.2, eta_plus=0.5),
-        "rprop: expected eta_minus in (0, 1) and eta_plus > 1, got 1.2 and 0.5",
+        "rprop: expected eta_minus in (0, 1) and eta_plus > 1, got 1.2 and 0.5; 0.5 and 1.2",
     ),
     "integers": (
         lambda: fdl.adam(0.1).init({"w": jnp.ones(2), "n": {"k": jnp.arange(3)}}),
@@ -640,11 +640,11 @@ MISTAKES = {
     ),
     "lookahead_period": (
         lambda: optim.lookahead(fdl.sgd(0.1), 0, 0.5),
-        "lookahead: expected a sync_period >= 1, got 0",
+        "lookahead: expected a sync_period >= 1, got 0; 5 is usual",
     ),
     "lookahead_size": (
         lambda: optim.lookahead(fdl.sgd(0.1), 2, 1.5),
-        "lookahead: expected a slow_step_size in [0, 1], got 1.5",
+        "lookahead: expected a slow_step_size in [0, 1], got 1.5; 0.5 is usual",
     ),
     "lookahead_params": (
         lambda: optim.lookahead(fdl.sgd(0.1), 2, 0.5).init({"w": jnp.ones(1)}),

@@ -63,11 +63,11 @@ def test_an_equation_that_is_no_dense_layer_is_refused(equation):
 
 def test_an_einsum_says_what_does_not_fit():
     for sizes, bias in [({}, "k"), ({"k": 0}, "k"), ({"k": 2, "j": 2}, ""), ({"k": 2}, "t")]:
-        told = f"sizes of {', '.join(sizes)} and bias '{bias}'"
+        given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         with pytest.raises(
             ValueError,
             match=rf"^einsum_dense: expected sizes >= 1 of k and a bias of the last axes of tk, "
-            rf"got {told}$",
+            rf"got {given} and bias '{bias}'; give the size of each new axis of w by its name",
         ):
             fdl.einsum_dense("td,dk->tk", sizes, bias=bias)
     model = fdl.chain(mix=fdl.einsum_dense("btd,dk->btk", {"k": 2}))
@@ -112,7 +112,7 @@ def test_a_bilinear_layer_says_what_does_not_fit():
         r"4\] and \[2, 3, 4\]; give both these widths, or make new params with init$",
     ):
         model.apply(params, {}, X, other=X)
-    with pytest.raises(ValueError, match=r"^bilinear: expected features >= 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^bilinear: expected features >= 1, got 0; say"):
         fdl.bilinear(0)
 
 
@@ -142,5 +142,5 @@ def test_batch_axes_that_do_not_fit_are_told():
         r"3\]; give each these axes first$",
     ):
         model.apply(params, {}, X, other=X[:, 0])
-    with pytest.raises(ValueError, match=r"^batch_apply: expected axes >= 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^batch_apply: expected axes >= 1, got 0; say"):
         fdl.batch_apply(fdl.tanh, axes=0)

@@ -302,7 +302,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         (
             lambda: optim.piecewise_interpolate_schedule("cubic", 0.1, {5: 0.5}),
             "piecewise_interpolate_schedule: expected interpolate_type 'linear' or 'cosine', got "
-            "'cubic'",
+            "'cubic'; take 'linear' for straight lines",
         ),
         (
             lambda: optim.linear_onecycle_schedule(10, 0.1, 0.5, 0.4),

@@ -233,7 +233,7 @@ def test_sizes_out_of_range_are_refused(batch_size, examples):
     with pytest.raises(
         ValueError,
         match=r"^stream: expected batch_size >= 1 and 1 to 2\*\*30 examples, got "
-        rf"{batch_size} and {examples}$",
+        rf"{batch_size} and {examples}; examples is the number of rows in the data$",
     ):
         stream(0, 0, batch_size, examples)
 

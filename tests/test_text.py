@@ -61,20 +61,20 @@ def test_a_text_as_numbers():
     [
         (
             lambda: windows(np.arange(9), 0),
-            "windows: expected length >= 1 and stride >= 1, got 0 and",
+            "windows: expected length >= 1 and stride >= 1, got 0 and 1; both count",
         ),
         (
             lambda: windows(np.ones((3, 3)), 1),
             "windows: expected ids [N] with N > 1, got [3, 3]; give",
         ),
-        (lambda: scored(np.arange(9), 3), "scored: expected an even length, got 3"),
+        (lambda: scored(np.arange(9), 3), "scored: expected an even length, got 3; take 4, "),
         (
             lambda: characters("abc", test=1.5),
             "characters: expected a test share in (0, 1) of a long",
         ),
         (
             lambda: characters("a"),
-            "characters: expected a test share in (0, 1) of a longer text, got",
+            "characters: expected a test share in (0, 1) of a longer text, got 0.1 of 1 character",
         ),
     ],
 )

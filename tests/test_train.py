@@ -490,7 +490,7 @@ def test_the_callers_arrays_are_alive_after_fit():
 BAD_DATA = {
     "empty": (
         lambda x, y: (x[:0], y[:0]),
-        r"data: expected at least one example, got none at '0'",
+        r"data: expected at least one example, got none at '0'; look at",
     ),
     "lengths": (
         lambda x, y: (x, y[:-1]),
@@ -542,14 +542,14 @@ def test_bad_data_are_refused_before_anything_happens(kind, where):
 
 
 BAD_CALLS = {
-    "neither": ({"steps": None}, r"fit: expected either epochs or steps, got both or neither"),
-    "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both or neither"),
-    "batch": ({"batch_size": 0}, r"fit: expected batch_size >= 1, got 0"),
-    "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, got 0"),
-    "record": ({"record_every": -1}, r"fit: expected record_every >= 1, got -1"),
-    "steps": ({"steps": -1}, r"fit: expected a number of steps in \[0, 2\*\*32\), got -1"),
-    "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'"),
-    "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none"),
+    "neither": ({"steps": None}, r"fit: expected either epochs or steps, got neither; say one"),
+    "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; say one"),
+    "batch": ({"batch_size": 0}, r"fit: expected batch_size >= 1, got 0; say how many"),
+    "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, got 0; leave it out"),
+    "record": ({"record_every": -1}, r"fit: expected record_every >= 1, got -1; leave it out"),
+    "steps": ({"steps": -1}, r"fit: expected a number of steps in \[0, 2\*\*32\), got -1; say"),
+    "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'; a loss"),
+    "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none; pass"),
 }
 
 
@@ -561,7 +561,9 @@ def test_bad_arguments_are_refused(kind):
 
 
 def test_an_unknown_monitor_is_named():
-    with pytest.raises(ValueError, match=r"^fit: expected monitor among accuracy, loss, got 'f1'"):
+    with pytest.raises(
+        ValueError, match=r"^fit: expected monitor among accuracy, loss, got 'f1'; "
+    ):
         train(validation=data(10, 1), monitor="f1")
 
 
@@ -571,8 +573,15 @@ def test_integer_parameters_and_odd_seeds_are_refused():
         match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; keep what",
     ):
         fdl.start({"a": {"w": jnp.arange(3)}}, momentum())
-    with pytest.raises(ValueError, match=r"^start: expected a seed in \[0, 2\*\*32\), got -1"):
+    with pytest.raises(ValueError, match=r"^start: expected a seed in \[0, 2\*\*32\), got -1; t"):
         fdl.start(params(), momentum(), seed=-1)
+
+
+def test_batches_of_no_examples_are_refused():
+    with pytest.raises(ValueError, match=r"^predict: expected batch_size >= 1, got 0; say how ma"):
+        fdl.predict(small(), params(), data()[0], batch_size=0)
+    with pytest.raises(ValueError, match=r"^evaluate: expected batch_size >= 1, got 0; say how m"):
+        fdl.evaluate(objective(), params(), data(), batch_size=0)
 
 
 def test_a_state_that_changes_its_shape_is_named():

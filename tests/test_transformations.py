@@ -475,7 +475,8 @@ def test_a_partition_that_is_none_is_refused(make, message):
         ),
         (
             lambda: optim.apply_if_finite(fdl.sgd(0.1), -1),
-            "apply_if_finite: expected max_consecutive_errors >= 0, got -1",
+            "apply_if_finite: expected max_consecutive_errors >= 0, got -1; it is how many steps "
+            "in a row may be left out",
         ),
         (
             lambda: optim.partition({"rest": fdl.sgd(0.1)}, rest=fdl.sgd(0.1)),

@@ -40,7 +40,10 @@ def length(data: Any) -> int:
     """
     lengths = {path: np.shape(leaf)[:1] for path, leaf in paths.leaves(data).items()}
     if not lengths:
-        raise ValueError("data: expected a pytree of arrays [N, ...], got no array at all")
+        raise ValueError(
+            "data: expected a pytree of arrays [N, ...], got no array at all; "
+            "pass (x, y) or the like"
+        )
     for path, each in lengths.items():
         if each != next(iter(lengths.values())) or not each:
             said = ", ".join(f"{path!r}: {list(np.shape(leaf))}" for path, leaf in _named(data))
@@ -49,7 +52,10 @@ def length(data: Any) -> int:
                 "every example needs a row in each"
             )
         if each == (0,):
-            raise ValueError(f"data: expected at least one example, got none at {path!r}")
+            raise ValueError(
+                f"data: expected at least one example, got none at {path!r}; "
+                "look at what chose the rows"
+            )
     return next(iter(lengths.values()))[0]
 
 

@@ -29,12 +29,16 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
     Learning Repository; the test part of it, as scikit-learn ships it.
     """
     if not 0 < test_fraction < 1:
-        raise ValueError(f"digits: expected a test_fraction in (0, 1), got {test_fraction}")
+        raise ValueError(
+            f"digits: expected a test_fraction in (0, 1), got {test_fraction}; "
+            "0.25 holds out a quarter"
+        )
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "digits: expected scikit-learn, which holds the scans; pip install 'fdl[digits]'"
+            "digits: expected scikit-learn, which holds the scans, got none; "
+            "pip install 'fdl[digits]'"
         ) from error
     images, labels = load_digits(return_X_y=True)
     test = np.sort(_held_out(labels, test_fraction, np.random.default_rng(seed)))

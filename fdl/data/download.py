@@ -162,7 +162,10 @@ def _fetch_rest(url: str, part: IO[bytes], timeout: float) -> None:
             part.write(block)
         # http.client ends a response that was cut short without a word.
         if missing := getattr(response, "length", None):
-            raise ConnectionError(f"the connection closed {missing} bytes before the end")
+            raise ConnectionError(
+                f"expected {missing} more bytes, got the end of the connection; "
+                "kept the partial file"
+            )
 
 
 def _unpack(part: IO[bytes], path: Path, sha256: str) -> None:

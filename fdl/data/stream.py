@@ -41,7 +41,7 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
     if batch_size < 1 or not 1 <= examples <= 2**30:
         raise ValueError(
             f"stream: expected batch_size >= 1 and 1 to 2**30 examples, got {batch_size} and "
-            f"{examples}"
+            f"{examples}; examples is the number of rows in the data"
         )
     seed = jnp.asarray(seed, jnp.uint32)
     epoch, offset = _window(jnp.asarray(step, jnp.uint32), batch_size, examples)

@@ -30,7 +30,8 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
     ids = np.asarray(ids)
     if length < 1 or stride < 1:
         raise ValueError(
-            f"windows: expected length >= 1 and stride >= 1, got {length} and {stride}"
+            f"windows: expected length >= 1 and stride >= 1, got {length} and {stride}; "
+            "both count tokens"
         )
     if ids.ndim != 1 or len(ids) <= length:
         raise ValueError(
@@ -64,7 +65,10 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     ids = np.asarray(ids)
     if length % 2:
-        raise ValueError(f"scored: expected an even length, got {length}")
+        raise ValueError(
+            f"scored: expected an even length, got {length}; "
+            f"take {length + 1}, half of which is past"
+        )
     half = length // 2
     missing = -(len(ids) - 1) % half  # the last piece is filled up with what does not count
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
@@ -100,7 +104,7 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
     if not 0 < test < 1 or not 0 < cut < len(text):
         raise ValueError(
             f"characters: expected a test share in (0, 1) of a longer text, got {test} of "
-            f"{len(text)} characters"
+            f"{len(text)} characters; leave at least one character on each side"
         )
     dtype = np.uint8 if len(alphabet) <= 256 else np.int32
     place = {character: number for number, character in enumerate(alphabet)}

@@ -64,7 +64,10 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
     The same in `jax.nn.initializers.truncated_normal`.
     """
     if not lower < upper:
-        raise ValueError(f"truncated_normal: expected lower < upper, got {lower} and {upper}")
+        raise ValueError(
+            f"truncated_normal: expected lower < upper, got {lower} and {upper}; "
+            "give the smaller one first"
+        )
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return _truncated(need_key(key), tuple(shape), jnp.dtype(dtype), stddev, lower, upper)
@@ -97,11 +100,13 @@ def variance_scaling(
     """
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(
-            f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}"
+            f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}; fan_in "
+            "keeps the variance of activations, fan_out that of gradients"
         )
     if distribution not in ("normal", "uniform"):
         raise ValueError(
-            f"variance_scaling: expected distribution normal or uniform, got {distribution!r}"
+            f"variance_scaling: expected distribution normal or uniform, got {distribution!r}; "
+            "for a normal one without tails, use truncated_normal"
         )
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

@@ -180,7 +180,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     `torch.nn.init.sparse_`.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"sparse: expected a share in [0, 1) that is 0, got {share}")
+        raise ValueError(
+            f"sparse: expected a share in [0, 1) that is 0, got {share}; 0.9 leaves one in ten"
+        )
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         if len(shape) != 2:

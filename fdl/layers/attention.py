@@ -242,7 +242,7 @@ def _check(
     if heads < 1 or (kv_heads is not None and (kv_heads < 1 or heads % kv_heads)):
         raise ValueError(
             f"attention: expected heads >= 1 and kv_heads that divide them, got heads {heads} and "
-            f"kv_heads {kv_heads}"
+            f"kv_heads {kv_heads}; kv_heads=None gives each head keys and values of its own"
         )
     if window is not None and window < 1:
         raise ValueError(f"attention: expected a window >= 1, got {window}; 1 sees itself alone")

@@ -62,7 +62,8 @@ def batch_norm(
     check_epsilon("batch_norm", epsilon)
     if not 0 <= momentum <= 1:
         raise ValueError(
-            f"batch_norm: expected a momentum in [0, 1], the weight of the old, got {momentum}"
+            f"batch_norm: expected a momentum in [0, 1], the weight of the old, got {momentum}; "
+            "0.9 averages over about the last ten batches"
         )
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2)
 

@@ -140,7 +140,10 @@ def depthwise_conv(
     kernel = check_sizes("depthwise_conv", "kernel_size", kernel_size)
     check_padding("depthwise_conv", padding, len(kernel))
     if multiplier < 1:
-        raise ValueError(f"depthwise_conv: expected multiplier >= 1, got {multiplier}")
+        raise ValueError(
+            f"depthwise_conv: expected multiplier >= 1, got {multiplier}; "
+            "say how many outputs each channel has"
+        )
     windows: dict[str, Any] = {
         "stride": for_each_axis("depthwise_conv", "stride", stride, len(kernel)),
         "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
@@ -222,11 +225,14 @@ def check_features(layer: str, features: int, groups: int) -> None:
       >>> check_features("conv", 8, 3)
       Traceback (most recent call last):
       ...
-      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3
+      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
     """
     if features < 1:
-        raise ValueError(f"{layer}: expected features >= 1, got {features}")
+        raise ValueError(
+            f"{layer}: expected features >= 1, got {features}; say how many outputs there are"
+        )
     if groups < 1 or features % groups:
         raise ValueError(
-            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}"
+            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
+            "take a common divisor of the channels of x and the features"
         )

@@ -148,11 +148,11 @@ def _check_output_padding(
     ):
         raise ValueError(
             "conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
-            f"each of {len(stride)} axes, got {output_padding!r}"
+            f"each of {len(stride)} axes, got {output_padding!r}; 0 is the smallest that fits"
         )
     if any(more) and isinstance(padding, str):
         raise ValueError(
             "conv_transpose: expected output_padding with a padding of integers or pairs, got "
-            f"padding {padding!r}, which fixes the size"
+            f"padding {padding!r}, which fixes the size; pad by integers, or leave it out"
         )
     return tuple(more)

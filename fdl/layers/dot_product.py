@@ -106,7 +106,9 @@ def _check(q: Any, k: Any, v: Any, mask: Any, segments: Any) -> None:
     fit = min(q.ndim, k.ndim, v.ndim) >= 3 and q.shape[-1] == k.shape[-1]
     if not (fit and k.shape[:-1] == v.shape[:-1] and q.shape[-2] % k.shape[-2] == 0):
         _refuse(
-            "q [..., T, H, K], k [..., S, G, K], v [..., S, G, V] with G a divisor of H", shapes
+            "q [..., T, H, K], k [..., S, G, K], v [..., S, G, V] with G a divisor of H",
+            shapes,
+            "split the features of each into heads with reshape",
         )
     t, s = q.shape[-3], k.shape[-3]
     if mask is not None:
@@ -117,13 +119,17 @@ def _check(q: Any, k: Any, v: Any, mask: Any, segments: Any) -> None:
             _refuse(
                 f"mask bool {list(whole)} or {[t, s]}, or 1 for any of the numbers",
                 f"{mask.dtype} {list(mask.shape)}",
-                "; one of keys alone is (mask > 0)[:, None, None, :]",
+                "one of keys alone is (mask > 0)[:, None, None, :]",
             )
     if segments is not None:
         whole = (*q.shape[:-3], t)
         integers = jnp.issubdtype(segments.dtype, jnp.integer)
         if not integers or t != s or segments.shape[-1:] != (t,):
-            _refuse(f"segments integers {list(whole)}", f"{segments.dtype} {list(segments.shape)}")
+            _refuse(
+                f"segments integers {list(whole)}",
+                f"{segments.dtype} {list(segments.shape)}",
+                "number the sequence that each token belongs to",
+            )
 
 
 def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
@@ -131,5 +137,5 @@ def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in pairs)
 
 
-def _refuse(expected: str, got: str, remedy: str = "") -> None:
-    raise PathError(f"expected {expected}, got {got}{remedy}", layer="dot_product_attention")
+def _refuse(expected: str, got: str, remedy: str) -> None:
+    raise PathError(f"expected {expected}, got {got}; {remedy}", layer="dot_product_attention")

@@ -178,7 +178,8 @@ def _random(
     """A layer that is `draw(key, x)` in training, and the identity otherwise."""
     if not 0 <= rate < 1:
         raise ValueError(
-            f"{kind}: expected a rate in [0, 1), the probability of dropping, got {rate}"
+            f"{kind}: expected a rate in [0, 1), the probability of dropping, got {rate}; "
+            "0.1 drops one in ten"
         )
 
     def apply(

@@ -124,7 +124,9 @@ def bilinear(
     equation 1.
     """
     if features < 1:
-        raise ValueError(f"bilinear: expected features >= 1, got {features}")
+        raise ValueError(
+            f"bilinear: expected features >= 1, got {features}; say how many outputs there are"
+        )
 
     def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
         d, c = x.shape[-1], other.shape[-1]
@@ -161,9 +163,11 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
             "each axis of w is in x or in y, and what x loses is summed with w"
         )
     if set(sizes) != new or min(sizes.values(), default=1) < 1 or not of_y.endswith(bias):
+        given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         raise ValueError(
             f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias of the last "
-            f"axes of {of_y}, got sizes of {', '.join(sizes)} and bias {bias!r}"
+            f"axes of {of_y}, got {given} and bias {bias!r}; "
+            "give the size of each new axis of w by its name, as f=64"
         )
     return of_x, of_w, of_y
 

@@ -63,7 +63,8 @@ def embedding(
     """
     if count < 1 or features < 1:
         raise ValueError(
-            f"embedding: expected count >= 1 and features >= 1, got {count} and {features}"
+            f"embedding: expected count >= 1 and features >= 1, got {count} and {features}; "
+            "say how many ids there are, and how many numbers stand for one"
         )
     make = normal(features**-0.5) if w_init is None else w_init
 
@@ -117,7 +118,10 @@ def learned_positions(
     for the standard deviation of 0.02.
     """
     if length < 1:
-        raise ValueError(f"learned_positions: expected a length >= 1, got {length}")
+        raise ValueError(
+            f"learned_positions: expected a length >= 1, got {length}; "
+            "give that of the longest sequence"
+        )
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions, length)
@@ -166,7 +170,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
     if not base > 1:
-        raise ValueError(f"sinusoidal_positions: expected a base > 1, got {base}")
+        raise ValueError(f"sinusoidal_positions: expected a base > 1, got {base}; 10000 is usual")
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions)

@@ -66,7 +66,8 @@ def mixture_of_experts(
     if count < 1 or not 1 <= top_k <= count or crowded:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
-            f"> 0 or None, got {count}, {top_k} and {capacity_factor}"
+            f"> 0 or None, got {count}, {top_k} and {capacity_factor}; top_k says how many "
+            "experts see a token, and capacity_factor=None is room for all"
         )
 
     def forward(f: Any, x: Any) -> Any:

@@ -137,7 +137,9 @@ def group_norm(
     """
     check_epsilon("group_norm", epsilon)
     if groups < 1:
-        raise ValueError(f"group_norm: expected groups >= 1, got {groups}")
+        raise ValueError(
+            f"group_norm: expected groups >= 1, got {groups}; 1 takes all channels together"
+        )
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2, groups)
 
     def forward(params: Params, x: Any) -> jax.Array:

@@ -51,7 +51,7 @@ def recurrent(
     if returns not in RETURNS:
         raise ValueError(
             f"recurrent: expected returns to be one of {', '.join(map(repr, RETURNS))}, got "
-            f"{returns!r}"
+            f"{returns!r}; take 'sequence' for y of every step, 'last' for that of the last one"
         )
     return Unrolled(cell, reverse, returns, name or cell.name).layer()
 

@@ -46,7 +46,10 @@ def upsample(
     """
     scales = check_sizes("upsample", "scale", scale)
     if method not in ("nearest", "linear"):
-        raise ValueError(f"upsample: expected method nearest or linear, got {method!r}")
+        raise ValueError(
+            f"upsample: expected method nearest or linear, got {method!r}; "
+            "jax.image.resize knows others"
+        )
 
     def of(x: jax.Array) -> jax.Array:
         y = as_images(x, len(scales))
@@ -156,4 +159,6 @@ def _between_centres(n: int, times: int) -> np.ndarray:
 
 def _check_factor(layer: str, factor: int) -> None:
     if factor < 1:
-        raise ValueError(f"{layer}: expected factor >= 1, got {factor}")
+        raise ValueError(
+            f"{layer}: expected factor >= 1, got {factor}; 2 trades 2 x 2 pixels for 4 channels"
+        )

@@ -139,9 +139,9 @@ class Affine:
                 layer=self.name,
             )
         if x.ndim < self.axes or (known and x.shape[-1] != int(width)):
+            new = ", or make new params with init" if known else ""
             raise PathError(
-                f"expected x [{shape}, {width}], got {list(x.shape)}; give x that shape"
-                + (", or make new params with init" if known else ""),
+                f"expected x [{shape}, {width}], got {list(x.shape)}; give x that shape{new}",
                 layer=self.name,
             )
         if x.shape[-1] % self.groups:

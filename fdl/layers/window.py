@@ -100,7 +100,7 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
       Traceback (most recent call last):
       ...
       ValueError: conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer,
-        or an integer or a pair for each of 2 axes, got 'full'
+        or an integer or a pair for each of 2 axes, none below 0, got 'full'; write 'SAME' ...
     """
     if isinstance(padding, str):
         right = padding in names and (padding != "CAUSAL" or rank == 1)
@@ -111,10 +111,14 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
         except TypeError:
             right = False
     if not right:
-        causal = "; CAUSAL is for one axis" if padding == "CAUSAL" and "CAUSAL" in names else ""
+        remedy = "write one integer for all sides, or (before, after) for each axis"
+        if isinstance(padding, str):
+            causal = padding == "CAUSAL" and "CAUSAL" in names
+            kept = "write 'SAME' to keep the size, or 'VALID' to pad nothing"
+            remedy = "CAUSAL is for one axis" if causal else kept
         raise ValueError(
             f"{layer}: expected padding {', '.join(names)}, an integer, or an integer or a pair "
-            f"for each of {rank} axes, none below 0, got {padding!r}{causal}"
+            f"for each of {rank} axes, none below 0, got {padding!r}; {remedy}"
         )
 
 
@@ -129,7 +133,7 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
     if not isinstance(each, Sequence) or len(each) != rank or not all(map(_is_count, each)):
         raise ValueError(
             f"{layer}: expected {what} >= 1, an integer or one for each of {rank} axes, "
-            f"got {value!r}"
+            f"got {value!r}; write 2, or {(2,) * rank}"
         )
     return tuple(each)
 
@@ -146,10 +150,10 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
     """
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
     if not sized or not all(map(_is_count, value)):
-        said = f"; write ({value}, {value}) for images" if isinstance(value, int) else ""
+        size = value if _is_count(value) else 3
         raise ValueError(
             f"{layer}: expected {what} as 1 to 3 integers >= 1, one for each spatial axis, "
-            f"got {value!r}{said}"
+            f"got {value!r}; write ({size}, {size}) for images"
         )
     return tuple(value)
 

@@ -36,7 +36,7 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
       {'dense_0': (2, 5), 'dense_1': (2, 3)}
     """
     if not patterns:
-        raise ValueError("capture: expected a pattern, got none; '**' is every layer")
+        raise ValueError("capture: expected a pattern, got none; pass '**' for every layer")
     order = layer_paths(model)
     wanted = paths.pick(order, patterns)
     tapped = _tap(model, "", frozenset(wanted))

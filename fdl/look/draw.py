@@ -85,7 +85,7 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
       >>> figure.axes[0].images[0].get_array().tolist()
       [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    w, shape = panels.finite("weight_images: expected w", w), tuple(image_shape)
+    w, shape = panels.finite("weight_images", "w", w), tuple(image_shape)
     image = len(shape) > 1 and shape[2:] in ((), (1,), (3,))
     if not image or w.ndim != 2 or not w.size or len(w) != math.prod(shape):
         raise ValueError(
@@ -140,7 +140,7 @@ def representations(
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
     rows = {"before": before, "after": after}
-    labels = panels.integers("representations: expected labels [N]", labels)
+    labels = panels.integers("representations", "labels [N]", labels)
     readouts = readouts or {}
     panels.check_rows(rows, labels, readouts)
     width = max(2.5 * len(before), 5.0)
@@ -184,9 +184,9 @@ def mistakes(
       >>> figure.axes[0].get_title()
       'true 1\\nsaid 7'
     """
-    images = panels.finite("mistakes: expected images", images)
-    labels = panels.integers("mistakes: expected labels [N]", labels)
-    predicted = panels.integers("mistakes: expected predicted [N]", predicted)
+    images = panels.finite("mistakes", "images", images)
+    labels = panels.integers("mistakes", "labels [N]", labels)
+    predicted = panels.integers("mistakes", "predicted [N]", predicted)
     _check_count("mistakes", count)
     confidence = _check_mistakes(images, labels, predicted, probabilities)
     wrong = np.flatnonzero(labels != predicted)
@@ -233,7 +233,7 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
       >>> [text.get_text() for text in figure.axes[0].texts]
       ['5', '1', '4']
     """
-    counts = panels.integers("confusion: expected a matrix [C, C] of counts", matrix)
+    counts = panels.integers("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:
         raise ValueError(
             f"confusion: expected a matrix [C, C] of counts >= 0, got {list(counts.shape)}"
@@ -242,7 +242,9 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
     classes = len(counts)
     names = [str(each) for each in (range(classes) if class_names is None else class_names)]
     if len(names) != classes:
-        raise ValueError(f"confusion: expected {classes} class_names, got {len(names)}")
+        raise ValueError(
+            f"confusion: expected {classes} class_names, got {len(names)}; give one for each row"
+        )
     side = min(max(0.5 * classes, 3.0), 16.0)
     figure = panels.blank("confusion", side + 1.5, side + 1.5)
     axes = figure.add_subplot()
@@ -270,7 +272,9 @@ def _row_title(axes: Any, text: str) -> None:
 
 def _check_count(caller: str, count: int) -> None:
     if count < 1:
-        raise ValueError(f"{caller}: expected count >= 1, got {count}")
+        raise ValueError(
+            f"{caller}: expected count >= 1, got {count}; it is how many images are drawn at most"
+        )
 
 
 def _check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
@@ -284,7 +288,7 @@ def _check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any
         )
     if probabilities is None:
         return None
-    table = panels.finite("mistakes: expected probabilities", probabilities)
+    table = panels.finite("mistakes", "probabilities", probabilities)
     classes = int(predicted.max()) + 1
     fits = table.ndim == 2 and len(table) == len(labels) and table.shape[1] >= classes
     if not fits or table.min() < 0 or table.max() > 1.001:

@@ -29,8 +29,7 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
       6
     """
     images = {
-        name: panels.finite(f"image_rows: expected images in {name!r}", row)
-        for name, row in rows.items()
+        name: panels.finite("image_rows", f"images in {name!r}", row) for name, row in rows.items()
     }
     for name, row in images.items():
         if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):

@@ -133,7 +133,10 @@ def _rows(who: str, h: Any) -> jax.Array:
     """h as [N, D] in float32, or float64 if it is that; refuses what cannot be measured."""
     h = jnp.asarray(h)
     if h.ndim < 1 or not h.size:
-        raise ValueError(f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}")
+        raise ValueError(
+            f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; "
+            "give one row for each example"
+        )
     rows = h.reshape(len(h), -1).astype(h.dtype if h.dtype == jnp.float64 else jnp.float32)
     if not bool(jnp.isfinite(rows).all()):
         bad = int((~jnp.isfinite(rows)).any(1).sum())

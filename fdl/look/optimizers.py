@@ -244,4 +244,7 @@ def _row(each: Comparison) -> dict[str, str]:
 
 def _check(caller: str, found: Mapping[str, Comparison]) -> None:
     if not found:
-        raise ValueError(f"{caller}: expected the result of fdl.compare_optimizers, got none")
+        raise ValueError(
+            f"{caller}: expected the result of fdl.compare_optimizers, got {found!r}; "
+            "pass at least one name -> Comparison"
+        )

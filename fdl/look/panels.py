@@ -28,7 +28,7 @@ def blank(caller: str, width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            f"{caller}: expected matplotlib, which draws; pip install 'fdl[pictures]'"
+            f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"
         ) from error
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
@@ -211,7 +211,9 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
                 f"{history!r:.60}; pass result.history of a run that was trained"
             )
     if not named:
-        raise ValueError("learning_curves: expected at least one history, got none")
+        raise ValueError(
+            "learning_curves: expected at least one history, got none; pass result.history"
+        )
     return {str(name): list(history) for name, history in named.items()}
 
 
@@ -235,7 +237,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
                     f"{list(np.shape(h))} at {path!r} {when} training and {list(labels.shape)}; "
                     "every example needs a row in each"
                 )
-            finite(f"representations: expected h at {path!r} {when} training", h)
+            finite("representations", f"h at {path!r} {when} training", h)
     for when, found in readouts.items():
         strange = [path for path in found if path not in rows.get(when, {})]
         if not strange:
@@ -246,31 +248,33 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
         )
 
 
-def finite(expected: str, values: Any) -> np.ndarray:
+def finite(who: str, what: str, values: Any) -> np.ndarray:
     """An array that holds neither NaN nor infinity.
 
     Example:
-      >>> finite("mistakes: expected images", [0.5])
+      >>> finite("mistakes", "images", [0.5])
       array([0.5])
     """
     array = np.asarray(values)
     array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
     if not np.isfinite(array).all():
-        raise ValueError(f"{expected} finite, got NaN or infinity; see where training diverged")
+        raise ValueError(
+            f"{who}: expected {what} finite, got NaN or infinity; see where training diverged"
+        )
     return array
 
 
-def integers(expected: str, values: Any) -> np.ndarray:
+def integers(who: str, what: str, values: Any) -> np.ndarray:
     """An array of integers.
 
     Example:
-      >>> integers("mistakes: expected labels [N]", [3])
+      >>> integers("mistakes", "labels [N]", [3])
       array([3])
     """
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
         raise ValueError(
-            f"{expected}, integers, got {array.dtype} {list(array.shape)}; "
+            f"{who}: expected {what}, integers, got {array.dtype} {list(array.shape)}; "
             "convert with astype, or take the argmax of logits"
         )
     return array

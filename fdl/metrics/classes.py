@@ -54,7 +54,10 @@ def top_k(logits: jax.Array, labels: jax.Array, *, k: int = 5) -> jax.Array:
     """
     labels = class_numbers("top_k", logits, labels)
     if not 1 <= k <= logits.shape[-1]:
-        raise PathError(f"expected k in [1, {logits.shape[-1]}], got {k}", layer="top_k")
+        raise PathError(
+            f"expected k in [1, {logits.shape[-1]}], got {k}; it says how many guesses count",
+            layer="top_k",
+        )
     right = one_hot(labels, logits.shape[-1])
     own = jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1, keepdims=True)
     earlier = jnp.arange(logits.shape[-1], dtype=labels.dtype) < labels[..., None]
@@ -234,11 +237,15 @@ def predicted_class(logits: jax.Array) -> jax.Array:
 
 def _of_hits(name: str, average: str, classes: int, score: Callable[..., jax.Array]) -> Metric:
     if average not in ("binary", "macro", "micro"):
-        raise ValueError(f"{name}: expected average binary, macro or micro, got {average!r}")
+        raise ValueError(
+            f"{name}: expected average binary, macro or micro, got {average!r}; "
+            "macro counts every class alike, micro every example"
+        )
     if (average == "binary") != (classes == 0):
+        remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
         raise ValueError(
             f"{name}: expected a number of classes for macro and micro and none for binary, got "
-            f"{classes} for {average}"
+            f"{classes} for {average}; {remedy}"
         )
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:

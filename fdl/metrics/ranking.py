@@ -80,10 +80,13 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
             f"{list(targets.shape)}; take the scores of one class"
         )
     if np.isnan(scores).any():
-        raise ValueError("exact_auc: expected scores that are numbers, got NaN")
+        raise ValueError(
+            "exact_auc: expected scores that are numbers, got NaN; see where training diverged"
+        )
     if set(np.unique(targets).tolist()) != {0, 1}:
         raise ValueError(
-            f"exact_auc: expected targets of both 0 and 1, got {np.unique(targets).tolist()[:5]}"
+            f"exact_auc: expected targets of both 0 and 1, got {np.unique(targets).tolist()[:5]}; "
+            "give examples of both classes, 1 for the one with the larger scores"
         )
     _, place = np.unique(scores, return_inverse=True)
     true, false = (np.bincount(place, targets == kind) for kind in (1, 0))

@@ -45,7 +45,9 @@ def lstm_classifier(
     Source: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
     if depth < 1:
-        raise ValueError(f"lstm_classifier: expected depth >= 1, got {depth}")
+        raise ValueError(
+            f"lstm_classifier: expected depth >= 1, got {depth}; say how many LSTMs to stack"
+        )
     cell = lstm_cell(features, forget_bias=1.0)
     over_time = bidirectional if both_ways else recurrent
     layers: list[Any] = [embedding(count, features)]

@@ -43,7 +43,8 @@ def apply_if_finite(
     """
     if max_consecutive_errors < 0:
         raise ValueError(
-            f"apply_if_finite: expected max_consecutive_errors >= 0, got {max_consecutive_errors}"
+            f"apply_if_finite: expected max_consecutive_errors >= 0, got {max_consecutive_errors}; "
+            "it is how many steps in a row may be left out"
         )
     inner = with_extra_args_support(inner)
 

@@ -249,7 +249,9 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
             "its schedule would take its place at once"
         )
     if not isinstance(value, Hyperparameter | jax.core.Tracer) and not np.isfinite(value).all():
-        raise ValueError(f"set_hyperparams: expected a finite {name}, got {value}")
+        raise ValueError(
+            f"set_hyperparams: expected a finite {name}, got {value}; see what computed it"
+        )
     if name == "learning_rate" and known(value):
         check_strength(name, "rate", value, "the step already goes downhill")
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):

@@ -263,15 +263,17 @@ def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueErr
     path = next(
         (each for each in sorted({*mine, *other}) if mine.get(each) != other.get(each)), None
     )
-    said = f"expected one tree in {a} and {b}, got two structures with the same paths"
+    said = f"one tree in {a} and {b}", "two structures with the same paths"
     if path in mine and path in other:
         shapes = f"{list(mine[path])} and {list(other[path])}"
-        said = f"expected one shape in {a} and {b} at {path!r}, got {shapes}"
+        said = f"one shape in {a} and {b} at {path!r}", shapes
     elif path is not None:
         where = a if path in mine else b
-        said = f"expected one tree in {a} and {b}, got {path!r} in {where} alone"
+        said = f"one tree in {a} and {b}", f"{path!r} in {where} alone"
     both = f"\n  {a}: {jax.tree.structure(left)}\n  {b}: {jax.tree.structure(right)}"
-    return ValueError(f"{who}: {said}; make both from the same parameters{both}")
+    return ValueError(
+        f"{who}: expected {said[0]}, got {said[1]}; make both from the same parameters{both}"
+    )
 
 
 def _as(x: Any, like: Any) -> jax.Array:

@@ -71,10 +71,12 @@ def scale_by_zoom_linesearch(
     if initial_guess_strategy not in ("one", "keep"):
         raise ValueError(
             f"{who}: expected initial_guess_strategy 'one' or 'keep', got "
-            f"{initial_guess_strategy!r}"
+            f"{initial_guess_strategy!r}; take 'keep' to begin at the last search's step"
         )
     if max_linesearch_steps < 1:
-        raise ValueError(f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}")
+        raise ValueError(
+            f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}; 20 is usual"
+        )
     rules = Rules(
         *(max_linesearch_steps, max_learning_rate, tol, increase_factor),
         *(slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision),

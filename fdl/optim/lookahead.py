@@ -54,9 +54,11 @@ def lookahead(
     Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. The same in optax.
     """
     if known(sync_period) and sync_period < 1:
-        raise ValueError(f"lookahead: expected a sync_period >= 1, got {sync_period}")
+        raise ValueError(f"lookahead: expected a sync_period >= 1, got {sync_period}; 5 is usual")
     if known(slow_step_size) and not 0 <= slow_step_size <= 1:
-        raise ValueError(f"lookahead: expected a slow_step_size in [0, 1], got {slow_step_size}")
+        raise ValueError(
+            f"lookahead: expected a slow_step_size in [0, 1], got {slow_step_size}; 0.5 is usual"
+        )
     inner = with_extra_args_support(fast_optimizer)
 
     def init(params: Any) -> LookaheadState:

@@ -207,15 +207,16 @@ def _coefficients(given: Any, steps: int) -> Any:
     """(3,), or a row for each step; the last ones, if there are too many."""
     if isinstance(given, str) and given not in COEFFICIENTS:
         raise ValueError(
-            f"muon: expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {given!r}"
+            f"muon: expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {given!r}; "
+            "leave it out for the usual ones"
         )
     found = COEFFICIENTS[given] if isinstance(given, str) else given
     shape = np.shape(found)
     if len(shape) not in (1, 2) or shape[-1] != 3:
         raise ValueError(
             f"muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape "
-            f"{list(shape)}"
+            f"{list(shape)}; give three numbers, those of a x + b x^3 + c x^5"
         )
     if steps < 1:
-        raise ValueError(f"muon: expected ns_steps >= 1, got {steps}")
+        raise ValueError(f"muon: expected ns_steps >= 1, got {steps}; 5 is usual")
     return found[-steps:] if len(shape) == 2 else found

@@ -77,7 +77,7 @@ def check_preconditioning(who: str, preconditioning: str) -> None:
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(
             f"{who}: expected a preconditioning of {', '.join(PRECONDITIONINGS)}, got "
-            f"{preconditioning!r}"
+            f"{preconditioning!r}; leave it out for 'frobenius'"
         )
 
 

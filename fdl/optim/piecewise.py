@@ -88,7 +88,8 @@ def piecewise_interpolate_schedule(
     who = "piecewise_interpolate_schedule"
     if interpolate_type not in BETWEEN:
         raise ValueError(
-            f"{who}: expected interpolate_type 'linear' or 'cosine', got {interpolate_type!r}"
+            f"{who}: expected interpolate_type 'linear' or 'cosine', got {interpolate_type!r}; "
+            "take 'linear' for straight lines"
         )
     (init,) = numbers(who, init_value=init_value)
     return _interpolated(interpolate_type, init, _pieces(who, boundaries_and_scales))

@@ -267,6 +267,7 @@ def scale_by_rprop(
     if both_known and not 0 < eta_minus < 1 < eta_plus:
         raise ValueError(
             f"rprop: expected eta_minus in (0, 1) and eta_plus > 1, got {eta_minus} and {eta_plus}"
+            "; 0.5 and 1.2 are usual"
         )
 
     def at_step() -> Callable[..., Any]:

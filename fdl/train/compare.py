@@ -129,7 +129,9 @@ def compare_optimizers(
         check_objective(objective, *begun[0], validation)
     last = last_step("compare_optimizers", examples, batch_size, epochs, steps)
     if last < 1:
-        raise ValueError("compare_optimizers: expected at least one step, got none")
+        raise ValueError(
+            "compare_optimizers: expected at least one step, got none; give more epochs or steps"
+        )
     every = record_every or math.ceil(examples / batch_size)
     settings: dict[str, Any] = {
         "rates": np.asarray(rates, np.float64),
@@ -156,7 +158,8 @@ def _judged(
         known = ", ".join(name.removeprefix("val_") for name in trained.curves)
         raise ValueError(
             f"compare_optimizers: expected monitor among {known}, got "
-            f"{watched.removeprefix('val_')!r}"
+            f"{watched.removeprefix('val_')!r}; "
+            "take one of these, or add the metric to the objective"
         )
     sign = 1 if mode == "min" else -1
     curve = sign * trained.curves[watched]
@@ -214,16 +217,27 @@ def _check(optimizers: Any, rates: Any, seeds: Any, every: int | None, mode: str
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
-            f"compare_optimizers: expected rates [R], > 0 and rising, got {grid.tolist()}"
+            f"compare_optimizers: expected rates [R], > 0 and rising, got {grid.tolist()}; "
+            "np.geomspace(1e-4, 1, 9) is a wide grid to begin with"
         )
     whole = [int(seed) for seed in seeds if 0 <= seed < 2**32]
     if not whole or whole != list(seeds) or len(set(whole)) < len(whole):
         raise ValueError(
-            f"compare_optimizers: expected different seeds in [0, 2**32), got {list(seeds)}"
+            f"compare_optimizers: expected different seeds in [0, 2**32), got {list(seeds)}; "
+            "give range(3) or the like"
         )
     if not optimizers:
-        raise ValueError("compare_optimizers: expected at least one optimizer, got none")
+        raise ValueError(
+            "compare_optimizers: expected at least one optimizer, got none; "
+            "pass {'adam': fdl.adam} or the like"
+        )
     if every is not None and every < 1:
-        raise ValueError(f"compare_optimizers: expected record_every >= 1, got {every}")
+        raise ValueError(
+            f"compare_optimizers: expected record_every >= 1, got {every}; "
+            "leave it out for one record an epoch"
+        )
     if mode not in ("min", "max"):
-        raise ValueError(f"compare_optimizers: expected mode 'min' or 'max', got {mode!r}")
+        raise ValueError(
+            f"compare_optimizers: expected mode 'min' or 'max', got {mode!r}; "
+            "a loss wants 'min', an accuracy 'max'"
+        )

@@ -72,7 +72,7 @@ def predict(
              [6.]], dtype=float32)
     """
     length(x)
-    _positive(batch_size)
+    _positive("predict", batch_size)
     return _outputs(params, {} if state is None else state, x, model=model, batch_size=batch_size)
 
 
@@ -102,7 +102,7 @@ def totals(
       >>> float(means["loss"].total), float(means["loss"].count)
       (20.0, 5.0)
     """
-    _positive(batch_size)
+    _positive("evaluate", batch_size)
 
     def one(example: Any) -> dict[str, Any]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
@@ -171,6 +171,8 @@ def _outputs(params: Any, state: Any, x: Any, *, model: Any, batch_size: int) ->
     return jax.lax.map(one, x, batch_size=min(batch_size, length(x)))
 
 
-def _positive(batch_size: int) -> None:
+def _positive(who: str, batch_size: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        raise ValueError(
+            f"{who}: expected batch_size >= 1, got {batch_size}; say how many examples go at once"
+        )

@@ -71,7 +71,8 @@ class Host:
             return record
         if self.monitor not in record:
             raise ValueError(
-                f"fit: expected monitor among {', '.join(known)}, got {self.monitor[4:]!r}"
+                f"fit: expected monitor among {', '.join(known)}, got {self.monitor[4:]!r}; "
+                "take one of these, or add the metric to the objective"
             )
         value = record[self.monitor]
         if self.best is None or self.sign * value < self.sign * self.best.value:

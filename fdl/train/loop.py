@@ -221,12 +221,17 @@ def last_step(
       7
     """
     if batch_size < 1:
-        raise ValueError(f"{who}: expected batch_size >= 1, got {batch_size}")
+        raise ValueError(
+            f"{who}: expected batch_size >= 1, got {batch_size}; say how many examples a step sees"
+        )
     if (epochs is None) == (steps is None):
-        raise ValueError(f"{who}: expected either epochs or steps, got both or neither")
+        got = "neither" if epochs is None else "both"
+        raise ValueError(f"{who}: expected either epochs or steps, got {got}; say one of them")
     last = steps if steps is not None else math.ceil((epochs or 0) * examples / batch_size)
     if not 0 <= last < 2**32:
-        raise ValueError(f"{who}: expected a number of steps in [0, 2**32), got {last}")
+        raise ValueError(
+            f"{who}: expected a number of steps in [0, 2**32), got {last}; say how many in all"
+        )
     return last
 
 
@@ -234,12 +239,19 @@ def _check_numbers(
     every: int, chunk: int | None, patience: int | None, mode: str, validated: bool
 ) -> None:
     if patience is not None and not validated:
-        raise ValueError("fit: expected validation data for patience, got none")
+        raise ValueError(
+            "fit: expected validation data for patience, got none; pass validation=..."
+        )
     for name, value in (("record_every", every), ("chunk", chunk), ("patience", patience)):
         if value is not None and value < 1:
-            raise ValueError(f"fit: expected {name} >= 1, got {value}")
+            raise ValueError(
+                f"fit: expected {name} >= 1, got {value}; leave it out for the default"
+            )
     if mode not in ("min", "max"):
-        raise ValueError(f"fit: expected mode 'min' or 'max', got {mode!r}")
+        raise ValueError(
+            f"fit: expected mode 'min' or 'max', got {mode!r}; a loss wants 'min', an "
+            "accuracy 'max'"
+        )
 
 
 def _said(leaf: Any) -> str:

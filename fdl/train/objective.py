@@ -50,7 +50,9 @@ def supervised(
       4.0
     """
     if "loss" in metrics:
-        raise ValueError("supervised: expected another name for a metric, got 'loss'")
+        raise ValueError(
+            "supervised: expected another name for a metric, got 'loss'; the loss itself has it"
+        )
     for name, metric in metrics.items():
         if isinstance(metric, Metric):
             value = jax.eval_shape(lambda metric=metric: metric.compute(metric.init()))

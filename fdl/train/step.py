@@ -60,7 +60,7 @@ def start(
     """
     check_params("start", params)
     if not 0 <= seed < 2**32:
-        raise ValueError(f"start: expected a seed in [0, 2**32), got {seed}")
+        raise ValueError(f"start: expected a seed in [0, 2**32), got {seed}; take it modulo 2**32")
     own = {} if state is None else state
     return Run(params, own, optimizer.init(params), jnp.zeros((), jnp.uint32), jnp.uint32(seed))
 
