@@ -453,8 +453,6 @@ def test_lenet_scales_its_pixels_first():
 
 # Wrong uses.
 
-IMAGES = jnp.ones((2, 8, 8, 3))
-
 
 def conv_of(**kwargs):
     return lambda: fdl.conv(4, (3, 3), **kwargs)
@@ -533,71 +531,3 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
 def test_a_wrong_number_is_refused_where_it_is_given(make, told):
     with pytest.raises(ValueError, match=rf"^{told}$"):
         make()
-
-
-@pytest.mark.parametrize(
-    ("layer", "x", "told"),
-    [
-        (
-            fdl.conv(4, (3, 3)),
-            jnp.ones((2, 8, 8, 2)),
-            r"expected x \[\.\.\., H, W, 3\], got \[2, 8, 8, 2\]; give x that many channels, or "
-            r"make new params with init",
-        ),
-        (
-            fdl.conv(4, (3, 3)),
-            jnp.ones((8, 8)),
-            r"expected x \[\.\.\., H, W, 3\], got \[8, 8\]; add the axis of channels with "
-            r"x\[\.\.\., None\]",
-        ),
-        (
-            fdl.conv(4, (3, 3)),
-            jnp.ones((2, 8, 8, 3), jnp.uint8),
-            r"expected x of a floating dtype, got uint8 \[2, 8, 8, 3\]; put rescale\(1 / 255\) or "
-            r"the like in front, or convert x with astype",
-        ),
-        (
-            fdl.conv(4, (3, 3), padding=(1, 0), dilation=4),
-            jnp.ones((2, 9, 8, 3)),
-            r"expected an image of at least \[9, 9\], the window with its dilation, got \[9, 8\] "
-            r"and padding \[\(1, 1\), \(0, 0\)\]; pad more, or pool less before",
-        ),
-        (
-            fdl.conv_transpose(4, (3, 3), padding=3),
-            jnp.ones((2, 2, 4, 3)),
-            r"expected x whose outputs are more than the padding leaves out, got \[2, 4\] and "
-            r"padding \[\(3, 3\), \(3, 3\)\]; pad less",
-        ),
-        (
-            fdl.depthwise_conv((3, 3)),
-            jnp.ones((2, 8, 8, 2)),
-            r"expected x \[\.\.\., H, W, 3\], got \[2, 8, 8, 2\]; give x that many channels, or "
-            r"make new params with init",
-        ),
-    ],
-)
-def test_a_wrong_image_is_refused_with_the_path(layer, x, told):
-    net = fdl.chain(stem=fdl.chain(first=layer))
-    params, _ = net.init(KEY, jnp.ones((2, 16, 16, 3)))
-
-    def forward(params, x):
-        return net.apply(params, {}, x)[0].sum()
-
-    def scanned(params, x):
-        return jax.lax.scan(lambda none, x: (none, forward(params, x)), None, x[None])
-
-    batch = jax.vmap(forward, (None, 0))
-    for call in (forward, jax.jit(forward), jax.grad(forward), scanned):
-        with pytest.raises(fdl.PathError, match=rf"^stem/first: {told}(\n|$)"):
-            call(params, x)
-    with pytest.raises(fdl.PathError, match=rf"^stem/first: {told}(\n|$)"):
-        batch(params, x[None])
-
-
-def test_channels_that_the_groups_do_not_divide_are_refused():
-    told = (
-        r"^conv: expected x \[\.\.\., H, W, C\] with C a multiple of 2 groups, got \[2, 8, 8, 3\]; "
-        r"choose groups that divide the channels$"
-    )
-    with pytest.raises(fdl.PathError, match=told):
-        fdl.conv(4, (3, 3), groups=2).init(KEY, IMAGES)

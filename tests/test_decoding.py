@@ -47,6 +47,13 @@ MODELS = {
     "grouped_rotary": lambda: model_of(kv_heads=2, rotary=True, qk_norm=True),
     "window_alibi": lambda: model_of(alibi=True, window=3, soft_cap=2.0, head_features=3),
     "in_chunks": lambda: model_of(chunk=4, rotary=True),
+    "window_in_chunks": lambda: model_of(window=3, chunk=2),
+    "blocks_scanned": lambda: fdl.chain(
+        fdl.embedding(C, 8),
+        fdl.learned_positions(12),
+        fdl.repeat(fdl.encoder_block(2, 8, causal=True), 3, scan=True),
+        fdl.dense(C),
+    ),
     "gpt": lambda: gpt(fdl.learned_positions(12), fdl.sinusoidal_positions()),
 }
 
@@ -184,13 +191,14 @@ def test_the_state_of_the_model_goes_with_the_cache():
         fdl.start_decoding(model, params, TOKENS, T)
 
 
-def test_past_its_end_a_cache_gives_no_number():
-    model, params, whole = made("plain")
+@pytest.mark.parametrize("name", ["plain", "window_in_chunks"])
+def test_past_its_end_a_cache_gives_no_number(name):
+    model, params, whole = made(name)
     cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)
     y, cache = decoder(model)(params, cache, TOKENS[:, :4])
     y, cache = decoder(model)(params, cache, TOKENS[:, 4:5])
     np.testing.assert_allclose(y[:, 0], whole[:, 4], rtol=1e-5, atol=1e-5)
-    for place in (5, 6):
+    for place in (5, 6, 7, 8):
         y, cache = decoder(model)(params, cache, TOKENS[:, place : place + 1])
         assert np.isnan(y).all()
 

@@ -345,12 +345,12 @@ WRONG |= {
         f"decoder/block: expected x [B, ..., T, C], got [4, 4]; {AXIS}",
     ),
     "channels_that_cannot_be_shuffled": (
-        lambda x: seen(fdl.pixel_shuffle(2), x, (2, 2, 6)),
+        lambda x: made(inside(fdl.pixel_shuffle(2)), of(x, 2, 2, 6)),
         "decoder/block: expected x [..., H, W, C] with C a multiple of 4 groups, got [2, 2, 6]; "
         "choose groups that divide the channels",
     ),
     "pixels_that_cannot_be_unshuffled": (
-        lambda x: seen(fdl.pixel_unshuffle(2), x, (2, 3, 6)),
+        lambda x: made(inside(fdl.pixel_unshuffle(2)), of(x, 2, 3, 6)),
         "decoder/block: expected x [..., H, W, C] with H and W multiples of 2, got [2, 3, 6]; pad "
         "or crop x",
     ),
@@ -375,7 +375,8 @@ WRONG |= {
     ),
     "segments_of_another_length": (
         lambda x: attended(fdl.attention(2), x, segments=jnp.ones((2, 4), jnp.int32)),
-        "decoder/block: expected segments integers [2, 3], got int32 [2, 4]; SEGMENTS",
+        "decoder/block: expected segments integers [2, 3], got int32 [2, 4]; number "
+        "the sequence that each token belongs to",
     ),
     "an_odd_head_turned": (
         lambda x: attended(fdl.attention(2, head_features=3, rotary=True), x),
@@ -390,7 +391,7 @@ WRONG |= {
     ),
     "no_context": (
         lambda x: attended(fdl.attention(2, cross=True), x),
-        "decoder/block: CONTEXT",
+        "decoder/block: expected the input 'context', got none; pass it by name: context=...",
     ),
     "positions_for_attention_without": (
         lambda x: attended(fdl.attention(2), x, positions=jnp.arange(3)),
@@ -442,12 +443,14 @@ WRONG |= {
         "decoder/block: expected x [..., T, D], got [4]; give one row of features for every token",
     ),
     "an_equation_of_more_axes": (
-        lambda x: made(inside(fdl.einsum_dense("btd,df->btf", f=2)), x),
-        "decoder/block: EINSUM",
+        lambda x: made(inside(fdl.einsum_dense("btd,df->btf", {"f": 2})), x),
+        "decoder/block: expected x with axes btd, got [3, 4]; give x these axes, or change the "
+        "equation",
     ),
-    "one_sequence_too_many": (
+    "a_sine_without_a_cosine": (
         lambda x: made(inside(fdl.sinusoidal_positions()), x[:, :3]),
-        "decoder/block: SINUS",
+        "decoder/block: expected x [..., T, D] with an even D, got [3, 3]; a sine and a cosine "
+        "take two features",
     ),
 }
 

@@ -329,53 +329,6 @@ def test_what_goes_backward_cannot_decode():
 
 # Wrong uses.
 
-WRONG = {
-    "one axis": (
-        {"x": X[0, 0]},
-        r"expected x \[\.\.\., T, 4\] of a floating dtype, got float32 \[4\]; give one row of "
-        r"features for every step, as an embedding does",
-    ),
-    "another width": (
-        {"x": X[..., :3]},
-        r"expected x \[\.\.\., T, 4\] of a floating dtype, got float32 \[3, 6, 3\]; give one row "
-        r"of features for every step, as an embedding does",
-    ),
-    "ids": (
-        {"x": X.astype(jnp.int32)},
-        r"expected x \[\.\.\., T, 4\] of a floating dtype, got int32 \[3, 6, 4\]; give one row of "
-        r"features for every step, as an embedding does",
-    ),
-    "lengths of another batch": (
-        {"x": X, "lengths": LENGTHS[:2]},
-        r"expected integer lengths \[3\] for x \[3, 6, 4\], got int32 \[2\]; say how many steps "
-        r"each sequence has",
-    ),
-    "lengths as a mask": (
-        {"x": X, "lengths": LENGTHS > 2},
-        r"expected integer lengths \[3\] for x \[3, 6, 4\], got bool \[3\]; say how many steps "
-        r"each sequence has",
-    ),
-    "half a carry": (
-        {"x": X, "carry": {"h": jnp.zeros((3, 5))}},
-        r"expected a carry of h and c, each \[3, 5\], got h \[3, 5\]; take that of a layer with "
-        r"returns='carry', or leave it out",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_use_says_where_and_what_to_do(name):
-    given, message = WRONG[name]
-    model = fdl.chain(encoder=fdl.chain(read=fdl.lstm(H)))
-    params, _ = model.init(KEY, X)
-
-    def call(params, given):
-        return model.apply(params, {}, **given)[0].sum()
-
-    for use in (call, jax.jit(call), jax.grad(call)):
-        with pytest.raises(fdl.PathError, match=rf"^encoder/read: {message}(\n|$)"):
-            use(params, given)
-
 
 def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):

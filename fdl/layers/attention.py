@@ -186,10 +186,13 @@ class _Attention:
         if self.turn:
             at = start + jnp.arange(x.shape[-2], dtype=jnp.int32)
             q, k = (self.turn(each, at if positions is None else positions) for each in (q, k))
+        fits = None
         if self.twin:
-            k, v = f.cache((k, v, start))
+            k, v, fits = f.cache((k, v, start))
         on_weights = f.weights if "weights" in self.parts else None
         y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
+        if fits is not None:
+            y = jnp.where(fits, y, jnp.nan)
         return f.out(y.reshape(*y.shape[:-2], -1), like=x)
 
     def check(self, x: Any, context: Any) -> None:

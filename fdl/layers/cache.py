@@ -48,9 +48,9 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
 
     Returns:
       A layer from (k [..., T, G, K], v [..., T, G, V], start), the index of the first of these
-      tokens, to (k [..., L, G, K], v [..., L, G, V]), which are also its state. Values that would
-      not fit are written as NaN into the last places: a compiled program cannot raise, and the
-      answer from there on must not pass for one.
+      tokens, to (k [..., L, G, K], v [..., L, G, V], fits), of which the first two are also its
+      state. `fits` is False once there was no room for a token: a compiled program cannot raise,
+      and an answer from there on must not pass for one.
 
     Raises:
       PathError: more tokens in one step than there is room for; another batch than the cache's.
@@ -58,7 +58,7 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
     Example:
       >>> kv = (jnp.ones((2, 1, 3)), jnp.ones((2, 1, 3)), 0)
       >>> _, cache = key_value_cache(5).init(None, kv)
-      >>> (k, v), cache = key_value_cache(5).apply({}, cache, kv)
+      >>> (k, v, fits), cache = key_value_cache(5).apply({}, cache, kv)
       >>> k.shape, k[:, 0, 0]
       ((5, 1, 3), Array([1., 1., 0., 0., 0.], dtype=float32))
     """
@@ -71,13 +71,12 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
-    ) -> tuple[tuple[jax.Array, jax.Array], State]:
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], State]:
         k, v, start = x
         _check(name, k, state["k"])
-        fits = start + k.shape[-3] <= state["k"].shape[-3]
-        written = jnp.where(fits, v, jnp.nan)
-        new = {"k": _written(state["k"], k, start), "v": _written(state["v"], written, start)}
-        return (new["k"].astype(k.dtype), new["v"].astype(v.dtype)), new
+        fits = jnp.asarray(start + k.shape[-3] <= state["k"].shape[-3])
+        new = {"k": _written(state["k"], k, start), "v": _written(state["v"], v, start)}
+        return (new["k"].astype(k.dtype), new["v"].astype(v.dtype), fits), new
 
     return Layer(name, init, apply)
 
