@@ -409,8 +409,7 @@ WRONG |= {
     ),
     "steps_of_another_width": (
         lambda x: read(x, (3, 6, 7)),
-        "decoder/block: expected x [..., T, 8] of a floating dtype, got float32 [3, 6, 7]; "
-        f"{ROWS}",
+        f"decoder/block: expected x [..., T, 8] of a floating dtype, got float32 [3, 6, 7]; {ROWS}",
     ),
     "steps_as_ids": (
         lambda x: read(x.astype(jnp.int32)),
