@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from jax import export
 
 import fdl
@@ -229,6 +231,57 @@ def test_a_causal_convolution_sees_nothing_that_comes_later():
     touched = np.abs(slope).sum(-1) > 0
     distance = np.arange(9)[:, None] - np.arange(9)
     np.testing.assert_array_equal(touched, np.isin(distance, [0, 2, 4]))
+
+
+# Any window, against the definition in NumPy.
+
+
+def by_numpy(x, w, window):
+    """One term for each element of the kernel: what it sees of x, by its weights."""
+    edges = ((0, 0), *window.padding, (0, 0))
+    x, w = np.pad(np.asarray(x, np.float64), edges), np.asarray(w, np.float64)
+    y = 0
+    for place in np.ndindex(window.kernel):
+        each = zip(place, window.dilation, window.output, window.stride, strict=True)
+        seen = [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in each]
+        y = y + x[:, *seen] @ w[place]
+    return y
+
+
+@st.composite
+def windows(draw):
+    """Strides and paddings below, at and above the extent."""
+    up_to = functools.partial(st.integers, 1)
+    pads = st.tuples(*[st.integers(0, 3)] * 2)
+    axis = st.tuples(up_to(6), up_to(4), up_to(3), pads, up_to(2))
+    axes = draw(st.lists(axis, min_size=1, max_size=3))
+    window = Window(*zip(*axes, strict=True))
+    assume(min(window.output) > 0)
+    return window
+
+
+@settings(max_examples=30, deadline=None)
+@given(windows(), st.integers(1, 3))
+@example(Window((3, 5), (2, 4), (1, 1), ((0, 1), (1, 2)), (1, 1)), 2).via("more above than below")
+@example(Window((6,), (2,), (2,), ((1, 0),), (1,)), 2).via("no window sees the last element")
+@example(Window((5, 6), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)), 2).via("a product with gaps")
+@example(Window((4,), (2,), (1,), ((3, 5),), (1,)), 2).via("windows beside the image")
+@example(Window((7,), (2,), (3,), ((0, 0),), (1,)), 0).via("no images")
+def test_any_window_is_as_defined_and_its_gradients_are_transposes(window, images):
+    """In integers, where float32 is exact."""
+    random = np.random.default_rng(images)
+    shapes = (images, *window.input, 2), (*window.kernel, 2, 3), (images, *window.output, 3)
+    x, w, dy = (random.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
+
+    @jax.jit
+    def both(x, w, dy):
+        y, back = jax.vjp(functools.partial(convolve.convolve, window=window), x, w)
+        return y, *back(dy)
+
+    y, dx, dw = (np.asarray(each, np.float64) for each in both(x, w, dy))
+    expected = by_numpy(x, w, window)
+    np.testing.assert_array_equal(y, expected)
+    assert np.vdot(dx, x) == np.vdot(dw, w) == np.vdot(dy, expected)
 
 
 # Every derivative, against XLA's own.

@@ -91,6 +91,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
     """With spread - 1 zeros between the elements of x, and padding that may be below 0."""
+    if len(x) == 0:
+        return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:
         return _group_by_group(functools.partial(_convolve, spread=spread), x, w, window)
     narrow = window.groups > 1
