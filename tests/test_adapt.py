@@ -67,6 +67,13 @@ def test_the_weights_are_those_of_the_paper():
     assert jax.tree.structure(merged) == jax.tree.structure(params["base"])
 
 
+def test_every_weight_has_numbers_of_its_own():
+    model = fdl.low_rank(fdl.chain(*[fdl.dense(5)] * 3), "**/w", rank=2)
+    leaves = fdl.paths.leaves(model.init(KEY, X)[0])
+    drawn = [np.asarray(leaf) for path, leaf in leaves.items() if path.endswith("/a")]
+    assert len(drawn) == 3 and len({leaf.tobytes() for leaf in drawn}) == 3
+
+
 def test_the_gradient_is_that_of_the_product():
     """By the chain rule, from the gradient that plain weights have: scale / rank * a.T @ G."""
     with jax.enable_x64(True):

@@ -191,7 +191,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
             )
         values, order = jax.random.split(need_key(key))
         w = normal(stddev)(values, shape, dtype)
-        rank = jax.random.uniform(order, shape).argsort(0).argsort(0)
+        rank = jax.random.uniform(order, shape).argsort(0)
         return jnp.where(rank < math.ceil(share * shape[0]), jnp.zeros_like(w), w)
 
     return init
