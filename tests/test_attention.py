@@ -351,7 +351,7 @@ def test_every_option_together_is_the_paper_by_hand():
         moved = jax.tree.map(
             lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
         )
-        positions = jnp.array([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 0]])
+        positions = jnp.array([[0, 1, 3, 0, 2, 0, 5], [0, 2, 3, 5, 6, 9, 0]])
         y, _ = layer.apply(moved, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
         w = jax.tree.map(np.asarray, moved)
 
