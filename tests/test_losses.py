@@ -171,6 +171,12 @@ def test_a_text_that_its_frames_cannot_spell():
     assert np.isnan(losses).tolist() == [False, True, True, False]
 
 
+def test_a_text_of_almost_no_chance_has_a_finite_loss():
+    """Three alignments, of which two say the label once."""
+    logits = jnp.array([[0.0, -2e4], [0.0, -2e4]])
+    np.testing.assert_allclose(fdl.ctc(logits, jnp.array([1])), 2e4 - math.log(2), rtol=1e-6)
+
+
 # What is promised beyond the numbers.
 
 
@@ -233,6 +239,11 @@ def test_likelihoods_are_those_of_scipy():
     counts = jnp.array([0.0, 3.0, 11.0])
     found = fdl.losses.poisson_nll(jnp.log(jnp.full(3, 2.5)), counts)
     np.testing.assert_allclose(found, -scipy.stats.poisson(2.5).logpmf(counts), rtol=1e-5)
+
+
+def test_rates_beyond_float32_go_on_as_a_straight_line():
+    found = jax.value_and_grad(fdl.poisson_nll)(jnp.float32(100.0), jnp.float32(3.0))
+    np.testing.assert_allclose(found, (41 * math.exp(60), math.exp(60)), rtol=1e-5)
 
 
 def test_smoothing_takes_from_the_label_what_all_classes_get():

@@ -103,7 +103,7 @@ def _cosine_distance(predictions, targets):
 def _pairs(rng, rows, classes, size):
     a = rng.standard_normal((rows, classes))
     # Some nearer than the margin, some farther.
-    b = a + rng.standard_normal((rows, classes)) * np.linspace(0.3, 1, rows)[:, None]
+    b = a + rng.standard_normal((rows, classes)) * np.linspace(0.2, 2, rows)[:, None]
     return a, b, np.arange(rows) % 2
 
 
