@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-# Thousands of tiny programs: nearly all of the time is the compiler's, so it shall not optimize.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import jax
 import pytest
 
@@ -14,6 +11,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _shared = Path(__file__).parents[2] / "shared" / "data"
 if "FDL_DATA" not in os.environ and _shared.is_dir():
     os.environ["FDL_DATA"] = str(_shared)
+
+
+def pytest_configure(config):
+    """Thousands of tiny programs: nearly all of the time is the compiler's, so it shall be quick.
+
+    XLA's older way to emit loops compiles in half the time, and rounds otherwise: tests marked
+    `bits` run without it.
+    """
+    flags = ["--xla_backend_optimization_level=0"]
+    if config.option.markexpr == "not bits":
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 
 @pytest.fixture

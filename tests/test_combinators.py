@@ -193,6 +193,7 @@ def cube(x):
     return (fence(x) ** 3).sum()
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_a_fence_changes_no_bits(dtype):
     with jax.enable_x64(dtype == "float64"):

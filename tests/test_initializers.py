@@ -63,6 +63,7 @@ def test_truncated_normal_is_cut_where_it_is_told():
     assert scipy.stats.kstest(w, exact.cdf).pvalue > 1e-3
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
     ("init", "shape"),
     [

@@ -258,7 +258,7 @@ def test_it_trains_in_fit_and_scans_and_batches():
         fdl.start(start(np.float32), optimizer),
         jnp.zeros((4, 1)),
         batch_size=4,
-        steps=60,
+        steps=100,
     ).run
     assert float(rosenbrock(run.params)) < 0.01
     traces = []

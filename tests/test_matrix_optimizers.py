@@ -141,6 +141,7 @@ def assert_ulps(found, expected, most):
             assert np.abs(x - y).max(initial=0) <= most * unit, path
 
 
+@pytest.mark.bits
 @over_pairs
 def test_updates_and_states_are_optaxs(name, standard_promotion):
     """60 steps, each from the same state, each state given to the other side in turn."""
@@ -404,6 +405,7 @@ def test_many_rates_at_once(name):
         assert_equal(jax.tree.map(lambda leaf: leaf[1], ends), alone, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
 def test_optaxs_wrappers_take_it(name, standard_promotion):
     params = numbers(0)

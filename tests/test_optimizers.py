@@ -71,6 +71,7 @@ def assert_near(a, b, ulps):
 # Against optax.
 
 
+@pytest.mark.bits
 @over_twins
 @pytest.mark.parametrize("kind", ["tame", "wild"])
 def test_updates_and_states_are_those_of_optax(name, kind):

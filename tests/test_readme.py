@@ -48,7 +48,10 @@ def test_every_python_block_runs_as_written(capsys):
 def test_the_first_two_shell_blocks_are_the_two_commands():
     first, second = blocks("sh")[:2]
     assert first.splitlines()[-1] == ".venv/bin/python examples/digits.py"
-    assert second.splitlines()[-1] == ".venv/bin/python -m pytest"
+    assert second.splitlines()[-2:] == [
+        '.venv/bin/python -m pytest -m "not bits"',
+        ".venv/bin/python -m pytest -m bits",
+    ]
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 

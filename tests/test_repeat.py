@@ -63,6 +63,7 @@ def test_repeat_is_a_loop_with_its_gradients_state_and_keys(scan):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.bits
 def test_both_forms_have_the_same_paths_masks_and_bits():
     inner = fdl.chain(fdl.dense(4), norm=running_mean())
     unrolled, scanned = (fdl.repeat(inner, 11, scan=scan) for scan in (False, True))

@@ -145,6 +145,7 @@ def test_learning_starts_at_chance_and_ends_high(digits):
 # -------------------------------------------------------------------------------------------- bits
 
 
+@pytest.mark.bits
 def test_the_same_seed_gives_the_same_bits_for_any_chunk():
     epoch = -(-N // BATCH)
     hashes = {sha(train(run=begin(seed=5), chunk=chunk).run) for chunk in (1, 10, epoch, 10, None)}
@@ -184,6 +185,7 @@ def mnist_or_digits():
         return fdl.data.digits().train, 1 / 16
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
 @pytest.mark.parametrize(
     "kind",

@@ -47,6 +47,7 @@ def test_every_public_name_of_these_rooms_is_registered():
     assert names <= kept and names >= {"accumulate", "clip", "ema", "freeze", "sgdr_schedule"}
 
 
+@pytest.mark.bits
 @over_transformations
 def test_updates_and_states_have_the_bits_of_optax(name, standard_promotion):
     """24 steps, some of them not finite, each from a state that the other side made."""
