@@ -549,6 +549,7 @@ BAD_CALLS = {
     "batch": ({"batch_size": 0}, r"fit: expected batch_size >= 1, got 0; say how many"),
     "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, got 0; leave it out"),
     "record": ({"record_every": -1}, r"fit: expected record_every >= 1, got -1; leave it out"),
+    "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, got 0; leave it out"),
     "steps": ({"steps": -1}, r"fit: expected a number of steps in \[0, 2\*\*32\), got -1; say"),
     "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'; a loss"),
     "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none; pass"),

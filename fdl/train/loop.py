@@ -101,8 +101,8 @@ def fit(
     if validation is not None:
         check_objective(objective, run.params, run.state, validation)
     last = last_step("fit", examples, batch_size, epochs, steps)
+    _check_numbers(record_every, chunk, patience, mode, validation is not None)
     every = record_every or math.ceil(examples / batch_size)
-    _check_numbers(every, chunk, patience, mode, validation is not None)
     host = Host(monitor, mode, patience, chunk, log)
     data, validation = jax.tree.map(jnp.asarray, (data, validation))
     run, step = own(run), int(run.step)
@@ -236,7 +236,7 @@ def last_step(
 
 
 def _check_numbers(
-    every: int, chunk: int | None, patience: int | None, mode: str, validated: bool
+    every: int | None, chunk: int | None, patience: int | None, mode: str, validated: bool
 ) -> None:
     if patience is not None and not validated:
         raise ValueError(
