@@ -265,6 +265,15 @@ def test_a_class_of_no_chance_may_have_the_logit_minus_infinity():
         assert np.isfinite(gradient).all()
 
 
+def test_the_divergence_moves_its_targets_too():
+    """From a class of no chance, where the slope of t log t has no bound, it is taken as 0."""
+    logits, targets = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[0.0, 0.4, 0.6]])
+    gradient = jax.grad(lambda t: fdl.kl_divergence(logits, t).sum())(targets)
+    logs = np.array([1.0, 2.0, -1.0]) - np.log(np.exp([1.0, 2.0, -1.0]).sum())
+    exact = [0, math.log(0.4) + 1 - logs[1], math.log(0.6) + 1 - logs[2]]
+    np.testing.assert_allclose(gradient[0], exact, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["softmax_focal", "multiclass_hinge"])
 def test_labels_out_of_range_give_nan(name):
     loss = jax.jit(getattr(fdl, name))(jnp.ones((4, 3)), jnp.array([0, 3, -1, 2]))
