@@ -461,6 +461,28 @@ def test_patience_stops_after_so_many_records_without_a_better_value():
     assert last < 100
 
 
+def test_patience_counts_anew_from_every_better_value():
+    def there_and_back(count):
+        return jnp.where(count // 5 % 2 == 0, 0.05, -0.02)
+
+    optimizer = fdl.sgd(there_and_back)
+    result = fdl.fit(
+        *(objective(), optimizer, begin(optimizer), data()),
+        **{"steps": 40, "record_every": 5, "validation": data(50, 1), "patience": 2},
+    )
+    values = [record["val_loss"] for record in result.history]
+    better = [value < min(values[:i], default=np.inf) for i, value in enumerate(values)]
+    assert better == [True, False] * 4
+    assert result.reason == "done"
+
+
+def test_a_record_is_of_the_steps_since_the_one_before():
+    _, second = train(steps=16, record_every=8).history
+    (alone,) = train(run=train(steps=8).run, steps=16, record_every=8).history
+    assert second["step"] == alone["step"] == 16
+    assert second["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+
+
 def test_history_counts_steps_and_epochs_and_goes_to_the_log(tmp_path):
     log = tmp_path / "history.jsonl"
     result = train(steps=20, record_every=8, log=log, validation=data(10, 1))
