@@ -223,6 +223,33 @@ def test_conv_transpose_is_the_gradient_of_conv_by_its_input(padding):
         assert_near(y, back(x)[0], 1e-12)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda of: fdl.conv(4, of((3, 2)), stride=of((1, 2)), padding=of((1, of((0, 2))))),
+        lambda of: fdl.conv_transpose(4, of((3, 2)), stride=of((1, 2)), padding=of((1, 0))),
+        lambda of: fdl.depthwise_conv(of((3, 2)), dilation=of((1, 2)), padding=of((1, 1))),
+        lambda of: fdl.max_pool(of((3, 2)), stride=of((2, 1)), padding=of((1, of((0, 1))))),
+        lambda of: fdl.average_pool(of((3, 2)), padding=of((of((0, 1)), 1))),
+    ],
+    ids=["conv", "conv_transpose", "depthwise_conv", "max_pool", "average_pool"],
+)
+def test_lists_of_numbers_mean_what_tuples_mean(make):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
+    written, changed = make(tuple), []
+
+    def listed(numbers):
+        changed.append(list(numbers))
+        return changed[-1]
+
+    layer = make(listed)
+    for numbers in changed:  # afterwards, which must not reach the layer
+        numbers[:] = [7] * len(numbers)
+    params, _ = written.init(jax.random.key(0), x)
+    expected, _ = written.apply(params, {}, x)
+    np.testing.assert_array_equal(layer.apply(params, {}, x)[0], expected)
+
+
 def test_a_causal_convolution_sees_nothing_that_comes_later():
     layer = fdl.conv(2, (3,), padding="CAUSAL", dilation=2)
     x = normals(1, 1, 9, 2, dtype=np.float32)

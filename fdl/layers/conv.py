@@ -74,7 +74,7 @@ def conv(
     kernel = check_sizes("conv", "kernel_size", kernel_size)
     strides = for_each_axis("conv", "stride", stride, len(kernel))
     dilations = for_each_axis("conv", "dilation", dilation, len(kernel))
-    check_padding("conv", padding, len(kernel))
+    edges = check_padding("conv", padding, len(kernel))
     check_features("conv", features, groups)
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -91,7 +91,7 @@ def conv(
         w = params["w"]
         check_images(name, x, len(kernel), channels=w.shape[-2] * groups)
         images, window = fit(
-            name, as_images(x, len(kernel)), kernel, strides, padding, dilations, groups
+            name, as_images(x, len(kernel)), kernel, strides, edges, dilations, groups
         )
         y = convolve(images, w, window)
         y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
@@ -138,7 +138,6 @@ def depthwise_conv(
     Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
     """
     kernel = check_sizes("depthwise_conv", "kernel_size", kernel_size)
-    check_padding("depthwise_conv", padding, len(kernel))
     if multiplier < 1:
         raise ValueError(
             f"depthwise_conv: expected multiplier >= 1, got {multiplier}; "
@@ -147,7 +146,7 @@ def depthwise_conv(
     windows: dict[str, Any] = {
         "stride": for_each_axis("depthwise_conv", "stride", stride, len(kernel)),
         "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
-        "padding": padding,
+        "padding": check_padding("depthwise_conv", padding, len(kernel)),
     }
 
     def of(channels: int) -> Layer:

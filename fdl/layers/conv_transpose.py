@@ -12,11 +12,11 @@ from fdl.layers.conv import check_features
 from fdl.layers.convolve import convolve_transposed
 from fdl.layers.images import as_images, check_images
 from fdl.layers.window import (
+    Edges,
     Padding,
     Window,
     check_padding,
     check_sizes,
-    explicit,
     for_each_axis,
 )
 from fdl.paths import PathError
@@ -78,7 +78,7 @@ def conv_transpose(
     kernel = check_sizes("conv_transpose", "kernel_size", kernel_size)
     strides = for_each_axis("conv_transpose", "stride", stride, len(kernel))
     dilations = for_each_axis("conv_transpose", "dilation", dilation, len(kernel))
-    check_padding("conv_transpose", padding, len(kernel), ("SAME", "VALID"))
+    edges = check_padding("conv_transpose", padding, len(kernel), ("SAME", "VALID"))
     check_features("conv_transpose", features, groups)
     more = _check_output_padding(output_padding, padding, strides, dilations)
 
@@ -96,9 +96,7 @@ def conv_transpose(
     ) -> tuple[jax.Array, State]:
         check_images(name, x, len(kernel), channels=params["w"].shape[-1])
         images = as_images(x, len(kernel))
-        window = _window(
-            name, images.shape[1:-1], kernel, strides, padding, more, dilations, groups
-        )
+        window = _window(name, images.shape[1:-1], kernel, strides, edges, more, dilations, groups)
         y = convolve_transposed(images, params["w"], window)
         y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
         return (y + params["b"] if bias else y), state
@@ -111,14 +109,14 @@ def _window(
     sizes: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
-    padding: Padding,
+    padding: Edges,
     more: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
 ) -> Window:
     """The window of the convolution that makes `sizes` windows on what is wanted here."""
     rank = len(kernel)
-    found = ((0, 0),) * rank if isinstance(padding, str) else explicit(padding, rank)
+    found = ((0, 0),) * rank if isinstance(padding, str) else padding
     input, edges = [], []
     extents = Window(sizes, kernel, stride, found, dilation).extent
     each = zip(sizes, extents, stride, found, more, strict=True)

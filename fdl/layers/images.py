@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.layers.window import Padding, Window, pads
+from fdl.layers.window import Edges, Window, pads
 from fdl.paths import PathError
 
 AXES = {1: "T", 2: "H, W", 3: "D, H, W"}
@@ -28,7 +28,7 @@ def fit(
     x: jax.Array,
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
-    padding: Padding,
+    padding: Edges,
     dilation: tuple[int, ...],
     groups: int = 1,
 ) -> tuple[jax.Array, Window]:

@@ -181,11 +181,11 @@ Pool = Callable[[jax.Array, Window], jax.Array]
 def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, pool: Pool) -> Layer:
     kernel = check_sizes(kind, "window", window)
     strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
-    check_padding(kind, padding, len(kernel), PADDINGS)
+    edges = check_padding(kind, padding, len(kernel), PADDINGS)
 
     def of(x: jax.Array) -> jax.Array:
         images = as_images(x, len(kernel))
-        images, window = fit(name, images, kernel, strides, padding, (1,) * len(kernel))
+        images, window = fit(name, images, kernel, strides, edges, (1,) * len(kernel))
         y = pool(images, window)
         return y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
 

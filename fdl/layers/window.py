@@ -6,6 +6,7 @@ from typing import Any
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+Edges = str | Pairs
 
 NAMES = ("SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", "EDGE")
 
@@ -50,15 +51,15 @@ class Window:
         return dataclasses.replace(self, groups=groups)
 
 
-def pads(padding: Padding, window: Window) -> Pairs:
+def pads(padding: Edges, window: Window) -> Pairs:
     """What a padding means for a window: (low, high) for each axis.
 
     Args:
       padding: "VALID" is none. "SAME" makes ceil(input / stride) windows, low = total // 2 (XLA's,
         TensorFlow's and Keras's; torch has it for stride 1 only). "CAUSAL" puts all of it below, so
         that no window sees what comes later. "CIRCULAR", "REFLECT" and "EDGE" add extent - 1
-        elements of the image's own, low = total // 2, as torch with `padding="same"`. An integer p,
-        or one for each axis, is torch's: (p, p). Pairs are taken as they are.
+        elements of the image's own, low = total // 2, as torch with `padding="same"`. Pairs are
+        taken as they are.
       window: the sizes; its own padding is not read.
 
     Example:
@@ -78,36 +79,32 @@ def pads(padding: Padding, window: Window) -> Pairs:
         return tuple((e - 1, 0) for e in window.extent)
     if isinstance(padding, str):
         return tuple(_halves(e - 1) for e in window.extent)
-    return explicit(padding, len(window.kernel))
+    return padding
 
 
-def explicit(padding: Any, rank: int) -> Pairs:
-    """Integers or pairs as pairs, one for each of `rank` axes.
+def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] = NAMES) -> Edges:
+    """A name, or a pair for each axis; an integer p, for all axes or for one, is torch's: (p, p).
+
+    Raises:
+      ValueError: neither a known name nor integers or pairs for `rank` axes.
 
     Example:
-      >>> explicit(1, 2), explicit((1, (0, 2)), 2)
+      >>> check_padding("conv", 1, 2), check_padding("conv", [1, [0, 2]], 2)
       (((1, 1), (1, 1)), ((1, 1), (0, 2)))
-    """
-    each = (padding,) * rank if isinstance(padding, int) else padding
-    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in each)
-
-
-def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] = NAMES) -> None:
-    """Refuses a padding that is neither a known name nor integers or pairs for `rank` axes.
-
-    Example:
       >>> check_padding("conv", "full", 2)
       Traceback (most recent call last):
       ...
       ValueError: conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer,
         or an integer or a pair for each of 2 axes, none below 0, got 'full'; write 'SAME' ...
     """
+    found: Any = padding
     if isinstance(padding, str):
         right = padding in names and (padding != "CAUSAL" or rank == 1)
     else:
         try:
-            found = explicit(padding, rank)
-            right = len(found) == rank and all(_is_pair(each) for each in found)
+            each = (padding,) * rank if isinstance(padding, int) else padding
+            found = tuple((p, p) if isinstance(p, int) else tuple(p) for p in each)
+            right = len(found) == rank and all(map(_is_pair, found))
         except TypeError:
             right = False
     if not right:
@@ -120,6 +117,7 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
             f"{layer}: expected padding {', '.join(names)}, an integer, or an integer or a pair "
             f"for each of {rank} axes, none below 0, got {padding!r}; {remedy}"
         )
+    return found
 
 
 def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:
