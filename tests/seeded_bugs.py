@@ -344,7 +344,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(below, n + e - 1 - size - below)", "(below, below)"),
             ("start = at * window.dilation[axis]", "start = at"),
             ("return dw + form(", "return form("),
-            ("missing = -window.output[0] % rows", "missing = 0"),
+            ("each * dy, (places", "each * dy[:, ::-1], (places"),
             ("if len(x) == 0:", "if False:"),
             ("== 1 and spread == (1,) * len(spread)", "== 1"),
             ("max(low, high) - apart + 1", "low - apart + 1"),
