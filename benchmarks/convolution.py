@@ -10,6 +10,7 @@ are installed, which run the loops of their users: torch eagerly, Linen a compil
 """
 
 import functools
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -175,14 +176,17 @@ def beside_peers(rounds):
             absent.append(f"{name} ({error.name})")
     for program in programs.values():
         program()
-    best = dict.fromkeys(programs, float("inf"))
-    for _ in range(rounds):
-        for name, program in programs.items():
-            best[name] = min(best[name], measure.seconds(program) / PASSES)
-    ours = best["fdl"]
+    taken = [
+        {name: measure.seconds(program) / PASSES for name, program in programs.items()}
+        for _ in range(rounds)
+    ]
     return [
-        {"library": name, "ms_per_step": each * 1e3, "times_fdl": each / ours}
-        for name, each in best.items()
+        {
+            "library": name,
+            "ms_per_step": statistics.median(each[name] for each in taken) * 1e3,
+            "times_fdl": statistics.median(each[name] / each["fdl"] for each in taken),
+        }
+        for name in programs
     ], absent
 
 

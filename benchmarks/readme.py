@@ -167,7 +167,8 @@ def convolutions():
     lines += [
         "",
         f"A training step of a LeNet-like network on {found['batch_size']} images of 28 x 28, with "
-        "Adam; fdl inside a scan, the others in the loops of their users:",
+        "Adam; fdl inside a scan, the others in the loops of their users (medians of interleaved "
+        "rounds; torch's own time varies most, so between runs its ratio does too):",
         "",
         "| library | ms a step | times fdl |",
         "|---|---|---|",
