@@ -73,12 +73,16 @@ def low_rank(
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         return model.apply(merge_low_rank(params, scale=scale), state, x, **given)
 
-    def rebuild(children: Mapping[str, Layer]) -> Layer:
-        assert model.rebuild is not None
-        return low_rank(model.rebuild(children), *patterns, rank=rank, scale=scale, a_init=a_init)
+    def again(inner: Layer) -> Layer:
+        return low_rank(inner, *patterns, rank=rank, scale=scale, a_init=a_init)
 
+    rebuild, twin = model.rebuild, model.decoding
     return dataclasses.replace(
-        model, init=init, apply=apply, rebuild=rebuild if model.rebuild else None
+        model,
+        init=init,
+        apply=apply,
+        rebuild=rebuild and (lambda others: again(rebuild(others))),
+        decoding=twin and (lambda length: again(twin(length))),
     )
 
 

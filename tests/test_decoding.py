@@ -316,3 +316,32 @@ def test_generate_refuses_what_it_cannot_go_on_from(tokens, options, message):
     model, params, _ = made("plain")
     with pytest.raises(ValueError, match=f"^generate: {message}$"):
         fdl.generate(model, params, tokens, **options)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [fdl.layers.spectral_norm, fdl.layers.weight_norm, lambda f: fdl.low_rank(f, "**/w", rank=2)],
+    ids=["spectral_norm", "weight_norm", "low_rank"],
+)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: fdl.layers.attention(2, causal=True),
+        lambda: fdl.layers.lstm(5),
+        lambda: fdl.layers.rg_lru(4),
+        lambda: fdl.layers.mixture_of_experts(fdl.dense(4), 3, capacity_factor=None),
+    ],
+    ids=["attention", "lstm", "rg_lru", "mixture_of_experts"],
+)
+def test_a_layer_decodes_with_the_weights_that_its_wrapper_makes(wrap, inner):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 4)), jnp.float32)
+    for model in (wrap(inner()), fdl.chain(wrap(inner()), fdl.dense(3))):
+        params, state = model.init(jax.random.key(0), x)
+        params = jax.tree.map(
+            lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
+        )
+        cache = fdl.start_decoding(model, params, x[:, :3], 8, state=state)
+        first, cache = fdl.decode(model, params, cache, x[:, :3])
+        last, cache = fdl.decode(model, params, cache, x[:, 3:])
+        whole, _ = model.apply(params, state, x)
+        np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-5)

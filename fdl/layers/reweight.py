@@ -171,10 +171,11 @@ def _wrapped(
     apply: Callable[..., Any],
     again: Callable[[Layer], Layer],
 ) -> Layer:
-    def rebuild(children: Mapping[str, Layer]) -> Layer:
-        assert layer.rebuild is not None
-        return again(layer.rebuild(children))
-
+    rebuild, twin = layer.rebuild, layer.decoding
     return dataclasses.replace(
-        layer, init=init, apply=apply, rebuild=rebuild if layer.rebuild else None
+        layer,
+        init=init,
+        apply=apply,
+        rebuild=rebuild and (lambda others: again(rebuild(others))),
+        decoding=twin and (lambda length: again(twin(length))),
     )
