@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fdl import paths
+from fdl.checks import check_count
 from fdl.initializers import Initializer, he_uniform
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
@@ -57,10 +58,7 @@ def low_rank(
 
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
-    if rank < 1:
-        raise ValueError(
-            f"low_rank: expected a rank >= 1, got {rank}; it is the width between a and b, as 8"
-        )
+    rank = check_count("low_rank", "rank", rank, "it is the width between a and b, as 8")
     if not patterns:
         raise ValueError(
             "low_rank: expected a pattern, got none; pass '**/w' for every weight matrix"

@@ -4,12 +4,14 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_array, check_count
 from fdl.fence import fence
 from fdl.layer import Layer, Params, State, abstract, as_layer
 from fdl.network import in_order, named_layers, those_of, wired
@@ -49,9 +51,13 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
         x = fence(x)
         y = in_order(f, children, x, given)
         if _kind(y) != _kind(x):
+            remedy = "give the last layer as many features as x has, or use "
+            remedy += "parallel(f, shortcut=...)"
+            if x.shape == y.shape:
+                remedy = f"convert f(x) with astype({x.dtype}), or x before"
             raise PathError(
-                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; give "
-                "the last layer as many features as x has, or use parallel(f, shortcut=...)",
+                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; "
+                f"{remedy}",
                 layer=name,
             )
         return x + y
@@ -150,7 +156,8 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       axes: how many there are, >= 1.
 
     Returns:
-      A layer of the same name, params, state and inputs. Its extra inputs have these axes too.
+      A layer of the same name, params, state and inputs. Its extra inputs have these axes too. In
+      decoding, with two axes or more, each token is an example of its own.
 
     Raises:
       ValueError: axes below 1.
@@ -163,21 +170,19 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       >>> layer.apply(params, state, jnp.ones((2, 5, 8, 8, 3)))[0].shape
       (2, 5, 8, 8, 4)
     """
-    if axes < 1:
-        raise ValueError(
-            f"batch_apply: expected axes >= 1, got {axes}; say how many batch axes x has"
-        )
+    axes = check_count("batch_apply", "axes", axes, "say how many batch axes x has")
     inner = as_layer(layer)
 
     def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
         for leaf in jax.tree.leaves(tree):
+            check_array(inner.name, leaf)
             if leaf.shape[:axes] != lead or leaf.ndim < axes:
                 raise PathError(
                     f"expected {axes} batch axes, the same for x and its inputs, got "
                     f"{list(leaf.shape)} and {list(lead)}; give each these axes first",
                     layer=inner.name,
                 )
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), tree)
+        return jax.tree.map(lambda leaf: leaf.reshape(math.prod(lead), *leaf.shape[axes:]), tree)
 
     def merged(x: Any, given: Any) -> Any:
         return as_one((x, given), jax.tree.leaves(x)[0].shape[:axes])
@@ -195,13 +200,15 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y), state
 
     rebuild, twin = inner.rebuild, inner.decoding
-    return dataclasses.replace(
+    same = dataclasses.replace(
         inner,
         init=init,
         apply=apply,
         rebuild=rebuild and (lambda others: batch_apply(rebuild(others), axes=axes)),
         decoding=twin and (lambda length: batch_apply(twin(length), axes=axes)),
     )
+    # With the axis of time among them, every token is an example of its own.
+    return dataclasses.replace(same, decoding=lambda length: same) if axes > 1 else same
 
 
 def _sum(name: str, outputs: dict[str, Any]) -> Any:

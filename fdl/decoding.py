@@ -3,7 +3,7 @@
 What it remembers is a value, the cache, made for a batch and a length. Each layer that looks back
 at earlier tokens brings its own twin for decoding (`Layer.decoding`); they take its place wherever
 it stands, and everything else in the network stays what it is. So any network decodes whose other
-layers treat each token by itself, by the same parameters:
+layers treat each token by itself, by the same parameters; those of fdl that do not, refuse:
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.layer import Layer, Params, State, abstract, zeros
+from fdl.checks import check_array, is_count
+from fdl.layer import Layer, Params, State, abstract, check_key, zeros
 from fdl.paths import PathError, at
 
 CALLED = "<called>"
@@ -44,8 +45,9 @@ def start_decoding(
       "cache": {"k", "v"}}, k and v [B, L, G, K]; beside it the model's own state.
 
     Raises:
-      PathError: a layer that sees later tokens; one that is called twice in a pass (it would need
-        two caches); a state that is not the model's; T > L.
+      PathError: a layer that sees later tokens, or others and has no cache; one that is called
+        twice in a pass (it would need two caches); a state that is not the model's; T > L; an L
+        beyond the positions that the model knows.
 
     Example:
       >>> from fdl import attention, chain, dense
@@ -132,8 +134,9 @@ def generate(
       tokens: integers [B, T], what to go on from, T >= 1.
       steps: how many tokens to add, >= 1.
       key: a random key; None takes the likeliest token every time.
-      temperature: > 0, divides the logits: below 1 keeps to likely tokens, above 1 is freer.
-      top_k: draws only among so many of the likeliest; None among all.
+      temperature: > 0, divides the logits: below 1 keeps to likely tokens, above 1 is freer. A
+        traced one cannot be checked.
+      top_k: draws only among so many of the likeliest, of equal ones the first; None among all.
       state: the model's own state, if it has any.
       inputs: the model's extra inputs, the same at every step.
 
@@ -142,8 +145,8 @@ def generate(
       and number of steps.
 
     Raises:
-      ValueError: steps or top_k below 1, or no token to go on from.
-      PathError: what the network cannot take; see `start_decoding`.
+      ValueError: steps or top_k below 1, a temperature not above 0, or no token to go on from.
+      PathError: what the network cannot take; see `start_decoding`. A key that is none.
 
     Example:
       >>> from fdl import attention, chain, dense
@@ -152,18 +155,25 @@ def generate(
       >>> generate(model, params, jnp.array([[0, 1]]), 4, key=jax.random.key(1)).shape
       (1, 6)
     """
-    if steps < 1 or (top_k is not None and top_k < 1):
+    if not is_count(steps) or not (top_k is None or is_count(top_k)):
         raise ValueError(
             f"generate: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
             f"{top_k}; steps is how many tokens to add, and top_k=None draws among all"
         )
+    check_array("generate", tokens, "tokens")
     integers = jnp.issubdtype(tokens.dtype, jnp.integer)
     if tokens.ndim != 2 or not tokens.shape[1] or not integers:
         raise ValueError(
             f"generate: expected integer tokens [B, T] with T >= 1, got {tokens.dtype} "
             f"{list(tokens.shape)}; begin with at least one token"
         )
+    check_key(key, "generate")
     heat = jnp.asarray(temperature, jnp.float32)
+    if not isinstance(heat, jax.core.Tracer) and not heat > 0:
+        raise ValueError(
+            f"generate: expected a temperature > 0, got {temperature}; key=None takes the "
+            "likeliest token every time"
+        )
     return _generate(model, params, state or {}, tokens, steps, key, heat, top_k, inputs)
 
 
@@ -185,8 +195,9 @@ def _generate(
             return last.argmax(-1).astype(tokens.dtype)
         last = last.astype(jnp.float32) / temperature
         if top_k is not None and top_k < last.shape[-1]:
-            least = jax.lax.top_k(last, top_k)[0][..., -1:]
-            last = jnp.where(last < least, -jnp.inf, last)
+            values, kept = jax.lax.top_k(last, top_k)
+            none = jnp.full_like(last, -jnp.inf)
+            last = jnp.put_along_axis(none, kept, values, axis=-1, inplace=False)
         return jax.random.categorical(jax.random.fold_in(key, step), last).astype(tokens.dtype)
 
     def step(carry: tuple[jax.Array, State], number: jax.Array) -> Any:
@@ -241,7 +252,7 @@ def _once(twin: Layer) -> Layer:
                 layer=twin.name,
             )
         y, state = twin.apply(params, state, x, **given)
-        return y, {**state, CALLED: {}}
+        return y, {**state, CALLED: {}} if state else state
 
     return Layer(twin.name, twin.init, apply, twin.inputs)
 

@@ -248,7 +248,7 @@ class _Network:
         **given: Any,
     ) -> tuple[Any, State]:
         check_inputs(self.name, self.inputs, given)
-        check_pass(self.name, tuple(self.children), params, key, train)
+        check_pass(self.name, tuple(self.children), params, state, key, train)
         new_state = dict(state)
         calls: dict[str, int] = {}
 

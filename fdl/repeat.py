@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_inputs, check_pass, missing
+from fdl.checks import check_count, check_inputs, check_pass, missing
 from fdl.combinators import remat
 from fdl.fence import fence
 from fdl.layer import Layer, Params, State, as_layer, check_key, subkey
@@ -57,8 +57,7 @@ def repeat(
       >>> list(leaves(params))
       ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
     """
-    if n < 1:
-        raise ValueError(f"{name}: expected n >= 1 blocks, got {n}; say how many there are")
+    n = check_count(name, "n", n, "say how many blocks there are")
     inner = as_layer(block)
     unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
     scanned = n > FEW if scan is None else scan
@@ -94,7 +93,7 @@ def _scanned(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
     ) -> tuple[Any, State]:
         check_inputs(name, inputs, given)
-        check_pass(name, names, params, key, train)
+        check_pass(name, names, params, state, key, train)
 
         def body(x: Any, own: Any) -> tuple[Any, State]:
             own_params, own_state, own_key = own

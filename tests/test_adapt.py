@@ -159,7 +159,7 @@ def test_what_cannot_be_adapted():
     ):
         adapted("head/*").init(KEY, X)
     with pytest.raises(
-        ValueError, match=r"^low_rank: expected a rank >= 1, got 0; it is the width"
+        ValueError, match=r"^low_rank: expected rank >= 1, an integer, got 0; it is the width"
     ):
         adapted(rank=0)
     with pytest.raises(

@@ -460,15 +460,17 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
     [
         (
             {"heads": 6, "kv_heads": 4},
-            "expected heads >= 1 and kv_heads that divide them, got heads 6 and kv_heads 4; "
+            "expected kv_heads that divide the heads, got heads 6 and kv_heads 4; "
             "kv_heads=None gives each head keys and values of its own",
         ),
         (
             {"heads": 0},
-            "expected heads >= 1 and kv_heads that divide them, got heads 0 and kv_heads None; "
-            "kv_heads=None gives each head keys and values of its own",
+            "expected heads >= 1, an integer, got 0; say into how many parts the features fall",
         ),
-        ({"heads": 2, "window": 0}, "expected a window >= 1, got 0; 1 sees itself alone"),
+        (
+            {"heads": 2, "window": 0},
+            "expected window >= 1, an integer, got 0; leave window out for the default",
+        ),
         (
             {"heads": 2, "cross": True, "causal": True},
             "expected cross without causal, window, rotary and alibi, got one of them; tokens of x "
@@ -476,7 +478,7 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         ),
         (
             {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
-            "expected chunk >= 1 and dropout_rate 0 beside it, got chunk 8 and dropout_rate 0.5; "
+            "expected dropout_rate 0 beside a chunk, got chunk 8 and dropout_rate 0.5; "
             "the form in chunks never holds the weights to be dropped",
         ),
     ],
@@ -497,7 +499,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         fdl.dot_product_attention(q, k, v[:, 1:])
     with pytest.raises(
         fdl.PathError,
-        match=r"^dot_product_attention: expected chunk >= 1 and no on_weights, got chunk 2; the "
+        match=r"^dot_product_attention: expected no on_weights beside a chunk, got chunk 2; the "
         r"form in chunks holds no weights to work on: leave one of the two out$",
     ):
         fdl.dot_product_attention(q, k, v, chunk=2, on_weights=jnp.sin)

@@ -554,7 +554,7 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
             r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
             r"\(3, 0\); write \(3, 3\) for images",
         ),
-        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, got 0; say how .*"),
+        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, an integer, got 0; say how .*"),
         (
             conv_of(groups=3),
             r"conv: expected groups >= 1 that divide the 4 features, got 3; take a common "
@@ -603,8 +603,8 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
         ),
         (
             lambda: fdl.depthwise_conv((3,), multiplier=0),
-            r"depthwise_conv: expected multiplier >= 1, got 0; say how many outputs each "
-            r"channel has",
+            r"depthwise_conv: expected multiplier >= 1, an integer, got 0; say how many outputs "
+            r"each channel has",
         ),
     ],
 )

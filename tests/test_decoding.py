@@ -203,6 +203,109 @@ def test_past_its_end_a_cache_gives_no_number(name):
         assert np.isnan(y).all()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: fdl.conv(3, (3,), padding="CAUSAL"),
+        lambda: fdl.conv(4, (2,), padding=[(3, 0)], dilation=3, groups=2),
+        lambda: fdl.depthwise_conv((4,), padding="CAUSAL", multiplier=2),
+        lambda: fdl.separable_conv(3, (2,), padding="CAUSAL", dilation=2),
+        lambda: fdl.conv(3, (1,)),
+        lambda: fdl.batch_apply(fdl.group_norm(2)),
+        lambda: fdl.batch_apply(
+            fdl.chain(lambda x: x[..., None], fdl.conv(2, (3,)), fdl.flatten())
+        ),
+    ],
+    ids=["conv", "dilated", "depthwise", "separable", "pointwise", "each_token", "each_image"],
+)
+def test_a_causal_convolution_remembers_what_its_windows_see(layer):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 4)), jnp.float32)
+    model = fdl.chain(fdl.dense(4), layer(), fdl.attention(1, causal=True), fdl.dense(2))
+    params, state = model.init(KEY, x)
+    params = jax.tree.map(lambda w: w + 0.1, params)
+    whole = full_pass(model, params, x, state)
+    cache = fdl.start_decoding(model, params, x[:, :1], 9)
+    found, place = [], 0
+    for piece in (1, 1, 5, 2):
+        y, cache = decoder(model)(params, cache, x[:, place : place + piece])
+        found.append(y)
+        place += piece
+    np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: fdl.conv(4, (3,)),
+        lambda: fdl.conv(4, (3,), stride=2, padding="CAUSAL"),
+        lambda: fdl.conv(4, (1,), padding=1),
+        lambda: fdl.depthwise_conv((3,), padding=[(1, 1)]),
+        lambda: fdl.conv_transpose(4, (2,)),
+        lambda: fdl.max_pool((3,), stride=1, padding="SAME"),
+        lambda: fdl.upsample((2,)),
+        lambda: fdl.group_norm(2),
+        lambda: fdl.layers.instance_norm(),
+        lambda: fdl.flatten(),
+        lambda: fdl.layers.weight_norm(fdl.conv(4, (3,))),
+    ],
+)
+def test_a_layer_that_mixes_tokens_refuses_to_be_decoded(layer):
+    x = jnp.ones((2, 4, 4))
+    model = fdl.chain(top=fdl.chain(mix=layer()))
+    params, state = model.init(KEY, x)
+    told = (
+        r"^top/mix: expected a layer that can go on from a cache, got one that reads a sequence as "
+        r"a whole; take causal attention, a recurrent layer or conv\(padding='CAUSAL'\) in its "
+        r"place, or, where each token is an image, put batch_apply around$"
+    )
+    with pytest.raises(fdl.PathError, match=told):
+        fdl.start_decoding(model, params, x[:, :1], 4, state=state)
+
+
+def test_a_cache_of_another_batch_is_refused_by_a_convolution():
+    layer = fdl.conv(3, (3,), padding="CAUSAL")
+    params, _ = layer.init(KEY, jnp.ones((2, 1, 4)))
+    cache = fdl.start_decoding(layer, params, jnp.ones((2, 1, 4)), 9)
+    told = r"^conv: expected x \[2, 'T', 4\], got \[1, 1, 4\]; start_decoding with this batch$"
+    with pytest.raises(fdl.PathError, match=told):
+        fdl.decode(layer, params, cache, jnp.ones((1, 1, 4)))
+
+
+def test_layers_without_a_cache_may_share_their_weights():
+    experts = fdl.mixture_of_experts(fdl.dense(4), 3, capacity_factor=None)
+    model = fdl.network(
+        lambda f, x: f.see(f.mix(f.mix(x))), mix=experts, see=fdl.attention(1, causal=True)
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 4)), jnp.float32)
+    params, _ = model.init(KEY, x)
+    cache = fdl.start_decoding(model, params, x[:, :2], 5)
+    first, cache = fdl.decode(model, params, cache, x[:, :2])
+    last, cache = fdl.decode(model, params, cache, x[:, 2:])
+    whole = full_pass(model, params, x)
+    np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_that_the_model_does_not_know_are_refused_before_they_are_needed():
+    model = fdl.models.gpt(C, 6, layers=1, heads=1, features=4)
+    params, _ = model.init(KEY, TOKENS[:, :2])
+    told = (
+        r"^positions: expected at most 6 tokens, as many as the layer has positions, got room for "
+        r"7; go on for fewer, or make the layer with a larger length(\n|$)"
+    )
+    with pytest.raises(fdl.PathError, match=told):
+        fdl.start_decoding(model, params, TOKENS[:, :2], 7)
+    with pytest.raises(fdl.PathError, match=told):
+        fdl.generate(model, params, TOKENS[:, :2], 6)
+    assert fdl.generate(model, params, TOKENS[:, :2], 5).shape == (2, 7)
+    layer = fdl.learned_positions(3)
+    x = jnp.zeros((1, 2, 4))
+    params, _ = layer.init(KEY, x)
+    # Where positions are given, more tokens than positions are no mistake.
+    cache = fdl.start_decoding(layer, params, x, 5, positions=jnp.array([0, 0]))
+    y, _ = fdl.decode(layer, params, cache, x, positions=jnp.array([2, 0]))
+    np.testing.assert_array_equal(y[0], params["w"][jnp.array([2, 0])])
+
+
 def test_what_cannot_decode_says_why():
     params, _ = made("plain")[1:]
     model = made("plain")[0]
@@ -265,6 +368,20 @@ def test_generating_is_a_loop_over_full_passes(key):
     np.testing.assert_array_equal(found, text)
 
 
+def test_of_equal_logits_top_k_keeps_the_first():
+    model = fdl.Layer(
+        "level", lambda key, x: ({}, {}), lambda p, s, x, **_: (jnp.zeros((*x.shape, 5)), s), ()
+    )
+    prompt = jnp.zeros((20, 1), jnp.int32)
+    drawn = fdl.generate(model, {}, prompt, 20, key=KEY, top_k=2)[:, 1:]
+    assert set(np.unique(drawn)) == {0, 1}
+
+
+def test_generating_for_no_sequence_gives_none():
+    model, params, _ = made("plain")
+    assert fdl.generate(model, params, TOKENS[:0], 3, key=KEY).shape == (0, T + 3)
+
+
 def test_generated_tokens_come_as_often_as_the_model_says():
     """A network of one bias draws from softmax(bias / temperature) cut to the top 3."""
     bias = jnp.array([1.0, 0.0, -0.5, 2.0, 0.5])
@@ -309,6 +426,31 @@ def test_generated_tokens_come_as_often_as_the_model_says():
             {"steps": 2},
             r"expected integer tokens \[B, T\] with T >= 1, got int32 \[2, 0\]; begin with at "
             r"least one token",
+        ),
+        *(
+            (
+                TOKENS,
+                {"steps": 2, "key": KEY, "temperature": heat},
+                rf"expected a temperature > 0, got {heat}; key=None takes the likeliest token "
+                r"every time",
+            )
+            for heat in (0.0, -1.0)
+        ),
+        (
+            TOKENS,
+            {"steps": 2, "key": 0},
+            r"expected one random key, got 0; make it with jax\.random\.key\(seed\)",
+        ),
+        (
+            [[1, 2]],
+            {"steps": 2},
+            r"expected tokens as an array, got a list; convert it with jnp\.asarray",
+        ),
+        (
+            TOKENS,
+            {"steps": 2.0},
+            r"expected steps >= 1 and top_k >= 1 or None, got steps 2\.0 and top_k None; "
+            r"steps is how many tokens to add, and top_k=None draws among all",
         ),
     ],
 )

@@ -376,6 +376,52 @@ def test_evaluation_moves_no_state(name):
 
 
 @over_layers
+def test_a_layer_takes_a_batch_of_nothing(name):
+    """Filtering may leave none: shapes as ever, and no weight moves."""
+    layer, params, state, x, inputs, _ = made(name)
+    none = x[:0]
+    given = {key: v[:0] if len(v) == len(x) else v for key, v in inputs.items()}
+    whole = answer(name, False)[0]
+
+    def loss(params):
+        y, _ = layer.apply(params, state, none, **given)
+        return smooth(jnp.concatenate([each.ravel() for each in jax.tree.leaves(y)])), y
+
+    (_, y), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    for found, expected in zip(jax.tree.leaves(y), jax.tree.leaves(whole), strict=True):
+        assert (found.shape, found.dtype) == ((0, *expected.shape[1:]), expected.dtype)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+    begun = jax.eval_shape(layer.init, jax.random.key(0), none, **given)
+    assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, (params, state))
+
+
+def joined(first, last):
+    """Two pieces of an answer along the axis in which they differ; the last, if there is none."""
+    axes = [axis for axis in range(last.ndim) if first.shape[axis] != last.shape[axis]]
+    return np.concatenate([first, last], axes[0]) if axes else last
+
+
+# In decoding, experts have room for all tokens.
+CROWDED = {"mixture_of_experts"}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, c in LAYERS.items() if len(c.x) > 2 and n not in CROWDED]
+)
+def test_a_layer_decodes_to_the_full_pass_or_refuses(name):
+    """x is given in pieces along its first axis after the batch, whatever that axis is."""
+    layer, params, state, x, inputs, _ = made(name)
+    whole = answer(name, False)[0]
+    try:
+        cache = fdl.start_decoding(layer, params, x[:, :1], 9, state=state, **inputs)
+        first, cache = fdl.decode(layer, params, cache, x[:, :1], **inputs)
+        last, cache = fdl.decode(layer, params, cache, x[:, 1:], **inputs)
+    except fdl.PathError:
+        return
+    assert_equal(jax.tree.map(joined, first, last), whole, rtol=1e-5, atol=1e-5)
+
+
+@over_layers
 def test_a_new_sibling_changes_no_bits_of_a_named_layer(name):
     case = LAYERS[name]
     x, inputs = case.data(1)

@@ -537,7 +537,9 @@ def test_an_error_of_other_code_keeps_its_type_and_gets_the_path_as_notes():
 
 @pytest.mark.parametrize("features", [0, -3])
 def test_dense_refuses_no_features(features):
-    message = f"dense: expected features >= 1, got {features}; say how many outputs there are"
+    message = (
+        f"dense: expected features >= 1, an integer, got {features}; say how many outputs there are"
+    )
     for make in (
         lambda: fdl.dense(features),
         lambda: fdl.mlp([4, features], 3),

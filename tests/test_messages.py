@@ -5,6 +5,7 @@ the shapes that the layer sees.
 """
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -98,7 +99,7 @@ WRONG = {
     ),
     "no_features": (
         lambda x: passed(inside(fdl.dense(0)), x),
-        "dense: expected features >= 1, got 0; say how many outputs there are",
+        "dense: expected features >= 1, an integer, got 0; say how many outputs there are",
     ),
     "no_key_in_training": (
         lambda x: in_training(fdl.dropout(0.5), x),
@@ -184,7 +185,7 @@ WRONG = {
     "a_residual_of_another_dtype": (
         lambda x: passed(inside(fdl.residual(lambda x: x > 0)), x),
         "decoder/block: expected f(x) like x float32 [3, 4], so that both can be added, got bool "
-        "[3, 4]; give the last layer as many features as x has, or use parallel(f, shortcut=...)",
+        "[3, 4]; convert f(x) with astype(float32), or x before",
     ),
     "a_residual_of_nothing": (
         lambda x: passed(inside(fdl.residual()), x),
@@ -233,7 +234,7 @@ WRONG = {
     ),
     "no_blocks": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 0), x),
-        "repeat: expected n >= 1 blocks, got 0; say how many there are",
+        "repeat: expected n >= 1, an integer, got 0; say how many blocks there are",
     ),
     "a_mask_for_blocks_without": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 2, scan=True), x, mask=x),
@@ -451,6 +452,134 @@ WRONG |= {
         lambda x: made(inside(fdl.sinusoidal_positions()), x[:, :3]),
         "decoder/block: expected x [..., T, D] with an even D, got [3, 3]; a sine and a cosine "
         "take two features",
+    ),
+}
+
+ARRAY = "got a list; convert it with jnp.asarray"
+COUNT = "say how many outputs there are"
+
+
+def drawn(layer, x, **inputs):
+    """A layer that is given a list, as from a file of JSON."""
+    return made(inside(fdl.chain(lambda x: [0.5, 0.25], block=layer)), x, **inputs)
+
+
+WRONG |= {
+    f"a_list_for_{name}": (
+        functools.partial(drawn, layer),
+        f"decoder/block/block: expected x as an array, {ARRAY}",
+    )
+    for name, layer in {
+        "dense": fdl.dense(2),
+        "conv": fdl.conv(2, (3,)),
+        "max_pool": fdl.max_pool((2,)),
+        "layer_norm": fdl.layer_norm(),
+        "attention": fdl.attention(1),
+        "embedding": fdl.embedding(3, 2),
+        "learned_positions": fdl.learned_positions(3),
+        "lstm": fdl.lstm(2),
+        "mixture_of_experts": fdl.mixture_of_experts(fdl.dense(2), 2),
+        "einsum_dense": fdl.einsum_dense("td,df->tf", {"f": 2}),
+        "bilinear": fdl.bilinear(2),
+        "prelu": fdl.prelu(),
+    }.items()
+}
+
+WRONG |= {
+    "state_of_another_network": (
+        lambda x: fdl.chain(fdl.tanh).apply({}, {"batch_norm_0": {"mean": x}}, x)[0],
+        "chain: expected state of tanh_0, got also 'batch_norm_0'; these are the state of another "
+        "network",
+    ),
+    "a_width_that_is_no_integer": (
+        lambda x: made(fdl.dense(4.0), x),
+        f"dense: expected features >= 1, an integer, got 4.0; {COUNT}",
+    ),
+    "a_stride_that_is_no_integer": (
+        lambda x: made(fdl.conv(4, (3, 3), stride=2.0), x),
+        "conv: expected stride >= 1, an integer or one for each of 2 axes, got 2.0; write 2, or "
+        "(2, 2)",
+    ),
+    "a_padding_that_is_true": (
+        lambda x: made(fdl.conv(4, (3,), padding=True), x),
+        "conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an "
+        "integer or a pair for each of 1 axes, none below 0, got True; write one integer for all "
+        "sides, or (before, after) for each axis",
+    ),
+    "groups_that_are_no_integer": (
+        lambda x: made(fdl.conv(4, (3,), groups=2.0), x),
+        "conv: expected groups >= 1 that divide the 4 features, got 2.0; take a common divisor of "
+        "the channels of x and the features",
+    ),
+    "groups_of_a_norm_that_are_no_integer": (
+        lambda x: made(fdl.group_norm(2.0), x),
+        "group_norm: expected groups >= 1, an integer, got 2.0; 1 takes all channels together",
+    ),
+    "no_features_of_attention": (
+        lambda x: made(fdl.attention(2, features=0), x),
+        "attention: expected features >= 1, an integer, got 0; leave features out for the default",
+    ),
+    "a_soft_cap_of_nothing": (
+        lambda x: made(fdl.attention(2, soft_cap=0.0), x),
+        "attention: expected a soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
+    ),
+    "a_window_of_nothing": (
+        lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, window=0),
+        "dot_product_attention: expected window and chunk as integers >= 1 or None, got window 0 "
+        "and chunk None; None leaves it out",
+    ),
+    "slopes_of_other_heads": (
+        lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, slopes=(0.5,)),
+        "dot_product_attention: expected 2 slopes, one for each head, got 1; see alibi_slopes",
+    ),
+    "segments_of_another_batch": (
+        lambda x: attended(fdl.attention(2), x[:1], segments=jnp.ones((3, 3), jnp.int32)),
+        "decoder/block: expected segments integers [2, 3], got int32 [3, 3]; number "
+        "the sequence that each token belongs to",
+    ),
+    "positions_of_another_batch": (
+        lambda x: attended(fdl.attention(3, rotary=True), x, positions=jnp.ones((3, 3))),
+        "decoder/block: expected x [..., T, H, K] with K even and positions [..., T], got x "
+        "[2, 3, 3, 2] and positions [3, 3]; give heads an even number of features, and every "
+        "token a position",
+    ),
+    "no_second_factor": (
+        lambda x: made(inside(fdl.chain(fdl.bilinear(2))), x),
+        "decoder/block/bilinear_0: expected the input 'other', got none; pass it: other=...",
+    ),
+    "an_array_for_a_carry": (
+        lambda x: read(x, carry=jnp.zeros((3, 5))),
+        "decoder/block: expected a carry of h and c, each [3, 5], got an array; take that of a "
+        "layer with returns='carry', or leave it out",
+    ),
+    "a_bias_of_another_length": (
+        lambda x: passed(
+            inside(fdl.einsum_dense("btd,df->bft", {"f": 2}, bias="ft")),
+            of(x, 3, 5, 8),
+            right=TOKENS,
+        ),
+        "decoder/block: expected x with axes btd where t = 6, d = 8, got [3, 5, 8]; give x these "
+        "axes, or change the equation",
+    ),
+    "an_axis_twice": (
+        lambda x: made(fdl.einsum_dense("dd,dk->dk", {"k": 2}), x),
+        "einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got 'dd,dk->dk'; each "
+        "axis of w is in x or in y, and what x loses is summed with w",
+    ),
+    "a_window_of_padding_alone": (
+        lambda x: made(fdl.max_pool((2,), padding=2), x),
+        "max_pool: expected a padding smaller than the window (2,), got 2; a window of padding "
+        "alone has no element to take",
+    ),
+    "an_image_of_another_size": (
+        lambda x: made(inside(fdl.models.vit(3, (4, 4), 2, 1, 1, 4)), of(x, 2, 4, 6, 1)),
+        "decoder/block: expected x [B, 4, 4, C], got [2, 4, 6, 1]; resize the images, or make the "
+        "model for theirs",
+    ),
+    "a_picture_of_another_shape": (
+        lambda x: made(inside(fdl.models.autoencoder((2, 2), [3], 1)), x),
+        "decoder/block: expected x ['B', 2, 2], got [3, 4]; reshape x, or make the model for its "
+        "shape",
     ),
 }
 

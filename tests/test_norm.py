@@ -429,7 +429,9 @@ def test_numbers_out_of_range():
         match=r"^batch_norm: expected a momentum in \[0, 1\], the weight of the old, got 1\.1; 0",
     ):
         fdl.batch_norm(momentum=1.1)
-    with pytest.raises(ValueError, match=r"^group_norm: expected groups >= 1, got 0; 1 takes all"):
+    with pytest.raises(
+        ValueError, match=r"^group_norm: expected groups >= 1, an integer, got 0; 1 takes all"
+    ):
         fdl.group_norm(0)
     for norm in ("batch_norm", "layer_norm", "rms_norm", "instance_norm"):
         message = rf"^{norm}: expected an epsilon > 0, got 0; a constant input would give NaN$"

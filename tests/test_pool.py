@@ -191,10 +191,50 @@ def test_unshuffling_undoes_shuffling(leading):
             r"upsample: expected method nearest or linear, got 'cubic'; jax.image.resize knows "
             r"others",
         ),
-        (lambda: fdl.pixel_shuffle(0), r"pixel_shuffle: expected factor >= 1, got 0; 2 .*"),
-        (lambda: fdl.pixel_unshuffle(0), r"pixel_unshuffle: expected factor >= 1, got 0; 2 .*"),
+        (
+            lambda: fdl.pixel_shuffle(0),
+            r"pixel_shuffle: expected factor >= 1, an integer, got 0; 2 .*",
+        ),
+        (
+            lambda: fdl.pixel_unshuffle(0),
+            r"pixel_unshuffle: expected factor >= 1, an integer, got 0; 2 .*",
+        ),
     ],
 )
 def test_a_wrong_number_is_refused_where_it_is_given(make, told):
     with pytest.raises(ValueError, match=rf"^{told}$"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "hit"),
+    [
+        (lambda: fdl.upsample((2,), method="linear"), slice(3, 7)),
+        (lambda: fdl.upsample((3,), method="linear"), slice(5, 10)),
+        (lambda: fdl.adaptive_average_pool((4,)), slice(1, 2)),
+        (lambda: fdl.average_pool((2,), stride=1, padding="SAME"), slice(1, 3)),
+        (lambda: fdl.max_pool((2,), stride=1, padding="SAME"), slice(1, 3)),
+    ],
+    ids=["linear_even", "linear_odd", "adaptive", "average", "max"],
+)
+def test_an_infinite_pixel_reaches_those_outputs_alone_that_see_it(layer, hit):
+    x = jnp.arange(8.0).reshape(1, 8, 1).at[0, 2, 0].set(jnp.inf)
+    y = layer().apply({}, {}, x)[0].ravel()
+    finite = np.ones(y.size, bool)
+    finite[hit] = False
+    np.testing.assert_array_equal(np.isfinite(y), finite)
+    assert not np.isnan(y).any()
+
+
+def test_sizes_may_be_integers_of_numpy():
+    two, three = np.int64(2), np.int32(3)
+    x = normals(0, 2, 8, 6, 4, dtype=np.float32)
+    for ours, theirs in [
+        (fdl.max_pool((two, three), stride=two), fdl.max_pool((2, 3), stride=2)),
+        (fdl.average_pool((three,) * 2, padding=np.int64(1)), fdl.average_pool((3, 3), padding=1)),
+    ]:
+        np.testing.assert_array_equal(ours.apply({}, {}, x)[0], theirs.apply({}, {}, x)[0])
+    layer = fdl.conv(np.int64(6), (three, two), stride=[two, 1], padding=[(two, 0), 1], groups=two)
+    plain = fdl.conv(6, (3, 2), stride=(2, 1), padding=((2, 0), (1, 1)), groups=2)
+    params, _ = plain.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(layer.apply(params, {}, x)[0], plain.apply(params, {}, x)[0])

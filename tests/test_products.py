@@ -112,7 +112,9 @@ def test_a_bilinear_layer_says_what_does_not_fit():
         r"4\] and \[2, 3, 4\]; give both these widths, or make new params with init$",
     ):
         model.apply(params, {}, X, other=X)
-    with pytest.raises(ValueError, match=r"^bilinear: expected features >= 1, got 0; say"):
+    with pytest.raises(
+        ValueError, match=r"^bilinear: expected features >= 1, an integer, got 0; say"
+    ):
         fdl.bilinear(0)
 
 
@@ -142,5 +144,7 @@ def test_batch_axes_that_do_not_fit_are_told():
         r"3\]; give each these axes first$",
     ):
         model.apply(params, {}, X, other=X[:, 0])
-    with pytest.raises(ValueError, match=r"^batch_apply: expected axes >= 1, got 0; say"):
+    with pytest.raises(
+        ValueError, match=r"^batch_apply: expected axes >= 1, an integer, got 0; say"
+    ):
         fdl.batch_apply(fdl.tanh, axes=0)

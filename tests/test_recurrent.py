@@ -334,7 +334,8 @@ def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):
         with pytest.raises(
             ValueError,
-            match=r"^recurrent: expected features >= 1, got 0; say how many each step has$",
+            match=r"^recurrent: expected features >= 1, an integer, got 0; say how many each step "
+            r"has$",
         ):
             cell(0)
     with pytest.raises(
@@ -371,5 +372,7 @@ def test_a_classifier_reads_no_padding(both_ways):
 
 
 def test_a_classifier_without_layers_is_refused():
-    with pytest.raises(ValueError, match=r"^lstm_classifier: expected depth >= 1, got 0; say"):
+    with pytest.raises(
+        ValueError, match=r"^lstm_classifier: expected depth >= 1, an integer, got 0; say"
+    ):
         fdl.lstm_classifier(11, 4, 3, depth=0)

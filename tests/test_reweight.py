@@ -134,6 +134,7 @@ def test_what_cannot_be_wrapped():
     ):
         fdl.spectral_norm(fdl.spectral_norm(fdl.dense(2))).init(KEY, X)
     with pytest.raises(
-        ValueError, match=r"^spectral_norm: expected iterations >= 1, got 0; 1 is usual$"
+        ValueError,
+        match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; 1 is usual$",
     ):
         fdl.spectral_norm(fdl.dense(2), iterations=0)

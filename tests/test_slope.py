@@ -60,3 +60,10 @@ def test_a_wrong_use_is_told():
     told = r"^body: expected a random key in training, got none; pass key=jax\.random\.key\(seed\)"
     with pytest.raises(fdl.PathError, match=told):
         fdl.chain(body=fdl.rrelu()).apply({}, {}, jnp.ones(3), train=True)
+
+
+def test_prelu_keeps_the_dtype_of_x_whatever_its_slope_is():
+    layer = fdl.prelu()
+    params, _ = layer.init(KEY, jnp.ones((2, 3)))
+    y, _ = layer.apply(params, {}, jnp.full((2, 3), -2, jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16 and (y == -0.5).all()

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_array, check_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State
 from fdl.layers.cache import key_value_cache, position
@@ -96,7 +97,10 @@ def attention(
     2104.09864; ALiBi: Press et al. 2021, arXiv 2108.12409; normalized queries and keys: Dehghani et
     al. 2023, arXiv 2302.05442, section 2.1, with the root mean square in place of layer norm.
     """
-    _check(heads, kv_heads, cross, causal, window, bool(rotary), alibi, dropout_rate, chunk)
+    sizes = {"features": features, "head_features": head_features, "kv_heads": kv_heads}
+    sizes |= {"window": window, "chunk": chunk}
+    ordered = causal or window is not None or bool(rotary) or alibi
+    _check(heads, sizes, cross and ordered, soft_cap, dropout_rate)
     kv = kv_heads or heads
 
     def width(count: int) -> Callable[[int], int]:
@@ -193,10 +197,11 @@ class _Attention:
         y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
         if fits is not None:
             y = jnp.where(fits, y, jnp.nan)
-        return f.out(y.reshape(*y.shape[:-2], -1), like=x)
+        return f.out(jax.lax.collapse(y, y.ndim - 2), like=x)
 
     def check(self, x: Any, context: Any) -> None:
         for what, array in {"x": x, "context": context}.items():
+            check_array(self.name, array, what)
             if array.ndim < 2 or array.shape[:-2] != x.shape[:-2]:
                 raise PathError(
                     f"expected {what} {[*x.shape[:-2], 'T', 'D']}, got {list(array.shape)}; give "
@@ -212,7 +217,7 @@ class _Attention:
 
 
 def _by_head(x: jax.Array, heads: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], heads, -1)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer:
@@ -233,29 +238,32 @@ def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer
 
 def _check(
     heads: int,
-    kv_heads: int | None,
-    cross: bool,
-    causal: bool,
-    window: int | None,
-    rotary: bool,
-    alibi: bool,
+    sizes: dict[str, int | None],
+    ordered_across: bool,
+    soft_cap: float | None,
     dropout_rate: float,
-    chunk: int | None,
 ) -> None:
-    if heads < 1 or (kv_heads is not None and (kv_heads < 1 or heads % kv_heads)):
+    check_count("attention", "heads", heads, "say into how many parts the features fall")
+    for what, value in sizes.items():
+        if value is not None:
+            check_count("attention", what, value, f"leave {what} out for the default")
+    kv_heads, chunk = sizes["kv_heads"], sizes["chunk"]
+    if kv_heads is not None and heads % kv_heads:
         raise ValueError(
-            f"attention: expected heads >= 1 and kv_heads that divide them, got heads {heads} and "
+            f"attention: expected kv_heads that divide the heads, got heads {heads} and "
             f"kv_heads {kv_heads}; kv_heads=None gives each head keys and values of its own"
         )
-    if window is not None and window < 1:
-        raise ValueError(f"attention: expected a window >= 1, got {window}; 1 sees itself alone")
-    if cross and (causal or window or rotary or alibi):
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(
+            f"attention: expected a soft_cap > 0, got {soft_cap}; 50 is usual, None leaves it out"
+        )
+    if ordered_across:
         raise ValueError(
             "attention: expected cross without causal, window, rotary and alibi, got one of them; "
             "tokens of x and of context have no common order"
         )
-    if chunk is not None and (chunk < 1 or dropout_rate):
+    if chunk is not None and dropout_rate:
         raise ValueError(
-            f"attention: expected chunk >= 1 and dropout_rate 0 beside it, got chunk {chunk} and "
+            f"attention: expected dropout_rate 0 beside a chunk, got chunk {chunk} and "
             f"dropout_rate {dropout_rate}; the form in chunks never holds the weights to be dropped"
         )

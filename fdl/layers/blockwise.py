@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring, wide
+from fdl.layers.spread import full_beside
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)
@@ -58,10 +59,12 @@ def in_blocks(
 
         lead = jnp.broadcast_shapes(queries.q.shape[:-3], keys.k.shape[:-3])
         dtype = wide(queries.q.dtype)
+        whole = jnp.broadcast_to(queries.q, (*lead, *queries.q.shape[-3:]))
+        begin = functools.partial(full_beside, whole, len(lead), dtype=dtype)
         none_yet = _SoFar(
-            jnp.full((*lead, h, rows), UNSEEN, dtype),
-            jnp.zeros((*lead, h, rows), dtype),
-            jnp.zeros((*lead, rows, h, keys.v.shape[-1]), dtype),
+            begin((h, rows), UNSEEN),
+            begin((h, rows), 0),
+            begin((rows, h, keys.v.shape[-1]), 0),
         )
         done, _ = jax.lax.scan(step, none_yet, (key_blocks, _split_mask(row_mask, -1, columns)))
         return done.mixed / _of_rows(jnp.where(done.total == 0, 1, done.total))
@@ -69,7 +72,7 @@ def in_blocks(
     blocks = Queries(*(_split(x, axis, rows) for x, axis in zip(queries, QUERY_AXES, strict=True)))
     y = jax.lax.map(of_queries, (blocks, _split_mask(mask, -2, rows)))
     y = jnp.moveaxis(y, 0, -4)
-    return y.reshape(*y.shape[:-4], -1, *y.shape[-2:])[..., :t, :, :]
+    return jax.lax.collapse(y, y.ndim - 4, y.ndim - 2)[..., :t, :, :]
 
 
 QUERY_AXES = (-3, -1, -1)

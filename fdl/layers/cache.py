@@ -5,6 +5,7 @@ same function of the same parameters, and continues where its cache ends. The tw
 where another layer has its state: made by `init`, passed to `apply`, returned beside y.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -81,28 +82,108 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
     return Layer(name, init, apply)
 
 
-def counted(layer: Layer) -> Layer:
+def at_once(layer: Layer) -> Layer:
+    """The same layer, which reads a sequence as a whole, and so refuses to be decoded.
+
+    Raises:
+      PathError: in decoding.
+
+    Example:
+      >>> from fdl import conv, start_decoding
+      >>> start_decoding(conv(4, (3,)), {}, jnp.ones((1, 5, 4)), 8)
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: conv: expected a layer that can go on from a cache, got one that ...
+    """
+
+    def decoding(length: int) -> Layer:
+        raise PathError(
+            "expected a layer that can go on from a cache, got one that reads a sequence as a "
+            "whole; take causal attention, a recurrent layer or conv(padding='CAUSAL') in its "
+            "place, or, where each token is an image, put batch_apply around",
+            layer=layer.name,
+        )
+
+    return dataclasses.replace(layer, decoding=decoding)
+
+
+def sliding(layer: Layer, before: int) -> Layer:
+    """A layer of windows on a sequence that remembers what the next window sees.
+
+    Args:
+      layer: from x [..., before + T, C] to y [..., T, F], without state.
+      before: how many elements a window sees before its last one.
+
+    Returns:
+      A layer from x [..., T, C] to y [..., T, F], zeros before the first x; its state {"before":
+      [..., before, C]} holds the last elements.
+
+    Raises:
+      PathError: another batch than the cache's.
+
+    Example:
+      >>> from fdl.layers import average_pool
+      >>> layer = sliding(average_pool((2,), stride=1), 1)
+      >>> params, cache = layer.init(None, jnp.ones((1, 2, 1)))
+      >>> y, cache = layer.apply(params, cache, jnp.array([[[2.0], [4.0]]]))
+      >>> y.ravel(), cache["before"].ravel()
+      (Array([1., 3.], dtype=float32), Array([4.], dtype=float32))
+    """
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        params, _ = layer.init(key, x)
+        return params, {"before": jnp.zeros((*x.shape[:-2], before, x.shape[-1]), x.dtype)}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[Any, State]:
+        old = state["before"]
+        if (*x.shape[:-2], x.shape[-1]) != (*old.shape[:-2], old.shape[-1]):
+            raise PathError(
+                f"expected x {[*old.shape[:-2], 'T', old.shape[-1]]}, got {list(x.shape)}; "
+                "start_decoding with this batch",
+                layer=layer.name,
+            )
+        seen = jnp.concatenate([old.astype(x.dtype), x], -2)
+        y, _ = layer.apply(params, {}, seen)
+        return y, {"before": seen[..., x.shape[-2] :, :]}
+
+    return Layer(layer.name, init, apply)
+
+
+def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
     """A layer of positions that goes on counting where it stopped.
 
     Args:
       layer: one with the extra input `positions`, integers [..., T], and no state.
+      length: L, how many tokens there is room for in the caches of the network.
+      most: how many positions the layer knows; None for all.
 
     Returns:
       Its twin for decoding; its state {"count": []} goes up by T.
+
+    Raises:
+      PathError: L > most, unless the positions are given.
 
     Example:
       >>> from fdl.layers import learned_positions
       >>> layer = learned_positions(8)
       >>> x = jnp.zeros((1, 3, 4))
-      >>> params, cache = counted(layer).init(jax.random.key(0), x)
-      >>> _, cache = counted(layer).apply(params, cache, x)
-      >>> y, cache = counted(layer).apply(params, cache, x)
+      >>> params, cache = counted(layer, 6).init(jax.random.key(0), x)
+      >>> _, cache = counted(layer, 6).apply(params, cache, x)
+      >>> y, cache = counted(layer, 6).apply(params, cache, x)
       >>> bool((y == params["w"][3:6]).all())
       True
     """
     count = position()
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
+        if most is not None and length > most and positions is None:
+            raise PathError(
+                f"expected at most {most} tokens, as many as the layer has positions, got room for "
+                f"{length}; go on for fewer, or make the layer with a larger length",
+                layer=layer.name,
+            )
         return layer.init(key, x)[0], count.init(key, x)[1]
 
     def apply(

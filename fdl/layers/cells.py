@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
+from fdl.checks import check_count
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
 from fdl.layer import Params, subkey
+
+WIDTH = "say how many each step has"
 
 Carry = dict[str, jax.Array]
 ORTHOGONAL = orthogonal()
@@ -75,7 +78,7 @@ def simple_cell(
 
     Source: Elman 1990, "Finding structure in time".
     """
-    _check(features)
+    features = check_count("recurrent", "features", features, WIDTH)
     init = _affine(("h",), features, w_init, hidden_init)
 
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
@@ -117,7 +120,7 @@ def lstm_cell(
     2000, "Learning to forget", for f; Jozefowicz, Zaremba and Sutskever 2015, "An empirical
     exploration of recurrent network architectures", for forget_bias.
     """
-    _check(features)
+    features = check_count("recurrent", "features", features, WIDTH)
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
@@ -166,7 +169,7 @@ def gru_cell(
     Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; the other is
     version 1 of that paper and cuDNN's.
     """
-    _check(features)
+    features = check_count("recurrent", "features", features, WIDTH)
     affine = _affine(("r", "z", "n"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
@@ -226,10 +229,3 @@ def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:
 def _product(h: jax.Array, w: jax.Array) -> jax.Array:
     """h @ w in the precision of the weights, then in that of the carry."""
     return (h.astype(w.dtype) @ w).astype(h.dtype)
-
-
-def _check(features: int) -> None:
-    if features < 1:
-        raise ValueError(
-            f"recurrent: expected features >= 1, got {features}; say how many each step has"
-        )

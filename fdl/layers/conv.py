@@ -4,15 +4,27 @@
 of features, G of groups.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from fdl.checks import check_count, is_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.cache import at_once, sliding
 from fdl.layers.convolve import convolve
 from fdl.layers.images import as_images, check_images, fit
-from fdl.layers.window import Padding, check_padding, check_sizes, for_each_axis
+from fdl.layers.window import (
+    NAMES,
+    Edges,
+    Padding,
+    Window,
+    check_padding,
+    check_sizes,
+    for_each_axis,
+)
 from fdl.network import chain
 
 
@@ -97,7 +109,12 @@ def conv(
         y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
         return (y + params["b"] if bias else y), state
 
-    return Layer(name, init, apply)
+    def without_padding() -> Layer:
+        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+        return conv(features, kernel, padding="VALID", dilation=dilations, groups=groups, **own)
+
+    layer = Layer(name, init, apply)
+    return _decoded(layer, kernel, strides, dilations, edges, without_padding)
 
 
 def depthwise_conv(
@@ -138,11 +155,9 @@ def depthwise_conv(
     Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
     """
     kernel = check_sizes("depthwise_conv", "kernel_size", kernel_size)
-    if multiplier < 1:
-        raise ValueError(
-            f"depthwise_conv: expected multiplier >= 1, got {multiplier}; "
-            "say how many outputs each channel has"
-        )
+    multiplier = check_count(
+        "depthwise_conv", "multiplier", multiplier, "say how many outputs each channel has"
+    )
     windows: dict[str, Any] = {
         "stride": for_each_axis("depthwise_conv", "stride", stride, len(kernel)),
         "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
@@ -164,7 +179,14 @@ def depthwise_conv(
         check_images(name, x, len(kernel), channels=channels)
         return of(channels).apply(params, state, x)
 
-    return Layer(name, init, apply)
+    def without_padding() -> Layer:
+        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+        return depthwise_conv(
+            kernel, multiplier=multiplier, padding="VALID", dilation=dilation, **own
+        )
+
+    layer = Layer(name, init, apply)
+    return _decoded(layer, kernel, **windows, without_padding=without_padding)
 
 
 def separable_conv(
@@ -217,6 +239,25 @@ def separable_conv(
     )
 
 
+def _decoded(
+    layer: Layer,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: Edges,
+    without_padding: Callable[[], Layer],
+) -> Layer:
+    """With its twin for decoding, if no window sees what comes after its place."""
+    extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
+    each_by_itself = padding in NAMES or not any(map(any, padding))
+    if {*extent, *stride} == {1} and each_by_itself:
+        return layer
+    before = extent[0] - 1
+    if stride == (1,) and padding in ("CAUSAL", ((before, 0),)):
+        return dataclasses.replace(layer, decoding=lambda room: sliding(without_padding(), before))
+    return at_once(layer)
+
+
 def check_features(layer: str, features: int, groups: int) -> None:
     """Refuses features that do not fall into groups.
 
@@ -226,11 +267,8 @@ def check_features(layer: str, features: int, groups: int) -> None:
       ...
       ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
     """
-    if features < 1:
-        raise ValueError(
-            f"{layer}: expected features >= 1, got {features}; say how many outputs there are"
-        )
-    if groups < 1 or features % groups:
+    check_count(layer, "features", features, "say how many outputs there are")
+    if not is_count(groups) or features % groups:
         raise ValueError(
             f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
             "take a common divisor of the channels of x and the features"

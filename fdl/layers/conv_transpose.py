@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.cache import at_once
 from fdl.layers.conv import check_features
 from fdl.layers.convolve import convolve_transposed
 from fdl.layers.images import as_images, check_images
@@ -101,7 +102,7 @@ def conv_transpose(
         y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
         return (y + params["b"] if bias else y), state
 
-    return Layer(name, init, apply)
+    return at_once(Layer(name, init, apply))
 
 
 def _window(

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from fdl.layers import convolve_on_cpu
+from fdl.layers.spread import by_batch, full_beside, typed_like
 from fdl.layers.window import Window
 
 
@@ -43,7 +44,8 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", equation 9.7 with strides.
     """
     dtype = jnp.promote_types(x.dtype, w.dtype)
-    return _convolve.bind(x.astype(dtype), w.astype(dtype), window=window)
+    form = functools.partial(_convolve.bind, window=window)
+    return by_batch(form, x.astype(dtype), w.astype(dtype))
 
 
 def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -65,7 +67,8 @@ def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array
     Source: Dumoulin and Visin 2016, arXiv 1603.07285, section 4.
     """
     dtype = jnp.promote_types(x.dtype, w.dtype)
-    return _input_gradient.bind(x.astype(dtype), w.astype(dtype), window=window)
+    form = functools.partial(_input_gradient.bind, window=window)
+    return by_batch(form, x.astype(dtype), w.astype(dtype))
 
 
 def _convolve_by_xla(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -79,13 +82,13 @@ def _convolve_by_xla(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def _input_gradient_by_xla(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    x = jax.ShapeDtypeStruct(_input_shape(dy, w, window), dy.dtype)
-    return jax.linear_transpose(lambda x: _convolve_by_xla(x, w, window), x)(dy)[0]
+    anywhere = full_beside(dy, 0, _input_shape(dy, w, window), 0, dy.dtype)
+    return jax.vjp(lambda x: _convolve_by_xla(x, w, window), anywhere)[1](dy)[0]
 
 
 def _kernel_gradient_by_xla(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    w = jax.ShapeDtypeStruct(_kernel_shape(x, dy, window), dy.dtype)
-    return jax.linear_transpose(lambda w: _convolve_by_xla(x, w, window), w)(dy)[0]
+    anywhere = full_beside(dy, 0, _kernel_shape(x, dy, window), 0, dy.dtype)
+    return jax.vjp(lambda w: _convolve_by_xla(x, w, window), anywhere)[1](dy)[0]
 
 
 def _output_shape(x: Any, w: Any, window: Window) -> tuple[int, ...]:
@@ -133,9 +136,7 @@ def _primitive(
 
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(plain, static_argnames="window"))
-    primitive.def_abstract_eval(
-        lambda a, b, *, window: jax.core.ShapedArray(shape(a, b, window), a.dtype)
-    )
+    primitive.def_abstract_eval(lambda a, b, *, window: typed_like(a, shape(a, b, window)))
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
     batching.primitive_batchers[primitive] = batch
     return primitive
@@ -147,16 +148,18 @@ def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
     a = jnp.moveaxis(a, 0, axis)
-    return a.reshape(*a.shape[: axis - 1], -1, *a.shape[axis + 2 :])
+    return jax.lax.collapse(a, axis - 1, axis + 2)
 
 
 def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> jax.Array:
     """The inverse of `_fold`."""
     parts = groups if within else 1
     axis += y.ndim if axis < 0 else 0
-    y = y.reshape(*y.shape[:axis], parts, size, -1, *y.shape[axis + 1 :])
+    y = y.reshape(
+        *y.shape[:axis], parts, size, y.shape[axis] // (parts * size), *y.shape[axis + 1 :]
+    )
     y = jnp.moveaxis(y, axis + 1, 0)
-    return y.reshape(*y.shape[: axis + 1], -1, *y.shape[axis + 3 :])
+    return jax.lax.collapse(y, axis + 1, axis + 3)
 
 
 # Where a batch goes under vmap, by which of the two operands have one: (axis, whether it goes

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from fdl.layers.spread import full_beside
 from fdl.layers.window import Window
 
 # So many numbers of patches are held at once: 4 MB of float32, which stay in the cache.
@@ -80,6 +81,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
       >>> kernel_gradient(x, dy, Window((4,), (2,), (1,), ((0, 0),), (1,)))[:, 0, 0]
       Array([20., 31.], dtype=float32)
     """
+    if len(x) == 0:
+        return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
         return _patches_by_errors(x, dy, window)
     if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
@@ -182,7 +185,7 @@ def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.
     # Image by image, since a loop begins with numbers in memory: what computes x and dy would be
     # fused into every product otherwise, and computed once for each (9 ms against 17).
     shape = jax.eval_shape(of, x[:1], dy[:1]).shape
-    dw = _over_images(of, x, dy, 1, jnp.zeros(shape, dy.dtype))
+    dw = _over_images(of, x, dy, 1, shape)
     return dw.reshape(*window.kernel, x.shape[-1], -1)
 
 
@@ -201,21 +204,21 @@ def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array
     if chunk == images or math.prod(window.kernel) == 1:
         dw = of(x, dy)
     else:
-        dw = _over_images(of, x, dy, chunk, jnp.zeros((patch, dy.shape[-1]), dy.dtype))
+        dw = _over_images(of, x, dy, chunk, (patch, dy.shape[-1]))
     return dw.reshape(*window.kernel, x.shape[-1], dy.shape[-1])
 
 
 def _over_images(
-    form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, zero: jax.Array
+    form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The sum of form(x, dy) over chunks of images."""
+    """The sum of form(x, dy), of that shape, over chunks of images."""
     # The images of a chunk lie apart: a batch that is cut over devices stays where it is.
     x, dy = (each.reshape(chunk, len(each) // chunk, *each.shape[1:]) for each in (x, dy))
 
     def add(i: jax.Array, dw: jax.Array) -> jax.Array:
         return dw + form(*(jax.lax.dynamic_index_in_dim(each, i, 1, False) for each in (x, dy)))
 
-    return jax.lax.fori_loop(0, x.shape[1], add, zero)
+    return jax.lax.fori_loop(0, x.shape[1], add, full_beside(x, 0, shape, 0, x.dtype))
 
 
 def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:

@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from fdl.checks import check_count, check_floating
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
@@ -36,6 +36,7 @@ def dense(
       PathError: x without a feature axis, of another D than w, or of an integer dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = dense(2)
       >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 3)))
       >>> y, state = layer.apply(params, state, jnp.ones((8, 3)))
@@ -44,10 +45,7 @@ def dense(
 
     Source: Rosenblatt 1958; Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.1.
     """
-    if features < 1:
-        raise ValueError(
-            f"dense: expected features >= 1, got {features}; say how many outputs there are"
-        )
+    features = check_count("dense", "features", features, "say how many outputs there are")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         _check(name, x, None)
@@ -67,12 +65,7 @@ def dense(
 
 
 def _check(name: str, x: Any, w: Any) -> None:
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise PathError(
-            f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put rescale(1 / 255) "
-            "or the like in front, or convert x with astype",
-            layer=name,
-        )
+    check_floating(name, x)
     width = "D" if w is None else str(w.shape[0])
     if x.ndim < 1 or (w is not None and x.shape[-1] != w.shape[0]):
         remedy = "flatten x" if x.ndim > 2 else "give x that width, or make new params with init"

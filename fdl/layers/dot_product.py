@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_array, is_count
 from fdl.layers.blockwise import in_blocks
 from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.paths import PathError
@@ -73,12 +74,7 @@ def dot_product_attention(
     2024, arXiv 2408.00118, section 2.
     """
     _check(q, k, v, mask, segments)
-    if chunk is not None and (chunk < 1 or on_weights is not None):
-        raise PathError(
-            f"expected chunk >= 1 and no on_weights, got chunk {chunk}; the form in chunks holds "
-            "no weights to work on: leave one of the two out",
-            layer="dot_product_attention",
-        )
+    _check_options(q.shape[-2], window, slopes, soft_cap, on_weights, chunk)
     given = () if slopes is None else tuple(map(float, slopes))
     scoring = Scoring(causal, window, given, soft_cap, k.shape[-3])
     first = jnp.asarray(start, jnp.int32)
@@ -102,6 +98,8 @@ def _weights(queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scor
 
 
 def _check(q: Any, k: Any, v: Any, mask: Any, segments: Any) -> None:
+    for what, array in {"q": q, "k": k, "v": v}.items():
+        check_array("dot_product_attention", array, what)
     shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     fit = min(q.ndim, k.ndim, v.ndim) >= 3 and q.shape[-1] == k.shape[-1]
     if not (fit and k.shape[:-1] == v.shape[:-1] and q.shape[-2] % k.shape[-2] == 0):
@@ -123,13 +121,34 @@ def _check(q: Any, k: Any, v: Any, mask: Any, segments: Any) -> None:
             )
     if segments is not None:
         whole = (*q.shape[:-3], t)
+        check_array("dot_product_attention", segments, "segments")
         integers = jnp.issubdtype(segments.dtype, jnp.integer)
-        if not integers or t != s or segments.shape[-1:] != (t,):
+        if not integers or t != s or not _broadcasts(segments.shape, whole):
             _refuse(
                 f"segments integers {list(whole)}",
                 f"{segments.dtype} {list(segments.shape)}",
                 "number the sequence that each token belongs to",
             )
+
+
+def _check_options(
+    heads: int,
+    window: int | None,
+    slopes: Sequence[float] | None,
+    soft_cap: float | None,
+    on_weights: Any,
+    chunk: int | None,
+) -> None:
+    if any(size is not None and not is_count(size) for size in (window, chunk)):
+        got = f"window {window!r} and chunk {chunk!r}"
+        _refuse("window and chunk as integers >= 1 or None", got, "None leaves it out")
+    if chunk is not None and on_weights is not None:
+        remedy = "the form in chunks holds no weights to work on: leave one of the two out"
+        _refuse("no on_weights beside a chunk", f"chunk {chunk}", remedy)
+    if slopes is not None and len(slopes) != heads:
+        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "see alibi_slopes")
+    if soft_cap is not None and not soft_cap > 0:
+        _refuse("a soft_cap > 0 or None", f"{soft_cap}", "None leaves it out")
 
 
 def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_array, check_count, check_floating, is_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
@@ -53,23 +54,8 @@ def einsum_dense(
     each = [axis for axis in of_w if axis in of_x and axis in of_y]
     drawn = [*each, *summed, *(axis for axis in of_w if axis not in of_x)]
 
-    def check(x: Any, w: Any) -> dict[str, int]:
-        letters = of_x.replace("...", "")
-        fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)
-        last = x.shape[x.ndim - len(letters) :]
-        known = dict(zip(of_w, w.shape, strict=True)) if w is not None else {}
-        if not fits or any(
-            known.get(axis, size) != size for axis, size in zip(letters, last, strict=True)
-        ):
-            raise PathError(
-                f"expected x with axes {of_x}{_told(known, letters)}, got {list(x.shape)}; give x "
-                "these axes, or change the equation",
-                layer=name,
-            )
-        return dict(zip(letters, last, strict=True)) | dict(sizes)
-
     def init(key: Any, x: Any) -> tuple[Params, State]:
-        size = check(x, None)
+        size = _sizes(name, x, of_x, {}) | dict(sizes)
         own = subkey(key, "w")
         matrices, rows = (math.prod(size[axis] for axis in axes) for axes in (each, summed))
         columns = math.prod(size[axis] for axis in drawn) // (matrices * rows)
@@ -83,7 +69,10 @@ def einsum_dense(
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        check(x, params["w"])
+        known = dict(zip(of_w, params["w"].shape, strict=True))
+        if bias:
+            known |= dict(zip(bias, params["b"].shape, strict=True))
+        _sizes(name, x, of_x, known)
         y = jnp.einsum(equation, x, params["w"])
         return (y + params["b"] if bias else y), state
 
@@ -123,19 +112,30 @@ def bilinear(
     Source: Tenenbaum and Freeman 2000, "Separating style and content with bilinear models",
     equation 1.
     """
-    if features < 1:
-        raise ValueError(
-            f"bilinear: expected features >= 1, got {features}; say how many outputs there are"
-        )
+    features = check_count("bilinear", "features", features, "say how many outputs there are")
 
-    def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
+    def given(x: Any, other: Any) -> None:
+        check_floating(name, x)
+        if other is None:
+            raise PathError("expected the input 'other', got none; pass it: other=...", layer=name)
+        check_array(name, other, "other")
+
+    def init(key: Any, x: Any, *, other: Any = None) -> tuple[Params, State]:
+        given(x, other)
         d, c = x.shape[-1], other.shape[-1]
         w = w_init(subkey(key, "w"), (d * c, features), x.dtype).reshape(d, c, features)
         return {"w": w, "b": b_init(subkey(key, "b"), (features,), x.dtype)}, {}
 
     def apply(
-        params: Params, state: State, x: Any, *, other: Any, key: Any = None, train: bool = False
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        other: Any = None,
+        key: Any = None,
+        train: bool = False,
     ) -> tuple[jax.Array, State]:
+        given(x, other)
         w = params["w"]
         if (x.shape[-1], other.shape[-1]) != w.shape[:2] or x.shape[:-1] != other.shape[:-1]:
             raise PathError(
@@ -154,15 +154,18 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
     inputs, arrow, of_y = equation.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}
-    apart = len(set(of_w)) == len(of_w) and of_w.isalpha()
+    apart = all(
+        len(set(axes)) == len(axes)
+        for axes in (of_x.replace("...", ""), of_w, of_y.replace("...", ""))
+    )
     known = set(of_y) <= set(of_x) | set(of_w) and set(of_w) <= set(of_x) | set(of_y)
     kept = {axis for axis in of_x if axis not in of_y} <= set(of_w)
-    if not (arrow and comma and apart and known and kept):
+    if not (arrow and comma and of_w.isalpha() and apart and known and kept):
         raise ValueError(
             f"einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got {equation!r}; "
             "each axis of w is in x or in y, and what x loses is summed with w"
         )
-    if set(sizes) != new or min(sizes.values(), default=1) < 1 or not of_y.endswith(bias):
+    if set(sizes) != new or not all(map(is_count, sizes.values())) or not of_y.endswith(bias):
         given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         raise ValueError(
             f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias of the last "
@@ -170,6 +173,21 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
             "give the size of each new axis of w by its name, as f=64"
         )
     return of_x, of_w, of_y
+
+
+def _sizes(name: str, x: Any, of_x: str, known: Mapping[str, int]) -> dict[str, int]:
+    """Those of the axes that x has; refuses an x of other axes, or of other sizes than known."""
+    check_floating(name, x)
+    letters = of_x.replace("...", "")
+    fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)
+    sizes = dict(zip(letters, x.shape[x.ndim - len(letters) :], strict=True)) if fits else {}
+    if not fits or any(known.get(axis, size) != size for axis, size in sizes.items()):
+        raise PathError(
+            f"expected x with axes {of_x}{_told(known, letters)}, got {list(x.shape)}; give x "
+            "these axes, or change the equation",
+            layer=name,
+        )
+    return sizes
 
 
 def _told(known: Mapping[str, int], letters: str) -> str:

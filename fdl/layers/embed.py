@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdl.checks import check_array, check_count
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import counted
+from fdl.layers.spread import sharding_beside
 from fdl.layers.standardize import wide
 from fdl.paths import PathError
 
@@ -61,11 +63,8 @@ def embedding(
     Source: Bengio et al. 2003, "A neural probabilistic language model"; Press and Wolf 2016,
     arXiv 1608.05859, for the tied output.
     """
-    if count < 1 or features < 1:
-        raise ValueError(
-            f"embedding: expected count >= 1 and features >= 1, got {count} and {features}; "
-            "say how many ids there are, and how many numbers stand for one"
-        )
+    count = check_count("embedding", "count", count, "say how many ids there are")
+    features = check_count("embedding", "features", features, "say how many numbers stand for one")
     make = normal(features**-0.5) if w_init is None else w_init
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -75,6 +74,7 @@ def embedding(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         w = params["w"]
+        check_array(name, x)
         if jnp.issubdtype(x.dtype, jnp.integer):
             return rows(w, x), state
         if not jnp.issubdtype(x.dtype, jnp.inexact) or x.shape[-1:] != w.shape[1:]:
@@ -117,11 +117,8 @@ def learned_positions(
     Source: Gehring et al. 2017, arXiv 1705.03122, section 3.1; Radford et al. 2019, GPT-2,
     for the standard deviation of 0.02.
     """
-    if length < 1:
-        raise ValueError(
-            f"learned_positions: expected a length >= 1, got {length}; "
-            "give that of the longest sequence"
-        )
+    longest = "give that of the longest sequence"
+    length = check_count("learned_positions", "length", length, longest)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions, length)
@@ -142,7 +139,7 @@ def learned_positions(
         return x + rows(params["w"], positions), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda length: counted(layer))
+    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room, length))
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
@@ -199,7 +196,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda length: counted(layer))
+    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
 
 
 def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
@@ -216,7 +213,12 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
       >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
       Array([ 6., nan, nan], dtype=float32)
     """
-    return w.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return w.at[ids].get(
+        mode="fill",
+        fill_value=jnp.nan,
+        wrap_negative_indices=False,
+        out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),
+    )
 
 
 def _angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
@@ -235,6 +237,7 @@ def _angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Ar
 def _check_sequence(
     name: str, x: Any, positions: Any, length: int | None = None, width: int | None = None
 ) -> None:
+    check_array(name, x)
     fits = x.ndim >= 2 and (width is None or x.shape[-1] == width)
     if not fits or not jnp.issubdtype(x.dtype, jnp.inexact):
         raise PathError(

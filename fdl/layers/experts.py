@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_array, is_count
 from fdl.layer import Layer, Params, State, as_layer, subkey
 from fdl.layers.dense import dense
 from fdl.layers.standardize import wide
@@ -63,7 +64,7 @@ def mixture_of_experts(
     arXiv 2006.16668, algorithm 1.
     """
     crowded = capacity_factor is not None and capacity_factor <= 0
-    if count < 1 or not 1 <= top_k <= count or crowded:
+    if not (is_count(count) and is_count(top_k)) or top_k > count or crowded:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
             f"> 0 or None, got {count}, {top_k} and {capacity_factor}; top_k says how many "
@@ -71,6 +72,7 @@ def mixture_of_experts(
         )
 
     def forward(f: Any, x: Any) -> Any:
+        check_array(name, x)
         if x.ndim < 2:
             raise PathError(
                 f"expected x [..., T, D], got {list(x.shape)}; give one row of features for every "
@@ -139,7 +141,8 @@ def _combined(logits: jax.Array, top_k: int, room: int) -> jax.Array:
         weights = weights / weights.sum(-1, keepdims=True)
     # [..., k, T, E], so that counting along both axes at once puts first choices first.
     choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
-    in_line = choices.reshape(*choices.shape[:-3], -1, choices.shape[-1])
+    *lead, k, tokens, experts = choices.shape
+    in_line = choices.reshape(*lead, k * tokens, experts)
     place = (jnp.cumsum(in_line, -2) - in_line).reshape(choices.shape)
     # A place without room is outside of one_hot, so all zeros.
     places = jax.nn.one_hot(place, room, dtype=weights.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_floating
 from fdl.layers.window import Edges, Window, pads
 from fdl.paths import PathError
 
@@ -86,12 +87,7 @@ def check_images(
       fdl.paths.PathError: conv: expected x [..., H, W, 3], got [8, 28, 28, 1]; give x that many
         channels, or make new params with init
     """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise PathError(
-            f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put rescale(1 / 255) "
-            "or the like in front, or convert x with astype",
-            layer=layer,
-        )
+    check_floating(layer, x)
     front = "B, ..." if lead else "..."
     wanted = f"x [{front}, {AXES[rank]}, {'C' if channels is None else channels}]"
     if x.ndim < lead + rank + 1:

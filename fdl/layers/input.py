@@ -1,10 +1,12 @@
 """What happens to an input before its first weights: its scale and its shape."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 
 from fdl.layer import Layer, function
+from fdl.layers.cache import at_once
 
 
 def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> Layer:
@@ -39,4 +41,4 @@ def flatten() -> Layer:
       >>> flatten().apply({}, {}, jnp.ones((2, 28, 28, 1)))[0].shape
       (2, 784)
     """
-    return function(lambda x: x.reshape(x.shape[0], -1), "flatten")
+    return at_once(function(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])), "flatten"))

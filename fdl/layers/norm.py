@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_count
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params
+from fdl.layers.cache import at_once
 from fdl.layers.standardize import Affine, check_epsilon, standardized, wide
 
 
@@ -136,18 +138,15 @@ def group_norm(
     Source: Wu and He 2018, arXiv 1803.08494, equation 7.
     """
     check_epsilon("group_norm", epsilon)
-    if groups < 1:
-        raise ValueError(
-            f"group_norm: expected groups >= 1, got {groups}; 1 takes all channels together"
-        )
+    groups = check_count("group_norm", "groups", groups, "1 takes all channels together")
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2, groups)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        parts = x.reshape(*x.shape[:-1], groups, -1)
+        parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
         y = standardized(parts, (*range(1, x.ndim - 1), x.ndim), epsilon)
         return affine.apply(params, y.reshape(x.shape), x.dtype)
 
-    return affine.layer(forward)
+    return at_once(affine.layer(forward))
 
 
 def instance_norm(
@@ -192,4 +191,4 @@ def instance_norm(
         y = standardized(x, tuple(range(1, x.ndim - 1)), epsilon)
         return affine.apply(params, y, x.dtype)
 
-    return affine.layer(forward)
+    return at_once(affine.layer(forward))

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.layer import Layer, Params, State
+from fdl.layers.cache import at_once
 from fdl.layers.images import as_images, check_images, fit
-from fdl.layers.pool_axis import exact, largest, total, weighted_sums
+from fdl.layers.pool_axis import exact, largest, total
 from fdl.layers.window import Padding, Window, check_padding, check_sizes, for_each_axis
 
 PADDINGS = ("SAME", "VALID")
@@ -182,6 +183,11 @@ def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, p
     kernel = check_sizes(kind, "window", window)
     strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
     edges = check_padding(kind, padding, len(kernel), PADDINGS)
+    if not isinstance(edges, str) and any(max(e) >= k for e, k in zip(edges, kernel, strict=True)):
+        raise ValueError(
+            f"{kind}: expected a padding smaller than the window {kernel}, got {padding!r}; a "
+            "window of padding alone has no element to take"
+        )
 
     def of(x: jax.Array) -> jax.Array:
         images = as_images(x, len(kernel))
@@ -194,7 +200,7 @@ def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, p
 
 def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
     """A layer of x [B, places, C]."""
-    return _layer(name, 1, lambda x: pool(x.reshape(x.shape[0], -1, x.shape[-1])), lead=1)
+    return _layer(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
 
 
 def _adaptive(
@@ -203,7 +209,7 @@ def _adaptive(
     wanted = check_sizes(kind, "sizes", sizes)
 
     def of(x: jax.Array) -> jax.Array:
-        images = as_images(x, len(wanted))
+        images = exact(as_images(x, len(wanted)))
         for axis, size in reversed(list(enumerate(wanted, 1))):
             images = pool(images, axis, size)
         return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:]).astype(x.dtype)
@@ -222,7 +228,7 @@ def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], lead: int
         check_images(name, x, rank, lead=lead)
         return of(x), state
 
-    return Layer(name, init, apply)
+    return at_once(Layer(name, init, apply))
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
@@ -266,7 +272,8 @@ def _largest_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
 
 
 def _mean_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
-    weights = np.zeros((x.shape[axis], size))
-    for i, (start, end) in enumerate(_parts(x.shape[axis], size)):
-        weights[start:end, i] = 1 / (end - start)
-    return weighted_sums(x, weights, axis)
+    parts = [
+        jax.lax.slice_in_dim(x, start, end, axis=axis).sum(axis, keepdims=True) / (end - start)
+        for start, end in _parts(x.shape[axis], size)
+    ]
+    return jnp.concatenate(parts, axis)

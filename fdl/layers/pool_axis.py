@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
@@ -60,18 +59,6 @@ def total(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
     return functools.reduce(jnp.add, (part.sum(axis + 1) for part in _blocks(x, axis, k, s)))
 
 
-def weighted_sums(x: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
-    """Sums over an axis of n elements with weights [n, m], in float32 at least: m of them.
-
-    Example:
-      >>> weighted_sums(jnp.array([[1.0, 3.0]]), np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]), 1)
-      Array([[2., 1., 3.]], dtype=float32)
-    """
-    x = exact(x)
-    y = jnp.tensordot(x, jnp.asarray(weights, x.dtype), ((axis,), (0,)))
-    return jnp.moveaxis(y, -1, axis)
-
-
 def exact(x: jax.Array) -> jax.Array:
     """x in float32 where it has fewer bits.
 
@@ -92,7 +79,7 @@ def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (0, size - x.shape[axis], 0)
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
-    x = x.reshape(*x.shape[:axis], -1, s, *x.shape[axis + 1 :])
+    x = x.reshape(*x.shape[:axis], windows + parts - 1, s, *x.shape[axis + 1 :])
     for q in range(parts):
         part = jax.lax.slice_in_dim(x, q, q + windows, axis=axis)
         yield jax.lax.slice_in_dim(part, 0, min(s, k - q * s), axis=axis + 1)

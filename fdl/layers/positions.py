@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdl.checks import check_array
 from fdl.layers.scores import wide
 from fdl.paths import PathError
 
@@ -41,7 +42,10 @@ def rotary(
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34.
     """
     positions = jnp.asarray(positions)
-    if x.ndim < 3 or x.shape[-1] % 2 or positions.shape[-1:] != x.shape[-3:-2]:
+    check_array("rotary", x)
+    places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
+    alike = all(n in (1, m) for n, m in zip(places[:-1], x.shape[:-3], strict=False))
+    if x.ndim < 3 or x.shape[-1] % 2 or places[-1:] != x.shape[-3:-2] or not alike:
         raise PathError(
             "expected x [..., T, H, K] with K even and positions [..., T], got x "
             f"{list(x.shape)} and positions {list(positions.shape)}; give heads an even number of "

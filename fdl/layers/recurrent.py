@@ -30,9 +30,9 @@ def recurrent(
     Returns:
       A layer from x [..., T, D]; params those of the cell. Extra inputs, none of which must be
       given: `lengths`, integers [...], how long each sequence is: past its end y is 0, the carry
-      stays, and x is not read; `carry`, what to begin with, by default zeros: {"h": [..., H]}, for
-      an LSTM also "c". Its cache in decoding is the carry, so a decoder begins from an encoder's
-      when that is put in the place of its cache.
+      stays, and x is not read; one beyond T is T; `carry`, what to begin with, by default zeros:
+      {"h": [..., H]}, for an LSTM also "c". Its cache in decoding is the carry, so a decoder begins
+      from an encoder's when that is put in the place of its cache.
 
     Raises:
       ValueError: an unknown returns.

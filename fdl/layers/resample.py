@@ -1,17 +1,21 @@
 """Images made larger: repeated, interpolated, or taken out of channels; and back into channels."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fdl.checks import check_count
 from fdl.layer import Layer, Params, State
+from fdl.layers.cache import at_once
 from fdl.layers.images import as_images, check_images
-from fdl.layers.pool_axis import weighted_sums
+from fdl.layers.pool_axis import exact
 from fdl.layers.window import check_sizes
 from fdl.paths import PathError
+
+FACTOR = "2 trades 2 x 2 pixels for 4 channels"
 
 
 def upsample(
@@ -59,9 +63,9 @@ def upsample(
                     jnp.expand_dims(y, axis + 1),
                     (*y.shape[: axis + 1], times, *y.shape[axis + 1 :]),
                 )
-                y = many.reshape(*y.shape[:axis], -1, *y.shape[axis + 1 :])
+                y = jax.lax.collapse(many, axis, axis + 2)
             else:
-                y = weighted_sums(y, _between_centres(y.shape[axis], times), axis)
+                y = _interpolated(exact(y), axis, times)
         return y.reshape(*x.shape[: -len(scales) - 1], *y.shape[1:]).astype(x.dtype)
 
     return _layer(name, len(scales), of)
@@ -89,13 +93,14 @@ def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
 
     Source: Shi et al. 2016, arXiv 1609.05158, equation 4.
     """
-    _check_factor("pixel_shuffle", factor)
+    factor = check_count("pixel_shuffle", "factor", factor, FACTOR)
 
     def of(x: jax.Array) -> jax.Array:
         *lead, height, width, channels = x.shape
-        x = x.reshape(-1, height, width, channels // factor**2, factor, factor)
-        x = x.transpose(0, 1, 4, 2, 5, 3)
-        return x.reshape(*lead, height * factor, width * factor, channels // factor**2)
+        x = x.reshape(*lead, height, width, channels // factor**2, factor, factor)
+        x = jnp.moveaxis(x, (-2, -1), (-4, -2))
+        x = jax.lax.collapse(x, x.ndim - 3, x.ndim - 1)
+        return jax.lax.collapse(x, x.ndim - 4, x.ndim - 2)
 
     return _layer(name, 2, of, groups=factor**2)
 
@@ -120,7 +125,7 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
 
     Source: Shi et al. 2016, arXiv 1609.05158, equation 4.
     """
-    _check_factor("pixel_unshuffle", factor)
+    factor = check_count("pixel_unshuffle", "factor", factor, FACTOR)
 
     def of(x: jax.Array) -> jax.Array:
         *lead, height, width, channels = x.shape
@@ -130,9 +135,8 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
                 f"{list(x.shape)}; pad or crop x",
                 layer=name,
             )
-        x = x.reshape(-1, height // factor, factor, width // factor, factor, channels)
-        x = x.transpose(0, 1, 3, 5, 2, 4)
-        return x.reshape(*lead, height // factor, width // factor, channels * factor**2)
+        x = x.reshape(*lead, height // factor, factor, width // factor, factor, channels)
+        return jax.lax.collapse(jnp.moveaxis(x, (-4, -2), (-2, -1)), x.ndim - 3)
 
     return _layer(name, 2, of)
 
@@ -148,17 +152,23 @@ def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], groups: i
         check_images(name, x, rank, groups=groups)
         return of(x), state
 
-    return Layer(name, init, apply)
+    return at_once(Layer(name, init, apply))
 
 
-def _between_centres(n: int, times: int) -> np.ndarray:
-    """Weights [n, n * times]: each output is a mixture of the two inputs around it."""
-    place = np.clip((np.arange(n * times) + 0.5) / times - 0.5, 0, n - 1)
-    return np.maximum(0, 1 - np.abs(np.arange(n)[:, None] - place))
+def _interpolated(x: jax.Array, axis: int, times: int) -> jax.Array:
+    """Each output is a mixture of the two inputs around it; at either end, of one with itself."""
+    n = x.shape[axis]
+    ends = [jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1)]
+    x = jnp.concatenate([ends[0], x, ends[1]], axis)
 
+    def beside(places: int) -> jax.Array:
+        return jax.lax.slice_in_dim(x, 1 + places, 1 + places + n, axis=axis)
 
-def _check_factor(layer: str, factor: int) -> None:
-    if factor < 1:
-        raise ValueError(
-            f"{layer}: expected factor >= 1, got {factor}; 2 trades 2 x 2 pixels for 4 channels"
-        )
+    outputs = []
+    for number in range(times):
+        place = (number + 0.5) / times - 0.5
+        before = math.floor(place)
+        share = place - before
+        y = beside(before)
+        outputs.append((1 - share) * y + share * beside(before + 1) if share else y)
+    return jax.lax.collapse(jnp.stack(outputs, axis + 1), axis, axis + 2)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
+from fdl.checks import check_count
 from fdl.initializers import normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.standardize import wide
@@ -89,8 +90,7 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
 
     Source: Miyato et al. 2018, arXiv 1802.05957, algorithm 1 and equation 12.
     """
-    if iterations < 1:
-        raise ValueError(f"spectral_norm: expected iterations >= 1, got {iterations}; 1 is usual")
+    iterations = check_count("spectral_norm", "iterations", iterations, "1 is usual")
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)

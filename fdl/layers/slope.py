@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import leaky_relu
+from fdl.checks import check_floating
 from fdl.layer import Layer, Params, State, check_training_key
 from fdl.paths import PathError
 
@@ -37,11 +38,13 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_floating(name, x)
         return {"slope": jnp.full(x.shape[-1:] if each_channel else (), slope, x.dtype)}, {}
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
+        check_floating(name, x)
         a = params["slope"]
         if each_channel and x.shape[-1:] != a.shape:
             raise PathError(
@@ -49,7 +52,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
                 "or make new params with init",
                 layer=name,
             )
-        return leaky_relu(x, negative_slope=a), state
+        return leaky_relu(x, negative_slope=a.astype(x.dtype)), state
 
     return Layer(name, init, apply)
 

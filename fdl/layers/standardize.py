@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import check_floating
 from fdl.initializers import Initializer
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
@@ -132,12 +133,7 @@ class Affine:
         """Refuses an x that the norm cannot take; `known` are arrays of [C] made before."""
         shape = ["...", "B, ...", "B, ..., T"][self.axes - 1]
         width = "C" if not known else str(next(iter(known.values())).shape[-1])
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            raise PathError(
-                f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put "
-                "rescale(1 / 255) or the like in front, or convert x with astype",
-                layer=self.name,
-            )
+        check_floating(self.name, x)
         if x.ndim < self.axes or (known and x.shape[-1] != int(width)):
             new = ", or make new params with init" if known else ""
             raise PathError(

@@ -4,14 +4,16 @@ T is the length of a sequence, D the features of x, H those of the cell.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_inputs
+from fdl.checks import check_array, check_inputs
 from fdl.layer import Layer, Params, State
 from fdl.layers.cells import Carry, Cell
+from fdl.layers.spread import full_beside
 from fdl.layers.standardize import wide
 from fdl.paths import PathError
 
@@ -95,13 +97,16 @@ class Unrolled:
     def start(self, x: Any, carry: Any = None) -> Carry:
         """What to begin with: zeros, or the carry that was given."""
         shape, dtype, parts = (*x.shape[:-2], self.cell.features), wide(x.dtype), self.cell.carried
+        named = isinstance(carry, Mapping)
         if carry is None:
-            return {part: jnp.zeros(shape, dtype) for part in parts}
-        came = {part: jnp.shape(leaf) for part, leaf in carry.items()}
+            zeros = full_beside(x, x.ndim - 2, (self.cell.features,), 0, dtype)
+            return dict.fromkeys(parts, zeros)
+        came = {part: jnp.shape(leaf) for part, leaf in carry.items()} if named else {}
         if came != dict.fromkeys(parts, shape):
+            said = ", ".join(f"{part} {list(own)}" for part, own in came.items())
             raise PathError(
                 f"expected a carry of {' and '.join(parts)}, each {list(shape)}, got "
-                f"{', '.join(f'{part} {list(own)}' for part, own in came.items())}; take that of a "
+                f"{said or ('nothing' if named else 'an array')}; take that of a "
                 "layer with returns='carry', or leave it out",
                 layer=self.name,
             )
@@ -148,6 +153,7 @@ class Unrolled:
 
     def check(self, x: Any, params: Any) -> None:
         """Refuses an x that is no sequence of this cell's."""
+        check_array(self.name, x)
         rows = params["input"]["w"].shape[0] if params and "input" in params else None
         if (
             x.ndim < 2

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from fdl.checks import is_count
+
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 Edges = str | Pairs
@@ -102,9 +104,10 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
         right = padding in names and (padding != "CAUSAL" or rank == 1)
     else:
         try:
-            each = (padding,) * rank if isinstance(padding, int) else padding
-            found = tuple((p, p) if isinstance(p, int) else tuple(p) for p in each)
-            right = len(found) == rank and all(map(_is_pair, found))
+            each: Any = (padding,) * rank if is_count(padding, 0) else padding
+            pairs = [(p, p) if is_count(p, 0) else tuple(p) for p in each]
+            right = len(pairs) == rank and all(map(_is_pair, pairs))
+            found = tuple((int(low), int(high)) for low, high in pairs) if right else padding
         except TypeError:
             right = False
     if not right:
@@ -127,13 +130,13 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
       >>> for_each_axis("conv", "stride", 2, 3)
       (2, 2, 2)
     """
-    each = (value,) * rank if isinstance(value, int) else value
-    if not isinstance(each, Sequence) or len(each) != rank or not all(map(_is_count, each)):
+    each = (value,) * rank if is_count(value) else value
+    if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
         raise ValueError(
             f"{layer}: expected {what} >= 1, an integer or one for each of {rank} axes, "
             f"got {value!r}; write 2, or {(2,) * rank}"
         )
-    return tuple(each)
+    return tuple(map(int, each))
 
 
 def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
@@ -147,21 +150,17 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
         3; write (3, 3) for images
     """
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
-    if not sized or not all(map(_is_count, value)):
-        size = value if _is_count(value) else 3
+    if not sized or not all(map(is_count, value)):
+        size = value if is_count(value) else 3
         raise ValueError(
             f"{layer}: expected {what} as 1 to 3 integers >= 1, one for each spatial axis, "
             f"got {value!r}; write ({size}, {size}) for images"
         )
-    return tuple(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return tuple(map(int, value))
 
 
 def _is_pair(value: Any) -> bool:
-    return len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
+    return len(value) == 2 and all(is_count(n, 0) for n in value)
 
 
 def _halves(total: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fdl.activations import relu
+from fdl.checks import is_count
 from fdl.combinators import parallel
 from fdl.initializers import he_normal
 from fdl.layer import Layer
@@ -81,7 +82,7 @@ def resnet(classes: int, depth: int = 20, *, width: int = 16, scale: float | Non
     Source: He, Zhang, Ren and Sun 2016, arXiv 1512.03385, section 4.2; option B of section 4.1.
     """
     blocks, rest = divmod(depth - 2, 6)
-    if blocks < 1 or rest:
+    if not is_count(depth) or blocks < 1 or rest:
         raise ValueError(
             f"resnet: expected a depth of 6 n + 2 with n >= 1, got {depth}; take "
             f"{6 * max(blocks, 1) + 2} or {6 * max(blocks, 0) + 8}"

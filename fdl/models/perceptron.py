@@ -7,10 +7,12 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
+from fdl.checks import check_array
 from fdl.initializers import he_normal
 from fdl.layer import Layer, function
 from fdl.layers import dense, dropout, flatten, rescale
-from fdl.network import chain
+from fdl.network import chain, network
+from fdl.paths import PathError
 
 
 def mlp(
@@ -74,6 +76,7 @@ def autoencoder(
 
     Raises:
       ValueError: a width below 1.
+      PathError: x of another shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,11 +90,24 @@ def autoencoder(
     Source: Hinton and Salakhutdinov 2006, "Reducing the dimensionality of data with neural
     networks"; Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 14.
     """
-    back = function(lambda y: y.reshape(-1, *shape), "unflatten")
-    return chain(
+    own = tuple(shape)
+
+    def forward(f: Any, x: jax.Array) -> jax.Array:
+        check_array("autoencoder", x)
+        if x.shape[1:] != own:
+            raise PathError(
+                f"expected x {['B', *own]}, got {list(x.shape)}; reshape x, or make the model for "
+                "its shape",
+                layer="autoencoder",
+            )
+        return f.decode(f.encode(x))
+
+    back = function(lambda y: y.reshape(len(y), *own), "unflatten")
+    return network(
+        forward,
+        name="autoencoder",
         encode=mlp(hidden, code, activation=activation),
         decode=chain(
-            mlp(list(hidden)[::-1], math.prod(shape), activation=activation), back, name="decode"
+            mlp(list(hidden)[::-1], math.prod(own), activation=activation), back, name="decode"
         ),
-        name="autoencoder",
     )

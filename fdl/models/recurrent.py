@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fdl.checks import check_count
 from fdl.layer import Layer
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
 from fdl.network import chain
@@ -44,10 +45,7 @@ def lstm_classifier(
 
     Source: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
-    if depth < 1:
-        raise ValueError(
-            f"lstm_classifier: expected depth >= 1, got {depth}; say how many LSTMs to stack"
-        )
+    depth = check_count("lstm_classifier", "depth", depth, "say how many LSTMs to stack")
     cell = lstm_cell(features, forget_bias=1.0)
     over_time = bidirectional if both_ways else recurrent
     layers: list[Any] = [embedding(count, features)]

@@ -4,10 +4,12 @@ from typing import Any
 
 import jax
 
+from fdl.checks import check_array, is_count
 from fdl.combinators import residual
 from fdl.layer import Layer
 from fdl.layers import attention, dense, embedding, feed_forward, layer_norm, learned_positions
 from fdl.network import chain, network
+from fdl.paths import PathError
 from fdl.repeat import repeat
 
 
@@ -221,13 +223,20 @@ def vit(
     the class: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
     """
     height, width = image
-    if patch < 1 or height % patch or width % patch:
+    if not is_count(patch) or height % patch or width % patch:
         raise ValueError(
             f"vit: expected a patch that divides the image {height} x {width}, got {patch}; choose "
             "a common divisor"
         )
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
+        check_array("vit", x)
+        if x.shape[1:-1] != (height, width):
+            raise PathError(
+                f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
+                "make the model for theirs",
+                layer="vit",
+            )
         h = f.positions(f.patch(patches(x, patch)))
         return f.head(f.norm(f.block(h)).mean(-2))
 
@@ -255,5 +264,6 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
       Array([2, 3, 6, 7], dtype=int32)
     """
     b, h, w, c = x.shape
-    squares = x.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
-    return squares.reshape(b, -1, patch * patch * c)
+    rows = x.reshape(b, h // patch, patch, w, c)
+    squares = rows.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
+    return jax.lax.collapse(jax.lax.collapse(squares, 3), 1, 3)

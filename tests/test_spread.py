@@ -1,0 +1,71 @@
+"""Every layer on an explicit mesh of two devices, and inside `jax.shard_map`, is that on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TWO = """
+import dataclasses
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from registry import LAYERS
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+EXPLICIT = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
+MANUAL = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+
+
+def of_two(case):
+    '''The case with a batch of two.'''
+    n = case.x[0]
+    inputs = {name: (2, *s[1:]) if s[0] == n else s for name, s in case.inputs.items()}
+    return dataclasses.replace(case, x=(2, *case.x[1:]), inputs=inputs)
+
+
+def check(case):
+    layer = case.make()
+    x, inputs = jax.tree.map(jnp.asarray, of_two(case).data())
+    params, state = layer.init(jax.random.key(0), x, **inputs)
+
+    def loss(params, state, x, inputs):
+        y, _ = layer.apply(params, state, x, **inputs)
+        return sum(jnp.sin(each + 1).sum() for each in jax.tree.leaves(y))
+
+    gradient = jax.jit(jax.grad(loss))
+    alone = gradient(params, state, x, inputs)
+    apart = {name: P("batch") if len(a) == 2 else P() for name, a in inputs.items()}
+    cut = P(), P(), P("batch"), apart
+    spread = jax.shard_map(jax.grad(loss), mesh=MANUAL, in_specs=cut, out_specs=P())
+    for mesh, form in [(EXPLICIT, gradient), (MANUAL, jax.jit(spread))]:
+        with jax.set_mesh(mesh):
+            places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), cut)
+            args = params, state, x, inputs
+            found = form(*map(jax.device_put, args, places))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+for name, case in LAYERS.items():
+    try:
+        check(case)
+    except Exception as error:
+        raise AssertionError(name) from error
+print(len(LAYERS))
+"""
+
+
+def test_the_gradient_of_a_layer_on_two_devices_is_that_on_one():
+    flags = (
+        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+        "--xla_cpu_use_fusion_emitters=false"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", TWO],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 60
