@@ -183,3 +183,17 @@ def test_options_out_of_range_are_refused():
         r"token(\n|$)",
     ):
         fdl.chain(mix=made()[0]).init(KEY, X[0, 0])
+
+
+@pytest.mark.parametrize("capacity_factor", [None, 0.5])
+def test_a_token_that_is_no_number_spoils_no_other(capacity_factor):
+    layer = fdl.mixture_of_experts(fdl.dense(3), 4, capacity_factor=capacity_factor)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5)), jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    spoilt = x.at[0, 4].set(jnp.nan).at[1, 5, 2].set(jnp.inf)
+    y = np.asarray(layer.apply(params, {}, spoilt)[0])
+    others = np.ones((2, 6), bool)
+    others[[0, 1], [4, 5]] = False
+    assert np.isfinite(y[others]).all()
+    if capacity_factor is None:
+        np.testing.assert_array_equal(y[others], layer.apply(params, {}, x)[0][others])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 TWO = """
 import dataclasses
@@ -62,8 +61,12 @@ def test_the_gradient_of_a_layer_on_two_devices_is_that_on_one():
     )
     done = subprocess.run(
         [sys.executable, "-c", TWO],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent,
+        env={
+            **os.environ,
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
     )

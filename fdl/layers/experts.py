@@ -6,6 +6,7 @@ tokens an expert has room for, F the features of the result.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,10 +83,9 @@ def mixture_of_experts(
         room = x.shape[-2]
         if capacity_factor is not None:
             room = min(room, math.ceil(capacity_factor * top_k * room / count))
-        combine = _combined(f.router(x), top_k, room).astype(x.dtype)
-        dispatch = (combine != 0).astype(x.dtype)
-        y = f.experts(jnp.einsum("...tec,...td->e...cd", dispatch, x))
-        return jnp.einsum("...tec,e...cf->...tf", combine, y)
+        weights, slots = _routed(f.router(x), top_k, room)
+        y = f.experts(jnp.moveaxis(_dispatched(x, slots, (count, room)), -3, 0))
+        return _combined(jnp.moveaxis(y, 0, -3), weights, slots)
 
     layer = network(
         forward, name=name, router=dense(count, bias=False), experts=_side_by_side(expert, count)
@@ -133,8 +133,11 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
     return logits.shape[-1] * (often * jax.nn.softmax(logits).mean(-2)).sum(-1)
 
 
-def _combined(logits: jax.Array, top_k: int, room: int) -> jax.Array:
-    """The weight of each token at each place of each expert, [..., T, E, C]."""
+def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Array]:
+    """Each token's choices, [..., T, k]: their weights, and their slots, expert * room + place.
+
+    The slot of a choice that found no room is E * room, which is none.
+    """
     chances = jax.nn.softmax(logits.astype(wide(logits.dtype)))
     weights, chosen = jax.lax.top_k(chances, top_k)
     if top_k > 1:
@@ -143,11 +146,40 @@ def _combined(logits: jax.Array, top_k: int, room: int) -> jax.Array:
     choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
     *lead, k, tokens, experts = choices.shape
     in_line = choices.reshape(*lead, k * tokens, experts)
-    place = (jnp.cumsum(in_line, -2) - in_line).reshape(choices.shape)
-    # A place without room is outside of one_hot, so all zeros.
-    places = jax.nn.one_hot(place, room, dtype=weights.dtype)
-    places = places * choices[..., None].astype(places.dtype)
-    return jnp.einsum("...tk,...ktec->...tec", weights, places)
+    place = ((jnp.cumsum(in_line, -2) - in_line) * in_line).sum(-1, dtype=jnp.int32)
+    place = place.reshape(*lead, k, tokens).swapaxes(-1, -2)
+    return weights, jnp.where(place < room, chosen * room + place, experts * room)
+
+
+def _dispatched(x: jax.Array, slots: jax.Array, sizes: tuple[int, int]) -> jax.Array:
+    """x [..., T, D] as [..., E, room, D], each token in its slots; zeros where there is none."""
+    *lead, tokens, features = x.shape
+
+    def of_sequence(x: jax.Array, slots: jax.Array) -> jax.Array:
+        token = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32)[:, None], slots.shape)
+        nobody = jnp.full(math.prod(sizes), tokens, jnp.int32)
+        return x.at[nobody.at[slots].set(token, mode="drop")].get(mode="fill", fill_value=0)
+
+    return _over(len(lead), of_sequence)(x, slots).reshape(*lead, *sizes, features)
+
+
+def _combined(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
+    """What the slots of each token hold, y [..., E, room, F], by its weights: [..., T, F]."""
+
+    def of_sequence(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
+        held = y.at[slots].get(mode="fill", fill_value=0)
+        return (weights[..., None] * held.astype(weights.dtype)).sum(-2).astype(y.dtype)
+
+    *lead, experts, room, features = y.shape
+    flat = y.reshape(*lead, experts * room, features)
+    return _over(len(lead), of_sequence)(flat, weights, slots)
+
+
+def _over(axes: int, f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """f of every element of the first axes."""
+    for _ in range(axes):
+        f = jax.vmap(f)
+    return f
 
 
 def _side_by_side(expert: Any, count: int) -> Layer:
