@@ -215,8 +215,13 @@ def test_past_its_end_a_cache_gives_no_number(name):
         lambda: fdl.batch_apply(
             fdl.chain(lambda x: x[..., None], fdl.conv(2, (3,)), fdl.flatten())
         ),
+        lambda: fdl.batch_apply(fdl.attention(2, causal=True), axes=1),
+        lambda: fdl.batch_apply(fdl.chain(fdl.attention(2, causal=True)), axes=1),
     ],
-    ids=["conv", "dilated", "depthwise", "separable", "pointwise", "each_token", "each_image"],
+    ids=[
+        *("conv", "dilated", "depthwise", "separable", "pointwise"),
+        *("each_token", "each_image", "one_axis", "chain_of_one_axis"),
+    ],
 )
 def test_a_causal_convolution_remembers_what_its_windows_see(layer):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 4)), jnp.float32)

@@ -238,3 +238,10 @@ def test_sizes_may_be_integers_of_numpy():
     plain = fdl.conv(6, (3, 2), stride=(2, 1), padding=((2, 0), (1, 1)), groups=2)
     params, _ = plain.init(jax.random.key(0), x)
     np.testing.assert_array_equal(layer.apply(params, {}, x)[0], plain.apply(params, {}, x)[0])
+
+
+def test_means_of_parts_are_rounded_once():
+    x = normals(0, 3, 7, 5, 2, dtype=jnp.bfloat16)
+    layer = fdl.adaptive_average_pool((3, 2))
+    exact = layer.apply({}, {}, x.astype(jnp.float32))[0]
+    np.testing.assert_array_equal(layer.apply({}, {}, x)[0], exact.astype(jnp.bfloat16))

@@ -8,6 +8,7 @@ TWO = """
 import dataclasses
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import fdl
 from registry import LAYERS
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -44,6 +45,14 @@ def check(case):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
+
+with jax.set_mesh(EXPLICIT):
+    x = jax.device_put(jnp.ones((2, 4, 3)), NamedSharding(EXPLICIT, P("batch")))
+    for layer in fdl.conv(4, (3,)), fdl.embedding(5, 4), fdl.lstm(4), fdl.attention(1, chunk=2):
+        x = x.astype(jnp.int32)[..., 0] if layer.name == "embedding" else x.astype(jnp.float32)
+        params, state = layer.init(jax.random.key(0), x)
+        x, _ = layer.apply(params, state, x)
+        assert jax.typeof(x).sharding.spec[0] == "batch", layer.name
 
 for name, case in LAYERS.items():
     try:
