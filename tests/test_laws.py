@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.test_util import check_grads
 from registry import ACTIVATIONS, GATES, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
 
@@ -393,6 +394,23 @@ def test_a_layer_takes_a_batch_of_nothing(name):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
     begun = jax.eval_shape(layer.init, jax.random.key(0), none, **given)
     assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, (params, state))
+
+
+@over_layers
+def test_a_layer_is_exported_once_for_every_batch(name):
+    _, params, state, x, inputs, _ = made(name)
+    scope = export.SymbolicScope()
+
+    def of_any_batch(a):
+        (batch,) = export.symbolic_shape("b", scope=scope)
+        shape = (batch, *a.shape[1:]) if len(a) == len(x) else a.shape
+        return jax.ShapeDtypeStruct(shape, a.dtype)
+
+    forward = jax.jit(lambda x, inputs: eager(name, False)(params, state, x, inputs, None)[0])
+    program = export.export(forward)(of_any_batch(x), jax.tree.map(of_any_batch, inputs))
+    found = [(str(a.shape[0]), *a.shape[1:], a.dtype) for a in program.out_avals]
+    y = jax.tree.leaves(answer(name, False)[0])
+    assert found == [("b", *each.shape[1:], each.dtype) for each in y]
 
 
 def joined(first, last):

@@ -102,7 +102,7 @@ def autoencoder(
             )
         return f.decode(f.encode(x))
 
-    back = function(lambda y: y.reshape(len(y), *own), "unflatten")
+    back = function(lambda y: y.reshape(y.shape[0], *own), "unflatten")
     return network(
         forward,
         name="autoencoder",
