@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.initializers import Initializer, he_uniform
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError

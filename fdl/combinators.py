@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count
+from fdl.arguments import check_array, check_count
 from fdl.fence import fence
 from fdl.layer import Layer, Params, State, abstract, as_layer
 from fdl.network import in_order, named_layers, those_of, wired

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.checks import check_array, is_count
+from fdl.arguments import check_array, is_count
 from fdl.layer import Layer, Params, State, abstract, check_key, zeros
 from fdl.paths import PathError, at
 

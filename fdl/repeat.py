@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_inputs, check_pass, missing
+from fdl.arguments import check_count
+from fdl.checks import check_inputs, check_pass, missing
 from fdl.combinators import remat
 from fdl.fence import fence
 from fdl.layer import Layer, Params, State, as_layer, check_key, subkey

@@ -772,13 +772,19 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("new_state = dict(state)", "new_state = state"),
         ],
     ),
+    "fdl/arguments.py": (
+        "test_messages.py test_pool.py",
+        [
+            ("isinstance(value, Integral)", "isinstance(value, int)"),
+            ("not isinstance(value, bool)", "True"),
+            ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
+        ],
+    ),
     "fdl/checks.py": (
         "test_layer.py test_messages.py test_pool.py",
         [
             ("if key is not None and not train", "if False"),
             ("if required and each not in given", "if False"),
-            ("isinstance(value, Integral)", "isinstance(value, int)"),
-            ("not isinstance(value, bool)", "True"),
             ('{"parameters": params, "state": state}', '{"parameters": params}'),
         ],
     ),

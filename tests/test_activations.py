@@ -1,5 +1,7 @@
 """Activations beside those of jax.nn and torch, and gates on the halves of a vector."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +111,47 @@ def test_an_odd_vector_has_no_halves(name):
     for f in (GATES[name][0], jax.jit(GATES[name][0])):
         with pytest.raises(fdl.PathError, match=message):
             f(jnp.ones((2, 5)))
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_gelu_in_half_precision_and_far_out_is_that_of_torch(approximate):
+    torch = pytest.importorskip("torch", reason="no torch: gelu not compared")
+    x = np.array([-1e4, -40, -12.5, -12, -5, -3, -1, 0, 0.5, 3, 11.9, 40, 1e4], np.float64)
+    for dtype, bound in [
+        ("float16", 2e-3),
+        ("bfloat16", 1e-2),
+        ("float32", 1e-5),
+        ("float64", 1e-10),
+    ]:
+        with jax.enable_x64(dtype == "float64"):
+            ours = jnp.asarray(x, dtype)
+            y, slope = jax.vmap(
+                jax.value_and_grad(functools.partial(fdl.gelu, approximate=approximate))
+            )(ours)
+        wide = torch.tensor(np.asarray(ours, np.float64), requires_grad=True)
+        theirs = torch.nn.functional.gelu(wide, approximate="tanh" if approximate else "none")
+        theirs.sum().backward()
+        np.testing.assert_allclose(
+            np.asarray(y, np.float64), theirs.detach(), rtol=bound, atol=1e-7
+        )
+        np.testing.assert_allclose(np.asarray(slope, np.float64), wide.grad, rtol=bound, atol=2e-7)
+    assert np.isfinite(jax.grad(lambda x: fdl.gelu(x).sum())(jnp.array([1e20, -1e20]))).all()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, number: fdl.activations.leaky_relu(x, negative_slope=number),
+        lambda x, number: fdl.activations.elu(x, alpha=number),
+        lambda x, number: fdl.activations.celu(x, alpha=number),
+        lambda x, number: fdl.activations.soft_shrink(x, level=number),
+        lambda x, number: fdl.activations.hard_shrink(x, level=number),
+        lambda x, number: fdl.activations.threshold(x, level=number, value=number),
+        lambda x, number: fdl.activations.squareplus(x, b=number),
+    ],
+)
+def test_an_option_of_numpy_widens_no_result(use):
+    x = jnp.array([-2.0, 0.25, 3.0], jnp.bfloat16)
+    y = use(x, np.float64(0.5))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, use(x, 0.5))

@@ -323,7 +323,229 @@ def test_equal_vectors_and_empty_ones_have_finite_slopes():
         assert np.isfinite(gradient).all()
 
 
+# Where a formula has a corner, or cancels.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slopes_at_zero_are_those_of_torch(dtype):
+    torch = pytest.importorskip("torch", reason="no torch: slopes at 0 not compared")
+    f = torch.nn.functional
+    targets = np.array([0.0, 1.0, 0.3])
+    theirs = {
+        fdl.sigmoid_cross_entropy: lambda z, t: f.binary_cross_entropy_with_logits(
+            z, t, reduction="sum"
+        ),
+        fdl.absolute_error: lambda z, t: f.l1_loss(z, 0 * t, reduction="sum"),
+        functools.partial(fdl.huber, delta=0.5): lambda z, t: f.huber_loss(
+            z, 0 * t, reduction="sum", delta=0.5
+        ),
+        fdl.hinge: lambda z, t: (1 - z * t).clamp(min=0).sum(),
+        functools.partial(fdl.sigmoid_cross_entropy, positive_weight=3.0): (
+            lambda z, t: f.binary_cross_entropy_with_logits(
+                z, t, reduction="sum", pos_weight=torch.tensor(3.0)
+            )
+        ),
+    }
+    with jax.enable_x64(dtype == "float64"):
+        for loss, other in theirs.items():
+            name = getattr(loss, "__name__", "")
+            t = jnp.asarray(0 * targets if name == "absolute_error" else targets, dtype)
+            t = 0 * t if getattr(loss, "func", None) is fdl.huber else t
+            z = torch.zeros(3, dtype=getattr(torch, dtype), requires_grad=True)
+            other(z, torch.tensor(np.asarray(targets, dtype))).backward()
+            found = jax.grad(lambda z, t=t, loss=loss: loss(z, t).sum())(jnp.zeros(3, dtype))
+            np.testing.assert_allclose(found, z.grad, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1.0, 2.7, 1e6])
+def test_the_slope_of_huber_is_the_clipped_error(delta):
+    error = jnp.array([-3e4, -2.0, -1e-3, 0.0, 1e-7, 0.01, 2.7, 5e6])
+    slope = jax.grad(lambda e: fdl.huber(e, 0 * e, delta=delta).sum())(error)
+    np.testing.assert_allclose(slope, np.clip(error, -delta, delta), rtol=1e-6)
+
+
+def test_log_cosh_is_right_to_the_last_digits_at_any_size():
+    error = np.array([1e-15, 1e-4, 1e-3, 0.3, 0.999, 1.001, 5.0, 80.0, -200.0, -3e38], np.float32)
+    wide = np.abs(error.astype(np.float64))
+    near = np.log1p(2 * np.sinh(np.minimum(wide, 20) / 2) ** 2)
+    exact = np.where(wide > 20, wide - np.log(2), near)
+    np.testing.assert_allclose(fdl.log_cosh(error, 0 * error), exact, rtol=1e-6)
+    slope = jax.grad(lambda e: fdl.log_cosh(e, 0 * e).sum())(jnp.asarray(error))
+    np.testing.assert_allclose(slope, np.tanh(error.astype(np.float64)), rtol=1e-6)
+
+
+def test_a_small_cross_entropy_has_all_its_digits():
+    logits = np.array([[17.0, 0.0, 5.0], [40.0, 0.0, 1.0], [3.0, 2.0, 3.0], [-1e4, 1e4, 0.0]])
+    gaps = logits - logits[:, :1]
+    most = gaps.max(-1)
+    exact = most + np.log1p(np.exp(gaps - most[:, None]).sum(-1) - 1)
+    exact[:2] = np.log1p(np.exp(gaps[:2, 1:]).sum(-1))
+    labels = jnp.zeros(4, int)
+    narrow = jnp.asarray(logits, jnp.float32)
+    np.testing.assert_allclose(fdl.softmax_cross_entropy(narrow, labels), exact, rtol=1e-6)
+    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(narrow)
+    chances = np.exp(gaps[:2, 1:]) / (1 + np.exp(gaps[:2, 1:]).sum(-1, keepdims=True))
+    np.testing.assert_allclose(gradient[:2, 1:], chances, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:2, 0], -chances.sum(-1), rtol=1e-6)
+
+
+def test_a_label_of_no_chance_has_an_infinite_loss_and_finite_slopes():
+    logits = jnp.array([[0.0, -jnp.inf, 1.0], [jnp.inf, 0.0, 1.0]])
+    labels = jnp.array([1, 0])
+    np.testing.assert_array_equal(fdl.softmax_cross_entropy(logits, labels), [jnp.inf, 0.0])
+    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(logits)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_second_derivative_of_a_cross_entropy_where_all_logits_are_equal():
+    hessian = jax.hessian(lambda z: fdl.softmax_cross_entropy(z, jnp.array(1)))(jnp.zeros(3))
+    np.testing.assert_allclose(hessian, np.eye(3) / 3 - 1 / 9, atol=1e-6)
+
+
+def test_soft_targets_move_by_what_their_class_costs():
+    targets = jnp.array([0.5, 0.5, 0.0])
+    logits = jnp.array([0.0, 1.0, -2.0])
+    by_target = jax.grad(lambda q: fdl.soft_cross_entropy(logits, q))(targets)
+    np.testing.assert_allclose(by_target, -jax.nn.log_softmax(logits), rtol=1e-6)
+    never = logits.at[2].set(-jnp.inf)
+    for loss in (fdl.soft_cross_entropy, fdl.kl_divergence):
+        for each in jax.grad(loss, (0, 1))(never, targets):
+            assert np.isfinite(each).all()
+
+
+def test_pairs_that_coincide_or_lie_far_apart():
+    pull = jax.hessian(lambda a: fdl.contrastive(a, jnp.zeros(2), jnp.array(1.0)))(jnp.zeros(2))
+    np.testing.assert_array_equal(pull, np.eye(2))
+    far = jnp.array([1e20, 0.0])
+    loss, slope = jax.value_and_grad(lambda a: fdl.contrastive(a, 0 * a, jnp.array(0.0)))(far)
+    assert loss == 0 and not slope.any()
+    assert np.isnan(fdl.contrastive(far, far, jnp.array(2)))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1.0, 1e20])
+def test_the_cosine_asks_for_no_length(size):
+    a, b = jnp.array([3.0, 4.0]), jnp.array([4.0, -3.0])
+    found = [fdl.cosine_distance(size * a, other) for other in (size * a, size * b, -a)]
+    np.testing.assert_allclose(found, [0, 1, 2], atol=1e-6)
+
+
+def test_frames_past_the_end_of_a_text_are_not_read():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    labels, lengths = jnp.array([1]), jnp.array(2)
+    loss = lambda z: fdl.ctc(z, labels, lengths=lengths)  # noqa: E731
+    clean = jax.value_and_grad(loss)(logits)
+    spoilt = jax.value_and_grad(loss)(logits.at[2:].set(jnp.nan))
+    for a, b in zip(clean, spoilt, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isnan(fdl.ctc(logits, labels, lengths=jnp.array(5)))
+    assert np.isnan(fdl.ctc(logits, jnp.array([1, -1, 2])))
+    assert np.isnan(fdl.ctc(logits, jnp.array([1, -2])))
+
+
 # Messages.
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda e: fdl.huber(e, e, delta=-1.0), "huber: expected delta > 0, got -1.0; 1 is"),
+        (lambda e: fdl.huber(e, e, delta=jnp.nan), "huber: expected delta > 0, got nan; 1 is"),
+        (lambda e: fdl.quantile(e, e, level=1.5), "quantile: expected level in (0, 1), got 1.5;"),
+        (
+            lambda e: fdl.gaussian_nll(jnp.stack([e, e], -1), e, epsilon=0.0),
+            "gaussian_nll: expected epsilon > 0, got 0.0; it is the smallest variance",
+        ),
+        (
+            lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), smoothing=2.0),
+            "softmax_cross_entropy: expected smoothing in [0, 1), got 2.0; 0.1 is usual",
+        ),
+        (
+            lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), class_weight=[-1.0, 1.0]),
+            "softmax_cross_entropy: expected class_weight >= 0, got [-1.0, 1.0]; a weight of 0",
+        ),
+        (
+            lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=-1.0),
+            "sigmoid_cross_entropy: expected positive_weight >= 0, got -1.0; above 1",
+        ),
+        (
+            lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=jnp.ones((4, 2))),
+            "sigmoid_cross_entropy: expected a positive_weight that broadcasts to [2], got [4, 2];",
+        ),
+        (lambda e: fdl.info_nce(jnp.eye(2), jnp.eye(2), temperature=0), "info_nce: expected temp"),
+        (
+            lambda e: fdl.sigmoid_contrastive(jnp.eye(2), jnp.eye(2), scale=-1.0),
+            "sigmoid_contrastive: expected scale > 0, got -1.0; the paper begins at 10",
+        ),
+        (lambda e: fdl.sigmoid_focal(e, e, alpha=2.0), "sigmoid_focal: expected alpha in [0, 1]"),
+        (lambda e: fdl.sigmoid_focal(e, e, gamma=-1.0), "sigmoid_focal: expected gamma >= 0, got"),
+        (
+            lambda e: fdl.softmax_focal(e, jnp.array(0), gamma=-1.0),
+            "softmax_focal: expected gamma >= 0, got -1.0; 2 is usual",
+        ),
+        (lambda e: fdl.triplet(e, e, e, margin=0.0), "triplet: expected margin > 0, got 0.0; 1 is"),
+        (
+            lambda e: fdl.contrastive(e, e, jnp.array(1), margin=-1.0),
+            "contrastive: expected margin > 0, got -1.0; 1 is usual",
+        ),
+        (lambda e: fdl.dice(e, e, smooth=0.0), "dice: expected smooth > 0, got 0.0; 1 is usual"),
+        (lambda e: fdl.dice(e, e, axis=5), "dice: expected axis in the predictions, got 5; it is"),
+        (
+            lambda e: fdl.squared_error([1.0, 2.0], e),
+            "squared_error: expected predictions as an array, got a list; convert it with",
+        ),
+        (
+            lambda e: fdl.softmax_cross_entropy(e, [0]),
+            "softmax_cross_entropy: expected labels as an array, got a list; convert it with",
+        ),
+        (
+            lambda e: fdl.softmax_cross_entropy(e[0], jnp.array(0)),
+            "softmax_cross_entropy: expected logits [..., C] with C >= 1, got []; give a number",
+        ),
+        (
+            lambda e: fdl.cosine_distance(e[0], e[0]),
+            "cosine_distance: expected predictions with an axis of numbers that belong together",
+        ),
+        (
+            lambda e: fdl.squared_error(e + 1j, e),
+            "squared_error: expected real predictions, got complex64; score the real and the",
+        ),
+        (
+            lambda e: fdl.ctc(jnp.zeros((3, 4)), jnp.array([1]), blank=0.5),
+            "ctc: expected a blank in [0, 4), got 0.5; it is one of the classes",
+        ),
+        (
+            lambda e: fdl.ctc(jnp.zeros((3, 4)), jnp.array([1]), lengths=jnp.array(1.5)),
+            "ctc: expected integer lengths [] for logits [3, 4], got float32 []; a number of",
+        ),
+        (
+            lambda e: fdl.linear_cross_entropy(jnp.eye(2), [[1.0]], jnp.array([0, 1])),
+            "linear_cross_entropy: expected w as an array, got a list; convert it with",
+        ),
+    ],
+)
+def test_options_out_of_range_and_what_is_no_array_are_refused(call, told, standard_promotion):
+    for run in (call, jax.jit(call)):
+        with pytest.raises(fdl.PathError, match="^" + re.escape(told)):
+            run(jnp.array([0.5, -2.0]))
+
+
+@pytest.mark.parametrize("chunk", [0, 2.5, "a", None])
+def test_a_chunk_is_a_number_of_tokens(chunk):
+    told = f"linear_cross_entropy: expected chunk >= 1, an integer, got {chunk!r}; it counts tokens"
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        fdl.linear_cross_entropy(jnp.eye(2), jnp.eye(2), jnp.zeros(2, int), chunk=chunk)
+
+
+def test_a_traced_option_passes():
+    e = jnp.array([0.5, -2.0])
+    for loss in (
+        lambda v: fdl.huber(e, 0 * e, delta=v),
+        lambda v: fdl.quantile(e, 0 * e, level=v),
+        lambda v: fdl.softmax_cross_entropy(e, jnp.array(0), smoothing=v),
+        lambda v: fdl.gaussian_nll(jnp.stack([e, e], -1), e, epsilon=v),
+        lambda v: fdl.sigmoid_cross_entropy(e, jnp.abs(jnp.sign(e)), positive_weight=v),
+    ):
+        np.testing.assert_allclose(jax.jit(loss)(jnp.float32(0.25)), loss(0.25), rtol=1e-6)
 
 
 def test_dice_over_the_pixels_of_images():
@@ -369,10 +591,6 @@ def test_dice_over_the_pixels_of_images():
             lambda x: fdl.linear_cross_entropy(x, x.T, jnp.zeros((2, 1), int)),
             r"^linear_cross_entropy: expected integer labels \[2\] for hidden \[2, 3\], got int32 "
             r"\[2, 1\]; one class number for each token$",
-        ),
-        (
-            lambda x: fdl.linear_cross_entropy(x, x.T, jnp.zeros(2, int), chunk=0),
-            r"^linear_cross_entropy: expected chunk >= 1, got 0; it counts tokens$",
         ),
         (
             lambda x: fdl.ctc(x, jnp.zeros((2, 1), int)),

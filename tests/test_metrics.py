@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import fdl
 from fdl import metrics
-from fdl.metrics import Sum
+from fdl.metrics import Sum, ranking
 
 N, CLASSES = 60, 4
 BYTES_OF = np.array([1, 3, 2, 1])
@@ -468,3 +468,114 @@ def test_fit_reports_what_is_no_mean_over_steps():
         assert record["val_f1"] == pytest.approx(f1(logits, y, np.ones(101)), rel=1e-5)
     loss, (_, reported) = score(params, {}, (jnp.asarray(x), jnp.asarray(y)), None)
     assert float(reported["perplexity"].value()) == pytest.approx(float(jnp.exp(loss)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        (lambda: fdl.metrics.confusion(3), "confusion"),
+        (lambda: fdl.metrics.precision("macro", 3), "precision"),
+        (lambda: fdl.metrics.recall("micro", 3), "recall"),
+        (lambda: fdl.metrics.bits_per_byte(jnp.ones(3)), "bits_per_byte"),
+    ],
+)
+def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name):
+    metric = metric()
+    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for as many"
+    for update in (metric.update, jax.jit(metric.update)):
+        with pytest.raises(fdl.PathError, match=told):
+            update(metric.init(), jnp.zeros((2, 5)), jnp.array([4, 1]))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: fdl.metrics.confusion(0), r"confusion: expected classes >= 1, an integer, got 0"),
+        (
+            lambda: fdl.metrics.confusion(2.5),
+            r"confusion: expected classes >= 1, an integer, got 2",
+        ),
+        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.calibration_error(0), r"calibration_error: expected bins >= 1, an "),
+        (
+            lambda: fdl.accuracy(jnp.eye(2), jnp.array([0.5, 1.0])),
+            r"accuracy: expected integer labels \[2\] for logits \[2, 2\], got float32 \[2\]; one",
+        ),
+        (
+            lambda: fdl.accuracy(jnp.eye(2), [0, 1]),
+            r"accuracy: expected labels as an array, got a list; convert it with jnp.asarray",
+        ),
+        (
+            lambda: fdl.metrics.top_k(jnp.eye(4), jnp.arange(4), k=2.5),
+            r"top_k: expected k in \[1, 4\], got 2.5; it says how many guesses count",
+        ),
+        (
+            lambda: fdl.confusion_matrix([0.5, 1.9], [0, 1], 2),
+            r"confusion_matrix: expected integers, got float64 and int64; take the argmax of",
+        ),
+        (
+            lambda: fdl.metrics.mean_of(fdl.accuracy).update(
+                None, jnp.eye(2), jnp.arange(2), [1, 0]
+            ),
+            r"r2: expected weights as an array, got a list; convert it with jnp.asarray",
+        ),
+    ],
+)
+def test_what_no_metric_can_be_made_of(call, told):
+    with pytest.raises(ValueError, match="^" + told):
+        call()
+
+
+@pytest.mark.parametrize("name", ["confusion", "recall", "auc", "calibration_error", "mean_of"])
+def test_counts_of_one_batch_do_not_stand_still(name):
+    n = 2**24 + 2**23
+    logits, labels = jnp.zeros((n, 2), jnp.bfloat16), jnp.zeros(n, jnp.int8)
+    metric, predictions, read = {
+        "confusion": (fdl.metrics.confusion(2), logits, lambda state: state["cells"].value()[0, 0]),
+        "recall": (fdl.metrics.recall("micro", 2), logits, lambda state: state["true"].value()[0]),
+        "auc": (fdl.metrics.auc(), logits[:, 0], lambda state: state["false"].value().sum()),
+        "calibration_error": (
+            fdl.metrics.calibration_error(1),
+            logits,
+            lambda state: state["count"].value()[0],
+        ),
+        "mean_of": (
+            fdl.metrics.mean_of(fdl.accuracy),
+            logits,
+            lambda state: state["total"].value(),
+        ),
+    }[name]
+    assert read(jax.jit(metric.update)(metric.init(), predictions, labels)) == n
+
+
+def test_an_infinite_loss_makes_an_infinite_mean():
+    metric = fdl.metrics.perplexity()
+    logits, labels = jnp.array([[0.0, -jnp.inf], [0.0, 0.0]]), jnp.array([1, 0])
+    state = metric.update(metric.init(), logits, labels)
+    for more in (state, metric.merge(state, state), metric.merge(metric.init(), state)):
+        assert metric.compute(more) == jnp.inf
+
+
+def test_auc_tells_apart_what_is_almost_sure():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 2000)
+    scores = 1 - 10 ** -(rng.uniform(2, 6, 2000) + targets / 2)
+    metric = fdl.metrics.auc()
+    found = metric.compute(metric.update(metric.init(), jnp.asarray(scores), jnp.asarray(targets)))
+    exact = fdl.metrics.exact_auc(np.float32(scores), targets)
+    assert abs(found - exact) < 1e-3
+    for wrong in (0.5, 2.0):
+        state = metric.update(metric.init(), jnp.array([0.1, 0.9, 0.5]), jnp.array([0, 1, wrong]))
+        assert np.isnan(metric.compute(state))
+
+
+def test_the_bins_of_auc_are_in_the_order_of_the_scores():
+    rng = np.random.default_rng(0)
+    near = 1 - 10 ** -rng.uniform(0, 7, 3000)
+    scores = np.sort(np.concatenate([10 * rng.standard_normal(3000), near, rng.random(3000)]))
+    edges = np.array([-np.inf, -1, -0.0, 0.0, 0.5, 1 - 2.0**-24, 1, 1 + 2.0**-7, np.inf])
+    for each in (np.float32(scores), np.float32(edges)):
+        place = np.asarray(ranking._bin(jnp.asarray(each)))
+        assert (np.diff(place) >= 0).all() and place.min() >= 0 and place.max() < ranking.BINS
+    assert (np.diff(place)[[0, 1, 3, 4, 5, 6, 7]] > 0).all()

@@ -673,3 +673,24 @@ def test_fit_works_outside_the_main_thread():
     thread.start()
     thread.join()
     assert int(results[0].run.step) == 5
+
+
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("where", ["x", "y", "both"])
+def test_what_has_no_weight_moves_nothing_even_where_it_is_no_number(broken, where):
+    model = fdl.chain(fdl.dense(3), fdl.tanh, fdl.dense(1), lambda y: y[..., 0])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    y = jnp.array([1.0, 2.0, 0.5, 3.0])
+    weight = jnp.array([1.0, 2.0, 0.0, 1.0])
+    params, _ = model.init(jax.random.key(0), x)
+    bad_x = x.at[2, 1].set(broken) if where != "y" else x
+    bad_y = y.at[2].set(broken) if where != "x" else y
+    for loss in (fdl.squared_error, fdl.huber, fdl.log_cosh, fdl.sigmoid_cross_entropy):
+        objective = fdl.supervised(model, loss)
+        gradient = jax.value_and_grad(lambda p, *batch: objective(p, {}, batch, None)[0])
+        clean = gradient(params, x, y, weight)
+        spoilt = gradient(params, bad_x, bad_y, weight)
+        for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(spoilt), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    # With weight it shows.
+    assert np.isnan(gradient(params, x.at[1].set(jnp.nan), y, weight)[0])

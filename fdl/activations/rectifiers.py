@@ -4,8 +4,21 @@ Each takes x [...] of a floating dtype to [...] of the same dtype. At a corner t
 the flat side, as torch has it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+
+def like(x: jax.Array, option: Any) -> jax.Array:
+    """A number of the user's in the dtype of x, so that one of NumPy's does not widen the result.
+
+    Example:
+      >>> import numpy as np
+      >>> like(jnp.ones(2, jnp.bfloat16), np.float64(0.5)).dtype
+      dtype(bfloat16)
+    """
+    return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -60,7 +73,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
     Source: Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network
     acoustic models".
     """
-    return jnp.where(x <= 0, negative_slope * x, x)
+    return jnp.where(x <= 0, like(x, negative_slope) * x, x)
 
 
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
@@ -72,7 +85,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Source: Clevert, Unterthiner and Hochreiter 2015, arXiv 1511.07289, equation 16.
     """
-    return jax.nn.elu(x, alpha)
+    return jax.nn.elu(x, like(x, alpha))
 
 
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
@@ -84,7 +97,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Source: Barron 2017, arXiv 1704.07483, equation 2.
     """
-    return jax.nn.celu(x, alpha)
+    return jax.nn.celu(x, like(x, alpha))
 
 
 def selu(x: jax.Array) -> jax.Array:
@@ -108,7 +121,7 @@ def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
 
     Source: as torch has it; `relu` is level 0 and value 0.
     """
-    return jnp.where(x <= level, jnp.full_like(x, value), x)
+    return jnp.where(x <= like(x, level), jnp.full_like(x, value), x)
 
 
 def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
@@ -120,7 +133,7 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
     Source: Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", section 2.
     """
-    return jnp.where(jnp.abs(x) <= level, jnp.zeros_like(x), x)
+    return jnp.where(jnp.abs(x) <= like(x, level), jnp.zeros_like(x), x)
 
 
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
@@ -132,7 +145,8 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
     Source: Donoho 1995, "De-noising by soft-thresholding", equation 1.
     """
-    return jnp.where(jnp.abs(x) <= level, jnp.zeros_like(x), x - level * jnp.sign(x))
+    size = like(x, level)
+    return jnp.where(jnp.abs(x) <= size, jnp.zeros_like(x), x - size * jnp.sign(x))
 
 
 def clipped(x: jax.Array, low: float, high: float) -> jax.Array:

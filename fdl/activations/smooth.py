@@ -3,10 +3,14 @@
 Each takes x [...] of a floating dtype to [...] of the same dtype.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from fdl.activations.rectifiers import like
 from fdl.activations.sigmoids import hard_sigmoid, sigmoid
+from fdl.arguments import check_floating
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
@@ -25,7 +29,15 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
 
     Source: Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2.
     """
-    return jax.nn.gelu(x, approximate=approximate)
+    check_floating("gelu", x)
+    y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    if not approximate:
+        return jax.nn.gelu(y, approximate=False).astype(x.dtype)
+    # (1 + tanh u) / 2 is sigmoid(2 u), of which nothing cancels. Beyond 12 it is 0 or 1, and its
+    # slope would be 0 times the infinite cube.
+    near = jnp.clip(y, -12, 12)
+    share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
+    return (y * share).astype(x.dtype)
 
 
 def silu(x: jax.Array) -> jax.Array:
@@ -94,8 +106,8 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     """
     # The formula as it stands cancels far below 0: it would give 0 at -1e4.
     # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
-    size = jnp.maximum(x, -x)
-    return jnp.maximum(x, 0) + b / 2 / (size + jnp.sqrt(jnp.square(x) + b))
+    size, constant = jnp.maximum(x, -x), like(x, b)
+    return jnp.maximum(x, 0) + constant / 2 / (size + jnp.sqrt(jnp.square(x) + constant))
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count
+from fdl.arguments import check_array, check_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State
 from fdl.layers.cache import key_value_cache, position

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
 from fdl.layer import Params, subkey
 

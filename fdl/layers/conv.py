@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from fdl.checks import check_count, is_count
+from fdl.arguments import check_count, is_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import at_once, sliding

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from fdl.checks import check_count, check_floating
+from fdl.arguments import check_count, check_floating
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, is_count
+from fdl.arguments import check_array, is_count
 from fdl.layers.blockwise import in_blocks
 from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.paths import PathError

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count, check_floating, is_count
+from fdl.arguments import check_array, check_count, check_floating, is_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_array, check_count
+from fdl.arguments import check_array, check_count
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import counted

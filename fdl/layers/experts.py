@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, is_count
+from fdl.arguments import check_array, is_count
 from fdl.layer import Layer, Params, State, as_layer, subkey
 from fdl.layers.dense import dense
 from fdl.layers.standardize import wide

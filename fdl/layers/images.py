@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_floating
+from fdl.arguments import check_floating
 from fdl.layers.window import Edges, Window, pads
 from fdl.paths import PathError
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params
 from fdl.layers.cache import at_once

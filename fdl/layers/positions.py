@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_array
+from fdl.arguments import check_array
 from fdl.layers.scores import wide
 from fdl.paths import PathError
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.layer import Layer, Params, State
 from fdl.layers.cache import at_once
 from fdl.layers.images import as_images, check_images

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.initializers import normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.standardize import wide

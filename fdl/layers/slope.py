@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import leaky_relu
-from fdl.checks import check_floating
+from fdl.arguments import check_floating
 from fdl.layer import Layer, Params, State, check_training_key
 from fdl.paths import PathError
 

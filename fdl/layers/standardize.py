@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_floating
+from fdl.arguments import check_floating
 from fdl.initializers import Initializer
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_inputs
+from fdl.arguments import check_array
+from fdl.checks import check_inputs
 from fdl.layer import Layer, Params, State
 from fdl.layers.cells import Carry, Cell
 from fdl.layers.spread import full_beside

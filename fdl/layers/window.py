@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from fdl.checks import is_count
+from fdl.arguments import is_count
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]

@@ -1,10 +1,12 @@
 """Margins and focus: losses of classes other than the cross-entropies. C is the classes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from fdl.losses.cross_entropy import softmax_cross_entropy
-from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+from fdl.losses.shapes import alike, check_option, classified, nan_outside, one_hot
 
 
 def sigmoid_focal(
@@ -32,6 +34,12 @@ def sigmoid_focal(
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5.
     """
     logits, targets = alike("sigmoid_focal", logits, targets)
+    _check_gamma("sigmoid_focal", gamma)
+    if alpha is not None:
+        check_option(
+            *("sigmoid_focal", "alpha", alpha, "in [0, 1]"),
+            *(lambda a: (a >= 0) & (a <= 1), "0.25 is the paper's, None counts both alike"),
+        )
     towards = jnp.where(targets == 1, logits, -logits)
     # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
     loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * jax.nn.softplus(towards))
@@ -61,6 +69,7 @@ def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4 and section 3.
     """
     logits, labels = classified("softmax_focal", logits, labels)
+    _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
     # A power has no finite slope at 0, so the smallest number stands there.
     missing = jnp.maximum(-jnp.expm1(-nats), jnp.finfo(nats.dtype).tiny)
@@ -115,3 +124,7 @@ def multiclass_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
     own = jnp.where(right, scores, 0).sum(-1)
     other = jnp.where(right, -jnp.inf, scores).max(-1)
     return nan_outside(jnp.maximum(0, 1 + other - own), labels, scores.shape[-1])
+
+
+def _check_gamma(name: str, gamma: Any) -> None:
+    check_option(name, "gamma", gamma, ">= 0", lambda g: g >= 0, "2 is usual")

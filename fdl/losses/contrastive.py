@@ -1,13 +1,13 @@
 """Losses of representations: what belongs together comes close. B is the batch, D the width."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import alike, check_option, magnitude, real
 from fdl.paths import PathError
-
-SMALLEST_LENGTH = 1e-8  # of a vector that still has a direction
 
 
 def cosine_distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -30,7 +30,7 @@ def cosine_distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", equation
     6.10.
     """
-    predictions, targets = alike("cosine_distance", predictions, targets)
+    predictions, targets = alike("cosine_distance", predictions, targets, axes=1)
     return 1 - (_direction(predictions) * _direction(targets)).sum(-1)
 
 
@@ -40,7 +40,8 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
     Args:
       a: [..., D], one of each pair.
       b: [..., D], the other.
-      same: [...], 1 for pairs that belong together and 0 for others; bool, integer or floating.
+      same: [...], 1 for pairs that belong together and 0 for others; bool, integer or floating. A
+        number outside [0, 1] gives NaN.
       margin: > 0, how far apart others need to be.
 
     Returns:
@@ -56,7 +57,9 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
     Source: Hadsell, Chopra and LeCun 2006, "Dimensionality Reduction by Learning an Invariant
     Mapping", equation 4.
     """
-    a, b = alike("contrastive", a, b)
+    a, b = alike("contrastive", a, b, axes=1)
+    same = real("contrastive", same, "same")
+    _check_margin("contrastive", margin)
     if a.shape[:-1] != same.shape:
         raise PathError(
             f"expected same {list(a.shape[:-1])} for pairs of {list(a.shape)}, got "
@@ -64,9 +67,10 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
             layer="contrastive",
         )
     together = jnp.asarray(same, a.dtype)
-    distance = _distance(a, b)
-    apart = jnp.maximum(0, margin - distance)
-    return (together * distance**2 + (1 - together) * apart**2) / 2
+    apart = jnp.square(jnp.maximum(0, margin - _distance(a, b)))
+    close = jnp.where(together == 0, 0, together * jnp.square(a - b).sum(-1))
+    loss = (close + (1 - together) * apart) / 2
+    return jnp.where((together >= 0) & (together <= 1), loss, jnp.nan)
 
 
 def triplet(
@@ -93,7 +97,8 @@ def triplet(
     Source: Balntas et al. 2016, "Learning Local Feature Descriptors with Triplets", section 2.2;
     torch's `triplet_margin_loss` with eps 0.
     """
-    near = _distance(*alike("triplet", anchor, positive))
+    _check_margin("triplet", margin)
+    near = _distance(*alike("triplet", anchor, positive, axes=1))
     far = _distance(*alike("triplet", anchor, negative))
     return jnp.maximum(0, near - far + margin)
 
@@ -126,6 +131,10 @@ def info_nce(
     Coding", equation 4; the cosine and the temperature are Wu et al.'s 2018, equation 2.
     """
     scores = _cosines("info_nce", queries, keys)
+    check_option(
+        *("info_nce", "temperature", temperature, "> 0"),
+        *(lambda t: t > 0, "0.07 is usual"),
+    )
     scores = scores / jnp.asarray(temperature, scores.dtype)
     return softmax_cross_entropy(scores, jnp.arange(len(scores)))
 
@@ -160,6 +169,10 @@ def sigmoid_contrastive(
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
     scores = _cosines("sigmoid_contrastive", a, b)
+    check_option(
+        *("sigmoid_contrastive", "scale", scale, "> 0"),
+        *(lambda s: s > 0, "the paper begins at 10"),
+    )
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
     own = jnp.eye(len(scores), dtype=scores.dtype)
     return sigmoid_cross_entropy(scale * scores + bias, own).sum(-1)
@@ -176,8 +189,16 @@ def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _direction(x: jax.Array) -> jax.Array:
+    """x / |x|, and 0 for 0."""
+    # Against the largest element no square is lost, whatever the length of x.
+    largest = jax.lax.stop_gradient(magnitude(x).max(-1, keepdims=True, initial=0))
+    x = x / jnp.where(largest == 0, 1, largest)
     square = jnp.square(x).sum(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, SMALLEST_LENGTH**2))
+    return x * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
+
+
+def _check_margin(name: str, margin: Any) -> None:
+    check_option(name, "margin", margin, "> 0", lambda m: m > 0, "1 is usual")
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+from fdl.losses.shapes import alike, check_option, classified, nan_outside, one_hot
 from fdl.paths import PathError
 
 
@@ -44,14 +44,18 @@ def softmax_cross_entropy(
     section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
     logits, labels = classified("softmax_cross_entropy", logits, labels)
+    check_option(
+        *("softmax_cross_entropy", "smoothing", smoothing, "in [0, 1)"),
+        *(lambda s: (s >= 0) & (s < 1), "0.1 is usual, 0 for none"),
+    )
     classes = logits.shape[-1]
-    right = one_hot(labels, classes)
-    if smoothing == 0 and class_weight is None:
-        chances = right.astype(logits.dtype)
+    right, weights = one_hot(labels, classes), _weights(class_weight, logits)
+    if not isinstance(smoothing, jax.core.Tracer) and smoothing == 0:
+        nats = _nats_of(right, logits) * jnp.where(right, weights, 0).sum(-1)
     else:
         chances = jnp.where(right, 1 - smoothing + smoothing / classes, smoothing / classes)
-        chances = chances.astype(logits.dtype) * _weights(class_weight, logits)
-    return nan_outside(_expected_nats(chances, logits), labels, classes)
+        nats = _expected_nats(chances.astype(logits.dtype) * weights, logits)
+    return nan_outside(nats, labels, classes)
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -74,7 +78,7 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section
     2. (optax's `softmax_cross_entropy` is the same.)
     """
-    logits, targets = alike("soft_cross_entropy", logits, targets)
+    logits, targets = alike("soft_cross_entropy", logits, targets, axes=1)
     return _expected_nats(targets, logits)
 
 
@@ -97,9 +101,9 @@ def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Source: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
     """
-    logits, targets = alike("kl_divergence", logits, targets)
+    logits, targets = alike("kl_divergence", logits, targets, axes=1)
     some = targets > 0
-    nats = jnp.log(jnp.where(some, targets, 1)) + _nats(logits)
+    nats = jnp.log(jnp.where(some, targets, 1)) + jnp.where(some, _nats(logits), 0)
     return jnp.where(some, targets * nats, 0).sum(-1)
 
 
@@ -126,20 +130,41 @@ def sigmoid_cross_entropy(
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
     """
     logits, targets = alike("sigmoid_cross_entropy", logits, targets)
-    positive = targets * jnp.asarray(positive_weight, logits.dtype)
-    negative = 1 - targets
-    wrong = positive * jnp.maximum(-logits, 0) + negative * jnp.maximum(logits, 0)
-    return wrong + (positive + negative) * jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    check_option(
+        *("sigmoid_cross_entropy", "positive_weight", positive_weight, ">= 0"),
+        *(lambda w: w >= 0, "above 1 it makes up for targets of 1 that are rare"),
+    )
+    weight = jnp.asarray(positive_weight, logits.dtype)
+    if jnp.broadcast_shapes(weight.shape, logits.shape) != logits.shape:
+        raise PathError(
+            f"expected a positive_weight that broadcasts to {list(logits.shape)}, got "
+            f"{list(weight.shape)}; give one number, or one for each class",
+            layer="sigmoid_cross_entropy",
+        )
+    return targets * weight * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
 
 
 def _expected_nats(chances: jax.Array, logits: jax.Array) -> jax.Array:
+    nats = _nats(logits)
     # A class of no chance counts as nothing, also where its logit is minus infinity.
-    return jnp.where(chances == 0, 0, chances * _nats(logits)).sum(-1)
+    return (chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)).sum(-1)
+
+
+def _nats_of(right: jax.Array, logits: jax.Array) -> jax.Array:
+    """-log softmax of the one that is right, to the last digits where it is small too.
+
+    log(1 + the sum over the others of e^d), d how far they are ahead, from the largest d or 0 on.
+    """
+    own = jnp.where(right, logits, 0).sum(-1, keepdims=True)
+    never = own == -jnp.inf
+    ahead = jnp.where(right, -jnp.inf, logits) - jnp.where(never, 0, own)
+    most = jax.lax.stop_gradient(jnp.maximum(ahead.max(-1, keepdims=True), 0))
+    others = jnp.exp(ahead - most).sum(-1, keepdims=True)
+    return jnp.where(never, jnp.inf, most + jnp.log1p(jnp.expm1(-most) + others))[..., 0]
 
 
 def _nats(logits: jax.Array) -> jax.Array:
     """-log softmax."""
-    # Against the largest logit everything is small where the loss is, so that nothing cancels.
     logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
 
@@ -147,6 +172,10 @@ def _nats(logits: jax.Array) -> jax.Array:
 def _weights(class_weight: jax.Array | Sequence[float] | None, logits: jax.Array) -> jax.Array:
     if class_weight is None:
         return jnp.ones(logits.shape[-1:], logits.dtype)
+    check_option(
+        *("softmax_cross_entropy", "class_weight", class_weight, ">= 0"),
+        *(lambda w: w >= 0, "a weight of 0 leaves a class out"),
+    )
     weights = jnp.asarray(class_weight, logits.dtype)
     if weights.shape != logits.shape[-1:]:
         raise PathError(

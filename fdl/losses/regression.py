@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fdl.losses.shapes import alike, precise
+from fdl.losses.shapes import alike, check_option, magnitude, precise, real
 from fdl.paths import PathError
 
 # e^60 is far above any count, and far enough below the largest float32 to be multiplied.
@@ -52,7 +52,7 @@ def absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
       Array([0.5, 2. ], dtype=float32)
     """
     predictions, targets = alike("absolute_error", predictions, targets)
-    return jnp.abs(predictions - targets)
+    return magnitude(predictions - targets)
 
 
 def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> jax.Array:
@@ -76,9 +76,12 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
     predictions, targets = alike("huber", predictions, targets)
-    error = jnp.abs(predictions - targets)
-    near = jnp.minimum(error, delta)
-    return near * near / 2 + delta * (error - near)
+    check_option("huber", "delta", delta, "> 0", lambda d: d > 0, "1 is usual")
+    error = predictions - targets
+    far = magnitude(error) > delta
+    # Each part has its own slope; of a sum of both, that of the tangents cancels for a large delta.
+    near = jnp.where(far, 0, error)
+    return jnp.where(far, delta * (magnitude(error) - delta / 2), jnp.square(near) / 2)
 
 
 def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -89,7 +92,7 @@ def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
       targets: [...].
 
     Returns:
-      [...], elementwise, float32 or better; >= 0 but for rounding.
+      [...], elementwise, float32 or better, >= 0.
 
     Raises:
       PathError: two different shapes.
@@ -102,8 +105,11 @@ def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     Auto-Encoder", equation 8.
     """
     predictions, targets = alike("log_cosh", predictions, targets)
-    error = predictions - targets
-    return error + jax.nn.softplus(-2 * error) - math.log(2)
+    error = magnitude(predictions - targets)
+    far = error > 1
+    # cosh e = 1 + 2 sinh(e / 2)^2, of which nothing cancels near 0.
+    near = jnp.log1p(2 * jnp.square(jnp.sinh(jnp.where(far, 0, error) / 2)))
+    return jnp.where(far, error + jnp.log1p(jnp.exp(-2 * error)) - math.log(2), near)
 
 
 def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) -> jax.Array:
@@ -130,6 +136,10 @@ def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) 
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
     predictions, targets = alike("quantile", predictions, targets)
+    check_option(
+        *("quantile", "level", level, "in (0, 1)"),
+        *(lambda p: (p > 0) & (p < 1), "0.5 is the median"),
+    )
     error = targets - predictions
     return jnp.where(error > 0, level * error, (level - 1) * error)
 
@@ -155,6 +165,10 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
     Source: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
     Distribution", equation 4.
     """
+    predictions = real("gaussian_nll", predictions, "predictions")
+    targets = real("gaussian_nll", targets, "targets")
+    smallest = "it is the smallest variance, as 1e-6"
+    check_option("gaussian_nll", "epsilon", epsilon, "> 0", lambda e: e > 0, smallest)
     if jnp.shape(predictions) != (*jnp.shape(targets), 2):
         raise PathError(
             f"expected predictions {[*jnp.shape(targets), 2]} for targets "
@@ -163,7 +177,9 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
             layer="gaussian_nll",
         )
     predictions, targets = precise(predictions), precise(targets)
-    log_variance = jnp.logaddexp(predictions[..., 1], math.log(epsilon))
+    log_variance = jnp.logaddexp(
+        predictions[..., 1], jnp.log(jnp.asarray(epsilon, predictions.dtype))
+    )
     error = targets - predictions[..., 0]
     return (math.log(2 * math.pi) + log_variance + error**2 * jnp.exp(-log_variance)) / 2
 

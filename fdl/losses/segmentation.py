@@ -2,7 +2,8 @@
 
 import jax
 
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import alike, check_option
+from fdl.paths import PathError
 
 
 def dice(
@@ -34,7 +35,13 @@ def dice(
     Source: Milletari, Navab and Ahmadi 2016, "V-Net", section 3, with p and t in the denominator as
     they are and not squared. (optax's `dice_loss` has half of `smooth` at the same place.)
     """
-    logits, targets = alike("dice", logits, targets)
+    logits, targets = alike("dice", logits, targets, axes=1)
+    known = f"it is an axis of {list(logits.shape)}, or a tuple of them"
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
+        raise PathError(f"expected axis in the predictions, got {axis!r}; {known}", layer="dice")
+    empty = "1 is usual; two empty regions are to overlap fully"
+    check_option("dice", "smooth", smooth, "> 0", lambda s: s > 0, empty)
     # Never below 0: both sums are taken of what is missing, not of a difference near 1.
     chances, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
     apart = (chances * (1 - targets) + misses * targets).sum(axis)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fdl.losses.shapes import precise, wide
+from fdl.arguments import is_count
+from fdl.losses.shapes import precise, real, wide
 from fdl.paths import PathError
 
 # The logarithm of nothing. Finite, so that its sums and slopes are; no path of frames gets near.
@@ -25,8 +26,9 @@ def ctc(
     Args:
       logits: [..., T, C], a floating dtype.
       labels: [..., S], integers in [0, C) other than the blank; -1 fills up behind a shorter text.
-        Inside a compiled program the blank or a label of C or more gives NaN.
-      lengths: [...], integers in [0, T], how many frames there are; by default T.
+        Inside a compiled program the blank, a label of C or more or another below 0 gives NaN.
+      lengths: [...], integers in [0, T], how many frames there are; by default T. What stands past
+        them is not read. A length out of range gives NaN.
       blank: the class that stands for no label.
 
     Returns:
@@ -41,10 +43,15 @@ def ctc(
 
     Source: Graves et al. 2006, "Connectionist Temporal Classification", equations 5 to 8.
     """
+    logits, labels = real("ctc", logits, "logits"), real("ctc", labels, "labels")
+    frames = logits.shape[-2] if logits.ndim > 1 else 0
+    lengths = jnp.full(labels.shape[:-1], frames) if lengths is None else lengths
+    lengths = real("ctc", lengths, "lengths")
     _check(logits, labels, lengths, blank)
-    log_chances = jax.nn.log_softmax(precise(logits), axis=-1)
-    frames = logits.shape[-2]
-    lengths = jnp.full(labels.shape[:-1], frames) if lengths is None else wide(lengths)
+    lengths = wide(lengths)
+    # What stands past the end is not read, not even a NaN.
+    inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]
+    log_chances = jax.nn.log_softmax(jnp.where(inside[..., None], precise(logits), 0), axis=-1)
     states = _with_blanks(wide(labels), blank)
     # [T, ..., 2 S + 1]: what each frame says of each state.
     places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))
@@ -61,7 +68,9 @@ def ctc(
     first = jnp.full(states.shape, NEVER, log_chances.dtype).at[..., 0].set(0)
     last, _ = jax.lax.scan(step, first, (jnp.arange(frames, dtype=lengths.dtype), said))
     loss = _loss(last, (labels >= 0).sum(-1))
-    return jnp.where((labels == blank).any(-1), jnp.nan, loss)
+    holes = ((labels[..., :-1] < 0) & (labels[..., 1:] >= 0)).any(-1)
+    wrong = (labels == blank).any(-1) | (labels < -1).any(-1) | holes
+    return jnp.where(wrong | (lengths < 0) | (lengths > frames), jnp.nan, loss)
 
 
 def _with_blanks(labels: jax.Array, blank: int) -> jax.Array:
@@ -90,7 +99,7 @@ def _loss(last: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(total < NEVER / 2, jnp.inf, -total)
 
 
-def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array | None, blank: int) -> None:
+def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array, blank: int) -> None:
     lead = logits.shape[:-2]
     whole = jnp.issubdtype(labels.dtype, jnp.integer)
     if logits.ndim < 2 or labels.shape[:-1] != lead or labels.ndim != len(lead) + 1 or not whole:
@@ -100,13 +109,13 @@ def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array | None, blan
             "run of frames [T, C], filled up with -1",
             layer="ctc",
         )
-    if lengths is not None and lengths.shape != lead:
+    if lengths.shape != lead or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise PathError(
-            f"expected lengths {list(lead)} for logits {list(logits.shape)}, got "
-            f"{list(lengths.shape)}; a number of frames for each text",
+            f"expected integer lengths {list(lead)} for logits {list(logits.shape)}, got "
+            f"{lengths.dtype} {list(lengths.shape)}; a number of frames for each text",
             layer="ctc",
         )
-    if not 0 <= blank < logits.shape[-1]:
+    if not is_count(blank, 0) or blank >= logits.shape[-1]:
         raise PathError(
             f"expected a blank in [0, {logits.shape[-1]}), got {blank}; it is one of the classes",
             layer="ctc",

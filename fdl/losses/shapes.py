@@ -1,10 +1,14 @@
 """What every loss asks of its arguments: shapes that fit, and float32 or better to compute in."""
 
 from collections.abc import Callable
+from numbers import Number
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fdl.arguments import check_array
 from fdl.paths import PathError
 
 Loss = Callable[..., jax.Array]
@@ -21,16 +25,79 @@ def precise(x: jax.Array) -> jax.Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def alike(name: str, predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def real(name: str, x: Any, what: str) -> jax.Array:
+    """An array of real numbers; a single number is one too.
+
+    Raises:
+      PathError: a list, None or text, or complex numbers.
+
+    Example:
+      >>> real("huber", [1.0, 2.0], "predictions")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: huber: expected predictions as an array, got a list; convert it with ...
+    """
+    if not isinstance(x, Number):
+        check_array(name, x, what)
+    if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
+        raise PathError(
+            f"expected real {what}, got {jnp.result_type(x)}; score the real and the imaginary "
+            "part, or the distance",
+            layer=name,
+        )
+    return jnp.asarray(x)
+
+
+def check_option(
+    name: str, what: str, value: Any, expected: str, right: Callable[[Any], Any], remedy: str
+) -> None:
+    """Refuses an option out of its range; a traced one passes, since it is not known yet.
+
+    Args:
+      name: of the loss.
+      what: the option's name.
+      value: a number, or an array of them.
+      expected: the range in words, as "> 0".
+      right: whether a value is in it, elementwise.
+      remedy: what to do.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_option("huber", "delta", -1.0, "> 0", lambda d: d > 0, "1 is usual")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: huber: expected delta > 0, got -1.0; 1 is usual
+    """
+    if not isinstance(value, jax.core.Tracer) and not np.all(right(np.asarray(value))):
+        raise PathError(f"expected {what} {expected}, got {value}; {remedy}", layer=name)
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """|x|, with the slope 0 at 0: that of `jnp.abs` is 1 there.
+
+    Example:
+      >>> jax.grad(magnitude)(0.0)
+      Array(0., dtype=float32, weak_type=True)
+    """
+    return jnp.maximum(x, -x)
+
+
+def alike(
+    name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
+) -> tuple[jax.Array, jax.Array]:
     """Predictions and targets of one shape, both in float32 or better.
 
     Args:
       name: of the loss that asks.
       predictions: [...].
       targets: [...]; of a floating dtype, or whole numbers or bool.
+      axes: how many axes they have at least.
 
     Raises:
-      PathError: two different shapes; [B, 1] and [B] would silently broadcast to [B, B].
+      PathError: no arrays of real numbers, or two different shapes; [B, 1] and [B] would silently
+        broadcast to [B, B].
 
     Example:
       >>> alike("huber", jnp.ones((2, 1)), jnp.ones(2))
@@ -38,10 +105,18 @@ def alike(name: str, predictions: jax.Array, targets: jax.Array) -> tuple[jax.Ar
       ...
       fdl.paths.PathError: huber: expected targets [2, 1] as the predictions, got [2]; ...
     """
-    if jnp.shape(predictions) != jnp.shape(targets):
+    predictions = real(name, predictions, "predictions")
+    targets = real(name, targets, "targets")
+    if predictions.shape != targets.shape:
         raise PathError(
-            f"expected targets {list(jnp.shape(predictions))} as the predictions, got "
-            f"{list(jnp.shape(targets))}; reshape one of them",
+            f"expected targets {list(predictions.shape)} as the predictions, got "
+            f"{list(targets.shape)}; reshape one of them",
+            layer=name,
+        )
+    if predictions.ndim < axes:
+        raise PathError(
+            "expected predictions with an axis of numbers that belong together, got a single one; "
+            "give arrays [..., D]",
             layer=name,
         )
     predictions = precise(predictions)
@@ -67,6 +142,13 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
       ...
       fdl.paths.PathError: softmax_focal: expected integer labels [2] for logits [2, 3], got ...
     """
+    logits, labels = real(name, logits, "logits"), real(name, labels, "labels")
+    if logits.ndim < 1 or logits.shape[-1] == 0:
+        raise PathError(
+            f"expected logits [..., C] with C >= 1, got {list(logits.shape)}; give a number for "
+            "each class",
+            layer=name,
+        )
     if logits.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise PathError(
             f"expected integer labels {list(logits.shape[:-1])} for logits {list(logits.shape)}, "

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_array, check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
-from fdl.losses.shapes import precise
+from fdl.losses.shapes import alike, precise
 from fdl.paths import PathError
 
 
@@ -27,7 +28,8 @@ def linear_cross_entropy(
       gradient by w.
 
     Raises:
-      PathError: shapes that do not fit, or a chunk below 1.
+      PathError: shapes that do not fit.
+      ValueError: a chunk below 1.
 
     Example:
       >>> linear_cross_entropy(jnp.ones((3, 2)), jnp.zeros((2, 4)), jnp.array([0, 3, 1]), chunk=2)
@@ -36,7 +38,8 @@ def linear_cross_entropy(
     Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4,
     in the simpler form that keeps a chunk of logits.
     """
-    _check(hidden, w, labels, chunk)
+    chunk = check_count("linear_cross_entropy", "chunk", chunk, "it counts tokens")
+    _check(hidden, w, labels)
     tokens, flat = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     # Kept in float32 so that the chunks' gradients are summed in it.
     kept = precise(w)
@@ -66,10 +69,13 @@ def z_loss(logits: jax.Array) -> jax.Array:
 
     Source: Chowdhery et al. 2022, "PaLM", section 5.
     """
-    return jnp.square(jax.nn.logsumexp(precise(logits), axis=-1))
+    (logits, _) = alike("z_loss", logits, logits, axes=1)
+    return jnp.square(jax.nn.logsumexp(logits, axis=-1))
 
 
-def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array, chunk: int) -> None:
+def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array) -> None:
+    for what, array in {"hidden": hidden, "w": w, "labels": labels}.items():
+        check_array("linear_cross_entropy", array, what)
     if w.ndim != 2 or hidden.shape[-1:] != w.shape[:1]:
         raise PathError(
             f"expected w [{hidden.shape[-1] if hidden.ndim else 'D'}, V] for hidden "
@@ -81,8 +87,4 @@ def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array, chunk: int) -> No
             f"expected integer labels {list(hidden.shape[:-1])} for hidden {list(hidden.shape)}, "
             f"got {labels.dtype} {list(labels.shape)}; one class number for each token",
             layer="linear_cross_entropy",
-        )
-    if chunk < 1:
-        raise PathError(
-            f"expected chunk >= 1, got {chunk}; it counts tokens", layer="linear_cross_entropy"
         )

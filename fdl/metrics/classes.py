@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.losses.shapes import alike, one_hot, wide
+from fdl.arguments import check_count, is_count
+from fdl.losses.shapes import alike, classified, one_hot
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import PathError
 
@@ -53,7 +54,7 @@ def top_k(logits: jax.Array, labels: jax.Array, *, k: int = 5) -> jax.Array:
       Array([1., 0.], dtype=float32)
     """
     labels = class_numbers("top_k", logits, labels)
-    if not 1 <= k <= logits.shape[-1]:
+    if not is_count(k) or k > logits.shape[-1]:
         raise PathError(
             f"expected k in [1, {logits.shape[-1]}], got {k}; it says how many guesses count",
             layer="top_k",
@@ -71,8 +72,9 @@ def precision(average: str, classes: int = 0) -> Metric:
 
     Args:
       average: "binary": predictions are logits [...] of targets [...] that are 0 or 1, predicted to
-        be 1 above 0. "macro": the mean over the classes that occur in labels or predictions, of
-        logits [..., C] and integer labels [...]. "micro": of the sums over all classes.
+        be 1 above 0; another target counts as 0. "macro": the mean over the classes that occur in
+        labels or predictions, of logits [..., C] and integer labels [...]. "micro": of the sums
+        over all classes.
       classes: C, unless binary.
 
     Returns:
@@ -148,7 +150,11 @@ def confusion(classes: int) -> Metric:
 
     Returns:
       Metric of logits [..., C] and integer labels [...]: [C, C], float32; row: the label, column:
-      the prediction. A row of logits with a NaN is in no column.
+      the prediction. A row of logits with a NaN is in no column, a label out of range in no row.
+
+    Raises:
+      ValueError: classes below 1.
+      PathError: at the update, logits of another number of classes.
 
     Example:
       >>> metric = confusion(2)
@@ -158,13 +164,15 @@ def confusion(classes: int) -> Metric:
              [0., 1.]], dtype=float32)
     """
 
+    classes = check_count("confusion", "classes", classes, "say how many classes there are")
+
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
-        labels = class_numbers("confusion", logits, labels)
+        labels = class_numbers("confusion", logits, labels, classes)
         weight = weights_of("confusion", labels.shape, weight)
         outside = jnp.asarray(classes, labels.dtype)
         columns = predicted_class(logits).astype(labels.dtype)
         rows, columns = (jnp.where(i < 0, outside, i) for i in (labels, columns))
-        cells = jnp.zeros((classes, classes), jnp.float32)
+        cells = jnp.zeros((classes, classes), weight.dtype)
         return {"cells": cells.at[rows, columns].add(weight, mode="drop")}
 
     return summed({"cells": (classes, classes)}, count, lambda sums: sums["cells"])
@@ -196,6 +204,11 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
             f"{list(predicted.shape)} and {list(labels.shape)}; take the argmax of logits first"
         )
     both = np.concatenate([predicted, labels])
+    if both.size and both.dtype.kind not in "iu":
+        raise ValueError(
+            f"confusion_matrix: expected integers, got {predicted.dtype} and {labels.dtype}; take "
+            "the argmax of logits first"
+        )
     if both.size and (both.min() < 0 or both.max() >= classes):
         raise ValueError(
             f"confusion_matrix: expected classes in [0, {classes}), got {both.min()} to "
@@ -206,8 +219,16 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
     return counts.reshape(classes, classes)
 
 
-def class_numbers(name: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
+def class_numbers(
+    name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
+) -> jax.Array:
     """Labels, after a look at their shape, in a dtype that holds any number of classes.
+
+    Args:
+      name: of who asks.
+      logits: [..., C].
+      labels: [...], integers.
+      classes: C, where it is known.
 
     Example:
       >>> class_numbers("accuracy", jnp.ones((2, 3)), jnp.zeros(3, int))
@@ -215,13 +236,14 @@ def class_numbers(name: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
       ...
       fdl.paths.PathError: accuracy: expected labels [2] for logits [2, 3], got [3]; one class ...
     """
-    if logits.shape[:-1] != labels.shape:
+    _, labels = classified(name, logits, labels)
+    if classes not in (None, logits.shape[-1]):
         raise PathError(
-            f"expected labels {list(logits.shape[:-1])} for logits {list(logits.shape)}, got "
-            f"{list(labels.shape)}; one class number for each row of logits",
+            f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for as "
+            "many classes as the model has",
             layer=name,
         )
-    return wide(labels)
+    return labels
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:
@@ -241,11 +263,11 @@ def _of_hits(name: str, average: str, classes: int, score: Callable[..., jax.Arr
             f"{name}: expected average binary, macro or micro, got {average!r}; "
             "macro counts every class alike, micro every example"
         )
-    if (average == "binary") != (classes == 0):
+    if not is_count(classes, 0) or (average == "binary") != (classes == 0):
         remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
         raise ValueError(
             f"{name}: expected a number of classes for macro and micro and none for binary, got "
-            f"{classes} for {average}; {remedy}"
+            f"{classes!r} for {average}; {remedy}"
         )
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
@@ -253,11 +275,11 @@ def _of_hits(name: str, average: str, classes: int, score: Callable[..., jax.Arr
             predictions, targets = alike(name, predictions, targets)
             said, true = (predictions > 0)[..., None], (targets == 1)[..., None]
         else:
-            labels = class_numbers(name, predictions, targets)
+            labels = class_numbers(name, predictions, targets, classes)
             said, true = (one_hot(i, classes) for i in (predicted_class(predictions), labels))
         weight = weights_of(name, targets.shape, weight)[..., None]
         return {
-            key: jnp.where(hit, weight, 0).reshape(-1, hit.shape[-1]).sum(0)
+            key: jnp.where(hit, weight, jnp.zeros_like(weight)).reshape(-1, hit.shape[-1]).sum(0)
             for key, hit in {"right": said & true, "said": said, "true": true}.items()
         }
 

@@ -1,4 +1,7 @@
-"""Metrics that accumulate: whole numbers of examples stay exact, whatever the batches."""
+"""Metrics that accumulate: whole numbers of examples stay exact, whatever the batches.
+
+Sums of other numbers are those of the batches, in float32, added up without further loss.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -6,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_array
 from fdl.losses.shapes import precise
 from fdl.paths import PathError
 
@@ -62,9 +66,9 @@ class Sum(NamedTuple):
         high = self.high + other.high
         part = high - self.high
         error = (self.high - (high - part)) + (other.high - part)
-        low = self.low + other.low + error
+        low = _finite(self.low + other.low + error)
         rounded = high + low
-        return Sum(rounded, low - (rounded - high))
+        return Sum(rounded, _finite(low - (rounded - high)))
 
     def value(self) -> Any:
         """In one number."""
@@ -136,11 +140,18 @@ def as_sum(x: jax.Array) -> Sum:
       Array(3., dtype=float32)
     """
     high = x.astype(jnp.float32)
-    return Sum(high, (x - high.astype(x.dtype)).astype(jnp.float32))
+    return Sum(high, _finite((x - high.astype(x.dtype)).astype(jnp.float32)))
+
+
+def _finite(low: jax.Array) -> jax.Array:
+    """What was rounded off: nothing of infinity, whose difference to itself is no number."""
+    return jnp.where(jnp.isfinite(low), low, jnp.zeros_like(low))
 
 
 def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
-    """A weight for each element, float32.
+    """A weight for each element: float32, or the int32 1 where all count alike.
+
+    A float32 count of one batch would stand still at 2^24.
 
     Args:
       name: of who asks.
@@ -156,7 +167,8 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
              [0., 0.]], dtype=float32)
     """
     if weight is None:
-        return jnp.ones(shape, jnp.float32)
+        return jnp.ones(shape, jnp.int32)
+    check_array(name, weight, "weights")
     if shape[: weight.ndim] != weight.shape:
         raise PathError(
             f"expected weights shaped like the first axes of {list(shape)}, got "

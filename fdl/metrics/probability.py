@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.shapes import precise
 from fdl.metrics.classes import class_numbers, predicted_class
@@ -60,6 +61,7 @@ def bits_per_byte(bytes_of: jax.Array) -> Metric:
     """
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        labels = class_numbers("bits_per_byte", logits, labels, len(bytes_of))
         weight = weights_of("bits_per_byte", labels.shape, weight)
         nats = softmax_cross_entropy(logits, labels)
         lengths = jnp.asarray(bytes_of, jnp.float32)[labels]
@@ -84,6 +86,9 @@ def calibration_error(bins: int = 15) -> Metric:
     Returns:
       Metric of logits [..., C] and integer labels [...], in [0, 1].
 
+    Raises:
+      ValueError: bins below 1.
+
     Example:
       >>> metric = calibration_error()
       >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))
@@ -93,16 +98,21 @@ def calibration_error(bins: int = 15) -> Metric:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
+    bins = check_count("calibration_error", "bins", bins, "15 is usual")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("calibration_error", logits, labels)
         weight = weights_of("calibration_error", labels.shape, weight).ravel()
         sure = jax.nn.softmax(precise(logits)).max(-1).astype(jnp.float32).ravel()
-        right = (predicted_class(logits).astype(labels.dtype) == labels).astype(jnp.float32).ravel()
+        right = (predicted_class(logits).astype(labels.dtype) == labels).ravel()
         place = jnp.clip(jnp.ceil(sure * bins) - 1, 0, bins - 1).astype(jnp.int32)
-        part = jnp.where(weight == 0, 0, weight * jnp.stack([jnp.ones_like(sure), sure, right]))
-        sums = jnp.zeros((3, bins), jnp.float32).at[:, place].add(part)
-        return dict(zip(("count", "sure", "right"), sums, strict=True))
+        nothing = jnp.zeros(bins, weight.dtype)
+        sums = {
+            "count": nothing.at[place].add(weight),
+            "right": nothing.at[place].add(jnp.where(right, weight, nothing[0])),
+        }
+        part = jnp.where(weight == 0, 0, weight.astype(sure.dtype) * sure)
+        return {**sums, "sure": jnp.zeros(bins, sure.dtype).at[place].add(part)}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
         return ratio(jnp.abs(sums["sure"] - sums["right"]).sum(), sums["count"].sum())

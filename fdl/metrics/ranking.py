@@ -10,7 +10,11 @@ from jax.typing import ArrayLike
 from fdl.losses.shapes import alike
 from fdl.metrics.metric import Metric, summed, weights_of
 
-BINS = 2**16
+# The bfloat16 numbers, and those of [1/2, 1) once more: by their distance from 1, which may be as
+# small as 2^-24, in place of the 128 that they are themselves.
+HALF, ONE = 0xBF00, 0xBF80
+NEAR_ONE = 24 * 128
+BINS = 2**16 + NEAR_ONE - (ONE - HALF)
 
 
 def auc() -> Metric:
@@ -18,11 +22,12 @@ def auc() -> Metric:
 
     Accumulated in a histogram over the upper 16 bits of a float32, which are a bfloat16: it is
     exact over any batching, for scores of any size, but two scores closer than 1 in 128 may count
-    as tied. `exact_auc` is exact in that too, of all scores at once.
+    as tied; two between 1/2 and 1 only where their distances from 1 are as close. `exact_auc` is
+    exact in that too, of all scores at once.
 
     Returns:
       Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN where
-      there is only one kind, or a score is NaN.
+      there is only one kind, a score is NaN, or a target is another number.
 
     Example:
       >>> metric = auc()
@@ -37,20 +42,20 @@ def auc() -> Metric:
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         scores, targets = alike("auc", scores, targets)
         weight = weights_of("auc", scores.shape, weight)
-        weight = jnp.where(jnp.isnan(scores) & (weight != 0), jnp.nan, weight)
-        place = _bin(scores)
-        nothing = jnp.zeros(BINS, jnp.float32)
-        return {
-            name: nothing.at[place].add(jnp.where(targets == kind, weight, 0))
+        known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
+        place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
+        sums = {
+            name: nothing.at[place].add(jnp.where(targets == kind, weight, nothing[0]))
             for name, kind in (("true", 1), ("false", 0))
         }
+        return {**sums, "unknown": (~known & (weight != 0)).sum()}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
         true, false = (sums[name] / sums[name].sum() for name in ("true", "false"))
         lower = jnp.cumsum(false) - false / 2
-        return (true * lower).sum()
+        return jnp.where(sums["unknown"] > 0, jnp.nan, (true * lower).sum())
 
-    return summed({"true": (BINS,), "false": (BINS,)}, count, compute)
+    return summed({"true": (BINS,), "false": (BINS,), "unknown": ()}, count, compute)
 
 
 def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
@@ -95,8 +100,16 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 def _bin(scores: jax.Array) -> jax.Array:
-    """The place of a score among all bfloat16 numbers, in their order."""
+    """The place of a score among all bins, in their order."""
     scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # one zero, without a sign
+    place = _rank(scores)
+    more = NEAR_ONE - (ONE - HALF)
+    near = HALF + (HALF - _rank(1 - scores))
+    return jnp.where(place < HALF, place, jnp.where(place < ONE, near, place + more))
+
+
+def _rank(scores: jax.Array) -> jax.Array:
+    """The place of a score among all bfloat16 numbers, in their order."""
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     sign = jnp.uint32(1 << 31)
     ordered = jnp.where(bits >= sign, ~bits, bits | sign)

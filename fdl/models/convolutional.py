@@ -3,7 +3,7 @@
 from typing import Any
 
 from fdl.activations import relu
-from fdl.checks import is_count
+from fdl.arguments import is_count
 from fdl.combinators import parallel
 from fdl.initializers import he_normal
 from fdl.layer import Layer

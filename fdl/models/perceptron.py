@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array
+from fdl.arguments import check_array
 from fdl.initializers import he_normal
 from fdl.layer import Layer, function
 from fdl.layers import dense, dropout, flatten, rescale

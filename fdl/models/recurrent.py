@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fdl.checks import check_count
+from fdl.arguments import check_count
 from fdl.layer import Layer
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
 from fdl.network import chain

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from fdl.checks import check_array, is_count
+from fdl.arguments import check_array, is_count
 from fdl.combinators import residual
 from fdl.layer import Layer
 from fdl.layers import attention, dense, embedding, feed_forward, layer_norm, learned_positions

@@ -36,7 +36,8 @@ def supervised(
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with the entries x, y,
-      perhaps weight, and the model's extra inputs.
+      perhaps weight, and the model's extra inputs. What has weight 0 counts as nothing, and a NaN
+      or an infinity in it is read as 0, lest it reach the gradient.
 
     Raises:
       ValueError: a metric called loss, or a Metric whose value is not one number.
@@ -89,6 +90,7 @@ class Supervised:
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
         x, y, weight, inputs = _unpack(batch)
+        x, y, inputs = _spared((x, y, inputs), weight)
         y_pred, state = self.forward(params, state, x, key, **inputs)
         means = self.score(y_pred, y, weight)
         return means["loss"].value(), (state, means)
@@ -160,6 +162,26 @@ def _unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
         f"{what}{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}; "
         "or write the objective yourself, see fdl.plain"
     )
+
+
+def _spared(tree: Any, weight: Any) -> Any:
+    """The batch with 0 for each number that is none in what has weight 0.
+
+    A mean leaves such an example out, but its gradient multiplies by 0, which NaN survives.
+    """
+    if weight is None:
+        return tree
+    out = jnp.asarray(weight) == 0
+
+    def spared(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        if not floating or jnp.shape(leaf)[: out.ndim] != out.shape:
+            return leaf
+        leaf = jnp.asarray(leaf)
+        here = out.reshape(*out.shape, *(1,) * (leaf.ndim - out.ndim))
+        return jnp.where(here & ~jnp.isfinite(leaf), jnp.zeros_like(leaf), leaf)
+
+    return jax.tree.map(spared, tree)
 
 
 def _row(tree: Any) -> Any:

@@ -297,7 +297,8 @@ LOSSES = {
         lambda logits, labels, lengths: fdl.ctc(logits, labels, lengths=lengths),
         _texts,
         _ctc,
-        told=r"expected lengths \[6\] for logits \[6, 6, 5\], got \[5\]; a number of frames for ",
+        told=r"expected integer lengths \[6\] for logits \[6, 6, 5\], got int32 \[5\]; a number of "
+        r"frames for ",
     ),
     "linear_cross_entropy": LossCase(
         functools.partial(fdl.linear_cross_entropy, chunk=4),
