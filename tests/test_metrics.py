@@ -518,7 +518,7 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
             lambda: fdl.metrics.mean_of(fdl.accuracy).update(
                 None, jnp.eye(2), jnp.arange(2), [1, 0]
             ),
-            r"r2: expected weights as an array, got a list; convert it with jnp.asarray",
+            r"mean_of: expected weights as an array, got a list; convert it with jnp.asarray",
         ),
     ],
 )
