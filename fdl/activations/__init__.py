@@ -34,3 +34,7 @@ from fdl.activations.vectors import standardize as standardize
 from fdl.activations.vectors import glu as glu
 from fdl.activations.vectors import swiglu as swiglu
 from fdl.activations.vectors import geglu as geglu
+
+# Other names of the field for the same.
+swish = silu
+hard_swish = hard_silu

@@ -25,3 +25,7 @@ from fdl.initializers.structured import orthogonal as orthogonal
 from fdl.initializers.structured import scaled as scaled
 from fdl.initializers.structured import sparse as sparse
 from fdl.initializers.structured import zeros as zeros
+
+# Other names of the field for the same.
+xavier_normal, xavier_uniform = glorot_normal, glorot_uniform
+kaiming_normal, kaiming_uniform = he_normal, he_uniform
