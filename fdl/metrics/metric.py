@@ -1,6 +1,7 @@
 """Metrics that accumulate: whole numbers of examples stay exact, whatever the batches.
 
-Sums of other numbers are those of the batches, in float32, added up without further loss.
+Sums of other numbers are those of the batches, in float32, added up without further loss; values
+are float32, of float64 data too.
 """
 
 from collections.abc import Callable, Mapping
