@@ -381,7 +381,7 @@ def test_accuracy_is_that_of_scikit_learn():
     assert fdl.accuracy(tie, jnp.array([1, 2, 2])).tolist() == [1.0, 0.0, 0.0]
     with pytest.raises(
         fdl.PathError,
-        match=r"^accuracy: expected integer labels \[3\] for logits \[3, 3\], got float32 \[3, 3\]; ",
+        match=r"^accuracy: expected integer labels \[3\] for logits \[3, 3\], got float32 \[3, 3\]",
     ):
         fdl.accuracy(tie, tie)
 
