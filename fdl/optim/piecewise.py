@@ -168,7 +168,7 @@ def cosine_onecycle_schedule(
     """
     who, t = "cosine_onecycle_schedule", transition_steps
     (peak,) = _cycle(who, t, peak_value, (pct_start,), div_factor, final_div_factor)
-    pieces = [(int(pct_start * t), div_factor), (t, 1.0 / (div_factor * final_div_factor))]
+    pieces = [(int(pct_start * t), div_factor), (int(t), 1.0 / (div_factor * final_div_factor))]
     return _interpolated("cosine", peak / div_factor, pieces)
 
 

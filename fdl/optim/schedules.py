@@ -1,7 +1,8 @@
 """Schedules: a hyper-parameter as a pure function of the number of steps taken, count -> scalar.
 
 Wherever a rate is wanted, a schedule can stand. The count begins at 0 and is an integer of any
-dtype, traced or not; steps are counted exactly, as integers, before anything is divided. In the
+dtype, traced or not; whole steps are counted exactly, as integers, before anything is divided. A
+number of steps may be a fraction, such as 0.05 * total: its end lies between two counts. In the
 formulas t is the count less `transition_begin`, held within [0, T].
 """
 
@@ -11,7 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.optim.counting import Schedule, as_count, check_steps, fraction, numbers, scalar, since
+from fdl.optim.counting import (
+    Schedule,
+    as_count,
+    check_steps,
+    fraction,
+    is_whole,
+    numbers,
+    scalar,
+    since,
+)
 from fdl.optim.leafwise import known
 
 
@@ -274,6 +284,9 @@ def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any
 
     def elapsed(count: Any) -> jax.Array:
         t = since(count, begin)
-        return scalar(t // as_count(steps, t)) if staircase else fraction(t, steps)
+        if not staircase:
+            return fraction(t, steps)
+        exact = is_whole(steps) and jnp.issubdtype(t.dtype, jnp.integer)
+        return scalar(t // as_count(steps, t) if exact else jnp.floor(fraction(t, steps)))
 
     return elapsed
