@@ -624,6 +624,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
             ("jnp.asarray(p + u, jnp.result_type(p))", "p + u"),
             ("jnp.asarray(p + u,", "jnp.asarray(p - u,"),
+            ("jnp.shape(p) != jnp.shape(u)", "False"),
         ],
     ),
     "fdl/optim/leafwise.py": (
@@ -634,8 +635,18 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("or any(map(_reshaped, new, before))", ""),
             ("count + 1, last)", "count + 2, last)"),
             ("jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g**2", "g**2"),
-            ("not 0 <= value < 1", "not 0 <= value <= 1"),
             ("rows.append((None, *own[len(own) - kept :]))", "rows.append((None,) * (1 + kept))"),
+        ],
+    ),
+    "fdl/optim/options.py": (
+        "test_optimizers.py test_optim.py -k told_or_number_or_refused",
+        [
+            ("lambda value: 0 <= value < 1", "lambda value: 0 <= value <= 1"),
+            ("lambda value: 0 <= value < math", "lambda value: -1e9 <= value < math"),
+            ("lambda value: least <= value < math.inf", "lambda value: True"),
+            ("lambda value: 0 < value < math.inf", "lambda value: 0 < value"),
+            ("and not fits(*pair)", "and False"),
+            ("if not callable(value):", "if known(value):"),
         ],
     ),
     "fdl/optim/rate.py": (
@@ -644,7 +655,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("sign = -1 if flip_sign else 1", "sign = 1 if flip_sign else -1"),
             ("(g + s * w,)", "(g - s * w,)"),
             ("(g + s * w,)", "(g + s,)"),
-            ("0 <= value < float", "-1 <= value < float"),
             ("else masked(whole, mask)", "else whole"),
             ("state._replace(count=increment(state.count)) if", "state if"),
         ],

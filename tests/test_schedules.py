@@ -313,6 +313,43 @@ def test_the_example_draws_every_schedule(tmp_path):
             "exponential_decay: expected transition_begin >= 0, got -1; it is a number of steps",
         ),
         (
+            lambda: optim.linear_schedule(0.1, 0.0, "10"),
+            "linear_schedule: expected transition_steps >= 1, got '10'; pass a number",
+        ),
+        (
+            lambda: optim.warmup_cosine_decay_schedule(0.0, "0.1", 1, 10),
+            "warmup_cosine_decay_schedule: expected a finite peak_value, got '0.1'; pass a number",
+        ),
+        (
+            lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 1, "10"),
+            "warmup_cosine_decay_schedule: expected decay_steps >= 0, got '10'; pass a number",
+        ),
+        (
+            lambda: optim.polynomial_schedule(0.1, 0.0, -2, 4),
+            "polynomial_schedule: expected a finite power > 0, got -2; what remains is raised "
+            "to it",
+        ),
+        (
+            lambda: optim.cosine_decay_schedule(0.1, 4, exponent=-1.0),
+            "cosine_decay_schedule: expected a finite exponent > 0, got -1.0; the cosine is raised "
+            "to it",
+        ),
+        (
+            lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
+            "exponential_decay: expected a finite end_value, got nan; a schedule gives it to every "
+            "step",
+        ),
+        (
+            lambda: optim.piecewise_constant_schedule(0.1, {5: "0.5"}),
+            "piecewise_constant_schedule: expected a finite scale >= 0 at 5, got '0.5'; pass a "
+            "number",
+        ),
+        (
+            lambda: optim.cosine_onecycle_schedule(10, 0.1, "0.3"),
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 0.3; they are shares of "
+            "all steps",
+        ),
+        (
             lambda: optim.exponential_decay(0.1, 5, 0.0),
             "exponential_decay: expected decay_rate > 0, got 0.0; it is the factor of every "
             "transition",

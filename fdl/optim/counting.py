@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.optim.leafwise import known
+from fdl.arguments import check_number, known
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -71,17 +71,16 @@ def numbers(who: str, **values: Any) -> list[Any]:
     Python's numbers are joined in double precision before they meet an array, as optax does it.
 
     Raises:
-      ValueError: a number that is known and not finite.
+      ValueError: what is no number, or known and not finite.
 
     Example:
       >>> numbers("linear_schedule", init_value=1.0, end_value=np.float64(2))
       [1.0, 2.0]
     """
     for name, value in values.items():
-        if known(value) and not np.isfinite(value):
-            raise ValueError(
-                f"{who}: expected a finite {name}, got {value}; a schedule gives it to every step"
-            )
+        check_number(
+            who, f"a finite {name}", value, np.isfinite, "a schedule gives it to every step"
+        )
     plain = [each.item() if isinstance(each, np.generic) else each for each in values.values()]
     return [each if isinstance(each, int | float) else scalar(each) for each in plain]
 
@@ -96,10 +95,11 @@ def check_steps(who: str, least: int, **steps: Any) -> None:
       ValueError: cosine_decay_schedule: expected decay_steps >= 1, got 0; ...
     """
     for name, value in steps.items():
-        if known(value) and not least <= value < float("inf"):
-            raise ValueError(
-                f"{who}: expected {name} >= {least}, got {value}; it is a number of steps"
-            )
+        check_number(
+            *(who, f"{name} >= {least}", value),
+            lambda value: least <= value < float("inf"),
+            "it is a number of steps",
+        )
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:
