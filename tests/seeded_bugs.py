@@ -1048,7 +1048,13 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("/ curvature, w", "/ curvature * 1e-3, w"),
             ("rows - rows.mean(0)", "rows"),
             ("[:count].T", "[-count:].T"),
+            ("rows = rows / unit", "unit = 1"),
+            ("* spread * unit", "* unit"),
         ],
+    ),
+    "fdl/look/given.py": (
+        "test_draw.py",
+        [("if least < 0", "if False"), ("== np.rint(array.astype(np.float64))", "== array")],
     ),
     "fdl/look/compare.py": (
         "test_compare.py",
