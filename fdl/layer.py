@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_key
 from fdl.paths import PathError
 
 Params = dict[str, Any]
@@ -150,31 +151,6 @@ def subkey(key: Any, name: str) -> Any:
     """
     check_key(key)
     return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def check_key(key: Any, layer: str = "") -> None:
-    """Refuses what is neither one random key nor None.
-
-    Args:
-      key: anything.
-      layer: the name of the layer that was given it, for the message.
-
-    Raises:
-      PathError: says what came.
-
-    Example:
-      >>> check_key(0)
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: expected one random key, got 0; make it with jax.random.key(seed)
-    """
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    if key is not None and not typed and not (dtype == jnp.uint32 and shape == (2,)):
-        said = repr(key) if dtype is None else f"{dtype} {list(shape or ())}"
-        raise PathError(
-            f"expected one random key, got {said}; make it with jax.random.key(seed)", layer=layer
-        )
 
 
 def check_training_key(key: Any, layer: str = "") -> None:

@@ -50,6 +50,28 @@ def test_other_widths():
     assert difference({"w": np.float64(-1e300)}, {"w": np.float64(1e300)}).ulps > 2**62
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "absolute", "ulps"),
+    [
+        ([1.0, np.nan], [1.0, 2.0], np.inf, 0x7FC00000 - 0x40000000),
+        ([np.nan, np.inf, -np.inf], [np.nan, np.inf, -np.inf], 0.0, 0),
+        ([np.inf, 1.0], [np.inf, 1.5], 0.5, 2**22),
+        ([np.inf], [-np.inf], np.inf, 2 * 0x7F800000),
+        (np.complex64([1 + 1j]), np.complex64([1 + 9j]), 8.0, (3 << 23) + 2**20),
+        (np.complex64(complex(np.nan, 1)), np.complex64(complex(np.nan, 2)), 1.0, 2**23),
+        (np.uint8([1]), np.uint8([255]), 254.0, 254),
+        (np.int64([2**62]), np.int64([2**62 + 1]), 1.0, 1),
+        ([True, False], [True, True], 1.0, 1),
+    ],
+)
+def test_no_difference_is_hidden(a, b, absolute, ulps):
+    a, b = (x if isinstance(x, np.ndarray | np.generic) else jnp.asarray(x) for x in (a, b))
+    expected = Difference("z" if absolute else "", absolute, ulps)
+    others = {"a": jnp.ones(2), "zz": jnp.array([jnp.inf, 1.0])}
+    assert difference({**others, "z": a}, {**others, "z": b}) == expected
+    assert difference({**others, "z": b}, {**others, "z": a}) == expected
+
+
 def test_other_trees_are_refused():
     with pytest.raises(
         ValueError,

@@ -200,7 +200,15 @@ def test_weights_that_are_all_zero_or_bfloat16_can_be_drawn(tmp_path):
         (np.ones((4, 0)), (2, 2), 1, r"got w \[4, 0\]"),
         (np.ones((4, 2)), (4,), 1, r"got w \[4, 2\] and \(4,\)"),
         (np.ones((8, 2)), (2, 2, 2), 1, r"with K 1 or 3, got w \[8, 2\] and \(2, 2, 2\)"),
-        (np.ones((4, 2)), (2, 2), 0, "expected count >= 1, got 0; it is how many images"),
+        (np.ones((6, 2)), 6, 1, r"got w \[6, 2\] and \(6,\)"),
+        (np.ones((6, 2)), (2.0, 3), 1, r"got w \[6, 2\] and \(2.0, 3\)"),
+        (np.ones((4, 2)), (2, 2), 2.5, "expected count >= 1, an integer, got 2.5; it is how many"),
+        (
+            np.ones((4, 2)),
+            (2, 2),
+            0,
+            "expected count >= 1, an integer, got 0; it is how many images",
+        ),
         (np.full((4, 2), np.nan), (2, 2), 1, "expected w finite, got NaN or infinity; see where"),
     ],
 )
@@ -400,7 +408,9 @@ def test_no_mistake_is_said(tmp_path):
             r"got \[5, 3\] from 0 to 2.7; pass fdl.softmax\(",
         ),
         ({"probabilities": -PROBABILITIES}, r"got \[5, 3\] from -0.9 to"),
-        ({"count": 0}, "expected count >= 1, got 0; it is how many images"),
+        ({"predicted": PREDICTED - 3}, r"labels and predicted >= 0, got -\d; leave out what has"),
+        ({"labels": LABELS - 3}, r"expected labels and predicted >= 0, got -\d; leave out what"),
+        ({"count": 0}, "expected count >= 1, an integer, got 0; it is how many images"),
     ],
 )
 def test_mistakes_of_wrong_shapes_are_refused(changes, message):
@@ -425,6 +435,12 @@ def test_the_counts_are_written_in(tmp_path):
     assert texts(axes.get_xticklabels()) == ["cat", "dog", "elephant"]
     assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
     assert_can_be_saved(figure, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
+def test_whole_floats_are_counts(dtype):
+    figure = draw.confusion(np.asarray([[5, 1], [0, 4]], dtype), ["cat", "dog"])
+    assert texts(figure.axes[0].texts) == ["5", "1", "4"]
 
 
 def test_mistakes_have_colour_and_right_answers_are_grey():
@@ -461,6 +477,7 @@ def test_long_names_are_turned_and_long_numbers_shrink():
         (np.ones((0, 0), int), None, r"got \[0, 0\]; use fdl.confusion_matrix"),
         (3, None, r"got \[\] with 3; use fdl.confusion_matrix"),
         ([[1, -1], [0, 1]], None, r"got \[2, 2\] with -1; use fdl.confusion_matrix"),
+        (np.full((2, 2), np.nan), None, r"of counts, integers, got float64 \[2, 2\]"),
         (np.eye(2) / 2, None, r"of counts, integers, got float64 \[2, 2\]"),
         ([[1, 0], [0, 1]], ["a"], "expected 2 class_names, got 1; give one for each"),
     ],
@@ -484,9 +501,20 @@ def test_image_rows_show_each_row_from_its_darkest_to_its_brightest():
     assert shown[3].shape == (3, 4)
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 5), (2, 5, 1), (2, 1, 5, 1), (2, 1, 1, 3)])
+def test_an_image_may_be_one_row_high(shape):
+    figure = image_rows({"a": np.zeros(shape)})
+    sizes = [axes.images[0].get_array().shape[:2] for axes in figure.axes]
+    assert sizes == [shape[1:3]] * 2
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        (
+            [np.ones((2, 3, 3))],
+            "image_rows: expected a dict name -> images, got a list; name each row",
+        ),
         ({}, "image_rows: expected rows of one length, got none; every column is one image and "),
         (
             {"a": np.ones((2, 3, 3)), "b": np.ones((3, 3, 3))},

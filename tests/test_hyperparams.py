@@ -340,6 +340,10 @@ def test_under_float64_it_is_float64():
             "set_hyperparams: expected a finite momentum, got nan; see what computed it",
         ),
         (
+            lambda: set_hyperparams(made(), momentum="0.9"),
+            "set_hyperparams: expected a finite momentum, got 0.9; see what computed it",
+        ),
+        (
             lambda: set_hyperparams(made(0.1), learning_rate=-1.0),
             "learning_rate: expected a finite rate >= 0, got -1.0; the step already goes downhill",
         ),

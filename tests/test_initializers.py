@@ -1,5 +1,6 @@
 """Initializers of weights of one kind: convolutions that keep, matrices that are mostly 0."""
 
+import functools
 import re
 
 import jax
@@ -63,6 +64,65 @@ def test_truncated_normal_is_cut_where_it_is_told():
     assert scipy.stats.kstest(w, exact.cdf).pvalue > 1e-3
 
 
+DRAWN = {
+    "normal": (initializers.normal(0.5), scipy.stats.norm(0, 0.5)),
+    "uniform": (initializers.uniform(0.5), scipy.stats.uniform(-0.5, 1)),
+    "he_normal": (initializers.he_normal, scipy.stats.norm(0, (2 / 400) ** 0.5)),
+    "glorot_uniform": (
+        initializers.glorot_uniform,
+        scipy.stats.uniform(-((6 / 900) ** 0.5), 2 * (6 / 900) ** 0.5),
+    ),
+    "truncated": (initializers.truncated_normal(0.5), scipy.stats.truncnorm(-2, 2, scale=0.5)),
+    "tail": (initializers.truncated_normal(1.0, 3.0, 5.0), scipy.stats.truncnorm(3, 5)),
+    "half": (
+        initializers.truncated_normal(1.0, -np.inf, 0.0),
+        scipy.stats.truncnorm(-np.inf, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", DRAWN)
+def test_narrow_values_have_the_moments_of_their_distribution(name, dtype):
+    """Drawn in so few digits they would not: each is what float32 would have had, rounded."""
+    init, exact = DRAWN[name]
+    w = init(KEY, (400, 500), dtype)
+    assert w.dtype == dtype
+    np.testing.assert_array_equal(w, init(KEY, (400, 500)).astype(dtype))
+    w = np.asarray(w, np.float64)
+    assert abs(w.mean() - exact.mean()) < 3 * exact.std() / w.size**0.5 + 1e-5
+    kurtosis = float(exact.stats("k"))
+    assert abs(w.var() / exact.var() - 1) < 3 * ((kurtosis + 2) / w.size) ** 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, jnp.float32])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: initializers.normal(x),
+        lambda x: initializers.uniform(x),
+        lambda x: initializers.truncated_normal(x, -x, x),
+        lambda x: initializers.variance_scaling(x, "fan_in", "normal"),
+        lambda x: initializers.orthogonal(x),
+        lambda x: initializers.identity(x),
+        lambda x: initializers.sparse(x, x),
+        lambda x: initializers.constant(x),
+        lambda x: initializers.scaled(initializers.he_normal, x),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_every_kind_of_number_is_an_option(make, number, dtype, standard_promotion):
+    w = make(number(0.5))(KEY, (3, 2), dtype)
+    assert w.dtype == dtype
+    np.testing.assert_array_equal(w, make(0.5)(KEY, (3, 2), dtype))
+
+
+def test_a_matrix_of_integers():
+    for init in (initializers.identity(2), initializers.scaled(initializers.ones, 2)):
+        w = init(None, (2, 2), jnp.int32)
+        assert w.dtype == jnp.int32 and int(w.max()) == 2
+
+
 @pytest.mark.bits
 @pytest.mark.parametrize(
     ("init", "shape"),
@@ -114,8 +174,88 @@ MISTAKES = {
     ),
     "truncated": (
         lambda: initializers.truncated_normal(1.0, 2.0, -2.0),
-        "truncated_normal: expected lower < upper, got 2.0 and -2.0; give the smaller one first",
+        "truncated_normal: expected numbers lower < upper, got 2.0 and -2.0; give the smaller one",
     ),
+    "truncated_by_texts": (
+        lambda: initializers.truncated_normal(0.1, "a", "b"),
+        "truncated_normal: expected numbers lower < upper, got 'a' and 'b'; give the smaller one",
+    ),
+    "truncated_by_nan": (
+        lambda: initializers.truncated_normal(0.1, np.nan, 1.0),
+        "truncated_normal: expected numbers lower < upper, got nan and 1.0; give the smaller one",
+    ),
+    **{
+        f"{make.__name__}_{value}": (
+            functools.partial(make, value, *rest),
+            f"{make.__name__}: expected {expected}, got {value}; {remedy}",
+        )
+        for make, rest, values, expected, remedy in [
+            (initializers.normal, (), (-1.0, np.nan), "a finite stddev >= 0", "values are"),
+            (initializers.truncated_normal, (), (-1.0,), "a finite stddev >= 0", "values are"),
+            (initializers.uniform, (), (-1.0, 0.0, np.inf), "a finite limit > 0", "values lie"),
+            (
+                initializers.variance_scaling,
+                ("fan_in", "normal"),
+                (-1.0, 0.0),
+                "a finite scale > 0",
+                "the variance of the weights is scale / fan",
+            ),
+            (initializers.orthogonal, (), (-1.0,), "a finite scale > 0", "the length of every"),
+            (initializers.identity, (), (np.nan,), "a finite scale", "the weights are"),
+        ]
+        for value in values
+    },
+    "factor": (
+        lambda: initializers.scaled(initializers.ones, np.inf),
+        "scaled: expected a finite factor, got inf; the weights are multiplied by it",
+    ),
+    "text": (
+        lambda: initializers.normal("0.1"),
+        "normal: expected a finite stddev >= 0, got '0.1'; pass a number",
+    ),
+    "sparse_stddev": (
+        lambda: initializers.sparse(0.5, -1.0),
+        "normal: expected a finite stddev >= 0, got -1.0; values are multiplied by it",
+    ),
+    **{
+        f"shape_{shape}": (
+            functools.partial(initializers.normal(), KEY, shape),
+            f"normal: expected a shape, a sequence of integers >= 0, got {shape!r}; pass a tuple",
+        )
+        for shape in (3, (3, -1), (2.0, 3), "ab", None)
+    },
+    **{
+        f"shape_of_{init}": (
+            functools.partial(make, KEY, 3),
+            f"{init}: expected a shape, a sequence of integers >= 0, got 3; pass a tuple such",
+        )
+        for init, make in {
+            "zeros": initializers.zeros,
+            "constant": initializers.constant(1.0),
+            "identity": initializers.identity(),
+            "sparse": initializers.sparse(0.5),
+            "dirac": initializers.dirac(),
+            "fans": initializers.he_normal,
+        }.items()
+    },
+    **{
+        f"key_{said}": (
+            functools.partial(initializers.uniform(), key, (4, 4)),
+            f"uniform: expected one random key, got {said}; make it with jax.random.key(seed)",
+        )
+        for key, said in [(0, "0"), (jax.random.split(KEY, 3), "key<fry> [3]")]
+    },
+    **{
+        f"dtype_{dtype}": (
+            functools.partial(init, KEY, (4, 4), dtype),
+            f"{name}: expected a floating dtype, got {dtype!r}; draw in float32, and convert with",
+        )
+        for name, init, dtype in [
+            ("normal", initializers.normal(), "int32"),
+            ("truncated_normal", initializers.truncated_normal(), "float99"),
+            ("orthogonal", initializers.orthogonal(), "int8"),
+        ]
+    },
     "no_key": (
         lambda: initializers.sparse(0.5)(None, (4, 4)),
         "expected a random key, got None; pass jax.random.key(seed)",

@@ -345,6 +345,55 @@ def test_other_dtypes_are_measured_as_float32():
         assert fdl.look.principal_components(h, 2)[0].dtype == jnp.float32
 
 
+MISUSES = {
+    "number": (
+        lambda m, x: fdl.capture(m, 3),
+        "capture: expected patterns as texts, got 3; pass each by itself, as in capture(model, ",
+    ),
+    "list": (
+        lambda m, x: fdl.capture(m, ["dense_0"]),
+        "capture: expected patterns as texts, got ['dense_0']; pass each by itself, as in ",
+    ),
+    "function": (
+        lambda m, x: fdl.capture(fdl.relu, "**"),
+        "pattern '**': expected at least one match among 0 paths, got none; the nearest are none",
+    ),
+    "shape": (
+        lambda m, x: fdl.summary(m, (2, 4)),
+        "summary: expected x as an array or a jax.ShapeDtypeStruct, got (2, 4); give a shape as ",
+    ),
+    **{
+        f"classes_{classes}": (
+            lambda m, x, classes=classes: fdl.linear_readout(
+                (x, np.array([0, 1])), (x, np.array([0, 1])), classes
+            ),
+            f"linear_readout: expected classes >= 1, an integer, got {classes!r}; it is how many ",
+        )
+        for classes in (2.0, "2")
+    },
+    "table": (
+        lambda m, x: fdl.look.comparison_table([1]),
+        "comparison_table: expected the result of fdl.compare_optimizers, got [1]; pass at least ",
+    ),
+    "table_of_numbers": (
+        lambda m, x: fdl.look.comparison_table({"sgd": 1}),
+        "comparison_table: expected the result of fdl.compare_optimizers, got {'sgd': 1}; pass ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_a_misuse_is_told(name):
+    wrong, said = MISUSES[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        wrong(fdl.models.mlp([5], 3), jnp.ones((2, 4)))
+
+
+def test_the_summary_of_a_function_has_its_row():
+    text = fdl.summary(fdl.relu, jax.ShapeDtypeStruct((2, 4), "float32"))
+    assert "relu" in text.splitlines()[1] and text.splitlines()[-1].startswith("0 parameters")
+
+
 def test_capture_needs_a_pattern():
     with pytest.raises(
         ValueError, match=r"^capture: expected a pattern, got none; pass '\*\*' for"
@@ -392,10 +441,22 @@ def test_components_of_a_constant_are_zero():
     assert not coordinates.any() and not share.any()
 
 
-@pytest.mark.parametrize(("shape", "count"), [((4, 3), 4), ((2, 3), 3), ((4, 3), 0)])
+@pytest.mark.parametrize("size", [1e-25, 1e25, 3e37])
+def test_components_do_not_depend_on_the_unit(size):
+    h = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    coordinates, share = principal_components(h)
+    found, same = principal_components(h * np.float32(size))
+    assert_near(same, share, 1e-5)
+    np.testing.assert_allclose(found / np.float32(size), coordinates, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((4, 3), 4), ((2, 3), 3), ((4, 3), 0), ((4, 3), 1.5), ((4, 3), "2"), ((4, 3), True)],
+)
 def test_more_components_than_there_are_is_an_error(shape, count):
     said = rf"^principal_components: expected 1 to {min(shape)} components of h \[{shape[0]}, 3\], "
-    with pytest.raises(ValueError, match=f"{said}got {count}"):
+    with pytest.raises(ValueError, match=f"{said}got {count!r}; ask"):
         principal_components(np.ones(shape, np.float32), count)
 
 

@@ -178,6 +178,15 @@ def test_updates_of_another_dtype_pass_strict_promotion():
             {"w": jnp.ones(3), "b": jnp.ones(())},
             "expected one shape in params and updates at 'w', got [2] and [3]; make both from the ",
         ),
+        # Shapes that could be added.
+        (
+            {"w": jnp.ones((3, 2)), "b": jnp.ones(())},
+            "expected one shape in params and updates at 'w', got [2] and [3, 2]; make both from ",
+        ),
+        (
+            {"w": jnp.ones(2), "b": jnp.ones(1)},
+            "expected one shape in params and updates at 'b', got [] and [1]; make both from the ",
+        ),
     ],
 )
 def test_updates_of_another_tree_are_refused(updates, message):

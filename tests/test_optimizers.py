@@ -589,6 +589,61 @@ MISTAKES = {
         lambda: optim.rprop(0.1, eta_minus=1.2, eta_plus=0.5),
         "rprop: expected eta_minus in (0, 1) and eta_plus > 1, got 1.2 and 0.5; 0.5 and 1.2",
     ),
+    "step_sizes": (
+        lambda: optim.rprop(0.1, min_step_size=2.0, max_step_size=1.0),
+        "rprop: expected 0 <= min_step_size <= max_step_size, got 2.0 and 1.0; they bound every",
+    ),
+    "step_size": (
+        lambda: optim.rprop(0.1, min_step_size=-1.0),
+        "rprop: expected 0 <= min_step_size <= max_step_size, got -1.0 and 50.0; they bound every",
+    ),
+    "step_size_nan": (
+        lambda: optim.rprop(0.1, max_step_size=float("nan")),
+        "rprop: expected 0 <= min_step_size <= max_step_size, got 1e-06 and nan; they bound every",
+    ),
+    "text_in_a_decay": (
+        lambda: fdl.adam(0.1, b1="0.9"),
+        "scale_by_adam: expected b1 in [0, 1), got '0.9'; pass a number",
+    ),
+    "text_in_adafactor": (
+        lambda: optim.adafactor("0.1"),
+        "learning_rate: expected a finite rate >= 0, got '0.1'; pass a number",
+    ),
+    "no_rate": (
+        lambda: fdl.sgd(None),
+        "learning_rate: expected a finite rate >= 0, got None; pass a number",
+    ),
+    "chain": (
+        lambda: optim.chain(0.1),
+        "chain: expected a transformation, got 0.1; pass what a factory such as sgd(0.1) gives",
+    ),
+    "lookahead": (
+        lambda: optim.lookahead(fdl.sgd, 2, 0.5),
+        "lookahead: expected a transformation, got <function sgd at",
+    ),
+    "masked": (
+        lambda: optim.masked(3, "**/w"),
+        "masked: expected a transformation, got 3; pass what a factory such as sgd(0.1) gives",
+    ),
+    **{
+        f"mask_{mask}": (
+            functools.partial(optim.masked, fdl.sgd(0.1), mask),
+            "masked: expected path patterns, a pytree of bool or a function of params, got "
+            f"{mask!r}; '**/w' takes all weights",
+        )
+        for mask in (3, None, {"w": 1.0})
+    },
+    **{
+        f"accumulate_{k}": (
+            functools.partial(optim.accumulate, fdl.sgd(0.1), k),
+            f"accumulate: expected every_k_schedule >= 1, a whole number, got {k!r}; ",
+        )
+        for k in (2.5, "2", None, 0)
+    },
+    "inject": (
+        lambda: optim.inject_hyperparams(0.1),
+        "inject_hyperparams: expected a factory of optimizers, got 0.1; pass sgd itself, and its ",
+    ),
     "integers": (
         lambda: fdl.adam(0.1).init({"w": jnp.ones(2), "n": {"k": jnp.arange(3)}}),
         "scale_by_adam: expected parameters of a floating dtype, got int32 at 'n/k'; keep what is ",
@@ -656,6 +711,129 @@ MISTAKES = {
         "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; pass the state of ",
     ),
 }
+
+
+LEAST = "with others steps turn around, or into NaN"
+
+# What is refused: factory and arguments -> (who refuses, what is expected).
+OUT_OF_RANGE = [
+    *(
+        (functools.partial(make, 0.1), name, value, f"{who}: expected a finite {name} >= 0", LEAST)
+        for value in (-1e-3, float("nan"), float("inf"))
+        for who, names, makes in [
+            ("scale_by_adam", "eps eps_root", (fdl.adam, fdl.adamw, optim.nadam, optim.nadamw)),
+            ("scale_by_adam", "eps eps_root", (optim.lamb,)),
+            ("scale_by_amsgrad", "eps eps_root", (optim.amsgrad,)),
+            ("scale_by_belief", "eps eps_root", (optim.adabelief,)),
+            ("scale_by_adamax", "eps", (optim.adamax,)),
+            ("scale_by_radam", "eps eps_root", (optim.radam,)),
+            (
+                "nadam",
+                "eps eps_root",
+                (functools.partial(optim.nadam, momentum_decay=0.004),),
+            ),
+            ("nadam", "momentum_decay", (optim.nadam,)),
+            ("scale_by_rss", "eps initial_accumulator_value", (optim.adagrad,)),
+            ("scale_by_rms", "eps initial_scale", (fdl.rmsprop,)),
+            (
+                "scale_by_stddev",
+                "eps initial_scale",
+                (functools.partial(fdl.rmsprop, centered=True),),
+            ),
+            ("scale_by_rms", "eps", (optim.schedule_free_adamw,)),
+            ("schedule_free", "weight_lr_power", (optim.schedule_free_sgd,)),
+            ("scale_by_adadelta", "eps", (optim.adadelta,)),
+            ("scale_by_trust_ratio", "eps", (optim.lars,)),
+            ("scale_by_trust_ratio", "min_norm", (lambda _, **k: optim.scale_by_trust_ratio(**k),)),
+            ("scale_by_soap", "eps", (optim.soap,)),
+            ("scale_by_muon", "eps", (optim.muon,)),
+            (
+                "scale_by_param_block_rms",
+                "min_scale",
+                (lambda _, **k: optim.scale_by_param_block_rms(**k),),
+            ),
+        ]
+        for make in makes
+        for name in names.split()
+    ),
+    *(
+        (make, name, value, f"{who}: expected {expected}", remedy)
+        for make, name, values, who, expected, remedy in [
+            (
+                functools.partial(optim.adafactor, 0.1),
+                *("eps", (-1.0,), "scale_by_factored_rms", "a finite epsilon >= 0", LEAST),
+            ),
+            (
+                functools.partial(optim.adafactor, 0.1),
+                *("decay_rate", (0.0, -1.0), "scale_by_factored_rms", "a finite decay_rate > 0"),
+                "the memory grows as t does to this power",
+            ),
+            (
+                functools.partial(optim.muon, 0.1),
+                *("adam_eps_root", (-1.0,), "scale_by_adam", "a finite eps_root >= 0", LEAST),
+            ),
+            (
+                functools.partial(optim.muon, 0.1),
+                *("consistent_rms", (0.0,), "scale_by_shape", "a finite consistent_rms > 0"),
+                "0.2 is AdamW's size",
+            ),
+            (
+                functools.partial(optim.lars, 0.1),
+                *("trust_coefficient", (-1.0, 0.0), "scale_by_trust_ratio"),
+                *("a finite trust_coefficient > 0", "it is the part of |W| to move by"),
+            ),
+            (
+                functools.partial(optim.radam, 0.1),
+                *("threshold", (3.0, float("nan"))),
+                *("scale_by_radam", "a finite threshold >= 4", LEAST),
+            ),
+            (
+                functools.partial(optim.adaptive_grad_clip, 0.1),
+                *("eps", (0.0, -1.0), "adaptive_grad_clip", "a finite eps > 0"),
+                "zeros could not begin to move",
+            ),
+            (
+                functools.partial(optim.schedule_free_sgd, 0.1),
+                *("b1", (0.0,), "schedule_free", "a finite b1 > 0"),
+                "the average is found by dividing by it",
+            ),
+            (
+                fdl.adam,
+                "learning_rate",
+                ("0.1", True, None),
+                "learning_rate",
+                "a finite rate >= 0",
+                "",
+            ),
+        ]
+        for value in values
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "value", "told", "remedy"), OUT_OF_RANGE)
+def test_a_number_out_of_range_is_refused(make, name, value, told, remedy):
+    text = f"{told}, got {value!r}; {remedy or 'pass a number'}"
+    with pytest.raises(ValueError, match="^" + re.escape(text) + "$"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "number", [np.float64, np.float32, jnp.float32, lambda x: jnp.asarray(x, jnp.bfloat16)]
+)
+def test_every_kind_of_number_is_an_option(number):
+    """Of NumPy, of JAX, traced, and a schedule for the rate."""
+    g = w = jnp.array([1.0, -2.0])
+
+    def step(rate, eps):
+        optimizer = fdl.adam(rate, eps=eps)
+        return optimizer.update(g, optimizer.init(w))[0]
+
+    expected = step(0.25, 0.5)
+    rate, eps = number(0.25), number(0.5)
+    for found in (step(rate, eps), jax.jit(step)(rate, eps), step(lambda count: rate, eps)):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not jnp.isfinite(jax.jit(step)(rate, number(np.nan))).any()
 
 
 @pytest.mark.parametrize("name", MISTAKES)

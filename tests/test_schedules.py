@@ -162,6 +162,47 @@ def test_a_warm_up_and_a_cosine_stay_between_their_ends(init, peak, warmup, leng
         assert float(schedule(min(count + length // 7 + 1, LAST))) <= float(schedule(count)) + slack
 
 
+FRACTIONAL = {
+    "linear_schedule": (1.0, 0.1, 2.5, 1.3),
+    "polynomial_schedule": (1.0, 0.1, 2.0, 7.3, 2.2),
+    "cosine_decay_schedule": (1.0, 5.7, 0.1, 1.3),
+    "exponential_decay": (1.0, 2.5, 0.5, 1.5, False, 0.05),
+    "warmup_constant_schedule": (0.1, 1.0, 2.5),
+    "warmup_cosine_decay_schedule": (0.0, 1.0, 2.5, 10.5, 0.1),
+    "warmup_exponential_decay_schedule": (0.1, 1.0, 2.5, 3.5, 0.5, 1.2, True),
+    "piecewise_constant_schedule": (1.0, {2.5: 0.5, 4.5: 0.3}),
+    "piecewise_interpolate_schedule": ("cosine", 1.0, {2.5: 0.5, 6.5: 0.3}),
+    "linear_onecycle_schedule": (12.5, 1.0),
+    "cosine_onecycle_schedule": (12.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", FRACTIONAL)
+def test_a_fraction_of_a_step_counts_as_in_optax(name):
+    """As 0.05 * total is: the end is reached between two counts."""
+    ours = getattr(optim, name)(*FRACTIONAL[name])
+    found = jax.jit(jax.vmap(ours))(jnp.arange(20))
+    each = [float(ours(count)) for count in range(20)]
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = getattr(optax, name)(*FRACTIONAL[name])
+        expected = jax.jit(jax.vmap(lambda count: jnp.float32(theirs(count))))(jnp.arange(20))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.2e-7)
+    np.testing.assert_allclose(each, expected, rtol=0, atol=1.2e-7)
+
+
+def test_a_fraction_of_a_step_counts_under_vmap_and_far_along():
+    def at_3(length, begin):
+        return optim.linear_schedule(1.0, 0.0, length, begin)(jnp.int32(3))
+
+    found = jax.vmap(at_3)(jnp.array([2.5, 2.5, 4.0]), jnp.array([0.5, 1.5, 0.0]))
+    np.testing.assert_allclose(found, [0.0, 0.4, 0.25], atol=1e-7)
+    stairs = jax.vmap(lambda t: optim.exponential_decay(1.0, t, 0.5, 0, True)(jnp.int32(5)))
+    np.testing.assert_array_equal(stairs(jnp.array([2.5, 4.0])), [0.25, 0.5])
+    # A float32 has no 2^24 + 1.5.
+    late = optim.linear_schedule(1.0, 0.0, 2.0, 2**24 + 1.5)
+    assert [float(late(jnp.int32(2**24 + n))) for n in (1, 2, 3, 4)] == [1.0, 0.75, 0.25, 0.0]
+
+
 def test_a_schedule_without_a_warm_up():
     for schedule in (
         optim.warmup_constant_schedule(0.0, 0.5, 0),
@@ -270,6 +311,43 @@ def test_the_example_draws_every_schedule(tmp_path):
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, transition_begin=-1),
             "exponential_decay: expected transition_begin >= 0, got -1; it is a number of steps",
+        ),
+        (
+            lambda: optim.linear_schedule(0.1, 0.0, "10"),
+            "linear_schedule: expected transition_steps >= 1, got '10'; pass a number",
+        ),
+        (
+            lambda: optim.warmup_cosine_decay_schedule(0.0, "0.1", 1, 10),
+            "warmup_cosine_decay_schedule: expected a finite peak_value, got '0.1'; pass a number",
+        ),
+        (
+            lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 1, "10"),
+            "warmup_cosine_decay_schedule: expected decay_steps >= 0, got '10'; pass a number",
+        ),
+        (
+            lambda: optim.polynomial_schedule(0.1, 0.0, -2, 4),
+            "polynomial_schedule: expected a finite power > 0, got -2; what remains is raised "
+            "to it",
+        ),
+        (
+            lambda: optim.cosine_decay_schedule(0.1, 4, exponent=-1.0),
+            "cosine_decay_schedule: expected a finite exponent > 0, got -1.0; the cosine is raised "
+            "to it",
+        ),
+        (
+            lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
+            "exponential_decay: expected a finite end_value, got nan; a schedule gives it to every "
+            "step",
+        ),
+        (
+            lambda: optim.piecewise_constant_schedule(0.1, {5: "0.5"}),
+            "piecewise_constant_schedule: expected a finite scale >= 0 at 5, got '0.5'; pass a "
+            "number",
+        ),
+        (
+            lambda: optim.cosine_onecycle_schedule(10, 0.1, "0.3"),
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 0.3; they are shares of "
+            "all steps",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.0),

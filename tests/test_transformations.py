@@ -471,8 +471,8 @@ def test_a_partition_that_is_none_is_refused(make, message):
         ),
         (
             lambda: optim.accumulate(fdl.sgd(0.1), 0),
-            "accumulate: expected every_k_schedule >= 1, got 0; it is the number of gradients to "
-            "a step",
+            "accumulate: expected every_k_schedule >= 1, a whole number, got 0; it is the number "
+            "of gradients to a step",
         ),
         (
             lambda: optim.apply_if_finite(fdl.sgd(0.1), -1),

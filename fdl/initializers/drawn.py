@@ -2,59 +2,71 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from fdl.initializers.shape import Initializer, fans, need_key
+from fdl.arguments import check_number, is_number, plain
+from fdl.initializers.shape import Initializer, drawn_in, fans, need_key, sizes
 
 
 def normal(stddev: float = 0.01) -> Initializer:
     """Independent normal values of mean 0.
 
     Args:
-      stddev: their standard deviation, >= 0.
+      stddev: their standard deviation, finite and >= 0.
+
+    Raises:
+      ValueError: another stddev.
 
     Example:
       >>> normal(0.1)(jax.random.key(0), (3, 2)).shape
       (3, 2)
     """
-
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return _normal(need_key(key), tuple(shape), jnp.dtype(dtype), float(stddev))
-
-    return init
+    check_width("normal", stddev)
+    stddev = plain(stddev)
+    return _initializer("normal", lambda *which: _normal(*which, stddev))
 
 
 def uniform(limit: float = 0.01) -> Initializer:
     """Independent values, uniform between -limit and limit; their variance is limit**2 / 3.
 
     Args:
-      limit: > 0.
+      limit: finite and > 0.
+
+    Raises:
+      ValueError: another limit.
 
     Example:
       >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
       True
     """
+    check_number(
+        *("uniform", "a finite limit > 0", limit),
+        lambda limit: 0 < limit < math.inf,
+        "values lie between -limit and limit",
+    )
+    limit = plain(limit)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(need_key(key), shape, dtype, -limit, limit)
+    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    return init
+    return _initializer("uniform", draw)
 
 
 def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
     """Independent values of a normal distribution of mean 0 whose ends are cut off.
 
     Args:
-      stddev: of the whole distribution, >= 0; what is left of it has less (0.88 of it by default).
-      lower: where it is cut, in standard deviations.
-      upper: where it is cut, in standard deviations, > lower.
+      stddev: of the whole distribution, finite and >= 0; what is left of it has less (0.88 of it
+        by default).
+      lower: where it is cut, in standard deviations; may be infinite.
+      upper: where it is cut, in standard deviations, > lower; may be infinite.
 
     Raises:
-      ValueError: lower not below upper.
+      ValueError: another stddev, lower not below upper.
 
     Example:
       >>> w = truncated_normal(0.1)(jax.random.key(0), (1000,))
@@ -63,16 +75,14 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
 
     The same in `jax.nn.initializers.truncated_normal`.
     """
-    if not lower < upper:
+    check_width("truncated_normal", stddev)
+    if not (is_number(lower) and is_number(upper) and lower < upper):
         raise ValueError(
-            f"truncated_normal: expected lower < upper, got {lower} and {upper}; "
+            f"truncated_normal: expected numbers lower < upper, got {lower!r} and {upper!r}; "
             "give the smaller one first"
         )
-
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return _truncated(need_key(key), tuple(shape), jnp.dtype(dtype), stddev, lower, upper)
-
-    return init
+    options = tuple(map(plain, (stddev, lower, upper)))
+    return _initializer("truncated_normal", lambda *which: _truncated(*which, *options))
 
 
 def variance_scaling(
@@ -83,13 +93,13 @@ def variance_scaling(
     """Independent values of mean 0 and variance scale / fan.
 
     Args:
-      scale: > 0.
+      scale: finite and > 0.
       mode: which fan: inputs, outputs, or the mean of both.
       distribution: the full normal distribution (not a truncated one), or the uniform.
 
     Raises:
       PathError: a shape of fewer than two dimensions, which has no fans; no key.
-      ValueError: an unknown mode or distribution.
+      ValueError: another scale, an unknown mode or distribution.
 
     Example:
       >>> w = variance_scaling(1.0, "fan_in", "normal")(jax.random.key(0), (400, 300))
@@ -98,6 +108,11 @@ def variance_scaling(
 
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv 1502.01852, equations 10 and 14.
     """
+    check_number(
+        *("variance_scaling", "a finite scale > 0", scale),
+        lambda scale: 0 < scale < math.inf,
+        "the variance of the weights is scale / fan",
+    )
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(
             f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}; fan_in "
@@ -126,6 +141,32 @@ he_normal = variance_scaling(2.0, "fan_in", "normal")
 he_uniform = variance_scaling(2.0, "fan_in", "uniform")
 lecun_normal = variance_scaling(1.0, "fan_in", "normal")
 lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
+
+
+def check_width(who: str, stddev: Any) -> None:
+    """Refuses a standard deviation that is none.
+
+    Example:
+      >>> check_width("normal", -1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: normal: expected a finite stddev >= 0, got -1.0; ...
+    """
+    check_number(
+        *(who, "a finite stddev >= 0", stddev),
+        lambda stddev: 0 <= stddev < math.inf,
+        "values are multiplied by it",
+    )
+
+
+def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
+    """From `draw(key, shape, dtype)`, which is called with dtypes of 32 bits or more."""
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        exact = drawn_in(dtype, who)
+        return draw(need_key(key, who), sizes(shape, who), exact).astype(dtype)
+
+    return init
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -1,11 +1,14 @@
 """What an initializer is, and what it reads off the shape of the weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from fdl.arguments import check_key
 from fdl.paths import PathError
 
 Initializer = Callable[..., jax.Array]
@@ -21,30 +24,75 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
       (fan_in, fan_out).
 
     Raises:
-      PathError: fewer than two dimensions.
+      PathError: fewer than two dimensions, or no shape.
 
     Example:
       >>> fans((3, 3, 16, 32))
       (144, 288)
     """
+    shape = sizes(shape, "fans")
     if len(shape) < 2:
         raise PathError(
-            f"expected weights [..., in, out], got shape {tuple(shape)}, which has no fans; "
+            f"expected weights [..., in, out], got shape {shape}, which has no fans; "
             "use zeros, normal or uniform here"
         )
     field = math.prod(shape[:-2])
     return shape[-2] * field, shape[-1] * field
 
 
-def need_key(key: Any) -> Any:
+def need_key(key: Any, who: str) -> Any:
     """The key, or an error that says how to make one.
 
     Example:
-      >>> need_key(None)
+      >>> need_key(None, "normal")
       Traceback (most recent call last):
       ...
       fdl.paths.PathError: expected a random key, got None; pass jax.random.key(seed)
     """
     if key is None:
         raise PathError("expected a random key, got None; pass jax.random.key(seed)")
+    check_key(key, who)
     return key
+
+
+def sizes(shape: Any, who: str) -> tuple[int, ...]:
+    """The shape as a tuple.
+
+    Raises:
+      PathError: what is no sequence of integers of at least 0.
+
+    Example:
+      >>> sizes(3, "normal")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: normal: expected a shape, a sequence of integers >= 0, got 3; ...
+    """
+    found = tuple(shape) if isinstance(shape, Iterable) else (None,)
+    if not all(isinstance(size, Integral) and int(size) >= 0 for size in found):
+        raise PathError(
+            f"expected a shape, a sequence of integers >= 0, got {shape!r}; pass a tuple such as "
+            "(4, 3)",
+            layer=who,
+        )
+    return tuple(map(int, found))
+
+
+def drawn_in(dtype: Any, who: str) -> Any:
+    """The dtype to draw in: float32 for narrower ones, whose few values would be drawn unevenly.
+
+    Raises:
+      PathError: a dtype that is not floating, or is none.
+
+    Example:
+      >>> drawn_in(jnp.bfloat16, "normal") == jnp.float32, drawn_in("float64", "normal")
+      (True, 'float64')
+    """
+    try:
+        if jnp.issubdtype(dtype, jnp.inexact):
+            return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+    except TypeError:  # no dtype at all
+        pass
+    raise PathError(
+        f"expected a floating dtype, got {dtype!r}; draw in float32, and convert with astype",
+        layer=who,
+    )

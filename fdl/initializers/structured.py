@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number, plain
 from fdl.initializers.drawn import normal
-from fdl.initializers.shape import Initializer, fans, need_key
+from fdl.initializers.shape import Initializer, drawn_in, fans, need_key, sizes
 from fdl.paths import PathError
 
 
@@ -19,7 +20,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
       >>> zeros(None, (2,))
       Array([0., 0.], dtype=float32)
     """
-    return jnp.zeros(shape, dtype)
+    return jnp.zeros(sizes(shape, "zeros"), dtype)
 
 
 def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -29,7 +30,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
       >>> ones(None, (2,))
       Array([1., 1.], dtype=float32)
     """
-    return jnp.ones(shape, dtype)
+    return jnp.ones(sizes(shape, "ones"), dtype)
 
 
 def constant(value: float) -> Initializer:
@@ -41,7 +42,7 @@ def constant(value: float) -> Initializer:
     """
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.full(shape, value, dtype)
+        return jnp.full(sizes(shape, "constant"), value, dtype)
 
     return init
 
@@ -50,7 +51,11 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
     Args:
-      scale: > 0. The shape `[..., out]` is taken as the matrix `[prod(...), out]`.
+      scale: finite and > 0. The shape `[..., out]` is taken as the matrix `[prod(...), out]`.
+
+    Raises:
+      ValueError: another scale.
+      PathError: a shape of fewer than two dimensions, no key.
 
     Example:
       >>> w = orthogonal()(jax.random.key(0), (4, 2))
@@ -62,12 +67,19 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     section 5, for the signs that make the matrix uniform.
     """
 
+    check_number(
+        *("orthogonal", "a finite scale > 0", scale),
+        lambda scale: 0 < scale < math.inf,
+        "the length of every vector is multiplied by it",
+    )
+    scale = plain(scale)
+
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         square = (max(rows, columns), min(rows, columns))
-        exact = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # there is no QR in less
-        q, r = jnp.linalg.qr(jax.random.normal(need_key(key), square, exact))
+        exact = drawn_in(dtype, "orthogonal")
+        q, r = jnp.linalg.qr(jax.random.normal(need_key(key, "orthogonal"), square, exact))
         q = q * jnp.sign(jnp.diagonal(r))
         return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
 
@@ -78,9 +90,10 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     """A convolution that is an orthogonal map at its middle place, and 0 elsewhere.
 
     Args:
-      scale: > 0. Shapes are `[*spatial, in, out]` with in <= out.
+      scale: finite and > 0. Shapes are `[*spatial, in, out]` with in <= out.
 
     Raises:
+      ValueError: another scale.
       PathError: a shape without spatial axes, or with in > out.
 
     Example:
@@ -92,6 +105,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1, for which images keep their length
     through any number of layers.
     """
+    matrix = orthogonal(scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = _kernel("delta_orthogonal", shape)
@@ -100,8 +114,8 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
                 f"expected weights [*spatial, in, out] with in <= out, got shape {tuple(shape)}; "
                 "give the layer as many features as it has inputs"
             )
-        middle = orthogonal(scale)(key, (inputs, outputs), dtype)
-        return jnp.zeros(shape, dtype).at[_middle(field)].set(middle)
+        middle = matrix(key, (inputs, outputs), dtype)
+        return jnp.zeros(sizes(shape, "zeros"), dtype).at[_middle(field)].set(middle)
 
     return init
 
@@ -133,7 +147,7 @@ def dirac(groups: int = 1) -> Initializer:
                 "groups of its convolution"
             )
         one = jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
-        return jnp.zeros(shape, dtype).at[_middle(field)].set(one)
+        return jnp.zeros(sizes(shape, "zeros"), dtype).at[_middle(field)].set(one)
 
     return init
 
@@ -141,7 +155,11 @@ def dirac(groups: int = 1) -> Initializer:
 def identity(scale: float = 1.0) -> Initializer:
     """The matrix that gives out its input, times `scale`; 0 beyond the square. Needs no key.
 
+    Args:
+      scale: finite.
+
     Raises:
+      ValueError: a scale that is not finite.
       PathError: a shape that is no matrix.
 
     Example:
@@ -151,11 +169,13 @@ def identity(scale: float = 1.0) -> Initializer:
 
     Source: Le, Jaitly and Hinton 2015, arXiv 1504.00941, section 3, for recurrent weights.
     """
+    _check_factor("identity", "scale", scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        shape = sizes(shape, "identity")
         if len(shape) != 2:
-            raise PathError(f"expected weights [in, out], got shape {tuple(shape)}; use dirac here")
-        return scale * jnp.eye(shape[0], shape[1], dtype=dtype)
+            raise PathError(f"expected weights [in, out], got shape {shape}; use dirac here")
+        return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)
 
     return init
 
@@ -165,10 +185,10 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 
     Args:
       share: of each column that is 0, in [0, 1); rounded up to whole inputs.
-      stddev: of the others.
+      stddev: of the others, finite and >= 0.
 
     Raises:
-      ValueError: a share outside [0, 1).
+      ValueError: a share outside [0, 1), another stddev.
       PathError: a shape that is no matrix.
 
     Example:
@@ -179,18 +199,19 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5;
     `torch.nn.init.sparse_`.
     """
-    if not 0 <= share < 1:
-        raise ValueError(
-            f"sparse: expected a share in [0, 1) that is 0, got {share}; 0.9 leaves one in ten"
-        )
+    check_number(
+        *("sparse", "a share in [0, 1) that is 0", share),
+        lambda share: 0 <= share < 1,
+        "0.9 leaves one in ten",
+    )
+    draw = normal(stddev)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        shape = sizes(shape, "sparse")
         if len(shape) != 2:
-            raise PathError(
-                f"expected weights [in, out], got shape {tuple(shape)}; use normal here"
-            )
-        values, order = jax.random.split(need_key(key))
-        w = normal(stddev)(values, shape, dtype)
+            raise PathError(f"expected weights [in, out], got shape {shape}; use normal here")
+        values, order = jax.random.split(need_key(key, "sparse"))
+        w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
         return jnp.where(rank < math.ceil(share * shape[0]), jnp.zeros_like(w), w)
 
@@ -207,6 +228,12 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
       initializer: any.
       factor: finite.
 
+    Returns:
+      An initializer that gives what the other gives, in the same dtype.
+
+    Raises:
+      ValueError: a factor that is not finite.
+
     Example:
       >>> scaled(ones, 0.5)(None, (2,))
       Array([0.5, 0.5], dtype=float32)
@@ -214,20 +241,31 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
     Source: Radford et al. 2019, GPT-2, section 2.3; Goyal et al. 2017, arXiv 1706.02677, section
     5.1, for the zero.
     """
+    _check_factor("scaled", "factor", factor)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return factor * initializer(key, shape, dtype)
+        w = initializer(key, shape, dtype)
+        return jnp.asarray(factor, w.dtype) * w
 
     return init
 
 
+def _check_factor(who: str, name: str, value: Any) -> None:
+    check_number(
+        *(who, f"a finite {name}", value),
+        lambda value: -math.inf < value < math.inf,
+        "the weights are multiplied by it",
+    )
+
+
 def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    shape = sizes(shape, name)
     if len(shape) < 3:
         raise PathError(
-            f"expected the weights of a convolution [*spatial, in, out], got shape {tuple(shape)}; "
+            f"expected the weights of a convolution [*spatial, in, out], got shape {shape}; "
             f"{name} has no meaning elsewhere, use orthogonal or identity"
         )
-    return tuple(shape)
+    return shape
 
 
 def _middle(field: Sequence[int]) -> tuple[int, ...]:

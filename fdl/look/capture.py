@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fdl import paths
-from fdl.layer import Layer, Params, State
+from fdl.layer import Layer, Params, State, as_layer
 
 # What a tapped layer adds to the state it gives back. Values leave a network only by being
 # returned, so `jit`, `grad`, `vmap` and `scan` work on a tapped network as on any other.
@@ -24,7 +24,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
       called more than once gives `path`, `path#1`, and so on.
 
     Raises:
-      ValueError: no pattern, or one that matches no layer; the message lists the nearest paths.
+      ValueError: no pattern, one that is no text, or one that matches no layer; the message lists
+        the nearest paths.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -35,6 +36,13 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
       >>> {path: h.shape for path, h in seen.items()}
       {'dense_0': (2, 5), 'dense_1': (2, 3)}
     """
+    model = as_layer(model)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(
+                f"capture: expected patterns as texts, got {pattern!r}; pass each by itself, as in "
+                "capture(model, 'dense_0', 'dense_1')"
+            )
     if not patterns:
         raise ValueError("capture: expected a pattern, got none; pass '**' for every layer")
     order = layer_paths(model)

@@ -13,9 +13,10 @@ class Difference(NamedTuple):
 
     Args:
       path: of the leaf with the largest difference in absolute terms; "" if they are equal.
-      absolute: that difference.
+      absolute: that difference; infinite where one is NaN and the other is not.
       ulps: the largest difference of any element in units in the last place, the number of floating
-        point numbers from one to the other; a tiny value near zero can be many of them away.
+        point numbers from one to the other; a tiny value near zero can be many of them away. Of
+        integers, how many they are apart.
     """
 
     path: str
@@ -27,12 +28,12 @@ def difference(a: Any, b: Any) -> Difference:
     """The largest differences between two pytrees of one structure.
 
     Args:
-      a: a pytree of floating arrays.
+      a: a pytree of arrays; of complex ones the real and imaginary parts are compared.
       b: the same structure, shapes and dtypes.
 
     Returns:
       Difference(path, absolute, ulps); ("", 0.0, 0) exactly where all bits agree (0 and -0 count as
-      equal).
+      equal, and so do NaN and NaN).
 
     Raises:
       ValueError: different paths, shapes or dtypes; names the first.
@@ -52,7 +53,7 @@ def difference(a: Any, b: Any) -> Difference:
                 f"difference: expected the same arrays in both trees, got {kinds[0]} and "
                 f"{kinds[1]} at {path!r}; compare parameters of one model"
             )
-    apart = {path: float(_absolute(left[path], right[path])) for path in left}
+    apart = {path: _absolute(left[path], right[path]) for path in left}
     path = max(apart, key=lambda each: apart[each], default="")
     ulps = max((_ulps(left[each], right[each]) for each in left), default=0)
     return Difference(path if apart.get(path) else "", apart.get(path, 0.0), ulps)
@@ -62,19 +63,39 @@ def _kind(leaf: Any) -> str:
     return "nothing" if leaf is None else f"{jnp.result_type(leaf)} {list(np.shape(leaf))}"
 
 
-def _absolute(a: Any, b: Any) -> Any:
-    gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-    return gap.max(initial=0.0)
+def _absolute(a: Any, b: Any) -> float:
+    """The largest |a - b|, infinite where one of them alone is no number."""
+    a, b = _exact(_parts(a)), _exact(_parts(b))
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(a - b)
+    same = (a == b) | ((a != a) & (b != b))  # inf - inf is NaN
+    gap = np.where(same, 0.0, np.where(gap != gap, np.inf, gap))
+    return float(gap.max(initial=0.0))
 
 
 def _ulps(a: Any, b: Any) -> int:
-    """Floats in order have bit patterns in order, once those of negative ones are mirrored."""
-
-    def rank(x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        bits = x.view(f"i{x.dtype.itemsize}").astype(object if x.dtype.itemsize == 8 else np.int64)
-        lowest = -(2 ** (8 * x.dtype.itemsize - 1))
-        return np.where(bits < 0, lowest - bits, bits)
-
-    gap = np.abs(rank(np.ascontiguousarray(a)) - rank(np.ascontiguousarray(b)))
+    gap = np.abs(_rank(_parts(a)) - _rank(_parts(b)))
     return int(gap.max(initial=0))
+
+
+def _rank(x: np.ndarray) -> np.ndarray:
+    """Floats in order have bit patterns in order, once those of negative ones are mirrored."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return _exact(x)
+    x = np.where(x != x, np.full_like(x, np.nan), x)  # NaN has many bit patterns
+    bits = _exact(x.view(f"i{x.dtype.itemsize}"))
+    lowest = -(2 ** (8 * x.dtype.itemsize - 1))
+    return np.where(bits < 0, lowest - bits, bits)
+
+
+def _exact(x: np.ndarray) -> np.ndarray:
+    """In a dtype that holds any difference of two integers, and of two narrow floats."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(np.float64)
+    return x.astype(object if x.dtype.itemsize == 8 else np.int64)
+
+
+def _parts(x: Any) -> np.ndarray:
+    """The real and the imaginary parts of complex numbers; real ones as they are."""
+    x = np.ascontiguousarray(x)
+    return x.view(x.real.dtype) if np.iscomplexobj(x) else x

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdl.look import panels
+from fdl.arguments import check_count, is_count
+from fdl.look import given, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST = "it is how many images are drawn at most"
 SIGNED = "RdBu_r"  # diverging, and safe for colour-blind eyes; so are petroff10 and Oranges
 
 
@@ -40,7 +42,7 @@ def learning_curves(histories: Any) -> "Figure":
       >>> learning_curves({"small network": history}).axes[0].get_title()
       'loss: at the end 1 in training, 2.5 in validation'
     """
-    runs = panels.runs(histories)
+    runs = given.runs(histories)
     records = [record for history in runs.values() for record in history]
     known = dict.fromkeys(name.removeprefix("val_") for record in records for name in record)
     metrics = [name for name in known if name not in ("step", "epoch", "seconds")]
@@ -85,14 +87,15 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
       >>> figure.axes[0].images[0].get_array().tolist()
       [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    w, shape = panels.finite("weight_images", "w", w), tuple(image_shape)
-    image = len(shape) > 1 and shape[2:] in ((), (1,), (3,))
+    w = given.finite("weight_images", "w", w)
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
+    image = len(shape) > 1 and all(map(is_count, shape)) and shape[2:] in ((), (1,), (3,))
     if not image or w.ndim != 2 or not w.size or len(w) != math.prod(shape):
         raise ValueError(
             "weight_images: expected w [H * W * K, F] and image_shape (H, W) or (H, W, K) with K 1 "
             f"or 3, got w {list(w.shape)} and {shape}; reshape w, or give the shape of the input"
         )
-    _check_count("weight_images", count)
+    count = check_count("weight_images", "count", count, MOST)
     units = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")[:count]
     images = w.T[units].reshape(len(units), *shape)
     most = float(np.abs(images).max())
@@ -140,9 +143,9 @@ def representations(
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
     rows = {"before": before, "after": after}
-    labels = panels.integers("representations", "labels [N]", labels)
+    labels = given.integers("representations", "labels [N]", labels)
     readouts = readouts or {}
-    panels.check_rows(rows, labels, readouts)
+    given.check_rows(rows, labels, readouts)
     width = max(2.5 * len(before), 5.0)
     figure = panels.blank("representations", width + 0.4, 6.0)
     for row, (when, found) in enumerate(rows.items()):
@@ -177,18 +180,19 @@ def mistakes(
       network thought it. If every prediction is right, a figure that says so.
 
     Raises:
-      ValueError: arrays of other shapes or lengths; probabilities outside [0, 1]; a count below 1.
+      ValueError: arrays of other shapes or lengths; a class below 0; probabilities outside [0, 1];
+        a count below 1.
 
     Example:
       >>> figure = mistakes(np.zeros((3, 8, 8)), np.array([0, 1, 2]), np.array([0, 7, 2]))
       >>> figure.axes[0].get_title()
       'true 1\\nsaid 7'
     """
-    images = panels.finite("mistakes", "images", images)
-    labels = panels.integers("mistakes", "labels [N]", labels)
-    predicted = panels.integers("mistakes", "predicted [N]", predicted)
-    _check_count("mistakes", count)
-    confidence = _check_mistakes(images, labels, predicted, probabilities)
+    images = given.finite("mistakes", "images", images)
+    labels = given.integers("mistakes", "labels [N]", labels)
+    predicted = given.integers("mistakes", "predicted [N]", predicted)
+    count = check_count("mistakes", "count", count, MOST)
+    confidence = given.check_mistakes(images, labels, predicted, probabilities)
     wrong = np.flatnonzero(labels != predicted)
     if confidence is not None:
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
@@ -218,7 +222,7 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
     """Which class is taken for which, the mistakes in colour and the right answers in grey.
 
     Args:
-      matrix: [C, C], integer counts, as `confusion_matrix` gives; row: the true class, column: the
+      matrix: [C, C], whole counts, as `confusion_matrix` gives; row: the true class, column: the
         prediction.
       class_names: C texts; by default the numbers.
 
@@ -233,7 +237,7 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
       >>> [text.get_text() for text in figure.axes[0].texts]
       ['5', '1', '4']
     """
-    counts = panels.integers("confusion", "a matrix [C, C] of counts", matrix)
+    counts = given.counts("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:
         raise ValueError(
             f"confusion: expected a matrix [C, C] of counts >= 0, got {list(counts.shape)}"
@@ -268,33 +272,3 @@ def _row_title(axes: Any, text: str) -> None:
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **panels.CENTRED)
     title.set(rotation=90, fontsize=11, weight="bold")
-
-
-def _check_count(caller: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(
-            f"{caller}: expected count >= 1, got {count}; it is how many images are drawn at most"
-        )
-
-
-def _check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
-    """The probability of each prediction; None without probabilities."""
-    alike = labels.shape == predicted.shape == images.shape[:1] and images.size
-    if not alike or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
-        raise ValueError(
-            "mistakes: expected images [N, H, W] or [N, H, W, K] with K 1 or 3, labels [N] and "
-            f"predicted [N], got {list(images.shape)}, {list(labels.shape)} and "
-            f"{list(predicted.shape)}; reshape the images, take the argmax of logits"
-        )
-    if probabilities is None:
-        return None
-    table = panels.finite("mistakes", "probabilities", probabilities)
-    classes = int(predicted.max()) + 1
-    fits = table.ndim == 2 and len(table) == len(labels) and table.shape[1] >= classes
-    if not fits or table.min() < 0 or table.max() > 1.001:
-        span = f" from {table.min():.3g} to {table.max():.3g}" if table.size else ""
-        raise ValueError(
-            f"mistakes: expected probabilities [{len(labels)}, C] in [0, 1] with C >= {classes}, "
-            f"got {list(table.shape)}{span}; pass fdl.softmax(logits)"
-        )
-    return np.take_along_axis(table, predicted[:, None].astype(int), axis=1)[:, 0]

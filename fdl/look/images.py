@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fdl.look import panels
+from fdl.look import given, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
       A `matplotlib.figure.Figure`.
 
     Raises:
-      ValueError: no rows, images of another shape, or rows of different lengths.
+      ValueError: no rows or no dict, images of another shape, or rows of different lengths.
 
     Example:
       >>> import numpy as np
@@ -28,8 +28,13 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
       >>> len(figure.axes)
       6
     """
+    if not isinstance(rows, Mapping):
+        raise ValueError(
+            f"image_rows: expected a dict name -> images, got a {type(rows).__name__}; "
+            "name each row"
+        )
     images = {
-        name: panels.finite("image_rows", f"images in {name!r}", row) for name, row in rows.items()
+        name: given.finite("image_rows", f"images in {name!r}", row) for name, row in rows.items()
     }
     for name, row in images.items():
         if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):
@@ -50,7 +55,7 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
         shown = (row - low) / ((high - low) or 1)
         for column in range(columns):
             axes = figure.add_subplot(len(images), columns, number * columns + column + 1)
-            axes.imshow(shown[column].squeeze(), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(shown[column], cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             if column == 0:
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdl.arguments import check_count, is_count
 from fdl.losses import softmax_cross_entropy
 from fdl.metrics import accuracy
 
@@ -29,8 +30,8 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
       The accuracy on test, in [0, 1].
 
     Raises:
-      ValueError: labels that are not one for each row of h, or not in [0, C); parts of different
-        widths; no rows; numbers that are not finite.
+      ValueError: classes that are no integer; labels that are not one for each row of h, or not in
+        [0, C); parts of different widths; no rows; numbers that are not finite.
 
     Example:
       >>> h, labels = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 0, 1, 1])
@@ -40,6 +41,7 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
     Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
     probes", arXiv 1610.01644; Nesterov 1983 for the acceleration.
     """
+    classes = check_count("linear_readout", "classes", classes, "it is how many labels there are")
     h, h_test = _rows("linear_readout", train[0]), _rows("linear_readout", test[0])
     for rows, labels in ((h, np.asarray(train[1])), (h_test, np.asarray(test[1]))):
         if labels.shape != rows.shape[:1]:
@@ -104,7 +106,8 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
       that makes its largest weight positive.
 
     Raises:
-      ValueError: more components than there are rows or features; numbers that are not finite.
+      ValueError: more components than there are rows or features, or no integer; numbers that are
+        not finite.
 
     Example:
       >>> coordinates, share = principal_components(jnp.array([[0.0, 0.0], [2.0, 2.0]]), 1)
@@ -115,18 +118,28 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
     Source: Pearson 1901; Bishop 2006, "Pattern Recognition and Machine Learning", section 12.1.
     """
     rows = _rows("principal_components", h)
-    if not 1 <= count <= min(rows.shape):
+    if not is_count(count) or count > min(rows.shape):
         raise ValueError(
             f"principal_components: expected 1 to {min(rows.shape)} components of h "
-            f"{list(rows.shape)}, got {count}; ask for fewer, or give more rows"
+            f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
         )
+    # Squares of large numbers are infinite, and those of small ones 0.
+    unit = _largest(rows)
+    rows = rows / unit
     rows = rows - rows.mean(0)
+    spread = _largest(rows)
+    rows = rows / spread
     _, sizes, directions = jnp.linalg.svd(rows, full_matrices=False)
     largest = jnp.abs(directions).argmax(1)
     signs = jnp.sign(jnp.take_along_axis(directions, largest[:, None], axis=1))
     variance = jnp.square(sizes)
     share = variance / jnp.where(variance.sum() > 0, variance.sum(), 1)
-    return rows @ (signs * directions)[:count].T, share[:count]
+    return rows @ (signs * directions)[:count].T * spread * unit, share[:count]
+
+
+def _largest(rows: jax.Array) -> jax.Array:
+    most = jnp.abs(rows).max()
+    return jnp.where(most > 0, most, jnp.ones_like(most))
 
 
 def _rows(who: str, h: Any) -> jax.Array:

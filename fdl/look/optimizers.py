@@ -243,8 +243,9 @@ def _row(each: Comparison) -> dict[str, str]:
 
 
 def _check(caller: str, found: Mapping[str, Comparison]) -> None:
-    if not found:
+    named = isinstance(found, Mapping) and len(found) > 0
+    if not named or not all(isinstance(each, Comparison) for each in found.values()):
         raise ValueError(
-            f"{caller}: expected the result of fdl.compare_optimizers, got {found!r}; "
+            f"{caller}: expected the result of fdl.compare_optimizers, got {found!r:.60}; "
             "pass at least one name -> Comparison"
         )

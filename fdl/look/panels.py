@@ -1,4 +1,4 @@
-"""What the pictures of `draw` are made of: panels, grids, legends, and a look at the arguments."""
+"""What the pictures of `draw` are made of: panels, grids and legends."""
 
 import math
 from collections.abc import Mapping
@@ -192,92 +192,6 @@ def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float
     axes.grid(which="minor", color="0.85", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_color("0.8")
-
-
-def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """Histories by name, if they are that.
-
-    Example:
-      >>> runs([{"step": 1}])
-      {'': [{'step': 1}]}
-    """
-    named = histories if isinstance(histories, Mapping) else {"": histories}
-    for name, history in named.items():
-        listed = isinstance(history, list | tuple) and len(history) > 0
-        if not listed or not all(isinstance(each, Mapping) and "step" in each for each in history):
-            of = f" of {name!r}" if name else ""
-            raise ValueError(
-                f"learning_curves: expected the history{of} to be a list of records with step, got "
-                f"{history!r:.60}; pass result.history of a run that was trained"
-            )
-    if not named:
-        raise ValueError(
-            "learning_curves: expected at least one history, got none; pass result.history"
-        )
-    return {str(name): list(history) for name, history in named.items()}
-
-
-def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
-    """Refuses representations, labels and readouts that do not belong together.
-
-    Example:
-      >>> check_rows({"before": {"a": np.eye(2)}, "after": {"a": np.eye(2)}}, np.arange(2), {})
-    """
-    before, after = rows.values()
-    if list(before) != list(after) or not before:
-        raise ValueError(
-            f"representations: expected the same paths before and after, got {list(before)} and "
-            f"{list(after)}; capture both with the same patterns"
-        )
-    for when, found in rows.items():
-        for path, h in found.items():
-            if labels.ndim != 1 or len(labels) < 2 or np.shape(h)[:1] != labels.shape:
-                raise ValueError(
-                    f"representations: expected h [N, ...] and labels [N] with N >= 2, got "
-                    f"{list(np.shape(h))} at {path!r} {when} training and {list(labels.shape)}; "
-                    "every example needs a row in each"
-                )
-            finite("representations", f"h at {path!r} {when} training", h)
-    for when, found in readouts.items():
-        strange = [path for path in found if path not in rows.get(when, {})]
-        if not strange:
-            continue
-        raise ValueError(
-            f"representations: expected readouts of {list(before)} under before and after, got "
-            f"{strange} under {when}; leave those out"
-        )
-
-
-def finite(who: str, what: str, values: Any) -> np.ndarray:
-    """An array that holds neither NaN nor infinity.
-
-    Example:
-      >>> finite("mistakes", "images", [0.5])
-      array([0.5])
-    """
-    array = np.asarray(values)
-    array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
-    if not np.isfinite(array).all():
-        raise ValueError(
-            f"{who}: expected {what} finite, got NaN or infinity; see where training diverged"
-        )
-    return array
-
-
-def integers(who: str, what: str, values: Any) -> np.ndarray:
-    """An array of integers.
-
-    Example:
-      >>> integers("mistakes", "labels [N]", [3])
-      array([3])
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "biu":
-        raise ValueError(
-            f"{who}: expected {what}, integers, got {array.dtype} {list(array.shape)}; "
-            "convert with astype, or take the argmax of logits"
-        )
-    return array
 
 
 def _class_colours(labels: np.ndarray) -> dict[int, Any]:

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from fdl import paths
-from fdl.layer import Layer, abstract
+from fdl.layer import Layer, abstract, as_layer
 from fdl.look.capture import capture, layer_paths
 from fdl.network import chain
+from fdl.paths import PathError
 
 
 def summary(model: Layer, x: Any, **inputs: Any) -> str:
@@ -36,6 +37,13 @@ def summary(model: Layer, x: Any, **inputs: Any) -> str:
       dense_1    [2, 3]          18  b [3], w [5, 3]
       43 parameters (172 bytes) in 2 layers with weights
     """
+    model = as_layer(model)
+    if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+        raise PathError(
+            f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; give a shape as "
+            "jax.ShapeDtypeStruct(shape, 'float32')",
+            layer="summary",
+        )
     if not model.children:
         only: dict[str, Any] = {model.name: model}
         model = chain(**only)

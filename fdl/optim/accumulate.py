@@ -9,11 +9,12 @@ from optax import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     MultiStepsState,
-    with_extra_args_support,
 )
 
+from fdl.arguments import check_number
 from fdl.optim.finite import step_if
-from fdl.optim.leafwise import increment, known, per_leaf
+from fdl.optim.leafwise import increment, per_leaf
+from fdl.optim.options import as_transformation
 
 # As `skip_not_finite`: (updates, gradient_step, params) -> (whether to leave it out, why).
 Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
@@ -43,7 +44,7 @@ def accumulate(
       A transformation with state `optax.MultiStepsState`.
 
     Raises:
-      ValueError: k below 1.
+      ValueError: k below 1 or not whole; what is no transformation.
 
     Example:
       >>> from fdl.optim import sgd
@@ -55,12 +56,13 @@ def accumulate(
 
     Source: `optax.MultiSteps`, which computes a step every time and drops all but the k-th.
     """
-    if known(every_k_schedule) and every_k_schedule < 1:
-        raise ValueError(
-            f"accumulate: expected every_k_schedule >= 1, got {every_k_schedule}; "
-            "it is the number of gradients to a step"
+    if not callable(every_k_schedule):
+        check_number(
+            *("accumulate", "every_k_schedule >= 1, a whole number", every_k_schedule),
+            lambda k: k >= 1 and k % 1 == 0,
+            "it is the number of gradients to a step",
         )
-    inner = with_extra_args_support(opt)
+    inner = as_transformation("accumulate", opt)
     skip = should_skip_update_fn or (lambda updates, step, params: (jnp.array(False), ()))
 
     def init(params: Any) -> MultiStepsState:

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from optax import FactoredState, GradientTransformationExtraArgs
 
+from fdl.arguments import check_number
 from fdl.optim.average import ema
 from fdl.optim.clipping import clip_by_block_rms
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import leafwise, squared_size, stateless
 from fdl.optim.mask import Mask
+from fdl.optim.options import check_least, check_positive
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
 
@@ -51,7 +53,7 @@ def adafactor(
       momentum: in [0, 1), of the finished steps; None for none.
       dtype_momentum: of the momentum.
       weight_decay_rate: >= 0, or a schedule; not multiplied by the rate. None for none.
-      eps: > 0, in the squared gradients.
+      eps: >= 0, in the squared gradients.
       factored: False keeps the whole of v.
       weight_decay_mask: what to decay; see `masked`.
 
@@ -60,8 +62,8 @@ def adafactor(
       is that of `optax.adafactor`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; momentum outside [0, 1); a
-        clipping_threshold or min_dim_size_to_factor out of range.
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [0, 1); a
+        decay_rate, clipping_threshold or min_dim_size_to_factor out of range.
 
     Example:
       >>> optimizer, w = adafactor(0.5), jnp.array([3.0, -3.0])
@@ -112,10 +114,10 @@ def scale_by_factored_rms(
 
     Args:
       factored: False keeps the whole of v.
-      decay_rate: given to decay_rate_fn.
+      decay_rate: > 0, given to decay_rate_fn.
       step_offset: taken off the count.
       min_dim_size_to_factor: >= 1.
-      epsilon: > 0, in the squared gradients.
+      epsilon: >= 0, in the squared gradients.
       decay_rate_fn: `(count from 0, decay_rate) -> b`, the share of v that the step keeps.
 
     Returns:
@@ -123,7 +125,7 @@ def scale_by_factored_rms(
       fields that it has no use for have shape [1].
 
     Raises:
-      ValueError: a min_dim_size_to_factor below 1.
+      ValueError: a min_dim_size_to_factor below 1, a decay_rate or epsilon out of range.
 
     Example:
       >>> transform, g = scale_by_factored_rms(min_dim_size_to_factor=2), jnp.array([[1.0, -2.0]])
@@ -134,11 +136,14 @@ def scale_by_factored_rms(
 
     Source: Shazeer and Stern 2018, algorithms 4 and 5; more than two axes as in optax.
     """
-    if min_dim_size_to_factor < 1:
-        raise ValueError(
-            "scale_by_factored_rms: expected a min_dim_size_to_factor >= 1, got "
-            f"{min_dim_size_to_factor}; factored=False keeps v whole"
-        )
+    who = "scale_by_factored_rms"
+    check_number(
+        *(who, "a min_dim_size_to_factor >= 1", min_dim_size_to_factor),
+        lambda size: size >= 1,
+        "factored=False keeps v whole",
+    )
+    check_positive(who, "the memory grows as t does to this power", decay_rate=decay_rate)
+    check_least(who, epsilon=epsilon)
 
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
         return _largest_axes(shape, min_dim_size_to_factor) if factored else None
@@ -165,7 +170,7 @@ def scale_by_factored_rms(
         return rule
 
     slots = {name: _slot(name, axes_of) for name in ("v_row", "v_col", "v")}
-    return leafwise("scale_by_factored_rms", at_step, FactoredState, slots, counted=True)
+    return leafwise(who, at_step, FactoredState, slots, counted=True)
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationExtraArgs:
@@ -178,6 +183,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
 
     Source: Shazeer and Stern 2018, section 8.
     """
+    check_least("scale_by_param_block_rms", min_scale=min_scale)
     return stateless(
         "scale_by_param_block_rms", lambda u, w: u * rms(w, min_scale), uses_params=True
     )

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByAdamState
 
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.mask import Mask
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
 
@@ -37,7 +38,7 @@ def adam(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it; needed to differentiate through the optimizer.
       mu_dtype: of m; by default the parameters'.
       nesterov: as `nadam`.
@@ -46,7 +47,7 @@ def adam(
       A transformation; the state is that of `optax.adam`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = adam(0.5), jnp.array([2.0, -2.0])
@@ -80,7 +81,7 @@ def adamw(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
       mu_dtype: of m; by default the parameters'.
       weight_decay: >= 0, or a schedule.
@@ -91,7 +92,7 @@ def adamw(
       A transformation; the state is that of `optax.adamw`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = adamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -129,6 +130,7 @@ def scale_by_adam(
       Array([ 1., -1.], dtype=float32)
     """
     check_fractions("scale_by_adam", b1=b1, b2=b2)
+    check_least("scale_by_adam", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)

@@ -17,7 +17,8 @@ from optax import (
 
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 
 
@@ -41,7 +42,7 @@ def amsgrad(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
       mu_dtype: of m; by default the parameters'.
       bias_correction_mu: m^ is m / (1 - b1^t), else m.
@@ -52,7 +53,7 @@ def amsgrad(
       A transformation; the state is that of `optax.amsgrad`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = amsgrad(0.5), jnp.array([2.0, -2.0])
@@ -88,6 +89,7 @@ def scale_by_amsgrad(
       Array([ 1., -1.], dtype=float32)
     """
     check_fractions("scale_by_amsgrad", b1=b1, b2=b2)
+    check_least("scale_by_amsgrad", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         c1, c2 = correction(b1, t), correction(b2, t)
@@ -118,13 +120,13 @@ def adamax(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of u.
-      eps: > 0.
+      eps: >= 0.
 
     Returns:
       A transformation; the state is that of `optax.adamax`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = adamax(0.5), jnp.array([2.0, -2.0])
@@ -148,6 +150,7 @@ def scale_by_adamax(
       Array([ 1., -1.], dtype=float32)
     """
     check_fractions("scale_by_adamax", b1=b1, b2=b2)
+    check_least("scale_by_adamax", eps=eps)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         c1 = correction(b1, t)
@@ -180,7 +183,7 @@ def adabelief(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of s.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, added to s at every step.
       nesterov: the momentum of `nadam`.
 
@@ -188,7 +191,7 @@ def adabelief(
       A transformation; the state is that of `optax.adabelief`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = adabelief(0.5), jnp.array([2.0, -2.0])
@@ -219,6 +222,7 @@ def scale_by_belief(
       [1.111, -1.111]
     """
     check_fractions("scale_by_belief", b1=b1, b2=b2)
+    check_least("scale_by_belief", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)

@@ -11,14 +11,8 @@ from fdl import paths
 from fdl.optim.adam import corrected
 from fdl.optim.clipping import wide
 from fdl.optim.combine import apply_updates
-from fdl.optim.leafwise import (
-    check_fractions,
-    check_params,
-    filled,
-    leafwise,
-    need_params,
-    per_leaf,
-)
+from fdl.optim.leafwise import check_params, filled, leafwise, need_params, per_leaf
+from fdl.optim.options import check_fractions
 
 
 def ema(

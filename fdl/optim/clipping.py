@@ -3,14 +3,14 @@
 In the formulas g is the gradient of one leaf. All lengths are computed in float32 or better.
 """
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from optax import EmptyState, GradientTransformationExtraArgs
 
-from fdl.optim.leafwise import known, per_leaf, squared_size, stateless
+from fdl.optim.leafwise import per_leaf, squared_size, stateless
+from fdl.optim.options import check_positive
 
 
 def clip(max_delta: Any) -> GradientTransformationExtraArgs:
@@ -124,6 +124,7 @@ def adaptive_grad_clip(
     Source: Brock et al. 2021, arXiv 2102.06171, equation 3; `optax.adaptive_grad_clip`.
     """
     check_bound("adaptive_grad_clip", "clipping", clipping)
+    check_positive("adaptive_grad_clip", "zeros could not begin to move", eps=eps)
 
     def rule(g: Any, w: Any) -> Any:
         axes = _unit(g) if axis is None else axis
@@ -197,7 +198,7 @@ def wide(x: Any) -> jax.Array:
 
 
 def check_bound(who: str, name: str, value: Any) -> None:
-    """Refuses a bound that is known to be none.
+    """Refuses a bound that is none.
 
     Example:
       >>> check_bound("clip", "max_delta", 0.0)
@@ -205,10 +206,7 @@ def check_bound(who: str, name: str, value: Any) -> None:
       ...
       ValueError: clip: expected a finite max_delta > 0, got 0.0; ...
     """
-    if known(value) and not (value > 0 and math.isfinite(value)):
-        raise ValueError(
-            f"{who}: expected a finite {name} > 0, got {value}; it is the largest size that passes"
-        )
+    check_positive(who, "it is the largest size that passes", **{name: value})
 
 
 def _unit(x: Any) -> tuple[int, ...] | int | None:

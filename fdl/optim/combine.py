@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from optax import GradientTransformation, GradientTransformationExtraArgs, with_extra_args_support
+from optax import GradientTransformation, GradientTransformationExtraArgs
 
 from fdl.optim.leafwise import different_trees
+from fdl.optim.options import as_transformation
 
 
 def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -19,7 +20,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
       One transformation; its state is the tuple of theirs, as optax's `chain` has it.
 
     Raises:
-      ValueError: a state of another length.
+      ValueError: what is no transformation; a state of another length.
 
     Example:
       >>> import optax
@@ -29,7 +30,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
       >>> updates["w"]
       Array([-0.05, -0.05], dtype=float32)
     """
-    parts = [with_extra_args_support(each) for each in transforms]
+    parts = [as_transformation("chain", each) for each in transforms]
 
     def init(params: Any) -> Any:
         return tuple(each.init(params) for each in parts)
@@ -60,7 +61,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
       As params, each leaf in its own dtype.
 
     Raises:
-      ValueError: two different trees; names the first path that differs.
+      ValueError: two different trees, or shapes; names the first path that differs.
 
     Example:
       >>> apply_updates({"w": jnp.ones(2)}, {"w": -jnp.ones(2)})
@@ -68,7 +69,11 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """
 
     def add(p: Any, u: Any) -> Any:
-        return p if p is None or u is None else jnp.asarray(p + u, jnp.result_type(p))
+        if p is None or u is None:
+            return p
+        if jnp.shape(p) != jnp.shape(u):  # which could be added, and would reshape the parameter
+            raise different_trees("apply_updates", "params", params, "updates", updates)
+        return jnp.asarray(p + u, jnp.result_type(p))
 
     try:
         # A bfloat16 and a float32 are added in float32, as optax does.

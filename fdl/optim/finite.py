@@ -9,10 +9,10 @@ from optax import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     ZeroNansState,
-    with_extra_args_support,
 )
 
 from fdl.optim.leafwise import increment, per_leaf
+from fdl.optim.options import as_transformation
 
 
 def apply_if_finite(
@@ -46,7 +46,7 @@ def apply_if_finite(
             f"apply_if_finite: expected max_consecutive_errors >= 0, got {max_consecutive_errors}; "
             "it is how many steps in a row may be left out"
         )
-    inner = with_extra_args_support(inner)
+    inner = as_transformation("apply_if_finite", inner)
 
     def init(params: Any) -> ApplyIfFiniteState:
         zero = jnp.zeros((), jnp.int32)

@@ -16,9 +16,11 @@ from optax import (
 )
 from optax.schedules import StatefulSchedule
 
+from fdl.arguments import is_number, known
 from fdl.optim.hyperparameter import Hyperparameter, hyperparameter
-from fdl.optim.leafwise import increment, known
-from fdl.optim.rate import at, check_strength
+from fdl.optim.leafwise import increment
+from fdl.optim.options import check_strength
+from fdl.optim.rate import at
 
 
 def inject_hyperparams(
@@ -46,7 +48,7 @@ def inject_hyperparams(
       its name in `hyperparams_states`; where it is missing, as from optax, it counts as 0.
 
     Raises:
-      ValueError: static_args that are no arguments; what the factory itself refuses.
+      ValueError: what is no factory; static_args that are no arguments; what the factory refuses.
 
     Example:
       >>> from fdl.optim import sgd
@@ -57,6 +59,11 @@ def inject_hyperparams(
 
     Source: `optax.inject_hyperparams`, in which 1 - b2 is off by 1.3e-5 of itself at b2 = 0.999.
     """
+    if not callable(inner_factory):
+        raise ValueError(
+            f"inject_hyperparams: expected a factory of optimizers, got {inner_factory!r}; pass "
+            "sgd itself, and its arguments to what comes back"
+        )
     signature = inspect.signature(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     unknown = sorted(static - set(signature.parameters))
@@ -248,7 +255,8 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
             f"set_hyperparams: expected a number that is not scheduled, got {name!r}; "
             "its schedule would take its place at once"
         )
-    if not isinstance(value, Hyperparameter | jax.core.Tracer) and not np.isfinite(value).all():
+    finite = isinstance(value, Hyperparameter | jax.core.Tracer)
+    if not finite and not (is_number(value) and np.isfinite(value).all()):
         raise ValueError(
             f"set_hyperparams: expected a finite {name}, got {value}; see what computed it"
         )

@@ -10,6 +10,7 @@ from fdl.optim.adam import scale_by_adam
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import squared_size, stateless
 from fdl.optim.mask import Mask, masked
+from fdl.optim.options import check_least, check_positive
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
 
@@ -43,7 +44,7 @@ def lars(
       A transformation; the state is that of `optax.lars`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; momentum outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [0, 1).
 
     Example:
       >>> optimizer, w = lars(0.5, trust_coefficient=0.1), jnp.array([3.0, 4.0])
@@ -78,7 +79,7 @@ def lamb(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
       weight_decay: >= 0, or a schedule.
       mask: what to decay; see `masked`.
@@ -87,7 +88,7 @@ def lamb(
       A transformation; the state is that of `optax.lamb`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = lamb(0.5), jnp.array([3.0, 4.0])
@@ -118,6 +119,9 @@ def scale_by_trust_ratio(
     Returns:
       A transformation that needs params; its state is empty.
 
+    Raises:
+      ValueError: numbers out of range.
+
     Example:
       >>> transform, w = scale_by_trust_ratio(), jnp.array([3.0, 4.0])
       >>> transform.update(jnp.array([0.0, 0.1]), transform.init(w), w)[0]
@@ -125,6 +129,9 @@ def scale_by_trust_ratio(
 
     Source: You, Gitman and Ginsburg 2017, equation 6.
     """
+    who = "scale_by_trust_ratio"
+    check_positive(who, "it is the part of |W| to move by", trust_coefficient=trust_coefficient)
+    check_least(who, min_norm=min_norm, eps=eps)
 
     def rule(u: Any, w: Any) -> Any:
         w_length, u_length = length(w, min_norm), length(u, min_norm)
@@ -132,7 +139,7 @@ def scale_by_trust_ratio(
         none = (w_length == 0) | (u_length == 0)
         return u * jnp.where(none, jnp.ones((), jnp.result_type(ratio)), ratio)
 
-    return stateless("scale_by_trust_ratio", rule, uses_params=True)
+    return stateless(who, rule, uses_params=True)
 
 
 def length(x: jax.Array, least: float = 0.0) -> jax.Array:

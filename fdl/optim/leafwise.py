@@ -183,38 +183,6 @@ def squared_size(g: jax.Array) -> jax.Array:
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g**2
 
 
-def known(value: Any) -> bool:
-    """Whether a number can be looked at now: not under `vmap`, nor as a leaf of the state.
-
-    Example:
-      >>> known(0.1), known(None)
-      (True, False)
-    """
-    numbers = int | float | np.number | np.ndarray | jax.Array
-    concrete = isinstance(value, numbers) and not isinstance(value, jax.core.Tracer)
-    return concrete and np.ndim(value) == 0
-
-
-def check_fractions(who: str, **values: Any) -> None:
-    """Refuses decays outside [0, 1).
-
-    Raises:
-      ValueError: names the argument.
-
-    Example:
-      >>> check_fractions("adam", b1=0.9, b2=1.0)
-      Traceback (most recent call last):
-      ...
-      ValueError: adam: expected b2 in [0, 1), got 1.0; ...
-    """
-    for name, value in values.items():
-        if known(value) and not 0 <= value < 1:
-            raise ValueError(
-                f"{who}: expected {name} in [0, 1), got {value}; it is the share of the past that "
-                "each step keeps"
-            )
-
-
 def check_params(who: str, params: Any) -> None:
     """Refuses parameters that cannot be moved by a little.
 

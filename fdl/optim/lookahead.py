@@ -9,10 +9,11 @@ from optax import (
     GradientTransformationExtraArgs,
     LookaheadParams,
     LookaheadState,
-    with_extra_args_support,
 )
 
-from fdl.optim.leafwise import known, per_leaf
+from fdl.arguments import check_number
+from fdl.optim.leafwise import per_leaf
+from fdl.optim.options import as_transformation
 
 
 def lookahead(
@@ -53,13 +54,13 @@ def lookahead(
 
     Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. The same in optax.
     """
-    if known(sync_period) and sync_period < 1:
-        raise ValueError(f"lookahead: expected a sync_period >= 1, got {sync_period}; 5 is usual")
-    if known(slow_step_size) and not 0 <= slow_step_size <= 1:
-        raise ValueError(
-            f"lookahead: expected a slow_step_size in [0, 1], got {slow_step_size}; 0.5 is usual"
-        )
-    inner = with_extra_args_support(fast_optimizer)
+    check_number("lookahead", "a sync_period >= 1", sync_period, lambda k: k >= 1, "5 is usual")
+    check_number(
+        *("lookahead", "a slow_step_size in [0, 1]", slow_step_size),
+        lambda size: 0 <= size <= 1,
+        "0.5 is usual",
+    )
+    inner = as_transformation("lookahead", fast_optimizer)
 
     def init(params: Any) -> LookaheadState:
         return LookaheadState(inner.init(_pair(params).fast), jnp.zeros((), jnp.int32))

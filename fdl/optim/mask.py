@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from optax import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     MaskedNode,
     MaskedState,
-    with_extra_args_support,
 )
 
 from fdl import paths
+from fdl.optim.options import as_transformation
 
 Mask = str | Sequence[str] | Callable[[Any], Any] | Any
 
@@ -31,7 +32,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformationE
       leaves that are left out.
 
     Raises:
-      ValueError: a pattern that matches nothing; the message lists the nearest paths.
+      ValueError: what is no mask; a pattern that matches nothing, with the nearest paths.
 
     Example:
       >>> import jax.numpy as jnp
@@ -40,7 +41,8 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformationE
       >>> only_w.update(params, only_w.init(params))[0]
       {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
     """
-    inner = with_extra_args_support(inner)
+    inner = as_transformation("masked", inner)
+    _check_mask(mask)
 
     def init(params: Any) -> MaskedState:
         return MaskedState(inner.init(cut(params, mask_of(mask, params))))
@@ -81,3 +83,13 @@ def cut(tree: Any, mask: Any) -> Any:
       {'b': MaskedNode(), 'w': 1.0}
     """
     return jax.tree.map(lambda keep, part: part if keep else MaskedNode(), mask, tree)
+
+
+def _check_mask(mask: Any) -> None:
+    leaves = [None] if mask is None else jax.tree.leaves(mask)
+    kinds = str | bool | np.bool_
+    if not callable(mask) and not all(isinstance(leaf, kinds) for leaf in leaves):
+        raise ValueError(
+            f"masked: expected path patterns, a pytree of bool or a function of params, got "
+            f"{mask!r:.60}; '**/w' takes all weights"
+        )

@@ -15,9 +15,10 @@ from optax.contrib import MuonState
 from fdl.optim.adam import adamw, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.fold import DimensionNumbers, Fold, folds_of, spread
-from fdl.optim.leafwise import check_fractions, check_params, filled, increment, per_leaf
+from fdl.optim.leafwise import check_params, filled, increment, per_leaf
 from fdl.optim.mask import Mask
 from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
+from fdl.optim.options import check_fractions, check_least, check_positive
 from fdl.optim.partition import partition
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
@@ -57,7 +58,7 @@ def muon(
       ns_coeffs: (a, b, c) of the iteration, or such a row for each step, or "standard" or "dion".
       ns_steps: of the iteration, >= 1; of rows, at most the last ns_steps are taken.
       beta: in [0, 1), the share of m that each step keeps.
-      eps: > 0, added to norms, and AdamW's.
+      eps: >= 0, added to norms, and AdamW's.
       weight_decay: >= 0, or a schedule; of the matrices.
       weight_decay_mask: which of them to decay; see `masked`.
       mu_dtype: of m; by default the parameters'.
@@ -79,8 +80,8 @@ def muon(
       A transformation; the state is that of `optax.contrib.muon`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; beta, adam_b1 or adam_b2 outside
-        [0, 1); coefficients, steps or a preconditioning that do not exist.
+      ValueError: a rate, decay or eps that is negative or not finite; beta, adam_b1 or adam_b2
+        outside [0, 1); coefficients, steps or a preconditioning that do not exist.
 
     Example:
       >>> optimizer, params = muon(0.5), {"w": 3 * jnp.eye(2), "b": jnp.ones(2)}
@@ -148,6 +149,7 @@ def scale_by_muon(
     """
     who = "scale_by_muon"
     check_fractions(who, beta=beta)
+    check_least(who, eps=eps)
     check_preconditioning(who, preconditioning)
     coefficients = _coefficients(ns_coeffs, ns_steps)
 
@@ -189,6 +191,8 @@ def scale_by_shape(
       >>> scale_by_shape().update(u, scale_by_shape().init(u))[0]
       Array([[2., 2., 2., 2.]], dtype=float32)
     """
+    if consistent_rms is not None:
+        check_positive("scale_by_shape", "0.2 is AdamW's size", consistent_rms=consistent_rms)
 
     def rule(u: Any, fold: Fold) -> Any:
         fan_in, fan_out = fold.fans

@@ -12,8 +12,9 @@ from optax import GradientTransformationExtraArgs
 
 from fdl.optim.adam import adamw, corrected, correction, scale_by_adam
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.mask import Mask
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 
 
@@ -36,19 +37,19 @@ def nadam(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
       mu_dtype: of m; by default the parameters'.
       nesterov: False makes it `adam`.
-      momentum_decay: psi; the paper's momentum b1 (1 - 0.96^(psi t) / 2), psi = 0.004, takes the
-        place of b1 in m^. None keeps b1, as optax does.
+      momentum_decay: psi >= 0; the paper's momentum b1 (1 - 0.96^(psi t) / 2), psi = 0.004, takes
+        the place of b1 in m^. None keeps b1, as optax does.
 
     Returns:
       A transformation; the state is that of `optax.nadam`, with the product of the momenta besides
       if they change.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = nadam(0.5), jnp.array([2.0, -2.0])
@@ -114,6 +115,7 @@ def scale_by_scheduled_nadam(
       [1.056, -1.056]
     """
     check_fractions("nadam", b1=b1, b2=b2)
+    check_least("nadam", eps=eps, eps_root=eps_root, momentum_decay=momentum_decay)
 
     def momentum(t: Any) -> Any:
         return b1 * (1 - 0.5 * 0.96 ** (momentum_decay * t))

@@ -10,12 +10,12 @@ from optax import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     PartitionState,
-    with_extra_args_support,
 )
 
 from fdl import paths
 from fdl.optim.leafwise import stateless
 from fdl.optim.mask import Mask, masked
+from fdl.optim.options import as_transformation
 
 REST = "rest"
 
@@ -52,11 +52,11 @@ def partition(
 
     Source: `optax.partition`, known as `multi_transform` before; patterns and rest are fdl's.
     """
-    parts = {key: with_extra_args_support(each) for key, each in transforms.items()}
+    parts = {key: as_transformation("partition", each) for key, each in transforms.items()}
     if rest is not None:
         if REST in parts:
             raise ValueError(f"partition: expected no key {REST!r} beside rest, got one; rename it")
-        parts[REST] = with_extra_args_support(rest)
+        parts[REST] = as_transformation("partition", rest)
 
     def split(tree: Any) -> dict[Hashable, Any]:
         """key -> its transformation, for the leaves of this tree that are its own."""

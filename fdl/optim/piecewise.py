@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number, is_number
 from fdl.optim.counting import (
     Schedule,
     check_steps,
@@ -18,7 +19,7 @@ from fdl.optim.counting import (
     scalar,
     since,
 )
-from fdl.optim.leafwise import known
+from fdl.optim.options import check_positive
 
 # optax's order of operations, as functions of (start, end, the part of the way).
 BETWEEN = {
@@ -168,7 +169,7 @@ def cosine_onecycle_schedule(
     """
     who, t = "cosine_onecycle_schedule", transition_steps
     (peak,) = _cycle(who, t, peak_value, (pct_start,), div_factor, final_div_factor)
-    pieces = [(int(pct_start * t), div_factor), (t, 1.0 / (div_factor * final_div_factor))]
+    pieces = [(int(pct_start * t), div_factor), (int(t), 1.0 / (div_factor * final_div_factor))]
     return _interpolated("cosine", peak / div_factor, pieces)
 
 
@@ -190,11 +191,11 @@ def _interpolated(kind: str, init: Any, pieces: Sequence[tuple[int, Any]]) -> Sc
 def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
     for boundary, scale in (boundaries or {}).items():
         check_steps(who, 0, **{"every boundary": boundary})
-        if known(scale) and not 0 <= scale < float("inf"):
-            raise ValueError(
-                f"{who}: expected a finite scale >= 0 at {boundary}, got {scale}; "
-                "it multiplies the value before"
-            )
+        check_number(
+            *(who, f"a finite scale >= 0 at {boundary}", scale),
+            lambda scale: 0 <= scale < float("inf"),
+            "it multiplies the value before",
+        )
     return sorted((boundaries or {}).items())
 
 
@@ -202,15 +203,12 @@ def _cycle(
     who: str, steps: int, peak: Any, shares: tuple[float, ...], div: float, final_div: float
 ) -> list[Any]:
     check_steps(who, 1, transition_steps=steps)
-    if list(shares) != sorted(shares) or not all(0 <= share <= 1 for share in shares):
+    fit = all(is_number(share) and 0 <= share <= 1 for share in shares)
+    if not fit or list(shares) != sorted(shares):
         names = "pct_start <= pct_final" if len(shares) == 2 else "pct_start"
         got = " and ".join(map(str, shares))
         raise ValueError(
             f"{who}: expected {names} in [0, 1], got {got}; they are shares of all steps"
         )
-    for name, value in {"div_factor": div, "final_div_factor": final_div}.items():
-        if known(value) and not 0 < value < float("inf"):
-            raise ValueError(
-                f"{who}: expected a finite {name} > 0, got {value}; a value is divided by it"
-            )
+    check_positive(who, "a value is divided by it", div_factor=div, final_div_factor=final_div)
     return numbers(who, peak_value=peak)

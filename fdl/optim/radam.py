@@ -12,7 +12,8 @@ from optax import GradientTransformationExtraArgs, ScaleByAdamState
 
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 
 
@@ -37,16 +38,16 @@ def radam(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
-      threshold: how many steps v must stand for.
+      threshold: how many steps v must stand for, >= 4.
       nesterov: the momentum of `nadam`.
 
     Returns:
       A transformation; the state is that of `optax.radam`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
 
     Example:
       >>> optimizer, w = radam(0.5), jnp.array([2.0, -2.0])
@@ -79,6 +80,8 @@ def scale_by_radam(
       [0.1, -7.0]
     """
     check_fractions("scale_by_radam", b1=b1, b2=b2)
+    check_least("scale_by_radam", eps=eps, eps_root=eps_root)
+    check_least("scale_by_radam", 4, threshold=threshold)  # at fewer, r is no number
     rho_inf = 2.0 / (1.0 - b2) - 1.0
 
     def at_step(t: jax.Array) -> Callable[..., Any]:

@@ -13,14 +13,9 @@ from optax import (
     ScaleByScheduleState,
 )
 
-from fdl.optim.leafwise import (
-    check_params,
-    increment,
-    known,
-    need_params,
-    per_leaf,
-)
+from fdl.optim.leafwise import check_params, increment, need_params, per_leaf
 from fdl.optim.mask import Mask, masked
+from fdl.optim.options import check_strength
 
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 
@@ -38,7 +33,7 @@ def scale_by_learning_rate(
       A transformation; with a schedule, its state is `optax.ScaleByScheduleState(count)`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; a schedule that gives no scalar.
+      ValueError: a rate that is negative, not finite or no number; a schedule that gives no scalar.
 
     Example:
       >>> halving = scale_by_learning_rate(lambda count: 0.5 ** count)
@@ -81,7 +76,8 @@ def add_decayed_weights(
       A transformation that needs params; its state is optax's.
 
     Raises:
-      ValueError: a strength that is negative or not finite; a schedule that gives no scalar.
+      ValueError: a strength that is negative, not finite or no number; a schedule that gives no
+        scalar.
 
     Example:
       >>> pull = add_decayed_weights(0.5)
@@ -124,19 +120,6 @@ def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
             f"{list(jnp.shape(now))}; return one number for each count"
         )
     return now
-
-
-def check_strength(name: str, what: str, value: Any, remedy: str) -> None:
-    """Refuses a number that is known to be negative or not finite.
-
-    Example:
-      >>> check_strength("learning_rate", "rate", -1.0, "the step already goes downhill")
-      Traceback (most recent call last):
-      ...
-      ValueError: learning_rate: expected a finite rate >= 0, got -1.0; ...
-    """
-    if known(value) and not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: expected a finite {what} >= 0, got {value}; {remedy}")
 
 
 def _counting(make: Callable[..., Any], value: ScalarOrSchedule) -> Any:

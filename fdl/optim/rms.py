@@ -19,8 +19,9 @@ from optax import (
 
 from fdl.optim.adam import corrected, correction
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, leafwise, squared_size, stateless
+from fdl.optim.leafwise import filled, leafwise, squared_size, stateless
 from fdl.optim.mask import Mask
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
 
@@ -35,13 +36,13 @@ def adagrad(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       initial_accumulator_value: of v, >= 0.
-      eps: > 0, inside the root.
+      eps: >= 0, inside the root.
 
     Returns:
       A transformation; the state is that of `optax.adagrad`.
 
     Raises:
-      ValueError: a rate that is negative or not finite.
+      ValueError: a rate or eps that is negative or not finite.
 
     Example:
       >>> optimizer = adagrad(0.5, initial_accumulator_value=0.0)
@@ -66,6 +67,7 @@ def scale_by_rss(
       >>> transform.update(jnp.array([0.1, 0.0]), transform.init(jnp.ones(2)))[0].round(3)
       Array([1., 0.], dtype=float32)
     """
+    check_least("scale_by_rss", initial_accumulator_value=initial_accumulator_value, eps=eps)
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any) -> Any:
@@ -96,8 +98,8 @@ def rmsprop(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       decay: in [0, 1), the share of v that each step keeps.
-      eps: > 0.
-      initial_scale: of v.
+      eps: >= 0.
+      initial_scale: of v, >= 0.
       eps_in_sqrt: sqrt(v + eps), else sqrt(v) + eps, as in torch.
       centered: divide by the standard deviation instead, sqrt(v - m^2), m the running mean of g.
       momentum: in [0, 1), of the steps (the rate is inside); None for none.
@@ -108,7 +110,7 @@ def rmsprop(
       A transformation; the state is that of `optax.rmsprop`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; decay or momentum outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; decay or momentum outside [0, 1).
 
     Example:
       >>> optimizer = rmsprop(0.5, decay=0.75)
@@ -142,6 +144,7 @@ def scale_by_rms(
       Array([ 2., -2.], dtype=float32)
     """
     check_fractions("scale_by_rms", decay=decay)
+    check_least("scale_by_rms", eps=eps, initial_scale=initial_scale)
 
     def at_step(*t: jax.Array) -> Callable[..., Any]:
         unbiased = _without_bias(decay, *t)
@@ -172,6 +175,7 @@ def scale_by_stddev(
       Array([ 2., -2.], dtype=float32)
     """
     check_fractions("scale_by_stddev", decay=decay)
+    check_least("scale_by_stddev", eps=eps, initial_scale=initial_scale)
 
     def at_step(*t: jax.Array) -> Callable[..., Any]:
         unbiased = _without_bias(decay, *t)
@@ -205,7 +209,7 @@ def adadelta(
     Args:
       learning_rate: >= 0, or a schedule; None is the paper's 1.
       rho: in [0, 1), the share of v and x that each step keeps.
-      eps: > 0.
+      eps: >= 0.
       weight_decay: >= 0, or a schedule; added to the gradient (L2).
       weight_decay_mask: what to decay; see `masked`.
 
@@ -213,7 +217,7 @@ def adadelta(
       A transformation; the state is that of `optax.adadelta`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; rho outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; rho outside [0, 1).
 
     Example:
       >>> optimizer, w = adadelta(eps=0.1), jnp.ones(2)
@@ -242,6 +246,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
       [0.1, -0.99]
     """
     check_fractions("scale_by_adadelta", rho=rho)
+    check_least("scale_by_adadelta", eps=eps)
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any, x: Any) -> Any:

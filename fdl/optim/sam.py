@@ -9,14 +9,15 @@ from optax import (
     EmptyState,
     GradientTransformation,
     GradientTransformationExtraArgs,
-    with_extra_args_support,
 )
 from optax.contrib import SAMState
 
+from fdl.arguments import check_number
 from fdl.optim.clipping import global_norm
 from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.lookahead import where
+from fdl.optim.options import as_transformation
 
 
 def sam(
@@ -64,9 +65,8 @@ def sam(
     Source: Foret et al. 2021, arXiv 2010.01412, algorithm 1 and equation 2. The same in optax,
     but for a sync_period of 1 in transparent mode, where optax steps from the point before.
     """
-    if sync_period < 1:
-        raise ValueError(f"sam: expected a sync_period >= 1, got {sync_period}; 2 is the paper's")
-    down, up = with_extra_args_support(optimizer), with_extra_args_support(adv_optimizer)
+    check_number("sam", "a sync_period >= 1", sync_period, lambda k: k >= 1, "2 is the paper's")
+    down, up = (as_transformation("sam", each) for each in (optimizer, adv_optimizer))
 
     def init(params: Any) -> SAMState:
         zero, cache = jnp.zeros((), jnp.int32), None if opaque_mode else params

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 from optax import (
     GradientTransformation,
     GradientTransformationExtraArgs,
-    with_extra_args_support,
 )
 from optax.contrib import ScheduleFreeState
 
 from fdl.optim.combine import apply_updates, chain
-from fdl.optim.leafwise import check_fractions, increment, need_params, per_leaf
-from fdl.optim.rate import (
-    ScalarOrSchedule,
-    add_decayed_weights,
-    at,
+from fdl.optim.leafwise import increment, need_params, per_leaf
+from fdl.optim.options import (
+    as_transformation,
+    check_fractions,
+    check_least,
+    check_positive,
     check_strength,
-    scale_by_learning_rate,
 )
+from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, at, scale_by_learning_rate
 from fdl.optim.rms import scale_by_rms
 from fdl.optim.sgd import sgd
 from fdl.optim.warmup import warmup_constant_schedule
@@ -47,7 +47,7 @@ def schedule_free(
       base_optimizer: fdl's or optax's, without momentum; its rate is to be `learning_rate`.
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0: a warm-up.
       b1: in (0, 1), how near y is to x.
-      weight_lr_power: of the rate in the weights of the average.
+      weight_lr_power: >= 0, of the rate in the weights of the average.
       state_dtype: of z; by default the parameters'.
       look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
         own, as the paper. With a constant rate they are the same.
@@ -57,7 +57,7 @@ def schedule_free(
       `schedule_free_eval_params`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; b1 outside (0, 1).
+      ValueError: a rate or weight_lr_power that is negative or not finite; b1 outside (0, 1).
 
     Example:
       >>> optimizer, y = schedule_free(sgd(0.5), 0.5), jnp.array(4.0)
@@ -69,7 +69,9 @@ def schedule_free(
     """
     check_fractions("schedule_free", b1=b1)
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
-    base = with_extra_args_support(base_optimizer)
+    check_positive("schedule_free", "the average is found by dividing by it", b1=b1)
+    check_least("schedule_free", weight_lr_power=weight_lr_power)
+    base = as_transformation("schedule_free", base_optimizer)
 
     def init(params: Any) -> ScheduleFreeState:
         return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
@@ -186,7 +188,7 @@ def schedule_free_adamw(
       warmup_steps: T, over which the rate rises, linearly.
       b1: in (0, 1).
       b2: in [0, 1), as in `adam`.
-      eps: > 0, outside the root.
+      eps: >= 0, outside the root.
       weight_decay: >= 0, at y.
       weight_lr_power: of the rate in the weights of the average.
       state_dtype: of z; by default the parameters'.

@@ -1,7 +1,8 @@
 """Schedules: a hyper-parameter as a pure function of the number of steps taken, count -> scalar.
 
 Wherever a rate is wanted, a schedule can stand. The count begins at 0 and is an integer of any
-dtype, traced or not; steps are counted exactly, as integers, before anything is divided. In the
+dtype, traced or not; whole steps are counted exactly, as integers, before anything is divided. A
+number of steps may be a fraction, such as 0.05 * total: its end lies between two counts. In the
 formulas t is the count less `transition_begin`, held within [0, T].
 """
 
@@ -11,8 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.optim.counting import Schedule, as_count, check_steps, fraction, numbers, scalar, since
-from fdl.optim.leafwise import known
+from fdl.arguments import check_number
+from fdl.optim.counting import (
+    Schedule,
+    as_count,
+    check_steps,
+    fraction,
+    is_whole,
+    numbers,
+    scalar,
+    since,
+)
+from fdl.optim.options import check_positive
 
 
 def constant_schedule(value: Any) -> Schedule:
@@ -81,7 +92,7 @@ def polynomial_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: values that are not finite, steps out of range, another power.
 
     Example:
       >>> schedule = polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)
@@ -128,11 +139,13 @@ def exponential_decay(
     """
     elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
-    if known(decay_rate) and decay_rate <= 0:
-        raise ValueError(
-            f"exponential_decay: expected decay_rate > 0, got {decay_rate}; "
-            "it is the factor of every transition"
-        )
+    check_number(
+        *("exponential_decay", "decay_rate > 0", decay_rate),
+        lambda rate: rate > 0,
+        "it is the factor of every transition",
+    )
+    if end_value is not None:
+        numbers("exponential_decay", end_value=end_value)
 
     def schedule(count: Any) -> jax.Array:
         value = init * jnp.power(scalar(rate), elapsed(count))
@@ -176,11 +189,11 @@ def inverse_time_decay(
     """
     elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
-    if known(decay_rate) and decay_rate < 0:
-        raise ValueError(
-            f"inverse_time_decay: expected decay_rate >= 0, got {decay_rate}; "
-            "a negative one divides by 0 on its way"
-        )
+    check_number(
+        *("inverse_time_decay", "decay_rate >= 0", decay_rate),
+        lambda rate: rate >= 0,
+        "a negative one divides by 0 on its way",
+    )
     return lambda count: scalar(init / (1 + rate * elapsed(count)))
 
 
@@ -231,7 +244,7 @@ def cosine_decay_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: values that are not finite, steps out of range, another exponent.
 
     Example:
       >>> schedule = cosine_decay_schedule(1.0, decay_steps=4, alpha=0.5)
@@ -243,6 +256,7 @@ def cosine_decay_schedule(
     who = "cosine_decay_schedule"
     init, alpha, exponent = numbers(who, init_value=init_value, alpha=alpha, exponent=exponent)
     check_steps(who, 1, decay_steps=decay_steps)
+    check_positive(who, "the cosine is raised to it", exponent=exponent)
 
     def schedule(count: Any) -> jax.Array:
         angle = fraction(jnp.pi * scalar(since(count, 0, decay_steps)), decay_steps)
@@ -254,6 +268,7 @@ def cosine_decay_schedule(
 
 def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, Any]) -> Schedule:
     init, end, power = numbers(who, init_value=ends[0], end_value=ends[1], power=power)
+    check_positive(who, "what remains is raised to it", power=power)
     transition_steps, transition_begin = steps
     check_steps(who, 1, transition_steps=transition_steps)
     check_steps(who, 0, transition_begin=transition_begin)
@@ -274,6 +289,9 @@ def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any
 
     def elapsed(count: Any) -> jax.Array:
         t = since(count, begin)
-        return scalar(t // as_count(steps, t)) if staircase else fraction(t, steps)
+        if not staircase:
+            return fraction(t, steps)
+        exact = is_whole(steps) and jnp.issubdtype(t.dtype, jnp.integer)
+        return scalar(t // as_count(steps, t) if exact else jnp.floor(fraction(t, steps)))
 
     return elapsed

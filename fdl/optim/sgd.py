@@ -8,14 +8,10 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_fractions, filled, known, leafwise, stateless
+from fdl.optim.leafwise import filled, leafwise, stateless
 from fdl.optim.mask import Mask
-from fdl.optim.rate import (
-    ScalarOrSchedule,
-    add_decayed_weights,
-    check_strength,
-    scale_by_learning_rate,
-)
+from fdl.optim.options import check_fractions, check_pair, check_strength
+from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
 
 def sgd(
@@ -217,15 +213,16 @@ def rprop(
       learning_rate: the first size, >= 0.
       eta_minus: in (0, 1).
       eta_plus: > 1.
-      min_step_size: the smallest size.
-      max_step_size: the largest.
+      min_step_size: the smallest size, >= 0.
+      max_step_size: the largest, >= min_step_size; may be infinite.
       delayed: emit the update of the step before, as optax 0.2.8 does.
 
     Returns:
       A transformation; the state is that of `optax.rprop`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; factors on the wrong side of 1.
+      ValueError: a rate that is negative or not finite; factors on the wrong side of 1; sizes that
+        are negative, or in the wrong order.
 
     Example:
       >>> optimizer = rprop(0.5)
@@ -263,12 +260,16 @@ def scale_by_rprop(
       Array([ 0.5, -0.5], dtype=float32)
     """
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
-    both_known = known(eta_minus) and known(eta_plus)
-    if both_known and not 0 < eta_minus < 1 < eta_plus:
-        raise ValueError(
-            f"rprop: expected eta_minus in (0, 1) and eta_plus > 1, got {eta_minus} and {eta_plus}"
-            "; 0.5 and 1.2 are usual"
-        )
+    check_pair(
+        *("rprop", "eta_minus in (0, 1) and eta_plus > 1", (eta_minus, eta_plus)),
+        lambda minus, plus: 0 < minus < 1 < plus,
+        "0.5 and 1.2 are usual",
+    )
+    check_pair(
+        *("rprop", "0 <= min_step_size <= max_step_size", (min_step_size, max_step_size)),
+        lambda least, most: 0 <= least <= most,
+        "they bound every step",
+    )
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, size: Any, last: Any) -> Any:

@@ -12,17 +12,13 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
+from fdl.arguments import check_number
 from fdl.optim.adafactor import rms
 from fdl.optim.clipping import wide
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import (
-    check_fractions,
-    check_params,
-    different_trees,
-    increment,
-    squared_size,
-)
+from fdl.optim.leafwise import check_params, different_trees, increment, squared_size
 from fdl.optim.mask import Mask
+from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 
 
@@ -55,7 +51,7 @@ def soap(
       b1: in [0, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       shampoo_beta: b in [0, 1); by default b2.
-      eps: > 0.
+      eps: >= 0.
       weight_decay: >= 0, or a schedule.
       precondition_frequency: k >= 1.
       max_precond_dim: an axis longer than this keeps its own directions (no L, no Q).
@@ -72,8 +68,8 @@ def soap(
       new bases. `jax.grad` through it takes bases as constants.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; b1, b2 or shampoo_beta outside
-        [0, 1); a frequency below 1.
+      ValueError: a rate, decay or eps that is negative or not finite; b1, b2 or shampoo_beta
+        outside [0, 1); a frequency below 1.
 
     Example:
       >>> optimizer, w = soap(0.5, weight_decay=0.0), jnp.ones((2, 2))
@@ -140,11 +136,12 @@ def scale_by_soap(
     who = "scale_by_soap"
     beta = b2 if shampoo_beta is None else shampoo_beta
     check_fractions(who, b1=b1, b2=b2, shampoo_beta=beta)
-    if precondition_frequency < 1:
-        raise ValueError(
-            f"{who}: expected a precondition_frequency >= 1, got {precondition_frequency}; it "
-            "counts the steps from one basis to the next"
-        )
+    check_least(who, eps=eps)
+    check_number(
+        *(who, "a precondition_frequency >= 1", precondition_frequency),
+        lambda k: k >= 1,
+        "it counts the steps from one basis to the next",
+    )
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
     def init(params: Any) -> ScaleBySoapState:

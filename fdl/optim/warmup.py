@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import known
 from fdl.optim.counting import Schedule, check_steps, numbers, reached, scalar, since
-from fdl.optim.leafwise import known
 from fdl.optim.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -127,7 +127,7 @@ def warmup_cosine_decay_schedule(
     """
     who = "warmup_cosine_decay_schedule"
     peak, end = numbers(who, peak_value=peak_value, end_value=end_value)
-    check_steps(who, 0, warmup_steps=warmup_steps)
+    check_steps(who, 0, warmup_steps=warmup_steps, decay_steps=decay_steps)
     if known(decay_steps) and known(warmup_steps) and not decay_steps > warmup_steps:
         raise ValueError(
             f"{who}: expected decay_steps > warmup_steps, got {decay_steps} and {warmup_steps}; "

@@ -1,0 +1,140 @@
+"""What the pictures refuse among what they are given: arrays, histories, representations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
+    """Histories by name, if they are that.
+
+    Example:
+      >>> runs([{"step": 1}])
+      {'': [{'step': 1}]}
+    """
+    named = histories if isinstance(histories, Mapping) else {"": histories}
+    for name, history in named.items():
+        listed = isinstance(history, list | tuple) and len(history) > 0
+        if not listed or not all(isinstance(each, Mapping) and "step" in each for each in history):
+            of = f" of {name!r}" if name else ""
+            raise ValueError(
+                f"learning_curves: expected the history{of} to be a list of records with step, got "
+                f"{history!r:.60}; pass result.history of a run that was trained"
+            )
+    if not named:
+        raise ValueError(
+            "learning_curves: expected at least one history, got none; pass result.history"
+        )
+    return {str(name): list(history) for name, history in named.items()}
+
+
+def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
+    """Refuses representations, labels and readouts that do not belong together.
+
+    Example:
+      >>> check_rows({"before": {"a": np.eye(2)}, "after": {"a": np.eye(2)}}, np.arange(2), {})
+    """
+    before, after = rows.values()
+    if list(before) != list(after) or not before:
+        raise ValueError(
+            f"representations: expected the same paths before and after, got {list(before)} and "
+            f"{list(after)}; capture both with the same patterns"
+        )
+    for when, found in rows.items():
+        for path, h in found.items():
+            if labels.ndim != 1 or len(labels) < 2 or np.shape(h)[:1] != labels.shape:
+                raise ValueError(
+                    f"representations: expected h [N, ...] and labels [N] with N >= 2, got "
+                    f"{list(np.shape(h))} at {path!r} {when} training and {list(labels.shape)}; "
+                    "every example needs a row in each"
+                )
+            finite("representations", f"h at {path!r} {when} training", h)
+    for when, found in readouts.items():
+        strange = [path for path in found if path not in rows.get(when, {})]
+        if not strange:
+            continue
+        raise ValueError(
+            f"representations: expected readouts of {list(before)} under before and after, got "
+            f"{strange} under {when}; leave those out"
+        )
+
+
+def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
+    """The probability of each prediction; None without probabilities.
+
+    Example:
+      >>> images, labels, predicted = np.zeros((1, 2, 2)), np.array([0]), np.array([1])
+      >>> check_mistakes(images, labels, predicted, [[0.25, 0.75]])
+      array([0.75])
+    """
+    alike = labels.shape == predicted.shape == images.shape[:1] and images.size
+    if not alike or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
+        raise ValueError(
+            "mistakes: expected images [N, H, W] or [N, H, W, K] with K 1 or 3, labels [N] and "
+            f"predicted [N], got {list(images.shape)}, {list(labels.shape)} and "
+            f"{list(predicted.shape)}; reshape the images, take the argmax of logits"
+        )
+    least = min(labels.min(), predicted.min())
+    if least < 0:
+        raise ValueError(
+            f"mistakes: expected labels and predicted >= 0, got {least}; leave out "
+            "what has no class"
+        )
+    if probabilities is None:
+        return None
+    table = finite("mistakes", "probabilities", probabilities)
+    classes = int(predicted.max()) + 1
+    fits = table.ndim == 2 and len(table) == len(labels) and table.shape[1] >= classes
+    if not fits or table.min() < 0 or table.max() > 1.001:
+        span = f" from {table.min():.3g} to {table.max():.3g}" if table.size else ""
+        raise ValueError(
+            f"mistakes: expected probabilities [{len(labels)}, C] in [0, 1] with C >= {classes}, "
+            f"got {list(table.shape)}{span}; pass fdl.softmax(logits)"
+        )
+    return np.take_along_axis(table, predicted[:, None].astype(int), axis=1)[:, 0]
+
+
+def finite(who: str, what: str, values: Any) -> np.ndarray:
+    """An array that holds neither NaN nor infinity.
+
+    Example:
+      >>> finite("mistakes", "images", [0.5])
+      array([0.5])
+    """
+    array = np.asarray(values)
+    array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{who}: expected {what} finite, got NaN or infinity; see where training diverged"
+        )
+    return array
+
+
+def integers(who: str, what: str, values: Any) -> np.ndarray:
+    """An array of integers.
+
+    Example:
+      >>> integers("mistakes", "labels [N]", [3])
+      array([3])
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biu":
+        raise ValueError(
+            f"{who}: expected {what}, integers, got {array.dtype} {list(array.shape)}; "
+            "convert with astype, or take the argmax of logits"
+        )
+    return array
+
+
+def counts(who: str, what: str, values: Any) -> np.ndarray:
+    """An array of integers, which may come as floats, as on a device.
+
+    Example:
+      >>> counts("confusion", "a matrix", np.float32([3]))
+      array([3])
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biu" and (array == np.rint(array.astype(np.float64))).all():
+        array = array.astype(np.int64)
+    return integers(who, what, array)
