@@ -437,10 +437,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/arguments.py": (
-        "test_initializers.py test_optimizers.py -k told_or_number_or_refused",
+        "test_initializers.py test_optimizers.py test_messages.py test_pool.py "
+        "-k told_or_number_or_refused_or_numpy",
         [
+            ("isinstance(value, Integral)", "isinstance(value, int)"),
+            ("and not isinstance(value, bool) and", "and"),
+            ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
             ("if known(value) and not fits(value)", "if False"),
-            ("not isinstance(value, bool)", "True"),
+            ("return not isinstance(value, bool)", "return True"),
             ("return float(value) if known(value) else value", "return value"),
         ],
     ),
@@ -819,14 +823,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("own_key = jax.random.fold_in(own_key, calls[child])", "pass"),
             ("new_state = dict(state)", "new_state = state"),
-        ],
-    ),
-    "fdl/arguments.py": (
-        "test_messages.py test_pool.py",
-        [
-            ("isinstance(value, Integral)", "isinstance(value, int)"),
-            ("not isinstance(value, bool)", "True"),
-            ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
         ],
     ),
     "fdl/checks.py": (

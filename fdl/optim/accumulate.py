@@ -59,8 +59,7 @@ def accumulate(
     if not callable(every_k_schedule):
         check_number(
             *("accumulate", "every_k_schedule >= 1, a whole number", every_k_schedule),
-            lambda k: k >= 1 and k % 1 == 0,
-            "it is the number of gradients to a step",
+            *(lambda k: k >= 1 and k % 1 == 0, "it is the number of gradients to a step"),
         )
     inner = as_transformation("accumulate", opt)
     skip = should_skip_update_fn or (lambda updates, step, params: (jnp.array(False), ()))
