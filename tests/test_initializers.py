@@ -213,6 +213,23 @@ MISTAKES = {
         lambda: initializers.normal("0.1"),
         "normal: expected a finite stddev >= 0, got '0.1'; pass a number",
     ),
+    **{
+        f"no_dtype_{name}": (
+            functools.partial(init, KEY, shape, "float99"),
+            f"{name}: expected a dtype, got 'float99'; pass one such as jnp.float32",
+        )
+        for name, init, shape in [
+            ("zeros", initializers.zeros, (2,)),
+            ("constant", initializers.constant(1.0), (2,)),
+            ("identity", initializers.identity(), (2, 2)),
+            ("dirac", initializers.dirac(), (3, 2, 2)),
+            ("truncated_normal", initializers.truncated_normal(), (2, 2)),
+        ]
+    },
+    "constant": (
+        lambda: initializers.constant("a"),
+        "constant: expected a value, got 'a'; pass a number",
+    ),
     "sparse_stddev": (
         lambda: initializers.sparse(0.5, -1.0),
         "normal: expected a finite stddev >= 0, got -1.0; values are multiplied by it",
@@ -252,7 +269,6 @@ MISTAKES = {
         )
         for name, init, dtype in [
             ("normal", initializers.normal(), "int32"),
-            ("truncated_normal", initializers.truncated_normal(), "float99"),
             ("orthogonal", initializers.orthogonal(), "int8"),
         ]
     },

@@ -629,7 +629,7 @@ MISTAKES = {
         f"mask_{mask}": (
             functools.partial(optim.masked, fdl.sgd(0.1), mask),
             "masked: expected path patterns, a pytree of bool or a function of params, got "
-            f"{mask!r}; '**/w' takes all weights",
+            f"{mask!r}; give '**/w' for all weights",
         )
         for mask in (3, None, {"w": 1.0})
     },
@@ -774,7 +774,12 @@ OUT_OF_RANGE = [
             ),
             (
                 functools.partial(optim.muon, 0.1),
-                *("consistent_rms", (0.0,), "scale_by_shape", "a finite consistent_rms > 0"),
+                *(
+                    "consistent_rms",
+                    (0.0, float("inf")),
+                    "scale_by_shape",
+                    "a finite consistent_rms > 0",
+                ),
                 "0.2 is AdamW's size",
             ),
             (

@@ -87,12 +87,30 @@ def drawn_in(dtype: Any, who: str) -> Any:
       >>> drawn_in(jnp.bfloat16, "normal") == jnp.float32, drawn_in("float64", "normal")
       (True, 'float64')
     """
+    if not jnp.issubdtype(need_dtype(dtype, who), jnp.inexact):
+        raise PathError(
+            f"expected a floating dtype, got {dtype!r}; draw in float32, and convert with astype",
+            layer=who,
+        )
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def need_dtype(dtype: Any, who: str) -> Any:
+    """The dtype as it came.
+
+    Raises:
+      PathError: what is none.
+
+    Example:
+      >>> need_dtype("float99", "zeros")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: zeros: expected a dtype, got 'float99'; pass one such as jnp.float32
+    """
     try:
-        if jnp.issubdtype(dtype, jnp.inexact):
-            return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-    except TypeError:  # no dtype at all
-        pass
-    raise PathError(
-        f"expected a floating dtype, got {dtype!r}; draw in float32, and convert with astype",
-        layer=who,
-    )
+        jnp.dtype(dtype)
+    except TypeError as error:
+        raise PathError(
+            f"expected a dtype, got {dtype!r}; pass one such as jnp.float32", layer=who
+        ) from error
+    return dtype

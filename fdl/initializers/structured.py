@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number, plain
 from fdl.initializers.drawn import normal
-from fdl.initializers.shape import Initializer, drawn_in, fans, need_key, sizes
+from fdl.initializers.shape import Initializer, drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
 
 
@@ -20,7 +20,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
       >>> zeros(None, (2,))
       Array([0., 0.], dtype=float32)
     """
-    return jnp.zeros(sizes(shape, "zeros"), dtype)
+    return jnp.zeros(sizes(shape, "zeros"), need_dtype(dtype, "zeros"))
 
 
 def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -30,19 +30,26 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
       >>> ones(None, (2,))
       Array([1., 1.], dtype=float32)
     """
-    return jnp.ones(sizes(shape, "ones"), dtype)
+    return jnp.ones(sizes(shape, "ones"), need_dtype(dtype, "ones"))
 
 
 def constant(value: float) -> Initializer:
     """All one value; needs no key.
 
+    Args:
+      value: a number.
+
+    Raises:
+      ValueError: what is none.
+
     Example:
       >>> constant(0.5)(None, (2,))
       Array([0.5, 0.5], dtype=float32)
     """
+    check_number("constant", "a value", value, lambda value: True, "it fills the array")
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.full(sizes(shape, "constant"), value, dtype)
+        return jnp.full(sizes(shape, "constant"), value, need_dtype(dtype, "constant"))
 
     return init
 
@@ -141,6 +148,7 @@ def dirac(groups: int = 1) -> Initializer:
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = _kernel("dirac", shape)
+        dtype = need_dtype(dtype, "dirac")
         if groups < 1 or outputs % groups:
             raise PathError(
                 f"expected groups that divide the {outputs} outputs, got {groups}; give dirac the "
@@ -172,7 +180,7 @@ def identity(scale: float = 1.0) -> Initializer:
     _check_factor("identity", "scale", scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        shape = sizes(shape, "identity")
+        shape, dtype = sizes(shape, "identity"), need_dtype(dtype, "identity")
         if len(shape) != 2:
             raise PathError(f"expected weights [in, out], got shape {shape}; use dirac here")
         return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)

@@ -56,11 +56,7 @@ def accumulate(
 
     Source: `optax.MultiSteps`, which computes a step every time and drops all but the k-th.
     """
-    if not callable(every_k_schedule):
-        check_number(
-            *("accumulate", "every_k_schedule >= 1, a whole number", every_k_schedule),
-            *(lambda k: k >= 1 and k % 1 == 0, "it is the number of gradients to a step"),
-        )
+    _check_period(every_k_schedule)
     inner = as_transformation("accumulate", opt)
     skip = should_skip_update_fn or (lambda updates, step, params: (jnp.array(False), ()))
 
@@ -96,3 +92,12 @@ def accumulate(
         return new, MultiStepsState(mini, steps, inner_state, acc, why)
 
     return GradientTransformationExtraArgs(init, update)
+
+
+def _check_period(k: Any) -> None:
+    if not callable(k):
+        check_number(
+            *("accumulate", "every_k_schedule >= 1, a whole number", k),
+            lambda k: k >= 1 and k % 1 == 0,
+            "it is the number of gradients to a step",
+        )

@@ -91,5 +91,5 @@ def _check_mask(mask: Any) -> None:
     if not callable(mask) and not all(isinstance(leaf, kinds) for leaf in leaves):
         raise ValueError(
             f"masked: expected path patterns, a pytree of bool or a function of params, got "
-            f"{mask!r:.60}; '**/w' takes all weights"
+            f"{mask!r:.60}; give '**/w' for all weights"
         )
