@@ -3,10 +3,11 @@
 Every form runs forward, and forward with the gradients by x and by its weights, on a small batch in
 float32. "inside" is a `lax.scan` of several passes in which each waits for the one before it, over
 as many calls of the same pass compiled by itself; "XLA's own" is the same pass by
-`lax.conv_general_dilated` and `lax.reduce_window`, in the same scan. The step is the training step
-of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max pooling, dense 128, relu, dense
-10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan, beside torch and Flax Linen if they
-are installed, which run the loops of their users: torch eagerly, Linen a compiled step.
+`lax.conv_general_dilated`, `lax.reduce_window` and the like, in the same scan. The step is the
+training step of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max pooling, dense 128,
+relu, dense 10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan, beside torch and Flax
+Linen if they are installed, which run the loops of their users: torch eagerly, Linen a compiled
+step.
 """
 
 import functools
@@ -25,20 +26,24 @@ PASSES, BATCH, CLASSES = 3, 128, 10
 
 
 def forms():
-    """name -> (layer, the same by XLA's own, x's shape)."""
+    """name -> (layer, the same by XLA's own if it has one, x's shape)."""
     # Pooling does so little for each pixel that only a large batch takes a time worth measuring.
-    image, deep, many = (8, 28, 28, 32), (8, 28, 28, 64), (64, 28, 28, 64)
+    image, deep, some, many = ((8, 28, 28, 32), *((n, 28, 28, 64) for n in (8, 32, 64)))
     window = functools.partial(jax.lax.reduce_window, padding="VALID")
+    function = fdl.layer.function
 
     def largest(k, s):
         sizes = {"window_dimensions": (1, k, k, 1), "window_strides": (1, s, s, 1)}
         pool = functools.partial(window, init_value=-jnp.inf, computation=jax.lax.max, **sizes)
-        return fdl.layer.function(pool)
+        return function(pool)
 
     def mean(k, s):
         sizes = {"window_dimensions": (1, k, k, 1), "window_strides": (1, s, s, 1)}
         pool = functools.partial(window, init_value=0.0, computation=jax.lax.add, **sizes)
-        return fdl.layer.function(lambda x: pool(x) / k**2)
+        return function(lambda x: pool(x) / k**2)
+
+    def resized(method):
+        return function(lambda x: jax.image.resize(x, (32, 56, 56, 64), method))
 
     both = {
         "3 x 3": (fdl.conv(64, (3, 3)), image),
@@ -56,44 +61,74 @@ def forms():
     return {name: (layer, layer, shape) for name, (layer, shape) in both.items()} | {
         "max pooling 2": (fdl.max_pool((2, 2)), largest(2, 2), many),
         "max pooling 3, stride 2": (fdl.max_pool((3, 3), stride=2), largest(3, 2), many),
+        "max pooling 14": (fdl.max_pool((14, 14)), largest(14, 14), many),
         "average pooling 2": (fdl.average_pool((2, 2)), mean(2, 2), many),
+        "adaptive maximum to 7": (fdl.adaptive_max_pool((7, 7)), largest(4, 4), many),
+        "adaptive mean to 5": (fdl.adaptive_average_pool((5, 5)), None, many),
+        "global maximum": (fdl.global_max_pool(), function(lambda x: x.max((1, 2))), many),
+        "global mean": (fdl.global_average_pool(), function(lambda x: x.mean((1, 2))), many),
+        "nearest upsampling 2": (fdl.upsample((2, 2)), resized("nearest"), some),
+        "linear upsampling 2": (fdl.upsample((2, 2), method="linear"), resized("linear"), some),
+        "pixel shuffle 2": (fdl.pixel_shuffle(2), None, many),
+        "pixel unshuffle 2": (fdl.pixel_unshuffle(2), None, many),
     }
 
 
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--sweeps", type=int, default=5, help="of all forms, minutes apart")
     parser.add_argument("--only", default="", help="forms whose name holds this; writes nothing")
     options = parser.parse_args()
-    rows = []
-    for name, (layer, other, shape) in forms().items():
-        if options.only in name:
-            for way in ("forward", "with gradients"):
-                rows.append(form(name, layer, other, shape, way, options.rounds))
-                print(rows[-1], flush=True)
-    if not options.only:
+    taken = []
+    for _ in range(options.sweeps):
+        for name, (layer, other, shape) in forms().items():
+            for way in ("forward", "with gradients") if options.only in name else ():
+                taken.append(form(name, layer, other, shape, way, options.rounds))
+                print(taken[-1], flush=True)
+    rows = [
+        median(taken[i :: len(taken) // options.sweeps])
+        for i in range(len(taken) // options.sweeps)
+    ]
+    if options.only:
+        print(*rows, sep="\n")
+    else:
         steps, absent = beside_peers(options.rounds)
         measure.report("convolution", rows, steps=steps, absent=absent, batch_size=BATCH)
         print(*steps, *[f"not installed: {each}" for each in absent], sep="\n")
+
+
+def median(rows):
+    """One row of several of the same form, a machine's slow and fast minutes among them."""
+    numbers = ("ms", "inside_over_outside", "xla_over_fdl")
+    return rows[0] | {
+        each: statistics.median(row[each] for row in rows)
+        for each in numbers
+        if rows[0][each] is not None
+    }
 
 
 def form(name, layer, other, shape, way, rounds):
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
     params, _ = layer.init(jax.random.key(0), x)
     inside = scanned(one_pass(layer, way), params, x, PASSES)
-    # Once is enough for what takes up to some hundred times as long.
-    theirs = scanned(one_pass(other, way), params, x, 1)
-    with by_xla():
-        theirs()
     in_and_out = measure.paired(inside, repeated(one_pass(layer, way), params, x), rounds)
-    own = measure.seconds(theirs) * PASSES
-    return {
+    row = {
         "form": name,
         "way": way,
         "ms": in_and_out["seconds"] / PASSES * 1e3,
         "inside_over_outside": in_and_out["seconds"] / in_and_out["seconds_other"],
-        "xla_over_fdl": own / in_and_out["seconds"],
+        "xla_over_fdl": None,
     }
+    if other is not None:
+        # Once is enough for a convolution, which takes up to some hundred times as long.
+        passes = 1 if other is layer else PASSES
+        theirs = scanned(one_pass(other, way), params, x, passes)
+        with by_xla():
+            theirs()
+        own = measure.seconds(theirs) / passes
+        row["xla_over_fdl"] = own * PASSES / in_and_out["seconds"]
+    return row
 
 
 def one_pass(layer, way):

@@ -160,9 +160,10 @@ def convolutions():
         "|---|---|---|---|---|",
     ]
     for row in found["rows"]:
+        own = "none" if row["xla_over_fdl"] is None else f"{row['xla_over_fdl']:.1f}"
         lines.append(
             f"| {row['form']} | {row['way']} | {row['ms']:.2f} | "
-            f"{row['inside_over_outside']:.2f} | {row['xla_over_fdl']:.1f} |"
+            f"{row['inside_over_outside']:.2f} | {own} |"
         )
     lines += [
         "",

@@ -316,13 +316,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("-(-(i + 1) * n // size)", "(i + 1) * n // size"),
             ("in reversed(range(len(window.kernel)))", "in range(len(window.kernel))"),
             ("exact(as_images(x, len(wanted)))", "as_images(x, len(wanted))"),
-            ("keepdims=True) / (end - start)", "keepdims=True) / size"),
+            (".sum(axis) / (end - start)", ".sum(axis) / size"),
         ],
     ),
     "fdl/layers/pool_axis.py": (
         "test_pool.py",
         [
-            ("hits.append(free & (", "hits.append(True & ("),
+            ("jnp.where(found, none, first)", "first"),
+            ("places, none).min(axis + 1)", "places, -1).max(axis + 1)"),
             ("min(s, k - q * s)", "s"),
         ],
     ),

@@ -245,3 +245,27 @@ def test_means_of_parts_are_rounded_once():
     layer = fdl.adaptive_average_pool((3, 2))
     exact = layer.apply({}, {}, x.astype(jnp.float32))[0]
     np.testing.assert_array_equal(layer.apply({}, {}, x)[0], exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda n: fdl.max_pool((n, n)),
+        lambda n: fdl.average_pool((n, n)),
+        lambda n: fdl.global_max_pool(),
+        lambda n: fdl.global_average_pool(),
+        lambda n: fdl.adaptive_max_pool((2, 2)),
+        lambda n: fdl.adaptive_average_pool((2, 2)),
+    ],
+    ids=["max", "average", "global_max", "global_average", "adaptive_max", "adaptive_average"],
+)
+def test_the_program_does_not_grow_with_the_window(pool):
+    """One comparison for each of 784 places took all memory to compile."""
+
+    def program(n):
+        def total(x):
+            return pool(n).apply({}, {}, x)[0].sum()
+
+        return jax.jit(jax.grad(total)).lower(jnp.ones((1, n, n, 1))).as_text().count("stablehlo.")
+
+    assert program(4) == program(32)

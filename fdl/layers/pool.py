@@ -106,7 +106,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
 
     Source: Oquab et al. 2015, "Is object localization for free?", section 3.
     """
-    return _over_all(name, lambda x: largest(x, 1, x.shape[1], 1)[:, 0])
+    return _over_all(name, lambda x: largest(x, 1, x.shape[1], x.shape[1])[:, 0])
 
 
 def global_average_pool(*, name: str = "global_average_pool") -> Layer:
@@ -262,10 +262,8 @@ def _parts(n: int, size: int) -> list[tuple[int, int]]:
 
 
 def _largest_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
-    if x.shape[axis] % size == 0:
-        return largest(x, axis, x.shape[axis] // size, x.shape[axis] // size)
     parts = [
-        largest(jax.lax.slice_in_dim(x, start, end, axis=axis), axis, end - start, 1)
+        largest(jax.lax.slice_in_dim(x, start, end, axis=axis), axis, end - start, end - start)
         for start, end in _parts(x.shape[axis], size)
     ]
     return jnp.concatenate(parts, axis)
@@ -273,7 +271,7 @@ def _largest_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
 
 def _mean_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
     parts = [
-        jax.lax.slice_in_dim(x, start, end, axis=axis).sum(axis, keepdims=True) / (end - start)
+        jax.lax.slice_in_dim(x, start, end, axis=axis).sum(axis) / (end - start)
         for start, end in _parts(x.shape[axis], size)
     ]
-    return jnp.concatenate(parts, axis)
+    return jnp.stack(parts, axis)

@@ -26,25 +26,23 @@ def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
       >>> jax.grad(lambda x: largest(x, 0, 3, 2)[0])(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]))
       Array([0., 1., 0., 0., 0.], dtype=float32)
     """
-    elements = (
-        jax.lax.index_in_dim(part, place, axis + 1, keepdims=False)
-        for part in _blocks(x, axis, k, s)
-        for place in range(part.shape[axis + 1])
-    )
-    return functools.reduce(jnp.maximum, elements)
+    return functools.reduce(jnp.maximum, (part.max(axis + 1) for part in _blocks(x, axis, k, s)))
 
 
 @largest.defjvp
 def _(axis: int, k: int, s: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     y = largest(x, axis, k, s)
-    free, change = jnp.ones(y.shape, bool), jnp.zeros((), t.dtype)
+    found, change = jnp.zeros(y.shape, bool), jnp.zeros((), t.dtype)
     for seen, moved in zip(_blocks(x, axis, k, s), _blocks(t, axis, k, s), strict=True):
-        hits = []
-        for place in range(seen.shape[axis + 1]):
-            hits.append(free & (jax.lax.index_in_dim(seen, place, axis + 1, keepdims=False) == y))
-            free = free & ~hits[-1]
-        picked = jnp.where(jnp.stack(hits, axis + 1), moved, jnp.zeros((), t.dtype))
+        places = jax.lax.broadcasted_iota(jnp.int32, seen.shape, axis + 1)
+        none = seen.shape[axis + 1]
+        first = jnp.where(seen == jnp.expand_dims(y, axis + 1), places, none).min(axis + 1)
+        first = jnp.where(found, none, first)
+        found = found | (first < none)
+        picked = jnp.where(
+            places == jnp.expand_dims(first, axis + 1), moved, jnp.zeros((), t.dtype)
+        )
         change = change + picked.sum(axis + 1)
     return y, change
 
