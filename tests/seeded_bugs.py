@@ -322,8 +322,9 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/layers/pool_axis.py": (
         "test_pool.py",
         [
-            ("jnp.where(found, none, first)", "first"),
-            ("places, none).min(axis + 1)", "places, -1).max(axis + 1)"),
+            (" & ~jnp.expand_dims(found, axis + 1)", ""),
+            ("places, n).min(", "places, -1).max("),
+            ("free & ~each", "free"),
             ("min(s, k - q * s)", "s"),
         ],
     ),

@@ -7,10 +7,15 @@ numbers, once for each of the k.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+# So many elements are compared one by one, twice as fast on CPU as a reduction of them; of more, a
+# reduction is faster, and of hundreds the other takes minutes to compile.
+FEW = 3
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
@@ -26,7 +31,8 @@ def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
       >>> jax.grad(lambda x: largest(x, 0, 3, 2)[0])(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]))
       Array([0., 1., 0., 0., 0.], dtype=float32)
     """
-    return functools.reduce(jnp.maximum, (part.max(axis + 1) for part in _blocks(x, axis, k, s)))
+    parts = (_reduced(jnp.maximum, jnp.max, part, axis + 1) for part in _blocks(x, axis, k, s))
+    return functools.reduce(jnp.maximum, parts)
 
 
 @largest.defjvp
@@ -35,15 +41,10 @@ def _(axis: int, k: int, s: int, primals: tuple, tangents: tuple) -> tuple[jax.A
     y = largest(x, axis, k, s)
     found, change = jnp.zeros(y.shape, bool), jnp.zeros((), t.dtype)
     for seen, moved in zip(_blocks(x, axis, k, s), _blocks(t, axis, k, s), strict=True):
-        places = jax.lax.broadcasted_iota(jnp.int32, seen.shape, axis + 1)
-        none = seen.shape[axis + 1]
-        first = jnp.where(seen == jnp.expand_dims(y, axis + 1), places, none).min(axis + 1)
-        first = jnp.where(found, none, first)
-        found = found | (first < none)
-        picked = jnp.where(
-            places == jnp.expand_dims(first, axis + 1), moved, jnp.zeros((), t.dtype)
-        )
+        hits = (seen == jnp.expand_dims(y, axis + 1)) & ~jnp.expand_dims(found, axis + 1)
+        picked = jnp.where(_first(hits, axis + 1), moved, jnp.zeros((), t.dtype))
         change = change + picked.sum(axis + 1)
+        found = found | _reduced(jnp.logical_or, jnp.any, hits, axis + 1)
     return y, change
 
 
@@ -81,3 +82,29 @@ def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
     for q in range(parts):
         part = jax.lax.slice_in_dim(x, q, q + windows, axis=axis)
         yield jax.lax.slice_in_dim(part, 0, min(s, k - q * s), axis=axis + 1)
+
+
+def _reduced(
+    pair: Callable[[Any, Any], jax.Array], whole: Callable[..., jax.Array], x: jax.Array, axis: int
+) -> jax.Array:
+    """The elements along an axis made one, by a function of two of them or of all."""
+    if x.shape[axis] > FEW:
+        return whole(x, axis)
+    return functools.reduce(pair, _elements(x, axis))
+
+
+def _first(hits: jax.Array, axis: int) -> jax.Array:
+    """True at the first True along an axis."""
+    n = hits.shape[axis]
+    if n > FEW:
+        places = jax.lax.broadcasted_iota(jnp.int32, hits.shape, axis)
+        return places == jnp.where(hits, places, n).min(axis, keepdims=True)
+    free, firsts = jnp.bool_(True), []
+    for each in _elements(hits, axis):
+        firsts.append(each & free)
+        free = free & ~each
+    return jnp.stack(firsts, axis)
+
+
+def _elements(x: jax.Array, axis: int) -> Iterator[jax.Array]:
+    return (jax.lax.index_in_dim(x, place, axis, keepdims=False) for place in range(x.shape[axis]))
