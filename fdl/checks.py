@@ -1,25 +1,28 @@
 """What a network refuses: extra inputs, parameters and keys that cannot be meant."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fdl.layer import Params, State
 from fdl.paths import PathError
 
 
-def check_inputs(layer: str, inputs: Mapping[str, bool], given: Mapping[str, Any]) -> None:
+def check_inputs(
+    layer: str, inputs: Collection[str], required: Collection[str], given: Mapping[str, Any]
+) -> None:
     """Refuses extra inputs that nobody takes, and the lack of one that is needed.
 
     Args:
-      layer: the network's name, for the message.
-      inputs: which there are, and whether each must be given.
+      layer: the layer's name, for the message.
+      inputs: which there are.
+      required: those that must be given.
       given: what came.
 
     Raises:
       PathError: says what came.
 
     Example:
-      >>> check_inputs("decoder", {"mask": True}, {})
+      >>> check_inputs("decoder", ["mask"], ["mask"], {})
       Traceback (most recent call last):
       ...
       fdl.paths.PathError: decoder: expected the input 'mask', got none; pass it by name: mask=...
@@ -31,8 +34,8 @@ def check_inputs(layer: str, inputs: Mapping[str, bool], given: Mapping[str, Any
                 "here takes; leave it out, or name it in the layer that should read it",
                 layer=layer,
             )
-    for each, required in inputs.items():
-        if required and each not in given:
+    for each in required:
+        if each not in given:
             raise PathError(
                 f"expected the input {each!r}, got none; pass it by name: {each}=...", layer=layer
             )

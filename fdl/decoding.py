@@ -254,7 +254,7 @@ def _once(twin: Layer) -> Layer:
         y, state = twin.apply(params, state, x, **given)
         return y, {**state, CALLED: {}} if state else state
 
-    return Layer(twin.name, twin.init, apply, twin.inputs)
+    return Layer(twin.name, twin.init, apply, twin.inputs, required=twin.required)
 
 
 def _overlaid(below: Any, above: Any) -> Any:

@@ -37,6 +37,8 @@ class Layer:
       rebuild: makes the same layer of other children; this is how `capture` looks inside.
       decoding: for a layer that looks back at earlier tokens: makes its twin that is given them
         piece by piece, with a cache of a given length as its state; this is how `decode` works.
+      required: those of the inputs that must be given; by default the ones of `apply` that have no
+        default.
 
     Example:
       >>> double = Layer("double", lambda key, x: ({}, {}),
@@ -52,11 +54,13 @@ class Layer:
     children: Mapping[str, "Layer"] = dataclasses.field(default_factory=dict)
     rebuild: Callable[[Mapping[str, "Layer"]], "Layer"] | None = None
     decoding: Callable[[int], "Layer"] | None = None
+    required: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.inputs is None:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))
+            object.__setattr__(self, "required", tuple(each for each in named if named[each]))
 
 
 def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:

@@ -62,7 +62,9 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
             f"{signature(forward)}; only named inputs can be handed on and checked"
         )
     named = {child: as_layer(value) for child, value in children.items()}
-    return _Network(forward, named, name, keyword_only(forward)).layer()
+    inputs = keyword_only(forward)
+    required = tuple(each for each in inputs if inputs[each])
+    return _Network(forward, named, name, tuple(inputs), required).layer()
 
 
 def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
@@ -166,18 +168,19 @@ def wired(forward: Callable[..., Any], children: Mapping[str, Layer], name: str)
       >>> wired(lambda f, x: f.abs(x), {"abs": as_layer(abs)}, "size").inputs
       ()
     """
-    inputs = {each: False for child in children.values() for each in child.inputs or ()}
-    return _Network(forward, children, name, inputs).layer()
+    inputs = dict.fromkeys(each for child in children.values() for each in child.inputs or ())
+    return _Network(forward, children, name, tuple(inputs), required=()).layer()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Network:
-    """`forward` over `children`; `inputs` says of each extra input whether it must be given."""
+    """`forward` over `children`, with extra inputs of which some are required."""
 
     forward: Callable[..., Any]
     children: Mapping[str, Layer]
     name: str
-    inputs: Mapping[str, bool]
+    inputs: tuple[str, ...]
+    required: tuple[str, ...]
 
     def layer(self) -> Layer:
         if not isinstance(self.name, str):
@@ -192,8 +195,9 @@ class _Network:
                     "these two belong to paths and patterns"
                 )
         return Layer(
-            *(self.name, self.init, self.apply, tuple(self.inputs), dict(self.children)),
+            *(self.name, self.init, self.apply, self.inputs, dict(self.children)),
             rebuild=self.rebuild,
+            required=self.required,
         )
 
     def rebuild(self, others: Mapping[str, Layer]) -> Layer:
@@ -201,7 +205,7 @@ class _Network:
         return dataclasses.replace(self, children=children).layer()
 
     def init(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:
-        check_inputs(self.name, self.inputs, given)
+        check_inputs(self.name, self.inputs, self.required, given)
         check_key(key, self.name)
         seen: dict[str, Any] = {}
         x, given = abstract((x, given))
@@ -227,6 +231,7 @@ class _Network:
         def call(child: str, x: Any, **given: Any) -> Any:
             layer = self.children[child]
             with at(child):
+                check_inputs(child, layer.inputs or (), layer.required, given)
                 if child not in seen:
                     seen[child] = abstract((x, given))
                     params[child], state[child] = layer.init(subkey(key, child), x, **given)
@@ -247,7 +252,7 @@ class _Network:
         train: bool = False,
         **given: Any,
     ) -> tuple[Any, State]:
-        check_inputs(self.name, self.inputs, given)
+        check_inputs(self.name, self.inputs, self.required, given)
         check_pass(self.name, tuple(self.children), params, state, key, train)
         new_state = dict(state)
         calls: dict[str, int] = {}
@@ -258,9 +263,11 @@ class _Network:
             if own_key is not None and child in calls:
                 own_key = jax.random.fold_in(own_key, calls[child])
             calls[child] = calls.get(child, 0) + 1
+            layer = self.children[child]
             with at(child):
+                check_inputs(child, layer.inputs or (), layer.required, given)
                 try:
-                    y, new_state[child] = self.children[child].apply(
+                    y, new_state[child] = layer.apply(
                         own, own_state, x, key=own_key, train=train, **given
                     )
                 except KeyError as error:

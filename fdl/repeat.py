@@ -87,13 +87,12 @@ def _scanned(
     block: Layer, n: int, name: str, policy: Callable[..., bool] | None
 ) -> Callable[..., tuple[Any, State]]:
     names = tuple(str(number) for number in range(n))
-    inputs = dict.fromkeys(block.inputs or (), False)
     kept = policy or jax.checkpoint_policies.dots_saveable
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
     ) -> tuple[Any, State]:
-        check_inputs(name, inputs, given)
+        check_inputs(name, block.inputs or (), block.required, given)
         check_pass(name, names, params, state, key, train)
 
         def body(x: Any, own: Any) -> tuple[Any, State]:
@@ -127,7 +126,7 @@ class _Init:
     scanned: bool
 
     def __call__(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:
-        check_inputs(self.name, dict.fromkeys(self.block.inputs or (), False), given)
+        check_inputs(self.name, self.block.inputs or (), self.block.required, given)
         names = tuple(str(number) for number in range(self.n))
         with at("*" if self.scanned else "0"):
             made = {"0": self.block.init(subkey(key, "0"), x, **given)}

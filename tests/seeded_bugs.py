@@ -831,7 +831,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_layer.py test_messages.py test_pool.py",
         [
             ("if key is not None and not train", "if False"),
-            ("if required and each not in given", "if False"),
+            ("if each not in given:", "if False:"),
             ('{"parameters": params, "state": state}', '{"parameters": params}'),
         ],
     ),

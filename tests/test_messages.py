@@ -480,7 +480,6 @@ WRONG |= {
         "lstm": fdl.lstm(2),
         "mixture_of_experts": fdl.mixture_of_experts(fdl.dense(2), 2),
         "einsum_dense": fdl.einsum_dense("td,df->tf", {"f": 2}),
-        "bilinear": fdl.bilinear(2),
         "prelu": fdl.prelu(),
     }.items()
 }
@@ -543,9 +542,19 @@ WRONG |= {
         "[2, 3, 3, 2] and positions [3, 3]; give heads an even number of features, and every "
         "token a position",
     ),
+    "a_list_for_bilinear": (
+        lambda x: drawn(fdl.bilinear(2), x, other=x),
+        f"decoder/block/block: expected x as an array, {ARRAY}",
+    ),
+    "an_input_that_a_layer_does_not_take": (
+        lambda x: made(inside(fdl.network(lambda f, x: f.a(x, mask=x), a=fdl.dense(2))), x),
+        "decoder/block/a: expected extra inputs among [], got 'mask', which no layer here takes; "
+        "leave it out, or name it in the layer that should read it",
+    ),
     "no_second_factor": (
         lambda x: made(inside(fdl.chain(fdl.bilinear(2))), x),
-        "decoder/block/bilinear_0: expected the input 'other', got none; pass it: other=...",
+        "decoder/block/bilinear_0: expected the input 'other', got none; pass it by name: "
+        "other=...",
     ),
     "an_array_for_a_carry": (
         lambda x: read(x, carry=jnp.zeros((3, 5))),

@@ -116,11 +116,9 @@ def bilinear(
 
     def given(x: Any, other: Any) -> None:
         check_floating(name, x)
-        if other is None:
-            raise PathError("expected the input 'other', got none; pass it: other=...", layer=name)
         check_array(name, other, "other")
 
-    def init(key: Any, x: Any, *, other: Any = None) -> tuple[Params, State]:
+    def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
         given(x, other)
         d, c = x.shape[-1], other.shape[-1]
         w = w_init(subkey(key, "w"), (d * c, features), x.dtype).reshape(d, c, features)
@@ -131,7 +129,7 @@ def bilinear(
         state: State,
         x: Any,
         *,
-        other: Any = None,
+        other: Any,
         key: Any = None,
         train: bool = False,
     ) -> tuple[jax.Array, State]:

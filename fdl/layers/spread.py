@@ -43,7 +43,7 @@ def by_batch(
     """form(x, w), a batch like x, where `form` is a primitive that knows nothing of such types.
 
     Args:
-      form: from x [N, ...] and w to y [N, ...].
+      form: from x [N, ...] and w to y [N, ...], with as many axes as x.
       x: cut along its first axis, or not at all.
       w: the same on every device.
 
@@ -56,7 +56,7 @@ def by_batch(
     """
     axes = _varying(x) | _varying(w)
     x, w = (jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, w))
-    cut = sharding_beside(x, 1, len(jax.eval_shape(form, x, w).shape) - 1)
+    cut = sharding_beside(x, 1, x.ndim - 1)
     return form(x, w) if cut is None else jax.sharding.auto_axes(form, out_sharding=cut)(x, w)
 
 

@@ -69,7 +69,7 @@ class Unrolled:
         **given: Any,
     ) -> tuple[Any, State]:
         """A pass that begins at the cache, and gives the carry back in its place."""
-        check_inputs(self.name, {}, given)
+        check_inputs(self.name, (), (), given)
         self.check(x, params)
         y, carry = self.unroll(params, x, self.start(x, state), None)
         return self.returned(y, carry), carry
