@@ -88,12 +88,12 @@ def check_floating(layer: str, x: Any) -> None:
 def check_number(
     where: str, expected: str, value: Any, fits: Callable[[Any], Any], remedy: str
 ) -> None:
-    """Refuses what is no number, and a number that is known and does not fit.
+    """Refuses what is no number, and one that is known and does not fit; an array if one does not.
 
     Args:
       where: the factory's name, for the message.
       expected: the argument's name and its range, for the message.
-      value: what came: a number of Python, NumPy or JAX, traced or not.
+      value: what came: a number of Python, NumPy or JAX, traced or not, or an array of them.
       fits: whether a number is in the range; NaN is in none.
       remedy: what to do.
 
@@ -108,7 +108,7 @@ def check_number(
     """
     if not is_number(value):
         raise ValueError(f"{where}: expected {expected}, got {value!r}; pass a number")
-    if known(value) and not fits(value):
+    if _concrete(value) and not all(fits(each) for each in np.ravel(value)):
         raise ValueError(f"{where}: expected {expected}, got {value}; {remedy}")
 
 
@@ -134,9 +134,7 @@ def known(value: Any) -> bool:
       >>> known(0.1), known(None)
       (True, False)
     """
-    numbers = int | float | np.number | np.ndarray | jax.Array
-    concrete = isinstance(value, numbers) and not isinstance(value, jax.core.Tracer)
-    return concrete and np.ndim(value) == 0
+    return _concrete(value) and np.ndim(value) == 0
 
 
 def plain(value: Any) -> Any:
@@ -172,3 +170,8 @@ def check_key(key: Any, layer: str = "") -> None:
         raise PathError(
             f"expected one random key, got {said}; make it with jax.random.key(seed)", layer=layer
         )
+
+
+def _concrete(value: Any) -> bool:
+    numbers = int | float | np.number | np.ndarray | jax.Array
+    return isinstance(value, numbers) and not isinstance(value, jax.core.Tracer)

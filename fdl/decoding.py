@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.arguments import check_array, is_count
+from fdl.arguments import check_array, check_number, is_count
 from fdl.layer import Layer, Params, State, abstract, check_key, zeros
 from fdl.paths import PathError, at
 
@@ -168,12 +168,11 @@ def generate(
             f"{list(tokens.shape)}; begin with at least one token"
         )
     check_key(key, "generate")
+    check_number(
+        *("generate", "a temperature > 0", temperature),
+        *(lambda t: t > 0, "key=None takes the likeliest token every time"),
+    )
     heat = jnp.asarray(temperature, jnp.float32)
-    if not isinstance(heat, jax.core.Tracer) and not heat > 0:
-        raise ValueError(
-            f"generate: expected a temperature > 0, got {temperature}; key=None takes the "
-            "likeliest token every time"
-        )
     return _generate(model, params, state or {}, tokens, steps, key, heat, top_k, inputs)
 
 

@@ -260,7 +260,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jax.lax.top_k(last, top_k)", "jax.lax.top_k(last, top_k + 1)"),
             ("jax.lax.top_k(last, top_k)", "jax.lax.top_k(-last, top_k)"),
             ("if state else state", ""),
-            ("not heat > 0", "heat < 0"),
+            ("lambda t: t > 0", "lambda t: t >= 0"),
             ("if CALLED in state", "if False"),
             ("jax.tree.map(zeros, after), state)", "jax.tree.map(zeros, after), {})"),
             ("pick(logits, number)", "pick(logits, 0)"),
@@ -439,13 +439,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/arguments.py": (
-        "test_initializers.py test_optimizers.py test_messages.py test_pool.py "
+        "test_initializers.py test_optimizers.py test_messages.py test_pool.py test_losses.py "
         "-k told_or_number_or_refused_or_numpy",
         [
             ("isinstance(value, Integral)", "isinstance(value, int)"),
             ("and not isinstance(value, bool) and", "and"),
             ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
-            ("if known(value) and not fits(value)", "if False"),
+            ("and not all(fits(each) for", "and not any(fits(each) for"),
+            ("if not is_number(value)", "if False"),
             ("return not isinstance(value, bool)", "return True"),
             ("return float(value) if known(value) else value", "return value"),
         ],

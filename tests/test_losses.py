@@ -461,7 +461,7 @@ def test_frames_past_the_end_of_a_text_are_not_read():
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), class_weight=[-1.0, 1.0]),
-            "softmax_cross_entropy: expected class_weight >= 0, got [-1.0, 1.0]; a weight of 0",
+            "softmax_cross_entropy: expected class_weight >= 0, got [-1.  1.]; a weight of 0",
         ),
         (
             lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=-1.0),
@@ -525,7 +525,7 @@ def test_frames_past_the_end_of_a_text_are_not_read():
 )
 def test_options_out_of_range_and_what_is_no_array_are_refused(call, told, standard_promotion):
     for run in (call, jax.jit(call)):
-        with pytest.raises(fdl.PathError, match="^" + re.escape(told)):
+        with pytest.raises(ValueError, match="^" + re.escape(told)):
             run(jnp.array([0.5, -2.0]))
 
 
@@ -641,3 +641,13 @@ def test_targets_that_a_loss_cannot_score_are_refused(loss, targets, told):
     good = {"hinge": [1.0, -1.0], "ctc": [[1, 2], [1, -1], [-1, -1]]}
     fine = [[0.25, 0.75, 0.0]] if np.ndim(targets) == 2 else [0, 1]
     assert check_targets(given, logits, np.array(good.get(loss, fine))) is None
+
+
+def test_class_weights_without_smoothing_weigh_the_loss_of_the_own_class():
+    logits, labels = jnp.array([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]]), jnp.array([2, 0])
+    weight = jnp.array([0.25, 1.0, 4.0])
+    expected = weight[labels] * fdl.softmax_cross_entropy(logits, labels)
+    got = fdl.softmax_cross_entropy(logits, labels, class_weight=weight)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    traced = jax.jit(functools.partial(fdl.softmax_cross_entropy, class_weight=weight))
+    np.testing.assert_allclose(traced(logits, labels, smoothing=0.0), expected, rtol=1e-6)

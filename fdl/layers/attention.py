@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, check_count
+from fdl.arguments import check_array, check_count, check_number
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State
 from fdl.layers.cache import key_value_cache, position
@@ -253,9 +253,10 @@ def _check(
             f"attention: expected kv_heads that divide the heads, got heads {heads} and "
             f"kv_heads {kv_heads}; kv_heads=None gives each head keys and values of its own"
         )
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(
-            f"attention: expected a soft_cap > 0, got {soft_cap}; 50 is usual, None leaves it out"
+    if soft_cap is not None:
+        check_number(
+            *("attention", "a soft_cap > 0", soft_cap),
+            *(lambda cap: cap > 0, "50 is usual, None leaves it out"),
         )
     if ordered_across:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, is_count
+from fdl.arguments import check_array, check_number, is_count
 from fdl.layers.blockwise import in_blocks
 from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.paths import PathError
@@ -147,8 +147,11 @@ def _check_options(
         _refuse("no on_weights beside a chunk", f"chunk {chunk}", remedy)
     if slopes is not None and len(slopes) != heads:
         _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "see alibi_slopes")
-    if soft_cap is not None and not soft_cap > 0:
-        _refuse("a soft_cap > 0 or None", f"{soft_cap}", "None leaves it out")
+    if soft_cap is not None:
+        check_number(
+            *("dot_product_attention", "a soft_cap > 0", soft_cap),
+            *(lambda cap: cap > 0, "50 is usual, None leaves it out"),
+        )
 
 
 def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
-from fdl.losses.shapes import alike, check_option, classified, nan_outside, one_hot
+from fdl.losses.shapes import alike, classified, nan_outside, one_hot
 
 
 def sigmoid_focal(
@@ -26,6 +27,7 @@ def sigmoid_focal(
 
     Raises:
       PathError: two different shapes.
+      ValueError: alpha or gamma out of range.
 
     Example:
       >>> sigmoid_focal(jnp.array([0.0, 0.0]), jnp.array([0.0, 1.0]), gamma=1.0)
@@ -36,9 +38,9 @@ def sigmoid_focal(
     logits, targets = alike("sigmoid_focal", logits, targets)
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
-        check_option(
-            *("sigmoid_focal", "alpha", alpha, "in [0, 1]"),
-            *(lambda a: (a >= 0) & (a <= 1), "0.25 is the paper's, None counts both alike"),
+        check_number(
+            *("sigmoid_focal", "alpha in [0, 1]", alpha),
+            *(lambda a: 0 <= a <= 1, "0.25 is the paper's, None counts both alike"),
         )
     towards = jnp.where(targets == 1, logits, -logits)
     # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
@@ -61,6 +63,7 @@ def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -
 
     Raises:
       PathError: labels that are not integers, or not shaped as the logits without their last axis.
+      ValueError: gamma out of range.
 
     Example:
       >>> softmax_focal(jnp.array([[0.0, 0.0]]), jnp.array([1]), gamma=1.0)
@@ -127,4 +130,4 @@ def multiclass_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _check_gamma(name: str, gamma: Any) -> None:
-    check_option(name, "gamma", gamma, ">= 0", lambda g: g >= 0, "2 is usual")
+    check_number(name, "gamma >= 0", gamma, lambda g: g >= 0, "2 is usual")

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from fdl.losses.shapes import alike, check_option, magnitude, real
+from fdl.losses.shapes import alike, magnitude, real
 from fdl.paths import PathError
 
 
@@ -49,6 +50,7 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
 
     Raises:
       PathError: shapes that do not fit.
+      ValueError: margin out of range.
 
     Example:
       >>> contrastive(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.array([True, False]))
@@ -89,6 +91,7 @@ def triplet(
 
     Raises:
       PathError: shapes that differ.
+      ValueError: margin out of range.
 
     Example:
       >>> triplet(jnp.array([0.0]), jnp.array([1.0]), jnp.array([-4.0]), margin=3.5)
@@ -122,6 +125,7 @@ def info_nce(
 
     Raises:
       PathError: two different shapes, or other than [B, D].
+      ValueError: temperature out of range.
 
     Example:
       >>> [round(float(nats), 3) for nats in info_nce(jnp.eye(2), jnp.eye(2), temperature=1.0)]
@@ -131,8 +135,8 @@ def info_nce(
     Coding", equation 4; the cosine and the temperature are Wu et al.'s 2018, equation 2.
     """
     scores = _cosines("info_nce", queries, keys)
-    check_option(
-        *("info_nce", "temperature", temperature, "> 0"),
+    check_number(
+        *("info_nce", "temperature > 0", temperature),
         *(lambda t: t > 0, "0.07 is usual"),
     )
     scores = scores / jnp.asarray(temperature, scores.dtype)
@@ -161,6 +165,7 @@ def sigmoid_contrastive(
 
     Raises:
       PathError: two different shapes, or other than [B, D].
+      ValueError: scale out of range.
 
     Example:
       >>> [round(float(nats), 3) for nats in sigmoid_contrastive(jnp.eye(2), jnp.eye(2), bias=0.0)]
@@ -169,8 +174,8 @@ def sigmoid_contrastive(
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
     scores = _cosines("sigmoid_contrastive", a, b)
-    check_option(
-        *("sigmoid_contrastive", "scale", scale, "> 0"),
+    check_number(
+        *("sigmoid_contrastive", "scale > 0", scale),
         *(lambda s: s > 0, "the paper begins at 10"),
     )
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
@@ -198,7 +203,7 @@ def _direction(x: jax.Array) -> jax.Array:
 
 
 def _check_margin(name: str, margin: Any) -> None:
-    check_option(name, "margin", margin, "> 0", lambda m: m > 0, "1 is usual")
+    check_number(name, "margin > 0", margin, lambda m: m > 0, "1 is usual")
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:

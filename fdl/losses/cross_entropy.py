@@ -1,11 +1,14 @@
 """Cross-entropies, from logits, in nats. C is the number of classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fdl.losses.shapes import alike, check_option, classified, nan_outside, one_hot
+from fdl.arguments import check_number
+from fdl.losses.shapes import alike, classified, nan_outside, one_hot
 from fdl.paths import PathError
 
 
@@ -35,6 +38,7 @@ def softmax_cross_entropy(
     Raises:
       PathError: labels that are not integers, or not shaped as the logits without their last axis;
         class weights that are not one for each class.
+      ValueError: smoothing or class weights out of range.
 
     Example:
       >>> softmax_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1]))
@@ -44,9 +48,9 @@ def softmax_cross_entropy(
     section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
     logits, labels = classified("softmax_cross_entropy", logits, labels)
-    check_option(
-        *("softmax_cross_entropy", "smoothing", smoothing, "in [0, 1)"),
-        *(lambda s: (s >= 0) & (s < 1), "0.1 is usual, 0 for none"),
+    check_number(
+        *("softmax_cross_entropy", "smoothing in [0, 1)", smoothing),
+        *(lambda s: 0 <= s < 1, "0.1 is usual, 0 for none"),
     )
     classes = logits.shape[-1]
     right, weights = one_hot(labels, classes), _weights(class_weight, logits)
@@ -122,6 +126,7 @@ def sigmoid_cross_entropy(
 
     Raises:
       PathError: two different shapes.
+      ValueError: positive_weight out of range.
 
     Example:
       >>> sigmoid_cross_entropy(jnp.array([0.0, 100.0]), jnp.array([1.0, 1.0]))
@@ -130,11 +135,10 @@ def sigmoid_cross_entropy(
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
     """
     logits, targets = alike("sigmoid_cross_entropy", logits, targets)
-    check_option(
-        *("sigmoid_cross_entropy", "positive_weight", positive_weight, ">= 0"),
-        *(lambda w: w >= 0, "above 1 it makes up for targets of 1 that are rare"),
+    rare = "above 1 it makes up for targets of 1 that are rare"
+    weight = _weight(
+        "sigmoid_cross_entropy", "positive_weight", positive_weight, logits.dtype, rare
     )
-    weight = jnp.asarray(positive_weight, logits.dtype)
     if jnp.broadcast_shapes(weight.shape, logits.shape) != logits.shape:
         raise PathError(
             f"expected a positive_weight that broadcasts to {list(logits.shape)}, got "
@@ -172,11 +176,8 @@ def _nats(logits: jax.Array) -> jax.Array:
 def _weights(class_weight: jax.Array | Sequence[float] | None, logits: jax.Array) -> jax.Array:
     if class_weight is None:
         return jnp.ones(logits.shape[-1:], logits.dtype)
-    check_option(
-        *("softmax_cross_entropy", "class_weight", class_weight, ">= 0"),
-        *(lambda w: w >= 0, "a weight of 0 leaves a class out"),
-    )
-    weights = jnp.asarray(class_weight, logits.dtype)
+    none = "a weight of 0 leaves a class out"
+    weights = _weight("softmax_cross_entropy", "class_weight", class_weight, logits.dtype, none)
     if weights.shape != logits.shape[-1:]:
         raise PathError(
             f"expected class weights {list(logits.shape[-1:])} for logits {list(logits.shape)}, "
@@ -184,3 +185,9 @@ def _weights(class_weight: jax.Array | Sequence[float] | None, logits: jax.Array
             layer="softmax_cross_entropy",
         )
     return weights
+
+
+def _weight(name: str, what: str, value: Any, dtype: Any, remedy: str) -> jax.Array:
+    numbers = value if isinstance(value, jax.Array) else np.asarray(value)
+    check_number(name, f"{what} >= 0", numbers, lambda w: w >= 0, remedy)
+    return jnp.asarray(value, dtype)

@@ -5,7 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fdl.losses.shapes import alike, check_option, magnitude, precise, real
+from fdl.arguments import check_number
+from fdl.losses.shapes import alike, magnitude, precise, real
 from fdl.paths import PathError
 
 # e^60 is far above any count, and far enough below the largest float32 to be multiplied.
@@ -68,6 +69,7 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
 
     Raises:
       PathError: two different shapes.
+      ValueError: delta out of range.
 
     Example:
       >>> huber(jnp.array([1.0, 4.0]), jnp.array([0.5, 1.0]))
@@ -76,7 +78,7 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
     predictions, targets = alike("huber", predictions, targets)
-    check_option("huber", "delta", delta, "> 0", lambda d: d > 0, "1 is usual")
+    check_number("huber", "delta > 0", delta, lambda d: d > 0, "1 is usual")
     error = predictions - targets
     far = magnitude(error) > delta
     # Each part has its own slope; of a sum of both, that of the tangents cancels for a large delta.
@@ -128,6 +130,7 @@ def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) 
 
     Raises:
       PathError: two different shapes.
+      ValueError: level out of range.
 
     Example:
       >>> quantile(jnp.array([1.0, 3.0]), jnp.array([2.0, 2.0]), level=0.75)
@@ -136,9 +139,9 @@ def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) 
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
     predictions, targets = alike("quantile", predictions, targets)
-    check_option(
-        *("quantile", "level", level, "in (0, 1)"),
-        *(lambda p: (p > 0) & (p < 1), "0.5 is the median"),
+    check_number(
+        *("quantile", "level in (0, 1)", level),
+        *(lambda p: 0 < p < 1, "0.5 is the median"),
     )
     error = targets - predictions
     return jnp.where(error > 0, level * error, (level - 1) * error)
@@ -157,6 +160,7 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
 
     Raises:
       PathError: predictions that are not the targets' shape with an axis of 2 behind it.
+      ValueError: epsilon out of range.
 
     Example:
       >>> round(float(gaussian_nll(jnp.array([3.0, 0.0]), jnp.array(4.0))), 3)
@@ -168,7 +172,7 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
     predictions = real("gaussian_nll", predictions, "predictions")
     targets = real("gaussian_nll", targets, "targets")
     smallest = "it is the smallest variance, as 1e-6"
-    check_option("gaussian_nll", "epsilon", epsilon, "> 0", lambda e: e > 0, smallest)
+    check_number("gaussian_nll", "epsilon > 0", epsilon, lambda e: e > 0, smallest)
     if jnp.shape(predictions) != (*jnp.shape(targets), 2):
         raise PathError(
             f"expected predictions {[*jnp.shape(targets), 2]} for targets "

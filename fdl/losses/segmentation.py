@@ -2,7 +2,8 @@
 
 import jax
 
-from fdl.losses.shapes import alike, check_option
+from fdl.arguments import check_number
+from fdl.losses.shapes import alike
 from fdl.paths import PathError
 
 
@@ -26,6 +27,7 @@ def dice(
 
     Raises:
       PathError: two different shapes.
+      ValueError: smooth out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -41,7 +43,7 @@ def dice(
     if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
         raise PathError(f"expected axis in the predictions, got {axis!r}; {known}", layer="dice")
     empty = "1 is usual; two empty regions are to overlap fully"
-    check_option("dice", "smooth", smooth, "> 0", lambda s: s > 0, empty)
+    check_number("dice", "smooth > 0", smooth, lambda s: s > 0, empty)
     # Never below 0: both sums are taken of what is missing, not of a difference near 1.
     chances, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
     apart = (chances * (1 - targets) + misses * targets).sum(axis)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fdl.arguments import check_array
 from fdl.paths import PathError
@@ -46,32 +45,6 @@ def real(name: str, x: Any, what: str) -> jax.Array:
             layer=name,
         )
     return jnp.asarray(x)
-
-
-def check_option(
-    name: str, what: str, value: Any, expected: str, right: Callable[[Any], Any], remedy: str
-) -> None:
-    """Refuses an option out of its range; a traced one passes, since it is not known yet.
-
-    Args:
-      name: of the loss.
-      what: the option's name.
-      value: a number, or an array of them.
-      expected: the range in words, as "> 0".
-      right: whether a value is in it, elementwise.
-      remedy: what to do.
-
-    Raises:
-      PathError: says what came.
-
-    Example:
-      >>> check_option("huber", "delta", -1.0, "> 0", lambda d: d > 0, "1 is usual")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: huber: expected delta > 0, got -1.0; 1 is usual
-    """
-    if not isinstance(value, jax.core.Tracer) and not np.all(right(np.asarray(value))):
-        raise PathError(f"expected {what} {expected}, got {value}; {remedy}", layer=name)
 
 
 def magnitude(x: jax.Array) -> jax.Array:
