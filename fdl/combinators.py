@@ -51,13 +51,13 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
         x = fence(x)
         y = in_order(f, children, x, given)
         if _kind(y) != _kind(x):
-            remedy = "give the last layer as many features as x has, or use "
-            remedy += "parallel(f, shortcut=...)"
-            if x.shape == y.shape:
-                remedy = f"convert f(x) with astype({x.dtype}), or x before"
+            widen = (
+                "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
+            )
+            convert = f"convert f(x) with astype({x.dtype}), or x before"
             raise PathError(
                 f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; "
-                f"{remedy}",
+                f"{convert if x.shape == y.shape else widen}",
                 layer=name,
             )
         return x + y

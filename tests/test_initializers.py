@@ -146,27 +146,29 @@ def test_the_same_bits_everywhere(init, shape):
 MISTAKES = {
     "delta": (
         lambda: initializers.delta_orthogonal()(KEY, (4, 4)),
-        "expected the weights of a convolution [*spatial, in, out], got shape (4, 4); delta_orth",
+        "delta_orthogonal: expected the weights of a convolution [*spatial, in, out], got shape "
+        "(4, 4); it has no meaning elsewhere, use orthogonal or identity",
     ),
     "delta_narrow": (
         lambda: initializers.delta_orthogonal()(KEY, (3, 4, 2)),
-        "expected weights [*spatial, in, out] with in <= out, got shape (3, 4, 2); give the layer ",
+        "delta_orthogonal: expected weights [*spatial, in, out] with in <= out, got shape (3, 4, "
+        "2); give the layer ",
     ),
     "dirac": (
         lambda: initializers.dirac()(None, (4, 4)),
-        "expected the weights of a convolution [*spatial, in, out], got shape (4, 4); dirac has no",
+        "dirac: expected the weights of a convolution [*spatial, in, out], got shape (4, 4); it ",
     ),
     "dirac_groups": (
         lambda: initializers.dirac(2)(None, (3, 1, 3)),
-        "expected groups that divide the 3 outputs, got 2; give dirac the groups of its conv",
+        "dirac: expected groups that divide the 3 outputs, got 2; give dirac the groups of its ",
     ),
     "identity": (
         lambda: initializers.identity()(None, (3, 3, 3)),
-        "expected weights [in, out], got shape (3, 3, 3); use dirac here",
+        "identity: expected weights [in, out], got shape (3, 3, 3); use dirac here",
     ),
     "sparse": (
         lambda: initializers.sparse(0.5)(KEY, (4,)),
-        "expected weights [in, out], got shape (4,); use normal here",
+        "sparse: expected weights [in, out], got shape (4,); use normal here",
     ),
     "sparse_share": (
         lambda: initializers.sparse(1.0),
@@ -252,7 +254,7 @@ MISTAKES = {
             "identity": initializers.identity(),
             "sparse": initializers.sparse(0.5),
             "dirac": initializers.dirac(),
-            "fans": initializers.he_normal,
+            "variance_scaling": initializers.he_normal,
         }.items()
     },
     **{
@@ -274,7 +276,7 @@ MISTAKES = {
     },
     "no_key": (
         lambda: initializers.sparse(0.5)(None, (4, 4)),
-        "expected a random key, got None; pass jax.random.key(seed)",
+        "sparse: expected a random key, got None; pass jax.random.key(seed)",
     ),
 }
 

@@ -745,7 +745,8 @@ def test_the_key_of_an_initializer_decides_the_bits(name):
     assert (case.init(other, (5, 7)) != first).all() == case.random
     if case.random:
         with pytest.raises(
-            fdl.PathError, match=r"^expected a random key, got None; pass jax\.random\.key\(seed\)$"
+            fdl.PathError,
+            match=r"^\w+: expected a random key, got None; pass jax\.random\.key\(seed\)$",
         ):
             case.init(None, (5, 7))
     else:
@@ -770,8 +771,10 @@ def test_an_initializer_with_fans_refuses_a_shape_without(name, shape):
     if not case.has_fans:
         assert case.init(jax.random.key(0), shape).shape == shape
         return
-    told = rf"^expected weights \[\.\.\., in, out\], got shape {re.escape(str(shape))}, which has "
-    with pytest.raises(fdl.PathError, match=told + r"no fans; use zeros, normal or uniform here$"):
+    told = rf"^\w+: expected weights \[\.\.\., in, out\], got shape {re.escape(str(shape))}, which "
+    with pytest.raises(
+        fdl.PathError, match=told + r"has no fans; use zeros, normal or uniform here$"
+    ):
         case.init(jax.random.key(0), shape)
 
 

@@ -14,11 +14,12 @@ from fdl.paths import PathError
 Initializer = Callable[..., jax.Array]
 
 
-def fans(shape: Sequence[int]) -> tuple[int, int]:
+def fans(shape: Sequence[int], who: str = "fans") -> tuple[int, int]:
     """How many inputs feed one output, and how many outputs one input feeds.
 
     Args:
       shape: `[*receptive_field, in, out]`.
+      who: the initializer's name, for the message.
 
     Returns:
       (fan_in, fan_out).
@@ -30,11 +31,12 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
       >>> fans((3, 3, 16, 32))
       (144, 288)
     """
-    shape = sizes(shape, "fans")
+    shape = sizes(shape, who)
     if len(shape) < 2:
         raise PathError(
             f"expected weights [..., in, out], got shape {shape}, which has no fans; "
-            "use zeros, normal or uniform here"
+            "use zeros, normal or uniform here",
+            layer=who,
         )
     field = math.prod(shape[:-2])
     return shape[-2] * field, shape[-1] * field
@@ -47,10 +49,10 @@ def need_key(key: Any, who: str) -> Any:
       >>> need_key(None, "normal")
       Traceback (most recent call last):
       ...
-      fdl.paths.PathError: expected a random key, got None; pass jax.random.key(seed)
+      fdl.paths.PathError: normal: expected a random key, got None; pass jax.random.key(seed)
     """
     if key is None:
-        raise PathError("expected a random key, got None; pass jax.random.key(seed)")
+        raise PathError("expected a random key, got None; pass jax.random.key(seed)", layer=who)
     check_key(key, who)
     return key
 

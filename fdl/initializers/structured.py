@@ -73,7 +73,6 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Source: Saxe, McClelland and Ganguli 2013, arXiv 1312.6120; Mezzadri 2006, math-ph/0609050,
     section 5, for the signs that make the matrix uniform.
     """
-
     check_number(
         *("orthogonal", "a finite scale > 0", scale),
         lambda scale: 0 < scale < math.inf,
@@ -82,7 +81,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     scale = plain(scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        fans(shape)
+        fans(shape, "orthogonal")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         square = (max(rows, columns), min(rows, columns))
         exact = drawn_in(dtype, "orthogonal")
@@ -115,14 +114,15 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     matrix = orthogonal(scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        *field, inputs, outputs = _kernel("delta_orthogonal", shape)
+        *field, inputs, outputs = shape = _kernel("delta_orthogonal", shape)
         if inputs > outputs:
             raise PathError(
                 f"expected weights [*spatial, in, out] with in <= out, got shape {tuple(shape)}; "
-                "give the layer as many features as it has inputs"
+                "give the layer as many features as it has inputs",
+                layer="delta_orthogonal",
             )
         middle = matrix(key, (inputs, outputs), dtype)
-        return jnp.zeros(sizes(shape, "zeros"), dtype).at[_middle(field)].set(middle)
+        return jnp.zeros(shape, dtype).at[_middle(field)].set(middle)
 
     return init
 
@@ -147,15 +147,16 @@ def dirac(groups: int = 1) -> Initializer:
     """
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        *field, inputs, outputs = _kernel("dirac", shape)
+        *field, inputs, outputs = shape = _kernel("dirac", shape)
         dtype = need_dtype(dtype, "dirac")
         if groups < 1 or outputs % groups:
             raise PathError(
                 f"expected groups that divide the {outputs} outputs, got {groups}; give dirac the "
-                "groups of its convolution"
+                "groups of its convolution",
+                layer="dirac",
             )
         one = jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
-        return jnp.zeros(sizes(shape, "zeros"), dtype).at[_middle(field)].set(one)
+        return jnp.zeros(shape, dtype).at[_middle(field)].set(one)
 
     return init
 
@@ -182,7 +183,9 @@ def identity(scale: float = 1.0) -> Initializer:
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape, dtype = sizes(shape, "identity"), need_dtype(dtype, "identity")
         if len(shape) != 2:
-            raise PathError(f"expected weights [in, out], got shape {shape}; use dirac here")
+            raise PathError(
+                f"expected weights [in, out], got shape {shape}; use dirac here", layer="identity"
+            )
         return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)
 
     return init
@@ -217,7 +220,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape = sizes(shape, "sparse")
         if len(shape) != 2:
-            raise PathError(f"expected weights [in, out], got shape {shape}; use normal here")
+            raise PathError(
+                f"expected weights [in, out], got shape {shape}; use normal here", layer="sparse"
+            )
         values, order = jax.random.split(need_key(key, "sparse"))
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
@@ -271,7 +276,8 @@ def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) < 3:
         raise PathError(
             f"expected the weights of a convolution [*spatial, in, out], got shape {shape}; "
-            f"{name} has no meaning elsewhere, use orthogonal or identity"
+            "it has no meaning elsewhere, use orthogonal or identity",
+            layer=name,
         )
     return shape
 

@@ -163,9 +163,9 @@ def depthwise_conv(
         "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
         "padding": check_padding("depthwise_conv", padding, len(kernel)),
     }
+    own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
 
     def of(channels: int) -> Layer:
-        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
         return conv(channels * multiplier, kernel, groups=channels, **windows, **own)
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -180,7 +180,6 @@ def depthwise_conv(
         return of(channels).apply(params, state, x)
 
     def without_padding() -> Layer:
-        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
         return depthwise_conv(
             kernel, multiplier=multiplier, padding="VALID", dilation=dilation, **own
         )
@@ -239,6 +238,23 @@ def separable_conv(
     )
 
 
+def check_features(layer: str, features: int, groups: int) -> None:
+    """Refuses features that do not fall into groups.
+
+    Example:
+      >>> check_features("conv", 8, 3)
+      Traceback (most recent call last):
+      ...
+      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
+    """
+    check_count(layer, "features", features, "say how many outputs there are")
+    if not is_count(groups) or features % groups:
+        raise ValueError(
+            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
+            "take a common divisor of the channels of x and the features"
+        )
+
+
 def _decoded(
     layer: Layer,
     kernel: tuple[int, ...],
@@ -256,20 +272,3 @@ def _decoded(
     if stride == (1,) and padding in ("CAUSAL", ((before, 0),)):
         return dataclasses.replace(layer, decoding=lambda room: sliding(without_padding(), before))
     return at_once(layer)
-
-
-def check_features(layer: str, features: int, groups: int) -> None:
-    """Refuses features that do not fall into groups.
-
-    Example:
-      >>> check_features("conv", 8, 3)
-      Traceback (most recent call last):
-      ...
-      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
-    """
-    check_count(layer, "features", features, "say how many outputs there are")
-    if not is_count(groups) or features % groups:
-        raise ValueError(
-            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
-            "take a common divisor of the channels of x and the features"
-        )

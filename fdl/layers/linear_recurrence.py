@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.activations import sigmoid, softplus
+from fdl.initializers.shape import need_key
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.dense import dense
 from fdl.layers.standardize import wide
@@ -113,10 +114,8 @@ def _memory() -> Layer:
     """The recurrence, from x and what its two gates say before the sigmoid."""
 
     def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
-        own, size = subkey(key, "decay"), len(DECAYS)
-        if own is None:
-            raise PathError("expected a random key, got None; pass jax.random.key(seed)")
-        which = jax.random.randint(own, x[0].shape[-1:], 0, size, jnp.int32)
+        own = need_key(subkey(key, "decay"), "memory")
+        which = jax.random.randint(own, x[0].shape[-1:], 0, len(DECAYS), jnp.int32)
         return {"decay": jnp.asarray(DECAYS, x[0].dtype)[which]}, {}
 
     def apply(
