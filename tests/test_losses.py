@@ -651,3 +651,7 @@ def test_class_weights_without_smoothing_weigh_the_loss_of_the_own_class():
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     traced = jax.jit(functools.partial(fdl.softmax_cross_entropy, class_weight=weight))
     np.testing.assert_allclose(traced(logits, labels, smoothing=0.0), expected, rtol=1e-6)
+
+
+def test_an_infinite_error_has_the_slope_of_a_far_one_in_huber():
+    assert jax.grad(lambda x: fdl.huber(x, jnp.float32(0), delta=2.0))(jnp.float32(jnp.inf)) == 2
