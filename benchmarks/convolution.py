@@ -77,9 +77,11 @@ def forms():
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--sweeps", type=int, default=5, help="of all forms, minutes apart")
+    parser.add_argument("--sweeps", type=int, default=3, help="of all forms, minutes apart")
     parser.add_argument("--only", default="", help="forms whose name holds this; writes nothing")
     options = parser.parse_args()
+    # First, while the process is young: after thousands of programs its memory is in pieces.
+    steps, absent = ([], []) if options.only else beside_peers(options.rounds)
     taken = []
     for _ in range(options.sweeps):
         for name, (layer, other, shape) in forms().items():
@@ -93,7 +95,6 @@ def main() -> None:
     if options.only:
         print(*rows, sep="\n")
     else:
-        steps, absent = beside_peers(options.rounds)
         measure.report("convolution", rows, steps=steps, absent=absent, batch_size=BATCH)
         print(*steps, *[f"not installed: {each}" for each in absent], sep="\n")
 
