@@ -94,7 +94,7 @@ def check_number(
       where: the factory's name, for the message.
       expected: the argument's name and its range, for the message.
       value: what came: a number of Python, NumPy or JAX, traced or not, or an array of them.
-      fits: whether a number is in the range; NaN is in none.
+      fits: whether a number is in the range, an interval; NaN is in none.
       remedy: what to do.
 
     Raises:
@@ -108,7 +108,8 @@ def check_number(
     """
     if not is_number(value):
         raise ValueError(f"{where}: expected {expected}, got {value!r}; pass a number")
-    if _concrete(value) and not all(fits(each) for each in np.ravel(value)):
+    extremes = [np.min(value), np.max(value)] if _concrete(value) and np.size(value) else []
+    if not all(map(fits, extremes)):
         raise ValueError(f"{where}: expected {expected}, got {value}; {remedy}")
 
 

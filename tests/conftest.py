@@ -1,5 +1,6 @@
 """Settings for every test: strict dtype promotion for fdl's own code, and the real data if near."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def pytest_configure(config):
     if config.option.markexpr == "not bits":
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+    # What JAX keeps of its programs is no garbage; looking through it was a tenth of the time.
+    gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.fixture
