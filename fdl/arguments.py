@@ -108,8 +108,8 @@ def check_number(
     """
     if not is_number(value):
         raise ValueError(f"{where}: expected {expected}, got {value!r}; pass a number")
-    extremes = [np.min(value), np.max(value)] if _concrete(value) and np.size(value) else []
-    if not all(map(fits, extremes)):
+    numbers = np.asarray(value) if _concrete(value) else np.empty(0)
+    if numbers.size and not (fits(numbers.min()) and fits(numbers.max())):
         raise ValueError(f"{where}: expected {expected}, got {value}; {remedy}")
 
 

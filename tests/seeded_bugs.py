@@ -445,7 +445,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("isinstance(value, Integral)", "isinstance(value, int)"),
             ("and not isinstance(value, bool) and", "and"),
             ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
-            ("[np.min(value), np.max(value)]", "[np.max(value)]"),
+            ("(fits(numbers.min()) and fits(numbers.max()))", "fits(numbers.max())"),
             ("if not is_number(value)", "if False"),
             ("return not isinstance(value, bool)", "return True"),
             ("return float(value) if known(value) else value", "return value"),
