@@ -822,8 +822,9 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/network.py": (
-        "test_layer.py test_look.py",
+        "test_layer.py test_look.py test_messages.py",
         [
+            ("check_inputs(child, layer.inputs or (), layer.required, given)", "pass"),
             ("own_key = jax.random.fold_in(own_key, calls[child])", "pass"),
             ("new_state = dict(state)", "new_state = state"),
         ],

@@ -218,6 +218,11 @@ def test_the_inputs_of_a_layer_are_read_off_its_signature():
     assert fdl.dense(3).inputs == fdl.dropout(0.1).inputs == ()
     net = fdl.network(lambda f, x, *, context, mask=None: x, child=fdl.relu)
     assert net.inputs == ("context", "mask")
+    assert net.required == ("context",)
+    read = fdl.Layer("own", lambda key, x: ({}, {}), lambda p, s, x, *, seen, other=None: (x, s))
+    assert (read.inputs, read.required) == (("seen", "other"), ("seen",))
+    with pytest.raises(fdl.PathError, match=told("a: expected the input 'seen', got none; pass")):
+        fdl.network(lambda f, x: f.a(x), a=read).init(KEY, X)
 
 
 def test_a_network_hands_on_what_forward_says():
