@@ -1,6 +1,5 @@
 """Evaluation and prediction: exact for any number of examples and any batch size."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from fdl.data import check_data, length
 from fdl.layer import Layer
 from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
 from fdl.train.objective import Objective
+from fdl.weak_jit import weak_jit
 
 BATCH_SIZE = 256
 
@@ -89,7 +89,7 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
     return examples
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "batch_size"))
+@weak_jit(static=["objective", "batch_size"])
 def totals(
     params: Any, state: Any, data: Any, *, objective: Objective, batch_size: int
 ) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def values(means: dict[str, Any]) -> dict[str, float]:
     return {name: number(mean) for name, mean in means.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "batch_size"))
+@weak_jit(static=["model", "batch_size"])
 def _outputs(params: Any, state: Any, x: Any, *, model: Any, batch_size: int) -> Any:
     def one(example: Any) -> Any:
         batch = jax.tree.map(lambda leaf: leaf[None], example)

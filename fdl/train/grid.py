@@ -20,6 +20,7 @@ from fdl.train.loop import zero_means
 from fdl.train.means import added
 from fdl.train.objective import Objective
 from fdl.train.step import Run, own, train_step
+from fdl.weak_jit import weak_jit
 
 # All share the number of the step, and the rates of one seed its batches. Where those have no axis
 # of their own, a batch is drawn once for all rates.
@@ -89,7 +90,7 @@ def train_grid(
         taken = step
         row = _values(means)
         if validation is not None:
-            scores = _evaluated(objective, *_tested(run), validation)
+            scores = _evaluated(*_tested(run), validation, objective=objective)
             row |= {f"val_{name}": value for name, value in _values(scores).items()}
         rows.append(row)
     curves = {name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]}
@@ -136,8 +137,8 @@ def _compiled(
     return lowered.compile(), time.perf_counter() - before
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluated(objective: Any, params: Any, state: Any, data: Any) -> dict[str, Any]:
+@weak_jit(static=["objective"])
+def _evaluated(params: Any, state: Any, data: Any, *, objective: Any) -> dict[str, Any]:
     # The same shapes whatever the optimizer: compiled once for all of them.
     one = functools.partial(totals, objective=objective, batch_size=BATCH_SIZE)
     return jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))(params, state, data)

@@ -17,6 +17,7 @@ from fdl.train.means import added
 from fdl.train.objective import Objective
 from fdl.train.progress import Progress
 from fdl.train.step import Run, own, train_step
+from fdl.weak_jit import weak_jit
 
 
 class Result(NamedTuple):
@@ -130,11 +131,7 @@ def fit(
     return Result(run, host.history, host.best, host.reason or "done")
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("objective", "optimizer", "batch_size"),
-    donate_argnames=("run", "means"),
-)
+@weak_jit(static=["objective", "optimizer", "batch_size"], donate=["run", "means"])
 def advance(
     run: Run,
     means: dict[str, Any],
@@ -170,7 +167,7 @@ def advance(
     return jax.lax.fori_loop(0, length, body, (run, means))
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "optimizer", "batch_size"), inline=True)
+@weak_jit(static=["objective", "optimizer", "batch_size"], inline=True)
 def _step(
     run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
 ) -> tuple[Run, dict[str, Any]]:

@@ -6,7 +6,6 @@ your own; writing it yourself is as good.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
 from fdl.paths import leaves
 from fdl.train.means import Seen, weighted_mean
+from fdl.weak_jit import weak_jit
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
 
@@ -114,7 +114,7 @@ class Supervised:
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
         x, y, _, inputs = _unpack(data)
-        y_pred, _ = _forward.eval_shape(self, params, state, *_row((x, inputs)))
+        y_pred, _ = _forward.eval_shape(params, state, *_row((x, inputs)), objective=self)
         if len(leaves(y)) == 1:
             check_targets(self.loss, y_pred, y)
 
@@ -191,7 +191,7 @@ def _row(tree: Any) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(objective: Supervised, params: Any, state: Any, x: Any, inputs: Any) -> Any:
+@weak_jit(static=["objective"])
+def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
     # Never run: as a jitted function it remembers the shapes of what it has seen.
     return objective.forward(params, state, x, None, **inputs)
