@@ -49,7 +49,7 @@ class _WeakJit:
         self, f: Callable[..., Any], static: tuple[str, ...], donate: tuple[str, ...], inline: bool
     ):
         self.f, self.static = f, static
-        self.options = {"donate_argnames": donate, "inline": inline}
+        self.donate, self.inline = donate, inline
         self.programs: dict[Hashable, _Program] = {}
 
     def __call__(self, *args: Any, **given: Any) -> Any:
@@ -62,7 +62,7 @@ class _WeakJit:
         return self._call("eval_shape", args, given)
 
     def _call(self, method: str, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        static = {name: given.pop(name) for name in self.static}
+        static = {name: given.pop(name) for name in self.static if name in given}
         program = self.programs.get(_known_by(static))
         if program is None:
             program = _Program(self, static)
@@ -88,7 +88,7 @@ class _Program:
 
         self.held = held
         self.key = _known_by(static, forget)
-        self.jitted = jax.jit(traced, **owner.options)
+        self.jitted = jax.jit(traced, donate_argnames=owner.donate, inline=owner.inline)
 
     def call(
         self, method: str, static: dict[str, Any], args: tuple[Any, ...], given: dict[str, Any]

@@ -282,7 +282,8 @@ def test_the_step_exports_for_every_platform():
 
 def test_the_whole_chunk_exports_for_every_platform():
     run, xy = begin(), jax.tree.map(jnp.asarray, data())
-    means = {name: Mean(jnp.zeros(()), jnp.zeros(())) for name in ("loss", "accuracy")}
+    zero = jnp.zeros(())
+    means = {name: Mean(zero, zero).nothing() for name in ("loss", "accuracy")}
     program = jax.jit(
         lambda *args: advance(*args, objective=objective(), optimizer=momentum(), batch_size=BATCH)
     )
@@ -417,8 +418,12 @@ def test_an_objective_of_your_own_may_report_scalars_and_move_state():
     assert int(result.run.state["seen"]) == 8
     rows = [fdl.draw_batch(jnp.arange(10.0), 0, step, 5) for step in range(2)]
     assert result.history[0]["largest"] == np.mean([each.max() for each in rows])
-    scores = fdl.evaluate(mine, 0.0, jnp.arange(10.0), state=run.state)
-    assert scores == {"loss": pytest.approx(28.5), "largest": pytest.approx(4.5)}
+    # The largest of a batch is not a mean over its examples: evaluated by whole batches.
+    scores = fdl.evaluate(mine, 0.0, jnp.arange(10.0), state=run.state, batch_size=4)
+    assert scores == {
+        "loss": pytest.approx(28.5),
+        "largest": pytest.approx((4 * 3 + 4 * 7 + 18) / 10),
+    }
 
 
 def test_parameters_made_by_flax_train_unchanged():
@@ -568,11 +573,38 @@ def test_bad_data_are_refused_before_anything_happens(kind, where):
 BAD_CALLS = {
     "neither": ({"steps": None}, r"fit: expected either epochs or steps, got neither; say one"),
     "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; say one"),
-    "batch": ({"batch_size": 0}, r"fit: expected batch_size >= 1, got 0; say how many"),
-    "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, got 0; leave it out"),
-    "record": ({"record_every": -1}, r"fit: expected record_every >= 1, got -1; leave it out"),
-    "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, got 0; leave it out"),
-    "steps": ({"steps": -1}, r"fit: expected a number of steps in \[0, 2\*\*32\), got -1; say"),
+    "batch": (
+        {"batch_size": 0},
+        r"fit: expected batch_size >= 1, an integer, got 0; say how many e",
+    ),
+    "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, an integer, got 0; leave it out for the"),
+    "chunk_part": ({"chunk": 2.5}, r"fit: expected chunk >= 1, an integer, got 2.5; leave it out"),
+    "batch_part": ({"batch_size": 2.0}, r"fit: expected batch_size >= 1, an integer, got 2.0; say"),
+    "patience_part": (
+        {"patience": 1.5, "validation": data(10, 1)},
+        r"fit: expected patience >= 1, an integer, got 1.5; leave it out for the default",
+    ),
+    "log": ({"log": True}, r"fit: expected log to be the path of a file, got True; pass log='his"),
+    "log_number": ({"log": 1}, r"fit: expected log to be the path of a file, got 1; pass log='his"),
+    "monitor": ({"monitor": "accuracy"}, r"fit: expected validation data for monitor, got none; "),
+    "record": ({"record_every": -1}, r"fit: expected record_every >= 1, an integer, got -1; l"),
+    "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, an integer, got 0; l"),
+    "steps": (
+        {"steps": -1},
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got -1; say how many in",
+    ),
+    "steps_part": (
+        {"steps": 8.5},
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got 8.5; say how many in",
+    ),
+    "epochs": (
+        {"epochs": np.nan, "steps": None},
+        r"fit: expected epochs >= 0, a number of passes over the data, got nan; say how many",
+    ),
+    "epochs_text": (
+        {"epochs": "3", "steps": None},
+        r"fit: expected epochs >= 0, a number of passes over the data, got '3'; say how many",
+    ),
     "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'; a loss"),
     "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none; pass"),
 }
@@ -598,14 +630,23 @@ def test_integer_parameters_and_odd_seeds_are_refused():
         match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; keep what",
     ):
         fdl.start({"a": {"w": jnp.arange(3)}}, momentum())
-    with pytest.raises(ValueError, match=r"^start: expected a seed in \[0, 2\*\*32\), got -1; t"):
-        fdl.start(params(), momentum(), seed=-1)
+    for seed in (-1, 2**32, 1.5, "7", True, np.arange(2)):
+        got = re.escape(repr(seed))
+        with pytest.raises(
+            ValueError,
+            match=rf"^start: expected a seed, an integer in \[0, 2\*\*32\), got {got}; take it m",
+        ):
+            fdl.start(params(), momentum(), seed=seed)
 
 
 def test_batches_of_no_examples_are_refused():
-    with pytest.raises(ValueError, match=r"^predict: expected batch_size >= 1, got 0; say how ma"):
+    with pytest.raises(
+        ValueError, match=r"^predict: expected batch_size >= 1, an integer, got 0; "
+    ):
         fdl.predict(small(), params(), data()[0], batch_size=0)
-    with pytest.raises(ValueError, match=r"^evaluate: expected batch_size >= 1, got 0; say how m"):
+    with pytest.raises(
+        ValueError, match=r"^evaluate: expected batch_size >= 1, an integer, got 0;"
+    ):
         fdl.evaluate(objective(), params(), data(), batch_size=0)
 
 
@@ -621,9 +662,13 @@ def test_a_state_that_changes_its_shape_is_named():
         fdl.fit(grows, momentum(), run, jnp.arange(4.0), steps=1)
 
 
-def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_best():
+def test_parameters_that_are_not_finite_end_training_and_keeps_the_best():
     optimizer = fdl.sgd(lambda count: jnp.where(count < 20, 0.1, jnp.inf))
-    with pytest.warns(UserWarning, match=r"^fit: expected a finite loss, got (nan|inf) by step \d"):
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected finite parameters and state, got (nan|-?inf) at "
+        r"'params/dense_\d/[wb]' by step 25; training ended there: try a smaller learning rate",
+    ):
         result = fdl.fit(
             *(objective(), optimizer, begin(optimizer), data()),
             **{"steps": 200, "record_every": 5, "validation": data(20, 1)},

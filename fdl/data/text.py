@@ -1,9 +1,11 @@
 """Text as examples: pieces of one length, each with the characters that follow."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from fdl.arguments import is_number
 from fdl.data.arrays import Split
 
 
@@ -100,8 +102,10 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
       ([0, 1, 4, 0, 2, 0, 3], 'abcdr')
     """
     alphabet = "".join(sorted(set(text)))
-    cut = int(len(text) * (1 - test))
-    if not 0 < test < 1 or not 0 < cut < len(text):
+    known = is_number(test) and 0 < float(test) < 1
+    # As a person writes it: 1 - 0.8 is a little less than 0.2.
+    cut = int(len(text) * (1 - Fraction(str(float(test))))) if known else 0
+    if not 0 < cut < len(text):
         raise ValueError(
             f"characters: expected a test share in (0, 1) of a longer text, got {test} of "
             f"{len(text)} characters; leave at least one character on each side"

@@ -92,3 +92,25 @@ def norm(x: Any, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
     zero = total == 0
     length = jnp.where(zero, jnp.zeros_like(total), jnp.sqrt(jnp.where(zero, 1, total))) * scale
     return length if keepdims else length.squeeze(axes)
+
+
+def pairwise_sum(x: jax.Array) -> jax.Array:
+    """The sum of a vector by halves, whose error grows with log2(N) and not with N.
+
+    Args:
+      x: [N].
+
+    Returns:
+      A scalar of the dtype of x.
+
+    Example:
+      >>> int(pairwise_sum(jnp.arange(11)))
+      55
+
+    Source: Higham 1993, "The accuracy of floating point summation", section 4.
+    """
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        rest = x[2 * half :]
+        x = jnp.concatenate([x[:half] + x[half : 2 * half], rest])
+    return x.sum()

@@ -85,6 +85,7 @@ from fdl.optim.accumulate import accumulate as accumulate
 from fdl.optim.average import averaged_params as averaged_params
 from fdl.optim.average import ema as ema
 from fdl.optim.average import params_ema as params_ema
+from fdl.optim.evaluation import eval_params as eval_params
 from fdl.optim.clipping import adaptive_grad_clip as adaptive_grad_clip
 from fdl.optim.clipping import centralize as centralize
 from fdl.optim.clipping import clip as clip

@@ -1,12 +1,16 @@
 """Evaluation and prediction: exact for any number of examples and any batch size."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_count
 from fdl.data import check_data, length
 from fdl.layer import Layer
+from fdl.ops.numerics import pairwise_sum
+from fdl.optim.evaluation import eval_params, has_eval_params
 from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
 from fdl.train.objective import Objective
 from fdl.weak_jit import weak_jit
@@ -19,13 +23,18 @@ def evaluate(
 ) -> dict[str, float]:
     """The loss and the metrics over data, every example counted once.
 
+    Each example is evaluated as a batch of one, so the result does not depend on batch_size. An
+    objective whose examples look at each other, such as one with `info_nce`, would then see nothing
+    to compare: it is evaluated by whole batches of batch_size, the last of which may be smaller,
+    and its result does depend on that size. The first two examples, together and alone, tell which.
+
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; called with key None. It
-        sees each example as a batch of one, so the result does not depend on batch_size.
-      params: a pytree.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; called with key None.
+      params: a pytree; or a run, a result of `fit` or its best, which bring their state along and
+        stand for the parameters that their optimizer wants tested, see `fdl.optim.eval_params`.
       data: a pytree of arrays [N, ...].
       state: of a network that has any.
-      batch_size: how many examples at once, >= 1; a matter of memory and speed alone.
+      batch_size: how many examples at once, >= 1; for most objectives a matter of memory and speed.
 
     Returns:
       name -> mean; the loss under `loss`.
@@ -40,10 +49,12 @@ def evaluate(
       >>> evaluate(objective, 1.0, jnp.array([0.0, 2.0, 4.0]))["loss"].__round__(3)
       3.667
     """
-    own_state = {} if state is None else state
-    check_objective(objective, params, own_state, data)
-    means = totals(params, own_state, data, objective=objective, batch_size=batch_size)
-    return values(means)
+    _check_batch_size("evaluate", batch_size)
+    params, state = params_and_state(params, state)
+    check_objective(objective, params, state, data)
+    whole = looks_around(objective, params, state, data)
+    settings = {"objective": objective, "batch_size": batch_size, "whole": whole}
+    return values(totals(params, state, data, **settings))
 
 
 def predict(
@@ -53,7 +64,7 @@ def predict(
 
     Args:
       model: a Layer, or a plain function `(params, x) -> y`.
-      params: its parameters.
+      params: its parameters; or a run, a result of `fit` or its best, as for `evaluate`.
       x: a pytree of arrays [N, ...].
       state: of a network that has any.
       batch_size: how many at once, >= 1.
@@ -72,8 +83,28 @@ def predict(
              [6.]], dtype=float32)
     """
     length(x)
-    _positive("predict", batch_size)
-    return _outputs(params, {} if state is None else state, x, model=model, batch_size=batch_size)
+    _check_batch_size("predict", batch_size)
+    params, state = params_and_state(params, state)
+    return _outputs(params, state, x, model=model, batch_size=batch_size)
+
+
+def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
+    """The parameters and the state to evaluate, of a run or of the two by themselves.
+
+    Args:
+      params: a pytree, or a value with `params` and `state`: a run, a result, its best.
+      state: beside a pytree of params; `{}` if None.
+    """
+    if hasattr(params, "params") and hasattr(params, "state"):
+        state = params.state if state is None else state
+        opt_state = getattr(params, "opt_state", ())
+        params = params.params
+        if has_eval_params(opt_state, params):
+            params = _eval_params(opt_state, params)
+    return params, {} if state is None else state
+
+
+_eval_params = jax.jit(eval_params)
 
 
 def check_objective(objective: Objective, params: Any, state: Any, data: Any) -> int:
@@ -83,17 +114,78 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
       >>> check_objective(lambda *given: None, {}, {}, jnp.ones((3, 2)))
       3
     """
-    examples = check_data(data)
+    spared = getattr(objective, "spared", lambda data: data)
+    examples = check_data(spared(data))
     if hasattr(objective, "check"):
         objective.check(params, state, data)
     return examples
 
 
-@weak_jit(static=["objective", "batch_size"])
+def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bool:
+    """Whether what an objective reports of two examples is more than the mean over each of them.
+
+    Args:
+      objective, params, state: as for `evaluate`.
+      data: a pytree of arrays [N, ...]; the first two rows are looked at.
+
+    Example:
+      >>> from fdl.train.objective import plain
+      >>> spread = plain(lambda w, batch: jnp.var(batch))
+      >>> looks_around(spread, {}, {}, jnp.array([1.0, 3.0]))
+      True
+    """
+    if length(data) < 2:
+        return False
+    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), data)
+    try:
+        together, alone = _together_and_alone(params, state, pair, objective=objective)
+    except (ValueError, TypeError, ArithmeticError):
+        # It may need two examples to say anything at all; another mistake will come up again.
+        return True
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, pair))} | {jnp.float32}
+    rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
+    rounding = rounding**0.5
+    return any(
+        abs(together[name] - alone[name]) > rounding * max(abs(together[name]), abs(alone[name]))
+        for name in together
+    )
+
+
+@weak_jit(static=["objective"])
+def _together_and_alone(params: Any, state: Any, pair: Any, *, objective: Objective) -> Any:
+    """name -> the mean over two examples in one batch; and over each in a batch of its own."""
+    split = jax.tree.map(lambda leaf: leaf[:, None], pair)
+    look = functools.partial(_look, objective, params, state)
+    found = []
+    for batches in (jax.tree.map(lambda leaf: leaf[None], pair), split):
+        means = jax.lax.map(look, batches)
+        sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in means.items()}
+        found.append({name: mean.value() for name, mean in sums.items()})
+    return tuple(found)
+
+
+def _look(objective: Objective, params: Any, state: Any, batch: Any) -> dict[str, Mean]:
+    """The means that are reported of a batch, without the metrics that count one by one."""
+    loss, (_, metrics) = objective(params, state, batch, None)
+    means = as_means(loss, metrics)
+    return {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
+
+
+@weak_jit(static=["objective", "batch_size", "whole"])
 def totals(
-    params: Any, state: Any, data: Any, *, objective: Objective, batch_size: int
+    params: Any,
+    state: Any,
+    data: Any,
+    *,
+    objective: Objective,
+    batch_size: int,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """The program behind `evaluate`: name -> Mean or Tally over all of data.
+
+    Args:
+      params, state, data, objective, batch_size: as for `evaluate`.
+      whole: whether the objective sees whole batches, and not one example at a time.
 
     Example:
       >>> from fdl.train.objective import plain
@@ -102,42 +194,42 @@ def totals(
       >>> float(means["loss"].total), float(means["loss"].count)
       (20.0, 5.0)
     """
-    _positive("evaluate", batch_size)
 
-    def one(example: Any) -> dict[str, Any]:
-        batch = jax.tree.map(lambda leaf: leaf[None], example)
+    def look(batch: Any) -> dict[str, Any]:
         loss, (_, metrics) = objective(params, state, batch, None)
-        return as_means(loss, metrics)
+        return as_means(loss, metrics, float(length(batch)))
 
-    def add(tallies: dict[str, Any], batch: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
-        """A batch counted by the metrics, and the means of each of its examples."""
-        each = jax.vmap(one)(batch)
+    def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
+        """Rows counted by the metrics, and the means of each of the batches that they make."""
+        seen = 1 if not whole else length(rows)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(-1, seen, *leaf.shape[1:]), rows)
+        each = jax.vmap(look)(batches)
         new = tallied({name: _joined(each.pop(name)) for name in tallies})
         return added(tallies, new), each
 
     examples = length(data)
     size = min(batch_size, examples)
-    whole = examples // size * size
-    tallies = _no_tallies(one, data)
-    batches = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
-    tallies, each = jax.lax.scan(add, tallies, batches)
+    full = examples // size * size
+    tallies = _no_tallies(look, data, size if whole else 1)
+    rows = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), data)
+    tallies, each = jax.lax.scan(add, tallies, rows)
     each = jax.tree.map(jnp.ravel, each)
-    if whole < examples:
-        tallies, last = add(tallies, jax.tree.map(lambda x: x[whole:], data))
+    if full < examples:
+        tallies, last = add(tallies, jax.tree.map(lambda x: x[full:], data))
         each = jax.tree.map(lambda *parts: jnp.concatenate(parts), each, last)
     # The means are added at the end, in an order that does not depend on the batches.
-    return {**jax.tree.map(jnp.sum, each), **tallies}
+    return {**jax.tree.map(pairwise_sum, each), **tallies}
 
 
-def _no_tallies(one: Any, data: Any) -> dict[str, Any]:
-    """The tallies of nothing, for the metrics among what an example reports."""
-    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
-    means = jax.eval_shape(lambda row: tallied(one(row)), row)
+def _no_tallies(look: Any, data: Any, seen: int) -> dict[str, Any]:
+    """The tallies of nothing, for the metrics among what is reported of a batch."""
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((seen, *x.shape[1:]), x.dtype), data)
+    means = jax.eval_shape(lambda batch: tallied(look(batch)), batch)
     return {name: mean.nothing() for name, mean in means.items() if isinstance(mean, Tally)}
 
 
 def _joined(each: Seen) -> Seen:
-    """Many batches of one as one batch of many."""
+    """Many batches as one batch of many."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each)
 
 
@@ -153,6 +245,7 @@ def values(means: dict[str, Any]) -> dict[str, float]:
         if not isinstance(mean, Mean):
             return float(mean.value())
         total, count = float(mean.total), float(mean.count)
+        total, count = total + float(mean.lost[0]), count + float(mean.lost[1])
         return total / count if count else 0.0
 
     return {name: number(mean) for name, mean in means.items()}
@@ -171,8 +264,5 @@ def _outputs(params: Any, state: Any, x: Any, *, model: Any, batch_size: int) ->
     return jax.lax.map(one, x, batch_size=min(batch_size, length(x)))
 
 
-def _positive(who: str, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(
-            f"{who}: expected batch_size >= 1, got {batch_size}; say how many examples go at once"
-        )
+def _check_batch_size(who: str, batch_size: int) -> None:
+    check_count(who, "batch_size", batch_size, "say how many examples go at once")

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
-from optax.contrib import ScheduleFreeState
 
-from fdl.optim import schedule_free_eval_params
-from fdl.train.evaluate import BATCH_SIZE, totals
+from fdl.optim.evaluation import eval_params, has_eval_params
+from fdl.train.evaluate import BATCH_SIZE, looks_around, totals
 from fdl.train.loop import zero_means
 from fdl.train.means import added
 from fdl.train.objective import Objective
@@ -82,6 +81,11 @@ def train_grid(
     member_rates = jnp.asarray(rates)
     run = _start(make, member_rates, seeds, *begun)
     program, compile_seconds = _compiled(objective, make, batch_size, member_rates, run, data)
+    evaluation = {"objective": objective, "batch_size": BATCH_SIZE, "whole": False}
+    if validation is not None:
+        params, state = jax.tree.map(lambda leaf: leaf[0], begun)
+        if looks_around(objective, params, state, validation):
+            evaluation |= {"batch_size": batch_size, "whole": True}
     rows, taken, seconds = [], 0, 0.0
     for step in records:
         before = time.perf_counter()
@@ -90,7 +94,7 @@ def train_grid(
         taken = step
         row = _values(means)
         if validation is not None:
-            scores = _evaluated(*_tested(run), validation, objective=objective)
+            scores = _evaluated(*_tested(run), validation, **evaluation)
             row |= {f"val_{name}": value for name, value in _values(scores).items()}
         rows.append(row)
     curves = {name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]}
@@ -137,19 +141,18 @@ def _compiled(
     return lowered.compile(), time.perf_counter() - before
 
 
-@weak_jit(static=["objective"])
-def _evaluated(params: Any, state: Any, data: Any, *, objective: Any) -> dict[str, Any]:
+@weak_jit(static=["objective", "batch_size", "whole"])
+def _evaluated(params: Any, state: Any, data: Any, **how: Any) -> dict[str, Any]:
     # The same shapes whatever the optimizer: compiled once for all of them.
-    one = functools.partial(totals, objective=objective, batch_size=BATCH_SIZE)
+    one = functools.partial(totals, **how)
     return jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))(params, state, data)
 
 
 def _tested(run: Run) -> tuple[Any, Any]:
     """The parameters that are to be tested, and the network's state."""
-    averaging = lambda part: isinstance(part, ScheduleFreeState)  # noqa: E731
-    for part in filter(averaging, jax.tree.leaves(run.opt_state, is_leaf=averaging)):
-        return jax.vmap(jax.vmap(schedule_free_eval_params))(part, run.params), run.state
-    return run.params, run.state
+    if not has_eval_params(run.opt_state, run.params):
+        return run.params, run.state
+    return jax.vmap(jax.vmap(eval_params))(run.opt_state, run.params), run.state
 
 
 def _values(means: dict[str, Any]) -> dict[str, np.ndarray]:

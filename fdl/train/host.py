@@ -1,8 +1,9 @@
 """What the host does between two chunks of steps: history, log, best parameters, pace, Ctrl-C."""
 
 import contextlib
+import errno
 import json
-import math
+import os
 import signal
 import threading
 import time
@@ -11,7 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from fdl import paths
+from fdl.train.evaluate import params_and_state
 from fdl.train.step import Run, own
 
 CHUNK_SECONDS = 0.25
@@ -22,8 +26,8 @@ class Best(NamedTuple):
 
     Args:
       step: how many steps they had been trained.
-      value: of the metric.
-      params: a pytree.
+      value: of the metric; finite.
+      params: a pytree: those that the optimizer wants tested, see `fdl.optim.eval_params`.
       state: a pytree.
     """
 
@@ -33,74 +37,149 @@ class Best(NamedTuple):
     state: Any
 
 
-class Host:
-    """History, log, best parameters and the reason to stop; see `fit` for the arguments.
+class Unfinished(NamedTuple):
+    """What the next `fit` needs beside the run, to go on as if this one had never stopped.
 
-    Raises:
-      OSError: a log that cannot be written.
+    Args:
+      means: of the steps since the last record that was due.
+      records: how many records there were then.
+      best: the best of them.
+      worse: how many records in a row were not better.
     """
+
+    means: Any
+    records: int
+    best: Best | None
+    worse: int
+
+
+class Host:
+    """History, log, best parameters and the reason to stop; see `fit` for the arguments."""
 
     def __init__(self, monitor: str, mode: str, patience: int | None, chunk: int | None, log: Any):
         self.monitor = f"val_{monitor}"
         self.sign = 1 if mode == "min" else -1
         self.patience = patience
-        self.log = log
+        self.log = Log(log)
         self.pace = Pace(chunk)
         self.begun = time.perf_counter()
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None
         self.reason = ""
         self.worse = 0
-        try:
-            self.write("")
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"fit: expected a log that can be written, got {error.strerror}; "
-                "make its folder, or choose another",
-                str(log),
-            ) from error
+
+    def go_on(self, history: list[dict[str, float]], unfinished: Unfinished) -> None:
+        """Takes up the records of an earlier `fit` where it left them."""
+        self.history = history[: unfinished.records]
+        self.best, self.worse = unfinished.best, unfinished.worse
+        if history:
+            self.begun -= history[-1]["seconds"]
+
+    def unfinished(self, means: Any) -> Unfinished:
+        """What is known now, with the means of the steps since the last record."""
+        return Unfinished(means, len(self.history), self.best, self.worse)
 
     def take(self, record: dict[str, float], run: Run) -> dict[str, float]:
         """Adds a record to the history and the log, and keeps the run's parameters if best."""
         record = record | {"seconds": time.perf_counter() - self.begun}
         self.history.append(record)
-        self.write(json.dumps(record) + "\n")
-        known = [name.removeprefix("val_") for name in record if name.startswith("val_")]
-        if not known:
-            return record
+        self.log.write(json.dumps(record) + "\n")
         if self.monitor not in record:
-            raise ValueError(
-                f"fit: expected monitor among {', '.join(known)}, got {self.monitor[4:]!r}; "
-                "take one of these, or add the metric to the objective"
-            )
-        value = record[self.monitor]
-        if self.best is None or self.sign * value < self.sign * self.best.value:
-            self.best = Best(int(record["step"]), value, *own((run.params, run.state)))
+            return record
+        value = self.sign * record[self.monitor]
+        # A NaN is never better, and anything is better than no record.
+        if np.isfinite(value) and (self.best is None or value < self.sign * self.best.value):
+            step, value = int(record["step"]), record[self.monitor]
+            self.best = Best(step, value, *own(params_and_state(run)))
             self.worse = 0
         else:
             self.worse += 1
         return record
 
-    def stop_if_needed(self, step: int, loss: float, interrupted: bool) -> None:
-        """Sets the reason to stop, if there is one by now."""
-        if not math.isfinite(loss):
+    def stop_if_needed(self, run: Run, sound: bool, interrupted: bool, due: bool) -> None:
+        """Sets the reason to stop, if there is one; that of patience only at a record that is due."""
+        if self.reason:
+            return
+        if not sound:
             self.reason = "not finite"
             warnings.warn(
-                f"fit: expected a finite loss, got {loss} by step {step}; training ended there: "
-                "try a smaller learning rate",
+                f"fit: expected finite parameters and state, got {_not_finite(run)} by step "
+                f"{int(run.step)}; training ended there: try a smaller learning rate, or "
+                "fdl.optim.apply_if_finite around the optimizer",
                 stacklevel=3,
             )
         elif interrupted:
             self.reason = "interrupted"
-        elif self.patience is not None and self.worse >= self.patience:
+        elif due and self.patience is not None and self.worse >= self.patience:
             self.reason = f"no better for {self.worse} records"
 
+    def fail(self, error: Exception) -> None:
+        """Ends training because something between two chunks failed; the run is kept."""
+        self.reason = f"failed: {type(error).__name__}"
+        warnings.warn(
+            f"fit: expected to evaluate and record, got {type(error).__name__}: {error}; training "
+            "ended there, with the run and the history as they were",
+            stacklevel=3,
+        )
+
+
+class Log:
+    """A file of JSON lines. Once training has begun, it is never a reason to lose the run.
+
+    Args:
+      file: a path, or None for no log.
+
+    Raises:
+      ValueError: what is no path.
+      OSError: a file that cannot be written.
+    """
+
+    def __init__(self, file: Any):
+        if file is not None and not isinstance(file, str | os.PathLike):
+            raise ValueError(
+                f"fit: expected log to be the path of a file, got {file!r}; "
+                "pass log='history.jsonl' or the like"
+            )
+        self.file = file
+        self.waiting = ""
+        try:
+            self.append()
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"fit: expected a log that can be written, got {error.strerror}; "
+                "make its folder, or choose another",
+                str(file),
+            ) from error
+
     def write(self, line: str) -> None:
-        """Appends to the log, if there is one."""
-        if self.log is not None:
-            with open(self.log, "a") as file:
-                file.write(line)
+        """Appends a line; one that cannot be written waits for the next, with a warning."""
+        warned = bool(self.waiting)
+        self.waiting += line
+        try:
+            self.append()
+        except OSError as error:
+            if not warned:
+                warnings.warn(
+                    f"fit: expected a log that can be written, got {error.strerror} for "
+                    f"{self.file}; training goes on, and the records are in the history",
+                    stacklevel=4,
+                )
+
+    def append(self) -> None:
+        """Writes what is waiting, all of it or nothing."""
+        if self.file is not None:
+            with open(self.file, "ab", buffering=0) as file:
+                size = file.tell()
+                line = self.waiting.encode()
+                try:
+                    if line and file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    with contextlib.suppress(OSError):  # a device, such as a full one
+                        file.truncate(size)
+                    raise
+        self.waiting = ""
 
 
 class Pace:
@@ -149,3 +228,15 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield flag.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _not_finite(run: Run) -> str:
+    """The first value that is not finite, and where."""
+    for part in ("params", "state"):
+        for path, leaf in paths.leaves(getattr(run, part)).items():
+            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
+                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+                bad = values[~np.isfinite(values)]
+                if bad.size:
+                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
+    return "none any more"

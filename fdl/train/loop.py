@@ -3,6 +3,8 @@
 import functools
 import math
 import os
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,8 +13,17 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl import paths
-from fdl.train.evaluate import BATCH_SIZE, check_objective, totals, values
-from fdl.train.host import Best, Host, interruptible
+from fdl.arguments import check_count, is_count, is_number
+from fdl.layer import abstract
+from fdl.train.evaluate import (
+    BATCH_SIZE,
+    check_objective,
+    looks_around,
+    params_and_state,
+    totals,
+    values,
+)
+from fdl.train.host import Best, Host, Unfinished, interruptible
 from fdl.train.means import added
 from fdl.train.objective import Objective
 from fdl.train.progress import Progress
@@ -21,26 +32,40 @@ from fdl.weak_jit import weak_jit
 
 
 class Result(NamedTuple):
-    """What `fit` returns.
+    """What `fit` returns; give it to `fit` again to go on as if it had never stopped.
 
     Args:
-      run: where training stands; give it to `fit` again to go on.
+      run: where training stands.
       history: one dict for each record: step, epoch, seconds, the training loss and metrics since
         the record before, and those of the validation data under `val_...`.
-      best: of the validation data; None without any.
-      reason: why training ended: "done", "interrupted", "not finite", or "no better for ...".
+      best: of the validation data; None without any, or if none of their values was finite.
+      reason: why training ended: "done", "interrupted", "not finite", "no better for ..." or
+        "failed: ...".
+      unfinished: what is neither in the run nor in the history and yet decides how training goes
+        on: the means of the steps since the last record, and what `patience` has counted.
     """
 
     run: Run
     history: list[dict[str, float]]
     best: Best | None
     reason: str
+    unfinished: Unfinished
+
+    @property
+    def params(self) -> Any:
+        """The parameters to use, at the last step: those that the optimizer wants tested."""
+        return params_and_state(self.run)[0]
+
+    @property
+    def state(self) -> Any:
+        """The state of the network at the last step."""
+        return self.run.state
 
 
 def fit(
     objective: Objective,
     optimizer: GradientTransformation,
-    run: Run,
+    run: Run | Result,
     data: Any,
     *,
     batch_size: int = 128,
@@ -60,31 +85,42 @@ def fit(
     The same seed gives the same bits, whatever the chunks: the length of a chunk is an argument of
     one program. A run that was stopped goes on where it was.
 
+    A program is compiled once for an objective and an optimizer, and is forgotten with the last
+    reference to them (to their models, losses and functions). `fdl.sgd(0.1)` and `fdl.sgd(0.2)` are
+    two optimizers, and two programs; to try many rates with one, make the rate a part of the state:
+    `fdl.optim.inject_hyperparams`.
+
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, see `supervised`.
       optimizer: fdl's or optax's.
-      run: from `start`, or of an earlier result. Its arrays are copied, and stay alive.
+      run: from `start`, or of an earlier result: training goes on, with a new history. Given the
+        whole result instead, history, best and patience go on too, and end as if training had never
+        stopped. The arrays are copied, and stay alive.
       data: a pytree of arrays [N, ...]; NumPy's or JAX's.
       batch_size: B; a batch may straddle two epochs, and none is ragged.
-      epochs: train until every example was seen so often: ceil(epochs * N / B) steps in all.
-      steps: or until so many steps were taken in all, counted from the run's step 0.
-      validation: data to be evaluated at every record.
+      epochs: passes over the data: ceil(epochs * N / B) steps, counted from the run's step 0.
+      steps: or the number of steps, counted from the run's step 0.
+      validation: data to be evaluated at every record, with the parameters that the optimizer wants
+        tested (see `fdl.optim.eval_params`); see `evaluate` for objectives whose examples look at
+        each other.
       record_every: steps from one entry of the history to the next; by default one epoch's.
       monitor: which validation metric chooses `best` and stops early.
-      mode: whether a smaller ("min") or a larger ("max") value of it is better.
+      mode: whether a smaller ("min") or a larger ("max") value of it is better; NaN never is.
       patience: stop after so many records without a better value; by default never.
       chunk: steps in one call of the compiled program; by default about 0.25 seconds of them.
       progress: show a bar in a terminal, or about 20 of the records, as lines, elsewhere.
       log: a file that every record is appended to as a line of JSON.
 
     Returns:
-      Result(run, history, best, reason). Ctrl-C ends training after the chunk and returns as usual
-      (a second Ctrl-C raises KeyboardInterrupt); so does a loss that is not finite, with a warning.
+      Result(run, history, best, reason, unfinished). Ctrl-C ends training after the chunk and
+      returns as usual (a second Ctrl-C raises KeyboardInterrupt). So do, with a warning, parameters
+      or a state that are not finite, and an error while a record is evaluated or kept. A loss that
+      is not finite does not end training as long as the optimizer keeps the parameters finite.
 
     Raises:
       ValueError: arguments or data that cannot be trained on; before the first step.
       PathError: data that the model cannot take, with the path of the layer.
-      OSError: a log that cannot be written; before the first step.
+      OSError: a log that cannot be written; before the first step. Later that is a warning.
 
     Example:
       >>> from fdl.optim import sgd
@@ -98,37 +134,77 @@ def fit(
     Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python"; early stopping is
     section 7.8 of Goodfellow, Bengio and Courville 2016, "Deep Learning".
     """
-    examples = check_objective(objective, run.params, run.state, data)
-    if validation is not None:
-        check_objective(objective, run.params, run.state, validation)
+    before = run if isinstance(run, Result) else None
+    now: Run = run.run if isinstance(run, Result) else run
+    examples = check_objective(objective, now.params, now.state, data)
     last = last_step("fit", examples, batch_size, epochs, steps)
-    _check_numbers(record_every, chunk, patience, mode, validation is not None)
+    _check_numbers(record_every, chunk, patience, mode, monitor, validation is not None)
     every = record_every or math.ceil(examples / batch_size)
     host = Host(monitor, mode, patience, chunk, log)
-    data, validation = jax.tree.map(jnp.asarray, (data, validation))
-    run, step = own(run), int(run.step)
+    evaluation = None
+    if validation is not None:
+        evaluation = _evaluation(objective, now, validation, batch_size, monitor)
+    data, step = jax.tree.map(jnp.asarray, data), int(now.step)
+    now = own(now)
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
-    evaluation = {"objective": objective, "batch_size": BATCH_SIZE}
-    none_yet = zero_means(run, *_step.eval_shape(run, data, **settings))
+    none_yet = zero_means(now, *_step.eval_shape(now, data, **settings))
     means = own(none_yet)
+    if before is not None:
+        host.go_on(before.history, before.unfinished)
+        if abstract(before.unfinished.means) == abstract(means):
+            means = own(before.unfinished.means)
+    unfinished = None
     with interruptible() as interrupted, Progress(progress, step, last) as bar:
         while step < last and not host.reason:
             until = min(last, (step // every + 1) * every)
             length = min(host.pace.length, until - step, 2**31 - 1)
             program = functools.partial(advance, **settings)
-            run, means = host.pace.time(length, program, run, means, data, np.int32(length))
-            step += length
-            bar.show(step, means)
-            if step == until or interrupted():
-                record = {"step": step, "epoch": step * batch_size / examples} | values(means)
-                if validation is not None:
-                    scores = totals(run.params, run.state, validation, **evaluation)
-                    record |= {f"val_{name}": value for name, value in values(scores).items()}
-                bar.record(host.take(record, run))
-            host.stop_if_needed(step, float(means["loss"].total), interrupted())
-            if step == until:
+            now, means, sound = host.pace.time(length, program, now, means, data, np.int32(length))
+            step, stop = step + length, interrupted()
+            due = step % every == 0
+            try:
+                bar.show(step, means)
+                if step == until or stop:
+                    unfinished = host.unfinished(own(means))
+                    record = {"step": step, "epoch": step * batch_size / examples} | values(means)
+                    if evaluation is not None:
+                        scores = values(evaluation(*params_and_state(now)))
+                        record |= {f"val_{name}": value for name, value in scores.items()}
+                    record = host.take(record, now)
+                    # A record that is not due yet shows where training stopped, and no more.
+                    unfinished = None if due else unfinished
+                    bar.record(record)
+            except Exception as error:
+                host.fail(error)
+            if due:
                 means = own(none_yet)
-    return Result(run, host.history, host.best, host.reason or "done")
+            host.stop_if_needed(now, bool(sound), stop, due)
+    unfinished = unfinished or host.unfinished(means)
+    return Result(now, host.history, host.best, host.reason or "done", unfinished)
+
+
+def _evaluation(
+    objective: Objective, run: Run, validation: Any, batch_size: int, monitor: str
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """(params, state) -> means over the validation data, which are looked through first."""
+    params, state = params_and_state(run)
+    try:
+        check_objective(objective, params, state, validation)
+    except ValueError as error:
+        error.add_note("This is about the data given as validation=...")
+        raise
+    validation = jax.tree.map(jnp.asarray, validation)
+    whole = looks_around(objective, params, state, validation)
+    settings = {"objective": objective, "batch_size": BATCH_SIZE, "whole": whole}
+    if whole:
+        settings["batch_size"] = batch_size
+    known = totals.eval_shape(params, state, validation, **settings)
+    if monitor not in known:
+        raise ValueError(
+            f"fit: expected monitor among {', '.join(known)}, got {monitor!r}; "
+            "take one of these, or add the metric to the objective"
+        )
+    return lambda params, state: totals(params, state, validation, **settings)
 
 
 @weak_jit(static=["objective", "optimizer", "batch_size"], donate=["run", "means"])
@@ -141,10 +217,11 @@ def advance(
     objective: Objective,
     optimizer: GradientTransformation,
     batch_size: int,
-) -> tuple[Run, dict[str, Any]]:
+) -> tuple[Run, dict[str, Any], jax.Array]:
     """The program behind `fit`: `length` steps, whose loss and metrics are added to `means`.
 
-    `run` and `means` are overwritten; give copies of what is still needed.
+    `run` and `means` are overwritten; give copies of what is still needed. The third result is
+    whether all parameters and the state are finite.
 
     Example:
       >>> from fdl.optim import sgd
@@ -153,10 +230,10 @@ def advance(
       >>> settings = dict(objective=plain(lambda w, batch: jnp.mean(w * batch)),
       ...                 optimizer=sgd(1.0), batch_size=2)
       >>> run, data = start(jnp.array(0.0), sgd(1.0)), jnp.ones(4)
-      >>> means = {"loss": Mean(jnp.zeros(()), jnp.zeros(()))}
-      >>> run, means = advance(run, means, data, 3, **settings)
-      >>> float(run.params), int(run.step)
-      (-3.0, 3)
+      >>> means = {"loss": Mean(jnp.zeros(()), jnp.zeros(())).nothing()}
+      >>> run, means, sound = advance(run, means, data, 3, **settings)
+      >>> float(run.params), int(run.step), bool(sound)
+      (-3.0, 3, True)
     """
 
     def body(_: Any, carry: Any) -> Any:
@@ -164,7 +241,13 @@ def advance(
         run, new = _step(run, data, objective=objective, optimizer=optimizer, batch_size=batch_size)
         return run, added(means, new)
 
-    return jax.lax.fori_loop(0, length, body, (run, means))
+    run, means = jax.lax.fori_loop(0, length, body, (run, means))
+    return run, means, _sound((run.params, run.state))
+
+
+def _sound(tree: Any) -> jax.Array:
+    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.array([jnp.isfinite(x).all() for x in floating], bool).all()
 
 
 @weak_jit(static=["objective", "optimizer", "batch_size"], inline=True)
@@ -214,36 +297,46 @@ def last_step(
       ValueError: both or neither of epochs and steps; a number out of range.
 
     Example:
-      >>> last_step("fit", 100, 32, 2, None)
-      7
+      >>> last_step("fit", 100, 32, 2, None), last_step("fit", 100, 10, 1.1, None)
+      (7, 11)
     """
-    if batch_size < 1:
-        raise ValueError(
-            f"{who}: expected batch_size >= 1, got {batch_size}; say how many examples a step sees"
-        )
+    batch_size = check_count(who, "batch_size", batch_size, "say how many examples a step sees")
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
         raise ValueError(f"{who}: expected either epochs or steps, got {got}; say one of them")
-    last = steps if steps is not None else math.ceil((epochs or 0) * examples / batch_size)
-    if not 0 <= last < 2**32:
+    if epochs is not None:
+        if not is_number(epochs) or not 0 <= float(epochs) < math.inf:
+            raise ValueError(
+                f"{who}: expected epochs >= 0, a number of passes over the data, got {epochs!r}; "
+                "say how many"
+            )
+        # As a person writes it: the float 1.1 is a little more than 1.1.
+        steps = math.ceil(Fraction(str(float(epochs))) * examples / batch_size)
+    if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(
-            f"{who}: expected a number of steps in [0, 2**32), got {last}; say how many in all"
+            f"{who}: expected a number of steps in [0, 2**32), an integer, got {steps!r}; "
+            "say how many in all"
         )
-    return last
+    return int(steps)
 
 
 def _check_numbers(
-    every: int | None, chunk: int | None, patience: int | None, mode: str, validated: bool
+    every: int | None,
+    chunk: int | None,
+    patience: int | None,
+    mode: str,
+    monitor: str,
+    validated: bool,
 ) -> None:
-    if patience is not None and not validated:
-        raise ValueError(
-            "fit: expected validation data for patience, got none; pass validation=..."
-        )
-    for name, value in (("record_every", every), ("chunk", chunk), ("patience", patience)):
-        if value is not None and value < 1:
+    wanted = {"patience": patience is not None, "monitor": monitor != "loss"}
+    for name, given in wanted.items():
+        if given and not validated:
             raise ValueError(
-                f"fit: expected {name} >= 1, got {value}; leave it out for the default"
+                f"fit: expected validation data for {name}, got none; pass validation=..."
             )
+    for name, value in (("record_every", every), ("chunk", chunk), ("patience", patience)):
+        if value is not None:
+            check_count("fit", name, value, "leave it out for the default")
     if mode not in ("min", "max"):
         raise ValueError(
             f"fit: expected mode 'min' or 'max', got {mode!r}; a loss wants 'min', an "

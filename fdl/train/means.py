@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fdl.losses.shapes import precise
 from fdl.metrics import Metric
-from fdl.metrics.metric import weighted_sum, weights_of
+from fdl.metrics.metric import Sum, weighted_sum, weights_of
 
 
 class Mean(NamedTuple):
@@ -19,26 +19,35 @@ class Mean(NamedTuple):
     Args:
       total: scalar.
       count: scalar.
+      lost: what rounding has cut off total and count, so that millions of small values still count.
 
     Example:
       >>> float(Mean(6.0, 4.0).value())
       1.5
+
+    Source: the sums are those of Knuth 1997, see `fdl.metrics.metric.Sum`.
     """
 
     total: Any
     count: Any
+    lost: tuple[Any, Any] = (0.0, 0.0)
 
     def value(self) -> Any:
         """total / count, and 0 where nothing was counted."""
-        return self.total / jnp.where(self.count == 0, jnp.ones_like(self.count), self.count)
+        total, count = self.total + self.lost[0], self.count + self.lost[1]
+        return total / jnp.where(count == 0, jnp.ones_like(count), count)
 
     def plus(self, other: "Mean") -> "Mean":
         """The mean of both."""
-        return Mean(self.total + other.total, self.count + other.count)
+        total = Sum(self.total, self.lost[0]).plus(Sum(other.total, other.lost[0]))
+        count = Sum(self.count, self.lost[1]).plus(Sum(other.count, other.lost[1]))
+        return Mean(total.high, count.high, (total.low, count.low))
 
     def nothing(self) -> "Mean":
         """The mean of nothing, in the same dtypes."""
-        return Mean(jnp.zeros((), self.total.dtype), jnp.zeros((), self.count.dtype))
+        total, count = self.total.dtype, self.count.dtype
+        lost = jnp.zeros((), total), jnp.zeros((), count)
+        return Mean(jnp.zeros((), total), jnp.zeros((), count), lost)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["state"], meta_fields=["metric"])
@@ -126,33 +135,37 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
     return Mean(weighted_sum(values, weight), weight.sum())
 
 
-def as_means(loss: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What an objective reports, as means that can be added up; a plain scalar counts once.
+def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[str, Any]:
+    """What an objective reports, as means that can be added up.
 
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
+      count: how much a plain scalar counts.
 
     Returns:
       name -> Mean, Tally or Seen; the loss among them.
 
     Example:
-      >>> as_means(2.0, {"error": Mean(1.0, 4.0)})["loss"].count
+      >>> float(as_means(2.0, {"error": Mean(1.0, 4.0)})["loss"].count)
       1.0
     """
-    named = {"loss": loss, **metrics}
-    return {
-        name: value if isinstance(value, Mean | Tally | Seen) else Mean(value, value * 0 + 1.0)
-        for name, value in named.items()
-    }
+
+    def mean(value: Any) -> Any:
+        if isinstance(value, Mean | Tally | Seen):
+            return value
+        value = precise(value)
+        return Mean(value * count, jnp.full_like(value, count))
+
+    return {name: mean(value) for name, value in {"loss": loss, **metrics}.items()}
 
 
 def tallied(means: Mapping[str, Any]) -> dict[str, Any]:
     """The same with every batch counted.
 
     Example:
-      >>> tallied({"loss": Mean(3.0, 2.0)})
-      {'loss': Mean(total=3.0, count=2.0)}
+      >>> tallied({"loss": Mean(3.0, 2.0)})["loss"].value()
+      Array(1.5, dtype=float32, weak_type=True)
     """
     return {n: mean.tally() if isinstance(mean, Seen) else mean for n, mean in means.items()}
 
@@ -165,7 +178,7 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
       more: the same names.
 
     Example:
-      >>> added({"loss": Mean(3.0, 2.0)}, {"loss": Mean(1.0, 2.0)})["loss"].count
+      >>> float(added({"loss": Mean(3.0, 2.0)}, {"loss": Mean(1.0, 2.0)})["loss"].count)
       4.0
     """
     return {name: mean.plus(more[name]) for name, mean in means.items()}

@@ -111,6 +111,11 @@ class Supervised:
             for name, f in (("loss", self.loss), *self.metrics)
         }
 
+    def spared(self, data: Any) -> Any:
+        """The data with 0 for what is not finite in rows of weight 0, as the loss reads them."""
+        _, _, weight, _ = _unpack(data)
+        return _spared(data, weight)
+
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
         x, y, _, inputs = _unpack(data)

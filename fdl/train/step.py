@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from optax import GradientTransformation, with_extra_args_support
 
+from fdl.arguments import is_count
 from fdl.data import length, stream
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
@@ -40,7 +42,7 @@ class Run(NamedTuple):
 
 
 def start(
-    params: Any, optimizer: GradientTransformation, *, state: Any = None, seed: int = 0
+    params: Any, optimizer: GradientTransformation, *, state: Any = None, seed: Any = 0
 ) -> Run:
     """A run at step 0.
 
@@ -48,10 +50,10 @@ def start(
       params: a pytree of floating arrays, of `Layer.init` or anyone's own.
       optimizer: fdl's or optax's.
       state: of `Layer.init`, if there is any.
-      seed: in [0, 2**32).
+      seed: an integer in [0, 2**32), also as a scalar array: that of another run, or traced.
 
     Raises:
-      ValueError: an integer parameter, with its path; a seed out of range.
+      ValueError: an integer parameter, with its path; a seed that is not an integer in range.
 
     Example:
       >>> from fdl.optim import sgd
@@ -59,10 +61,9 @@ def start(
       0
     """
     check_params("start", params)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"start: expected a seed in [0, 2**32), got {seed}; take it modulo 2**32")
-    own = {} if state is None else state
-    return Run(params, own, optimizer.init(params), jnp.zeros((), jnp.uint32), jnp.uint32(seed))
+    state = {} if state is None else state
+    step = jnp.zeros((), jnp.uint32)
+    return Run(params, state, optimizer.init(params), step, _seed("start", seed))
 
 
 def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
@@ -116,6 +117,9 @@ def train_step(
 ) -> tuple[Run, dict[str, Any]]:
     """One step: draw a batch, forward pass, loss, update. Pure; jit, scan, vmap and grad it freely.
 
+    Where the loss is not finite, the state stays as it was. What becomes of the parameters is up to
+    the optimizer: see `fdl.optim.apply_if_finite`.
+
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`.
       optimizer: fdl's or optax's.
@@ -144,6 +148,7 @@ def train_step(
         return objective(params, run.state, batch, key)
 
     (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    state = _unless_spoilt(loss, state, run.state)
     run = update_weights(
         *(optimizer, run, gradients),
         value=loss,
@@ -152,6 +157,31 @@ def train_step(
     )
     run = run._replace(state=state, step=run.step + jnp.uint32(1))
     return run, tallied(as_means(loss, metrics))
+
+
+def _unless_spoilt(loss: Any, state: Any, before: Any) -> Any:
+    """The new state, or the one before where the loss is not finite.
+
+    An optimizer can leave out a bad batch; running statistics with a NaN in them never recover.
+    """
+    if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, before):
+        return state  # `fit` will name the leaf.
+    sound = jnp.isfinite(loss)
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), state, before)
+
+
+def _seed(who: str, seed: Any) -> jax.Array:
+    """A seed as a uint32 scalar; a traced one is taken as it is."""
+    if isinstance(seed, jax.core.Tracer):
+        if jnp.issubdtype(seed.dtype, jnp.integer) and seed.shape == ():
+            return seed.astype(jnp.uint32)
+    elif isinstance(seed, jax.Array | np.ndarray) and seed.shape == ():
+        seed = seed.item()
+    if not is_count(seed, least=0) or seed >= 2**32:
+        raise ValueError(
+            f"{who}: expected a seed, an integer in [0, 2**32), got {seed!r}; take it modulo 2**32"
+        )
+    return jnp.uint32(seed)
 
 
 def own(tree: Any) -> Any:

@@ -1,0 +1,597 @@
+"""What a run promises: to go on as if never stopped, to tell the truth, to leave nothing behind."""
+
+import functools
+import gc
+import json
+import re
+import shutil
+import threading
+import weakref
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import running_mean
+
+import fdl
+from fdl.train import Mean
+from fdl.train.evaluate import looks_around
+from fdl.train.host import Log
+from fdl.train.means import added
+from fdl.weak_jit import weak_jit
+
+N, BATCH = 53, 8
+
+
+@functools.cache
+def model():
+    return fdl.chain(fdl.dense(6), fdl.tanh, fdl.dense(2), name="small")
+
+
+@functools.cache
+def objective():
+    return fdl.supervised(model(), fdl.squared_error)
+
+
+@functools.cache
+def data(n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    return x, np.sin(x @ np.ones((3, 2), np.float32))
+
+
+def begin(optimizer, objective_state=None, seed=0):
+    params, state = model().init(jax.random.key(0), data()[0][:1])
+    return fdl.start(params, optimizer, state=objective_state or state, seed=seed)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+# ----------------------------------------------------------------------------------------- going on
+
+
+def uphill_after(step):
+    return fdl.sgd(lambda count: jnp.where(count < step, 0.1, -0.02), momentum=0.5)
+
+
+@pytest.mark.parametrize("slices", [1, 7, 10, 23])
+def test_a_result_given_to_fit_goes_on_as_if_it_had_never_stopped(slices):
+    """Records every 10 steps; slices that end on, before and behind them; patience in the end."""
+    optimizer = uphill_after(30)
+    how = {"batch_size": BATCH, "record_every": 10, "validation": data(20, 1), "patience": 3}
+    whole = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=400, **how)
+    assert whole.reason == "no better for 3 records"
+    result = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=slices, **how)
+    for end in range(2 * slices, 401, slices):
+        result = fdl.fit(objective(), optimizer, result, data(), steps=end, **how)
+        if result.reason != "done":
+            break
+    # The slice in which patience ends may have shown a record that was not due.
+    assert result.reason == whole.reason
+    assert without_seconds(result.history) == without_seconds(whole.history)
+    assert_same(result.run, whole.run)
+    assert_same(result.best, whole.best)
+    seconds = [record["seconds"] for record in result.history]
+    assert seconds == sorted(seconds)
+
+
+def test_a_run_given_to_fit_begins_a_new_history():
+    optimizer = fdl.sgd(0.1)
+    how = {"batch_size": BATCH, "record_every": 4}
+    first = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=8, **how)
+    second = fdl.fit(objective(), optimizer, first.run, data(), steps=12, **how)
+    assert [record["step"] for record in second.history] == [12]
+
+
+def test_going_on_with_another_objective_begins_new_means():
+    optimizer = fdl.sgd(0.1)
+    other = fdl.supervised(model(), fdl.squared_error, error=fdl.absolute_error)
+    how = {"batch_size": BATCH, "record_every": 10}
+    first = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=5, **how)
+    second = fdl.fit(other, optimizer, first, data(), steps=10, **how)
+    assert second.history[-1]["error"] > 0
+
+
+# --------------------------------------------------------------------------------- numbers of steps
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "epochs", "steps"),
+    [(100, 10, 1.1, 11), (100, 10, 0.3, 3), (1000, 10, 0.07, 7), (100, 30, 1, 4), (50, 7, 2.2, 16)],
+)
+def test_epochs_are_the_decimal_that_was_written(examples, batch, epochs, steps):
+    optimizer = fdl.sgd(0.0)
+    run = fdl.start(jnp.zeros(()), optimizer)
+    mean = fdl.plain(SQUARE)
+    result = fdl.fit(mean, optimizer, run, np.ones(examples), batch_size=batch, epochs=epochs)
+    assert int(result.run.step) == steps
+
+
+def SQUARE(w, batch):
+    return jnp.mean((w - batch) ** 2)
+
+
+@pytest.mark.parametrize(("test", "at"), [(0.8, 2), (0.1, 9), (0.7, 3), (0.3, 7), (0.9, 1)])
+def test_a_text_is_cut_at_the_decimal_that_was_written(test, at):
+    split, _ = fdl.data.text.characters("abcdefghij", test=test)
+    assert [len(part) for part in split] == [at, 10 - at]
+
+
+@pytest.mark.parametrize(
+    "seed", [jnp.uint32(2**32 - 1), np.uint32(7), np.int64(7), np.array(3), jnp.int8(5), 2**32 - 1]
+)
+def test_a_seed_may_be_that_of_another_run(seed):
+    run = fdl.start({"w": jnp.ones(1)}, fdl.sgd(0.1), seed=seed)
+    assert run.seed.dtype == jnp.uint32
+    assert int(run.seed) == int(seed)
+
+
+def test_runs_may_be_started_under_vmap_and_jit():
+    start = lambda seed: fdl.start({"w": jnp.ones(2)}, fdl.adam(0.1), seed=seed)  # noqa: E731
+    runs = jax.vmap(start)(jnp.arange(3))
+    assert runs.seed.tolist() == [0, 1, 2]
+    assert int(jax.jit(start)(jnp.uint32(9)).seed) == 9
+
+
+# ---------------------------------------------------------------------- what examples see of others
+
+
+def pairs():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(24, 3)).astype(np.float32)
+    return x, (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32)
+
+
+def both_sides(params, x):
+    return x @ params
+
+
+def own_contrast(params, batch):
+    x, y = batch
+    return fdl.info_nce(x @ params, y @ params).mean()
+
+
+CONTRASTS = {
+    "supervised": lambda: fdl.supervised(both_sides, fdl.info_nce),
+    "plain": lambda: fdl.plain(own_contrast),
+    "a metric alone": lambda: fdl.supervised(
+        both_sides, fdl.squared_error, contrast=lambda p, y: fdl.info_nce(p, y)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+def test_examples_that_look_at_each_other_are_evaluated_by_whole_batches(kind):
+    score, (x, y), params = CONTRASTS[kind](), pairs(), jnp.eye(3)
+    name = "contrast" if kind == "a metric alone" else "loss"
+    found = fdl.evaluate(score, params, (x, y), batch_size=10)[name]
+    by_hand = sum(
+        np.sum(np.asarray(fdl.info_nce(x[i : i + 10], y[i : i + 10]))) for i in (0, 10, 20)
+    )
+    if kind == "plain":  # the target side goes through the parameters too: here they are equal
+        assert found > 0
+    assert found == pytest.approx(by_hand / 24, rel=1e-5)
+
+
+def test_a_contrastive_run_is_validated_by_whole_batches_and_keeps_its_best():
+    score, optimizer = fdl.supervised(both_sides, fdl.info_nce), fdl.sgd(0.1)
+    run = fdl.start(0.1 * jnp.eye(3), optimizer)
+    how = {"batch_size": 8, "steps": 40, "record_every": 4, "patience": 2}
+    result = fdl.fit(score, optimizer, run, pairs(), validation=pairs(), **how)
+    values = [record["val_loss"] for record in result.history]
+    assert result.reason == "done"
+    assert values == sorted(values, reverse=True)
+    assert values[-1] > 0
+    assert result.best.step == 40
+    again = fdl.evaluate(score, result, pairs(), batch_size=8)["loss"]
+    assert again == pytest.approx(values[-1], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:compare_optimizers. expected the best rate of")
+def test_members_of_a_comparison_are_validated_by_whole_batches_too():
+    score = fdl.supervised(both_sides, fdl.info_nce)
+    init = lambda seed: (0.1 * jnp.eye(3), {})  # noqa: E731
+    found = fdl.compare_optimizers(
+        *(score, init, pairs(), {"sgd": fdl.sgd}),
+        **{"rates": [0.01, 0.1, 5.0], "seeds": [0], "batch_size": 8, "steps": 4},
+        validation=pairs(),
+    )["sgd"]
+    optimizer = fdl.sgd(0.1)
+    run = fdl.start(0.1 * jnp.eye(3), optimizer)
+    alone = fdl.fit(score, optimizer, run, pairs(), batch_size=8, steps=4, validation=pairs())
+    assert found.curves["val_loss"][1, 0, -1] == pytest.approx(
+        alone.history[-1]["val_loss"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rounding_is_no_look_at_others(dtype):
+    net = fdl.chain(fdl.dense(64), fdl.gelu, fdl.layer_norm(), fdl.dense(5))
+    x = jax.random.normal(jax.random.key(1), (6, 40), dtype)
+    params, state = net.init(jax.random.key(0), x)
+    score = fdl.supervised(net, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    assert not looks_around(score, params, state, (x, jnp.arange(6) % 5))
+
+
+def test_an_objective_that_needs_two_examples_is_evaluated():
+    def spread(w, batch):
+        if batch.shape[0] < 2:
+            raise ValueError("spread: expected two examples, got one; give more")
+        return jnp.var(w * batch)
+
+    assert fdl.evaluate(fdl.plain(spread), 2.0, jnp.array([0.0, 1.0, 0.0, 1.0]))["loss"] == 1.0
+
+
+# ------------------------------------------------------------------------------ long means, and NaN
+
+
+def test_a_mean_over_two_million_steps_is_exact():
+    step = {"loss": Mean(jnp.float32(0.1), jnp.float32(1.0))}
+    zero = {"loss": step["loss"].nothing()}
+    total = jax.jit(
+        lambda: jax.lax.fori_loop(0, 2_000_000, lambda _, means: added(means, step), zero)
+    )()["loss"]
+    assert float(total.value()) == pytest.approx(float(np.float32(0.1)), rel=1e-7)
+    assert float(total.count) == 2_000_000
+
+
+def test_an_evaluation_of_many_examples_is_exact():
+    x = np.full(1_500_007, 0.1, np.float32)
+    found = fdl.evaluate(fdl.plain(lambda w, x: jnp.mean(w * x)), 1.0, x, batch_size=300_000)
+    assert found["loss"] == pytest.approx(float(np.float32(0.1)), rel=3e-7)
+
+
+def test_a_nan_at_the_first_record_is_not_the_best():
+    def score(w, state, batch, key):
+        loss = jnp.mean((w - batch) ** 2)
+        return loss, (state, {"odd": jnp.where(w == 0, jnp.nan, loss)})
+
+    optimizer = fdl.sgd(lambda count: jnp.where(count < 2, 0.0, 0.1))
+    run = fdl.start(jnp.zeros(()), optimizer)
+    how = {"batch_size": 4, "steps": 6, "record_every": 1, "monitor": "odd", "patience": 3}
+    result = fdl.fit(score, optimizer, run, np.ones(8), validation=np.ones(8), **how)
+    assert [np.isnan(record["val_odd"]) for record in result.history] == [True, True, *[False] * 4]
+    assert result.reason == "done"
+    assert result.best.step == 6
+
+
+def test_no_finite_record_is_no_best_and_patience_ends_it():
+    def score(w, state, batch, key):
+        return jnp.mean((w - batch) ** 2), (state, {"odd": w * jnp.nan})
+
+    optimizer = fdl.sgd(0.1)
+    run = fdl.start(jnp.zeros(()), optimizer)
+    how = {"batch_size": 4, "steps": 9, "record_every": 1, "monitor": "odd", "patience": 3}
+    result = fdl.fit(score, optimizer, run, np.ones(8), validation=np.ones(8), **how)
+    assert result.best is None
+    assert result.reason == "no better for 3 records"
+
+
+@pytest.mark.parametrize("rate", [np.inf, np.nan])
+def test_parameters_spoilt_by_the_last_step_are_told(rate):
+    optimizer = optax.sgd(rate)
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected finite parameters and state, got (nan|-?inf) at 'params' by step 1; "
+        r"training ended there: try a smaller learning rate, or fdl.optim.apply_if_finite around "
+        r"the optimizer$",
+    ):
+        result = fdl.fit(
+            *(fdl.plain(SQUARE), optimizer, fdl.start(jnp.zeros(()), optimizer), np.ones(4)),
+            **{"steps": 1},
+        )
+    assert result.reason == "not finite"
+    assert result.history[-1]["loss"] == 1.0
+
+
+def test_one_bad_batch_does_not_end_what_the_optimizer_keeps_sound():
+    """A loss of 0 to the power -1 at one example; its running mean stays as it was, too."""
+    layer = running_mean()
+
+    def score(w, state, batch, key):
+        x, state = layer.apply({}, state, 1 / batch, train=key is not None)
+        return jnp.mean((w - x) ** 2), (state, {})
+
+    optimizer = fdl.optim.apply_if_finite(fdl.sgd(0.05), 5)
+    rows = np.ones((10, 1), np.float32)
+    rows[3] = 0.0
+    _, state = layer.init(jax.random.key(0), rows[:1])
+    run = fdl.start(jnp.zeros(()), optimizer, state=state)
+    result = fdl.fit(score, optimizer, run, rows, batch_size=2, steps=25, record_every=5)
+    assert result.reason == "done"
+    assert int(result.run.step) == 25
+    assert int(result.run.opt_state.total_notfinite) == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.run))
+    assert all(not np.isfinite(record["loss"]) for record in result.history)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_of_weight_0_may_hold_anything(form, bad):
+    x, y = (part.copy() for part in data())
+    weight = np.ones(N, np.float32)
+    weight[5] = 0
+    x[5], y[5, 1] = bad, bad
+    rows = (x, y, weight) if form == "tuple" else {"x": x, "y": y, "weight": weight}
+    optimizer = fdl.sgd(0.1)
+    result = fdl.fit(
+        *(objective(), optimizer, begin(optimizer), rows),
+        **{"batch_size": BATCH, "steps": 20, "validation": rows},
+    )
+    assert result.reason == "done"
+    assert result.history[-1]["val_loss"] < result.history[0]["val_loss"]
+    assert np.isfinite(fdl.evaluate(objective(), result, rows)["loss"])
+    weight[5] = 1
+    with pytest.raises(
+        ValueError, match=r"^data at '[0x]': expected finite numbers, got (nan|inf) at row 5 \(1 of"
+    ):
+        fdl.evaluate(objective(), result, rows)
+
+
+# ----------------------------------------------------------------------------- what is to be tested
+
+AVERAGES = {
+    "schedule_free": lambda: fdl.optim.schedule_free_sgd(0.3),
+    "optax's schedule_free": lambda: optax.contrib.schedule_free_sgd(0.3),
+    "params_ema": lambda: fdl.optim.chain(fdl.sgd(0.3), fdl.optim.params_ema(0.95)),
+    "accumulated": lambda: fdl.optim.accumulate(
+        fdl.optim.chain(fdl.sgd(0.3), fdl.optim.params_ema(0.95)), 2
+    ),
+    "masked": lambda: fdl.optim.masked(
+        fdl.optim.chain(fdl.sgd(0.3), fdl.optim.params_ema(0.95)), "**/w"
+    ),
+    "partition": lambda: fdl.optim.partition(
+        {"**/w": fdl.optim.schedule_free_sgd(0.3)}, rest=fdl.sgd(0.1)
+    ),
+    "sam": lambda: fdl.optim.sam(
+        fdl.sgd(0.1), fdl.optim.chain(fdl.optim.normalize(), fdl.sgd(0.3)), sync_period=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_fit_validates_and_keeps_what_the_optimizer_wants_tested(name, standard_promotion):
+    optimizer, held_out = AVERAGES[name](), data(20, 1)
+    how = {"batch_size": BATCH, "steps": 15, "record_every": 5}
+    result = fdl.fit(objective(), optimizer, begin(optimizer), data(), validation=held_out, **how)
+    expected = fdl.optim.eval_params(result.run.opt_state, result.run.params)
+    assert any(
+        np.abs(a - b).max() > 1e-3
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(result.run.params), strict=True)
+    )
+    value = fdl.evaluate(objective(), expected, held_out)["loss"]
+    raw = fdl.evaluate(objective(), result.run.params, held_out)["loss"]
+    assert result.history[-1]["val_loss"] == pytest.approx(value, rel=1e-6)
+    assert abs(value - raw) > 1e-4 * raw
+    for given in (result, result.run):
+        assert fdl.evaluate(objective(), given, held_out)["loss"] == pytest.approx(value, rel=1e-6)
+        np.testing.assert_allclose(
+            fdl.predict(model(), given, held_out[0]),
+            fdl.predict(model(), expected, held_out[0]),
+            rtol=1e-5,
+        )
+    best = fdl.evaluate(objective(), result.best, held_out)["loss"]
+    assert best == pytest.approx(result.best.value, rel=1e-6)
+
+
+def test_lookahead_is_tested_at_the_slow_weights():
+    optimizer = fdl.optim.lookahead(fdl.sgd(0.1), 5, 0.5)
+    score = fdl.plain(lambda pair, batch: SQUARE(pair.fast, batch))
+    run = fdl.start(optax.LookaheadParams.init_synced(jnp.zeros(())), optimizer)
+    result = fdl.fit(
+        score, optimizer, run, np.ones(8), batch_size=4, steps=8, validation=np.ones(8)
+    )
+    slow = float(result.run.params.slow)
+    assert slow != float(result.run.params.fast)
+    assert result.history[-1]["val_loss"] == pytest.approx((slow - 1) ** 2, rel=1e-6)
+    assert float(result.params.fast) == slow
+
+
+def test_other_optimizers_test_what_they_train():
+    optimizer = fdl.adam(0.1)
+    result = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=3)
+    assert_same(result.params, result.run.params)
+    assert_same(result.state, result.run.state)
+
+
+def test_members_of_a_comparison_are_tested_as_their_runs_are():
+    makes = {
+        "ema": lambda rate: fdl.optim.chain(fdl.sgd(rate), fdl.optim.params_ema(0.95)),
+        "free": fdl.optim.schedule_free_sgd,
+    }
+    how = {"batch_size": BATCH, "steps": 10, "validation": data(20, 1)}
+    init = lambda seed: model().init(jax.random.key(0), data()[0][:1])  # noqa: E731
+    found = fdl.compare_optimizers(
+        objective(), init, data(), makes, rates=[1e-4, 0.3, 9.0], seeds=[0], **how
+    )
+    for name, make in makes.items():
+        alone = fdl.fit(objective(), make(0.3), begin(make(0.3)), data(), **how)
+        assert found[name].curves["val_loss"][1, 0, -1] == pytest.approx(
+            alone.history[-1]["val_loss"], rel=1e-5
+        )
+
+
+# ------------------------------------------------------------------ nothing on the host loses a run
+
+
+def test_a_log_that_fails_waits_and_warns_once(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = Log(folder / "history.jsonl")
+    log.write('{"step": 1}\n')
+    shutil.rmtree(folder)
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected a log that can be written, got No such file or directory for "
+        r".*history.jsonl; training goes on, and the records are in the history$",
+    ) as warned:
+        log.write('{"step": 2}\n')
+    assert len(warned) == 1
+    log.write('{"step": 3}\n')  # warnings are errors here: once is enough
+    folder.mkdir()
+    log.write('{"step": 4}\n')
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3, 4]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_full_disk_loses_no_run():
+    optimizer = fdl.sgd(0.1)
+    with pytest.warns(UserWarning, match=r"^fit: expected a log that can be written, got No space"):
+        result = fdl.fit(
+            *(objective(), optimizer, begin(optimizer), data()),
+            **{"steps": 9, "record_every": 3, "log": "/dev/full"},
+        )
+    assert result.reason == "done"
+    assert len(result.history) == 3
+
+
+def test_an_error_between_chunks_ends_training_and_keeps_the_run(monkeypatch):
+    def broken(self, record):
+        if record["step"] == 6:
+            raise BrokenPipeError("nobody reads this")
+
+    monkeypatch.setattr("fdl.train.progress.Progress.record", broken)
+    optimizer = fdl.sgd(0.1)
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected to evaluate and record, got BrokenPipeError: nobody reads this; "
+        r"training ended there, with the run and the history as they were$",
+    ):
+        result = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=30, record_every=3)
+    assert result.reason == "failed: BrokenPipeError"
+    assert int(result.run.step) == 6
+    monkeypatch.undo()
+    result = fdl.fit(objective(), optimizer, result, data(), steps=30, record_every=3)
+    whole = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=30, record_every=3)
+    assert_same(result.run, whole.run)
+    assert without_seconds(result.history) == without_seconds(whole.history)
+
+
+# ---------------------------------------------------------------------- programs and what they hold
+
+
+def test_what_an_objective_closes_over_is_freed_and_programs_with_it():
+    alive, x = [], data()[0]
+
+    def once():
+        net = fdl.chain(fdl.dense(2), fdl.tanh)
+        table = jnp.ones((7, 3))
+        objective = fdl.supervised(lambda p, x: net.apply(p, {}, x @ (table.T @ table))[0], LOSS)
+        optimizer = fdl.sgd(0.1)
+        run = fdl.start(net.init(jax.random.key(0), x)[0], optimizer)
+        fdl.fit(objective, optimizer, run, data(), steps=2, validation=data())
+        fdl.evaluate(objective, run.params, data())
+        fdl.predict(net, run.params, x)
+        alive.extend(map(weakref.ref, (net, table, optimizer.update, objective.model)))
+
+    LOSS = fdl.squared_error
+    for _ in range(3):
+        once()
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * 12
+
+
+def counted(traced):
+    @weak_jit(static=["of"])
+    def call(x, *, of):
+        traced.append(of)
+        return x + 1
+
+    return call
+
+
+class Callable:
+    def __init__(self):
+        self.table = {}
+
+    def loss(self, x):
+        return x
+
+
+def test_equal_static_arguments_share_a_program_and_others_do_not():
+    traced, f, g = [], Callable().loss, Callable()
+    call = counted(traced)
+    shared = [
+        (lambda: fdl.plain(SQUARE)),
+        (lambda: fdl.supervised(model(), fdl.squared_error)),
+        (lambda: functools.partial(SQUARE, 1.0, batch=(f,))),
+        (lambda: g.loss),
+        (lambda: (1, "a", None)),
+    ]
+    for number, make in enumerate(shared, start=1):
+        for _ in range(3):
+            assert float(call(1.0, of=make())) == 2.0
+        assert len(traced) == number
+    different = [1, 1.0, True, "1", Callable().loss, fdl.plain(lambda w, b: w), (1,), ((1,),)]
+    for number, of in enumerate(different, start=len(shared) + 1):
+        call(1.0, of=of)
+        assert len(traced) == number
+
+
+def test_objects_without_a_hash_are_told_apart_by_identity():
+    class Model:
+        __hash__ = None
+
+    traced = []
+    call, first, second = counted(traced), Model(), Model()
+    for of in (first, second, first, (second,), (second,)):
+        call(1.0, of=of)
+    assert traced == [first, second, (second,)]
+    ref = weakref.ref(first)
+    del first, of
+    traced.clear()
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_program_may_be_called_from_several_threads_and_inside_another():
+    traced = []
+    call = counted(traced)
+
+    def work():
+        for _ in range(20):
+            assert float(jax.jit(lambda x: call(x, of=SQUARE))(1.0)) == 2.0
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(traced) == {SQUARE}
+
+
+def test_a_forgotten_program_leaves_no_entry():
+    @weak_jit(static=["of"])
+    def call(x, *, of):
+        return of.loss(x, x)
+
+    kept = fdl.plain(SQUARE)
+    call(1.0, of=kept)
+    for _ in range(3):
+        call(1.0, of=fdl.plain(lambda w, b: w))
+    gc.collect()
+    assert len(call.programs) == 1
+
+
+@pytest.mark.parametrize("epochs", ["two", np.inf, -1, None])
+def test_wrong_numbers_of_epochs_are_refused(epochs):
+    sentence = (
+        "fit: expected either epochs or steps, got neither; say one of them"
+        if epochs is None
+        else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; say how"
+    )
+    optimizer = fdl.sgd(0.1)
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+        fdl.fit(objective(), optimizer, begin(optimizer), data(), epochs=epochs)
