@@ -347,7 +347,7 @@ def test_nothing_to_show(show):
         ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; take one of these"),
         ({"steps": 0}, "expected at least one step, got none; give more epochs or"),
         ({"epochs": 1}, "expected either epochs or steps, got both; say one of them"),
-        ({"batch_size": 0}, "expected batch_size >= 1, got 0; say how many"),
+        ({"batch_size": 0}, "expected batch_size >= 1, an integer, got 0; say how"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(given, message):

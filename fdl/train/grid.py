@@ -15,9 +15,9 @@ from optax import GradientTransformation
 
 from fdl.optim.evaluation import eval_params, has_eval_params
 from fdl.train.evaluate import BATCH_SIZE, looks_around, totals
-from fdl.train.loop import zero_means
 from fdl.train.means import added
 from fdl.train.objective import Objective
+from fdl.train.program import zero_means
 from fdl.train.step import Run, own, train_step
 from fdl.weak_jit import weak_jit
 

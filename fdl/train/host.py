@@ -1,7 +1,6 @@
 """What the host does between two chunks of steps: history, log, best parameters, pace, Ctrl-C."""
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -97,7 +96,7 @@ class Host:
         return record
 
     def stop_if_needed(self, run: Run, sound: bool, interrupted: bool, due: bool) -> None:
-        """Sets the reason to stop, if there is one; that of patience only at a record that is due."""
+        """Sets the reason to stop, if there is one; patience ends only at a record that is due."""
         if self.reason:
             return
         if not sound:
@@ -113,8 +112,15 @@ class Host:
         elif due and self.patience is not None and self.worse >= self.patience:
             self.reason = f"no better for {self.worse} records"
 
-    def fail(self, error: Exception) -> None:
-        """Ends training because something between two chunks failed; the run is kept."""
+    @contextlib.contextmanager
+    def keeping_the_run(self) -> Iterator[None]:
+        """Ends training where something fails between two chunks, and keeps the run."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
         self.reason = f"failed: {type(error).__name__}"
         warnings.warn(
             f"fit: expected to evaluate and record, got {type(error).__name__}: {error}; training "
@@ -171,10 +177,10 @@ class Log:
         if self.file is not None:
             with open(self.file, "ab", buffering=0) as file:
                 size = file.tell()
-                line = self.waiting.encode()
+                rest = self.waiting.encode()
                 try:
-                    if line and file.write(line) < len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 except OSError:
                     with contextlib.suppress(OSError):  # a device, such as a full one
                         file.truncate(size)

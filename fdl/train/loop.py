@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
-from fdl import paths
 from fdl.arguments import check_count, is_count, is_number
 from fdl.layer import abstract
 from fdl.train.evaluate import (
@@ -24,11 +23,10 @@ from fdl.train.evaluate import (
     values,
 )
 from fdl.train.host import Best, Host, Unfinished, interruptible
-from fdl.train.means import added
 from fdl.train.objective import Objective
+from fdl.train.program import advance, one_step, zero_means
 from fdl.train.progress import Progress
-from fdl.train.step import Run, own, train_step
-from fdl.weak_jit import weak_jit
+from fdl.train.step import Run, own
 
 
 class Result(NamedTuple):
@@ -141,43 +139,35 @@ def fit(
     _check_numbers(record_every, chunk, patience, mode, monitor, validation is not None)
     every = record_every or math.ceil(examples / batch_size)
     host = Host(monitor, mode, patience, chunk, log)
-    evaluation = None
-    if validation is not None:
-        evaluation = _evaluation(objective, now, validation, batch_size, monitor)
+    evaluation = _evaluation(objective, now, validation, batch_size, monitor)
     data, step = jax.tree.map(jnp.asarray, data), int(now.step)
     now = own(now)
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
-    none_yet = zero_means(now, *_step.eval_shape(now, data, **settings))
+    none_yet = zero_means(now, *one_step.eval_shape(now, data, **settings))
     means = own(none_yet)
     if before is not None:
         host.go_on(before.history, before.unfinished)
         if abstract(before.unfinished.means) == abstract(means):
             means = own(before.unfinished.means)
+    program = functools.partial(advance, **settings)
     unfinished = None
     with interruptible() as interrupted, Progress(progress, step, last) as bar:
         while step < last and not host.reason:
             until = min(last, (step // every + 1) * every)
             length = min(host.pace.length, until - step, 2**31 - 1)
-            program = functools.partial(advance, **settings)
             now, means, sound = host.pace.time(length, program, now, means, data, np.int32(length))
             step, stop = step + length, interrupted()
             due = step % every == 0
-            try:
+            with host.keeping_the_run():
                 bar.show(step, means)
                 if step == until or stop:
                     unfinished = host.unfinished(own(means))
                     record = {"step": step, "epoch": step * batch_size / examples} | values(means)
-                    if evaluation is not None:
-                        scores = values(evaluation(*params_and_state(now)))
-                        record |= {f"val_{name}": value for name, value in scores.items()}
-                    record = host.take(record, now)
+                    record = host.take(record | evaluation(now), now)
                     # A record that is not due yet shows where training stopped, and no more.
                     unfinished = None if due else unfinished
                     bar.record(record)
-            except Exception as error:
-                host.fail(error)
-            if due:
-                means = own(none_yet)
+            means = own(none_yet) if due else means
             host.stop_if_needed(now, bool(sound), stop, due)
     unfinished = unfinished or host.unfinished(means)
     return Result(now, host.history, host.best, host.reason or "done", unfinished)
@@ -185,8 +175,10 @@ def fit(
 
 def _evaluation(
     objective: Objective, run: Run, validation: Any, batch_size: int, monitor: str
-) -> Callable[[Any, Any], dict[str, Any]]:
-    """(params, state) -> means over the validation data, which are looked through first."""
+) -> Callable[[Run], dict[str, float]]:
+    """run -> its values for the validation data, under `val_...`; the data are checked first."""
+    if validation is None:
+        return lambda run: {}
     params, state = params_and_state(run)
     try:
         check_objective(objective, params, state, validation)
@@ -195,97 +187,20 @@ def _evaluation(
         raise
     validation = jax.tree.map(jnp.asarray, validation)
     whole = looks_around(objective, params, state, validation)
-    settings = {"objective": objective, "batch_size": BATCH_SIZE, "whole": whole}
-    if whole:
-        settings["batch_size"] = batch_size
+    size = batch_size if whole else BATCH_SIZE
+    settings = {"objective": objective, "batch_size": size, "whole": whole}
     known = totals.eval_shape(params, state, validation, **settings)
     if monitor not in known:
         raise ValueError(
             f"fit: expected monitor among {', '.join(known)}, got {monitor!r}; "
             "take one of these, or add the metric to the objective"
         )
-    return lambda params, state: totals(params, state, validation, **settings)
 
+    def scores(run: Run) -> dict[str, float]:
+        means = totals(*params_and_state(run), validation, **settings)
+        return {f"val_{name}": value for name, value in values(means).items()}
 
-@weak_jit(static=["objective", "optimizer", "batch_size"], donate=["run", "means"])
-def advance(
-    run: Run,
-    means: dict[str, Any],
-    data: Any,
-    length: Any,
-    *,
-    objective: Objective,
-    optimizer: GradientTransformation,
-    batch_size: int,
-) -> tuple[Run, dict[str, Any], jax.Array]:
-    """The program behind `fit`: `length` steps, whose loss and metrics are added to `means`.
-
-    `run` and `means` are overwritten; give copies of what is still needed. The third result is
-    whether all parameters and the state are finite.
-
-    Example:
-      >>> from fdl.optim import sgd
-      >>> from fdl.train import plain, start
-      >>> from fdl.train.means import Mean
-      >>> settings = dict(objective=plain(lambda w, batch: jnp.mean(w * batch)),
-      ...                 optimizer=sgd(1.0), batch_size=2)
-      >>> run, data = start(jnp.array(0.0), sgd(1.0)), jnp.ones(4)
-      >>> means = {"loss": Mean(jnp.zeros(()), jnp.zeros(())).nothing()}
-      >>> run, means, sound = advance(run, means, data, 3, **settings)
-      >>> float(run.params), int(run.step), bool(sound)
-      (-3.0, 3, True)
-    """
-
-    def body(_: Any, carry: Any) -> Any:
-        run, means = carry
-        run, new = _step(run, data, objective=objective, optimizer=optimizer, batch_size=batch_size)
-        return run, added(means, new)
-
-    run, means = jax.lax.fori_loop(0, length, body, (run, means))
-    return run, means, _sound((run.params, run.state))
-
-
-def _sound(tree: Any) -> jax.Array:
-    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.array([jnp.isfinite(x).all() for x in floating], bool).all()
-
-
-@weak_jit(static=["objective", "optimizer", "batch_size"], inline=True)
-def _step(
-    run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
-) -> tuple[Run, dict[str, Any]]:
-    # Compiled only as a part of `advance`; as a jitted function it is traced once for both the
-    # shapes of its result and the program.
-    return train_step(objective, optimizer, run, data, batch_size)
-
-
-def zero_means(run: Any, after: Any, means: Any) -> Any:
-    """Zeros to add the means of steps to, if a step gives back a run like the one it was given.
-
-    Args:
-      run: before a step.
-      after: the shapes of the run after it.
-      means: the shapes of what it reports.
-
-    Raises:
-      PathError: a leaf of another shape or dtype after the step, or none.
-
-    Example:
-      >>> from fdl.train.means import Mean
-      >>> shape = jax.ShapeDtypeStruct((), jnp.float32)
-      >>> zero_means({}, {}, {"loss": Mean(shape, shape)})["loss"].total
-      Array(0., dtype=float32)
-    """
-    given, given_back = paths.leaves(run), paths.leaves(after)
-    for path in sorted({*given, *given_back}):
-        had, got = given.get(path), given_back.get(path)
-        if had is None or got is None or (had.shape, had.dtype) != (got.shape, got.dtype):
-            raise paths.PathError(
-                f"expected a step to leave {_said(had)}, got {_said(got)}; the objective must give "
-                "back the state in the tree, shapes and dtypes in which it came",
-                path,
-            )
-    return {name: mean.nothing() for name, mean in means.items()}
+    return scores
 
 
 def last_step(
@@ -342,7 +257,3 @@ def _check_numbers(
             f"fit: expected mode 'min' or 'max', got {mode!r}; a loss wants 'min', an "
             "accuracy 'max'"
         )
-
-
-def _said(leaf: Any) -> str:
-    return "nothing" if leaf is None else f"{leaf.dtype} {list(leaf.shape)}"
