@@ -157,9 +157,9 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
     """The index of the first value that overflows in a narrower dtype; a chunk at a time."""
     seen = 0
-    flags: Any = ["external_loop", "buffered", "zerosize_ok"]
-    op_flags: Any = ["readonly", "contig"]  # NumPy's type stubs have no "contig"
-    for chunk in np.nditer(array, flags, op_flags, order="C", buffersize=_CHUNK):
+    iterate: Any = np.nditer  # its type stubs do not know "contig"
+    flags = ["external_loop", "buffered", "zerosize_ok"]
+    for chunk in iterate(array, flags, ["readonly", "contig"], order="C", buffersize=_CHUNK):
         with np.errstate(over="ignore"):
             narrow = chunk.astype(dtype)
         if np.issubdtype(dtype, np.integer):
