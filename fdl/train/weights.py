@@ -154,7 +154,7 @@ def _check_leaf(path: str, leaf: Any) -> None:
             "astype",
             layer="save_weights",
         )
-    if path == "__metadata__" or not path.isascii() and "\\ud" in ascii(path):
+    if path == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in path):
         raise paths.PathError(
             f"expected names that safetensors can write, got {path!r}; rename it",
             layer="save_weights",
@@ -285,11 +285,13 @@ def _read(
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)
     if stream.readinto(raw) != raw.size:  # type: ignore[attr-defined]
-        raise ValueError(f"{file}: expected {raw.size} bytes, got fewer; leave it alone, read again")
+        raise ValueError(
+            f"{file}: expected {raw.size} bytes, got fewer; leave it alone, read again"
+        )
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)
     dtype = np.dtype(_NAMES[tensor["dtype"]])
-    array = raw.astype(bool) if dtype == bool else raw.reshape(-1).view(dtype.newbyteorder("<"))
+    array = raw.astype(bool) if dtype.kind == "b" else raw.reshape(-1).view(dtype.newbyteorder("<"))
     return array.astype(dtype, copy=False).reshape(tensor["shape"])
 
 
