@@ -268,7 +268,8 @@ def _check_fit(
         if path in found and kind != (got := found[path]["kind"]):
             line = f"different: {path}, expected {kind}, got {got}"
             dtype, _, shape = got.partition(" ")
-            if f"{dtype.replace('64', '32')} {shape}" == kind and not jax.config.jax_enable_x64:
+            narrowed = jnp.result_type(np.int64) == np.int32
+            if narrowed and f"{dtype.replace('64', '32')} {shape}" == kind:
                 line += ", for which call jax.config.update('jax_enable_x64', True)"
             wrong.append(line)
     if wrong:
