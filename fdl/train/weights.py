@@ -1,12 +1,7 @@
 """Weights in a file: safetensors, one tensor for each path, read back strictly."""
 
-import contextlib
-import errno
 import json
 import os
-import secrets
-import stat
-from pathlib import Path
 from typing import IO, Any
 
 import jax
@@ -15,6 +10,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.data.arrays import to_jax
+from fdl.train.files import replacing
 
 # What safetensors calls each dtype, in the order in which it writes them: that of alignment.
 _CODES = {
@@ -42,13 +38,6 @@ _CODES = {
 _NAMES = {code: name for name, code in _CODES.items()}
 _ORDER = list(_NAMES)
 _KEY = "prng_key:"  # a note in the header: which tensors are random keys, and of which kind
-_REMEDIES = {
-    errno.ENOENT: "make the folder, or choose another",
-    errno.EISDIR: "add a file's name",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOSPC: "free some space, or choose another disk",
-    errno.EDQUOT: "free some space, or choose another disk",
-}
 
 
 def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
@@ -91,18 +80,10 @@ def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
         tensors[path] = leaf
     tensors = dict(sorted(tensors.items(), key=lambda item: (_rank(item[1]), item[0])))
     header, size = _header(tensors, notes)
-    try:
-        with _replacing(Path(os.path.realpath(file))) as out:
-            out.write(header)
-            for leaf in tensors.values():
-                out.write(_bytes_of(leaf))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"save_weights: expected a file that can be written with {len(header) + size:,} bytes, "
-            f"got {error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another folder')}",
-            str(file),
-        ) from error
+    with replacing(file, "save_weights", len(header) + size) as out:
+        out.write(header)
+        for leaf in tensors.values():
+            out.write(_bytes_of(leaf))
 
 
 def load_weights(file: str | os.PathLike[str], like: Any) -> Any:
@@ -182,51 +163,11 @@ def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]
     return len(text).to_bytes(8, "little") + text, end
 
 
-def _bytes_of(leaf: Any) -> np.ndarray:
+def _bytes_of(leaf: Any) -> memoryview:
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     raw = array.reshape(-1).view(np.uint8)
-    return raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Any:
-    """A file that takes the place of the target at the end, or vanishes."""
-    before = _checked(target)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short, whatever the target's name
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        handle = os.open(temporary, flags, 0o666 if before is None else 0o600)
-        with os.fdopen(handle, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(handle)
-        if before is not None:
-            os.chmod(temporary, stat.S_IMODE(before.st_mode))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # systems that cannot open a folder, such as Windows
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _checked(target: Path) -> os.stat_result | None:
-    """What is at the target: a file that may be written, or nothing."""
-    try:
-        before = target.stat()
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(before.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(before.st_mode):
-        raise OSError(errno.EINVAL, "what is not a file, such as a device or a pipe")
-    if not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return before
+    return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
 
 
 def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
@@ -268,7 +209,7 @@ def _check_fit(
         if path in found and kind != (got := found[path]["kind"]):
             line = f"different: {path}, expected {kind}, got {got}"
             dtype, _, shape = got.partition(" ")
-            narrowed = jnp.result_type(np.int64) == np.int32
+            narrowed = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
             if narrowed and f"{dtype.replace('64', '32')} {shape}" == kind:
                 line += ", for which call jax.config.update('jax_enable_x64', True)"
             wrong.append(line)
