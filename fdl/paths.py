@@ -169,12 +169,27 @@ def select(tree: Any, *patterns: str) -> Any:
 
 
 def _match(pattern: list[str], path: list[str]) -> bool:
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_match(pattern[1:], path[skip:]) for skip in range(len(path) + 1))
-    level = pattern[0].replace("[", "[[]")  # no character but * and ? is special
-    return bool(path) and fnmatch.fnmatchcase(path[0], level) and _match(pattern[1:], path[1:])
+    # How many levels of the pattern can be used up by as many of the path as were read: a set, so
+    # that the ways to share levels among several "**" are not tried one after the other.
+    used = _past_stars(pattern, {0})
+    for level in path:
+        stay = {place for place in used if pattern[place : place + 1] == ["**"]}
+        go = {place + 1 for place in used - stay if _fits(pattern[place : place + 1], level)}
+        used = _past_stars(pattern, stay | go)
+    return len(pattern) in used
+
+
+def _past_stars(pattern: list[str], used: set[int]) -> set[int]:
+    """`**` may also stand for no level."""
+    for place, level in enumerate(pattern):
+        if level == "**" and place in used:
+            used.add(place + 1)
+    return used
+
+
+def _fits(pattern: list[str], level: str) -> bool:
+    # No character but * and ? is special.
+    return bool(pattern) and fnmatch.fnmatchcase(level, pattern[0].replace("[", "[[]"))
 
 
 def _natural(path: str) -> list[tuple[bool, int, str]]:

@@ -8,6 +8,7 @@ import http.server
 import inspect
 import io
 import os
+import pathlib
 import random
 import re
 import socket
@@ -19,11 +20,14 @@ import time
 
 import pytest
 
+from fdl.data import download as module
 from fdl.data.download import download
 
 DATA = random.Random(0).randbytes(200_000)  # does not compress
 PACKED = gzip.compress(DATA, mtime=0)
 SHA256 = hashlib.sha256(DATA).hexdigest()
+BOMB = gzip.compress(bytes(1 << 20)) * 150  # 157 MB of zeros
+MOST = len(DATA) + len(DATA) // 1000 + 1000  # of the packed file, whatever it holds
 HALF = 1 << 17  # a whole number of the blocks that are read: a stall may lose less than one
 
 
@@ -174,6 +178,16 @@ def never_satisfied(request, start):
     request.head(416)
 
 
+def serve_bomb(request, start):
+    request.body(head_of_rest(request, start, BOMB))
+
+
+def serve_without_end(request, start):
+    request.head(200)
+    for _ in range(100_000):  # 6.5 GB
+        request.body(bytes(1 << 16))
+
+
 def babble(request, start):
     request.wfile.write(b"220 mail.example.org ESMTP\r\n")
 
@@ -206,6 +220,8 @@ FAULTS = {  # what the message says of each
     wrong_range: f"expected the bytes from 0 on, got the range 'bytes 10-{len(PACKED) - 1}/",
     no_range: "expected the bytes from 0 on, got the range 'none'; deleted the partial file",
     never_satisfied: "HTTP Error 416: ",
+    serve_bomb: f"expected at most {len(DATA)} bytes unpacked, got more; deleted the partial file",
+    serve_without_end: f"expected a gzip file of at most {MOST} bytes, got more; deleted the ",
     babble: "220 mail.example.org ESMTP",
 }
 KEEPS_A_PART = {drop, reset, stall, cut_chunk}
@@ -250,7 +266,8 @@ def path(tmp_path):
 
 
 def fetch(path, *mirrors, timeout=5.0):
-    download([mirror.url for mirror in mirrors], path, sha256=SHA256, timeout=timeout)
+    urls = [mirror.url for mirror in mirrors]
+    download(urls, path, sha256=SHA256, size=len(DATA), timeout=timeout)
 
 
 def patience(fault):
@@ -525,6 +542,64 @@ def test_a_folder_without_permission_is_reported_before_any_request(mirror, path
     with pytest.raises(OSError, match=f"^{re.escape(message)}"):
         fetch(path, mirror)
     assert mirror.ranges == []
+
+
+def test_no_more_than_the_known_size_is_written(mirror, path, monkeypatch):
+    """Nor is more fetched than so much could be compressed to."""
+    sizes = []
+    unlink, truncate = pathlib.Path.unlink, module._empty
+
+    def note_unlink(self, **kwargs):
+        if self.exists():
+            sizes.append(self.stat().st_size)
+        unlink(self, **kwargs)
+
+    def note_truncate(part):
+        sizes.append(part.seek(0, os.SEEK_END))
+        truncate(part)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", note_unlink)
+    monkeypatch.setattr(module, "_empty", note_truncate)
+    for fault in serve_bomb, serve_without_end:
+        mirror.answers = [fault]
+        assert_fails(path, mirror, reason=FAULTS[fault])
+        assert mirror.sent[-1] < MOST + 20e6  # what the kernel holds
+    assert len(BOMB) < MOST and max(sizes) <= MOST + (1 << 14)
+    assert files_beside(path) == []
+
+
+def test_what_the_file_may_be_is_bounded_if_its_size_is_not_known(mirror, path):
+    mirror.answers = [serve_bomb]
+    message = f"{mirror.url}: expected at most {1 << 27} bytes unpacked, got more; deleted the "
+    with pytest.raises(ConnectionError, match=re.escape(message)):
+        download([mirror.url], path, sha256=SHA256)
+    assert files_beside(path) == []
+
+
+def test_data_that_do_not_compress_pass_the_bound(mirror, path):
+    """Every way to pack them; the longest adds five bytes to each block."""
+    for level in 0, 1, 9:
+        packed = gzip.compress(DATA, level, mtime=0)
+        mirror.answers = [
+            lambda request, start, packed=packed: request.body(head_of_rest(request, start, packed))
+        ]
+        fetch(path, mirror)
+        assert_fetched(path)
+        path.unlink()
+
+
+def test_a_full_disk_is_not_the_mirrors_fault(mirror, other_mirror, path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = (
+        f"expected space for {len(DATA):,} bytes and their compressed form, got 'No space left on "
+        f"device'; free some, or choose another cache by FDL_CACHE: {str(path)!r}"
+    )
+    with pytest.raises(OSError, match=f"{re.escape(message)}$"):
+        fetch(path, mirror, other_mirror)
+    assert other_mirror.ranges == [] and files_beside(path) == ["data.part"]
 
 
 @pytest.mark.parametrize("urls", ["http://127.0.0.1/data.gz", []], ids=["text", "empty"])

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import tracemalloc
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -131,7 +132,7 @@ def test_any_other_bytes_are_read_or_refused(path, content, rank, code):
         (b"\0\0\x08", "an IDX header of 4 bytes, got 3: the file is cut short; "),
         (DIGITS[:11], "an IDX header of 12 bytes, got 11: the file is cut short; "),
         (DIGITS[:-1], "18 bytes for uint8 [2, 3], got 17: the file is cut short; "),
-        (DIGITS + b"\0", "18 bytes for uint8 [2, 3], got 19: the file is too long; "),
+        (DIGITS + b"\0", "18 bytes for uint8 [2, 3], got more; "),
         (
             b"\0\0\x0a\0",
             "an IDX dtype code (0x08 uint8, 0x09 int8, 0x0b int16, 0x0c int32, 0x0d "
@@ -149,6 +150,46 @@ def test_any_other_bytes_are_read_or_refused(path, content, rank, code):
 )
 def test_the_message_says_what_came_and_what_to_do(path, content, message):
     assert_refused(path, content, message)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize("more", [1, 2_000, 300_000_000])
+def test_no_more_is_read_than_the_header_promises(path, packed, more):
+    """300 MB of zeros are 300 kB when packed."""
+    if packed:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            file.write(DIGITS)
+            for start in range(0, more, 1 << 20):
+                file.write(bytes(min(1 << 20, more - start)))
+    else:
+        with path.open("wb") as file:
+            file.write(DIGITS)
+            file.truncate(len(DIGITS) + more)  # a sparse file
+    message = f"{path}: expected 18 bytes for uint8 [2, 3], got more; replace it by a whole copy"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    path.unlink()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_header_that_promises_too_much_takes_no_memory(path, pack):
+    header = b"\0\0\x0e\x03" + b"\xff" * 12
+    promised = 16 + 8 * (2**32 - 1) ** 3
+    message = f"{promised} bytes for float64 [4294967295, 4294967295, 4294967295], got 19: the file"
+    assert_refused(path, pack(header + b"abc"), message)
+
+
+def test_arrays_longer_than_a_block_are_read_whole(path):
+    array = np.arange(700_000, dtype=np.int32)
+    for pack in bytes, lambda content: gzip.compress(content, 1):
+        np.testing.assert_array_equal(read(path, pack(idx_bytes(array))), array)
+    parts = gzip.compress(idx_bytes(array)[:100], 1) + gzip.compress(idx_bytes(array)[100:], 1)
+    np.testing.assert_array_equal(read(path, parts), array)
 
 
 def test_a_missing_file_is_reported_as_missing(tmp_path):

@@ -75,10 +75,16 @@ def mirror(monkeypatch, tmp_path):
     return tmp_path / "mirror"
 
 
-def publish(monkeypatch, mirror, files):
-    write(mirror, files, spell="{}.gz".format, pack=gzip.compress)
+def as_mnist(monkeypatch, files):
+    """From here on these files are MNIST."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(module, "_SHA256", checksums)
+    monkeypatch.setattr(module, "_BYTES", {name: len(files[name]) for name in files})
+    return files
+
+
+def publish(monkeypatch, mirror, files):
+    write(mirror, as_mnist(monkeypatch, files), spell="{}.gz".format, pack=gzip.compress)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -105,16 +111,16 @@ def test_the_result_has_names(tmp_path):
 
 
 def test_the_folder_goes_before_the_environment_and_that_before_the_cache(tmp_path, monkeypatch):
-    write(tmp_path / "cache" / "mnist", files_of(3))
+    write(tmp_path / "cache" / "mnist", as_mnist(monkeypatch, files_of(3)))
     assert_same(mnist(), files_of(3))
-    data = write(tmp_path / "data", files_of(2))
+    data = write(tmp_path / "data", as_mnist(monkeypatch, files_of(2)))
     monkeypatch.setenv("FDL_DATA", str(data))
     assert_same(mnist(), files_of(2))
     assert_same(mnist(write(tmp_path / "mine", files_of(1))), files_of(1))
 
 
 def test_the_environment_may_name_the_folder_above(tmp_path, monkeypatch):
-    write(tmp_path / "data" / "mnist", files_of(2))
+    write(tmp_path / "data" / "mnist", as_mnist(monkeypatch, files_of(2)))
     monkeypatch.setenv("FDL_DATA", str(tmp_path / "data"))
     assert_same(mnist(), files_of(2))
 
@@ -141,7 +147,7 @@ def test_an_environment_that_lacks_a_file_gives_way_whole(tmp_path, monkeypatch)
     data = write(tmp_path / "data", files_of(2))
     (data / TEST_LABELS).unlink()
     monkeypatch.setenv("FDL_DATA", str(data))
-    write(tmp_path / "cache" / "mnist", files_of(3))
+    write(tmp_path / "cache" / "mnist", as_mnist(monkeypatch, files_of(3)))
     assert_same(mnist(), files_of(3))
 
 
@@ -187,11 +193,51 @@ def test_a_download_with_the_wrong_checksum_is_refused(tmp_path, monkeypatch, mi
 
 
 def test_a_failed_download_tells_that_the_environment_was_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "wrong").mkdir()
     monkeypatch.setenv("FDL_DATA", str(tmp_path / "wrong"))
     with pytest.raises(ConnectionError, match="expected it from one of 1 mirrors") as caught:
         mnist()
     note = f"FDL_DATA is {tmp_path / 'wrong'}: it does not hold all of {list(NAMES)}"
     assert caught.value.__notes__ == [note]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["file", "nothing"])
+def test_an_environment_that_names_no_folder_is_refused(tmp_path, monkeypatch, there):
+    write(tmp_path / "cache" / "mnist", as_mnist(monkeypatch, files_of(3)))
+    if there:
+        (tmp_path / "data").write_text("not a folder")
+    monkeypatch.setenv("FDL_DATA", str(tmp_path / "data"))
+    message = (
+        f"mnist: expected FDL_DATA to name a folder, got {str(tmp_path / 'data')!r}, where there "
+        "is none; correct it, or unset it to download the files"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        mnist()
+    monkeypatch.setenv("FDL_DATA", "")
+    assert_same(mnist(), files_of(3))
+    assert_same(mnist(write(tmp_path / "mine", files_of(1))), files_of(1))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("place", ["data", "data/mnist", "cache/mnist"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_not_that_of_mnist_is_named(tmp_path, monkeypatch, name, place, pack):
+    """One bit of ink, or one label: nothing that a shape could tell."""
+    files = as_mnist(monkeypatch, files_of(3))
+    damaged = bytearray(files[name])
+    damaged[-1] ^= 1
+    folder = write(tmp_path / place, files | {name: bytes(damaged)}, pack=pack)
+    if place != "cache/mnist":
+        monkeypatch.setenv("FDL_DATA", str(tmp_path / "data"))
+    message = (
+        f"{folder / name}: expected the file of MNIST, SHA-256 "
+        f"{hashlib.sha256(files[name]).hexdigest()}, got {hashlib.sha256(damaged).hexdigest()}: it "
+        "is damaged, or of another data set; replace it by a whole copy, or read your own files "
+        f"with fdl.data.mnist({str(folder)!r})"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mnist()
+    assert_same(mnist(folder), files | {name: bytes(damaged)})
 
 
 def with_file(tmp_path, name, content):
@@ -278,7 +324,11 @@ def test_the_facts_of_the_real_files():
 
 
 @needs_real_files
-def test_the_real_files_have_the_checksums_that_a_download_must_have(monkeypatch):
+def test_the_real_files_have_the_checksums_and_sizes_that_a_download_must_have(monkeypatch):
     monkeypatch.setattr(module, "_MIRRORS", (REAL.as_uri() + "/",))
     (_, labels), (_, test_labels) = mnist()
     assert len(labels) == 60_000 and len(test_labels) == 10_000
+    for name, size in module._BYTES.items():
+        assert len(gzip.decompress((REAL / f"{name}.gz").read_bytes())) == size
+    monkeypatch.setenv("FDL_DATA", str(REAL))
+    assert len(mnist().train[1]) == 60_000

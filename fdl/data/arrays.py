@@ -3,9 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
+
+_CHUNK = 1 << 16
 
 
 class Split(NamedTuple):
@@ -95,6 +98,80 @@ def check_data(data: Any) -> int:
                 f"({int(bad.sum())} of {examples} rows have such); drop or mend those rows"
             )
     return examples
+
+
+def to_jax(tree: Any, who: str, what: str = "data") -> Any:
+    """NumPy's arrays as JAX's, without a value that changes on the way.
+
+    Where JAX has 32 bits for 64, as it does by default, an int64 of 2^32 + 5 would become 5 and a
+    float64 of 1e300 infinity. Both are refused; the rounding of a float64 is not.
+
+    Args:
+      tree: a pytree of arrays. JAX's own, traced ones among them, pass untouched.
+      who: the function that the user called, for the message.
+      what: the argument's name, for the message.
+
+    Returns:
+      The same pytree of JAX arrays. Big-endian arrays become native ones.
+
+    Raises:
+      PathError: an array that is not of numbers, or a number that does not fit; names its place.
+
+    Example:
+      >>> to_jax(np.array([3, 2**32 + 5]), "predict", "x")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: predict: expected x that int32 can hold, got 4294967301 at [1] of int64
+        [2]; use smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)
+    """
+
+    def convert(keys: Any, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) or hasattr(leaf, "__jax_array__"):
+            return jnp.asarray(leaf)
+        array = np.asanyarray(leaf)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        path = paths.path_of(keys)
+        named = f"{what} at {path!r}" if path else what
+        try:
+            dtype = jnp.asarray(np.empty_like(array, shape=0)).dtype
+        except (TypeError, ValueError) as error:
+            kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
+            raise paths.PathError(
+                f"expected {named} as numbers that JAX has, got {kind}{array.dtype} "
+                f"{list(array.shape)}; encode text and categories as integers, fill what is masked",
+                layer=who,
+            ) from error
+        at = None if dtype == array.dtype else _first_changed(array, dtype)
+        if at is not None:
+            raise paths.PathError(
+                f"expected {named} that {dtype} can hold, got {array[at]} at {list(at)} of "
+                f"{array.dtype} {list(array.shape)}; use smaller numbers, or 64 bits: "
+                "jax.config.update('jax_enable_x64', True)",
+                layer=who,
+            )
+        return jnp.asarray(array)
+
+    return jax.tree_util.tree_map_with_path(convert, tree)
+
+
+def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
+    """The index of the first value that overflows in a narrower dtype; a chunk at a time."""
+    seen = 0
+    iterate: Any = np.nditer  # its type stubs do not know "contig"
+    flags = ["external_loop", "buffered", "zerosize_ok"]
+    for chunk in iterate(array, flags, ["readonly", "contig"], order="C", buffersize=_CHUNK):
+        with np.errstate(over="ignore"):
+            narrow = chunk.astype(dtype)
+        if np.issubdtype(dtype, np.integer):
+            changed = narrow != chunk
+        else:
+            real = chunk.real.dtype
+            changed = np.isfinite(chunk.view(real)) & np.isinf(narrow.view(narrow.real.dtype))
+            changed = changed.reshape(len(chunk), -1).any(1)
+        if changed.any():
+            return tuple(map(int, np.unravel_index(seen + int(changed.argmax()), array.shape)))
+        seen += len(chunk)
+    return None
 
 
 def _named(data: Any) -> list[tuple[str, Any]]:

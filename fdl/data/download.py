@@ -1,6 +1,7 @@
 """Fetching a file that is known by its checksum."""
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import http.client
@@ -16,7 +17,12 @@ _BLOCK = 1 << 14
 
 
 def download(
-    urls: Sequence[str], path: str | os.PathLike[str], *, sha256: str, timeout: float = 20.0
+    urls: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    sha256: str,
+    size: int = 1 << 27,
+    timeout: float = 20.0,
 ) -> None:
     """Fetches a gzipped file from the first mirror that delivers, and uncompresses it.
 
@@ -31,11 +37,13 @@ def download(
       urls: addresses of the gzipped file, tried in this order.
       path: where the uncompressed file belongs; its folder is made if need be.
       sha256: SHA-256 of the uncompressed file, in hexadecimal.
+      size: of the uncompressed file in bytes, or more. What goes beyond it is not fetched, nor
+        unpacked, so that a wrong mirror cannot fill the disk.
       timeout: seconds of silence after which a mirror is given up.
 
     Raises:
       ConnectionError: no mirror delivered; the message lists each with its reason.
-      OSError: the folder cannot be written (found before anything is fetched).
+      OSError: the folder cannot be written (found before anything is fetched), or is full.
       ValueError: `urls` is not a list of addresses.
 
     Example:
@@ -60,9 +68,16 @@ def download(
     with _open_part(path) as part:
         for url in urls:
             try:
-                _deliver(url, part, path, sha256, timeout)
+                _deliver(url, part, path, sha256, size, timeout)
                 return
             except (OSError, http.client.HTTPException, _Damaged) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise OSError(
+                        error.errno,
+                        f"expected space for {size:,} bytes and their compressed form, got "
+                        f"'{error.strerror}'; free some, or choose another cache by FDL_CACHE",
+                        str(path),
+                    ) from error
                 reasons.append(f"  {url}: {str(error) or type(error).__name__}")
     raise ConnectionError(
         f"{path}: expected it from one of {len(urls)} mirrors, got it from none; set FDL_DATA to a "
@@ -113,13 +128,13 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
                 named.unlink(missing_ok=True)
 
 
-def _deliver(url: str, part: IO[bytes], path: Path, sha256: str, timeout: float) -> None:
+def _deliver(url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float) -> None:
     """One mirror's turn: fetch the rest of the partial file, then make the file of it."""
     while True:
         continued = part.seek(0, os.SEEK_END) > 0
         try:
-            _fetch_rest(url, part, timeout)
-            _unpack(part, path, sha256)
+            _fetch_rest(url, part, size, timeout)
+            _unpack(part, path, sha256, size)
             _empty(part)
             return
         except _Damaged:
@@ -134,7 +149,7 @@ def _empty(part: IO[bytes]) -> None:
     part.truncate()
 
 
-def _fetch_rest(url: str, part: IO[bytes], timeout: float) -> None:
+def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     """Appends to the partial file what the mirror has beyond it."""
     import urllib.error  # these two are not paid for already by importing jax
     import urllib.request
@@ -158,8 +173,14 @@ def _fetch_rest(url: str, part: IO[bytes], timeout: float) -> None:
                 )
         else:
             _empty(part)
+        most = size + size // 1000 + 1000  # what does not compress becomes a little longer
         while block := response.read(_BLOCK):
             part.write(block)
+            if part.tell() > most:
+                raise _Damaged(
+                    f"expected a gzip file of at most {most} bytes, got more; deleted the partial "
+                    "file"
+                )
         # http.client ends a response that was cut short without a word.
         if missing := getattr(response, "length", None):
             raise ConnectionError(
@@ -168,13 +189,18 @@ def _fetch_rest(url: str, part: IO[bytes], timeout: float) -> None:
             )
 
 
-def _unpack(part: IO[bytes], path: Path, sha256: str) -> None:
+def _unpack(part: IO[bytes], path: Path, sha256: str, size: int) -> None:
     """Uncompresses the partial file to a file of a unique name, checks it, and moves it to path."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     part.seek(0)
     try:
         with temporary.open("xb") as file, gzip.GzipFile(fileobj=part, mode="rb") as unpacked:
             while block := unpacked.read(1 << 20):
+                if file.tell() + len(block) > size:
+                    raise _Damaged(
+                        f"expected at most {size} bytes unpacked, got more; deleted the partial "
+                        "file"
+                    )
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())

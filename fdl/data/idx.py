@@ -4,10 +4,12 @@ import gzip
 import math
 import os
 import zlib
+from typing import IO, cast
 
 import numpy as np
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_BLOCK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -15,7 +17,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     An IDX file is two zero bytes, a byte for the dtype, a byte for the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values in C order, big-endian. Gzip is
-    recognised by the content of the file, whatever its name.
+    recognised by the content of the file, whatever its name. No more is read, or uncompressed,
+    than the header promises.
 
     Args:
       path: the file.
@@ -43,15 +46,24 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     digits, http://yann.lecun.com/exdb/mnist/.
     """
     with open(path, "rb") as file:
-        content = file.read()
-    if content.startswith(b"\x1f\x8b"):
-        content = _uncompress(path, content)
-    dtype, shape, start = _read_header(path, content)
-    expected, got = start + math.prod(shape) * dtype.itemsize, len(content)
-    if got != expected:
+        packed = file.peek(2).startswith(b"\x1f\x8b")
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
+        try:
+            content = _read(bytearray(), stream, 4 + 4 * 255)  # the longest header
+            dtype, shape, start = _read_header(path, content)
+            expected = start + math.prod(shape) * dtype.itemsize
+            _read(content, stream, expected + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: expected a whole gzip file, got a damaged one ({error}); "
+                "replace it by a whole copy"
+            ) from error
+    if len(content) != expected:
+        short = len(content) < expected
         raise ValueError(
-            f"{path}: expected {expected} bytes for {dtype.name} {list(shape)}, got {got}: the "
-            f"file is {'cut short' if got < expected else 'too long'}; replace it by a whole copy"
+            f"{path}: expected {expected} bytes for {dtype.name} {list(shape)}, got "
+            f"{f'{len(content)}: the file is cut short' if short else 'more'}; "
+            "replace it by a whole copy"
         )
     try:
         stored = np.ndarray(shape, dtype, buffer=content, offset=start)
@@ -63,24 +75,21 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     return stored.astype(dtype.newbyteorder("="))
 
 
-def _uncompress(path: str | os.PathLike[str], content: bytes) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path}: expected a whole gzip file, got a damaged one ({error}); "
-            "replace it by a whole copy"
-        ) from error
+def _read(content: bytearray, stream: IO[bytes], size: int) -> bytearray:
+    """The content with more of the stream behind it, up to a size."""
+    while len(content) < size and (block := stream.read(min(_BLOCK, size - len(content)))):
+        content += block
+    return content
 
 
 def _read_header(
-    path: str | os.PathLike[str], content: bytes
+    path: str | os.PathLike[str], content: bytearray
 ) -> tuple[np.dtype, tuple[int, ...], int]:
     """The dtype, the shape and the number of bytes before the first value."""
     if content[:2] != b"\0\0"[: len(content)]:
         raise ValueError(
             f"{path}: expected an IDX file, which begins with two zero bytes, got "
-            f"{content[:8]!r}; give an IDX file, gzipped or not"
+            f"{bytes(content[:8])!r}; give an IDX file, gzipped or not"
         )
     start = 4 + 4 * content[3] if len(content) >= 4 else 4
     if len(content) < start:

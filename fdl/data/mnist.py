@@ -1,5 +1,6 @@
 """MNIST, the handwritten digits."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ _SHA256 = {  # of the uncompressed files
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+_BYTES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
 
 
 def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
@@ -29,19 +36,22 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     `train-images.idx3-ubyte`, and so on), are taken from the first of these folders that has them:
     `folder`; the environment variable FDL_DATA, or `mnist` in it; the cache, which is `mnist` in
     FDL_CACHE, or else `fdl/mnist` in XDG_CACHE_HOME or ~/.cache. What the cache lacks is
-    downloaded (11 MB) and checked by its SHA-256. Your own files are checked for format, shapes
-    and labels only, so that another data set in the same files, such as Fashion-MNIST, can be read.
+    downloaded (11 MB). Every file is checked by its SHA-256, but those of `folder` for format,
+    shapes and labels only, so that another data set in the same files, such as Fashion-MNIST, can
+    be read.
 
     Args:
-      folder: where the four files are; nothing is downloaded if it is given.
+      folder: where the four files are; nothing is downloaded, and FDL_DATA is not looked at, if it
+        is given.
 
     Returns:
       `Split(train, test)`, each `(images, labels)`.
 
     Raises:
-      FileNotFoundError: `folder` lacks a file.
+      FileNotFoundError: `folder` lacks a file, or FDL_DATA names no folder.
       ConnectionError: no mirror delivered; run again to resume.
-      ValueError: a file is damaged, or is not of ten classes of 28 by 28 pixels.
+      ValueError: a file is damaged, or is not of ten classes of 28 by 28 pixels; or it is not that
+        of MNIST, and `folder` is not given.
 
     Example:
       >>> import pathlib, tempfile
@@ -62,7 +72,12 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
         files = _from_folder(Path(folder))
     else:
         files = _from_environment() or _from_cache()
-    return Split(train=_read(files, "train"), test=_read(files, "t10k"))
+    split = Split(train=_read(files, "train"), test=_read(files, "t10k"))
+    if folder is None:
+        for (images, labels), part in zip(split, ("train", "t10k"), strict=True):
+            _check_sum(files, f"{part}-images-idx3-ubyte", images[..., 0])
+            _check_sum(files, f"{part}-labels-idx1-ubyte", labels)
+    return split
 
 
 def _from_folder(folder: Path) -> dict[str, Path]:
@@ -77,8 +92,14 @@ def _from_folder(folder: Path) -> dict[str, Path]:
 
 def _from_environment() -> dict[str, Path] | None:
     if data := os.environ.get("FDL_DATA"):
+        above = Path(data).expanduser()
+        if not above.is_dir():
+            raise FileNotFoundError(
+                f"mnist: expected FDL_DATA to name a folder, got {data!r}, where there is none; "
+                "correct it, or unset it to download the files"
+            )
         # All four of one folder: images of one data set never meet the labels of another.
-        for folder in (Path(data).expanduser(), Path(data).expanduser() / "mnist"):
+        for folder in (above, above / "mnist"):
             if len(files := _find(folder)) == len(_SHA256):
                 return files
     return None
@@ -97,6 +118,7 @@ def _from_cache() -> dict[str, Path]:
                     [f"{mirror}{name}.gz" for mirror in _MIRRORS],
                     files[name],
                     sha256=_SHA256[name],
+                    size=_BYTES[name],
                 )
             except OSError as error:
                 if data := os.environ.get("FDL_DATA"):
@@ -146,3 +168,17 @@ def _read(files: dict[str, Path], part: str) -> tuple[np.ndarray, np.ndarray]:
             f"got {len(labels)}; take both files from the same data set"
         )
     return images[..., np.newaxis], labels.astype(np.int32)
+
+
+def _check_sum(files: dict[str, Path], name: str, array: np.ndarray) -> None:
+    """Whether an array, and with it the file, is that of MNIST."""
+    # A file of bytes is its shape and its bytes, so it need not be read again.
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    digest = hashlib.sha256(bytes([0, 0, 8, array.ndim]) + sizes)
+    digest.update(np.ascontiguousarray(array, np.uint8).data)
+    if (got := digest.hexdigest()) != _SHA256[name]:
+        raise ValueError(
+            f"{files[name]}: expected the file of MNIST, SHA-256 {_SHA256[name]}, got {got}: it is "
+            "damaged, or of another data set; replace it by a whole copy, or read your own files "
+            f"with fdl.data.mnist({str(files[name].parent)!r})"
+        )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_array, check_count
+from fdl.data.arrays import to_jax
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import counted
@@ -51,7 +52,7 @@ def embedding(
 
     Raises:
       ValueError: count or features below 1.
-      PathError: vectors of another D than w.
+      PathError: vectors of another D than w; ids of NumPy that do not fit 32 bits.
 
     Example:
       >>> from fdl.network import network
@@ -75,6 +76,7 @@ def embedding(
     ) -> tuple[jax.Array, State]:
         w = params["w"]
         check_array(name, x)
+        x = to_jax(x, name, "x")
         if jnp.issubdtype(x.dtype, jnp.integer):
             return rows(w, x), state
         if not jnp.issubdtype(x.dtype, jnp.inexact) or x.shape[-1:] != w.shape[1:]:
@@ -136,7 +138,7 @@ def learned_positions(
         _check_sequence(name, x, positions, length, params["w"].shape[1])
         if positions is None:
             return x + params["w"][: x.shape[-2]], state
-        return x + rows(params["w"], positions), state
+        return x + rows(params["w"], to_jax(positions, name, "positions")), state
 
     layer = Layer(name, init, apply)
     return dataclasses.replace(layer, decoding=lambda room: counted(layer, room, length))
@@ -190,6 +192,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     ) -> tuple[jax.Array, State]:
         init(None, x, positions=positions)
         where = jnp.arange(x.shape[-2]) if positions is None else positions
+        where = to_jax(where, name, "positions")
         angles = _angles(where, x.shape[-1] // 2, base, wide(x.dtype))
         waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
         waves = waves.reshape(*where.shape, x.shape[-1])

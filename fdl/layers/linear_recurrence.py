@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.activations import sigmoid, softplus
+from fdl.data.arrays import to_jax
 from fdl.initializers.shape import need_key
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.dense import dense
@@ -175,7 +176,7 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
 
 def _begins(x: Any, segments: Any) -> jax.Array:
     """Which steps begin a segment, [..., T, 1]."""
-    segments = jnp.asarray(segments)
+    segments = to_jax(segments, "memory", "segments")
     if segments.shape != x.shape[:-1] or not jnp.issubdtype(segments.dtype, jnp.integer):
         raise PathError(
             f"expected integer segments {list(x.shape[:-1])}, got {segments.dtype} "

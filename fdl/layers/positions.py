@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_array
+from fdl.data.arrays import to_jax
 from fdl.layers.scores import wide
 from fdl.paths import PathError
 
@@ -41,7 +42,7 @@ def rotary(
 
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34.
     """
-    positions = jnp.asarray(positions)
+    positions = to_jax(positions, "rotary", "positions")
     check_array("rotary", x)
     places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
     alike = all(n in (1, m) for n, m in zip(places[:-1], x.shape[:-3], strict=False))

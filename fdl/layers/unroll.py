@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_array
 from fdl.checks import check_inputs
+from fdl.data.arrays import to_jax
 from fdl.layer import Layer, Params, State
 from fdl.layers.cells import Carry, Cell
 from fdl.layers.spread import full_beside
@@ -117,7 +118,7 @@ class Unrolled:
         """Which steps are within their sequence, [T, ..., 1]; None where all are."""
         if lengths is None:
             return None
-        lengths = jnp.asarray(lengths)
+        lengths = to_jax(lengths, self.name, "lengths")
         if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != x.shape[:-2]:
             raise PathError(
                 f"expected integer lengths {list(x.shape[:-2])} for x {list(x.shape)}, got "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_count, is_count
+from fdl.data.arrays import to_jax
 from fdl.losses import softmax_cross_entropy
 from fdl.metrics import accuracy
 
@@ -144,7 +145,7 @@ def _largest(rows: jax.Array) -> jax.Array:
 
 def _rows(who: str, h: Any) -> jax.Array:
     """h as [N, D] in float32, or float64 if it is that; refuses what cannot be measured."""
-    h = jnp.asarray(h)
+    h = to_jax(h, who, "h")
     if h.ndim < 1 or not h.size:
         raise ValueError(
             f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; "

@@ -1,59 +1,89 @@
 """Weights in a file: safetensors, one tensor for each path, read back strictly."""
 
+import json
 import os
-import tempfile
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
+from fdl.data.arrays import to_jax
+from fdl.train.files import replacing
+
+# What safetensors calls each dtype, in the order in which it writes them: that of alignment.
+_CODES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int8": "I8",
+    "uint8": "U8",
+    "float4_e2m1fn": "F4",
+    "bool": "BOOL",
+}
+_NAMES = {code: name for name, code in _CODES.items()}
+_ORDER = list(_NAMES)
+_KEY = "prng_key:"  # a note in the header: which tensors are random keys, and of which kind
 
 
 def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
     """Writes every leaf of a pytree under its path. The file appears whole or not at all.
 
     Args:
-      file: where to; an older file there is replaced.
-      tree: params, or `{"params": params, "state": state}`, or any pytree of arrays.
+      file: where to; an older file there is replaced and keeps its permissions. A link is followed.
+      tree: params, or `{"params": params, "state": state}`, or a whole run with its random keys,
+        step and optimizer state, or any pytree of arrays. Every bit is kept. A Python number is
+        written as JAX reads it, in 32 bits.
 
     Raises:
-      OSError: a folder that is missing or cannot be written; nothing is changed.
+      OSError: what the disk refuses: a folder that is missing or cannot be written, no space. The
+        older file is unchanged.
+      PathError: two leaves of one path, or a leaf of a dtype that safetensors does not have (such
+        as int4 or complex128).
 
     Example:
       >>> import tempfile
+      >>> from fdl.optim import adam
+      >>> from fdl.train import start
+      >>> run = start({"w": jnp.ones(2)}, adam(0.1), seed=7)
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save_weights(f"{folder}/w.safetensors", {"w": jnp.ones(2)})
-      ...     load_weights(f"{folder}/w.safetensors", {"w": jnp.zeros(2)})
-      {'w': Array([1., 1.], dtype=float32)}
+      ...     save_weights(f"{folder}/run.safetensors", run)
+      ...     again = load_weights(f"{folder}/run.safetensors", run)
+      >>> again.params, int(again.seed)
+      ({'w': Array([1., 1.], dtype=float32)}, 7)
 
     Source: the safetensors format, an 8-byte length, a JSON header and the bytes; no code is ever
     run in reading it.
     """
-    from safetensors.numpy import save
-
-    target = Path(file)
-    arrays = {path: np.asarray(leaf, order="C") for path, leaf in paths.leaves(tree).items()}
-    content = save(arrays)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"save_weights: expected a folder that can be written, got {error.strerror}; "
-            "make it, or choose another",
-            str(target.parent),
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    tensors, notes = {}, {}
+    for path, leaf in paths.leaves(tree).items():
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            notes[_KEY + path] = str(leaf.dtype)
+            leaf = jax.random.key_data(leaf)
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            leaf = to_jax(leaf, "save_weights", f"the leaf at {path!r}")
+        _check_leaf(path, leaf)
+        tensors[path] = leaf
+    tensors = dict(sorted(tensors.items(), key=lambda item: (_rank(item[1]), item[0])))
+    header, size = _header(tensors, notes)
+    with replacing(file, "save_weights", len(header) + size) as out:
+        out.write(header)
+        for leaf in tensors.values():
+            out.write(_bytes_of(leaf))
 
 
 def load_weights(file: str | os.PathLike[str], like: Any) -> Any:
@@ -65,47 +95,147 @@ def load_weights(file: str | os.PathLike[str], like: Any) -> Any:
         gives them.
 
     Returns:
-      A new pytree as `like`, with the file's values.
+      A new pytree as `like` of JAX arrays, with the file's values. Beside them it takes memory for
+      one array at a time.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: not a whole safetensors file; or one of another model, with every path that is
-        missing, unexpected, or of another shape or dtype.
+        missing, unexpected, or of another shape or dtype. Arrays of 64 bits are of another dtype
+        than any of JAX's, unless it is told to have 64 bits.
 
     Example: see `save_weights`.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    found, start = _read_header(file)
+    _check_fit(file, found, {path: _kind(leaf) for path, leaf in paths.leaves(like).items()})
+    with open(file, "rb") as stream:
+
+        def read(keys: Any, leaf: Any) -> jax.Array:
+            array = jnp.asarray(_read(file, stream, start, found[paths.path_of(keys)]))
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                impl = jax.random.key_impl(jnp.zeros((), leaf.dtype))
+                return jax.random.wrap_key_data(array, impl=impl)
+            return array
+
+        return jax.tree_util.tree_map_with_path(read, like)
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    masked = "masked " if isinstance(leaf, np.ma.MaskedArray) else ""
+    said = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
+    if masked or leaf.dtype.name not in _CODES:
+        raise paths.PathError(
+            f"expected dtypes that safetensors has, got {said}; convert it with astype, or leave "
+            "it out",
+            layer="save_weights",
+        )
+    if _bits(leaf.dtype.name) * leaf.size % 8:
+        raise paths.PathError(
+            f"expected an even number of {leaf.dtype}, two to a byte, got {said}; convert it with "
+            "astype",
+            layer="save_weights",
+        )
+    if path == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in path):
+        raise paths.PathError(
+            f"expected names that safetensors can write, got {path!r}; rename it",
+            layer="save_weights",
+        )
+
+
+def _rank(leaf: Any) -> int:
+    return _ORDER.index(_CODES[leaf.dtype.name])
+
+
+def _bits(name: str) -> int:
+    return 4 if name == "float4_e2m1fn" else 8 * np.dtype(name).itemsize
+
+
+def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]:
+    """The bytes before the first tensor, and how many follow."""
+    header: dict[str, Any] = {"__metadata__": notes} if notes else {}
+    end = 0
+    for path, leaf in tensors.items():
+        begin, end = end, end + leaf.size * _bits(leaf.dtype.name) // 8
+        code, shape = _CODES[leaf.dtype.name], list(leaf.shape)
+        header[path] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
+
+
+def _bytes_of(leaf: Any) -> memoryview:
+    array = np.asarray(leaf, order="C")
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    raw = array.reshape(-1).view(np.uint8)
+    return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
+
+
+def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
+    """path -> dtype, shape, place and kind, and where the first tensor begins."""
+    from safetensors import SafetensorError, safe_open
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise SafetensorError("a name that stands twice in its header")
+        return found
 
     try:
-        found = load_file(file)
+        if os.path.isdir(file):
+            raise SafetensorError("a folder")
+        # safetensors checks the header and that the bytes are all there.
+        with safe_open(file, framework="np"), open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size), object_pairs_hook=once)
     except SafetensorError as error:
         raise ValueError(
             f"{file}: expected a whole safetensors file, got {error}; fetch or save it again"
         ) from error
-    wanted = {path: _kind(leaf) for path, leaf in paths.leaves(like).items()}
-    wrong = [f"missing: {path} {wanted[path]}" for path in wanted if path not in found]
-    wrong += [f"unexpected: {path} {_kind(found[path])}" for path in found if path not in wanted]
-    wrong += [
-        f"different: {path}, expected {wanted[path]}, got {_kind(found[path])}"
-        for path in wanted
-        if path in found and wanted[path] != _kind(found[path])
-    ]
+    notes = header.pop("__metadata__", None) or {}
+    for path, each in header.items():
+        shape = each["shape"]
+        each["kind"] = f"{_NAMES.get(each['dtype'], each['dtype'])} {shape}"
+        if note := notes.get(_KEY + path):
+            each["kind"] = f"{note} {shape[:-1]}"
+    return header, 8 + size
+
+
+def _check_fit(
+    file: str | os.PathLike[str], found: dict[str, dict[str, Any]], wanted: dict[str, str]
+) -> None:
+    wrong = [f"missing: {path} {kind}" for path, kind in wanted.items() if path not in found]
+    wrong += [f"unexpected: {path} {found[path]['kind']}" for path in found if path not in wanted]
+    for path, kind in wanted.items():
+        if path in found and kind != (got := found[path]["kind"]):
+            line = f"different: {path}, expected {kind}, got {got}"
+            dtype, _, shape = got.partition(" ")
+            narrowed = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
+            if narrowed and f"{dtype.replace('64', '32')} {shape}" == kind:
+                line += ", for which call jax.config.update('jax_enable_x64', True)"
+            wrong.append(line)
     if wrong:
         raise ValueError(
             f"{file}: expected the {len(wanted)} arrays of this model, got a file that differs at "
             f"{len(wrong)} paths; build the model that it was saved from\n  " + "\n  ".join(wrong)
         )
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, _: jnp.array(found[paths.path_of(keys)]), like
-    )
+
+
+def _read(
+    file: str | os.PathLike[str], stream: IO[bytes], start: int, tensor: dict[str, Any]
+) -> np.ndarray:
+    begin, end = tensor["data_offsets"]
+    raw = np.empty(end - begin, np.uint8)
+    stream.seek(start + begin)
+    if stream.readinto(raw) != raw.size:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{file}: expected {raw.size} bytes, got fewer; leave it alone, read again"
+        )
+    if tensor["dtype"] == "F4":
+        raw = np.stack([raw & 15, raw >> 4], 1)
+    dtype = np.dtype(_NAMES[tensor["dtype"]])
+    array = raw.astype(bool) if dtype.kind == "b" else raw.reshape(-1).view(dtype.newbyteorder("<"))
+    return array.astype(dtype, copy=False).reshape(tensor["shape"])
 
 
 def _kind(leaf: Any) -> str:
     return f"{jnp.result_type(leaf)} {list(np.shape(leaf))}"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

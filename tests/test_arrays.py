@@ -1,0 +1,170 @@
+"""NumPy's arrays as JAX's: what would change on the way is refused, and nothing else."""
+
+import re
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fdl
+from fdl.data import arrays
+from fdl.data.arrays import to_jax
+
+ENDING = "; use smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)"
+SAME = ["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32"]
+SAME += ["complex64", *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4)]
+HALFWAY = 2.0**128 * (1 - 2.0**-25)  # from the largest float32 to the first that there is not
+LAST = float(np.nextafter(HALFWAY, 0))
+
+
+def refused(message, call, *args):
+    with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}$"):
+        call(*args)
+
+
+@pytest.mark.parametrize("dtype", SAME, ids=lambda dtype: np.dtype(dtype).name)
+def test_a_dtype_that_jax_has_comes_as_it_is(dtype):
+    given = np.array([1, 0, 1]).astype(dtype)
+    got = to_jax({"x": given}, "fit")["x"]
+    assert isinstance(got, jax.Array) and got.dtype == given.dtype
+    assert np.asarray(got).tobytes() == given.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "fits", "overflows"),
+    [
+        ("int64", "int32", [2**31 - 1, -(2**31), 0], [2**31, -(2**31) - 1, 2**32 + 5, 2**40 + 7]),
+        ("uint64", "uint32", [2**32 - 1, 0], [2**32, 2**32 + 5, 2**64 - 1]),
+        (
+            "float64",
+            "float32",
+            [LAST, -LAST, 1 / 3, 1e-310, np.inf, -np.inf, np.nan],
+            [HALFWAY, -1e39, 1e300],
+        ),
+        (
+            "complex128",
+            "complex64",
+            [1j / 3, complex(np.inf, np.nan), complex(0, -LAST)],
+            [1e300, 1e300j, complex(np.inf, 1e39), complex(np.nan, -1e39)],
+        ),
+    ],
+)
+def test_what_does_not_fit_32_bits_is_refused_and_rounding_is_not(wide, narrow, fits, overflows):
+    """The oracle is NumPy's own cast, one number at a time."""
+    fits = np.array(fits, wide)
+    got = to_jax(fits, "predict")
+    assert got.dtype == narrow
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(got, [value.astype(narrow) for value in fits])
+    for value in np.array(overflows, wide):
+        given = {"ids": np.stack([fits, np.where(np.arange(len(fits)) == 1, value, fits)])}
+        said = f"{narrow} can hold, got {value} at [1, 1] of {wide} [2, {len(fits)}]{ENDING}"
+        refused(f"predict: expected x at 'ids' that {said}", to_jax, given, "predict", "x")
+        refused(
+            f"fit: expected data that {narrow} can hold, got {value} at [] of {wide} []{ENDING}",
+            *(to_jax, value, "fit"),
+        )
+    with jax.enable_x64(True):
+        whole = np.array([*fits, *overflows], wide)
+        assert to_jax(whole, "fit").dtype == wide
+        np.testing.assert_array_equal(to_jax(whole, "fit"), whole)
+
+
+@pytest.mark.parametrize("order", [">i4", ">i8", ">f8", ">u2", ">c16"])
+def test_big_endian_numbers_become_native(order):
+    got = to_jax(np.array([1, 2, 300], order), "fit")
+    assert np.asarray(got).tolist() == [1, 2, 300]
+    if order == ">i8":
+        refused(
+            f"fit: expected data that int32 can hold, got 4294967301 at [0] of int64 [1]{ENDING}",
+            *(to_jax, np.array([2**32 + 5], order), "fit"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.array(["a", "b"]), "<U1 [2]"),
+        (np.array([b"a"]), "|S1 [1]"),
+        (np.array([1, "a", None], object), "object [3]"),
+        (np.array([2**70]), "object [1]"),
+        (np.zeros(2, "M8[D]"), "datetime64[D] [2]"),
+        (np.zeros((2, 1), [("a", "<i4")]), "[('a', '<i4')] [2, 1]"),
+        (np.zeros(3, np.longdouble), f"{np.dtype(np.longdouble)} [3]"),
+        (np.ma.array([1, 2], mask=[0, 1]), "masked int64 [2]"),
+        ("text", "<U4 []"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_numbers_is_named(given, said):
+    refused(
+        f"evaluate: expected data at '1/y' as numbers that JAX has, got {said}; encode text and "
+        "categories as integers, fill what is masked",
+        *(to_jax, (np.ones(2), {"y": given}), "evaluate"),
+    )
+
+
+def test_arrays_of_jax_and_traced_ones_pass_untouched():
+    given = {"x": jnp.ones(3), "key": jax.random.key(0), "none": None}
+    got = to_jax(given, "fit")
+    assert got["x"] is given["x"] and got["key"] is given["key"] and got["none"] is None
+    assert jax.jit(lambda x: to_jax((x, x), "fit")[1] is x)(jnp.ones(3))
+
+
+def test_any_layout_is_looked_through_a_chunk_at_a_time(monkeypatch):
+    monkeypatch.setattr(arrays, "_CHUNK", 8)
+    given = np.arange(210).reshape(5, 6, 7)[::2, ::-1].T
+    np.testing.assert_array_equal(to_jax(given, "fit"), given)
+    bad = given.copy(order="K")
+    bad[6, 1, 2] = bad[3, 5, 0] = 2**33
+    said = f"got 8589934592 at [3, 5, 0] of int64 [7, 6, 3]{ENDING}"
+    refused(f"fit: expected data that int32 can hold, {said}", to_jax, bad, "fit")
+    for empty in np.zeros((0, 3)), np.zeros((2, 0), int):
+        assert to_jax(empty, "fit").shape == empty.shape
+
+
+def test_looking_takes_little_memory():
+    given = np.zeros((2, 2_000_000), np.int64).T  # 32 MB, not contiguous
+    tracemalloc.start()
+    try:
+        assert arrays._first_changed(given, np.dtype("int32")) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6
+
+
+BIG = 2**32 + 5
+SAID = f"that int32 can hold, got 4294967301 at [1] of int64 [2]{ENDING}"
+
+
+def test_layers_refuse_the_integers_of_numpy_that_do_not_fit():
+    key, ids = jax.random.key(0), np.array([3, BIG])
+    embedding = fdl.embedding(9, 4)
+    params, _ = embedding.init(key, jnp.zeros(2, int))
+    refused(f"embedding: expected x {SAID}", embedding.apply, params, {}, ids)
+    np.testing.assert_array_equal(
+        embedding.apply(params, {}, np.array([3, 5]))[0], np.asarray(params["w"])[[3, 5]]
+    )
+    net = fdl.network(lambda f, x: f.words(x), words=embedding)
+    refused(f"words: expected x {SAID}", net.apply, {"words": params}, {}, ids)
+    x = jnp.ones((2, 4))
+    for layer in fdl.learned_positions(9), fdl.sinusoidal_positions():
+        params, _ = layer.init(key, x)
+        with pytest.raises(fdl.PathError, match=f"^{layer.name}: expected positions that int32"):
+            layer.apply(params, {}, x, positions=ids)
+    with pytest.raises(fdl.PathError, match=r"^rotary: expected positions that int32 can hold"):
+        fdl.rotary(x[:, None], ids)
+    rnn = fdl.gru(2)
+    params, _ = rnn.init(key, jnp.ones((2, 3, 4)))
+    with pytest.raises(fdl.PathError, match=r"^gru: expected lengths that int32 can hold"):
+        rnn.apply(params, {}, jnp.ones((2, 3, 4)), lengths=ids)
+
+
+def test_a_representation_that_does_not_fit_is_refused():
+    h = np.array([[1.0], [1e300]])
+    with pytest.raises(fdl.PathError, match=r"^principal_components: expected h that float32 can"):
+        fdl.look.principal_components(h, 1)
