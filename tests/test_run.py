@@ -103,6 +103,35 @@ def test_going_on_with_another_objective_begins_new_means():
     assert second.history[-1]["error"] > 0
 
 
+@pytest.mark.parametrize("who", ["fit", "validation", "evaluate", "predict", "compare_optimizers"])
+@pytest.mark.parametrize("bad", [2**32 + 5, 2**31, -(2**31) - 1])
+def test_numbers_that_would_change_on_the_way_to_jax_are_refused(who, bad):
+    net = fdl.embedding(10, 2)
+    params, _ = net.init(jax.random.key(0), np.zeros(1, np.int32))
+    optimizer, target = fdl.sgd(0.1), np.zeros((4, 2), np.float32)
+    run, score = fdl.start(params, optimizer), fdl.supervised(net, fdl.squared_error)
+    fine, wrong = np.array([1, 2, 3, 4]), np.array([1, 2, bad, 4])
+    calls = {
+        "fit": lambda: fdl.fit(score, optimizer, run, (wrong, target), steps=1),
+        "validation": lambda: fdl.fit(
+            score, optimizer, run, (fine, target), steps=1, validation=(wrong, target)
+        ),
+        "evaluate": lambda: fdl.evaluate(score, params, (wrong, target)),
+        "predict": lambda: fdl.predict(net, params, wrong),
+        "compare_optimizers": lambda: fdl.compare_optimizers(
+            *(score, lambda seed: (params, {}), (wrong, target), {"sgd": fdl.sgd}),
+            **{"rates": [0.1], "steps": 1},
+        ),
+    }
+    name = {"validation": "fit"}.get(who, who)
+    what = {"validation": "validation data at '0'", "predict": "x"}.get(who, "data at '0'")
+    with pytest.raises(
+        fdl.PathError,
+        match=rf"^{name}: expected {what} that int32 can hold, got {bad} at \[2\] of int64 \[4\]",
+    ):
+        calls[who]()
+
+
 # --------------------------------------------------------------------------------- numbers of steps
 
 

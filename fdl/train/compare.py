@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
+from fdl.data.arrays import to_jax
 from fdl.optim.leafwise import check_params
 from fdl.train.evaluate import check_objective
 from fdl.train.grid import Trained, train_grid
@@ -139,7 +140,9 @@ def compare_optimizers(
         "batch_size": batch_size,
         "records": np.unique([*range(every, last, every), last]),
     }
-    begun, data, validation = jax.tree.map(jnp.asarray, (_stacked(begun), data, validation))
+    begun = jax.tree.map(jnp.asarray, _stacked(begun))
+    data = to_jax(data, "compare_optimizers")
+    validation = to_jax(validation, "compare_optimizers", "validation data")
     watched = monitor if validation is None else f"val_{monitor}"
     found = {}
     for name, make in optimizers.items():

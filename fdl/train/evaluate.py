@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_count
 from fdl.data import check_data, length
+from fdl.data.arrays import to_jax
 from fdl.layer import Layer
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.evaluation import eval_params, has_eval_params
@@ -52,6 +53,7 @@ def evaluate(
     _check_batch_size("evaluate", batch_size)
     params, state = params_and_state(params, state)
     check_objective(objective, params, state, data)
+    data = to_jax(data, "evaluate")
     whole = looks_around(objective, params, state, data)
     settings = {"objective": objective, "batch_size": batch_size, "whole": whole}
     return values(totals(params, state, data, **settings))
@@ -85,7 +87,7 @@ def predict(
     length(x)
     _check_batch_size("predict", batch_size)
     params, state = params_and_state(params, state)
-    return _outputs(params, state, x, model=model, batch_size=batch_size)
+    return _outputs(params, state, to_jax(x, "predict", "x"), model=model, batch_size=batch_size)
 
 
 def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
@@ -126,7 +128,7 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
 
     Args:
       objective, params, state: as for `evaluate`.
-      data: a pytree of arrays [N, ...]; the first two rows are looked at.
+      data: a pytree of JAX's arrays [N, ...]; the first two rows are looked at.
 
     Example:
       >>> from fdl.train.objective import plain
@@ -136,7 +138,7 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
     """
     if length(data) < 2:
         return False
-    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), data)
+    pair = jax.tree.map(lambda leaf: leaf[:2], data)
     try:
         together, alone = _together_and_alone(params, state, pair, objective=objective)
     except (ValueError, TypeError, ArithmeticError):

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
 from fdl.arguments import check_count, is_count, is_number
+from fdl.data.arrays import to_jax
 from fdl.layer import abstract
 from fdl.train.evaluate import (
     BATCH_SIZE,
@@ -140,8 +139,7 @@ def fit(
     every = record_every or math.ceil(examples / batch_size)
     host = Host(monitor, mode, patience, chunk, log)
     evaluation = _evaluation(objective, now, validation, batch_size, monitor)
-    data, step = jax.tree.map(jnp.asarray, data), int(now.step)
-    now = own(now)
+    now, step, data = own(now), int(now.step), to_jax(data, "fit")
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     none_yet = zero_means(now, *one_step.eval_shape(now, data, **settings))
     means = own(none_yet)
@@ -185,7 +183,7 @@ def _evaluation(
     except ValueError as error:
         error.add_note("This is about the data given as validation=...")
         raise
-    validation = jax.tree.map(jnp.asarray, validation)
+    validation = to_jax(validation, "fit", "validation data")
     whole = looks_around(objective, params, state, validation)
     size = batch_size if whole else BATCH_SIZE
     settings = {"objective": objective, "batch_size": size, "whole": whole}
