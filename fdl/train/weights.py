@@ -164,7 +164,7 @@ def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]
 
 
 def _bytes_of(leaf: Any) -> memoryview:
-    array = np.asarray(leaf, order="C")
+    array = np.asarray(leaf)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     raw = array.reshape(-1).view(np.uint8)
     return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
