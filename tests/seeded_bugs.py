@@ -1069,7 +1069,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if path not in found]", "if False]"),
             ("if path not in wanted]", "if False]"),
             ("raw[0::2] | raw[1::2] << 4", "raw[1::2] | raw[0::2] << 4"),
-            ('raise SafetensorError("a name that', 'SafetensorError("a name that'),
+            ('raise _not_whole(file, "a name that', '_not_whole(file, "a name that'),
             ('f"{note} {shape[:-1]}"', "each['kind']"),
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],
