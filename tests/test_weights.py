@@ -474,6 +474,7 @@ def test_what_the_disk_refuses_is_said(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
     for name, kind, said, remedy in [
         (
             "no/w",
@@ -485,17 +486,18 @@ def test_what_the_disk_refuses_is_said(tmp_path):
         (".", IsADirectoryError, "Is a directory", "add a file's name"),
         ("x" * 300, OSError, "File name too long", "choose a shorter name"),
         ("loop", OSError, os.strerror(errno.ELOOP), "choose another folder"),
-        (
-            "pipe",
-            OSError,
-            "what is not a file, such as a device or a pipe",
-            "choose another folder",
-        ),
     ]:
         file = f"{tmp_path}/{name}"
         with pytest.raises(kind, match=refusal(file, said, remedy)):
             fdl.save_weights(file, NEW)
-    assert sorted(os.listdir(tmp_path)) == ["file", "loop", "pipe"]
+    for file in tmp_path / "pipe", tmp_path / "link":
+        message = (
+            "save_weights: expected the place of a file, got a device or a pipe at "
+            f"{str(file)!r}; choose another name"
+        )
+        with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+            fdl.save_weights(file, NEW)
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "loop", "pipe"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
@@ -524,7 +526,14 @@ def test_a_file_that_may_not_be_written_is_kept(tmp_path, monkeypatch):
     fdl.save_weights(tmp_path / "w", OLD)
     os.chmod(tmp_path / "w", 0o444)
     # Root may write everything, so that the system itself cannot be asked here.
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    real = os.open
+
+    def refuse(path, flags, *mode):
+        if flags & os.O_WRONLY and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(
         PermissionError, match=refusal(tmp_path / "w", "Permission denied", "choose another folder")
     ):
@@ -582,8 +591,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         if place == "leaf":
             patched.setattr("fdl.train.weights._bytes_of", fail)
         elif place == "open":  # interrupted after the file was made
-            made = os.open
-            patched.setattr(os, place, lambda *args: (os.close(made(*args)), fail()))
+            real = os.open
+
+            def made(path, flags, *mode):
+                handle = real(path, flags, *mode)
+                return (os.close(handle), fail()) if flags & os.O_CREAT else handle
+
+            patched.setattr(os, place, made)
         elif place == "fdopen":
             patched.setattr(os, place, lambda handle, mode: (os.close(handle), fail()))
         else:

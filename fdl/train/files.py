@@ -41,8 +41,14 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
       ...     Path(folder, "w").read_bytes()
       b'abc'
     """
+    target = Path(os.path.realpath(file))
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        raise OSError(
+            f"{who}: expected the place of a file, got a device or a pipe at {str(file)!r}; choose "
+            "another name"
+        )
     try:
-        with _replacing(Path(os.path.realpath(file))) as out:
+        with _replacing(target) as out:
             yield out
     except OSError as error:
         raise OSError(
@@ -55,7 +61,7 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    before = _before(target)
+    before = _mode(target)
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short, whatever the target's name
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -65,7 +71,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
             out.flush()
             os.fsync(handle)
         if before is not None:
-            os.chmod(temporary, stat.S_IMODE(before.st_mode))
+            os.chmod(temporary, before)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -77,16 +83,13 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
             os.close(folder)
 
 
-def _before(target: Path) -> os.stat_result | None:
-    """What is in the place: a file that may be written, or nothing."""
+def _mode(target: Path) -> int | None:
+    """The permissions of the file in the place, if it may be written; None if there is none."""
     try:
-        before = target.stat()
+        handle = os.open(target, os.O_WRONLY)
     except FileNotFoundError:
         return None
-    if stat.S_ISDIR(before.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(before.st_mode):
-        raise OSError(errno.EINVAL, "what is not a file, such as a device or a pipe")
-    if not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return before
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)

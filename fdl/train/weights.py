@@ -164,7 +164,7 @@ def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]
 
 
 def _bytes_of(leaf: Any) -> memoryview:
-    array = np.asarray(leaf, order="C")
+    array = np.asarray(leaf)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     raw = array.reshape(-1).view(np.uint8)
     return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
@@ -177,20 +177,18 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise SafetensorError("a name that stands twice in its header")
+            raise _not_whole(file, "a name that stands twice in its header")
         return found
 
+    if os.path.isdir(file):
+        raise _not_whole(file, "a folder")
     try:
-        if os.path.isdir(file):
-            raise SafetensorError("a folder")
         # safetensors checks the header and that the bytes are all there.
         with safe_open(file, framework="np"), open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(size), object_pairs_hook=once)
     except SafetensorError as error:
-        raise ValueError(
-            f"{file}: expected a whole safetensors file, got {error}; fetch or save it again"
-        ) from error
+        raise _not_whole(file, error) from error
     notes = header.pop("__metadata__", None) or {}
     for path, each in header.items():
         shape = each["shape"]
@@ -198,6 +196,12 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
         if note := notes.get(_KEY + path):
             each["kind"] = f"{note} {shape[:-1]}"
     return header, 8 + size
+
+
+def _not_whole(file: str | os.PathLike[str], said: Any) -> ValueError:
+    return ValueError(
+        f"{file}: expected a whole safetensors file, got {said}; fetch or save it again"
+    )
 
 
 def _check_fit(
@@ -227,9 +231,7 @@ def _read(
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)
     if stream.readinto(raw) != raw.size:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{file}: expected {raw.size} bytes, got fewer; leave it alone, read again"
-        )
+        raise _not_whole(file, "one that was cut while it was read")
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)
     dtype = np.dtype(_NAMES[tensor["dtype"]])
