@@ -140,7 +140,7 @@ def test_numbers_that_would_change_on_the_way_to_jax_are_refused(who, bad):
     [(100, 10, 1.1, 11), (100, 10, 0.3, 3), (1000, 10, 0.07, 7), (100, 30, 1, 4), (50, 7, 2.2, 16)],
 )
 def test_epochs_are_the_decimal_that_was_written(examples, batch, epochs, steps):
-    optimizer = fdl.sgd(0.0)
+    optimizer = fdl.sgd(0.1)
     run = fdl.start(jnp.zeros(()), optimizer)
     mean = fdl.plain(SQUARE)
     result = fdl.fit(mean, optimizer, run, np.ones(examples), batch_size=batch, epochs=epochs)
@@ -624,3 +624,158 @@ def test_wrong_numbers_of_epochs_are_refused(epochs):
     optimizer = fdl.sgd(0.1)
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):
         fdl.fit(objective(), optimizer, begin(optimizer), data(), epochs=epochs)
+
+
+# ---------------------------------------------------------------------- mistakes that train silently
+
+MIXING = {
+    "conv without a batch axis": lambda: (fdl.conv(8, (3, 3)), (8, 8)),
+    "attention without a batch axis": lambda: (fdl.attention(heads=2, features=8), (8,)),
+    "recurrent without a batch axis": lambda: (fdl.lstm(4), (6,)),
+    "a mean over everything": lambda: (fdl.chain(fdl.dense(4), lambda x: x - x.mean()), (6,)),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("who", ["fit", "evaluate"])
+def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
+    layer, shape = MIXING[name]()
+    net = fdl.chain(layer, fdl.flatten(), fdl.dense(3)) if len(shape) > 1 else layer
+    x = np.random.default_rng(0).normal(size=(12, *shape)).astype(np.float32)
+    params, state = net.init(jax.random.key(0), x)
+    y = np.zeros(jax.eval_shape(lambda: net.apply(params, state, x)[0]).shape, np.float32)
+    score, optimizer = fdl.supervised(net, fdl.squared_error), fdl.sgd(0.1)
+    calls = {
+        "fit": lambda: fdl.fit(
+            *(score, optimizer, fdl.start(params, optimizer, state=state), (x, y)),
+            **{"steps": 1, "batch_size": 4},
+        ),
+        "evaluate": lambda: fdl.evaluate(score, params, (x, y), state=state),
+    }
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^supervised: expected the output for an example to depend on that example alone, "
+        r"got -?[\d.e-]+ beside another one and -?[\d.e-]+ without at \[[01], .*\]; the model takes "
+        r"the axis of the batch for one of its own: give x the axis that is missing, such as "
+        r"x\[..., None\]$",
+    ):
+        calls[who]()
+
+
+@pytest.mark.parametrize("part", ["loss", "metric"])
+def test_a_loss_that_broadcasts_predictions_against_targets_is_refused(part):
+    net = fdl.dense(1)
+    x, y = np.ones((8, 3), np.float32), np.arange(8, dtype=np.float32)
+    wrong = lambda p, y: (p - y) ** 2  # noqa: E731
+    right = lambda p, y: (p[:, 0] - y) ** 2  # noqa: E731
+    losses = (wrong, right) if part == "loss" else (right, wrong)
+    score = fdl.supervised(net, losses[0], error=losses[1])
+    params, _ = net.init(jax.random.key(0), x)
+    name = "loss" if part == "loss" else "error"
+    with pytest.raises(
+        fdl.PathError,
+        match=rf"^supervised: expected {name} as a number for each example, \[B\] or \[B, ...\], "
+        r"got \[1, 1\] for one example and \[2, 2\] for two; predictions and targets broadcast against "
+        r"each other: give both the same shape$",
+    ):
+        fdl.fit(score, fdl.sgd(0.1), fdl.start(params, fdl.sgd(0.1)), (x, y), steps=1)
+
+
+BAD_WEIGHTS = {
+    "negative": (
+        -1.0,
+        r"supervised: expected weights >= 0, got -1.0 at row 3; weight 0 leaves an ex",
+    ),
+    "nan": (
+        np.nan,
+        r"supervised: expected weights >= 0, got nan at row 3; weight 0 leaves an exampl",
+    ),
+    "zeros": (
+        0.0,
+        r"supervised: expected a weight above 0, got only zeros \[53\]; nothing could be",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+@pytest.mark.parametrize("who", ["fit", "validation", "evaluate"])
+def test_weights_that_cannot_be_meant_are_refused(name, who):
+    value, sentence = BAD_WEIGHTS[name]
+    weight = np.zeros(N, np.float32) if name == "zeros" else np.ones(N, np.float32)
+    weight[3] = value
+    optimizer, rows = fdl.sgd(0.1), (*data(), weight)
+    calls = {
+        "fit": lambda: fdl.fit(objective(), optimizer, begin(optimizer), rows, steps=1),
+        "validation": lambda: fdl.fit(
+            objective(), optimizer, begin(optimizer), data(), steps=1, validation=rows
+        ),
+        "evaluate": lambda: fdl.evaluate(objective(), begin(optimizer).params, rows),
+    }
+    with pytest.raises(ValueError, match="^" + sentence):
+        calls[who]()
+
+
+def test_a_huge_number_of_weight_0_moves_nothing():
+    x, y = (part.copy() for part in data())
+    weight = np.ones(N, np.float32)
+    weight[:3] = 0
+    x[0], y[1], x[2, 1] = 3e38, -3e38, -3e38
+    optimizer = fdl.sgd(0.1)
+    how = {"batch_size": BATCH, "steps": 20}
+    result = fdl.fit(objective(), optimizer, begin(optimizer), (x, y, weight), **how)
+    x[:3], y[:3] = 0, 0
+    clean = fdl.fit(objective(), optimizer, begin(optimizer), (x, y, weight), **how)
+    assert_same(result.run.params, clean.run.params)
+
+
+def test_the_past_of_a_sequence_may_have_weight_0_and_still_be_looked_at():
+    """Numbers of places of weight 0 stay where the rest of their example has weight."""
+    looks_back = lambda w, x: w * jnp.cumsum(x, axis=1)  # noqa: E731
+    score = fdl.supervised(looks_back, fdl.squared_error)
+    x, y = np.array([[2.0, 3.0]], np.float32), np.array([[np.nan, 0.0]], np.float32)
+    weight = np.array([[0.0, 1.0]], np.float32)
+    assert fdl.evaluate(score, 1.0, (x, y, weight))["loss"] == 25.0
+
+
+def test_parameters_that_the_loss_does_not_look_at_are_told():
+    params = begin(fdl.sgd(0.1)).params
+    score = fdl.plain(lambda p, batch: SQUARE(params["dense_0"]["w"][0, 0], batch[0]))
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected parameters that move, got the same ones after 3 steps; see that the "
+        r"loss depends on the parameters it is given, and that the rate is not 0$",
+    ):
+        fdl.fit(score, fdl.sgd(0.1), begin(fdl.sgd(0.1)), data(), steps=3)
+
+
+REPORTS = {
+    "loss alone": (lambda w: jnp.mean(w), r"got float32 \[\]; of a function \(params, batch\) -> "),
+    "vector": (
+        lambda w: (w * jnp.ones(3), ({}, {})),
+        r"got float32 \[3\]; take the mean over the examples, or report fdl.train.weighted_mean",
+    ),
+    "no metrics": (lambda w: (w, {}), r"got \(float32 \[\], dict\); of a function"),
+    "list of three": (lambda w: (w, {}, {}), r"got \(float32 \[\], dict, dict\); of a function"),
+    "vector metric": (
+        lambda w: (w, ({}, {"each": w * jnp.ones(2)})),
+        r"got float32 \[2\]; take the mean over the examples",
+    ),
+    "text metric": (lambda w: (w, ({}, {"each": "good"})), r"got 'good'; take the mean over the e"),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("who", ["fit", "evaluate"])
+def test_objectives_of_your_own_that_report_something_else_are_told(name, who):
+    report, got = REPORTS[name]
+    what = {"vector metric": "each", "text metric": "each", "vector": "loss"}.get(name)
+    expected = f"{what} as one number for the batch" if what else r"\(loss, \(state, metrics\)\)"
+    score = lambda w, state, batch, key: report(w)  # noqa: E731
+    calls = {
+        "fit": lambda: fdl.fit(
+            score, fdl.sgd(0.1), fdl.start(jnp.ones(()), fdl.sgd(0.1)), np.ones(4), steps=1
+        ),
+        "evaluate": lambda: fdl.evaluate(score, jnp.ones(()), np.ones(4)),
+    }
+    with pytest.raises(ValueError, match=rf"^objective: expected {expected}, {got}"):
+        calls[who]()

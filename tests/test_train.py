@@ -171,7 +171,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(stop):
 
 def test_a_finished_run_is_left_as_it_is():
     done = train().run
-    again = train(run=done)
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected steps to take, got a run that has taken 30 of 30; epochs and steps "
+        r"count from the run's step 0: ask for more, or begin a new run with fdl.start$",
+    ):
+        again = train(run=done)
     assert_trees_equal(again.run, done)
     assert again.history == []
     assert again.reason == "done"

@@ -31,7 +31,7 @@ def full_beside(
       >>> full_beside(jnp.ones((2, 5)), 1, (3,), 0, jnp.int32).shape
       (2, 3)
     """
-    each = jnp.full_like(x.sum(range(axes, x.ndim)), value, dtype)
+    each = jnp.full_like(jnp.sum(x, tuple(range(axes, x.ndim))), value, dtype)
     return jnp.broadcast_to(
         jnp.expand_dims(each, range(axes, axes + len(shape))), each.shape + shape
     )

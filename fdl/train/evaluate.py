@@ -5,15 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fdl import paths
 from fdl.arguments import check_count
 from fdl.data import check_data, length
 from fdl.data.arrays import to_jax
 from fdl.layer import Layer
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.evaluation import eval_params, has_eval_params
+from fdl.paths import PathError
 from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
-from fdl.train.objective import Objective
+from fdl.train.objective import Objective, reported
 from fdl.weak_jit import weak_jit
 
 BATCH_SIZE = 256
@@ -130,6 +133,10 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
       objective, params, state: as for `evaluate`.
       data: a pytree of JAX's arrays [N, ...]; the first two rows are looked at.
 
+    Raises:
+      PathError: the model of a `supervised` objective gives an example another output where there
+        is another one beside it.
+
     Example:
       >>> from fdl.train.objective import plain
       >>> spread = plain(lambda w, batch: jnp.var(batch))
@@ -146,31 +153,58 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
         return True
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, pair))} | {jnp.float32}
     rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
-    rounding = rounding**0.5
-    return any(
-        abs(together[name] - alone[name]) > rounding * max(abs(together[name]), abs(alone[name]))
-        for name in together
-    )
+    (means, outputs), (alone_means, alone_outputs) = together, alone
+    for path, output in paths.leaves(outputs).items():
+        other = paths.leaves(alone_outputs)[path]
+        if _differ(output, other, rounding):
+            at = np.unravel_index(np.nanargmax(np.abs(output - other)), output.shape)
+            raise PathError(
+                f"expected the output for an example to depend on that example alone, got "
+                f"{float(output[at]):.4g} beside another one and {float(other[at]):.4g} without "
+                f"at {[int(each) for each in at]}; the model takes the axis of the batch for one "
+                "of its own: give x the axis that is missing, such as x[..., None]",
+                layer="supervised",
+            )
+    return any(_differ(means[name], alone_means[name], rounding) for name in means)
+
+
+def _differ(a: Any, b: Any, rounding: float) -> bool:
+    """Whether two arrays differ by more than rounding, in the units of their largest number."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    size = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+    return bool(np.abs(a - b).max(initial=0) > rounding**0.5 * size)
 
 
 @weak_jit(static=["objective"])
 def _together_and_alone(params: Any, state: Any, pair: Any, *, objective: Objective) -> Any:
-    """name -> the mean over two examples in one batch; and over each in a batch of its own."""
-    split = jax.tree.map(lambda leaf: leaf[:, None], pair)
+    """(means by name, outputs [2, ...]) of two examples in one batch; and of each in its own."""
     look = functools.partial(_look, objective, params, state)
-    found = []
-    for batches in (jax.tree.map(lambda leaf: leaf[None], pair), split):
-        means = jax.lax.map(look, batches)
-        sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in means.items()}
-        found.append({name: mean.value() for name, mean in sums.items()})
-    return tuple(found)
+    together = look(pair)
+    alone = jax.lax.map(look, jax.tree.map(lambda leaf: leaf[:, None], pair))
+    sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in alone[0].items()}
+    outputs = jax.tree.map(lambda leaf: leaf[:, 0], alone[1])
+    return (_values(together[0]), together[1]), (_values(sums), outputs)
 
 
-def _look(objective: Objective, params: Any, state: Any, batch: Any) -> dict[str, Mean]:
-    """The means that are reported of a batch, without the metrics that count one by one."""
-    loss, (_, metrics) = objective(params, state, batch, None)
-    means = as_means(loss, metrics)
-    return {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
+def _values(means: dict[str, Mean]) -> dict[str, Any]:
+    return {name: mean.value() for name, mean in means.items()}
+
+
+def _look(
+    objective: Objective, params: Any, state: Any, batch: Any
+) -> tuple[dict[str, Mean], list[Any]]:
+    """The means that are reported of a batch, and the outputs of the model, if it is known.
+
+    Metrics that count examples one by one say nothing of how they look at each other.
+    """
+    if hasattr(objective, "look"):
+        means, outputs, _ = objective.look(params, state, batch, None)
+    else:
+        loss, _, metrics = reported(objective(params, state, batch, None))
+        means, outputs = as_means(loss, metrics), ()
+    known = {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
+    floating = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
+    return known, [y for y in floating if y.ndim and y.shape[0] == length(batch)]
 
 
 @weak_jit(static=["objective", "batch_size", "whole"])
@@ -198,7 +232,7 @@ def totals(
     """
 
     def look(batch: Any) -> dict[str, Any]:
-        loss, (_, metrics) = objective(params, state, batch, None)
+        loss, _, metrics = reported(objective(params, state, batch, None))
         return as_means(loss, metrics, float(length(batch)))
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:

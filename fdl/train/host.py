@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from fdl import paths
+from fdl.layer import abstract
 from fdl.train.evaluate import params_and_state
 from fdl.train.step import Run, own
 
@@ -67,12 +68,25 @@ class Host:
         self.reason = ""
         self.worse = 0
 
-    def go_on(self, history: list[dict[str, float]], unfinished: Unfinished) -> None:
-        """Takes up the records of an earlier `fit` where it left them."""
-        self.history = history[: unfinished.records]
+    def go_on(self, before: Any, means: Any) -> Any:
+        """Takes up an earlier result where it ended.
+
+        Args:
+          before: a Result of `fit`, or None.
+          means: of no steps.
+
+        Returns:
+          The means of the steps since its last record, if it has any of these names.
+        """
+        if before is None:
+            return means
+        unfinished = before.unfinished
+        self.history = before.history[: unfinished.records]
         self.best, self.worse = unfinished.best, unfinished.worse
-        if history:
-            self.begun -= history[-1]["seconds"]
+        if before.history:
+            self.begun -= before.history[-1]["seconds"]
+        known = abstract(unfinished.means) == abstract(means)
+        return own(unfinished.means) if known else means
 
     def unfinished(self, means: Any) -> Unfinished:
         """What is known now, with the means of the steps since the last record."""

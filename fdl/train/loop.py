@@ -3,16 +3,17 @@
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from optax import GradientTransformation
 
 from fdl.arguments import check_count, is_count, is_number
 from fdl.data.arrays import to_jax
-from fdl.layer import abstract
 from fdl.train.evaluate import (
     BATCH_SIZE,
     check_objective,
@@ -22,7 +23,7 @@ from fdl.train.evaluate import (
     values,
 )
 from fdl.train.host import Best, Host, Unfinished, interruptible
-from fdl.train.objective import Objective
+from fdl.train.objective import Objective, Supervised
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.progress import Progress
 from fdl.train.step import Run, own
@@ -120,6 +121,7 @@ def fit(
       OSError: a log that cannot be written; before the first step. Later that is a warning.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from fdl.optim import sgd
       >>> from fdl.train import plain, start
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
@@ -139,14 +141,12 @@ def fit(
     every = record_every or math.ceil(examples / batch_size)
     host = Host(monitor, mode, patience, chunk, log)
     evaluation = _evaluation(objective, now, validation, batch_size, monitor)
-    now, step, data = own(now), int(now.step), to_jax(data, "fit")
+    first, now, step, data = now, own(now), int(now.step), to_jax(data, "fit")
+    if isinstance(objective, Supervised):
+        looks_around(objective, now.params, now.state, data)  # raises if the model mixes examples
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     none_yet = zero_means(now, *one_step.eval_shape(now, data, **settings))
-    means = own(none_yet)
-    if before is not None:
-        host.go_on(before.history, before.unfinished)
-        if abstract(before.unfinished.means) == abstract(means):
-            means = own(before.unfinished.means)
+    means = host.go_on(before, own(none_yet))
     program = functools.partial(advance, **settings)
     unfinished = None
     with interruptible() as interrupted, Progress(progress, step, last) as bar:
@@ -168,7 +168,26 @@ def fit(
             means = own(none_yet) if due else means
             host.stop_if_needed(now, bool(sound), stop, due)
     unfinished = unfinished or host.unfinished(means)
+    _warn_if_nothing_moved(first, now, last)
     return Result(now, host.history, host.best, host.reason or "done", unfinished)
+
+
+def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:
+    """Warns of a `fit` that took no step, or whose first steps changed no parameter at all."""
+    begun, done = int(first.step), int(now.step)
+    if begun == done and begun >= last > 0:
+        warnings.warn(
+            f"fit: expected steps to take, got a run that has taken {begun} of {last}; epochs and "
+            "steps count from the run's step 0: ask for more, or begin a new run with fdl.start",
+            stacklevel=3,
+        )
+    pairs = zip(jax.tree.leaves(first.params), jax.tree.leaves(now.params), strict=True)
+    if begun == 0 < done and all(np.array_equal(a, b) for a, b in pairs):
+        warnings.warn(
+            f"fit: expected parameters that move, got the same ones after {done} steps; see that "
+            "the loss depends on the parameters it is given, and that the rate is not 0",
+            stacklevel=3,
+        )
 
 
 def _evaluation(

@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fdl.arguments import is_number
 from fdl.layer import Layer
 from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
-from fdl.paths import leaves
-from fdl.train.means import Seen, weighted_mean
+from fdl.paths import PathError, leaves
+from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
+from fdl.train.means import Mean, Seen, Tally, weighted_mean
 from fdl.weak_jit import weak_jit
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
@@ -89,11 +90,15 @@ class Supervised:
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
-        x, y, weight, inputs = _unpack(batch)
-        x, y, inputs = _spared((x, y, inputs), weight)
-        y_pred, state = self.forward(params, state, x, key, **inputs)
-        means = self.score(y_pred, y, weight)
+        means, _, state = self.look(params, state, batch, key)
         return means["loss"].value(), (state, means)
+
+    def look(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+        """(means by name, y_pred, state): a forward pass with all that comes of it."""
+        x, y, weight, inputs = unpack(batch)
+        x, y, inputs = without_ignored(x, y, inputs, weight)
+        y_pred, state = self.forward(params, state, x, key, **inputs)
+        return self.score(y_pred, y, weight), y_pred, state
 
     def forward(self, params: Any, state: Any, x: Any, key: Any, **inputs: Any) -> tuple[Any, Any]:
         """Step 2 of the training loop: run the network on x, obtain y_pred."""
@@ -112,14 +117,31 @@ class Supervised:
         }
 
     def spared(self, data: Any) -> Any:
-        """The data with 0 for what is not finite in rows of weight 0, as the loss reads them."""
-        _, _, weight, _ = _unpack(data)
-        return _spared(data, weight)
+        """The data as the loss reads them, without what has weight 0."""
+        x, y, weight, inputs = unpack(data)
+        x, y, inputs = without_ignored(x, y, inputs, weight)
+        if isinstance(data, Mapping):
+            return {**data, "x": x, "y": y, **inputs}
+        return (x, y, weight)[: len(data)]
 
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
-        x, y, _, inputs = _unpack(data)
-        y_pred, _ = _forward.eval_shape(params, state, *_row((x, inputs)), objective=self)
+        x, y, weight, inputs = unpack(data)
+        check_weight(weight)
+        shapes = []
+        for rows in (1, 2):
+            given = batch_of(rows, (x, inputs))
+            y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
+            shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
+        for name, one in shapes[0].items():
+            two = shapes[1][name]
+            if one.shape[1:] != two.shape[1:]:
+                raise PathError(
+                    f"expected {name} as a number for each example, [B] or [B, ...], got "
+                    f"{list(one.shape)} for one example and {list(two.shape)} for two; predictions "
+                    "and targets broadcast against each other: give both the same shape",
+                    layer="supervised",
+                )
         if len(leaves(y)) == 1:
             check_targets(self.loss, y_pred, y)
 
@@ -153,50 +175,58 @@ class Plain:
         return self.loss(params, batch), (state, {})
 
 
-def _unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(x, y, weight, extra inputs) of a batch in any of its forms."""
-    if isinstance(batch, Mapping):
-        rest = dict(batch)
-        if "x" in rest and "y" in rest:
-            return rest.pop("x"), rest.pop("y"), rest.pop("weight", None), rest
-    elif isinstance(batch, tuple | list) and len(batch) in (2, 3):
-        return batch[0], batch[1], batch[2] if len(batch) == 3 else None, {}
-    what = f"entries {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
-    raise ValueError(
-        "supervised: expected data (x, y), (x, y, weight) or a dict with x and y, got "
-        f"{what}{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}; "
-        "or write the objective yourself, see fdl.plain"
-    )
-
-
-def _spared(tree: Any, weight: Any) -> Any:
-    """The batch with 0 for each number that is none in what has weight 0.
-
-    A mean leaves such an example out, but its gradient multiplies by 0, which NaN survives.
-    """
-    if weight is None:
-        return tree
-    out = jnp.asarray(weight) == 0
-
-    def spared(leaf: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        if not floating or jnp.shape(leaf)[: out.ndim] != out.shape:
-            return leaf
-        leaf = jnp.asarray(leaf)
-        here = out.reshape(*out.shape, *(1,) * (leaf.ndim - out.ndim))
-        return jnp.where(here & ~jnp.isfinite(leaf), jnp.zeros_like(leaf), leaf)
-
-    return jax.tree.map(spared, tree)
-
-
-def _row(tree: Any) -> Any:
-    """The shapes of a batch of one row of data."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *np.shape(leaf)[1:]), jnp.result_type(leaf)), tree
-    )
-
-
 @weak_jit(static=["objective"])
 def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
     # Never run: as a jitted function it remembers the shapes of what it has seen.
     return objective.forward(params, state, x, None, **inputs)
+
+
+@weak_jit(static=["objective"])
+def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
+    """Never run, like `_forward`: what the loss and the metrics give for each example."""
+    functions = (("loss", objective.loss), *objective.metrics)
+    return {name: f(y_pred, y) for name, f in functions if not isinstance(f, Metric)}
+
+
+def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """(loss, state, metrics) of what an objective gave back, if it is what it must be.
+
+    Raises:
+      ValueError: another structure, a loss that is not one number, a metric that is not one either.
+
+    Example:
+      >>> reported(jnp.float32(1.0))
+      Traceback (most recent call last):
+      ...
+      ValueError: objective: expected (loss, (state, metrics)), got float32 []; ...
+    """
+    pair = report if isinstance(report, tuple) and len(report) == 2 else (None, None)
+    loss, rest = pair
+    if not (isinstance(rest, tuple) and len(rest) == 2 and isinstance(rest[1], Mapping)):
+        raise ValueError(
+            f"objective: expected (loss, (state, metrics)), got {said(report)}; of a function "
+            "(params, batch) -> loss, fdl.plain makes an objective"
+        )
+    for name, value in (("loss", loss), *rest[1].items()):
+        known = isinstance(value, Mean | Tally | Seen) and value is not loss
+        number = is_number(value) or getattr(value, "dtype", None) == jnp.bool_
+        if not known and not (number and jnp.shape(value) == ()):
+            raise ValueError(
+                f"objective: expected {name} as one number for the batch, got {said(value)}; take "
+                "the mean over the examples, or report fdl.train.weighted_mean(values)"
+            )
+    return loss, rest[0], dict(rest[1])
+
+
+def said(value: Any) -> str:
+    """What a value is, in a few words for a message."""
+    if isinstance(value, tuple | list):
+        parts = ", ".join(said(each) for each in value[:3])
+        return f"({parts}, ...)" if len(value) > 3 else f"({parts})"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {list(value.shape)}"
+    return (
+        repr(value)
+        if value is None or isinstance(value, int | float | str)
+        else type(value).__name__
+    )

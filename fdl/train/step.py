@@ -20,7 +20,7 @@ from fdl.data import length, stream
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
 from fdl.train.means import as_means, tallied
-from fdl.train.objective import Objective
+from fdl.train.objective import Objective, reported
 
 
 class Run(NamedTuple):
@@ -145,7 +145,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(run.seed), run.step)
 
     def loss_of(params: Any) -> Any:
-        return objective(params, run.state, batch, key)
+        loss, state, metrics = reported(objective(params, run.state, batch, key))
+        return loss, (state, metrics)
 
     (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
     state = _unless_spoilt(loss, state, run.state)
