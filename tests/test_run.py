@@ -626,7 +626,7 @@ def test_wrong_numbers_of_epochs_are_refused(epochs):
         fdl.fit(objective(), optimizer, begin(optimizer), data(), epochs=epochs)
 
 
-# ---------------------------------------------------------------------- mistakes that train silently
+# --------------------------------------------------------------------- mistakes that train silently
 
 MIXING = {
     "conv without a batch axis": lambda: (fdl.conv(8, (3, 3)), (8, 8)),
@@ -655,8 +655,8 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     with pytest.raises(
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
-        r"got -?[\d.e-]+ beside another one and -?[\d.e-]+ without at \[[01], .*\]; the model takes "
-        r"the axis of the batch for one of its own: give x the axis that is missing, such as "
+        r"got -?[\d.e-]+ beside another one and -?[\d.e-]+ without at \[[01], .*\]; the model "
+        r"takes the axis of the batch for one of its own: give x the axis that is missing, such as "
         r"x\[..., None\]$",
     ):
         calls[who]()
@@ -675,8 +675,8 @@ def test_a_loss_that_broadcasts_predictions_against_targets_is_refused(part):
     with pytest.raises(
         fdl.PathError,
         match=rf"^supervised: expected {name} as a number for each example, \[B\] or \[B, ...\], "
-        r"got \[1, 1\] for one example and \[2, 2\] for two; predictions and targets broadcast against "
-        r"each other: give both the same shape$",
+        r"got \[1, 1\] for one example and \[2, 2\] for two; predictions and targets broadcast "
+        r"against each other: give both the same shape$",
     ):
         fdl.fit(score, fdl.sgd(0.1), fdl.start(params, fdl.sgd(0.1)), (x, y), steps=1)
 
@@ -688,7 +688,7 @@ BAD_WEIGHTS = {
     ),
     "nan": (
         np.nan,
-        r"supervised: expected weights >= 0, got nan at row 3; weight 0 leaves an exampl",
+        r"data at '2': expected finite numbers, got nan at row 3 \(1 of 53 rows have su",
     ),
     "zeros": (
         0.0,
