@@ -143,7 +143,7 @@ def stream_tokens(
     options |= {"top_p": top_p, "repetition_penalty": repetition_penalty}
     prompts = {"tokens": tokens, "lengths": lengths, "mask": mask}
     given = (params, state, prompts, inputs, options)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+    if _traced(given):
         raise ValueError(
             "stream_tokens: expected arrays, got traced ones; a compiled program cannot stream: "
             "call generate under jit and vmap"
@@ -165,7 +165,7 @@ class _Writer:
     def write(self, count: int) -> jax.Array:
         """Goes on until every sequence has `count` new tokens; gives the last of them, [B]."""
         self.loop, newest, sound = write_on(self.model, self.choice, self.known, self.loop, count)
-        if not isinstance(sound, jax.core.Tracer) and not np.all(sound):
+        if not _traced(sound) and not np.all(sound):
             row = int(np.argmin(sound))
             number = int(self.loop["broken"][row] - self.known["lengths"][row])
             raise ValueError(
@@ -207,6 +207,10 @@ def _begun(
     except PathError as error:
         error.layer = error.layer or who
         raise
-    if not isinstance(loop["at"], jax.core.Tracer):
+    if not _traced((wrong, prompts)):
         check_read(who, prompts, {what: np.asarray(each) for what, each in wrong.items()})
     return _Writer(who, model, choice, known, loop)
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -184,13 +184,12 @@ def _typed(key: Any) -> bool:
 
 
 def _ids(who: str, end: Any) -> tuple[int, ...]:
-    known = not isinstance(end, jax.core.Tracer)
     if end is None:
         return ()
-    ids = [end] if is_count(end, 0) else list(end) if known and np.ndim(end) == 1 else []
-    if not ids or not all(is_count(each, 0) for each in ids):
+    ids = [end] if isinstance(end, jax.core.Tracer) else np.ravel(end).tolist()
+    if np.ndim(end) > 1 or not ids or not all(is_count(each, 0) for each in ids):
         raise ValueError(
             f"{who}: expected end as a token's id, or several, got {end!r}; None ends no sequence "
             "early"
         )
-    return tuple(map(int, ids))
+    return tuple(ids)

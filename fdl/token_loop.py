@@ -85,7 +85,7 @@ def read_prompts(
     loop |= {"at": at, "cache": jax.tree.map(jnp.copy, cache)}
     if choice.repetition_penalty is not None:
         before = real & (jnp.arange(width, dtype=jnp.int32) < at)
-        loop["seen"] = _marked(jnp.zeros((len(tokens), kinds), bool), tokens, before)
+        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, before)
     if not padded:
         loop = _added(choice, known, loop, logits)
     return known, loop, {"misplaced": misplaced, "outside": outside.any(1), "ids": ids}
@@ -182,11 +182,11 @@ def whole_text(known: Known, loop: Loop) -> jax.Array:
     text = jnp.where(behind, jnp.pad(tokens, ((0, 0), (steps, 0))), text)
     if known["before"] is None:
         return text
-    return jnp.take_along_axis(text, (places - known["before"][:, None]) % len(places), 1)
+    return jnp.take_along_axis(text, (places - known["before"][:, None]) % places.shape[0], 1)
 
 
 def _marked(seen: jax.Array, ids: jax.Array, real: jax.Array) -> jax.Array:
-    rows = jnp.arange(len(ids), dtype=jnp.int32)[:, None]
+    rows = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
     return seen.at[rows, ids].max(jnp.broadcast_to(real, ids.shape))
 
 
