@@ -71,8 +71,8 @@ def generate(
     Raises:
       ValueError: an option out of range; ids outside the vocabulary; no token to go on from; logits
         that are NaN or infinite (-infinity is allowed beside finite ones).
-      PathError: what the network cannot take, see `start_decoding`, such as more than T + N - 1
-        positions; a key that is none.
+      PathError: what the network cannot take, see `start_decoding`: it needs T + N - 1 positions, T
+        with the padding; a key that is not a random key.
 
     Example:
       >>> import jax.numpy as jnp

@@ -68,7 +68,8 @@ def read_prompts(
     cache = start_decoding(model, params, tokens, width + steps - 1, state=state, **inputs)
     kinds, ids = _vocabulary(model, known, cache, tokens)
     check_ids(choice.end, kinds, tokens.dtype)
-    real = jnp.arange(width, dtype=jnp.int32) < lengths[:, None]
+    place = jnp.arange(width, dtype=jnp.int32)
+    real = place < lengths[:, None]
     highest = min(ids - 1, int(jnp.iinfo(tokens.dtype).max))
     outside = real & ((tokens < 0) | (tokens > highest))
     known = {**known, **places, "tokens": tokens}
@@ -84,8 +85,7 @@ def read_prompts(
     # A copy, since the loop is donated, and the state in the cache is the caller's.
     loop |= {"at": at, "cache": jax.tree.map(jnp.copy, cache)}
     if choice.repetition_penalty is not None:
-        before = real & (jnp.arange(width, dtype=jnp.int32) < at)
-        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, before)
+        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, place < at)
     if not padded:
         loop = _added(choice, known, loop, logits)
     return known, loop, {"misplaced": misplaced, "outside": outside.any(1), "ids": ids}

@@ -262,6 +262,8 @@ def test_an_ended_sequence_repeats_its_end():
     assert found.tolist() == [[2, 3, 3, 3, 3], [4, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     found = write(prompts, 3, lengths=[1, 2, 2], end=2)
     assert found.tolist() == [[0, 1, 2, 2, 1], [2, 3, 4, 0, 1], [0, 4, 0, 1, 2]]
+    new = stream([[0, 0], [0, 4]], 4, lengths=[1, 2], end=[2, 0])
+    assert np.stack(list(new), 1).tolist() == [[1, 2], [0, 0]]
 
 
 def test_generation_stops_when_all_have_ended():
