@@ -200,7 +200,7 @@ def _begun(
         prompts = {**prompts, "mask": None}
     prompts = checked_prompts(who, **prompts)
     choice = checked_choice(who, prompts["tokens"].shape[0], **options)
-    # Tokens have no derivative, and a loop of unknown length has none in reverse.
+    # Tokens have no derivative, so none is computed.
     known = jax.lax.stop_gradient({"params": params, "state": state or {}, "inputs": inputs})
     try:
         known, loop, wrong = read_prompts(model, int(steps), choice, known, prompts)

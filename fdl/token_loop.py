@@ -82,8 +82,7 @@ def read_prompts(
     else:
         logits, cache = decode(model, params, cache, tokens, **inputs)
         at = jnp.int32(width - 1)
-    # A copy, since the loop is donated, and the state in the cache is the caller's.
-    loop |= {"at": at, "cache": jax.tree.map(jnp.copy, cache)}
+    loop |= {"at": at, "cache": cache}
     if choice.repetition_penalty is not None:
         loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, place < at)
     if not padded:

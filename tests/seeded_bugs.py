@@ -292,7 +292,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("carry[0] + piece < shortest", "carry[0] < shortest"),
             ("at - lengths)", "at + 0 * lengths)"),
-            ("jax.tree.map(jnp.copy, cache)", "cache"),
             ("done | fails | (~prompted & ends)", "done | fails | ends"),
             ("~prompted & ~done & ~sound", "~done & ~sound"),
             ("jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over", "over"),
@@ -307,7 +306,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_generation.py",
         [
             ("not np.all(sound)", "False"),
-            ("jax.lax.stop_gradient(", "dict("),
         ],
     ),
     "fdl/layers/input.py": (

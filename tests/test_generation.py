@@ -111,13 +111,16 @@ def test_generating_is_a_loop_over_full_passes(key):
             new = last.argmax(-1)
         else:
             kept = jax.lax.top_k(last, 4)[0][:, -1:]
-            last = jnp.where(last >= kept, last / 0.7, -jnp.inf)
+            last = jnp.where(last >= kept, last / 7.0, -jnp.inf)
             new = jax.random.categorical(jax.random.fold_in(key, step), last)
         text = jnp.concatenate([text, new[:, None].astype(text.dtype)], 1)
-    options = {} if key is None else {"key": key, "temperature": 0.7, "top_k": 4}
+    options = {} if key is None else {"key": key, "temperature": 7.0, "top_k": 4}
     found = fdl.generate(model, params, TOKENS[:, :3], 5, **options)
     assert found.dtype == TOKENS.dtype
     np.testing.assert_array_equal(found, text)
+    if key is not None:
+        options["key"] = jax.random.key(1)
+        assert (fdl.generate(model, params, TOKENS[:, :3], 5, **options) != found).any()
 
 
 def test_of_equal_logits_top_k_keeps_the_first():
@@ -262,8 +265,12 @@ def test_an_ended_sequence_repeats_its_end():
     assert found.tolist() == [[2, 3, 3, 3, 3], [4, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     found = write(prompts, 3, lengths=[1, 2, 2], end=2)
     assert found.tolist() == [[0, 1, 2, 2, 1], [2, 3, 4, 0, 1], [0, 4, 0, 1, 2]]
-    new = stream([[0, 0], [0, 4]], 4, lengths=[1, 2], end=[2, 0])
-    assert np.stack(list(new), 1).tolist() == [[1, 2], [0, 0]]
+    # Nor does a token that would have been chosen where the prompt has another.
+    found = write([[0, 0, 0], [1, 0, 3]], 2, lengths=[1, 3], end=2)
+    assert found.tolist() == [[0, 1, 2, 0, 0], [1, 0, 3, 4, 0]]
+    # The sequence with the longer prompt ends at the place where the other does.
+    new = stream([[0, 0], [0, 3]], 4, lengths=[1, 2], end=[2, 4])
+    assert np.stack(list(new), 1).tolist() == [[1, 2], [4, 4]]
 
 
 def test_generation_stops_when_all_have_ended():
@@ -301,6 +308,7 @@ def test_logits_that_are_not_finite_are_told(value, key):
         write(prompts, 3, **options)
     # As long as no answer needs them, there is no mistake.
     assert write([[3, 4], [0, 0]], 3, **{**options, "end": 2, "key": key}).shape == (2, 5)
+    assert write([[3, 0], [2, 3]], 1, lengths=[1, 2], **options).tolist() == [[3, 4, 0], [2, 3, 4]]
     new = stream(prompts, 3, **options)
     assert next(new).tolist() == [0, 2]
     with pytest.raises(
@@ -414,7 +422,9 @@ def test_top_p_of_an_exact_sum_needs_no_more_and_at_1_keeps_the_tail():
 @pytest.mark.parametrize("penalty", [1.5, 0.5])
 def test_the_repetition_penalty_is_a_loop_over_what_was_there(penalty):
     """Of each prompt its own tokens, not its padding; a negative logit grows more negative."""
-    table = np.random.default_rng(3).normal(0, 1, (C, C)).astype(np.float32)
+    # After an odd token all logits are below 0, after an even one most are above.
+    mean = np.where(np.arange(C) % 2, -1, 0.5)[:, None]
+    table = np.random.default_rng(3).normal(mean, 0.3, (C, C)).astype(np.float32)
     model, params = fdl.embedding(C, C), {"w": jnp.asarray(table)}
     found = answers(
         fdl.generate(model, params, TOKENS, N, lengths=LENGTHS, repetition_penalty=penalty)
