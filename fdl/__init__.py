@@ -190,8 +190,9 @@ from fdl.train import save_weights as save_weights
 
 # Going on from what was given.
 from fdl.decoding import decode as decode
-from fdl.decoding import generate as generate
 from fdl.decoding import start_decoding as start_decoding
+from fdl.generation import generate as generate
+from fdl.generation import stream_tokens as stream_tokens
 
 # Looking inside, and naming what is there.
 from fdl.look import capture as capture

@@ -9,19 +9,16 @@ layers treat each token by itself, by the same parameters; those of fdl that do 
     logits, cache = decode(model, params, cache, tokens[:, :5])
     logits, cache = decode(model, params, cache, tokens[:, 5:6])
 
-The letters: B sequences, T tokens, C kinds of them.
+The letters: B sequences, T tokens, L places in the cache.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fdl import paths
-from fdl.arguments import check_array, check_number, is_count
-from fdl.layer import Layer, Params, State, abstract, check_key, zeros
+from fdl.layer import Layer, Params, State, abstract, zeros
 from fdl.paths import PathError, at
 
 CALLED = "<called>"
@@ -50,6 +47,7 @@ def start_decoding(
         beyond the positions that the model knows.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from fdl import attention, chain, dense
       >>> model = chain(lambda t: jax.nn.one_hot(t, 8), attention(2, causal=True), dense(8))
       >>> tokens = jnp.array([[0, 1, 2, 1]])
@@ -99,6 +97,7 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
       PathError: what the network cannot take, or a cache of another batch or network.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from fdl import attention, chain, dense
       >>> model = chain(lambda t: jax.nn.one_hot(t, 8), attention(2, causal=True), dense(8))
       >>> tokens = jnp.array([[0, 1, 2, 1]])
@@ -112,106 +111,6 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
     """
     # The length is read off the cache; a twin needs it only to make one.
     return _continuing(model, 0).apply(params, cache, x, **inputs)
-
-
-def generate(
-    model: Layer,
-    params: Params,
-    tokens: jax.Array,
-    steps: int,
-    *,
-    key: Any = None,
-    temperature: float | jax.Array = 1.0,
-    top_k: int | None = None,
-    state: State | None = None,
-    **inputs: Any,
-) -> jax.Array:
-    """Goes on from the given tokens, each new one drawn from the network's answer to all before.
-
-    Args:
-      model: a network from tokens [B, T] to logits [B, T, C].
-      params: its parameters.
-      tokens: integers [B, T], what to go on from, T >= 1.
-      steps: how many tokens to add, >= 1.
-      key: a random key; None takes the likeliest token every time.
-      temperature: > 0, divides the logits: below 1 keeps to likely tokens, above 1 is freer. A
-        traced one cannot be checked.
-      top_k: draws only among so many of the likeliest, of equal ones the first; None among all.
-      state: the model's own state, if it has any.
-      inputs: the model's extra inputs, the same at every step.
-
-    Returns:
-      [B, T + steps], in the dtype of `tokens`. One program, compiled once for each model, shape
-      and number of steps.
-
-    Raises:
-      ValueError: steps or top_k below 1, a temperature not above 0, or no token to go on from.
-      PathError: what the network cannot take; see `start_decoding`. A key that is none.
-
-    Example:
-      >>> from fdl import attention, chain, dense
-      >>> model = chain(lambda t: jax.nn.one_hot(t, 8), attention(2, causal=True), dense(8))
-      >>> params, _ = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-      >>> generate(model, params, jnp.array([[0, 1]]), 4, key=jax.random.key(1)).shape
-      (1, 6)
-    """
-    if not is_count(steps) or not (top_k is None or is_count(top_k)):
-        raise ValueError(
-            f"generate: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
-            f"{top_k}; steps is how many tokens to add, and top_k=None draws among all"
-        )
-    check_array("generate", tokens, "tokens")
-    integers = jnp.issubdtype(tokens.dtype, jnp.integer)
-    if tokens.ndim != 2 or not tokens.shape[1] or not integers:
-        raise ValueError(
-            f"generate: expected integer tokens [B, T] with T >= 1, got {tokens.dtype} "
-            f"{list(tokens.shape)}; begin with at least one token"
-        )
-    check_key(key, "generate")
-    check_number(
-        *("generate", "a temperature > 0", temperature),
-        *(lambda t: t > 0, "key=None takes the likeliest token every time"),
-    )
-    heat = jnp.asarray(temperature, jnp.float32)
-    return _generate(model, params, state or {}, tokens, steps, key, heat, top_k, inputs)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "steps", "top_k"))
-def _generate(
-    model: Layer,
-    params: Params,
-    state: State,
-    tokens: jax.Array,
-    steps: int,
-    key: Any,
-    temperature: jax.Array,
-    top_k: int | None,
-    inputs: Any,
-) -> jax.Array:
-    def pick(logits: jax.Array, step: Any) -> jax.Array:
-        last = logits[:, -1]
-        if key is None:
-            return last.argmax(-1).astype(tokens.dtype)
-        last = last.astype(jnp.float32) / temperature
-        if top_k is not None and top_k < last.shape[-1]:
-            values, kept = jax.lax.top_k(last, top_k)
-            none = jnp.full_like(last, -jnp.inf)
-            last = jnp.put_along_axis(none, kept, values, axis=-1, inplace=False)
-        return jax.random.categorical(jax.random.fold_in(key, step), last).astype(tokens.dtype)
-
-    def step(carry: tuple[jax.Array, State], number: jax.Array) -> Any:
-        token, cache = carry
-        logits, cache = decode(model, params, cache, token[:, None], **inputs)
-        token = pick(logits, number)
-        return (token, cache), token
-
-    # The last token is drawn and not read, so it needs no place.
-    length = tokens.shape[1] + steps - 1
-    cache = start_decoding(model, params, tokens, length, state=state, **inputs)
-    logits, cache = decode(model, params, cache, tokens, **inputs)
-    first = pick(logits, 0)
-    _, others = jax.lax.scan(step, (first, cache), jnp.arange(1, steps, dtype=jnp.int32))
-    return jnp.concatenate([tokens, first[:, None], others.T], 1)
 
 
 def _continuing(layer: Layer, length: int, wrap: Any = lambda twin: twin) -> Layer:

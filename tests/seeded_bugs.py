@@ -255,15 +255,57 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/decoding.py": (
         "test_decoding.py",
         [
-            ("last.astype(jnp.float32) / temperature", "last.astype(jnp.float32) * temperature"),
-            ("jax.random.fold_in(key, step)", "key"),
-            ("jax.lax.top_k(last, top_k)", "jax.lax.top_k(last, top_k + 1)"),
-            ("jax.lax.top_k(last, top_k)", "jax.lax.top_k(-last, top_k)"),
             ("if state else state", ""),
-            ("lambda t: t > 0", "lambda t: t >= 0"),
             ("if CALLED in state", "if False"),
             ("jax.tree.map(zeros, after), state)", "jax.tree.map(zeros, after), {})"),
-            ("pick(logits, number)", "pick(logits, 0)"),
+        ],
+    ),
+    "fdl/sampling.py": (
+        "test_generation.py",
+        [
+            ("logits.astype(jnp.float32) / heat", "logits.astype(jnp.float32) * heat"),
+            ("jax.random.fold_in(choice.key, numbers.max(initial=0))", "choice.key"),
+            ("jax.lax.top_k(logits, kept)", "jax.lax.top_k(-logits, kept)"),
+            ("min(top_k or kinds, kinds)", "min((top_k or kinds) + 1, kinds)"),
+            ("lambda t: t > 0", "lambda t: t >= 0"),
+            ("(before < top_p)", "(mass < top_p)"),
+            (" | (top_p >= 1)", ""),
+            ("logits / penalty, logits * penalty", "logits / penalty, logits / penalty"),
+            ("jnp.isfinite(highest)", "highest == highest"),
+            (
+                "jnp.maximum(choice.temperature, bound)",
+                "jnp.broadcast_to(choice.temperature, bound.shape)",
+            ),
+        ],
+    ),
+    "fdl/prompts.py": (
+        "test_generation.py",
+        [
+            ("(lengths < 1)", "(lengths < 0)"),
+            ("(places + before[:, None])", "(places - before[:, None])"),
+            ("(mask != (places < lengths[:, None])).any(1)", "lengths < 1"),
+            ("each >= kinds", "each > kinds"),
+        ],
+    ),
+    "fdl/token_loop.py": (
+        "test_generation.py",
+        [
+            ("carry[0] + piece < shortest", "carry[0] < shortest"),
+            ("at - lengths)", "at + 0 * lengths)"),
+            ("done | fails | (~prompted & ends)", "done | fails | ends"),
+            ("~prompted & ~done & ~sound", "~done & ~sound"),
+            ("jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over", "over"),
+            ('jnp.minimum(newest, loop["at"])', "newest"),
+            ('short & ~loop["done"].all() if choice.end else short', "short"),
+            ("max(logits.shape[2], *tables, 1)", "logits.shape[2]"),
+            ("jnp.pad(tokens, ((0, 0), (steps, 0)))", "jnp.pad(tokens, ((0, 0), (0, steps)))"),
+            ("jnp.where(places > at, ", "jnp.where(places < 0, "),
+        ],
+    ),
+    "fdl/generation.py": (
+        "test_generation.py",
+        [
+            ("not np.all(sound)", "False"),
         ],
     ),
     "fdl/layers/input.py": (

@@ -11,20 +11,12 @@ import fdl
 
 ROOT = Path(fdl.__file__).parent
 TIERS = [
-    {
-        "paths",
-        "arguments",
-        "ops",
-        "weak_jit",
-        "activations",
-        "initializers",
-        "gradients",
-        "version",
-    },
+    {"paths", "arguments", "version", "ops", "weak_jit"},
+    {"activations", "initializers", "gradients"},
     # One room in six files: what a network refuses, and what stands on network.
     {"layer", "checks", "network", "fence", "combinators", "repeat"},
     {"layers", "losses", "metrics", "optim", "data", "parallel"},
-    {"models", "adapt", "train", "decoding"},
+    {"models", "adapt", "train", "decoding", "sampling", "prompts", "token_loop", "generation"},
     {"look", "port"},
 ]
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
