@@ -97,6 +97,9 @@ from fdl.optim.finite import zero_nans as zero_nans
 from fdl.optim.partition import freeze as freeze
 from fdl.optim.partition import partition as partition
 from fdl.optim.partition import set_to_zero as set_to_zero
+from fdl.optim.precision import MasterWeightsState as MasterWeightsState
+from fdl.optim.precision import keep_state_in as keep_state_in
+from fdl.optim.precision import master_weights as master_weights
 
 # Hyper-parameters in the state.
 from fdl.optim.hyperparameter import Hyperparameter as Hyperparameter

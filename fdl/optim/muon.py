@@ -21,6 +21,7 @@ from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogo
 from fdl.optim.options import check_fractions, check_least, check_positive
 from fdl.optim.partition import partition
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.width import shortened
 
 Coefficients = Sequence[Any]
 
@@ -61,7 +62,7 @@ def muon(
       eps: >= 0, added to norms, and AdamW's.
       weight_decay: >= 0, or a schedule; of the matrices.
       weight_decay_mask: which of them to decay; see `masked`.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       nesterov: Dozat's first moment instead of Adam's.
       adaptive: multiply u by the dual norm of m^, the sum of its singular values.
       preconditioning: what is divided by at first; see `orthogonalize`.
@@ -167,6 +168,7 @@ def scale_by_muon(
             first = first_moment(beta, t, nesterov)
 
         def rule(g: Any, fold: Fold, m: Any) -> Any:
+            g = shortened(g)
             m = (1 - beta) * g + beta * m
             m_hat = first(m, g)
             u = fold.back(

@@ -15,6 +15,7 @@ from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
+from fdl.optim.width import bounded
 
 
 def radam(
@@ -93,6 +94,7 @@ def scale_by_radam(
         r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:
+            g = bounded(g)
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v
             m_hat = first(m, g)
