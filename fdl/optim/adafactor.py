@@ -159,8 +159,8 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # Rows and columns are averaged, and then the rows' averages.
-            g = bounded(g, 1 if axes is None else max(g.shape[axis] for axis in axes))
+            # Rows, columns, and the rows' averages are summed; 4, because XLA inverts such a sum.
+            g = bounded(g, 1 if axes is None else 4 * max(g.shape[axis] for axis in axes))
             square = squared_size(g) + epsilon
             if axes is None:
                 v = average(v, square)

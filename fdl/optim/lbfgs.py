@@ -105,6 +105,7 @@ def scale_by_lbfgs(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByLBFGSState]:
         params = jax.tree.map(widened, need_params(who, params))
+        updates = _shorter(updates)
         s = _difference(who, "params", params, state.params)
         y = _difference(who, "updates", updates, state.updates)
         curvature = dot(y, s)
@@ -169,6 +170,12 @@ def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
     ratio = jnp.where(squared > 0, curvature / squared / length.power, jnp.ones_like(squared))
     first = jnp.minimum(1.0, 1.0 / size(jax.lax.stop_gradient(g)).value)
     return jnp.where(count > 0, ratio, first)
+
+
+def _shorter(g: Any) -> Any:
+    """g, divided by a power of two where its squares would overflow."""
+    divisor = jnp.maximum(size(g).power * 2.0**-50, 1)
+    return jax.tree.map(lambda x: x / divisor.astype(x.dtype), g)
 
 
 def _difference(who: str, name: str, new: Any, old: Any) -> Any:

@@ -195,7 +195,7 @@ class _Adam:
             m = (1 - self.b1) * g + self.b1 * m
             v = (1 - self.b2) * squared_size(rotate(g, bases)) + self.b2 * v
             u = rotate(rotate(m, bases) / (jnp.sqrt(v) + self.eps), bases, back=True)
-            u = u / (1e-30 + sizes(u, mean=True)[0].value) if self.normalize else u
+            u = _unit(u) if self.normalize else u
             after = (size.astype(v.dtype) * u, m, v)
             return tuple(
                 jnp.where(skipped, old, narrowed(new, old.dtype))
@@ -228,6 +228,13 @@ def eigenvectors(factor: jax.Array) -> jax.Array:
              [1., 0.]], dtype=float32)
     """
     return jnp.linalg.eigh(jax.lax.stop_gradient(factor))[1][:, ::-1]
+
+
+def _unit(u: jax.Array) -> jax.Array:
+    """u with a root mean square of 1, or 0."""
+    (rms,) = sizes(u, mean=True)
+    zero = rms.part == 0
+    return rms.of(u) / jnp.where(zero, jnp.ones_like(rms.part), rms.part).astype(u.dtype)
 
 
 def _sorted(v: Any, factors: Any, bases: Any) -> Any:
