@@ -55,8 +55,9 @@ def adam(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch; Keras
-    applies eps before the bias correction (the sentence before section 2.1).
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, but for
+    half precision and gradients beyond 1.3e19, see `fdl.optim`; Keras applies eps before the bias
+    correction (the sentence before section 2.1).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),

@@ -62,7 +62,8 @@ def amsgrad(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which corrects no bias. optax
-    takes the maximum after the correction, torch and Keras before.
+    takes the maximum after the correction, torch and Keras before. v_max never falls: one huge
+    gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
         *(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),

@@ -60,7 +60,7 @@ def lbfgs(
       Array([1., 1.], dtype=float32)
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 7.4 and 7.5; Liu and
-    Nocedal 1989. The same in optax.
+    Nocedal 1989. The same in optax. A gradient whose squares overflow is divided by a power of two.
     """
     return chain(
         scale_by_lbfgs(memory_size, scale_init_precond),

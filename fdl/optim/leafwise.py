@@ -187,7 +187,7 @@ def squared_size(g: jax.Array) -> jax.Array:
       >>> squared_size(jnp.array([3.0, 3j + 4]))
       Array([ 9., 25.], dtype=float32)
     """
-    return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g**2
+    return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
 def check_params(who: str, params: Any) -> None:

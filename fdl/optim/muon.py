@@ -92,7 +92,9 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out.
+    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out. A matrix
+    with an element beyond 2^50 is divided by a power of two first; half precision is computed in
+    float32.
     """
     dimensions = muon_weight_dimension_numbers
 

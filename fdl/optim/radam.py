@@ -57,7 +57,8 @@ def radam(
       [-0.05, 3.5]
 
     Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which adapts where rho > 4 and has no
-    eps; optax where rho >= 5, torch where rho > 5.
+    eps; optax where rho >= 5, torch where rho > 5. Also where momentum moves alone, g is held
+    within 1.3e19 (float32), for the steps after it.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))

@@ -51,7 +51,7 @@ def adagrad(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Duchi, Hazan and Singer 2011, figure 1, with eps outside the root, as torch; optax has
-    it inside, and so has this.
+    it inside, and so has this. v never falls: one huge gradient makes all later steps tiny.
     """
     return chain(
         scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
@@ -191,7 +191,7 @@ def scale_by_stddev(
             v_hat = unbiased(v)
             variance = v_hat - squared_size(unbiased(m))
             # Below 0 by rounding alone; then all that is known is that it is within rounding of 0.
-            known = variance + eps > 0 if eps_in_sqrt else variance > 0
+            known = variance + eps > 0 if eps_in_sqrt else variance >= 0
             variance = jnp.where(known, variance, jnp.finfo(v_hat.dtype).eps * v_hat)
             return _over_root(variance, eps, eps_in_sqrt) * g, m, v
 

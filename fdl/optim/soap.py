@@ -83,7 +83,8 @@ def soap(
     Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As the authors' code, the first
     gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns (and
     v) are sorted by diag(Q^T L Q). Their code decays after the step, by learning_rate *
-    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`.
+    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`. A leaf
+    with an element beyond 2^50 is divided by a power of two first.
     """
     return chain(
         scale_by_soap(

@@ -127,6 +127,8 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
 
     def scaled(group: list[Any]) -> tuple[jax.Array, jax.Array]:
         power = power_of_two(functools.reduce(jnp.maximum, map(largest, group)))
+        # Smaller than the largest, so that there is room for the derivative, 2 x / power * power.
+        power = jnp.minimum(power, 2.0**-6 / jnp.finfo(power.dtype).tiny)
         squares = total([x / power.astype(x.dtype) for x in group])
         return squares, power.astype(squares.dtype)
 
