@@ -85,6 +85,11 @@ def test_updates_and_states_are_those_of_optax(name, kind):
         gradient = case.gradient(step + 1) if kind == "tame" else wild(step)
         updates, mine = ours(gradient, state, params)
         expected, other = theirs(gradient, state, params)
+        # Where rounding makes a variance negative, optax has no number, and fdl has one.
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
+        hole = jax.tree.map(np.isnan, (expected, other))
+        assert name == "rmsprop_4" or not any(leaf.any() for leaf in jax.tree.leaves(hole))
+        expected, other = jax.tree.map(np.where, hole, (updates, mine), (expected, other))
         assert_near(updates, expected, case.ulps)
         assert_near(mine, other, case.ulps)
         state = mine if step % 2 else other
@@ -493,7 +498,7 @@ def test_complex_parameters_are_as_in_optax(name):
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "nadamw", "amsgrad", "lion"])
 def test_bfloat16_parameters_with_float32_moments(name):
-    """The moments are optax's; the update is optax's, in the gradients' dtype."""
+    """The moments are in the dtype asked for, and near optax's, which rounds (1 - b1) g."""
     ours, theirs = (
         getattr(library, name)(0.1, mu_dtype=jnp.float32) for library in (fdl.optim, optax)
     )
@@ -505,7 +510,7 @@ def test_bfloat16_parameters_with_float32_moments(name):
         updates, state = ours.update(gradient, state, params)
         expected, other = theirs.update(gradient, other, params)
         assert state[0].mu["w"].dtype == jnp.float32 and updates["w"].dtype == jnp.bfloat16
-        assert_equal(state[0].mu, other[0].mu)
+        np.testing.assert_allclose(state[0].mu["w"], other[0].mu["w"], rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(
             np.asarray(updates["w"], np.float32), np.asarray(expected["w"], np.float32), rtol=1e-2
         )

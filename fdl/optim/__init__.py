@@ -1,4 +1,17 @@
-"""Optimizers: hand-written, in optax's protocol; either side's pieces chain with the other's."""
+"""Optimizers: hand-written, in optax's protocol; either side's pieces chain with the other's.
+
+Names, arguments, defaults and states are optax's, and where both compute in float32 or float64, so
+are the bits. fdl leaves optax in two things, for every optimizer:
+
+- Half precision. Moments, sums and norms are kept and computed in float32 or wider, whatever the
+  dtype of parameters and gradients; updates have the dtype of the gradients, rounded once. optax
+  takes the parameters' dtype, in which 0.999 may round to 1 and eps to 0. A state that is given in
+  narrower dtypes keeps them: `keep_state_in(optimizer, jnp.bfloat16)` makes optax's. Steps too
+  small for the parameters' dtype need `master_weights(optimizer)`.
+- Squares out of range. Lengths are right for every finite gradient. A second moment of float32 is
+  of gradients held within 1.3e19 in size, so that it stays finite; after a larger one the weight
+  rests until the moment has decayed, in adam 80,000 steps, and does not rest for ever.
+"""
 
 # Optimizers.
 from fdl.optim.sgd import sgd as sgd
@@ -98,6 +111,9 @@ from fdl.optim.finite import zero_nans as zero_nans
 from fdl.optim.partition import freeze as freeze
 from fdl.optim.partition import partition as partition
 from fdl.optim.partition import set_to_zero as set_to_zero
+from fdl.optim.precision import MasterWeightsState as MasterWeightsState
+from fdl.optim.precision import keep_state_in as keep_state_in
+from fdl.optim.precision import master_weights as master_weights
 
 # Hyper-parameters in the state.
 from fdl.optim.hyperparameter import Hyperparameter as Hyperparameter

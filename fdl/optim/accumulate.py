@@ -15,6 +15,7 @@ from fdl.arguments import check_number
 from fdl.optim.finite import step_if
 from fdl.optim.leafwise import increment, per_leaf
 from fdl.optim.options import as_transformation
+from fdl.optim.width import wide_inside
 
 # As `skip_not_finite`: (updates, gradient_step, params) -> (whether to leave it out, why).
 Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
@@ -66,6 +67,7 @@ def accumulate(
         means = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
         return MultiStepsState(zero, zero, inner.init(params), means, skip(zeros, zero, params)[1])
 
+    @wide_inside
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultiStepsState]:

@@ -9,16 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax import FactoredState, GradientTransformationExtraArgs
+from optax import EmptyState, FactoredState, GradientTransformationExtraArgs
 
 from fdl.arguments import check_number
+from fdl.ops.numerics import wide
 from fdl.optim.average import ema
 from fdl.optim.clipping import clip_by_block_rms
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import leafwise, squared_size, stateless
+from fdl.optim.leafwise import leafwise, need_params, per_leaf, squared_size, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_least, check_positive
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.vector import sizes
+from fdl.optim.width import bounded
 
 
 def adafactor(
@@ -155,8 +158,10 @@ def scale_by_factored_rms(
             return (b * v + (1.0 - b) * new).astype(v.dtype)
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
-            square = squared_size(g) + epsilon
             axes = axes_of(g.shape)
+            # Rows, columns, and the rows' averages are summed; 4, because XLA inverts such a sum.
+            g = bounded(g, 1 if axes is None else 4 * max(g.shape[axis] for axis in axes))
+            square = squared_size(g) + epsilon
             if axes is None:
                 v = average(v, square)
                 return g * v**-0.5, jnp.zeros_like(r), jnp.zeros_like(c), v
@@ -183,24 +188,17 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
 
     Source: Shazeer and Stern 2018, section 8.
     """
-    check_least("scale_by_param_block_rms", min_scale=min_scale)
-    return stateless(
-        "scale_by_param_block_rms", lambda u, w: u * rms(w, min_scale), uses_params=True
-    )
+    who = "scale_by_param_block_rms"
+    check_least(who, min_scale=min_scale)
 
+    def rule(u: Any, _: Any, rms: Any) -> Any:
+        return (u * jnp.maximum(rms.value, min_scale).astype(u.dtype),)
 
-def rms(x: jax.Array, least: float = 0.0) -> jax.Array:
-    """max(sqrt(mean |x|^2), least), with gradient 0 where least is the larger.
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        others = {"params": need_params(who, params), "sizes": sizes(params, mean=True)[0]}
+        return per_leaf(who, rule, updates, others)[0], state
 
-    Example:
-      >>> float(rms(jnp.array([1.0, -7.0]))), float(rms(jnp.zeros(2), 0.5))
-      (5.0, 0.5)
-    """
-    mean = squared_size(x).mean()
-    above = mean > least * least
-    # Both branches of a where are differentiated: the root must not see a 0.
-    root = jnp.sqrt(jnp.where(above, mean, jnp.ones_like(mean)))
-    return jnp.where(above, root, jnp.full_like(mean, least))
+    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
 
 
 def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
@@ -217,8 +215,8 @@ def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
     def slot(p: Any) -> jax.Array:
         axes = axes_of(p.shape)
         if (axes is None) != (name == "v"):
-            return jnp.zeros((1,), p.dtype)
+            return jnp.zeros((1,), wide(p.dtype))
         without = () if axes is None else axes[1] if name == "v_row" else axes[0]
-        return jnp.zeros_like(p.sum(without))
+        return jnp.zeros_like(p.sum(without), wide(p.dtype))
 
     return slot

@@ -16,6 +16,7 @@ from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.width import bounded
 
 
 def adam(
@@ -40,7 +41,7 @@ def adam(
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it; needed to differentiate through the optimizer.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       nesterov: as `nadam`.
 
     Returns:
@@ -54,8 +55,9 @@ def adam(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch; Keras
-    applies eps before the bias correction (the sentence before section 2.1).
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, but for
+    half precision and gradients beyond 1.3e19, see `fdl.optim`; Keras applies eps before the bias
+    correction (the sentence before section 2.1).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -83,7 +85,7 @@ def adamw(
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       weight_decay: >= 0, or a schedule.
       mask: what to decay; `"**/w"` leaves norms and biases alone; see `masked`.
       nesterov: as `nadamw`.
@@ -136,6 +138,7 @@ def scale_by_adam(
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
 
         def rule(g: Any, m: Any, v: Any) -> Any:
+            g = bounded(g)
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v
             return first(m, g) / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), m, v

@@ -20,6 +20,7 @@ from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
+from fdl.optim.width import bounded
 
 
 def amsgrad(
@@ -44,7 +45,7 @@ def amsgrad(
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       bias_correction_mu: m^ is m / (1 - b1^t), else m.
       bias_correction_nu: v^ is v / (1 - b2^t), else v.
       correct_maximum: the maximum is taken of v, and corrected afterwards, as in torch and Keras.
@@ -61,7 +62,8 @@ def amsgrad(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which corrects no bias. optax
-    takes the maximum after the correction, torch and Keras before.
+    takes the maximum after the correction, torch and Keras before. v_max never falls: one huge
+    gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
         *(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
@@ -97,6 +99,7 @@ def scale_by_amsgrad(
         before, after = (lambda v: v, v_hat) if correct_maximum else (v_hat, lambda v: v)
 
         def rule(g: Any, m: Any, v: Any, largest: Any) -> Any:
+            g = bounded(g)
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v
             largest = jnp.maximum(largest, before(v))
@@ -228,8 +231,9 @@ def scale_by_belief(
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
 
         def rule(g: Any, m: Any, s: Any) -> Any:
+            g = bounded(g)
             m = (1 - b1) * g + b1 * m
-            s = (1 - b2) * squared_size(g - m) + b2 * s + eps_root
+            s = (1 - b2) * squared_size(bounded(g - m)) + b2 * s + eps_root
             return first(m, g) / (jnp.sqrt(corrected(s, c2)) + eps), m, s
 
         return rule

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from optax import EmaState, GradientTransformationExtraArgs, MaskedNode
 
 from fdl import paths
+from fdl.ops.numerics import widened
 from fdl.optim.adam import corrected
-from fdl.optim.clipping import wide
 from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import check_params, filled, leafwise, need_params, per_leaf
 from fdl.optim.options import check_fractions
+from fdl.optim.width import cast_like
 
 
 def ema(
@@ -23,7 +24,7 @@ def ema(
     Args:
       decay: in [0, 1).
       debias: give m / (1 - decay^t) instead of m, which began at 0.
-      accumulator_dtype: of m; by default the parameters'.
+      accumulator_dtype: of m; by default the parameters', float32 at least.
 
     Returns:
       A transformation with state `optax.EmaState(count, ema)`.
@@ -95,13 +96,14 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
 
     def init(params: Any) -> ParamsEmaState:
         check_params("params_ema", params)
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
         return ParamsEmaState(jnp.zeros((), jnp.result_type(float)), zeros)
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ParamsEmaState]:
-        moved = apply_updates(need_params("params_ema", params), updates)
+        # As it will be rounded, if a chain goes on in float32 with half of it.
+        moved = apply_updates(need_params("params_ema", params), cast_like(updates, params))
 
         # Of the difference, so that parameters which rest leave the average at rest to the bit.
         def rule(u: Any, w: Any, average: Any) -> Any:

@@ -1,6 +1,7 @@
 """Gradients held within bounds before the optimizer sees them, and centred.
 
-In the formulas g is the gradient of one leaf. All lengths are computed in float32 or better.
+In the formulas g is the gradient of one leaf. All lengths are computed in float32 or wider, and are
+right also where their squares are too large or too small for it.
 """
 
 from typing import Any
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from optax import EmptyState, GradientTransformationExtraArgs
 
-from fdl.optim.leafwise import per_leaf, squared_size, stateless
+from fdl.ops.numerics import largest, norm, power_of_two
+from fdl.optim.leafwise import per_leaf, stateless
 from fdl.optim.options import check_positive
+from fdl.optim.vector import size, sizes
 
 
 def clip(max_delta: Any) -> GradientTransformationExtraArgs:
@@ -56,10 +59,14 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
     """
     check_bound("clip_by_block_rms", "threshold", threshold)
 
-    def rule(g: Any) -> Any:
-        return g / jnp.maximum(1.0, jnp.sqrt(jnp.mean(squared_size(wide(g)))) / threshold)
+    def rule(g: Any, rms: Any) -> Any:
+        return (rms.of(g) / jnp.maximum(1 / rms.power, rms.part / threshold),)
 
-    return stateless("clip_by_block_rms", rule)
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        found = {"sizes": sizes(updates, mean=True)[0]}
+        return per_leaf("clip_by_block_rms", rule, updates, found)[0], state
+
+    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
 
 
 def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
@@ -87,10 +94,11 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
     check_bound("clip_by_global_norm", "max_norm", max_norm)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        norm = global_norm(updates)
+        whole = size(updates)
+        part = jnp.sqrt(whole.squares)
 
         def rule(g: Any) -> Any:
-            return (jnp.where(norm < max_norm, g, (g / norm) * max_norm),)
+            return (jnp.where(part * whole.power < max_norm, g, (whole.of(g) / part) * max_norm),)
 
         return per_leaf("clip_by_global_norm", rule, updates, {})[0], state
 
@@ -128,12 +136,15 @@ def adaptive_grad_clip(
 
     def rule(g: Any, w: Any) -> Any:
         axes = _unit(g) if axis is None else axis
-        squares = (jnp.sum(squared_size(wide(x)), axis=axes, keepdims=True) for x in (g, w))
+        power = power_of_two(largest(g, axes, keepdims=True))
+        unit = g / power.astype(g.dtype)
+        lengths = (norm(x, axes, keepdims=True) for x in (unit, w))
         # As large as g, as optax has them: else XLA divides in another order.
-        g_length, w_length = (jnp.broadcast_to(jnp.sqrt(x), g.shape) for x in squares)
+        length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
         most = clipping * jnp.maximum(w_length, eps)
-        # optax's divisor, which no gradient that is clipped comes near.
-        return jnp.where(g_length < most, g, g * (most / jnp.maximum(g_length, 1e-6)))
+        # optax's divisor, 1e-6, which no gradient that is clipped comes near.
+        shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
+        return jnp.where(length * power < most, g, shorter)
 
     return stateless("adaptive_grad_clip", rule, uses_params=True)
 
@@ -163,7 +174,7 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
         if g.ndim < 2:
             return g
         others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
-        return g - wide(g).mean(others, keepdims=True)
+        return g - g.mean(others, keepdims=True)
 
     return stateless("centralize", rule)
 
@@ -175,26 +186,14 @@ def global_norm(tree: Any) -> jax.Array:
       tree: any pytree of arrays.
 
     Returns:
-      A scalar, float32 or better.
+      A scalar, float32 or wider; right also where the squares overflow or vanish, and its gradient
+      is 0 where all is 0.
 
     Example:
       >>> global_norm({"b": jnp.array(3.0), "w": jnp.array([4.0])})
       Array(5., dtype=float32)
     """
-    squares = [jnp.sum(squared_size(wide(leaf))) for leaf in jax.tree.leaves(tree)]
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.sqrt(jnp.asarray(sum(squares), jnp.result_type(jnp.float32, *squares)))
-
-
-def wide(x: Any) -> jax.Array:
-    """x in float32 or better, to be squared and summed.
-
-    Example:
-      >>> wide(jnp.ones(1, jnp.bfloat16)).dtype, wide(jnp.ones(1, jnp.complex64)).dtype
-      (dtype('float32'), dtype('complex64'))
-    """
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+    return size(tree).value
 
 
 def check_bound(who: str, name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from optax import GradientTransformation, GradientTransformationExtraArgs
 
 from fdl.optim.leafwise import different_trees
 from fdl.optim.options import as_transformation
+from fdl.optim.width import wide_inside
 
 
 def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -17,7 +18,9 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
       transforms: fdl's or optax's, mixed as you like.
 
     Returns:
-      One transformation; its state is the tuple of theirs, as optax's `chain` has it.
+      One transformation; its state is the tuple of theirs, as optax's `chain` has it. Gradients in
+      half precision go through in float32, and the end is rounded once; in optax's each piece
+      rounds.
 
     Raises:
       ValueError: what is no transformation; a state of another length.
@@ -35,6 +38,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
     def init(params: Any) -> Any:
         return tuple(each.init(params) for each in parts)
 
+    @wide_inside
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if len(state) != len(parts):
             raise ValueError(

@@ -13,6 +13,7 @@ from optax import (
 
 from fdl.optim.leafwise import increment, per_leaf
 from fdl.optim.options import as_transformation
+from fdl.optim.width import cast_like
 
 
 def apply_if_finite(
@@ -141,6 +142,11 @@ def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any
       >>> step_if(jnp.array(False), lambda: (jnp.ones(1), jnp.ones(1)), jnp.zeros(1) + 3)
       (Array([0.], dtype=float32), Array([3.], dtype=float32))
     """
+
+    def stepped() -> tuple[Any, Any]:
+        updates, new = step()
+        return updates, cast_like(new, inner_state)  # optax's, where a chain works in float32
+
     shapes, _ = jax.eval_shape(step)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.cond(condition, step, lambda: (zeros, inner_state))
+    return jax.lax.cond(condition, stepped, lambda: (zeros, inner_state))

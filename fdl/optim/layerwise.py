@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from optax import GradientTransformationExtraArgs
+from optax import EmptyState, GradientTransformationExtraArgs
 
 from fdl.optim.adam import scale_by_adam
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import squared_size, stateless
+from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.mask import Mask, masked
 from fdl.optim.options import check_least, check_positive
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
+from fdl.optim.vector import sizes
 
 
 def lars(
@@ -133,24 +133,19 @@ def scale_by_trust_ratio(
     check_positive(who, "it is the part of |W| to move by", trust_coefficient=trust_coefficient)
     check_least(who, min_norm=min_norm, eps=eps)
 
-    def rule(u: Any, w: Any) -> Any:
-        w_length, u_length = length(w, min_norm), length(u, min_norm)
-        ratio = trust_coefficient * w_length / (u_length + eps)
+    def rule(u: Any, _: Any, u_size: Any, w_size: Any) -> Any:
+        u_length, w_length = (
+            jnp.maximum(each.part, min_norm / each.power) for each in (u_size, w_size)
+        )
+        ratio = trust_coefficient * w_length / (u_length + eps / u_size.power)
         none = (w_length == 0) | (u_length == 0)
-        return u * jnp.where(none, jnp.ones((), jnp.result_type(ratio)), ratio)
+        moved = u_size.of(u) * ratio.astype(u.dtype) * w_size.power.astype(u.dtype)
+        return (jnp.where(none, u, moved),)
 
-    return stateless(who, rule, uses_params=True)
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        others = {"params": need_params(who, params)}
+        u_sizes, w_sizes = sizes(updates, params)
+        others |= {"sizes of updates": u_sizes, "sizes of params": w_sizes}
+        return per_leaf(who, rule, updates, others)[0], state
 
-
-def length(x: jax.Array, least: float = 0.0) -> jax.Array:
-    """max(|x|, least), with gradient 0 where x is 0.
-
-    Example:
-      >>> float(length(jnp.array([3.0, 4.0]))), float(jax.grad(length)(jnp.zeros(2))[0])
-      (5.0, 0.0)
-    """
-    squared = squared_size(x).sum()
-    above = squared > least * least
-    # Both branches of a where are differentiated: the root must not see a 0.
-    root = jnp.sqrt(jnp.where(above, squared, jnp.ones_like(squared)))
-    return jnp.where(above, root, jnp.full_like(squared, least))
+    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)

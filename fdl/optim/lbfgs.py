@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
 
-from fdl.optim.clipping import global_norm
+from fdl.ops.numerics import widened
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_params, increment, need_params, per_leaf, stateless
 from fdl.optim.linesearch import scale_by_zoom_linesearch
 from fdl.optim.lookahead import where
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
-from fdl.optim.vector import add_scaled, dot
+from fdl.optim.vector import add_scaled, dot, size
+from fdl.optim.width import wide_inside
 
 
 def lbfgs(
@@ -59,7 +60,7 @@ def lbfgs(
       Array([1., 1.], dtype=float32)
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 7.4 and 7.5; Liu and
-    Nocedal 1989. The same in optax.
+    Nocedal 1989. The same in optax. A gradient whose squares overflow is divided by a power of two.
     """
     return chain(
         scale_by_lbfgs(memory_size, scale_init_precond),
@@ -94,19 +95,22 @@ def scale_by_lbfgs(
 
     def init(params: Any) -> ScaleByLBFGSState:
         check_params(who, params)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        rings = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), params)
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
+        rings = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), zeros)
         count = jnp.zeros((), jnp.int32)
         return ScaleByLBFGSState(count, zeros, zeros, rings, rings, jnp.zeros(memory_size))
 
+    @wide_inside
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByLBFGSState]:
-        params = need_params(who, params)
+        params = jax.tree.map(widened, need_params(who, params))
+        updates = _shorter(updates)
         s = _difference(who, "params", params, state.params)
         y = _difference(who, "updates", updates, state.updates)
         curvature = dot(y, s)
-        rho = jnp.where(curvature == 0, jnp.zeros_like(curvature), 1.0 / curvature)
+        # A curvature of 0, or of so little that this is infinite, says nothing.
+        rho = jnp.where(jnp.isinf(1.0 / curvature), jnp.zeros_like(curvature), 1.0 / curvature)
         # At the first step there is no difference yet.
         pair = (s, y, rho.astype(state.weights_memory.dtype))
         pair = where(state.count > 0, pair, jax.tree.map(jnp.zeros_like, pair))
@@ -160,10 +164,18 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
 def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
     """<s, y> / <y, y>, equation 7.20; at first, no step is longer than 1."""
     s, y, _ = pair
-    curvature, size = dot(y, s), global_norm(y) ** 2
-    ratio = jnp.where(size > 0, curvature / size, jnp.ones_like(size))
-    first = jnp.minimum(1.0, 1.0 / global_norm(jax.lax.stop_gradient(g)))
+    length = size(y)
+    unit = jax.tree.map(length.of, y)
+    curvature, squared = dot(unit, s), length.part**2
+    ratio = jnp.where(squared > 0, curvature / squared / length.power, jnp.ones_like(squared))
+    first = jnp.minimum(1.0, 1.0 / size(jax.lax.stop_gradient(g)).value)
     return jnp.where(count > 0, ratio, first)
+
+
+def _shorter(g: Any) -> Any:
+    """g, divided by a power of two where its squares would overflow."""
+    divisor = jnp.maximum(size(g).power * 2.0**-50, 1)
+    return jax.tree.map(lambda x: x / divisor.astype(x.dtype), g)
 
 
 def _difference(who: str, name: str, new: Any, old: Any) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 from optax import EmptyState, GradientTransformationExtraArgs
 
 from fdl import paths
+from fdl.ops.numerics import wide
+from fdl.optim.width import narrowed, widened_tree
 
 Slot = Callable[[Any], jax.Array]
 
@@ -36,8 +38,9 @@ def leafwise(
       uses_params: whether the rule is given the parameter, after the gradient.
 
     Returns:
-      A transformation whose update keeps the gradients' dtype, and whose state keeps its dtypes.
-      Where a gradient is None, the update is None and the state stays.
+      A transformation whose update keeps the gradients' dtype, and whose state keeps its dtypes,
+      also one that was made elsewhere. The rule is given gradient and parameter in float32 or
+      wider. Where a gradient is None, the update is None and the state stays.
 
     Raises:
       ValueError: gradients of another tree than the state's or the parameters'; integer parameters.
@@ -80,8 +83,9 @@ def per_leaf(
 ) -> list[Any]:
     """The rule at every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
 
-    Mixed dtypes are decided here and nowhere else: the rule computes in the wider one, as optax
-    does; the update gets the dtype of g, and each kept leaf its own.
+    Dtypes are decided here and nowhere else: g and all others that are not kept are given to the
+    rule in float32 or wider, and mixed dtypes are computed in the wider one, as optax does; the
+    update gets the dtype of g, and each kept leaf its own.
 
     Args:
       who: in front of error messages.
@@ -112,11 +116,12 @@ def per_leaf(
         if g is None:
             rows.append((None, *own[len(own) - kept :]))
             continue
-        before = (g, *own[len(own) - kept :])
-        error = None
+        first = len(own) - kept
+        before, error = (g, *own[first:]), None
         with jax.numpy_dtype_promotion("standard"):
             try:
-                new = tuple(map(_as, rule(g, *own), before))
+                given = widened_tree((g, *own[:first]))
+                new = tuple(map(_as, rule(*given, *own[first:]), before))
             except (TypeError, ValueError) as raised:
                 new, error = (), raised
         if error is not None or any(map(_reshaped, new, before)):
@@ -153,13 +158,15 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
     Args:
       value: of every element.
-      dtype: by default the parameter's.
+      dtype: by default the parameter's, float32 at least; optax takes the parameter's.
 
     Example:
       >>> filled(0.5)(jnp.zeros(2, jnp.bfloat16))
-      Array([0.5, 0.5], dtype=bfloat16)
+      Array([0.5, 0.5], dtype=float32)
     """
-    return lambda p: jnp.full_like(p, value, dtype=jnp.result_type(p) if dtype is None else dtype)
+    return lambda p: jnp.full_like(
+        p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
+    )
 
 
 def increment(count: jax.Array) -> jax.Array:
@@ -180,7 +187,7 @@ def squared_size(g: jax.Array) -> jax.Array:
       >>> squared_size(jnp.array([3.0, 3j + 4]))
       Array([ 9., 25.], dtype=float32)
     """
-    return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g**2
+    return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
 def check_params(who: str, params: Any) -> None:
@@ -245,7 +252,7 @@ def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueErr
 
 
 def _as(x: Any, like: Any) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(like))
+    return narrowed(x, jnp.result_type(like))
 
 
 def _reshaped(new: Any, old: Any) -> bool:

@@ -11,8 +11,10 @@ from optax import (
     ZoomLinesearchInfo,
 )
 
+from fdl.ops.numerics import wide
 from fdl.optim.leafwise import check_params, need_params
 from fdl.optim.vector import add_scaled, dot
+from fdl.optim.width import wide_inside
 from fdl.optim.zoom import Point, Rules, search
 
 
@@ -82,6 +84,7 @@ def scale_by_zoom_linesearch(
         *(slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision),
     )
 
+    @wide_inside
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByZoomLinesearchState]:
@@ -112,7 +115,7 @@ def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
     dtype = jnp.real(jnp.zeros((), leaves[0].dtype)).dtype if leaves else jnp.dtype(jnp.float32)
     unknown = jnp.full((), jnp.inf, float)
     return ScaleByZoomLinesearchState(
-        learning_rate=jnp.ones((), dtype),
+        learning_rate=jnp.ones((), wide(dtype)),
         value=jnp.full((), jnp.inf, dtype),
         grad=jax.tree.map(jnp.zeros_like, params),
         info=ZoomLinesearchInfo(jnp.zeros((), int), unknown, unknown),

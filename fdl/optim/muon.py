@@ -21,6 +21,7 @@ from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogo
 from fdl.optim.options import check_fractions, check_least, check_positive
 from fdl.optim.partition import partition
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.width import shortened
 
 Coefficients = Sequence[Any]
 
@@ -61,7 +62,7 @@ def muon(
       eps: >= 0, added to norms, and AdamW's.
       weight_decay: >= 0, or a schedule; of the matrices.
       weight_decay_mask: which of them to decay; see `masked`.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       nesterov: Dozat's first moment instead of Adam's.
       adaptive: multiply u by the dual norm of m^, the sum of its singular values.
       preconditioning: what is divided by at first; see `orthogonalize`.
@@ -91,7 +92,9 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out.
+    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out. A matrix
+    with an element beyond 2^50 is divided by a power of two first; half precision is computed in
+    float32.
     """
     dimensions = muon_weight_dimension_numbers
 
@@ -167,6 +170,7 @@ def scale_by_muon(
             first = first_moment(beta, t, nesterov)
 
         def rule(g: Any, fold: Fold, m: Any) -> Any:
+            g = shortened(g)
             m = (1 - beta) * g + beta * m
             m_hat = first(m, g)
             u = fold.back(

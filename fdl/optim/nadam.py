@@ -16,6 +16,7 @@ from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
+from fdl.optim.width import bounded
 
 
 def nadam(
@@ -39,7 +40,7 @@ def nadam(
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       nesterov: False makes it `adam`.
       momentum_decay: psi >= 0; the paper's momentum b1 (1 - 0.96^(psi t) / 2), psi = 0.004, takes
         the place of b1 in m^. None keeps b1, as optax does.
@@ -124,6 +125,7 @@ def scale_by_scheduled_nadam(
         now, following, c2 = momentum(t), momentum(t + 1), correction(b2, t)
 
         def rule(g: Any, product: Any, m: Any, v: Any) -> Any:
+            g = bounded(g)
             product = product * now
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v

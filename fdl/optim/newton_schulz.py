@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.ops.numerics import largest, power_of_two, widened
+
 COEFFICIENTS = {
     "standard": (3.4445, -4.7750, 2.0315),
     "dion": (
@@ -58,11 +60,17 @@ def orthogonalize(
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
+    # Squares of the elements are to be in range, in any dtype.
+    dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
+    x = widened(x) * (1 / power).astype(widened(x).dtype)  # (x / a) / b may become x / (a b)
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2
-        x = x / (jnp.linalg.norm(x, order, (-2, -1), keepdims=True) + eps)
+        length = jnp.linalg.norm(x, order, (-2, -1), keepdims=True) + eps / power
+        x = (x / length.astype(x.dtype)).astype(dtype)
     else:
-        x, gram = _rescaled(x, x @ x.mT.conj(), preconditioning)
+        x, gram = (
+            each.astype(dtype) for each in _rescaled(x, x @ x.mT.conj(), power, preconditioning)
+        )
         x, rows = _polynomial(x, gram, rows[0]), rows[1:]
     # A loop and not its copies: less to compile, less memory, and no slower.
     return jax.lax.scan(lambda x, row: (_polynomial(x, x @ x.mT.conj(), row), None), x, rows)[0]
@@ -86,10 +94,16 @@ def _polynomial(x: jax.Array, gram: jax.Array, row: jax.Array) -> jax.Array:
     return a * x + (b * gram + c * gram @ gram) @ x
 
 
-def _rescaled(x: jax.Array, gram: jax.Array, preconditioning: str) -> tuple[jax.Array, jax.Array]:
+def _rescaled(
+    x: jax.Array, gram: jax.Array, power: jax.Array, preconditioning: str
+) -> tuple[jax.Array, jax.Array]:
     """x and x x^H, both divided so that the singular values of x are at most 1."""
+    # The smallest normal number besides, written down: XLA then knows that the root is of no 0, and
+    # makes 1 / size of its square, as it does for optax.
+    least, tiny = LEAST / power / power, float(jnp.finfo(power.dtype).tiny)
     if preconditioning == "aol":
-        s = jax.lax.rsqrt(jnp.abs(gram).sum(-1, keepdims=True).clip(LEAST))
-        return x * s, gram * s * s.mT
-    s = jax.lax.rsqrt(jnp.linalg.norm(gram, "fro", (-2, -1), keepdims=True).clip(LEAST))
-    return x * s, gram * s**2
+        size = jnp.abs(gram).sum(-1, keepdims=True)
+    else:
+        size = jnp.linalg.norm(gram, "fro", (-2, -1), keepdims=True)
+    s = jax.lax.rsqrt(jnp.maximum(size, least).clip(tiny)).astype(x.dtype)
+    return x * s, gram * s * s.mT if preconditioning == "aol" else gram * s**2

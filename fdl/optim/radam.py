@@ -15,6 +15,7 @@ from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise, squared_size
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
+from fdl.optim.width import bounded
 
 
 def radam(
@@ -56,7 +57,8 @@ def radam(
       [-0.05, 3.5]
 
     Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which adapts where rho > 4 and has no
-    eps; optax where rho >= 5, torch where rho > 5.
+    eps; optax where rho >= 5, torch where rho > 5. Also where momentum moves alone, g is held
+    within 1.3e19 (float32), for the steps after it.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -93,6 +95,7 @@ def scale_by_radam(
         r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:
+            g = bounded(g)
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * squared_size(g) + b2 * v
             m_hat = first(m, g)

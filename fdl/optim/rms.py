@@ -24,6 +24,7 @@ from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
+from fdl.optim.width import bounded, saturated
 
 
 def adagrad(
@@ -50,7 +51,7 @@ def adagrad(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Duchi, Hazan and Singer 2011, figure 1, with eps outside the root, as torch; optax has
-    it inside, and so has this.
+    it inside, and so has this. v never falls: one huge gradient makes all later steps tiny.
     """
     return chain(
         scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
@@ -71,7 +72,8 @@ def scale_by_rss(
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any) -> Any:
-            v = squared_size(g) + v
+            g = bounded(g)
+            v = saturated(squared_size(g) + v, g, v)
             return jnp.where(v > 0, jax.lax.rsqrt(v + eps), 0.0) * g, v
 
         return rule
@@ -118,8 +120,9 @@ def rmsprop(
       Array([-1.,  1.], dtype=float32)
 
     Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
-    1308.0850, equations 38 to 45, for the centered form. The same in optax. Centered with
-    bias_correction, the first variance is 0 but for rounding: give initial_scale, or get NaN.
+    1308.0850, equations 38 to 45, for the centered form. The same in optax, but that a variance
+    which is negative by rounding, as the first with bias_correction is, gives NaN there, and here
+    the step of one that is at the limit of rounding.
     """
     scale = scale_by_stddev if centered else scale_by_rms
     return chain(
@@ -150,6 +153,7 @@ def scale_by_rms(
         unbiased = _without_bias(decay, *t)
 
         def rule(g: Any, v: Any) -> Any:
+            g = bounded(g)
             v = (1 - decay) * squared_size(g) + decay * v
             return _over_root(unbiased(v), eps, eps_in_sqrt) * g, v
 
@@ -181,9 +185,14 @@ def scale_by_stddev(
         unbiased = _without_bias(decay, *t)
 
         def rule(g: Any, m: Any, v: Any) -> Any:
+            g = bounded(g)
             m = (1 - decay) * g + decay * m
             v = (1 - decay) * squared_size(g) + decay * v
-            variance = unbiased(v) - squared_size(unbiased(m))
+            v_hat = unbiased(v)
+            variance = v_hat - squared_size(unbiased(m))
+            # Below 0 by rounding alone; then all that is known is that it is within rounding of 0.
+            known = variance + eps > 0 if eps_in_sqrt else variance >= 0
+            variance = jnp.where(known, variance, jnp.finfo(v_hat.dtype).eps * v_hat)
             return _over_root(variance, eps, eps_in_sqrt) * g, m, v
 
         return rule
@@ -250,6 +259,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any, x: Any) -> Any:
+            g = bounded(g)
             v = (1 - rho) * g**2 + rho * v
             u = (jnp.sqrt(x + eps) / jnp.sqrt(v + eps)) * g
             return u, v, (1 - rho) * u**2 + rho * x

@@ -13,11 +13,12 @@ from optax import (
 from optax.contrib import SAMState
 
 from fdl.arguments import check_number
-from fdl.optim.clipping import global_norm
 from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.lookahead import where
 from fdl.optim.options import as_transformation
+from fdl.optim.vector import size
+from fdl.optim.width import wide_inside
 
 
 def sam(
@@ -74,7 +75,7 @@ def sam(
 
     how = (down, up, sync_period, reset_state)
     update = _opaque(*how, batch_axis_name) if opaque_mode else _transparent(*how)
-    return GradientTransformationExtraArgs(init, update)
+    return GradientTransformationExtraArgs(init, wide_inside(update))
 
 
 def normalize() -> GradientTransformationExtraArgs:
@@ -88,9 +89,9 @@ def normalize() -> GradientTransformationExtraArgs:
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        whole = global_norm(updates)
-        divisor = jnp.where(whole > 0, whole, jnp.ones_like(whole))
-        return per_leaf("normalize", lambda g: (g / divisor,), updates, {})[0], state
+        whole = size(updates)
+        divisor = jnp.where(whole.part > 0, whole.part, jnp.ones_like(whole.part))
+        return per_leaf("normalize", lambda g: (whole.of(g) / divisor,), updates, {})[0], state
 
     return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
 

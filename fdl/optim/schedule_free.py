@@ -10,6 +10,7 @@ from optax import (
 )
 from optax.contrib import ScheduleFreeState
 
+from fdl.ops.numerics import wide, widened
 from fdl.optim.combine import apply_updates, chain
 from fdl.optim.leafwise import increment, need_params, per_leaf
 from fdl.optim.options import (
@@ -23,6 +24,7 @@ from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, at, scale_by_l
 from fdl.optim.rms import scale_by_rms
 from fdl.optim.sgd import sgd
 from fdl.optim.warmup import warmup_constant_schedule
+from fdl.optim.width import wide_inside
 
 
 def schedule_free(
@@ -48,7 +50,7 @@ def schedule_free(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0: a warm-up.
       b1: in (0, 1), how near y is to x.
       weight_lr_power: >= 0, of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters'.
+      state_dtype: of z; by default the parameters', float32 at least.
       look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
         own, as the paper. With a constant rate they are the same.
 
@@ -76,6 +78,7 @@ def schedule_free(
     def init(params: Any) -> ScheduleFreeState:
         return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
 
+    @wide_inside
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreeState]:
@@ -151,7 +154,7 @@ def schedule_free_sgd(
       b1: in (0, 1).
       weight_decay: >= 0.
       weight_lr_power: of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters'.
+      state_dtype: of z; by default the parameters', float32 at least.
       look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
         False: from rate / T, and by its own, as the paper.
 
@@ -191,7 +194,7 @@ def schedule_free_adamw(
       eps: >= 0, outside the root.
       weight_decay: >= 0, at y.
       weight_lr_power: of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters'.
+      state_dtype: of z; by default the parameters', float32 at least.
       look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
         False: from rate / T, and by its own, as the paper.
 
@@ -215,14 +218,14 @@ def schedule_free_adamw(
 def _begin(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
     """The first state, but for the base optimizer's."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-    dtype = min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
+    dtype = wide(min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32)))
     return ScheduleFreeState(
         b1=jnp.asarray(b1, dtype),
         weight_sum=jnp.zeros((), dtype),
         step_count=jnp.ones((), jnp.int32),
         max_lr=jnp.zeros((), dtype),
         base_optimizer_state=(),
-        z=jax.tree.map(lambda p: jnp.array(p, state_dtype or jnp.result_type(p)), params),
+        z=jax.tree.map(lambda p: jnp.array(p, state_dtype or widened(p).dtype), params),
     )
 
 

@@ -12,6 +12,7 @@ from fdl.optim.leafwise import filled, leafwise, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_pair, check_strength
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.width import saturated
 
 
 def sgd(
@@ -32,7 +33,7 @@ def sgd(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       momentum: m in [0, 1), or None for no trace at all.
       nesterov: take the step as seen from where momentum leads.
-      accumulator_dtype: of the trace; by default the parameters'.
+      accumulator_dtype: of the trace; by default the parameters', float32 at least.
 
     Returns:
       A transformation whose updates are to be added; the state is that of `optax.sgd`.
@@ -66,7 +67,7 @@ def trace(
     Args:
       decay: in [0, 1).
       nesterov: give gradient + decay * t instead of t.
-      accumulator_dtype: of t; by default the parameters'.
+      accumulator_dtype: of t; by default the parameters', float32 at least.
 
     Returns:
       A transformation with state `optax.TraceState(trace)`.
@@ -88,8 +89,8 @@ def trace(
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, t: Any) -> Any:
-            t = g + decay * t
-            return g + decay * t if nesterov else t, t
+            new = saturated(g + decay * t, g, t)
+            return saturated(g + decay * new, g, new) if nesterov else new, new
 
         return rule
 
@@ -146,7 +147,7 @@ def lion(
       learning_rate: >= 0, or a schedule; 3 to 10 times smaller than for AdamW.
       b1: in [0, 1), of the step.
       b2: in [0, 1), of the momentum.
-      mu_dtype: of m; by default the parameters'.
+      mu_dtype: of m; by default the parameters', float32 at least.
       weight_decay: >= 0, or a schedule.
       mask: what to decay; see `masked`.
 
@@ -273,7 +274,7 @@ def scale_by_rprop(
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, size: Any, last: Any) -> Any:
-            agreement = g * last
+            agreement = jnp.sign(g) * last
             factor = jnp.where(agreement > 0, eta_plus, eta_minus)
             resized = jnp.clip(size * factor, min_step_size, max_step_size)
             size = jnp.where(agreement == 0, size, resized)

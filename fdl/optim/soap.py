@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
 from fdl.arguments import check_number
-from fdl.optim.adafactor import rms
-from fdl.optim.clipping import wide
+from fdl.ops.numerics import widened
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import check_params, different_trees, increment, squared_size
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
+from fdl.optim.vector import sizes
+from fdl.optim.width import narrowed, shortened
 
 
 def soap(
@@ -82,7 +83,8 @@ def soap(
     Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As the authors' code, the first
     gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns (and
     v) are sorted by diag(Q^T L Q). Their code decays after the step, by learning_rate *
-    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`.
+    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`. A leaf
+    with an element beyond 2^50 is divided by a power of two first.
     """
     return chain(
         scale_by_soap(
@@ -190,14 +192,14 @@ class _Adam:
         size = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
-            before, g = (jnp.zeros_like(g), m, v), wide(g)
+            before, g = (jnp.zeros_like(g), m, v), shortened(widened(g))
             m = (1 - self.b1) * g + self.b1 * m
             v = (1 - self.b2) * squared_size(rotate(g, bases)) + self.b2 * v
             u = rotate(rotate(m, bases) / (jnp.sqrt(v) + self.eps), bases, back=True)
-            u = u / (1e-30 + rms(u)) if self.normalize else u
+            u = _unit(u) if self.normalize else u
             after = (size.astype(v.dtype) * u, m, v)
             return tuple(
-                jnp.where(skipped, old, new.astype(old.dtype))
+                jnp.where(skipped, old, narrowed(new, old.dtype))
                 for old, new in zip(before, after, strict=True)
             )
 
@@ -229,6 +231,13 @@ def eigenvectors(factor: jax.Array) -> jax.Array:
     return jnp.linalg.eigh(jax.lax.stop_gradient(factor))[1][:, ::-1]
 
 
+def _unit(u: jax.Array) -> jax.Array:
+    """u with a root mean square of 1, or 0."""
+    (rms,) = sizes(u, mean=True)
+    zero = rms.part == 0
+    return rms.of(u) / jnp.where(zero, jnp.ones_like(rms.part), rms.part).astype(u.dtype)
+
+
 def _sorted(v: Any, factors: Any, bases: Any) -> Any:
     """v in the order that the columns of its bases will have."""
     for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
@@ -251,7 +260,7 @@ def _order(factor: jax.Array, q: jax.Array) -> jax.Array:
 
 def _averaged(factors: Any, g: Any, beta: float) -> Any:
     """L = b L + (1 - b) times g with itself over all axes but one."""
-    g = wide(g)
+    g = shortened(widened(g))
 
     def gram(axis: int) -> jax.Array:
         others = [other for other in range(g.ndim) if other != axis]
@@ -264,10 +273,10 @@ def _averaged(factors: Any, g: Any, beta: float) -> Any:
 
 def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState:
     def identities(p: Any) -> tuple[Any, ...]:
-        dtype = wide(p).dtype
+        dtype = widened(p).dtype
         return tuple(jnp.eye(n, dtype=dtype) if n <= longest(p) else None for n in p.shape)
 
-    mu = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+    mu = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
     nu, bases = jax.tree.map(jnp.real, mu), jax.tree.map(identities, params)
     factors = jax.tree.map(jnp.zeros_like, bases)
     return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, factors, bases)

@@ -123,3 +123,54 @@ OPTIMIZERS = {
         for reset in (False, True)
     },
 }
+
+
+def _default(make, *args, **kwargs):
+    return OptimizerCase(functools.partial(make, *args, **kwargs))
+
+
+# With the hyper-parameters that users leave alone. A name may go on after a blank.
+DEFAULTS = {
+    **{
+        name: _default(getattr(optim, name), 0.1)
+        for name in [
+            "sgd",
+            "sign_sgd",
+            "adagrad",
+            "rmsprop",
+            "rprop",
+            "adam",
+            "adamw",
+            "nadam",
+            "nadamw",
+            "amsgrad",
+            "adamax",
+            "radam",
+            "adabelief",
+            "lion",
+            "lars",
+            "lamb",
+            "muon",
+            "adafactor",
+            "soap",
+            "schedule_free_sgd",
+            "schedule_free_adamw",
+        ]
+    },
+    "sgd with momentum": _default(optim.sgd, 0.1, 0.9, nesterov=True),
+    "rmsprop centered": _default(
+        optim.rmsprop, 0.1, centered=True, momentum=0.9, bias_correction=True
+    ),
+    "adadelta": _default(optim.adadelta),
+    "adafactor in factors": _default(
+        optim.adafactor, 0.1, min_dim_size_to_factor=2, momentum=0.9, weight_decay_rate=1e-3
+    ),
+    "muon adaptive": _default(optim.muon, 0.1, adaptive=True, preconditioning="schatten"),
+    "soap of units": _default(optim.soap, 0.1, normalize_grads=True, skip_first=False),
+    "lbfgs": _default(optim.lbfgs, 0.1, linesearch=None),
+    "sam": _default(optim.sam, optim.adam(0.1), optim.chain(optim.normalize(), optim.sgd(0.05)), 3),
+    "lookahead": OptimizerCase(
+        functools.partial(optim.lookahead, optim.adam(0.1), 3, 0.5),
+        start=optax.LookaheadParams.init_synced,
+    ),
+}
