@@ -11,7 +11,7 @@ import fdl
 
 ROOT = Path(fdl.__file__).parent
 TIERS = [
-    {"paths", "arguments", "activations", "initializers", "gradients", "version"},
+    {"paths", "arguments", "ops", "activations", "initializers", "gradients", "version"},
     # One room in six files: what a network refuses, and what stands on network.
     {"layer", "checks", "network", "fence", "combinators", "repeat"},
     {"layers", "losses", "metrics", "optim", "data", "parallel"},

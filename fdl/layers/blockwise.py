@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring, wide
+from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.layers.spread import full_beside
+from fdl.ops.numerics import wide
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)

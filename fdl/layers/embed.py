@@ -16,7 +16,7 @@ from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import counted
 from fdl.layers.spread import sharding_beside
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 SMALL = normal(0.02)

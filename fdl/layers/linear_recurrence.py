@@ -13,8 +13,8 @@ from fdl.activations import sigmoid, softplus
 from fdl.initializers.shape import need_key
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.dense import dense
-from fdl.layers.standardize import wide
 from fdl.network import network
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 # c of equation 3, and what new decays are drawn from: those of 1,024 values of a^c between 0.9 and

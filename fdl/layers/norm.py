@@ -6,13 +6,13 @@ B is the batch, C (or D) the features, which are the last axis.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fdl.arguments import check_count
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params
 from fdl.layers.cache import at_once
-from fdl.layers.standardize import Affine, check_epsilon, standardized, wide
+from fdl.layers.standardize import Affine, check_epsilon
+from fdl.ops.numerics import deviations, over_root_mean_square
 
 
 def layer_norm(
@@ -54,7 +54,7 @@ def layer_norm(
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 1)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        return affine.apply(params, standardized(x, (-1,), epsilon), x.dtype)
+        return affine.apply(params, deviations(x, (-1,), epsilon).standard(epsilon), x.dtype)
 
     return affine.layer(forward)
 
@@ -93,9 +93,7 @@ def rms_norm(
     affine = Affine(name, scale_init if scale else None, None, 1)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        y = x.astype(wide(x.dtype))
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
-        return affine.apply(params, y, x.dtype)
+        return affine.apply(params, over_root_mean_square(x, -1, epsilon), x.dtype)
 
     return affine.layer(forward)
 
@@ -143,7 +141,7 @@ def group_norm(
 
     def forward(params: Params, x: Any) -> jax.Array:
         parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        y = standardized(parts, (*range(1, x.ndim - 1), x.ndim), epsilon)
+        y = deviations(parts, (*range(1, x.ndim - 1), x.ndim), epsilon).standard(epsilon)
         return affine.apply(params, y.reshape(x.shape), x.dtype)
 
     return at_once(affine.layer(forward))
@@ -188,7 +186,7 @@ def instance_norm(
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 3)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        y = standardized(x, tuple(range(1, x.ndim - 1)), epsilon)
+        y = deviations(x, tuple(range(1, x.ndim - 1)), epsilon).standard(epsilon)
         return affine.apply(params, y, x.dtype)
 
     return at_once(affine.layer(forward))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_array
-from fdl.layers.scores import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 

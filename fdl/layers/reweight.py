@@ -15,7 +15,7 @@ from fdl import paths
 from fdl.arguments import check_count
 from fdl.initializers import normal
 from fdl.layer import Layer, Params, State, subkey
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 POWER = "power_iteration"

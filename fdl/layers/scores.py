@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fdl.ops.numerics import wide
+
 # The score of what must not be seen: far below any other, and finite, so that a row with nothing
 # to see has a finite maximum and finite gradients.
 UNSEEN = -1e30
@@ -94,13 +96,3 @@ class Scoring:
             after = keys.place[-1] > queries.place[0] - self.window
             reached = reached & after & (keys.place[0] < queries.place[-1] + self.window)
         return reached
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype in which scores are summed: at least float32.
-
-    Example:
-      >>> wide(jnp.dtype("bfloat16")), wide(jnp.dtype("float64"))
-      (dtype('float32'), dtype('float64'))
-    """
-    return dtype if dtype.itemsize >= 4 else jnp.dtype("float32")

@@ -15,7 +15,7 @@ from fdl.checks import check_inputs
 from fdl.layer import Layer, Params, State
 from fdl.layers.cells import Carry, Cell
 from fdl.layers.spread import full_beside
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 
