@@ -9,10 +9,6 @@ import jax.numpy as jnp
 
 from fdl.ops.numerics import wide
 
-# The score of what must not be seen: far below any other, and finite, so that a row with nothing
-# to see has a finite maximum and finite gradients.
-UNSEEN = -1e30
-
 
 class Queries(NamedTuple):
     """Queries q [..., T, H, K], their places [T] and their segments [..., T] or None."""
@@ -51,10 +47,8 @@ class Scoring:
     soft_cap: float | None
     count: int
 
-    def __call__(
-        self, queries: Queries, keys: Keys, mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Scores [..., H, T, S], and whether they count, bool, broadcast to the same."""
+    def __call__(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
+        """Scores [..., H, T, S], minus infinity where a query does not see a key."""
         *lead, t, h, features = queries.q.shape
         s, g = keys.k.shape[-3:-1]
         shared = queries.q.reshape(*lead, t, g, h // g, features)
@@ -64,19 +58,18 @@ class Scoring:
             keys.k,
             preferred_element_type=wide(shared.dtype),
         )
-        scores = scores.reshape(*scores.shape[:-4], h, t, s) / math.sqrt(features)
+        scores = scores.reshape(*scores.shape[:-4], h, t, s) / math.sqrt(max(features, 1))
         if self.soft_cap is not None:
             scores = self.soft_cap * jnp.tanh(scores / self.soft_cap)
-        ahead = keys.place - queries.place[:, None]
         if self.slopes:
+            ahead = keys.place - queries.place[:, None]
             fall = jnp.asarray(self.slopes, scores.dtype)[:, None, None]
             scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
-        return scores, self.seen(queries, keys, ahead, mask)
+        return jnp.where(self.seen(queries, keys, mask), scores, -jnp.inf)
 
-    def seen(
-        self, queries: Queries, keys: Keys, ahead: jax.Array, mask: jax.Array | None
-    ) -> jax.Array:
-        """Which keys each query sees, broadcast to [..., H, T, S]; `ahead` of it by so much."""
+    def seen(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
+        """Which keys each query sees, broadcast to [..., H, T, S]."""
+        ahead = keys.place - queries.place[:, None]
         seen = keys.place < self.count
         if self.causal:
             seen = seen & (ahead <= 0)
@@ -96,3 +89,16 @@ class Scoring:
             after = keys.place[-1] > queries.place[0] - self.window
             reached = reached & after & (keys.place[0] < queries.place[-1] + self.window)
         return reached
+
+
+def exponentials(scores: jax.Array, largest: jax.Array) -> jax.Array:
+    """exp(scores - largest), and 0 for minus infinity, where a query sees no key at all too.
+
+    Example:
+      >>> none = -jnp.inf
+      >>> exponentials(jnp.array([[1.0, none], [none, none]]), jnp.array([1.0, none]))
+      Array([[1., 0.],
+             [0., 0.]], dtype=float32)
+    """
+    least = jnp.where(largest == -jnp.inf, 0, largest)
+    return jnp.where(scores == -jnp.inf, 0, jnp.exp(scores - least[..., None]))
