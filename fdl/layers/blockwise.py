@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.layers.scores import Keys, Queries, Scoring, exponentials
+from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.layers.spread import full_beside
 from fdl.ops.numerics import wide
 
@@ -63,7 +63,7 @@ def in_blocks(
         whole = jnp.broadcast_to(queries.q, (*lead, *queries.q.shape[-3:]))
         begin = functools.partial(full_beside, whole, len(lead), dtype=dtype)
         none_yet = _SoFar(
-            begin((h, rows), -jnp.inf),
+            begin((h, rows), UNSEEN),
             begin((h, rows), 0),
             begin((rows, h, keys.v.shape[-1]), 0),
         )
@@ -83,8 +83,8 @@ KEY_AXES = (-3, -3, -1, -1)
 class _SoFar(NamedTuple):
     """The softmax over the keys so far, of every query.
 
-    Largest score, minus infinity of none, and sum of exponentials [..., H, T], mixed values
-    [..., T, H, V], both as if the largest score were 0.
+    Largest score and sum of exponentials [..., H, T], mixed values [..., T, H, V], both as if the
+    largest score were 0.
     """
 
     largest: jax.Array
@@ -95,10 +95,10 @@ class _SoFar(NamedTuple):
 def _and(
     so_far: _SoFar, queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring
 ) -> _SoFar:
-    scores = scoring(queries, keys, mask)
+    scores, seen = scoring(queries, keys, mask)
     largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
-    kept = exponentials(so_far.largest[..., None], largest)[..., 0]
-    parts = exponentials(scores, largest)
+    kept = jnp.exp(so_far.largest - largest)
+    parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)
     return _SoFar(
         largest,
         so_far.total * kept + parts.sum(-1),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_array, check_number, is_count
 from fdl.layers.blockwise import in_blocks
-from fdl.layers.scores import Keys, Queries, Scoring, exponentials
+from fdl.layers.scores import Keys, Queries, Scoring
 from fdl.paths import PathError
 
 
@@ -134,29 +134,33 @@ def _spoiled(
     loop of at most one step rather than a condition, both sides of which `vmap` would compute.
     """
     queries, keys, nothing = jax.lax.stop_gradient((queries, keys, jnp.where(y == y, 0, 0)))
-    broken = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
-    kinds = [broken | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
-    marks = jnp.concatenate(kinds, -1).astype(y.dtype)
-    # Where all keys score alike, what is mixed of their marks is above 0 for each that is seen.
-    alike = dataclasses.replace(scoring, slopes=(), soft_cap=None)
-    queries = queries._replace(q=jnp.zeros_like(queries.q[..., :1]))
-    keys = keys._replace(k=jnp.zeros_like(keys.k[..., :1]), v=marks)
+    broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        up, down = jnp.split(_attended(queries, keys, mask, alike, None, chunk) > 0, 2, -1)
+        # Where all keys score alike, what is mixed of their marks is above 0 for each that is seen.
+        alike = dataclasses.replace(scoring, slopes=(), soft_cap=None)
+        no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
+        kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
+        marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
+        # The score is made of what the loop carries: XLA takes out of loops what is not, and
+        # computes it always.
+        score = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
+        asked, seen = queries._replace(q=score), keys._replace(k=ones, v=marks)
+        up, down = jnp.split(_attended(asked, seen, mask, alike, None, chunk) > 0, 2, -1)
         kind = jnp.where(up & down, jnp.nan, jnp.where(up, jnp.inf, jnp.where(down, -jnp.inf, 0)))
         return carry[0] & False, kind.astype(y.dtype) + carry[1]
 
-    nothing = nothing.astype(y.dtype)
-    _, kind = jax.lax.while_loop(lambda carry: carry[0], found, (marks.any(), nothing))
+    begin = (broken, nothing.astype(y.dtype))
+    _, kind = jax.lax.while_loop(lambda carry: carry[0], found, begin)
     return jnp.where(kind == 0, y, kind)
 
 
 # Traced once for all layers of one kind and shape, and one program where nothing else is compiled.
 @functools.partial(jax.jit, static_argnames="scoring", inline=True)
 def _weights(queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring) -> jax.Array:
-    scores = scoring(queries, keys, mask)
-    parts = exponentials(scores, jax.lax.stop_gradient(scores.max(-1)))
+    scores, seen = scoring(queries, keys, mask)
+    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    parts = jnp.where(seen, jnp.exp(scores - largest), 0)
     total = parts.sum(-1, keepdims=True)
     return parts / jnp.where(total == 0, 1, total)
 

@@ -28,7 +28,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     """h[t] = a[t] h[t - 1] + b[t] in about log T parallel steps.
 
     Args:
-      a: [..., T, D]; 0 forgets all that came before.
+      a: [..., T, D]; 0 forgets all that came before, NaN and infinity too.
       b: [..., T, D].
       start: h[-1], [..., D]; by default zeros.
 
@@ -55,10 +55,10 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     dtype = wide(b.dtype)
     factor, h = a.astype(dtype), b.astype(dtype)
     if start is not None:
-        h = h.at[..., 0, :].add(factor[..., 0, :] * start.astype(dtype))
+        h = h.at[..., 0, :].add(_kept(factor[..., 0, :], start.astype(dtype)))
 
     def join(one: Any, other: Any) -> Any:
-        return one[0] * other[0], other[0] * one[1] + other[1]
+        return _kept(other[0], one[0]), _kept(other[0], one[1]) + other[1]
 
     return jax.lax.associative_scan(join, (factor, h), axis=-2)[1].astype(b.dtype)
 
@@ -171,6 +171,11 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     # Where r closes altogether, the slope of the root would be infinite.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
+
+
+def _kept(a: jax.Array, h: jax.Array) -> jax.Array:
+    """a h, and 0 for a = 0 whatever h is."""
+    return a * jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
 
 
 def _begins(x: Any, segments: Any) -> jax.Array:

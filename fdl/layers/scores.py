@@ -9,6 +9,10 @@ import jax.numpy as jnp
 
 from fdl.ops.numerics import wide
 
+# The score of what must not be seen: below any other, and finite, so that a row with nothing to see
+# has a finite maximum and finite gradients.
+UNSEEN = -1e38
+
 
 class Queries(NamedTuple):
     """Queries q [..., T, H, K], their places [T] and their segments [..., T] or None."""
@@ -47,8 +51,13 @@ class Scoring:
     soft_cap: float | None
     count: int
 
-    def __call__(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
-        """Scores [..., H, T, S], minus infinity where a query does not see a key."""
+    def __call__(
+        self, queries: Queries, keys: Keys, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Scores [..., H, T, S], UNSEEN where they do not count, and where they do, a bool.
+
+        The latter broadcasts to the shape of the former.
+        """
         *lead, t, h, features = queries.q.shape
         s, g = keys.k.shape[-3:-1]
         shared = queries.q.reshape(*lead, t, g, h // g, features)
@@ -65,7 +74,8 @@ class Scoring:
             ahead = keys.place - queries.place[:, None]
             fall = jnp.asarray(self.slopes, scores.dtype)[:, None, None]
             scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
-        return jnp.where(self.seen(queries, keys, mask), scores, -jnp.inf)
+        seen = self.seen(queries, keys, mask)
+        return jnp.where(seen, scores, UNSEEN), seen
 
     def seen(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
         """Which keys each query sees, broadcast to [..., H, T, S]."""
@@ -89,16 +99,3 @@ class Scoring:
             after = keys.place[-1] > queries.place[0] - self.window
             reached = reached & after & (keys.place[0] < queries.place[-1] + self.window)
         return reached
-
-
-def exponentials(scores: jax.Array, largest: jax.Array) -> jax.Array:
-    """exp(scores - largest), and 0 for minus infinity, where a query sees no key at all too.
-
-    Example:
-      >>> none = -jnp.inf
-      >>> exponentials(jnp.array([[1.0, none], [none, none]]), jnp.array([1.0, none]))
-      Array([[1., 0.],
-             [0., 0.]], dtype=float32)
-    """
-    least = jnp.where(largest == -jnp.inf, 0, largest)
-    return jnp.where(scores == -jnp.inf, 0, jnp.exp(scores - least[..., None]))

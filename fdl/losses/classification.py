@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
-from fdl.losses.shapes import alike, bounded, classified, fixed_at_infinity, nan_outside, one_hot
+from fdl.losses.shapes import (
+    alike,
+    bounded,
+    classified,
+    fixed_at_infinity,
+    nan_outside,
+    one_hot,
+    product,
+)
 
 
 def sigmoid_focal(
@@ -47,7 +55,7 @@ def sigmoid_focal(
     missing = bounded(jax.nn.softplus(fixed_at_infinity(towards)))
     loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * missing)
     if alpha is not None:
-        loss = loss * jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype)
+        loss = product(jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype), loss)
     return jnp.where((targets == 0) | (targets == 1), loss, jnp.nan)
 
 

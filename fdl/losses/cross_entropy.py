@@ -55,7 +55,7 @@ def softmax_cross_entropy(
     classes = logits.shape[-1]
     right, weights = one_hot(labels, classes), _weights(class_weight, logits)
     if not isinstance(smoothing, jax.core.Tracer) and smoothing == 0:
-        nats = _nats_of(right, logits) * jnp.where(right, weights, 0).sum(-1)
+        nats = product(jnp.where(right, weights, 0).sum(-1), _nats_of(right, logits))
     else:
         chances = jnp.where(right, 1 - smoothing + smoothing / classes, smoothing / classes)
         nats = _expected_nats(chances.astype(logits.dtype) * weights, logits)
