@@ -13,7 +13,7 @@ from fdl.activations.sigmoids import hard_sigmoid, sigmoid
 from fdl.arguments import check_floating
 from fdl.ops.numerics import widened
 
-FAR = 2.0**60
+FAR = 2.0**40
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
@@ -111,7 +111,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
     y = widened(x)
     size, constant = jnp.maximum(y, -y), like(y, b)
-    # Past 2^60 the root is |x|, and further on a square would overflow.
+    # Past 2^40 the root is |x|, and further on a square would overflow.
     root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))
     return (jnp.maximum(y, 0) + constant / 2 / (size + root)).astype(x.dtype)
 

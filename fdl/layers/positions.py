@@ -105,7 +105,12 @@ def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Arr
     if jnp.issubdtype(whole.dtype, jnp.floating):
         whole = jnp.floor(positions.astype(dtype))[..., None]
         part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
-        number = jnp.mod(whole, 2.0**32).astype(jnp.uint32)
+        # Exact at every step, and within int32: what becomes of a float past it is not said.
+        number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
+        number = number - 2.0**32 * (
+            (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)
+        )
+        number = number.astype(jnp.int32).astype(jnp.uint32)
     else:
         number = whole.astype(jnp.uint32)
     wrapped = number * jnp.asarray(fixed % 2**32, jnp.uint32)

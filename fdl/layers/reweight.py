@@ -141,7 +141,8 @@ def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
         new = direction(v @ fixed)
         u = jnp.where((new == 0).all(), u, new)
     sigma = v @ matrix @ u
-    return (matrix / jnp.where(sigma == 0, 1, sigma)).reshape(w.shape), u
+    # Not a quotient: XLA makes of a / b / c a quotient by b c, which may overflow.
+    return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
 
 
 def _rescaled(params: Any) -> Any:
