@@ -42,6 +42,7 @@ def layer_norm(
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = layer_norm()
       >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -82,6 +83,7 @@ def rms_norm(
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = rms_norm()
       >>> x = jnp.array([3.0, 3.0, -3.0])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -128,6 +130,7 @@ def group_norm(
       PathError: a C that the groups do not divide; x as for `batch_norm`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = group_norm(2)
       >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -175,6 +178,7 @@ def instance_norm(
       PathError: x without an axis between B and C; x as for `batch_norm`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = instance_norm()
       >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3).ravel()

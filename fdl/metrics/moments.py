@@ -156,7 +156,8 @@ def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
     """sum weight * value^2, of all elements.
 
     Example:
-      >>> squares_of(jnp.array([3e25, 3e25]), jnp.ones(2)).over(squares_of(jnp.array(3e25), 1.0))
+      >>> one = jnp.array(1.0)
+      >>> squares_of(jnp.array([3e25, 3e25]), one).over(squares_of(jnp.array(3e25), one))
       Array(2., dtype=float32)
     """
     size = largest(jnp.where(weight == 0, 0, values))
