@@ -147,7 +147,7 @@ def test_gelu_in_half_precision_and_far_out_is_that_of_torch(approximate):
         lambda x, number: fdl.activations.soft_shrink(x, level=number),
         lambda x, number: fdl.activations.hard_shrink(x, level=number),
         lambda x, number: fdl.activations.threshold(x, level=number, value=number),
-        lambda x, number: fdl.activations.squareplus(x, b=number),
+        lambda x, number: fdl.fdl.activations.squareplus(x, b=number),
     ],
 )
 def test_an_option_of_numpy_widens_no_result(use):
@@ -155,3 +155,22 @@ def test_an_option_of_numpy_widens_no_result(use):
     y = use(x, np.float64(0.5))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, use(x, 0.5))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_squareplus_where_squares_overflow(dtype):
+    size = {"float16": 3e2, "bfloat16": 1e25, "float32": 1e25, "float64": 1e200}[dtype]
+    with jax.enable_x64(dtype == "float64"):
+        points = [size, -size, -3.0, *(() if dtype == "float16" else (2.0**42, -(2.0**39)))]
+        x = jnp.array(points, dtype)
+        exact = np.asarray(x, np.longdouble)
+        root = np.sqrt(exact**2 + 4)
+        y, slope = jax.vmap(jax.value_and_grad(fdl.activations.squareplus))(x)
+        expected = np.maximum(exact, 0) + 2 / (abs(exact) + root)
+        eps = float(jnp.finfo(dtype).eps)
+        least = float(jnp.finfo(dtype).tiny)
+        np.testing.assert_allclose(np.asarray(y, np.longdouble), expected, rtol=4 * eps)
+        wanted = np.where(exact > 0, (1 + exact / root) / 2, 2 / (root + abs(exact)) / root)
+        np.testing.assert_allclose(
+            np.asarray(slope, np.longdouble), wanted, rtol=4 * eps, atol=least
+        )

@@ -13,6 +13,7 @@ from fdl.layers.positions import alibi_slopes
 
 KEY = jax.random.key(0)
 B, T, H, G, K, V = 2, 7, 4, 2, 6, 5
+FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
 
 def normals(seed, *shape, dtype=np.float32):
@@ -196,6 +197,151 @@ def test_a_query_with_nothing_to_see_gives_zeros_and_finite_gradients(chunk):
     assert (gradients[0][0, 2] == 0).all()
     y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": jnp.zeros((1, 1), bool)})
     assert not any(np.asarray(each).any() for each in (y, *gradients))
+
+
+HIDING = {
+    "causal": {"causal": True},
+    "window": {"window": 2},
+    "segments": {"segments": jnp.arange(T) // 3},
+    "mask": {"mask": jnp.asarray(np.arange(T) % 3 > 0)[None] | jnp.eye(T, dtype=bool)},
+    "padding": {"mask": jnp.asarray(np.arange(T) < T - 2)[None]},
+    "later": {"causal": True, "start": jnp.int32(1)},
+}
+
+
+@functools.cache
+def hidden_from(name):
+    """bool [T, S]: which keys a query does not see."""
+    options = dict(HIDING[name])
+    far = np.arange(T) - np.arange(T)[:, None] - int(options.get("start", 0))
+    segments = np.asarray(options.get("segments", np.zeros(T)))
+    seen = (far <= 0) | (not options.get("causal", False))
+    seen &= (abs(far) < options.get("window", T)) & (segments == segments[:, None])
+    return ~(seen & np.asarray(options.get("mask", True)))
+
+
+@functools.cache
+def attending(name, chunk):
+    """(y, gradients) of the queries that `told` says, compiled."""
+
+    def loss(q, k, v, told):
+        y = fdl.dot_product_attention(q, k, v, chunk=chunk, **HIDING[name])
+        return jnp.where(told[:, None, None], jnp.sin(y), 0).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"), [*((name, None) for name in HIDING), ("causal", 3), ("segments", 2)]
+)
+def test_what_a_query_does_not_see_never_reaches_it(name, chunk):
+    """NaN or infinity as key or value: those who do not see it, and their gradients, are equal."""
+    q, k, v = qkv(7)
+    hidden, attend = hidden_from(name), attending(name, chunk)
+    (_, clean), _ = attend(q, k, v, jnp.ones(T, bool))
+    for place in (1, T - 1):
+        blind = hidden[:, place]
+        (_, _), wanted = attend(q, k, v, blind)
+        for bad in (np.nan, np.inf, -np.inf):
+            broken_v, broken_k = v.at[:, place, :, 1].set(bad), k.at[:, place, 0, 0].set(bad)
+            for keys, values in ((k, broken_v), (broken_k, v), (broken_k, broken_v)):
+                (_, y), gradients = attend(q, keys, values, blind)
+                np.testing.assert_array_equal(y[:, blind], clean[:, blind])
+                for found, expected in zip(gradients, wanted, strict=True):
+                    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            # Those who see it get just that, in that feature alone.
+            (_, y), _ = attend(q, k, broken_v, blind)
+            np.testing.assert_array_equal(y[:, ~blind, :, 1], np.full_like(y[:, ~blind, :, 1], bad))
+            np.testing.assert_array_equal(y[:, ~blind, :, 0], clean[:, ~blind, :, 0])
+            (_, y), _ = attend(q, broken_k, v, blind)
+            assert np.isnan(y[:, ~blind, : H // G]).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "chunk"), [(dtype, None) for dtype in FLOATS] + [("float32", 1), ("bfloat16", 2)]
+)
+def test_a_value_behind_a_mask_is_nothing(dtype, chunk):
+    with jax.enable_x64(dtype == "float64"):
+        q = k = jnp.zeros((2, 1, 4), dtype)
+        attend = functools.partial(fdl.dot_product_attention, q, k, chunk=chunk)
+        masked = jnp.array([[True, False]] * 2)
+        for bad in (np.nan, np.inf, -np.inf):
+            v = jnp.array([1.0, bad], dtype).reshape(2, 1, 1)
+            for call in (attend, jax.jit(attend)):
+                y = call(v, mask=masked)
+                assert y.dtype == jnp.dtype(dtype)
+                np.testing.assert_array_equal(np.asarray(y, np.float64).ravel(), [1, 1])
+            y = np.asarray(attend(v, causal=True), np.float64).ravel()
+            np.testing.assert_array_equal(y, [1, bad])
+        both = jnp.array([np.inf, -np.inf], dtype).reshape(2, 1, 1)
+        y = np.asarray(attend(both, causal=True), np.float64).ravel()
+        np.testing.assert_array_equal(y, [np.inf, np.nan])
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_one_example_that_is_not_finite_among_many_by_vmap(chunk):
+    q, k, v = qkv(8)
+    v = v.at[1, 3].set(jnp.nan)
+    attend = functools.partial(fdl.dot_product_attention, causal=True, chunk=chunk)
+    together = jax.jit(jax.vmap(attend))(q, k, v)
+    np.testing.assert_allclose(together, attend(q, k, v), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(together[0]).all() and np.isfinite(together[1, :3]).all()
+    assert np.isnan(together[1, 3:]).all()
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("options", [{}, {"causal": True}])
+def test_no_keys_give_zeros_and_no_queries_nothing(chunk, options):
+    attend = functools.partial(fdl.dot_product_attention, chunk=chunk, **options)
+    q, k, v = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 0, 2, 5)), jnp.ones((2, 0, 2, 6), jnp.bfloat16)
+    for call in (attend, jax.jit(attend)):
+        y = call(q, k, v)
+        assert (y.shape, y.dtype) == ((2, 3, 4, 6), jnp.bfloat16) and not np.asarray(y).any()
+    assert not np.asarray(jax.grad(lambda q: attend(q, k, v).sum())(q)).any()
+    assert attend(q[:, :0], jnp.ones((2, 3, 2, 5)), jnp.ones((2, 3, 2, 6))).shape == (2, 0, 4, 6)
+    assert attend(q[:, :0], k, v).shape == (2, 0, 4, 6)
+    layer = fdl.attention(2, chunk=chunk, **options)
+    params, _ = layer.init(jax.random.key(0), jnp.ones((2, 3, 4)))
+    assert layer.apply(params, {}, jnp.ones((2, 0, 4)))[0].shape == (2, 0, 4)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("cross", [False, True])
+def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cross):
+    """Not even in the weights of the projections, which padding goes through too."""
+    layer = fdl.attention(2, cross=cross, kv_heads=1, chunk=chunk)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 5, 4)), jnp.float32)
+    mask = jnp.asarray(np.arange(5) < 3)[None, None, None]
+    name = "context_mask" if cross else "mask"
+    given = {"context": x} if cross else {}
+    params, _ = layer.init(jax.random.key(0), x, **given)
+
+    @jax.jit
+    def of_real(params, padded):
+        given = {"context": padded} if cross else {}
+        y, _ = layer.apply(params, {}, x if cross else padded, **given, **{name: mask})
+        return jnp.sin(y[:, :3]).sum(), y
+
+    slopes = jax.grad(of_real, has_aux=True)
+    wanted, clean = slopes(params, x.at[:, 3:].set(0))
+    for bad in (np.nan, np.inf):
+        found, y = slopes(params, x.at[:, 3:].set(bad))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted
+        )
+        np.testing.assert_allclose(y[:, :3], clean[:, :3], rtol=1e-6)
+        assert np.isfinite(y).all() == cross
+
+
+def test_scores_far_below_others_count():
+    """A seen score of -1e31 was less than what stood for one that is not seen."""
+    q, k = jnp.full((1, 1, 1), 1e16), jnp.array([-1e15, -1e15 - 1e14, 1.0]).reshape(3, 1, 1)
+    v = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    for chunk in (None, 1):
+        mask = jnp.array([[True, True, False]])
+        y = fdl.dot_product_attention(q, k, v, mask=mask, chunk=chunk)
+        assert y.ravel().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
@@ -400,6 +546,29 @@ def test_rotary_turns_pairs_as_the_paper_says(interleaved):
             near = fdl.rotary(x, positions % 10, base=300.0, interleaved=interleaved)
             exact = rotated_by_hand(np.asarray(x, np.float64), positions % 10, 300.0, interleaved)
             assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("base", [10_000.0, 5e5, 0.5])
+def test_rotary_is_the_formula_however_far(dtype, base):
+    """A float32 product of position and frequency is wrong by 0.03 at a million."""
+    far = np.array([0, -7, 10_000, 999_999, 2**24 + 1, 2**31 - 1, -(2**31)])
+    with jax.enable_x64(dtype == "float64"):
+        x = np.random.default_rng(0).standard_normal((len(far), 2, 16))
+        x = jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype)
+        turn = jax.jit(functools.partial(fdl.rotary, base=base))
+        every = [jnp.asarray(far, "int32"), jnp.asarray(far + 0.25, dtype)]
+        for positions in every:
+            exact = np.asarray(positions, np.float64)[:, None, None] * base ** -(np.arange(8) / 8)
+            cos, sin = np.cos(exact), np.sin(exact)
+            a, b = np.split(np.asarray(x, np.float64), 2, -1)
+            y = np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+            # The formula itself rounds its angle to 1e-16 of its size.
+            bound = (5e-7 if dtype == "float32" else 1e-14) + 2e-16 * abs(exact).max()
+            assert abs(np.asarray(turn(x, positions)) - y).max() <= bound
+        slope = jax.grad(lambda p: fdl.rotary(x[:1], p, base=base)[0, 0, 0])(jnp.ones(1, dtype))
+        a, b = float(x[0, 0, 0]), float(x[0, 0, 8])
+        np.testing.assert_allclose(slope, [-a * np.sin(1.0) - b * np.cos(1.0)], rtol=1e-5)
 
 
 def test_scores_of_rotated_heads_depend_on_distance_alone():

@@ -1,6 +1,7 @@
 """Initializers of weights of one kind: convolutions that keep, matrices that are mostly 0."""
 
 import functools
+import inspect
 import re
 
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import fdl
 from fdl import initializers
+from fdl.initializers.shape import Shared
 from fdl.paths import PathError
 
 KEY = jax.random.key(3)
@@ -286,3 +289,131 @@ def test_a_mistake_is_told(name):
     wrong, message = MISTAKES[name]
     with pytest.raises((ValueError, PathError), match="^" + re.escape(message)):
         wrong()
+
+
+# What a layer gives at first is as large as what it takes.
+
+
+def _measured(layer, shape, part=lambda y: y, **inputs):
+    """The variance of y for independent x of variance 1, of weights that `lecun_normal` draws."""
+
+    def draw(seed, shape):
+        return jax.random.normal(jax.random.key(seed), shape)
+
+    given = {name: draw(2, shape) for name, shape in inputs.items()}
+    x = draw(1, shape)
+    params, state = layer.init(KEY, x, **given)
+    return float(part(layer.apply(params, state, x, **given)[0]).var())
+
+
+def _inside(edge):
+    """Without borders, where the window sees padding."""
+    return lambda y: y[:, edge:-edge, edge:-edge]
+
+
+def _driven(cell):
+    """What the gates of a cell are given by x."""
+    return fdl.network(
+        lambda f, x: f.cell(x),
+        cell=fdl.Layer(
+            "cell",
+            lambda key, x: (cell.init(key, x), {}),
+            lambda params, state, x, *, key=None, train=False: (cell.drive(params, x), state),
+        ),
+    )
+
+
+FANS = {
+    "dense": (fdl.dense(300), (400, 100)),
+    "einsum_dense": (fdl.einsum_dense("btd,dhk->bthk", {"h": 6, "k": 40}), (20, 20, 100)),
+    "einsum_dense_of_two": (fdl.einsum_dense("bthk,hkd->btd", {"d": 200}), (20, 20, 10, 10)),
+    "einsum_dense_each": (fdl.einsum_dense("bhk,hkf->bhf", {"f": 50}), (400, 6, 50)),
+    "bilinear": (fdl.bilinear(200), (400, 20), None, {"other": (400, 15)}),
+    "conv": (fdl.conv(64, (3, 3)), (16, 16, 16, 32), _inside(2)),
+    "conv_strided": (fdl.conv(64, (3, 3), stride=2), (16, 24, 24, 32), _inside(2)),
+    "conv_options": (
+        fdl.conv(128, (5, 3), dilation=2, groups=4, padding="VALID"),
+        (8, 20, 20, 128),
+    ),
+    "depthwise_conv": (fdl.depthwise_conv((3, 3), multiplier=4), (8, 12, 12, 512), _inside(2)),
+    "separable_conv": (fdl.separable_conv(256, (3, 3)), (8, 12, 12, 256), _inside(2)),
+    **{
+        f"conv_transpose_{kernel}_{stride}": (
+            fdl.conv_transpose(32, (kernel, kernel), stride=stride, **options),
+            (8, 12, 12, 64),
+            _inside(4 * stride),
+        )
+        for kernel, stride, options in [
+            (3, 1, {}),
+            (4, 2, {}),
+            (3, 2, {"groups": 2}),
+            (5, 4, {}),
+            (3, 4, {}),
+            (3, 2, {"dilation": 3}),
+        ]
+    },
+    "conv_transpose_of_sequences": (
+        fdl.conv_transpose(64, (4,), stride=2, padding=1),
+        (16, 20, 128),
+        lambda y: y[:, 4:-4],
+    ),
+    "simple_cell": (_driven(fdl.simple_cell(200)), (20, 20, 100)),
+    "lstm_cell": (_driven(fdl.lstm_cell(100)), (20, 20, 100)),
+    "gru_cell": (_driven(fdl.gru_cell(100)), (20, 20, 100)),
+    "embedding": (fdl.embedding(300, 100), (400, 100)),
+}
+
+
+@pytest.mark.parametrize("name", FANS)
+def test_what_a_layer_gives_at_first_has_the_variance_of_what_it_takes(name):
+    layer, shape, *rest = FANS[name]
+    part, inputs = (*rest, None, None)[:2]
+    variance = _measured(layer, shape, part or (lambda y: y), **(inputs or {}))
+    assert abs(variance - 1) < 0.05, variance
+
+
+def test_every_part_of_a_layer_has_the_fan_of_its_own_input():
+    """Keys and values are made of the context, `out` of the heads, each expert of its tokens."""
+    layer = fdl.attention(8, cross=True, kv_heads=4, head_features=20)
+    x, context = jnp.ones((1, 4, 150)), jnp.ones((1, 4, 250))
+    params, _ = layer.init(KEY, x, context=context)
+    for name, fan in {"q": 150, "k": 250, "v": 250, "out": 160}.items():
+        w = params[name]["w"]
+        assert w.shape[0] == fan
+        assert abs(float(w.var()) * fan - 1) < 0.05
+    experts, _ = fdl.mixture_of_experts(fdl.dense(100), 4).init(KEY, jnp.ones((1, 4, 50)))
+    variances = experts["experts"]["w"].var((1, 2)) * 50
+    np.testing.assert_allclose(variances, 1, atol=0.1)
+    model = fdl.low_rank(fdl.conv(64, (3, 3)), "w", rank=16, a_init=initializers.lecun_normal)
+    params, _ = model.init(KEY, jnp.ones((1, 8, 8, 32)))
+    assert abs(float(params["low_rank"]["w"]["a"].var()) * 9 * 32 - 1) < 0.05
+
+
+def test_every_layer_with_weights_to_draw_is_measured():
+    made = {**vars(fdl.layers), **vars(fdl.layers.cells)}
+    named = {
+        name
+        for name, make in made.items()
+        if inspect.isfunction(make)
+        and name[0] != "_"
+        and "w_init" in inspect.signature(make).parameters
+    }
+    elsewhere = {"attention", "learned_positions"}  # the latter is no map from x to y
+    assert named - elsewhere <= FANS.keys() | {"conv_transpose"}
+
+
+def test_only_a_fan_is_told_of_a_share():
+    """A standard deviation that the user gives is that of a transposed convolution too."""
+    x = jnp.ones((1, 4, 4, 32))
+    for init in (initializers.normal(0.02), initializers.uniform(0.02 * 3**0.5)):
+        params, _ = fdl.conv_transpose(64, (4, 4), stride=4, w_init=init).init(KEY, x)
+        assert abs(float(params["w"].std()) / 0.02 - 1) < 0.02
+    for init, gain in (
+        (initializers.he_uniform, 2),
+        (initializers.scaled(initializers.lecun_normal, 3.0), 9),
+    ):
+        params, _ = fdl.conv_transpose(64, (4, 4), stride=4, w_init=init).init(KEY, x)
+        assert abs(float(params["w"].var()) * 32 / gain - 1) < 0.05
+    w = jax.jit(initializers.lecun_normal, static_argnums=1)
+    plain, shared = w(KEY, (4, 16, 16)), w(KEY, Shared((4, 16, 16), 0.25))
+    np.testing.assert_allclose(shared, 2 * plain, rtol=1e-6)

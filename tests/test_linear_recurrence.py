@@ -160,3 +160,21 @@ def test_a_wrong_use_says_where_and_what_to_do():
         r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them$",
     ):
         fdl.linear_recurrence(A, X, start=START[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_factor_of_zero_forgets_what_is_not_finite(bad):
+    a = jnp.full((6, 2), 0.5).at[3].set(0)
+    b = jnp.ones((6, 2))
+
+    def last(a, b):
+        return fdl.linear_recurrence(a, b)[3:].sum()
+
+    slopes = jax.jit(jax.grad(last, (0, 1)))
+    y = fdl.linear_recurrence(a, b.at[1].set(bad))
+    np.testing.assert_array_equal(y[3:], fdl.linear_recurrence(a, b)[3:])
+    assert not np.isfinite(y[1:3]).any()
+    assert all(np.isfinite(each[3:]).all() for each in slopes(a, b.at[1].set(bad)))
+    assert slopes(a, b)[0][3].tolist() == [1.75 * 1.75] * 2
+    y = fdl.linear_recurrence(a.at[0].set(0), b, start=jnp.full(2, bad))
+    assert np.isfinite(y).all()

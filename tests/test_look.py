@@ -277,6 +277,20 @@ def test_classes_that_a_line_separates_are_read_out_whole():
     assert fdl.linear_readout((shaped[:150], y[:150]), (shaped[150:], y[150:]), 3) == 1.0
 
 
+@pytest.mark.parametrize("size", [1e25, 3e38, 1e-30])
+def test_a_readout_of_any_size_is_that_of_its_features(size):
+    rng = np.random.default_rng(3)
+    h, y = rng.uniform(-1, 1, (300, 4)), rng.integers(0, 3, 300)
+    h[:, 0] = np.clip(h[:, 0] + 0.5 * y - 0.5, -1, 1)
+    plain, large = jnp.asarray(h, jnp.float32), jnp.asarray(size * h, jnp.float32)
+    mixed = large.at[:, 2:].set(plain[:, 2:])
+    got = [
+        fdl.linear_readout((z[:200], y[:200]), (z[200:], y[200:]), 3) for z in (plain, large, mixed)
+    ]
+    assert 0.4 < got[0] < 1
+    np.testing.assert_allclose(got[1:], got[0], atol=0.011)
+
+
 def test_units_do_not_matter():
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 400)

@@ -655,3 +655,147 @@ def test_class_weights_without_smoothing_weigh_the_loss_of_the_own_class():
 
 def test_an_infinite_error_has_the_slope_of_a_far_one_in_huber():
     assert jax.grad(lambda x: fdl.huber(x, jnp.float32(0), delta=2.0))(jnp.float32(jnp.inf)) == 2
+
+
+# At infinity, and at the ends of float32.
+
+# Those of vectors have no limit there, `linear_cross_entropy` is a product first, and the slope of
+# z_loss is infinite and 0 times infinity.
+AT_INFINITY = [
+    name for name, case in LOSSES.items() if case.moved == (0,) and name not in ("ctc", "z_loss")
+]
+
+
+@pytest.mark.parametrize("name", AT_INFINITY)
+def test_a_loss_at_infinity_is_its_limit(name):
+    """Value and slope, against float64 at a billion; infinite where that is beyond a million."""
+    case = LOSSES[name]
+
+    def both(predictions, *rest):
+        value = case.loss(predictions, *rest)
+        return value.sum(), value
+
+    slope_of = jax.grad(both, has_aux=True)
+    args = case.data()
+    places = [(row, column) for row in range(2) for column in range(min(2, args[0].shape[1]))]
+    if name == "gaussian_nll":
+        places = [(0, 0), (1, 0), (0, 1)]
+    found = {}
+    compiled = jax.jit(slope_of)
+    for place in places:
+        for sign in (1.0, -1.0):
+            found[place, sign] = compiled(args[0].at[place].set(sign * jnp.inf), *args[1:])
+    with jax.enable_x64(True):
+        args = [jnp.asarray(x, np.float64 if x.dtype == np.float32 else x.dtype) for x in args]
+        compiled = jax.jit(slope_of)
+        for (place, sign), (slope, value) in found.items():
+            near = [args[0].at[place].set(sign * 1e9), *args[1:]]
+            for got, exact in ((value, case.exact(near)), (slope, compiled(*near)[0])):
+                got, exact = np.asarray(got, np.float64), np.asarray(exact)
+                far = np.isinf(got)
+                assert (got[far] * exact[far] > 0).all() and (abs(exact[far]) > 1e6).all()
+                np.testing.assert_allclose(got[~far], exact[~far], rtol=1e-5, atol=1e-6)
+
+
+def test_losses_at_infinity_by_hand():
+    inf = jnp.inf
+    yes_and_no = jnp.array([1.0, 0.0, 1.0, 0.0])
+    logits = jnp.array([inf, -inf, -inf, inf])
+    for loss in (fdl.sigmoid_cross_entropy, fdl.sigmoid_focal):
+        assert loss(logits, yes_and_no).tolist() == [0, 0, inf, inf]
+        slopes = jax.grad(lambda x, f=loss: f(x, yes_and_no).sum())(logits)
+        assert slopes.tolist() == [0, 0, -1, 1]
+    # A weight of 0 leaves even that out.
+    assert fdl.sigmoid_cross_entropy(jnp.array(-inf), jnp.array(1.0), positive_weight=0.0) == 0
+    assert fdl.sigmoid_focal(jnp.array(-inf), jnp.array(1.0), alpha=0.0) == 0
+    rows = jnp.array([[inf, 0.0, 1.0], [0.0, -inf, 1.0], [0.0, inf, 1.0]])
+    labels = jnp.array([0, 1, 0])
+    none = jnp.array([1.0, 0.0, 1.0])
+    weighted = fdl.softmax_cross_entropy(rows, labels, class_weight=none)
+    assert weighted.tolist() == [0, 0, inf]
+    for loss in (fdl.softmax_cross_entropy, fdl.softmax_focal):
+        assert loss(rows, labels).tolist() == [0, inf, inf]
+        slopes = jax.grad(lambda x, f=loss: f(x, labels).sum())(rows)
+        share = 1 / (1 + np.e)
+        expected = [[0, 0, 0], [share, -1, 1 - share], [-1, 1, 0]]
+        np.testing.assert_allclose(slopes, expected, rtol=1e-6)
+    assert np.isnan(fdl.softmax_cross_entropy(jnp.array([inf, inf]), jnp.array(0)))
+
+
+def test_a_class_that_a_frame_surely_is_or_is_not():
+    logits = jnp.zeros((3, 3)).at[0, 2].set(-jnp.inf)
+    surely = jnp.zeros((3, 3)).at[:, 1].set(jnp.inf)
+    for frames, expected in ((logits, -np.log(6 / 18)), (surely, 0.0)):
+        loss, slope = jax.value_and_grad(fdl.ctc)(frames, jnp.array([1]))
+        np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-6)
+        assert np.isfinite(slope).all()
+    never = jnp.zeros((3, 3)).at[0, 2].set(jnp.inf)
+    loss, slope = jax.value_and_grad(fdl.ctc)(never, jnp.array([1]))
+    assert loss == jnp.inf and (slope == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_huber_without_bound_is_the_parabola(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.array([2.0, -3.0, 0.0], dtype)
+        for delta in (jnp.inf, np.float64(np.inf), 1e30):
+            both = jax.value_and_grad(
+                lambda x, d=delta: fdl.huber(x, jnp.zeros_like(x), delta=d).sum()
+            )
+            for call in (both, jax.jit(both)):
+                loss, slope = call(x)
+                assert (loss, slope.tolist()) == (6.5, [2, -3, 0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        ("float32", 1e25),
+        ("float32", 1e-25),
+        ("bfloat16", 1e25),
+        ("float64", 1e200),
+        ("float64", 1e-200),
+    ],
+)
+def test_distances_of_any_size(dtype, size):
+    """Of numbers whose squares overflow or vanish."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(0)
+        plain = [jnp.asarray(rng.integers(-8, 9, (4, 3)) / 8, dtype) for _ in range(3)]
+        exact = [np.asarray(x, np.float64) for x in plain]
+        large = [x * jnp.asarray(size, dtype) for x in plain]
+        unit = float(jnp.asarray(size, dtype))
+        near, far = (np.linalg.norm(exact[0] - other, axis=-1) for other in exact[1:])
+        margin = 2.0 * unit
+        value, slopes = jax.jit(
+            jax.value_and_grad(lambda *a: fdl.triplet(*a, margin=margin).sum(), (0, 1, 2))
+        )(*large)
+        np.testing.assert_allclose(value / unit, np.maximum(0, near - far + 2).sum(), rtol=1e-5)
+        active = (near - far + 2 > 0)[:, None]
+        to_near = active * (exact[0] - exact[1]) / near[:, None]
+        to_far = active * (exact[0] - exact[2]) / far[:, None]
+        bound = 8 * float(jnp.finfo(dtype).eps)
+        for found, wanted in zip(slopes, (to_near - to_far, -to_near, to_far), strict=True):
+            np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=bound)
+        apart = fdl.contrastive(large[0], large[1], jnp.zeros(4), margin=margin)
+        if size < 1:
+            assert (apart == 0).all()  # 1e-50 is no float32, and 1e-400 no float64
+        cosine = (exact[0] * exact[1]).sum(-1) / np.linalg.norm(exact[0], axis=-1)
+        cosine = cosine / np.linalg.norm(exact[1], axis=-1)
+        np.testing.assert_allclose(fdl.cosine_distance(*large[:2]), 1 - cosine, atol=1e-6)
+        for loss in (fdl.info_nce, fdl.sigmoid_contrastive):
+            np.testing.assert_allclose(loss(*large[:2]), loss(*plain[:2]), rtol=1e-5)
+
+
+def test_a_far_target_of_a_wide_gaussian_is_likely():
+    predictions = jnp.array([[1e25, 115.0], [-3e30, 140.0]])
+    loss, slope = jax.jit(jax.value_and_grad(lambda p: fdl.gaussian_nll(p, jnp.zeros(2)).sum()))(
+        predictions
+    )
+    mean, log_variance = np.asarray(predictions, np.float64).T
+    square = mean**2 * np.exp(-log_variance)
+    np.testing.assert_allclose(
+        loss, (np.log(2 * np.pi) + log_variance + square).sum() / 2, rtol=1e-5
+    )
+    exact = np.stack([mean * np.exp(-log_variance), (1 - square) / 2], -1)
+    np.testing.assert_allclose(slope, exact, rtol=1e-4)

@@ -579,3 +579,44 @@ def test_the_bins_of_auc_are_in_the_order_of_the_scores():
         place = np.asarray(ranking._bin(jnp.asarray(each)))
         assert (np.diff(place) >= 0).all() and place.min() >= 0 and place.max() < ranking.BINS
     assert (np.diff(place)[[0, 1, 3, 4, 5, 6, 7]] > 0).all()
+
+
+@pytest.mark.parametrize("size", [1e38, 1e20, 1.0, 1e-25])
+def test_r2_of_any_size_and_any_batches(size):
+    rng = np.random.default_rng(0)
+    targets = jnp.asarray(size * (rng.random(40) + [0.5] * 40), jnp.float32)
+    predictions = targets * jnp.asarray(1 + 0.1 * rng.standard_normal(40), jnp.float32)
+    weight = jnp.asarray(rng.integers(0, 3, 40), jnp.float32)
+    exact, guess = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
+    w = np.asarray(weight, np.float64)
+    apart = exact - (w * exact).sum() / w.sum()
+    expected = 1 - (w * (exact - guess) ** 2).sum() / (w * apart**2).sum()
+    metric = metrics.r2()
+    for batches in (1, 4):
+        state = metric.init()
+        for part in np.split(np.arange(40), batches):
+            state = jax.jit(metric.update)(state, predictions[part], targets[part], weight[part])
+        np.testing.assert_allclose(metric.compute(state), expected, rtol=1e-5)
+
+
+def test_r2_of_batches_of_very_different_size():
+    metric = metrics.r2()
+    state = metric.init()
+    for size in (1e-25, 1e20, 1.0):
+        targets = size * jnp.array([1.0, 2.0, 3.0])
+        state = metric.update(state, targets * 1.5, targets)
+    missed, whole = 0.25 * 14, 14 - 36 / 9
+    np.testing.assert_allclose(metric.compute(state), 1 - missed / whole, rtol=1e-5)
+
+
+def test_statistics_of_numbers_whose_sums_of_squares_overflow():
+    """The variance is 1e36, the sum of squares 1e39."""
+    metric = metrics.statistics_of(lambda predictions, targets: predictions)
+    values = jnp.asarray(1e18 * np.array([1.0, 3.0] * 500), jnp.float32)
+    state = metric.update(metric.init(), values, values)
+    state = metric.merge(state, metric.update(metric.init(), values, values))
+    np.testing.assert_allclose(metric.compute(state)["mean"], 2e18, rtol=1e-6)
+    np.testing.assert_allclose(metric.compute(state)["variance"], 1e36, rtol=1e-5)
+    far = jnp.array([3e38, 3e38, 1e38])
+    got = metric.compute(metric.update(metric.init(), far, far))
+    np.testing.assert_allclose(got["mean"], 7e38 / 3, rtol=1e-6)

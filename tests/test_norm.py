@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from registry.norm import UNLIKE
 
 import fdl
@@ -366,6 +367,142 @@ def test_scale_and_bias_are_drawn_apart():
     normal = fdl.initializers.normal(1.0)
     params, _ = fdl.layer_norm(scale_init=normal, bias_init=normal).init(KEY, jnp.ones((2, 50)))
     assert (params["scale"] != params["bias"]).all()
+
+
+# At the ends of float32.
+
+SIZES = {
+    "float16": [6e4, 1.0, 1e-4],
+    "bfloat16": [3e38, 3e20, 1.0, 3e-25],
+    "float32": [3e38, 3e20, 1.0, 1e-3, 3e-25],
+    "float64": [1e308, 1e200, 1.0, 1e-200],
+}
+NORMS = {
+    "layer_norm": (fdl.layer_norm, (2,)),
+    "rms_norm": (fdl.rms_norm, (2,)),
+    "group_norm": (functools.partial(fdl.group_norm, 1), (1, 2)),
+    "instance_norm": (fdl.instance_norm, (1,)),
+    "batch_norm": (fdl.batch_norm, (0, 1)),
+    "standardize": (lambda: fdl.layer.function(fdl.activations.standardize), (2,)),
+}
+over_norms = pytest.mark.parametrize("norm", NORMS)
+
+
+def normalized(norm, x):
+    """A function of x alone, in training."""
+    layer = NORMS[norm][0]()
+    params, state = layer.init(KEY, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return lambda x: layer.apply(params, state, x, train=True)[0]
+
+
+def exactly(norm, x, weight=None):
+    """The formula in 80 bits, whose squares do not overflow; with a weight, the gradient by x."""
+    axes, exact = NORMS[norm][1], np.asarray(x).astype(np.longdouble)
+    apart = exact if norm == "rms_norm" else exact - exact.mean(axes, keepdims=True)
+    root = np.sqrt((apart**2).mean(axes, keepdims=True) + 1e-5)
+    y = apart / root
+    if weight is None:
+        return y.astype(np.float64)
+    moved = weight if norm == "rms_norm" else weight - weight.mean(axes, keepdims=True)
+    return ((moved - y * (y * weight).mean(axes, keepdims=True)) / root).astype(np.float64)
+
+
+@over_norms
+@pytest.mark.parametrize("dtype", SIZES)
+def test_a_norm_and_its_gradient_are_the_formula_at_any_size(norm, dtype):
+    """All sizes at once by `vmap`: what one of them asks for does not touch another."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(0)
+        plain = rng.uniform(-1, 1, (3, 8, 4))
+        x = jnp.stack([jnp.asarray(size * plain, dtype) for size in SIZES[dtype]])
+        weight = jnp.asarray(rng.standard_normal(plain.shape), dtype)
+        f = normalized(norm, x[0])
+        y, back = jax.jit(lambda x: jax.vjp(jax.vmap(f), x))(x)
+        (gradient,) = jax.jit(back)(jnp.broadcast_to(weight, x.shape))
+        assert y.dtype == gradient.dtype == jnp.dtype(dtype)
+        eps, least = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
+        for place, each in enumerate(np.asarray(x)):
+            exact = exactly(norm, each)
+            np.testing.assert_allclose(
+                np.asarray(y[place], np.float64),
+                exact,
+                rtol=4 * eps,
+                atol=4 * eps * abs(exact).max(),
+            )
+            slopes = exactly(norm, each, np.asarray(weight, np.longdouble))
+            bound = 8 * eps * abs(slopes).max() + 4 * least
+            np.testing.assert_allclose(
+                np.asarray(gradient[place], np.float64), slopes, rtol=0, atol=bound
+            )
+
+
+@over_norms
+def test_a_norm_of_two_far_numbers_is_one_of_each_sign(norm):
+    signs = np.array([1.0, -1.0, -1.0, 1.0])
+    both = signs[:, None, None] * signs[:, None] * signs
+    x = jnp.asarray(both * np.array([3e20, 3e38])[:, None, None, None], jnp.float32)
+    y = jax.jit(jax.vmap(normalized(norm, x[0])))(x)
+    np.testing.assert_allclose(y, np.sign(x), rtol=1e-6)
+
+
+@over_norms
+def test_a_constant_is_normalized_to_exactly_zero(norm):
+    """A mean in float32 is off by some units in the last place, each of them large beside 0."""
+    values = jnp.array([123.456, 4097.3, 1e6 + 0.7, -3e38, 1e-30])
+    x = jnp.broadcast_to(values[:, None, None, None], (5, 10, 40, 1000))
+    y = jax.jit(jax.vmap(normalized(norm, x[0])))(x)
+    if norm == "rms_norm":
+        expected = [exactly(norm, each[:1, :1, :1])[0, 0, 0] for each in x]
+        np.testing.assert_allclose(y[:, 3, 2, 1], expected, rtol=1e-6)
+    else:
+        assert (y == 0).all()
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm", "instance_norm", "standardize"])
+def test_a_norm_of_nearly_equal_numbers_is_the_formula(norm):
+    rng = np.random.default_rng(0)
+    base = np.float32([4097.3, -1e6, 1e8, 1e30]).reshape(4, 1, 1, 1)
+    ulp = np.spacing(abs(base))
+    steps = rng.integers(-3, 4, (4, 30, 50))
+    alone = np.zeros_like(steps)  # all are equal but one
+    alone[1, 2, 3] = 1
+    f = jax.jit(jax.vmap(normalized(norm, jnp.zeros(steps.shape))))
+    for apart in (steps, alone):
+        x = (np.float64(base) + ulp * apart).astype(np.float32)
+        for y, each in zip(f(x), x, strict=True):
+            exact = exactly(norm, each)
+            np.testing.assert_allclose(y, exact, rtol=1e-4, atol=1e-6 * abs(exact).max())
+
+
+def test_a_running_variance_that_float32_cannot_hold_is_its_largest_number():
+    largest = float(jnp.finfo(jnp.float32).max)
+    x = jnp.array([[3e20, 3e38, 5.0], [-3e20, 2e38, 7.0]])
+    for unbiased, own in ((False, 1.0), (True, 2.0)):
+        layer = fdl.batch_norm(momentum=0.75, unbiased=unbiased)
+        params, state = layer.init(KEY, x)
+        _, state = jax.jit(functools.partial(layer.apply, train=True))(params, state, x)
+        np.testing.assert_allclose(state["mean"], [0, 0.25 * 2.5e38, 0.25 * 6], rtol=1e-6)
+        expected = [0.25 * largest, 0.25 * largest, 0.75 + 0.25 * own]
+        np.testing.assert_allclose(state["variance"], expected, rtol=1e-6)
+        for _ in range(30):
+            _, state = layer.apply(params, state, x, train=True)
+        y, _ = jax.jit(layer.apply)(params, state, jnp.concatenate([x, -x]))
+        assert np.isfinite(state["variance"]).all() and np.isfinite(y).all()
+
+
+def test_second_derivatives_of_a_norm_far_from_zero():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)) * 1e4 + 3e4)
+        for norm in NORMS:
+            f = normalized(norm, x)
+            weight = np.cos(np.arange(24.0)).reshape(2, 3, 4)
+            check_grads(lambda x, f=f, w=weight: (w * f(1e4 * x)).sum(), (x / 1e4,), 2)
+
+
+def test_norms_of_nothing_are_empty():
+    for norm, shape in [("layer_norm", (2, 3, 0)), ("instance_norm", (2, 0, 3))]:
+        x = jnp.zeros(shape)
+        assert normalized(norm, x)(x).shape == shape
 
 
 # Messages.

@@ -138,3 +138,54 @@ def test_what_cannot_be_wrapped():
         match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; 1 is usual$",
     ):
         fdl.spectral_norm(fdl.dense(2), iterations=0)
+
+
+@pytest.mark.parametrize("wrap", [fdl.weight_norm, fdl.spectral_norm])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        ("float32", 3e25),
+        ("float32", 3e-25),
+        ("bfloat16", 3e38),
+        ("float16", 1e-4),
+        ("float64", 1e200),
+    ],
+)
+def test_the_size_of_a_direction_does_not_matter(wrap, dtype, size):
+    with jax.enable_x64(dtype == "float64"):
+        layer, x = wrap(fdl.dense(3, bias=False)), X.astype(dtype)
+        params, state = layer.init(KEY, x)
+        leaf = "direction" if wrap is fdl.weight_norm else None
+        w = params["w"][leaf] if leaf else params["w"]
+        w = w / abs(w).max()
+
+        def passed(w):
+            own = {"w": {**params["w"], leaf: w} if leaf else w}
+            y, new = layer.apply(own, state, x, train=True)
+            return (jnp.sin(y) * jnp.asarray(WEIGHT, y.dtype)).sum(), (y, new)
+
+        both = jax.jit(jax.grad(passed, has_aux=True))
+        slope, (y, moved) = both(w)
+        large, (z, moved_too) = both(w * jnp.asarray(size, dtype))
+        bound = 16 * float(jnp.finfo(dtype).eps)
+        assert_near(z, y, bound)
+        unit = float(jnp.asarray(size, dtype))
+        if unit < 1e38:
+            assert_near(np.asarray(large, np.float64) * unit, slope, 4 * bound)
+        jax.tree.map(lambda a, b: assert_near(a, b, bound), moved_too, moved)
+
+
+@pytest.mark.parametrize("wrap", [fdl.weight_norm, fdl.spectral_norm])
+def test_a_weight_of_zeros_stays_zero_with_finite_gradients(wrap):
+    layer = wrap(fdl.dense(3))
+    params, state = layer.init(KEY, X)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    y, new, gradients = passed(layer, zero, state, X)
+    assert (y == 0).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    jax.tree.map(np.testing.assert_array_equal, new, state)
+    # One output of zeros among others.
+    one = jax.tree.map(lambda w: w.at[..., 1].set(0), params)
+    y, _, gradients = passed(layer, one, state, X)
+    assert (y[:, 1] == 0).all() and np.isfinite(y).all() and (y[:, 0] != 0).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

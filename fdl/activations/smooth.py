@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from fdl.activations.rectifiers import like
 from fdl.activations.sigmoids import hard_sigmoid, sigmoid
 from fdl.arguments import check_floating
+from fdl.ops.numerics import widened
+
+FAR = 2.0**40
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
@@ -106,8 +109,11 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     """
     # The formula as it stands cancels far below 0: it would give 0 at -1e4.
     # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
-    size, constant = jnp.maximum(x, -x), like(x, b)
-    return jnp.maximum(x, 0) + constant / 2 / (size + jnp.sqrt(jnp.square(x) + constant))
+    y = widened(x)
+    size, constant = jnp.maximum(y, -y), like(y, b)
+    # Past 2^40 the root is |x|, and further on a square would overflow.
+    root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))
+    return (jnp.maximum(y, 0) + constant / 2 / (size + root)).astype(x.dtype)
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:

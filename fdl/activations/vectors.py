@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fdl.activations.sigmoids import sigmoid
 from fdl.activations.smooth import gelu, silu
+from fdl.ops.numerics import deviations, widened
 from fdl.paths import PathError
 
 
@@ -76,7 +77,7 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
     Source: Martins and Astudillo 2016, arXiv 1602.02068, algorithm 1 and proposition 2.
     """
-    exact = x.astype(x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32)
+    exact = widened(x)
     # Moving all of x changes nothing; from the largest down, sums stay small where it matters.
     z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
     count = z.shape[axis]
@@ -106,10 +107,7 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn has it with the variance
     as a difference of means, which cancels.
     """
-    exact = x.astype(x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32)
-    away = exact - exact.mean(axis, keepdims=True)
-    variance = jnp.square(away).mean(axis, keepdims=True)
-    return (away * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+    return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
 
 
 def glu(x: jax.Array) -> jax.Array:

@@ -127,7 +127,7 @@ def variance_scaling(
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape, "variance_scaling")
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-        variance = scale / max(fan, 1)
+        variance = scale / (fan or 1)
         if distribution == "normal":
             return normal(math.sqrt(variance))(key, shape, dtype)
         return uniform(math.sqrt(3 * variance))(key, shape, dtype)

@@ -14,11 +14,41 @@ from fdl.paths import PathError
 Initializer = Callable[..., jax.Array]
 
 
-def fans(shape: Sequence[int], who: str = "fans") -> tuple[int, int]:
-    """How many inputs feed one output, and how many outputs one input feeds.
+class Shared(tuple[int, ...]):
+    """The shape of weights of which an output is fed by a share only, as with a stride on outputs.
 
     Args:
       shape: `[*receptive_field, in, out]`.
+      share: of an output's weights, the mean over outputs.
+
+    Example:
+      >>> fans(Shared((4, 16, 32), 0.5)), Shared((4, 16, 32), 0.5) == (4, 16, 32)
+      ((32.0, 128), False)
+    """
+
+    share: float
+
+    def __new__(cls, shape: Iterable[int], share: float) -> "Shared":
+        """A tuple with one attribute more."""
+        made = super().__new__(cls, shape)
+        made.share = share
+        return made
+
+    # As a static argument of jax.jit it must not pass for a plain tuple.
+    def __eq__(self, other: object) -> bool:
+        """Whether shape and share are the same."""
+        return isinstance(other, Shared) and self.share == other.share and super().__eq__(other)
+
+    def __hash__(self) -> int:
+        """Of both."""
+        return hash((tuple(self), self.share))
+
+
+def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
+    """How many inputs feed one output, and how many outputs one input feeds.
+
+    Args:
+      shape: `[*receptive_field, in, out]`, or that `Shared`.
       who: the initializer's name, for the message.
 
     Returns:
@@ -31,6 +61,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[int, int]:
       >>> fans((3, 3, 16, 32))
       (144, 288)
     """
+    share = shape.share if isinstance(shape, Shared) else 1
     shape = sizes(shape, who)
     if len(shape) < 2:
         raise PathError(
@@ -39,7 +70,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[int, int]:
             layer=who,
         )
     field = math.prod(shape[:-2])
-    return shape[-2] * field, shape[-1] * field
+    return shape[-2] * field * share, shape[-1] * field
 
 
 def need_key(key: Any, who: str) -> Any:

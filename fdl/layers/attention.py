@@ -181,6 +181,7 @@ class _Attention:
         self, f: Any, x: jax.Array, context: jax.Array, positions: Any = None, **seen: Any
     ) -> jax.Array:
         self.check(x, context)
+        x, context, broken = self.spared(x, context, seen.get("mask"))
         q = _by_head(f.q(x, like=x), self.heads)
         k = _by_head(f.k(context, like=x), self.kv_heads)
         v = _by_head(f.v(context, like=x), self.kv_heads)
@@ -197,7 +198,23 @@ class _Attention:
         y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
         if fits is not None:
             y = jnp.where(fits, y, jnp.nan)
-        return f.out(jax.lax.collapse(y, y.ndim - 2), like=x)
+        y = f.out(jax.lax.collapse(y, y.ndim - 2), like=x)
+        return y if broken is None else jnp.where(broken, jnp.nan, y)
+
+    def spared(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
+        """x and context without what is not finite in tokens that nobody sees, as padding.
+
+        A slope of 0 times such a number would be NaN in the gradients of the projections. The third
+        says which tokens of x these are, [..., T, 1], since their own answer is NaN all the same.
+        """
+        if mask is None or self.twin or mask.ndim < 2:
+            return x, context, None
+        axes = (-2,) if mask.ndim == 2 else (-3, -2)
+        broken = ~(mask.astype(bool).any(axes)[..., None] | jnp.isfinite(context))
+        context = jnp.where(broken, jnp.zeros_like(context), context)
+        if self.cross:
+            return x, context, None
+        return context, context, broken.any(-1, keepdims=True)
 
     def check(self, x: Any, context: Any) -> None:
         for what, array in {"x": x, "context": context}.items():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params, State
-from fdl.layers.standardize import Affine, check_epsilon, moments, shifted, wide
+from fdl.layers.standardize import Affine, check_epsilon
+from fdl.ops.numerics import deviations, wide, widened
 from fdl.paths import PathError
 
 
@@ -41,7 +42,8 @@ def batch_norm(
 
     Returns:
       A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
-      "bias": [C]}; state {"mean": [C], "variance": [C]} in float32 or wider.
+      "bias": [C]}; state {"mean": [C], "variance": [C]} in float32 or wider. A variance that its
+      dtype cannot hold is the largest number there instead, so that evaluation stays finite.
 
     Raises:
       ValueError: a momentum or an epsilon out of range.
@@ -75,19 +77,27 @@ def batch_norm(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         affine.check(x, {**params, "mean": state["mean"]})
-        mean, variance = state["mean"], state["variance"]
-        if train:
-            count = _values_of_a_channel(name, x)
-            mean, variance = moments(x, tuple(range(x.ndim - 1)))
-            seen = variance * (count / (count - 1)) if unbiased else variance
-            state = {
-                "mean": _running(momentum, state["mean"], mean.ravel()),
-                "variance": _running(momentum, state["variance"], seen.ravel()),
-            }
-        y = shifted(x, mean, variance, epsilon)
-        return affine.apply(params, y, x.dtype), state
+        if not train:
+            return affine.apply(params, _shifted(x, state, epsilon), x.dtype), state
+        count = _values_of_a_channel(name, x)
+        batch = deviations(x, tuple(range(x.ndim - 1)), epsilon)
+        mean, variance = (each.ravel() for each in batch.moments())
+        if unbiased:
+            most = float(jnp.finfo(variance.dtype).max)
+            variance = jnp.minimum(variance * (count / (count - 1)), most)
+        state = {
+            "mean": _running(momentum, state["mean"], mean),
+            "variance": _running(momentum, state["variance"], variance),
+        }
+        return affine.apply(params, batch.standard(epsilon), x.dtype), state
 
     return Layer(name, init, apply)
+
+
+def _shifted(x: Any, state: State, epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), by halves: x - mean may overflow."""
+    apart = widened(x) / 2 - state["mean"] / 2
+    return apart * (2 * jax.lax.rsqrt(state["variance"] + epsilon))
 
 
 def _running(momentum: float, old: jax.Array, new: jax.Array) -> jax.Array:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring, wide
+from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
 from fdl.layers.spread import full_beside
+from fdl.ops.numerics import wide
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)
@@ -95,7 +96,6 @@ def _and(
     so_far: _SoFar, queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring
 ) -> _SoFar:
     scores, seen = scoring(queries, keys, mask)
-    scores = jnp.where(seen, scores, UNSEEN)
     largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
     kept = jnp.exp(so_far.largest - largest)
     parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)

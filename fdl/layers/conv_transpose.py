@@ -1,5 +1,6 @@
 """Transposed convolution: the way back through a convolution, from its outputs to its inputs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.initializers import Initializer, lecun_normal, zeros
+from fdl.initializers.shape import Shared
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import at_once
 from fdl.layers.conv import check_features
@@ -55,7 +57,8 @@ def conv_transpose(
       groups: G. Features of one part come from channels of the same part.
       bias: whether to add b.
       w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from F to C.
-        It draws [*kernel_size, C / G, F], so that fan_in is what feeds an output here.
+        It draws [*kernel_size, C / G, F], and its fan_in is what feeds an output here: the
+        product of that shape but F, over the strides.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -85,7 +88,8 @@ def conv_transpose(
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
-        shape = (*kernel, x.shape[-1] // groups, features)
+        # An output is reached by one in `stride` of the elements of the kernel, along each axis.
+        shape = Shared((*kernel, x.shape[-1] // groups, features), 1 / math.prod(strides))
         w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)
         params = {"w": jnp.swapaxes(w, -1, -3).reshape(*kernel, features // groups, -1)}
         if bias:

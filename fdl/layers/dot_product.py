@@ -4,6 +4,7 @@ The letters: T queries and S keys (T = S where a sequence attends to itself), H 
 of keys and values, K features of a query and a key, V of a value.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_array, check_number, is_count
 from fdl.layers.blockwise import in_blocks
-from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
+from fdl.layers.scores import Keys, Queries, Scoring
 from fdl.paths import PathError
 
 
@@ -35,7 +36,9 @@ def dot_product_attention(
     """y = softmax(q k^T / sqrt(K)) v, for every head.
 
     Scores, softmax and sums are in at least float32. A query that may see no key gives zeros, with
-    zero gradients.
+    zero gradients. What a query does not see, key or value, never reaches it or its gradient, NaN
+    and infinity neither. A key that it sees and that is not finite gives it NaN, which no gradient
+    passes; so does a query that is not finite, where there are masks.
 
     Args:
       q: queries [..., T, H, K].
@@ -80,17 +83,82 @@ def dot_product_attention(
     first = jnp.asarray(start, jnp.int32)
     queries = Queries(q, first + jnp.arange(q.shape[-3], dtype=jnp.int32), segments)
     keys = Keys(k, v, jnp.arange(k.shape[-3], dtype=jnp.int32), segments)
+    if not (q.shape[-3] and k.shape[-3]):
+        return _nothing(q, k, v)
+    if mask is None and segments is None and not causal and window is None:
+        return _attended(queries, keys, mask, scoring, on_weights, chunk).astype(v.dtype)
+    # A weight of 0 times NaN is NaN, forward or backward: so all that is not finite comes after.
+    asked, seen = queries._replace(q=_finite(q)), keys._replace(k=_finite(k), v=_finite(v))
+    y = _attended(asked, seen, mask, scoring, on_weights, chunk)
+    y = _spoiled(y, queries, keys, mask, scoring, chunk)
+    whole = jnp.isfinite(q).all(-1, keepdims=True)
+    return jnp.where(whole, y, jnp.nan).astype(v.dtype)
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
+
+
+def _attended(
+    queries: Queries,
+    keys: Keys,
+    mask: jax.Array | None,
+    scoring: Scoring,
+    on_weights: Callable[[jax.Array], jax.Array] | None,
+    chunk: int | None,
+) -> jax.Array:
     if chunk is not None:
-        return in_blocks(queries, keys, mask, scoring, chunk).astype(v.dtype)
+        return in_blocks(queries, keys, mask, scoring, chunk)
     weights = _weights(queries, keys, mask, scoring)
-    return keys.mixed(on_weights(weights) if on_weights else weights).astype(v.dtype)
+    return keys.mixed(on_weights(weights) if on_weights else weights)
+
+
+def _nothing(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """What no queries give, or queries without any keys."""
+    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    return jnp.zeros((*lead, *q.shape[-3:-1], v.shape[-1]), v.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)
+def _spoiled(
+    y: jax.Array,
+    queries: Queries,
+    keys: Keys,
+    mask: jax.Array | None,
+    scoring: Scoring,
+    chunk: int | None,
+) -> jax.Array:
+    """y, and what is not finite for the queries that see a value of that kind.
+
+    Which they are takes a second product, so it is found only if there is such a value. That is a
+    loop of at most one step rather than a condition, both sides of which `vmap` would compute.
+    """
+    queries, keys, nothing = jax.lax.stop_gradient((queries, keys, jnp.where(y == y, 0, 0)))
+    broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
+
+    def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        # Where all keys score alike, what is mixed of their marks is above 0 for each that is seen.
+        alike = dataclasses.replace(scoring, slopes=(), soft_cap=None)
+        no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
+        kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
+        marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
+        # The score is made of what the loop carries: XLA takes out of loops what is not, and
+        # computes it always.
+        score = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
+        asked, seen = queries._replace(q=score), keys._replace(k=ones, v=marks)
+        up, down = jnp.split(_attended(asked, seen, mask, alike, None, chunk) > 0, 2, -1)
+        kind = jnp.where(up & down, jnp.nan, jnp.where(up, jnp.inf, jnp.where(down, -jnp.inf, 0)))
+        return carry[0] & False, kind.astype(y.dtype) + carry[1]
+
+    begin = (broken, nothing.astype(y.dtype))
+    _, kind = jax.lax.while_loop(lambda carry: carry[0], found, begin)
+    return jnp.where(kind == 0, y, kind)
 
 
 # Traced once for all layers of one kind and shape, and one program where nothing else is compiled.
 @functools.partial(jax.jit, static_argnames="scoring", inline=True)
 def _weights(queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring) -> jax.Array:
     scores, seen = scoring(queries, keys, mask)
-    scores = jnp.where(seen, scores, UNSEEN)
     largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     parts = jnp.where(seen, jnp.exp(scores - largest), 0)
     total = parts.sum(-1, keepdims=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.layer import Layer, Params, State, check_training_key
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 

@@ -4,20 +4,19 @@ B is the batch, T the length of a sequence, D the features, V the number of ids.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fdl.arguments import check_array, check_count
 from fdl.data.arrays import to_jax
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.cache import counted
+from fdl.layers.positions import angles
 from fdl.layers.spread import sharding_beside
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 SMALL = normal(0.02)
@@ -193,8 +192,8 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         init(None, x, positions=positions)
         where = jnp.arange(x.shape[-2]) if positions is None else positions
         where = to_jax(where, name, "positions")
-        angles = _angles(where, x.shape[-1] // 2, base, wide(x.dtype))
-        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
+        turned = angles(where, x.shape[-1] // 2, base, wide(x.dtype))
+        waves = jnp.stack([jnp.sin(turned), jnp.cos(turned)], -1)
         waves = waves.reshape(*where.shape, x.shape[-1])
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
@@ -222,19 +221,6 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
         wrap_negative_indices=False,
         out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),
     )
-
-
-def _angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
-    """positions / base^(i / count) up to whole turns, [..., count]."""
-    # A float32 product would be wrong by 0.01 already at position 100,000. Here a frequency is a
-    # number of turns in fixed point, 2**-32 to the unit: that product drops whole turns by
-    # overflowing, exactly, and what the rounding of the frequency left over is small.
-    turns = base ** -(np.arange(count) / count) / (2 * math.pi)
-    fixed = np.rint(turns * 2**32)
-    rest = jnp.asarray(turns - fixed / 2**32, dtype)
-    wrapped = positions.astype(jnp.uint32)[..., None] * jnp.asarray(fixed, jnp.uint32)
-    part = jax.lax.bitcast_convert_type(wrapped, jnp.int32).astype(dtype) * 2.0**-32
-    return (2 * math.pi) * (part + positions.astype(dtype)[..., None] * rest)
 
 
 def _check_sequence(

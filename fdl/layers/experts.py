@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from fdl.arguments import check_array, is_count
 from fdl.layer import Layer, Params, State, as_layer, subkey
 from fdl.layers.dense import dense
-from fdl.layers.standardize import wide
 from fdl.network import network
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 

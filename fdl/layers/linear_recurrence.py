@@ -14,8 +14,8 @@ from fdl.data.arrays import to_jax
 from fdl.initializers.shape import need_key
 from fdl.layer import Layer, Params, State, subkey
 from fdl.layers.dense import dense
-from fdl.layers.standardize import wide
 from fdl.network import network
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 # c of equation 3, and what new decays are drawn from: those of 1,024 values of a^c between 0.9 and
@@ -29,7 +29,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     """h[t] = a[t] h[t - 1] + b[t] in about log T parallel steps.
 
     Args:
-      a: [..., T, D]; 0 forgets all that came before.
+      a: [..., T, D]; 0 forgets all that came before, NaN and infinity too.
       b: [..., T, D].
       start: h[-1], [..., D]; by default zeros.
 
@@ -56,10 +56,10 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     dtype = wide(b.dtype)
     factor, h = a.astype(dtype), b.astype(dtype)
     if start is not None:
-        h = h.at[..., 0, :].add(factor[..., 0, :] * start.astype(dtype))
+        h = h.at[..., 0, :].add(_kept(factor[..., 0, :], start.astype(dtype)))
 
     def join(one: Any, other: Any) -> Any:
-        return one[0] * other[0], other[0] * one[1] + other[1]
+        return _kept(other[0], one[0]), _kept(other[0], one[1]) + other[1]
 
     return jax.lax.associative_scan(join, (factor, h), axis=-2)[1].astype(b.dtype)
 
@@ -172,6 +172,11 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     # Where r closes altogether, the slope of the root would be infinite.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
+
+
+def _kept(a: jax.Array, h: jax.Array) -> jax.Array:
+    """a h, and 0 for a = 0 whatever h is."""
+    return a * jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
 
 
 def _begins(x: Any, segments: Any) -> jax.Array:

@@ -6,13 +6,13 @@ B is the batch, C (or D) the features, which are the last axis.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fdl.arguments import check_count
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params
 from fdl.layers.cache import at_once
-from fdl.layers.standardize import Affine, check_epsilon, standardized, wide
+from fdl.layers.standardize import Affine, check_epsilon
+from fdl.ops.numerics import deviations, over_root_mean_square
 
 
 def layer_norm(
@@ -42,6 +42,7 @@ def layer_norm(
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = layer_norm()
       >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -54,7 +55,7 @@ def layer_norm(
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 1)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        return affine.apply(params, standardized(x, (-1,), epsilon), x.dtype)
+        return affine.apply(params, deviations(x, (-1,), epsilon).standard(epsilon), x.dtype)
 
     return affine.layer(forward)
 
@@ -82,6 +83,7 @@ def rms_norm(
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = rms_norm()
       >>> x = jnp.array([3.0, 3.0, -3.0])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -93,9 +95,7 @@ def rms_norm(
     affine = Affine(name, scale_init if scale else None, None, 1)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        y = x.astype(wide(x.dtype))
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
-        return affine.apply(params, y, x.dtype)
+        return affine.apply(params, over_root_mean_square(x, -1, epsilon), x.dtype)
 
     return affine.layer(forward)
 
@@ -130,6 +130,7 @@ def group_norm(
       PathError: a C that the groups do not divide; x as for `batch_norm`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = group_norm(2)
       >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3)
@@ -143,7 +144,7 @@ def group_norm(
 
     def forward(params: Params, x: Any) -> jax.Array:
         parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        y = standardized(parts, (*range(1, x.ndim - 1), x.ndim), epsilon)
+        y = deviations(parts, (*range(1, x.ndim - 1), x.ndim), epsilon).standard(epsilon)
         return affine.apply(params, y.reshape(x.shape), x.dtype)
 
     return at_once(affine.layer(forward))
@@ -177,6 +178,7 @@ def instance_norm(
       PathError: x without an axis between B and C; x as for `batch_norm`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = instance_norm()
       >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])
       >>> layer.apply(layer.init(jax.random.key(0), x)[0], {}, x)[0].round(3).ravel()
@@ -188,7 +190,7 @@ def instance_norm(
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 3)
 
     def forward(params: Params, x: Any) -> jax.Array:
-        y = standardized(x, tuple(range(1, x.ndim - 1)), epsilon)
+        y = deviations(x, tuple(range(1, x.ndim - 1)), epsilon).standard(epsilon)
         return affine.apply(params, y, x.dtype)
 
     return at_once(affine.layer(forward))

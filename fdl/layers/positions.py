@@ -10,7 +10,7 @@ import numpy as np
 
 from fdl.arguments import check_array
 from fdl.data.arrays import to_jax
-from fdl.layers.scores import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 
@@ -20,7 +20,7 @@ def rotary(
     """Rotary positions: pairs of features turned by an angle that grows with the position.
 
     Pair i of K / 2 turns by positions * base^(-2 i / K), so that the product of a query and a key
-    depends on how far apart they stand. Angles are computed in at least float32.
+    depends on how far apart they stand. Angles are right to about 1e-6 at any position.
 
     Args:
       x: queries or keys [..., T, H, K], K even.
@@ -80,14 +80,52 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     return (*slopes, *between[: heads - below])
 
 
+def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
+    """positions / base^(i / count) up to whole turns, however far.
+
+    Args:
+      positions: [...], integers or floating.
+      count: how many frequencies, i = 0, 1, ...
+      base: > 0.
+      dtype: float32 or float64.
+
+    Returns:
+      [..., count], in `dtype`.
+
+    Example:
+      >>> far = angles(jnp.array([2**24 + 1]), 1, 10_000.0, jnp.float32)
+      >>> abs(float(jnp.sin(far)[0, 0]) - math.sin(2**24 + 1)) < 1e-6
+      True
+    """
+    # A float32 product would be wrong by 0.01 already at position 100,000. Here a frequency is a
+    # number of turns in fixed point, 2**-32 to the unit: that product drops whole turns by
+    # overflowing, exactly, and what the rounding of the frequency left over is small.
+    turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
+    fixed = np.rint(turns * 2**32)
+    part, whole = jnp.zeros((), dtype), positions[..., None]
+    if jnp.issubdtype(whole.dtype, jnp.floating):
+        whole = jnp.floor(positions.astype(dtype))[..., None]
+        part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
+        # Exact at every step, and within int32: what becomes of a float past it is not said.
+        number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
+        number = number - 2.0**32 * (
+            (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)
+        )
+        number = number.astype(jnp.int32).astype(jnp.uint32)
+    else:
+        number = whole.astype(jnp.uint32)
+    wrapped = number * jnp.asarray(fixed % 2**32, jnp.uint32)
+    part = part + jax.lax.bitcast_convert_type(wrapped, jnp.int32).astype(dtype) * 2.0**-32
+    rest = jnp.asarray(turns - fixed / 2**32, dtype)
+    return (2 * math.pi) * (part + whole.astype(dtype) * rest)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
 def _turned(x: jax.Array, positions: jax.Array, base: float, interleaved: bool) -> jax.Array:
     pairs = x.shape[-1] // 2
     dtype = wide(x.dtype)
-    # From NumPy, so that the frequencies are right to the last bit of either width.
-    frequencies = jnp.asarray(base ** (-np.arange(pairs) / pairs), dtype)
-    angles = positions.astype(dtype)[..., None, None] * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    turned_by = angles(positions[..., None], pairs, base, dtype)
+    cos, sin = jnp.cos(turned_by), jnp.sin(turned_by)
     if interleaved:
         first, second = x[..., 0::2].astype(dtype), x[..., 1::2].astype(dtype)
     else:

@@ -15,7 +15,7 @@ from fdl import paths
 from fdl.arguments import check_count
 from fdl.initializers import normal
 from fdl.layer import Layer, Params, State, subkey
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import direction, largest, power_of_two, wide
 from fdl.paths import PathError
 
 POWER = "power_iteration"
@@ -116,8 +116,8 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
 
         def divided(w: jax.Array, path: str) -> jax.Array:
             name = path.replace("/", ".")
-            sigma, moved[name] = _largest(w, state[POWER][name], iterations)
-            return (w.astype(sigma.dtype) / sigma).astype(w.dtype)
+            unit, moved[name] = _divided(w, state[POWER][name], iterations)
+            return unit.astype(w.dtype)
 
         picked = paths.pick(paths.leaves(params), [weights])
         y, inner = layer.apply(_at(params, picked, divided), inner, x, train=train, **given)
@@ -129,19 +129,20 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
     )
 
 
-def _largest(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
+def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
+    """w / sigma, in the units of u, and the u after; 0 for 0, whose u stays as it is."""
     matrix = w.reshape(-1, w.shape[-1]).astype(u.dtype)
+    matrix = matrix / power_of_two(largest(matrix))
     fixed = jax.lax.stop_gradient(matrix)
     u = jax.lax.stop_gradient(u)
     v = u
     for _ in range(iterations):
-        v = _unit(fixed @ u)
-        u = _unit(v @ fixed)
-    return v @ matrix @ u, u
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
+        v = direction(fixed @ u)
+        new = direction(v @ fixed)
+        u = jnp.where((new == 0).all(), u, new)
+    sigma = v @ matrix @ u
+    # Not a quotient: XLA makes of a / b / c a quotient by b c, which may overflow.
+    return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
 
 
 def _rescaled(params: Any) -> Any:
@@ -149,10 +150,8 @@ def _rescaled(params: Any) -> Any:
         return params
     if set(params) != {"direction", "scale"}:
         return {name: _rescaled(value) for name, value in params.items()}
-    direction = params["direction"].astype(wide(params["direction"].dtype))
-    length = jnp.sqrt(jnp.square(direction).sum(range(direction.ndim - 1)))
-    w = direction * (params["scale"].astype(direction.dtype) / length)
-    return w.astype(params["direction"].dtype)
+    unit = direction(params["direction"], tuple(range(params["direction"].ndim - 1)))
+    return (unit * params["scale"].astype(unit.dtype)).astype(params["direction"].dtype)
 
 
 def _at(tree: Any, picked: list[str], change: Callable[[Any, str], Any], path: str = "") -> Any:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# The score of what must not be seen: far below any other, and finite, so that a row with nothing
-# to see has a finite maximum and finite gradients.
-UNSEEN = -1e30
+from fdl.ops.numerics import wide
+
+# The score of what must not be seen: below any other, and finite, so that a row with nothing to see
+# has a finite maximum and finite gradients.
+UNSEEN = -1e38
 
 
 class Queries(NamedTuple):
@@ -52,7 +54,10 @@ class Scoring:
     def __call__(
         self, queries: Queries, keys: Keys, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Scores [..., H, T, S], and whether they count, bool, broadcast to the same."""
+        """Scores [..., H, T, S], UNSEEN where they do not count, and where they do, a bool.
+
+        The latter broadcasts to the shape of the former.
+        """
         *lead, t, h, features = queries.q.shape
         s, g = keys.k.shape[-3:-1]
         shared = queries.q.reshape(*lead, t, g, h // g, features)
@@ -62,19 +67,19 @@ class Scoring:
             keys.k,
             preferred_element_type=wide(shared.dtype),
         )
-        scores = scores.reshape(*scores.shape[:-4], h, t, s) / math.sqrt(features)
+        scores = scores.reshape(*scores.shape[:-4], h, t, s) / math.sqrt(max(features, 1))
         if self.soft_cap is not None:
             scores = self.soft_cap * jnp.tanh(scores / self.soft_cap)
-        ahead = keys.place - queries.place[:, None]
         if self.slopes:
+            ahead = keys.place - queries.place[:, None]
             fall = jnp.asarray(self.slopes, scores.dtype)[:, None, None]
             scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
-        return scores, self.seen(queries, keys, ahead, mask)
+        seen = self.seen(queries, keys, mask)
+        return jnp.where(seen, scores, UNSEEN), seen
 
-    def seen(
-        self, queries: Queries, keys: Keys, ahead: jax.Array, mask: jax.Array | None
-    ) -> jax.Array:
-        """Which keys each query sees, broadcast to [..., H, T, S]; `ahead` of it by so much."""
+    def seen(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
+        """Which keys each query sees, broadcast to [..., H, T, S]."""
+        ahead = keys.place - queries.place[:, None]
         seen = keys.place < self.count
         if self.causal:
             seen = seen & (ahead <= 0)
@@ -94,13 +99,3 @@ class Scoring:
             after = keys.place[-1] > queries.place[0] - self.window
             reached = reached & after & (keys.place[0] < queries.place[-1] + self.window)
         return reached
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype in which scores are summed: at least float32.
-
-    Example:
-      >>> wide(jnp.dtype("bfloat16")), wide(jnp.dtype("float64"))
-      (dtype('float32'), dtype('float64'))
-    """
-    return dtype if dtype.itemsize >= 4 else jnp.dtype("float32")

@@ -1,70 +1,15 @@
-"""What the norms share: mean and variance of chosen axes, and the learned scale and bias after.
-
-Mean and variance are taken in float32 or wider whatever x is, and as the mean of squared distances
-from the mean: the mean of squares less the squared mean would cancel.
-"""
+"""What the norms share: the learned scale and bias after, and the checks of their arguments."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fdl.arguments import check_floating
 from fdl.initializers import Initializer
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
-
-
-def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon), with the moments of x itself over `axes`.
-
-    Args:
-      x: [...], a floating dtype.
-      axes: over which mean and variance are taken.
-      epsilon: > 0.
-
-    Returns:
-      As x, in float32 or wider.
-
-    Example:
-      >>> standardized(jnp.array([1.0, 3.0]), (0,), 1e-5).round(3)
-      Array([-1.,  1.], dtype=float32)
-    """
-    return shifted(x, *moments(x, axes), epsilon)
-
-
-def shifted(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon), in the dtype of the mean.
-
-    Example:
-      >>> shifted(jnp.array([5.0]), jnp.array([1.0]), jnp.array([4.0]), 1e-5).round(3)
-      Array([2.], dtype=float32)
-    """
-    return (x.astype(mean.dtype) - mean) * jax.lax.rsqrt(variance + epsilon)
-
-
-def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over `axes`, which stay as axes of length 1.
-
-    Example:
-      >>> moments(jnp.array([1.0, 3.0]), (0,))
-      (Array([2.], dtype=float32), Array([1.], dtype=float32))
-    """
-    x = x.astype(wide(x.dtype))
-    mean = x.mean(axes, keepdims=True)
-    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype that statistics are taken in: float32, or float64 for float64.
-
-    Example:
-      >>> wide(jnp.bfloat16), wide(jnp.float32)
-      (dtype('float32'), dtype('float32'))
-    """
-    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
 
 
 def check_epsilon(who: str, epsilon: float) -> None:

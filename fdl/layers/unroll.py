@@ -16,7 +16,7 @@ from fdl.data.arrays import to_jax
 from fdl.layer import Layer, Params, State
 from fdl.layers.cells import Carry, Cell
 from fdl.layers.spread import full_beside
-from fdl.layers.standardize import wide
+from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
 

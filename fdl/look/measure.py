@@ -10,6 +10,7 @@ from fdl.arguments import check_count, is_count
 from fdl.data.arrays import to_jax
 from fdl.losses import softmax_cross_entropy
 from fdl.metrics import accuracy
+from fdl.ops.numerics import largest, power_of_two, wide
 
 READOUT_STEPS = 500
 READOUT_DECAY = 1e-3
@@ -65,6 +66,9 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
 
 @jax.jit(static_argnums=4)
 def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -> jax.Array:
+    # Squares of large numbers are infinite, and those of small ones 0.
+    unit = power_of_two(largest(h, 0))
+    h, h_test = h / unit, h_test / unit
     mean, spread = h.mean(0), h.std(0)
     # A feature that is constant but for rounding says nothing.
     spread = jnp.where(spread > 1e-6 * jnp.abs(h).max(0), spread, jnp.inf)
@@ -125,22 +129,17 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
             f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
         )
     # Squares of large numbers are infinite, and those of small ones 0.
-    unit = _largest(rows)
+    unit = power_of_two(largest(rows))
     rows = rows / unit
     rows = rows - rows.mean(0)
-    spread = _largest(rows)
+    spread = power_of_two(largest(rows))
     rows = rows / spread
     _, sizes, directions = jnp.linalg.svd(rows, full_matrices=False)
-    largest = jnp.abs(directions).argmax(1)
-    signs = jnp.sign(jnp.take_along_axis(directions, largest[:, None], axis=1))
+    heaviest = jnp.abs(directions).argmax(1)
+    signs = jnp.sign(jnp.take_along_axis(directions, heaviest[:, None], axis=1))
     variance = jnp.square(sizes)
     share = variance / jnp.where(variance.sum() > 0, variance.sum(), 1)
     return rows @ (signs * directions)[:count].T * spread * unit, share[:count]
-
-
-def _largest(rows: jax.Array) -> jax.Array:
-    most = jnp.abs(rows).max()
-    return jnp.where(most > 0, most, jnp.ones_like(most))
 
 
 def _rows(who: str, h: Any) -> jax.Array:
@@ -151,7 +150,7 @@ def _rows(who: str, h: Any) -> jax.Array:
             f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; "
             "give one row for each example"
         )
-    rows = h.reshape(len(h), -1).astype(h.dtype if h.dtype == jnp.float64 else jnp.float32)
+    rows = h.reshape(len(h), -1).astype(wide(h.dtype))
     if not bool(jnp.isfinite(rows).all()):
         bad = int((~jnp.isfinite(rows)).any(1).sum())
         raise ValueError(

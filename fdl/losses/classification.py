@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
-from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+from fdl.losses.shapes import (
+    alike,
+    bounded,
+    classified,
+    fixed_at_infinity,
+    nan_outside,
+    one_hot,
+    product,
+)
 
 
 def sigmoid_focal(
@@ -44,9 +52,10 @@ def sigmoid_focal(
         )
     towards = jnp.where(targets == 1, logits, -logits)
     # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
-    loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * jax.nn.softplus(towards))
+    missing = bounded(jax.nn.softplus(fixed_at_infinity(towards)))
+    loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * missing)
     if alpha is not None:
-        loss = loss * jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype)
+        loss = product(jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype), loss)
     return jnp.where((targets == 0) | (targets == 1), loss, jnp.nan)
 
 
@@ -75,7 +84,7 @@ def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
     # A power has no finite slope at 0, so the smallest number stands there.
-    missing = jnp.maximum(-jnp.expm1(-nats), jnp.finfo(nats.dtype).tiny)
+    missing = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
     return nats * missing**gamma
 
 

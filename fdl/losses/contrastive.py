@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from fdl.losses.shapes import alike, magnitude, real
+from fdl.losses.shapes import alike, real
+from fdl.ops.numerics import direction, norm
 from fdl.paths import PathError
 
 
@@ -32,7 +33,7 @@ def cosine_distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     6.10.
     """
     predictions, targets = alike("cosine_distance", predictions, targets, axes=1)
-    return 1 - (_direction(predictions) * _direction(targets)).sum(-1)
+    return 1 - (direction(predictions, -1) * direction(targets, -1)).sum(-1)
 
 
 def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 1.0) -> jax.Array:
@@ -69,7 +70,7 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
             layer="contrastive",
         )
     together = jnp.asarray(same, a.dtype)
-    apart = jnp.square(jnp.maximum(0, margin - _distance(a, b)))
+    apart = jnp.square(jnp.maximum(0, margin - norm(a - b, -1)))
     close = jnp.where(together == 0, 0, together * jnp.square(a - b).sum(-1))
     loss = (close + (1 - together) * apart) / 2
     return jnp.where((together >= 0) & (together <= 1), loss, jnp.nan)
@@ -101,8 +102,10 @@ def triplet(
     torch's `triplet_margin_loss` with eps 0.
     """
     _check_margin("triplet", margin)
-    near = _distance(*alike("triplet", anchor, positive, axes=1))
-    far = _distance(*alike("triplet", anchor, negative))
+    near, far = (
+        norm(jnp.subtract(*alike("triplet", anchor, other, axes=1)), -1)
+        for other in (positive, negative)
+    )
     return jnp.maximum(0, near - far + margin)
 
 
@@ -190,23 +193,8 @@ def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
         raise PathError(
             f"expected two arrays [B, D], got {list(a.shape)}; one row for each example", layer=name
         )
-    return _direction(a) @ _direction(b).T
-
-
-def _direction(x: jax.Array) -> jax.Array:
-    """x / |x|, and 0 for 0."""
-    # Against the largest element no square is lost, whatever the length of x.
-    largest = jax.lax.stop_gradient(magnitude(x).max(-1, keepdims=True, initial=0))
-    x = x / jnp.where(largest == 0, 1, largest)
-    square = jnp.square(x).sum(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
+    return direction(a, -1) @ direction(b, -1).T
 
 
 def _check_margin(name: str, margin: Any) -> None:
     check_number(name, "margin > 0", margin, lambda m: m > 0, "1 is usual")
-
-
-def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
-    square = jnp.square(a - b).sum(-1)
-    # The root has no slope at 0; the second `where` gives it 0, the first keeps NaN out of it.
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))

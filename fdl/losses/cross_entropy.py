@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_number
-from fdl.losses.shapes import alike, classified, nan_outside, one_hot
+from fdl.losses.shapes import alike, bounded, classified, nan_outside, one_hot, product
 from fdl.paths import PathError
 
 
@@ -55,7 +55,7 @@ def softmax_cross_entropy(
     classes = logits.shape[-1]
     right, weights = one_hot(labels, classes), _weights(class_weight, logits)
     if not isinstance(smoothing, jax.core.Tracer) and smoothing == 0:
-        nats = _nats_of(right, logits) * jnp.where(right, weights, 0).sum(-1)
+        nats = product(jnp.where(right, weights, 0).sum(-1), _nats_of(right, logits))
     else:
         chances = jnp.where(right, 1 - smoothing + smoothing / classes, smoothing / classes)
         nats = _expected_nats(chances.astype(logits.dtype) * weights, logits)
@@ -107,7 +107,7 @@ def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """
     logits, targets = alike("kl_divergence", logits, targets, axes=1)
     some = targets > 0
-    nats = jnp.log(jnp.where(some, targets, 1)) + jnp.where(some, _nats(logits), 0)
+    nats = jnp.log(jnp.where(some, targets, 1)) + jnp.where(some, nats_of_all(logits), 0)
     return jnp.where(some, targets * nats, 0).sum(-1)
 
 
@@ -145,13 +145,12 @@ def sigmoid_cross_entropy(
             f"{list(weight.shape)}; give one number, or one for each class",
             layer="sigmoid_cross_entropy",
         )
-    return targets * weight * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    right = product(targets * weight, jax.nn.softplus(-logits))
+    return right + product(1 - targets, jax.nn.softplus(logits))
 
 
 def _expected_nats(chances: jax.Array, logits: jax.Array) -> jax.Array:
-    nats = _nats(logits)
-    # A class of no chance counts as nothing, also where its logit is minus infinity.
-    return (chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)).sum(-1)
+    return product(chances, nats_of_all(logits)).sum(-1)
 
 
 def _nats_of(right: jax.Array, logits: jax.Array) -> jax.Array:
@@ -160,16 +159,27 @@ def _nats_of(right: jax.Array, logits: jax.Array) -> jax.Array:
     log(1 + the sum over the others of e^d), d how far they are ahead, from the largest d or 0 on.
     """
     own = jnp.where(right, logits, 0).sum(-1, keepdims=True)
+    rest = jnp.where(right, -jnp.inf, logits)
+    top = jax.lax.stop_gradient(rest.max(-1, keepdims=True))
+    # One of no chance has infinitely many nats, and the slopes of one far behind the others.
     never = own == -jnp.inf
-    ahead = jnp.where(right, -jnp.inf, logits) - jnp.where(never, 0, own)
+    behind = top + bounded(own) - jax.lax.stop_gradient(bounded(own))
+    ahead = rest - jnp.where(never, behind, own)
     most = jax.lax.stop_gradient(jnp.maximum(ahead.max(-1, keepdims=True), 0))
-    others = jnp.exp(ahead - most).sum(-1, keepdims=True)
-    return jnp.where(never, jnp.inf, most + jnp.log1p(jnp.expm1(-most) + others))[..., 0]
+    others = jnp.exp(bounded(ahead) - bounded(most)).sum(-1, keepdims=True)
+    nats = most + jnp.log1p(jnp.where(never, -1, jnp.expm1(-most)) + others)
+    return (nats + jnp.where(never, jnp.inf, 0))[..., 0]
 
 
-def _nats(logits: jax.Array) -> jax.Array:
-    """-log softmax."""
-    logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+def nats_of_all(logits: jax.Array) -> jax.Array:
+    """-log softmax, at one infinite logit too.
+
+    Example:
+      >>> nats_of_all(jnp.array([0.0, jnp.inf]))
+      Array([inf,  0.], dtype=float32)
+    """
+    most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    logits = jnp.where(logits == jnp.inf, bounded(logits) - bounded(most), logits - most)
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
 
 

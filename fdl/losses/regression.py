@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import check_number
-from fdl.losses.shapes import alike, magnitude, precise, real
+from fdl.losses.shapes import alike, magnitude, precise, product, real
 from fdl.paths import PathError
 
 # e^60 is far above any count, and far enough below the largest float32 to be multiplied.
@@ -62,7 +62,7 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
     Args:
       predictions: [...].
       targets: [...].
-      delta: > 0, where the parabola goes over into its tangents.
+      delta: > 0, where the parabola goes over into its tangents; infinity for the parabola alone.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -82,8 +82,8 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
     error = predictions - targets
     far = magnitude(error) > delta
     # Each part has its own slope; of a sum of both, that of the tangents cancels for a large delta.
-    near = jnp.where(far, 0, error)
-    return jnp.where(far, delta * (magnitude(error) - delta / 2), jnp.square(near) / 2)
+    near, slope = jnp.where(far, 0, error), jnp.where(far, delta, 0).astype(error.dtype)
+    return jnp.where(far, slope * (magnitude(error) - slope / 2), jnp.square(near) / 2)
 
 
 def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -184,8 +184,8 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
     log_variance = jnp.logaddexp(
         predictions[..., 1], jnp.log(jnp.asarray(epsilon, predictions.dtype))
     )
-    error = targets - predictions[..., 0]
-    return (math.log(2 * math.pi) + log_variance + error**2 * jnp.exp(-log_variance)) / 2
+    score = (targets - predictions[..., 0]) * jnp.exp(-log_variance / 2)
+    return (math.log(2 * math.pi) + log_variance + jnp.square(score)) / 2
 
 
 def poisson_nll(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -210,6 +210,11 @@ def poisson_nll(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     exact; torch's `poisson_nll_loss(full=True)` approximates it.)
     """
     predictions, targets = alike("poisson_nll", predictions, targets)
-    low = jnp.minimum(predictions, LARGEST_LOG_RATE)
-    rate = jnp.exp(low) * (1 + predictions - low)
-    return rate - targets * predictions + jax.scipy.special.gammaln(targets + 1)
+    far = predictions > LARGEST_LOG_RATE
+    near = jnp.where(far, 0, predictions)
+    # The tangent less the second term, with one factor: of two infinities there is no difference.
+    largest = jnp.exp(jnp.asarray(LARGEST_LOG_RATE, predictions.dtype))
+    slope = (largest - targets) * jnp.where(far, predictions, 0)
+    tangent = largest * (1 - LARGEST_LOG_RATE) + slope
+    curve = jnp.exp(near) - product(targets, near)
+    return jnp.where(far, tangent, curve) + jax.scipy.special.gammaln(targets + 1)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import is_count
+from fdl.losses.cross_entropy import nats_of_all
 from fdl.losses.shapes import precise, real, wide
 from fdl.paths import PathError
 
@@ -51,7 +52,8 @@ def ctc(
     lengths = wide(lengths)
     # What stands past the end is not read, not even a NaN.
     inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]
-    log_chances = jax.nn.log_softmax(jnp.where(inside[..., None], precise(logits), 0), axis=-1)
+    nats = nats_of_all(jnp.where(inside[..., None], precise(logits), 0))
+    log_chances = -jnp.minimum(nats, -NEVER)
     states = _with_blanks(wide(labels), blank)
     # [T, ..., 2 S + 1]: what each frame says of each state.
     places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))

@@ -57,6 +57,45 @@ def magnitude(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, -x)
 
 
+def product(chances: jax.Array, nats: jax.Array) -> jax.Array:
+    """chances * nats, and 0 where infinitely many nats have no chance.
+
+    Example:
+      >>> product(jnp.array([0.0, 1.0]), jnp.array([jnp.inf, 2.0]))
+      Array([0., 2.], dtype=float32)
+    """
+    return chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)
+
+
+@jax.custom_jvp
+def bounded(x: jax.Array) -> jax.Array:
+    """x, with the largest finite number for infinity, and the slope of x itself.
+
+    For what is added to infinity, or multiplied by a slope of 0, and so would give NaN.
+
+    Example:
+      >>> float(bounded(jnp.array(jnp.inf))) < jnp.inf, float(jax.grad(bounded)(jnp.inf))
+      (True, 1.0)
+    """
+    most = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -most, most)
+
+
+@bounded.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return bounded(*primals), tangents[0]
+
+
+def fixed_at_infinity(x: jax.Array) -> jax.Array:
+    """x, with the slope 0 where it is infinite: for a factor whose slope there is 0 times infinity.
+
+    Example:
+      >>> float(jax.grad(lambda x: x * jnp.exp(-fixed_at_infinity(x)))(jnp.inf))
+      0.0
+    """
+    return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
+
+
 def alike(
     name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
 ) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,38 @@ import jax.numpy as jnp
 
 from fdl.losses.shapes import alike, precise
 from fdl.metrics.metric import Metric, Sum, as_sum, ratio, weighted_sum, weights_of
+from fdl.ops.numerics import largest, power_of_two
+
+
+class Squares(NamedTuple):
+    """A sum of squares, total * unit^2, which neither overflows nor vanishes before a ratio.
+
+    Args:
+      total: Sum.
+      unit: a power of two near the largest number that was squared.
+    """
+
+    total: Sum
+    unit: jax.Array
+
+    def plus(self, other: "Squares") -> "Squares":
+        """The sum of both."""
+        unit = jnp.maximum(self.unit, other.unit)
+        return Squares(self.within(unit).plus(other.within(unit)), unit)
+
+    def within(self, unit: jax.Array) -> Sum:
+        """The total in a larger unit."""
+        factor = self.unit / unit
+        return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
+
+    def over(self, other: "Squares") -> jax.Array:
+        """The ratio of both, and 0 where the other is 0."""
+        factor = self.unit / other.unit
+        return ratio(self.total.value(), other.total.value()) * factor * factor
+
+    def value(self) -> jax.Array:
+        """In one number."""
+        return self.total.value() * self.unit * self.unit
 
 
 class Moments(NamedTuple):
@@ -19,7 +51,7 @@ class Moments(NamedTuple):
     Args:
       n: Sum, of weights.
       mean: Sum.
-      squares: Sum.
+      squares: Squares.
 
     Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
     Sample Variances", equations 2.1; of one number at a time it is Welford's 1962.
@@ -27,7 +59,7 @@ class Moments(NamedTuple):
 
     n: Sum
     mean: Sum
-    squares: Sum
+    squares: Squares
 
     def plus(self, other: "Moments") -> "Moments":
         """Of the numbers of both."""
@@ -35,11 +67,11 @@ class Moments(NamedTuple):
         less = Sum(-self.mean.high, -self.mean.low)
         delta = other.mean.plus(less)
         share = ratio(other.n.value(), n.value())
-        between = delta.value() ** 2 * self.n.value() * share
+        between = squares_of(delta.value(), self.n.value() * share)
         return Moments(
             n,
             self.mean.plus(Sum(delta.high * share, delta.low * share)),
-            self.squares.plus(other.squares).plus(as_sum(between)),
+            self.squares.plus(other.squares).plus(between),
         )
 
 
@@ -66,7 +98,8 @@ def statistics_of(f: Callable[..., jax.Array]) -> Metric:
         return state.plus(moments("statistics_of", f(predictions, targets), weight))
 
     def compute(state: Moments) -> dict[str, jax.Array]:
-        variance = ratio(state.squares.value(), state.n.value())
+        mean_square = ratio(state.squares.total.value(), state.n.value())
+        variance = mean_square * state.squares.unit * state.squares.unit
         return {"mean": state.mean.value(), "variance": variance}
 
     return Metric(no_moments, update, lambda a, b: a.plus(b), compute)
@@ -89,22 +122,21 @@ def r2() -> Metric:
     Source: Draper and Smith 1998, "Applied Regression Analysis", section 1.3.
     """
 
-    def init() -> tuple[Moments, Sum]:
-        return no_moments(), as_sum(jnp.zeros(()))
+    def init() -> tuple[Moments, Squares]:
+        return no_moments(), no_moments().squares
 
     def update(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
         predictions, targets = alike("r2", predictions, targets)
-        errors = jnp.square(targets - predictions)
-        missed = weighted_sum(errors, weights_of("r2", errors.shape, weight))
-        return merge(state, (moments("r2", targets, weight), as_sum(missed)))
+        missed = squares_of(targets - predictions, weights_of("r2", targets.shape, weight))
+        return merge(state, (moments("r2", targets, weight), missed))
 
     def merge(a: Any, b: Any) -> Any:
         return a[0].plus(b[0]), a[1].plus(b[1])
 
-    def compute(state: tuple[Moments, Sum]) -> jax.Array:
-        whole, missed = state[0].squares.value(), state[1].value()
-        alone = jnp.where(missed == 0, 1.0, 0.0)
-        return jnp.where(whole == 0, alone, 1 - ratio(missed, whole))
+    def compute(state: tuple[Moments, Squares]) -> jax.Array:
+        (_, _, whole), missed = state
+        alone = jnp.where(missed.total.value() == 0, 1.0, 0.0)
+        return jnp.where(whole.total.value() == 0, alone, 1 - missed.over(whole))
 
     return Metric(init, update, merge, compute)
 
@@ -117,7 +149,22 @@ def no_moments() -> Moments:
       Array(0., dtype=float32)
     """
     nothing = as_sum(jnp.zeros(()))
-    return Moments(nothing, nothing, nothing)
+    return Moments(nothing, nothing, squares_of(jnp.zeros(()), jnp.zeros(())))
+
+
+def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
+    """sum weight * value^2, of all elements.
+
+    Example:
+      >>> one = jnp.array(1.0)
+      >>> squares_of(jnp.array([3e25, 3e25]), one).over(squares_of(jnp.array(3e25), one))
+      Array(2., dtype=float32)
+    """
+    size = largest(jnp.where(weight == 0, 0, values))
+    smallest = float(jnp.finfo(jnp.float32).tiny)
+    unit = jnp.where(size == 0, smallest, jnp.maximum(power_of_two(size), smallest))
+    total = weighted_sum(jnp.square(values / unit), weight)
+    return Squares(as_sum(total), unit.astype(jnp.float32))
 
 
 def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
@@ -130,9 +177,13 @@ def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
     values = precise(values)
     weight = weights_of(name, values.shape, weight)
     count = weight.sum()
-    mean = ratio(weighted_sum(values, weight), count.astype(values.dtype))
+
+    def mean_of(values: jax.Array) -> jax.Array:
+        unit = power_of_two(largest(jnp.where(weight == 0, 0, values)))
+        return ratio(weighted_sum(values / unit, weight), count.astype(values.dtype)) * unit
+
+    mean = mean_of(values)
     # What rounding left of the mean is the mean of the deviations: means far from 0 are compared.
     apart = values - mean
-    left = ratio(weighted_sum(apart, weight), count.astype(values.dtype))
-    squares = weighted_sum(jnp.square(apart - left), weight)
-    return Moments(as_sum(count), as_sum(mean).plus(as_sum(left)), as_sum(squares))
+    left = mean_of(apart)
+    return Moments(as_sum(count), as_sum(mean).plus(as_sum(left)), squares_of(apart - left, weight))
