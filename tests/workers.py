@@ -39,7 +39,7 @@ def configure(config):
 
 
 class Apart:
-    """A plugin and a scheduler: xdist's own for the quick workers, and one for the worker of bits."""
+    """Plugin and scheduler: one of xdist's for the quick workers, and one for the worker of bits."""
 
     def __init__(self, config, quick):
         workers = [f"{spec}//env:XLA_FLAGS={quick}" for spec in config.option.tx]
@@ -102,7 +102,8 @@ class Apart:
         for part in self.parts.values():
             part.schedule()
         # xdist takes what one worker collected for the number of all tests.
-        self.session.testscollected = sum(len(part.collection or ()) for part in self.parts.values())
+        collections = [part.collection or [] for part in self.parts.values()]
+        self.session.testscollected = sum(map(len, collections))
 
 
 def keep_own(config, items):
