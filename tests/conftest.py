@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import workers
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -15,15 +16,7 @@ if "FDL_DATA" not in os.environ and _shared.is_dir():
 
 
 def pytest_configure(config):
-    """Thousands of tiny programs: nearly all of the time is the compiler's, so it shall be quick.
-
-    XLA's older way to emit loops compiles in half the time, and rounds otherwise: tests marked
-    `bits` run without it.
-    """
-    flags = ["--xla_backend_optimization_level=0"]
-    if config.option.markexpr == "not bits":
-        flags.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+    workers.configure(config)
     # What JAX keeps of its programs is no garbage; looking through it was a tenth of the time.
     gc.set_threshold(100_000, 50, 1000)
 
@@ -40,8 +33,9 @@ def pytest_make_parametrize_id(val):
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """All laws of one entry one after the other, so that they share what is compiled for it."""
+    workers.keep_own(config, items)
     laws = [item for item in items if item.path.name in ("test_laws.py", "test_optimizers.py")]
     named = {item: getattr(item, "callspec", None) for item in laws}
     order = sorted(laws, key=lambda item: str(named[item] and named[item].params.get("name")))

@@ -194,7 +194,7 @@ assert abs(together[0][:2].mean()) > 0.1
 
 
 def test_a_batch_on_several_devices_has_one_mean_without_naming_an_axis():
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import jax
@@ -48,11 +49,20 @@ def test_every_python_block_runs_as_written(capsys):
 def test_the_first_two_shell_blocks_are_the_two_commands():
     first, second = blocks("sh")[:2]
     assert first.splitlines()[-1] == ".venv/bin/python examples/digits.py"
-    assert second.splitlines()[-2:] == [
-        '.venv/bin/python -m pytest -m "not bits"',
-        ".venv/bin/python -m pytest -m bits",
-    ]
+    assert second.splitlines()[-1] == ".venv/bin/python -m pytest"
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_versions_are_those_of_the_project_and_of_ci():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = [text.split(" :: ")[-1] for text in project["classifiers"] if "Python" in text]
+    assert project["requires-python"] == f">={pythons[0]}"
+    assert f"Python {', '.join(pythons[:-1])} or {pythons[-1]}" in README
+    jax, jaxlib = project["dependencies"][:2]
+    assert jaxlib.removeprefix("jaxlib>=") == jax.removeprefix("jax>=")
+    assert f"JAX {jax.removeprefix('jax>=')} and later" in README
+    script = (ROOT / ".ci" / "run").read_text()
+    assert re.findall(r"=\$\(find_python (.*)\)", script) == [pythons[0], pythons[-1]]
 
 
 def table():

@@ -64,10 +64,7 @@ print(len(LAYERS))
 
 
 def test_the_gradient_of_a_layer_on_two_devices_is_that_on_one():
-    flags = (
-        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false"
-    )
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", TWO],
         env={
