@@ -348,11 +348,14 @@ def test_a_tensor_that_wants_a_gradient_is_named():
     ids=["lists", "lengths", "names", "columns", "fields", "text", "objects"],
 )
 def test_no_message_is_long(given):
+    messages = []
     for call in (lambda: arrays.check_data(given), lambda: to_jax(given, "fit")):
         try:
             call()
         except ValueError as error:
-            assert len(str(error)) < 2000 and "\n" not in str(error)
-    with pytest.raises(ValueError, match=r"^(fit|data)\b.*: expected .*, got "):
-        to_jax(given, "fit")
-        arrays.check_data(given)
+            messages.append(str(error))
+    assert messages
+    for message in messages:
+        assert len(message) < 2000 and re.match(
+            r"(fit|data).*: expected [^\n]*, got [^\n]*$", message
+        )
