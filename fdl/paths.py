@@ -9,7 +9,7 @@ freezing, loading, summaries and capture, and the same paths stand in front of e
 import contextlib
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -106,6 +106,68 @@ def leaves(tree: Any) -> dict[str, Any]:
         twice = next(path for path in paths if paths.count(path) > 1)
         raise PathError("expected one leaf at this path, got two; rename keys that hold '/'", twice)
     return found
+
+
+def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
+    """The inverse of `leaves`: a pytree of the leaves by path.
+
+    Args:
+      leaves: path -> leaf.
+      like: a pytree with these paths, whose structure is wanted; by default nested dicts, whose
+        keys are the levels as texts.
+
+    Returns:
+      A new pytree: `tree(leaves(t), like=t)` is t, and `leaves(tree(found))` is `found`.
+
+    Raises:
+      PathError: a path that goes on where another ends; other paths than those of `like`.
+
+    Example:
+      >>> tree({"dense_0/w": 1.0, "dense_0/b": 0.0})
+      {'dense_0': {'w': 1.0, 'b': 0.0}}
+      >>> tree({"0/w": 1.0, "1": 2.0}, like=[{"w": 0.0}, 0.0])
+      [{'w': 1.0}, 2.0]
+    """
+    if like is not None:
+        return _tree_like(leaves, like)
+    if list(leaves) == [""]:
+        return leaves[""]
+    levels = {above for path in leaves for above in _above(path)}
+    for path in leaves:
+        if path in levels:
+            raise PathError(
+                "expected either a leaf or a level of leaves at this path, got both; rename one",
+                path,
+            )
+    made: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *names, last = path.split("/")
+        level = made
+        for name in names:
+            level = level.setdefault(name, {})
+        level[last] = leaf
+    return made
+
+
+def _above(path: str) -> list[str]:
+    """The paths of the levels above a leaf, the root left out."""
+    names = path.split("/")
+    return ["/".join(names[:depth]) for depth in range(1, len(names))]
+
+
+def _tree_like(leaves: Mapping[str, Any], like: Any) -> Any:
+    pairs, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = dict.fromkeys(path_of(keys) for keys, _ in pairs)
+    wrong = [f"none at {path!r}" for path in wanted if path not in leaves]
+    wrong += [f"one at {path!r}" for path in leaves if path not in wanted]
+    if wrong or len(wanted) < len(pairs):
+        said = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise PathError(
+            f"expected a leaf for each of the {len(pairs)} paths of like, got "
+            f"{said or 'two for one path'}; see fdl.paths.leaves(like)",
+            layer="tree",
+        )
+    return jax.tree.unflatten(structure, [leaves[path_of(keys)] for keys, _ in pairs])
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -168,3 +168,194 @@ def test_a_representation_that_does_not_fit_is_refused():
     h = np.array([[1.0], [1e300]])
     with pytest.raises(fdl.PathError, match=r"^principal_components: expected h that float32 can"):
         fdl.look.principal_components(h, 1)
+
+
+# Data in other clothes: what NumPy can read as an array is one, and the rest is named.
+
+
+class Wrapped:
+    """A stand-in for the arrays of other libraries."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype)
+
+
+class Column(Wrapped):
+    """A stand-in for a column of pandas' nullable numbers: NumPy sees objects."""
+
+    class dtype:
+        kind = "i"
+        numpy_dtype = np.dtype("int64")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype or object)
+
+
+class Table:
+    """A stand-in for a data frame."""
+
+    def __init__(self, **columns):
+        self.columns, self.parts = list(columns), columns
+        self.shape = (len(next(iter(columns.values())).array), len(columns))
+
+    def __getitem__(self, name):
+        return self.parts[name]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([each.array for each in self.parts.values()], object).T
+
+
+NUMBERS = np.arange(6, dtype=np.float32).reshape(3, 2)
+OTHER_CLOTHES = {
+    "anything with __array__": lambda x: Wrapped(x),
+    "table": lambda x: Table(a=Wrapped(x[:, 0]), b=Column(x[:, 1].astype(int))),
+    "memory": lambda x: memoryview(x),
+    "torch": lambda x: pytest.importorskip("torch", reason="no tensor was read").tensor(x),
+    "pandas": lambda x: frame("pandas", x),
+    "polars": lambda x: frame("polars", x),
+}
+
+
+def frame(library, x):
+    """Its columns differ in dtype, so that NumPy sees objects in that of pandas."""
+    made = pytest.importorskip(library, reason=f"no table of {library} was read")
+    return made.DataFrame({"a": x[:, 0], "b": x[:, 1] > 1, "c": x[:, 1].astype(int)})
+
+
+@pytest.mark.parametrize("clothes", OTHER_CLOTHES)
+def test_data_in_other_clothes_are_arrays(clothes):
+    given = OTHER_CLOTHES[clothes](NUMBERS)
+    wanted = NUMBERS
+    if clothes in ("pandas", "polars"):
+        wanted = np.stack([NUMBERS[:, 0], NUMBERS[:, 1] > 1, NUMBERS[:, 1]], 1)
+    assert arrays.length({"x": given}) == arrays.check_data({"x": given}) == 3
+    np.testing.assert_array_equal(to_jax((given,), "fit")[0], wanted)
+    np.testing.assert_array_equal(arrays.as_arrays([given])[0], wanted)
+
+
+def test_data_in_other_clothes_train_as_arrays_do():
+    """The targets and the weights, too; and no bit is another."""
+    model = fdl.dense(2)
+    params, _ = model.init(jax.random.key(0), NUMBERS)
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    optimizer = fdl.sgd(0.1)
+    labels, weight = np.array([0, 1, 1]), np.array([1.0, 2.0, 0.0], np.float32)
+    results = []
+    for data in (
+        (NUMBERS, labels, weight),
+        (Wrapped(NUMBERS), Column(labels), Wrapped(weight)),
+        (Table(a=Wrapped(NUMBERS[:, 0]), b=Wrapped(NUMBERS[:, 1])), Wrapped(labels), weight),
+    ):
+        run = fdl.start(params, optimizer)
+        result = fdl.fit(objective, optimizer, run, data, batch_size=2, steps=3, validation=data)
+        scores = fdl.evaluate(objective, result.params, data)
+        outputs = fdl.predict(model, result.params, data[0])
+        results.append((result.params, scores, outputs))
+        assert str(fdl.summary(model, data[0])) == str(fdl.summary(model, NUMBERS))
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+LONG = [[0.5] * 64 for _ in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        (LONG, "", "a list of 256 lists"),
+        ((LONG, [0] * 256), "0", "a list of 256 lists"),
+        ({"x": NUMBERS, "y": [0, 1, 1]}, "y", "a list of 3 numbers"),
+        ((NUMBERS, ("a", "b", "c")), "1", "a tuple of 3 texts"),
+        ([(1, 2), (3, 4)], "", "a list of 2 tuples"),
+        ([[1, 2], [3]], "", "a list of 2 lists"),
+        ({"a": {"b": [np.float32(1), np.float32(2)]}}, "a/b", "a list of 2 numbers"),
+        ((NUMBERS, [jnp.ones(())] * 3), "1", "a list of 3 numbers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_list_of_numbers_is_told_to_become_an_array(given, where, said):
+    place, at = (f" at {where!r}",) * 2 if where else ("", "")
+    do = "convert it with np.asarray"
+    refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.length, given)
+    refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.check_data, given)
+    refused(f"predict: expected x{at} as an array, got {said}; {do}", to_jax, given, "predict", "x")
+
+
+def test_lists_and_tuples_of_arrays_are_data():
+    given = [NUMBERS, (NUMBERS, {"y": NUMBERS})]
+    assert arrays.check_data(given) == 3
+    assert jax.tree.structure(to_jax(given, "fit")) == jax.tree.structure(given)
+
+
+def test_a_table_with_other_columns_names_them():
+    texts = Wrapped(np.array(["x", "y", "z"], object))
+    table = Table(a=Wrapped(NUMBERS[:, 0]), town=texts, b=Column([1, 2, 3]), street=texts)
+    ending = "; encode text and categories as integers, or leave these columns out"
+    said = f"got a Table with other things in columns 'town', 'street'{ending}"
+    refused(f"fit: expected data at '0' as numbers that JAX has, {said}", to_jax, (table,), "fit")
+    refused(
+        f"data at '0': expected it as numbers that JAX has, {said}", arrays.check_data, (table,)
+    )
+    one = Table(a=Wrapped(NUMBERS[:, 0]), town=texts)
+    said = f"got a Table with other things in column 'town'{ending}"
+    refused(f"fit: expected data as numbers that JAX has, {said}", to_jax, one, "fit")
+
+
+def test_what_is_no_array_at_all_is_named():
+    class Closed:
+        shape = (3,)
+
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("it is on another device\nand so on")
+
+    said = "got a Closed (it is on another device); convert it to NumPy first"
+    refused(f"fit: expected data as an array that NumPy can read, {said}", to_jax, Closed(), "fit")
+    said = f"data at 'x': expected it as an array that NumPy can read, {said}"
+    refused(said, arrays.check_data, {"x": Closed()})
+
+    class Loader:
+        pass
+
+    said = "got a Loader; give arrays [N, ...], as np.asarray makes them"
+    refused(f"data at 'x': expected it as an array, {said}", arrays.length, {"x": Loader()})
+    refused(f"fit: expected data as an array, {said}", to_jax, Loader(), "fit")
+
+
+def test_a_tensor_that_wants_a_gradient_is_named():
+    torch = pytest.importorskip("torch", reason="no tensor was refused")
+    with pytest.raises(
+        fdl.PathError, match=r"^fit: expected data as an array .*got a Parameter \("
+    ):
+        to_jax(torch.nn.Parameter(torch.ones(2)), "fit")
+    with pytest.raises(fdl.PathError, match=r"^fit: expected data .*, got a Tensor \(Got unsupp"):
+        to_jax(torch.ones(2, dtype=torch.bfloat16), "fit")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        LONG,
+        [np.ones(i + 1) for i in range(500)],
+        {f"a name that is rather long {i}": np.ones(i + 1) for i in range(500)},
+        Table(**{f"column {i}": Wrapped(np.array(["a"], object)) for i in range(500)}),
+        np.zeros(2, [(f"field {i}", "f4") for i in range(500)]),
+        np.array(["a" * 5000]),
+        Wrapped(np.array(["a" * 5000], object)),
+    ],
+    ids=["lists", "lengths", "names", "columns", "fields", "text", "objects"],
+)
+def test_no_message_is_long(given):
+    messages = []
+    for call in (lambda: arrays.check_data(given), lambda: to_jax(given, "fit")):
+        try:
+            call()
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    for message in messages:
+        assert len(message) < 2000 and re.match(
+            r"(fit|data).*: expected [^\n]*, got [^\n]*$", message
+        )

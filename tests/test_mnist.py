@@ -1,4 +1,4 @@
-"""mnist: where it looks, what it refuses, and the facts of the real files."""
+"""mnist and fashion_mnist: where they look, what they refuse, and the facts of the real files."""
 
 import gzip
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl.data.mnist import mnist
+from fdl.data.mnist import FASHION_CLASSES, fashion_mnist, mnist
 
 module = importlib.import_module("fdl.data.mnist")  # fdl.data may have the function by that name
 
@@ -71,16 +71,24 @@ def mirror(monkeypatch, tmp_path):
     for name in "FDL_DATA", "XDG_CACHE_HOME":
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FDL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_MIRRORS", ((tmp_path / "mirror").as_uri() + "/",))
+    for source in "_MNIST", "_FASHION_MNIST":
+        be(monkeypatch, source, mirrors=((tmp_path / "mirror").as_uri() + "/",))
     return tmp_path / "mirror"
+
+
+def be(monkeypatch, source, **facts):
+    monkeypatch.setattr(module, source, getattr(module, source)._replace(**facts))
 
 
 def as_mnist(monkeypatch, files):
     """From here on these files are MNIST."""
-    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(module, "_SHA256", checksums)
-    monkeypatch.setattr(module, "_BYTES", {name: len(files[name]) for name in files})
+    be(monkeypatch, "_MNIST", **checksums(files))
     return files
+
+
+def checksums(files):
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {"sha256": digests, "sizes": {name: len(files[name]) for name in files}}
 
 
 def publish(monkeypatch, mirror, files):
@@ -325,10 +333,105 @@ def test_the_facts_of_the_real_files():
 
 @needs_real_files
 def test_the_real_files_have_the_checksums_and_sizes_that_a_download_must_have(monkeypatch):
-    monkeypatch.setattr(module, "_MIRRORS", (REAL.as_uri() + "/",))
+    be(monkeypatch, "_MNIST", mirrors=(REAL.as_uri() + "/",))
     (_, labels), (_, test_labels) = mnist()
     assert len(labels) == 60_000 and len(test_labels) == 10_000
-    for name, size in module._BYTES.items():
+    for name, size in module._MNIST.sizes.items():
         assert len(gzip.decompress((REAL / f"{name}.gz").read_bytes())) == size
     monkeypatch.setenv("FDL_DATA", str(REAL))
     assert len(mnist().train[1]) == 60_000
+
+
+# Fashion-MNIST: the same format, known by the checksums of its gzipped files.
+
+
+def as_fashion(monkeypatch, files):
+    """From here on these files, gzipped, are Fashion-MNIST."""
+    packed = {name: gzip.compress(content, mtime=0) for name, content in files.items()}
+    be(monkeypatch, "_FASHION_MNIST", **checksums(packed))
+    return packed
+
+
+def test_fashion_is_downloaded_as_it_is_and_kept(tmp_path, monkeypatch, mirror):
+    packed = as_fashion(monkeypatch, files_of(6))
+    write(mirror, packed, spell="{}.gz".format)
+    for _ in range(2):
+        assert_same(fashion_mnist(), files_of(6))
+        for name in NAMES:  # the second time from the cache alone
+            (mirror / f"{name}.gz").unlink(missing_ok=True)
+    cache = tmp_path / "cache" / "fashion_mnist"
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == {
+        f"{name}.gz": content for name, content in packed.items()
+    }
+
+
+def test_a_download_of_other_clothes_is_refused(tmp_path, monkeypatch, mirror):
+    as_fashion(monkeypatch, files_of(6))
+    # The same content, packed otherwise: the checksum is of the gzipped file.
+    write(mirror, files_of(6), spell="{}.gz".format, pack=lambda each: gzip.compress(each, 1))
+    target = tmp_path / "cache" / "fashion_mnist" / f"{TRAIN}.gz"
+    message = f"{target}: expected it from one of 1 mirrors, got it from none; set FDL_DATA to a "
+    with pytest.raises(ConnectionError, match=f"^{re.escape(message)}[^$]*expected "):
+        fashion_mnist()
+    assert os.listdir(target.parent) == []
+
+
+@pytest.mark.parametrize("place", ["", "fashion_mnist"])
+def test_fashion_in_the_environment_and_beside_mnist(tmp_path, monkeypatch, place):
+    data = tmp_path / "data"
+    write(data / place, as_fashion(monkeypatch, files_of(6)), spell="{}.gz".format)
+    write(data / "mnist", as_mnist(monkeypatch, files_of(2)))
+    monkeypatch.setenv("FDL_DATA", str(data))
+    assert_same(fashion_mnist(), files_of(6))
+    assert_same(mnist(), files_of(2))
+
+
+def test_files_of_mnist_are_never_taken_for_clothes(tmp_path, monkeypatch, mirror):
+    """They have the same names: a folder of MNIST's in FDL_DATA is passed over."""
+    write(mirror, as_fashion(monkeypatch, files_of(6)), spell="{}.gz".format)
+    data = write(tmp_path / "data", as_mnist(monkeypatch, files_of(2)))
+    write(data, files_of(2), spell="{}.gz".format, pack=gzip.compress)
+    monkeypatch.setenv("FDL_DATA", str(data))
+    assert_same(fashion_mnist(), files_of(6))
+    assert_same(mnist(), files_of(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_not_that_of_fashion_is_named(tmp_path, monkeypatch, name):
+    packed = as_fashion(monkeypatch, files_of(6))
+    damaged = bytearray(files_of(6)[name])
+    damaged[-1] ^= 1
+    other = gzip.compress(bytes(damaged), mtime=0)
+    folder = tmp_path / "data" / "fashion_mnist"
+    write(folder, packed | {name: other}, spell="{}.gz".format)
+    monkeypatch.setenv("FDL_DATA", str(folder.parent))
+    message = (
+        f"{folder / name}.gz: expected the file of Fashion-MNIST, SHA-256 "
+        f"{hashlib.sha256(packed[name]).hexdigest()}, got {hashlib.sha256(other).hexdigest()}: it "
+        "is damaged, or of another data set; replace it by a whole copy, or read your own files "
+        f"with fdl.data.fashion_mnist({str(folder)!r})"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fashion_mnist()
+    assert_same(fashion_mnist(folder), files_of(6) | {name: bytes(damaged)})
+
+
+def test_a_folder_of_clothes_may_be_unpacked_and_its_errors_name_the_data_set(tmp_path):
+    folder = write(tmp_path / "mine", files_of(1))
+    assert_same(fashion_mnist(folder), files_of(1))
+    (folder / TEST).unlink()
+    message = (
+        f"{folder}: expected the four files of Fashion-MNIST, got no {TEST}; put them there, "
+        "gzipped or not, or call fashion_mnist() without a folder to download them"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        fashion_mnist(folder)
+
+
+def test_the_published_facts_of_fashion_are_whole():
+    source = module._FASHION_MNIST
+    assert set(source.sha256) == set(source.sizes) == set(NAMES) and source.packed
+    digests = set(source.sha256.values()) | set(module._MNIST.sha256.values())
+    assert len(digests) == 8 and all(re.fullmatch("[0-9a-f]{64}", each) for each in digests)
+    assert sum(source.sizes.values()) == 30_878_645  # bytes, as the data set's page lists them
+    assert len(set(FASHION_CLASSES)) == 10

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import fdl
-from fdl.paths import PathError, at, leaves, matches, path_of, pick, select
+from fdl.paths import PathError, at, leaves, matches, path_of, pick, select, tree
 
 LEVEL = st.text("abw01_", min_size=1, max_size=4)
 PATH = st.lists(LEVEL, min_size=1, max_size=4).map("/".join)
@@ -161,6 +161,74 @@ def test_two_leaves_of_one_path_are_refused():
         leaves({"a/b": 1, "a": {"b": 2}})
     with pytest.raises(PathError, match=message):
         select({"a/b": 1, "a": {"b": 2}}, "**")
+
+
+# From leaves to a tree: the way back.
+
+TREE = st.recursive(
+    st.integers() | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(LEVEL | st.integers(0, 12), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(TREE)
+@example({"a": {"10": 1, "9": 2}, "b": (3, [4])})
+@example(5)
+@example({})
+def test_the_leaves_of_a_tree_make_the_same_tree(made):
+    """Whatever its nodes, with `like`; and without, one of dicts that has the same leaves."""
+    try:
+        found = leaves(made)
+    except (PathError, ValueError, TypeError):  # keys of one text, or that have no order
+        return
+    like = jax.tree.map(lambda leaf: "other", made)
+    again = tree(found, like)
+    assert again == made and jax.tree.structure(again) == jax.tree.structure(made)
+    assert list(leaves(tree(found)).items()) == list(found.items())
+    assert tree(dict(reversed(found.items())), like) == made
+
+
+@given(st.dictionaries(PATH, st.integers()))
+def test_a_tree_of_dicts_has_the_leaves_that_it_was_made_of(found):
+    above = {path[:place] for path in found for place, c in enumerate(path) if c == "/"}
+    if above & set(found):
+        message = (
+            ": expected either a leaf or a level of leaves at this path, got both; rename one$"
+        )
+        with pytest.raises(PathError, match=message) as caught:
+            tree(found)
+        assert caught.value.path in above & set(found)
+    else:
+        assert leaves(tree(found)) == found
+
+
+def test_a_state_of_optax_is_made_of_its_leaves():
+    state = optax.adam(0.1).init({"block": [{"w": jnp.ones(2)}]})
+    found = leaves(state)
+    again = tree({path: leaf + 1 for path, leaf in found.items()}, state)
+    assert type(again[0]) is type(state[0]) and int(again[0].count) == 1
+    assert again[0].mu["block"][0]["w"].tolist() == [1.0, 1.0]
+    shapes = jax.eval_shape(lambda: state)
+    assert tree(found, shapes)[0].nu["block"][0]["w"] is found["0/nu/block/0/w"]
+
+
+def test_leaves_that_do_not_fit_are_named():
+    like = {"a": 1, "b": [2, 3]}
+    with pytest.raises(
+        PathError,
+        match=r"^tree: expected a leaf for each of the 3 paths of like, got none at 'b/1', one at "
+        r"'c'; see fdl.paths.leaves\(like\)$",
+    ):
+        tree({"a": 1, "b/0": 2, "c": 3}, like)
+    with pytest.raises(PathError, match=r", got one at '1', .*, one at '5' and 4 more; see fdl"):
+        tree({str(i): i for i in range(1, 10)}, {})
+    with pytest.raises(PathError, match=r"of like, got two for one path; see fdl.paths.leaves"):
+        tree({"a/b": 1}, {"a/b": 1, "a": {"b": 2}})
 
 
 # Picking.

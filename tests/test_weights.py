@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save
 
 import fdl
 from fdl import optim
+from fdl.train import weights
 from fdl.train.weights import _CODES
 
 
@@ -663,3 +664,116 @@ def test_memory_for_one_array_more_is_enough(tmp_path):
     )
     loaded, saved = map(float, done.stdout.split())
     assert loaded < 128 + 2 * 16 + 8 and saved < 16 + 8
+
+
+# A part of the weights: the body of a network that was trained for another task.
+
+
+def other_head():
+    """As `tree`, with another head, and other values everywhere."""
+    made = jax.tree.map(lambda leaf: leaf + 1, tree())
+    return made | {"half": jnp.full(5, 3, jnp.bfloat16), "new": {"w": jnp.full(3, 4.0)}}
+
+
+ENCODER = ["encoder/b", "encoder/w"]
+
+
+@pytest.mark.parametrize(
+    ("only", "picked"),
+    [
+        ("encoder/**", ENCODER),
+        (("encoder/**", "blocks/1/*"), [*ENCODER, "blocks/1/scale"]),
+        (["**/w", "encoder/*"], None),  # new/w is not in the file
+        (("encoder/?", "blocks/**", "count"), [*ENCODER, "blocks/0", "blocks/1/scale", "count"]),
+    ],
+)
+def test_a_part_is_read_and_the_rest_is_kept(tmp_path, monkeypatch, only, picked):
+    file, like = tmp_path / "w", other_head()
+    fdl.save_weights(file, tree())
+    if picked is None:
+        with pytest.raises(ValueError, match=r"  missing: new/w float32 \[3\]$"):
+            fdl.load_weights(file, like, only=only)
+        return
+    read = []
+    one = weights._read
+    monkeypatch.setattr(
+        weights, "_read", lambda *given: read.append(given[-1]["data_offsets"]) or one(*given)
+    )
+    found = fdl.load_weights(file, like, only=only)
+    assert jax.tree.structure(found) == jax.tree.structure(like)
+    kept, saved = fdl.paths.leaves(like), fdl.paths.leaves(tree())
+    for path, leaf in fdl.paths.leaves(found).items():
+        wanted = (saved if path in picked else kept)[path]
+        assert isinstance(leaf, jax.Array) and leaf.dtype == wanted.dtype
+        np.testing.assert_array_equal(leaf, wanted)
+    # Nothing else is read from the disk.
+    assert sum(end - begin for begin, end in read) == sum(saved[path].nbytes for path in picked)
+
+
+def test_a_part_is_read_as_strictly(tmp_path):
+    """What the patterns pick, in the file and in the model, has to be the same."""
+    fdl.save_weights(tmp_path / "w", tree())
+    like = tree() | {"encoder": {"w": jnp.ones((3, 3)), "scale": jnp.ones(1)}}
+    with pytest.raises(
+        ValueError,
+        match=r"w: expected the 2 arrays that 'encoder/\*\*' picks, got a file that differs at 3 "
+        r"paths; build the model that it was saved from\n  missing: encoder/scale float32 \[1\]\n  "
+        r"unexpected: encoder/b float32 \[2\]\n  different: encoder/w, expected float32 \[3, 3\], "
+        r"got float32 \[3, 2\]$",
+    ):
+        fdl.load_weights(tmp_path / "w", like, only="encoder/**")
+
+
+def test_shapes_say_what_is_wanted_of_a_part_and_arrays_what_is_kept(tmp_path):
+    fdl.save_weights(tmp_path / "w", tree())
+    shapes = jax.eval_shape(other_head)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^load_weights: expected arrays in like where nothing is read, got a shape at "
+        r"'blocks/0'; give the params of model.init, or patterns that read it too$",
+    ):
+        fdl.load_weights(tmp_path / "w", shapes, only="encoder/**")
+    like = other_head() | {"encoder": shapes["encoder"], "new": {"w": np.ones(3, ">f4")}, "one": 1}
+    found = fdl.load_weights(tmp_path / "w", like, only="encoder/**")
+    assert_same(found["encoder"], tree()["encoder"])
+    assert found["new"]["w"].dtype == "float32" and found["one"].dtype == "int32"
+
+
+def test_a_part_is_written(tmp_path):
+    fdl.save_weights(tmp_path / "w", tree(), only=("encoder/**", "count"))
+    assert set(load_file(tmp_path / "w")) == {"encoder/w", "encoder/b", "count"}
+    found = fdl.load_weights(tmp_path / "w", other_head(), only=("encoder/*", "count"))
+    assert_same(found["encoder"], tree()["encoder"])
+    part = {"encoder": tree()["encoder"], "count": tree()["count"]}
+    assert_same(fdl.load_weights(tmp_path / "w", part), part)
+
+
+def test_a_random_key_is_kept_or_read(tmp_path):
+    like = {"key": jax.random.key(1), "w": jnp.zeros(1)}
+    fdl.save_weights(tmp_path / "w", {"key": jax.random.key(7), "w": jnp.ones(1)})
+    for only, key in ("w", 1), ("key", 7):
+        found = fdl.load_weights(tmp_path / "w", like, only=only)
+        assert jax.random.key_data(found["key"]).tolist() == [0, key]
+        assert found["w"].tolist() == [float(only == "w")]
+
+
+@pytest.mark.parametrize("verb", ["save_weights", "load_weights"])
+def test_a_pattern_that_picks_nothing_is_an_error(tmp_path, verb):
+    file = tmp_path / "w"
+    fdl.save_weights(file, tree())
+    before = file.read_bytes()
+    for only, said in (
+        (
+            "encodr/**",
+            r"pattern 'encodr/\*\*': expected at least one match among 6 paths, got none; ",
+        ),
+        (("encoder/*", "x"), "pattern 'x': expected at least one match among 6 paths, got none; "),
+        ((), r"expected only to be a pattern of paths, or several, got \(\); pass one such as "),
+        (3, "expected only to be a pattern of paths, or several, got 3; pass one such as 'body/"),
+        ((None,), r"expected only to be a pattern of paths, or several, got \(None,\); pass one"),
+    ):
+        with pytest.raises(ValueError, match=f"^{verb}: {said}"):
+            getattr(fdl, verb)(file, tree(), only=only)
+    assert file.read_bytes() == before
+    with pytest.raises(ValueError, match=r"; the nearest are 'encoder/b', 'encoder/w', "):
+        getattr(fdl, verb)(file, tree(), only="encodr/b")

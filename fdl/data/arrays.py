@@ -9,6 +9,7 @@ import numpy as np
 from fdl import paths
 
 _CHUNK = 1 << 16
+MOST = 8  # how many of many things a message names
 
 
 class Split(NamedTuple):
@@ -32,16 +33,19 @@ def length(data: Any) -> int:
     """N, how many examples there are.
 
     Args:
-      data: a pytree of arrays [N, ...].
+      data: a pytree of arrays [N, ...]. An array is anything that NumPy reads as one: of NumPy, of
+        JAX, a tensor of torch, a table of pandas or polars whose columns are numbers.
 
     Raises:
-      ValueError: no arrays, no examples, or arrays of different lengths; names their paths.
+      ValueError: no arrays, no examples, lists of numbers in place of arrays, or arrays of
+        different lengths; names their paths.
 
     Example:
       >>> length({"x": np.ones((5, 2)), "y": np.ones(5)})
       5
     """
-    lengths = {path: np.shape(leaf)[:1] for path, leaf in paths.leaves(data).items()}
+    _refuse_lists(data, "data", "it")
+    lengths = {path: _shape(path, leaf)[:1] for path, leaf in _named(data)}
     if not lengths:
         raise ValueError(
             "data: expected a pytree of arrays [N, ...], got no array at all; "
@@ -49,7 +53,9 @@ def length(data: Any) -> int:
         )
     for path, each in lengths.items():
         if each != next(iter(lengths.values())) or not each:
-            said = ", ".join(f"{path!r}: {list(np.shape(leaf))}" for path, leaf in _named(data))
+            shapes = [f"{path!r}: {list(_shape(path, leaf))}" for path, leaf in _named(data)]
+            more = f" and {len(shapes) - MOST} more" if len(shapes) > MOST else ""
+            said = ", ".join(shapes[:MOST]) + more
             raise ValueError(
                 f"data: expected arrays of one length [N, ...], got {said}; "
                 "every example needs a row in each"
@@ -72,7 +78,8 @@ def check_data(data: Any) -> int:
       N.
 
     Raises:
-      ValueError: as `length`; also for a NaN or an infinity, with its path, row and count.
+      ValueError: as `length`; also for what cannot be read as an array, and for a NaN or an
+        infinity, with its path, row and count.
 
     Example:
       >>> check_data((np.array([1.0, np.nan]), np.array([0, 1])))
@@ -84,7 +91,7 @@ def check_data(data: Any) -> int:
     for path, leaf in _named(data):
         # A finite sum has finite terms; one that overflows leaves it to the slower look. The sum of
         # a JAX array is taken where it is.
-        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "it")
         with np.errstate(over="ignore", invalid="ignore"):
             if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf.sum()):
                 continue
@@ -94,20 +101,37 @@ def check_data(data: Any) -> int:
             row = int(np.argmax(bad))
             value = leaf[row][~np.isfinite(leaf[row])].flat[0]
             raise ValueError(
-                f"data at {path!r}: expected finite numbers, got {value} at row {row} "
+                f"{_place(path)}: expected finite numbers, got {value} at row {row} "
                 f"({int(bad.sum())} of {examples} rows have such); drop or mend those rows"
             )
     return examples
 
 
+def as_arrays(data: Any) -> Any:
+    """Data with arrays of NumPy in place of tensors and tables; arrays of JAX, and shapes, stay.
+
+    Example:
+      >>> as_arrays({"x": range(3)})
+      {'x': array([0, 1, 2])}
+    """
+
+    def read(keys: Any, leaf: Any) -> Any:
+        known = isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+        known = known or hasattr(leaf, "__jax_array__")
+        return leaf if known else _read(leaf, _place(paths.path_of(keys)), "it")
+
+    return jax.tree_util.tree_map_with_path(read, data)
+
+
 def to_jax(tree: Any, who: str, what: str = "data") -> Any:
-    """NumPy's arrays as JAX's, without a value that changes on the way.
+    """Arrays of others as JAX's, without a value that changes on the way.
 
     Where JAX has 32 bits for 64, as it does by default, an int64 of 2^32 + 5 would become 5 and a
     float64 of 1e300 infinity. Both are refused; the rounding of a float64 is not.
 
     Args:
-      tree: a pytree of arrays. JAX's own, traced ones among them, pass untouched.
+      tree: a pytree of arrays, as `length` takes them. JAX's own, traced ones among them, pass
+        untouched.
       who: the function that the user called, for the message.
       what: the argument's name, for the message.
 
@@ -115,7 +139,8 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
       The same pytree of JAX arrays. Big-endian arrays become native ones.
 
     Raises:
-      PathError: an array that is not of numbers, or a number that does not fit; names its place.
+      PathError: what is not an array of numbers, such as a list, or a table with a column of text;
+        or a number that does not fit; names its place.
 
     Example:
       >>> to_jax(np.array([3, 2**32 + 5]), "predict", "x")
@@ -128,16 +153,16 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
     def convert(keys: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) or hasattr(leaf, "__jax_array__"):
             return jnp.asarray(leaf)
-        array = np.asanyarray(leaf)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         path = paths.path_of(keys)
-        named = f"{what} at {path!r}" if path else what
+        named = _named_at(what, path)
+        array = _read(leaf, who, named)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         try:
             dtype = jnp.asarray(np.empty_like(array, shape=0)).dtype
         except (TypeError, ValueError) as error:
             kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
             raise paths.PathError(
-                f"expected {named} as numbers that JAX has, got {kind}{array.dtype} "
+                f"expected {named} as numbers that JAX has, got {kind}{array.dtype!s:.200} "
                 f"{list(array.shape)}; encode text and categories as integers, fill what is masked",
                 layer=who,
             ) from error
@@ -151,7 +176,107 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
             )
         return jnp.asarray(array)
 
+    _refuse_lists(tree, who, what)
     return jax.tree_util.tree_map_with_path(convert, tree)
+
+
+def _refuse_lists(tree: Any, who: str, what: str) -> None:
+    """Refuses lists of numbers, of which every number would be a leaf by itself."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_list_of_numbers):
+        if _is_list_of_numbers(leaf):
+            path = paths.path_of(keys)
+            who, named = (_place(path), what) if what == "it" else (who, _named_at(what, path))
+            kind = type(leaf).__name__
+            raise paths.PathError(
+                f"expected {named} as an array, got a {kind} of {len(leaf)} {_kind(leaf[0])}; "
+                "convert it with np.asarray",
+                layer=who,
+            )
+
+
+def _named_at(what: str, path: str) -> str:
+    return f"{what} at {path!r}" if path else what
+
+
+def _place(path: str) -> str:
+    return f"data at {path!r}" if path else "data"
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    """A list or tuple of numbers or texts, or a list of such."""
+    if not isinstance(node, list | tuple) or hasattr(node, "_fields") or not node:
+        return False
+    first = node[0]
+    if isinstance(first, list | tuple):
+        # A tuple of lists may well be (x, y), so its parts are named.
+        return isinstance(node, list) and _is_list_of_numbers(first)
+    return _is_single(first)
+
+
+def _is_single(leaf: Any) -> bool:
+    single = isinstance(leaf, complex | float | int | str | bytes | np.generic)
+    return single or getattr(leaf, "shape", None) == ()
+
+
+def _kind(first: Any) -> str:
+    if isinstance(first, list | tuple):
+        return f"{type(first).__name__}s"
+    return "texts" if isinstance(first, str | bytes) else "numbers"
+
+
+def _shape(path: str, leaf: Any) -> tuple[int, ...]:
+    shape = getattr(leaf, "shape", None)
+    return np.shape(_read(leaf, _place(path), "it")) if shape is None else tuple(shape)
+
+
+def _read(leaf: Any, who: str, named: str) -> np.ndarray:
+    """A leaf as NumPy's array; refuses what is none, and a table with a column of text."""
+    try:
+        array = np.asanyarray(leaf)
+        if array.dtype.kind == "O":
+            array = _read_columns(leaf, array, who, named)
+    except paths.PathError:
+        raise
+    except Exception as error:  # of any library
+        reason = str(error).partition("\n")[0]
+        raise paths.PathError(
+            f"expected {named} as an array that NumPy can read, got a {type(leaf).__name__} "
+            f"({reason:.300}); convert it to NumPy first",
+            layer=who,
+        ) from error
+    if array.dtype.kind == "O" and array.ndim == 0 and array[()] is leaf:
+        raise paths.PathError(
+            f"expected {named} as an array, got a {type(leaf).__name__}; give arrays [N, ...], as "
+            "np.asarray makes them",
+            layer=who,
+        )
+    return array
+
+
+def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndarray:
+    """What NumPy sees as objects, as numbers if each column of the table has numbers."""
+    if not (hasattr(leaf, "columns") and array.ndim == 2 and hasattr(leaf, "__getitem__")):
+        return _read_column(leaf, array)
+    columns = {name: _read_column(leaf[name], np.asarray(leaf[name])) for name in leaf.columns}
+    strange = [name for name, column in columns.items() if column.dtype.kind not in "biuf"]
+    if strange:
+        more = f" and {len(strange) - MOST} more" if len(strange) > MOST else ""
+        said = ", ".join(f"{name!r:.60}" for name in strange[:MOST]) + more
+        raise paths.PathError(
+            f"expected {named} as numbers that JAX has, got a {type(leaf).__name__} with other "
+            f"things in column{'s' * (len(strange) > 1)} {said}; encode text and categories as "
+            "integers, or leave these columns out",
+            layer=who,
+        )
+    return np.stack(list(columns.values()), axis=1)
+
+
+def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
+    """A column of pandas' own dtypes of numbers, which NumPy sees as objects."""
+    dtype = getattr(leaf, "dtype", None)
+    if array.dtype.kind == "O" and getattr(dtype, "kind", "O") in "biuf":
+        return np.asarray(leaf, getattr(dtype, "numpy_dtype", None))
+    return array
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:

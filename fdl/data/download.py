@@ -23,6 +23,7 @@ def download(
     sha256: str,
     size: int = 1 << 27,
     timeout: float = 20.0,
+    unpack: bool = True,
 ) -> None:
     """Fetches a gzipped file from the first mirror that delivers, and uncompresses it.
 
@@ -35,11 +36,12 @@ def download(
 
     Args:
       urls: addresses of the gzipped file, tried in this order.
-      path: where the uncompressed file belongs; its folder is made if need be.
-      sha256: SHA-256 of the uncompressed file, in hexadecimal.
-      size: of the uncompressed file in bytes, or more. What goes beyond it is not fetched, nor
+      path: where the file belongs; its folder is made if need be.
+      sha256: SHA-256 of the file at `path`, in hexadecimal.
+      size: of the file at `path` in bytes, or more. What goes beyond it is not fetched, nor
         unpacked, so that a wrong mirror cannot fill the disk.
       timeout: seconds of silence after which a mirror is given up.
+      unpack: False keeps the file as it comes, for a checksum of the compressed file.
 
     Raises:
       ConnectionError: no mirror delivered; the message lists each with its reason.
@@ -68,7 +70,7 @@ def download(
     with _open_part(path) as part:
         for url in urls:
             try:
-                _deliver(url, part, path, sha256, size, timeout)
+                _deliver(url, part, path, sha256, size, timeout, unpack)
                 return
             except (OSError, http.client.HTTPException, _Damaged) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -128,13 +130,15 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
                 named.unlink(missing_ok=True)
 
 
-def _deliver(url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float) -> None:
+def _deliver(
+    url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float, unpack: bool
+) -> None:
     """One mirror's turn: fetch the rest of the partial file, then make the file of it."""
     while True:
         continued = part.seek(0, os.SEEK_END) > 0
         try:
             _fetch_rest(url, part, size, timeout)
-            _unpack(part, path, sha256, size)
+            _place(part, path, sha256, size, unpack)
             _empty(part)
             return
         except _Damaged:
@@ -189,17 +193,20 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
             )
 
 
-def _unpack(part: IO[bytes], path: Path, sha256: str, size: int) -> None:
-    """Uncompresses the partial file to a file of a unique name, checks it, and moves it to path."""
+def _place(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
+    """Writes the partial file to one of a unique name, checks it, and moves it to path."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     part.seek(0)
     try:
-        with temporary.open("xb") as file, gzip.GzipFile(fileobj=part, mode="rb") as unpacked:
-            while block := unpacked.read(1 << 20):
+        with temporary.open("xb") as file, contextlib.ExitStack() as stack:
+            source: IO[bytes] | gzip.GzipFile = part
+            if unpack:
+                source = stack.enter_context(gzip.GzipFile(fileobj=part, mode="rb"))
+            while block := source.read(1 << 20):
                 if file.tell() + len(block) > size:
                     raise _Damaged(
-                        f"expected at most {size} bytes unpacked, got more; deleted the partial "
-                        "file"
+                        f"expected at most {size} bytes{' unpacked' * unpack}, got more; deleted "
+                        "the partial file"
                     )
                 file.write(block)
             file.flush()

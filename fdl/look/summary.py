@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fdl import paths
+from fdl.data.arrays import as_arrays
 from fdl.layer import Layer, abstract, as_layer
 from fdl.look.capture import capture, layer_paths
 from fdl.network import chain
@@ -38,7 +39,8 @@ def summary(model: Layer, x: Any, **inputs: Any) -> str:
       43 parameters (172 bytes) in 2 layers with weights
     """
     model = as_layer(model)
-    if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+    known = ("shape", "__array__")
+    if not all(any(hasattr(leaf, name) for name in known) for leaf in jax.tree.leaves(x)):
         raise PathError(
             f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; give a shape as "
             "jax.ShapeDtypeStruct(shape, 'float32')",
@@ -47,7 +49,7 @@ def summary(model: Layer, x: Any, **inputs: Any) -> str:
     if not model.children:
         only: dict[str, Any] = {model.name: model}
         model = chain(**only)
-    x, inputs = abstract((x, inputs))
+    x, inputs = abstract(as_arrays((x, inputs)))
     params, state = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
     look = capture(model, "**")
     outputs = jax.eval_shape(lambda p, s, x, more: look(p, s, x, **more), params, state, x, inputs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.arguments import check_count
-from fdl.data import check_data, length
+from fdl.data import arrays, check_data, length
 from fdl.data.arrays import to_jax
 from fdl.layer import Layer
 from fdl.ops.numerics import pairwise_sum
@@ -119,6 +119,7 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
       >>> check_objective(lambda *given: None, {}, {}, jnp.ones((3, 2)))
       3
     """
+    data = arrays.as_arrays(data)
     spared = getattr(objective, "spared", lambda data: data)
     examples = check_data(spared(data))
     if hasattr(objective, "check"):

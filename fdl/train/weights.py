@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 import jax
@@ -40,7 +41,9 @@ _ORDER = list(_NAMES)
 _KEY = "prng_key:"  # a note in the header: which tensors are random keys, and of which kind
 
 
-def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
+def save_weights(
+    file: str | os.PathLike[str], tree: Any, *, only: str | Sequence[str] | None = None
+) -> None:
     """Writes every leaf of a pytree under its path. The file appears whole or not at all.
 
     Args:
@@ -48,8 +51,11 @@ def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
       tree: params, or `{"params": params, "state": state}`, or a whole run with its random keys,
         step and optimizer state, or any pytree of arrays. Every bit is kept. A Python number is
         written as JAX reads it, in 32 bits.
+      only: a pattern of paths, or several: the leaves to write, such as `"body/**"`; by default
+        all.
 
     Raises:
+      ValueError: a pattern that matches nothing.
       OSError: what the disk refuses: a folder that is missing or cannot be written, no space. The
         older file is unchanged.
       PathError: two leaves of one path, or a leaf of a dtype that safetensors does not have (such
@@ -70,7 +76,9 @@ def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
     run in reading it.
     """
     tensors, notes = {}, {}
-    for path, leaf in paths.leaves(tree).items():
+    leaves = paths.leaves(tree)
+    for path in _picked("save_weights", leaves, only):
+        leaf = leaves[path]
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             notes[_KEY + path] = str(leaf.dtype)
             leaf = jax.random.key_data(leaf)
@@ -86,13 +94,21 @@ def save_weights(file: str | os.PathLike[str], tree: Any) -> None:
             out.write(_bytes_of(leaf))
 
 
-def load_weights(file: str | os.PathLike[str], like: Any) -> Any:
+def load_weights(
+    file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
+) -> Any:
     """Reads what `save_weights` wrote, strictly: the same paths, shapes and dtypes.
+
+    With `only` a part is read, as for a network whose body was trained for another task: what the
+    patterns pick is read, as strictly, and the rest keeps the values of `like`.
 
     Args:
       file: a safetensors file.
       like: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape(model.init, ...)`
         gives them.
+      only: a pattern of paths, or several, such as `"body/**"`: which leaves to read. The others
+        must be arrays in `like`, and may be missing in the file; what else the file has is ignored,
+        and its bytes are not read.
 
     Returns:
       A new pytree as `like` of JAX arrays, with the file's values. Beside them it takes memory for
@@ -100,24 +116,76 @@ def load_weights(file: str | os.PathLike[str], like: Any) -> Any:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not a whole safetensors file; or one of another model, with every path that is
-        missing, unexpected, or of another shape or dtype. Arrays of 64 bits are of another dtype
-        than any of JAX's, unless it is told to have 64 bits.
+      PathError: a leaf that is not read, and is no array in `like`.
+      ValueError: a pattern that matches nothing; not a whole safetensors file; or one of another
+        model, with every path that is missing, unexpected, or of another shape or dtype. Arrays of
+        64 bits are of another dtype than any of JAX's, unless it is told to have 64 bits.
 
-    Example: see `save_weights`.
+    Example:
+      >>> import tempfile
+      >>> like = {"body": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(3)}}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_weights(f"{folder}/w", {"body": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(9)}})
+      ...     load_weights(f"{folder}/w", like, only="body/**")
+      {'body': {'w': Array([1., 1.], dtype=float32)}, 'head': {'w': Array([0., 0., 0.], ...)}}
     """
+    leaves = paths.leaves(like)
+    picked = _picked("load_weights", leaves, only)
     found, start = _read_header(file)
-    _check_fit(file, found, {path: _kind(leaf) for path, leaf in paths.leaves(like).items()})
+    if only is not None:
+        # Of the file, too, what the patterns pick must be what is wanted.
+        found = {path: each for path, each in found.items() if _is_picked(path, only)}
+    of = "of this model" if only is None else f"that {only!r:.200} picks"
+    _check_fit(file, found, {path: _kind(leaves[path]) for path in picked}, of)
+    kept = set(leaves).difference(picked)
     with open(file, "rb") as stream:
 
         def read(keys: Any, leaf: Any) -> jax.Array:
-            array = jnp.asarray(_read(file, stream, start, found[paths.path_of(keys)]))
+            path = paths.path_of(keys)
+            if path in kept:
+                return _kept(path, leaf)
+            array = jnp.asarray(_read(file, stream, start, found[path]))
             if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
                 impl = jax.random.key_impl(jnp.zeros((), leaf.dtype))
                 return jax.random.wrap_key_data(array, impl=impl)
             return array
 
         return jax.tree_util.tree_map_with_path(read, like)
+
+
+def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) -> list[str]:
+    """The paths that `only` picks, all of them if it is None."""
+    if only is None:
+        return list(leaves)
+    patterns = _patterns(only)
+    if not patterns or not all(isinstance(each, str) for each in patterns):
+        raise ValueError(
+            f"{who}: expected only to be a pattern of paths, or several, got {only!r:.200}; pass "
+            "one such as 'body/**', or leave it out for all"
+        )
+    try:
+        return paths.pick(leaves, patterns)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from None
+
+
+def _patterns(only: str | Sequence[str]) -> list[Any]:
+    return [only] if isinstance(only, str) else list(only) if isinstance(only, Iterable) else []
+
+
+def _is_picked(path: str, only: str | Sequence[str]) -> bool:
+    return any(paths.matches(pattern, path) for pattern in _patterns(only))
+
+
+def _kept(path: str, leaf: Any) -> jax.Array:
+    """A leaf that is not read, as it is."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise paths.PathError(
+            f"expected arrays in like where nothing is read, got a shape at {path!r}; give the "
+            "params of model.init, or patterns that read it too",
+            layer="load_weights",
+        )
+    return to_jax(leaf, "load_weights", f"the leaf at {path!r}")
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
@@ -205,7 +273,7 @@ def _not_whole(file: str | os.PathLike[str], said: Any) -> ValueError:
 
 
 def _check_fit(
-    file: str | os.PathLike[str], found: dict[str, dict[str, Any]], wanted: dict[str, str]
+    file: str | os.PathLike[str], found: dict[str, dict[str, Any]], wanted: dict[str, str], of: str
 ) -> None:
     wrong = [f"missing: {path} {kind}" for path, kind in wanted.items() if path not in found]
     wrong += [f"unexpected: {path} {found[path]['kind']}" for path in found if path not in wanted]
@@ -219,7 +287,7 @@ def _check_fit(
             wrong.append(line)
     if wrong:
         raise ValueError(
-            f"{file}: expected the {len(wanted)} arrays of this model, got a file that differs at "
+            f"{file}: expected the {len(wanted)} arrays {of}, got a file that differs at "
             f"{len(wrong)} paths; build the model that it was saved from\n  " + "\n  ".join(wrong)
         )
 
