@@ -189,18 +189,46 @@ def abstract(tree: Any) -> Any:
     return jax.eval_shape(lambda: jax.tree.map(zeros, tree))
 
 
-def keyword_only(f: Callable[..., Any], without: tuple[str, ...] = ()) -> dict[str, bool]:
-    """The keyword-only arguments of a function: name -> whether it must be given.
+def keyword_only(
+    f: Callable[..., Any], without: tuple[str, ...] = (), *, after: int | None = None
+) -> dict[str, bool]:
+    """The arguments that are given to a function by name: name -> whether it must be given.
+
+    Args:
+      f: a function.
+      without: names to leave out.
+      after: how many arguments come by place; those behind them count as keyword-only ones do. By
+        default only what is behind a `*` counts.
 
     Example:
       >>> keyword_only(lambda x, *, mask, scale=1.0: x)
       {'mask': True, 'scale': False}
+      >>> keyword_only(lambda params, x, mask=None: x, after=2)
+      {'mask': False}
     """
+    parameters = list(inspect.signature(f).parameters.values())
+    late = parameters[after:] if after is not None else []
     return {
         each.name: each.default is each.empty
-        for each in inspect.signature(f).parameters.values()
-        if each.kind is each.KEYWORD_ONLY and each.name not in without
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY
+        or (each.kind is each.POSITIONAL_OR_KEYWORD and each in late)
+        if each.name not in without
     }
+
+
+def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
+    """Those of `key` and `train` that a function names behind its first two arguments.
+
+    Example:
+      >>> key_and_train(lambda params, x, *, train=False: x, None, True)
+      {'train': True}
+    """
+    try:
+        named = keyword_only(f, after=2)
+    except (ValueError, TypeError):  # a builtin, whose signature is not known
+        return {}
+    return {name: value for name, value in (("key", key), ("train", train)) if name in named}
 
 
 def zeros(x: Any) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import is_number
-from fdl.layer import Layer
+from fdl.layer import Layer, key_and_train
 from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
 from fdl.paths import PathError, leaves
@@ -30,7 +30,8 @@ def supervised(
     """The objective of learning from examples: predict y from x, and score the prediction.
 
     Args:
-      model: a Layer, or a plain function `(params, x) -> y_pred`.
+      model: a Layer, or a plain function `(params, x) -> y_pred`; one that names `key` or `train`
+        is handed them.
       loss: `(y_pred, y) -> [B, ...]`, per example.
       metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`; or a
         `fdl.metrics.Metric` whose value is one number: `f1=fdl.metrics.f1("macro", classes=10)`.
@@ -102,9 +103,10 @@ class Supervised:
 
     def forward(self, params: Any, state: Any, x: Any, key: Any, **inputs: Any) -> tuple[Any, Any]:
         """Step 2 of the training loop: run the network on x, obtain y_pred."""
-        if not isinstance(self.model, Layer):
-            return self.model(params, x, **inputs), state
         train = key is not None
+        if not isinstance(self.model, Layer):
+            handed = key_and_train(self.model, key, train)
+            return self.model(params, x, **inputs, **handed), state
         return self.model.apply(params, state, x, key=key, train=train, **inputs)
 
     def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
@@ -150,7 +152,8 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
     """An objective of a plain `(params, batch) -> loss`.
 
     Args:
-      loss: a pure function that gives a scalar, the mean over the batch.
+      loss: a pure function that gives a scalar, the mean over the batch; one that names `key` or
+        `train` is handed them, None and False in evaluation.
 
     Example:
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
@@ -172,7 +175,8 @@ class Plain:
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """(loss, (state, no further metrics))."""
-        return self.loss(params, batch), (state, {})
+        handed = key_and_train(self.loss, key, key is not None)
+        return self.loss(params, batch, **handed), (state, {})
 
 
 @weak_jit(static=["objective"])

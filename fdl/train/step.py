@@ -3,7 +3,7 @@
     1  draw a batch of x and y          draw_batch
     2  forward pass: y_pred             Supervised.forward
     3  loss: how far y_pred is from y   Supervised.score
-    4  update all weights               update_weights
+    4  update all weights               update_weights, which counts the step
 
 `train_step` composes the four; 2 and 3 are inside the objective, which `jax.grad` takes whole.
 """
@@ -89,27 +89,31 @@ def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
 def update_weights(
     optimizer: GradientTransformation, run: Run, gradients: Any, **extra_args: Any
 ) -> Run:
-    """Step 4: move all weights so that the loss on this batch falls slightly.
+    """Step 4: move all weights so that the loss on this batch falls slightly, and count the step.
 
     Args:
       optimizer: fdl's or optax's.
-      run: the parameters and the optimizer's state are read.
+      run: the parameters, the optimizer's state and the step are read.
       gradients: as run.params.
       extra_args: handed to the optimizer, if it takes any.
 
     Returns:
-      The run with new parameters and optimizer state.
+      The run one step on, with new parameters and optimizer state, so that `draw_batch` gives the
+      next batch. The network's state is not the optimizer's: `run._replace(state=...)`.
 
     Example:
       >>> from fdl.optim import sgd
       >>> run = start(jnp.array(1.0), sgd(0.1))
       >>> float(update_weights(sgd(0.1), run, jnp.array(2.0)).params)
       0.800000011920929
+      >>> int(update_weights(sgd(0.1), run, jnp.array(2.0)).step)
+      1
     """
     updates, opt_state = with_extra_args_support(optimizer).update(
         gradients, run.opt_state, run.params, **extra_args
     )
-    return run._replace(params=apply_updates(run.params, updates), opt_state=opt_state)
+    step = run.step + jnp.uint32(1)
+    return Run(apply_updates(run.params, updates), run.state, opt_state, step, run.seed)
 
 
 def train_step(
@@ -156,8 +160,7 @@ def train_step(
         grad=gradients,
         value_fn=lambda params: loss_of(params)[0],
     )
-    run = run._replace(state=state, step=run.step + jnp.uint32(1))
-    return run, tallied(as_means(loss, metrics))
+    return run._replace(state=state), tallied(as_means(loss, metrics))
 
 
 def _unless_spoilt(loss: Any, state: Any, before: Any) -> Any:
