@@ -4,6 +4,8 @@ Data go through layers to a prediction, a loss scores it, an optimizer turns the
 and a loop repeats it.
 """
 
+from fdl.exports import public as _public
+
 # The rooms, in the order of the story.
 from fdl import data as data
 from fdl import layers as layers
@@ -201,3 +203,5 @@ from fdl.look import summary as summary
 from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__
+
+__all__ = _public()

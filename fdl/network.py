@@ -32,9 +32,9 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
     Skip connections, several inputs and shared weights (a child called twice) need no adapter.
     Children are handed their random keys and `train` by themselves; a `forward` that draws or acts
     otherwise in training names `key` or `train` among its inputs, and gets a key of its own (None
-    outside training) and `train` as given. Shapes are inferred by tracing `forward` once. A child that moves state is to be called by
-    `forward` itself, not inside a `jax.checkpoint` or `jax.lax.scan` of forward's own; wrap the
-    whole network instead.
+    outside training) and `train` as given. Shapes are inferred by tracing `forward` once. A child
+    that moves state is to be called by `forward` itself, not inside a `jax.checkpoint` or
+    `jax.lax.scan` of forward's own; wrap the whole network instead.
 
     Args:
       forward: `(f, x, *, ...) -> y`; its further arguments are the network's extra inputs, but for

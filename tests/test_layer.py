@@ -674,8 +674,8 @@ def test_a_forward_that_draws_is_told_of_a_missing_key_in_training():
     params, state = net.init(jax.random.key(0), x)
     with pytest.raises(
         fdl.PathError,
-        match=r"^vae: expected a random key in training, got none; pass key=jax.random.key\(seed\), "
-        r"or train=False$",
+        match=r"^vae: expected a random key in training, got none; pass "
+        r"key=jax.random.key\(seed\), or train=False$",
     ):
         net.apply(params, state, x, train=True)
 

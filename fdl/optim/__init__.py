@@ -1,5 +1,7 @@
 """Optimizers: hand-written, in optax's protocol; either side's pieces chain with the other's."""
 
+from fdl.exports import public as _public
+
 # Optimizers.
 from fdl.optim.sgd import sgd as sgd
 from fdl.optim.sgd import sign_sgd as sign_sgd
@@ -104,3 +106,5 @@ from fdl.optim.hyperparameter import Hyperparameter as Hyperparameter
 from fdl.optim.hyperparameter import hyperparameter as hyperparameter
 from fdl.optim.hyperparams import inject_hyperparams as inject_hyperparams
 from fdl.optim.hyperparams import set_hyperparams as set_hyperparams
+
+__all__ = _public()
