@@ -30,6 +30,7 @@ from fdl.combinators import residual as residual
 from fdl.combinators import parallel as parallel
 from fdl.repeat import repeat as repeat
 from fdl.combinators import remat as remat
+from fdl.combinators import frozen as frozen
 from fdl.combinators import batch_apply as batch_apply
 
 # Layers.
