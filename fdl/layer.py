@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_key
-from fdl.paths import PathError
+from fdl.arguments import check_key, said
+from fdl.paths import PathError, shortened
 
 Params = dict[str, Any]
 State = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Layer:
     """A value with a name and two pure functions, as the head of this file states them.
 
@@ -62,6 +62,23 @@ class Layer:
             object.__setattr__(self, "inputs", tuple(named))
             object.__setattr__(self, "required", tuple(each for each in named if named[each]))
 
+    def __repr__(self) -> str:
+        children = [
+            child if child.rpartition("_")[0] == layer.name else f"{child}={layer.name}"
+            for child, layer in self.children.items()
+        ]
+        inside = f" of {shortened(', '.join(children), 150)}" if children else ""
+        return f"<Layer {shortened(self.name, 40)}{inside}>"
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        """A layer is no function: says how it is used."""
+        raise TypeError(
+            f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
+            f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
+            "f.name(x)"
+        )
+
 
 def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
     """A layer without weights, from a plain function of one array.
@@ -95,12 +112,31 @@ def as_layer(value: Any) -> Layer:
     """
     if isinstance(value, Layer):
         return value
+    if makes(value, Layer):
+        name = getattr(value, "__name__", "layer")
+        raise TypeError(
+            f"network: expected a Layer or a function of one array, got the function {name}, which "
+            f"makes a layer; call it, as {name}(...)"
+        )
     if callable(value):
         return function(value)
     raise TypeError(
-        f"network: expected a Layer or a function of one array, got {value!r}; call the layer's "
-        "factory, as dense(8), or pass the function itself"
+        f"network: expected a Layer or a function of one array, got {said(value)}; call the "
+        "layer's factory, as dense(8), or pass the function itself"
     )
+
+
+def makes(f: Any, kind: type) -> bool:
+    """Whether a function says that it returns a value of one kind: a factory that was not called.
+
+    Example:
+      >>> def big() -> Layer: ...
+      >>> makes(big, Layer), makes(jnp.tanh, Layer)
+      (True, False)
+    """
+    given_back = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
+    of_kind = isinstance(given_back, type) and issubclass(given_back, kind)
+    return callable(f) and not isinstance(f, type) and (of_kind or given_back == kind.__name__)
 
 
 def stateless(model: Layer) -> Callable[..., Any]:

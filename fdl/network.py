@@ -22,7 +22,7 @@ from fdl.layer import (
     subkey,
     zeros,
 )
-from fdl.paths import PathError, at
+from fdl.paths import PathError, at, traced_in
 
 
 def network(forward: Callable[..., Any], /, *, name: str = "network", **children: Any) -> Layer:
@@ -250,7 +250,8 @@ class _Network:
 
         x, given = jax.tree.map(zeros, (x, given))
         handed = self.handed(key, train=False)  # only for the shapes, so that it may draw
-        self.forward(_Children(call, self.children), x, **given, **handed)
+        with traced_in(self.name):
+            self.forward(_Children(call, self.children), x, **given, **handed)
         return self.without_empty(params), self.without_empty(state)
 
     def apply(
@@ -286,7 +287,8 @@ class _Network:
             return y
 
         handed = self.handed(key, train)
-        y = self.forward(_Children(call, self.children), x, **given, **handed)
+        with traced_in(self.name):
+            y = self.forward(_Children(call, self.children), x, **given, **handed)
         return y, self.without_empty(new_state)
 
     def handed(self, key: Any, train: bool) -> dict[str, Any]:

@@ -395,7 +395,7 @@ def test_a_frozen_part_can_be_captured_and_decodes():
     x = jax.random.normal(KEY, (2, 5, 4))
     params, state = net.init(KEY, x)
     whole, _ = net.apply(params, state, x)
-    found = fdl.capture(net, "part/dense_0")(params, x)
+    found = fdl.capture(net, "part/dense_0")(params, state, x)
     np.testing.assert_allclose(found["part/dense_0"], whole, rtol=1e-6)
     cache = fdl.start_decoding(net, params, x, 5)
     first, cache = fdl.decode(net, params, cache, x[:, :3])

@@ -15,12 +15,19 @@ from fdl.data.arrays import to_jax
 from fdl.layer import Layer, key_and_train
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.evaluation import eval_params, has_eval_params
-from fdl.paths import PathError
+from fdl.paths import PathError, traced_in
+from fdl.train.given import (
+    check_model,
+    check_objective_given,
+    check_params_given,
+    check_params_of_layer,
+)
 from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
-from fdl.train.objective import Objective, reported
+from fdl.train.objective import Objective, report_of
 from fdl.weak_jit import weak_jit
 
 BATCH_SIZE = 256
+AT_ONCE = "say how many examples go at once"
 
 
 def evaluate(
@@ -57,8 +64,10 @@ def evaluate(
       >>> evaluate(objective, 1.0, jnp.array([0.0, 2.0, 4.0]))["loss"].__round__(3)
       3.667
     """
-    _check_batch_size("evaluate", batch_size)
+    check_objective_given("evaluate", objective)
+    batch_size = check_count("evaluate", "batch_size", batch_size, AT_ONCE)
     params, state = params_and_state(params, state)
+    check_params_given("evaluate", params)
     check_objective(objective, params, state, data)
     data = to_jax(data, "evaluate")
     settings = {"objective": objective, "batch_size": batch_size}
@@ -101,9 +110,12 @@ def predict(
              [4.],
              [6.]], dtype=float32)
     """
-    length({"x": x, **inputs} if inputs else x)
-    _check_batch_size("predict", batch_size)
+    check_model("predict", model)
+    batch_size = check_count("predict", "batch_size", batch_size, AT_ONCE)
     params, state = params_and_state(params, state)
+    check_params_given("predict", params)
+    check_params_of_layer("predict", model, params)
+    length({"x": x, **inputs} if inputs else x)
     x = to_jax(x, "predict", "x")
     inputs = {name: to_jax(value, "predict", name) for name, value in inputs.items()}
     return _outputs(params, state, (x, inputs), model=model, batch_size=batch_size)
@@ -228,7 +240,7 @@ def _look(
     if hasattr(objective, "look"):
         means, outputs, _ = objective.look(params, state, batch, None)
     else:
-        loss, _, metrics = reported(objective(params, state, batch, None))
+        loss, _, metrics = report_of(objective, params, state, batch, None)
         means, outputs = as_means(loss, metrics), ()
     known = {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
     floating = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
@@ -260,7 +272,7 @@ def totals(
     """
 
     def look(batch: Any) -> dict[str, Any]:
-        loss, _, metrics = reported(objective(params, state, batch, None))
+        loss, _, metrics = report_of(objective, params, state, batch, None)
         return as_means(loss, metrics, float(length(batch)))
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
@@ -327,8 +339,5 @@ def _outputs(params: Any, state: Any, given: Any, *, model: Any, batch_size: int
             y = model(params, x, **inputs, **key_and_train(model, None, False))
         return jax.tree.map(lambda leaf: leaf[0], y)
 
-    return jax.lax.map(one, given, batch_size=min(batch_size, length(given)))
-
-
-def _check_batch_size(who: str, batch_size: int) -> None:
-    check_count(who, "batch_size", batch_size, "say how many examples go at once")
+    with traced_in("predict"):
+        return jax.lax.map(one, given, batch_size=min(batch_size, length(given)))

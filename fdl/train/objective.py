@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import is_number
+from fdl.arguments import is_number, said
 from fdl.layer import Layer, key_and_train
 from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
-from fdl.paths import PathError, leaves
+from fdl.paths import PathError, leaves, shortened, traced_in
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
+from fdl.train.given import check_loss, check_model, check_params_of_layer
 from fdl.train.means import Mean, Seen, Tally, weighted_mean
 from fdl.weak_jit import weak_jit
 
@@ -56,6 +57,10 @@ def supervised(
         raise ValueError(
             "supervised: expected another name for a metric, got 'loss'; the loss itself has it"
         )
+    check_model("supervised", model)
+    for name, each in (("loss", loss), *metrics.items()):
+        if name == "loss" or not isinstance(each, Metric):
+            check_loss("supervised", name, each)
     for name, metric in metrics.items():
         if isinstance(metric, Metric):
             value = jax.eval_shape(lambda metric=metric: metric.compute(metric.init()))
@@ -69,7 +74,7 @@ def supervised(
     return Supervised(model, loss, tuple(metrics.items()))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Supervised:
     """See `supervised`; equal ones (the same model, loss and metrics) share their compilations.
 
@@ -88,6 +93,11 @@ class Supervised:
     model: Layer | Callable[..., Any]
     loss: Loss
     metrics: tuple[tuple[str, Loss | Metric], ...] = ()
+
+    def __repr__(self) -> str:
+        functions = (("loss", self.loss), *self.metrics)
+        given = ", ".join(f"{name} {said(f)}" for name, f in functions)
+        return f"<Supervised of {said(self.model)}; {shortened(given, 200)}>"
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
@@ -128,13 +138,15 @@ class Supervised:
 
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
+        check_params_of_layer("supervised", self.model, params)
         x, y, weight, inputs = unpack(data)
         check_weight(weight)
         shapes = []
         for rows in (1, 2):
             given = batch_of(rows, (x, inputs))
-            y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
-            shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
+            with traced_in("supervised"):
+                y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
+                shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
         for name, one in shapes[0].items():
             two = shapes[1][name]
             if one.shape[1:] != two.shape[1:]:
@@ -144,7 +156,8 @@ class Supervised:
                     "and targets broadcast against each other: give both the same shape",
                     layer="supervised",
                 )
-        if len(leaves(y)) == 1:
+        known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(y))
+        if len(leaves(y)) == 1 and known:
             check_targets(self.loss, y_pred, y)
 
 
@@ -160,6 +173,11 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
       >>> float(objective(1.0, {}, jnp.array([0.0, 2.0]), None)[0])
       1.0
     """
+    if isinstance(loss, Layer) or not callable(loss):
+        raise TypeError(
+            f"plain: expected a function (params, batch) -> loss, got {said(loss)}; of a model and "
+            "a loss, fdl.supervised makes an objective"
+        )
     return Plain(loss)
 
 
@@ -192,6 +210,23 @@ def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
     return {name: f(y_pred, y) for name, f in functions if not isinstance(f, Metric)}
 
 
+def report_of(
+    objective: Objective, params: Any, state: Any, batch: Any, key: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(loss, state, metrics) of a batch.
+
+    Raises:
+      ValueError: see `reported`.
+      PathError: a function of the user's that asks a traced array for its value.
+
+    Example:
+      >>> float(report_of(plain(lambda w, x: w * x.mean()), 2.0, {}, jnp.ones(3), None)[0])
+      2.0
+    """
+    with traced_in("objective"):
+        return reported(objective(params, state, batch, key))
+
+
 def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
     """(loss, state, metrics) of what an objective gave back, if it is what it must be.
 
@@ -220,17 +255,3 @@ def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
                 "the mean over the examples, or report fdl.train.weighted_mean(values)"
             )
     return loss, rest[0], dict(rest[1])
-
-
-def said(value: Any) -> str:
-    """What a value is, in a few words for a message."""
-    if isinstance(value, tuple | list):
-        parts = ", ".join(said(each) for each in value[:3])
-        return f"({parts}, ...)" if len(value) > 3 else f"({parts})"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype} {list(value.shape)}"
-    return (
-        repr(value)
-        if value is None or isinstance(value, int | float | str)
-        else type(value).__name__
-    )

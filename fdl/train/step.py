@@ -15,12 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation, with_extra_args_support
 
-from fdl.arguments import is_count
+from fdl.arguments import amount, check_count, is_count, known, said
 from fdl.data import length, stream
+from fdl.data.arrays import to_jax
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
+from fdl.train.given import (
+    check_objective_given,
+    check_opt_state,
+    check_optimizer,
+    check_params_given,
+    check_run,
+    check_state_given,
+)
 from fdl.train.means import as_means, tallied
-from fdl.train.objective import Objective, reported
+from fdl.train.objective import Objective, report_of
 
 
 class Run(NamedTuple):
@@ -39,6 +48,11 @@ class Run(NamedTuple):
     opt_state: Any
     step: Any
     seed: Any
+
+    def __repr__(self) -> str:
+        step, seed = (int(x) if known(x) else said(x) for x in (self.step, self.seed))
+        parts = (f"{part}: {amount(getattr(self, part))}" for part in self._fields[:3])
+        return f"<Run at step {step} of seed {seed}; {', '.join(parts)}>"
 
 
 def start(
@@ -60,8 +74,11 @@ def start(
       >>> int(start({"w": jnp.ones(3)}, sgd(0.1)).step)
       0
     """
+    check_params_given("start", params)
+    check_optimizer("start", optimizer)
     check_params("start", params)
     state = {} if state is None else state
+    check_state_given("start", state)
     step = jnp.zeros((), jnp.uint32)
     return Run(params, state, optimizer.init(params), step, _seed("start", seed))
 
@@ -82,6 +99,8 @@ def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
       >>> sorted(draw_batch(jnp.arange(4), 0, 0, 4).tolist())
       [0, 1, 2, 3]
     """
+    batch_size = check_count("draw_batch", "batch_size", batch_size, "say how many examples")
+    data = to_jax(data, "draw_batch")
     rows = stream(seed, step, batch_size, length(data))
     return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
 
@@ -109,9 +128,14 @@ def update_weights(
       >>> int(update_weights(sgd(0.1), run, jnp.array(2.0)).step)
       1
     """
-    updates, opt_state = with_extra_args_support(optimizer).update(
-        gradients, run.opt_state, run.params, **extra_args
-    )
+    check_optimizer("update_weights", optimizer)
+    check_run("update_weights", run)
+    update = with_extra_args_support(optimizer).update
+    try:
+        updates, opt_state = update(gradients, run.opt_state, run.params, **extra_args)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        check_opt_state("update_weights", optimizer, run.params, run.opt_state)
+        raise
     step = run.step + jnp.uint32(1)
     return Run(apply_updates(run.params, updates), run.state, opt_state, step, run.seed)
 
@@ -145,11 +169,14 @@ def train_step(
 
     Source: Chollet 2021, "Deep Learning with Python", section 2.4, the training loop.
     """
+    check_objective_given("train_step", objective)
+    check_optimizer("train_step", optimizer)
+    check_run("train_step", run)
     batch = draw_batch(data, run.seed, run.step, batch_size)
     key = jax.random.fold_in(jax.random.key(run.seed), run.step)
 
     def loss_of(params: Any) -> Any:
-        loss, state, metrics = reported(objective(params, run.state, batch, key))
+        loss, state, metrics = report_of(objective, params, run.state, batch, key)
         return loss, (state, metrics)
 
     (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
@@ -183,7 +210,8 @@ def _seed(who: str, seed: Any) -> jax.Array:
         seed = seed.item()
     if not is_count(seed, least=0) or seed >= 2**32:
         raise ValueError(
-            f"{who}: expected a seed, an integer in [0, 2**32), got {seed!r}; take it modulo 2**32"
+            f"{who}: expected a seed, an integer in [0, 2**32), got {said(seed)}; take it modulo "
+            "2**32"
         )
     return jnp.uint32(seed)
 
