@@ -9,6 +9,7 @@ dtypes of `x` and `inputs`; no forward pass is executed.
 """
 
 import dataclasses
+import functools
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_key, said
 from fdl.paths import PathError, shortened
+from fdl.ranks import free_ranks
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -61,6 +63,8 @@ class Layer:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))
             object.__setattr__(self, "required", tuple(each for each in named if named[each]))
+        for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
+            object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
 
     def __repr__(self) -> str:
         children = [
@@ -78,6 +82,28 @@ class Layer:
             "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
             "f.name(x)"
         )
+
+
+def _entered(
+    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
+) -> Callable[..., Any]:
+    """A layer's init or apply with what all of them share: free ranks, a count of the arguments."""
+    if hasattr(f, "entered"):  # a layer made of another by dataclasses.replace
+        return f
+
+    @functools.wraps(f, updated=())
+    def entered(*args: Any, **given: Any) -> Any:
+        missing = [each for each in takes[len(args) :] if each not in given]
+        if missing or len(args) > len(takes):
+            raise TypeError(
+                f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
+                f"place; the state of a network without any is {{}}, and the rest goes by name"
+            )
+        with free_ranks():
+            return f(*args, **given)
+
+    entered.__dict__["entered"] = True
+    return entered
 
 
 def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:

@@ -873,3 +873,33 @@ def test_predict_refuses_an_input_that_the_model_does_not_take():
         r"leave it out, or name it in the layer that should read it",
     ):
         fdl.predict(model(), params, data()[0], mask=np.ones(N, bool))
+
+
+# ------------------------------------------------------------------- the user's settings of ranks
+
+
+def with_bias(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def test_training_needs_no_free_ranks_of_the_user():
+    """A plain model that adds [N, 2] and [2]; each call of training, inside and out of programs."""
+    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    score = fdl.supervised(with_bias, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    x, y = data()[0], np.arange(N, dtype=np.int32) % 2
+    how = {"batch_size": BATCH, "steps": 2}
+    with jax.numpy_rank_promotion("raise"):
+        with pytest.raises(ValueError, match=r"Operands could not be broadcast together"):
+            with_bias(params, x)
+        optimizer = fdl.adam(0.1)
+        run = fdl.start(params, optimizer)
+        result = fdl.fit(score, optimizer, run, (x, y), validation=(x, y), **how)
+        again, _ = fdl.train_step(score, optimizer, run, (x, y), BATCH)
+        assert int(again.step) == 1
+        found = fdl.evaluate(score, result, (x, y))
+        assert found["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
+        assert fdl.predict(with_bias, result, x).shape == (N, 2)
+        rates = {"rates": [0.01, 0.1, 1.0], "seeds": [0], "validation": (x, y)}
+        init = lambda seed: (params, {})  # noqa: E731
+        fdl.compare_optimizers(score, init, (x, y), {"adam": fdl.adam}, **rates, **how)
+        assert jax.config.jax_numpy_rank_promotion == "raise"

@@ -17,6 +17,7 @@ from fdl.layer import Layer, key_and_train
 from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
 from fdl.paths import PathError, leaves, shortened, traced_in
+from fdl.ranks import free_ranks
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
 from fdl.train.given import check_loss, check_model, check_params_of_layer
 from fdl.train.means import Mean, Seen, Tally, weighted_mean
@@ -101,7 +102,8 @@ class Supervised:
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
-        means, _, state = self.look(params, state, batch, key)
+        with free_ranks():
+            means, _, state = self.look(params, state, batch, key)
         return means["loss"].value(), (state, means)
 
     def look(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
@@ -121,12 +123,13 @@ class Supervised:
 
     def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
         """Step 3: how far y_pred is from y, as means under the names loss and of the metrics."""
-        return {
-            name: Seen(f, y_pred, y, weight)
-            if isinstance(f, Metric)
-            else weighted_mean(f(y_pred, y), weight)
-            for name, f in (("loss", self.loss), *self.metrics)
-        }
+        with free_ranks():
+            return {
+                name: Seen(f, y_pred, y, weight)
+                if isinstance(f, Metric)
+                else weighted_mean(f(y_pred, y), weight)
+                for name, f in (("loss", self.loss), *self.metrics)
+            }
 
     def spared(self, data: Any) -> Any:
         """The data as the loss reads them, without what has weight 0."""

@@ -20,6 +20,7 @@ from fdl.data import length, stream
 from fdl.data.arrays import to_jax
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
+from fdl.ranks import free_ranks
 from fdl.train.given import (
     check_objective_given,
     check_opt_state,
@@ -80,7 +81,9 @@ def start(
     state = {} if state is None else state
     check_state_given("start", state)
     step = jnp.zeros((), jnp.uint32)
-    return Run(params, state, optimizer.init(params), step, _seed("start", seed))
+    with free_ranks():
+        opt_state = optimizer.init(params)
+    return Run(params, state, opt_state, step, _seed("start", seed))
 
 
 def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
@@ -101,7 +104,8 @@ def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
     """
     batch_size = check_count("draw_batch", "batch_size", batch_size, "say how many examples")
     data = to_jax(data, "draw_batch")
-    rows = stream(seed, step, batch_size, length(data))
+    with free_ranks():
+        rows = stream(seed, step, batch_size, length(data))
     return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
 
 
@@ -132,7 +136,8 @@ def update_weights(
     check_run("update_weights", run)
     update = with_extra_args_support(optimizer).update
     try:
-        updates, opt_state = update(gradients, run.opt_state, run.params, **extra_args)
+        with free_ranks():
+            updates, opt_state = update(gradients, run.opt_state, run.params, **extra_args)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
         check_opt_state("update_weights", optimizer, run.params, run.opt_state)
         raise
@@ -179,7 +184,8 @@ def train_step(
         loss, state, metrics = report_of(objective, params, run.state, batch, key)
         return loss, (state, metrics)
 
-    (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    with free_ranks():
+        (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
     state = _unless_spoilt(loss, state, run.state)
     run = update_weights(
         *(optimizer, run, gradients),
