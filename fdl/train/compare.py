@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.arguments import check_count, counted, is_count, said
+from fdl.arguments import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
 from fdl.optim.leafwise import check_params
 from fdl.train.evaluate import check_objective
@@ -230,10 +230,8 @@ def _begin(init: Callable[[int], tuple[Any, Any]], seed: int) -> tuple[Any, Any]
 
 
 def _check(optimizers: Any, rates: Any, seeds: Any, mode: str) -> None:
-    try:
-        grid = np.asarray(rates, np.float64)
-    except (ValueError, TypeError):
-        grid = np.empty(0)
+    listed = isinstance(rates, Iterable) and all(map(is_number, rates))
+    grid = np.asarray(rates if listed else [], np.float64)
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
