@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl import initializers
 from fdl.arguments import check_key, said
 from fdl.paths import PathError, shortened
 from fdl.ranks import free_ranks
@@ -63,6 +64,7 @@ class Layer:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))
             object.__setattr__(self, "required", tuple(each for each in named if named[each]))
+        _check_initializers(self.name, self.init)
         for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
             object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
 
@@ -82,6 +84,27 @@ class Layer:
             "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
             "f.name(x)"
         )
+
+
+def check_initializer(layer: str, what: str, value: Any) -> None:
+    """Raises unless a value can draw weights: `(key, shape, dtype) -> array`; None is a default."""
+    made_by = getattr(value, "__annotations__", {}).get("return") == initializers.Initializer
+    if value is None or (callable(value) and not made_by and not isinstance(value, Layer)):
+        return
+    name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
+    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
+    raise TypeError(
+        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
+        f"{said(value)}; {remedy if made_by else f'pass fdl.initializers.{name}'}"
+    )
+
+
+def _check_initializers(name: str, init: Callable[..., Any]) -> None:
+    """Looks at the arguments of a factory that its `init` reads, when the layer is made."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
+        if what.endswith("_init"):
+            check_initializer(name, what, cell.cell_contents)
 
 
 def _entered(
@@ -147,8 +170,8 @@ def as_layer(value: Any) -> Layer:
     if callable(value):
         return function(value)
     raise TypeError(
-        f"network: expected a Layer or a function of one array, got {said(value)}; call the "
-        "layer's factory, as dense(8), or pass the function itself"
+        f"network: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
+        "call the layer's factory, as dense(8), or pass the function itself"
     )
 
 

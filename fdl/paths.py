@@ -66,14 +66,17 @@ def traced_in(layer: str) -> Iterator[None]:
     try:
         yield
     except _ASKED as error:
-        raise PathError(_VALUE_ASKED, layer=layer) from error
+        raise _value_asked("", layer) from error
 
 
-_VALUE_ASKED = (
-    "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an array "
-    "whose value is known only when the compiled program runs; use jax.numpy, jnp.where or "
-    "jax.lax.cond"
-)
+def _value_asked(path: str, layer: str) -> PathError:
+    return PathError(
+        "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an "
+        "array whose value is known only when the compiled program runs; use jax.numpy, jnp.where "
+        "or jax.lax.cond",
+        path,
+        layer=layer,
+    )
 
 
 @contextlib.contextmanager
@@ -96,7 +99,7 @@ def at(name: str) -> Iterator[None]:
         error.path = f"{name}/{error.path}" if error.path else name
         raise
     except _ASKED as error:
-        raise PathError(_VALUE_ASKED, name) from error
+        raise _value_asked(name, "") from error
     except Exception as error:
         error.add_note(f"in layer {name!r}")
         raise

@@ -292,6 +292,39 @@ MISTAKES |= {
         "global_average_pool": lambda: fdl.frozen(fdl.global_average_pool),
     }.items()
 }  # fmt: skip
+DRAW = "as an initializer (key, shape, dtype) -> array"
+MISTAKES |= {
+    f"{what} of {who} as a text": (
+        functools.partial(getattr(fdl, who), *given, **{what: "he_normal"}),
+        f"{told or who}: expected {what} {DRAW}, got 'he_normal'; pass fdl.initializers.he_normal",
+    )
+    for who, given, what, told in [
+        ("dense", [3], "w_init", ""),
+        ("dense", [3], "b_init", ""),
+        ("conv", [3, (3,)], "w_init", ""),
+        ("separable_conv", [3, (3,)], "w_init", "conv"),
+        ("conv_transpose", [3, (3,)], "w_init", ""),
+        ("einsum_dense", ["td,df->tf", {"f": 2}], "w_init", ""),
+        ("bilinear", [2], "w_init", ""),
+        ("embedding", [3, 2], "w_init", ""),
+        ("learned_positions", [3], "w_init", ""),
+        ("gru_cell", [3], "w_init", "cell"),
+        ("lstm_cell", [3], "hidden_init", "cell"),
+        ("attention", [2], "w_init", "q"),
+        ("layer_norm", [], "scale_init", ""),
+        ("batch_norm", [], "bias_init", ""),
+    ]
+}
+MISTAKES |= {
+    "an initializer that was not called": (
+        lambda: fdl.dense(3, w_init=fdl.initializers.normal),
+        f"dense: expected w_init {DRAW}, got the function normal; call it first, as normal(...)",
+    ),
+    "an initializer of keras": (
+        lambda: fdl.dense(3, w_init="RandomNormal"),
+        f"dense: expected w_init {DRAW}, got 'RandomNormal'; pass fdl.initializers.he_normal",
+    ),
+}
 MISTAKES |= {
     f"a pair of init for {who}": (call, f"{who}: {PAIR}")
     for who, call in {
