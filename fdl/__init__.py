@@ -4,6 +4,8 @@ Data go through layers to a prediction, a loss scores it, an optimizer turns the
 and a loop repeats it.
 """
 
+from fdl.exports import public as _public
+
 # The rooms, in the order of the story.
 from fdl import data as data
 from fdl import layers as layers
@@ -28,6 +30,7 @@ from fdl.combinators import residual as residual
 from fdl.combinators import parallel as parallel
 from fdl.repeat import repeat as repeat
 from fdl.combinators import remat as remat
+from fdl.combinators import frozen as frozen
 from fdl.combinators import batch_apply as batch_apply
 
 # Layers.
@@ -202,3 +205,5 @@ from fdl.look import summary as summary
 from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__
+
+__all__ = _public()

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optax import GradientTransformation
 
-from fdl.paths import PathError
+from fdl.paths import PathError, shortened
 
 
 def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
@@ -17,7 +18,7 @@ def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
     Args:
       layer: the factory's name, for the message.
       what: the argument's name.
-      value: what came; integers of NumPy are integers.
+      value: what came; integers of NumPy are integers, and so are known scalars of JAX.
       remedy: what to do.
 
     Raises:
@@ -29,9 +30,62 @@ def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
       ...
       ValueError: dense: expected features >= 1, an integer, got 4.0; say how many outputs there are
     """
+    value = counted(value)
     if not is_count(value):
-        raise ValueError(f"{layer}: expected {what} >= 1, an integer, got {value!r}; {remedy}")
+        raise ValueError(f"{layer}: expected {what} >= 1, an integer, got {said(value)}; {remedy}")
     return int(value)
+
+
+def counted(value: Any) -> Any:
+    """The integer in a known scalar array of integers; anything else as it came.
+
+    Example:
+      >>> counted(jnp.int32(3)), counted(2.5)
+      (3, 2.5)
+    """
+    if not isinstance(value, jax.Array | np.ndarray) or not known(value):
+        return value
+    return int(value) if jnp.issubdtype(value.dtype, jnp.integer) else value
+
+
+def said(value: Any) -> str:
+    """What a value is, in a few words for a message.
+
+    Example:
+      >>> said((np.ones((2, 3)), "mse", 3, {"w": 1.0}, None))
+      "(float64 [2, 3], 'mse', 3, ...)"
+      >>> said(said), said(jnp.ones)
+      ('the function said', 'the function ones')
+    """
+    if type(value) in (tuple, list):
+        parts = ", ".join([said(each) for each in value[:3]] + ["..."] * (len(value) > 3))
+        comma = "," * (len(value) == 1 and isinstance(value, tuple))
+        return f"({parts}{comma})" if isinstance(value, tuple) else f"[{parts}]"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {list(value.shape)}"
+    own = type(value).__module__.split(".")[0] == "fdl"
+    if value is None or own or isinstance(value, bool | int | float | complex | str | bytes):
+        return shortened(repr(value), 200)
+    if isinstance(value, GradientTransformation):
+        return "an optimizer"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    named = getattr(value, "__name__", "") if callable(value) else ""
+    return f"the function {named}" if named else type(value).__name__
+
+
+def amount(tree: Any) -> str:
+    """How much a pytree holds, for the text of a value that has it.
+
+    Example:
+      >>> amount({"w": np.ones((2, 3)), "b": np.ones(3)}), amount({})
+      ('9 numbers in 2 arrays', 'nothing')
+    """
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(tree)]
+    arrays = f"{len(sizes)} array{'s' * (len(sizes) > 1)}"
+    return f"{sum(sizes)} numbers in {arrays}" if sizes else "nothing"
 
 
 def is_count(value: Any, least: int = 1) -> bool:
@@ -107,7 +161,7 @@ def check_number(
       ValueError: normal: expected stddev >= 0, got -1.0; it is a width
     """
     if not is_number(value):
-        raise ValueError(f"{where}: expected {expected}, got {value!r}; pass a number")
+        raise ValueError(f"{where}: expected {expected}, got {said(value)}; pass a number")
     numbers = np.asarray(value) if _concrete(value) else np.empty(0)
     if numbers.size and not (fits(numbers.min()) and fits(numbers.max())):
         raise ValueError(f"{where}: expected {expected}, got {value}; {remedy}")
@@ -167,9 +221,9 @@ def check_key(key: Any, layer: str = "") -> None:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     if key is not None and not typed and not (dtype == jnp.uint32 and shape == (2,)):
-        said = repr(key) if dtype is None else f"{dtype} {list(shape or ())}"
         raise PathError(
-            f"expected one random key, got {said}; make it with jax.random.key(seed)", layer=layer
+            f"expected one random key, got {said(key)}; make it with jax.random.key(seed)",
+            layer=layer,
         )
 
 

@@ -146,6 +146,45 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
     )
 
 
+def frozen(layer: Any) -> Layer:
+    """The same layer as a part that does not learn: for fine-tuning what follows or precedes it.
+
+    It runs as outside training, in training too: batch norm uses its running statistics and leaves
+    them as they are, dropout is off. The gradient of its params is 0; that of x passes.
+
+    Args:
+      layer: a layer, or a plain function of one array.
+
+    Returns:
+      A layer of the same name, params, state and inputs, so that weights fit it with and without.
+      Weight decay moves params without a gradient, too: `fdl.optim.freeze` keeps an optimizer off.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> layer = frozen(dense(3))
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 2)))
+      >>> loss = lambda params: layer.apply(params, state, jnp.ones((1, 2)), train=True)[0].sum()
+      >>> jax.grad(loss)(params)["b"].tolist()
+      [0.0, 0.0, 0.0]
+
+    Source: Keras's guide to transfer learning, for batch norm in what is frozen.
+    """
+    inner = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        return inner.apply(jax.lax.stop_gradient(params), state, x, **given)
+
+    rebuild, twin = inner.rebuild, inner.decoding
+    return dataclasses.replace(
+        inner,
+        apply=apply,
+        rebuild=rebuild and (lambda others: frozen(rebuild(others))),
+        decoding=twin and (lambda length: frozen(twin(length))),
+    )
+
+
 def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
     """The same layer for x with more batch axes, which it sees as one.
 

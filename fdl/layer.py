@@ -9,6 +9,7 @@ dtypes of `x` and `inputs`; no forward pass is executed.
 """
 
 import dataclasses
+import functools
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
@@ -17,14 +18,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_key
-from fdl.paths import PathError
+from fdl import initializers
+from fdl.arguments import check_key, said
+from fdl.paths import PathError, shortened
+from fdl.ranks import free_ranks
 
 Params = dict[str, Any]
 State = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Layer:
     """A value with a name and two pure functions, as the head of this file states them.
 
@@ -61,6 +64,69 @@ class Layer:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))
             object.__setattr__(self, "required", tuple(each for each in named if named[each]))
+        _check_initializers(self.name, self.init)
+        for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
+            object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
+
+    def __repr__(self) -> str:
+        children = [
+            child if child.rpartition("_")[0] == layer.name else f"{child}={layer.name}"
+            for child, layer in self.children.items()
+        ]
+        inside = f" of {shortened(', '.join(children), 150)}" if children else ""
+        return f"<Layer {shortened(self.name, 40)}{inside}>"
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        """A layer is no function: says how it is used."""
+        raise TypeError(
+            f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
+            f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
+            "f.name(x)"
+        )
+
+
+def check_initializer(layer: str, what: str, value: Any) -> None:
+    """Raises unless a value can draw weights: `(key, shape, dtype) -> array`; None is a default."""
+    made_by = getattr(value, "__annotations__", {}).get("return") == initializers.Initializer
+    if value is None or (callable(value) and not made_by and not isinstance(value, Layer)):
+        return
+    name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
+    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
+    raise TypeError(
+        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
+        f"{said(value)}; {remedy if made_by else f'pass fdl.initializers.{name}'}"
+    )
+
+
+def _check_initializers(name: str, init: Callable[..., Any]) -> None:
+    """Looks at the arguments of a factory that its `init` reads, when the layer is made."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
+        if what.endswith("_init"):
+            check_initializer(name, what, cell.cell_contents)
+
+
+def _entered(
+    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
+) -> Callable[..., Any]:
+    """A layer's init or apply with what all of them share: free ranks, a count of the arguments."""
+    if hasattr(f, "entered"):  # a layer made of another by dataclasses.replace
+        return f
+
+    @functools.wraps(f, updated=())
+    def entered(*args: Any, **given: Any) -> Any:
+        missing = [each for each in takes[len(args) :] if each not in given]
+        if missing or len(args) > len(takes):
+            raise TypeError(
+                f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
+                f"place; the state of a network without any is {{}}, and the rest goes by name"
+            )
+        with free_ranks():
+            return f(*args, **given)
+
+    entered.__dict__["entered"] = True
+    return entered
 
 
 def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
@@ -95,12 +161,31 @@ def as_layer(value: Any) -> Layer:
     """
     if isinstance(value, Layer):
         return value
+    if makes(value, Layer):
+        name = getattr(value, "__name__", "layer")
+        raise TypeError(
+            f"network: expected a Layer or a function of one array, got the function {name}, which "
+            f"makes a layer; call it, as {name}(...)"
+        )
     if callable(value):
         return function(value)
     raise TypeError(
-        f"network: expected a Layer or a function of one array, got {value!r}; call the layer's "
-        "factory, as dense(8), or pass the function itself"
+        f"network: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
+        "call the layer's factory, as dense(8), or pass the function itself"
     )
+
+
+def makes(f: Any, kind: type) -> bool:
+    """Whether a function says that it returns a value of one kind: a factory that was not called.
+
+    Example:
+      >>> def big() -> Layer: ...
+      >>> makes(big, Layer), makes(jnp.tanh, Layer)
+      (True, False)
+    """
+    given_back = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
+    of_kind = isinstance(given_back, type) and issubclass(given_back, kind)
+    return callable(f) and not isinstance(f, type) and (of_kind or given_back == kind.__name__)
 
 
 def stateless(model: Layer) -> Callable[..., Any]:
@@ -189,18 +274,46 @@ def abstract(tree: Any) -> Any:
     return jax.eval_shape(lambda: jax.tree.map(zeros, tree))
 
 
-def keyword_only(f: Callable[..., Any], without: tuple[str, ...] = ()) -> dict[str, bool]:
-    """The keyword-only arguments of a function: name -> whether it must be given.
+def keyword_only(
+    f: Callable[..., Any], without: tuple[str, ...] = (), *, after: int | None = None
+) -> dict[str, bool]:
+    """The arguments that are given to a function by name: name -> whether it must be given.
+
+    Args:
+      f: a function.
+      without: names to leave out.
+      after: how many arguments come by place; those behind them count as keyword-only ones do. By
+        default only what is behind a `*` counts.
 
     Example:
       >>> keyword_only(lambda x, *, mask, scale=1.0: x)
       {'mask': True, 'scale': False}
+      >>> keyword_only(lambda params, x, mask=None: x, after=2)
+      {'mask': False}
     """
+    parameters = list(inspect.signature(f).parameters.values())
+    late = parameters[after:] if after is not None else []
     return {
         each.name: each.default is each.empty
-        for each in inspect.signature(f).parameters.values()
-        if each.kind is each.KEYWORD_ONLY and each.name not in without
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY
+        or (each.kind is each.POSITIONAL_OR_KEYWORD and each in late)
+        if each.name not in without
     }
+
+
+def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
+    """Those of `key` and `train` that a function names behind its first two arguments.
+
+    Example:
+      >>> key_and_train(lambda params, x, *, train=False: x, None, True)
+      {'train': True}
+    """
+    try:
+        named = keyword_only(f, after=2)
+    except (ValueError, TypeError):  # a builtin, whose signature is not known
+        return {}
+    return {name: value for name, value in (("key", key), ("train", train)) if name in named}
 
 
 def zeros(x: Any) -> jax.Array:

@@ -16,11 +16,13 @@ from fdl.layer import (
     abstract,
     as_layer,
     check_key,
+    check_training_key,
+    key_and_train,
     keyword_only,
     subkey,
     zeros,
 )
-from fdl.paths import PathError, at
+from fdl.paths import PathError, at, traced_in
 
 
 def network(forward: Callable[..., Any], /, *, name: str = "network", **children: Any) -> Layer:
@@ -28,12 +30,15 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
 
     `forward(f, x, **inputs)` calls its children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
     Skip connections, several inputs and shared weights (a child called twice) need no adapter.
-    Shapes are inferred by tracing `forward` once. A child that moves state is to be called by
-    `forward` itself, not inside a `jax.checkpoint` or `jax.lax.scan` of forward's own; wrap the
-    whole network instead.
+    Children are handed their random keys and `train` by themselves; a `forward` that draws or acts
+    otherwise in training names `key` or `train` among its inputs, and gets a key of its own (None
+    outside training) and `train` as given. Shapes are inferred by tracing `forward` once. A child
+    that moves state is to be called by `forward` itself, not inside a `jax.checkpoint` or
+    `jax.lax.scan` of forward's own; wrap the whole network instead.
 
     Args:
-      forward: `(f, x, *, ...) -> y`; its keyword-only arguments are the network's extra inputs.
+      forward: `(f, x, *, ...) -> y`; its further arguments are the network's extra inputs, but for
+        `key` and `train`.
       name: what the network is called inside another.
       children: layers, or plain functions of one array, by name.
 
@@ -62,9 +67,10 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
             f"{signature(forward)}; only named inputs can be handed on and checked"
         )
     named = {child: as_layer(value) for child, value in children.items()}
-    inputs = keyword_only(forward)
+    inputs = keyword_only(forward, ("key", "train"), after=2)
     required = tuple(each for each in inputs if inputs[each])
-    return _Network(forward, named, name, tuple(inputs), required).layer()
+    own = tuple(key_and_train(forward, None, False))
+    return _Network(forward, named, name, tuple(inputs), required, own).layer()
 
 
 def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
@@ -174,13 +180,17 @@ def wired(forward: Callable[..., Any], children: Mapping[str, Layer], name: str)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Network:
-    """`forward` over `children`, with extra inputs of which some are required."""
+    """`forward` over `children`, with extra inputs of which some are required.
+
+    `own` are those of key and train that `forward` itself is handed.
+    """
 
     forward: Callable[..., Any]
     children: Mapping[str, Layer]
     name: str
     inputs: tuple[str, ...]
     required: tuple[str, ...]
+    own: tuple[str, ...] = ()
 
     def layer(self) -> Layer:
         if not isinstance(self.name, str):
@@ -239,7 +249,9 @@ class _Network:
             return jax.tree.map(zeros, y)
 
         x, given = jax.tree.map(zeros, (x, given))
-        self.forward(_Children(call, self.children), x, **given)
+        handed = self.handed(key, train=False)  # only for the shapes, so that it may draw
+        with traced_in(self.name):
+            self.forward(_Children(call, self.children), x, **given, **handed)
         return self.without_empty(params), self.without_empty(state)
 
     def apply(
@@ -274,8 +286,17 @@ class _Network:
                     raise missing(error, own, own_state) from error
             return y
 
-        y = self.forward(_Children(call, self.children), x, **given)
+        handed = self.handed(key, train)
+        with traced_in(self.name):
+            y = self.forward(_Children(call, self.children), x, **given, **handed)
         return y, self.without_empty(new_state)
+
+    def handed(self, key: Any, train: bool) -> dict[str, Any]:
+        """What `forward` is given of key and train; no child can have the name of its key."""
+        if "key" in self.own and train:
+            check_training_key(key, self.name)
+        both = {"key": subkey(key, "/forward"), "train": train}
+        return {name: both[name] for name in self.own}
 
     def without_empty(self, tree: dict[str, Any]) -> dict[str, Any]:
         return {name: tree[name] for name in self.children if tree.get(name)}

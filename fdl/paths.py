@@ -33,13 +33,50 @@ class PathError(ValueError):
 
     def __init__(self, message: str, path: str = "", *, layer: str = ""):
         super().__init__(message)
-        self.message = message
+        self.message = shortened(message, 1500)
         self.path = path
         self.layer = layer
 
     def __str__(self) -> str:
         where = self.path or self.layer
         return f"{where}: {self.message}" if where else self.message
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: of a longer one the beginning and the end.
+
+    Example:
+      >>> shortened("a" * 50, 20)
+      'aaaaaaaaaa ... aaaaa'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
+
+
+# What JAX says where Python asks a traced array for its value.
+_ASKED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+@contextlib.contextmanager
+def traced_in(layer: str) -> Iterator[None]:
+    """Says in fdl's words that a function of the user's asks a traced array for its value."""
+    try:
+        yield
+    except _ASKED as error:
+        raise _value_asked("", layer) from error
+
+
+def _value_asked(path: str, layer: str) -> PathError:
+    return PathError(
+        "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an "
+        "array whose value is known only when the compiled program runs; use jax.numpy, jnp.where "
+        "or jax.lax.cond",
+        path,
+        layer=layer,
+    )
 
 
 @contextlib.contextmanager
@@ -61,6 +98,8 @@ def at(name: str) -> Iterator[None]:
     except PathError as error:
         error.path = f"{name}/{error.path}" if error.path else name
         raise
+    except _ASKED as error:
+        raise _value_asked(name, "") from error
     except Exception as error:
         error.add_note(f"in layer {name!r}")
         raise

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from fdl.ranks import free_ranks
+
 
 def weak_jit(
     *,
@@ -96,7 +98,8 @@ class _Program:
         before = getattr(self.held, "static", None)
         self.held.static = static
         try:
-            return getattr(self.jitted, method)(*args, **given)
+            with free_ranks():
+                return getattr(self.jitted, method)(*args, **given)
         finally:
             self.held.static = before
 

@@ -337,3 +337,67 @@ def test_a_message_from_inside_a_remat_has_its_path():
     for wrap in (lambda f: f, jax.jit):
         with pytest.raises(fdl.PathError, match=told(message)):
             wrap(net.apply)(params, state, jnp.ones((3, 5)))
+
+
+# A part that does not learn.
+
+
+def learned():
+    return fdl.chain(fdl.dense(4), fdl.batch_norm(momentum=0.5), fdl.dropout(0.5), fdl.tanh)
+
+
+FROZEN = {
+    "chain": lambda part: fdl.chain(fdl.dense(4), part=part, head=fdl.dense(1)),
+    "network": lambda part: fdl.network(
+        lambda f, x: f.head(f.part(f.dense_0(x))),
+        **{"dense_0": fdl.dense(4), "part": part, "head": fdl.dense(1)},
+    ),
+    "repeat": lambda part: fdl.chain(
+        fdl.dense(4), part=fdl.repeat(part, 2, scan=True), head=fdl.dense(1)
+    ),
+    "residual": lambda part: fdl.chain(
+        fdl.dense(4), part=fdl.residual(inner=part), head=fdl.dense(1)
+    ),
+    "remat": lambda part: fdl.chain(fdl.dense(4), part=fdl.remat(part), head=fdl.dense(1)),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_part_stays_as_it_is_through_fit(name):
+    net, free = FROZEN[name](fdl.frozen(learned())), FROZEN[name](learned())
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32) + 2
+    y = x[:, :1]
+    params, state = net.init(KEY, x)
+    others = free.init(KEY, x)
+    assert jax.tree.map(jnp.shape, (params, state)) == jax.tree.map(jnp.shape, others)
+    state = jax.tree.map(lambda leaf: leaf + 0.25, state)
+    optimizer, score = fdl.sgd(0.01), fdl.supervised(net, fdl.squared_error)
+    run = fdl.start(params, optimizer, state=state)
+    run = fdl.fit(score, optimizer, run, (x, y), batch_size=8, steps=6).run
+    assert list(run.state) == ["part"]
+    for before, after in ((state, run.state), (params["part"], run.params["part"])):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    for part in ("dense_0", "head"):  # before it and behind it
+        assert float(jnp.abs(run.params[part]["w"] - params[part]["w"]).max()) > 1e-4
+    training, kept = net.apply(params, state, x, key=jax.random.key(3), train=True)
+    np.testing.assert_allclose(training, free.apply(params, state, x)[0], rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, kept, state)
+    _, gradient = jax.value_and_grad(lambda p: score(p, state, (x, y), jax.random.key(1))[0])(
+        params
+    )
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradient["part"]))
+
+
+def test_a_frozen_part_can_be_captured_and_decodes():
+    block = fdl.chain(fdl.attention(2, causal=True), fdl.dense(4))
+    net = fdl.chain(part=fdl.frozen(block))
+    assert fdl.frozen(block).name == "chain"
+    x = jax.random.normal(KEY, (2, 5, 4))
+    params, state = net.init(KEY, x)
+    whole, _ = net.apply(params, state, x)
+    found = fdl.capture(net, "part/dense_0")(params, state, x)
+    np.testing.assert_allclose(found["part/dense_0"], whole, rtol=1e-6)
+    cache = fdl.start_decoding(net, params, x, 5)
+    first, cache = fdl.decode(net, params, cache, x[:, :3])
+    last, cache = fdl.decode(net, params, cache, x[:, 3:])
+    np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-4, atol=1e-5)

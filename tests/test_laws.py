@@ -161,6 +161,19 @@ def test_a_layer_compiled_is_the_layer(name, train):
 
 
 @over_layers
+def test_ranks_are_free_where_the_settings_of_the_user_forbid_promotion(name):
+    layer, params, state, x, inputs, key = made(name)
+
+    def loss(params):
+        y, _ = layer.apply(params, state, x, key=key, train=True, **inputs)
+        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(y))
+
+    with jax.numpy_rank_promotion("raise"):
+        gradient = jax.eval_shape(jax.grad(loss), params)
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+
+
+@over_layers
 def test_a_layer_over_a_batch_of_inputs_is_a_loop(name):
     params, state, _, _, key = arguments(name)
     data = [LAYERS[name].data(seed) for seed in range(3)]

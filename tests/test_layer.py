@@ -606,3 +606,114 @@ def test_a_child_may_be_called_forward_but_not_name():
     np.testing.assert_array_equal(net.apply({}, {}, X)[0], jnp.tanh(X))
     with pytest.raises(ValueError, match=r"^network: expected a name of type str, got Layer; no"):
         fdl.network(lambda f, x: f.name(x), name=fdl.dense(2))
+
+
+# ------------------------------------------------------------------------- a forward that draws
+
+
+def vae(forward):
+    return fdl.network(
+        forward,
+        encoder=fdl.chain(fdl.dense(6), fdl.tanh, fdl.dropout(0.25)),
+        mean=fdl.dense(2),
+        width=fdl.dense(2),
+        decoder=fdl.dense(4),
+    )
+
+
+def coded(f, x, noise):
+    h = f.encoder(x)
+    mean, width = f.mean(h), f.width(h)
+    z = mean + jnp.exp(width) * noise(mean)
+    return {"x": f.decoder(z), "noise": noise(mean)}
+
+
+def drawn(key, mean):
+    return jnp.zeros_like(mean) if key is None else jax.random.normal(key, mean.shape)
+
+
+VAES = {
+    "key": lambda f, x, *, key: coded(f, x, functools.partial(drawn, key)),
+    "key by default": lambda f, x, *, key=None: coded(f, x, functools.partial(drawn, key)),
+    "key without a star": lambda f, x, key=None: coded(f, x, functools.partial(drawn, key)),
+    "key and train": lambda f, x, *, key, train: coded(
+        f, x, lambda mean: drawn(key, mean) if train else jnp.zeros_like(mean)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VAES)
+@pytest.mark.parametrize("where", ["alone", "called twice"])
+def test_a_forward_that_names_key_or_train_is_handed_them(name, where):
+    net, x = vae(VAES[name]), jnp.linspace(-1, 1, 12).reshape(3, 4)
+    whole = {
+        "alone": lambda: net,
+        "called twice": lambda: fdl.network(lambda f, x: f.part(x) and f.part(x), part=net),
+    }[where]()
+    assert whole.inputs == ()
+    params, state = whole.init(jax.random.key(0), x)
+    plain_params = params if where == "alone" else params["part"]
+    quiet = whole.apply(params, state, x)[0]
+    np.testing.assert_array_equal(quiet["noise"], np.zeros((3, 2)))
+    key = jax.random.key(7)
+    training = jax.jit(lambda key: whole.apply(params, state, x, key=key, train=True)[0])
+    loud = training(key)
+    # The children draw as they would beside a forward that draws nothing.
+    own = key if where == "alone" else subkey(key, "part")
+    own = jax.random.fold_in(own, 1) if where != "alone" else own
+    expected = jax.random.normal(subkey(own, "/forward"), (3, 2))
+    np.testing.assert_array_equal(loud["noise"], expected)
+    given = vae(lambda f, x, *, noise: coded(f, x, lambda mean: noise))
+    by_hand = given.apply(plain_params, state, x, key=own, train=True, noise=expected)[0]
+    np.testing.assert_allclose(loud["x"], by_hand["x"], rtol=1e-4)
+    assert np.abs(training(jax.random.key(8))["noise"] - expected).max() > 0.1
+
+
+def test_a_forward_that_draws_is_told_of_a_missing_key_in_training():
+    net, x = fdl.chain(vae=vae(VAES["key by default"])), jnp.ones((3, 4))
+    params, state = net.init(jax.random.key(0), x)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^vae: expected a random key in training, got none; pass "
+        r"key=jax.random.key\(seed\), or train=False$",
+    ):
+        net.apply(params, state, x, train=True)
+
+
+def test_an_input_of_forward_needs_no_star():
+    net = fdl.network(lambda f, x, mask=None: f.a(x) if mask is None else f.a(x) * mask, a=fdl.tanh)
+    x = jnp.ones(2)
+    assert (net.inputs, net.required) == (("mask",), ())
+    np.testing.assert_array_equal(net.apply({}, {}, x, mask=jnp.zeros(2))[0], jnp.zeros(2))
+
+
+def test_a_vae_trains_with_noise_and_is_evaluated_without():
+    net = vae(VAES["key and train"])
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    squared = lambda y, x: fdl.squared_error(y["x"], x)  # noqa: E731
+    score = fdl.supervised(net, squared, noise=lambda y, x: jnp.abs(y["noise"]))
+    params, _ = net.init(jax.random.key(0), x)
+    run = fdl.start(params, fdl.sgd(0.01), seed=3)
+    result = fdl.fit(score, fdl.sgd(0.01), run, (x, x), batch_size=8, steps=4, validation=(x, x))
+    assert 0.3 < result.history[-1]["noise"] < 1.5
+    assert result.history[-1]["val_noise"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["supervised", "plain"])
+def test_a_plain_function_that_names_key_or_train_is_handed_them(kind):
+    def model(w, x, key=None, train=False):
+        return w * x + (jax.random.normal(key, x.shape) if train else 0.0)
+
+    x, key = jnp.ones((3, 1)), jax.random.key(1)
+    if kind == "supervised":
+        score, batch = fdl.supervised(model, fdl.squared_error), (x, x)
+    else:
+        score = fdl.plain(
+            lambda w, x, *, key, train: fdl.squared_error(model(w, x, key, train), x).mean()
+        )
+        batch = x
+    assert float(score(jnp.float32(1), {}, batch, None)[0]) == 0.0
+    noise = jax.random.normal(key, x.shape)
+    assert float(score(jnp.float32(1), {}, batch, key)[0]) == pytest.approx(
+        float((noise**2).mean()), rel=1e-5
+    )

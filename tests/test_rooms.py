@@ -1,6 +1,9 @@
 """The rooms keep their order: imports point one way, and nothing heavy comes with `import fdl`."""
 
 import ast
+import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import fdl
 
 ROOT = Path(fdl.__file__).parent
 TIERS = [
-    {"paths", "arguments", "version", "ops", "weak_jit"},
+    {"paths", "exports", "ranks", "arguments", "version", "ops", "weak_jit"},
     {"activations", "initializers", "gradients"},
     # One room in six files: what a network refuses, and what stands on network.
     {"layer", "checks", "network", "fence", "combinators", "repeat"},
@@ -73,6 +76,35 @@ def test_every_exported_function_has_an_example():
     assert without == []
 
 
+def handed_on(room):
+    """The names in the list of a package."""
+    bound = []
+    for node in ast.parse(Path(room.__file__).read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            bound += [alias.asname for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            bound += [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+    return list(dict.fromkeys(name for name in bound if not name.startswith("_")))
+
+
+ROOMS = [fdl, *(room for room in vars(fdl).values() if hasattr(room, "__path__"))]
+ROOMS = [room for room in ROOMS if room.__name__ != "fdl.ops"]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.__name__)
+def test_help_and_star_show_what_a_package_hands_on(room):
+    assert sorted(room.__all__) == sorted(handed_on(room))
+    shown = pydoc.render_doc(room, renderer=pydoc.plaintext)
+    functions = [name for name in room.__all__ if inspect.isfunction(getattr(room, name))]
+    assert functions
+    assert [name for name in functions if not re.search(rf"\n    {name}( = \w+)?\(", shown)] == []
+    bound = {}
+    exec(f"from {room.__name__} import *", bound)
+    assert {name: bound[name] for name in room.__all__} == {
+        name: getattr(room, name) for name in room.__all__
+    }
+
+
 def modules_after(statement):
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     output = subprocess.run(
@@ -98,5 +130,6 @@ def test_importing_fdl_brings_nothing_heavy():
 def test_public_names_are_there_once():
     text = (ROOT / "__init__.py").read_text()
     names = [line.split(" as ")[1] for line in text.splitlines() if line.startswith("from")]
+    names.remove("_public")
     assert len(names) == len(set(names))
     assert all(hasattr(fdl, name) for name in names)

@@ -779,3 +779,127 @@ def test_objectives_of_your_own_that_report_something_else_are_told(name, who):
     }
     with pytest.raises(ValueError, match=rf"^objective: expected {expected}, {got}"):
         calls[who]()
+
+
+# ------------------------------------------------------------------ evaluation inside a program
+
+JITTED = {
+    "alone": lambda: (objective(), begin(fdl.sgd(0.1)).params, data(), 7),
+    "weighted": lambda: (
+        fdl.supervised(model(), fdl.squared_error, error=fdl.absolute_error),
+        begin(fdl.sgd(0.1)).params,
+        (*data(), np.arange(N, dtype=np.float32)),
+        256,
+    ),
+    "a metric": lambda: (
+        fdl.supervised(model(), fdl.squared_error, seen=fdl.metrics.mean_of(fdl.absolute_error)),
+        begin(fdl.sgd(0.1)).params,
+        data(),
+        256,
+    ),
+    "looking around": lambda: (CONTRASTS["supervised"](), jnp.eye(3), pairs(), 10),
+    "plain, looking around": lambda: (CONTRASTS["plain"](), jnp.eye(3), pairs(), 10),
+    "one example": lambda: (objective(), begin(fdl.sgd(0.1)).params, data(1), 256),
+}
+
+
+@pytest.mark.parametrize("name", JITTED)
+@pytest.mark.parametrize("traced", ["params", "data", "nothing"])
+def test_evaluate_works_under_jit_and_says_the_same(name, traced):
+    score, params, rows, size = JITTED[name]()
+    rows = jax.tree.map(jnp.asarray, rows)
+    eager = fdl.evaluate(score, params, rows, batch_size=size)
+    assert all(type(value) is float for value in eager.values())
+    how = {"batch_size": size}
+    found = {
+        "params": lambda: jax.jit(lambda p: fdl.evaluate(score, p, rows, **how))(params),
+        "data": lambda: jax.jit(lambda rows: fdl.evaluate(score, params, rows, **how))(rows),
+        "nothing": lambda: jax.jit(lambda: fdl.evaluate(score, params, rows, **how))(),
+    }[traced]()
+    assert all(value.shape == () for value in found.values())
+    assert {k: float(v) for k, v in found.items()} == pytest.approx(eager, rel=2e-6)
+
+
+def test_evaluate_may_be_mapped_and_differentiated():
+    score, _, rows, _ = JITTED["looking around"]()
+    many = jnp.stack([jnp.eye(3), 0.5 * jnp.eye(3)])
+    of = lambda p: fdl.evaluate(score, p, rows, batch_size=10)["loss"]  # noqa: E731
+    found = jax.vmap(of)(many)
+    np.testing.assert_allclose(found, [of(many[0]), of(many[1])], rtol=1e-6)
+    params = jnp.diag(jnp.array([1.0, 0.5, 0.2]))
+    step = jnp.zeros((3, 3)).at[0, 0].set(0.02)
+    along = (of(params + step) - of(params - step)) / 0.04
+    assert abs(along) > 0.01
+    assert float(jax.grad(of)(params)[0, 0]) == pytest.approx(along, rel=1e-2)
+
+
+def test_known_data_are_checked_inside_a_jit():
+    x, y = data()
+    x = jnp.asarray(x).at[3, 1].set(np.nan)
+    with pytest.raises(
+        ValueError, match=r"^data at '0': expected finite numbers, got nan at row 3"
+    ):
+        jax.jit(lambda p: fdl.evaluate(objective(), p, (x, y)))(begin(fdl.sgd(0.1)).params)
+
+
+@pytest.mark.parametrize("kind", ["layer", "function"])
+def test_predict_takes_the_extra_inputs_of_a_model(kind):
+    net = fdl.network(
+        lambda f, x, *, shift, scale=None: f.a(x) + shift["by"] * (1 if scale is None else scale),
+        a=fdl.dense(2),
+    )
+    rng = np.random.default_rng(0)
+    x, shift, scale = (rng.normal(size=(7, n)).astype(np.float32) for n in (3, 2, 1))
+    params, _ = net.init(jax.random.key(0), x, shift={"by": shift})
+    model = net if kind == "layer" else lambda p, x, **inputs: net.apply(p, {}, x, **inputs)[0]
+    expected = x @ params["a"]["w"] + params["a"]["b"] + shift * scale
+    found = fdl.predict(model, params, x, batch_size=3, shift={"by": shift}, scale=scale)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    jitted = jax.jit(lambda p, x: fdl.predict(model, p, x, shift={"by": shift}, scale=scale))
+    np.testing.assert_allclose(jitted(params, x), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        ValueError,
+        match=r"^data: expected arrays of one length \[N, ...\], got 'shift/by': \[6, 2\], "
+        r"'x': \[7, 3\]; every example needs a row in each$",
+    ):
+        fdl.predict(model, params, x, shift={"by": shift[:6]})
+
+
+def test_predict_refuses_an_input_that_the_model_does_not_take():
+    params = begin(fdl.sgd(0.1)).params
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^small: expected extra inputs among \[\], got 'mask', which no layer here takes; "
+        r"leave it out, or name it in the layer that should read it",
+    ):
+        fdl.predict(model(), params, data()[0], mask=np.ones(N, bool))
+
+
+# ------------------------------------------------------------------- the user's settings of ranks
+
+
+def with_bias(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def test_training_needs_no_free_ranks_of_the_user():
+    """A plain model that adds [N, 2] and [2]; each call of training, inside and out of programs."""
+    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    score = fdl.supervised(with_bias, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    x, y = data()[0], np.arange(N, dtype=np.int32) % 2
+    how = {"batch_size": BATCH, "steps": 2}
+    with jax.numpy_rank_promotion("raise"):
+        with pytest.raises(ValueError, match=r"Operands could not be broadcast together"):
+            with_bias(params, x)
+        optimizer = fdl.adam(0.1)
+        run = fdl.start(params, optimizer)
+        result = fdl.fit(score, optimizer, run, (x, y), validation=(x, y), **how)
+        again, _ = fdl.train_step(score, optimizer, run, (x, y), BATCH)
+        assert int(again.step) == 1
+        found = fdl.evaluate(score, result, (x, y))
+        assert found["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
+        assert fdl.predict(with_bias, result, x).shape == (N, 2)
+        rates = {"rates": [0.01, 0.1, 1.0], "seeds": [0], "validation": (x, y)}
+        init = lambda seed: (params, {})  # noqa: E731
+        fdl.compare_optimizers(score, init, (x, y), {"adam": fdl.adam}, **rates, **how)
+        assert jax.config.jax_numpy_rank_promotion == "raise"

@@ -101,6 +101,32 @@ def test_the_four_steps_composed_are_train_step():
     assert int(after.seed) == 3
 
 
+def test_the_four_functions_in_a_loop_are_train_step_bit_for_bit():
+    xy = jax.tree.map(jnp.asarray, data())
+
+    def four(_, run):
+        x, y = fdl.draw_batch(xy, run.seed, run.step, BATCH)
+        key = jax.random.fold_in(jax.random.key(run.seed), run.step)
+
+        def loss(params):
+            y_pred, state = objective().forward(params, run.state, x, key)
+            return objective().score(y_pred, y)["loss"].value(), state
+
+        gradient, state = jax.grad(loss, has_aux=True)(run.params)
+        return fdl.update_weights(momentum(), run._replace(state=state), gradient)
+
+    def one(_, run):
+        return fdl.train_step(objective(), momentum(), run, xy, BATCH)[0]
+
+    ends = [
+        jax.jit(lambda run, f=f: jax.lax.fori_loop(0, 9, f, run))(begin(seed=4))
+        for f in (four, one)
+    ]
+    assert_trees_equal(*ends)
+    assert int(ends[0].step) == 9
+    assert ends[0].step.dtype == jnp.uint32
+
+
 def test_an_update_lowers_the_loss_on_its_batch():
     run, xy = begin(fdl.sgd(0.01)), data()
     for step in range(20):

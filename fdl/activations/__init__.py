@@ -1,5 +1,6 @@
 """Activations: the functions between the linear maps, one array to one array of the same shape."""
 
+from fdl.exports import public as _public
 from fdl.activations.rectifiers import relu as relu
 from fdl.activations.rectifiers import relu6 as relu6
 from fdl.activations.rectifiers import squared_relu as squared_relu
@@ -38,3 +39,5 @@ from fdl.activations.vectors import geglu as geglu
 # Other names of the field for the same.
 swish = silu
 hard_swish = hard_silu
+
+__all__ = _public()

@@ -1,5 +1,6 @@
 """Where x and y come from, and drawing batches of them."""
 
+from fdl.exports import public as _public
 from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data
 from fdl.data.arrays import length as length
@@ -11,3 +12,5 @@ from fdl.data.stream import stream as stream
 from fdl.data.text import characters as characters
 from fdl.data.text import scored as scored
 from fdl.data.text import windows as windows
+
+__all__ = _public()

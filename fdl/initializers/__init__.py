@@ -4,6 +4,7 @@ An initializer is a function `(key, shape, dtype) -> array`. Fans are counted fo
 `[*receptive_field, in, out]`: fan_in = in * prod(receptive_field), fan_out likewise.
 """
 
+from fdl.exports import public as _public
 from fdl.initializers.shape import Initializer as Initializer
 from fdl.initializers.shape import fans as fans
 from fdl.initializers.drawn import glorot_normal as glorot_normal
@@ -29,3 +30,5 @@ from fdl.initializers.structured import zeros as zeros
 # Other names of the field for the same.
 xavier_normal, xavier_uniform = glorot_normal, glorot_uniform
 kaiming_normal, kaiming_uniform = he_normal, he_uniform
+
+__all__ = _public()

@@ -1,5 +1,6 @@
 """Layers, one file per family."""
 
+from fdl.exports import public as _public
 from fdl.layers.dense import dense as dense
 from fdl.layers.einsum import bilinear as bilinear
 from fdl.layers.einsum import einsum_dense as einsum_dense
@@ -52,3 +53,5 @@ from fdl.layers.slope import prelu as prelu
 from fdl.layers.slope import rrelu as rrelu
 from fdl.layers.input import flatten as flatten
 from fdl.layers.input import rescale as rescale
+
+__all__ = _public()

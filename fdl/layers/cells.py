@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fdl.activations import sigmoid, tanh
 from fdl.arguments import check_count
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
-from fdl.layer import Params, subkey
+from fdl.layer import Params, check_initializer, subkey
 
 WIDTH = "say how many each step has"
 
@@ -199,6 +199,8 @@ def _affine(
     gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
 ) -> Callable[[Any, Any], Params]:
     """Draws the weights of each gate by themselves, so that an initializer sees one matrix."""
+    check_initializer("cell", "w_init", w_init)
+    check_initializer("cell", "hidden_init", hidden_init)
 
     def init(key: Any, x: Any) -> Params:
         def drawn(own: Any, init: Initializer, rows: int) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fdl.arguments import check_array, check_count
 from fdl.data.arrays import to_jax
 from fdl.initializers import Initializer, normal
-from fdl.layer import Layer, Params, State, subkey
+from fdl.layer import Layer, Params, State, check_initializer, subkey
 from fdl.layers.cache import counted
 from fdl.layers.positions import angles
 from fdl.layers.spread import sharding_beside
@@ -65,6 +65,7 @@ def embedding(
     """
     count = check_count("embedding", "count", count, "say how many ids there are")
     features = check_count("embedding", "features", features, "say how many numbers stand for one")
+    check_initializer("embedding", "w_init", w_init)
     make = normal(features**-0.5) if w_init is None else w_init
 
     def init(key: Any, x: Any) -> tuple[Params, State]:

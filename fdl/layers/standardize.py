@@ -8,7 +8,7 @@ import jax
 
 from fdl.arguments import check_floating
 from fdl.initializers import Initializer
-from fdl.layer import Layer, Params, State, subkey
+from fdl.layer import Layer, Params, State, check_initializer, subkey
 from fdl.paths import PathError
 
 
@@ -44,6 +44,10 @@ class Affine:
     bias_init: Initializer | None
     axes: int
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        check_initializer(self.name, "scale_init", self.scale_init)
+        check_initializer(self.name, "bias_init", self.bias_init)
 
     def layer(self, forward: Callable[[Params, Any], jax.Array]) -> Layer:
         """The layer without state whose pass is `forward(params, x)`, its input checked."""

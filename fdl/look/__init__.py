@@ -1,5 +1,6 @@
 """Looking at representations: take them out, measure them, draw them."""
 
+from fdl.exports import public as _public
 from fdl.look import draw as draw
 from fdl.look.capture import capture as capture
 from fdl.look.capture import layer_paths as layer_paths
@@ -13,3 +14,5 @@ from fdl.look.optimizers import rate_sensitivity as rate_sensitivity
 from fdl.look.summary import depth as depth
 from fdl.look.summary import summary as summary
 from fdl.look.images import image_rows as image_rows
+
+__all__ = _public()

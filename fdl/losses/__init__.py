@@ -5,6 +5,7 @@ and counts. Whatever the dtype of its arguments, a loss is computed and returned
 better: its gradient comes back in their dtype.
 """
 
+from fdl.exports import public as _public
 from fdl.losses.check import check_targets as check_targets
 from fdl.losses.classification import hinge as hinge
 from fdl.losses.classification import multiclass_hinge as multiclass_hinge
@@ -31,3 +32,5 @@ from fdl.losses.sequence import ctc as ctc
 from fdl.losses.shapes import Loss as Loss
 from fdl.losses.vocabulary import linear_cross_entropy as linear_cross_entropy
 from fdl.losses.vocabulary import z_loss as z_loss
+
+__all__ = _public()

@@ -5,6 +5,7 @@ means. What is no mean over examples is a `Metric`: a state that accumulates, an
 from it. `supervised` takes both kinds, and `mean_of` makes the second of the first.
 """
 
+from fdl.exports import public as _public
 from fdl.metrics.classes import accuracy as accuracy
 from fdl.metrics.classes import confusion as confusion
 from fdl.metrics.classes import confusion_matrix as confusion_matrix
@@ -22,3 +23,5 @@ from fdl.metrics.probability import calibration_error as calibration_error
 from fdl.metrics.probability import perplexity as perplexity
 from fdl.metrics.ranking import auc as auc
 from fdl.metrics.ranking import exact_auc as exact_auc
+
+__all__ = _public()

@@ -1,5 +1,6 @@
 """Ready networks, made only of the public names; a file for each family."""
 
+from fdl.exports import public as _public
 from fdl.models.convolutional import lenet as lenet
 from fdl.models.convolutional import resnet as resnet
 from fdl.models.perceptron import autoencoder as autoencoder
@@ -10,3 +11,5 @@ from fdl.models.transformer import encoder as encoder
 from fdl.models.transformer import encoder_block as encoder_block
 from fdl.models.transformer import gpt as gpt
 from fdl.models.transformer import vit as vit
+
+__all__ = _public()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.arguments import check_array
+from fdl.arguments import check_array, said
 from fdl.initializers import he_normal
 from fdl.layer import Layer, function
 from fdl.layers import dense, dropout, flatten, rescale
@@ -47,6 +47,12 @@ def mlp(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 6.
     """
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise TypeError(
+            f"mlp: expected hidden as a list of widths, got {said(hidden)}; write "
+            f"mlp([{said(hidden)}], {said(outputs)}) for one hidden layer, mlp([], "
+            f"{said(outputs)}) for none; the width of x is read off x"
+        )
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     layers.append(flatten())
     for width in hidden:

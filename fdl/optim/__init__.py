@@ -13,6 +13,8 @@ are the bits. fdl leaves optax in two things, for every optimizer:
   rests until the moment has decayed, in adam 80,000 steps, and does not rest for ever.
 """
 
+from fdl.exports import public as _public
+
 # Optimizers.
 from fdl.optim.sgd import sgd as sgd
 from fdl.optim.sgd import sign_sgd as sign_sgd
@@ -120,3 +122,5 @@ from fdl.optim.hyperparameter import Hyperparameter as Hyperparameter
 from fdl.optim.hyperparameter import hyperparameter as hyperparameter
 from fdl.optim.hyperparams import inject_hyperparams as inject_hyperparams
 from fdl.optim.hyperparams import set_hyperparams as set_hyperparams
+
+__all__ = _public()

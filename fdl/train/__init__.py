@@ -1,5 +1,6 @@
 """Training: the step, the loop that runs many of them as one program, evaluation, and weights."""
 
+from fdl.exports import public as _public
 from fdl.train.compare import Comparison as Comparison
 from fdl.train.compare import compare_optimizers as compare_optimizers
 from fdl.train.evaluate import evaluate as evaluate
@@ -21,3 +22,5 @@ from fdl.train.step import train_step as train_step
 from fdl.train.step import update_weights as update_weights
 from fdl.train.weights import load_weights as load_weights
 from fdl.train.weights import save_weights as save_weights
+
+__all__ = _public()

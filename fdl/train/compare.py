@@ -5,7 +5,7 @@ R learning rates, S seeds, P records of a training run.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
+from fdl.arguments import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
 from fdl.optim.leafwise import check_params
 from fdl.train.evaluate import check_objective
+from fdl.train.given import check_objective_given
 from fdl.train.grid import Trained, train_grid
-from fdl.train.loop import last_step
+from fdl.train.loop import A_STEP_SEES, last_step
 from fdl.train.objective import Objective
 
 Make = Callable[[Any], GradientTransformation]
@@ -49,6 +51,13 @@ class Comparison(NamedTuple):
     steps_to_target: np.ndarray | None
     seconds_per_step: float
     compile_seconds: float
+
+    def __repr__(self) -> str:
+        best = None if self.best is None else float(f"{self.rates[self.best]:.4g}")
+        return (
+            f"<Comparison of {len(self.rates)} rates and {len(self.seeds)} seeds, "
+            f"{int(self.steps[-1])} steps; best rate: {best} by {self.monitor}>"
+        )
 
     def final(self, name: str) -> np.ndarray:
         """A curve's last values, [R, S]."""
@@ -123,7 +132,12 @@ def compare_optimizers(
     Source: section 11.4 of Goodfellow, Bengio and Courville 2016, "Deep Learning", for the grid;
     Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for comparing by tuned rates and seeds.
     """
-    _check(optimizers, rates, seeds, record_every, mode)
+    check_objective_given("compare_optimizers", objective)
+    _check(optimizers, rates, seeds, mode)
+    batch_size = check_count("compare_optimizers", "batch_size", batch_size, A_STEP_SEES)
+    if record_every is not None:
+        remedy = "leave it out for one record an epoch"
+        record_every = check_count("compare_optimizers", "record_every", record_every, remedy)
     begun = [_begin(init, int(seed)) for seed in seeds]
     examples = check_objective(objective, *begun[0], data)
     if validation is not None:
@@ -215,29 +229,35 @@ def _begin(init: Callable[[int], tuple[Any, Any]], seed: int) -> tuple[Any, Any]
     return pair
 
 
-def _check(optimizers: Any, rates: Any, seeds: Any, every: int | None, mode: str) -> None:
-    grid = np.asarray(rates, np.float64)
+def _check(optimizers: Any, rates: Any, seeds: Any, mode: str) -> None:
+    listed = isinstance(rates, Iterable) and all(map(is_number, rates))
+    grid = np.asarray(rates if listed else [], np.float64)
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
-            f"compare_optimizers: expected rates [R], > 0 and rising, got {grid.tolist()}; "
+            f"compare_optimizers: expected rates [R], > 0 and rising, got {said(rates)}; "
             "np.geomspace(1e-4, 1, 9) is a wide grid to begin with"
         )
-    whole = [int(seed) for seed in seeds if 0 <= seed < 2**32]
-    if not whole or whole != list(seeds) or len(set(whole)) < len(whole):
+    listed = isinstance(seeds, Iterable) and not isinstance(seeds, str)
+    whole = [counted(seed) for seed in seeds] if listed else []
+    whole_fine = all(is_count(seed, least=0) and seed < 2**32 for seed in whole)
+    if not whole or not whole_fine or len(set(whole)) < len(whole):
         raise ValueError(
-            f"compare_optimizers: expected different seeds in [0, 2**32), got {list(seeds)}; "
+            f"compare_optimizers: expected different seeds in [0, 2**32), got {said(seeds)}; "
             "give range(3) or the like"
+        )
+    makers = isinstance(optimizers, Mapping)
+    wrong = [make for make in optimizers.values() if not callable(make)] if makers else [optimizers]
+    if wrong:
+        raise TypeError(
+            "compare_optimizers: expected optimizers as name -> a function of the rate, got "
+            f"{said(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
+            "fdl.sgd(rate, momentum=0.9)"
         )
     if not optimizers:
         raise ValueError(
             "compare_optimizers: expected at least one optimizer, got none; "
             "pass {'adam': fdl.adam} or the like"
-        )
-    if every is not None and every < 1:
-        raise ValueError(
-            f"compare_optimizers: expected record_every >= 1, got {every}; "
-            "leave it out for one record an epoch"
         )
     if mode not in ("min", "max"):
         raise ValueError(

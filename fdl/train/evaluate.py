@@ -1,6 +1,7 @@
 """Evaluation and prediction: exact for any number of examples and any batch size."""
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -11,26 +12,36 @@ from fdl import paths
 from fdl.arguments import check_count
 from fdl.data import arrays, check_data, length
 from fdl.data.arrays import to_jax
-from fdl.layer import Layer
+from fdl.layer import Layer, key_and_train
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.evaluation import eval_params, has_eval_params
-from fdl.paths import PathError
+from fdl.paths import PathError, traced_in
+from fdl.train.given import (
+    check_model,
+    check_objective_given,
+    check_params_given,
+    check_params_of_layer,
+)
 from fdl.train.means import Mean, Seen, Tally, added, as_means, tallied
-from fdl.train.objective import Objective, reported
+from fdl.train.objective import Objective, report_of
 from fdl.weak_jit import weak_jit
 
 BATCH_SIZE = 256
+AT_ONCE = "say how many examples go at once"
 
 
 def evaluate(
     objective: Objective, params: Any, data: Any, *, state: Any = None, batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
-    """The loss and the metrics over data, every example counted once.
+    """The loss and the metrics over data, every example counted once; under `jax.jit` too.
 
     Each example is evaluated as a batch of one, so the result does not depend on batch_size. An
     objective whose examples look at each other, such as one with `info_nce`, would then see nothing
     to compare: it is evaluated by whole batches of batch_size, the last of which may be smaller,
     and its result does depend on that size. The first two examples, together and alone, tell which.
+
+    Under `jit`, `grad` or `vmap`, where values are not known yet, both ways are compiled and the
+    program takes the one that is right; what needs values is not checked.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`; called with key None.
@@ -41,7 +52,7 @@ def evaluate(
       batch_size: how many examples at once, >= 1; for most objectives a matter of memory and speed.
 
     Returns:
-      name -> mean; the loss under `loss`.
+      name -> mean, a Python float, or a scalar under a transformation; the loss under `loss`.
 
     Raises:
       ValueError: data that are empty, of different lengths, not finite, or out of the loss's range.
@@ -53,26 +64,38 @@ def evaluate(
       >>> evaluate(objective, 1.0, jnp.array([0.0, 2.0, 4.0]))["loss"].__round__(3)
       3.667
     """
-    _check_batch_size("evaluate", batch_size)
+    check_objective_given("evaluate", objective)
+    batch_size = check_count("evaluate", "batch_size", batch_size, AT_ONCE)
     params, state = params_and_state(params, state)
+    check_params_given("evaluate", params)
     check_objective(objective, params, state, data)
     data = to_jax(data, "evaluate")
+    settings = {"objective": objective, "batch_size": batch_size}
+    of = functools.partial(totals, params, state, data, **settings)
     whole = looks_around(objective, params, state, data)
-    settings = {"objective": objective, "batch_size": batch_size, "whole": whole}
-    return values(totals(params, state, data, **settings))
+    if isinstance(whole, jax.core.Tracer):
+        return values(jax.lax.cond(whole, lambda: of(whole=True), lambda: of(whole=False)))
+    return values(of(whole=whole))
 
 
 def predict(
-    model: Layer | Any, params: Any, x: Any, *, state: Any = None, batch_size: int = BATCH_SIZE
+    model: Layer | Any,
+    params: Any,
+    x: Any,
+    *,
+    state: Any = None,
+    batch_size: int = BATCH_SIZE,
+    **inputs: Any,
 ) -> Any:
     """The outputs of a network for any number of inputs.
 
     Args:
-      model: a Layer, or a plain function `(params, x) -> y`.
+      model: a Layer, or a plain function `(params, x, **inputs) -> y`.
       params: its parameters; or a run, a result of `fit` or its best, as for `evaluate`.
       x: a pytree of arrays [N, ...].
       state: of a network that has any.
       batch_size: how many at once, >= 1.
+      inputs: the model's extra inputs by name, pytrees of arrays [N, ...].
 
     Returns:
       y, a pytree of arrays [N, ...].
@@ -87,10 +110,15 @@ def predict(
              [4.],
              [6.]], dtype=float32)
     """
-    length(x)
-    _check_batch_size("predict", batch_size)
+    check_model("predict", model)
+    batch_size = check_count("predict", "batch_size", batch_size, AT_ONCE)
     params, state = params_and_state(params, state)
-    return _outputs(params, state, to_jax(x, "predict", "x"), model=model, batch_size=batch_size)
+    check_params_given("predict", params)
+    check_params_of_layer("predict", model, params)
+    length({"x": x, **inputs} if inputs else x)
+    x = to_jax(x, "predict", "x")
+    inputs = {name: to_jax(value, "predict", name) for name, value in inputs.items()}
+    return _outputs(params, state, (x, inputs), model=model, batch_size=batch_size)
 
 
 def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
@@ -121,14 +149,20 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
     """
     data = arrays.as_arrays(data)
     spared = getattr(objective, "spared", lambda data: data)
-    examples = check_data(spared(data))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
+        examples = length(data)
+    else:
+        with jax.ensure_compile_time_eval():  # known values can be looked at inside a jit, too
+            examples = check_data(spared(data))
     if hasattr(objective, "check"):
         objective.check(params, state, data)
     return examples
 
 
-def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bool:
+def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> Any:
     """Whether what an objective reports of two examples is more than the mean over each of them.
+
+    A traced bool where values are not known yet; then nothing is raised.
 
     Args:
       objective, params, state: as for `evaluate`.
@@ -157,6 +191,8 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
     (means, outputs), (alone_means, alone_outputs) = together, alone
     for path, output in paths.leaves(outputs).items():
         other = paths.leaves(alone_outputs)[path]
+        if isinstance(output, jax.core.Tracer):
+            continue
         if _differ(output, other, rounding):
             at = np.unravel_index(np.nanargmax(np.abs(output - other)), output.shape)
             raise PathError(
@@ -166,11 +202,15 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> bo
                 "of its own: give x the axis that is missing, such as x[..., None]",
                 layer="supervised",
             )
-    return any(_differ(means[name], alone_means[name], rounding) for name in means)
+    differ = [_differ(means[name], alone_means[name], rounding) for name in means]
+    return functools.reduce(operator.or_, differ, False)
 
 
-def _differ(a: Any, b: Any, rounding: float) -> bool:
+def _differ(a: Any, b: Any, rounding: float) -> Any:
     """Whether two arrays differ by more than rounding, in the units of their largest number."""
+    if isinstance(a, jax.core.Tracer):
+        size = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
+        return jnp.abs(a - b).max() > rounding**0.5 * size
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     size = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
     return bool(np.abs(a - b).max(initial=0) > rounding**0.5 * size)
@@ -201,7 +241,7 @@ def _look(
     if hasattr(objective, "look"):
         means, outputs, _ = objective.look(params, state, batch, None)
     else:
-        loss, _, metrics = reported(objective(params, state, batch, None))
+        loss, _, metrics = report_of(objective, params, state, batch, None)
         means, outputs = as_means(loss, metrics), ()
     known = {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
     floating = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
@@ -233,7 +273,7 @@ def totals(
     """
 
     def look(batch: Any) -> dict[str, Any]:
-        loss, _, metrics = reported(objective(params, state, batch, None))
+        loss, _, metrics = report_of(objective, params, state, batch, None)
         return as_means(loss, metrics, float(length(batch)))
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
@@ -270,15 +310,17 @@ def _joined(each: Seen) -> Seen:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each)
 
 
-def values(means: dict[str, Any]) -> dict[str, float]:
-    """The means as Python numbers.
+def values(means: dict[str, Any]) -> dict[str, Any]:
+    """The means as Python numbers, or as scalars where they are traced.
 
     Example:
       >>> values({"loss": Mean(jnp.float32(3), jnp.float32(2))})
       {'loss': 1.5}
     """
 
-    def number(mean: Any) -> float:
+    def number(mean: Any) -> Any:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(mean)):
+            return mean.value()
         if not isinstance(mean, Mean):
             return float(mean.value())
         total, count = float(mean.total), float(mean.count)
@@ -289,17 +331,14 @@ def values(means: dict[str, Any]) -> dict[str, float]:
 
 
 @weak_jit(static=["model", "batch_size"])
-def _outputs(params: Any, state: Any, x: Any, *, model: Any, batch_size: int) -> Any:
+def _outputs(params: Any, state: Any, given: Any, *, model: Any, batch_size: int) -> Any:
     def one(example: Any) -> Any:
-        batch = jax.tree.map(lambda leaf: leaf[None], example)
+        x, inputs = jax.tree.map(lambda leaf: leaf[None], example)
         if isinstance(model, Layer):
-            y, _ = model.apply(params, state, batch)
+            y, _ = model.apply(params, state, x, **inputs)
         else:
-            y = model(params, batch)
+            y = model(params, x, **inputs, **key_and_train(model, None, False))
         return jax.tree.map(lambda leaf: leaf[0], y)
 
-    return jax.lax.map(one, x, batch_size=min(batch_size, length(x)))
-
-
-def _check_batch_size(who: str, batch_size: int) -> None:
-    check_count(who, "batch_size", batch_size, "say how many examples go at once")
+    with traced_in("predict"):
+        return jax.lax.map(one, given, batch_size=min(batch_size, length(given)))

@@ -14,6 +14,7 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl.optim.evaluation import eval_params, has_eval_params
+from fdl.ranks import free_ranks
 from fdl.train.evaluate import BATCH_SIZE, looks_around, totals
 from fdl.train.means import added
 from fdl.train.objective import Objective
@@ -104,7 +105,8 @@ def train_grid(
 def _start(make: Any, rates: Any, seeds: Any, params: Any, state: Any) -> Run:
     """The members at step 0, their arrays [R, S, ...], each with a buffer of its own to donate."""
     over_seeds = jax.vmap(lambda rate, params: make(rate).init(params), (None, 0))
-    opt_state = jax.jit(jax.vmap(over_seeds, (0, None)))(rates, params)
+    with free_ranks():
+        opt_state = jax.jit(jax.vmap(over_seeds, (0, None)))(rates, params)
     wide = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (len(rates), *leaf.shape)), (params, state)
     )
@@ -137,7 +139,8 @@ def _compiled(
     over_seeds = jax.vmap(steps, (None, OF_SEEDS, None, None), (OF_SEEDS, 0))
     over_rates = jax.vmap(over_seeds, (0, OF_RATES, None, None), (OF_RATES, 0))
     before = time.perf_counter()
-    lowered = jax.jit(over_rates, donate_argnums=1).lower(rates, run, data, np.int32(1))
+    with free_ranks():
+        lowered = jax.jit(over_rates, donate_argnums=1).lower(rates, run, data, np.int32(1))
     return lowered.compile(), time.perf_counter() - before
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from fdl import paths
+from fdl.arguments import amount, said
 from fdl.layer import abstract
 from fdl.train.evaluate import params_and_state
 from fdl.train.step import Run, own
@@ -36,6 +37,9 @@ class Best(NamedTuple):
     params: Any
     state: Any
 
+    def __repr__(self) -> str:
+        return f"<Best {self.value:.4g} at step {self.step}; params: {amount(self.params)}>"
+
 
 class Unfinished(NamedTuple):
     """What the next `fit` needs beside the run, to go on as if this one had never stopped.
@@ -51,6 +55,10 @@ class Unfinished(NamedTuple):
     records: int
     best: Best | None
     worse: int
+
+    def __repr__(self) -> str:
+        known = f"{self.records} records, {self.worse} not better"
+        return f"<Unfinished after {known}; means of {', '.join(self.means)}; best: {self.best}>"
 
 
 class Host:
@@ -157,7 +165,7 @@ class Log:
     def __init__(self, file: Any):
         if file is not None and not isinstance(file, str | os.PathLike):
             raise ValueError(
-                f"fit: expected log to be the path of a file, got {file!r}; "
+                f"fit: expected log to be the path of a file, got {said(file)}; "
                 "pass log='history.jsonl' or the like"
             )
         self.file = file

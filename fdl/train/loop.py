@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.arguments import check_count, is_count, is_number
+from fdl.arguments import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
+from fdl.paths import PathError, shortened
 from fdl.train.evaluate import (
     BATCH_SIZE,
     check_objective,
@@ -22,11 +23,14 @@ from fdl.train.evaluate import (
     totals,
     values,
 )
+from fdl.train.given import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.host import Best, Host, Unfinished, interruptible
 from fdl.train.objective import Objective, Supervised
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.progress import Progress
 from fdl.train.step import Run, own
+
+A_STEP_SEES = "say how many examples a step sees"
 
 
 class Result(NamedTuple):
@@ -48,6 +52,13 @@ class Result(NamedTuple):
     best: Best | None
     reason: str
     unfinished: Unfinished
+
+    def __repr__(self) -> str:
+        last = {name: float(f"{x:.4g}") for name, x in (self.history or [{}])[-1].items()}
+        return (
+            f"<Result {self.reason!r}, {shortened(str(self.run)[1:-1], 200)}; history: "
+            f"{len(self.history)} records, the last {shortened(str(last), 300)}; best: {self.best}>"
+        )
 
     @property
     def params(self) -> Any:
@@ -133,11 +144,15 @@ def fit(
     Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python"; early stopping is
     section 7.8 of Goodfellow, Bengio and Courville 2016, "Deep Learning".
     """
+    _check_given(objective, optimizer, run)
     before = run if isinstance(run, Result) else None
     now: Run = run.run if isinstance(run, Result) else run
     examples = check_objective(objective, now.params, now.state, data)
+    batch_size = check_count("fit", "batch_size", batch_size, A_STEP_SEES)
     last = last_step("fit", examples, batch_size, epochs, steps)
-    _check_numbers(record_every, chunk, patience, mode, monitor, validation is not None)
+    _check_wanted(patience, mode, monitor, validation is not None)
+    record_every = _count_or_none("record_every", record_every)
+    chunk, patience = _count_or_none("chunk", chunk), _count_or_none("patience", patience)
     every = record_every or math.ceil(examples / batch_size)
     host = Host(monitor, mode, patience, chunk, log)
     evaluation = _evaluation(objective, now, validation, batch_size, monitor)
@@ -172,6 +187,23 @@ def fit(
     return Result(now, host.history, host.best, host.reason or "done", unfinished)
 
 
+def _check_given(objective: Any, optimizer: Any, run: Any) -> None:
+    """Raises unless the arguments are what their places are for, and the run is of the optimizer.
+
+    The loop runs on the host, so that the numbers must be known.
+    """
+    check_objective_given("fit", objective)
+    check_optimizer("fit", optimizer)
+    check_run("fit", run)
+    run = getattr(run, "run", run)
+    check_opt_state("fit", optimizer, run.params, run.opt_state)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(run)):
+        raise TypeError(
+            "fit: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or "
+            "grad; there, loop over fdl.train_step with jax.lax.fori_loop"
+        )
+
+
 def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:
     """Warns of a `fit` that took no step, or whose first steps changed no parameter at all."""
     begun, done = int(first.step), int(now.step)
@@ -199,8 +231,8 @@ def _evaluation(
     params, state = params_and_state(run)
     try:
         check_objective(objective, params, state, validation)
-    except ValueError as error:
-        error.add_note("This is about the data given as validation=...")
+    except (ValueError, TypeError) as error:
+        _say_where(error, " (in validation=...)")
         raise
     validation = to_jax(validation, "fit", "validation data")
     whole = looks_around(objective, params, state, validation)
@@ -209,7 +241,7 @@ def _evaluation(
     known = totals.eval_shape(params, state, validation, **settings)
     if monitor not in known:
         raise ValueError(
-            f"fit: expected monitor among {', '.join(known)}, got {monitor!r}; "
+            f"fit: expected monitor among {', '.join(known)}, got {said(monitor)}; "
             "take one of these, or add the metric to the objective"
         )
 
@@ -218,6 +250,19 @@ def _evaluation(
         return {f"val_{name}": value for name, value in values(means).items()}
 
     return scores
+
+
+def _say_where(error: Exception, where: str) -> None:
+    """Adds to the first line of an error which argument it is about."""
+    if isinstance(error, PathError):
+        error.message = _in_first_line(error.message, where)
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (_in_first_line(error.args[0], where), *error.args[1:])
+
+
+def _in_first_line(text: str, more: str) -> str:
+    first, newline, rest = text.partition("\n")
+    return first + more + newline + rest
 
 
 def last_step(
@@ -232,45 +277,41 @@ def last_step(
       >>> last_step("fit", 100, 32, 2, None), last_step("fit", 100, 10, 1.1, None)
       (7, 11)
     """
-    batch_size = check_count(who, "batch_size", batch_size, "say how many examples a step sees")
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
         raise ValueError(f"{who}: expected either epochs or steps, got {got}; say one of them")
     if epochs is not None:
-        if not is_number(epochs) or not 0 <= float(epochs) < math.inf:
+        if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
             raise ValueError(
-                f"{who}: expected epochs >= 0, a number of passes over the data, got {epochs!r}; "
-                "say how many"
+                f"{who}: expected epochs >= 0, a number of passes over the data, got "
+                f"{said(epochs)}; say how many"
             )
         # As a person writes it: the float 1.1 is a little more than 1.1.
         steps = math.ceil(Fraction(str(float(epochs))) * examples / batch_size)
+    steps = counted(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(
-            f"{who}: expected a number of steps in [0, 2**32), an integer, got {steps!r}; "
+            f"{who}: expected a number of steps in [0, 2**32), an integer, got {said(steps)}; "
             "say how many in all"
         )
     return int(steps)
 
 
-def _check_numbers(
-    every: int | None,
-    chunk: int | None,
-    patience: int | None,
-    mode: str,
-    monitor: str,
-    validated: bool,
-) -> None:
+def _count_or_none(name: str, value: Any) -> int | None:
+    return (
+        None if value is None else check_count("fit", name, value, "leave it out for the default")
+    )
+
+
+def _check_wanted(patience: Any, mode: str, monitor: str, validated: bool) -> None:
     wanted = {"patience": patience is not None, "monitor": monitor != "loss"}
     for name, given in wanted.items():
         if given and not validated:
             raise ValueError(
                 f"fit: expected validation data for {name}, got none; pass validation=..."
             )
-    for name, value in (("record_every", every), ("chunk", chunk), ("patience", patience)):
-        if value is not None:
-            check_count("fit", name, value, "leave it out for the default")
     if mode not in ("min", "max"):
         raise ValueError(
-            f"fit: expected mode 'min' or 'max', got {mode!r}; a loss wants 'min', an "
+            f"fit: expected mode 'min' or 'max', got {said(mode)}; a loss wants 'min', an "
             "accuracy 'max'"
         )

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import is_number
-from fdl.layer import Layer
+from fdl.arguments import is_number, said
+from fdl.layer import Layer, key_and_train
 from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
-from fdl.paths import PathError, leaves
+from fdl.paths import PathError, leaves, shortened, traced_in
+from fdl.ranks import free_ranks
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
+from fdl.train.given import check_loss, check_model, check_params_of_layer
 from fdl.train.means import Mean, Seen, Tally, weighted_mean
 from fdl.weak_jit import weak_jit
 
@@ -30,7 +32,8 @@ def supervised(
     """The objective of learning from examples: predict y from x, and score the prediction.
 
     Args:
-      model: a Layer, or a plain function `(params, x) -> y_pred`.
+      model: a Layer, or a plain function `(params, x) -> y_pred`; one that names `key` or `train`
+        is handed them.
       loss: `(y_pred, y) -> [B, ...]`, per example.
       metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`; or a
         `fdl.metrics.Metric` whose value is one number: `f1=fdl.metrics.f1("macro", classes=10)`.
@@ -55,6 +58,10 @@ def supervised(
         raise ValueError(
             "supervised: expected another name for a metric, got 'loss'; the loss itself has it"
         )
+    check_model("supervised", model)
+    for name, each in (("loss", loss), *metrics.items()):
+        if name == "loss" or not isinstance(each, Metric):
+            check_loss("supervised", name, each)
     for name, metric in metrics.items():
         if isinstance(metric, Metric):
             value = jax.eval_shape(lambda metric=metric: metric.compute(metric.init()))
@@ -68,7 +75,7 @@ def supervised(
     return Supervised(model, loss, tuple(metrics.items()))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Supervised:
     """See `supervised`; equal ones (the same model, loss and metrics) share their compilations.
 
@@ -88,9 +95,15 @@ class Supervised:
     loss: Loss
     metrics: tuple[tuple[str, Loss | Metric], ...] = ()
 
+    def __repr__(self) -> str:
+        functions = (("loss", self.loss), *self.metrics)
+        given = ", ".join(f"{name} {said(f)}" for name, f in functions)
+        return f"<Supervised of {said(self.model)}; {shortened(given, 200)}>"
+
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
-        means, _, state = self.look(params, state, batch, key)
+        with free_ranks():
+            means, _, state = self.look(params, state, batch, key)
         return means["loss"].value(), (state, means)
 
     def look(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
@@ -102,19 +115,21 @@ class Supervised:
 
     def forward(self, params: Any, state: Any, x: Any, key: Any, **inputs: Any) -> tuple[Any, Any]:
         """Step 2 of the training loop: run the network on x, obtain y_pred."""
-        if not isinstance(self.model, Layer):
-            return self.model(params, x, **inputs), state
         train = key is not None
+        if not isinstance(self.model, Layer):
+            handed = key_and_train(self.model, key, train)
+            return self.model(params, x, **inputs, **handed), state
         return self.model.apply(params, state, x, key=key, train=train, **inputs)
 
     def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
         """Step 3: how far y_pred is from y, as means under the names loss and of the metrics."""
-        return {
-            name: Seen(f, y_pred, y, weight)
-            if isinstance(f, Metric)
-            else weighted_mean(f(y_pred, y), weight)
-            for name, f in (("loss", self.loss), *self.metrics)
-        }
+        with free_ranks():
+            return {
+                name: Seen(f, y_pred, y, weight)
+                if isinstance(f, Metric)
+                else weighted_mean(f(y_pred, y), weight)
+                for name, f in (("loss", self.loss), *self.metrics)
+            }
 
     def spared(self, data: Any) -> Any:
         """The data as the loss reads them, without what has weight 0."""
@@ -126,13 +141,15 @@ class Supervised:
 
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Refuses data that the model or the loss cannot take, before anything is trained."""
+        check_params_of_layer("supervised", self.model, params)
         x, y, weight, inputs = unpack(data)
         check_weight(weight)
         shapes = []
         for rows in (1, 2):
             given = batch_of(rows, (x, inputs))
-            y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
-            shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
+            with traced_in("supervised"):
+                y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
+                shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
         for name, one in shapes[0].items():
             two = shapes[1][name]
             if one.shape[1:] != two.shape[1:]:
@@ -142,7 +159,8 @@ class Supervised:
                     "and targets broadcast against each other: give both the same shape",
                     layer="supervised",
                 )
-        if len(leaves(y)) == 1:
+        known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(y))
+        if len(leaves(y)) == 1 and known:
             check_targets(self.loss, y_pred, y)
 
 
@@ -150,13 +168,19 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
     """An objective of a plain `(params, batch) -> loss`.
 
     Args:
-      loss: a pure function that gives a scalar, the mean over the batch.
+      loss: a pure function that gives a scalar, the mean over the batch; one that names `key` or
+        `train` is handed them, None and False in evaluation.
 
     Example:
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
       >>> float(objective(1.0, {}, jnp.array([0.0, 2.0]), None)[0])
       1.0
     """
+    if isinstance(loss, Layer) or not callable(loss):
+        raise TypeError(
+            f"plain: expected a function (params, batch) -> loss, got {said(loss)}; of a model and "
+            "a loss, fdl.supervised makes an objective"
+        )
     return Plain(loss)
 
 
@@ -172,7 +196,8 @@ class Plain:
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """(loss, (state, no further metrics))."""
-        return self.loss(params, batch), (state, {})
+        handed = key_and_train(self.loss, key, key is not None)
+        return self.loss(params, batch, **handed), (state, {})
 
 
 @weak_jit(static=["objective"])
@@ -186,6 +211,23 @@ def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
     """Never run, like `_forward`: what the loss and the metrics give for each example."""
     functions = (("loss", objective.loss), *objective.metrics)
     return {name: f(y_pred, y) for name, f in functions if not isinstance(f, Metric)}
+
+
+def report_of(
+    objective: Objective, params: Any, state: Any, batch: Any, key: Any
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(loss, state, metrics) of a batch.
+
+    Raises:
+      ValueError: see `reported`.
+      PathError: a function of the user's that asks a traced array for its value.
+
+    Example:
+      >>> float(report_of(plain(lambda w, x: w * x.mean()), 2.0, {}, jnp.ones(3), None)[0])
+      2.0
+    """
+    with traced_in("objective"):
+        return reported(objective(params, state, batch, key))
 
 
 def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -216,17 +258,3 @@ def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
                 "the mean over the examples, or report fdl.train.weighted_mean(values)"
             )
     return loss, rest[0], dict(rest[1])
-
-
-def said(value: Any) -> str:
-    """What a value is, in a few words for a message."""
-    if isinstance(value, tuple | list):
-        parts = ", ".join(said(each) for each in value[:3])
-        return f"({parts}, ...)" if len(value) > 3 else f"({parts})"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype} {list(value.shape)}"
-    return (
-        repr(value)
-        if value is None or isinstance(value, int | float | str)
-        else type(value).__name__
-    )

@@ -3,7 +3,7 @@
     1  draw a batch of x and y          draw_batch
     2  forward pass: y_pred             Supervised.forward
     3  loss: how far y_pred is from y   Supervised.score
-    4  update all weights               update_weights
+    4  update all weights               update_weights, which counts the step
 
 `train_step` composes the four; 2 and 3 are inside the objective, which `jax.grad` takes whole.
 """
@@ -15,12 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation, with_extra_args_support
 
-from fdl.arguments import is_count
+from fdl.arguments import amount, check_count, is_count, known, said
 from fdl.data import length, stream
+from fdl.data.arrays import to_jax
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
+from fdl.ranks import free_ranks
+from fdl.train.given import (
+    check_objective_given,
+    check_opt_state,
+    check_optimizer,
+    check_params_given,
+    check_run,
+    check_state_given,
+)
 from fdl.train.means import as_means, tallied
-from fdl.train.objective import Objective, reported
+from fdl.train.objective import Objective, report_of
 
 
 class Run(NamedTuple):
@@ -39,6 +49,11 @@ class Run(NamedTuple):
     opt_state: Any
     step: Any
     seed: Any
+
+    def __repr__(self) -> str:
+        step, seed = (int(x) if known(x) else said(x) for x in (self.step, self.seed))
+        parts = (f"{part}: {amount(getattr(self, part))}" for part in self._fields[:3])
+        return f"<Run at step {step} of seed {seed}; {', '.join(parts)}>"
 
 
 def start(
@@ -60,10 +75,15 @@ def start(
       >>> int(start({"w": jnp.ones(3)}, sgd(0.1)).step)
       0
     """
+    check_params_given("start", params)
+    check_optimizer("start", optimizer)
     check_params("start", params)
     state = {} if state is None else state
+    check_state_given("start", state)
     step = jnp.zeros((), jnp.uint32)
-    return Run(params, state, optimizer.init(params), step, _seed("start", seed))
+    with free_ranks():
+        opt_state = optimizer.init(params)
+    return Run(params, state, opt_state, step, _seed("start", seed))
 
 
 def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
@@ -82,34 +102,47 @@ def draw_batch(data: Any, seed: Any, step: Any, batch_size: int) -> Any:
       >>> sorted(draw_batch(jnp.arange(4), 0, 0, 4).tolist())
       [0, 1, 2, 3]
     """
-    rows = stream(seed, step, batch_size, length(data))
+    batch_size = check_count("draw_batch", "batch_size", batch_size, "say how many examples")
+    data = to_jax(data, "draw_batch")
+    with free_ranks():
+        rows = stream(seed, step, batch_size, length(data))
     return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
 
 
 def update_weights(
     optimizer: GradientTransformation, run: Run, gradients: Any, **extra_args: Any
 ) -> Run:
-    """Step 4: move all weights so that the loss on this batch falls slightly.
+    """Step 4: move all weights so that the loss on this batch falls slightly, and count the step.
 
     Args:
       optimizer: fdl's or optax's.
-      run: the parameters and the optimizer's state are read.
+      run: the parameters, the optimizer's state and the step are read.
       gradients: as run.params.
       extra_args: handed to the optimizer, if it takes any.
 
     Returns:
-      The run with new parameters and optimizer state.
+      The run one step on, with new parameters and optimizer state, so that `draw_batch` gives the
+      next batch. The network's state is not the optimizer's: `run._replace(state=...)`.
 
     Example:
       >>> from fdl.optim import sgd
       >>> run = start(jnp.array(1.0), sgd(0.1))
       >>> float(update_weights(sgd(0.1), run, jnp.array(2.0)).params)
       0.800000011920929
+      >>> int(update_weights(sgd(0.1), run, jnp.array(2.0)).step)
+      1
     """
-    updates, opt_state = with_extra_args_support(optimizer).update(
-        gradients, run.opt_state, run.params, **extra_args
-    )
-    return run._replace(params=apply_updates(run.params, updates), opt_state=opt_state)
+    check_optimizer("update_weights", optimizer)
+    check_run("update_weights", run)
+    update = with_extra_args_support(optimizer).update
+    try:
+        with free_ranks():
+            updates, opt_state = update(gradients, run.opt_state, run.params, **extra_args)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        check_opt_state("update_weights", optimizer, run.params, run.opt_state)
+        raise
+    step = run.step + jnp.uint32(1)
+    return Run(apply_updates(run.params, updates), run.state, opt_state, step, run.seed)
 
 
 def train_step(
@@ -141,14 +174,18 @@ def train_step(
 
     Source: Chollet 2021, "Deep Learning with Python", section 2.4, the training loop.
     """
+    check_objective_given("train_step", objective)
+    check_optimizer("train_step", optimizer)
+    check_run("train_step", run)
     batch = draw_batch(data, run.seed, run.step, batch_size)
     key = jax.random.fold_in(jax.random.key(run.seed), run.step)
 
     def loss_of(params: Any) -> Any:
-        loss, state, metrics = reported(objective(params, run.state, batch, key))
+        loss, state, metrics = report_of(objective, params, run.state, batch, key)
         return loss, (state, metrics)
 
-    (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    with free_ranks():
+        (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
     state = _unless_spoilt(loss, state, run.state)
     run = update_weights(
         *(optimizer, run, gradients),
@@ -156,8 +193,7 @@ def train_step(
         grad=gradients,
         value_fn=lambda params: loss_of(params)[0],
     )
-    run = run._replace(state=state, step=run.step + jnp.uint32(1))
-    return run, tallied(as_means(loss, metrics))
+    return run._replace(state=state), tallied(as_means(loss, metrics))
 
 
 def _unless_spoilt(loss: Any, state: Any, before: Any) -> Any:
@@ -180,7 +216,8 @@ def _seed(who: str, seed: Any) -> jax.Array:
         seed = seed.item()
     if not is_count(seed, least=0) or seed >= 2**32:
         raise ValueError(
-            f"{who}: expected a seed, an integer in [0, 2**32), got {seed!r}; take it modulo 2**32"
+            f"{who}: expected a seed, an integer in [0, 2**32), got {said(seed)}; take it modulo "
+            "2**32"
         )
     return jnp.uint32(seed)
 

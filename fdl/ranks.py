@@ -1,0 +1,20 @@
+"""Rank promotion is free in fdl: x @ w + b is the vocabulary's own expression."""
+
+import contextlib
+
+import jax
+
+
+def free_ranks() -> contextlib.AbstractContextManager[None]:
+    """Lets fdl's own code add arrays of different ranks where the user's settings forbid it.
+
+    Where they do not, this changes nothing, and no program is compiled anew for it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> with jax.numpy_rank_promotion("raise"), free_ranks():
+      ...     (jnp.ones((1, 2)) + jnp.ones(2)).shape
+      (1, 2)
+    """
+    free = jax.config.jax_numpy_rank_promotion == "allow"  # type: ignore[attr-defined]
+    return contextlib.nullcontext() if free else jax.numpy_rank_promotion("allow")
