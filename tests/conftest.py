@@ -10,6 +10,8 @@ import workers
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+FAST = 6  # of a file
+
 _shared = Path(__file__).parents[2] / "shared" / "data"
 if "FDL_DATA" not in os.environ and _shared.is_dir():
     os.environ["FDL_DATA"] = str(_shared)
@@ -33,8 +35,10 @@ def pytest_make_parametrize_id(val):
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """All laws of one entry one after the other, so that they share what is compiled for it."""
+    mark_fast(items)
     workers.keep_own(config, items)
     laws = [item for item in items if item.path.name in ("test_laws.py", "test_optimizers.py")]
     named = {item: getattr(item, "callspec", None) for item in laws}
@@ -42,3 +46,18 @@ def pytest_collection_modifyitems(config, items):
     places = [place for place, item in enumerate(items) if item in named]
     for place, item in zip(places, order, strict=True):
         items[place] = item
+
+
+def mark_fast(items):
+    """Marks `fast` a few tests of every file: the first case of functions spread evenly over it.
+
+    The case is the first, so that the laws of one entry share what is compiled for it.
+    """
+    functions = {}
+    for item in items:
+        if item.path.name.startswith("test_") and not item.get_closest_marker("slow"):
+            functions.setdefault(item.path, {}).setdefault(item.originalname, item)
+    for cases in functions.values():
+        chosen = list(cases.values())
+        for item in chosen[:: -(-len(chosen) // FAST)]:
+            item.add_marker("fast")

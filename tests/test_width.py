@@ -76,6 +76,7 @@ def test_every_optimizer_has_defaults():
     assert names | {"adafactor", "lbfgs", "sam", "soap"} <= {n.split()[0] for n in DEFAULTS}
 
 
+@pytest.mark.bits
 @over_defaults
 def test_half_precision_is_float32_rounded_once(name):
     """A gradient of 0, then 1,000 of 1, then 5,000 of 0.01; three dtypes side by side.
@@ -401,6 +402,7 @@ MASTERS = {
 }
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", MASTERS)
 @over_halves
 def test_coarse_weights_are_the_float32_run_rounded(name, dtype):

@@ -39,7 +39,7 @@ def configure(config):
 
 
 class Apart:
-    """Plugin and scheduler: one of xdist's for the quick workers, and one for the worker of bits."""
+    """Plugin and scheduler: one of xdist's for the quick workers, one for the worker of bits."""
 
     def __init__(self, config, quick):
         workers = [f"{spec}//env:XLA_FLAGS={quick}" for spec in config.option.tx]
