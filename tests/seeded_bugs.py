@@ -205,7 +205,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("added = epsilon * inverse * inverse", "added = epsilon"),
             ("jnp.maximum(high / 2 - half, half - low / 2)", "(high - low) / 2"),
             ("jnp.minimum(variance, most)", "variance"),
-            ("fixed = jax.lax.stop_gradient(x)", "fixed = x"),
             ("x / power_of_two(largest(x, axes, keepdims=True))\n    square", "x\n    square"),
             ("jnp.where(square == 0, 1, square)", "square"),
         ],
