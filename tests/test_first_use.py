@@ -434,8 +434,8 @@ def test_counts_may_be_known_scalars_of_numpy_and_jax():
 
 def test_pairs_of_trees_may_be_parameters():
     """As of two networks that are trained at once; only an empty state gives init away."""
-    both = (params(), {"w": jnp.ones(2)})
-    assert fdl.start(both, SGD).params is both
+    for both in ((params(), {"w": jnp.ones(2)}), (jnp.ones(2), jnp.ones(3))):
+        assert fdl.start(both, SGD).params is both
 
 
 def test_torch_optimizers_are_told():
