@@ -164,7 +164,9 @@ def check_number(
         raise ValueError(f"{where}: expected {expected}, got {said(value)}; pass a number")
     numbers = np.asarray(value) if _concrete(value) else np.empty(0)
     if numbers.size and not (fits(numbers.min()) and fits(numbers.max())):
-        raise ValueError(f"{where}: expected {expected}, got {value}; {remedy}")
+        raise ValueError(
+            f"{where}: expected {expected}, got {shortened(str(value), 200)}; {remedy}"
+        )
 
 
 def is_number(value: Any) -> bool:

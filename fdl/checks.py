@@ -29,9 +29,14 @@ def check_inputs(
     """
     for each in given:
         if each not in inputs:
+            remedy = (
+                "leave it out: every layer in a network is handed its own"
+                if each in ("key", "train")
+                else "leave it out, or name it in the layer that should read it"
+            )
             raise PathError(
                 f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, which no layer "
-                "here takes; leave it out, or name it in the layer that should read it",
+                f"here takes; {remedy}",
                 layer=layer,
             )
     for each in required:

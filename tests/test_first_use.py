@@ -219,7 +219,14 @@ MISTAKES = {
         "dense: expected init(key, x), got 1 arguments by place; the state of a network without "
         "any is {}, and the rest goes by name",
     ),
-    "a widths of mlp that is a number": (
+    "a key handed to a child by hand": (
+        lambda: fdl.network(lambda f, x, *, key=None: f.a(x, key=key), a=fdl.dropout(0.5)).init(
+            jax.random.key(0), X
+        ),
+        "a: expected extra inputs among [], got 'key', which no layer here takes; leave it out: "
+        "every layer in a network is handed its own",
+    ),
+    "a width of mlp that is a number": (
         lambda: fdl.mlp(784, 10),
         "mlp: expected hidden as a list of widths, got 784; write mlp([784], 10) for one hidden "
         "layer, mlp([], 10) for none; the width of x is read off x",
@@ -427,8 +434,8 @@ def test_counts_may_be_known_scalars_of_numpy_and_jax():
 
 def test_pairs_of_trees_may_be_parameters():
     """As of two networks that are trained at once; only an empty state gives init away."""
-    both = (params(), {"w": jnp.ones(2)})
-    assert fdl.start(both, SGD).params is both
+    for both in ((params(), {"w": jnp.ones(2)}), (jnp.ones(2), jnp.ones(3))):
+        assert fdl.start(both, SGD).params is both
 
 
 def test_torch_optimizers_are_told():

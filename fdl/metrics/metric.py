@@ -41,6 +41,9 @@ class Metric(NamedTuple):
     merge: Callable[[Any, Any], Any]
     compute: Callable[[Any], Any]
 
+    def __repr__(self) -> str:
+        return "<Metric>"
+
 
 class Sum(NamedTuple):
     """A sum in two float32 numbers, high and what it rounds off: whole numbers exact below 2^48.

@@ -59,7 +59,8 @@ def check_run(who: str, run: Any) -> None:
 
 def check_params_given(who: str, params: Any) -> None:
     """Raises unless `params` is a pytree of numbers, and not what `Layer.init` gives as a whole."""
-    if type(params) is tuple and len(params) == 2 and params[1] == {}:
+    pair = type(params) is tuple and len(params) == 2
+    if pair and isinstance(params[1], dict) and not params[1]:
         raise TypeError(
             f"{who}: expected params alone, got a pair with an empty state, as init gives it; take "
             "it apart: params, state = model.init(key, x)"

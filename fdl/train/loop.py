@@ -144,9 +144,8 @@ def fit(
     Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python"; early stopping is
     section 7.8 of Goodfellow, Bengio and Courville 2016, "Deep Learning".
     """
-    _check_given(objective, optimizer, run)
+    now = _run_given(objective, optimizer, run)
     before = run if isinstance(run, Result) else None
-    now: Run = run.run if isinstance(run, Result) else run
     examples = check_objective(objective, now.params, now.state, data)
     batch_size = check_count("fit", "batch_size", batch_size, A_STEP_SEES)
     last = last_step("fit", examples, batch_size, epochs, steps)
@@ -187,21 +186,24 @@ def fit(
     return Result(now, host.history, host.best, host.reason or "done", unfinished)
 
 
-def _check_given(objective: Any, optimizer: Any, run: Any) -> None:
-    """Raises unless the arguments are what their places are for, and the run is of the optimizer.
+def _run_given(objective: Any, optimizer: Any, run: Any) -> Run:
+    """The run to go on from, if the arguments are what their places are for.
 
-    The loop runs on the host, so that the numbers must be known.
+    Raises:
+      TypeError: they are not; or the run is traced, but the loop is on the host.
+      ValueError: a run of another optimizer.
     """
     check_objective_given("fit", objective)
     check_optimizer("fit", optimizer)
     check_run("fit", run)
-    run = getattr(run, "run", run)
-    check_opt_state("fit", optimizer, run.params, run.opt_state)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(run)):
+    now: Run = getattr(run, "run", run)
+    check_opt_state("fit", optimizer, now.params, now.opt_state)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(now)):
         raise TypeError(
             "fit: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or "
             "grad; there, loop over fdl.train_step with jax.lax.fori_loop"
         )
+    return now
 
 
 def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:

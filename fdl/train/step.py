@@ -20,6 +20,7 @@ from fdl.data import length, stream
 from fdl.data.arrays import to_jax
 from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
+from fdl.paths import shortened
 from fdl.ranks import free_ranks
 from fdl.train.given import (
     check_objective_given,
@@ -216,7 +217,7 @@ def _seed(who: str, seed: Any) -> jax.Array:
         seed = seed.item()
     if not is_count(seed, least=0) or seed >= 2**32:
         raise ValueError(
-            f"{who}: expected a seed, an integer in [0, 2**32), got {said(seed)}; take it modulo "
+            f"{who}: expected a seed, an integer in [0, 2**32), got {shortened(repr(seed), 200)}; take it modulo "
             "2**32"
         )
     return jnp.uint32(seed)
