@@ -147,7 +147,7 @@ def test_gelu_in_half_precision_and_far_out_is_that_of_torch(approximate):
         lambda x, number: fdl.activations.soft_shrink(x, level=number),
         lambda x, number: fdl.activations.hard_shrink(x, level=number),
         lambda x, number: fdl.activations.threshold(x, level=number, value=number),
-        lambda x, number: fdl.fdl.activations.squareplus(x, b=number),
+        lambda x, number: fdl.activations.squareplus(x, b=number),
     ],
 )
 def test_an_option_of_numpy_widens_no_result(use):

@@ -342,7 +342,7 @@ def test_nothing_to_show(show):
         ({"seeds": [-1]}, "expected different seeds in [0, 2**32), got [-1]; give range(3) or"),
         ({"seeds": [0.5]}, "expected different seeds in [0, 2**32), got [0.5]; give range(3) or"),
         ({"optimizers": {}}, "expected at least one optimizer, got none; pass {'adam'"),
-        ({"record_every": 0}, "expected record_every >= 1, got 0; leave it out for"),
+        ({"record_every": 0}, "expected record_every >= 1, an integer, got 0; leave it out"),
         ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'; a loss wants 'min', an "),
         ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; take one of these"),
         ({"steps": 0}, "expected at least one step, got none; give more epochs or"),

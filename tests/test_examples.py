@@ -27,6 +27,7 @@ def test_help_says_what_it_does(script):
     assert "digits" in text
 
 
+@pytest.mark.bits
 def test_digits_learns_compares_and_draws(tmp_path):
     out = tmp_path / "out"
     text = run(EXAMPLES / "digits.py", "--epochs", "8", "--hidden", "64", "--out", out).stdout

@@ -662,7 +662,7 @@ def test_a_forward_that_names_key_or_train_is_handed_them(name, where):
     own = key if where == "alone" else subkey(key, "part")
     own = jax.random.fold_in(own, 1) if where != "alone" else own
     expected = jax.random.normal(subkey(own, "/forward"), (3, 2))
-    np.testing.assert_array_equal(loud["noise"], expected)
+    np.testing.assert_allclose(loud["noise"], expected, rtol=1e-6)
     given = vae(lambda f, x, *, noise: coded(f, x, lambda mean: noise))
     by_hand = given.apply(plain_params, state, x, key=own, train=True, noise=expected)[0]
     np.testing.assert_allclose(loud["x"], by_hand["x"], rtol=1e-4)

@@ -444,6 +444,7 @@ def test_evaluate_reports_what_is_no_mean_over_examples(weighs):
     assert [each["perplexity"] for each in found] == pytest.approx([expected["perplexity"]] * 4)
 
 
+@pytest.mark.filterwarnings("ignore:fit. expected parameters that move")
 def test_fit_reports_what_is_no_mean_over_steps():
     """The F1 of an epoch is that of its counts, and not the mean of the batches' F1."""
     score, (x, y) = objective(), examples()

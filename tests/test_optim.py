@@ -213,6 +213,7 @@ def test_masked_and_multi_transform_take_it():
     assert_equal(updates["layer"]["w"], -0.125 * gradient["layer"]["w"])
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_inject_hyperparams_and_multi_steps_take_it(nesterov, standard_promotion):
     params = tree(0)

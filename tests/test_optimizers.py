@@ -428,6 +428,7 @@ def test_any_tree_goes_through(shapes, kind, name):
 # Unusual leaves, as in optax.
 
 
+@pytest.mark.bits
 @twin_kinds
 def test_none_and_empty_subtrees_are_as_in_optax(name):
     case = OPTIMIZERS[name]

@@ -217,8 +217,8 @@ def _seed(who: str, seed: Any) -> jax.Array:
         seed = seed.item()
     if not is_count(seed, least=0) or seed >= 2**32:
         raise ValueError(
-            f"{who}: expected a seed, an integer in [0, 2**32), got {shortened(repr(seed), 200)}; take it modulo "
-            "2**32"
+            f"{who}: expected a seed, an integer in [0, 2**32), got {shortened(repr(seed), 200)}; "
+            "take it modulo 2**32"
         )
     return jnp.uint32(seed)
 

@@ -166,7 +166,8 @@ def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) 
     try:
         return paths.pick(leaves, patterns)
     except ValueError as error:
-        raise ValueError(f"{who}: {error}") from None
+        error.args = (f"{who}: {error}",)
+        raise
 
 
 def _patterns(only: str | Sequence[str]) -> list[Any]:
