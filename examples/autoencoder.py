@@ -32,7 +32,7 @@ def main(arguments=None):
         *(objective, optimizer, fdl.start(params, optimizer, seed=given.seed), (x, x)),
         batch_size=given.batch,
         steps=steps,
-        record_every=max(1, steps // 20),
+        record_every=-(-steps // 20),
         progress=True,
     )
     params = result.run.params
@@ -41,7 +41,8 @@ def main(arguments=None):
     of_plane = projected(x, x_test, given.code)
     print(f"\nSquared error of a pixel, on test images that it has never seen: {error:.5f}")
     print(f"  {of_plane:.5f} by {given.code} principal components, {of_mean:.5f} by the mean image")
-    pictures(out, model, params, result, x_test, y_test)
+    names = fdl.data.FASHION_CLASSES if given.data == "fashion_mnist" else None
+    pictures(out, model, params, result, x_test, y_test, names)
     print(f"Pictures are in {out}/")
 
 
@@ -49,7 +50,7 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data", default="mnist", choices=["mnist", "digits"])
+    parser.add_argument("--data", default="mnist", choices=["mnist", "fashion_mnist", "digits"])
     parser.add_argument("--code", type=int, default=16, help="numbers to say an image in")
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 128], help="widths")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate at the start")
@@ -70,16 +71,17 @@ def projected(x, x_test, count):
     return float(np.mean((rebuilt - flat_test) ** 2))
 
 
-def pictures(out, model, params, result, x_test, y_test):
+def pictures(out, model, params, result, x_test, y_test, names):
     draw.learning_curves(result.history).savefig(out / "learning_curves.png")
     few = np.stack([x_test[y_test == digit][0] for digit in range(10)])
     rebuilt = np.asarray(fdl.predict(model, params, jnp.asarray(few)))
     fdl.look.image_rows({"given": few, "rebuilt": rebuilt}).savefig(out / "rebuilt.png")
     rows = slice(1000)
     before, _ = model.init(jax.random.key(1), few[:1])
-    codes = jax.jit(fdl.capture(model, "encode"))
-    seen = [{"code": np.asarray(codes(p, {}, x_test[rows])["encode"])} for p in (before, params)]
-    draw.representations(*seen, y_test[rows]).savefig(out / "code.png")
+    look = jax.jit(fdl.capture(model, "encode"))
+    seen = [{"code": np.asarray(look(p, {}, x_test[rows])["encode"])} for p in (before, params)]
+    figure = draw.representations(*seen, y_test[rows], class_names=names)
+    figure.savefig(out / "code.png")
 
 
 if __name__ == "__main__":

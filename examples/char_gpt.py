@@ -113,7 +113,7 @@ def learn(model, data, given):
         *(objective, optimizer, run, data),
         batch_size=given.batch,
         steps=given.steps,
-        record_every=max(1, given.steps // 50),
+        record_every=-(-given.steps // 50),
         progress=True,
     )
     return result, objective

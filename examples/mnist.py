@@ -8,16 +8,14 @@ dropout, is the one of Keras's examples, which state 98.40 % after 20 epochs.
 import digits
 import report
 
-import fdl
-
 
 def main(arguments=None):
     given = options(arguments)
-    digits.learn(fdl.data.mnist(), given, scale=1 / 255)
+    digits.learn(report.mnist(given.data), given, scale=1 / 255)
 
 
 def options(arguments=None):
-    return report.parser(
+    parser = report.parser(
         __doc__,
         hidden=[512, 512],
         dropout=0.2,
@@ -27,7 +25,9 @@ def options(arguments=None):
         epochs=20,
         seed=0,
         out="out/mnist",
-    ).parse_args(arguments)
+    )
+    parser.add_argument("--data", metavar="FOLDER", help=report.DATA)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from fdl.look import draw
 def main(arguments=None):
     given = options(arguments)
     out = report.folder(given.out)
-    split = fdl.data.mnist()
+    split = report.mnist(given.data)
     model = network()
     print(fdl.summary(model, split.train[0][:1]))
     accuracies, begun = [], time.perf_counter()
@@ -45,6 +45,7 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--data", metavar="FOLDER", help=report.DATA)
     parser.add_argument("--epochs", type=float, default=10, help="how often each image is seen")
     parser.add_argument("--batch", type=int, default=128, help="images in a batch")
     parser.add_argument("--rate", type=float, default=0.004, help="highest learning rate of Adam")
@@ -115,7 +116,7 @@ def learn(model, split, given, seed):
         *(objective, optimizer, run, split.train),
         batch_size=given.batch,
         steps=steps,
-        record_every=max(1, steps // 20),
+        record_every=-(-steps // 20),
         progress=True,
     )
     return result, objective

@@ -11,6 +11,7 @@ import fdl
 from fdl.look import difference, draw
 
 CLASSES = 10
+DATA = "folder with four IDX files like MNIST's, gzipped or not, to learn from instead"
 
 
 def folder(path, first="history.jsonl"):
@@ -25,6 +26,14 @@ def folder(path, first="history.jsonl"):
             "choose another"
         ) from None
     return path
+
+
+def mnist(folder):
+    """MNIST, or what a folder holds in its format, or why that cannot be read."""
+    try:
+        return fdl.data.mnist(folder)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}" if folder else str(error)) from None
 
 
 def parser(text, **defaults):

@@ -5,13 +5,14 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from fdl import confusion_matrix, softmax
-from fdl.look import draw, image_rows, principal_components
+from fdl.look import draw, image_rows, panels, principal_components
 
 HISTORY = [
     {"step": 4, "epoch": 0.5, "seconds": 1.0, "accuracy": 0.25, "loss": 2.0, "val_loss": 2.5},
@@ -21,7 +22,7 @@ HISTORY = [
 
 
 def assert_can_be_saved(figure, tmp_path):
-    assert type(figure) is Figure
+    assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "picture.png", dpi=50)
     content = (tmp_path / "picture.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 1000
@@ -33,6 +34,21 @@ def lines(axes):
 
 def texts(artists):
     return [text.get_text() for text in artists]
+
+
+def read(figure):
+    """The names in the legend, row by row."""
+    figure.draw_without_rendering()
+    places = [text.get_window_extent() for text in figure.legends[0].texts]
+    order = sorted(range(len(places)), key=lambda i: (-round(places[i].y0), places[i].x0))
+    return [figure.legends[0].texts[i].get_text() for i in order]
+
+
+def assert_apart(artists):
+    """No two of these texts touch on the drawn page."""
+    boxes = [each.get_window_extent() for each in artists if each.get_text()]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
 
 
 def titles(figure):
@@ -85,13 +101,13 @@ def test_the_curves_of_one_run_are_its_history(tmp_path):
     figure = draw.learning_curves(HISTORY)
     loss, accuracy = figure.axes  # the loss first, wherever it stands in the records
     assert lines(loss) == {
-        "training": [[0.5, 2.0], [1.0, 1.0], [1.125, 0.5]],
+        "training": [[0.5, 2.0], [1.0, 1.0]],  # of the last step alone there is no mean
         "validation": [[0.5, 2.5], [1.0, 1.75], [1.125, 1.5]],
     }
-    assert lines(accuracy) == {"training": [[0.5, 0.25], [1.0, 0.5], [1.125, 0.75]]}
+    assert lines(accuracy) == {"training": [[0.5, 0.25], [1.0, 0.5]]}
     assert titles(figure) == [
-        "loss: at the end 0.5 in training, 1.5 in validation",
-        "accuracy: at the end 0.75 in training",
+        "loss: 1 in training at step 8, 1.5 in validation at step 9",
+        "accuracy at step 8: 0.5 in training",
     ]
     assert loss.get_xlabel() == "epochs" and accuracy.get_ylabel() == "accuracy"
     assert texts(figure.legends[0].texts) == ["training", "validation"]
@@ -106,11 +122,11 @@ def test_several_runs_are_told_apart_by_colour_and_training_is_dashed(tmp_path):
     assert list(lines(panel)) == [
         *("good, training", "good, validation", "bad, training", "bad, validation"),
     ]
-    assert lines(panel)["bad, training"] == [[0.5, 6.0], [1.0, 3.0], [1.125, 1.5]]
+    assert lines(panel)["bad, training"] == [[0.5, 6.0], [1.0, 3.0]]
     assert [line.get_linestyle() for line in panel.lines] == ["--", "-", "--", "-"]
     colours = [to_rgba(line.get_color()) for line in panel.lines]
     assert colours[0] == colours[1] != colours[2] == colours[3]
-    assert texts(figure.legends[0].texts) == list(lines(panel))
+    assert read(figure) == list(lines(panel))
     assert titles(figure) == ["loss", "accuracy"]
     assert_can_be_saved(figure, tmp_path)
 
@@ -137,6 +153,69 @@ def test_steps_are_the_axis_where_a_record_has_no_epoch_and_values_may_be_missin
     assert panel.get_xlabel() == "steps"
     assert lines(panel) == {"training": [[7.0, 1.0]], "validation": [[3.0, 2.0]]}
     assert all(line.get_marker() == "o" for line in panel.lines)  # a lone point is seen
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ([50, 100, 103], 2),
+        ([50, 100, 124], 2),
+        ([50, 100, 125], 3),
+        ([50, 100, 150], 3),
+        ([1000, 1050, 1100, 1101], 3),
+        ([50, 51], 2),  # where the first began is not known
+        ([3], 1),
+    ],
+)
+def test_a_last_record_of_few_steps_has_no_training_value(steps, kept):
+    history = [{"step": step, "loss": step / 7, "val_loss": step / 5} for step in steps]
+    panel = draw.learning_curves(history).axes[0]
+    assert lines(panel) == {
+        "training": [[float(step), step / 7] for step in steps[:kept]],
+        "validation": [[float(step), step / 5] for step in steps],
+    }
+    training, validation = steps[kept - 1], steps[-1]
+    values = [f"{training / 7:.3g} in training", f"{validation / 5:.3g} in validation"]
+    title = panel.get_title().replace(",\n", ", ")
+    if kept == len(steps):
+        assert title == f"loss at step {validation:,}: {values[0]}, {values[1]}"
+    else:
+        ends = f"{values[0]} at step {training:,}, {values[1]} at step {validation:,}"
+        assert title == f"loss: {ends}"
+
+
+@pytest.mark.parametrize("across", ["step", "epoch"])
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("size", [3e-5, 0.0021, 0.22, 0.9, 1.0, 2.7, 20, 300, 123_456, 9_000_000])
+def test_the_labels_of_the_axes_do_not_touch(across, log, size):
+    """From a fraction of an epoch to millions of steps."""
+    if across == "step" and size < 10:
+        size = 10 * max(1, round(size))
+    history = [
+        {"step": i, across: size * i / 20, "loss": 2.0 * (0.7**i if log else 1 - i / 50)}
+        for i in range(1, 21)
+    ]
+    figure = draw.learning_curves({"a": history})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [tick.label1 for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert 2 <= len(shown) <= 8
+    assert_apart(shown)
+    numbers = [float(text.replace(",", "").replace("\u2212", "-")) for text in texts(shown)]
+    assert len(set(numbers)) == len(numbers)
+    assert_apart([*axes.yaxis.get_ticklabels(), *axes.yaxis.get_ticklabels(minor=True)])
+
+
+def test_many_runs_are_read_row_by_row():
+    runs = {f"run {i}": HISTORY[:2] for i in range(5)}
+    figure = draw.learning_curves(
+        {name: [dict(r, val_accuracy=1) for r in h] for name, h in runs.items()}
+    )
+    names = [f"{name}, {kind}" for name in runs for kind in ("training", "validation")]
+    assert read(figure) == names
+    boxes = [axes.get_tightbbox() for axes in figure.axes] + [figure.legends[0].get_tightbbox()]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 @pytest.mark.parametrize(
@@ -268,9 +347,149 @@ def test_colours_legend_and_names_agree_on_the_classes(layers):
     points = panel.collections[0]
     for label, colour in zip(labels, points.get_facecolors(), strict=True):
         np.testing.assert_allclose(colour[:3], marks[str(label)][:3])
-    for name in panel.texts[:4]:
-        own = points.get_offsets().data[labels == int(name.get_text())]
-        np.testing.assert_allclose(name.get_position(), np.median(own, axis=0), rtol=1e-6)
+    assert texts(panel.texts[:4]) == ["2", "5", "7", "8"]
+
+
+def test_a_name_stands_at_the_median_of_its_class_if_there_is_room():
+    rng = np.random.default_rng(0)
+    labels = np.resize(np.arange(4), 200)
+    h = np.array([[0, 0], [9, 0], [0, 9], [9, 7]])[labels] + rng.normal(size=(200, 2)) / 9
+    figure = draw.representations(
+        {"h": h}, {"h": np.zeros_like(h) + rng.normal(size=(200, 1))}, labels
+    )
+    apart, together = figure.axes
+    plane = apart.collections[0].get_offsets().data
+    for name in apart.texts[:4]:
+        own = plane[labels == int(name.get_text())]
+        np.testing.assert_allclose(name.get_position(), np.median(own, axis=0), rtol=1e-5)
+    figure.draw_without_rendering()
+    assert_apart(apart.texts[:4])
+    assert_apart(together.texts[:4])
+
+
+@pytest.mark.parametrize("classes", [2, 10, 12])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_names_of_classes_that_lie_together_do_not_touch(classes, layers):
+    """Before training all medians are nearly the same, or the same."""
+    rng = np.random.default_rng(classes)
+    labels = np.resize(np.arange(classes), 12 * classes)
+    cloud, point = rng.normal(size=(len(labels), 3)), np.zeros((len(labels), 3))
+    figure = draw.representations(
+        {f"h{i}": cloud for i in range(layers)}, {f"h{i}": point for i in range(layers)}, labels
+    )
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        names = [text for text in axes.texts if "training" not in text.get_text()]
+        assert texts(names) == [str(label) for label in range(classes)]
+        assert_apart(names)
+
+
+def test_classes_have_names(layers):
+    before, after, labels = layers
+    names = ["-", "-", "a", "-", "-", "bb", "-", "c", "d"]
+    figure = draw.representations(before, after, labels, class_names=names)
+    assert read(figure) == ["a", "bb", "c", "d"]
+    assert texts(figure.axes[0].texts[:4]) == ["a", "bb", "c", "d"]
+    names = ["-", "-", "T-shirt/top", "-", "-", "ankle boot", "-", "bag", "coat"]
+    figure = draw.representations(before, after, labels, class_names=names)
+    assert read(figure) == ["T-shirt/top", "ankle boot", "bag", "coat"]
+    assert texts(figure.axes[0].texts) == ["before training"]  # long names: in the legend alone
+
+
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [
+        (["a"] * 8, "8"),
+        (("a", 3), "\\('a', 3\\)"),
+        ("abcdefghi", "'abcdefghi'"),
+        ({2: "a", 5: "b", 7: "c", 8: "d"}, r"\{2: 'a', 5: 'b', 7: 'c', 8: 'd'\}"),
+    ],
+)
+def test_a_class_without_a_name_is_refused(layers, names, got):
+    said = (
+        "expected class_names, a list of a text for each class from 0 to 8, got "
+        f"{got} for labels from 2 to 8; class c is named class_names\\[c\\]$"
+    )
+    with pytest.raises(ValueError, match=f"^representations: {said}"):
+        draw.representations(*layers, class_names=names)
+    images, y = np.zeros((4, 2, 2)), layers[2][:4]
+    with pytest.raises(ValueError, match=f"^mistakes: {said}"):
+        draw.mistakes(images, y, y, class_names=names)
+
+
+@pytest.mark.parametrize("classes", [5, 10, 26])
+def test_the_legend_of_classes_is_even_and_in_order(classes):
+    labels = np.resize(np.arange(classes), 2 * classes)
+    h = np.random.default_rng(0).normal(size=(len(labels), 3))
+    figure = draw.representations({"code": h}, {"code": h}, labels)
+    assert read(figure) == [str(label) for label in range(classes)]
+    heights = [round(text.get_window_extent().y0) for text in figure.legends[0].texts]
+    rows = [heights.count(height) for height in sorted(set(heights), reverse=True)]
+    assert max(rows) - min(rows) <= len(rows) - 1  # the last row may be shorter by as many
+    looks = {
+        (tuple(colour), marker.get_marker())
+        for marker in figure.legends[0].legend_handles
+        for colour in [to_rgba(marker.get_color())]
+    }
+    assert len(looks) == classes
+
+
+# Machado, Oliveira and Fernandes 2009, "A physiologically-based model for simulation of color
+# vision deficiency", severity 1: what eyes without red, green or blue cones see, in linear RGB.
+EYES = np.array(
+    [
+        np.eye(3),
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ],
+    ]
+)
+# Ottosson 2020, "A perceptual color space for image processing" (OKLab).
+CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def closest(colours):
+    """The smallest distance of two colours, to each of the four kinds of eyes."""
+    rgb = np.array([to_rgba(colour)[:3] for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.einsum("eij,cj->eci", EYES, linear), 0, 1)
+    lab = np.cbrt(seen @ CONES.T) @ OKLAB.T
+    far = np.linalg.norm(lab[:, :, None] - lab[:, None], axis=-1)
+    return (far + 9 * np.eye(len(rgb))).min((1, 2))
+
+
+def test_no_two_colours_are_close_to_any_eyes():
+    normal, *others = closest(panels.PALETTE)
+    assert normal > 0.18 and min(others) > 0.09
+    # A palette that was made for this, and has ten: half as far apart.
+    assert closest(matplotlib.color_sequences["petroff10"]).min() < 0.065
+    white = closest([*panels.PALETTE, "white"])
+    assert white[0] > 0.14  # and each can be seen on the page
 
 
 def test_titles_hold_the_readouts_and_rows_say_when(layers):
@@ -487,10 +706,33 @@ def test_what_is_no_confusion_matrix_is_refused(matrix, names, message):
         draw.confusion(matrix, names)
 
 
+def test_mistakes_have_names_and_the_titles_have_room():
+    names = ("T-shirt/top", "trouser", "ankle boot")
+    chances = np.full((5, 3), 1 / 3)
+    how = {"probabilities": chances, "class_names": names}
+    figure = draw.mistakes(np.zeros((5, 8, 8)), np.array([0, 0, 1, 2, 2]), [0, 2, 2, 0, 1], **how)
+    assert titles(figure) == [
+        *("true T-shirt/top\nsaid ankle boot: 33%", "true trouser\nsaid ankle boot: 33%"),
+        *("true ankle boot\nsaid T-shirt/top: 33%", "true ankle boot\nsaid trouser: 33%"),
+    ]
+    figure.draw_without_rendering()
+    assert_apart([axes.title for axes in figure.axes])
+
+
 # Images in rows.
 
 
-def test_image_rows_show_each_row_from_its_darkest_to_its_brightest():
+def test_image_rows_share_one_scale():
+    """A reconstruction of half the contrast looks like one."""
+    given = np.linspace(0, 1, 12).reshape(1, 3, 4)
+    figure = image_rows({"given": given, "flat": given / 2 + 0.25, "over": 2 * given - 0.5})
+    shown = [np.asarray(axes.images[0].get_array(), float) for axes in figure.axes]
+    for picture, row in zip(shown, (given, given / 2 + 0.25, 2 * given - 0.5), strict=True):
+        np.testing.assert_allclose(picture, (row[0] + 0.5) / 2)
+    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0, 1)}
+
+
+def test_image_rows_are_shown_from_the_darkest_to_the_brightest_pixel():
     rows = {"given": np.arange(24).reshape(2, 3, 4), "rebuilt": np.ones((2, 3, 4, 1))}
     figure = image_rows(rows)
     assert len(figure.axes) == 4

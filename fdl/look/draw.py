@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = "it is how many images are drawn at most"
-SIGNED = "RdBu_r"  # diverging, and safe for colour-blind eyes; so are petroff10 and Oranges
+SIGNED = "RdBu_r"  # diverging, and safe for colour-blind eyes; so is Oranges
 
 
 def learning_curves(histories: Any) -> "Figure":
@@ -31,8 +31,10 @@ def learning_curves(histories: Any) -> "Figure":
         training value, the validation value under `val_...`, or both.
 
     Returns:
-      A figure. Of one run, colours tell training from validation; of several, colours tell the
-      runs, and training is dashed. The loss is on a log scale if it spans a factor of 10 or more.
+      A figure. Of one run, colours tell training from validation, and the titles say where they
+      end; of several, colours tell the runs, and training is dashed. The loss is on a log scale if
+      it spans a factor of 10 or more. A training value is the mean over the steps since the record
+      before: that of a last record of less than half as many steps as the one before is left out.
 
     Raises:
       ValueError: something that is not a history, or holds no records or no metric.
@@ -40,7 +42,7 @@ def learning_curves(histories: Any) -> "Figure":
     Example:
       >>> history = [{"step": 1, "loss": 2.0, "val_loss": 2.5}, {"step": 2, "loss": 1.0}]
       >>> learning_curves({"small network": history}).axes[0].get_title()
-      'loss: at the end 1 in training, 2.5 in validation'
+      'loss: 1 in training at step 2, 2.5 in validation at step 1'
     """
     runs = given.runs(histories)
     records = [record for history in runs.values() for record in history]
@@ -61,8 +63,8 @@ def learning_curves(histories: Any) -> "Figure":
         axes = figure.add_subplot(rows, columns, number + 1)
         panels.curves(axes, runs, metric, across)
         lines |= {str(line.get_label()): line for line in axes.lines}
-    ncols = 2 if len(runs) == 1 else min(len(runs), 4)
-    figure.legend(list(lines.values()), list(lines), ncols=ncols, **panels.BELOW)
+    both = any(name.endswith("validation") for name in lines)
+    panels.legend(figure, lines, together=2 if both else 1)
     return figure
 
 
@@ -114,6 +116,7 @@ def representations(
     after: Mapping[str, Any],
     labels: Any,
     *,
+    class_names: Sequence[str] | None = None,
     readouts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> "Figure":
     """Where each layer puts the examples, before and after training: two principal components.
@@ -122,7 +125,10 @@ def representations(
       before: path -> h [N, ...], as `capture` gives them for the parameters before training; a few
         hundred examples show most.
       after: the same paths for the parameters after training.
-      labels: [N], integers: the class of each example, which is its colour.
+      labels: [N], integers: the class of each example, which is its colour (with more than 12
+        classes, its colour and its mark).
+      class_names: a text for each class, by its number; by default the numbers. Short ones stand
+        in the panels, too: each at the median of its class, or as near as there is room.
       readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}` of `linear_readout`, to
         stand above the layers that have one.
 
@@ -132,7 +138,7 @@ def representations(
 
     Raises:
       ValueError: other paths after than before, an h that is not finite or has not a row for each
-        label, or readouts of anything else.
+        label, a class without a name, or readouts of anything else.
 
     Example:
       >>> h, labels = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 2.0]]), np.array([0, 1, 1])
@@ -146,23 +152,30 @@ def representations(
     labels = given.integers("representations", "labels [N]", labels)
     readouts = readouts or {}
     given.check_rows(rows, labels, readouts)
+    names = given.class_names("representations", labels, class_names)
     width = max(2.5 * len(before), 5.0)
     figure = panels.blank("representations", width + 0.4, 6.0)
     for row, (when, found) in enumerate(rows.items()):
         for column, (path, h) in enumerate(found.items()):
             axes = figure.add_subplot(2, len(before), row * len(before) + column + 1)
-            panels.scatter(axes, h, labels)
+            panels.scatter(axes, h, labels, names)
             readout = readouts.get(when, {}).get(path)
             said = "" if readout is None else f"\nlinear readout {readout:.3f}"
             axes.set_title((path if len(path) <= 24 else f"…{path[-23:]}") + said, fontsize=10)
             if column == 0:
                 _row_title(axes, f"{when} training")
-    panels.class_legend(figure, labels, columns=int(width / 0.6))
+    panels.class_legend(figure, names)
     return figure
 
 
 def mistakes(
-    images: Any, labels: Any, predicted: Any, *, probabilities: Any = None, count: int = 36
+    images: Any,
+    labels: Any,
+    predicted: Any,
+    *,
+    probabilities: Any = None,
+    class_names: Sequence[str] | None = None,
+    count: int = 36,
 ) -> "Figure":
     """The images that a classifier takes for something else, the most confident mistakes first.
 
@@ -173,6 +186,7 @@ def mistakes(
       predicted: [N], integers: the classes that the network says.
       probabilities: [N, C], in [0, 1], of all classes, as `softmax` gives; without it the order is
         that of the data.
+      class_names: a text for each class, by its number; by default the numbers.
       count: how many images at most, >= 1.
 
     Returns:
@@ -180,8 +194,8 @@ def mistakes(
       network thought it. If every prediction is right, a figure that says so.
 
     Raises:
-      ValueError: arrays of other shapes or lengths; a class below 0; probabilities outside [0, 1];
-        a count below 1.
+      ValueError: arrays of other shapes or lengths; a class below 0 or without a name;
+        probabilities outside [0, 1]; a count below 1.
 
     Example:
       >>> figure = mistakes(np.zeros((3, 8, 8)), np.array([0, 1, 2]), np.array([0, 7, 2]))
@@ -193,6 +207,7 @@ def mistakes(
     predicted = given.integers("mistakes", "predicted [N]", predicted)
     count = check_count("mistakes", "count", count, MOST)
     confidence = given.check_mistakes(images, labels, predicted, probabilities)
+    names = given.class_names("mistakes", np.concatenate([labels, predicted]), class_names)
     wrong = np.flatnonzero(labels != predicted)
     if confidence is not None:
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
@@ -203,14 +218,16 @@ def mistakes(
             0.5, 0.5, f"No mistakes: all {len(labels)} predictions are right", **panels.CENTRED
         )
         return figure
-    said = [f"true {labels[each]}\nsaid {predicted[each]}" for each in shown]
+    said = [f"true {names[labels[each]]}\nsaid {names[predicted[each]]}" for each in shown]
     if confidence is not None:
         said = [f"{text}: {confidence[each]:.0%}" for text, each in zip(said, shown, strict=True)]
     low, high = float(images.min()), float(images.max())
     if images.shape[3:] == (3,):
         images = (images - low) / ((high - low) or 1)
     scale = {"cmap": "gray", "vmin": low, "vmax": high}
-    figure = panels.gallery("mistakes", images[shown], said, 1.15, scale)
+    longest = max(len(line) for text in said for line in text.split("\n"))
+    size = max(1.15, panels.LETTER * longest + 0.1)
+    figure = panels.gallery("mistakes", images[shown], said, size, scale)
     which = "" if confidence is None else ", the most confident first"
     some = f"{len(shown)} shown of " if len(shown) < len(wrong) else ""
     title = f"Mistakes: {some}{len(wrong)} in {len(labels)} predictions{which}"

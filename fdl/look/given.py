@@ -60,6 +60,27 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
         )
 
 
+def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
+    """The name of each class among the labels; its number where no names are given.
+
+    Example:
+      >>> class_names("mistakes", np.array([1, 1, 0]), ["cat", "dog"])
+      {0: 'cat', 1: 'dog'}
+    """
+    classes = np.unique(labels).tolist()
+    if names is None:
+        return {label: str(label) for label in classes}
+    listed = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
+    if not listed or classes[0] < 0 or classes[-1] >= len(names):
+        got = f"{len(names)}" if listed else f"{names!r:.60}"
+        raise ValueError(
+            f"{who}: expected class_names, a list of a text for each class from 0 to "
+            f"{classes[-1]}, got {got} for labels from {classes[0]} to {classes[-1]}; class c is "
+            "named class_names[c]"
+        )
+    return {label: names[label] for label in classes}
+
+
 def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
     """The probability of each prediction; None without probabilities.
 

@@ -14,7 +14,8 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
 
     Args:
       rows: name -> images [N, H, W] or [N, H, W, K], K 1 or 3, of any real dtype; the same N in
-        every row. Each row is shown from its smallest to its largest value.
+        every row, and values in one unit: all rows are shown on one scale, from the smallest to
+        the largest value of all.
 
     Returns:
       A `matplotlib.figure.Figure`.
@@ -50,8 +51,9 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
         )
     columns = next(iter(counts.values()))
     figure = panels.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
+    low = min(float(row.min()) for row in images.values())
+    high = max(float(row.max()) for row in images.values())
     for number, (name, row) in enumerate(images.items()):
-        low, high = float(row.min()), float(row.max())
         shown = (row - low) / ((high - low) or 1)
         for column in range(columns):
             axes = figure.add_subplot(len(images), columns, number * columns + column + 1)

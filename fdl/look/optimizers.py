@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl.look import panels
+from fdl.look.table import Table
 from fdl.train import Comparison
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 OTHER: dict[str, Any] = {"color": "0.85", "linewidth": 0.9, "zorder": 1}
 
 
-def comparison_table(found: Mapping[str, Comparison]) -> str:
+def comparison_table(found: Mapping[str, Comparison]) -> Table:
     """Each optimizer at its best rate, in a line.
 
     Args:
@@ -54,7 +55,7 @@ def comparison_table(found: Mapping[str, Comparison]) -> str:
         )
         for row in cells
     ]
-    return "\n".join(lines)
+    return Table("\n".join(lines))
 
 
 def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
+# Found by a search: of any two, the distance in OKLab is 0.09 or more to eyes without red, green or
+# blue cones, and twice that to all others; the first ones are the farthest apart.
+PALETTE = (
+    *("#3377cc", "#ee8811", "#881100", "#6600aa", "#005555", "#bb3399"),
+    *("#1100ff", "#55aa88", "#dd77ff", "#99dd44", "#ee0011", "#eebbcc"),
+)
+MARKS = "o^sDvPX*"  # of the first 12 classes, of the next 12, and so on
+LETTER = 0.085  # about the width of one, in inches
 QUIET = "0.4"  # the grey of what is there to be looked up, not to be looked at
 
 
@@ -25,7 +33,9 @@ def blank(caller: str, width: float, height: float) -> "Figure":
       [4.0, 3.0]
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
+
+        from fdl.look.figure import Figure
     except ImportError as error:
         raise ImportError(
             f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"
@@ -44,34 +54,82 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
       >>> axes.lines[0].get_xydata().tolist()
       [[1.0, 2.0]]
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     kinds = {"training": metric, "validation": f"val_{metric}"}
     colours = _palette(max(len(runs), 2))
     ends, seen = [], []
     for number, (name, history) in enumerate(runs.items()):
         for kind, (what, key) in enumerate(kinds.items()):
-            points = [(record[across], record[key]) for record in history if key in record]
-            if not points:
+            records = [record for record in history if key in record]
+            if key == metric:
+                records = _without_short_end(records)
+            if not records:
                 continue
-            x, y = zip(*points, strict=True)
+            x, y = ([record[name] for record in records] for name in (across, key))
             (line,) = axes.plot(x, y, color=colours[kind], label=what)
             if len(runs) > 1:
                 line.set(color=colours[number], label=f"{name}, {what}")
                 line.set_linestyle("-" if kind else "--")
-            line.set_marker("o" if len(points) < 3 else "")
+            line.set_marker("o" if len(records) < 3 else "")
             seen += [value for value in y if math.isfinite(value)]
-            ends.append(f"{y[-1]:.3g} in {what}")
+            ends.append((f"{y[-1]:.3g} in {what}", f"at step {records[-1]['step']:,.0f}"))
     wide = bool(seen) and min(seen) > 0 and max(seen) >= 10 * min(seen)
     if metric == "loss" and wide:
         axes.set_yscale("log")
-    title = f"{metric}: at the end {', '.join(ends)}" if len(runs) == 1 else metric
-    axes.set_title(title, fontsize=11)
+    axes.set_title(_ending(metric, ends) if len(runs) == 1 else metric, fontsize=11)
     axes.set_xlabel("epochs" if across == "epoch" else "steps")
     axes.set_ylabel(f"{metric} (log scale)" if metric == "loss" and wide else metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=high - low >= 3))
+    if across == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _without_short_end(records: list[Any]) -> list[Any]:
+    """Without a last record that is the mean of few steps, and so mostly noise."""
+    if len(records) < 3:
+        return records
+    before, last, end = (records[place]["step"] for place in (-3, -2, -1))
+    return records[:-1] if end - last < (last - before) / 2 else records
+
+
+def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
+    """The title of one run's curves: where they end, and after how many steps."""
+    if len({step for _, step in ends}) == 1:
+        return f"{metric} {ends[0][1]}: {', '.join(value for value, _ in ends)}"
+    title = f"{metric}: {', '.join(' '.join(end) for end in ends)}"
+    return title if len(title) <= 58 else title.replace(", ", ",\n", 1)
+
+
+def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **how: Any) -> None:
+    """The names beside their marks below all panels, row by row, the rows as even as can be.
+
+    Args:
+      figure: has its width already.
+      marks: name -> what matplotlib draws for it.
+      together: how many names one after the other stay in one row.
+      how: as `figure.legend` takes it.
+
+    Example:
+      >>> from matplotlib.lines import Line2D
+      >>> made = blank("legend", 3.0, 3.0)
+      >>> legend(made, {str(label): Line2D([], []) for label in range(10)})
+      >>> made.legends[0]._ncols
+      5
+    """
+    names = list(marks)
+    wide = 0.5 + LETTER * max(map(len, names))
+    most = max(int(figure.get_figwidth() / wide) // together, 1) * together
+    rows = math.ceil(len(names) / most)
+    ncols = math.ceil(len(names) / rows / together) * together
+    # matplotlib fills column by column, the first ones with one more.
+    figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
+    order = [name for column in range(ncols) for name in names[column::ncols]]
+    figure.legend([marks[name] for name in order], order, ncols=ncols, **how, **BELOW)
 
 
 def gallery(
@@ -117,30 +175,29 @@ def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
     figure.colorbar(colours, ax=figure.axes, extend=ends, shrink=0.8, aspect=30, label="weight")
 
 
-def scatter(axes: "Axes", h: Any, labels: np.ndarray) -> None:
+def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) -> None:
     """The plane of the two principal components, coloured by class.
 
     Example:
       >>> axes = blank("scatter", 4.0, 3.0).add_subplot()
-      >>> scatter(axes, np.eye(2), np.array([0, 7]))
+      >>> scatter(axes, np.eye(2), np.array([0, 7]), {0: "0", 7: "7"})
       >>> axes.get_xlabel(), [text.get_text() for text in axes.texts]
       ('component 1: 100%', ['0', '7'])
     """
-    from matplotlib.patheffects import withStroke
-
     rows = np.asarray(h, np.float32).reshape(len(h), -1)
     if rows.shape[1] == 1:
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
     plane, share = map(np.asarray, principal_components(rows))
     size = min(max(4000 / len(rows), 2.0), 30.0)
-    colours = _class_colours(labels)
-    each = [colours[label] for label in labels.tolist()]
-    points = axes.scatter(plane[:, 0], plane[:, 1], c=each, s=size, alpha=0.7, linewidths=0)
-    points.set_rasterized(True)  # Else a .pdf of many examples is slow to show.
-    for label in colours if len(colours) <= 10 else ():
-        x, y = np.median(plane[labels == label], axis=0)
-        name = axes.text(x, y, str(label), fontsize=10, weight="bold", **CENTRED)
-        name.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+    looks = _class_looks(names)
+    for marker in dict.fromkeys(marker for _, marker in looks.values()):
+        own = np.isin(labels, [label for label, look in looks.items() if look[1] == marker])
+        each = [looks[label][0] for label in labels[own].tolist()]
+        style: dict[str, Any] = {"s": size, "marker": marker, "alpha": 0.8, "linewidths": 0}
+        points = axes.scatter(plane[own, 0], plane[own, 1], c=each, **style)
+        points.set_rasterized(True)  # Else a .pdf of many examples is slow to show.
+    if len(names) <= len(PALETTE) and max(map(len, names.values())) <= 2:
+        _name_classes(axes, plane, labels, names)
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(f"component 1: {share[0]:.0%}", fontsize=9)
@@ -148,22 +205,66 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray) -> None:
     axes.spines[:].set_color("0.8")
 
 
-def class_legend(figure: "Figure", labels: np.ndarray, columns: int) -> None:
+def _name_classes(
+    axes: "Axes", plane: np.ndarray, labels: np.ndarray, names: Mapping[int, str]
+) -> None:
+    """Each name at the median of its class, or beside it where it would hide another name."""
+    from matplotlib.patheffects import withStroke
+
+    figure: Any = axes.get_figure()
+    grid = axes.get_subplotspec()
+    rows, columns = (1, 1) if grid is None else grid.get_gridspec().get_geometry()
+    panel = np.array([0.75 / columns, 0.7 / rows]) * figure.get_size_inches()  # about, in inches
+    unit = float((np.ptp([axes.get_xlim(), axes.get_ylim()], axis=1) / panel).max())
+    middles = np.array([np.median(plane[labels == label], axis=0) for label in names])
+    apart = 0.2 if max(map(len, names.values())) == 1 else 0.26
+    for place, name in zip(_spread(middles / unit, apart) * unit, names.values(), strict=True):
+        text = axes.text(
+            float(place[0]), float(place[1]), name, fontsize=10, weight="bold", **CENTRED
+        )
+        text.set_in_layout(False)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _spread(places: np.ndarray, apart: float) -> np.ndarray:
+    """Places [C, 2] moved as little as it takes to have all of them so far apart."""
+    places = places.copy()
+    for _ in range(200):
+        still = True
+        for one in range(len(places)):
+            for other in range(one):
+                gap = places[one] - places[other]
+                distance = float(np.linalg.norm(gap))
+                if distance < apart:
+                    still = False
+                    turn = 2.4 * one  # of one and the same place, in a direction of its own
+                    alone = np.array([math.cos(turn), math.sin(turn)])
+                    way = gap / distance if distance > 1e-3 * apart else alone
+                    move = 0.51 * (apart - distance) * way
+                    places[one] += move
+                    places[other] -= move
+        if still:
+            break
+    return places
+
+
+def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
     """A mark in its colour and a name for each class, below all panels.
 
     Example:
       >>> made = blank("legend", 4.0, 3.0)
-      >>> class_legend(made, np.array([3, 3]), 10)
+      >>> class_legend(made, {3: "sandal"})
       >>> made.legends[0].texts[0].get_text()
-      '3'
+      'sandal'
     """
     from matplotlib.lines import Line2D
 
-    look: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 8}
-    colours = _class_colours(labels)
-    marks = [Line2D([], [], color=colour, **look) for colour in colours.values()]
-    ncols, names = min(len(marks), columns), [str(label) for label in colours]
-    figure.legend(marks, names, title="class", ncols=ncols, handletextpad=0.0, **BELOW)
+    how: dict[str, Any] = {"linestyle": "", "markersize": 8}
+    marks = {
+        names[label]: Line2D([], [], color=colour, marker=marker, **how)
+        for label, (colour, marker) in _class_looks(names).items()
+    }
+    legend(figure, marks, title="class", handletextpad=0.0)
 
 
 def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float) -> None:
@@ -194,18 +295,21 @@ def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float
     axes.spines[:].set_color("0.8")
 
 
-def _class_colours(labels: np.ndarray) -> dict[int, Any]:
-    classes = np.unique(labels).tolist()
-    return dict(zip(classes, _palette(len(classes)), strict=True))
+def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
+    """A colour and a mark for each class, no two alike."""
+    return {
+        label: (PALETTE[number % len(PALETTE)], MARKS[number // len(PALETTE) % len(MARKS)])
+        for number, label in enumerate(names)
+    }
 
 
 def _palette(count: int) -> list[Any]:
-    """As many colours; up to 10 of them can be told apart by colour-blind eyes."""
+    """As many colours; up to 12 of them can be told apart by colour-blind eyes."""
     import matplotlib
 
-    if count > 10:
+    if count > len(PALETTE):
         return list(matplotlib.colormaps["turbo"](np.linspace(0, 1, count)))
-    return list(matplotlib.color_sequences["petroff10"][:count])
+    return list(PALETTE[:count])
 
 
 def _columns(count: int) -> int:

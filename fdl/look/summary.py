@@ -10,11 +10,12 @@ from fdl import paths
 from fdl.data.arrays import as_arrays
 from fdl.layer import Layer, abstract, as_layer
 from fdl.look.capture import capture, layer_paths
+from fdl.look.table import Table
 from fdl.network import chain
 from fdl.paths import PathError
 
 
-def summary(model: Layer, x: Any, **inputs: Any) -> str:
+def summary(model: Layer, x: Any, **inputs: Any) -> Table:
     """Each layer's path, the shape of its output and how many parameters it has, as a table.
 
     Args:
@@ -23,7 +24,7 @@ def summary(model: Layer, x: Any, **inputs: Any) -> str:
       inputs: the model's extra inputs.
 
     Returns:
-      Text, a line for each layer, and the totals.
+      Text, a line for each layer, and the totals; a notebook shows it without `print`.
 
     Raises:
       PathError: an x that the model cannot take.
@@ -72,7 +73,7 @@ def summary(model: Layer, x: Any, **inputs: Any) -> str:
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
     layers = f"{depth(params)} layer{'s' * (depth(params) != 1)} with weights"
     lines.append(f"{_size(arrays):,} parameters ({size:,} bytes) in {layers}")
-    return "\n".join(lines)
+    return Table("\n".join(lines))
 
 
 def depth(params: Any) -> int:
