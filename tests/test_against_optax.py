@@ -44,6 +44,7 @@ def test_free_runs_in_float64_go_the_same_way(standard_promotion):
         assert min(float(optax.tree.norm(each)) for each in theirs.values()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_step_five_percent_too_long_is_seen(standard_promotion):
     """In the update, and in the displacement, at the size that it has."""
     problem = against_optax.digits()

@@ -697,6 +697,7 @@ def test_a_loss_at_infinity_is_its_limit(name):
                 np.testing.assert_allclose(got[~far], exact[~far], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_at_infinity_by_hand():
     inf = jnp.inf
     yes_and_no = jnp.array([1.0, 0.0, 1.0, 0.0])

@@ -63,6 +63,7 @@ print(len(LAYERS))
 """
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_layer_on_two_devices_is_that_on_one():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
