@@ -7,6 +7,7 @@ import sys
 TWO = """
 import dataclasses
 import jax, jax.numpy as jnp, numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import fdl
 from registry import LAYERS
