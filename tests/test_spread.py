@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 TWO = """
 import dataclasses
 import jax, jax.numpy as jnp, numpy as np
-import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import fdl
 from registry import LAYERS
