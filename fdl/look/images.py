@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fdl.look import given, panels
 
 if TYPE_CHECKING:
@@ -14,8 +16,8 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
 
     Args:
       rows: name -> images [N, H, W] or [N, H, W, K], K 1 or 3, of any real dtype; the same N in
-        every row, and values in one unit: all rows are shown on one scale, from the smallest to
-        the largest value of all.
+        every row, and values in one unit: all rows are shown on the scale of the first, from its
+        smallest to its largest value; what lies beyond is black or white.
 
     Returns:
       A `matplotlib.figure.Figure`.
@@ -51,10 +53,10 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
         )
     columns = next(iter(counts.values()))
     figure = panels.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
-    low = min(float(row.min()) for row in images.values())
-    high = max(float(row.max()) for row in images.values())
+    first = next(iter(images.values()))
+    low, high = float(first.min()), float(first.max())
     for number, (name, row) in enumerate(images.items()):
-        shown = (row - low) / ((high - low) or 1)
+        shown = np.clip((row - low) / ((high - low) or 1), 0, 1)
         for column in range(columns):
             axes = figure.add_subplot(len(images), columns, number * columns + column + 1)
             axes.imshow(shown[column], cmap="gray", vmin=0, vmax=1)
