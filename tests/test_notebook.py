@@ -1,7 +1,12 @@
 """In a notebook: figures and tables show by themselves, once, as they are read."""
 
 import base64
+import json
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import matplotlib
@@ -58,18 +63,33 @@ def test_tables_are_read_without_print():
     assert repr(table) == table and table.startswith("optimizer  best rate")
 
 
+# A process of its own, whose kernel shares no folder with another one's.
+RUN = """
+import json, sys, nbclient, nbformat
+cells = [nbformat.v4.new_code_cell(text.strip()) for text in json.loads(sys.argv[1])]
+notebook = nbformat.v4.new_notebook(cells=cells)
+how = {"kernel_name": "python3", "timeout": 120, "startup_timeout": 120}
+nbclient.NotebookClient(notebook, **how).execute()
+print(json.dumps([cell["outputs"] for cell in notebook["cells"]]))
+"""
+
+
 def run(cells, folder):
     """The outputs of each cell, of one kernel."""
-    reason = "not seen in a notebook: pip install nbclient nbformat ipykernel"
-    nbclient, nbformat = (
-        pytest.importorskip(name, reason=reason) for name in ("nbclient", "nbformat")
-    )
-    pytest.importorskip("ipykernel", reason=reason)
-    code = [nbformat.v4.new_code_cell(text.strip()) for text in cells.values()]
-    notebook = nbformat.v4.new_notebook(cells=code)
-    where = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
-    return dict(zip(cells, (cell["outputs"] for cell in notebook["cells"]), strict=True))
+    for name in ("nbclient", "nbformat", "ipykernel"):
+        reason = "not seen in a notebook: pip install nbclient nbformat ipykernel"
+        pytest.importorskip(name, reason=reason)
+    command = [sys.executable, "-c", RUN, json.dumps(list(cells.values()))]
+    places = [str(Path(fdl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        "IPYTHONDIR": str(folder),
+        "JUPYTER_RUNTIME_DIR": str(folder),
+    }
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(command, cwd=folder, env=environment, timeout=300, **how)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(cells, json.loads(done.stdout), strict=True))
 
 
 def test_a_notebook_shows_figures_and_tables_once(tmp_path):

@@ -166,9 +166,9 @@ def test_two_leaves_of_one_path_are_refused():
 # From leaves to a tree: the way back.
 
 TREE = st.recursive(
-    st.integers() | st.none(),
+    st.integers(),
     lambda inner: (
-        st.lists(inner, max_size=3)
+        st.lists(inner | st.none(), max_size=3)
         | st.tuples(inner, inner)
         | st.dictionaries(LEVEL | st.integers(0, 12), inner, max_size=3)
     ),
