@@ -1243,7 +1243,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_weights.py",
         [
             ("array.reshape(-1).view", "array.ravel('K').view"),
-            ("            if path in kept:", "            if path not in found:"),
+            ("kept = set(leaves).difference(picked)", "kept = set(leaves)"),
             ("in found.items() if _is_picked(path, only)}", "in found.items()}"),
             ("if isinstance(leaf, jax.ShapeDtypeStruct):", "if False:"),
             ("if path not in found]", "if False]"),
