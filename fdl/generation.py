@@ -164,7 +164,8 @@ class _Writer:
 
     def write(self, count: int) -> jax.Array:
         """Goes on until every sequence has `count` new tokens; gives the last of them, [B]."""
-        self.loop, newest, sound = write_on(self.model, self.choice, self.known, self.loop, count)
+        given = (self.choice, self.known, self.loop, count)
+        self.loop, newest, sound = write_on(*given, model=self.model)
         if not _traced(sound) and not np.all(sound):
             row = int(np.argmin(sound))
             number = int(self.loop["broken"][row] - self.known["lengths"][row])
@@ -203,7 +204,7 @@ def _begun(
     # Tokens have no derivative, so none is computed.
     known = jax.lax.stop_gradient({"params": params, "state": state or {}, "inputs": inputs})
     try:
-        known, loop, wrong = read_prompts(model, int(steps), choice, known, prompts)
+        known, loop, wrong = read_prompts(choice, known, prompts, model=model, steps=int(steps))
     except PathError as error:
         error.layer = error.layer or who
         raise

@@ -16,5 +16,6 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
       ...     (jnp.ones((1, 2)) + jnp.ones(2)).shape
       (1, 2)
     """
-    free = jax.config.jax_numpy_rank_promotion == "allow"  # type: ignore[attr-defined]
+    # getattr, since only some of JAX's versions declare the types of their switches.
+    free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
     return contextlib.nullcontext() if free else jax.numpy_rank_promotion("allow")

@@ -8,7 +8,6 @@ The letters: B sequences, T places for prompts, N new tokens, C kinds of tokens.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -20,23 +19,24 @@ from fdl.layer import Layer, Params, State
 from fdl.paths import PathError
 from fdl.prompts import aligned, check_ids
 from fdl.sampling import Choice, choose
+from fdl.weak_jit import weak_jit
 
 Loop = dict[str, Any]
 Known = dict[str, Any]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps"))
+@weak_jit(static=["model", "steps"])
 def read_prompts(
-    model: Layer, steps: int, choice: Choice, known: Known, prompts: dict[str, Any]
+    choice: Choice, known: Known, prompts: dict[str, Any], *, model: Layer, steps: int
 ) -> tuple[Known, Loop, dict[str, Any]]:
     """Reads as much of the prompts as all of them have.
 
     Args:
-      model: the network.
-      steps: N.
       choice: how a token is chosen.
       known: {"params", "state", "inputs"}.
       prompts: of `checked_prompts`.
+      model: the network.
+      steps: N.
 
     Returns:
       (known, loop, wrong). known has also the "tokens" [B, T], padded at the end, and their
@@ -54,10 +54,10 @@ def read_prompts(
       >>> model, choice = embedding(3, 3), Choice(None, jnp.float32(1), None, None, None, ())
       >>> known = {"params": {"w": jnp.eye(3)[::-1]}, "state": {}, "inputs": {}}
       >>> prompts = checked_prompts("generate", jnp.array([[0, 2]]), None, None)
-      >>> known, loop, _ = read_prompts(model, 3, choice, known, prompts)
+      >>> known, loop, _ = read_prompts(choice, known, prompts, model=model, steps=3)
       >>> loop["text"]
       Array([[0, 2, 0, 0, 0]], dtype=int32)
-      >>> loop, newest, _ = write_on(model, choice, known, loop, 2)
+      >>> loop, newest, _ = write_on(choice, known, loop, 2, model=model)
       >>> newest, whole_text(known, loop)[:, :4]
       (Array([2], dtype=int32), Array([[0, 2, 0, 2]], dtype=int32))
     """
@@ -109,9 +109,9 @@ def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tupl
     return jax.lax.while_loop(more, read, (jnp.int32(0), cache))
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="loop")
+@weak_jit(static=["model"], donate=["loop"])
 def write_on(
-    model: Layer, choice: Choice, known: Known, loop: Loop, count: Any
+    choice: Choice, known: Known, loop: Loop, count: Any, *, model: Layer
 ) -> tuple[Loop, jax.Array, jax.Array]:
     """Goes on until each sequence has `count` new tokens, or all are done.
 

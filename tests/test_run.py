@@ -523,13 +523,17 @@ def test_what_an_objective_closes_over_is_freed_and_programs_with_it():
         fdl.fit(objective, optimizer, run, data(), steps=2, validation=data())
         fdl.evaluate(objective, run.params, data())
         fdl.predict(net, run.params, x)
+        speaker = fdl.chain(fdl.embedding(4, 4))
+        spoken, _ = speaker.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+        fdl.generate(speaker, spoken, jnp.zeros((1, 1), jnp.int32), 2)
+        alive.append(weakref.ref(speaker))
         alive.extend(map(weakref.ref, (net, table, optimizer.update, objective.model)))
 
     LOSS = fdl.squared_error
     for _ in range(3):
         once()
     gc.collect()
-    assert [ref() for ref in alive] == [None] * 12
+    assert [ref() for ref in alive] == [None] * 15
 
 
 def counted(traced):

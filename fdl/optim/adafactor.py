@@ -16,7 +16,7 @@ from fdl.ops.numerics import wide
 from fdl.optim.average import ema
 from fdl.optim.clipping import clip_by_block_rms
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import leafwise, need_params, per_leaf, squared_size, stateless
+from fdl.optim.leafwise import leafwise, need_params, per_leaf, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_least, check_positive
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
@@ -160,8 +160,9 @@ def scale_by_factored_rms(
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
             # Rows, columns, and the rows' averages are summed; 4, because XLA inverts such a sum.
-            g = bounded(g, 1 if axes is None else 4 * max(g.shape[axis] for axis in axes))
-            square = squared_size(g) + epsilon
+            terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
+            g, square = bounded(g, terms)
+            square = square + epsilon
             if axes is None:
                 v = average(v, square)
                 return g * v**-0.5, jnp.zeros_like(r), jnp.zeros_like(c), v

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByAdamState
 
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
@@ -138,9 +138,9 @@ def scale_by_adam(
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
 
         def rule(g: Any, m: Any, v: Any) -> Any:
-            g = bounded(g)
+            g, square = bounded(g)
             m = (1 - b1) * g + b1 * m
-            v = (1 - b2) * squared_size(g) + b2 * v
+            v = (1 - b2) * square + b2 * v
             return first(m, g) / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), m, v
 
         return rule

@@ -17,7 +17,7 @@ from optax import (
 
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 from fdl.optim.width import bounded
@@ -99,9 +99,9 @@ def scale_by_amsgrad(
         before, after = (lambda v: v, v_hat) if correct_maximum else (v_hat, lambda v: v)
 
         def rule(g: Any, m: Any, v: Any, largest: Any) -> Any:
-            g = bounded(g)
+            g, square = bounded(g)
             m = (1 - b1) * g + b1 * m
-            v = (1 - b2) * squared_size(g) + b2 * v
+            v = (1 - b2) * square + b2 * v
             largest = jnp.maximum(largest, before(v))
             m_hat = corrected(m, c1) if bias_correction_mu else m
             return m_hat / (jnp.sqrt(after(largest) + eps_root) + eps), m, v, largest
@@ -231,9 +231,9 @@ def scale_by_belief(
         first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
 
         def rule(g: Any, m: Any, s: Any) -> Any:
-            g = bounded(g)
+            g, _ = bounded(g)
             m = (1 - b1) * g + b1 * m
-            s = (1 - b2) * squared_size(bounded(g - m)) + b2 * s + eps_root
+            s = (1 - b2) * bounded(g - m)[1] + b2 * s + eps_root
             return first(m, g) / (jnp.sqrt(corrected(s, c2)) + eps), m, s
 
         return rule

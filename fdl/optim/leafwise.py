@@ -180,16 +180,6 @@ def increment(count: jax.Array) -> jax.Array:
     return jnp.where(count < last, count + 1, last).astype(count.dtype)
 
 
-def squared_size(g: jax.Array) -> jax.Array:
-    """|g|^2, a real number for a complex g.
-
-    Example:
-      >>> squared_size(jnp.array([3.0, 3j + 4]))
-      Array([ 9., 25.], dtype=float32)
-    """
-    return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
-
-
 def check_params(who: str, params: Any) -> None:
     """Refuses parameters that cannot be moved by a little.
 

@@ -12,7 +12,7 @@ from optax import GradientTransformationExtraArgs
 
 from fdl.optim.adam import adamw, corrected, correction, scale_by_adam
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
@@ -125,10 +125,10 @@ def scale_by_scheduled_nadam(
         now, following, c2 = momentum(t), momentum(t + 1), correction(b2, t)
 
         def rule(g: Any, product: Any, m: Any, v: Any) -> Any:
-            g = bounded(g)
+            g, square = bounded(g)
             product = product * now
             m = (1 - b1) * g + b1 * m
-            v = (1 - b2) * squared_size(g) + b2 * v
+            v = (1 - b2) * square + b2 * v
             m_hat = following * m / (1 - product * following) + (1 - now) * g / (1 - product)
             return m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), product, m, v
 

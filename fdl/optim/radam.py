@@ -12,7 +12,7 @@ from optax import GradientTransformationExtraArgs, ScaleByAdamState
 
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import filled, leafwise, squared_size
+from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 from fdl.optim.width import bounded
@@ -95,9 +95,9 @@ def scale_by_radam(
         r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:
-            g = bounded(g)
+            g, square = bounded(g)
             m = (1 - b1) * g + b1 * m
-            v = (1 - b2) * squared_size(g) + b2 * v
+            v = (1 - b2) * square + b2 * v
             m_hat = first(m, g)
             adapted = r.astype(m.dtype) * m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps)
             return jnp.where(trusted, adapted, m_hat), m, v

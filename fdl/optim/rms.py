@@ -19,12 +19,12 @@ from optax import (
 
 from fdl.optim.adam import corrected, correction
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import filled, leafwise, squared_size, stateless
+from fdl.optim.leafwise import filled, leafwise, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
-from fdl.optim.width import bounded, saturated
+from fdl.optim.width import bounded, squared_size
 
 
 def adagrad(
@@ -72,8 +72,8 @@ def scale_by_rss(
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any) -> Any:
-            g = bounded(g)
-            v = saturated(squared_size(g) + v, g, v)
+            g, square = bounded(g)
+            v = square + jnp.minimum(v, float(jnp.finfo(v.dtype).max) / 2)
             return jnp.where(v > 0, jax.lax.rsqrt(v + eps), 0.0) * g, v
 
         return rule
@@ -153,8 +153,8 @@ def scale_by_rms(
         unbiased = _without_bias(decay, *t)
 
         def rule(g: Any, v: Any) -> Any:
-            g = bounded(g)
-            v = (1 - decay) * squared_size(g) + decay * v
+            g, square = bounded(g)
+            v = (1 - decay) * square + decay * v
             return _over_root(unbiased(v), eps, eps_in_sqrt) * g, v
 
         return rule
@@ -185,9 +185,9 @@ def scale_by_stddev(
         unbiased = _without_bias(decay, *t)
 
         def rule(g: Any, m: Any, v: Any) -> Any:
-            g = bounded(g)
+            g, square = bounded(g)
             m = (1 - decay) * g + decay * m
-            v = (1 - decay) * squared_size(g) + decay * v
+            v = (1 - decay) * square + decay * v
             v_hat = unbiased(v)
             variance = v_hat - squared_size(unbiased(m))
             # Below 0 by rounding alone; then all that is known is that it is within rounding of 0.
@@ -259,8 +259,8 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, v: Any, x: Any) -> Any:
-            g = bounded(g)
-            v = (1 - rho) * g**2 + rho * v
+            g, square = bounded(g)
+            v = (1 - rho) * square + rho * v
             u = (jnp.sqrt(x + eps) / jnp.sqrt(v + eps)) * g
             return u, v, (1 - rho) * u**2 + rho * x
 

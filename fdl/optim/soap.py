@@ -15,12 +15,12 @@ from optax import GradientTransformationExtraArgs
 from fdl.arguments import check_number
 from fdl.ops.numerics import widened
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_params, different_trees, increment, squared_size
+from fdl.optim.leafwise import check_params, different_trees, increment
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_fractions, check_least
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.vector import sizes
-from fdl.optim.width import narrowed, shortened
+from fdl.optim.width import narrowed, shortened, squared_size
 
 
 def soap(

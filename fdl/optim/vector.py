@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.ops.numerics import largest, power_of_two, widened
-from fdl.optim.leafwise import squared_size
+from fdl.optim.width import squared_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +127,6 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
 
     def scaled(group: list[Any]) -> tuple[jax.Array, jax.Array]:
         power = power_of_two(functools.reduce(jnp.maximum, map(largest, group)))
-        # Smaller than the largest, so that there is room for the derivative, 2 x / power * power.
-        power = jnp.minimum(power, 2.0**-6 / jnp.finfo(power.dtype).tiny)
         squares = total([x / power.astype(x.dtype) for x in group])
         return squares, power.astype(squares.dtype)
 

@@ -16,8 +16,8 @@ from optax import GradientTransformation
 from fdl.arguments import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
 from fdl.optim.leafwise import check_params
+from fdl.train.arguments import check_objective_given
 from fdl.train.evaluate import check_objective
-from fdl.train.given import check_objective_given
 from fdl.train.grid import Trained, train_grid
 from fdl.train.loop import A_STEP_SEES, last_step
 from fdl.train.objective import Objective

@@ -16,7 +16,7 @@ from fdl.layer import Layer, key_and_train
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.evaluation import eval_params, has_eval_params
 from fdl.paths import PathError, traced_in
-from fdl.train.given import (
+from fdl.train.arguments import (
     check_model,
     check_objective_given,
     check_params_given,

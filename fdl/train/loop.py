@@ -15,6 +15,7 @@ from optax import GradientTransformation
 from fdl.arguments import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
 from fdl.paths import PathError, shortened
+from fdl.train.arguments import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.evaluate import (
     BATCH_SIZE,
     check_objective,
@@ -23,7 +24,6 @@ from fdl.train.evaluate import (
     totals,
     values,
 )
-from fdl.train.given import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.host import Best, Host, Unfinished, interruptible
 from fdl.train.objective import Objective, Supervised
 from fdl.train.program import advance, one_step, zero_means

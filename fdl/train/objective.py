@@ -18,8 +18,8 @@ from fdl.losses import Loss, check_targets
 from fdl.metrics import Metric
 from fdl.paths import PathError, leaves, shortened, traced_in
 from fdl.ranks import free_ranks
+from fdl.train.arguments import check_loss, check_model, check_params_of_layer
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
-from fdl.train.given import check_loss, check_model, check_params_of_layer
 from fdl.train.means import Mean, Seen, Tally, weighted_mean
 from fdl.weak_jit import weak_jit
 
@@ -40,8 +40,8 @@ def supervised(
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with the entries x, y,
-      perhaps weight, and the model's extra inputs. What has weight 0 counts as nothing, and a NaN
-      or an infinity in it is read as 0, lest it reach the gradient.
+      perhaps weight, and the model's extra inputs. Examples of weight 0 are ignored; NaNs and
+      infinities in them become 0, so they cannot reach the gradient.
 
     Raises:
       ValueError: a metric called loss, or a Metric whose value is not one number.

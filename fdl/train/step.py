@@ -22,7 +22,7 @@ from fdl.optim import apply_updates
 from fdl.optim.leafwise import check_params
 from fdl.paths import shortened
 from fdl.ranks import free_ranks
-from fdl.train.given import (
+from fdl.train.arguments import (
     check_objective_given,
     check_opt_state,
     check_optimizer,
@@ -202,7 +202,8 @@ def _unless_spoilt(loss: Any, state: Any, before: Any) -> Any:
 
     An optimizer can leave out a bad batch; running statistics with a NaN in them never recover.
     """
-    if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, before):
+    kinds = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (state, before)]
+    if kinds[0] != kinds[1]:
         return state  # `fit` will name the leaf.
     sound = jnp.isfinite(loss)
     return jax.tree.map(lambda new, old: jnp.where(sound, new, old), state, before)
