@@ -16,7 +16,7 @@ import sys
 import jax
 from xdist.scheduler import WorkStealingScheduling
 
-ALWAYS = ["--xla_backend_optimization_level=0"]
+ALWAYS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 NOT_FOR_BITS = ["--xla_cpu_use_fusion_emitters=false"]
 MOST_KEPT = 2 * 2**30  # bytes
 
