@@ -144,10 +144,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/layers/embed.py": (
         "test_embed.py test_decoding.py test_spread.py",
         [
-            ("wrap_negative_indices=False", "wrap_negative_indices=True"),
-            ('mode="fill",', 'mode="clip",'),
             ("counted(layer, room, length)", "counted(layer, room)"),
-            ("out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),", ""),
             ("normal(features**-0.5)", "normal(1.0)"),
             ("[jnp.sin(turned), jnp.cos(turned)]", "[jnp.cos(turned), jnp.sin(turned)]"),
             ('rows(params["w"], positions)', 'params["w"][: x.shape[-2]]'),
@@ -358,8 +355,11 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/layers/spread.py": (
-        "test_spread.py",
+        "test_spread.py test_embed.py",
         [
+            ("wrap_negative_indices=False", "wrap_negative_indices=True"),
+            ('mode="fill",', 'mode="clip",'),
+            ("out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),", ""),
             ("tuple(axes - _varying(a))", "()"),
             (
                 "jnp.full_like(x.sum(range(axes, x.ndim)), value, dtype)",
