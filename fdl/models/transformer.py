@@ -398,13 +398,7 @@ def vit(
         children["class_token"] = learned_positions(1)
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
-        check_array("vit", x)
-        if x.shape[1:-1] != (height, width):
-            raise PathError(
-                f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
-                "make the model for theirs",
-                layer="vit",
-            )
+        _check_images(x, height, width)
         h = f.patch(patches(x, patch))
         if class_token:
             h = jnp.concatenate([f.class_token(jnp.zeros_like(h[:, :1])), h], 1)
@@ -429,6 +423,16 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
     rows = x.reshape(b, h // patch, patch, w, c)
     squares = rows.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
     return jax.lax.collapse(jax.lax.collapse(squares, 3), 1, 3)
+
+
+def _check_images(x: Any, height: int, width: int) -> None:
+    check_array("vit", x)
+    if x.shape[1:-1] != (height, width):
+        raise PathError(
+            f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
+            "make the model for theirs",
+            layer="vit",
+        )
 
 
 def _feed_forward(
