@@ -108,6 +108,16 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (' + params["b"], state', ", state"),
         ],
     ),
+    "fdl/models/convolutional.py": (
+        "test_famous_models.py",
+        [
+            ("size // 2 if symmetric_padding", "size // 2 if False"),
+            ("1 if symmetric_padding", "0 if symmetric_padding"),
+            ("first=stride)", "first=1)"),
+            ("stride > 1 or after != channels", "stride > 1"),
+            ("norm or batch_norm()", "batch_norm()"),
+        ],
+    ),
     "fdl/models/recurrent.py": (
         "test_recurrent.py -k classifier",
         [
@@ -144,10 +154,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "fdl/layers/embed.py": (
         "test_embed.py test_decoding.py test_spread.py",
         [
-            ("wrap_negative_indices=False", "wrap_negative_indices=True"),
-            ('mode="fill",', 'mode="clip",'),
             ("counted(layer, room, length)", "counted(layer, room)"),
-            ("out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),", ""),
             ("normal(features**-0.5)", "normal(1.0)"),
             ("[jnp.sin(turned), jnp.cos(turned)]", "[jnp.cos(turned), jnp.sin(turned)]"),
             ('rows(params["w"], positions)', 'params["w"][: x.shape[-2]]'),
@@ -264,6 +271,8 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_attention.py",
         [
             ("first * cos - second * sin", "first * cos + second * sin"),
+            ("pairs = (features or x.shape[-1]) // 2", "pairs = x.shape[-1] // 2"),
+            ("rows(table, positions)", "table[: positions.shape[-1]]"),
             ("(np.arange(count) / count)", "(np.arange(count) / (2 * count))"),
             ("jnp.asarray(fixed % 2**32, jnp.uint32)", "jnp.asarray(fixed + 1, jnp.uint32)"),
             (".astype(dtype) * rest)", ".astype(dtype) * 0 * rest)"),
@@ -358,8 +367,11 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/layers/spread.py": (
-        "test_spread.py",
+        "test_spread.py test_embed.py",
         [
+            ("wrap_negative_indices=False", "wrap_negative_indices=True"),
+            ('mode="fill",', 'mode="clip",'),
+            ("out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),", ""),
             ("tuple(axes - _varying(a))", "()"),
             (
                 "jnp.full_like(x.sum(range(axes, x.ndim)), value, dtype)",
@@ -971,10 +983,17 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "fdl/models/transformer.py": (
-        "test_transformer.py",
+        "test_transformer.py test_famous_models.py",
         [
-            ("attention(heads, causal=causal,", "attention(heads,"),
+            ("        causal=causal,\n", ""),
+            ("        kv_heads=kv_heads,\n        causal=causal,", "        causal=causal,"),
             (".swapaxes(2, 3)", ""),
+            ("chain(residual(layer), norm)", "residual(layer, norm)"),
+            ("if norm_first else identity", "if True else identity"),
+            ("f.embed(ids) + f.types(types)", "f.embed(ids)"),
+            ("f.embed_norm(f.positions(h))", "f.positions(f.embed_norm(h))"),
+            ("h[:, 0] if class_token", "h[:, -1] if class_token"),
+            ("        gate=gate,\n        bias=bias,", "        bias=bias,"),
         ],
     ),
     "fdl/fence.py": (

@@ -1,6 +1,7 @@
 """Attention against torch, Flax, JAX's own, and float64 NumPy written from the papers."""
 
 import functools
+import re
 
 import flax.linen
 import jax
@@ -546,6 +547,57 @@ def test_rotary_turns_pairs_as_the_paper_says(interleaved):
             near = fdl.rotary(x, positions % 10, base=300.0, interleaved=interleaved)
             exact = rotated_by_hand(np.asarray(x, np.float64), positions % 10, 300.0, interleaved)
             assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_part_of_the_features_turns_by_base_or_by_tables(tables, interleaved):
+    positions = np.array([[4, 3, 1, 19, 5, 6, 7], [1, 2, 0, 4, 5, 6, 12]])
+    x = normals(1, B, T, H, 10)
+    if tables:
+        turn = np.arange(20)[:, None] * 50.0 ** (-np.arange(3) / 3)
+        by = {"cos": np.cos(turn).astype("f"), "sin": np.sin(turn).astype("f")}
+        found = fdl.rotary_by_tables(x, positions, **by, interleaved=interleaved)
+    else:
+        found = fdl.rotary(x, positions, base=50.0, features=6, interleaved=interleaved)
+    turned = rotated_by_hand(np.asarray(x[..., :6], np.float64), positions, 50.0, interleaved)
+    assert_near(found[..., :6], turned, 1e-6)
+    np.testing.assert_array_equal(found[..., 6:], x[..., 6:])
+
+
+def test_tables_have_no_angle_for_a_position_outside():
+    half = jnp.full((4, 1), 0.5)
+    y = fdl.rotary_by_tables(jnp.ones((3, 1, 4)), jnp.array([3, 4, -1]), cos=half, sin=half)
+    np.testing.assert_array_equal(y[:, 0, :2], [[0, 1], [np.nan] * 2, [np.nan] * 2])
+
+
+@pytest.mark.parametrize("features", [3, 0, 2.0, True])
+def test_rotary_refuses_features_that_are_no_pairs(features):
+    message = (
+        f"rotary: expected features that are even and >= 2, got {features}; leave features out to "
+        "turn all"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        fdl.rotary(normals(1, T, 1, 4), jnp.arange(T), features=features)
+
+
+def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit():
+    x, at, table = normals(1, T, 1, 4), jnp.arange(T), jnp.ones((9, 3))
+    message = (
+        f"expected x [..., T, H, K] with K >= 6 and positions [..., T], got x [{T}, 1, 4] and "
+        f"positions [{T}]; give heads as many features as turn, and every token a position"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(f"rotary: {message}") + "$"):
+        fdl.rotary(x, at, features=6)
+    by_tables = "^" + re.escape(f"rotary_by_tables: {message}") + "$"
+    with pytest.raises(fdl.PathError, match=by_tables):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table)
+    message = (
+        "rotary_by_tables: expected cos and sin [L, R / 2] and integer positions, got cos [9, 3], "
+        "sin [9, 2] and positions int32; give each pair of features one column"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(message) + "$"):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table[:, :2])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

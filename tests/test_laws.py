@@ -123,7 +123,11 @@ def is_known(value, name, module, registry):
 
 def test_every_public_name_is_registered():
     kept = {"Initializer", "variance_scaling", "fans", "PathError", "Params", "Any", *OF_ONE_SHAPE}
-    kept |= {"dot_product_attention", "rotary"}  # functions that a layer is made of
+    kept |= {
+        "dot_product_attention",
+        "rotary",
+        "rotary_by_tables",
+    }  # functions that a layer is made of
     kept |= {"simple_cell", "lstm_cell", "gru_cell", "linear_recurrence", "load_balance"}
     for module, registry in [(initializers, INITIALIZERS), (losses, LOSSES), (layers, LAYERS)]:
         for name, value in vars(module).items():

@@ -15,7 +15,7 @@ from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, check_initializer, subkey
 from fdl.layers.cache import counted
 from fdl.layers.positions import angles
-from fdl.layers.spread import sharding_beside
+from fdl.layers.spread import rows
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
@@ -200,28 +200,6 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     layer = Layer(name, init, apply)
     return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
-
-
-def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
-    """w[ids], with NaN for an id that is none.
-
-    Args:
-      w: [V, ...].
-      ids: [...], integers.
-
-    Returns:
-      [..., ...], the dtype of w.
-
-    Example:
-      >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
-      Array([ 6., nan, nan], dtype=float32)
-    """
-    return w.at[ids].get(
-        mode="fill",
-        fill_value=jnp.nan,
-        wrap_negative_indices=False,
-        out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),
-    )
 
 
 def _check_sequence(
