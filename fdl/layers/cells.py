@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
-from fdl.arguments import check_count
+from fdl.arguments import check_count, check_number
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
 from fdl.layer import Params, check_initializer, subkey
 
@@ -100,7 +100,7 @@ def lstm_cell(
 
     Args:
       features: H, >= 1.
-      forget_bias: what b of f begins with; 1 lets a new network remember.
+      forget_bias: what b of f begins with; 1 lets a new network remember. May be traced.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
@@ -121,6 +121,7 @@ def lstm_cell(
     exploration of recurrent network architectures", for forget_bias.
     """
     features = check_count("recurrent", "features", features, WIDTH)
+    check_number("lstm", "a forget_bias", forget_bias, lambda bias: True, "0 or 1 is usual")
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.arguments import check_array
+from fdl.arguments import check_array, check_known
 from fdl.data.arrays import to_jax
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
+from fdl.ranks import free_ranks
+
+# A base is not traced: frequencies are computed in float64 before there is a program.
+USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
 
 
 def rotary(
@@ -25,7 +29,7 @@ def rotary(
     Args:
       x: queries or keys [..., T, H, K], K even.
       positions: [..., T], numbers; for one sequence after another `jnp.arange(T)`.
-      base: > 0; the larger, the slower the last pairs turn.
+      base: > 0, not traced; the larger, the slower the last pairs turn.
       interleaved: pairs are features (2i, 2i + 1), as in the paper and GPT-J; else (i, i + K / 2),
         as in Llama.
 
@@ -33,6 +37,7 @@ def rotary(
       [..., T, H, K], in x's dtype.
 
     Raises:
+      ValueError: a base out of range.
       PathError: K odd, or positions that do not fit x.
 
     Example:
@@ -42,6 +47,7 @@ def rotary(
 
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34.
     """
+    check_known("rotary", "a base > 0", base, lambda base: base > 0, USUAL_BASE)
     positions = to_jax(positions, "rotary", "positions")
     check_array("rotary", x)
     places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
@@ -53,7 +59,8 @@ def rotary(
             "features, and every token a position",
             layer="rotary",
         )
-    return _turned(x, positions, float(base), bool(interleaved))
+    with free_ranks():
+        return _turned(x, positions, float(base), bool(interleaved))
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
