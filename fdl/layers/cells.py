@@ -16,6 +16,7 @@ from fdl.activations import sigmoid, tanh
 from fdl.arguments import check_count, check_number
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
 from fdl.layer import Params, check_initializer, subkey
+from fdl.ranks import with_free_ranks
 
 WIDTH = "say how many each step has"
 
@@ -49,6 +50,10 @@ class Cell:
     init: Callable[[Any, Any], Params]
     drive: Callable[[Params, Any], Any]
     step: Callable[[Params, Carry, Any], Carry]
+
+    def __post_init__(self) -> None:
+        for part in ("init", "drive", "step"):
+            object.__setattr__(self, part, with_free_ranks(getattr(self, part)))
 
 
 def simple_cell(
