@@ -440,7 +440,7 @@ def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
         return jnp.cos(y).sum(), y
 
     slopes = jax.jit(jax.grad(attend, (0, 1), has_aux=True))
-    expected = jax.grad(attend, has_aux=True)(q, None, seen)
+    expected = jax.jit(jax.grad(attend, has_aux=True))(q, None, seen)
     (of_q, of_bias), y = slopes(q, bias, seen)
     assert_near([of_q, y], expected, 1e-6)
     assert (of_bias[..., 2:4] == 0).all()
@@ -456,21 +456,23 @@ def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
     bias = jnp.asarray(np.random.default_rng(1).standard_normal((1, 2, 5, 5)), jnp.float32)
     layer = fdl.attention(2, causal=True, scale=0.9)
     params, state = layer.init(KEY, x)
-    whole, _ = layer.apply(params, state, x, bias=bias)
+    apply, decode = jax.jit(layer.apply), jax.jit(functools.partial(fdl.decode, layer))
+    whole, _ = apply(params, state, x, bias=bias)
     q, k, v = (
         (x @ params[each]["w"] + params[each]["b"]).reshape(B, 5, 2, 4) for each in ("q", "k", "v")
     )
     y = fdl.dot_product_attention(q, k, v, bias=bias, scale=0.9, causal=True)
     assert_near(whole, y.reshape(B, 5, 8) @ params["out"]["w"] + params["out"]["b"], 1e-6)
     in_chunks = fdl.attention(2, causal=True, scale=0.9, chunk=2)
-    assert_near(in_chunks.apply(params, state, x, bias=bias)[0], whole, 1e-6)
+    assert_near(jax.jit(in_chunks.apply)(params, state, x, bias=bias)[0], whole, 1e-6)
     cache = fdl.start_decoding(layer, params, x[:, :2], 5)
-    first, cache = fdl.decode(layer, params, cache, x[:, :2], bias=bias[:, :, :2])
-    last, cache = fdl.decode(layer, params, cache, x[:, 2:], bias=bias[:, :, 2:])
+    first, cache = decode(params, cache, x[:, :2], bias=bias[:, :, :2])
+    last, cache = decode(params, cache, x[:, 2:], bias=bias[:, :, 2:])
     assert_near(jnp.concatenate([first, last], 1), whole, 1e-6)
     across = fdl.attention(2, cross=True, scale=0.9)
-    same = across.apply(params, {}, x, context=x, context_bias=bias)[0]
-    assert_near(same, fdl.attention(2, scale=0.9).apply(params, {}, x, bias=bias)[0], 1e-6)
+    same = jax.jit(across.apply)(params, {}, x, context=x, context_bias=bias)[0]
+    expected = jax.jit(fdl.attention(2, scale=0.9).apply)(params, {}, x, bias=bias)[0]
+    assert_near(same, expected, 1e-6)
 
 
 def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():

@@ -545,7 +545,7 @@ def test_norms_of_axes_apart_and_in_any_order_are_the_formula():
         if "bias" in params:
             expected = expected + np.asarray(params["bias"])[:, None]
         assert params["scale"].shape == (3, 4)
-        assert_near(layer.apply(params, state, x)[0], expected, "float32")
+        assert_near(jax.jit(layer.apply)(params, state, x)[0], expected, "float32")
 
 
 def test_masked_batch_norm_is_that_of_flax_and_reads_nothing_behind_the_mask(standard_promotion):
@@ -576,7 +576,7 @@ def test_masked_batch_norm_is_that_of_flax_and_reads_nothing_behind_the_mask(sta
         return jax.grad(loss, (0, 1), has_aux=True)(params, x)
 
     for seed in range(2):
-        x, mask = features(seed, 5, 4, 3), features(9 + seed, 5, 4, 1) > 0
+        x, mask = features(seed, 5, 4, 3), features(9 + seed, 5, 4, 1) > -1.5
         gradients, (y, state) = ours(params, state, jnp.where(mask, x, jnp.nan), mask)
         (by_params, by_x), (their_y, theirs) = of_flax(params, theirs, x, mask)
         assert_near(y, their_y, "float32")
@@ -614,7 +614,7 @@ def test_a_batch_of_nothing_moves_no_running_statistics(unbiased):
 
 
 def test_masked_norms_of_an_example_are_the_formula_over_what_counts():
-    x, mask = features(0, 2, 5, 2, 4), features(7, 2, 5, 1, 1) > -0.3
+    x, mask = features(0, 2, 5, 2, 4), features(7, 2, 5, 1, 1) > -1.5
     mask = mask.at[:, 0].set(True)
     whole = np.broadcast_to(np.asarray(mask), x.shape)
     exact = np.where(whole, np.asarray(x, np.float64), 0)
@@ -637,7 +637,7 @@ def test_masked_norms_of_an_example_are_the_formula_over_what_counts():
         expected = expected * np.asarray(params["scale"]).reshape(shape)
         if "bias" in params:
             expected = expected + np.asarray(params["bias"])
-        y, _ = layer.apply(params, state, jnp.where(mask, x, jnp.inf), mask=mask)
+        y, _ = jax.jit(layer.apply)(params, state, jnp.where(mask, x, jnp.inf), mask=mask)
         assert_near(y, np.where(whole, expected, 0), "float32")
 
 

@@ -9,7 +9,7 @@ from fdl.arguments import check_number, in_dtype
 from fdl.initializers import Initializer, ones, zeros
 from fdl.layer import Layer, Params, State
 from fdl.layers.standardize import Affine, check_epsilon
-from fdl.ops.numerics import deviations, wide, widened
+from fdl.ops.numerics import Deviations, deviations, wide, widened
 from fdl.paths import PathError
 
 
@@ -94,19 +94,10 @@ def batch_norm(
         if not train or x.size == 0:
             return affine.apply(params, _shifted(seen, state, epsilon), x.dtype, mask), state
         over = tuple(range(x.ndim - 1))
-        batch = deviations(seen, over, epsilon, mask)
-        mean, variance = (each.ravel() for each in batch.moments())
         count = _values_of_a_channel(name, x) if mask is None else mask.sum(over, dtype=jnp.int32)
-        if unbiased:
-            most = float(jnp.finfo(variance.dtype).max)
-            variance = jnp.minimum(variance * _over_one_less(count, variance.dtype), most)
-        new = {
-            "mean": _running(momentum, state["mean"], mean),
-            "variance": _running(momentum, state["variance"], variance),
-        }
-        if mask is not None:
-            new = {each: jnp.where(count > 0, new[each], state[each]) for each in new}
-        return affine.apply(params, batch.standard(epsilon), x.dtype, mask), new
+        batch = deviations(seen, over, epsilon, mask)
+        y = affine.apply(params, batch.standard(epsilon), x.dtype, mask)
+        return y, _moved(state, batch, count, momentum, unbiased)
 
     return Layer(name, init, apply)
 
@@ -118,13 +109,28 @@ def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
     return apart * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))
 
 
+def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
+    """The running statistics after a batch of `count` values of each channel, [C] under a mask."""
+    mean, variance = (each.ravel() for each in batch.moments())
+    if unbiased:
+        most = float(jnp.finfo(variance.dtype).max)
+        variance = jnp.minimum(variance * _over_one_less(count, variance.dtype), most)
+    new = {
+        "mean": _running(momentum, state["mean"], mean),
+        "variance": _running(momentum, state["variance"], variance),
+    }
+    if not isinstance(count, jax.Array):
+        return new
+    return {each: jnp.where(count > 0, new[each], state[each]) for each in new}
+
+
 def _running(momentum: Any, old: jax.Array, new: jax.Array) -> jax.Array:
     momentum = in_dtype(momentum, old.dtype)
     return momentum * old + (1 - momentum) * new.astype(old.dtype)
 
 
 def _over_one_less(count: Any, dtype: Any) -> Any:
-    """count / (count - 1), and 1 for fewer than two values, whose variance is 0."""
+    """count / (count - 1); something finite for fewer than two values, whose variance is 0."""
     if isinstance(count, jax.Array):
         return (jnp.maximum(count, 2) / jnp.maximum(count - 1, 1)).astype(dtype)
     return count / (count - 1)
