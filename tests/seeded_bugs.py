@@ -222,7 +222,6 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
                 "added = in_dtype(epsilon, square.dtype) * inverse * inverse",
                 "added = in_dtype(epsilon, square.dtype)",
             ),
-            ("initial=jnp.inf, where=mask", "initial=jnp.inf"),
             ("low, high = (jnp.where(nothing, 0, end) for end in (low, high))", "pass"),
             ("jnp.where(mask, x, 0).sum(", "x.sum("),
             ("jnp.maximum(high / 2 - half, half - low / 2)", "(high - low) / 2"),

@@ -449,6 +449,9 @@ def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
     assert (y[:, 1] == 0).all()
     assert jnp.isfinite(of_q).all()
     assert (of_bias[1] == 0).all()
+    # However small a bias makes its weight, a key that is seen is seen.
+    far = jnp.zeros((T, T)).at[:, 3].set(-1e4)
+    assert jnp.isnan(attend(q, far, k=k.at[:, 3].set(jnp.nan))[1]).all()
 
 
 def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():

@@ -259,6 +259,22 @@ def test_an_option_that_is_traced_is_the_constant(name):
     assert all(np.isfinite(slope).all() for slope in slopes.values())
 
 
+def test_an_option_that_is_traced_widens_nothing():
+    x = jnp.ones((4, 3), jnp.bfloat16)
+
+    def passes(number):
+        made = [fdl.dropout(number), fdl.alpha_dropout(number), fdl.gaussian_dropout(number)]
+        made += [fdl.batch_norm(momentum=number, epsilon=number), fdl.layer_norm(epsilon=number)]
+        made += [fdl.rescale(number, number, dtype=jnp.bfloat16), fdl.rrelu(number, number)]
+        for layer in made:
+            params, state = layer.init(jax.random.key(0), x)
+            yield layer.apply(params, state, x, key=jax.random.key(1), train=True)[0]
+
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    found = jax.eval_shape(lambda number: list(passes(number)), number)
+    assert {each.dtype for each in found} == {x.dtype}
+
+
 @pytest.mark.parametrize("room", [layers, initializers, fdl.activations], ids=str)
 def test_every_number_among_the_options_is_traced_somewhere(room):
     for name, value in vars(room).items():
