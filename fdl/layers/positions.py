@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.arguments import check_array, is_count, said
+from fdl.arguments import check_array, check_known, is_count, said
 from fdl.data.arrays import to_jax
 from fdl.layers.spread import rows
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
+from fdl.ranks import free_ranks
+
+# A base is not traced: frequencies are computed in float64 before there is a program.
+USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
 
 
 def rotary(
@@ -31,7 +35,7 @@ def rotary(
     Args:
       x: queries or keys [..., T, H, K].
       positions: [..., T], numbers; for one sequence after another `jnp.arange(T)`.
-      base: > 0; the larger, the slower the last pairs turn.
+      base: > 0, not traced; the larger, the slower the last pairs turn.
       features: R, even, how many of the K features turn; the others stay. By default all.
       interleaved: pairs are features (2i, 2i + 1), as in the paper and GPT-J; else (i, i + R / 2),
         as in Llama.
@@ -40,7 +44,7 @@ def rotary(
       [..., T, H, K], in x's dtype.
 
     Raises:
-      ValueError: features that are not even, or below 2.
+      ValueError: a base out of range; features that are not even, or below 2.
       PathError: K odd or below R, or positions that do not fit x.
 
     Example:
@@ -51,6 +55,7 @@ def rotary(
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; on a part of the features:
     Black et al. 2022, arXiv 2204.06745, section 2.1.
     """
+    check_known("rotary", "a base > 0", base, lambda base: base > 0, USUAL_BASE)
     if features is not None and (not is_count(features, 2) or features % 2):
         raise ValueError(
             f"rotary: expected features that are even and >= 2, got {said(features)}; leave "
@@ -58,7 +63,8 @@ def rotary(
         )
     positions = to_jax(positions, "rotary", "positions")
     _check_turned("rotary", x, positions, features)
-    return _by_base(x, positions, float(base), features, bool(interleaved))
+    with free_ranks():
+        return _by_base(x, positions, float(base), features, bool(interleaved))
 
 
 def rotary_by_tables(
@@ -103,7 +109,8 @@ def rotary_by_tables(
             layer="rotary_by_tables",
         )
     _check_turned("rotary_by_tables", x, positions, 2 * cos.shape[-1])
-    return _by_tables(x, positions, cos, sin, bool(interleaved))
+    with free_ranks():
+        return _by_tables(x, positions, cos, sin, bool(interleaved))
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:

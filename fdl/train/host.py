@@ -19,8 +19,8 @@ from fdl.layer import abstract
 from fdl.train.evaluate import params_and_state
 from fdl.train.step import Run, own
 
-# Each call of a program takes fresh memory from the system, tens of megabytes for a convolution net:
-# at 0.25 seconds a call that was a sixth of the CPU time. Longer ones would make Ctrl-C feel slow.
+# Each call of a program takes fresh memory from the system, for a convolution net tens of megabytes:
+# with calls of 0.25 seconds that took a sixth of the CPU time. Longer calls delay Ctrl-C.
 CHUNK_SECONDS = 1.0
 
 
