@@ -47,6 +47,8 @@ def configure(config):
 
 def keep_programs(config):
     """Has JAX keep what it compiles, in this process and in those that it starts."""
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
     folder = config.cache.mkdir("programs")
     if sum(file.stat().st_size for file in folder.iterdir()) > MOST_KEPT:
         shutil.rmtree(folder)
