@@ -87,6 +87,11 @@ EVERY = {
     "soap of vectors": (functools.partial(optim.soap, 0.1, precondition_1d=True), same, None),
     "scale_by_param_block_rms": (optim.scale_by_param_block_rms, same, None),
     "scale_by_trust_ratio": (optim.scale_by_trust_ratio, same, optax.scale_by_trust_ratio),
+    "a rule of two ranks": (
+        lambda: optim.leafwise("centred", lambda: lambda g: (g - g.mean(0),), optax.EmptyState, {}),
+        same,
+        None,
+    ),
     "scale_by_lion": (functools.partial(optim.scale_by_lion, mode="refined"), same, None),
 }
 for name in ("adafactor", "adam", "lion", "rprop", "radam", "lars", "lamb", "adabelief", "lbfgs"):
@@ -401,7 +406,8 @@ def test_dampening_wants_a_plain_momentum(momentum, nesterov):
 
 def test_an_unknown_sign_of_lion_is_refused():
     message = (
-        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; 'hard' is the paper's"
+        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; take 'hard', "
+        "the paper's"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.scale_by_lion(mode="soft")

@@ -259,8 +259,8 @@ def scale_by_lion(
     }
     if mode not in signs:
         raise ValueError(
-            f"scale_by_lion: expected a mode of {', '.join(signs)}, got {said(mode)}; "
-            "'hard' is the paper's"
+            f"scale_by_lion: expected a mode of {', '.join(signs)}, got {said(mode)}; take 'hard', "
+            "the paper's"
         )
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
