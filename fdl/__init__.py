@@ -68,6 +68,7 @@ from fdl.layers import embedding as embedding
 from fdl.layers import learned_positions as learned_positions
 from fdl.layers import sinusoidal_positions as sinusoidal_positions
 from fdl.layers import rotary as rotary
+from fdl.layers import rotary_by_tables as rotary_by_tables
 from fdl.layers import attention as attention
 from fdl.layers import dot_product_attention as dot_product_attention
 from fdl.layers import recurrent as recurrent

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.arguments import check_count
+from fdl.arguments import check_count, check_number, in_dtype
 from fdl.initializers import Initializer, he_uniform
 from fdl.layer import Layer, Params, State, subkey
 from fdl.paths import PathError
@@ -35,7 +35,7 @@ def low_rank(
         as the matrix `[prod(...), out]`.
       rank: r, the width between a and b, >= 1.
       scale: of what is added; it is divided by the rank, so that a rate found for one rank serves
-        another (the paper's alpha).
+        another (the paper's alpha). May be traced.
       a_init: initializer of a [in, r]; b [r, out] is zero.
 
     Returns:
@@ -59,6 +59,7 @@ def low_rank(
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
     rank = check_count("low_rank", "rank", rank, "it is the width between a and b, as 8")
+    check_number("low_rank", "a scale", scale, lambda scale: True, "1 is usual")
     if not patterns:
         raise ValueError(
             "low_rank: expected a pattern, got none; pass '**/w' for every weight matrix"
@@ -111,7 +112,9 @@ def _merged(base: Any, beside: Any, scale: float) -> Any:
             for name, value in base.items()
         }
     a, b = beside["a"], beside["b"]
-    return base + (scale / a.shape[-1] * (a @ b)).reshape(base.shape).astype(base.dtype)
+    return base + (in_dtype(scale, a.dtype) / a.shape[-1] * (a @ b)).reshape(base.shape).astype(
+        base.dtype
+    )
 
 
 def _started(

@@ -1,5 +1,7 @@
 """What every function refuses among its arguments: what is no size, number, array or key."""
 
+import math
+import operator
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -202,6 +204,86 @@ def plain(value: Any) -> Any:
       (0.5, 0.5, 2.0)
     """
     return float(value) if known(value) else value
+
+
+def in_dtype(value: Any, dtype: Any) -> Any:
+    """An option as it meets arrays of a dtype: a known number is Python's, a traced one is cast.
+
+    So a constant is as exact as Python's numbers are, and a traced option widens nothing.
+
+    Example:
+      >>> in_dtype(0.5, jnp.bfloat16)
+      0.5
+      >>> jax.eval_shape(lambda rate: in_dtype(rate, jnp.bfloat16), 0.5).dtype
+      dtype(bfloat16)
+    """
+    return float(value) if known(value) else jnp.asarray(value, dtype)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an option is known to be 0; a traced one is not.
+
+    Example:
+      >>> is_zero(0.0), is_zero(0.1)
+      (True, False)
+    """
+    return known(value) and value == 0
+
+
+def square_root(value: Any) -> Any:
+    """The root of an option: Python's of a known number, JAX's of a traced one.
+
+    Example:
+      >>> square_root(0.25)
+      0.5
+    """
+    return math.sqrt(value) if known(value) else jnp.sqrt(value)
+
+
+def check_ordered(
+    who: str,
+    expected: str,
+    pair: tuple[Any, Any],
+    remedy: str,
+    order: Callable[[Any, Any], Any] = operator.le,
+) -> None:
+    """Refuses two numbers that are known to be out of order; traced ones pass.
+
+    Raises:
+      ValueError: says both.
+
+    Example:
+      >>> check_ordered("rrelu", "lower <= upper", (2, 1), "swap them")
+      Traceback (most recent call last):
+      ...
+      ValueError: rrelu: expected lower <= upper, got 2 and 1; swap them
+    """
+    bad = all(map(known, pair)) and not order(*pair)
+    if bad or not all(map(is_number, pair)):
+        raise ValueError(
+            f"{who}: expected {expected}, got {said(pair[0])} and {said(pair[1])}; {remedy}"
+        )
+
+
+def check_known(who: str, expected: str, value: Any, fits: Callable[[Any], Any], why: str) -> None:
+    """Refuses an option that is traced, where a program cannot be made without its value.
+
+    Args:
+      who, expected, value, fits: as of `check_number`.
+      why: why a traced one will not do, and what to pass; it ends the message of either error.
+
+    Raises:
+      ValueError: says what came.
+
+    Example:
+      >>> check_known("rotary", "base > 0", -1.0, lambda b: b > 0, "10000 is usual")
+      Traceback (most recent call last):
+      ...
+      ValueError: rotary: expected base > 0, got -1.0; 10000 is usual
+    """
+    check_number(who, expected, value, fits, why)
+    if not known(value):
+        raise ValueError(f"{who}: expected {expected}, got {said(value)}; {why}")
 
 
 def check_key(key: Any, layer: str = "") -> None:

@@ -1,8 +1,14 @@
 """Rank promotion is free in fdl: x @ w + b is the vocabulary's own expression."""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def free_ranks() -> contextlib.AbstractContextManager[None]:
@@ -19,3 +25,21 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
     # getattr, since only some of JAX's versions declare the types of their switches.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
     return contextlib.nullcontext() if free else jax.numpy_rank_promotion("allow")
+
+
+def with_free_ranks(f: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs within `free_ranks`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> with jax.numpy_rank_promotion("raise"):
+      ...     with_free_ranks(jnp.add)(jnp.ones((1, 2)), jnp.ones(2)).shape
+      (1, 2)
+    """
+
+    @functools.wraps(f)
+    def free(*args: P.args, **given: P.kwargs) -> R:
+        with free_ranks():
+            return f(*args, **given)
+
+    return free

@@ -15,6 +15,7 @@ from fdl.fence import fence
 from fdl.layer import Layer, Params, State, as_layer, check_key, subkey
 from fdl.network import those_of, wired
 from fdl.paths import PathError, at, leaves
+from fdl.weak_jit import weak_jit
 
 FEW = 16
 
@@ -95,25 +96,39 @@ def _scanned(
         check_inputs(name, block.inputs or (), block.required, given)
         check_pass(name, names, params, state, key, train)
 
-        def body(x: Any, own: Any) -> tuple[Any, State]:
-            own_params, own_state, own_key = own
-            with at("*"):
-                try:
-                    y, own_state = block.apply(
-                        own_params, own_state, x, key=own_key, train=train, **given
-                    )
-                except KeyError as error:
-                    raise missing(error, own_params, own_state) from error
-                _check_kept(x, y)
-            return y, own_state
-
         own = _stack(params, names), _stack(state, names), _keys(key, names, name)
-        # Inside a scan nothing can be merged across the two passes; forbidding it only costs.
-        body = jax.checkpoint(body, policy=kept, prevent_cse=False)
-        y, states = jax.lax.scan(body, x, own, length=n)
+        y, states = _scan(x, own, given, block=block, n=n, policy=kept, train=train)
         return y, _unstack(states, names)
 
     return apply
+
+
+@weak_jit(static=["block", "n", "policy", "train"], inline=True)
+def _scan(
+    x: Any,
+    own: Any,
+    given: dict[str, Any],
+    *,
+    block: Layer,
+    n: int,
+    policy: Callable[..., bool],
+    train: bool,
+) -> tuple[Any, State]:
+    """A program of its own, since a scan outside of `jax.jit` is compiled again at every call."""
+
+    def body(x: Any, own: Any) -> tuple[Any, State]:
+        params, state, key = own
+        with at("*"):
+            try:
+                y, new = block.apply(params, state, x, key=key, train=train, **given)
+            except KeyError as error:
+                raise missing(error, params, state) from error
+            _check_kept(x, y)
+        return y, new
+
+    # Inside a scan nothing can be merged across the two passes; forbidding it only costs.
+    body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(body, x, own, length=n)
 
 
 @dataclasses.dataclass(frozen=True)

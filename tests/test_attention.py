@@ -1,6 +1,7 @@
 """Attention against torch, Flax, JAX's own, and float64 NumPy written from the papers."""
 
 import functools
+import re
 
 import flax.linen
 import jax
@@ -382,6 +383,115 @@ def test_attention_is_that_of_torch(chunk):
             assert_near(found, [np.asarray(each) for each in expected], bound)
 
 
+BIASES = {"whole": (B, H, T, T), "of_heads": (1, H, 1, T), "of_keys": (B, 1, 1, T), "one": (T, T)}
+
+
+@pytest.mark.parametrize(("name", "chunk"), [*((name, 3) for name in BIASES), ("whole", None)])
+def test_a_bias_and_a_scale_and_their_gradients_are_those_of_torch(name, chunk):
+    """With minus infinity in the bias, which hides as a mask does."""
+    torch = torch_or_skip()
+    with jax.enable_x64(True):
+        data = qkv(8, "float64")
+        rng = np.random.default_rng(3)
+        bias = rng.standard_normal(BIASES[name])
+        bias[..., -1] = np.where(rng.random(bias.shape[:-1]) < 0.5, -np.inf, bias[..., -1])
+        theirs = [torch.tensor(np.asarray(x)).transpose(1, 2).requires_grad_() for x in data]
+        added, scale = torch.tensor(bias).requires_grad_(), torch.tensor(0.3, dtype=torch.float64)
+        scale.requires_grad_()
+        # torch's scale is a number; through the queries it has a gradient.
+        y = torch.nn.functional.scaled_dot_product_attention(
+            theirs[0] * scale, *theirs[1:], attn_mask=added, scale=1.0, enable_gqa=True
+        )
+        weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(B, T, H, V)
+        (weight.transpose(1, 2) * y).sum().backward()
+        expected = [each.transpose(1, 2).detach() for each in (y, *(t.grad for t in theirs))]
+
+        def total(data, bias, scale):
+            y = fdl.dot_product_attention(*data, bias=bias, scale=scale, chunk=chunk)
+            return (jnp.asarray(weight.numpy()) * y).sum(), y
+
+        slopes = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+        (own, of_bias, of_scale), y = slopes(data, jnp.asarray(bias), 0.3)
+        assert_near([y, *own], [np.asarray(each) for each in expected], 1e-10)
+        assert_near([of_bias, of_scale], [added.grad.numpy(), scale.grad.numpy()], 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_bias_and_a_scale_are_those_of_jax(chunk):
+    q, k, v = qkv(6)
+    k, v = k[..., :3], v[..., :3]
+    q = q[..., :3]
+    bias = jnp.asarray(np.random.default_rng(4).standard_normal((1, H, T, T)), jnp.float32)
+    seen = MASK[1:] | np.eye(T, dtype=bool)
+    rules = {"mask": seen, "bias": bias, "scale": 0.7}
+    found = fdl.dot_product_attention(q, k, v, chunk=chunk, **rules)
+    assert_near(found, jax.nn.dot_product_attention(q, k, v, **rules), 1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
+    """A bias of NaN or infinity behind a mask, and a query whose bias hides all keys."""
+    q, k, v = qkv(5)
+    bias = jnp.zeros((B, H, T, T)).at[..., 2].set(jnp.inf).at[..., 3].set(jnp.nan)
+    seen = jnp.ones((T, T), bool).at[:, 2:4].set(False)
+    hidden = jnp.where(seen, 0, -jnp.inf).at[1].set(-jnp.inf)
+
+    def attend(q, bias, mask=None, k=k):
+        y = fdl.dot_product_attention(q, k, v, bias=bias, mask=mask, chunk=chunk)
+        return jnp.cos(y).sum(), y
+
+    slopes = jax.jit(jax.grad(attend, (0, 1), has_aux=True))
+    expected = jax.jit(jax.grad(attend, has_aux=True))(q, None, seen)
+    (of_q, of_bias), y = slopes(q, bias, seen)
+    assert_near([of_q, y], expected, 1e-6)
+    assert (of_bias[..., 2:4] == 0).all()
+    (of_q, of_bias), y = slopes(q, hidden, k=k.at[:, 3].set(jnp.nan))
+    assert_near(y[:, 2:], expected[1][:, 2:], 1e-6)
+    assert (y[:, 1] == 0).all()
+    assert jnp.isfinite(of_q).all()
+    assert (of_bias[1] == 0).all()
+    # However small a bias makes its weight, a key that is seen is seen.
+    far = jnp.zeros((T, T)).at[:, 3].set(-1e4)
+    assert jnp.isnan(attend(q, far, k=k.at[:, 3].set(jnp.nan))[1]).all()
+
+
+def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((B, 5, 8)), jnp.float32)
+    bias = jnp.asarray(np.random.default_rng(1).standard_normal((1, 2, 5, 5)), jnp.float32)
+    layer = fdl.attention(2, causal=True, scale=0.9)
+    params, state = layer.init(KEY, x)
+    apply, decode = jax.jit(layer.apply), jax.jit(functools.partial(fdl.decode, layer))
+    whole, _ = apply(params, state, x, bias=bias)
+    q, k, v = (
+        (x @ params[each]["w"] + params[each]["b"]).reshape(B, 5, 2, 4) for each in ("q", "k", "v")
+    )
+    y = fdl.dot_product_attention(q, k, v, bias=bias, scale=0.9, causal=True)
+    assert_near(whole, y.reshape(B, 5, 8) @ params["out"]["w"] + params["out"]["b"], 1e-6)
+    in_chunks = fdl.attention(2, causal=True, scale=0.9, chunk=2)
+    assert_near(jax.jit(in_chunks.apply)(params, state, x, bias=bias)[0], whole, 1e-6)
+    cache = fdl.start_decoding(layer, params, x[:, :2], 5)
+    first, cache = decode(params, cache, x[:, :2], bias=bias[:, :, :2])
+    last, cache = decode(params, cache, x[:, 2:], bias=bias[:, :, 2:])
+    assert_near(jnp.concatenate([first, last], 1), whole, 1e-6)
+    across = fdl.attention(2, cross=True, scale=0.9)
+    same = jax.jit(across.apply)(params, {}, x, context=x, context_bias=bias)[0]
+    expected = jax.jit(fdl.attention(2, scale=0.9).apply)(params, {}, x, bias=bias)[0]
+    assert_near(same, expected, 1e-6)
+
+
+def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 6)), jnp.float32)
+    layer = fdl.attention(2)
+    params, _ = layer.init(KEY, x)
+    hides = jnp.zeros((1, 4)).at[0, 3].set(-jnp.inf)
+
+    def loss(params, x):
+        return layer.apply(params, {}, x, bias=hides)[0][:, :3].sum()
+
+    slopes = jax.jit(jax.grad(loss))
+    assert_near(slopes(params, x.at[:, 3].set(jnp.nan)), slopes(params, x), 1e-6)
+
+
 # The layer.
 
 
@@ -548,6 +658,57 @@ def test_rotary_turns_pairs_as_the_paper_says(interleaved):
             assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_part_of_the_features_turns_by_base_or_by_tables(tables, interleaved):
+    positions = np.array([[4, 3, 1, 19, 5, 6, 7], [1, 2, 0, 4, 5, 6, 12]])
+    x = normals(1, B, T, H, 10)
+    if tables:
+        turn = np.arange(20)[:, None] * 50.0 ** (-np.arange(3) / 3)
+        by = {"cos": np.cos(turn).astype("f"), "sin": np.sin(turn).astype("f")}
+        found = fdl.rotary_by_tables(x, positions, **by, interleaved=interleaved)
+    else:
+        found = fdl.rotary(x, positions, base=50.0, features=6, interleaved=interleaved)
+    turned = rotated_by_hand(np.asarray(x[..., :6], np.float64), positions, 50.0, interleaved)
+    assert_near(found[..., :6], turned, 1e-6)
+    np.testing.assert_array_equal(found[..., 6:], x[..., 6:])
+
+
+def test_tables_have_no_angle_for_a_position_outside():
+    half = jnp.full((4, 1), 0.5)
+    y = fdl.rotary_by_tables(jnp.ones((3, 1, 4)), jnp.array([3, 4, -1]), cos=half, sin=half)
+    np.testing.assert_array_equal(y[:, 0, :2], [[0, 1], [np.nan] * 2, [np.nan] * 2])
+
+
+@pytest.mark.parametrize("features", [3, 0, 2.0, True])
+def test_rotary_refuses_features_that_are_no_pairs(features):
+    message = (
+        f"rotary: expected features that are even and >= 2, got {features}; leave features out to "
+        "turn all"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        fdl.rotary(normals(1, T, 1, 4), jnp.arange(T), features=features)
+
+
+def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit():
+    x, at, table = normals(1, T, 1, 4), jnp.arange(T), jnp.ones((9, 3))
+    message = (
+        f"expected x [..., T, H, K] with K >= 6 and positions [..., T], got x [{T}, 1, 4] and "
+        f"positions [{T}]; give heads as many features as turn, and every token a position"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(f"rotary: {message}") + "$"):
+        fdl.rotary(x, at, features=6)
+    by_tables = "^" + re.escape(f"rotary_by_tables: {message}") + "$"
+    with pytest.raises(fdl.PathError, match=by_tables):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table)
+    message = (
+        "rotary_by_tables: expected cos and sin [L, R / 2] and integer positions, got cos [9, 3], "
+        "sin [9, 2] and positions int32; give each pair of features one column"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(message) + "$"):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table[:, :2])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("base", [10_000.0, 5e5, 0.5])
 def test_rotary_is_the_formula_however_far(dtype, base):
@@ -672,3 +833,16 @@ def test_the_pure_function_refuses_what_does_not_fit():
         r"form in chunks holds no weights to work on: leave one of the two out$",
     ):
         fdl.dot_product_attention(q, k, v, chunk=2, on_weights=jnp.sin)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected bias floating \[2, 4, 7, 7\] or \[7, 7\], or 1 "
+        r"for any of the numbers, got bool \[7, 7\]; one of heads alone is bias\[:, None, None\], "
+        r"and one that is bool is a mask$",
+    ):
+        fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
+    with pytest.raises(
+        ValueError,
+        match=r"^dot_product_attention: expected a finite scale, got inf; None takes 1 / "
+        r"sqrt\(K\), of K features of a query$",
+    ):
+        fdl.dot_product_attention(q, k, v, scale=jnp.inf)

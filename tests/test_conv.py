@@ -250,6 +250,63 @@ def test_lists_of_numbers_mean_what_tuples_mean(make):
     np.testing.assert_array_equal(layer.apply(params, {}, x)[0], expected)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: fdl.conv(4, size(3), stride=2, groups=2),
+        lambda size: fdl.depthwise_conv(size(2), multiplier=2, dilation=2),
+        lambda size: fdl.separable_conv(3, size(2), padding="REFLECT"),
+        lambda size: fdl.conv_transpose(4, size(3), stride=2, padding=1, output_padding=1),
+    ],
+    ids=["conv", "depthwise", "separable", "transpose"],
+)
+def test_one_integer_is_for_all_spatial_axes_of_x(make, rank):
+    shape = (2, *(5, 4, 3)[:rank], 4)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    one, each = make(lambda n: n), make(lambda n: (n,) * rank)
+    key = jax.random.key(1)
+    params, state = one.init(key, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    expected = each.init(key, x)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, expected[0]))
+    np.testing.assert_array_equal(
+        jax.jit(one.apply)(params, state, x)[0], jax.jit(each.apply)(*expected, x)[0]
+    )
+    message = (
+        rf"expected x \[B, {['', 'T', 'H, W', 'D, H, W'][rank]}, C\], as init saw it, got "
+        r"\[.*\]; give x these axes, or make new params with init$"
+    )
+    with pytest.raises(fdl.PathError, match=message):
+        one.apply(params, state, x[:, 0] if rank > 1 else x[:, None])
+
+
+def test_a_causal_convolution_of_one_integer_decodes():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)), jnp.float32)
+    layer = fdl.chain(fdl.conv(3, 3, padding="CAUSAL"), fdl.conv(2, 1))
+    params, state = layer.init(jax.random.key(0), x)
+    cache = fdl.start_decoding(layer, params, x[:, :1], 5)
+    first, cache = fdl.decode(layer, params, cache, x[:, :2])
+    last, cache = fdl.decode(layer, params, cache, x[:, 2:])
+    whole, _ = layer.apply(params, state, x)
+    np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-6)
+    with pytest.raises(fdl.PathError, match=r"^conv: expected a layer that can go on from a cache"):
+        fdl.start_decoding(fdl.conv(2, 3), params["conv_0"], x, 5)
+
+
+def test_one_integer_needs_a_batch_axis_and_no_more_than_three_others():
+    message = (
+        r"^conv: expected x \[B, \*spatial, C\] with 1 to 3 spatial axes, for all of which "
+        r"kernel_size 3 counts, got \[{}\]; give x one batch axis, or write an integer for each "
+        r"spatial axis, as \(3, 3\)$"
+    )
+    for shape in ((5, 3), (2, 3, 4, 5, 6, 3)):
+        told = message.format(", ".join(map(str, shape)))
+        with pytest.raises(fdl.PathError, match=told):
+            fdl.conv(4, 3).init(jax.random.key(0), jnp.ones(shape))
+    with pytest.raises(ValueError, match=r"^conv: expected padding .*; CAUSAL is for one axis$"):
+        fdl.conv(4, 3, padding="CAUSAL").init(jax.random.key(0), jnp.ones((2, 4, 4, 3)))
+
+
 def test_a_causal_convolution_sees_nothing_that_comes_later():
     layer = fdl.conv(2, (3,), padding="CAUSAL", dilation=2)
     x = normals(1, 1, 9, 2, dtype=np.float32)
@@ -545,14 +602,19 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
     ("make", "told"),
     [
         (
-            lambda: fdl.conv(4, 3),
-            r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
-            r"3; write \(3, 3\) for images",
+            lambda: fdl.conv(4, 0),
+            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            r"one for each, got 0; write 3, or \(3, 3\) for images",
         ),
         (
             lambda: fdl.conv(4, (3, 0)),
-            r"conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got "
-            r"\(3, 0\); write \(3, 3\) for images",
+            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            r"one for each, got \(3, 0\); write 3, or \(3, 3\) for images",
+        ),
+        (
+            lambda: fdl.conv(4, 3, stride=(1, 2, 3, 4)),
+            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3, 4\)"
+            r"; write 2, or \(2, 2\)",
         ),
         (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, an integer, got 0; say how .*"),
         (

@@ -42,6 +42,15 @@ def gpt(*positions):
     )
 
 
+def llama(**options):
+    own = {"norm": fdl.rms_norm(epsilon=1e-6), "activation": fdl.silu, "gate": True}
+    own |= {"kv_heads": 1, "bias": False, "tied": False}
+    return fdl.gpt(C, None, layers=2, heads=2, features=12, hidden=10, **own | options)
+
+
+# Of the first four of each head's six features.
+ANGLES = np.arange(12.0)[:, None] * np.array([1.0, 0.2])
+TABLES = {"cos": jnp.asarray(np.cos(ANGLES), "f"), "sin": jnp.asarray(np.sin(ANGLES), "f")}
 MODELS = {
     "plain": model_of,
     "grouped_rotary": lambda: model_of(kv_heads=2, rotary=True, qk_norm=True),
@@ -54,6 +63,7 @@ MODELS = {
         fdl.repeat(fdl.encoder_block(2, 8, causal=True), 3, scan=True),
         fdl.dense(C),
     ),
+    "llama": lambda: llama(rotary=functools.partial(fdl.rotary_by_tables, **TABLES)),
     "gpt": lambda: gpt(fdl.learned_positions(12), fdl.sinusoidal_positions()),
 }
 

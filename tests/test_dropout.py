@@ -76,11 +76,30 @@ def test_nothing_happens_in_evaluation_or_at_rate_zero(kind):
     assert make(0.0).apply({}, {}, x, key=KEY, train=True)[0] is x
 
 
+@pytest.mark.parametrize("kind", ["dropout", "spatial_dropout", "drop_path", "alpha_dropout"])
+def test_at_rate_one_all_is_zero_and_so_is_the_gradient(kind):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3, 5)), jnp.float32)
+
+    def total(x, rate):
+        y = getattr(fdl, kind)(rate).apply({}, {}, x, key=KEY, train=True)[0]
+        return jnp.cos(y + 1).sum(), y
+
+    for f in (jax.grad(total, has_aux=True), jax.jit(jax.grad(total, has_aux=True))):
+        gradient, y = f(x, 1.0)
+        assert (y == 0).all()
+        assert (gradient == 0).all()
+    assert jnp.isfinite(jax.grad(total, 1, has_aux=True)(x, 1.0)[0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, jnp.nan])
 def test_a_rate_out_of_range(kind, rate):
+    if rate == 1 and kind != "gaussian_dropout":
+        return
+    end = r"\)" if kind == "gaussian_dropout" else r"\]"
     message = (
-        rf"^{kind}: expected a rate in \[0, 1\), the probability of dropping, got {rate}; 0\.1 "
+        rf"^{kind}: expected a rate in \[0, 1{end}, the probability of dropping, got {rate}; 0\.1 "
+        r"drops one in ten$"
     )
     with pytest.raises(ValueError, match=message):
         getattr(fdl, kind)(rate)

@@ -28,6 +28,20 @@ def blocks(*layers, **options):
 
 MODELS = {
     "gpt": lambda: fdl.gpt(C, 12, layers=2, heads=2, features=8),
+    "llama": lambda: fdl.gpt(
+        vocabulary=C,
+        length=None,
+        layers=2,
+        heads=2,
+        features=8,
+        kv_heads=1,
+        rotary=True,
+        norm=fdl.rms_norm(),
+        activation=fdl.silu,
+        gate=True,
+        bias=False,
+        tied=False,
+    ),
     "grouped_rotary": lambda: blocks(kv_heads=2, rotary=True, qk_norm=True),
     "window_alibi_sinusoidal": lambda: blocks(
         fdl.sinusoidal_positions(), alibi=True, window=3, soft_cap=2.0

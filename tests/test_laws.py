@@ -1,6 +1,7 @@
 """The laws that every layer, loss, activation, initializer and optimizer keeps."""
 
 import functools
+import inspect
 import itertools
 import re
 
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from jax import export
 from jax.test_util import check_grads
-from registry import ACTIVATIONS, GATES, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
+from registry import (
+    ACTIVATIONS,
+    GATES,
+    INITIALIZERS,
+    LAYERS,
+    LOSSES,
+    NOT_TRACED,
+    OPTIMIZERS,
+    OPTIONS,
+)
 
 import fdl
 from fdl import initializers, layers, losses
@@ -123,7 +133,11 @@ def is_known(value, name, module, registry):
 
 def test_every_public_name_is_registered():
     kept = {"Initializer", "variance_scaling", "fans", "PathError", "Params", "Any", *OF_ONE_SHAPE}
-    kept |= {"dot_product_attention", "rotary"}  # functions that a layer is made of
+    kept |= {
+        "dot_product_attention",
+        "rotary",
+        "rotary_by_tables",
+    }  # functions that a layer is made of
     kept |= {"simple_cell", "lstm_cell", "gru_cell", "linear_recurrence", "load_balance"}
     for module, registry in [(initializers, INITIALIZERS), (losses, LOSSES), (layers, LAYERS)]:
         for name, value in vars(module).items():
@@ -170,7 +184,110 @@ def test_ranks_are_free_where_the_settings_of_the_user_forbid_promotion(name):
 
     with jax.numpy_rank_promotion("raise"):
         gradient = jax.eval_shape(jax.grad(loss), params)
+        begun = jax.eval_shape(lambda key: layer.init(key, x, **inputs), jax.random.key(0))
+        jax.eval_shape(lambda x: layer.apply(params, state, x, **inputs), x)
+        if len(x.shape) > 2:
+            decoded_once(layer, params, state, x, inputs)
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, (params, state))
+
+
+def decoded_once(layer, params, state, x, inputs):
+    def first(x, inputs):
+        cache = fdl.start_decoding(layer, params, x, 9, state=state, **inputs)
+        return fdl.decode(layer, params, cache, x, **inputs)
+
+    try:
+        jax.eval_shape(first, x[:, :1], inputs)
+    except fdl.PathError:
+        return
+
+
+def test_ranks_are_free_in_functions_of_arrays_too():
+    x, q, steps = jnp.ones((2, 4, 6)), jnp.ones((2, 5, 4, 8)), jnp.ones((2, 5, 3))
+    at = jnp.arange(5)
+    functions = [case.f for case in ACTIVATIONS.values()]
+    calls = [lambda f=f: jax.vjp(f, x)[1](f(x)) for f in functions]
+    calls += [
+        lambda init=case.init: init(jax.random.key(0), (4, 6)) for case in INITIALIZERS.values()
+    ]
+    calls += [
+        lambda: initializers.delta_orthogonal()(jax.random.key(0), (3, 4, 4)),
+        lambda: fdl.rotary(q, at),
+        lambda: fdl.rotary(q, at / 2, interleaved=True),
+        lambda: layers.linear_recurrence(steps, steps, start=steps[:, 0]),
+        lambda: layers.load_balance(steps),
+    ]
+    for rules in (
+        {},
+        {"causal": True, "window": 2, "mask": at < at[:, None], "bias": at * at[:, None] / 9},
+    ):
+        calls += [
+            lambda chunk=chunk, rules=rules: jax.vjp(
+                lambda q: fdl.dot_product_attention(
+                    q, q[..., :2, :], q[..., :2, :], slopes=(1, 2, 3, 4), chunk=chunk, **rules
+                ),
+                q,
+            )[1](q)
+            for chunk in (None, 2)
+        ]
+    cells = [layers.simple_cell(3), layers.lstm_cell(3), layers.gru_cell(3)]
+    for cell in (*cells, layers.gru_cell(3, reset_after=False)):
+        params = cell.init(jax.random.key(0), steps)
+        carry = dict.fromkeys(cell.carried, steps[:, 0])
+        calls += [
+            lambda cell=cell: cell.init(jax.random.key(0), steps),
+            lambda cell=cell, own=(params, carry): cell.step(*own, cell.drive(own[0], steps[:, 0])),
+        ]
+    with jax.numpy_rank_promotion("raise"):
+        for call in calls:
+            jax.eval_shape(call)
+
+
+# Options.
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_is_traced_is_the_constant(name):
+    """Compiled, under vmap, and differentiated: one program of two equal values."""
+    made, options = OPTIONS[name]
+    key = jax.random.key(5)
+
+    def total(options):
+        found = made(key, **options)
+        return sum(smooth(jnp.asarray(leaf)) for leaf in jax.tree.leaves(found)), found
+
+    twice = {option: jnp.full(2, value) for option, value in options.items()}
+    slopes, found = jax.jit(jax.vmap(jax.grad(total, has_aux=True)))(twice)
+    assert_equal(row(found, 0), made(key, **options), **NEAR)
+    assert all(np.isfinite(slope).all() for slope in slopes.values())
+
+
+def test_an_option_that_is_traced_widens_nothing():
+    x = jnp.ones((4, 3), jnp.bfloat16)
+
+    def passes(number):
+        made = [fdl.dropout(number), fdl.alpha_dropout(number), fdl.gaussian_dropout(number)]
+        made += [fdl.batch_norm(momentum=number, epsilon=number), fdl.layer_norm(epsilon=number)]
+        made += [fdl.rescale(number, number, dtype=jnp.bfloat16), fdl.rrelu(number, number)]
+        for layer in made:
+            params, state = layer.init(jax.random.key(0), x)
+            yield layer.apply(params, state, x, key=jax.random.key(1), train=True)[0]
+
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    found = jax.eval_shape(lambda number: list(passes(number)), number)
+    assert {each.dtype for each in found} == {x.dtype}
+
+
+@pytest.mark.parametrize("room", [layers, initializers, fdl.activations], ids=str)
+def test_every_number_among_the_options_is_traced_somewhere(room):
+    for name, value in vars(room).items():
+        if not inspect.isfunction(value) or not value.__module__.startswith("fdl."):
+            continue
+        for option, parameter in inspect.signature(value).parameters.items():
+            number = parameter.annotation in (float, float | None, float | jax.Array)
+            if number and (name, option) not in NOT_TRACED:
+                assert option in OPTIONS.get(name, ({}, {}))[1], f"{name}, {option}"
 
 
 @over_layers

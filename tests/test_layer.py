@@ -554,9 +554,9 @@ def test_dense_refuses_no_features(features):
             make()
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
 def test_dropout_refuses_what_is_no_rate(rate):
-    message = f"dropout: expected a rate in [0, 1), the probability of dropping, got {rate}; "
+    message = f"dropout: expected a rate in [0, 1], the probability of dropping, got {rate}; "
     message += "0.1 drops one in ten"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.dropout(rate)

@@ -396,8 +396,8 @@ WRONG |= {
     ),
     "positions_for_attention_without": (
         lambda x: attended(fdl.attention(2), x, positions=jnp.arange(3)),
-        "chain: expected extra inputs among [mask, segments], got 'positions', which no layer "
-        "here takes; leave it out, or name it in the layer that should read it",
+        "chain: expected extra inputs among [mask, bias, segments], got 'positions', which no "
+        "layer here takes; leave it out, or name it in the layer that should read it",
     ),
     "ids_instead_of_tokens": (
         lambda x: attended(fdl.attention(2), x.astype(jnp.int32)),

@@ -507,6 +507,140 @@ def test_norms_of_nothing_are_empty():
         assert normalized(norm, x)(x).shape == shape
 
 
+# Several axes, and masks.
+
+
+@in_both_dtypes
+def test_layer_norm_of_several_axes_is_that_of_torch(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = features(0, 2, 3, 2, 4, dtype=dtype)
+        layer = fdl.layer_norm(axes=(-2, -1), **UNLIKE)
+        assert layer.init(KEY, x)[0]["scale"].shape == (2, 4)
+        norm = torch().nn.functional.layer_norm
+        params, state = layer.init(KEY, x)
+        y, _, (by_params, by_x) = passed(layer, params, state, x)
+        own = {
+            name: torch().tensor(np.asarray(p), requires_grad=True) for name, p in params.items()
+        }
+        x2 = torch().tensor(np.asarray(x), requires_grad=True)
+        y2 = norm(x2, (2, 4), weight=own["scale"], bias=own["bias"], eps=0.03)
+        weight = torch().tensor(weights_like(y2.detach().numpy()), dtype=y2.dtype)
+        (weight * torch().sin(y2)).sum().backward()
+        assert_near(y, y2.detach().numpy(), dtype)
+        assert_near(by_x, x2.grad.numpy(), dtype)
+        for name, gradient in by_params.items():
+            assert_near(gradient, own[name].grad.numpy(), dtype)
+
+
+def test_norms_of_axes_apart_and_in_any_order_are_the_formula():
+    x = features(0, 2, 3, 2, 4)
+    exact, over = np.asarray(x, np.float64), (1, 3)
+    for layer, centre, spread in [
+        (fdl.layer_norm(axes=[-1, -3], **UNLIKE), exact.mean(over, keepdims=True), exact.var),
+        (fdl.rms_norm(axes=(-3, -1), epsilon=0.03), 0, lambda *a, **k: (exact**2).mean(*a, **k)),
+    ]:
+        params, state = layer.init(KEY, x)
+        expected = (exact - centre) / np.sqrt(spread(over, keepdims=True) + 0.03)
+        expected = expected * np.asarray(params["scale"])[:, None]
+        if "bias" in params:
+            expected = expected + np.asarray(params["bias"])[:, None]
+        assert params["scale"].shape == (3, 4)
+        assert_near(jax.jit(layer.apply)(params, state, x)[0], expected, "float32")
+
+
+def test_masked_batch_norm_is_that_of_flax_and_reads_nothing_behind_the_mask(standard_promotion):
+    layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
+    other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
+    params, state = layer.init(KEY, features(0, 5, 4, 3))
+    theirs = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    weight = jnp.cos(jnp.arange(60.0)).reshape(5, 4, 3)
+
+    @jax.jit
+    def ours(params, state, x, mask):
+        def loss(params, x):
+            y, new = layer.apply(params, state, x, mask=mask, train=True)
+            return (weight * jnp.sin(y)).sum(), (y, new)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    @jax.jit
+    def of_flax(params, theirs, x, mask):
+        def loss(params, x):
+            own = {"params": params, "batch_stats": theirs}
+            y, new = other.apply(
+                own, x, mask=mask, use_running_average=False, mutable=["batch_stats"]
+            )
+            y = jnp.where(mask, y, 0)
+            return (weight * jnp.sin(y)).sum(), (y, new["batch_stats"])
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    for seed in range(2):
+        x, mask = features(seed, 5, 4, 3), features(9 + seed, 5, 4, 1) > -1.5
+        gradients, (y, state) = ours(params, state, jnp.where(mask, x, jnp.nan), mask)
+        (by_params, by_x), (their_y, theirs) = of_flax(params, theirs, x, mask)
+        assert_near(y, their_y, "float32")
+        assert_near(gradients[1], jnp.where(mask, by_x, 0), "float32")
+        for name in by_params:
+            assert_near(gradients[0][name], by_params[name], "float32")
+        assert_near(state["mean"], theirs["mean"], "float32")
+        assert_near(state["variance"], theirs["var"], "float32")
+    y, _ = layer.apply(params, state, jnp.where(mask, x, jnp.nan), mask=mask)
+    assert_near(y, jnp.where(mask, layer.apply(params, state, x)[0], 0), "float32")
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_batch_of_nothing_moves_no_running_statistics(unbiased):
+    layer = fdl.batch_norm(unbiased=unbiased, **UNLIKE)
+    x = features(0, 4, 2, 3)
+    params, state = layer.init(KEY, x)
+
+    def loss(params, x, mask):
+        y, new = layer.apply(params, state, x, mask=mask, train=True)
+        return jnp.cos(y).sum(), (y, new)
+
+    slopes = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    for batch, mask in ((x, jnp.zeros((4, 1, 1), bool)), (x[:0], None)):
+        (by_params, by_x), (y, new) = slopes(params, batch, mask)
+        assert jax.tree.map(np.array_equal, new, state) == {"mean": True, "variance": True}
+        assert y.shape == batch.shape
+        for each in (y, by_x, *by_params.values()):
+            assert (each == 0).all()
+    # One value alone has the variance 0.
+    one = jnp.zeros((4, 2, 1), bool).at[1, 0].set(True)
+    _, (y, new) = slopes(params, x, one)
+    assert_near(y[1, 0], params["bias"], "float32")
+    assert_near(new["variance"], 0.9 * state["variance"], "float32")
+
+
+def test_masked_norms_of_an_example_are_the_formula_over_what_counts():
+    x, mask = features(0, 2, 5, 2, 4), features(7, 2, 5, 1, 1) > -1.5
+    mask = mask.at[:, 0].set(True)
+    whole = np.broadcast_to(np.asarray(mask), x.shape)
+    exact = np.where(whole, np.asarray(x, np.float64), 0)
+
+    def formula(parts, counts, axes, centred=True):
+        n = counts.sum(axes, keepdims=True)
+        mean = parts.sum(axes, keepdims=True) / n if centred else 0
+        square = ((parts - mean) ** 2 * counts).sum(axes, keepdims=True) / n
+        return (parts - mean) / np.sqrt(square + 0.03)
+
+    halves = [each.reshape(2, 5, 2, 2, 2) for each in (exact, whole)]
+    for layer, expected in [
+        (fdl.instance_norm(**UNLIKE), formula(exact, whole, (1, 2))),
+        (fdl.group_norm(2, **UNLIKE), formula(*halves, (1, 2, 4)).reshape(x.shape)),
+        (fdl.layer_norm(axes=(-3, -1), bias=False, epsilon=0.03), formula(exact, whole, (1, 3))),
+        (fdl.rms_norm(axes=(-3, -2), epsilon=0.03), formula(exact, whole, (1, 2), False)),
+    ]:
+        params, state = layer.init(KEY, x, mask=mask)
+        shape = {(5, 4): (5, 1, 4), (5, 2): (5, 2, 1)}.get(params["scale"].shape, (4,))
+        expected = expected * np.asarray(params["scale"]).reshape(shape)
+        if "bias" in params:
+            expected = expected + np.asarray(params["bias"])
+        y, _ = jax.jit(layer.apply)(params, state, jnp.where(mask, x, jnp.inf), mask=mask)
+        assert_near(y, np.where(whole, expected, 0), "float32")
+
+
 # Messages.
 
 IMAGES = jnp.ones((2, 4, 4, 6))
@@ -576,3 +710,37 @@ def test_numbers_out_of_range():
         message = rf"^{norm}: expected an epsilon > 0, got 0; a constant input would give NaN$"
         with pytest.raises(ValueError, match=message):
             getattr(fdl, norm)(epsilon=0)
+
+
+@pytest.mark.parametrize("axes", [0, (-1, -1), (), "-1", (-1, 2)])
+def test_axes_that_are_none(axes):
+    for norm in ("layer_norm", "rms_norm"):
+        message = (
+            rf"^{norm}: expected axes below 0, counted from the last and each once, got .*; write "
+            r"-1 for each vector, or \(-3, -2, -1\) for each image$"
+        )
+        with pytest.raises(ValueError, match=message):
+            getattr(fdl, norm)(axes=axes)
+
+
+def test_a_norm_of_other_axes_than_it_has_weights_for():
+    layer = fdl.layer_norm(axes=(-2, -1))
+    params, state = layer.init(KEY, IMAGES)
+    message = (
+        r"^layer_norm: expected x \[\.\.\., 4, 6\], got \[2, 4, 3, 6\]; give x that shape, or make "
+        r"new params with init$"
+    )
+    with pytest.raises(fdl.PathError, match=message):
+        layer.apply(params, state, IMAGES[:, :, :3])
+
+
+def test_a_mask_that_is_none():
+    layer = fdl.batch_norm()
+    message = (
+        r"^batch_norm: expected mask bool \[2, 4, 4, 6\], or 1 for any of the numbers, got {}; one "
+        r"of places alone is mask\[\.\.\., None\]; beside attention, whose mask is another, call "
+        r"both in a network$"
+    )
+    for mask, got in ((jnp.ones((2, 4, 4)) > 0, r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
+        with pytest.raises(fdl.PathError, match=message.format(got)):
+            layer.init(KEY, IMAGES, mask=mask)

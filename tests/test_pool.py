@@ -58,6 +58,22 @@ CASES = {
     ),
     "max_of_gaps": (fdl.max_pool((2,), stride=3), (10,), "max_pool1d", [2, 3], {}),
     "max_of_volumes": (fdl.max_pool((1, 2, 2)), (3, 4, 5), "max_pool3d", [(1, 2, 2)], {}),
+    "max_dilated": (
+        fdl.max_pool((3, 2), stride=(2, 1), padding=(1, 1), dilation=(2, 3)),
+        *((9, 8), "max_pool2d", [(3, 2), (2, 1), (1, 1), (2, 3)], {}),
+    ),
+    "max_dilated_volumes_by_one_integer": (
+        fdl.max_pool(2, stride=1, dilation=2),
+        *((4, 5, 3), "max_pool3d", [2, 1, 0, 2], {}),
+    ),
+    "average_by_one_integer": (
+        fdl.average_pool(3, padding=1, stride=2, count_padding=True),
+        *((6, 5), "avg_pool2d", [3, 2, 1], {}),
+    ),
+    "adaptive_by_one_integer": (
+        *(fdl.adaptive_max_pool(3), (7, 6), "adaptive_max_pool2d", [3], {}),
+    ),
+    "nearest_by_one_integer": (fdl.upsample(2), (3, 4), "interpolate", [], {"scale_factor": 2}),
     "average": (
         fdl.average_pool((3, 4), stride=(2, 3), padding=(1, 2)),
         *((8, 9), "avg_pool2d", [(3, 4), (2, 3), (1, 2)], {"count_include_pad": False}),
@@ -102,6 +118,22 @@ def test_it_is_the_one_of_torch(name, dtype):
         y2, dx2 = by_torch(theirs, x, dy, args, kwargs)
         np.testing.assert_allclose(y, y2.reshape(y.shape), rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
         np.testing.assert_allclose(dx, dx2, rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
+
+
+def test_a_dilated_mean_is_of_the_elements_in_the_image():
+    """Against a loop; torch has none."""
+    x = normals(3, 2, 11, 3, dtype=np.float32)
+    for stride, counted in ((1, False), (2, True), (3, False)):
+        layer = fdl.average_pool((3,), stride=stride, padding=2, dilation=3, count_padding=counted)
+        y = np.asarray(layer.apply({}, {}, x)[0])
+        padded = np.pad(np.asarray(x, np.float64), ((0, 0), (2, 2), (0, 0)))
+        inside = np.pad(np.ones(11), 2)
+        starts = range(0, 15 - 6, stride)
+        assert y.shape == (2, len(starts), 3)
+        for place, start in enumerate(starts):
+            n = 3 if counted else inside[start : start + 7 : 3].sum()
+            expected = padded[:, start : start + 7 : 3].sum(1) / n
+            np.testing.assert_allclose(y[:, place], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", [fdl.max_pool, fdl.average_pool])
@@ -171,9 +203,9 @@ def test_unshuffling_undoes_shuffling(leading):
     ("make", "told"),
     [
         (
-            lambda: fdl.max_pool(2),
-            r"max_pool: expected window as 1 to 3 integers >= 1, one for each spatial axis, got 2; "
-            r"write \(2, 2\) for images",
+            lambda: fdl.max_pool(2.0),
+            r"max_pool: expected window >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            r"one for each, got 2\.0; write 3, or \(3, 3\) for images",
         ),
         (
             lambda: fdl.average_pool((2, 2), stride=0),

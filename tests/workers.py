@@ -3,16 +3,22 @@
 XLA's older emitters of loops compile in half the time, and round otherwise. Where this jaxlib has
 them, one more worker compiles by the default and runs what is marked `bits`; the other workers run
 the rest. Without them, or without workers (`-n 0`), every test compiles by the default.
+
+Programs are kept in pytest's cache folder (`.pytest_cache`), for the other workers and for the next
+run, which takes about a third of the time; `python -m pytest --cache-clear` empties it.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 
+import jax
 from xdist.scheduler import WorkStealingScheduling
 
-ALWAYS = ["--xla_backend_optimization_level=0"]
+ALWAYS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 NOT_FOR_BITS = ["--xla_cpu_use_fusion_emitters=false"]
+MOST_KEPT = 2 * 2**30  # bytes
 
 
 def known(flags):
@@ -30,12 +36,28 @@ def configure(config):
     """
     if hasattr(config, "workerinput") or "XLA_FLAGS" in os.environ or config.option.collectonly:
         return
+    keep_programs(config)
     flags = known(ALWAYS + NOT_FOR_BITS)
     quick = " ".join(flags)
     os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if flag in ALWAYS)
     stealing = config.option.tx and config.option.dist == "worksteal"
     if stealing and quick != os.environ["XLA_FLAGS"]:
         config.pluginmanager.register(Apart(config, quick))
+
+
+def keep_programs(config):
+    """Has JAX keep what it compiles, in this process and in those that it starts."""
+    folder = config.cache.mkdir("programs")
+    if sum(file.stat().st_size for file in folder.iterdir()) > MOST_KEPT:
+        shutil.rmtree(folder)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name.upper(), str(value))
+        jax.config.update(name, value)
 
 
 class Apart:

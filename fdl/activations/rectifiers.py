@@ -1,7 +1,8 @@
 """Rectifiers: zero or small below a corner, the input itself above it.
 
 Each takes x [...] of a floating dtype to [...] of the same dtype. At a corner the slope is that of
-the flat side, as torch has it.
+the flat side, as torch has it. Options are numbers, or arrays that broadcast to x; they may be
+traced.
 """
 
 from typing import Any
@@ -9,15 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number
 
-def like(x: jax.Array, option: Any) -> jax.Array:
+
+def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
     """A number of the user's in the dtype of x, so that one of NumPy's does not widen the result.
+
+    Raises:
+      ValueError: names the activation and the option that is no number.
 
     Example:
       >>> import numpy as np
-      >>> like(jnp.ones(2, jnp.bfloat16), np.float64(0.5)).dtype
+      >>> like(jnp.ones(2, jnp.bfloat16), "elu", "alpha", np.float64(0.5)).dtype
       dtype(bfloat16)
     """
+    check_number(who, f"a number {what}", option, lambda option: True, "pass a number")
     return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 
 
@@ -73,7 +80,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
     Source: Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network
     acoustic models".
     """
-    return jnp.where(x <= 0, like(x, negative_slope) * x, x)
+    return jnp.where(x <= 0, like(x, "leaky_relu", "negative_slope", negative_slope) * x, x)
 
 
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
@@ -85,7 +92,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Source: Clevert, Unterthiner and Hochreiter 2015, arXiv 1511.07289, equation 16.
     """
-    return jax.nn.elu(x, like(x, alpha))
+    return jax.nn.elu(x, like(x, "elu", "alpha", alpha))
 
 
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
@@ -97,7 +104,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Source: Barron 2017, arXiv 1704.07483, equation 2.
     """
-    return jax.nn.celu(x, like(x, alpha))
+    return jax.nn.celu(x, like(x, "celu", "alpha", alpha))
 
 
 def selu(x: jax.Array) -> jax.Array:
@@ -121,7 +128,8 @@ def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
 
     Source: as torch has it; `relu` is level 0 and value 0.
     """
-    return jnp.where(x <= like(x, level), jnp.full_like(x, value), x)
+    other = jnp.full_like(x, like(x, "threshold", "value", value))
+    return jnp.where(x <= like(x, "threshold", "level", level), other, x)
 
 
 def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
@@ -133,7 +141,7 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
     Source: Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", section 2.
     """
-    return jnp.where(jnp.abs(x) <= like(x, level), jnp.zeros_like(x), x)
+    return jnp.where(jnp.abs(x) <= like(x, "hard_shrink", "level", level), jnp.zeros_like(x), x)
 
 
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
@@ -145,7 +153,7 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
     Source: Donoho 1995, "De-noising by soft-thresholding", equation 1.
     """
-    size = like(x, level)
+    size = like(x, "soft_shrink", "level", level)
     return jnp.where(jnp.abs(x) <= size, jnp.zeros_like(x), x - size * jnp.sign(x))
 
 

@@ -99,7 +99,7 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
-    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials.
+    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials. b, >= 0, may be traced.
 
     Example:
       >>> squareplus(jnp.array([-1e4, 0.0]))
@@ -110,7 +110,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     # The formula as it stands cancels far below 0: it would give 0 at -1e4.
     # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
     y = widened(x)
-    size, constant = jnp.maximum(y, -y), like(y, b)
+    size, constant = jnp.maximum(y, -y), like(y, "squareplus", "b", b)
     # Past 2^40 the root is |x|, and further on a square would overflow.
     root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))
     return (jnp.maximum(y, 0) + constant / 2 / (size + root)).astype(x.dtype)

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from fdl.activations.sigmoids import sigmoid
 from fdl.activations.smooth import gelu, silu
+from fdl.arguments import check_number
 from fdl.ops.numerics import deviations, widened
 from fdl.paths import PathError
+from fdl.ranks import free_ranks
 
 
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
@@ -83,7 +85,8 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     count = z.shape[axis]
     falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))
     ranks = jnp.arange(1, count + 1).astype(z.dtype)
-    inside = (1 + ranks * falling > jnp.cumsum(falling, -1)).sum(-1, keepdims=True)
+    with free_ranks():
+        inside = (1 + ranks * falling > jnp.cumsum(falling, -1)).sum(-1, keepdims=True)
     smallest = jnp.moveaxis(jnp.take_along_axis(falling, jnp.maximum(inside - 1, 0), -1), -1, axis)
     support = z >= smallest
     total = jnp.where(support, z, jnp.zeros_like(z)).sum(axis, keepdims=True)
@@ -98,7 +101,10 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     Args:
       x: [..., D], a floating dtype; mean and variance are taken in float32 or wider.
       axis: which axis.
-      epsilon: > 0.
+      epsilon: > 0; may be traced.
+
+    Raises:
+      ValueError: an epsilon that is not above 0.
 
     Example:
       >>> standardize(jnp.array([1.0, 3.0])).round(3)
@@ -107,6 +113,9 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn has it with the variance
     as a difference of means, which cancels.
     """
+    check_number(
+        "standardize", "an epsilon > 0", epsilon, lambda e: e > 0, "a constant x would give NaN"
+    )
     return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
 
 

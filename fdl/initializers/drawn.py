@@ -1,14 +1,16 @@
 """Independent values: normal, cut off, uniform, and scaled by how many inputs a unit has."""
 
 import functools
+import inspect
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_number, is_number, plain
+from fdl.arguments import check_number, check_ordered, in_dtype, known, plain, square_root
 from fdl.initializers.shape import Initializer, drawn_in, fans, need_key, sizes
 
 
@@ -16,7 +18,7 @@ def normal(stddev: float = 0.01) -> Initializer:
     """Independent normal values of mean 0.
 
     Args:
-      stddev: their standard deviation, finite and >= 0.
+      stddev: their standard deviation, finite and >= 0; may be traced.
 
     Raises:
       ValueError: another stddev.
@@ -26,15 +28,14 @@ def normal(stddev: float = 0.01) -> Initializer:
       (3, 2)
     """
     check_width("normal", stddev)
-    stddev = plain(stddev)
-    return _initializer("normal", lambda *which: _normal(*which, stddev))
+    return _initializer("normal", _program(_normal, stddev))
 
 
 def uniform(limit: float = 0.01) -> Initializer:
     """Independent values, uniform between -limit and limit; their variance is limit**2 / 3.
 
     Args:
-      limit: finite and > 0.
+      limit: finite and > 0; may be traced.
 
     Raises:
       ValueError: another limit.
@@ -63,7 +64,8 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
       stddev: of the whole distribution, finite and >= 0; what is left of it has less (0.88 of it
         by default).
       lower: where it is cut, in standard deviations; may be infinite.
-      upper: where it is cut, in standard deviations, > lower; may be infinite.
+      upper: where it is cut, in standard deviations, > lower; may be infinite. All three may be
+        traced.
 
     Raises:
       ValueError: another stddev, lower not below upper.
@@ -76,13 +78,15 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
     The same in `jax.nn.initializers.truncated_normal`.
     """
     check_width("truncated_normal", stddev)
-    if not (is_number(lower) and is_number(upper) and lower < upper):
-        raise ValueError(
-            f"truncated_normal: expected numbers lower < upper, got {lower!r} and {upper!r}; "
-            "give the smaller one first"
-        )
-    options = tuple(map(plain, (stddev, lower, upper)))
-    return _initializer("truncated_normal", lambda *which: _truncated(*which, *options))
+    ends = (lower, upper)
+    check_ordered(
+        "truncated_normal",
+        "numbers lower < upper",
+        ends,
+        "give the smaller one first",
+        order=operator.lt,
+    )
+    return _initializer("truncated_normal", _program(_truncated, stddev, lower, upper))
 
 
 def variance_scaling(
@@ -93,7 +97,7 @@ def variance_scaling(
     """Independent values of mean 0 and variance scale / fan.
 
     Args:
-      scale: finite and > 0.
+      scale: finite and > 0; may be traced.
       mode: which fan: inputs, outputs, or the mean of both.
       distribution: the full normal distribution (not a truncated one), or the uniform.
 
@@ -129,8 +133,8 @@ def variance_scaling(
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         variance = scale / (fan or 1)
         if distribution == "normal":
-            return normal(math.sqrt(variance))(key, shape, dtype)
-        return uniform(math.sqrt(3 * variance))(key, shape, dtype)
+            return normal(square_root(variance))(key, shape, dtype)
+        return uniform(square_root(3 * variance))(key, shape, dtype)
 
     return init
 
@@ -169,14 +173,26 @@ def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
     return init
 
 
+def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
+    """A compiled `draw(key, shape, dtype, *options)` as a function of the first three.
+
+    With options that are known it is one program, so that XLA rounds alike whether or not a larger
+    program is around it; traced ones cannot be static arguments of one.
+    """
+    if all(map(known, options)):
+        numbers = tuple(map(float, options))
+        return lambda *which: draw(*which, *numbers)
+    within = inspect.unwrap(draw)
+    return lambda *which: within(*which, *(in_dtype(option, which[2]) for option in options))
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: float) -> jax.Array:
-    # One program, so that XLA rounds alike whether or not a larger program is around it.
+def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
     return stddev * jax.random.normal(key, shape, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _truncated(
-    key: Any, shape: tuple[int, ...], dtype: Any, stddev: float, lower: float, upper: float
+    key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
 ) -> jax.Array:
     return stddev * jax.random.truncated_normal(key, lower, upper, shape, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_number, plain
+from fdl.arguments import check_count, check_number, in_dtype, known
 from fdl.initializers.drawn import normal
 from fdl.initializers.shape import Initializer, drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
@@ -37,7 +37,7 @@ def constant(value: float) -> Initializer:
     """All one value; needs no key.
 
     Args:
-      value: a number.
+      value: a number; may be traced.
 
     Raises:
       ValueError: what is none.
@@ -58,7 +58,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
     Args:
-      scale: finite and > 0. The shape `[..., out]` is taken as the matrix `[prod(...), out]`.
+      scale: finite and > 0; may be traced. The shape `[..., out]` is taken as the matrix
+        `[prod(...), out]`.
 
     Raises:
       ValueError: another scale.
@@ -78,7 +79,6 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         lambda scale: 0 < scale < math.inf,
         "the length of every vector is multiplied by it",
     )
-    scale = plain(scale)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape, "orthogonal")
@@ -86,8 +86,9 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         square = (max(rows, columns), min(rows, columns))
         exact = drawn_in(dtype, "orthogonal")
         q, r = jnp.linalg.qr(jax.random.normal(need_key(key, "orthogonal"), square, exact))
-        q = q * jnp.sign(jnp.diagonal(r))
-        return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
+        q = q * jnp.sign(jnp.diagonal(r))[None]
+        scaled_q = in_dtype(scale, q.dtype) * (q if rows >= columns else q.T)
+        return scaled_q.reshape(shape).astype(dtype)
 
     return init
 
@@ -96,7 +97,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     """A convolution that is an orthogonal map at its middle place, and 0 elsewhere.
 
     Args:
-      scale: finite and > 0. Shapes are `[*spatial, in, out]` with in <= out.
+      scale: finite and > 0; may be traced. Shapes are `[*spatial, in, out]` with in <= out.
 
     Raises:
       ValueError: another scale.
@@ -134,6 +135,7 @@ def dirac(groups: int = 1) -> Initializer:
       groups: of the convolution, >= 1; in each of them the channels are counted anew.
 
     Raises:
+      ValueError: groups below 1.
       PathError: a shape without spatial axes, or whose outputs the groups do not divide.
 
     Example:
@@ -145,11 +147,12 @@ def dirac(groups: int = 1) -> Initializer:
     Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`. Channels beyond
     the fewer of inputs and outputs get 0.
     """
+    groups = check_count("dirac", "groups", groups, "give dirac the groups of its convolution")
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("dirac", shape)
         dtype = need_dtype(dtype, "dirac")
-        if groups < 1 or outputs % groups:
+        if outputs % groups:
             raise PathError(
                 f"expected groups that divide the {outputs} outputs, got {groups}; give dirac the "
                 "groups of its convolution",
@@ -165,7 +168,7 @@ def identity(scale: float = 1.0) -> Initializer:
     """The matrix that gives out its input, times `scale`; 0 beyond the square. Needs no key.
 
     Args:
-      scale: finite.
+      scale: finite; may be traced.
 
     Raises:
       ValueError: a scale that is not finite.
@@ -196,7 +199,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 
     Args:
       share: of each column that is 0, in [0, 1); rounded up to whole inputs.
-      stddev: of the others, finite and >= 0.
+      stddev: of the others, finite and >= 0. Both may be traced.
 
     Raises:
       ValueError: a share outside [0, 1), another stddev.
@@ -226,7 +229,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
         values, order = jax.random.split(need_key(key, "sparse"))
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
-        return jnp.where(rank < math.ceil(share * shape[0]), jnp.zeros_like(w), w)
+        zero = share * shape[0]
+        none = rank < (math.ceil(zero) if known(share) else jnp.ceil(zero).astype(rank.dtype))
+        return jnp.where(none, jnp.zeros_like(w), w)
 
     return init
 
@@ -239,7 +244,7 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
 
     Args:
       initializer: any.
-      factor: finite.
+      factor: finite; may be traced.
 
     Returns:
       An initializer that gives what the other gives, in the same dtype.

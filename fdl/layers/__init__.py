@@ -35,6 +35,7 @@ from fdl.layers.embed import embedding as embedding
 from fdl.layers.embed import learned_positions as learned_positions
 from fdl.layers.embed import sinusoidal_positions as sinusoidal_positions
 from fdl.layers.positions import rotary as rotary
+from fdl.layers.positions import rotary_by_tables as rotary_by_tables
 from fdl.layers.attention import attention as attention
 from fdl.layers.dot_product import dot_product_attention as dot_product_attention
 from fdl.layers.cells import gru_cell as gru_cell

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, check_count, check_number
+from fdl.arguments import check_array, check_count, is_zero, said
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State
 from fdl.layers.cache import key_value_cache, position
 from fdl.layers.dense import dense
-from fdl.layers.dot_product import dot_product_attention
+from fdl.layers.dot_product import check_scores, dot_product_attention
 from fdl.layers.dropout import dropout
 from fdl.layers.norm import rms_norm
 from fdl.layers.positions import alibi_slopes
 from fdl.layers.positions import rotary as rotary_positions
+from fdl.layers.scores import Pairs
 from fdl.network import network
 from fdl.paths import PathError
 
@@ -36,6 +37,7 @@ def attention(
     rotary: bool | Rotation = False,
     alibi: bool = False,
     qk_norm: bool = False,
+    scale: float | None = None,
     soft_cap: float | None = None,
     dropout_rate: float = 0.0,
     chunk: int | None = None,
@@ -60,8 +62,10 @@ def attention(
         `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
       alibi: scores fall with distance, by `alibi_slopes`.
       qk_norm: each query and key is divided by its root mean square, then scaled by weights [K].
+      scale: what the products of queries and keys are multiplied by; None for 1 / sqrt(K).
       soft_cap: c, scores become c * tanh(scores / c).
-      dropout_rate: of the attention weights, in training.
+      dropout_rate: of the attention weights, in training, in [0, 1]. Scale, soft_cap and
+        dropout_rate may be traced.
       chunk: the memory-efficient form in blocks of so many tokens, see `dot_product_attention`.
       bias: whether q, k, v and out add one.
       w_init: initializer of q/w, k/w, v/w and, without `out_init`, of out/w.
@@ -74,9 +78,11 @@ def attention(
       heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with qk_norm
       also {"q_norm", "k_norm"}, each {"scale": [K]}. Extra inputs, none of which must be given:
       `mask`, bool [..., H, T, T], any axis of which may be 1, True where a query sees a key;
+      `bias`, floating and of such a shape, what is added to the scores, where minus infinity hides;
       `segments`, integers [..., T], of which only equal ones see each other; with rotary
       `positions` [..., T], by default 0, 1, ... With cross: `context`, which must be given, and
-      `context_mask` as `mask`. A token that sees none gives what `out` makes of zeros. Without
+      `context_mask` and `context_bias` as `mask`
+      and `bias`. A token that sees none gives what `out` makes of zeros. Without
       chunk, `capture` finds the attention maps [..., H, T, S] at the path `weights`.
 
     Raises:
@@ -100,7 +106,8 @@ def attention(
     sizes = {"features": features, "head_features": head_features, "kv_heads": kv_heads}
     sizes |= {"window": window, "chunk": chunk}
     ordered = causal or window is not None or bool(rotary) or alibi
-    _check(heads, sizes, cross and ordered, soft_cap, dropout_rate)
+    _check(heads, sizes, cross and ordered, dropout_rate)
+    check_scores("attention", soft_cap, scale)
     kv = kv_heads or heads
 
     def width(count: int) -> Callable[[int], int]:
@@ -122,6 +129,7 @@ def attention(
         causal=causal,
         window=window,
         slopes=alibi_slopes(heads) if alibi else None,
+        scale=scale,
         soft_cap=soft_cap,
         chunk=chunk,
     )
@@ -162,26 +170,28 @@ class _Attention:
         """With the extra inputs that this form takes, and no others."""
         attend = self.attend
         if self.cross:
-            return lambda f, x, *, context, context_mask=None: attend(
-                f, x, context, mask=context_mask
+            return lambda f, x, *, context, context_mask=None, context_bias=None: attend(
+                f, x, context, mask=context_mask, bias=context_bias
             )
         if self.twin and self.turn:
-            return lambda f, x, *, mask=None, positions=None: attend(f, x, x, positions, mask=mask)
-        if self.twin:
-            return lambda f, x, *, mask=None: attend(f, x, x, mask=mask)
-        if self.turn:
-            return lambda f, x, *, mask=None, segments=None, positions=None: attend(
-                f, x, x, positions, mask=mask, segments=segments
+            return lambda f, x, *, mask=None, bias=None, positions=None: attend(
+                f, x, x, positions, mask=mask, bias=bias
             )
-        return lambda f, x, *, mask=None, segments=None: attend(
-            f, x, x, mask=mask, segments=segments
+        if self.twin:
+            return lambda f, x, *, mask=None, bias=None: attend(f, x, x, mask=mask, bias=bias)
+        if self.turn:
+            return lambda f, x, *, mask=None, bias=None, segments=None, positions=None: attend(
+                f, x, x, positions, mask=mask, bias=bias, segments=segments
+            )
+        return lambda f, x, *, mask=None, bias=None, segments=None: attend(
+            f, x, x, mask=mask, bias=bias, segments=segments
         )
 
     def attend(
         self, f: Any, x: jax.Array, context: jax.Array, positions: Any = None, **seen: Any
     ) -> jax.Array:
         self.check(x, context)
-        x, context, broken = self.spared(x, context, seen.get("mask"))
+        x, context, broken = self.spared(x, context, Pairs(seen["mask"], seen["bias"]).seen())
         q = _by_head(f.q(x, like=x), self.heads)
         k = _by_head(f.k(context, like=x), self.kv_heads)
         v = _by_head(f.v(context, like=x), self.kv_heads)
@@ -257,8 +267,7 @@ def _check(
     heads: int,
     sizes: dict[str, int | None],
     ordered_across: bool,
-    soft_cap: float | None,
-    dropout_rate: float,
+    dropout_rate: Any,
 ) -> None:
     check_count("attention", "heads", heads, "say into how many parts the features fall")
     for what, value in sizes.items():
@@ -270,18 +279,14 @@ def _check(
             f"attention: expected kv_heads that divide the heads, got heads {heads} and "
             f"kv_heads {kv_heads}; kv_heads=None gives each head keys and values of its own"
         )
-    if soft_cap is not None:
-        check_number(
-            *("attention", "a soft_cap > 0", soft_cap),
-            *(lambda cap: cap > 0, "50 is usual, None leaves it out"),
-        )
     if ordered_across:
         raise ValueError(
             "attention: expected cross without causal, window, rotary and alibi, got one of them; "
             "tokens of x and of context have no common order"
         )
-    if chunk is not None and dropout_rate:
+    if chunk is not None and not is_zero(dropout_rate):
         raise ValueError(
             f"attention: expected dropout_rate 0 beside a chunk, got chunk {chunk} and "
-            f"dropout_rate {dropout_rate}; the form in chunks never holds the weights to be dropped"
+            f"dropout_rate {said(dropout_rate)}; the form in chunks never holds the weights "
+            "to be dropped"
         )

@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.layers.scores import UNSEEN, Keys, Queries, Scoring
+from fdl.layers.scores import UNSEEN, Keys, Pairs, Queries, Scoring
 from fdl.layers.spread import full_beside
 from fdl.ops.numerics import wide
 
 
-@functools.partial(jax.jit, static_argnames=("scoring", "chunk"), inline=True)
+@functools.partial(jax.jit, static_argnames="chunk", inline=True)
 def in_blocks(
-    queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring, chunk: int
+    queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, chunk: int
 ) -> jax.Array:
     """Query block by query block, and each with a running softmax over blocks of keys.
 
     Args:
       queries: with q [..., T, H, K].
       keys: with k [..., S, G, K] and v [..., S, G, V].
-      mask: bool [..., H, T, S], any axis of which may be 1, or None.
+      pairs: mask and bias, [..., H, T, S] both, any axis of which may be 1, or None.
       scoring: what says how much they attend to each other.
       chunk: the size of a block.
 
@@ -29,8 +29,8 @@ def in_blocks(
 
     Example:
       >>> x, place = jnp.ones((3, 1, 2)), jnp.arange(3)
-      >>> scoring = Scoring(True, None, (), None, 3)
-      >>> in_blocks(Queries(x, place, None), Keys(x, x, place, None), None, scoring, 2).shape
+      >>> queries, keys = Queries(x, place, None), Keys(x, x, place, None)
+      >>> in_blocks(queries, keys, Pairs(None, None), Scoring(True, None, 3), 2).shape
       (3, 1, 2)
 
     Source: Rabe and Staats 2021, arXiv 2112.05682, section 3.
@@ -42,19 +42,19 @@ def in_blocks(
     # Both are recomputed in the backward pass: without the inner checkpoint a block of queries
     # would keep its weights for all keys, without the outer one every block of queries would.
     @jax.checkpoint
-    def of_queries(block: tuple[Queries, jax.Array | None]) -> jax.Array:
-        queries, own_mask = block
-        row_mask = mask if own_mask is None else own_mask
+    def of_queries(block: tuple[Queries, Pairs]) -> jax.Array:
+        queries, own = block
+        row = _either(own, pairs)
 
         @jax.checkpoint
-        def step(so_far: _SoFar, block: tuple[Keys, jax.Array | None]) -> tuple[_SoFar, None]:
-            keys, own_mask = block
-            seen = row_mask if own_mask is None else own_mask
+        def step(so_far: _SoFar, block: tuple[Keys, Pairs]) -> tuple[_SoFar, None]:
+            keys, own = block
+            here = _either(own, row)
             reached = scoring.reaches(queries, keys)
             if reached is True:
-                return _and(so_far, queries, keys, seen, scoring), None
+                return _and(so_far, queries, keys, here, scoring), None
             more = jax.lax.cond(
-                reached, lambda: _and(so_far, queries, keys, seen, scoring), lambda: so_far
+                reached, lambda: _and(so_far, queries, keys, here, scoring), lambda: so_far
             )
             return more, None
 
@@ -67,11 +67,11 @@ def in_blocks(
             begin((h, rows), 0),
             begin((rows, h, keys.v.shape[-1]), 0),
         )
-        done, _ = jax.lax.scan(step, none_yet, (key_blocks, _split_mask(row_mask, -1, columns)))
+        done, _ = jax.lax.scan(step, none_yet, (key_blocks, _split_pairs(row, -1, columns)))
         return done.mixed / _of_rows(jnp.where(done.total == 0, 1, done.total))
 
     blocks = Queries(*(_split(x, axis, rows) for x, axis in zip(queries, QUERY_AXES, strict=True)))
-    y = jax.lax.map(of_queries, (blocks, _split_mask(mask, -2, rows)))
+    y = jax.lax.map(of_queries, (blocks, _split_pairs(pairs, -2, rows)))
     y = jnp.moveaxis(y, 0, -4)
     return jax.lax.collapse(y, y.ndim - 4, y.ndim - 2)[..., :t, :, :]
 
@@ -92,10 +92,8 @@ class _SoFar(NamedTuple):
     mixed: jax.Array
 
 
-def _and(
-    so_far: _SoFar, queries: Queries, keys: Keys, mask: jax.Array | None, scoring: Scoring
-) -> _SoFar:
-    scores, seen = scoring(queries, keys, mask)
+def _and(so_far: _SoFar, queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> _SoFar:
+    scores, seen = scoring(queries, keys, pairs)
     largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
     kept = jnp.exp(so_far.largest - largest)
     parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)
@@ -111,9 +109,16 @@ def _of_rows(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, -1, -2)[..., None]
 
 
-def _split_mask(mask: jax.Array | None, axis: int, size: int) -> jax.Array | None:
-    """None too where the mask has length 1, which broadcasts: every block then takes all of it."""
-    return None if mask is None or mask.shape[axis] == 1 else _split(mask, axis, size)
+def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
+    """None too for an array of length 1, which broadcasts: every block then takes all of it."""
+    return Pairs(
+        *(None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
+    )
+
+
+def _either(own: Pairs, whole: Pairs) -> Pairs:
+    """What a block has of its own, else the whole."""
+    return Pairs(*(y if x is None else x for x, y in zip(own, whole, strict=True)))
 
 
 def _split(x: Any, axis: int, size: int) -> Any:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
-from fdl.arguments import check_count
+from fdl.arguments import check_count, check_number
 from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
 from fdl.layer import Params, check_initializer, subkey
+from fdl.ranks import with_free_ranks
 
 WIDTH = "say how many each step has"
 
@@ -49,6 +50,10 @@ class Cell:
     init: Callable[[Any, Any], Params]
     drive: Callable[[Params, Any], Any]
     step: Callable[[Params, Carry, Any], Carry]
+
+    def __post_init__(self) -> None:
+        for part in ("init", "drive", "step"):
+            object.__setattr__(self, part, with_free_ranks(getattr(self, part)))
 
 
 def simple_cell(
@@ -100,7 +105,7 @@ def lstm_cell(
 
     Args:
       features: H, >= 1.
-      forget_bias: what b of f begins with; 1 lets a new network remember.
+      forget_bias: what b of f begins with; 1 lets a new network remember. May be traced.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
@@ -121,6 +126,7 @@ def lstm_cell(
     exploration of recurrent network architectures", for forget_bias.
     """
     features = check_count("recurrent", "features", features, WIDTH)
+    check_number("lstm", "a forget_bias", forget_bias, lambda bias: True, "0 or 1 is usual")
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:

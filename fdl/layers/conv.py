@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
-from fdl.arguments import check_count, is_count
+from fdl.arguments import check_count, counted, is_count
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.any_rank import one_for_all_axes
 from fdl.layers.cache import at_once, sliding
 from fdl.layers.convolve import convolve
 from fdl.layers.images import as_images, check_images, fit
@@ -28,9 +29,10 @@ from fdl.layers.window import (
 from fdl.network import chain
 
 
+@one_for_all_axes("kernel_size")
 def conv(
     features: int,
-    kernel_size: tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
     *,
     stride: int | tuple[int, ...] = 1,
     padding: Padding = "SAME",
@@ -48,7 +50,8 @@ def conv(
     Args:
       features: F, how many outputs at each place, >= 1.
       kernel_size: (3, 3) for images, (3,) for sequences, (3, 3, 3) for volumes: as many numbers as
-        there are spatial axes.
+        there are spatial axes. An integer is for all of them: x is then [B, *spatial, C], and each
+        axis between the first and the last is spatial.
       stride: from one window to the next; an integer for all axes, or one for each.
       padding: "SAME" makes ceil(size / stride) windows with low = total // 2 (XLA's, TensorFlow's
         and Keras's meaning; torch's "same" is the case of stride 1). "VALID" is none. "CAUSAL", for
@@ -117,8 +120,9 @@ def conv(
     return _decoded(layer, kernel, strides, dilations, edges, without_padding)
 
 
+@one_for_all_axes("kernel_size")
 def depthwise_conv(
-    kernel_size: tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
     *,
     multiplier: int = 1,
     stride: int | tuple[int, ...] = 1,
@@ -190,7 +194,7 @@ def depthwise_conv(
 
 def separable_conv(
     features: int,
-    kernel_size: tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
     *,
     multiplier: int = 1,
     stride: int | tuple[int, ...] = 1,
@@ -227,13 +231,15 @@ def separable_conv(
 
     Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
     """
-    kernel = check_sizes("separable_conv", "kernel_size", kernel_size)
     windows: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    one: int | tuple[int, ...] = 1
+    if not is_count(counted(kernel_size)):
+        one = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
     return chain(
         depthwise=depthwise_conv(
-            kernel, multiplier=multiplier, **windows, bias=False, w_init=w_init
+            kernel_size, multiplier=multiplier, **windows, bias=False, w_init=w_init
         ),
-        pointwise=conv(features, (1,) * len(kernel), bias=bias, w_init=w_init, b_init=b_init),
+        pointwise=conv(features, one, bias=bias, w_init=w_init, b_init=b_init),
         name=name,
     )
 

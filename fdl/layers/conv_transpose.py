@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fdl.initializers import Initializer, lecun_normal, zeros
 from fdl.initializers.shape import Shared
 from fdl.layer import Layer, Params, State, subkey
+from fdl.layers.any_rank import one_for_all_axes
 from fdl.layers.cache import at_once
 from fdl.layers.conv import check_features
 from fdl.layers.convolve import convolve_transposed
@@ -25,9 +26,10 @@ from fdl.layers.window import (
 from fdl.paths import PathError
 
 
+@one_for_all_axes("kernel_size")
 def conv_transpose(
     features: int,
-    kernel_size: tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
     *,
     stride: int | tuple[int, ...] = 1,
     padding: Padding = "SAME",
@@ -45,7 +47,7 @@ def conv_transpose(
 
     Args:
       features: F, how many outputs at each place, >= 1.
-      kernel_size: as many numbers as there are spatial axes.
+      kernel_size: as many numbers as there are spatial axes, or an integer for all, as of `conv`.
       stride: from one window to the next on y, so that y is about so many times larger than x.
       padding: that of the convolution. "SAME" makes size * stride outputs, "VALID" all that any
         window reaches, (size - 1) * stride + max(extent, stride) with extent = (kernel - 1) *

@@ -1,12 +1,12 @@
 """Dropout: units, channels or whole examples switched off at random in training."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number, in_dtype, is_zero, known, square_root
 from fdl.layer import Layer, Params, State, check_training_key
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
@@ -18,14 +18,14 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
     In training y = x * mask / (1 - rate), which keeps the mean; otherwise y = x.
 
     Args:
-      rate: probability of dropping, 0 <= rate < 1.
+      rate: probability of dropping, 0 <= rate <= 1; may be traced. At 1 all is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [...] to y [...], the same dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: a rate outside [0, 1].
       PathError: no key in training.
 
     Example:
@@ -44,14 +44,15 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     Neighbouring pixels of a channel say almost the same, so dropping them one by one drops little.
 
     Args:
-      rate: probability of dropping, 0 <= rate < 1; the others are scaled by 1 / (1 - rate).
+      rate: probability of dropping, 0 <= rate <= 1; may be traced. The others are scaled by
+        1 / (1 - rate); at 1 all is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [B, ..., C] to y, the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: a rate outside [0, 1].
       PathError: no key in training; x without a batch and a channel axis.
 
     Example:
@@ -76,14 +77,15 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     At the end of a residual branch it leaves, for that example, the identity alone.
 
     Args:
-      rate: probability of dropping, 0 <= rate < 1; the others are scaled by 1 / (1 - rate).
+      rate: probability of dropping, 0 <= rate <= 1; may be traced. The others are scaled by
+        1 / (1 - rate); at 1 all is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [B, ...] to y, the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: a rate outside [0, 1].
       PathError: no key in training; x without a batch axis.
 
     Example:
@@ -109,7 +111,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
     Its variance is rate / (1 - rate), that of `dropout` at the same rate.
 
     Args:
-      rate: 0 <= rate < 1.
+      rate: 0 <= rate < 1; may be traced. At 1 the variance would be infinite.
       name: what the layer is called in a network.
 
     Returns:
@@ -127,14 +129,15 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
     Source: Srivastava et al. 2014, "Dropout", section 10.
     """
-    spread = math.sqrt(rate / (1 - rate)) if 0 <= rate < 1 else 0.0
 
     def draw(key: Any, x: jax.Array) -> jax.Array:
         dtype = wide(x.dtype)
+        dropped, kept = _shares(rate)
+        spread = in_dtype(square_root(dropped / kept), dtype)
         factor = 1 + spread * jax.random.normal(key, x.shape, dtype)
         return (x.astype(dtype) * factor).astype(x.dtype)
 
-    return _random("gaussian_dropout", rate, name, draw)
+    return _random("gaussian_dropout", rate, name, draw, below=True)
 
 
 def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
@@ -143,14 +146,14 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
     y = a * (x or -1.7581) + b, with a and b so that mean 0 and variance 1 of x are those of y.
 
     Args:
-      rate: probability of dropping, 0 <= rate < 1.
+      rate: probability of dropping, 0 <= rate <= 1; may be traced. At 1 all is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [...] to y [...], the same dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: a rate outside [0, 1].
       PathError: no key in training.
 
     Example:
@@ -165,27 +168,37 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
     floor = -1.0507009873554805 * 1.6732632423543772
 
     def draw(key: Any, x: jax.Array) -> jax.Array:
-        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-        a = ((1 - rate) * (1 + rate * floor**2)) ** -0.5
-        return a * jnp.where(keep, x, jnp.full_like(x, floor)) - a * rate * floor
+        dropped, kept = _shares(rate)
+        keep = jax.random.bernoulli(key, kept, x.shape)
+        # At rate 1 all is floor - floor, times a number that must be finite.
+        a = 1 / square_root(_or_one(kept) * (1 + dropped * floor**2))
+        apart = jnp.where(keep, x, jnp.full_like(x, floor)) - in_dtype(dropped * floor, x.dtype)
+        return in_dtype(a, x.dtype) * apart
 
     return _random("alpha_dropout", rate, name, draw)
 
 
 def _random(
-    kind: str, rate: float, name: str, draw: Callable[[Any, jax.Array], jax.Array]
+    kind: str,
+    rate: Any,
+    name: str,
+    draw: Callable[[Any, jax.Array], jax.Array],
+    *,
+    below: bool = False,
 ) -> Layer:
     """A layer that is `draw(key, x)` in training, and the identity otherwise."""
-    if not 0 <= rate < 1:
-        raise ValueError(
-            f"{kind}: expected a rate in [0, 1), the probability of dropping, got {rate}; "
-            "0.1 drops one in ten"
-        )
+    check_number(
+        kind,
+        f"a rate in [0, 1{')' if below else ']'}, the probability of dropping",
+        rate,
+        lambda rate: 0 <= rate < 1 or (rate == 1 and not below),
+        "0.1 drops one in ten",
+    )
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        if not train or rate == 0:
+        if not train or is_zero(rate):
             return x, state
         check_training_key(key, name)
         return draw(key, x), state
@@ -193,9 +206,21 @@ def _random(
     return Layer(name, lambda key, x: ({}, {}), apply)
 
 
-def _kept(key: Any, rate: float, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    keep = jax.random.bernoulli(key, 1 - rate, shape)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+def _kept(key: Any, rate: Any, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    _, kept = _shares(rate)
+    keep = jax.random.bernoulli(key, kept, shape)
+    return jnp.where(keep, x / in_dtype(_or_one(kept), x.dtype), jnp.zeros_like(x))
+
+
+def _shares(rate: Any) -> tuple[Any, Any]:
+    """What is dropped and what is kept of all, as Python's numbers where the rate is known."""
+    dropped = in_dtype(rate, jnp.result_type(float))
+    return dropped, 1 - dropped
+
+
+def _or_one(share: Any) -> Any:
+    """The share that is kept, and 1 for 0, by which what is dropped can be divided."""
+    return (share or 1.0) if known(share) else jnp.where(share == 0, 1, share)
 
 
 def _need_axes(name: str, x: jax.Array, axes: int, shape: str) -> None:

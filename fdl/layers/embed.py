@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, check_count
+from fdl.arguments import check_array, check_count, check_known
 from fdl.data.arrays import to_jax
 from fdl.initializers import Initializer, normal
 from fdl.layer import Layer, Params, State, check_initializer, subkey
 from fdl.layers.cache import counted
-from fdl.layers.positions import angles
-from fdl.layers.spread import sharding_beside
+from fdl.layers.positions import USUAL_BASE, angles
+from fdl.layers.spread import rows
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
 
@@ -150,7 +150,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     p[2i] = sin(position / base^(2i / D)) and p[2i + 1] = cos(position / base^(2i / D)).
 
     Args:
-      base: > 1; the slowest wave is almost 2 pi * base long.
+      base: > 1, not traced; the slowest wave is almost 2 pi * base long.
       name: what the layer is called in a network.
 
     Returns:
@@ -168,8 +168,8 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
-    if not base > 1:
-        raise ValueError(f"sinusoidal_positions: expected a base > 1, got {base}; 10000 is usual")
+    check_known("sinusoidal_positions", "a base > 1", base, lambda base: base > 1, USUAL_BASE)
+    base = float(base)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions)
@@ -200,28 +200,6 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     layer = Layer(name, init, apply)
     return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
-
-
-def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
-    """w[ids], with NaN for an id that is none.
-
-    Args:
-      w: [V, ...].
-      ids: [...], integers.
-
-    Returns:
-      [..., ...], the dtype of w.
-
-    Example:
-      >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
-      Array([ 6., nan, nan], dtype=float32)
-    """
-    return w.at[ids].get(
-        mode="fill",
-        fill_value=jnp.nan,
-        wrap_negative_indices=False,
-        out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),
-    )
 
 
 def _check_sequence(

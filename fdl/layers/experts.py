@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, is_count
+from fdl.arguments import check_array, is_count, known, said
 from fdl.layer import Layer, Params, State, as_layer, subkey
 from fdl.layers.dense import dense
 from fdl.network import network
@@ -39,7 +39,8 @@ def mixture_of_experts(
       expert: a layer, as `feed_forward(64, hidden=256)`, from [..., D] to [..., F].
       count: E, how many of them, each with weights of its own, >= 1.
       top_k: k, to how many a token goes, 1 to E.
-      capacity_factor: C = ceil(capacity_factor k T / E); None is room for all.
+      capacity_factor: C = ceil(capacity_factor k T / E), which is a size, so it is not traced; None
+        is room for all.
       name: what the layer is called in a network.
 
     Returns:
@@ -64,12 +65,12 @@ def mixture_of_experts(
     k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
     arXiv 2006.16668, algorithm 1.
     """
-    crowded = capacity_factor is not None and capacity_factor <= 0
+    crowded = capacity_factor is not None and not (known(capacity_factor) and capacity_factor > 0)
     if not (is_count(count) and is_count(top_k)) or top_k > count or crowded:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
-            f"> 0 or None, got {count}, {top_k} and {capacity_factor}; top_k says how many "
-            "experts see a token, and capacity_factor=None is room for all"
+            f"> 0 or None, got {said(count)}, {said(top_k)} and {said(capacity_factor)}; top_k "
+            "says how many experts see a token, and capacity_factor=None is room for all"
         )
 
     def forward(f: Any, x: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from fdl.activations import gelu, silu
+from fdl.arguments import is_zero
 from fdl.layer import Layer
 from fdl.layers.dense import dense
 from fdl.layers.dropout import dropout
@@ -71,7 +72,7 @@ def feed_forward(
       activation: between the two.
       gate: whether up and activation are together `gated`: with silu that is Llama's SwiGLU.
       bias: whether the dense layers add one.
-      dropout_rate: of the result, in [0, 1); 0 leaves the layer out.
+      dropout_rate: of the result, in [0, 1]; 0 leaves the layer out. May be traced.
       name: what the layer is called in a network.
 
     Returns:
@@ -92,7 +93,7 @@ def feed_forward(
     equation 6.
     """
     down = dense(features, bias=bias)
-    last = {"drop": dropout(dropout_rate)} if dropout_rate else {}
+    last = {"drop": dropout(dropout_rate)} if not is_zero(dropout_rate) else {}
     if gate:
         up = gated(hidden, activation=activation, bias=bias)
         return chain(name=name, up=up, down=down, **last)

@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from fdl.arguments import check_number, in_dtype
 from fdl.layer import Layer, function
 from fdl.layers.cache import at_once
 
@@ -16,19 +18,28 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
     smaller and faster to draw batches from.
 
     Args:
-      scale: 1 / 255 takes 8-bit pixels to [0, 1].
-      offset: added afterwards.
+      scale: 1 / 255 takes 8-bit pixels to [0, 1]; may be traced.
+      offset: added afterwards; may be traced.
       dtype: of y.
 
     Returns:
       A layer from x [...] of any real dtype to y [...].
+
+    Raises:
+      ValueError: a scale or an offset that is no number.
 
     Example:
       >>> y, _ = rescale(1 / 255).apply({}, {}, jnp.array([0, 255], jnp.uint8))
       >>> y
       Array([0., 1.], dtype=float32)
     """
-    return function(lambda x: jnp.asarray(x, dtype) * scale + offset, "rescale")
+    for what, value in {"scale": scale, "offset": offset}.items():
+        check_number("rescale", f"a number {what}", value, lambda value: True, "1 / 255 is usual")
+
+    def of(x: Any) -> jax.Array:
+        return jnp.asarray(x, dtype) * in_dtype(scale, dtype) + in_dtype(offset, dtype)
+
+    return function(of, "rescale")
 
 
 def flatten() -> Layer:

@@ -3,13 +3,15 @@
 B is the batch, C (or D) the features, which are the last axis.
 """
 
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
 
-from fdl.arguments import check_count
+from fdl.arguments import check_count, said
 from fdl.initializers import Initializer, ones, zeros
-from fdl.layer import Layer, Params
+from fdl.layer import Layer
 from fdl.layers.cache import at_once
 from fdl.layers.standardize import Affine, check_epsilon
 from fdl.ops.numerics import deviations, over_root_mean_square
@@ -17,6 +19,7 @@ from fdl.ops.numerics import deviations, over_root_mean_square
 
 def layer_norm(
     *,
+    axes: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
     scale: bool = True,
     bias: bool = True,
@@ -27,18 +30,23 @@ def layer_norm(
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each vector by itself.
 
     Args:
-      epsilon: added to the variance, > 0.
+      axes: over which mean and variance are taken, counted from the last: -1 for each vector, (-3,
+        -2, -1) for each image.
+      epsilon: added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
-      scale_init: initializer of scale [D].
-      bias_init: initializer of bias [D].
+      scale_init: initializer of scale, of the sizes of the axes: [D].
+      bias_init: initializer of bias, of the same shape.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D], "bias": [D]}.
+      Over other axes than the last it reads a sequence as a whole, and has the extra input `mask`,
+      which need not be given: bool of x's shape, any axis of which may be 1; only where it is True
+      does x count and is it read, elsewhere y is 0.
 
     Raises:
-      ValueError: an epsilon that is not above 0.
+      ValueError: an epsilon that is not above 0, or axes that are not below 0 or not distinct.
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
@@ -52,16 +60,18 @@ def layer_norm(
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4.
     """
     check_epsilon("layer_norm", epsilon)
-    affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 1)
+    over = _check_axes("layer_norm", axes)
+    drawn = (scale_init if scale else None, bias_init if bias else None)
 
-    def forward(params: Params, x: Any) -> jax.Array:
-        return affine.apply(params, deviations(x, (-1,), epsilon).standard(epsilon), x.dtype)
+    def standard(x: Any, mask: Any = None) -> jax.Array:
+        return deviations(x, over, epsilon, mask).standard(epsilon)
 
-    return affine.layer(forward)
+    return _over(name, over, drawn, standard)
 
 
 def rms_norm(
     *,
+    axes: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
     scale: bool = True,
     scale_init: Initializer = ones,
@@ -70,16 +80,18 @@ def rms_norm(
     """y = x / sqrt(mean(x^2) + epsilon) * scale: a layer norm that leaves the mean alone.
 
     Args:
-      epsilon: added to the mean square, > 0.
+      axes: over which the mean is taken, as of `layer_norm`.
+      epsilon: added to the mean square, > 0; may be traced.
       scale: whether to multiply by a learned scale.
-      scale_init: initializer of scale [D].
+      scale_init: initializer of scale, of the sizes of the axes: [D].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D]}.
+      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D]}; `mask` as of
+      `layer_norm`.
 
     Raises:
-      ValueError: an epsilon that is not above 0.
+      ValueError: as `layer_norm`.
       PathError: x without a feature axis, of another D, or of an integer dtype.
 
     Example:
@@ -92,12 +104,12 @@ def rms_norm(
     Source: Zhang and Sennrich 2019, arXiv 1910.07467, equation 4.
     """
     check_epsilon("rms_norm", epsilon)
-    affine = Affine(name, scale_init if scale else None, None, 1)
+    over = _check_axes("rms_norm", axes)
 
-    def forward(params: Params, x: Any) -> jax.Array:
-        return affine.apply(params, over_root_mean_square(x, -1, epsilon), x.dtype)
+    def standard(x: Any, mask: Any = None) -> jax.Array:
+        return over_root_mean_square(x, over, epsilon, mask)
 
-    return affine.layer(forward)
+    return _over(name, over, (scale_init if scale else None, None), standard)
 
 
 def group_norm(
@@ -114,7 +126,7 @@ def group_norm(
 
     Args:
       groups: G, into how many groups of C / G neighbouring channels; 1 <= G, a divisor of C.
-      epsilon: added to the variance, > 0.
+      epsilon: added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
       scale_init: initializer of scale [C].
@@ -123,7 +135,8 @@ def group_norm(
 
     Returns:
       A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
-      "bias": [C]}.
+      "bias": [C]}. Extra input, which need not be given: `mask`, bool of x's shape, any axis of
+      which may be 1; only where it is True does x count and is it read, elsewhere y is 0.
 
     Raises:
       ValueError: groups below 1, or an epsilon that is not above 0.
@@ -142,12 +155,15 @@ def group_norm(
     groups = check_count("group_norm", "groups", groups, "1 takes all channels together")
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2, groups)
 
-    def forward(params: Params, x: Any) -> jax.Array:
-        parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        y = deviations(parts, (*range(1, x.ndim - 1), x.ndim), epsilon).standard(epsilon)
-        return affine.apply(params, y.reshape(x.shape), x.dtype)
+    def standard(x: Any, mask: Any) -> jax.Array:
+        shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
+        within = None if mask is None else mask.reshape(shape)
+        over = (*range(1, x.ndim - 1), x.ndim)
+        return (
+            deviations(x.reshape(shape), over, epsilon, within).standard(epsilon).reshape(x.shape)
+        )
 
-    return at_once(affine.layer(forward))
+    return at_once(affine.masked_layer(standard))
 
 
 def instance_norm(
@@ -162,7 +178,7 @@ def instance_norm(
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each example and channel.
 
     Args:
-      epsilon: added to the variance, > 0.
+      epsilon: added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale (torch's default is not to).
       bias: whether to add a learned bias (torch's default is not to).
       scale_init: initializer of scale [C].
@@ -171,7 +187,7 @@ def instance_norm(
 
     Returns:
       A layer from x [B, ..., C], at least one axis between, to y of the same shape and dtype;
-      params {"scale": [C], "bias": [C]}.
+      params {"scale": [C], "bias": [C]}. Extra input: `mask`, as of `group_norm`.
 
     Raises:
       ValueError: an epsilon that is not above 0.
@@ -189,8 +205,30 @@ def instance_norm(
     check_epsilon("instance_norm", epsilon)
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 3)
 
-    def forward(params: Params, x: Any) -> jax.Array:
-        y = deviations(x, tuple(range(1, x.ndim - 1)), epsilon).standard(epsilon)
-        return affine.apply(params, y, x.dtype)
+    def standard(x: Any, mask: Any) -> jax.Array:
+        return deviations(x, tuple(range(1, x.ndim - 1)), epsilon, mask).standard(epsilon)
 
-    return at_once(affine.layer(forward))
+    return at_once(affine.masked_layer(standard))
+
+
+def _over(
+    name: str,
+    axes: tuple[int, ...],
+    drawn: tuple[Initializer | None, Initializer | None],
+    standard: Callable[..., jax.Array],
+) -> Layer:
+    """A norm over the last axes; over more than the very last it has a mask, and no cache."""
+    affine = Affine(name, *drawn, axes=-axes[0], features=axes)
+    return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
+
+
+def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
+    """The axes in their order, each below 0."""
+    each = tuple(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else (axes,)
+    right = each and all(isinstance(axis, Integral) and int(axis) < 0 for axis in each)
+    if not right or len(set(each)) < len(each):
+        raise ValueError(
+            f"{who}: expected axes below 0, counted from the last and each once, got {said(axes)}; "
+            "write -1 for each vector, or (-3, -2, -1) for each image"
+        )
+    return tuple(sorted(map(int, each)))

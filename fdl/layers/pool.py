@@ -13,30 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.layer import Layer, Params, State
+from fdl.layers.any_rank import one_for_all_axes
 from fdl.layers.cache import at_once
 from fdl.layers.images import as_images, check_images, fit
-from fdl.layers.pool_axis import exact, largest, total
+from fdl.layers.pool_axis import dilated, exact, largest, total
 from fdl.layers.window import Padding, Window, check_padding, check_sizes, for_each_axis
 
 PADDINGS = ("SAME", "VALID")
 
 
+@one_for_all_axes("window")
 def max_pool(
-    window: tuple[int, ...],
+    window: int | tuple[int, ...],
     *,
     stride: int | tuple[int, ...] | None = None,
     padding: Padding = "VALID",
+    dilation: int | tuple[int, ...] = 1,
     name: str = "max_pool",
 ) -> Layer:
-    """y[p] = the largest x in the window at p * stride.
+    """y[p] = the largest x[p * stride + t * dilation - low] over the places t of the window.
 
     Where several are the largest, the gradient goes to the first of them, row by row, as in torch.
 
     Args:
-      window: its sizes, as many as there are spatial axes.
+      window: its sizes, as many as there are spatial axes; or an integer for all of them: x is then
+        [B, *spatial, C], and each axis between the first and the last is spatial.
       stride: from one window to the next; None for the window's own sizes, so that none overlap.
       padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as of `conv`;
         what is added is minus infinity.
+      dilation: from one element of the window to the next on the image. A dilated window may see
+        padding alone, which gives minus infinity, as in torch.
       name: what the layer is called in a network.
 
     Returns:
@@ -53,21 +59,25 @@ def max_pool(
 
     Source: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
-    return _pooling(name, "max_pool", window, stride, padding, _largest_of_windows)
+    return _pooling(name, "max_pool", window, stride, padding, dilation, _largest_of_windows)
 
 
+@one_for_all_axes("window")
 def average_pool(
-    window: tuple[int, ...],
+    window: int | tuple[int, ...],
     *,
     stride: int | tuple[int, ...] | None = None,
     padding: Padding = "VALID",
+    dilation: int | tuple[int, ...] = 1,
     count_padding: bool = False,
     name: str = "average_pool",
 ) -> Layer:
-    """y[p] = the mean of x over the window at p * stride, summed in float32 at least.
+    """y[p] = the mean of x[p * stride + t * dilation - low] over the places t of the window.
+
+    It is summed in float32 at least.
 
     Args:
-      window, stride, padding: as of `max_pool`; what is added is 0.
+      window, stride, padding, dilation: as of `max_pool`; what is added is 0.
       count_padding: whether what is added counts in the mean, as in torch; by default it does not.
       name: what the layer is called in a network.
 
@@ -85,7 +95,7 @@ def average_pool(
     Source: LeCun et al. 1989, "Handwritten digit recognition with a back-propagation network".
     """
     mean = functools.partial(_mean_of_windows, count_padding=count_padding)
-    return _pooling(name, "average_pool", window, stride, padding, mean)
+    return _pooling(name, "average_pool", window, stride, padding, dilation, mean)
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
@@ -130,12 +140,13 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
     return _over_all(name, lambda x: (exact(x).sum(1) / x.shape[1]).astype(x.dtype))
 
 
-def adaptive_max_pool(sizes: tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
+@one_for_all_axes("sizes")
+def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
     """`sizes` windows whatever the image: window i begins at floor(i * n / size) of n elements and
     ends before ceil((i + 1) * n / size), as torch's.
 
     Args:
-      sizes: how many windows along each spatial axis.
+      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
       name: what the layer is called in a network.
 
     Returns:
@@ -154,11 +165,14 @@ def adaptive_max_pool(sizes: tuple[int, ...], *, name: str = "adaptive_max_pool"
     return _adaptive(name, "adaptive_max_pool", sizes, _largest_of_parts)
 
 
-def adaptive_average_pool(sizes: tuple[int, ...], *, name: str = "adaptive_average_pool") -> Layer:
+@one_for_all_axes("sizes")
+def adaptive_average_pool(
+    sizes: int | tuple[int, ...], *, name: str = "adaptive_average_pool"
+) -> Layer:
     """The means of the windows of `adaptive_max_pool`, summed in float32 at least.
 
     Args:
-      sizes: how many windows along each spatial axis.
+      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
       name: what the layer is called in a network.
 
     Returns:
@@ -179,9 +193,18 @@ def adaptive_average_pool(sizes: tuple[int, ...], *, name: str = "adaptive_avera
 Pool = Callable[[jax.Array, Window], jax.Array]
 
 
-def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, pool: Pool) -> Layer:
+def _pooling(
+    name: str,
+    kind: str,
+    window: Any,
+    stride: Any,
+    padding: Padding,
+    dilation: Any,
+    pool: Pool,
+) -> Layer:
     kernel = check_sizes(kind, "window", window)
     strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
+    dilations = for_each_axis(kind, "dilation", dilation, len(kernel))
     edges = check_padding(kind, padding, len(kernel), PADDINGS)
     if not isinstance(edges, str) and any(max(e) >= k for e, k in zip(edges, kernel, strict=True)):
         raise ValueError(
@@ -191,7 +214,7 @@ def _pooling(name: str, kind: str, window: Any, stride: Any, padding: Padding, p
 
     def of(x: jax.Array) -> jax.Array:
         images = as_images(x, len(kernel))
-        images, window = fit(name, images, kernel, strides, edges, (1,) * len(kernel))
+        images, window = fit(name, images, kernel, strides, edges, dilations)
         y = pool(images, window)
         return y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
 
@@ -235,17 +258,19 @@ def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
     # The last axis first: the first largest of rows, of the first largest in each, is the first.
     for axis in reversed(range(len(window.kernel))):
         x = _padded(x, axis, window, -jnp.inf)
-        x = largest(x, axis + 1, window.kernel[axis], window.stride[axis])
+        k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))
+        x = dilated(largest, x, axis + 1, k, s, d)
     return x
 
 
 def _mean_of_windows(x: jax.Array, window: Window, count_padding: bool) -> jax.Array:
     y = exact(x)
-    for axis, (k, s) in enumerate(zip(window.kernel, window.stride, strict=True)):
-        y = total(_padded(y, axis, window, 0), axis + 1, k, s)
+    sizes = zip(window.kernel, window.stride, window.dilation, strict=True)
+    for axis, (k, s, d) in enumerate(sizes):
+        y = dilated(total, _padded(y, axis, window, 0), axis + 1, k, s, d)
         inside = np.pad(np.ones(window.input[axis]), window.padding[axis], constant_values=0)
         starts = range(0, s * window.output[axis], s)
-        counts = np.array([k if count_padding else inside[i : i + k].sum() for i in starts])
+        counts = np.array([k if count_padding else inside[i : i + k * d : d].sum() for i in starts])
         share = jnp.asarray(1 / np.maximum(counts, 1), y.dtype)
         y = y * share.reshape(-1, *(1,) * (y.ndim - axis - 2))
     return y.astype(x.dtype)

@@ -58,6 +58,35 @@ def total(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
     return functools.reduce(jnp.add, (part.sum(axis + 1) for part in _blocks(x, axis, k, s)))
 
 
+def dilated(
+    pool: Callable[[jax.Array, int, int, int], jax.Array],
+    x: jax.Array,
+    axis: int,
+    k: int,
+    s: int,
+    d: int,
+) -> jax.Array:
+    """`largest` or `total` of windows whose elements are d apart.
+
+    Every d-th element is a sequence of its own, on which the windows are as ever. They are taken at
+    every place, and then every s-th is kept.
+
+    Example:
+      >>> dilated(total, jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 2, 1, 3)
+      Array([1., 8.], dtype=float32)
+    """
+    if d == 1 or k == 1:
+        return pool(x, axis, k, s)
+    size, windows = x.shape[axis], x.shape[axis] - (k - 1) * d
+    length = -(-size // d)
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (0, length * d - size, 0)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+    x = pool(x.reshape(*x.shape[:axis], length, d, *x.shape[axis + 1 :]), axis, k, 1)
+    x = jax.lax.collapse(x, axis, axis + 2)
+    return jax.lax.slice_in_dim(x, 0, windows, s, axis)
+
+
 def exact(x: jax.Array) -> jax.Array:
     """x in float32 where it has fewer bits.
 

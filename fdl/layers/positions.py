@@ -8,52 +8,109 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.arguments import check_array
+from fdl.arguments import check_array, check_known, is_count, said
 from fdl.data.arrays import to_jax
+from fdl.layers.spread import rows
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
+from fdl.ranks import free_ranks
+
+# A base is not traced: frequencies are computed in float64 before there is a program.
+USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
 
 
 def rotary(
-    x: jax.Array, positions: Any, *, base: float = 10000.0, interleaved: bool = False
+    x: jax.Array,
+    positions: Any,
+    *,
+    base: float = 10000.0,
+    features: int | None = None,
+    interleaved: bool = False,
 ) -> jax.Array:
     """Rotary positions: pairs of features turned by an angle that grows with the position.
 
-    Pair i of K / 2 turns by positions * base^(-2 i / K), so that the product of a query and a key
+    Pair i of R / 2 turns by positions * base^(-2 i / R), so that the product of a query and a key
     depends on how far apart they stand. Angles are right to about 1e-6 at any position.
 
     Args:
-      x: queries or keys [..., T, H, K], K even.
+      x: queries or keys [..., T, H, K].
       positions: [..., T], numbers; for one sequence after another `jnp.arange(T)`.
-      base: > 0; the larger, the slower the last pairs turn.
-      interleaved: pairs are features (2i, 2i + 1), as in the paper and GPT-J; else (i, i + K / 2),
+      base: > 0, not traced; the larger, the slower the last pairs turn.
+      features: R, even, how many of the K features turn; the others stay. By default all.
+      interleaved: pairs are features (2i, 2i + 1), as in the paper and GPT-J; else (i, i + R / 2),
         as in Llama.
 
     Returns:
       [..., T, H, K], in x's dtype.
 
     Raises:
-      PathError: K odd, or positions that do not fit x.
+      ValueError: a base out of range; features that are not even, or below 2.
+      PathError: K odd or below R, or positions that do not fit x.
 
     Example:
       >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 2)
       >>> rotary(x, jnp.array([math.pi / 2])).round(3).ravel()
       Array([-0.,  1.], dtype=float32)
 
-    Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34.
+    Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; on a part of the features:
+    Black et al. 2022, arXiv 2204.06745, section 2.1.
     """
-    positions = to_jax(positions, "rotary", "positions")
-    check_array("rotary", x)
-    places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
-    alike = all(n in (1, m) for n, m in zip(places[:-1], x.shape[:-3], strict=False))
-    if x.ndim < 3 or x.shape[-1] % 2 or places[-1:] != x.shape[-3:-2] or not alike:
-        raise PathError(
-            "expected x [..., T, H, K] with K even and positions [..., T], got x "
-            f"{list(x.shape)} and positions {list(positions.shape)}; give heads an even number of "
-            "features, and every token a position",
-            layer="rotary",
+    check_known("rotary", "a base > 0", base, lambda base: base > 0, USUAL_BASE)
+    if features is not None and (not is_count(features, 2) or features % 2):
+        raise ValueError(
+            f"rotary: expected features that are even and >= 2, got {said(features)}; leave "
+            "features out to turn all"
         )
-    return _turned(x, positions, float(base), bool(interleaved))
+    positions = to_jax(positions, "rotary", "positions")
+    _check_turned("rotary", x, positions, features)
+    with free_ranks():
+        return _by_base(x, positions, float(base), features, bool(interleaved))
+
+
+def rotary_by_tables(
+    x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
+) -> jax.Array:
+    """Rotary positions whose cosines and sines are given: `rotary` for angles of any other formula.
+
+    Pair i turns by the angle whose cosine is cos[position, i], as in models whose angles were
+    stretched for longer sequences (Llama 3.1, YaRN). With cos and sin scaled, x is scaled too.
+
+    Args:
+      x: queries or keys [..., T, H, K].
+      positions: [..., T], integers in [0, L).
+      cos: [L, R / 2], R <= K; the first R of the K features turn, the others stay.
+      sin: [L, R / 2].
+      interleaved: as in `rotary`.
+
+    Returns:
+      [..., T, H, K], in x's dtype; NaN at a position outside the tables.
+
+    Raises:
+      PathError: tables of different shapes or of more than K features; positions that do not fit
+        x or are not integers.
+
+    Example:
+      >>> import functools
+      >>> angles = jnp.arange(16.0)[:, None] * jnp.array([1.0, 0.1, 0.01])
+      >>> turn = functools.partial(rotary_by_tables, cos=jnp.cos(angles), sin=jnp.sin(angles))
+      >>> turn(jnp.ones((5, 2, 8)), jnp.arange(5)).shape
+      (5, 2, 8)
+
+    Source: Su et al. 2021, arXiv 2104.09864, equation 34; Peng et al. 2023, arXiv 2309.00071.
+    """
+    positions = to_jax(positions, "rotary_by_tables", "positions")
+    cos, sin = to_jax(cos, "rotary_by_tables", "cos"), to_jax(sin, "rotary_by_tables", "sin")
+    whole = jnp.issubdtype(positions.dtype, jnp.integer)
+    if cos.ndim != 2 or cos.shape != sin.shape or not whole:
+        raise PathError(
+            "expected cos and sin [L, R / 2] and integer positions, got cos "
+            f"{list(cos.shape)}, sin {list(sin.shape)} and positions {positions.dtype}; give each "
+            "pair of features one column",
+            layer="rotary_by_tables",
+        )
+    _check_turned("rotary_by_tables", x, positions, 2 * cos.shape[-1])
+    with free_ranks():
+        return _by_tables(x, positions, cos, sin, bool(interleaved))
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
@@ -120,17 +177,49 @@ def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Arr
     return (2 * math.pi) * (part + whole.astype(dtype) * rest)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
-def _turned(x: jax.Array, positions: jax.Array, base: float, interleaved: bool) -> jax.Array:
-    pairs = x.shape[-1] // 2
+def _check_turned(name: str, x: Any, positions: jax.Array, features: int | None) -> None:
+    check_array(name, x)
+    places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
+    alike = all(n in (1, m) for n, m in zip(places[:-1], x.shape[:-3], strict=False))
+    fits = x.ndim >= 3 and (x.shape[-1] % 2 == 0 if features is None else x.shape[-1] >= features)
+    if not fits or places[-1:] != x.shape[-3:-2] or not alike:
+        width = "K even" if features is None else f"K >= {features}"
+        remedy = "an even number of features" if features is None else "as many features as turn"
+        raise PathError(
+            f"expected x [..., T, H, K] with {width} and positions [..., T], got x "
+            f"{list(x.shape)} and positions {list(positions.shape)}; give heads {remedy}, and "
+            "every token a position",
+            layer=name,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
+def _by_base(
+    x: jax.Array, positions: jax.Array, base: float, features: int | None, interleaved: bool
+) -> jax.Array:
+    pairs = (features or x.shape[-1]) // 2
+    turned_by = angles(positions[..., None], pairs, base, wide(x.dtype))
+    return _turned(x, jnp.cos(turned_by), jnp.sin(turned_by), interleaved)
+
+
+@functools.partial(jax.jit, static_argnums=4, inline=True)
+def _by_tables(
+    x: jax.Array, positions: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool
+) -> jax.Array:
     dtype = wide(x.dtype)
-    turned_by = angles(positions[..., None], pairs, base, dtype)
-    cos, sin = jnp.cos(turned_by), jnp.sin(turned_by)
+    cos, sin = (rows(table, positions)[..., None, :].astype(dtype) for table in (cos, sin))
+    return _turned(x, cos, sin, interleaved)
+
+
+def _turned(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
+    """x with its first features turned in pairs, by cos and sin [..., T, 1, R / 2]."""
+    pairs, dtype = cos.shape[-1], cos.dtype
+    turns, stays = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:
-        first, second = x[..., 0::2].astype(dtype), x[..., 1::2].astype(dtype)
+        first, second = turns[..., 0::2].astype(dtype), turns[..., 1::2].astype(dtype)
     else:
-        first, second = x[..., :pairs].astype(dtype), x[..., pairs:].astype(dtype)
+        first, second = turns[..., :pairs].astype(dtype), turns[..., pairs:].astype(dtype)
     turned = [first * cos - second * sin, second * cos + first * sin]
     if interleaved:
-        return jnp.stack(turned, -1).reshape(x.shape).astype(x.dtype)
-    return jnp.concatenate(turned, -1).astype(x.dtype)
+        turned = [jnp.stack(turned, -1).reshape(turns.shape)]
+    return jnp.concatenate([each.astype(x.dtype) for each in turned] + [stays], -1)

@@ -68,7 +68,7 @@ def lstm(
 
     Args:
       features: H, >= 1.
-      forget_bias: what the bias of the forget gate begins with.
+      forget_bias: what the bias of the forget gate begins with; may be traced.
       reverse, returns, name: as in `recurrent`.
 
     Returns:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_count
 from fdl.layer import Layer, Params, State
+from fdl.layers.any_rank import one_for_all_axes
 from fdl.layers.cache import at_once
 from fdl.layers.images import as_images, check_images
 from fdl.layers.pool_axis import exact
@@ -18,8 +19,9 @@ from fdl.paths import PathError
 FACTOR = "2 trades 2 x 2 pixels for 4 channels"
 
 
+@one_for_all_axes("scale")
 def upsample(
-    scale: tuple[int, ...],
+    scale: int | tuple[int, ...],
     *,
     method: Literal["nearest", "linear"] = "nearest",
     name: str = "upsample",
@@ -27,7 +29,7 @@ def upsample(
     """Every element `scale` times, or interpolated between the centres of the elements.
 
     Args:
-      scale: how many times larger, for each spatial axis.
+      scale: how many times larger, for each spatial axis, or an integer for all, as of `conv`.
       method: "nearest" repeats; "linear" interpolates along each axis (on images: bilinear), output
         i standing at (i + 1/2) / scale - 1/2 and constant beyond the outer centres; these are
         torch's nearest and bilinear with align_corners=False, and Keras's.

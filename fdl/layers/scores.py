@@ -1,6 +1,7 @@
 """How much queries attend to keys: scores, and which of them count."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -41,19 +42,52 @@ class Keys(NamedTuple):
         return mixed.reshape(*mixed.shape[:-3], h, mixed.shape[-1])
 
 
+class Pairs(NamedTuple):
+    """What is given for pairs of a query and a key, [..., H, T, S], any axis of which may be 1.
+
+    Args:
+      mask: bool, True where the query sees the key; None for everywhere.
+      bias: what is added to the score; minus infinity hides the key as False does. None for 0.
+    """
+
+    mask: jax.Array | None
+    bias: jax.Array | None
+
+    def seen(self) -> jax.Array | None:
+        """Which keys a query sees, by mask and bias; None where neither hides any."""
+        if self.bias is None:
+            return self.mask
+        shown = self.bias != -jnp.inf
+        return shown if self.mask is None else self.mask & shown
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["slopes", "soft_cap", "scale"],
+    meta_fields=["causal", "window", "count", "alike"],
+)
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How much queries attend to keys, for all of them or for a block; `count` keys are real."""
+    """How much queries attend to keys, for all of them or for a block.
+
+    Args:
+      causal, window: as of `dot_product_attention`.
+      count: how many keys are real.
+      slopes: [H], or None.
+      soft_cap: a scalar, or None.
+      scale: a scalar; None for 1 / sqrt(K).
+      alike: scores are products alone, so that equal keys score alike.
+    """
 
     causal: bool
     window: int | None
-    slopes: tuple[float, ...]
-    soft_cap: float | None
     count: int
+    slopes: Any = None
+    soft_cap: Any = None
+    scale: Any = None
+    alike: bool = False
 
-    def __call__(
-        self, queries: Queries, keys: Keys, mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, queries: Queries, keys: Keys, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
         """Scores [..., H, T, S], UNSEEN where they do not count, and where they do, a bool.
 
         The latter broadcasts to the shape of the former.
@@ -67,17 +101,29 @@ class Scoring:
             keys.k,
             preferred_element_type=wide(shared.dtype),
         )
-        scores = scores.reshape(*scores.shape[:-4], h, t, s) / math.sqrt(max(features, 1))
-        if self.soft_cap is not None:
-            scores = self.soft_cap * jnp.tanh(scores / self.soft_cap)
-        if self.slopes:
-            ahead = keys.place - queries.place[:, None]
-            fall = jnp.asarray(self.slopes, scores.dtype)[:, None, None]
-            scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
-        seen = self.seen(queries, keys, mask)
+        scores = scores.reshape(*scores.shape[:-4], h, t, s)
+        if not self.alike:
+            scores = self.moved(scores, keys.place - queries.place[:, None], features, pairs.bias)
+        seen = self.seen(queries, keys, pairs)
         return jnp.where(seen, scores, UNSEEN), seen
 
-    def seen(self, queries: Queries, keys: Keys, mask: jax.Array | None) -> jax.Array:
+    def moved(
+        self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
+    ) -> jax.Array:
+        """Products as scores: scaled, capped, falling with the distance, and with the bias."""
+        if self.scale is None:
+            scores = scores / math.sqrt(max(features, 1))
+        else:
+            scores = scores * jnp.asarray(self.scale, scores.dtype)
+        if self.soft_cap is not None:
+            cap = jnp.asarray(self.soft_cap, scores.dtype)
+            scores = cap * jnp.tanh(scores / cap)
+        if self.slopes is not None:
+            fall = jnp.asarray(self.slopes, scores.dtype)[:, None, None]
+            scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
+        return scores if bias is None else scores + bias.astype(scores.dtype)
+
+    def seen(self, queries: Queries, keys: Keys, pairs: Pairs) -> jax.Array:
         """Which keys each query sees, broadcast to [..., H, T, S]."""
         ahead = keys.place - queries.place[:, None]
         seen = keys.place < self.count
@@ -88,7 +134,8 @@ class Scoring:
         if queries.segments is not None and keys.segments is not None:
             same = queries.segments[..., :, None] == keys.segments[..., None, :]
             seen = seen & same[..., None, :, :]
-        return seen if mask is None else seen & mask
+        shown = pairs.seen()
+        return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
         """Whether any of these queries could see any of these keys, by their places."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import leaky_relu
-from fdl.arguments import check_floating
+from fdl.arguments import check_floating, check_number, check_ordered
 from fdl.layer import Layer, Params, State, check_training_key
 from fdl.paths import PathError
 
@@ -18,7 +18,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
     Args:
       each_channel: each channel has an a of its own, as in the paper; else all share one.
-      slope: what a begins with.
+      slope: what a begins with; may be traced.
       name: what the layer is called in a network.
 
     Returns:
@@ -26,6 +26,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
       each_channel. At 0 the derivative by x is a.
 
     Raises:
+      ValueError: a slope that is no number.
       PathError: an x of another C.
 
     Example:
@@ -36,6 +37,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
     Source: He et al. 2015, arXiv 1502.01852, equation 1. Flax begins with 0.01.
     """
+    check_number("prelu", "a slope", slope, lambda slope: True, "0.25 is the paper's")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_floating(name, x)
@@ -63,7 +65,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
     Outside of training a is the mean, (lower + upper) / 2.
 
     Args:
-      lower, upper: a is uniform in [lower, upper), 0 <= lower <= upper.
+      lower, upper: a is uniform in [lower, upper), 0 <= lower <= upper; both may be traced.
       name: what the layer is called in a network.
 
     Returns:
@@ -80,11 +82,10 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
     Source: Xu et al. 2015, arXiv 1505.00853, section 2.4, with the slopes that torch multiplies by
     where the paper divides.
     """
-    if not 0 <= lower <= upper:
-        raise ValueError(
-            f"rrelu: expected 0 <= lower <= upper, got {lower} and {upper}; these are the slopes "
-            "below 0, from the smallest to the largest"
-        )
+    ends = (lower, upper)
+    remedy = "these are the slopes below 0, from the smallest to the largest"
+    check_ordered("rrelu", "0 <= lower <= upper", ends, remedy)
+    check_number("rrelu", "0 <= lower <= upper", lower, lambda lower: lower >= 0, remedy)
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False

@@ -77,6 +77,28 @@ def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
     return PartitionSpec(*jax.typeof(x).sharding.spec[:axes], *(None,) * more)
 
 
+def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
+    """w[ids], with NaN for an id that is none.
+
+    Args:
+      w: [V, ...].
+      ids: [...], integers.
+
+    Returns:
+      [..., ...], the dtype of w.
+
+    Example:
+      >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
+      Array([ 6., nan, nan], dtype=float32)
+    """
+    return w.at[ids].get(
+        mode="fill",
+        fill_value=jnp.nan,
+        wrap_negative_indices=False,
+        out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),
+    )
+
+
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
     """The abstract value of another shape that varies over devices as `a` does.
 

@@ -18,6 +18,7 @@ from fdl.layers.cells import Carry, Cell
 from fdl.layers.spread import full_beside
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
+from fdl.weak_jit import weak_jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +131,7 @@ class Unrolled:
 
     def unroll(self, params: Params, x: Any, carry: Carry, alive: Any) -> tuple[jax.Array, Carry]:
         """(y [..., T, H] in the dtype of x, the carry after the last step)."""
-
-        def step(carry: Carry, now: Any) -> tuple[Carry, jax.Array]:
-            driven, alive = now
-            new = self.cell.step(params, carry, driven)
-            if alive is None:
-                return new, new["h"]
-            kept = {part: jnp.where(alive, new[part], carry[part]) for part in new}
-            return kept, jnp.where(alive, new["h"], 0)
-
-        x_by_time = jnp.moveaxis(x, -2, 0)
-        if alive is not None:
-            # So that not even NaN past the end reaches a gradient.
-            x_by_time = jnp.where(alive, x_by_time, 0)
-        driven = self.cell.drive(params, x_by_time)
-        carry, y = jax.lax.scan(step, carry, (driven, alive), reverse=self.reverse)
-        return jnp.moveaxis(y.astype(x.dtype), 0, -2), carry
+        return _unroll(params, x, carry, alive, cell=self.cell, reverse=self.reverse)
 
     def returned(self, y: jax.Array, carry: Carry) -> Any:
         """What `returns` asks for."""
@@ -167,3 +153,26 @@ class Unrolled:
                 f"{list(x.shape)}; give one row of features for every step, as an embedding does",
                 layer=self.name,
             )
+
+
+@weak_jit(static=["cell", "reverse"], inline=True)
+def _unroll(
+    params: Params, x: Any, carry: Carry, alive: Any, *, cell: Cell, reverse: bool
+) -> tuple[jax.Array, Carry]:
+    """A program of its own, since a scan outside of `jax.jit` is compiled again at every call."""
+
+    def step(carry: Carry, now: Any) -> tuple[Carry, jax.Array]:
+        driven, alive = now
+        new = cell.step(params, carry, driven)
+        if alive is None:
+            return new, new["h"]
+        kept = {part: jnp.where(alive, new[part], carry[part]) for part in new}
+        return kept, jnp.where(alive, new["h"], 0)
+
+    x_by_time = jnp.moveaxis(x, -2, 0)
+    if alive is not None:
+        # So that not even NaN past the end reaches a gradient.
+        x_by_time = jnp.where(alive, x_by_time, 0)
+    driven = cell.drive(params, x_by_time)
+    carry, y = jax.lax.scan(step, carry, (driven, alive), reverse=reverse)
+    return jnp.moveaxis(y.astype(x.dtype), 0, -2), carry

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from fdl.arguments import is_count
+from fdl.arguments import is_count, said
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -143,18 +143,17 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
     """The sizes of a window, whose number says how many spatial axes there are.
 
     Example:
-      >>> check_sizes("conv", "kernel_size", 3)
+      >>> check_sizes("conv", "kernel_size", (3, 0))
       Traceback (most recent call last):
       ...
-      ValueError: conv: expected kernel_size as 1 to 3 integers >= 1, one for each spatial axis, got
-        3; write (3, 3) for images
+      ValueError: conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3
+        integers, one for each, got (3, 0); write 3, or (3, 3) for images
     """
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
     if not sized or not all(map(is_count, value)):
-        size = value if is_count(value) else 3
         raise ValueError(
-            f"{layer}: expected {what} as 1 to 3 integers >= 1, one for each spatial axis, "
-            f"got {value!r}; write ({size}, {size}) for images"
+            f"{layer}: expected {what} >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            f"one for each, got {said(value)}; write 3, or (3, 3) for images"
         )
     return tuple(map(int, value))
 

@@ -1,9 +1,11 @@
-"""Networks of convolutions: LeNet's form, and the residual networks of small images."""
+"""Networks of convolutions: LeNet's form, and residual networks."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fdl.activations import relu
-from fdl.arguments import is_count
+from fdl.arguments import is_count, said
 from fdl.combinators import parallel
 from fdl.initializers import he_normal
 from fdl.layer import Layer
@@ -17,6 +19,8 @@ from fdl.layers import (
     rescale,
 )
 from fdl.network import chain
+
+_Normed = Callable[..., list[Layer]]
 
 
 def lenet(classes: int, *, scale: float | None = None) -> Layer:
@@ -52,24 +56,44 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
     return chain(*layers, name="lenet")
 
 
-def resnet(classes: int, depth: int = 20, *, width: int = 16, scale: float | None = None) -> Layer:
-    """A residual network for small images: three stages of blocks, each stage half as large.
+def resnet(
+    classes: int,
+    depth: int | Sequence[int] = 20,
+    *,
+    width: int = 16,
+    block: str = "basic",
+    stem: str = "small",
+    norm: Layer | None = None,
+    symmetric_padding: bool = False,
+    scale: float | None = None,
+) -> Layer:
+    """A residual network: stages of blocks, each stage half as large and twice as wide.
 
-    A convolution, then `(depth - 2) / 6` blocks of two convolutions at each of three sizes, of
-    width, 2 * width and 4 * width channels; then the mean over the image, and a dense layer.
+    A convolution (the stem), then the blocks of each stage, of width, 2 * width, 4 * width, ...
+    channels; then the mean over the image, and a dense layer.
 
     Args:
       classes: C.
-      depth: how many layers have weights, 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...
+      depth: how many blocks each stage has, as (3, 4, 6, 3); or how many layers have weights in
+        the network for small images, three stages of basic blocks: 6 n + 2, so 8, 14, 20, 32, 44,
+        56, 110, ...
       width: channels of the first stage.
+      block: "basic" is two convolutions of 3 x 3. "bottleneck" is 1 x 1, 3 x 3, 1 x 1, of which the
+        last has four times the channels; where a stage begins, the 3 x 3 has the stride (v1.5, as
+        in torchvision). "bottleneck_v1" has it in the first 1 x 1, as in the paper.
+      stem: "small" is a convolution of 3 x 3. "large", for large images, is one of 7 x 7 with
+        stride 2 and a max pooling of 3 x 3 with stride 2.
+      norm: after every convolution, a layer; by default `fdl.batch_norm()`.
+      symmetric_padding: whether a window of size s has s // 2 zeros on either side, as in torch; by
+        default it is padded as "SAME" says in `conv`, which differs at stride 2.
       scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
 
     Returns:
       A layer from x [B, H, W, channels] to logits [B, C], with running statistics in its state.
-      Where a stage begins, the shortcut is a convolution of 1 x 1 with stride 2 (option B).
+      Where a block changes the shape, the shortcut is a convolution of 1 x 1 (option B).
 
     Raises:
-      ValueError: a depth of another form.
+      ValueError: a depth, block or stem of another form.
 
     Example:
       >>> import jax
@@ -78,34 +102,92 @@ def resnet(classes: int, depth: int = 20, *, width: int = 16, scale: float | Non
       >>> params, state = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
       >>> sorted(params)[:4]
       ['batch_norm_0', 'conv_0', 'dense_0', 'stage_0']
+      >>> resnet_18 = resnet(1000, (2, 2, 2, 2), width=64, stem="large")
+      >>> resnet_50 = resnet(
+      ...     1000, (3, 4, 6, 3), width=64, block="bottleneck", stem="large", symmetric_padding=True
+      ... )
 
-    Source: He, Zhang, Ren and Sun 2016, arXiv 1512.03385, section 4.2; option B of section 4.1.
+    Source: He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1 and section 4.2; option B of
+    section 4.1; the stride of v1.5: Goyal et al. 2017, arXiv 1706.02677, section 5.1.
     """
+    for what, value, choices in (
+        ("block", block, tuple(_BLOCKS)),
+        ("stem", stem, ("small", "large")),
+    ):
+        if value not in choices:
+            raise ValueError(
+                f"resnet: expected {what} to be one of {', '.join(map(repr, choices))}, got "
+                f"{said(value)}; {choices[0]!r} is the default"
+            )
+    normed = functools.partial(_normed, norm or batch_norm(), symmetric_padding)
+    layers: list[Any] = [] if scale is None else [rescale(scale)]
+    if stem == "small":
+        layers += [*normed(width, 3), relu]
+    else:
+        padding: Any = 1 if symmetric_padding else "SAME"
+        layers += [*normed(width, 7, 2), relu, max_pool((3, 3), stride=2, padding=padding)]
+    channels = width
+    for number, blocks in enumerate(_stages(depth, block)):
+        features = width * 2**number
+        members = []
+        for stride in (2 if number else 1, *(1,) * (blocks - 1)):
+            inside, after = _BLOCKS[block](normed, features, stride)
+            changes = stride > 1 or after != channels
+            members.append(_block(inside, normed(after, 1, stride) if changes else []))
+            channels = after
+        layers.append(chain(*members, name="stage"))
+    return chain(*layers, global_average_pool(), dense(classes), name="resnet")
+
+
+def _stages(depth: Any, block: str) -> tuple[int, ...]:
+    """How many blocks each stage has."""
+    if isinstance(depth, Sequence) and depth and all(map(is_count, depth)):
+        return tuple(map(int, depth))
+    if isinstance(depth, Sequence) or block != "basic":
+        raise ValueError(
+            "resnet: expected a depth that says how many blocks each stage has, one or more, got "
+            f"{said(depth)}; write (3, 4, 6, 3) for a ResNet-50"
+        )
     blocks, rest = divmod(depth - 2, 6)
     if not is_count(depth) or blocks < 1 or rest:
         raise ValueError(
             f"resnet: expected a depth of 6 n + 2 with n >= 1, got {depth}; take "
             f"{6 * max(blocks, 1) + 2} or {6 * max(blocks, 0) + 8}"
         )
-    layers: list[Any] = [] if scale is None else [rescale(scale)]
-    layers += [*_normed(width), relu]
-    for stage in range(3):
-        features = width * 2**stage
-        first = _block(features, stride=2 if stage else 1, changes=stage > 0)
-        others = [_block(features) for _ in range(blocks - 1)]
-        layers.append(chain(first, *others, name="stage"))
-    return chain(*layers, global_average_pool(), dense(classes), name="resnet")
+    return (blocks,) * 3
 
 
-def _normed(features: int, size: int = 3, stride: int = 1) -> list[Layer]:
-    return [
-        conv(features, (size, size), stride=stride, bias=False, w_init=he_normal),
-        batch_norm(),
-    ]
+def _normed(
+    norm: Layer, symmetric_padding: bool, features: int, size: int, stride: int = 1
+) -> list[Layer]:
+    padding: Any = size // 2 if symmetric_padding else "SAME"
+    window: dict[str, Any] = {"stride": stride, "padding": padding}
+    return [conv(features, (size, size), **window, bias=False, w_init=he_normal), norm]
 
 
-def _block(features: int, stride: int = 1, changes: bool = False) -> Layer:
-    """relu(shortcut(x) + f(x)); the shortcut is x itself where the shape stays."""
-    inside = chain(*_normed(features, stride=stride), relu, *_normed(features), name="inside")
-    shortcut = chain(*_normed(features, 1, stride)) if changes else chain(name="shortcut")
-    return chain(parallel(inside=inside, shortcut=shortcut), relu, name="block")
+def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
+    """relu(shortcut(x) + inside(x)); a shortcut of no layers is x itself."""
+    both: dict[str, Any] = {
+        "inside": chain(*inside, name="inside"),
+        "shortcut": chain(*shortcut, name="shortcut"),
+    }
+    return chain(parallel(**both), relu, name="block")
+
+
+def _basic(normed: _Normed, features: int, stride: int) -> tuple[list[Any], int]:
+    """The layers of a block's longer way, and how many channels come out."""
+    return [*normed(features, 3, stride), relu, *normed(features, 3)], features
+
+
+def _bottleneck(
+    normed: _Normed, features: int, stride: int, first: int = 1
+) -> tuple[list[Any], int]:
+    reduce, look, widen = (features, 1, first), (features, 3, stride // first), (4 * features, 1)
+    return [*normed(*reduce), relu, *normed(*look), relu, *normed(*widen)], 4 * features
+
+
+def _bottleneck_v1(normed: _Normed, features: int, stride: int) -> tuple[list[Any], int]:
+    return _bottleneck(normed, features, stride, first=stride)
+
+
+_BLOCKS = {"basic": _basic, "bottleneck": _bottleneck, "bottleneck_v1": _bottleneck_v1}

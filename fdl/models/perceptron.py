@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.arguments import check_array, said
+from fdl.arguments import check_array, is_zero, said
 from fdl.initializers import he_normal
 from fdl.layer import Layer, function
 from fdl.layers import dense, dropout, flatten, rescale
@@ -29,7 +29,7 @@ def mlp(
       hidden: the widths; their number plus one is the depth, so `[64] * 3` gives depth 4.
       outputs: C, how many numbers it predicts.
       activation: between the dense layers.
-      dropout_rate: after each activation, in [0, 1); 0 leaves the layers out.
+      dropout_rate: after each activation, in [0, 1]; 0 leaves the layers out.
       scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
 
     Returns:
@@ -57,7 +57,7 @@ def mlp(
     layers.append(flatten())
     for width in hidden:
         layers += [dense(width, w_init=he_normal), activation]
-        if dropout_rate:
+        if not is_zero(dropout_rate):
             layers.append(dropout(dropout_rate))
     return chain(*layers, dense(outputs), name="mlp")
 

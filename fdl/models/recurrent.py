@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fdl.arguments import check_count
+from fdl.arguments import check_count, is_zero
 from fdl.layer import Layer
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
 from fdl.network import chain
@@ -25,7 +25,7 @@ def lstm_classifier(
       classes: how many.
       depth: how many recurrent layers, >= 1.
       both_ways: each is `bidirectional`.
-      dropout_rate: before each recurrent layer and before the last dense one, in [0, 1); 0 leaves
+      dropout_rate: before each recurrent layer and before the last dense one, in [0, 1]; 0 leaves
         the layers out.
 
     Returns:
@@ -50,9 +50,9 @@ def lstm_classifier(
     over_time = bidirectional if both_ways else recurrent
     layers: list[Any] = [embedding(count, features)]
     for number in range(depth):
-        if dropout_rate:
+        if not is_zero(dropout_rate):
             layers.append(dropout(dropout_rate))
         layers.append(over_time(cell, returns="last" if number == depth - 1 else "sequence"))
-    if dropout_rate:
+    if not is_zero(dropout_rate):
         layers.append(dropout(dropout_rate))
     return chain(*layers, dense(classes), name="lstm_classifier")

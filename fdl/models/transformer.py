@@ -1,9 +1,15 @@
-"""Transformer blocks, and the ready networks made of them."""
+"""Transformer blocks, and the ready networks made of them.
 
+B is the batch, T the length of a sequence, D the features, V the number of tokens.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from fdl.activations import gelu, identity
 from fdl.arguments import check_array, is_count
 from fdl.combinators import residual
 from fdl.layer import Layer
@@ -12,22 +18,42 @@ from fdl.network import chain, network
 from fdl.paths import PathError
 from fdl.repeat import repeat
 
+Activation = Callable[[jax.Array], jax.Array]
+Rotation = Callable[[jax.Array, Any], jax.Array]
+
 
 def encoder_block(
     heads: int,
     features: int,
     *,
     hidden: int | None = None,
+    kv_heads: int | None = None,
     causal: bool = False,
+    rotary: bool | Rotation = False,
+    norm: Layer | None = None,
+    norm_first: bool = True,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
     """A transformer's block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    With `norm_first=False` the norms come last: norm(x + attention(x)), then
+    norm(x + feed_forward(x)).
 
     Args:
       heads: of the attention; they divide D.
       features: D.
       hidden: how wide the feed-forward layer is inside; by default 4 * D.
+      kv_heads: heads of keys and values, as in `attention`; by default `heads`.
       causal: no token sees a later one.
+      rotary: whether queries and keys are turned by their positions, or how, as in `attention`.
+      norm: a layer, as `fdl.rms_norm(epsilon=1e-6)`; by default `fdl.layer_norm()`.
+      norm_first: whether the norms come before attention and feed-forward layer, or after the sums.
+      activation: of the feed-forward layer.
+      gate: whether that layer is gated: with silu it is SwiGLU.
+      bias: whether the projections of both add one.
       dropout_rate: of the attention weights and of the feed-forward layer's result, in training.
 
     Returns:
@@ -38,30 +64,53 @@ def encoder_block(
       ValueError: an option out of range.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import fdl
       >>> block = encoder_block(2, 8)
       >>> params, _ = block.init(jax.random.key(0), jnp.ones((1, 5, 8)))
       >>> sorted(params), sorted(params["attend"])
       (['attend', 'mix'], ['attention_0', 'layer_norm_0'])
+      >>> original = encoder_block(8, 512, norm_first=False, activation=fdl.relu)
+      >>> mistral = encoder_block(
+      ...     32, 4096, hidden=14336, kv_heads=8, causal=True, rotary=True,
+      ...     norm=fdl.rms_norm(), activation=fdl.silu, gate=True, bias=False,
+      ... )
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; the norms before: Xiong et al. 2020,
     arXiv 2002.04745, figure 1b.
     """
-    mix = feed_forward(features, hidden=hidden or 4 * features, dropout_rate=dropout_rate)
-    return chain(
-        attend=residual(layer_norm(), attention(heads, causal=causal, dropout_rate=dropout_rate)),
-        mix=residual(layer_norm(), mix),
-        name="encoder_block",
+    attend = attention(
+        heads,
+        kv_heads=kv_heads,
+        causal=causal,
+        rotary=rotary,
+        bias=bias,
+        dropout_rate=dropout_rate,
     )
+    mix = _feed_forward(features, hidden, activation, gate, bias, dropout_rate)
+    return _block("encoder_block", norm, norm_first, attend=attend, mix=mix)
 
 
 def decoder_block(
-    heads: int, features: int, *, hidden: int | None = None, dropout_rate: float = 0.0
+    heads: int,
+    features: int,
+    *,
+    hidden: int | None = None,
+    kv_heads: int | None = None,
+    rotary: bool | Rotation = False,
+    norm: Layer | None = None,
+    norm_first: bool = True,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
+    dropout_rate: float = 0.0,
 ) -> Layer:
     """An encoder block, causal, that also attends to a context between its two parts.
 
     Args:
-      heads, features, hidden, dropout_rate: as in `encoder_block`.
+      heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in
+        `encoder_block`.
+      kv_heads: of both attentions.
+      rotary: of the attention to x itself.
 
     Returns:
       A layer from x [..., T, D] and the extra input `context` [..., S, C] to [..., T, D].
@@ -70,7 +119,6 @@ def decoder_block(
       ValueError: an option out of range.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> block = decoder_block(2, 8)
       >>> x, context = jnp.ones((1, 5, 8)), jnp.ones((1, 3, 6))
       >>> params, _ = block.init(jax.random.key(0), x, context=context)
@@ -80,35 +128,47 @@ def decoder_block(
     Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; the norms before: Xiong et al. 2020,
     arXiv 2002.04745, figure 1b.
     """
-    mix = feed_forward(features, hidden=hidden or 4 * features, dropout_rate=dropout_rate)
-    return chain(
-        attend=residual(layer_norm(), attention(heads, causal=True, dropout_rate=dropout_rate)),
-        read=residual(layer_norm(), attention(heads, cross=True, dropout_rate=dropout_rate)),
-        mix=residual(layer_norm(), mix),
-        name="decoder_block",
-    )
+    both: dict[str, Any] = {"kv_heads": kv_heads, "bias": bias, "dropout_rate": dropout_rate}
+    attend = attention(heads, causal=True, rotary=rotary, **both)
+    read = attention(heads, cross=True, **both)
+    mix = _feed_forward(features, hidden, activation, gate, bias, dropout_rate)
+    return _block("decoder_block", norm, norm_first, attend=attend, read=read, mix=mix)
 
 
 def gpt(
     vocabulary: int,
-    length: int,
+    length: int | None,
     layers: int,
     heads: int,
     features: int,
     *,
     tied: bool = True,
+    hidden: int | None = None,
+    kv_heads: int | None = None,
+    rotary: bool | Rotation = False,
+    norm: Layer | None = None,
+    norm_first: bool = True,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
     """A language model: embedding and positions, causal blocks, norm, a score for each next token.
 
     Args:
       vocabulary: V, how many tokens there are.
-      length: the most tokens that it takes at once.
+      length: the most tokens that it takes at once, each place with a learned vector; None for no
+        learned positions and any length, as beside `rotary`.
       layers: how many blocks.
       heads: of each block; they divide `features`.
-      features: D, how wide it is; the feed-forward layers are four times that inside.
-      tied: whether the scores come from the embedding's own weights.
-      dropout_rate: in every block, in training.
+      features: D, how wide it is.
+      tied: whether the scores come from the embedding's own weights; otherwise from a dense layer
+        `head` without bias.
+      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: of each block, as in
+        `encoder_block`.
+      norm: of the blocks and of the result, as in `encoder_block`.
+      norm_first: as in `encoder_block`; where the norms of the blocks come last, the result has no
+        norm of its own.
 
     Returns:
       A layer from integer ids [..., T] to logits [..., T, V].
@@ -118,21 +178,43 @@ def gpt(
       PathError: more than `length` tokens.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import fdl
       >>> model = gpt(65, 16, layers=2, heads=2, features=8)
       >>> ids = jnp.array([[3, 1, 4, 1, 5]])
       >>> params, _ = model.init(jax.random.key(0), ids)
       >>> model.apply(params, {}, ids)[0].shape
       (1, 5, 65)
+      >>> gpt_2 = gpt(50257, 1024, layers=12, heads=12, features=768)
+      >>> llama_2_7b = gpt(
+      ...     32000, None, layers=32, heads=32, features=4096, hidden=11008, tied=False,
+      ...     rotary=True, norm=fdl.rms_norm(), activation=fdl.silu, gate=True, bias=False,
+      ... )
+      >>> shapes, _ = jax.eval_shape(llama_2_7b.init, jax.random.key(0), ids)
+      >>> sum(leaf.size for leaf in jax.tree.leaves(shapes))
+      6738415616
 
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3;
+    Touvron et al. 2023, arXiv 2302.13971, section 2.2, and arXiv 2307.09288.
     """
-    block = encoder_block(heads, features, causal=True, dropout_rate=dropout_rate)
+    block = encoder_block(
+        heads,
+        features,
+        hidden=hidden,
+        kv_heads=kv_heads,
+        causal=True,
+        rotary=rotary,
+        norm=norm,
+        norm_first=norm_first,
+        activation=activation,
+        gate=gate,
+        bias=bias,
+        dropout_rate=dropout_rate,
+    )
     children = {
         "embed": embedding(vocabulary, features),
-        "positions": learned_positions(length),
+        "positions": identity if length is None else learned_positions(length),
         "block": repeat(block, layers),
-        "norm": layer_norm(),
+        "norm": _last_norm(norm, norm_first),
     }
     if not tied:
         children["head"] = dense(vocabulary, bias=False)
@@ -146,11 +228,21 @@ def gpt(
 
 def encoder(
     vocabulary: int,
-    length: int,
+    length: int | None,
     layers: int,
     heads: int,
     features: int,
     *,
+    token_types: int | None = None,
+    embed_norm: bool = False,
+    hidden: int | None = None,
+    kv_heads: int | None = None,
+    rotary: bool | Rotation = False,
+    norm: Layer | None = None,
+    norm_first: bool = True,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
     """Tokens that see each other in both directions: embedding, positions, blocks, norm.
@@ -159,44 +251,92 @@ def encoder(
     the text.
 
     Args:
-      vocabulary, length, layers, heads, features, dropout_rate: as in `gpt`.
+      vocabulary, length, layers, heads, features: as in `gpt`.
+      token_types: how many types of tokens there are, as 2 in BERT, for the first and the second
+        sentence: each adds a learned vector to the embeddings of its tokens. By default none.
+      embed_norm: whether the sum of the embeddings is normed.
+      hidden, kv_heads, rotary, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
       A layer from integer ids [..., T] to [..., T, D]. Its extra input `mask`, as in `attention`,
-      may leave out what is only filling.
+      may leave out what is only filling; with token_types, `types`, integers [..., T], says of
+      which type each token is, by default 0.
 
     Raises:
       ValueError: a number out of range.
       PathError: more than `length` tokens.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import fdl
       >>> model = encoder(65, 16, layers=2, heads=2, features=8)
       >>> ids = jnp.array([[3, 1, 4, 1, 5]])
       >>> params, _ = model.init(jax.random.key(0), ids)
       >>> model.apply(params, {}, ids)[0].shape
       (1, 5, 8)
+      >>> bert = encoder(
+      ...     30522, 512, layers=12, heads=12, features=768, token_types=2, embed_norm=True,
+      ...     norm=fdl.layer_norm(epsilon=1e-12), norm_first=False,
+      ...     activation=lambda x: fdl.gelu(x, approximate=False),
+      ... )
+      >>> classifier = fdl.chain(
+      ...     bert, lambda h: h[..., 0, :], pool=fdl.dense(768), tanh=fdl.tanh, head=fdl.dense(2)
+      ... )
 
     Source: Devlin et al. 2018, arXiv 1810.04805, section 3; the norms before, as `encoder_block`.
     """
-    block = encoder_block(heads, features, dropout_rate=dropout_rate)
+    block = encoder_block(
+        heads,
+        features,
+        hidden=hidden,
+        kv_heads=kv_heads,
+        rotary=rotary,
+        norm=norm,
+        norm_first=norm_first,
+        activation=activation,
+        gate=gate,
+        bias=bias,
+        dropout_rate=dropout_rate,
+    )
+    children = {
+        "embed": embedding(vocabulary, features),
+        "positions": identity if length is None else learned_positions(length),
+        "embed_norm": (norm or layer_norm()) if embed_norm else identity,
+        "block": repeat(block, layers),
+        "norm": _last_norm(norm, norm_first),
+    }
 
-    def forward(f: Any, ids: jax.Array, *, mask: Any = None) -> jax.Array:
-        h = f.positions(f.embed(ids))
+    def encoded(f: Any, h: jax.Array, mask: Any) -> jax.Array:
+        h = f.embed_norm(f.positions(h))
         return f.norm(f.block(h) if mask is None else f.block(h, mask=mask))
 
-    return network(
-        forward,
-        name="encoder",
-        embed=embedding(vocabulary, features),
-        positions=learned_positions(length),
-        block=repeat(block, layers),
-        norm=layer_norm(),
-    )
+    if token_types is None:
+        return network(
+            lambda f, ids, *, mask=None: encoded(f, f.embed(ids), mask), name="encoder", **children
+        )
+
+    def forward(f: Any, ids: jax.Array, *, mask: Any = None, types: Any = None) -> jax.Array:
+        types = jnp.zeros_like(ids) if types is None else types
+        return encoded(f, f.embed(ids) + f.types(types), mask)
+
+    return network(forward, name="encoder", types=embedding(token_types, features), **children)
 
 
 def vit(
-    classes: int, image: tuple[int, int], patch: int, layers: int, heads: int, features: int
+    classes: int,
+    image: tuple[int, int],
+    patch: int,
+    layers: int,
+    heads: int,
+    features: int,
+    *,
+    class_token: bool = False,
+    hidden: int | None = None,
+    norm: Layer | None = None,
+    norm_first: bool = True,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
+    dropout_rate: float = 0.0,
 ) -> Layer:
     """A vision transformer: an image's patches are tokens; their mean is classified.
 
@@ -205,6 +345,9 @@ def vit(
       image: (H, W) of the images.
       patch: P, the side of a patch; it divides H and W.
       layers, heads, features: as in `gpt`.
+      class_token: whether a learned token stands before the patches, and is classified in place of
+        their mean.
+      hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
       A layer from images [B, H, W, channels] to logits [B, C].
@@ -213,11 +356,16 @@ def vit(
       ValueError: a patch that does not divide the image, or a number out of range.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import fdl
       >>> model = vit(10, (8, 8), 4, layers=1, heads=2, features=8)
       >>> params, _ = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
       >>> params["patch"]["w"].shape, params["positions"]["w"].shape
       ((48, 8), (4, 8))
+      >>> vit_b_16 = vit(
+      ...     1000, (224, 224), 16, layers=12, heads=12, features=768, class_token=True,
+      ...     norm=fdl.layer_norm(epsilon=1e-6),
+      ...     activation=lambda x: fdl.gelu(x, approximate=False),
+      ... )
 
     Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; the mean in place of a token for
     the class: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
@@ -228,27 +376,36 @@ def vit(
             f"vit: expected a patch that divides the image {height} x {width}, got {patch}; choose "
             "a common divisor"
         )
+    block = encoder_block(
+        heads,
+        features,
+        hidden=hidden,
+        norm=norm,
+        norm_first=norm_first,
+        activation=activation,
+        gate=gate,
+        bias=bias,
+        dropout_rate=dropout_rate,
+    )
+    children = {
+        "patch": dense(features),
+        "positions": learned_positions(height * width // patch**2 + class_token),
+        "block": repeat(block, layers),
+        "norm": _last_norm(norm, norm_first),
+        "head": dense(classes),
+    }
+    if class_token:
+        children["class_token"] = learned_positions(1)
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
-        check_array("vit", x)
-        if x.shape[1:-1] != (height, width):
-            raise PathError(
-                f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
-                "make the model for theirs",
-                layer="vit",
-            )
-        h = f.positions(f.patch(patches(x, patch)))
-        return f.head(f.norm(f.block(h)).mean(-2))
+        _check_images(x, height, width)
+        h = f.patch(patches(x, patch))
+        if class_token:
+            h = jnp.concatenate([f.class_token(jnp.zeros_like(h[:, :1])), h], 1)
+        h = f.norm(f.block(f.positions(h)))
+        return f.head(h[:, 0] if class_token else h.mean(-2))
 
-    return network(
-        forward,
-        name="vit",
-        patch=dense(features),
-        positions=learned_positions(height * width // patch**2),
-        block=repeat(encoder_block(heads, features), layers),
-        norm=layer_norm(),
-        head=dense(classes),
-    )
+    return network(forward, name="vit", **children)
 
 
 def patches(x: jax.Array, patch: int) -> jax.Array:
@@ -259,7 +416,6 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
       patch: P, which divides H and W.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> patches(jnp.arange(16).reshape(1, 4, 4, 1), 2)[0, 1]
       Array([2, 3, 6, 7], dtype=int32)
     """
@@ -267,3 +423,46 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
     rows = x.reshape(b, h // patch, patch, w, c)
     squares = rows.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
     return jax.lax.collapse(jax.lax.collapse(squares, 3), 1, 3)
+
+
+def _check_images(x: Any, height: int, width: int) -> None:
+    check_array("vit", x)
+    if x.shape[1:-1] != (height, width):
+        raise PathError(
+            f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
+            "make the model for theirs",
+            layer="vit",
+        )
+
+
+def _feed_forward(
+    features: int,
+    hidden: int | None,
+    activation: Activation,
+    gate: bool,
+    bias: bool,
+    dropout_rate: float,
+) -> Layer:
+    return feed_forward(
+        features,
+        hidden=4 * features if hidden is None else hidden,
+        activation=activation,
+        gate=gate,
+        bias=bias,
+        dropout_rate=dropout_rate,
+    )
+
+
+def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> Layer:
+    """The parts one after the other, each around a skip connection and with a norm of its own."""
+    norm = norm or layer_norm()
+    around = {
+        part: residual(norm, layer) if norm_first else chain(residual(layer), norm)
+        for part, layer in parts.items()
+    }
+    return chain(name=name, **around)
+
+
+def _last_norm(norm: Layer | None, norm_first: bool) -> Any:
+    """Blocks whose norms come last need no further norm."""
+    return (norm or layer_norm()) if norm_first else identity

@@ -1,10 +1,13 @@
 """Wide enough to sum in, and scaled so that squares neither overflow nor vanish."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from fdl.arguments import in_dtype, known
 
 Axes = int | tuple[int, ...] | None
 
@@ -149,7 +152,7 @@ class Deviations(NamedTuple):
     center: jax.Array
     unit: jax.Array
 
-    def standard(self, epsilon: float) -> jax.Array:
+    def standard(self, epsilon: Any) -> jax.Array:
         """(x - mean) / sqrt(variance + epsilon)."""
         return (self.apart - self.mean) * _inverse_root(self.variance, epsilon, self.unit)
 
@@ -160,16 +163,21 @@ class Deviations(NamedTuple):
         return self.center + self.mean * self.unit, jnp.minimum(variance, most)
 
 
-def deviations(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> Deviations:
+def deviations(
+    x: jax.Array, axes: tuple[int, ...], epsilon: Any, mask: jax.Array | None = None
+) -> Deviations:
     """What mean, variance and standard scores over `axes` are made of, in float32 or wider.
 
     Args:
-      x: [...], a floating dtype.
+      x: [...], a floating dtype; finite where the mask is False.
       axes: over which mean and variance are taken; they stay with length 1.
-      epsilon: what will be added to the variance, > 0: far smaller squares may vanish.
+      epsilon: what will be added to the variance, > 0, may be traced: far smaller squares may
+        vanish.
+      mask: bool, of x's shape, True where x counts; by default everywhere.
 
     Returns:
-      A constant x has `apart` exactly 0, and no finite x overflows.
+      A constant x has `apart` exactly 0, and no finite x overflows. Mean and variance of nothing
+      are 0 where there is a mask.
 
     Example:
       >>> deviations(jnp.full(1000, 123.456), (0,), 1e-5).standard(1e-5).max()
@@ -182,9 +190,13 @@ def deviations(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> Deviation
     """
     x = widened(x)
     fixed = jax.lax.stop_gradient(x)
-    low = fixed.min(axes, keepdims=True, initial=jnp.inf)
-    high = fixed.max(axes, keepdims=True, initial=-jnp.inf)
-    mean = fixed.mean(axes, keepdims=True)
+    mean_of = functools.partial(mean_over, axes=axes, mask=mask)
+    low = fixed.min(axes, keepdims=True, initial=jnp.inf, where=mask)
+    high = fixed.max(axes, keepdims=True, initial=-jnp.inf, where=mask)
+    if mask is not None:
+        nothing = low > high
+        low, high = (jnp.where(nothing, 0, end) for end in (low, high))
+    mean = mean_of(fixed)
     # The sum may overflow, and its rounding leave the range. Halves, because high - low overflows.
     mean = jnp.where(jnp.isfinite(mean), mean, low / 2 + high / 2)
     center = jnp.clip(mean, low, high)
@@ -192,13 +204,30 @@ def deviations(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> Deviation
     size = jnp.maximum(high / 2 - half, half - low / 2)
     unit = jnp.maximum(power_of_two(size), _least_unit(epsilon, x.dtype))
     apart = (x / 2 - half) / unit
-    left = apart.mean(axes, keepdims=True)
-    variance = jnp.square(apart).mean(axes, keepdims=True) - jnp.square(left)
+    left = mean_of(apart)
+    variance = mean_of(jnp.square(apart)) - jnp.square(left)
     return Deviations(apart, left, variance, center, 2 * unit)
 
 
-def over_root_mean_square(x: jax.Array, axes: Axes, epsilon: float) -> jax.Array:
+def mean_over(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
+    """The mean over `axes` of those x where the mask is True, 0 of none; the axes stay.
+
+    Example:
+      >>> mean_over(jnp.array([1.0, 3.0, 9.0]), 0, jnp.array([True, True, False]))
+      Array([2.], dtype=float32)
+    """
+    if mask is None:
+        return x.mean(axes, keepdims=True)
+    count = jnp.maximum(mask.sum(axes, keepdims=True, dtype=jnp.int32), 1)
+    return jnp.where(mask, x, 0).sum(axes, keepdims=True) / count.astype(x.dtype)
+
+
+def over_root_mean_square(
+    x: jax.Array, axes: Axes, epsilon: Any, mask: jax.Array | None = None
+) -> jax.Array:
     """x / sqrt(mean(x^2) + epsilon) over `axes`, in float32 or wider.
+
+    The mean is over those x where the mask is True; where it is False x must be 0.
 
     Example:
       >>> over_root_mean_square(jnp.array([3e20, -3e20]), 0, 1e-5)
@@ -208,16 +237,18 @@ def over_root_mean_square(x: jax.Array, axes: Axes, epsilon: float) -> jax.Array
     unit = power_of_two(largest(x, axes, keepdims=True))
     unit = jnp.maximum(unit, _least_unit(epsilon, x.dtype))
     x = x / unit
-    return x * _inverse_root(jnp.square(x).mean(axes, keepdims=True), epsilon, unit)
+    return x * _inverse_root(mean_over(jnp.square(x), axes, mask), epsilon, unit)
 
 
-def _inverse_root(square: jax.Array, epsilon: float, unit: jax.Array) -> jax.Array:
+def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array:
     """1 / sqrt(square + epsilon / unit^2)."""
     inverse = 1 / unit
-    added = epsilon * inverse * inverse
+    added = in_dtype(epsilon, square.dtype) * inverse * inverse
     return jax.lax.rsqrt(jnp.maximum(square + added, float(jnp.finfo(square.dtype).tiny)))
 
 
-def _least_unit(epsilon: float, dtype: Any) -> float:
+def _least_unit(epsilon: Any, dtype: Any) -> Any:
     """A power of two at most sqrt(epsilon): beside epsilon, squares of far less do not count."""
+    if not known(epsilon):
+        return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))

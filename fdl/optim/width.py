@@ -119,6 +119,7 @@ def squared_size(g: jax.Array) -> jax.Array:
       >>> squared_size(jnp.array([3.0, 3j + 4]))
       Array([ 9., 25.], dtype=float32)
     """
+    g = jnp.asarray(g)  # NumPy warns where the square overflows.
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 

@@ -116,7 +116,7 @@ def fit(
       monitor: which validation metric chooses `best` and stops early.
       mode: whether a smaller ("min") or a larger ("max") value of it is better; NaN never is.
       patience: stop after so many records without a better value; by default never.
-      chunk: steps in one call of the compiled program; by default about 0.25 seconds of them.
+      chunk: steps in one call of the compiled program; by default about one second of them.
       progress: show a bar in a terminal, or about 20 of the records, as lines, elsewhere.
       log: a file that every record is appended to as a line of JSON.
 

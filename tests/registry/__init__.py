@@ -26,6 +26,8 @@ from registry.networks import masked as masked
 from registry.networks import running_mean as running_mean
 from registry.optimizers import OPTIMIZERS as OPTIMIZERS
 from registry.optimizers import halving as halving
+from registry.options import NOT_TRACED as NOT_TRACED
+from registry.options import OPTIONS as OPTIONS
 from registry.schedules import SCHEDULES as SCHEDULES
 from registry.transformations import TRANSFORMATIONS as TRANSFORMATIONS
 

@@ -18,6 +18,7 @@ def _every_option():
         window=3,
         rotary=functools.partial(fdl.rotary, base=100.0, interleaved=True),
         qk_norm=True,
+        scale=0.8,
         soft_cap=3.0,
         b_init=fdl.initializers.normal(0.5),
     )
@@ -26,7 +27,8 @@ def _every_option():
 def _packed_in_chunks():
     def forward(f, x, *, context):
         steps = jnp.arange(x.shape[-2])
-        return f.attend(x, mask=context > -0.5, segments=steps // 3, positions=steps % 3)
+        seen = {"mask": context > -0.5, "bias": context}
+        return f.attend(x, **seen, segments=steps // 3, positions=steps % 3)
 
     attend = fdl.attention(2, causal=True, rotary=True, alibi=True, bias=False, chunk=2)
     return fdl.network(forward, attend=attend)

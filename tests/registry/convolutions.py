@@ -25,6 +25,7 @@ LAYERS = {
     "conv_of_volumes": LayerCase(
         lambda: fdl.conv(2, (2, 1, 2), stride=2, padding="CIRCULAR"), (1, 3, 2, 4, 2)
     ),
+    "conv_of_one_integer": LayerCase(lambda: fdl.conv(2, 2, stride=2), (2, 4, 3, 2)),
     "conv_transpose": LayerCase(lambda: fdl.conv_transpose(3, (3, 2), stride=2), (2, 2, 3, 2)),
     "conv_transpose_options": LayerCase(
         lambda: fdl.conv_transpose(

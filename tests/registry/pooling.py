@@ -8,6 +8,9 @@ LAYERS = {
     "max_pool_overlapping": LayerCase(
         lambda: fdl.max_pool((3,), stride=2, padding=1), (2, 2, 6, 2)
     ),
+    "max_pool_dilated": LayerCase(
+        lambda: fdl.max_pool(2, stride=1, padding=1, dilation=3), (2, 5, 4, 2)
+    ),
     "average_pool": LayerCase(
         lambda: fdl.average_pool((3, 2), stride=(2, 1), padding="SAME"), (2, 4, 3, 2)
     ),
