@@ -865,7 +865,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     ),
     "fdl/optim/protocol.py": (
         "test_beside_optax.py -k ranks",
-        [("_with_free_ranks(update))", "update)")],
+        [("with_free_ranks(update))", "update)")],
     ),
     "fdl/optim/sgd.py": (
         "test_optimizers.py test_beside_optax.py -k sgd_or_lion_or_rprop_or_dampening",

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from optax import GradientTransformationExtraArgs
 
-from fdl.ranks import free_ranks
+from fdl.ranks import with_free_ranks
 
 
 def transformation(
@@ -24,7 +24,7 @@ def transformation(
       ...     added.update(jnp.ones((1, 2)), (), jnp.ones(2))[0].shape
       (1, 2)
     """
-    return GradientTransformationExtraArgs(_with_free_ranks(init), _with_free_ranks(update))
+    return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
 
 
 def is_placeholder(params: Any) -> bool:
@@ -49,12 +49,3 @@ def _placeholder_type() -> type:
 
     optax.tree_utils.tree_map_params(init, lambda leaf: leaf, None)
     return seen[0]
-
-
-def _with_free_ranks(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def freely(*args: Any, **kwargs: Any) -> Any:
-        with free_ranks():
-            return function(*args, **kwargs)
-
-    return freely
