@@ -242,8 +242,8 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
         if not any(matches(pattern, path) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=5, cutoff=0.0)
             raise ValueError(
-                f"pattern {pattern!r}: expected at least one match among {len(paths)} paths, "
-                f"got none; the nearest are {', '.join(map(repr, near)) or 'none'}"
+                f"pattern {_short(pattern)}: expected at least one match among {len(paths)} paths, "
+                f"got none; the nearest are {', '.join(map(_short, near)) or 'none'}"
             )
     return [path for path in paths if any(matches(pattern, path) for pattern in patterns)]
 
@@ -267,6 +267,10 @@ def select(tree: Any, *patterns: str) -> Any:
     """
     picked = set(pick(leaves(tree), patterns))
     return jax.tree_util.tree_map_with_path(lambda keys, _: path_of(keys) in picked, tree)
+
+
+def _short(text: str) -> str:
+    return shortened(repr(text), 200)
 
 
 def _match(pattern: list[str], path: list[str]) -> bool:

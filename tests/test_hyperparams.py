@@ -313,7 +313,8 @@ def test_under_float64_it_is_float64():
         (
             lambda: inject_hyperparams(optim.sgd, static_args="rate"),
             "inject_hyperparams: expected static_args among ['learning_rate', 'momentum', "
-            "'nesterov', 'accumulator_dtype'], got ['rate']; they are arguments of sgd",
+            "'nesterov', 'accumulator_dtype', 'dampening'], got ['rate']; they are arguments of "
+            "sgd",
         ),
         (
             lambda: inject_hyperparams(optim.sgd)(lambda count: jnp.ones(2)),

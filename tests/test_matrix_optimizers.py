@@ -521,7 +521,7 @@ def refused(message):
         ),
         (
             lambda: optim.muon(0.1, beta=1.0),
-            "scale_by_muon: expected beta in [0, 1), got 1.0; it is the share of the past that "
+            "scale_by_muon: expected beta in (-1, 1), got 1.0; it is the share of the past that "
             "each step keeps",
         ),
         (
@@ -540,7 +540,7 @@ def refused(message):
         ),
         (
             lambda: optim.adafactor(0.1, momentum=1.0),
-            "ema: expected decay in [0, 1), got 1.0; it is the share of the past that "
+            "ema: expected decay in (-1, 1), got 1.0; it is the share of the past that "
             "each step keeps",
         ),
         (

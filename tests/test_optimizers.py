@@ -580,9 +580,9 @@ MISTAKES = {
     ),
     "b1": (
         lambda: fdl.adam(0.1, b1=1.0),
-        "scale_by_adam: expected b1 in [0, 1), got 1.0; it is the share of the past that each step",
+        "scale_by_adam: expected b1 in (-1, 1), got 1.0; it is the share of the past that each",
     ),
-    "b2": (lambda: fdl.lion(0.1, b2=-0.1), "scale_by_lion: expected b2 in [0, 1), got -0.1; it "),
+    "b2": (lambda: fdl.lion(0.1, b2=1.0), "scale_by_lion: expected b2 in (-1, 1), got 1.0; it is "),
     "rms": (
         lambda: fdl.rmsprop(0.1, decay=1.5),
         "scale_by_rms: expected decay in [0, 1), got 1.5; it is the share of the past that each",
@@ -609,7 +609,7 @@ MISTAKES = {
     ),
     "text_in_a_decay": (
         lambda: fdl.adam(0.1, b1="0.9"),
-        "scale_by_adam: expected b1 in [0, 1), got '0.9'; pass a number",
+        "scale_by_adam: expected b1 in (-1, 1), got '0.9'; pass a number",
     ),
     "text_in_adafactor": (
         lambda: optim.adafactor("0.1"),
@@ -805,8 +805,8 @@ OUT_OF_RANGE = [
             ),
             (
                 functools.partial(optim.schedule_free_sgd, 0.1),
-                *("b1", (0.0,), "schedule_free", "a finite b1 > 0"),
-                "the average is found by dividing by it",
+                *("b1", (0.0, 1.1), "schedule_free", "b1 in (0, 1]"),
+                "x is found by dividing by it",
             ),
             (
                 fdl.adam,

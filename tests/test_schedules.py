@@ -352,7 +352,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         (
             lambda: optim.exponential_decay(0.1, 5, 0.0),
             "exponential_decay: expected decay_rate > 0, got 0.0; it is the factor of every "
-            "transition",
+            "transition; 1, or constant_schedule, is no decay",
         ),
         (
             lambda: optim.inverse_time_decay(0.1, 5, -0.5),

@@ -461,7 +461,7 @@ def test_a_partition_that_is_none_is_refused(make, message):
         ),
         (
             lambda: optim.ema(1.0),
-            "ema: expected decay in [0, 1), got 1.0; it is the share of the past that each step "
+            "ema: expected decay in (-1, 1), got 1.0; it is the share of the past that each step "
             "keeps",
         ),
         (

@@ -11,6 +11,10 @@ are the bits. fdl leaves optax in two things, for every optimizer:
 - Squares out of range. Lengths are right for every finite gradient. A second moment of float32 is
   of gradients held within 1.3e19 in size, so that it stays finite; after a larger one the weight
   rests until the moment has decayed, in adam 80,000 steps, and does not rest for ever.
+
+A number that cannot be meant is refused where optax takes it: a decay of 1 or more in a mean, whose
+zeros would stay; a negative one in a mean of squares, which would be none; a weight decay below 0,
+which would have weights grow without bound; an exponential decay by a factor of 0.
 """
 
 from fdl.exports import public as _public

@@ -15,6 +15,7 @@ from fdl.arguments import check_number
 from fdl.optim.finite import step_if
 from fdl.optim.leafwise import increment, per_leaf
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import transformation
 from fdl.optim.width import wide_inside
 
 # As `skip_not_finite`: (updates, gradient_step, params) -> (whether to leave it out, why).
@@ -93,7 +94,7 @@ def accumulate(
         steps = jnp.where(last, increment(state.gradient_step), state.gradient_step)
         return new, MultiStepsState(mini, steps, inner_state, acc, why)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _check_period(k: Any) -> None:

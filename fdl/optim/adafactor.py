@@ -19,6 +19,7 @@ from fdl.optim.combine import chain
 from fdl.optim.leafwise import leafwise, need_params, per_leaf, stateless
 from fdl.optim.mask import Mask
 from fdl.optim.options import check_least, check_positive
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.vector import sizes
 from fdl.optim.width import bounded
@@ -53,7 +54,7 @@ def adafactor(
       decay_offset: the step, from 0, at which t is 1 (where fine-tuning begins).
       multiply_by_parameter_scale: steps in proportion to each leaf's size; else W -= rate * u.
       clipping_threshold: > 0, the largest root mean square of u; None for no limit.
-      momentum: in [0, 1), of the finished steps; None for none.
+      momentum: in (-1, 1), of the finished steps; None for none.
       dtype_momentum: of the momentum.
       weight_decay_rate: >= 0, or a schedule; not multiplied by the rate. None for none.
       eps: >= 0, in the squared gradients.
@@ -65,7 +66,7 @@ def adafactor(
       is that of `optax.adafactor`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [0, 1); a
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside (-1, 1); a
         decay_rate, clipping_threshold or min_dim_size_to_factor out of range.
 
     Example:
@@ -199,7 +200,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
         others = {"params": need_params(who, params), "sizes": sizes(params, mean=True)[0]}
         return per_leaf(who, rule, updates, others)[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
@@ -217,7 +218,7 @@ def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
         axes = axes_of(p.shape)
         if (axes is None) != (name == "v"):
             return jnp.zeros((1,), wide(p.dtype))
-        without = () if axes is None else axes[1] if name == "v_row" else axes[0]
-        return jnp.zeros_like(p.sum(without), wide(p.dtype))
+        without = None if axes is None else axes[1] if name == "v_row" else axes[0]
+        return jnp.zeros([n for axis, n in enumerate(p.shape) if axis != without], wide(p.dtype))
 
     return slot

@@ -14,7 +14,7 @@ from optax import GradientTransformationExtraArgs, ScaleByAdamState
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.mask import Mask
-from fdl.optim.options import check_fractions, check_least
+from fdl.optim.options import check_fractions, check_least, check_momenta
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.width import bounded
 
@@ -37,7 +37,7 @@ def adam(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it; needed to differentiate through the optimizer.
@@ -48,7 +48,7 @@ def adam(
       A transformation; the state is that of `optax.adam`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = adam(0.5), jnp.array([2.0, -2.0])
@@ -81,7 +81,7 @@ def adamw(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
@@ -94,7 +94,7 @@ def adamw(
       A transformation; the state is that of `optax.adamw`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = adamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -131,7 +131,8 @@ def scale_by_adam(
       >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
       Array([ 1., -1.], dtype=float32)
     """
-    check_fractions("scale_by_adam", b1=b1, b2=b2)
+    check_momenta("scale_by_adam", b1=b1)
+    check_fractions("scale_by_adam", b2=b2)
     check_least("scale_by_adam", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from optax import (
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise
-from fdl.optim.options import check_fractions, check_least
+from fdl.optim.options import check_fractions, check_least, check_momenta
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 from fdl.optim.width import bounded
 
@@ -41,7 +41,7 @@ def amsgrad(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
@@ -54,7 +54,7 @@ def amsgrad(
       A transformation; the state is that of `optax.amsgrad`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = amsgrad(0.5), jnp.array([2.0, -2.0])
@@ -90,7 +90,8 @@ def scale_by_amsgrad(
       >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
       Array([ 1., -1.], dtype=float32)
     """
-    check_fractions("scale_by_amsgrad", b1=b1, b2=b2)
+    check_momenta("scale_by_amsgrad", b1=b1)
+    check_fractions("scale_by_amsgrad", b2=b2)
     check_least("scale_by_amsgrad", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
@@ -121,7 +122,7 @@ def adamax(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of u.
       eps: >= 0.
 
@@ -129,7 +130,7 @@ def adamax(
       A transformation; the state is that of `optax.adamax`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = adamax(0.5), jnp.array([2.0, -2.0])
@@ -152,7 +153,8 @@ def scale_by_adamax(
       >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
       Array([ 1., -1.], dtype=float32)
     """
-    check_fractions("scale_by_adamax", b1=b1, b2=b2)
+    check_momenta("scale_by_adamax", b1=b1)
+    check_fractions("scale_by_adamax", b2=b2)
     check_least("scale_by_adamax", eps=eps)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
@@ -184,7 +186,7 @@ def adabelief(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of s.
       eps: >= 0, outside the root.
       eps_root: >= 0, added to s at every step.
@@ -194,7 +196,7 @@ def adabelief(
       A transformation; the state is that of `optax.adabelief`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = adabelief(0.5), jnp.array([2.0, -2.0])
@@ -224,7 +226,8 @@ def scale_by_belief(
       >>> [round(u, 3) for u in updates.tolist()]
       [1.111, -1.111]
     """
-    check_fractions("scale_by_belief", b1=b1, b2=b2)
+    check_momenta("scale_by_belief", b1=b1)
+    check_fractions("scale_by_belief", b2=b2)
     check_least("scale_by_belief", eps=eps, eps_root=eps_root)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:

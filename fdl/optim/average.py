@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from optax import EmaState, GradientTransformationExtraArgs, MaskedNode
 
 from fdl import paths
-from fdl.ops.numerics import widened
 from fdl.optim.adam import corrected
 from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import check_params, filled, leafwise, need_params, per_leaf
-from fdl.optim.options import check_fractions
+from fdl.optim.options import check_fractions, check_momenta
+from fdl.optim.protocol import transformation
 from fdl.optim.width import cast_like
 
 
@@ -22,7 +22,7 @@ def ema(
     """The moving average of the updates: m = decay m + (1 - decay) g.
 
     Args:
-      decay: in [0, 1).
+      decay: in (-1, 1).
       debias: give m / (1 - decay^t) instead of m, which began at 0.
       accumulator_dtype: of m; by default the parameters', float32 at least.
 
@@ -30,7 +30,7 @@ def ema(
       A transformation with state `optax.EmaState(count, ema)`.
 
     Raises:
-      ValueError: decay outside [0, 1); gradients of another tree than the state's.
+      ValueError: decay outside (-1, 1); gradients of another tree than the state's.
 
     Example:
       >>> transform = ema(0.5, debias=False)
@@ -39,7 +39,7 @@ def ema(
 
     Source: `optax.ema`; Kingma and Ba 2015, arXiv 1412.6980, section 3, for the correction.
     """
-    check_fractions("ema", decay=decay)
+    check_momenta("ema", decay=decay)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         correction = 1 - decay**t
@@ -96,8 +96,7 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
 
     def init(params: Any) -> ParamsEmaState:
         check_params("params_ema", params)
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
-        return ParamsEmaState(jnp.zeros((), jnp.result_type(float)), zeros)
+        return ParamsEmaState(jnp.zeros((), jnp.result_type(float)), jax.tree.map(filled(), params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -114,7 +113,7 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
         weight = state.weight + (1 - decay) * (1 - state.weight)
         return updates, ParamsEmaState(jnp.asarray(weight, state.weight.dtype), average)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def averaged_params(state: Any, params: Any) -> Any:

@@ -13,6 +13,7 @@ from optax import EmptyState, GradientTransformationExtraArgs
 from fdl.ops.numerics import largest, norm, power_of_two
 from fdl.optim.leafwise import per_leaf, stateless
 from fdl.optim.options import check_positive
+from fdl.optim.protocol import transformation
 from fdl.optim.vector import size, sizes
 
 
@@ -66,7 +67,7 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
         found = {"sizes": sizes(updates, mean=True)[0]}
         return per_leaf("clip_by_block_rms", rule, updates, found)[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
@@ -102,7 +103,7 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
 
         return per_leaf("clip_by_global_norm", rule, updates, {})[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def adaptive_grad_clip(

@@ -8,6 +8,7 @@ from optax import GradientTransformation, GradientTransformationExtraArgs
 
 from fdl.optim.leafwise import different_trees
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import transformation
 from fdl.optim.width import wide_inside
 
 
@@ -51,7 +52,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
             new_state.append(own)
         return updates, tuple(new_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
@@ -83,5 +84,5 @@ def apply_updates(params: Any, updates: Any) -> Any:
         # A bfloat16 and a float32 are added in float32, as optax does.
         with jax.numpy_dtype_promotion("standard"):
             return jax.tree.map(add, params, updates, is_leaf=lambda leaf: leaf is None)
-    except (ValueError, TypeError) as error:
-        raise different_trees("apply_updates", "params", params, "updates", updates) from error
+    except (ValueError, TypeError):
+        raise different_trees("apply_updates", "params", params, "updates", updates) from None

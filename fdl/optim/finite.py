@@ -13,6 +13,7 @@ from optax import (
 
 from fdl.optim.leafwise import increment, per_leaf
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import transformation
 from fdl.optim.width import cast_like
 
 
@@ -68,7 +69,7 @@ def apply_if_finite(
         total = jnp.where(finite, state.total_notfinite, increment(state.total_notfinite))
         return new, ApplyIfFiniteState(in_a_row, finite, total, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def skip_not_finite(
@@ -121,7 +122,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
         rule = lambda g: (jnp.where(jnp.isnan(g), jnp.zeros_like(g), g),)  # noqa: E731
         return per_leaf("zero_nans", rule, updates, {})[0], ZeroNansState(found)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def count_not_finite(tree: Any) -> jax.Array:

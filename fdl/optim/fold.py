@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
 from fdl import paths
+from fdl.optim.mask import is_function
 
 # optax.contrib.MuonDimensionNumbers or None, a tree of them, or a function of params to one.
 DimensionNumbers = Any
@@ -74,7 +75,7 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
       >>> folds_of("muon", None, {"w": jnp.ones((2, 3))})
       {'w': Fold(shape=(2, 3), reduction=(0,), output=(1,))}
     """
-    found = dimensions(tree) if callable(dimensions) else dimensions
+    found = dimensions(tree) if is_function(dimensions) else dimensions
     numbers = spread(found, tree, lambda one, leaf: _Leaf(one))
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf, own: _fold(who, paths.path_of(keys), jnp.shape(leaf), own.numbers),

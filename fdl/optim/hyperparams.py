@@ -20,6 +20,7 @@ from fdl.arguments import is_number, known
 from fdl.optim.hyperparameter import Hyperparameter, hyperparameter
 from fdl.optim.leafwise import increment
 from fdl.optim.options import check_strength
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import at
 
 
@@ -38,14 +39,16 @@ def inject_hyperparams(
     Args:
       inner_factory: makes an optimizer, fdl's or optax's.
       static_args: names of arguments to be left as they are, such as functions that are no
-        schedules. Flags, names, None and masks by path are left anyway.
+        schedules. Flags, names, dtypes, None and masks by path are left anyway.
       hyperparam_dtype: of the numbers in the state; float32 by default, and float64 under
         `jax.enable_x64`.
 
     Returns:
       A factory with the same arguments. The state of what it makes is
-      `optax.InjectStatefulHyperparamsState`, in which what float32 leaves of a number is kept under
-      its name in `hyperparams_states`; where it is missing, as from optax, it counts as 0.
+      `optax.InjectStatefulHyperparamsState`, so that `optax.tree_utils.tree_get(state, name)` and
+      `tree_set` find a number by its name (that of a schedule twice, as optax's: its value and its
+      count). What float32 leaves of a number is kept as "remainder of ..." in
+      `hyperparams_states`; where it is missing, as from optax, it counts as 0.
 
     Raises:
       ValueError: what is no factory; static_args that are no arguments; what the factory refuses.
@@ -80,7 +83,8 @@ def inject_hyperparams(
         moving = {
             name: value
             for name, value in bound.arguments.items()
-            if name not in static and not isinstance(value, bool)
+            # A dtype can be called, and is no schedule.
+            if name not in static and not isinstance(value, bool | type)
         }
         schedules = {name: _stateful(name, each) for name, each in moving.items() if callable(each)}
         numbers = {name: each for name, each in moving.items() if isinstance(each, NUMBERS)}
@@ -133,7 +137,7 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
         own = {name: value for name, value in values.items() if name in part.hyperparams}
         numbers, states = dict(part.hyperparams), dict(part.hyperparams_states)
         for name, value in own.items():
-            numbers[name], states[name] = _new_value(part, name, value)
+            numbers[name], states[_rest(name)] = _new_value(part, name, value)
         return part._replace(
             hyperparams=numbers,
             hyperparams_states={k: v for k, v in states.items() if v is not None},
@@ -194,7 +198,7 @@ def _injected(
         parts = {name: _stored(value, dtype) for name, value in numbers.items()}
         states = {name: each.init() for name, each in schedules.items()}
         stored = {name: high for name, (high, _) in parts.items()} | scheduled(states)
-        states |= {name: rest for name, (_, rest) in parts.items() if rest is not None}
+        states |= {_rest(name): rest for name, (_, rest) in parts.items() if rest is not None}
         inner_state = make(_values(stored, states)).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), stored, states, inner_state)
 
@@ -212,17 +216,17 @@ def _injected(
         count = increment(state.count)
         return updates, InjectStatefulHyperparamsState(count, stored, states, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
     """The numbers as the factory is to see them; integers stay integers."""
     values = {}
     for name, high in stored.items():
-        rest = states.get(name)
+        rest = states.get(_rest(name))
         if not jnp.issubdtype(jnp.result_type(high), jnp.floating):
             values[name] = high
-        elif isinstance(rest, Remainder):
+        elif rest is not None:
             low = jnp.where(rest.of == high, rest.low, jnp.zeros_like(rest.low))
             values[name] = Hyperparameter(
                 *(jnp.asarray(x, jnp.result_type(float)) for x in (high, low))
@@ -243,14 +247,14 @@ def _stored(value: Any, dtype: Any) -> tuple[jax.Array, Remainder | None]:
 
 
 def _like(state: Any, name: str) -> jax.Array:
-    rest = state.hyperparams_states.get(name)
-    value = state.hyperparams[name]
-    return jnp.asarray(value, rest.of.dtype) if isinstance(rest, Remainder) else jnp.asarray(value)
+    rest = state.hyperparams_states.get(_rest(name))
+    return jnp.asarray(state.hyperparams[name], None if rest is None else rest.of.dtype)
 
 
 def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
-    rest, old = state.hyperparams_states.get(name), jnp.asarray(state.hyperparams[name])
-    if rest is not None and not isinstance(rest, Remainder):
+    states, old = state.hyperparams_states, jnp.asarray(state.hyperparams[name])
+    rest = states.get(_rest(name))
+    if name in states:
         raise ValueError(
             f"set_hyperparams: expected a number that is not scheduled, got {name!r}; "
             "its schedule would take its place at once"
@@ -279,6 +283,11 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
 
 def _stateful(name: str, schedule: Any) -> Any:
     return schedule if isinstance(schedule, StatefulSchedule) else CountedSchedule(name, schedule)
+
+
+def _rest(name: str) -> str:
+    """Not the name itself, which is to be found once in a state."""
+    return f"remainder of {name}"
 
 
 def _holds(part: Any) -> bool:

@@ -10,6 +10,7 @@ from fdl.optim.combine import chain
 from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.mask import Mask, masked
 from fdl.optim.options import check_least, check_positive
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.sgd import trace
 from fdl.optim.vector import sizes
@@ -37,14 +38,14 @@ def lars(
       trust_coefficient: > 0.
       eps: >= 0.
       trust_ratio_mask: what to scale by the lengths, usually all but norms and biases.
-      momentum: in [0, 1).
+      momentum: in [-1, 1].
       nesterov: of the momentum.
 
     Returns:
       A transformation; the state is that of `optax.lars`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [-1, 1].
 
     Example:
       >>> optimizer, w = lars(0.5, trust_coefficient=0.1), jnp.array([3.0, 4.0])
@@ -77,7 +78,7 @@ def lamb(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
@@ -88,7 +89,7 @@ def lamb(
       A transformation; the state is that of `optax.lamb`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = lamb(0.5), jnp.array([3.0, 4.0])
@@ -148,4 +149,4 @@ def scale_by_trust_ratio(
         others |= {"sizes of updates": u_sizes, "sizes of params": w_sizes}
         return per_leaf(who, rule, updates, others)[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)

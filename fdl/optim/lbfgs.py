@@ -12,9 +12,10 @@ from optax import GradientTransformation, GradientTransformationExtraArgs, Scale
 
 from fdl.ops.numerics import widened
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_params, increment, need_params, per_leaf, stateless
+from fdl.optim.leafwise import check_params, filled, increment, need_params, per_leaf, stateless
 from fdl.optim.linesearch import scale_by_zoom_linesearch
 from fdl.optim.lookahead import where
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 from fdl.optim.vector import add_scaled, dot, size
 from fdl.optim.width import wide_inside
@@ -95,7 +96,7 @@ def scale_by_lbfgs(
 
     def init(params: Any) -> ScaleByLBFGSState:
         check_params(who, params)
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
+        zeros = jax.tree.map(filled(), params)
         rings = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), zeros)
         count = jnp.zeros((), jnp.int32)
         return ScaleByLBFGSState(count, zeros, zeros, rings, rings, jnp.zeros(memory_size))
@@ -122,7 +123,7 @@ def scale_by_lbfgs(
         new = ScaleByLBFGSState(increment(state.count), params, updates, *rings)
         return two_loop(updates, rings, gamma, oldest_first), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:

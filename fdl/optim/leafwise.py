@@ -10,6 +10,7 @@ from optax import EmptyState, GradientTransformationExtraArgs
 
 from fdl import paths
 from fdl.ops.numerics import wide
+from fdl.optim.protocol import transformation
 from fdl.optim.width import narrowed, widened_tree
 
 Slot = Callable[[Any], jax.Array]
@@ -70,7 +71,7 @@ def leafwise(
         updates, *after = per_leaf(who, rule, updates, before, kept=len(slots))
         return updates, make_state(**count, **dict(zip(slots, after, strict=True)))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def per_leaf(
@@ -150,7 +151,7 @@ def stateless(
         given = {"params": need_params(who, params)} if uses_params else {}
         return per_leaf(who, lambda *leaves: (rule(*leaves),), updates, given)[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
@@ -228,14 +229,16 @@ def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueErr
     path = next(
         (each for each in sorted({*mine, *other}) if mine.get(each) != other.get(each)), None
     )
+    name = paths.shortened(repr(path), 200)
     said = f"one tree in {a} and {b}", "two structures with the same paths"
     if path in mine and path in other:
         shapes = f"{list(mine[path])} and {list(other[path])}"
-        said = f"one shape in {a} and {b} at {path!r}", shapes
+        said = f"one shape in {a} and {b} at {name}", shapes
     elif path is not None:
         where = a if path in mine else b
-        said = f"one tree in {a} and {b}", f"{path!r} in {where} alone"
-    both = f"\n  {a}: {jax.tree.structure(left)}\n  {b}: {jax.tree.structure(right)}"
+        said = f"one tree in {a} and {b}", f"{name} in {where} alone"
+    structures = [paths.shortened(str(jax.tree.structure(tree)), 600) for tree in (left, right)]
+    both = f"\n  {a}: {structures[0]}\n  {b}: {structures[1]}"
     return ValueError(
         f"{who}: expected {said[0]}, got {said[1]}; make both from the same parameters{both}"
     )

@@ -13,6 +13,7 @@ from optax import (
 
 from fdl.ops.numerics import wide
 from fdl.optim.leafwise import check_params, need_params
+from fdl.optim.protocol import transformation
 from fdl.optim.vector import add_scaled, dot
 from fdl.optim.width import wide_inside
 from fdl.optim.zoom import Point, Rules, search
@@ -106,7 +107,7 @@ def scale_by_zoom_linesearch(
         scaled = jax.tree.map(lambda u: found.last.step.astype(u.dtype) * u, updates)
         return scaled, jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
 
-    return GradientTransformationExtraArgs(lambda params: _first_state(who, params), update)
+    return transformation(lambda params: _first_state(who, params), update)
 
 
 def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:

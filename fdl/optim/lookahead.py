@@ -14,6 +14,7 @@ from optax import (
 from fdl.arguments import check_number
 from fdl.optim.leafwise import per_leaf
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import is_placeholder, transformation
 
 
 def lookahead(
@@ -63,7 +64,8 @@ def lookahead(
     inner = as_transformation("lookahead", fast_optimizer)
 
     def init(params: Any) -> LookaheadState:
-        return LookaheadState(inner.init(_pair(params).fast), jnp.zeros((), jnp.int32))
+        fast = params if is_placeholder(params) else _pair(params).fast
+        return LookaheadState(inner.init(fast), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -84,7 +86,7 @@ def lookahead(
         since = (state.steps_since_sync + 1) % sync_period
         return LookaheadParams(fast, slow), LookaheadState(fast_state, since)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def where(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -16,10 +16,11 @@ from fdl.optim.adam import adamw, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.fold import DimensionNumbers, Fold, folds_of, spread
 from fdl.optim.leafwise import check_params, filled, increment, per_leaf
-from fdl.optim.mask import Mask
+from fdl.optim.mask import Mask, is_function
 from fdl.optim.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
-from fdl.optim.options import check_fractions, check_least, check_positive
+from fdl.optim.options import check_least, check_momenta, check_positive
 from fdl.optim.partition import partition
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.width import shortened
 
@@ -58,7 +59,7 @@ def muon(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       ns_coeffs: (a, b, c) of the iteration, or such a row for each step, or "standard" or "dion".
       ns_steps: of the iteration, >= 1; of rows, at most the last ns_steps are taken.
-      beta: in [0, 1), the share of m that each step keeps.
+      beta: in (-1, 1), the share of m that each step keeps.
       eps: >= 0, added to norms, and AdamW's.
       weight_decay: >= 0, or a schedule; of the matrices.
       weight_decay_mask: which of them to decay; see `masked`.
@@ -82,7 +83,7 @@ def muon(
 
     Raises:
       ValueError: a rate, decay or eps that is negative or not finite; beta, adam_b1 or adam_b2
-        outside [0, 1); coefficients, steps or a preconditioning that do not exist.
+        out of range; coefficients, steps or a preconditioning that do not exist.
 
     Example:
       >>> optimizer, params = muon(0.5), {"w": 3 * jnp.eye(2), "b": jnp.ones(2)}
@@ -101,7 +102,7 @@ def muon(
     def labels(params: Any) -> Any:
         if dimensions is None:
             return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
-        found = dimensions(params) if callable(dimensions) else dimensions
+        found = dimensions(params) if is_function(dimensions) else dimensions
         return spread(found, params, lambda one, p: "adam" if one is None else "muon")
 
     matrices = chain(
@@ -142,8 +143,8 @@ def scale_by_muon(
       A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
 
     Raises:
-      ValueError: beta outside [0, 1); coefficients, steps or a preconditioning that do not exist; a
-        leaf that is no matrix and has no dimension numbers.
+      ValueError: beta outside (-1, 1); coefficients, steps or a preconditioning that do not
+        exist; a leaf that is no matrix and has no dimension numbers.
 
     Example:
       >>> transform, g = scale_by_muon(), jnp.diag(jnp.array([1.0, 7.0]))
@@ -151,7 +152,7 @@ def scale_by_muon(
       [0.8, 0.7]
     """
     who = "scale_by_muon"
-    check_fractions(who, beta=beta)
+    check_momenta(who, beta=beta)
     check_least(who, eps=eps)
     check_preconditioning(who, preconditioning)
     coefficients = _coefficients(ns_coeffs, ns_steps)
@@ -182,7 +183,7 @@ def scale_by_muon(
         updates, mu = per_leaf(who, rule, updates, others, kept=1)
         return updates, MuonState(t, mu, state.ns_coeffs)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def scale_by_shape(
@@ -208,7 +209,7 @@ def scale_by_shape(
         folds = folds_of("scale_by_shape", weight_dimension_numbers, updates)
         return per_leaf("scale_by_shape", rule, updates, {"folds": folds})[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def _coefficients(given: Any, steps: int) -> Any:

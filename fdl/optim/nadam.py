@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
-from fdl.optim.adam import adamw, corrected, correction, scale_by_adam
+from fdl.optim.adam import corrected, correction, scale_by_adam
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise
 from fdl.optim.mask import Mask
-from fdl.optim.options import check_fractions, check_least
-from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
+from fdl.optim.options import check_fractions, check_least, check_momenta
+from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.width import bounded
 
 
@@ -36,7 +36,7 @@ def nadam(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
@@ -50,7 +50,7 @@ def nadam(
       if they change.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = nadam(0.5), jnp.array([2.0, -2.0])
@@ -61,10 +61,7 @@ def nadam(
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2. torch and Keras
     have the schedule of the momentum, optax has not.
     """
-    if momentum_decay is None or not nesterov:
-        direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    else:
-        direction = scale_by_scheduled_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
+    direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay)
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
@@ -79,6 +76,7 @@ def nadamw(
     mask: Mask = None,
     *,
     nesterov: bool = True,
+    momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
     """`adamw` with the momentum of `nadam`; arguments, returns and errors as there.
 
@@ -88,11 +86,28 @@ def nadamw(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.747, 0.747]
 
-    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax.
+    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax, and
+    with momentum_decay=0.004 in torch's `NAdam(decoupled_weight_decay=True)`.
     """
-    return adamw(
-        learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov
+    return chain(
+        _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
     )
+
+
+def _direction(
+    b1: float,
+    b2: float,
+    eps: float,
+    eps_root: float,
+    mu_dtype: Any,
+    nesterov: bool,
+    momentum_decay: float | None,
+) -> GradientTransformationExtraArgs:
+    if momentum_decay is None or not nesterov:
+        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return scale_by_scheduled_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
 
 
 class ScheduledNadamState(NamedTuple):
@@ -115,7 +130,8 @@ def scale_by_scheduled_nadam(
       >>> [round(u, 3) for u in updates.tolist()]
       [1.056, -1.056]
     """
-    check_fractions("nadam", b1=b1, b2=b2)
+    check_momenta("nadam", b1=b1)
+    check_fractions("nadam", b2=b2)
     check_least("nadam", eps=eps, eps_root=eps_root, momentum_decay=momentum_decay)
 
     def momentum(t: Any) -> Any:

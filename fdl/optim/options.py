@@ -13,7 +13,7 @@ from fdl.arguments import check_number, is_number, known
 
 
 def check_fractions(who: str, **values: Any) -> None:
-    """Refuses decays outside [0, 1).
+    """Refuses decays outside [0, 1): with 1 a mean of squares learns nothing, below 0 it is none.
 
     Raises:
       ValueError: names the argument.
@@ -28,6 +28,29 @@ def check_fractions(who: str, **values: Any) -> None:
         check_number(
             *(who, f"{name} in [0, 1)", value),
             lambda value: 0 <= value < 1,
+            "it is the share of the past that each step keeps",
+        )
+
+
+def check_momenta(who: str, **values: Any) -> None:
+    """Refuses decays of a mean of gradients outside (-1, 1).
+
+    A negative one turns against the last step, as two players may need it (Gidel et al. 2019, arXiv
+    1807.04740); 1 would keep the zeros that the mean began with.
+
+    Raises:
+      ValueError: names the argument.
+
+    Example:
+      >>> check_momenta("adam", b1=1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: adam: expected b1 in (-1, 1), got 1.0; ...
+    """
+    for name, value in values.items():
+        check_number(
+            *(who, f"{name} in (-1, 1)", value),
+            lambda value: -1 < value < 1,
             "it is the share of the past that each step keeps",
         )
 

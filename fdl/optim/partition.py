@@ -1,7 +1,7 @@
 """Different optimizers for different leaves, and leaves that stay as they are."""
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from optax import (
 
 from fdl import paths
 from fdl.optim.leafwise import stateless
-from fdl.optim.mask import Mask, masked
+from fdl.optim.mask import Mask, check_prefix, is_function, masked
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import is_placeholder, transformation
 
 REST = "rest"
 
@@ -25,6 +26,7 @@ def partition(
     param_labels: Any = None,
     *,
     rest: GradientTransformation | None = None,
+    mask_compatible_extra_args: bool = False,
 ) -> GradientTransformationExtraArgs:
     """An optimizer for each part of the tree.
 
@@ -32,12 +34,14 @@ def partition(
       transforms: by path pattern, `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`, or tuple of patterns;
         with param_labels, by label.
       param_labels: as in optax, a pytree of labels with the structure of params or a prefix of it,
-        or a function of params that gives one. None: the keys of transforms are path patterns.
+        or a function of params that gives one. A module whose leaves are labels is read, also where
+        it can be called. None: the keys of transforms are path patterns.
       rest: for the leaves that no pattern picks, or whose label is not in transforms.
+      mask_compatible_extra_args: as in `masked`.
 
     Returns:
       A transformation with state `optax.PartitionState`: key -> the state of its part; that of
-      `rest` under "rest".
+      `rest` under "rest". A tuple of patterns stands there joined by commas, `"**/b, **/scale"`.
 
     Raises:
       ValueError: a pattern that matches nothing, with the nearest paths; a leaf that two patterns
@@ -52,19 +56,27 @@ def partition(
 
     Source: `optax.partition`, known as `multi_transform` before; patterns and rest are fdl's.
     """
-    parts = {key: as_transformation("partition", each) for key, each in transforms.items()}
+    keys = list(transforms)
+    parts = [as_transformation("partition", each) for each in transforms.values()]
     if rest is not None:
-        if REST in parts:
+        if REST in keys:
             raise ValueError(f"partition: expected no key {REST!r} beside rest, got one; rename it")
-        parts[REST] = as_transformation("partition", rest)
+        parts.append(as_transformation("partition", rest))
+    names = _sortable([*keys, REST] if rest is not None else keys)
 
     def split(tree: Any) -> dict[Hashable, Any]:
-        """key -> its transformation, for the leaves of this tree that are its own."""
+        """name -> its transformation, for the leaves of this tree that are its own."""
+        if is_placeholder(tree):
+            return {name: masked(each, True) for name, each in zip(names, parts, strict=True)}
         # By number, because a tuple of patterns is no leaf.
-        labels = _numbered(list(transforms), param_labels, rest is not None, tree)
+        labels = _numbered(keys, param_labels, rest is not None, tree)
+
+        def own(number: int) -> Callable[[Any], Any]:
+            return lambda _: jax.tree.map(lambda label: label == number, labels)
+
         return {
-            key: masked(each, jax.tree.map(lambda label, own=number: label == own, labels))
-            for number, (key, each) in enumerate(parts.items())
+            name: masked(each, own(number), mask_compatible_extra_args=mask_compatible_extra_args)
+            for number, (name, each) in enumerate(zip(names, parts, strict=True))
         }
 
     def init(params: Any) -> PartitionState:
@@ -79,7 +91,7 @@ def partition(
             updates, states[key] = each.update(updates, own, params, **extra_args)
         return updates, PartitionState(states)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def freeze(mask: Mask) -> GradientTransformationExtraArgs:
@@ -118,17 +130,35 @@ def set_to_zero() -> GradientTransformationExtraArgs:
     return stateless("set_to_zero", jnp.zeros_like)
 
 
+def _sortable(keys: list[Any]) -> list[Any]:
+    """The keys as names that JAX can sort in a dict: as they are, if it can sort those."""
+    names = [", ".join(key) if isinstance(key, tuple) else key for key in keys]
+    try:
+        sorted(names)
+    except TypeError:
+        names = [name if isinstance(name, str) else repr(name) for name in names]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"partition: expected keys that are told apart by their text, got "
+            f"{_short(keys)}; rename one"
+        )
+    return names
+
+
 def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> Any:
     """At each leaf the number of its key; that after the last is the rest's."""
     if param_labels is None:
         return _by_pattern(keys, has_rest, tree)
-    labels = param_labels(tree) if callable(param_labels) else param_labels
+    labels = param_labels(tree) if is_function(param_labels) else param_labels
+    check_prefix("partition", "labels", labels, tree)
     for path, label in paths.leaves(labels).items():
         if label not in keys and not has_rest:
-            near = difflib.get_close_matches(str(label), map(str, keys), n=3, cutoff=0.0)
+            said = paths.shortened(str(label), 200)
+            near = difflib.get_close_matches(said, map(str, keys), n=3, cutoff=0.0)
             raise ValueError(
-                f"partition: expected a label of transforms at {path!r}, got {label!r}; the "
-                f"nearest are {', '.join(map(repr, near)) or 'none'}, or give rest"
+                f"partition: expected a label of transforms at {_short(path)}, got "
+                f"{_short(label)}; the nearest are {', '.join(map(_short, near)) or 'none'}, or "
+                "give rest"
             )
     return jax.tree.map(lambda label: keys.index(label) if label in keys else len(keys), labels)
 
@@ -141,16 +171,20 @@ def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
         for path in paths.pick(leaves, [key] if isinstance(key, str) else key):
             if path in picked:
                 raise ValueError(
-                    f"partition: expected one pattern for {path!r}, got {keys[picked[path]]!r} and "
-                    f"{key!r}; make one of them narrower"
+                    f"partition: expected one pattern for {_short(path)}, got "
+                    f"{_short(keys[picked[path]])} and {_short(key)}; make one of them narrower"
                 )
             picked[path] = number
     left = next((path for path in leaves if path not in picked), None)
     if left is not None and not has_rest:
         raise ValueError(
-            f"partition: expected a pattern for every leaf, got none for {left!r}; "
+            f"partition: expected a pattern for every leaf, got none for {_short(left)}; "
             "add one, or give rest"
         )
     return jax.tree_util.tree_map_with_path(
         lambda keypath, _: picked.get(paths.path_of(keypath), len(keys)), tree
     )
+
+
+def _short(value: Any) -> str:
+    return paths.shortened(repr(value), 200)

@@ -10,6 +10,7 @@ from optax import GradientTransformation, GradientTransformationExtraArgs, Maske
 from fdl.ops.numerics import wide
 from fdl.optim.leafwise import check_params, different_trees, need_params
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import transformation
 from fdl.optim.width import cast_like, is_half, narrowed, widened_tree
 
 
@@ -69,8 +70,8 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
         params = need_params(who, params)
         try:
             whole = _whole(params, state.master)
-        except ValueError as error:
-            raise different_trees(who, "params", params, "state.master", state.master) from error
+        except ValueError:
+            raise different_trees(who, "params", params, "state.master", state.master) from None
         steps, inner_state = inner.update(
             *(widened_tree(updates), state.inner_state, whole), **_for_whole(extra_args, params)
         )
@@ -86,7 +87,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
         master = _map(moved, params, steps, state.master)
         return _map(step, params, steps, master), MasterWeightsState(master, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTransformationExtraArgs:
@@ -133,7 +134,7 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
         updates, new_state = inner.update(updates, state, params, **extra_args)
         return updates, cast_like(new_state, state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _whole(params: Any, master: Any) -> Any:

@@ -13,7 +13,7 @@ from optax import GradientTransformationExtraArgs, ScaleByAdamState
 from fdl.optim.adam import corrected, correction, first_moment
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise
-from fdl.optim.options import check_fractions, check_least
+from fdl.optim.options import check_fractions, check_least, check_momenta
 from fdl.optim.rate import ScalarOrSchedule, scale_by_learning_rate
 from fdl.optim.width import bounded
 
@@ -37,7 +37,7 @@ def radam(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       eps: >= 0, outside the root.
       eps_root: >= 0, inside it.
@@ -48,7 +48,7 @@ def radam(
       A transformation; the state is that of `optax.radam`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
 
     Example:
       >>> optimizer, w = radam(0.5), jnp.array([2.0, -2.0])
@@ -81,7 +81,8 @@ def scale_by_radam(
       >>> [round(u, 3) for u in updates.tolist()]
       [0.1, -7.0]
     """
-    check_fractions("scale_by_radam", b1=b1, b2=b2)
+    check_momenta("scale_by_radam", b1=b1)
+    check_fractions("scale_by_radam", b2=b2)
     check_least("scale_by_radam", eps=eps, eps_root=eps_root)
     check_least("scale_by_radam", 4, threshold=threshold)  # at fewer, r is no number
     rho_inf = 2.0 / (1.0 - b2) - 1.0

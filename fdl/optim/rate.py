@@ -16,6 +16,7 @@ from optax import (
 from fdl.optim.leafwise import check_params, increment, need_params, per_leaf
 from fdl.optim.mask import Mask, masked
 from fdl.optim.options import check_strength
+from fdl.optim.protocol import transformation
 
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 
@@ -58,7 +59,7 @@ def scale_by_learning_rate(
         rule = rule_at(_count(state))
         return per_leaf("optimizer", rule, updates, {})[0], _next(state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def add_decayed_weights(
@@ -69,7 +70,8 @@ def add_decayed_weights(
     Before a rule that rescales gradients it is L2 regularization, after it decoupled decay.
 
     Args:
-      weight_decay: >= 0, or a schedule `count -> strength`, count from 0.
+      weight_decay: >= 0, or a schedule `count -> strength`, count from 0. A negative one, which
+        optax takes, would have the weights grow without bound.
       mask: what to decay; see `masked`. `"**/w"` leaves norms and biases alone.
 
     Returns:
@@ -97,9 +99,7 @@ def add_decayed_weights(
         rule = lambda g, w: (g + s * w,)  # noqa: E731
         return per_leaf("add_decayed_weights", rule, updates, {"params": params})[0], _next(state)
 
-    whole = GradientTransformationExtraArgs(
-        lambda params: _counting(_decay_state, weight_decay), update
-    )
+    whole = transformation(lambda params: _counting(_decay_state, weight_decay), update)
     return whole if mask is None else masked(whole, mask)
 
 

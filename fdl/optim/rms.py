@@ -104,7 +104,7 @@ def rmsprop(
       initial_scale: of v, >= 0.
       eps_in_sqrt: sqrt(v + eps), else sqrt(v) + eps, as in torch.
       centered: divide by the standard deviation instead, sqrt(v - m^2), m the running mean of g.
-      momentum: in [0, 1), of the steps (the rate is inside); None for none.
+      momentum: in [-1, 1], of the steps (the rate is inside); None for none.
       nesterov: of the momentum.
       bias_correction: v / (1 - decay^t) in the place of v, and so for m.
 

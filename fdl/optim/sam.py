@@ -17,6 +17,7 @@ from fdl.optim.combine import apply_updates
 from fdl.optim.leafwise import need_params, per_leaf
 from fdl.optim.lookahead import where
 from fdl.optim.options import as_transformation
+from fdl.optim.protocol import transformation
 from fdl.optim.vector import size
 from fdl.optim.width import wide_inside
 
@@ -75,7 +76,7 @@ def sam(
 
     how = (down, up, sync_period, reset_state)
     update = _opaque(*how, batch_axis_name) if opaque_mode else _transparent(*how)
-    return GradientTransformationExtraArgs(init, wide_inside(update))
+    return transformation(init, wide_inside(update))
 
 
 def normalize() -> GradientTransformationExtraArgs:
@@ -93,7 +94,7 @@ def normalize() -> GradientTransformationExtraArgs:
         divisor = jnp.where(whole.part > 0, whole.part, jnp.ones_like(whole.part))
         return per_leaf("normalize", lambda g: (whole.of(g) / divisor,), updates, {})[0], state
 
-    return GradientTransformationExtraArgs(lambda params: EmptyState(), update)
+    return transformation(lambda params: EmptyState(), update)
 
 
 def _transparent(

@@ -10,16 +10,16 @@ from optax import (
 )
 from optax.contrib import ScheduleFreeState
 
+from fdl.arguments import check_number
 from fdl.ops.numerics import wide, widened
 from fdl.optim.combine import apply_updates, chain
 from fdl.optim.leafwise import increment, need_params, per_leaf
 from fdl.optim.options import (
     as_transformation,
-    check_fractions,
     check_least,
-    check_positive,
     check_strength,
 )
+from fdl.optim.protocol import transformation
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, at, scale_by_learning_rate
 from fdl.optim.rms import scale_by_rms
 from fdl.optim.sgd import sgd
@@ -48,7 +48,7 @@ def schedule_free(
     Args:
       base_optimizer: fdl's or optax's, without momentum; its rate is to be `learning_rate`.
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0: a warm-up.
-      b1: in (0, 1), how near y is to x.
+      b1: in (0, 1], how near y is to x; at 1 they are the same.
       weight_lr_power: >= 0, of the rate in the weights of the average.
       state_dtype: of z; by default the parameters', float32 at least.
       look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
@@ -59,7 +59,7 @@ def schedule_free(
       `schedule_free_eval_params`.
 
     Raises:
-      ValueError: a rate or weight_lr_power that is negative or not finite; b1 outside (0, 1).
+      ValueError: a rate or weight_lr_power that is negative or not finite; b1 outside (0, 1].
 
     Example:
       >>> optimizer, y = schedule_free(sgd(0.5), 0.5), jnp.array(4.0)
@@ -69,11 +69,11 @@ def schedule_free(
 
     Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
     """
-    check_fractions("schedule_free", b1=b1)
+    who = "schedule_free"
+    check_number(who, "b1 in (0, 1]", b1, lambda b1: 0 < b1 <= 1, "x is found by dividing by it")
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
-    check_positive("schedule_free", "the average is found by dividing by it", b1=b1)
-    check_least("schedule_free", weight_lr_power=weight_lr_power)
-    base = as_transformation("schedule_free", base_optimizer)
+    check_least(who, weight_lr_power=weight_lr_power)
+    base = as_transformation(who, base_optimizer)
 
     def init(params: Any) -> ScheduleFreeState:
         return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
@@ -82,7 +82,7 @@ def schedule_free(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreeState]:
-        params = need_params("schedule_free", params)
+        params = need_params(who, params)
         # step_count begins at 1, and the base optimizer's own count at 0.
         count = state.step_count if look_ahead else state.step_count - 1
         rate = at("learning_rate", learning_rate, count)
@@ -96,7 +96,7 @@ def schedule_free(
             return (b1 * x + (1.0 - b1) * new_z - y,)
 
         others = {"params": params, "state.z": state.z, "new z": new_z}
-        (updates,) = per_leaf("schedule_free", rule, steps, others)
+        (updates,) = per_leaf(who, rule, steps, others)
         new = state._replace(
             weight_sum=total,
             step_count=increment(state.step_count),
@@ -106,7 +106,7 @@ def schedule_free(
         )
         return updates, new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
@@ -151,7 +151,7 @@ def schedule_free_sgd(
     Args:
       learning_rate: >= 0, after the warm-up.
       warmup_steps: T, over which the rate rises, linearly.
-      b1: in (0, 1).
+      b1: in (0, 1].
       weight_decay: >= 0.
       weight_lr_power: of the rate in the weights of the average.
       state_dtype: of z; by default the parameters', float32 at least.
@@ -189,7 +189,7 @@ def schedule_free_adamw(
     Args:
       learning_rate: >= 0, after the warm-up.
       warmup_steps: T, over which the rate rises, linearly.
-      b1: in (0, 1).
+      b1: in (0, 1].
       b2: in [0, 1), as in `adam`.
       eps: >= 0, outside the root.
       weight_decay: >= 0, at y.

@@ -118,7 +118,8 @@ def exponential_decay(
     Args:
       init_value: before and at `transition_begin`.
       transition_steps: T >= 1; t goes on beyond it.
-      decay_rate: > 0.
+      decay_rate: > 0. 0 is refused: as a factor it ends training at the first step, and optax takes
+        it for no decay at all, which is `constant_schedule`.
       transition_begin: >= 0.
       staircase: change at every T-th step only.
       end_value: where the decay (or, with a decay_rate above 1, the growth) stops; None for never.
@@ -142,7 +143,7 @@ def exponential_decay(
     check_number(
         *("exponential_decay", "decay_rate > 0", decay_rate),
         lambda rate: rate > 0,
-        "it is the factor of every transition",
+        "it is the factor of every transition; 1, or constant_schedule, is no decay",
     )
     if end_value is not None:
         numbers("exponential_decay", end_value=end_value)

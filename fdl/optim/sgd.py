@@ -1,16 +1,23 @@
 """Gradient descent, plain, with momentum, and with Nesterov's; and steps by the sign alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
+from fdl.arguments import check_number, known, said
 from fdl.optim.combine import chain
 from fdl.optim.leafwise import filled, leafwise, stateless
 from fdl.optim.mask import Mask
-from fdl.optim.options import check_fractions, check_pair, check_strength
+from fdl.optim.options import (
+    check_fractions,
+    check_momenta,
+    check_pair,
+    check_positive,
+    check_strength,
+)
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.width import saturated
 
@@ -20,6 +27,8 @@ def sgd(
     momentum: float | None = None,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
+    *,
+    dampening: float | None = None,
 ) -> GradientTransformationExtraArgs:
     """Gradient descent: W -= learning_rate * gradient.
 
@@ -31,15 +40,20 @@ def sgd(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      momentum: m in [0, 1), or None for no trace at all.
+      momentum: m in [-1, 1], or None for no trace at all; see `trace`.
       nesterov: take the step as seen from where momentum leads.
       accumulator_dtype: of the trace; by default the parameters', float32 at least.
+      dampening: d in [0, 1), which makes the trace t = (1 - d) * gradient + m * t, but for the
+        first gradient, which is taken whole. It needs a momentum other than 0, without nesterov;
+        None or 0 for none.
 
     Returns:
-      A transformation whose updates are to be added; the state is that of `optax.sgd`.
+      A transformation whose updates are to be added; the state is that of `optax.sgd`, and has a
+      count besides if there is a dampening.
 
     Raises:
-      ValueError: a rate that is negative or not finite; momentum outside [0, 1).
+      ValueError: a rate that is negative or not finite; momentum outside [-1, 1]; dampening outside
+        [0, 1), without momentum or with nesterov.
 
     Example:
       >>> optimizer, params = sgd(0.5), {"w": jnp.ones(2)}
@@ -49,31 +63,57 @@ def sgd(
 
     Source: Robbins and Monro 1951; Polyak 1964; Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning", equations 1 to 4, with the rate outside the
-    trace, as optax and torch have it (the paper puts it inside).
+    trace, as optax and torch have it (the paper puts it inside). Dampening is torch's.
     """
+    dampening = None if _is_zero(dampening) else dampening
+    if dampening is not None and (momentum is None or _is_zero(momentum) or nesterov):
+        raise ValueError(
+            f"sgd: expected a momentum, without nesterov, for dampening, got momentum "
+            f"{said(momentum)} and nesterov {nesterov}; leave dampening out"
+        )
     direction = (
         stateless("sgd", lambda g: g)
         if momentum is None
-        else trace(momentum, nesterov, accumulator_dtype)
+        else trace(momentum, nesterov, accumulator_dtype, dampening=dampening)
     )
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
+def _is_zero(value: Any) -> bool:
+    return known(value) and bool(value == 0)
+
+
+class DampenedTraceState(NamedTuple):
+    """As `optax.TraceState`, and the number of gradients so far."""
+
+    count: Any
+    trace: Any
+
+
 def trace(
-    decay: float, nesterov: bool = False, accumulator_dtype: Any = None
+    decay: float,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    *,
+    dampening: float | None = None,
 ) -> GradientTransformationExtraArgs:
     """The trace of past gradients: t = gradient + decay * t.
 
     Args:
-      decay: in [0, 1).
+      decay: in [-1, 1]. 1 adds all gradients up; a negative one, which turns against the last step,
+        serves two players (Gidel et al. 2019, arXiv 1807.04740). Beyond 1, where optax lets it
+        grow, a trace has no bound.
       nesterov: give gradient + decay * t instead of t.
       accumulator_dtype: of t; by default the parameters', float32 at least.
+      dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first gradient, as torch.
 
     Returns:
-      A transformation with state `optax.TraceState(trace)`.
+      A transformation with state `optax.TraceState(trace)`, or with dampening
+      `DampenedTraceState(count, trace)`.
 
     Raises:
-      ValueError: decay outside [0, 1); gradients of another tree than the state's.
+      ValueError: decay outside [-1, 1]; dampening outside [0, 1); gradients of another tree than
+        the state's.
 
     Example:
       >>> transform = trace(0.5)
@@ -85,16 +125,25 @@ def trace(
 
     Source: Sutskever et al. 2013, equations 1 and 3; `optax.trace`.
     """
-    check_fractions("trace", **{"a decay (momentum)": decay})
+    check_number(
+        *("trace", "a decay (momentum) in [-1, 1]", decay),
+        lambda decay: -1 <= decay <= 1,
+        "beyond 1 the trace has no bound",
+    )
+    slots = {"trace": filled(dtype=accumulator_dtype)}
 
-    def at_step() -> Callable[..., Any]:
-        def rule(g: Any, t: Any) -> Any:
-            new = saturated(g + decay * t, g, t)
-            return saturated(g + decay * new, g, new) if nesterov else new, new
+    def moved(g: Any, share: Any, t: Any) -> Any:
+        new = saturated(share + decay * t, share, t)
+        return saturated(g + decay * new, g, new) if nesterov else new, new
 
-        return rule
+    if dampening is None:
+        return leafwise("trace", lambda: lambda g, t: moved(g, g, t), TraceState, slots)
+    check_fractions("trace", dampening=dampening)
 
-    return leafwise("trace", at_step, TraceState, {"trace": filled(dtype=accumulator_dtype)})
+    def at_step(count: jax.Array) -> Callable[..., Any]:
+        return lambda g, t: moved(g, jnp.where(count == 1, g, (1 - dampening) * g), t)
+
+    return leafwise("trace", at_step, DampenedTraceState, slots, counted=True)
 
 
 def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs:
@@ -145,8 +194,8 @@ def lion(
 
     Args:
       learning_rate: >= 0, or a schedule; 3 to 10 times smaller than for AdamW.
-      b1: in [0, 1), of the step.
-      b2: in [0, 1), of the momentum.
+      b1: in (-1, 1), of the step.
+      b2: in (-1, 1), of the momentum.
       mu_dtype: of m; by default the parameters', float32 at least.
       weight_decay: >= 0, or a schedule.
       mask: what to decay; see `masked`.
@@ -155,7 +204,7 @@ def lion(
       A transformation; the state is that of `optax.lion`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside [0, 1).
+      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside (-1, 1).
 
     Example:
       >>> optimizer, w = lion(0.5), jnp.array([2.0, -2.0])
@@ -173,21 +222,51 @@ def lion(
 
 
 def scale_by_lion(
-    b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = None
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Any = None,
+    *,
+    mode: str = "hard",
+    smooth_beta: float = 1.0,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `lion`.
+    """The direction of `lion`, whose arguments these are; c is its momentum as of this step.
+
+    Args:
+      b1: in (-1, 1), of the step.
+      b2: in (-1, 1), of the momentum.
+      mu_dtype: of m; by default the parameters', float32 at least.
+      mode: "hard", sign(c); "smooth", tanh(smooth_beta c); or "refined", c itself where it is
+        shorter than 1, else sign(c).
+      smooth_beta: > 0, how steep the smooth one is at 0.
+
+    Returns:
+      A transformation with state `optax.ScaleByLionState(count, mu)`.
+
+    Raises:
+      ValueError: b1 or b2 outside (-1, 1); a mode that does not exist; a smooth_beta out of range.
 
     Example:
       >>> transform = scale_by_lion()
       >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0]
       Array([ 1., -1.], dtype=float32)
     """
-    check_fractions("scale_by_lion", b1=b1, b2=b2)
+    check_momenta("scale_by_lion", b1=b1, b2=b2)
+    check_positive("scale_by_lion", "1 is usual", smooth_beta=smooth_beta)
+    signs: dict[str, Callable[[Any], Any]] = {
+        "hard": jnp.sign,
+        "smooth": lambda c: jnp.tanh(smooth_beta * c),
+        "refined": lambda c: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
+    }
+    if mode not in signs:
+        raise ValueError(
+            f"scale_by_lion: expected a mode of {', '.join(signs)}, got {said(mode)}; take 'hard', "
+            "the paper's"
+        )
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         def rule(g: Any, m: Any) -> Any:
             c = (1 - b1) * g + b1 * m
-            return jnp.sign(c), (1 - b2) * g + b2 * m
+            return signs[mode](c), (1 - b2) * g + b2 * m
 
         return rule
 

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
 from fdl.arguments import check_number
-from fdl.ops.numerics import widened
+from fdl.ops.numerics import wide, widened
 from fdl.optim.combine import chain
-from fdl.optim.leafwise import check_params, different_trees, increment
+from fdl.optim.leafwise import check_params, different_trees, filled, increment
 from fdl.optim.mask import Mask
-from fdl.optim.options import check_fractions, check_least
+from fdl.optim.options import check_fractions, check_least, check_momenta
+from fdl.optim.protocol import is_placeholder, transformation
 from fdl.optim.rate import ScalarOrSchedule, add_decayed_weights, scale_by_learning_rate
 from fdl.optim.vector import sizes
 from fdl.optim.width import narrowed, shortened, squared_size
@@ -49,7 +50,7 @@ def soap(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      b1: in [0, 1), the share of m that each step keeps.
+      b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), of v.
       shampoo_beta: b in [0, 1); by default b2.
       eps: >= 0.
@@ -70,7 +71,7 @@ def soap(
 
     Raises:
       ValueError: a rate, decay or eps that is negative or not finite; b1, b2 or shampoo_beta
-        outside [0, 1); a frequency below 1.
+        out of range; a frequency below 1.
 
     Example:
       >>> optimizer, w = soap(0.5, weight_decay=0.0), jnp.ones((2, 2))
@@ -104,7 +105,8 @@ class ScaleBySoapState(NamedTuple):
       count: gradients so far.
       mu: m, in the axes of the parameters.
       nu: v, in those of Q.
-      factors: of each leaf a tuple with L for each axis, or None.
+      factors: of each leaf a tuple with L for each axis, or None. They are not shaped as the
+        parameters: `optax.tree_utils.tree_map_params` counts them among what is no parameter.
       bases: the same of Q.
     """
 
@@ -137,13 +139,11 @@ def scale_by_soap(
     """
     who = "scale_by_soap"
     beta = b2 if shampoo_beta is None else shampoo_beta
-    check_fractions(who, b1=b1, b2=b2, shampoo_beta=beta)
+    check_momenta(who, b1=b1)
+    check_fractions(who, b2=b2, shampoo_beta=beta)
     check_least(who, eps=eps)
-    check_number(
-        *(who, "a precondition_frequency >= 1", precondition_frequency),
-        lambda k: k >= 1,
-        "it counts the steps from one basis to the next",
-    )
+    k, remedy = precondition_frequency, "it counts the steps from one basis to the next"
+    check_number(who, "a precondition_frequency >= 1", k, lambda k: k >= 1, remedy)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
     def init(params: Any) -> ScaleBySoapState:
@@ -168,13 +168,13 @@ def scale_by_soap(
         three = jax.tree.structure((0, 0, 0))
         updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), three, moved)
         nu, bases = jax.lax.cond(
-            ~skipped & (t % precondition_frequency == 0),
+            ~skipped & (t % k == 0),
             lambda: tuple(jax.tree.map(f, nu, factors, bases) for f in (_sorted, _turned)),
             lambda: (nu, bases),
         )
         return updates, ScaleBySoapState(count, mu, nu, factors, bases)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,13 +273,15 @@ def _averaged(factors: Any, g: Any, beta: float) -> Any:
 
 def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState:
     def identities(p: Any) -> tuple[Any, ...]:
-        dtype = widened(p).dtype
-        return tuple(jnp.eye(n, dtype=dtype) if n <= longest(p) else None for n in p.shape)
+        return tuple(jnp.eye(n, dtype=wide(p.dtype)) if n <= longest(p) else None for n in p.shape)
 
-    mu = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
-    nu, bases = jax.tree.map(jnp.real, mu), jax.tree.map(identities, params)
+    count, mu = jnp.zeros((), jnp.int32), jax.tree.map(filled(), params)
+    nu = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.finfo(m.dtype).dtype), mu)
+    if is_placeholder(params):  # whose factors have no tree like the parameters'
+        return ScaleBySoapState(count, mu, nu, 0, 0)
+    bases = jax.tree.map(identities, params)
     factors = jax.tree.map(jnp.zeros_like, bases)
-    return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, factors, bases)
+    return ScaleBySoapState(count, mu, nu, factors, bases)
 
 
 def _check_tree(who: str, updates: Any, mu: Any) -> None:

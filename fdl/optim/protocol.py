@@ -1,0 +1,51 @@
+"""optax's protocol: what every optimizer is, and what stands in the place of parameters."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from optax import GradientTransformationExtraArgs
+
+from fdl.ranks import with_free_ranks
+
+
+def transformation(
+    init: Callable[..., Any], update: Callable[..., Any]
+) -> GradientTransformationExtraArgs:
+    """`optax.GradientTransformationExtraArgs` whose functions may join arrays of different ranks.
+
+    Every optimizer of fdl is made here, so that it works where the user's settings forbid that.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> added = transformation(lambda params: (), lambda u, state, params: (u + params, state))
+      >>> with jax.numpy_rank_promotion("raise"):
+      ...     added.update(jnp.ones((1, 2)), (), jnp.ones(2))[0].shape
+      (1, 2)
+    """
+    return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether `optax.tree_utils.tree_map_params` asks where in a state the parameters stand.
+
+    It calls `init` with a tree that has no leaves, to which no mask fits.
+
+    Example:
+      >>> is_placeholder({})
+      False
+    """
+    return isinstance(params, _placeholder_type())
+
+
+@functools.cache
+def _placeholder_type() -> type:
+    """optax's type of it, which has no public name."""
+    seen: list[type] = []
+
+    def init(params: Any) -> None:
+        seen.append(type(params))
+
+    optax.tree_utils.tree_map_params(init, lambda leaf: leaf, None)
+    return seen[0]
