@@ -70,7 +70,10 @@ def start_decoding(
     # A pass, of shapes only, tells what dtype these params give the cache.
     _, after = jax.eval_shape(
         lambda params, cache, x, inputs: once.apply(params, cache, x, **inputs),
-        *(abstract(params), _overlaid(empty, abstract(state)), x, inputs),
+        abstract(params),
+        _overlaid(empty, abstract(state)),
+        x,
+        inputs,
     )
     return _overlaid(jax.tree.map(zeros, after), state)
 

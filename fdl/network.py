@@ -205,7 +205,11 @@ class _Network:
                     "these two belong to paths and patterns"
                 )
         return Layer(
-            *(self.name, self.init, self.apply, self.inputs, dict(self.children)),
+            self.name,
+            self.init,
+            self.apply,
+            self.inputs,
+            dict(self.children),
             rebuild=self.rebuild,
             required=self.required,
         )

@@ -197,7 +197,9 @@ def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> 
         lambda given, cache, one: decode(
             _noting(model, tables), given["params"], cache, one, **given["inputs"]
         ),
-        *(known, cache, one),
+        known,
+        cache,
+        one,
     )
     if logits.ndim != 3 or logits.shape[:2] != one.shape:
         raise PathError(

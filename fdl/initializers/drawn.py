@@ -45,7 +45,9 @@ def uniform(limit: float = 0.01) -> Initializer:
       True
     """
     check_number(
-        *("uniform", "a finite limit > 0", limit),
+        "uniform",
+        "a finite limit > 0",
+        limit,
         lambda limit: 0 < limit < math.inf,
         "values lie between -limit and limit",
     )
@@ -113,7 +115,9 @@ def variance_scaling(
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv 1502.01852, equations 10 and 14.
     """
     check_number(
-        *("variance_scaling", "a finite scale > 0", scale),
+        "variance_scaling",
+        "a finite scale > 0",
+        scale,
         lambda scale: 0 < scale < math.inf,
         "the variance of the weights is scale / fan",
     )
@@ -157,7 +161,9 @@ def check_width(who: str, stddev: Any) -> None:
       ValueError: normal: expected a finite stddev >= 0, got -1.0; ...
     """
     check_number(
-        *(who, "a finite stddev >= 0", stddev),
+        who,
+        "a finite stddev >= 0",
+        stddev,
         lambda stddev: 0 <= stddev < math.inf,
         "values are multiplied by it",
     )

@@ -75,7 +75,9 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     section 5, for the signs that make the matrix uniform.
     """
     check_number(
-        *("orthogonal", "a finite scale > 0", scale),
+        "orthogonal",
+        "a finite scale > 0",
+        scale,
         lambda scale: 0 < scale < math.inf,
         "the length of every vector is multiplied by it",
     )
@@ -214,7 +216,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     `torch.nn.init.sparse_`.
     """
     check_number(
-        *("sparse", "a share in [0, 1) that is 0", share),
+        "sparse",
+        "a share in [0, 1) that is 0",
+        share,
         lambda share: 0 <= share < 1,
         "0.9 leaves one in ten",
     )
@@ -270,7 +274,9 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
 
 def _check_factor(who: str, name: str, value: Any) -> None:
     check_number(
-        *(who, f"a finite {name}", value),
+        who,
+        f"a finite {name}",
+        value,
         lambda value: -math.inf < value < math.inf,
         "the weights are multiplied by it",
     )

@@ -74,7 +74,10 @@ def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array
 def _convolve_by_xla(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     axes = "DHW"[-len(window.kernel) :]
     return jax.lax.conv_general_dilated(
-        *(x, w, window.stride, window.padding),
+        x,
+        w,
+        window.stride,
+        window.padding,
         rhs_dilation=window.dilation,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         feature_group_count=window.groups,
@@ -117,7 +120,8 @@ def _primitive(
 
     def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
         return jax.lax.platform_dependent(
-            *(a, b),
+            a,
+            b,
             cpu=functools.partial(on_cpu, window=window),
             default=functools.partial(by_xla, window=window),
         )
@@ -169,17 +173,24 @@ IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, Fal
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 
 _convolve = _primitive(
-    *("convolve", _convolve_by_xla, convolve_on_cpu.convolve, _output_shape),
+    "convolve",
+    _convolve_by_xla,
+    convolve_on_cpu.convolve,
+    _output_shape,
     {(True, False): (IMAGES, None, IMAGES), (False, True): (None, WITHIN, WITHIN), **BOTH},
 )
 _input_gradient = _primitive(
-    *("convolve_input_gradient", _input_gradient_by_xla),
-    *(convolve_on_cpu.input_gradient, _input_shape),
+    "convolve_input_gradient",
+    _input_gradient_by_xla,
+    convolve_on_cpu.input_gradient,
+    _input_shape,
     {(True, False): (IMAGES, None, IMAGES), (False, True): (None, INPUTS, WITHIN), **BOTH},
 )
 _kernel_gradient = _primitive(
-    *("convolve_kernel_gradient", _kernel_gradient_by_xla),
-    *(convolve_on_cpu.kernel_gradient, _kernel_shape),
+    "convolve_kernel_gradient",
+    _kernel_gradient_by_xla,
+    convolve_on_cpu.kernel_gradient,
+    _kernel_shape,
     {(True, False): (WITHIN, None, INPUTS), (False, True): (None, WITHIN, WITHIN), **BOTH},
 )
 

@@ -65,7 +65,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     # As many above as make a result of the size of x; below 0 where no window reached its end.
     each = zip(window.input, window.extent, spread, low, strict=True)
     padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
-    turned = Window(*(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups))
+    turned = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
     w = jnp.flip(w, tuple(range(rank)))
     w = jnp.swapaxes(w.reshape(*w.shape[:-1], window.groups, -1), -3, -1)
     w = w.reshape(*w.shape[:-2], -1)
@@ -134,7 +134,10 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
         x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
     axes = "DHW"[-len(spread) :]
     y = jax.lax.conv_general_dilated(
-        *(x, w, window.stride, (*window.padding[:-1], (low, end))),
+        x,
+        w,
+        window.stride,
+        (*window.padding[:-1], (low, end)),
         lhs_dilation=spread,
         rhs_dilation=window.dilation,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),

@@ -124,7 +124,9 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
         return y, {**inner, POWER: moved if train else state[POWER]}
 
     return _wrapped(
-        *(layer, init, apply),
+        layer,
+        init,
+        apply,
         lambda inner: spectral_norm(inner, weights=weights, iterations=iterations),
     )
 

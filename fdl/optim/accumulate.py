@@ -100,7 +100,9 @@ def accumulate(
 def _check_period(k: Any) -> None:
     if not callable(k):
         check_number(
-            *("accumulate", "every_k_schedule >= 1, a whole number", k),
+            "accumulate",
+            "every_k_schedule >= 1, a whole number",
+            k,
             lambda k: k >= 1 and k % 1 == 0,
             "it is the number of gradients to a step",
         )

@@ -142,7 +142,9 @@ def scale_by_factored_rms(
     """
     who = "scale_by_factored_rms"
     check_number(
-        *(who, "a min_dim_size_to_factor >= 1", min_dim_size_to_factor),
+        who,
+        "a min_dim_size_to_factor >= 1",
+        min_dim_size_to_factor,
         lambda size: size >= 1,
         "factored=False keeps v whole",
     )

@@ -66,7 +66,13 @@ def amsgrad(
     gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
-        *(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        bias_correction_mu,
+        bias_correction_nu,
         correct_maximum=correct_maximum,
     )
     return chain(direction, scale_by_learning_rate(learning_rate))

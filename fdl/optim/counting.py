@@ -96,7 +96,9 @@ def check_steps(who: str, least: int, **steps: Any) -> None:
     """
     for name, value in steps.items():
         check_number(
-            *(who, f"{name} >= {least}", value),
+            who,
+            f"{name} >= {least}",
+            value,
             lambda value: least <= value < float("inf"),
             "it is a number of steps",
         )

@@ -79,7 +79,8 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
     numbers = spread(found, tree, lambda one, leaf: _Leaf(one))
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf, own: _fold(who, paths.path_of(keys), jnp.shape(leaf), own.numbers),
-        *(tree, numbers),
+        tree,
+        numbers,
     )
 
 
@@ -92,7 +93,8 @@ def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
     """
     return jax.tree.map(
         lambda one, part: jax.tree.map(lambda leaf: f(one, leaf), part),
-        *(dimensions, tree),
+        dimensions,
+        tree,
         is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
     )
 

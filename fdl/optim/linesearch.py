@@ -81,8 +81,14 @@ def scale_by_zoom_linesearch(
             f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}; 20 is usual"
         )
     rules = Rules(
-        *(max_linesearch_steps, max_learning_rate, tol, increase_factor),
-        *(slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision),
+        max_linesearch_steps,
+        max_learning_rate,
+        tol,
+        increase_factor,
+        slope_rtol,
+        curv_rtol,
+        approx_dec_rtol,
+        stepsize_precision,
     )
 
     @wide_inside

@@ -57,7 +57,9 @@ def lookahead(
     """
     check_number("lookahead", "a sync_period >= 1", sync_period, lambda k: k >= 1, "5 is usual")
     check_number(
-        *("lookahead", "a slow_step_size in [0, 1]", slow_step_size),
+        "lookahead",
+        "a slow_step_size in [0, 1]",
+        slow_step_size,
         lambda size: 0 <= size <= 1,
         "0.5 is usual",
     )

@@ -107,7 +107,11 @@ def muon(
 
     matrices = chain(
         scale_by_muon(
-            *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            mu_dtype,
             nesterov=nesterov,
             adaptive=adaptive,
             preconditioning=preconditioning,
@@ -119,7 +123,12 @@ def muon(
     )
     rest = adamw(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
-        *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
+        adam_b1,
+        adam_b2,
+        eps,
+        adam_eps_root,
+        mu_dtype,
+        adam_weight_decay,
         nesterov=nesterov,
     )
     return partition({"muon": matrices, "adam": rest}, labels)

@@ -26,7 +26,9 @@ def check_fractions(who: str, **values: Any) -> None:
     """
     for name, value in values.items():
         check_number(
-            *(who, f"{name} in [0, 1)", value),
+            who,
+            f"{name} in [0, 1)",
+            value,
             lambda value: 0 <= value < 1,
             "it is the share of the past that each step keeps",
         )
@@ -49,7 +51,9 @@ def check_momenta(who: str, **values: Any) -> None:
     """
     for name, value in values.items():
         check_number(
-            *(who, f"{name} in (-1, 1)", value),
+            who,
+            f"{name} in (-1, 1)",
+            value,
             lambda value: -1 < value < 1,
             "it is the share of the past that each step keeps",
         )
@@ -69,7 +73,9 @@ def check_least(who: str, least: float = 0, **values: Any) -> None:
     """
     for name, value in values.items():
         check_number(
-            *(who, f"a finite {name} >= {least}", value),
+            who,
+            f"a finite {name} >= {least}",
+            value,
             lambda value: least <= value < math.inf,
             "with others steps turn around, or into NaN",
         )
@@ -88,9 +94,7 @@ def check_positive(who: str, remedy: str, **values: Any) -> None:
       ValueError: clip: expected a finite max_delta > 0, got 0.0; ...
     """
     for name, value in values.items():
-        check_number(
-            *(who, f"a finite {name} > 0", value), lambda value: 0 < value < math.inf, remedy
-        )
+        check_number(who, f"a finite {name} > 0", value, lambda value: 0 < value < math.inf, remedy)
 
 
 def check_pair(
@@ -126,7 +130,7 @@ def check_strength(name: str, what: str, value: Any, remedy: str) -> None:
     """
     if not callable(value):
         check_number(
-            *(name, f"a finite {what} >= 0", value), lambda value: 0 <= value < math.inf, remedy
+            name, f"a finite {what} >= 0", value, lambda value: 0 <= value < math.inf, remedy
         )
 
 

@@ -73,7 +73,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
         except ValueError:
             raise different_trees(who, "params", params, "state.master", state.master) from None
         steps, inner_state = inner.update(
-            *(widened_tree(updates), state.inner_state, whole), **_for_whole(extra_args, params)
+            widened_tree(updates), state.inner_state, whole, **_for_whole(extra_args, params)
         )
 
         def moved(p: Any, u: Any, m: Any) -> Any:

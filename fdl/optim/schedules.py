@@ -141,7 +141,9 @@ def exponential_decay(
     elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
     check_number(
-        *("exponential_decay", "decay_rate > 0", decay_rate),
+        "exponential_decay",
+        "decay_rate > 0",
+        decay_rate,
         lambda rate: rate > 0,
         "it is the factor of every transition; 1, or constant_schedule, is no decay",
     )
@@ -191,7 +193,9 @@ def inverse_time_decay(
     elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
     check_number(
-        *("inverse_time_decay", "decay_rate >= 0", decay_rate),
+        "inverse_time_decay",
+        "decay_rate >= 0",
+        decay_rate,
         lambda rate: rate >= 0,
         "a negative one divides by 0 on its way",
     )

@@ -126,7 +126,9 @@ def trace(
     Source: Sutskever et al. 2013, equations 1 and 3; `optax.trace`.
     """
     check_number(
-        *("trace", "a decay (momentum) in [-1, 1]", decay),
+        "trace",
+        "a decay (momentum) in [-1, 1]",
+        decay,
         lambda decay: -1 <= decay <= 1,
         "beyond 1 the trace has no bound",
     )
@@ -341,12 +343,16 @@ def scale_by_rprop(
     """
     check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
     check_pair(
-        *("rprop", "eta_minus in (0, 1) and eta_plus > 1", (eta_minus, eta_plus)),
+        "rprop",
+        "eta_minus in (0, 1) and eta_plus > 1",
+        (eta_minus, eta_plus),
         lambda minus, plus: 0 < minus < 1 < plus,
         "0.5 and 1.2 are usual",
     )
     check_pair(
-        *("rprop", "0 <= min_step_size <= max_step_size", (min_step_size, max_step_size)),
+        "rprop",
+        "0 <= min_step_size <= max_step_size",
+        (min_step_size, max_step_size),
         lambda least, most: 0 <= least <= most,
         "they bound every step",
     )

@@ -89,8 +89,15 @@ def soap(
     """
     return chain(
         scale_by_soap(
-            *(b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim),
-            *(precondition_1d, normalize_grads, correct_bias),
+            b1,
+            b2,
+            shampoo_beta,
+            eps,
+            precondition_frequency,
+            max_precond_dim,
+            precondition_1d,
+            normalize_grads,
+            correct_bias,
             skip_first=skip_first,
         ),
         add_decayed_weights(weight_decay, mask),

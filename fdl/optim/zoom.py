@@ -100,8 +100,16 @@ def search(
     """
     no, unknown = jnp.array(False), jnp.full_like(start.value, jnp.inf)
     first = Search(
-        *(jnp.zeros((), int), start, grad, Bracket(start, start, start, no), start, grad),
-        *(unknown, unknown, no, no),
+        jnp.zeros((), int),
+        start,
+        grad,
+        Bracket(start, start, start, no),
+        start,
+        grad,
+        unknown,
+        unknown,
+        no,
+        no,
     )
 
     def one_more(now: Search) -> Search:
@@ -165,7 +173,7 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
     hopeless = narrowing & (short <= rules.stepsize_precision) & (safe.step > 0)
     failed = ((now.count + 1 >= rules.max_linesearch_steps) | hopeless) & ~done
     return Search(
-        *(now.count + 1, new, grad, bracket, safe, safe_grad, too_high, too_steep, done, failed)
+        now.count + 1, new, grad, bracket, safe, safe_grad, too_high, too_steep, done, failed
     )
 
 

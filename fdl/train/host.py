@@ -19,7 +19,7 @@ from fdl.layer import abstract
 from fdl.train.evaluate import params_and_state
 from fdl.train.step import Run, own
 
-# Each call of a program takes fresh memory from the system, for a convolution net tens of megabytes:
+# Each call of a program takes fresh memory from the system, tens of megabytes for a large network:
 # with calls of 0.25 seconds that took a sixth of the CPU time. Longer calls delay Ctrl-C.
 CHUNK_SECONDS = 1.0
 

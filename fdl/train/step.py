@@ -189,7 +189,9 @@ def train_step(
         (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
     state = _unless_spoilt(loss, state, run.state)
     run = update_weights(
-        *(optimizer, run, gradients),
+        optimizer,
+        run,
+        gradients,
         value=loss,
         grad=gradients,
         value_fn=lambda params: loss_of(params)[0],
