@@ -71,15 +71,7 @@ def scale_by_zoom_linesearch(
     `optax.scale_by_zoom_linesearch(verbose=True)` takes this one's place.
     """
     who = "scale_by_zoom_linesearch"
-    if initial_guess_strategy not in ("one", "keep"):
-        raise ValueError(
-            f"{who}: expected initial_guess_strategy 'one' or 'keep', got "
-            f"{initial_guess_strategy!r}; take 'keep' to begin at the last search's step"
-        )
-    if max_linesearch_steps < 1:
-        raise ValueError(
-            f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}; 20 is usual"
-        )
+    _check_search(who, initial_guess_strategy, max_linesearch_steps)
     rules = Rules(
         max_linesearch_steps,
         max_learning_rate,
@@ -114,6 +106,18 @@ def scale_by_zoom_linesearch(
         return scaled, jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
 
     return transformation(lambda params: _first_state(who, params), update)
+
+
+def _check_search(who: str, initial_guess_strategy: str, max_linesearch_steps: int) -> None:
+    if initial_guess_strategy not in ("one", "keep"):
+        raise ValueError(
+            f"{who}: expected initial_guess_strategy 'one' or 'keep', got "
+            f"{initial_guess_strategy!r}; take 'keep' to begin at the last search's step"
+        )
+    if max_linesearch_steps < 1:
+        raise ValueError(
+            f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}; 20 is usual"
+        )
 
 
 def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
