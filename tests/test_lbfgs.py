@@ -346,20 +346,20 @@ def test_optaxs_reader_of_the_state_and_arguments_of_the_loss():
 # Mistakes.
 
 
-def refused(message):
+def assert_refused(message):
     return pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)")
 
 
 def test_mistakes_are_refused():
     who = "scale_by_zoom_linesearch"
-    with refused("scale_by_lbfgs: expected a memory_size >= 1, got 0; 10 is usual"):
+    with assert_refused("scale_by_lbfgs: expected a memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
-    with refused(
+    with assert_refused(
         f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; take 'keep' to begin "
         "at the last search's step"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
-    with refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
+    with assert_refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
         optim.scale_by_zoom_linesearch(0)
     w = {"w": jnp.ones(2)}
     optimizer = optim.lbfgs()
@@ -367,7 +367,7 @@ def test_mistakes_are_refused():
     given = {"value": jnp.float32(1.0), "grad": w, "value_fn": lambda p: p["w"].sum()}
     for name in given:
         rest = {key: value for key, value in given.items() if key != name}
-        with refused(
+        with assert_refused(
             f"{who}: expected value, grad and value_fn, got no {name}; call "
             "update(updates, state, params, value=..., grad=..., value_fn=params -> loss)"
         ):

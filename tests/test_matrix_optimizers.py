@@ -493,7 +493,7 @@ def test_a_training_loop_gives_sam_what_it_needs():
 # Mistakes.
 
 
-def refused(message):
+def assert_refused(message):
     return pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)")
 
 
@@ -550,7 +550,7 @@ def refused(message):
     ],
 )
 def test_what_cannot_be_made_is_refused(make, message):
-    with refused(message):
+    with assert_refused(message):
         make()
 
 
@@ -560,7 +560,7 @@ def test_leaves_that_are_no_matrix_are_refused():
         "scale_by_muon: expected a matrix at 'layer/k', got shape [2, 4, 3]; name its axes with "
         "optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)"
     )
-    with refused(message):
+    with assert_refused(message):
         jax.jit(optimizer.init)({"layer": {"k": jnp.ones((2, 4, 3))}})
     for numbers_of, said in [
         (MuonDimensionNumbers(0, 0), "(0, 0)"),
@@ -571,7 +571,7 @@ def test_leaves_that_are_no_matrix_are_refused():
             "scale_by_muon: expected reduction and output axes of shape [2, 4] at 'w', each once, "
             f"got {said}; give None to a leaf that is no matrix"
         )
-        with refused(message):
+        with assert_refused(message):
             optim.muon(0.1, muon_weight_dimension_numbers=numbers_of).init({"w": jnp.ones((2, 4))})
 
 
@@ -583,13 +583,13 @@ def test_what_an_update_lacks_is_said():
         ("sam", optim.sam(fdl.sgd(0.1), fdl.sgd(0.1), opaque_mode=True)),
     ]:
         message = f"{name}: expected the parameters, got None; call update(updates, state, params)"
-        with refused(message):
+        with assert_refused(message):
             optimizer.update(w, optimizer.init(w))
     message = (
         "sam: expected grad_fn or value_fn in opaque mode, got neither; call "
         "update(updates, state, params, grad_fn=lambda params, i: ...)"
     )
-    with refused(message):
+    with assert_refused(message):
         jax.jit(optimizer.update)(w, optimizer.init(w), w)
 
 
