@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import initializers
-from fdl.arguments import check_key, said
+from fdl.arguments import check_array, check_key, said
 from fdl.paths import PathError, shortened
 from fdl.ranks import free_ranks
 
@@ -144,6 +144,8 @@ def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
     known = name or getattr(inner, "__name__", type(inner).__name__).strip("<>")
 
     def apply(params: Params, state: State, x: Any, *, key: Any = None, train: bool = False) -> Any:
+        if isinstance(x, list) and not any(hasattr(each, "shape") for each in x):
+            check_array(known, x)
         return f(x), state
 
     return Layer(known, lambda key, x: ({}, {}), apply)

@@ -516,3 +516,27 @@ def test_no_message_is_flooded_by_a_value(who, value):
     with pytest.raises((ValueError, TypeError), match=r"expected .+, got .+; \w") as error:
         calls[who]()
     assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize("kind", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("x", "got"), [(np.array([object()] * 3), "object"), (np.array(["a", "b", "c"]), "<U1")]
+)
+def test_arrays_of_objects_and_of_text_are_named_before_anything_is_traced(kind, x, got):
+    model, optimizer = fdl.dense(2), fdl.sgd(0.1)
+    params, _ = model.init(jax.random.key(0), jnp.ones((3, 1)))
+    objective = fdl.supervised(model, fdl.squared_error)
+    run, data = fdl.start(params, optimizer), (x, np.ones((3, 2), np.float32))
+    call = {
+        "fit": lambda: fdl.fit(objective, optimizer, run, data, steps=1),
+        "evaluate": lambda: fdl.evaluate(objective, run, data),
+    }[kind]
+    told = f"data at '0': expected it as numbers that JAX has, got {got} [3]; encode text and "
+    with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}categories as integers"):
+        call()
+
+
+def test_a_list_given_to_a_layer_without_weights_is_named():
+    told = "flatten: expected x as an array, got a list; convert it with jnp.asarray"
+    with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}$"):
+        fdl.flatten().apply({}, {}, [[1.0, 2.0]])

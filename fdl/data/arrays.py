@@ -116,7 +116,7 @@ def as_arrays(data: Any) -> Any:
     """
 
     def read(keys: Any, leaf: Any) -> Any:
-        known = isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+        known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
         known = known or hasattr(leaf, "__jax_array__")
         return leaf if known else _read(leaf, _place(paths.path_of(keys)), "it")
 
@@ -156,16 +156,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
         path = paths.path_of(keys)
         named = _named_at(what, path)
         array = _read(leaf, who, named)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        try:
-            dtype = jnp.asarray(np.empty_like(array, shape=0)).dtype
-        except (TypeError, ValueError) as error:
-            kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
-            raise paths.PathError(
-                f"expected {named} as numbers that JAX has, got {kind}{array.dtype!s:.200} "
-                f"{list(array.shape)}; encode text and categories as integers, fill what is masked",
-                layer=who,
-            ) from error
+        dtype = jnp.asarray(np.empty_like(array, shape=0)).dtype
         at = None if dtype == array.dtype else _first_changed(array, dtype)
         if at is not None:
             raise paths.PathError(
@@ -230,7 +221,7 @@ def _shape(path: str, leaf: Any) -> tuple[int, ...]:
 
 
 def _read(leaf: Any, who: str, named: str) -> np.ndarray:
-    """A leaf as NumPy's array; refuses what is none, and a table with a column of text."""
+    """A leaf as NumPy's array; refuses what is none, text, objects and masked arrays."""
     try:
         array = np.asanyarray(leaf)
         if array.dtype.kind == "O":
@@ -250,6 +241,16 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
             "np.asarray makes them",
             layer=who,
         )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    try:
+        jnp.asarray(np.empty_like(array, shape=0))
+    except (TypeError, ValueError) as error:
+        kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
+        raise paths.PathError(
+            f"expected {named} as numbers that JAX has, got {kind}{array.dtype!s:.200} "
+            f"{list(array.shape)}; encode text and categories as integers, fill what is masked",
+            layer=who,
+        ) from error
     return array
 
 
