@@ -1,6 +1,9 @@
 """Rank promotion is free in fdl: x @ w + b is the vocabulary's own expression."""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -19,3 +22,21 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
     # getattr, since only some of JAX's versions declare the types of their switches.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
     return contextlib.nullcontext() if free else jax.numpy_rank_promotion("allow")
+
+
+def with_free_ranks(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, inside which ranks are free.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> with jax.numpy_rank_promotion("raise"):
+      ...     with_free_ranks(jnp.add)(jnp.ones((1, 2)), jnp.ones(2)).shape
+      (1, 2)
+    """
+
+    @functools.wraps(f)
+    def free(*args: Any, **given: Any) -> Any:
+        with free_ranks():
+            return f(*args, **given)
+
+    return free

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import check_array, counted, is_count, said
-from fdl.paths import PathError
+from fdl.paths import PathError, quoted
 from fdl.ranks import free_ranks
 
 OPTIONS = ("where", "ignore_index")  # what leaves elements out
@@ -84,13 +84,13 @@ def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..
     strange = next((name for name in options if name not in known), None)
     if strange is not None:
         raise TypeError(
-            f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got {strange!r}; "
-            "the arrays go first"
+            f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
+            f"{quoted(strange)}; the arrays go first"
         )
     return functools.partial(f, **options)
 
 
-def counting(f: Callable[..., Any], targets: Any) -> jax.Array | None:
+def counting(f: Any, targets: Any) -> jax.Array | None:
     """Which elements count for a mean, as the options of a loss or metric say; None for all.
 
     Args:
