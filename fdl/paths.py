@@ -53,7 +53,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def quoted(path: Any) -> str:
-    """A path, a name or a pattern as a message holds it: in quotes, and not longer than 120 letters.
+    """A path, a name or a pattern as a message holds it: in quotes, at most 120 characters.
 
     Example:
       >>> quoted("decoder/w"), len(quoted("a" * 5000))

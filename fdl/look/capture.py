@@ -41,8 +41,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(
-                f"capture: expected patterns as texts, got {said(pattern)}; pass each by itself, as in "
-                "capture(model, 'dense_0', 'dense_1')"
+                f"capture: expected patterns as texts, got {said(pattern)}; pass each by itself, "
+                "as in capture(model, 'dense_0', 'dense_1')"
             )
     if not patterns:
         raise ValueError("capture: expected a pattern, got none; pass '**' for every layer")

@@ -49,8 +49,8 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
             if labels.ndim != 1 or len(labels) < 2 or np.shape(h)[:1] != labels.shape:
                 raise ValueError(
                     f"representations: expected h [N, ...] and labels [N] with N >= 2, got "
-                    f"{list(np.shape(h))} at {quoted(path)} {when} training and {list(labels.shape)}; "
-                    "every example needs a row in each"
+                    f"{list(np.shape(h))} at {quoted(path)} {when} training and "
+                    f"{list(labels.shape)}; every example needs a row in each"
                 )
             finite("representations", f"h at {quoted(path)} {when} training", h)
     for when, found in readouts.items():

@@ -44,8 +44,8 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
     for name, row in images.items():
         if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):
             raise ValueError(
-                f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {quoted(name)}, got "
-                f"{list(row.shape)}; reshape them"
+                f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {quoted(name)}, "
+                f"got {list(row.shape)}; reshape them"
             )
     counts = {name: len(row) for name, row in images.items()}
     if len(set(counts.values())) != 1:

@@ -62,13 +62,16 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
             options = {name: given.get(name) for name in OPTIONS}
             all_count = all(value is None for value in options.values())
             named = {**dict(zip(arrays, args, strict=False)), **given}
-            found = [named.get(name) for name in arrays]
+            found: list[Any] = [named.get(name) for name in arrays]
             found = [jnp.asarray(x) if isinstance(x, Number) else x for x in found]
             clear = all(hasattr(x, "shape") for x in found) and not given.keys() - takes.keys()
             if all_count or not clear:
                 return call(*args, **given)  # which says what is wrong with its arguments
             mask = mask_of(name, dict(zip(arrays, found, strict=True)).get("labels"), **options)
-            hidden = dict(zip(arrays, _hidden(name, mask, found), strict=True))
+            if any(x.shape[: mask.ndim] != mask.shape for x in found):
+                shape = call(*args, **given).shape  # which refuses arrays that do not fit
+                raise _misshapen(name, shape, mask)
+            hidden = dict(zip(arrays, _hidden(mask, found), strict=True))
             value = call(**{**named, **hidden})
             if value.shape != mask.shape:
                 raise _misshapen(name, value.shape, mask)
@@ -158,10 +161,7 @@ def shown(value: Any, mask: jax.Array | None) -> Any:
     return value if mask is None else jnp.where(mask, value, jnp.zeros_like(value))
 
 
-def _hidden(name: str, mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
-    for array in arrays:
-        if array.shape[: mask.ndim] != mask.shape:
-            raise _misshapen(name, array.shape, mask)
+def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
     return [
         jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, jnp.zeros_like(x))
         for x in map(jnp.asarray, arrays)

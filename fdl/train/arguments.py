@@ -175,7 +175,8 @@ def _not_numbers(tree: Any) -> dict[str, Any]:
 
 def _places(f: Callable[..., Any]) -> list[str] | None:
     try:
-        return list(inspect.signature(f).parameters)
+        parameters = inspect.signature(f).parameters.values()
+        return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     except (ValueError, TypeError):
         return None
 
