@@ -375,23 +375,7 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
-    if average not in ("binary", "macro", "micro"):
-        raise ValueError(
-            f"{name}: expected average binary, macro or micro, got {said(average)}; "
-            "macro counts every class alike, micro every example"
-        )
-    if not is_count(classes, 0) or (average == "binary") != (classes == 0):
-        remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
-        raise ValueError(
-            f"{name}: expected a number of classes for macro and micro and none for binary, got "
-            f"{said(classes)} for {average}; {remedy}"
-        )
-    if threshold is not None and average != "binary":
-        raise ValueError(
-            f"{name}: expected no threshold for {average}, where the largest logit decides, got "
-            f"{said(threshold)}; leave it out"
-        )
-    _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)
+    _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         if average == "binary":
@@ -420,3 +404,23 @@ def _of_hits(
 
     shape = (max(classes, 1),)
     return summed(dict.fromkeys(("right", "said", "true", "all"), shape), count, compute)
+
+
+def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
+    if average not in ("binary", "macro", "micro"):
+        raise ValueError(
+            f"{name}: expected average binary, macro or micro, got {said(average)}; "
+            "macro counts every class alike, micro every example"
+        )
+    if not is_count(classes, 0) or (average == "binary") != (classes == 0):
+        remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
+        raise ValueError(
+            f"{name}: expected a number of classes for macro and micro and none for binary, got "
+            f"{said(classes)} for {average}; {remedy}"
+        )
+    if threshold is not None and average != "binary":
+        raise ValueError(
+            f"{name}: expected no threshold for {average}, where the largest logit decides, got "
+            f"{said(threshold)}; leave it out"
+        )
+    _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)
