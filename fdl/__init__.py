@@ -130,6 +130,7 @@ from fdl.losses import sigmoid_focal as sigmoid_focal
 from fdl.losses import hinge as hinge
 from fdl.losses import multiclass_hinge as multiclass_hinge
 from fdl.losses import kl_divergence as kl_divergence
+from fdl.losses import categorical_nll as categorical_nll
 from fdl.losses import gaussian_nll as gaussian_nll
 from fdl.losses import poisson_nll as poisson_nll
 from fdl.losses import cosine_distance as cosine_distance

@@ -38,7 +38,7 @@ class PathError(ValueError):
         self.layer = layer
 
     def __str__(self) -> str:
-        where = self.path or self.layer
+        where = shortened(self.path or self.layer, 300)
         return f"{where}: {self.message}" if where else self.message
 
 
@@ -50,6 +50,16 @@ def shortened(text: str, most: int) -> str:
       'aaaaaaaaaa ... aaaaa'
     """
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
+
+
+def quoted(path: Any) -> str:
+    """A path, a name or a pattern as a message holds it: in quotes, at most 120 characters.
+
+    Example:
+      >>> quoted("decoder/w"), len(quoted("a" * 5000))
+      ("'decoder/w'", 120)
+    """
+    return shortened(repr(path), 120)
 
 
 # What JAX says where Python asks a traced array for its value.
@@ -242,8 +252,8 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
         if not any(matches(pattern, path) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=5, cutoff=0.0)
             raise ValueError(
-                f"pattern {_short(pattern)}: expected at least one match among {len(paths)} paths, "
-                f"got none; the nearest are {', '.join(map(_short, near)) or 'none'}"
+                f"pattern {quoted(pattern)}: expected at least one match among {len(paths)} paths, "
+                f"got none; the nearest are {', '.join(map(quoted, near)) or 'none'}"
             )
     return [path for path in paths if any(matches(pattern, path) for pattern in patterns)]
 
@@ -267,10 +277,6 @@ def select(tree: Any, *patterns: str) -> Any:
     """
     picked = set(pick(leaves(tree), patterns))
     return jax.tree_util.tree_map_with_path(lambda keys, _: path_of(keys) in picked, tree)
-
-
-def _short(text: str) -> str:
-    return shortened(repr(text), 200)
 
 
 def _match(pattern: list[str], path: list[str]) -> bool:

@@ -342,10 +342,24 @@ def test_a_tensor_that_wants_a_gradient_is_named():
         {f"a name that is rather long {i}": np.ones(i + 1) for i in range(500)},
         Table(**{f"column {i}": Wrapped(np.array(["a"], object)) for i in range(500)}),
         np.zeros(2, [(f"field {i}", "f4") for i in range(500)]),
+        {f"{'a long name ' * 50}{i}": np.ones(i + 1) for i in range(10)},
+        {"a long name " * 500: np.array([1, np.nan, 1e300])},
+        {"a long name " * 500: np.array(["a"])},
         np.array(["a" * 5000]),
         Wrapped(np.array(["a" * 5000], object)),
     ],
-    ids=["lists", "lengths", "names", "columns", "fields", "text", "objects"],
+    ids=[
+        "lists",
+        "lengths",
+        "names",
+        "columns",
+        "fields",
+        "long",
+        "nan",
+        "texts",
+        "text",
+        "objects",
+    ],
 )
 def test_no_message_is_long(given):
     messages = []

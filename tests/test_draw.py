@@ -12,7 +12,14 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from fdl import confusion_matrix, softmax
-from fdl.look import draw, image_rows, panels, principal_components
+from fdl.look import (
+    draw,
+    image_rows,
+    panels,
+    precision_recall_curves,
+    principal_components,
+    roc_curves,
+)
 
 HISTORY = [
     {"step": 4, "epoch": 0.5, "seconds": 1.0, "accuracy": 0.25, "loss": 2.0, "val_loss": 2.5},
@@ -771,3 +778,46 @@ def test_an_image_may_be_one_row_high(shape):
 def test_image_rows_refuse_what_is_no_image(rows, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         image_rows(rows)
+
+
+# Curves over thresholds.
+
+SCORES, TARGETS = [0.1, 0.4, 0.35, 0.8, 0.6], [0, 0, 1, 1, 0]
+
+
+def test_a_roc_curve_is_drawn_with_its_area_and_the_line_of_guessing(tmp_path):
+    figure = roc_curves(SCORES, TARGETS)
+    curve, guessing = figure.axes[0].lines
+    area = [[0, 0], [0, 0.5], [1 / 3, 0.5], [2 / 3, 0.5], [2 / 3, 1], [1, 1]]
+    np.testing.assert_allclose(curve.get_xydata(), area)
+    assert guessing.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert titles(figure) == ["ROC: area 0.667"] and texts(figure.axes[0].texts) == ["guessing"]
+    assert_can_be_saved(figure, tmp_path)
+
+
+def test_precision_is_drawn_in_steps_whose_area_is_its_average(tmp_path):
+    figure = precision_recall_curves({"first": SCORES, "second": SCORES[::-1]}, TARGETS)
+    first, _, guessing = figure.axes[0].lines
+    recall, precision = first.get_xydata().T
+    assert first.get_drawstyle() == "steps-post"
+    assert recall.tolist() == [1, 1, 0.5, 0.5, 0.5, 0][-len(recall) :]
+    area = -(np.diff(recall) * precision[:-1]).sum()
+    assert read(figure)[0] == f"first: average precision {area:.3f}"
+    assert precision[-1] == precision[-2] == 1
+    assert guessing.get_xydata().tolist() == [[0, 0.4], [1, 0.4]]
+    assert_can_be_saved(figure, tmp_path)
+
+
+@pytest.mark.parametrize("draws", [roc_curves, precision_recall_curves])
+def test_long_names_of_models_stay_in_the_picture(draws):
+    figure = draws({"a long name " * 20: SCORES}, TARGETS)
+    figure.draw_without_rendering()
+    title = figure.axes[0].title.get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
+    rare = draws({"rare": np.arange(40.0)}, np.arange(40) == 39)
+    rare.draw_without_rendering()
+    assert rare.axes[0].texts[0].get_window_extent().y0 > rare.axes[0].bbox.y0
+    with pytest.raises(ValueError, match=r"_curves: expected scores of at least one model, got no"):
+        draws({}, TARGETS)
+    with pytest.raises(ValueError, match=r"_curves: expected names that end differently, got 2; "):
+        draws({"b" + "a" * 50: SCORES, "a" * 60: SCORES}, TARGETS)

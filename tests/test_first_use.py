@@ -191,7 +191,21 @@ MISTAKES = {
     "a metric that was not called": (
         lambda: fdl.supervised(model(), fdl.squared_error, f1=fdl.metrics.f1),
         f"supervised: expected f1 {SCORES}, got the function f1, which makes one; call it first, "
-        "as f1(...)",
+        "as f1(average=...)",
+    ),
+    "a Metric for a loss": (
+        lambda: fdl.supervised(model(), fdl.metrics.auc()),
+        f"supervised: expected loss {SCORES}, got <Metric>; a Metric is reported beside a loss: "
+        "fdl.supervised(model, loss, f1=metric)",
+    ),
+    "a Metric where a function is made one": (
+        lambda: fdl.metrics.mean_of(fdl.metrics.auc()),
+        "mean_of: expected a function (predictions, targets) -> [B, ...], got a Metric; pass one "
+        "such as fdl.accuracy, and use a Metric as it is",
+    ),
+    "an option that a loss does not have": (
+        lambda: fdl.huber(delat=2.0),
+        "huber: expected options among delta, where, got 'delat'; the arrays go first",
     ),
     "a factory for a model": (
         lambda: fdl.supervised(fdl.dense, fdl.squared_error),

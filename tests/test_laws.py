@@ -32,6 +32,9 @@ WIDER = ["float32", "int32"]
 # Initializers of weights of one kind: tests/test_initializers.py has them.
 OF_ONE_SHAPE = {"delta_orthogonal", "dirac", "identity", "sparse", "need_key"}
 
+# Losses of a batch, or of a region, whose arguments have more elements than the loss.
+WITHOUT_WHERE = {"info_nce", "sigmoid_contrastive", "dice"}
+
 over_layers = pytest.mark.parametrize("name", LAYERS)
 over_losses = pytest.mark.parametrize("name", LOSSES)
 over_activations = pytest.mark.parametrize("name", ACTIVATIONS)
@@ -765,6 +768,81 @@ def test_a_loss_refuses_targets_of_another_shape(name):
             call(*first, last[:5])
     with pytest.raises(fdl.PathError, match=rf"^{name_of(case.loss)}: expected "):
         case.loss(*first, last[:, None])
+
+
+@over_losses
+def test_ranks_are_free_in_a_loss_called_alone(name):
+    case = LOSSES[name]
+    with jax.numpy_rank_promotion("raise"):
+        values = jax.eval_shape(case.loss, *case.data())
+        jax.eval_shape(jax.grad(lambda *args: case.loss(*args).sum(), case.moved), *case.data())
+    assert values.shape == case.loss(*case.data()).shape
+
+
+@pytest.mark.parametrize("name", [name for name, c in LOSSES.items() if name not in WITHOUT_WHERE])
+def test_what_where_leaves_out_is_0_and_hides_a_nan(name):
+    case = LOSSES[name]
+    args = case.data()
+    shape = jax.eval_shape(case.loss, *args).shape
+    mask = jnp.asarray(np.random.default_rng(5).random(shape) < 0.5).at[(0,) * len(shape)].set(True)
+    spoilt = list(args)
+    for place, x in enumerate(args):
+        if place not in case.shared and jnp.issubdtype(x.dtype, jnp.floating):
+            here = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+            spoilt[place] = jnp.where(here, x, jnp.nan)
+
+    def total(loss, *args):
+        values = loss(*args)
+        return (jnp.cos(jnp.arange(values.size)).reshape(shape) * values).sum(), values
+
+    def both(args, spoilt):
+        masked = functools.partial(case.loss, where=mask)
+        plain = lambda *args: jnp.where(mask, case.loss(*args), 0)  # noqa: E731
+        slopes = [jax.grad(functools.partial(total, f), case.moved, True) for f in (masked, plain)]
+        return slopes[0](*spoilt), slopes[1](*args)
+
+    found, expected = jax.jit(both)(args, spoilt)
+    assert (found[1] == 0)[~mask].all() and not mask.all()
+    assert_equal(found, expected, **NEAR)
+
+
+# What sets a shape, and what says which elements count.
+OF_SHAPES = {"axis", "chunk", "w", "where", "ignore_index", "lengths"}
+OPTIONS = {
+    **{"gamma": 1.5, "alpha": 0.3, "margin": 1.5, "delta": 1.7, "level": 0.85, "smooth": 0.5},
+    **{"epsilon": 0.1, "smoothing": 0.2, "temperature": 0.3, "scale": 5.0, "bias": -3.0},
+    **{"positive_weight": 2.5, "class_weight": [0.5, 2.0, 1.0, 0.25, 3.0], "blank": 0},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_option_of_a_loss_that_sets_no_shape_may_be_traced(dtype):
+    """In the other one of both dtypes: the loss stays in that of its arguments."""
+    seen = set()
+    for name, case in LOSSES.items():
+        loss = getattr(case.loss, "func", case.loss)
+        loss = fdl.ctc if name == "ctc" else loss
+        options = inspect.signature(loss).parameters.values()
+        options = {each.name for each in options if each.kind is each.KEYWORD_ONLY} - OF_SHAPES
+        assert options <= OPTIONS.keys(), name
+        if (loss, dtype) in seen:
+            continue
+        seen.add((loss, dtype))
+        with jax.enable_x64(dtype == "float64"):
+            args = case.data(dtype=dtype)[: 2 if name == "ctc" else None]
+            other = {"float32": np.float64, "float64": np.float32}[dtype]
+            values = {
+                option: np.asarray(OPTIONS[option], np.int32 if option == "blank" else other)
+                for option in options
+            }
+            calls = {o: lambda v, o=o, f=loss, a=args: f(*a, **{o: v}) for o in options}
+            every = lambda values, calls=calls: {o: calls[o](v) for o, v in values.items()}  # noqa: E731
+            for option, found in jax.eval_shape(every, values).items():
+                assert found.dtype == dtype, (name, option)
+            if dtype == "float64" and options:
+                found, plain = jax.jit(every)(values), every({o: OPTIONS[o] for o in options})
+                assert_equal(found, plain, rtol=1e-5, atol=1e-5)
+    assert len(seen) > 23
 
 
 def name_of(loss):

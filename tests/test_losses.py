@@ -97,6 +97,8 @@ def torch_cases():
     return {
         "softmax_cross_entropy": lambda p, t: f.cross_entropy(p, t, **none),
         "softmax_cross_entropy_smoothed_and_weighted": with_weight,
+        "softmax_cross_entropy_ignoring": lambda p, t: f.cross_entropy(p, t, **none),
+        "categorical_nll": lambda p, t: f.nll_loss(p, t, weight=weight.to(p), **none),
         "soft_cross_entropy": lambda p, t: f.cross_entropy(p, t, **none),
         "kl_divergence": kl,
         "sigmoid_cross_entropy_weighted": lambda p, t: f.binary_cross_entropy_with_logits(
@@ -800,3 +802,166 @@ def test_a_far_target_of_a_wide_gaussian_is_likely():
     )
     exact = np.stack([mean * np.exp(-log_variance), (1 - square) / 2], -1)
     np.testing.assert_allclose(slope, exact, rtol=1e-4)
+
+
+# Elements that do not count.
+
+
+def tokens(seed=0, rows=7, length=3):
+    """(x [B, T, 4], labels [B, T]) of 5 classes; some labels, and all of row 2, are -100."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, (rows, length))
+    labels[rng.random(labels.shape) < 0.4] = -100
+    labels[2], labels[0, 0] = -100, 3
+    x = jnp.asarray(rng.standard_normal((rows, length, 4)), jnp.float32)
+    return x, jnp.asarray(labels, jnp.int32)
+
+
+IGNORING = fdl.softmax_cross_entropy(ignore_index=-100, smoothing=0.1)
+
+
+def token_objective(**metrics):
+    return fdl.supervised(lambda w, x: x @ w, IGNORING, **metrics)
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+def test_the_mean_over_labels_that_count_is_that_of_torch(weighs):
+    torch = pytest.importorskip("torch", reason="no torch: means without ignored labels unseen")
+    (x, y), w = tokens(), jnp.asarray(np.random.default_rng(1).standard_normal((4, 5)), jnp.float32)
+    weight = np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0, 1.0], np.float32)
+    known = (np.asarray(y) >= 0) * (weight[:, None] if weighs else 1.0)
+    theirs = torch.tensor(np.asarray(w)).requires_grad_()
+    logits = torch.tensor(np.asarray(x)) @ theirs
+    nats = torch.nn.functional.cross_entropy(
+        *(logits.reshape(-1, 5), torch.tensor(np.asarray(y)).long().reshape(-1)),
+        ignore_index=-100,
+        label_smoothing=0.1,
+        reduction="none" if weighs else "mean",
+    )
+    expected = (nats * torch.tensor(known).reshape(-1)).sum() / known.sum() if weighs else nats
+    expected.backward()
+    batch = (x, y, jnp.asarray(weight)) if weighs else (x, y)
+    score = token_objective(accuracy=fdl.accuracy, perplexity=fdl.metrics.perplexity)
+    (loss, _), gradient = jax.value_and_grad(score, has_aux=True)(w, {}, batch, None)
+    np.testing.assert_allclose(loss, expected.detach(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, theirs.grad, rtol=1e-4, atol=1e-6)
+    right = np.asarray(x @ w).argmax(-1) == np.asarray(y)
+    plain = np.asarray(fdl.softmax_cross_entropy(x @ w, jnp.maximum(y, 0)))
+    for size in (2, 7):
+        found = fdl.evaluate(score, w, batch, batch_size=size)
+        assert found["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+        assert found["accuracy"] == pytest.approx((known * right).sum() / known.sum(), rel=1e-5)
+        mean = (known * plain).sum() / known.sum()
+        assert found["perplexity"] == pytest.approx(np.exp(mean), rel=1e-5)
+
+
+def test_a_metric_of_another_shape_counts_all_of_it_and_its_own_options_hold():
+    (x, y), w = tokens(), jnp.ones((4, 5))
+    rows = lambda logits, labels: logits.sum((1, 2))  # noqa: E731
+    one = fdl.metrics.mean_of(fdl.accuracy(ignore_index=3))
+    score = token_objective(rows=rows, others=fdl.accuracy(ignore_index=3), same=one)
+    found = fdl.evaluate(score, w, (x, y))
+    assert found["rows"] == pytest.approx(float(rows(x @ w, y).mean()), rel=1e-5)
+    known = (np.asarray(y) >= 0) & (np.asarray(y) != 3)
+    assert found["others"] == pytest.approx((np.asarray(y) == 0)[known].mean(), rel=1e-6)
+    assert found["same"] == pytest.approx(found["others"], rel=1e-6)
+
+
+def test_fit_takes_labels_that_do_not_count_and_refuses_others():
+    (x, y), optimizer = tokens(), fdl.sgd(0.1)
+    run = fdl.start(jnp.zeros((4, 5)), optimizer)
+    result = fdl.fit(token_objective(), optimizer, run, (x, y), steps=2, batch_size=7)
+    loss, w = [], np.zeros((4, 5), np.float32)
+    for _ in range(2):
+        (value, _), gradient = jax.value_and_grad(token_objective(), has_aux=True)(
+            jnp.asarray(w), {}, (x, y), None
+        )
+        loss, w = [*loss, float(value)], w - 0.1 * np.asarray(gradient)
+    np.testing.assert_allclose(result.run.params, w, rtol=1e-5, atol=1e-6)
+    assert [each["loss"] for each in result.history] == pytest.approx(loss, rel=1e-5)
+    for labels, told in [
+        (y.at[0, 1].set(-1), r"labels in \[0, 5\), got -1 at row 0; give the last layer"),
+        (
+            jnp.full_like(y, -100),
+            r"a target that counts, got none among \[7, 3\]; see its ignore_index and where$",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=rf"^softmax_cross_entropy: expected {told}"):
+            fdl.evaluate(token_objective(), jnp.ones((4, 5)), (x, labels))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["softmax_cross_entropy", "categorical_nll", "softmax_focal", "multiclass_hinge", "accuracy"],
+)
+@pytest.mark.parametrize(("ignored", "dtype"), [(-100, "int32"), (3, "uint8"), (-100, "uint8")])
+def test_a_label_that_does_not_count_hides_its_row(name, ignored, dtype):
+    logits, labels = LOSSES["softmax_cross_entropy"].data(2)
+    labels = labels.at[1].set(3)
+    f, out = getattr(fdl, name), np.asarray(labels) == ignored
+    if dtype == "int32":
+        labels, out = labels.at[1].set(ignored), np.arange(6) == 1
+    spoilt = jnp.where(out[:, None], jnp.nan, logits)
+    kept = jnp.where(out, 0, labels).astype(dtype)
+    found = f(spoilt, labels.astype(dtype), ignore_index=ignored)
+    np.testing.assert_allclose(found, jnp.where(out, 0, f(logits, kept)), rtol=1e-6)
+    assert out.any() == ((ignored, dtype) != (-100, "uint8"))
+    slope = jax.grad(lambda z: f(z, labels.astype(dtype), ignore_index=ignored).sum())(spoilt)
+    assert np.isfinite(slope).all() and (slope[out] == 0).all()
+
+
+def test_tokens_without_weight_reach_neither_the_hidden_nor_the_weights():
+    hidden, w, labels = LOSSES["linear_cross_entropy"].data(3)
+    labels = labels.at[2].set(-100)
+
+    def total(hidden, w, out):
+        if out is None:
+            rows = np.arange(6) != 2
+            return fdl.linear_cross_entropy(hidden[rows], w, labels[rows], chunk=4).sum()
+        return fdl.linear_cross_entropy(hidden, w, labels, chunk=4, **out).sum()
+
+    both = jax.value_and_grad(total, (0, 1))
+    expected = both(hidden, w, None)
+    for out in ({"ignore_index": -100}, {"where": labels >= 0}):
+        found = both(hidden.at[2].set(jnp.nan), w, out)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_log_chance_of_nothing_is_infinite_and_a_weight_of_0_leaves_it_out():
+    logs, labels = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]]), jnp.array([1, 1])
+    loss, slope = jax.value_and_grad(lambda z: fdl.categorical_nll(z, labels).sum())(logs)
+    assert loss == jnp.inf and slope.tolist() == [[0, -1], [0, -1]]
+    assert fdl.categorical_nll(logs, labels, class_weight=[1.0, 0.0]).tolist() == [0, 0]
+    assert np.isnan(fdl.categorical_nll(logs, jnp.array([2, -1]))).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda e: fdl.huber(e, e, where=e),
+            r"huber: expected where of bool, True for what counts, got float32; write mask > 0",
+        ),
+        (
+            lambda e: fdl.huber(e, e, where=e[0] > 0),
+            r"huber: expected where of the loss's shape, a bool for each of its values, got \[3\] "
+            r"for \[2, 3\]; see jnp\.broadcast_to",
+        ),
+        (
+            lambda e: fdl.hinge(e, e, where=e[:, 0] > 0),
+            r"hinge: expected where of the loss's shape, a bool for each of its values, got \[2\] "
+            r"for \[2, 3\]; see jnp\.broadcast_to",
+        ),
+        (
+            lambda e: fdl.linear_cross_entropy(e, e.T, jnp.zeros(2, int), ignore_index=0.5),
+            r"linear_cross_entropy: expected ignore_index as an integer, got 0\.5; it is the label "
+            r"that does not count, as -100",
+        ),
+    ],
+)
+def test_what_is_said_of_elements_that_cannot_be_left_out(call, told):
+    for run in (call, jax.jit(call)):
+        with pytest.raises(ValueError, match="^" + told) as caught:
+            run(jnp.ones((2, 3)))
+        assert re.fullmatch(told, str(caught.value))

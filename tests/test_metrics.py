@@ -59,6 +59,20 @@ def _sklearn(name, average):
     return oracle
 
 
+def _specificities(logits, labels, weight):
+    """Of the classes that occur in labels or predictions."""
+    said = logits.argmax(-1)
+    table = sklearn.metrics.multilabel_confusion_matrix(
+        labels, said, labels=range(CLASSES), sample_weight=weight
+    )
+    used = weight > 0
+    return [
+        table[c, 0, 0] / table[c, 0].sum()
+        for c in range(CLASSES)
+        if c in labels[used] or c in said[used]
+    ]
+
+
 def _nats(logits, labels):
     return -scipy.special.log_softmax(logits, -1)[np.arange(len(labels)), labels]
 
@@ -94,6 +108,38 @@ CASES = {
         for name in ("precision", "recall", "f1")
         for average in ("binary", "macro", "micro")
     },
+    "f1_at_a_threshold": MetricCase(
+        metrics.f1("binary", threshold=0.7),
+        "binary",
+        lambda p, t, w: sklearn.metrics.f1_score(t, p > np.float32(0.7), sample_weight=w),
+    ),
+    "specificity_binary": MetricCase(
+        metrics.specificity("binary", threshold=0.3),
+        "binary",
+        lambda p, t, w: sklearn.metrics.recall_score(
+            t, p > np.float32(0.3), pos_label=0, sample_weight=w
+        ),
+    ),
+    "specificity_macro": MetricCase(
+        metrics.specificity("macro", CLASSES),
+        "classes",
+        lambda p, t, w: np.mean(_specificities(p, t, w)),
+    ),
+    "binary_accuracy": MetricCase(
+        metrics.mean_of(metrics.binary_accuracy(threshold=0.7)),
+        "binary",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p > np.float32(0.7), sample_weight=w),
+    ),
+    "accuracy_without_a_class": MetricCase(
+        metrics.mean_of(fdl.accuracy(ignore_index=1)),
+        "classes",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p.argmax(-1), sample_weight=w * (t != 1)),
+    ),
+    "average_precision": MetricCase(
+        metrics.average_precision(),
+        "binary",
+        lambda p, t, w: sklearn.metrics.average_precision_score(t, p, sample_weight=w),
+    ),
     "auc": MetricCase(
         metrics.auc(),
         "binary",
@@ -621,3 +667,140 @@ def test_statistics_of_numbers_whose_sums_of_squares_overflow():
     far = jnp.array([3e38, 3e38, 1e38])
     got = metric.compute(metric.update(metric.init(), far, far))
     np.testing.assert_allclose(got["mean"], 7e38 / 3, rtol=1e-6)
+
+
+# Thresholds, and one logit for yes or no.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_curves_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random(50) < 0.3).astype(int)
+    scores = np.round(rng.standard_normal(50) + targets, 1)  # with ties
+    found = metrics.roc_curve(jnp.asarray(scores, jnp.float32), targets)
+    expected = sklearn.metrics.roc_curve(targets, np.float32(scores), drop_intermediate=False)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    found = metrics.precision_recall_curve(scores, targets)
+    expected = sklearn.metrics.precision_recall_curve(targets, scores)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    exact = sklearn.metrics.average_precision_score(targets, scores)
+    assert metrics.exact_average_precision(scores, targets) == pytest.approx(exact, rel=1e-12)
+    near = metrics.average_precision()(jnp.asarray(scores, jnp.bfloat16), jnp.asarray(targets))
+    rounded = np.asarray(jnp.asarray(scores, jnp.bfloat16), np.float64)
+    exact = sklearn.metrics.average_precision_score(targets, rounded)
+    assert float(near) == pytest.approx(exact, rel=1e-5)
+
+
+def test_average_precisions_that_there_are_not():
+    metric = metrics.average_precision()
+    assert np.isnan(metric(jnp.ones(3), jnp.zeros(3)))
+    assert metric(jnp.ones(3), jnp.ones(3)) == 1
+    assert np.isnan(metric(jnp.array([0.0, jnp.nan]), jnp.array([0, 1])))
+    with pytest.raises(
+        ValueError, match=r"^roc_curve: expected scores that are numbers, got <U1; "
+    ):
+        metrics.roc_curve(["a", "b"], [0, 1])
+
+
+def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
+    logits = jnp.array([[2.0], [-1.0], [0.0], [jnp.nan], [1.0]])
+    targets = jnp.array([[1], [1], [0], [0], [2]])
+    assert metrics.binary_accuracy(logits, targets)[:, 0].tolist() == [1, 0, 1, 0, 0]
+    chances = jnp.array([0.3, 0.6])
+    assert metrics.binary_accuracy(chances, jnp.array([0, 1]), threshold=0.5).tolist() == [1, 1]
+    with pytest.raises(
+        ValueError,
+        match=r"^binary_accuracy: expected threshold as a number, got nan; 0 is for logits, 0\.5 "
+        r"for probabilities$",
+    ):
+        metrics.binary_accuracy(chances, chances, threshold=np.nan)
+    with pytest.raises(
+        ValueError,
+        match=r"^f1: expected no threshold for macro, where the largest logit decides, got 0\.5; "
+        r"leave it out$",
+    ):
+        metrics.f1("macro", 3, threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        fdl.accuracy,
+        metrics.top_k(k=1),
+        metrics.f1("macro", 1),
+        metrics.specificity("micro", 1),
+        metrics.confusion(1),
+        metrics.perplexity(),
+        metrics.calibration_error(),
+        metrics.bits_per_byte(np.ones(1)),
+    ],
+)
+def test_one_logit_is_no_class(metric):
+    """Its argmax is 0, whatever it says."""
+    told = (
+        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; one logit of yes or "
+        r"no is for fdl\.metrics\.binary_accuracy or an average 'binary'; or make two of it: "
+        r"jnp\.concatenate\(\[0 \* logits, logits\], -1\)$"
+    )
+    logits, labels = jnp.array([[1.0], [-1.0], [2.0]]), jnp.array([1, 0, 0])
+    with pytest.raises(fdl.PathError, match=told):
+        metric(logits, labels)
+    two = jnp.concatenate([0 * logits, logits], -1)
+    assert fdl.accuracy(two, labels).tolist() == [1, 1, 0]
+
+
+# One form.
+
+
+@over_cases
+def test_ranks_are_free_in_a_metric_used_alone(name):
+    metric, (predictions, targets) = CASES[name].metric, data(CASES[name].kind)
+
+    def value(predictions, targets, weight):
+        state = metric.update(metric.init(), predictions, targets, weight)
+        return metric.compute(metric.merge(state, state))
+
+    with jax.numpy_rank_promotion("raise"):
+        assert jax.eval_shape(value, predictions, targets, jnp.ones(N)).shape == ()
+
+
+def test_options_of_metrics_that_set_no_shape_may_be_traced():
+    p, t = data("binary")
+    logits, labels = data("classes")
+    binary = (metrics.precision, metrics.recall, metrics.specificity, metrics.f1)
+    calls = [
+        lambda v: [f("binary", threshold=v)(p, t) for f in binary],
+        lambda v: metrics.binary_accuracy(p, t, threshold=v),
+        lambda v: metrics.top_k(logits, labels, k=v.astype(int) + 1),
+        lambda v: fdl.accuracy(logits, labels, ignore_index=v.astype(int)),
+        lambda v: metrics.bits_per_byte(v + jnp.float32(BYTES_OF))(logits, labels),
+    ]
+    value = jnp.float32(1.25)
+    found = jax.jit(lambda v: [call(v) for call in calls])(value)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), found, [c(value) for c in calls]
+    )
+
+
+def test_a_metric_is_given_by_its_name_or_with_its_options():
+    predictions, targets = data("binary")
+    given = {
+        **{"auc": metrics.auc, "area": metrics.auc(), "f1": metrics.f1("binary")},
+        **{"right": metrics.binary_accuracy, "at": metrics.binary_accuracy(threshold=0.7)},
+        "later": functools.partial(metrics.f1, "binary"),
+    }
+    score = fdl.supervised(lambda w, x: w * x, fdl.sigmoid_cross_entropy, **given)
+    found = fdl.evaluate(score, jnp.float32(1), (predictions, targets), batch_size=7)
+    assert found["auc"] == found["area"] == pytest.approx(metrics.auc()(predictions, targets))
+    assert found["f1"] == found["later"] == metrics.f1("binary")(predictions, targets)
+    assert found["right"] == pytest.approx(
+        sklearn.metrics.accuracy_score(targets, predictions > 0), rel=1e-6
+    )
+    assert found["at"] == pytest.approx(
+        sklearn.metrics.accuracy_score(targets, predictions > np.float32(0.7)), rel=1e-6
+    )
+    weight = jnp.asarray(np.arange(N) % 2, jnp.float32)
+    value = metrics.f1("binary")(predictions, targets, weight)
+    assert value == metrics.f1("binary")(predictions[1::2], targets[1::2])

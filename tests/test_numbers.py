@@ -341,7 +341,8 @@ def test_check_targets_names_the_first_offender():
     check = functools.partial(check_targets, fdl.softmax_cross_entropy, logits)
     assert check(np.array([0, 1, 2, 0])) is None
     told = r"^softmax_cross_entropy: expected labels in \[0, 3\), got {} at row {}; give the last "
-    end = r"layer as many outputs as there are classes, or mend the labels$"
+    end = r"layer as many outputs as there are classes, mend the labels, or name the one that "
+    end += r"does not count by ignore_index$"
     with pytest.raises(ValueError, match=told.format(3, 1) + end):
         check(np.array([0, 3, -1, 2]))
     with pytest.raises(ValueError, match=told.format(-1, 2) + end):

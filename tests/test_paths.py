@@ -317,3 +317,13 @@ def test_at_passes_what_is_fine():
     with at("a"):
         value = np.float32(3)
     assert value == 3
+
+
+def test_no_message_of_a_path_is_long():
+    many = [f"encoder/block_{i}/{'query' * 100}/w" for i in range(1000)]
+    with pytest.raises(
+        ValueError, match=r"^pattern 'decoder/\*': expected at least one match"
+    ) as e:
+        fdl.paths.pick(many, ["decoder/*"])
+    assert len(str(e.value)) < 2000
+    assert len(str(fdl.PathError("expected " + "a" * 5000, "b" * 5000, layer="c" * 5000))) < 2000

@@ -53,7 +53,9 @@ def length(data: Any) -> int:
         )
     for path, each in lengths.items():
         if each != next(iter(lengths.values())) or not each:
-            shapes = [f"{path!r}: {list(_shape(path, leaf))}" for path, leaf in _named(data)]
+            shapes = [
+                f"{paths.quoted(path)}: {list(_shape(path, leaf))}" for path, leaf in _named(data)
+            ]
             more = f" and {len(shapes) - MOST} more" if len(shapes) > MOST else ""
             said = ", ".join(shapes[:MOST]) + more
             raise ValueError(
@@ -62,7 +64,7 @@ def length(data: Any) -> int:
             )
         if each == (0,):
             raise ValueError(
-                f"data: expected at least one example, got none at {path!r}; "
+                f"data: expected at least one example, got none at {paths.quoted(path)}; "
                 "look at what chose the rows"
             )
     return next(iter(lengths.values()))[0]
@@ -186,11 +188,11 @@ def _refuse_lists(tree: Any, who: str, what: str) -> None:
 
 
 def _named_at(what: str, path: str) -> str:
-    return f"{what} at {path!r}" if path else what
+    return f"{what} at {paths.quoted(path)}" if path else what
 
 
 def _place(path: str) -> str:
-    return f"data at {path!r}" if path else "data"
+    return f"data at {paths.quoted(path)}" if path else "data"
 
 
 def _is_list_of_numbers(node: Any) -> bool:

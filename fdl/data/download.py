@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from fdl.arguments import said
+
 _BLOCK = 1 << 14
 
 
@@ -61,7 +63,7 @@ def download(
     Source: RFC 9110, section 14 (range requests).
     """
     if isinstance(urls, str) or not urls:
-        raise ValueError(f"urls: expected a list of addresses, got {urls!r}; write [address]")
+        raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; write [address]")
     path = Path(path)
     if path.exists() and _sha256(path) == sha256.lower():
         return

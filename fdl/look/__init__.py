@@ -14,5 +14,7 @@ from fdl.look.optimizers import rate_sensitivity as rate_sensitivity
 from fdl.look.summary import depth as depth
 from fdl.look.summary import summary as summary
 from fdl.look.images import image_rows as image_rows
+from fdl.look.thresholds import precision_recall_curves as precision_recall_curves
+from fdl.look.thresholds import roc_curves as roc_curves
 
 __all__ = _public()

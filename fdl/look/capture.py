@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fdl import paths
+from fdl.arguments import said
 from fdl.layer import Layer, Params, State, as_layer
 
 # What a tapped layer adds to the state it gives back. Values leave a network only by being
@@ -40,8 +41,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(
-                f"capture: expected patterns as texts, got {pattern!r}; pass each by itself, as in "
-                "capture(model, 'dense_0', 'dense_1')"
+                f"capture: expected patterns as texts, got {said(pattern)}; pass each by itself, "
+                "as in capture(model, 'dense_0', 'dense_1')"
             )
     if not patterns:
         raise ValueError("capture: expected a pattern, got none; pass '**' for every layer")

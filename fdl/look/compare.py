@@ -51,7 +51,7 @@ def difference(a: Any, b: Any) -> Difference:
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"difference: expected the same arrays in both trees, got {kinds[0]} and "
-                f"{kinds[1]} at {path!r}; compare parameters of one model"
+                f"{kinds[1]} at {paths.quoted(path)}; compare parameters of one model"
             )
     apart = {path: _absolute(left[path], right[path]) for path in left}
     path = max(apart, key=lambda each: apart[each], default="")

@@ -14,6 +14,7 @@ import numpy as np
 
 from fdl.arguments import check_count, is_count
 from fdl.look import given, panels
+from fdl.paths import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +52,8 @@ def learning_curves(histories: Any) -> "Figure":
     metrics.sort(key=lambda name: name != "loss")
     if not metrics:
         raise ValueError(
-            f"learning_curves: expected records with a metric such as loss, got {list(known)}; "
-            "pass result.history"
+            "learning_curves: expected records with a metric such as loss, got "
+            f"{shortened(str(list(known)), 400)}; pass result.history"
         )
     across = "epoch" if all("epoch" in record for record in records) else "step"
     columns = min(len(metrics), 3)
@@ -95,7 +96,8 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
     if not image or w.ndim != 2 or not w.size or len(w) != math.prod(shape):
         raise ValueError(
             "weight_images: expected w [H * W * K, F] and image_shape (H, W) or (H, W, K) with K 1 "
-            f"or 3, got w {list(w.shape)} and {shape}; reshape w, or give the shape of the input"
+            f"or 3, got w {list(w.shape)} and {shortened(str(shape), 200)}; reshape "
+            "w, or give the shape of the input"
         )
     count = check_count("weight_images", "count", count, MOST)
     units = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")[:count]

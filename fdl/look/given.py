@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fdl.paths import quoted, shortened
+
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
     """Histories by name, if they are that.
@@ -17,7 +19,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0
         if not listed or not all(isinstance(each, Mapping) and "step" in each for each in history):
-            of = f" of {name!r}" if name else ""
+            of = f" of {quoted(name)}" if name else ""
             raise ValueError(
                 f"learning_curves: expected the history{of} to be a list of records with step, got "
                 f"{history!r:.60}; pass result.history of a run that was trained"
@@ -38,25 +40,27 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(
-            f"representations: expected the same paths before and after, got {list(before)} and "
-            f"{list(after)}; capture both with the same patterns"
+            f"representations: expected the same paths before and after, got "
+            f"{shortened(str(list(before)), 400)} and {shortened(str(list(after)), 400)}; capture "
+            "both with the same patterns"
         )
     for when, found in rows.items():
         for path, h in found.items():
             if labels.ndim != 1 or len(labels) < 2 or np.shape(h)[:1] != labels.shape:
                 raise ValueError(
                     f"representations: expected h [N, ...] and labels [N] with N >= 2, got "
-                    f"{list(np.shape(h))} at {path!r} {when} training and {list(labels.shape)}; "
-                    "every example needs a row in each"
+                    f"{list(np.shape(h))} at {quoted(path)} {when} training and "
+                    f"{list(labels.shape)}; every example needs a row in each"
                 )
-            finite("representations", f"h at {path!r} {when} training", h)
+            finite("representations", f"h at {quoted(path)} {when} training", h)
     for when, found in readouts.items():
         strange = [path for path in found if path not in rows.get(when, {})]
         if not strange:
             continue
         raise ValueError(
-            f"representations: expected readouts of {list(before)} under before and after, got "
-            f"{strange} under {when}; leave those out"
+            f"representations: expected readouts of {shortened(str(list(before)), 400)} "
+            f"under before and after, got {shortened(str(strange), 400)} under {when}; leave "
+            "those out"
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl.look import given, panels
+from fdl.paths import quoted, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,18 +38,20 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
             "name each row"
         )
     images = {
-        name: given.finite("image_rows", f"images in {name!r}", row) for name, row in rows.items()
+        name: given.finite("image_rows", f"images in {quoted(name)}", row)
+        for name, row in rows.items()
     }
     for name, row in images.items():
         if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):
             raise ValueError(
-                f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {name!r}, got "
-                f"{list(row.shape)}; reshape them"
+                f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {quoted(name)}, "
+                f"got {list(row.shape)}; reshape them"
             )
     counts = {name: len(row) for name, row in images.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(
-            f"image_rows: expected rows of one length, got {counts or 'none'}; every column is one "
+            f"image_rows: expected rows of one length, got "
+            f"{shortened(str(counts or 'none'), 400)}; every column is one "
             "image and what became of it"
         )
     columns = next(iter(counts.values()))

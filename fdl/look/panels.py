@@ -57,7 +57,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     kinds = {"training": metric, "validation": f"val_{metric}"}
-    colours = _palette(max(len(runs), 2))
+    colours = palette(max(len(runs), 2))
     ends, seen = [], []
     for number, (name, history) in enumerate(runs.items()):
         for kind, (what, key) in enumerate(kinds.items()):
@@ -303,8 +303,13 @@ def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
     }
 
 
-def _palette(count: int) -> list[Any]:
-    """As many colours; up to 12 of them can be told apart by colour-blind eyes."""
+def palette(count: int) -> list[Any]:
+    """As many colours; up to 12 of them can be told apart by colour-blind eyes.
+
+    Example:
+      >>> palette(2)
+      ['#3377cc', '#ee8811']
+    """
     import matplotlib
 
     if count > len(PALETTE):

@@ -16,6 +16,7 @@ from fdl.losses.contrastive import cosine_distance as cosine_distance
 from fdl.losses.contrastive import info_nce as info_nce
 from fdl.losses.contrastive import sigmoid_contrastive as sigmoid_contrastive
 from fdl.losses.contrastive import triplet as triplet
+from fdl.losses.cross_entropy import categorical_nll as categorical_nll
 from fdl.losses.cross_entropy import kl_divergence as kl_divergence
 from fdl.losses.cross_entropy import sigmoid_cross_entropy as sigmoid_cross_entropy
 from fdl.losses.cross_entropy import soft_cross_entropy as soft_cross_entropy

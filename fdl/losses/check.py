@@ -3,9 +3,11 @@
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 
 from fdl.losses import classification, cross_entropy, regression, segmentation, sequence
+from fdl.losses.per_example import counting
 from fdl.losses.shapes import Loss
 
 
@@ -27,6 +29,8 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
       ...
       ValueError: softmax_cross_entropy: expected labels in [0, 3), got 3 at row 1; ...
     """
+    with jax.ensure_compile_time_eval():
+        counts = counting(loss, np.asarray(targets))
     while isinstance(loss, functools.partial):
         loss = loss.func
     check = CHECKS.get(loss)
@@ -34,6 +38,13 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
         return
     targets = np.asarray(targets)
     wrong, said, remedy = check(predictions, targets)
+    if counts is not None and not isinstance(counts, jax.core.Tracer):
+        if targets.size and not np.any(counts):
+            raise ValueError(
+                f"{loss.__name__}: expected a target that counts, got none among "
+                f"{list(targets.shape)}; see its ignore_index and where"
+            )
+        wrong = wrong & np.asarray(counts) if wrong.shape == counts.shape else wrong
     if wrong.any():
         row = tuple(int(each) for each in np.argwhere(wrong)[0])
         raise ValueError(
@@ -48,7 +59,8 @@ def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str
     return (
         (targets < 0) | (targets >= classes),
         f"labels in [0, {classes})",
-        "give the last layer as many outputs as there are classes, or mend the labels",
+        "give the last layer as many outputs as there are classes, mend the labels, or name the "
+        "one that does not count by ignore_index",
     )
 
 
@@ -94,6 +106,7 @@ CHECKS = {
     classification.multiclass_hinge: _labels,
     classification.sigmoid_focal: _yes_or_no,
     classification.softmax_focal: _labels,
+    cross_entropy.categorical_nll: _labels,
     cross_entropy.kl_divergence: _distributions,
     cross_entropy.sigmoid_cross_entropy: _chances,
     cross_entropy.soft_cross_entropy: _distributions,

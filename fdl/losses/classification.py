@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import (
     alike,
     bounded,
@@ -18,8 +19,14 @@ from fdl.losses.shapes import (
 )
 
 
+@per_example
 def sigmoid_focal(
-    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0, alpha: float | None = None
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    gamma: float | jax.Array = 2.0,
+    alpha: float | jax.Array | None = None,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-a (1 - p)^gamma log p, where p is the probability given to what is true, in nats.
 
@@ -29,6 +36,7 @@ def sigmoid_focal(
         `evaluate` refuse such data beforehand.
       gamma: >= 0; 0 is the cross-entropy.
       alpha: a is alpha where the target is 1 and 1 - alpha where it is 0; by default 1 in both.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -47,25 +55,39 @@ def sigmoid_focal(
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
         check_number(
-            *("sigmoid_focal", "alpha in [0, 1]", alpha),
-            *(lambda a: 0 <= a <= 1, "0.25 is the paper's, None counts both alike"),
+            "sigmoid_focal",
+            "alpha in [0, 1]",
+            alpha,
+            lambda a: 0 <= a <= 1,
+            "0.25 is the paper's, None counts both alike",
         )
     towards = jnp.where(targets == 1, logits, -logits)
     # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
     missing = bounded(jax.nn.softplus(fixed_at_infinity(towards)))
-    loss = jax.nn.softplus(-towards) * jnp.exp(-gamma * missing)
+    loss = jax.nn.softplus(-towards) * jnp.exp(-jnp.asarray(gamma, logits.dtype) * missing)
     if alpha is not None:
-        loss = product(jnp.where(targets == 1, alpha, 1 - alpha).astype(loss.dtype), loss)
+        alpha = jnp.asarray(alpha, loss.dtype)
+        loss = product(jnp.where(targets == 1, alpha, 1 - alpha), loss)
     return jnp.where((targets == 0) | (targets == 1), loss, jnp.nan)
 
 
-def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -> jax.Array:
+@per_example
+def softmax_focal(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: float | jax.Array = 2.0,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """-(1 - p)^gamma log p, where p is softmax(logits)[label], in nats.
 
     Args:
       logits: [..., C], a floating dtype; stable at any size.
       labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
       gamma: >= 0; 0 is the cross-entropy.
+      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0.
@@ -85,15 +107,22 @@ def softmax_focal(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0) -
     nats = softmax_cross_entropy(logits, labels)
     # A power has no finite slope at 0, so the smallest number stands there.
     missing = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
-    return nats * missing**gamma
+    return nats * missing ** jnp.asarray(gamma, nats.dtype)
 
 
-def hinge(scores: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def hinge(
+    scores: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """max(0, 1 - target * score).
 
     Args:
       scores: [...], a floating dtype.
       targets: [...], -1 or 1.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -111,12 +140,21 @@ def hinge(scores: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.maximum(0, 1 - targets * scores)
 
 
-def multiclass_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
+@per_example
+def multiclass_hinge(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """max(0, 1 + the largest score of another class - the score of the label).
 
     Args:
       scores: [..., C], a floating dtype.
       labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
+      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0.

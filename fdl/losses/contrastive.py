@@ -7,17 +7,25 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, real
 from fdl.ops.numerics import direction, norm
 from fdl.paths import PathError
 
 
-def cosine_distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def cosine_distance(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """1 - prediction . target / (|prediction| |target|).
 
     Args:
       predictions: [..., D].
       targets: [..., D].
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, in [0, 2] but for rounding; 1 where one of them is 0.
@@ -36,7 +44,15 @@ def cosine_distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return 1 - (direction(predictions, -1) * direction(targets, -1)).sum(-1)
 
 
-def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 1.0) -> jax.Array:
+@per_example
+def contrastive(
+    a: jax.Array,
+    b: jax.Array,
+    same: jax.Array,
+    *,
+    margin: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """same d^2 / 2 + (1 - same) max(0, margin - d)^2 / 2, with d = |a - b|.
 
     Args:
@@ -45,6 +61,7 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
       same: [...], 1 for pairs that belong together and 0 for others; bool, integer or floating. A
         number outside [0, 1] gives NaN.
       margin: > 0, how far apart others need to be.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0. Others that coincide have the slope 0.
@@ -70,14 +87,20 @@ def contrastive(a: jax.Array, b: jax.Array, same: jax.Array, *, margin: float = 
             layer="contrastive",
         )
     together = jnp.asarray(same, a.dtype)
-    apart = jnp.square(jnp.maximum(0, margin - norm(a - b, -1)))
+    apart = jnp.square(jnp.maximum(0, jnp.asarray(margin, a.dtype) - norm(a - b, -1)))
     close = jnp.where(together == 0, 0, together * jnp.square(a - b).sum(-1))
     loss = (close + (1 - together) * apart) / 2
     return jnp.where((together >= 0) & (together <= 1), loss, jnp.nan)
 
 
+@per_example
 def triplet(
-    anchor: jax.Array, positive: jax.Array, negative: jax.Array, *, margin: float = 1.0
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    *,
+    margin: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """max(0, |anchor - positive| - |anchor - negative| + margin).
 
@@ -86,6 +109,7 @@ def triplet(
       positive: [..., D], what belongs to the anchor.
       negative: [..., D], what does not.
       margin: > 0.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0. The distances are not squared (FaceNet's are).
@@ -106,9 +130,10 @@ def triplet(
         norm(jnp.subtract(*alike("triplet", anchor, other, axes=1)), -1)
         for other in (positive, negative)
     )
-    return jnp.maximum(0, near - far + margin)
+    return jnp.maximum(0, near - far + jnp.asarray(margin, near.dtype))
 
 
+@per_example
 def info_nce(
     queries: jax.Array, keys: jax.Array, *, temperature: float | jax.Array = 0.07
 ) -> jax.Array:
@@ -139,13 +164,17 @@ def info_nce(
     """
     scores = _cosines("info_nce", queries, keys)
     check_number(
-        *("info_nce", "temperature > 0", temperature),
-        *(lambda t: t > 0, "0.07 is usual"),
+        "info_nce",
+        "temperature > 0",
+        temperature,
+        lambda t: t > 0,
+        "0.07 is usual",
     )
     scores = scores / jnp.asarray(temperature, scores.dtype)
     return softmax_cross_entropy(scores, jnp.arange(len(scores)))
 
 
+@per_example
 def sigmoid_contrastive(
     a: jax.Array,
     b: jax.Array,
@@ -178,8 +207,11 @@ def sigmoid_contrastive(
     """
     scores = _cosines("sigmoid_contrastive", a, b)
     check_number(
-        *("sigmoid_contrastive", "scale > 0", scale),
-        *(lambda s: s > 0, "the paper begins at 10"),
+        "sigmoid_contrastive",
+        "scale > 0",
+        scale,
+        lambda s: s > 0,
+        "the paper begins at 10",
     )
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
     own = jnp.eye(len(scores), dtype=scores.dtype)

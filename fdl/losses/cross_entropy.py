@@ -8,16 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.arguments import check_number
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, bounded, classified, nan_outside, one_hot, product
 from fdl.paths import PathError
 
 
+@per_example
 def softmax_cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    smoothing: float = 0.0,
+    smoothing: float | jax.Array = 0.0,
     class_weight: jax.Array | Sequence[float] | None = None,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-log softmax(logits)[label], in nats; in general -sum_c v_c q_c log softmax(logits)_c.
 
@@ -31,6 +35,11 @@ def softmax_cross_entropy(
       smoothing: in [0, 1).
       class_weight: [C], >= 0; by default 1 for each. The mean is taken over examples all the same
         (torch divides by the sum of their weights: give those to `supervised` for that).
+      ignore_index: the label that does not count, as torch's -100: loss and gradient are 0 there.
+        `supervised`, given `softmax_cross_entropy(ignore_index=-100)`, leaves these out of its
+        mean, and of those of its metrics; another function, such as a lambda, hides the option from
+        it, and the zeros count.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0.
@@ -49,25 +58,80 @@ def softmax_cross_entropy(
     """
     logits, labels = classified("softmax_cross_entropy", logits, labels)
     check_number(
-        *("softmax_cross_entropy", "smoothing in [0, 1)", smoothing),
-        *(lambda s: 0 <= s < 1, "0.1 is usual, 0 for none"),
+        "softmax_cross_entropy",
+        "smoothing in [0, 1)",
+        smoothing,
+        lambda s: 0 <= s < 1,
+        "0.1 is usual, 0 for none",
     )
     classes = logits.shape[-1]
-    right, weights = one_hot(labels, classes), _weights(class_weight, logits)
+    right, weights = (
+        one_hot(labels, classes),
+        _weights("softmax_cross_entropy", class_weight, logits),
+    )
     if not isinstance(smoothing, jax.core.Tracer) and smoothing == 0:
         nats = product(jnp.where(right, weights, 0).sum(-1), _nats_of(right, logits))
     else:
-        chances = jnp.where(right, 1 - smoothing + smoothing / classes, smoothing / classes)
-        nats = _expected_nats(chances.astype(logits.dtype) * weights, logits)
+        share = jnp.asarray(smoothing, logits.dtype)
+        chances = jnp.where(right, 1 - share + share / classes, share / classes)
+        nats = _expected_nats(chances * weights, logits)
     return nan_outside(nats, labels, classes)
 
 
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def categorical_nll(
+    log_chances: jax.Array,
+    labels: jax.Array,
+    *,
+    class_weight: jax.Array | Sequence[float] | None = None,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """-v_label * log_chances[label], in nats: the cross-entropy of log-probabilities.
+
+    Args:
+      log_chances: [..., C], as `log_softmax` gives them, a floating dtype; taken as they are, so
+        logits, which do not sum to 1 as probabilities, give another number.
+      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
+      class_weight: [C], >= 0; by default 1 for each. See `softmax_cross_entropy` for the mean.
+      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+
+    Returns:
+      [...], float32 or better; infinite where the label has no chance.
+
+    Raises:
+      PathError: labels that are not integers, or not shaped as the log-probabilities without their
+        last axis; class weights that are not one for each class.
+      ValueError: class weights out of range.
+
+    Example:
+      >>> categorical_nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))
+      Array([1.3862944], dtype=float32)
+
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 5.5; torch's `NLLLoss`.
+    """
+    log_chances, labels = classified("categorical_nll", log_chances, labels)
+    right = one_hot(labels, log_chances.shape[-1])
+    weights = _weights("categorical_nll", class_weight, log_chances)
+    nats = -jnp.where(right, log_chances, 0).sum(-1)
+    nats = product(jnp.where(right, weights, 0).sum(-1), nats)
+    return nan_outside(nats, labels, log_chances.shape[-1])
+
+
+@per_example
+def soft_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """-sum_c target_c log softmax(logits)_c, in nats: labels that are chances themselves.
 
     Args:
       logits: [..., C], a floating dtype; stable at any size.
       targets: [..., C], >= 0 and summing to 1 over the classes.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0.
@@ -86,12 +150,19 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return _expected_nats(targets, logits)
 
 
-def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def kl_divergence(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """sum_c target_c (log target_c - log softmax(logits)_c), in nats.
 
     Args:
       logits: [..., C], a floating dtype; log-probabilities are logits of themselves.
       targets: [..., C], >= 0 and summing to 1 over the classes; 0 log 0 is 0.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better; >= 0 but for rounding.
@@ -111,8 +182,13 @@ def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.where(some, targets * nats, 0).sum(-1)
 
 
+@per_example
 def sigmoid_cross_entropy(
-    logits: jax.Array, targets: jax.Array, *, positive_weight: float | jax.Array = 1.0
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    positive_weight: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-target * log sigmoid(logit) - (1 - target) * log(1 - sigmoid(logit)), in nats.
 
@@ -120,6 +196,7 @@ def sigmoid_cross_entropy(
       logits: [...], a floating dtype; stable at any size.
       targets: [...], in [0, 1].
       positive_weight: of the first term; a number, or an array that broadcasts to [...].
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -183,16 +260,18 @@ def nats_of_all(logits: jax.Array) -> jax.Array:
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
 
 
-def _weights(class_weight: jax.Array | Sequence[float] | None, logits: jax.Array) -> jax.Array:
+def _weights(
+    name: str, class_weight: jax.Array | Sequence[float] | None, logits: jax.Array
+) -> jax.Array:
     if class_weight is None:
         return jnp.ones(logits.shape[-1:], logits.dtype)
     none = "a weight of 0 leaves a class out"
-    weights = _weight("softmax_cross_entropy", "class_weight", class_weight, logits.dtype, none)
+    weights = _weight(name, "class_weight", class_weight, logits.dtype, none)
     if weights.shape != logits.shape[-1:]:
         raise PathError(
             f"expected class weights {list(logits.shape[-1:])} for logits {list(logits.shape)}, "
             f"got {list(weights.shape)}; one weight for each class",
-            layer="softmax_cross_entropy",
+            layer=name,
         )
     return weights
 

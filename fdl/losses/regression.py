@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import check_number
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, magnitude, precise, product, real
 from fdl.paths import PathError
 
@@ -13,12 +14,19 @@ from fdl.paths import PathError
 LARGEST_LOG_RATE = 60.0
 
 
-def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def squared_error(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """(prediction - target)^2.
 
     Args:
       predictions: [...].
       targets: [...].
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0. (optax's `squared_error` is the same; its
@@ -35,12 +43,19 @@ def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.square(predictions - targets)
 
 
-def absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def absolute_error(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """|prediction - target|.
 
     Args:
       predictions: [...].
       targets: [...].
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0; the slope is 0 where both are equal.
@@ -56,13 +71,21 @@ def absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return magnitude(predictions - targets)
 
 
-def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> jax.Array:
+@per_example
+def huber(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    delta: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2); e is prediction - target.
 
     Args:
       predictions: [...].
       targets: [...].
       delta: > 0, where the parabola goes over into its tangents; infinity for the parabola alone.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -80,18 +103,26 @@ def huber(predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0) -> 
     predictions, targets = alike("huber", predictions, targets)
     check_number("huber", "delta > 0", delta, lambda d: d > 0, "1 is usual")
     error = predictions - targets
+    delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta
     # Each part has its own slope; of a sum of both, that of the tangents cancels for a large delta.
-    near, slope = jnp.where(far, 0, error), jnp.where(far, delta, 0).astype(error.dtype)
+    near, slope = jnp.where(far, 0, error), jnp.where(far, delta, 0)
     return jnp.where(far, slope * (magnitude(error) - slope / 2), jnp.square(near) / 2)
 
 
-def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def log_cosh(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """log cosh(prediction - target): a parabola near 0 and a straight line far from it.
 
     Args:
       predictions: [...]; stable at any size.
       targets: [...].
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -114,7 +145,14 @@ def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.where(far, error + jnp.log1p(jnp.exp(-2 * error)) - math.log(2), near)
 
 
-def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) -> jax.Array:
+@per_example
+def quantile(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    level: float | jax.Array = 0.5,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """level * e where e > 0, else (level - 1) * e; e is target - prediction.
 
     The prediction of least mean loss is that quantile of the targets: at 0.9 nine of ten targets
@@ -124,6 +162,7 @@ def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) 
       predictions: [...].
       targets: [...].
       level: in (0, 1).
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
@@ -140,20 +179,31 @@ def quantile(predictions: jax.Array, targets: jax.Array, *, level: float = 0.5) 
     """
     predictions, targets = alike("quantile", predictions, targets)
     check_number(
-        *("quantile", "level in (0, 1)", level),
-        *(lambda p: 0 < p < 1, "0.5 is the median"),
+        "quantile",
+        "level in (0, 1)",
+        level,
+        lambda p: 0 < p < 1,
+        "0.5 is the median",
     )
-    error = targets - predictions
+    error, level = targets - predictions, jnp.asarray(level, predictions.dtype)
     return jnp.where(error > 0, level * error, (level - 1) * error)
 
 
-def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float = 1e-6) -> jax.Array:
+@per_example
+def gaussian_nll(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    epsilon: float | jax.Array = 1e-6,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """(log(2 pi v) + (target - mean)^2 / v) / 2, with v = exp(log_variance) + epsilon, in nats.
 
     Args:
       predictions: [..., 2], the mean and the logarithm of the variance.
       targets: [...].
       epsilon: > 0, the smallest variance; without one a perfect fit has a loss of minus infinity.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better; a density may be above 1, so this may be below 0.
@@ -188,13 +238,20 @@ def gaussian_nll(predictions: jax.Array, targets: jax.Array, *, epsilon: float =
     return (math.log(2 * math.pi) + log_variance + jnp.square(score)) / 2
 
 
-def poisson_nll(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+@per_example
+def poisson_nll(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """rate - target * log_rate + log target!, in nats; rate = exp(log_rate).
 
     Args:
       predictions: [...], log_rate. Above 60 the exponential goes on as its tangent there, so that a
         wild prediction has a finite loss, and a slope that leads back.
       targets: [...], counts >= 0.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], elementwise, float32 or better, >= 0 for whole counts, but for rounding.

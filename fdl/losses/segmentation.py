@@ -1,18 +1,21 @@
 """Losses of regions: how far two sets of pixels overlap."""
 
 import jax
+import jax.numpy as jnp
 
 from fdl.arguments import check_number
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike
 from fdl.paths import PathError
 
 
+@per_example
 def dice(
     logits: jax.Array,
     targets: jax.Array,
     *,
     axis: int | tuple[int, ...] = -1,
-    smooth: float = 1.0,
+    smooth: float | jax.Array = 1.0,
 ) -> jax.Array:
     """1 - (2 sum p t + smooth) / (sum p + sum t + smooth), with p = sigmoid(logits).
 
@@ -47,4 +50,5 @@ def dice(
     # Never below 0: both sums are taken of what is missing, not of a difference near 1.
     chances, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
     apart = (chances * (1 - targets) + misses * targets).sum(axis)
-    return apart / (chances.sum(axis) + targets.sum(axis) + smooth)
+    smallest = jnp.asarray(smooth, apart.dtype)
+    return apart / (chances.sum(axis) + targets.sum(axis) + smallest)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import is_count
+from fdl.arguments import counted, is_count, said
 from fdl.losses.cross_entropy import nats_of_all
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import precise, real, wide
 from fdl.paths import PathError
 
@@ -12,12 +13,14 @@ from fdl.paths import PathError
 NEVER = -1e30
 
 
+@per_example
 def ctc(
     logits: jax.Array,
     labels: jax.Array,
     *,
     lengths: jax.Array | None = None,
-    blank: int = 0,
+    blank: int | jax.Array = 0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-log of the probability that the frames spell the text, over all alignments, in nats.
 
@@ -30,7 +33,8 @@ def ctc(
         Inside a compiled program the blank, a label of C or more or another below 0 gives NaN.
       lengths: [...], integers in [0, T], how many frames there are; by default T. What stands past
         them is not read. A length out of range gives NaN.
-      blank: the class that stands for no label.
+      blank: the class that stands for no label; may be traced.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0; infinity, with the slope 0, where the frames are too few.
@@ -49,12 +53,13 @@ def ctc(
     lengths = jnp.full(labels.shape[:-1], frames) if lengths is None else lengths
     lengths = real("ctc", lengths, "lengths")
     _check(logits, labels, lengths, blank)
-    lengths = wide(lengths)
+    labels, lengths = wide(labels), wide(lengths)
+    blank = jnp.asarray(blank, labels.dtype)
     # What stands past the end is not read, not even a NaN.
     inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]
     nats = nats_of_all(jnp.where(inside[..., None], precise(logits), 0))
     log_chances = -jnp.minimum(nats, -NEVER)
-    states = _with_blanks(wide(labels), blank)
+    states = _with_blanks(labels, blank)
     # [T, ..., 2 S + 1]: what each frame says of each state.
     places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))
     said = jnp.moveaxis(jnp.take_along_axis(log_chances, places, axis=-1), -2, 0)
@@ -75,13 +80,13 @@ def ctc(
     return jnp.where(wrong | (lengths < 0) | (lengths > frames), jnp.nan, loss)
 
 
-def _with_blanks(labels: jax.Array, blank: int) -> jax.Array:
+def _with_blanks(labels: jax.Array, blank: jax.Array) -> jax.Array:
     """[..., 2 S + 1]: blank, label, blank, label, ..., blank."""
     states = jnp.full((*labels.shape[:-1], 2 * labels.shape[-1] + 1), blank, labels.dtype)
     return states.at[..., 1::2].set(jnp.where(labels < 0, blank, labels))
 
 
-def _may_skip(states: jax.Array, blank: int) -> jax.Array:
+def _may_skip(states: jax.Array, blank: jax.Array) -> jax.Array:
     """Whether the blank before a state may be left out: between two labels that differ."""
     before = jnp.roll(states, 2, axis=-1)
     return (states != blank) & (states != before) & (jnp.arange(states.shape[-1]) >= 2)
@@ -101,7 +106,9 @@ def _loss(last: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(total < NEVER / 2, jnp.inf, -total)
 
 
-def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array, blank: int) -> None:
+def _check(
+    logits: jax.Array, labels: jax.Array, lengths: jax.Array, blank: int | jax.Array
+) -> None:
     lead = logits.shape[:-2]
     whole = jnp.issubdtype(labels.dtype, jnp.integer)
     if logits.ndim < 2 or labels.shape[:-1] != lead or labels.ndim != len(lead) + 1 or not whole:
@@ -117,8 +124,11 @@ def _check(logits: jax.Array, labels: jax.Array, lengths: jax.Array, blank: int)
             f"{lengths.dtype} {list(lengths.shape)}; a number of frames for each text",
             layer="ctc",
         )
-    if not is_count(blank, 0) or blank >= logits.shape[-1]:
+    blank = counted(blank)
+    traced = isinstance(blank, jax.core.Tracer) and jnp.issubdtype(blank.dtype, jnp.integer)
+    if not traced and not (is_count(blank, 0) and blank < logits.shape[-1]):
         raise PathError(
-            f"expected a blank in [0, {logits.shape[-1]}), got {blank}; it is one of the classes",
+            f"expected a blank in [0, {logits.shape[-1]}), got {said(blank)}; it is one of the "
+            "classes",
             layer="ctc",
         )

@@ -5,12 +5,19 @@ import jax.numpy as jnp
 
 from fdl.arguments import check_array, check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
+from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, precise
 from fdl.paths import PathError
 
 
 def linear_cross_entropy(
-    hidden: jax.Array, w: jax.Array, labels: jax.Array, *, chunk: int = 512
+    hidden: jax.Array,
+    w: jax.Array,
+    labels: jax.Array,
+    *,
+    chunk: int = 512,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-log softmax(hidden @ w)[label], in nats, without ever holding all logits.
 
@@ -22,6 +29,8 @@ def linear_cross_entropy(
       w: [D, V]; for a tied embedding its transpose.
       labels: [...], integers in [0, V); one out of range gives NaN, as in `softmax_cross_entropy`.
       chunk: how many tokens at once, >= 1; a matter of memory and speed alone.
+      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the labels' shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0. Products of bfloat16 are summed in float32, and so is the
@@ -40,25 +49,22 @@ def linear_cross_entropy(
     """
     chunk = check_count("linear_cross_entropy", "chunk", chunk, "it counts tokens")
     _check(hidden, w, labels)
-    tokens, flat = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    # Kept in float32 so that the chunks' gradients are summed in it.
-    kept = precise(w)
-
-    def one(token: jax.Array, label: jax.Array) -> jax.Array:
-        logits = jnp.dot(token, kept.astype(w.dtype), preferred_element_type=kept.dtype)
-        return softmax_cross_entropy(logits, label)
-
-    size = min(chunk, max(flat.size, 1))
-    return jax.lax.map(
-        lambda args: jax.checkpoint(one)(*args), (tokens, flat), batch_size=size
-    ).reshape(labels.shape)
+    return _linear_cross_entropy(
+        hidden, labels, w=w, chunk=chunk, ignore_index=ignore_index, where=where
+    )
 
 
-def z_loss(logits: jax.Array) -> jax.Array:
+@per_example
+def z_loss(
+    logits: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """(log sum exp logits)^2: a term that keeps logits from drifting away.
 
     Args:
       logits: [..., C], a floating dtype.
+      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
 
     Returns:
       [...], float32 or better, >= 0; to be added to a cross-entropy, times 1e-4 in the paper.
@@ -71,6 +77,30 @@ def z_loss(logits: jax.Array) -> jax.Array:
     """
     (logits, _) = alike("z_loss", logits, logits, axes=1)
     return jnp.square(jax.nn.logsumexp(logits, axis=-1))
+
+
+@per_example
+def _linear_cross_entropy(
+    hidden: jax.Array,
+    labels: jax.Array,
+    *,
+    w: jax.Array,
+    chunk: int,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    tokens, flat = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    # Kept in float32 so that the chunks' gradients are summed in it.
+    kept = precise(w)
+
+    def one(token: jax.Array, label: jax.Array) -> jax.Array:
+        logits = jnp.dot(token, kept.astype(w.dtype), preferred_element_type=kept.dtype)
+        return softmax_cross_entropy(logits, label)
+
+    size = min(chunk, max(flat.size, 1))
+    return jax.lax.map(
+        lambda args: jax.checkpoint(one)(*args), (tokens, flat), batch_size=size
+    ).reshape(labels.shape)
 
 
 def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array) -> None:

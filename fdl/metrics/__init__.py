@@ -1,17 +1,23 @@
 """Metrics: what people read, as the loss is what the optimizer reads.
 
-Some are per example, like losses (`accuracy`, `top_k`, and the losses themselves), and reported as
-means. What is no mean over examples is a `Metric`: a state that accumulates, and a value computed
-from it. `supervised` takes both kinds, and `mean_of` makes the second of the first.
+A metric is a function of single examples, like losses (`accuracy`, `top_k`, and the losses
+themselves), which is reported as its mean; or, where it is no mean over examples, a `Metric`: a
+state that accumulates, and a value computed from it. Both are used alike. Called with predictions
+and targets, they give their value. Called with options, they give themselves with these set:
+`top_k(k=3)`, `f1("macro", classes=10)`. The plain name stands for the defaults, wherever there is
+one for each option: `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
+`mean_of` makes a `Metric` of a function.
 """
 
 from fdl.exports import public as _public
 from fdl.metrics.classes import accuracy as accuracy
+from fdl.metrics.classes import binary_accuracy as binary_accuracy
 from fdl.metrics.classes import confusion as confusion
 from fdl.metrics.classes import confusion_matrix as confusion_matrix
 from fdl.metrics.classes import f1 as f1
 from fdl.metrics.classes import precision as precision
 from fdl.metrics.classes import recall as recall
+from fdl.metrics.classes import specificity as specificity
 from fdl.metrics.classes import top_k as top_k
 from fdl.metrics.metric import Metric as Metric
 from fdl.metrics.metric import Sum as Sum
@@ -22,6 +28,12 @@ from fdl.metrics.probability import bits_per_byte as bits_per_byte
 from fdl.metrics.probability import calibration_error as calibration_error
 from fdl.metrics.probability import perplexity as perplexity
 from fdl.metrics.ranking import auc as auc
+from fdl.metrics.ranking import average_precision as average_precision
 from fdl.metrics.ranking import exact_auc as exact_auc
+from fdl.metrics.ranking import exact_average_precision as exact_average_precision
+from fdl.metrics.ranking import precision_recall_curve as precision_recall_curve
+from fdl.metrics.ranking import roc_curve as roc_curve
+from fdl.metrics.ranking import PrecisionRecallCurve as PrecisionRecallCurve
+from fdl.metrics.ranking import RocCurve as RocCurve
 
 __all__ = _public()

@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from fdl.arguments import check_array
+from fdl.losses.per_example import counting
 from fdl.losses.shapes import precise
 from fdl.paths import PathError
+from fdl.ranks import with_free_ranks
 
 
 class Metric(NamedTuple):
     """A metric over any number of batches, as four pure functions; use them in `scan` or `vmap`.
+
+    Called as `metric(predictions, targets, weight=None)`, it gives its value of this batch alone.
 
     Args:
       init: `() -> state`, of nothing seen; a pytree of arrays.
@@ -32,14 +36,18 @@ class Metric(NamedTuple):
       >>> state = metric.init()
       >>> for labels in ([0, 1], [1, 1]):
       ...     state = metric.update(state, jnp.eye(2), jnp.array(labels))
-      >>> float(metric.compute(state))
-      0.75
+      >>> float(metric.compute(state)), float(metric(jnp.eye(2), jnp.array([0, 1])))
+      (0.75, 1.0)
     """
 
     init: Callable[[], Any]
     update: Callable[..., Any]
     merge: Callable[[Any, Any], Any]
     compute: Callable[[Any], Any]
+
+    def __call__(self, predictions: Any, targets: Any, weight: Any = None) -> Any:
+        """The value of one batch."""
+        return self.compute(self.update(self.init(), predictions, targets, weight))
 
     def __repr__(self) -> str:
         return "<Metric>"
@@ -83,16 +91,22 @@ def mean_of(f: Callable[..., jax.Array]) -> Metric:
     """The weighted mean of a per-example loss or metric.
 
     Args:
-      f: `(predictions, targets) -> [B, ...]`.
+      f: `(predictions, targets) -> [B, ...]`; what its `ignore_index` or `where` leaves out, see
+        `softmax_cross_entropy`, is not counted.
 
     Returns:
       Metric; 0 where nothing was counted.
 
+    Raises:
+      TypeError: a Metric, which is one already, or what is no function.
+
     Example: see `Metric`.
     """
+    check_per_example("mean_of", f)
 
     def count(predictions: Any, targets: Any, weight: Any) -> dict[str, jax.Array]:
         values = precise(f(predictions, targets))
+        weight = weight_of_counted(weight, counting(f, targets), values.shape)
         weight = weights_of("mean_of", values.shape, weight)
         return {"total": weighted_sum(values, weight), "count": weight.sum()}
 
@@ -133,7 +147,40 @@ def summed(
     def computed(state: dict[str, Sum]) -> Any:
         return compute({name: each.value() for name, each in state.items()})
 
-    return Metric(init, update, merge, computed)
+    return with_ranks(init, update, merge, computed)
+
+
+def with_ranks(
+    init: Callable[..., Any],
+    update: Callable[..., Any],
+    merge: Callable[..., Any],
+    compute: Callable[..., Any],
+) -> Metric:
+    """A Metric in which ranks are free.
+
+    Example:
+      >>> with_ranks(lambda: 0, lambda n, p, t, weight=None: n + 1, max, lambda n: n)(0, 0)
+      1
+    """
+    return Metric(init, with_free_ranks(update), with_free_ranks(merge), with_free_ranks(compute))
+
+
+def check_per_example(who: str, f: Any) -> None:
+    """Raises unless `f` is a function, and not a Metric or what makes one.
+
+    Example:
+      >>> check_per_example("mean_of", mean_of(jnp.subtract))
+      Traceback (most recent call last):
+      ...
+      TypeError: mean_of: expected a function (predictions, targets) -> [B, ...], got a Metric; ...
+    """
+    makes = getattr(f, "__annotations__", {}).get("return") is Metric
+    if isinstance(f, Metric) or makes or not callable(f):
+        got = "a Metric" if isinstance(f, Metric) or makes else type(f).__name__
+        raise TypeError(
+            f"{who}: expected a function (predictions, targets) -> [B, ...], got {got}; pass one "
+            "such as fdl.accuracy, and use a Metric as it is"
+        )
 
 
 def as_sum(x: jax.Array) -> Sum:
@@ -179,8 +226,35 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
             f"{list(weight.shape)}; one weight for each example",
             layer=name,
         )
-    weight = weight.astype(jnp.float32).reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
+    dtype = jnp.int32 if weight.dtype == jnp.bool_ else jnp.float32
+    weight = weight.astype(dtype).reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
     return jnp.broadcast_to(weight, shape)
+
+
+def weight_of_counted(
+    weight: jax.Array | None, counts: jax.Array | None, shape: tuple[int, ...]
+) -> jax.Array | None:
+    """The weights, and 0 for elements that do not count.
+
+    Args:
+      weight: [B, ...] or None.
+      counts: bool [B, ...] or None, see `fdl.losses.per_example.counting`.
+      shape: of the elements; where its first axes are not those of `counts`, all count.
+
+    Example:
+      >>> weight_of_counted(jnp.array([2.0, 3.0]), jnp.array([[True, False], [True, True]]), (2, 2))
+      Array([[2., 0.],
+             [3., 3.]], dtype=float32)
+    """
+    if counts is None or shape[: counts.ndim] != counts.shape:
+        return weight
+    if weight is None:
+        return counts
+    if not hasattr(weight, "shape") or shape[: weight.ndim] != weight.shape:
+        return weight  # which `weights_of` refuses
+    axes = max(weight.ndim, counts.ndim)
+    weight, counts = (x.reshape(x.shape + (1,) * (axes - x.ndim)) for x in (weight, counts))
+    return jnp.where(counts, weight, jnp.zeros_like(weight))
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:

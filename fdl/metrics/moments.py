@@ -6,8 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fdl.losses.per_example import counting
 from fdl.losses.shapes import alike, precise
-from fdl.metrics.metric import Metric, Sum, as_sum, ratio, weighted_sum, weights_of
+from fdl.metrics.metric import (
+    Metric,
+    Sum,
+    as_sum,
+    check_per_example,
+    ratio,
+    weight_of_counted,
+    weighted_sum,
+    weights_of,
+    with_ranks,
+)
 from fdl.ops.numerics import largest, power_of_two
 
 
@@ -93,16 +104,19 @@ def statistics_of(f: Callable[..., jax.Array]) -> Metric:
 
     Source: see `Moments`.
     """
+    check_per_example("statistics_of", f)
 
     def update(state: Moments, predictions: Any, targets: Any, weight: Any = None) -> Moments:
-        return state.plus(moments("statistics_of", f(predictions, targets), weight))
+        values = f(predictions, targets)
+        weight = weight_of_counted(weight, counting(f, targets), values.shape)
+        return state.plus(moments("statistics_of", values, weight))
 
     def compute(state: Moments) -> dict[str, jax.Array]:
         mean_square = ratio(state.squares.total.value(), state.n.value())
         variance = mean_square * state.squares.unit * state.squares.unit
         return {"mean": state.mean.value(), "variance": variance}
 
-    return Metric(no_moments, update, lambda a, b: a.plus(b), compute)
+    return with_ranks(no_moments, update, lambda a, b: a.plus(b), compute)
 
 
 def r2() -> Metric:
@@ -138,7 +152,7 @@ def r2() -> Metric:
         alone = jnp.where(missed.total.value() == 0, 1.0, 0.0)
         return jnp.where(whole.total.value() == 0, alone, 1 - missed.over(whole))
 
-    return Metric(init, update, merge, compute)
+    return with_ranks(init, update, merge, compute)
 
 
 def no_moments() -> Moments:

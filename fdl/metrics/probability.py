@@ -30,6 +30,7 @@ def perplexity() -> Metric:
     """
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        labels = class_numbers("perplexity", logits, labels)
         nats = softmax_cross_entropy(logits, labels)
         weight = weights_of("perplexity", labels.shape, weight)
         return {"nats": weighted_sum(nats, weight), "count": weight.sum()}

@@ -1,6 +1,7 @@
 """Metrics of order: whether what is true gets the higher score."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from fdl.losses.shapes import alike
-from fdl.metrics.metric import Metric, summed, weights_of
+from fdl.metrics.metric import Metric, ratio, summed, weights_of
+from fdl.paths import shortened
 
 # The bfloat16 numbers, and those of [1/2, 1) once more: by their distance from 1, which may be as
 # small as 2^-24, in place of the 128 that they are themselves.
@@ -39,23 +41,38 @@ def auc() -> Metric:
     Characteristic (ROC) Curve".
     """
 
-    def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
-        scores, targets = alike("auc", scores, targets)
-        weight = weights_of("auc", scores.shape, weight)
-        known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
-        place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
-        sums = {
-            name: nothing.at[place].add(jnp.where(targets == kind, weight, nothing[0]))
-            for name, kind in (("true", 1), ("false", 0))
-        }
-        return {**sums, "unknown": (~known & (weight != 0)).sum()}
-
-    def compute(sums: dict[str, jax.Array]) -> jax.Array:
-        true, false = (sums[name] / sums[name].sum() for name in ("true", "false"))
+    def compute(true: jax.Array, false: jax.Array) -> jax.Array:
+        true, false = true / true.sum(), false / false.sum()
         lower = jnp.cumsum(false) - false / 2
-        return jnp.where(sums["unknown"] > 0, jnp.nan, (true * lower).sum())
+        return (true * lower).sum()
 
-    return summed({"true": (BINS,), "false": (BINS,), "unknown": ()}, count, compute)
+    return _of_histograms("auc", compute)
+
+
+def average_precision() -> Metric:
+    """The area under the precision-recall curve: sum_n (R_n - R_(n-1)) P_n, of falling thresholds.
+
+    It is the mean, over the true examples, of the precision among all that score as high or higher;
+    guessing gives the share of true examples. Accumulated as `auc`, in the same bins.
+
+    Returns:
+      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN where
+      there is no true example, a score is NaN, or a target is another number.
+
+    Example:
+      >>> scores, targets = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])
+      >>> round(float(average_precision()(scores, targets)), 4)
+      0.8333
+
+    Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", section
+    8.4.
+    """
+
+    def compute(true: jax.Array, false: jax.Array) -> jax.Array:
+        above, wrong = jnp.cumsum(true[::-1]), jnp.cumsum(false[::-1])
+        return (true[::-1] / true.sum() * ratio(above, above + wrong)).sum()
+
+    return _of_histograms("average_precision", compute)
 
 
 def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
@@ -78,25 +95,170 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
     Source: Mann and Whitney 1947, "On a Test of Whether one of Two Random Variables is
     Stochastically Larger than the Other".
     """
-    scores, targets = np.asarray(scores), np.asarray(targets)
-    if scores.shape != targets.shape or scores.ndim != 1:
-        raise ValueError(
-            f"exact_auc: expected scores [N] and targets [N], got {list(scores.shape)} and "
-            f"{list(targets.shape)}; take the scores of one class"
-        )
-    if np.isnan(scores).any():
-        raise ValueError(
-            "exact_auc: expected scores that are numbers, got NaN; see where training diverged"
-        )
-    if set(np.unique(targets).tolist()) != {0, 1}:
-        raise ValueError(
-            f"exact_auc: expected targets of both 0 and 1, got {np.unique(targets).tolist()[:5]}; "
-            "give examples of both classes, 1 for the one with the larger scores"
-        )
+    scores, targets = _checked("exact_auc", scores, targets)
     _, place = np.unique(scores, return_inverse=True)
     true, false = (np.bincount(place, targets == kind) for kind in (1, 0))
     lower = np.cumsum(false) - false / 2
     return float((true * lower).sum() / true.sum() / false.sum())
+
+
+def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
+    """The area under the precision-recall curve of all scores at once, exact to the last tie.
+
+    Args:
+      scores: [N].
+      targets: [N], 0 or 1.
+
+    Returns:
+      In (0, 1], see `average_precision`. NumPy, not for use under jit.
+
+    Raises:
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+
+    Example:
+      >>> round(exact_average_precision([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
+      0.8333
+
+    Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", section
+    8.4.
+    """
+    scores, targets = _checked("exact_average_precision", scores, targets)
+    curve = precision_recall_curve(scores, targets)
+    return float(-(np.diff(curve.recall) * curve.precision[:-1]).sum())
+
+
+class RocCurve(NamedTuple):
+    """Points of a ROC curve, from "none is true" to "all are".
+
+    Args:
+      false_positive_rate: [T + 1], float64, rising from 0 to 1: false ones said to be true.
+      true_positive_rate: [T + 1], float64, rising from 0 to 1: true ones said to be true.
+      thresholds: [T + 1], falling, the first one infinite: what scores as high or higher is said to
+        be true.
+    """
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    thresholds: np.ndarray
+
+
+class PrecisionRecallCurve(NamedTuple):
+    """Points of a precision-recall curve, from "all are true" to "none is".
+
+    Args:
+      precision: [T + 1], float64; the last one is 1, of nothing.
+      recall: [T + 1], float64, falling from 1 to 0.
+      thresholds: [T], rising: what scores as high or higher is said to be true.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    thresholds: np.ndarray
+
+
+def roc_curve(scores: ArrayLike, targets: ArrayLike) -> RocCurve:
+    """The rates of true and false positives at every threshold; `fdl.look.roc_curves` draws them.
+
+    Args:
+      scores: [N], of T different values.
+      targets: [N], 0 or 1.
+
+    Returns:
+      RocCurve, as scikit-learn's with `drop_intermediate=False`. NumPy, not for use under jit.
+
+    Raises:
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+
+    Example:
+      >>> curve = roc_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      >>> curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist()
+      ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
+
+    Source: Fawcett 2006, "An introduction to ROC analysis", algorithm 1.
+    """
+    true, false, thresholds = _at_thresholds("roc_curve", scores, targets)
+    wrong, right = (np.concatenate([[0.0], each / each[-1]]) for each in (false, true))
+    return RocCurve(wrong, right, np.concatenate([[np.inf], thresholds]))
+
+
+def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRecallCurve:
+    """Precision and recall at every threshold; `fdl.look.precision_recall_curves` draws them.
+
+    Args:
+      scores: [N], of T different values.
+      targets: [N], 0 or 1.
+
+    Returns:
+      PrecisionRecallCurve, as scikit-learn's. NumPy, not for use under jit.
+
+    Raises:
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+
+    Example:
+      >>> curve = precision_recall_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      >>> curve.recall.tolist(), curve.thresholds.tolist()
+      ([1.0, 1.0, 0.5, 0.5, 0.0], [0.1, 0.35, 0.4, 0.8])
+
+    Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", section
+    8.4.
+    """
+    true, false, thresholds = _at_thresholds("precision_recall_curve", scores, targets)
+    precision = np.concatenate([(true / (true + false))[::-1], [1.0]])
+    recall = np.concatenate([(true / true[-1])[::-1], [0.0]])
+    return PrecisionRecallCurve(precision, recall, thresholds[::-1])
+
+
+def _at_thresholds(name: str, scores: Any, targets: Any) -> tuple[Any, Any, np.ndarray]:
+    """How many true and false ones score as high or higher, for every score from the highest on."""
+    scores, targets = _checked(name, scores, targets)
+    values, place = np.unique(scores, return_inverse=True)
+    true, false = (np.cumsum(np.bincount(place, targets == kind)[::-1]) for kind in (1, 0))
+    return true, false, values[::-1]
+
+
+def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    if scores.shape != targets.shape or scores.ndim != 1:
+        raise ValueError(
+            f"{name}: expected scores [N] and targets [N], got {list(scores.shape)} and "
+            f"{list(targets.shape)}; take the scores of one class"
+        )
+    if scores.dtype.kind not in "biu" and not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: expected scores that are numbers, got {scores.dtype!s:.60}; take the outputs "
+            "of the model"
+        )
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{name}: expected scores that are numbers, got NaN; see where training diverged"
+        )
+    kinds = np.unique(targets).tolist()
+    if set(kinds) != {0, 1}:
+        raise ValueError(
+            f"{name}: expected targets of both 0 and 1, got {shortened(str(kinds[:5]), 200)}; give "
+            "examples of both classes, 1 for the one with the larger scores"
+        )
+    return scores, targets
+
+
+def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]) -> Metric:
+    """A metric of how often each score comes, among the true ones and the false ones."""
+
+    def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        scores, targets = alike(name, scores, targets)
+        weight = weights_of(name, scores.shape, weight)
+        known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
+        place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
+        sums = {
+            kind: nothing.at[place].add(jnp.where(targets == target, weight, nothing[0]))
+            for kind, target in (("true", 1), ("false", 0))
+        }
+        return {**sums, "unknown": (~known & (weight != 0)).sum()}
+
+    def compute(sums: dict[str, jax.Array]) -> jax.Array:
+        return jnp.where(sums["unknown"] > 0, jnp.nan, value(sums["true"], sums["false"]))
+
+    return summed({"true": (BINS,), "false": (BINS,), "unknown": ()}, count, compute)
 
 
 def _bin(scores: jax.Array) -> jax.Array:

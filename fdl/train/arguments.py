@@ -40,7 +40,7 @@ def check_optimizer(who: str, optimizer: Any) -> None:
     parts = [getattr(optimizer, part, None) for part in ("init", "update")]
     if all(map(callable, parts)) and not isinstance(optimizer, Metric | type):
         return
-    factory = callable(optimizer) and not isinstance(optimizer, Layer | type)
+    factory = callable(optimizer) and not isinstance(optimizer, Layer | Metric | type)
     name = getattr(optimizer, "__name__", "adam")
     remedy = f"call it first, as {name}(0.001)" if factory else "pass fdl.adam(0.001) or the like"
     raise TypeError(
@@ -124,10 +124,15 @@ def check_loss(who: str, name: str, loss: Any) -> None:
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; the "
             "order is (model, loss)"
         )
+    if isinstance(loss, Metric):
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; a "
+            "Metric is reported beside a loss: fdl.supervised(model, loss, f1=metric)"
+        )
     if makes(loss, Metric) or makes(loss, Layer):
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}, "
-            f"which makes one; call it first, as {getattr(loss, '__name__', 'f1')}(...)"
+            f"which makes one; call it first, as {_call(loss)}"
         )
     if not callable(loss):
         pass_ = "fdl.squared_error" if name == "loss" else "fdl.accuracy"
@@ -135,6 +140,27 @@ def check_loss(who: str, name: str, loss: Any) -> None:
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; pass "
             f"{pass_} or the like, the function itself"
         )
+
+
+def metric_of(who: str, name: str, metric: Any) -> Any:
+    """A metric in any of its forms as a function or a Metric; the plain name of one is called."""
+    if makes(metric, Metric) and not _needed(metric):
+        return metric()
+    if not isinstance(metric, Metric):
+        check_loss(who, name, metric)
+    return metric
+
+
+def _call(factory: Callable[..., Any]) -> str:
+    """How to call it: `f1(average=...)`."""
+    given = ", ".join(f"{each}=..." for each in _needed(factory))
+    return f"{getattr(factory, '__name__', 'f1')}({given or '...'})"
+
+
+def _needed(factory: Callable[..., Any]) -> list[str]:
+    """The names of the arguments without a default."""
+    parameters = inspect.signature(factory).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty]
 
 
 def _not_numbers(tree: Any) -> dict[str, Any]:
@@ -149,7 +175,8 @@ def _not_numbers(tree: Any) -> dict[str, Any]:
 
 def _places(f: Callable[..., Any]) -> list[str] | None:
     try:
-        return list(inspect.signature(f).parameters)
+        parameters = inspect.signature(f).parameters.values()
+        return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     except (ValueError, TypeError):
         return None
 

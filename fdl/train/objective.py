@@ -11,14 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl.arguments import is_number, said
 from fdl.layer import Layer, key_and_train
 from fdl.losses import Loss, check_targets
+from fdl.losses.per_example import counting
 from fdl.metrics import Metric
+from fdl.metrics.metric import weight_of_counted
 from fdl.paths import PathError, leaves, shortened, traced_in
 from fdl.ranks import free_ranks
-from fdl.train.arguments import check_loss, check_model, check_params_of_layer
+from fdl.train.arguments import check_loss, check_model, check_params_of_layer, metric_of
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
 from fdl.train.means import Mean, Seen, Tally, weighted_mean
 from fdl.weak_jit import weak_jit
@@ -34,9 +37,12 @@ def supervised(
     Args:
       model: a Layer, or a plain function `(params, x) -> y_pred`; one that names `key` or `train`
         is handed them.
-      loss: `(y_pred, y) -> [B, ...]`, per example.
+      loss: `(y_pred, y) -> [B, ...]`, per example. What the options of one of fdl's leave out, as
+        `fdl.softmax_cross_entropy(ignore_index=-100)` or a `functools.partial` of it, counts
+        neither in its mean nor in the metrics'.
       metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`; or a
         `fdl.metrics.Metric` whose value is one number: `f1=fdl.metrics.f1("macro", classes=10)`.
+        The plain name of one whose options all have defaults will do: `auc=fdl.metrics.auc`.
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with the entries x, y,
@@ -59,9 +65,8 @@ def supervised(
             "supervised: expected another name for a metric, got 'loss'; the loss itself has it"
         )
     check_model("supervised", model)
-    for name, each in (("loss", loss), *metrics.items()):
-        if name == "loss" or not isinstance(each, Metric):
-            check_loss("supervised", name, each)
+    check_loss("supervised", "loss", loss)
+    metrics = {name: metric_of("supervised", name, each) for name, each in metrics.items()}
     for name, metric in metrics.items():
         if isinstance(metric, Metric):
             value = jax.eval_shape(lambda metric=metric: metric.compute(metric.init()))
@@ -69,8 +74,8 @@ def supervised(
             if len(shapes) != 1 or not shapes[0].endswith("[]"):
                 raise ValueError(
                     "supervised: expected metrics whose value is one number, got "
-                    f"{', '.join(shapes)} from {name!r}; update that one on the outputs of "
-                    "fdl.predict"
+                    f"{shortened(', '.join(shapes), 200)} from {name!r:.60}; update that one on "
+                    "the outputs of fdl.predict"
                 )
     return Supervised(model, loss, tuple(metrics.items()))
 
@@ -125,11 +130,17 @@ class Supervised:
         """Step 3: how far y_pred is from y, as means under the names loss and of the metrics."""
         with free_ranks():
             return {
-                name: Seen(f, y_pred, y, weight)
-                if isinstance(f, Metric)
-                else weighted_mean(f(y_pred, y), weight)
+                name: self._mean(f, y_pred, y, weight)
                 for name, f in (("loss", self.loss), *self.metrics)
             }
+
+    def _mean(self, f: Loss | Metric, y_pred: Any, y: Any, weight: Any) -> Any:
+        values = y if isinstance(f, Metric) else f(y_pred, y)
+        for counts in (counting(self.loss, y), counting(f, y)):
+            weight = weight_of_counted(weight, counts, np.shape(values))
+        return (
+            Seen(f, y_pred, y, weight) if isinstance(f, Metric) else weighted_mean(values, weight)
+        )
 
     def spared(self, data: Any) -> Any:
         """The data as the loss reads them, without what has weight 0."""

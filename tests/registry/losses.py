@@ -26,6 +26,21 @@ def _softmax_cross_entropy(logits, labels):
     return _picked(_nats(logits), labels)
 
 
+def _log_chances(rng, rows, classes, size):
+    return -_nats(size * rng.standard_normal((rows, classes))), rng.integers(0, classes, rows)
+
+
+def _some_left_out(rng, rows, classes, size):
+    """Labels of which a third does not count; the first one does."""
+    labels = rng.integers(0, classes, rows)
+    labels[1::3] = -100
+    return size * rng.standard_normal((rows, classes)), labels
+
+
+def _ignoring(logits, labels):
+    return np.where(labels < 0, 0, _softmax_cross_entropy(logits, np.maximum(labels, 0)))
+
+
 def _smoothed_and_weighted(logits, labels):
     chances = 0.8 * np.eye(5)[labels] + 0.2 / 5
     return (chances * CLASS_WEIGHT * _nats(logits)).sum(-1)
@@ -181,6 +196,19 @@ LOSSES = {
         "labels",
         _smoothed_and_weighted,
     ),
+    "softmax_cross_entropy_ignoring": LossCase(
+        fdl.softmax_cross_entropy(ignore_index=-100),
+        _some_left_out,
+        _ignoring,
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+    ),
+    "categorical_nll": LossCase(
+        functools.partial(fdl.categorical_nll, class_weight=CLASS_WEIGHT),
+        _log_chances,
+        lambda logs, labels: -CLASS_WEIGHT[labels] * _picked(logs, labels),
+        lowest=-math.inf,
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+    ),
     "soft_cross_entropy": LossCase(
         fdl.soft_cross_entropy,
         "distributions",
@@ -294,7 +322,7 @@ LOSSES = {
         alone=False,
     ),
     "ctc": LossCase(
-        lambda logits, labels, lengths: fdl.ctc(logits, labels, lengths=lengths),
+        lambda logits, labels, lengths, **more: fdl.ctc(logits, labels, lengths=lengths, **more),
         _texts,
         _ctc,
         told=r"expected integer lengths \[6\] for logits \[6, 6, 5\], got int32 \[5\]; a number of "

@@ -1,0 +1,176 @@
+"""The entrance of every loss and metric of single examples: free ranks, options, elements left out.
+
+`where` and `ignore_index` stand in the signatures for the reader; this module alone acts on them.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from numbers import Number
+from typing import Any, ParamSpec, Protocol, cast, overload
+
+import jax
+import jax.numpy as jnp
+
+from fdl.arguments import check_array, counted, is_count, said
+from fdl.paths import PathError, quoted
+from fdl.ranks import free_ranks
+
+OPTIONS = ("where", "ignore_index")  # what leaves elements out
+P = ParamSpec("P")
+
+
+class PerExample(Protocol[P]):
+    """A function of arrays; called without any, it gives itself with the options set."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
+
+    @overload
+    def __call__(self, **options: Any) -> Callable[..., jax.Array]: ...
+
+
+def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
+    """The same loss or metric with what all of them share.
+
+    Ranks are free in it. Called with options alone, it gives itself with these options. Where
+    `where` is False, or a label is `ignore_index`, its arrays become 0 before it sees them, so that
+    a NaN there reaches neither value nor gradient, and its value becomes 0 afterwards.
+
+    Args:
+      f: positional arguments are arrays whose first axes are those of the value, the second one the
+        labels; options go by name.
+
+    Example:
+      >>> half = per_example(lambda x, y, *, by=2.0, where=None: (x - y) / by)
+      >>> half(jnp.array([3.0, jnp.nan]), jnp.ones(2), where=jnp.array([True, False]))
+      Array([1., 0.], dtype=float32)
+      >>> half(by=4.0)(jnp.array([3.0]), jnp.ones(1))
+      Array([0.5], dtype=float32)
+    """
+    takes = inspect.signature(f).parameters
+    arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
+    name = f.__name__.lstrip("_")
+
+    call: Callable[..., jax.Array] = f
+
+    @functools.wraps(f)
+    def entered(*args: Any, **given: Any) -> Any:
+        if not args and not given.keys() & set(arrays):
+            return _with_options(entered, given)
+        with free_ranks():
+            options = {name: given.get(name) for name in OPTIONS}
+            all_count = all(value is None for value in options.values())
+            named = {**dict(zip(arrays, args, strict=False)), **given}
+            found: list[Any] = [named.get(name) for name in arrays]
+            found = [jnp.asarray(x) if isinstance(x, Number) else x for x in found]
+            clear = all(hasattr(x, "shape") for x in found) and not given.keys() - takes.keys()
+            if all_count or not clear:
+                return call(*args, **given)  # which says what is wrong with its arguments
+            mask = mask_of(name, dict(zip(arrays, found, strict=True)).get("labels"), **options)
+            if any(x.shape[: mask.ndim] != mask.shape for x in found):
+                shape = call(*args, **given).shape  # which refuses arrays that do not fit
+                raise _misshapen(name, shape, mask)
+            hidden = dict(zip(arrays, _hidden(mask, found), strict=True))
+            value = call(**{**named, **hidden})
+            if value.shape != mask.shape:
+                raise _misshapen(name, value.shape, mask)
+            return shown(value, mask)
+
+    entered.__dict__["leaves_out"] = True
+    return cast("PerExample[P]", entered)
+
+
+def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """The function with options set, as `functools.partial` has it."""
+    known = [n for n, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    strange = next((name for name in options if name not in known), None)
+    if strange is not None:
+        raise TypeError(
+            f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
+            f"{quoted(strange)}; the arrays go first"
+        )
+    return functools.partial(f, **options)
+
+
+def counting(f: Any, targets: Any) -> jax.Array | None:
+    """Which elements count for a mean, as the options of a loss or metric say; None for all.
+
+    Args:
+      f: one of fdl's with its options set, by `functools.partial` or by a call without arrays; of
+        another function, nothing is known.
+      targets: [...], what f is given second.
+
+    Example:
+      >>> from fdl.losses import softmax_cross_entropy
+      >>> counting(softmax_cross_entropy(ignore_index=-100), jnp.array([2, -100]))
+      Array([ True, False], dtype=bool)
+    """
+    if not isinstance(f, functools.partial) or not hasattr(f.func, "leaves_out"):
+        return None
+    options = {name: f.keywords.get(name) for name in OPTIONS}
+    if all(value is None for value in options.values()):
+        return None
+    return mask_of(f.func.__name__, targets, **options)
+
+
+def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None) -> jax.Array:
+    """True where an element counts.
+
+    Raises:
+      ValueError: a `where` that is not an array of bool, an `ignore_index` that is no integer.
+
+    Example:
+      >>> mask_of("softmax_focal", jnp.array([0, 255], jnp.uint8), ignore_index=-100)
+      Array([ True,  True], dtype=bool)
+    """
+    if where is not None:
+        check_array(name, where, "where")
+        if where.dtype != jnp.bool_:
+            raise PathError(
+                f"expected where of bool, True for what counts, got {where.dtype}; write mask > 0",
+                layer=name,
+            )
+    if ignore_index is None:
+        return jnp.asarray(where)
+    others = _other_than(name, labels, counted(ignore_index))
+    return others if where is None else others & where
+
+
+def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
+    traced = isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer)
+    if not traced and not is_count(index, -(2**63)):
+        raise ValueError(
+            f"{name}: expected ignore_index as an integer, got {said(index)}; it is the label "
+            "that does not count, as -100"
+        )
+    if not traced and jnp.issubdtype(labels.dtype, jnp.integer):
+        info = jnp.iinfo(labels.dtype)
+        if not info.min <= index <= info.max:
+            return jnp.ones(labels.shape, bool)
+    return jnp.not_equal(labels, jnp.asarray(index, labels.dtype))
+
+
+def shown(value: Any, mask: jax.Array | None) -> Any:
+    """The value, and 0 where nothing counts.
+
+    Example:
+      >>> shown(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))
+      Array([1., 0.], dtype=float32)
+    """
+    return value if mask is None else jnp.where(mask, value, jnp.zeros_like(value))
+
+
+def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
+    return [
+        jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, jnp.zeros_like(x))
+        for x in map(jnp.asarray, arrays)
+    ]
+
+
+def _misshapen(name: str, shape: tuple[int, ...], mask: jax.Array) -> PathError:
+    return PathError(
+        f"expected where of the loss's shape, a bool for each of its values, got "
+        f"{list(mask.shape)} for {list(shape)}; see jnp.broadcast_to",
+        layer=name,
+    )
