@@ -797,13 +797,14 @@ def test_a_roc_curve_is_drawn_with_its_area_and_the_line_of_guessing(tmp_path):
 
 def test_precision_is_drawn_in_steps_whose_area_is_its_average(tmp_path):
     figure = precision_recall_curves({"first": SCORES, "second": SCORES[::-1]}, TARGETS)
-    first, _, guessing = figure.axes[0].lines
+    first, second, guessing = figure.axes[0].lines
     recall, precision = first.get_xydata().T
     assert first.get_drawstyle() == "steps-post"
     assert recall.tolist() == [1, 1, 0.5, 0.5, 0.5, 0][-len(recall) :]
     area = -(np.diff(recall) * precision[:-1]).sum()
     assert read(figure)[0] == f"first: average precision {area:.3f}"
     assert precision[-1] == precision[-2] == 1
+    assert second.get_ydata()[-1] == 0  # its highest score is a false one's
     assert guessing.get_xydata().tolist() == [[0, 0.4], [1, 0.4]]
     assert_can_be_saved(figure, tmp_path)
 
@@ -814,10 +815,16 @@ def test_long_names_of_models_stay_in_the_picture(draws):
     figure.draw_without_rendering()
     title = figure.axes[0].title.get_window_extent()
     assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
-    rare = draws({"rare": np.arange(40.0)}, np.arange(40) == 39)
-    rare.draw_without_rendering()
-    assert rare.axes[0].texts[0].get_window_extent().y0 > rare.axes[0].bbox.y0
     with pytest.raises(ValueError, match=r"_curves: expected scores of at least one model, got no"):
         draws({}, TARGETS)
     with pytest.raises(ValueError, match=r"_curves: expected names that end differently, got 2; "):
         draws({"b" + "a" * 50: SCORES, "a" * 60: SCORES}, TARGETS)
+
+
+def test_guessing_is_named_above_its_line_where_there_is_no_room_below():
+    for scores, above in ((np.arange(40.0), True), (np.arange(4.0), False)):
+        figure = precision_recall_curves(scores, np.arange(len(scores)) == 1)
+        figure.draw_without_rendering()
+        line = figure.axes[0].transData.transform((1, 1 / len(scores)))[1]
+        box = figure.axes[0].texts[0].get_window_extent()
+        assert (box.y0 > line) if above else (box.y1 < line)
