@@ -808,7 +808,7 @@ def test_what_where_leaves_out_is_0_and_hides_a_nan(name):
 
 # What sets a shape, and what says which elements count.
 OF_SHAPES = {"axis", "chunk", "w", "where", "ignore_index", "lengths"}
-OPTIONS = {
+OPTIONS_OF_LOSSES = {
     **{"gamma": 1.5, "alpha": 0.3, "margin": 1.5, "delta": 1.7, "level": 0.85, "smooth": 0.5},
     **{"epsilon": 0.1, "smoothing": 0.2, "temperature": 0.3, "scale": 5.0, "bias": -3.0},
     **{"positive_weight": 2.5, "class_weight": [0.5, 2.0, 1.0, 0.25, 3.0], "blank": 0},
@@ -824,7 +824,7 @@ def test_every_option_of_a_loss_that_sets_no_shape_may_be_traced(dtype):
         loss = fdl.ctc if name == "ctc" else loss
         options = inspect.signature(loss).parameters.values()
         options = {each.name for each in options if each.kind is each.KEYWORD_ONLY} - OF_SHAPES
-        assert options <= OPTIONS.keys(), name
+        assert options <= OPTIONS_OF_LOSSES.keys(), name
         if (loss, dtype) in seen:
             continue
         seen.add((loss, dtype))
@@ -832,7 +832,9 @@ def test_every_option_of_a_loss_that_sets_no_shape_may_be_traced(dtype):
             args = case.data(dtype=dtype)[: 2 if name == "ctc" else None]
             other = {"float32": np.float64, "float64": np.float32}[dtype]
             values = {
-                option: np.asarray(OPTIONS[option], np.int32 if option == "blank" else other)
+                option: np.asarray(
+                    OPTIONS_OF_LOSSES[option], np.int32 if option == "blank" else other
+                )
                 for option in options
             }
             calls = {o: lambda v, o=o, f=loss, a=args: f(*a, **{o: v}) for o in options}
@@ -840,7 +842,10 @@ def test_every_option_of_a_loss_that_sets_no_shape_may_be_traced(dtype):
             for option, found in jax.eval_shape(every, values).items():
                 assert found.dtype == dtype, (name, option)
             if dtype == "float64" and options:
-                found, plain = jax.jit(every)(values), every({o: OPTIONS[o] for o in options})
+                found, plain = (
+                    jax.jit(every)(values),
+                    every({o: OPTIONS_OF_LOSSES[o] for o in options}),
+                )
                 assert_equal(found, plain, rtol=1e-5, atol=1e-5)
     assert len(seen) > 23
 
