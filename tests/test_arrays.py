@@ -338,8 +338,8 @@ def test_a_tensor_that_wants_a_gradient_is_named():
     "given",
     [
         LONG,
-        [np.ones(i + 1) for i in range(500)],
-        {f"a name that is rather long {i}": np.ones(i + 1) for i in range(500)},
+        [np.ones(i % 2 + 1) for i in range(500)],
+        {f"a name that is rather long {i}": np.ones(i % 2 + 1) for i in range(500)},
         Table(**{f"column {i}": Wrapped(np.array(["a"], object)) for i in range(500)}),
         np.zeros(2, [(f"field {i}", "f4") for i in range(500)]),
         {f"{'a long name ' * 50}{i}": np.ones(i + 1) for i in range(10)},
