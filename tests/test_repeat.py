@@ -109,7 +109,14 @@ def traced(n, **options):
 
 
 def scans(jaxpr):
-    return [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+    """Those in a `jit` too: newer versions of JAX inline it after tracing only."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            found.append(equation)
+        elif equation.primitive.name == "jit":
+            found += scans(equation.params["jaxpr"])
+    return found
 
 
 def test_the_body_of_a_scan_is_independent_of_depth():
