@@ -205,7 +205,7 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
             "split the features of each into heads with reshape",
         )
     t, s = q.shape[-3], k.shape[-3]
-    kinds = {
+    kinds: dict[str, tuple[Any, Any, str]] = {
         "mask": (pairs.mask, jnp.bool_, "bool"),
         "bias": (pairs.bias, jnp.floating, "floating"),
     }
