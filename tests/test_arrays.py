@@ -20,7 +20,7 @@ HALFWAY = 2.0**128 * (1 - 2.0**-25)  # from the largest float32 to the first tha
 LAST = float(np.nextafter(HALFWAY, 0))
 
 
-def refused(message, call, *args):
+def assert_refused(message, call, *args):
     with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}$"):
         call(*args)
 
@@ -62,8 +62,8 @@ def test_what_does_not_fit_32_bits_is_refused_and_rounding_is_not(wide, narrow, 
     for value in np.array(overflows, wide):
         given = {"ids": np.stack([fits, np.where(np.arange(len(fits)) == 1, value, fits)])}
         said = f"{narrow} can hold, got {value} at [1, 1] of {wide} [2, {len(fits)}]{ENDING}"
-        refused(f"predict: expected x at 'ids' that {said}", to_jax, given, "predict", "x")
-        refused(
+        assert_refused(f"predict: expected x at 'ids' that {said}", to_jax, given, "predict", "x")
+        assert_refused(
             f"fit: expected data that {narrow} can hold, got {value} at [] of {wide} []{ENDING}",
             *(to_jax, value, "fit"),
         )
@@ -78,7 +78,7 @@ def test_big_endian_numbers_become_native(order):
     got = to_jax(np.array([1, 2, 300], order), "fit")
     assert np.asarray(got).tolist() == [1, 2, 300]
     if order == ">i8":
-        refused(
+        assert_refused(
             f"fit: expected data that int32 can hold, got 4294967301 at [0] of int64 [1]{ENDING}",
             *(to_jax, np.array([2**32 + 5], order), "fit"),
         )
@@ -100,7 +100,7 @@ def test_big_endian_numbers_become_native(order):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_not_numbers_is_named(given, said):
-    refused(
+    assert_refused(
         f"evaluate: expected data at '1/y' as numbers that JAX has, got {said}; encode text and "
         "categories as integers, fill what is masked",
         *(to_jax, (np.ones(2), {"y": given}), "evaluate"),
@@ -121,7 +121,7 @@ def test_any_layout_is_looked_through_a_chunk_at_a_time(monkeypatch):
     bad = given.copy(order="K")
     bad[6, 1, 2] = bad[3, 5, 0] = 2**33
     said = f"got 8589934592 at [3, 5, 0] of int64 [7, 6, 3]{ENDING}"
-    refused(f"fit: expected data that int32 can hold, {said}", to_jax, bad, "fit")
+    assert_refused(f"fit: expected data that int32 can hold, {said}", to_jax, bad, "fit")
     for empty in np.zeros((0, 3)), np.zeros((2, 0), int):
         assert to_jax(empty, "fit").shape == empty.shape
 
@@ -145,12 +145,12 @@ def test_layers_refuse_the_integers_of_numpy_that_do_not_fit():
     key, ids = jax.random.key(0), np.array([3, BIG])
     embedding = fdl.embedding(9, 4)
     params, _ = embedding.init(key, jnp.zeros(2, int))
-    refused(f"embedding: expected x {SAID}", embedding.apply, params, {}, ids)
+    assert_refused(f"embedding: expected x {SAID}", embedding.apply, params, {}, ids)
     np.testing.assert_array_equal(
         embedding.apply(params, {}, np.array([3, 5]))[0], np.asarray(params["w"])[[3, 5]]
     )
     net = fdl.network(lambda f, x: f.words(x), words=embedding)
-    refused(f"words: expected x {SAID}", net.apply, {"words": params}, {}, ids)
+    assert_refused(f"words: expected x {SAID}", net.apply, {"words": params}, {}, ids)
     x = jnp.ones((2, 4))
     for layer in fdl.learned_positions(9), fdl.sinusoidal_positions():
         params, _ = layer.init(key, x)
@@ -279,9 +279,13 @@ LONG = [[0.5] * 64 for _ in range(256)]
 def test_a_list_of_numbers_is_told_to_become_an_array(given, where, said):
     place, at = (f" at {where!r}",) * 2 if where else ("", "")
     do = "convert it with np.asarray"
-    refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.length, given)
-    refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.check_data, given)
-    refused(f"predict: expected x{at} as an array, got {said}; {do}", to_jax, given, "predict", "x")
+    assert_refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.length, given)
+    assert_refused(
+        f"data{place}: expected it as an array, got {said}; {do}", arrays.check_data, given
+    )
+    assert_refused(
+        f"predict: expected x{at} as an array, got {said}; {do}", to_jax, given, "predict", "x"
+    )
 
 
 def test_lists_and_tuples_of_arrays_are_data():
@@ -295,13 +299,15 @@ def test_a_table_with_other_columns_names_them():
     table = Table(a=Wrapped(NUMBERS[:, 0]), town=texts, b=Column([1, 2, 3]), street=texts)
     ending = "; encode text and categories as integers, or leave these columns out"
     said = f"got a Table with other things in columns 'town', 'street'{ending}"
-    refused(f"fit: expected data at '0' as numbers that JAX has, {said}", to_jax, (table,), "fit")
-    refused(
+    assert_refused(
+        f"fit: expected data at '0' as numbers that JAX has, {said}", to_jax, (table,), "fit"
+    )
+    assert_refused(
         f"data at '0': expected it as numbers that JAX has, {said}", arrays.check_data, (table,)
     )
     one = Table(a=Wrapped(NUMBERS[:, 0]), town=texts)
     said = f"got a Table with other things in column 'town'{ending}"
-    refused(f"fit: expected data as numbers that JAX has, {said}", to_jax, one, "fit")
+    assert_refused(f"fit: expected data as numbers that JAX has, {said}", to_jax, one, "fit")
 
 
 def test_what_is_no_array_at_all_is_named():
@@ -312,16 +318,18 @@ def test_what_is_no_array_at_all_is_named():
             raise TypeError("it is on another device\nand so on")
 
     said = "got a Closed (it is on another device); convert it to NumPy first"
-    refused(f"fit: expected data as an array that NumPy can read, {said}", to_jax, Closed(), "fit")
+    assert_refused(
+        f"fit: expected data as an array that NumPy can read, {said}", to_jax, Closed(), "fit"
+    )
     said = f"data at 'x': expected it as an array that NumPy can read, {said}"
-    refused(said, arrays.check_data, {"x": Closed()})
+    assert_refused(said, arrays.check_data, {"x": Closed()})
 
     class Loader:
         pass
 
     said = "got a Loader; give arrays [N, ...], as np.asarray makes them"
-    refused(f"data at 'x': expected it as an array, {said}", arrays.length, {"x": Loader()})
-    refused(f"fit: expected data as an array, {said}", to_jax, Loader(), "fit")
+    assert_refused(f"data at 'x': expected it as an array, {said}", arrays.length, {"x": Loader()})
+    assert_refused(f"fit: expected data as an array, {said}", to_jax, Loader(), "fit")
 
 
 def test_a_tensor_that_wants_a_gradient_is_named():

@@ -223,7 +223,8 @@ def test_a_run_is_differentiable_by_an_injected_rate():
 
     with jax.enable_x64(True):
         w = jnp.asarray(w, jnp.float64)
-        fdl.check_gradient(jax.jit(loss), jnp.float64(0.1), tolerance=1e-7)
+        errors = fdl.check_gradient(jax.jit(loss), jnp.float64(0.1), tolerance=1e-7)
+        assert list(errors) == [""]
 
 
 def test_a_schedule_with_a_state_and_nested_states():

@@ -243,8 +243,8 @@ def test_ranks_are_free_in_functions_of_arrays_too():
             lambda cell=cell, own=(params, carry): cell.step(*own, cell.drive(own[0], steps[:, 0])),
         ]
     with jax.numpy_rank_promotion("raise"):
-        for call in calls:
-            jax.eval_shape(call)
+        shapes = [jax.eval_shape(call) for call in calls]
+    assert shapes == [jax.eval_shape(call) for call in calls]
 
 
 # Options.

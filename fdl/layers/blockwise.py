@@ -111,9 +111,8 @@ def _of_rows(x: jax.Array) -> jax.Array:
 
 def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
     """None too for an array of length 1, which broadcasts: every block then takes all of it."""
-    return Pairs(
-        *(None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
-    )
+    cut = (None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
+    return Pairs(*cut)
 
 
 def _either(own: Pairs, whole: Pairs) -> Pairs:

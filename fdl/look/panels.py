@@ -17,8 +17,18 @@ BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
 # Found by a search: of any two, the distance in OKLab is 0.09 or more to eyes without red, green or
 # blue cones, and twice that to all others; the first ones are the farthest apart.
 PALETTE = (
-    *("#3377cc", "#ee8811", "#881100", "#6600aa", "#005555", "#bb3399"),
-    *("#1100ff", "#55aa88", "#dd77ff", "#99dd44", "#ee0011", "#eebbcc"),
+    "#3377cc",
+    "#ee8811",
+    "#881100",
+    "#6600aa",
+    "#005555",
+    "#bb3399",
+    "#1100ff",
+    "#55aa88",
+    "#dd77ff",
+    "#99dd44",
+    "#ee0011",
+    "#eebbcc",
 )
 MARKS = "o^sDvPX*"  # of the first 12 classes, of the next 12, and so on
 LETTER = 0.085  # about the width of one, in inches

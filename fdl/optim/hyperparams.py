@@ -228,9 +228,8 @@ def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
             values[name] = high
         elif rest is not None:
             low = jnp.where(rest.of == high, rest.low, jnp.zeros_like(rest.low))
-            values[name] = Hyperparameter(
-                *(jnp.asarray(x, jnp.result_type(float)) for x in (high, low))
-            )
+            dtype = jnp.result_type(float)
+            values[name] = Hyperparameter(jnp.asarray(high, dtype), jnp.asarray(low, dtype))
         else:
             values[name] = hyperparameter(high)
     return values
