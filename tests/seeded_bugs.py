@@ -1454,7 +1454,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
             ("MaxNLocator(nbins=6, integer=high - low >= 3)", "MaxNLocator(integer=True)"),
             ("_spread(middles / unit, apart) * unit", "middles"),
-            ('"#99dd44", "#ee0011"', '"#99dd44", "#881111"'),
+            ('"#ee0011"', '"#881111"'),
         ],
     ),
     "fdl/look/given.py": (
