@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import fdl
-from fdl.layers import convolve
+from fdl.ops import convolution
 
 PASSES, BATCH, CLASSES = 3, 128, 10
 
@@ -183,13 +183,13 @@ class by_xla:
     """Traces within see XLA's own convolution and its own gradients."""
 
     def __enter__(self):
-        self.before = vars(convolve).copy()
-        convolve._convolve = _Plain(convolve._convolve_by_xla)
-        convolve._input_gradient = _Plain(convolve._input_gradient_by_xla)
+        self.before = vars(convolution).copy()
+        convolution._convolve = _Plain(convolution._convolve_by_xla)
+        convolution._input_gradient = _Plain(convolution._input_gradient_by_xla)
 
     def __exit__(self, *_):
-        convolve._convolve = self.before["_convolve"]
-        convolve._input_gradient = self.before["_input_gradient"]
+        convolution._convolve = self.before["_convolve"]
+        convolution._input_gradient = self.before["_input_gradient"]
 
 
 class _Plain:

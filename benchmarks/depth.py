@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import measure
 
 import fdl
-from fdl.fence import fence
+from fdl.ops.fence import fence
 
 WIDTH, HEADS, STEPS = 128, 4, 4
 SIZES = {"256 tokens": (4, 64), "2048 tokens": (16, 128)}

@@ -1,101 +1,316 @@
-"""What a network refuses: extra inputs, parameters and keys that cannot be meant."""
+"""What every function refuses among its arguments: what is no size, number, array or key."""
 
-from collections.abc import Collection, Mapping
+import math
+import operator
+from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
-from fdl.layer import Params, State
-from fdl.paths import PathError
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import GradientTransformation
+
+from fdl.paths import PathError, shortened
 
 
-def check_inputs(
-    layer: str, inputs: Collection[str], required: Collection[str], given: Mapping[str, Any]
-) -> None:
-    """Refuses extra inputs that nobody takes, and the lack of one that is needed.
+def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
+    """A size as an int; refuses what is no integer of 1 or more.
 
     Args:
-      layer: the layer's name, for the message.
-      inputs: which there are.
-      required: those that must be given.
-      given: what came.
+      layer: the factory's name, for the message.
+      what: the argument's name.
+      value: what came; integers of NumPy are integers, and so are known scalars of JAX.
+      remedy: what to do.
 
     Raises:
-      PathError: says what came.
+      ValueError: says what came.
 
     Example:
-      >>> check_inputs("decoder", ["mask"], ["mask"], {})
+      >>> check_count("dense", "features", 4.0, "say how many outputs there are")
       Traceback (most recent call last):
       ...
-      fdl.paths.PathError: decoder: expected the input 'mask', got none; pass it by name: mask=...
+      ValueError: dense: expected features >= 1, an integer, got 4.0; say how many outputs there are
     """
-    for each in given:
-        if each not in inputs:
-            remedy = (
-                "leave it out: every layer in a network is handed its own"
-                if each in ("key", "train")
-                else "leave it out, or name it in the layer that should read it"
-            )
-            raise PathError(
-                f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, which no layer "
-                f"here takes; {remedy}",
-                layer=layer,
-            )
-    for each in required:
-        if each not in given:
-            raise PathError(
-                f"expected the input {each!r}, got none; pass it by name: {each}=...", layer=layer
-            )
+    value = counted(value)
+    if not is_count(value):
+        raise ValueError(f"{layer}: expected {what} >= 1, an integer, got {said(value)}; {remedy}")
+    return int(value)
 
 
-def check_pass(
-    layer: str, names: tuple[str, ...], params: Params, state: State, key: Any, train: bool
-) -> None:
-    """Refuses params or state of another network, and a random key where nothing is drawn.
+def counted(value: Any) -> Any:
+    """The integer in a known scalar array of integers; anything else as it came.
 
-    Args:
-      layer: the network's name, for the message.
-      names: of its children.
-      params, state, key, train: what its `apply` was given.
+    Example:
+      >>> counted(jnp.int32(3)), counted(2.5)
+      (3, 2.5)
+    """
+    if not isinstance(value, jax.Array | np.ndarray) or not known(value):
+        return value
+    return int(value) if jnp.issubdtype(value.dtype, jnp.integer) else value
+
+
+def said(value: Any) -> str:
+    """What a value is, in a few words for a message.
+
+    Example:
+      >>> said((np.ones((2, 3)), "mse", 3, {"w": 1.0}, None))
+      "(float64 [2, 3], 'mse', 3, ...)"
+      >>> said(said), said(jnp.ones)
+      ('the function said', 'the function ones')
+    """
+    if type(value) in (tuple, list):
+        parts = ", ".join([said(each) for each in value[:3]] + ["..."] * (len(value) > 3))
+        comma = "," * (len(value) == 1 and isinstance(value, tuple))
+        return f"({parts}{comma})" if isinstance(value, tuple) else f"[{parts}]"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {list(value.shape)}"
+    own = type(value).__module__.split(".")[0] == "fdl"
+    if value is None or own or isinstance(value, bool | int | float | complex | str | bytes):
+        return shortened(repr(value), 200)
+    if isinstance(value, GradientTransformation):
+        return "an optimizer"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    named = getattr(value, "__name__", "") if callable(value) else ""
+    return f"the function {named}" if named else type(value).__name__
+
+
+def amount(tree: Any) -> str:
+    """How much a pytree holds, for the text of a value that has it.
+
+    Example:
+      >>> amount({"w": np.ones((2, 3)), "b": np.ones(3)}), amount({})
+      ('9 numbers in 2 arrays', 'nothing')
+    """
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(tree)]
+    arrays = f"{len(sizes)} array{'s' * (len(sizes) > 1)}"
+    return f"{sum(sizes)} numbers in {arrays}" if sizes else "nothing"
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is an integer, Python's or NumPy's, of at least so much; True is none.
+
+    Example:
+      >>> is_count(3), is_count(3.0), is_count(True), is_count(0)
+      (True, False, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def check_array(layer: str, x: Any, what: str = "x") -> None:
+    """Refuses a list, a number or None in the place of an array.
 
     Raises:
       PathError: says what came.
 
     Example:
-      >>> check_pass("chain", ("down",), {"down": {}}, {}, None, False)
+      >>> check_array("dense", [1.0, 2.0])
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: dense: expected x as an array, got a list; convert it with jnp.asarray
     """
-    for what, tree in {"parameters": params, "state": state}.items():
-        for child in tree:
-            if child not in names:
-                raise PathError(
-                    f"expected {what} of {', '.join(names)}, got also {child!r}; "
-                    f"these are the {what} of another network",
-                    layer=layer,
-                )
-    if key is not None and not train:
+    if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise PathError(
-            "expected no random key outside training, got one; nothing is drawn at random with "
-            "train=False: leave the key out, or pass train=True",
+            f"expected {what} as an array, got a {type(x).__name__}; convert it with jnp.asarray",
             layer=layer,
         )
 
 
-def missing(error: KeyError, params: Params, state: State) -> Exception:
-    """What to say of a KeyError that left a layer: if it lacks params or state, that.
+def check_floating(layer: str, x: Any) -> None:
+    """Refuses an x that is not an array of a floating dtype.
 
-    Args:
-      error: what the layer raised.
-      params, state: what it was given.
-
-    Returns:
-      The error to raise; `error` itself where it is about something else.
+    Raises:
+      PathError: says what came.
 
     Example:
-      >>> str(missing(KeyError("b"), {"w": 1}, {}))[:55]
-      "expected 'b' in the layer's params or state, got [w]; p"
+      >>> check_floating("dense", jnp.ones((2, 3), jnp.uint8))
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: dense: expected x of a floating dtype, got uint8 [2, 3]; put
+        rescale(1 / 255) or the like in front, or convert x with astype
     """
-    known = [*params, *state]
-    if not error.args or error.args[0] in known or not isinstance(error.args[0], str):
-        return error
-    return PathError(
-        f"expected {error.args[0]!r} in the layer's params or state, got [{', '.join(known)}]; "
-        "pass the params and state that init made for this network"
-    )
+    check_array(layer, x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise PathError(
+            f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put rescale(1 / 255) "
+            "or the like in front, or convert x with astype",
+            layer=layer,
+        )
+
+
+def check_number(
+    where: str, expected: str, value: Any, fits: Callable[[Any], Any], remedy: str
+) -> None:
+    """Refuses what is no number, and one that is known and does not fit; an array if one does not.
+
+    Args:
+      where: the factory's name, for the message.
+      expected: the argument's name and its range, for the message.
+      value: what came: a number of Python, NumPy or JAX, traced or not, or an array of them.
+      fits: whether a number is in the range, an interval; NaN is in none.
+      remedy: what to do.
+
+    Raises:
+      ValueError: says what came.
+
+    Example:
+      >>> check_number("normal", "stddev >= 0", -1.0, lambda s: s >= 0, "it is a width")
+      Traceback (most recent call last):
+      ...
+      ValueError: normal: expected stddev >= 0, got -1.0; it is a width
+    """
+    if not is_number(value):
+        raise ValueError(f"{where}: expected {expected}, got {said(value)}; pass a number")
+    numbers = np.asarray(value) if _concrete(value) else np.empty(0)
+    if numbers.size and not (fits(numbers.min()) and fits(numbers.max())):
+        raise ValueError(
+            f"{where}: expected {expected}, got {shortened(str(value), 200)}; {remedy}"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, or an array of them, traced or not; True is none.
+
+    Example:
+      >>> is_number(0.1), is_number(np.int8(1)), is_number(jnp.ones(())), is_number("1")
+      (True, True, True, False)
+    """
+    if isinstance(value, bool | int | float):
+        return not isinstance(value, bool)
+    if hasattr(value, "__jax_array__"):  # such as a Hyperparameter
+        return True
+    dtype = getattr(value, "dtype", jnp.bool_)
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
+
+
+def known(value: Any) -> bool:
+    """Whether a number can be looked at now: not under `vmap`, nor as a leaf of the state.
+
+    Example:
+      >>> known(0.1), known(None)
+      (True, False)
+    """
+    return _concrete(value) and np.ndim(value) == 0
+
+
+def plain(value: Any) -> Any:
+    """A number as Python's, which leaves an array's dtype as it is; a traced one as it came.
+
+    Example:
+      >>> plain(np.float64(0.5)), plain(jnp.float32(0.5)), plain(2)
+      (0.5, 0.5, 2.0)
+    """
+    return float(value) if known(value) else value
+
+
+def in_dtype(value: Any, dtype: Any) -> Any:
+    """An option as it meets arrays of a dtype: a known number is Python's, a traced one is cast.
+
+    So a constant is as exact as Python's numbers are, and a traced option widens nothing.
+
+    Example:
+      >>> in_dtype(0.5, jnp.bfloat16)
+      0.5
+      >>> jax.eval_shape(lambda rate: in_dtype(rate, jnp.bfloat16), 0.5).dtype
+      dtype(bfloat16)
+    """
+    return float(value) if known(value) else jnp.asarray(value, dtype)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an option is known to be 0; a traced one is not.
+
+    Example:
+      >>> is_zero(0.0), is_zero(0.1)
+      (True, False)
+    """
+    return known(value) and value == 0
+
+
+def square_root(value: Any) -> Any:
+    """The root of an option: Python's of a known number, JAX's of a traced one.
+
+    Example:
+      >>> square_root(0.25)
+      0.5
+    """
+    return math.sqrt(value) if known(value) else jnp.sqrt(value)
+
+
+def check_ordered(
+    who: str,
+    expected: str,
+    pair: tuple[Any, Any],
+    remedy: str,
+    order: Callable[[Any, Any], Any] = operator.le,
+) -> None:
+    """Refuses two numbers that are known to be out of order; traced ones pass.
+
+    Raises:
+      ValueError: says both.
+
+    Example:
+      >>> check_ordered("rrelu", "lower <= upper", (2, 1), "swap them")
+      Traceback (most recent call last):
+      ...
+      ValueError: rrelu: expected lower <= upper, got 2 and 1; swap them
+    """
+    bad = all(map(known, pair)) and not order(*pair)
+    if bad or not all(map(is_number, pair)):
+        raise ValueError(
+            f"{who}: expected {expected}, got {said(pair[0])} and {said(pair[1])}; {remedy}"
+        )
+
+
+def check_known(who: str, expected: str, value: Any, fits: Callable[[Any], Any], why: str) -> None:
+    """Refuses an option that is traced, where a program cannot be made without its value.
+
+    Args:
+      who, expected, value, fits: as of `check_number`.
+      why: why a traced one will not do, and what to pass; it ends the message of either error.
+
+    Raises:
+      ValueError: says what came.
+
+    Example:
+      >>> check_known("rotary", "base > 0", -1.0, lambda b: b > 0, "10000 is usual")
+      Traceback (most recent call last):
+      ...
+      ValueError: rotary: expected base > 0, got -1.0; 10000 is usual
+    """
+    check_number(who, expected, value, fits, why)
+    if not known(value):
+        raise ValueError(f"{who}: expected {expected}, got {said(value)}; {why}")
+
+
+def check_key(key: Any, layer: str = "") -> None:
+    """Refuses what is neither one random key nor None.
+
+    Args:
+      key: anything.
+      layer: the name of the layer that was given it, for the message.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_key(0)
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: expected one random key, got 0; make it with jax.random.key(seed)
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if key is not None and not typed and not (dtype == jnp.uint32 and shape == (2,)):
+        raise PathError(
+            f"expected one random key, got {said(key)}; make it with jax.random.key(seed)",
+            layer=layer,
+        )
+
+
+def _concrete(value: Any) -> bool:
+    numbers = int | float | np.number | np.ndarray | jax.Array
+    return isinstance(value, numbers) and not isinstance(value, jax.core.Tracer)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # file -> (the tests that should see a bug in it, perhaps with -k and words joined by _or_,
 #          [(old text, new text), ...])
 BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
-    "fdl/layers/dense.py": (
+    "fdl/layers/linear.py": (
         "test_numbers.py test_layer.py test_laws.py",
         [
             ('return (y + params["b"] if bias else y), state', "return y, state"),
@@ -27,7 +27,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('b_init(subkey(key, "b"), (features,), x.dtype)', "b_init(key, (features,))"),
         ],
     ),
-    "fdl/layers/dropout.py": (
+    "fdl/layers/stochastic.py": (
         "test_dropout.py test_numbers.py",
         [
             ("bernoulli(key, kept, shape)", "bernoulli(key, 1 - kept, shape)"),
@@ -57,7 +57,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.moveaxis(each, 0, 1)", "each"),
         ],
     ),
-    "fdl/layers/unroll.py": (
+    "fdl/layers/recurrence.py": (
         "test_recurrent.py",
         [
             ("jnp.where(alive, new[part], carry[part])", "new[part]"),
@@ -70,7 +70,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("wide(x.dtype), self.cell", "x.dtype, self.cell"),
         ],
     ),
-    "fdl/layers/linear_recurrence.py": (
+    "fdl/layers/state_space.py": (
         "test_linear_recurrence.py",
         [
             ("_kept(other[0], one[1]) + other[1]", "_kept(one[0], one[1]) + other[1]"),
@@ -102,7 +102,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.stack([subkey(key, each) for each in names])", "jnp.stack([key] * count)"),
         ],
     ),
-    "fdl/layers/einsum.py": (
+    "fdl/layers/linear.py": (
         "test_products.py",
         [
             ('jnp.einsum(equation, x, params["w"])', 'jnp.einsum(equation, x, 1.01 * params["w"])'),
@@ -128,7 +128,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("bidirectional if both_ways else recurrent", "recurrent"),
         ],
     ),
-    "fdl/adapt.py": (
+    "fdl/layers/reparametrization.py": (
         "test_adapt.py",
         [
             ("in_dtype(scale, a.dtype) / a.shape[-1] *", "in_dtype(scale, a.dtype) *"),
@@ -141,7 +141,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("model.init(key, x, **inputs)", 'model.init(subkey(key, "base"), x, **inputs)'),
         ],
     ),
-    "fdl/layers/reweight.py": (
+    "fdl/layers/reparametrization.py": (
         "test_reweight.py",
         [
             ("fixed = jax.lax.stop_gradient(matrix)", "fixed = matrix"),
@@ -154,7 +154,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(matrix * (1 / jnp.where(sigma == 0, 1, sigma)))", "(matrix / (sigma + 1e-30))"),
         ],
     ),
-    "fdl/layers/embed.py": (
+    "fdl/layers/embeddings.py": (
         "test_embed.py test_decoding.py test_spread.py",
         [
             ("counted(layer, room, length)", "counted(layer, room)"),
@@ -166,7 +166,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/layers/gated.py": (
+    "fdl/layers/transformer.py": (
         "test_gated.py",
         [
             ("activation(f.gate(x)) * f.value(x)", "f.gate(x) * activation(f.value(x))"),
@@ -174,7 +174,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("down = dense(features, bias=bias)", "down = dense(features)"),
         ],
     ),
-    "fdl/layers/batch_norm.py": (
+    "fdl/layers/normalization.py": (
         "test_norm.py",
         [
             ("momentum * old + (1 - momentum) * new", "(1 - momentum) * old + momentum * new"),
@@ -193,7 +193,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("wide(x.dtype)\n", "x.dtype\n"),
         ],
     ),
-    "fdl/layers/norm.py": (
+    "fdl/layers/normalization.py": (
         "test_norm.py",
         [
             ("(*range(1, x.ndim - 1), x.ndim)", "(x.ndim,)"),
@@ -212,7 +212,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("tuple(sorted(map(int, each)))", "tuple(map(int, each))"),
         ],
     ),
-    "fdl/layers/standardize.py": (
+    "fdl/layers/normalization.py": (
         "test_norm.py",
         [
             ("subkey(key, leaf)", "key"),
@@ -240,7 +240,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.where(square == 0, 1, square)", "square"),
         ],
     ),
-    "fdl/layers/attention.py": (
+    "fdl/layers/transformer.py": (
         "test_attention.py",
         [
             ("x, context, broken = self.spared(", "_, _, broken = self.spared("),
@@ -257,7 +257,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("dropout(dropout_rate, name", "dropout(0.0, name"),
         ],
     ),
-    "fdl/layers/scores.py": (
+    "fdl/ops/attention_scores.py": (
         "test_attention.py",
         [
             ("(ahead <= 0)", "(ahead < 0)"),
@@ -276,7 +276,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("UNSEEN = -1e38", "UNSEEN = -1e30"),
         ],
     ),
-    "fdl/layers/dot_product.py": (
+    "fdl/ops/attention.py": (
         "test_attention.py",
         [
             ("jnp.where(total == 0, 1, total)", "total"),
@@ -290,7 +290,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if not (q.shape[-3] and k.shape[-3]):", "if False:"),
         ],
     ),
-    "fdl/layers/blockwise.py": (
+    "fdl/ops/attention_blocks.py": (
         "test_attention.py",
         [
             ("so_far.total * kept", "so_far.total"),
@@ -301,7 +301,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("x[-1] + 1 + jnp.arange", "x[-1] - jnp.arange"),
         ],
     ),
-    "fdl/layers/positions.py": (
+    "fdl/layers/embeddings.py": (
         "test_attention.py",
         [
             ("first * cos - second * sin", "first * cos + second * sin"),
@@ -314,7 +314,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("2 ** (-4 * i / below)", "2 ** (-8 * i / below)"),
         ],
     ),
-    "fdl/layers/cache.py": (
+    "fdl/core/cache.py": (
         "test_decoding.py",
         [
             ('{"count": state["count"] + x.shape[-2]}', '{"count": state["count"] + 1}'),
@@ -325,7 +325,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return dataclasses.replace(layer, decoding=decoding)", "return layer"),
         ],
     ),
-    "fdl/decoding.py": (
+    "fdl/core/decoding.py": (
         "test_decoding.py",
         [
             ("if state else state", ""),
@@ -333,7 +333,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jax.tree.map(zeros, after), state)", "jax.tree.map(zeros, after), {})"),
         ],
     ),
-    "fdl/sampling.py": (
+    "fdl/generation/sampling.py": (
         "test_generation.py",
         [
             ("logits.astype(jnp.float32) / heat", "logits.astype(jnp.float32) * heat"),
@@ -351,7 +351,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/prompts.py": (
+    "fdl/generation/prompts.py": (
         "test_generation.py",
         [
             ("(lengths < 1)", "(lengths < 0)"),
@@ -360,7 +360,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("each >= kinds", "each > kinds"),
         ],
     ),
-    "fdl/token_loop.py": (
+    "fdl/generation/token_loop.py": (
         "test_generation.py",
         [
             ("carry[0] + piece < shortest", "carry[0] < shortest"),
@@ -375,20 +375,20 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.where(places > at, ", "jnp.where(places < 0, "),
         ],
     ),
-    "fdl/generation.py": (
+    "fdl/generation/tokens.py": (
         "test_generation.py",
         [
             ("not np.all(sound)", "False"),
         ],
     ),
-    "fdl/layers/input.py": (
+    "fdl/layers/reshaping.py": (
         "test_numbers.py",
         [
             ("* scale + offset", "* scale - offset"),
             ("x.reshape(x.shape[0], ", "x.T.reshape(x.shape[0], "),
         ],
     ),
-    "fdl/layers/conv.py": (
+    "fdl/layers/convolution.py": (
         "test_conv.py test_decoding.py",
         [
             ("if {*extent, *stride} == {1} and each_by_itself:", "if {*extent, *stride} == {1}:"),
@@ -400,7 +400,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("**windows, bias=False, w_init=w_init", "**windows, w_init=w_init"),
         ],
     ),
-    "fdl/layers/spread.py": (
+    "fdl/ops/sharding.py": (
         "test_spread.py test_embed.py",
         [
             ("wrap_negative_indices=False", "wrap_negative_indices=True"),
@@ -414,7 +414,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jax.typeof(x).sharding.spec[:axes]", "(None,) * axes"),
         ],
     ),
-    "fdl/layers/conv_transpose.py": (
+    "fdl/layers/convolution.py": (
         "test_conv.py test_initializers.py",
         [
             ("1 / math.prod(strides)", "1.0"),
@@ -427,7 +427,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(low, high - extra)", "(low, high)"),
         ],
     ),
-    "fdl/layers/pool.py": (
+    "fdl/layers/pooling.py": (
         "test_pool.py",
         [
             ("_padded(x, axis, window, -jnp.inf)", "_padded(x, axis, window, 0)"),
@@ -439,7 +439,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (".sum(axis) / (end - start)", ".sum(axis) / size"),
         ],
     ),
-    "fdl/layers/pool_axis.py": (
+    "fdl/ops/pooling.py": (
         "test_pool.py",
         [
             (" & ~jnp.expand_dims(found, axis + 1)", ""),
@@ -450,7 +450,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("x.shape[axis] - (k - 1) * d", "x.shape[axis] - k * d + 1"),
         ],
     ),
-    "fdl/layers/resample.py": (
+    "fdl/layers/reshaping.py": (
         "test_pool.py",
         [
             ("(number + 0.5) / times - 0.5", "number / times"),
@@ -461,7 +461,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(-4, -2), (-2, -1)", "(-4, -2), (-1, -2)"),
         ],
     ),
-    "fdl/layers/any_rank.py": (
+    "fdl/core/any_rank.py": (
         "test_conv.py -k one_integer",
         [
             ("(int(size),) * rank", "(int(size),) * 2"),
@@ -470,7 +470,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if x.ndim - 2 not in AXES", "if False"),
         ],
     ),
-    "fdl/layers/window.py": (
+    "fdl/ops/windows.py": (
         "test_conv.py",
         [
             ("return total // 2, total - total // 2", "return total - total // 2, total // 2"),
@@ -482,11 +482,11 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(k - 1) * d + 1 for", "k * d for"),
         ],
     ),
-    "fdl/layers/images.py": (
+    "fdl/ops/windows.py": (
         "test_conv.py",
         [('"EDGE": "edge"', '"EDGE": "reflect"'), ("if min(window.output) < 1:", "if False:")],
     ),
-    "fdl/layers/convolve.py": (
+    "fdl/ops/convolution.py": (
         "test_conv.py",
         [
             ("(True, False): (WITHIN, None, INPUTS)", "(True, False): (CHANNELS, None, INPUTS)"),
@@ -499,7 +499,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("default=functools.partial(by_xla", "default=functools.partial(on_cpu"),
         ],
     ),
-    "fdl/layers/convolve_on_cpu.py": (
+    "fdl/ops/convolution_cpu.py": (
         "test_conv.py",
         [
             ("jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype", "a.dtype"),
@@ -563,7 +563,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("1 + ranks * falling >", "ranks * falling >"),
         ],
     ),
-    "fdl/initializers/shape.py": (
+    "fdl/initializers/shapes.py": (
         "test_numbers.py",
         [
             (
@@ -573,7 +573,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("shape[-2] * field * share, shape[-1] * field", "shape[-2], shape[-1]"),
         ],
     ),
-    "fdl/arguments.py": (
+    "fdl/checks.py": (
         "test_initializers.py test_optimizers.py test_messages.py test_pool.py test_losses.py "
         "test_laws.py "
         "-k option_or_told_or_number_or_refused_or_numpy",
@@ -591,7 +591,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return float(value) if known(value) else value", "return value"),
         ],
     ),
-    "fdl/initializers/drawn.py": (
+    "fdl/initializers/distributions.py": (
         "test_numbers.py test_initializers.py",
         [
             ("square_root(3 * variance)", "square_root(variance)"),
@@ -616,7 +616,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.asarray(factor, w.dtype) * w", "factor * w"),
         ],
     ),
-    "fdl/losses/check.py": (
+    "fdl/losses/targets.py": (
         "test_losses.py test_numbers.py",
         [
             ("(targets < 0) | (targets > 1)", "(targets > 1)"),
@@ -736,7 +736,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.square(jax", "jnp.abs(jax"),
         ],
     ),
-    "fdl/metrics/classes.py": (
+    "fdl/metrics/classification.py": (
         "test_numbers.py test_metrics.py",
         [
             ("jnp.where(jnp.isnan(logits).any(-1), -1, place)", "place"),
@@ -768,7 +768,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.where(weight == 0, 0, values * weight)", "values * weight"),
         ],
     ),
-    "fdl/metrics/moments.py": (
+    "fdl/metrics/regression.py": (
         "test_metrics.py",
         [
             (
@@ -809,7 +809,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(true / true[-1])[::-1], [0.0]", "(true / true[-1])[::-1], [1.0]"),
         ],
     ),
-    "fdl/look/thresholds.py": (
+    "fdl/look/draw.py": (
         "test_draw.py",
         [
             ("np.append(curve.precision[:-1], curve.precision[-2])", "curve.precision"),
@@ -818,7 +818,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('"bottom" if high < 0.1 else "top"', '"top"'),
         ],
     ),
-    "fdl/train/means.py": (
+    "fdl/train/reports.py": (
         "test_metrics.py test_train.py test_run.py",
         [
             ("Sum(self.total, self.lost[0])", "Sum(self.total, 0.0)"),
@@ -844,7 +844,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(params,), (vector,))[1]", "(params,), (vector,))[0]"),
         ],
     ),
-    "fdl/optim/combine.py": (
+    "fdl/optim/chaining.py": (
         "test_optim.py",
         [
             (
@@ -856,7 +856,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.shape(p) != jnp.shape(u)", "False"),
         ],
     ),
-    "fdl/optim/leafwise.py": (
+    "fdl/optim/lifting.py": (
         "test_optimizers.py test_optim.py test_width.py",
         [
             ('{"count": increment(state.count)}', '{"count": state.count}'),
@@ -869,7 +869,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("rows.append((None, *own[len(own) - kept :]))", "rows.append((None,) * (1 + kept))"),
         ],
     ),
-    "fdl/optim/options.py": (
+    "fdl/optim/checks.py": (
         "test_optimizers.py test_optim.py -k told_or_number_or_refused",
         [
             ("lambda value: 0 <= value < 1", "lambda value: 0 <= value <= 1"),
@@ -880,7 +880,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if not callable(value):", "if known(value):"),
         ],
     ),
-    "fdl/optim/rate.py": (
+    "fdl/optim/learning_rate.py": (
         "test_optimizers.py test_optim.py",
         [
             ("sign = -1 if flip_sign else 1", "sign = 1 if flip_sign else -1"),
@@ -890,7 +890,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("state._replace(count=increment(state.count)) if", "state if"),
         ],
     ),
-    "fdl/optim/mask.py": (
+    "fdl/optim/masking.py": (
         "test_optimizers.py test_beside_optax.py -k adamw_or_mapped_or_read_or_extra",
         [
             ("mine if keep else other", "mine"),
@@ -904,7 +904,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "test_beside_optax.py -k ranks",
         [("with_free_ranks(update))", "update)")],
     ),
-    "fdl/optim/sgd.py": (
+    "fdl/optim/optimizers/sgd_family.py": (
         "test_optimizers.py test_beside_optax.py -k sgd_or_lion_or_rprop_or_dampening",
         [
             ("new = saturated(share + decay * t,", "new = saturated(share - decay * t,"),
@@ -927,7 +927,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("agreement == 0, size, resized", "agreement > 0, size, resized"),
         ],
     ),
-    "fdl/optim/rms.py": (
+    "fdl/optim/optimizers/adagrad_family.py": (
         "test_optimizers.py -k adagrad_or_rmsprop_or_adadelta",
         [
             ("rsqrt(v + eps), 0.0)", "rsqrt(v) + eps, 0.0)"),
@@ -941,7 +941,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("rate = 1.0 if", "rate = 0.1 if"),
         ],
     ),
-    "fdl/optim/adam.py": (
+    "fdl/optim/optimizers/adam_family.py": (
         "test_optimizers.py -k adam",
         [
             ("first(m, g) / (jnp.sqrt(", "m / (jnp.sqrt("),
@@ -964,7 +964,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/optim/nadam.py": (
+    "fdl/optim/optimizers/adam_family.py": (
         "test_optimizers.py -k nadam",
         [
             ("momentum_decay * t))", "momentum_decay * t / 2))"),
@@ -972,7 +972,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("nesterov: bool = True", "nesterov: bool = False"),
         ],
     ),
-    "fdl/optim/adam_variants.py": (
+    "fdl/optim/optimizers/adam_family.py": (
         "test_optimizers.py -k amsgrad_or_adamax_or_adabelief",
         [
             ("jnp.maximum(largest, before(v))", "before(v)"),
@@ -984,7 +984,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("b2 * s + eps_root", "b2 * s"),
         ],
     ),
-    "fdl/optim/radam.py": (
+    "fdl/optim/optimizers/adam_family.py": (
         "test_optimizers.py -k radam",
         [
             ("trusted, adapted, m_hat", "trusted, adapted, m"),
@@ -994,7 +994,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("r.astype(m.dtype) * m_hat", "m_hat"),
         ],
     ),
-    "fdl/optim/layerwise.py": (
+    "fdl/optim/optimizers/layerwise.py": (
         "test_optimizers.py -k lars_or_lamb",
         [
             ("trust_coefficient * w_length /", "trust_coefficient / w_length /"),
@@ -1010,7 +1010,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/optim/lookahead.py": (
+    "fdl/optim/optimizers/lookahead_family.py": (
         "test_optimizers.py -k lookahead",
         [
             ("sync_period - 1", "sync_period"),
@@ -1018,7 +1018,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("where(meeting, inner", "where(~meeting, inner"),
         ],
     ),
-    "fdl/optim/schedule_free.py": (
+    "fdl/optim/optimizers/schedule_free_family.py": (
         "test_optimizers.py -k schedule_free_or_weights_to_test",
         [
             ("state.step_count if look_ahead else", "state.step_count + 1 if look_ahead else"),
@@ -1029,7 +1029,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(1.0 - state.b1) * z) / state.b1", "(1.0 - state.b1) * z)"),
         ],
     ),
-    "fdl/network.py": (
+    "fdl/core/network.py": (
         "test_layer.py test_look.py test_messages.py",
         [
             ('subkey(key, "/forward")', "key"),
@@ -1039,7 +1039,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("new_state = dict(state)", "new_state = state"),
         ],
     ),
-    "fdl/checks.py": (
+    "fdl/core/inputs.py": (
         "test_layer.py test_messages.py test_pool.py",
         [
             ("if key is not None and not train", "if False"),
@@ -1047,7 +1047,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('{"parameters": params, "state": state}', '{"parameters": params}'),
         ],
     ),
-    "fdl/combinators.py": (
+    "fdl/core/combinators.py": (
         "test_combinators.py test_products.py test_decoding.py",
         [
             ("inner.apply(jax.lax.stop_gradient(params), state", "inner.apply(params, state"),
@@ -1066,7 +1066,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("rebuild and (lambda", "None and (lambda"),
         ],
     ),
-    "fdl/repeat.py": (
+    "fdl/core/repeat.py": (
         "test_repeat.py",
         [
             ("_keys(key, names, name)", "_keys(key, names[:1] * n, name)"),
@@ -1093,7 +1093,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("        gate=gate,\n        bias=bias,", "        bias=bias,"),
         ],
     ),
-    "fdl/fence.py": (
+    "fdl/ops/fence.py": (
         "test_combinators.py",
         [
             ('set_xla_metadata(inlineable="false")', "set_xla_metadata()"),
@@ -1101,7 +1101,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("[other.bind(ct)]", "[other.bind(2 * ct)]"),
         ],
     ),
-    "fdl/layer.py": (
+    "fdl/core/layer.py": (
         "test_layer.py test_laws.py",
         [("zlib.crc32(name.encode())", "0"), ("zlib.crc32(name.encode())", "len(name)")],
     ),
@@ -1118,7 +1118,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("[leaves[path_of(keys)] for keys, _ in pairs]", "list(leaves.values())"),
         ],
     ),
-    "fdl/data/stream.py": (
+    "fdl/data/order.py": (
         "test_stream.py",
         [
             ("for shift in range(0, 32, bits)", "for shift in range(0, 16, bits)"),
@@ -1131,7 +1131,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("32 - examples.bit_length()", "33 - examples.bit_length()"),
         ],
     ),
-    "fdl/optim/adafactor.py": (
+    "fdl/optim/optimizers/adafactor_family.py": (
         "test_matrix_optimizers.py",
         [
             ("square.mean(columns)", "square.mean(rows)"),
@@ -1142,7 +1142,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.maximum(rms.value, min_scale)", "rms.value"),
         ],
     ),
-    "fdl/optim/muon.py": (
+    "fdl/optim/optimizers/muon_family.py": (
         "test_matrix_optimizers.py",
         [
             ("(1 - beta) * g + beta * m", "g + beta * m"),
@@ -1152,7 +1152,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("found[-steps:]", "found[:steps]"),
         ],
     ),
-    "fdl/optim/newton_schulz.py": (
+    "fdl/ops/newton_schulz.py": (
         "test_matrix_optimizers.py",
         [
             ("c * gram @ gram", "c * gram"),
@@ -1161,14 +1161,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("rows[0]), rows[1:]", "rows[0]), rows"),
         ],
     ),
-    "fdl/optim/fold.py": (
+    "fdl/optim/optimizers/muon_family.py": (
         "test_matrix_optimizers.py",
         [
             ("transpose(place)", "transpose(self.order)"),
             ("Fold(shape, tuple(positive[:split])", "Fold(shape, tuple(positive[-split:])"),
         ],
     ),
-    "fdl/optim/sam.py": (
+    "fdl/optim/optimizers/sam_family.py": (
         "test_matrix_optimizers.py",
         [
             ("start - w + u, -e)", "start - w + u, e)"),
@@ -1179,7 +1179,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("updates = gradient_at(point, i)", "updates = gradient_at(point, 0)"),
         ],
     ),
-    "fdl/optim/lbfgs.py": (
+    "fdl/optim/optimizers/lbfgs_family.py": (
         "test_lbfgs.py",
         [
             ("(state.count - 1) % memory_size", "state.count % memory_size"),
@@ -1190,7 +1190,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("lambda u: -u)", "lambda u: u)"),
         ],
     ),
-    "fdl/optim/zoom.py": (
+    "fdl/optim/optimizers/line_search.py": (
         "test_lbfgs.py",
         [
             ("retreat = end.failed &", "retreat = ~end.done & (end.count < 0) &"),
@@ -1205,7 +1205,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("slope / (2.0 * second)", "slope / second"),
         ],
     ),
-    "fdl/optim/linesearch.py": (
+    "fdl/optim/optimizers/line_search.py": (
         "test_lbfgs.py",
         [
             ("if name in wanted}", "}"),
@@ -1213,7 +1213,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.conj, grad), updates)", "jnp.negative, grad), updates)"),
         ],
     ),
-    "fdl/optim/soap.py": (
+    "fdl/optim/optimizers/soap_family.py": (
         "test_soap.py",
         [
             ("+ (1 - beta) * gram(axis)", "+ gram(axis)"),
@@ -1250,7 +1250,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("here & ~jnp.isfinite(leaf)", "~jnp.isfinite(leaf)"),
         ],
     ),
-    "fdl/train/arguments.py": (
+    "fdl/train/checks.py": (
         "test_first_use.py",
         [
             ("if shapes[0] != shapes[1]:", "if False:"),
@@ -1258,7 +1258,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('getattr(getattr(leaf, "dtype", None), "kind", None)', '"f"'),
         ],
     ),
-    "fdl/ranks.py": (
+    "fdl/ops/rank_promotion.py": (
         "test_run.py -k ranks",
         [('None) == "allow"', 'None) != "raise_"')],
     ),
@@ -1278,7 +1278,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("check_targets(self.loss, y_pred, y)", "pass"),
         ],
     ),
-    "fdl/train/evaluate.py": (
+    "fdl/train/evaluation.py": (
         "test_train.py test_run.py",
         [
             ("lambda: of(whole=True), lambda", "lambda: of(whole=False), lambda"),
@@ -1294,7 +1294,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if has_eval_params(opt_state, params):", "if False:"),
         ],
     ),
-    "fdl/optim/evaluation.py": (
+    "fdl/optim/wrappers/evaluation.py": (
         "test_run.py",
         [
             ("LookaheadParams(params.slow, params.slow)", "params"),
@@ -1323,7 +1323,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("size = batch_size if whole else BATCH_SIZE", "size = BATCH_SIZE"),
         ],
     ),
-    "fdl/train/host.py": (
+    "fdl/train/hooks.py": (
         "test_train.py test_run.py",
         [
             ('1 if mode == "min" else -1', '1 if mode == "max" else -1'),
@@ -1343,7 +1343,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/weak_jit.py": (
+    "fdl/core/compilation.py": (
         "test_run.py",
         [
             ("owner.programs.pop(program.key, None)", "pass"),
@@ -1353,7 +1353,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("self.held.static = before", "pass"),
         ],
     ),
-    "fdl/train/weights.py": (
+    "fdl/port/weights.py": (
         "test_weights.py",
         [
             ("array.reshape(-1).view", "array.ravel('K').view"),
@@ -1368,7 +1368,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],
     ),
-    "fdl/train/files.py": (
+    "fdl/port/files.py": (
         "test_weights.py",
         [
             ("temporary.unlink(missing_ok=True)", "pass"),
@@ -1392,14 +1392,14 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("shapes[:MOST]", "shapes"),
         ],
     ),
-    "fdl/data/idx.py": (
+    "fdl/data/datasets/idx.py": (
         "test_idx.py",
         [
             ("_read(content, stream, expected + 1)", "content += stream.read()"),
             ("_read(content, stream, expected + 1)", "_read(content, stream, expected)"),
         ],
     ),
-    "fdl/data/download.py": (
+    "fdl/data/datasets/downloading.py": (
         "test_download.py",
         [
             ("if file.tell() + len(block) > size:", "if False:"),
@@ -1407,7 +1407,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("size + size // 1000 + 1000", "size"),
         ],
     ),
-    "fdl/data/mnist.py": (
+    "fdl/data/datasets/mnist_like.py": (
         "test_mnist.py",
         [
             ("if given is None:\n        for", "if False:\n        for"),
@@ -1417,7 +1417,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if not above.is_dir():", "if False:"),
         ],
     ),
-    "fdl/look/capture.py": (
+    "fdl/look/representations.py": (
         "test_look.py test_repeat.py",
         [
             ("if number else path", "if False else path"),
@@ -1426,7 +1426,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (" and any(each.startswith(above) for each in wanted)", ""),
         ],
     ),
-    "fdl/look/measure.py": (
+    "fdl/look/representations.py": (
         "test_look.py",
         [
             ("/ curvature, w", "/ curvature * 1e-3, w"),
@@ -1437,7 +1437,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("* spread * unit", "* unit"),
         ],
     ),
-    "fdl/train/progress.py": (
+    "fdl/train/hooks.py": (
         "test_progress.py",
         [
             ("values(means) | self.validated", "values(means)"),
@@ -1457,11 +1457,11 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ('"#ee0011"', '"#881111"'),
         ],
     ),
-    "fdl/look/given.py": (
+    "fdl/look/checks.py": (
         "test_draw.py",
         [("if least < 0", "if False"), ("== np.rint(array.astype(np.float64))", "== array")],
     ),
-    "fdl/look/compare.py": (
+    "fdl/look/differences.py": (
         "test_compare.py",
         [
             ("np.where(bits < 0, lowest - bits, bits)", "bits"),
@@ -1470,7 +1470,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("x.view(x.real.dtype) if np.iscomplexobj(x) else x", "x.real"),
         ],
     ),
-    "fdl/optim/schedules.py": (
+    "fdl/optim/schedules/decay.py": (
         "test_schedules.py",
         [
             ("left = jnp.maximum(1 - part, 0)", "left = jnp.maximum(1 - part**power, 0)"),
@@ -1486,7 +1486,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ),
         ],
     ),
-    "fdl/optim/counting.py": (
+    "fdl/optim/schedules/counting.py": (
         "test_schedules.py",
         [
             ("jnp.maximum(count, whole) - whole", "count - whole"),
@@ -1497,7 +1497,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(scalar(boundary % 1) == 0)", "True"),
         ],
     ),
-    "fdl/optim/piecewise.py": (
+    "fdl/optim/schedules/piecewise.py": (
         "test_schedules.py",
         [
             ("begin, start = boundary, end", "begin = boundary"),
@@ -1506,7 +1506,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("(int(pct_final * t), 1.0 / div_factor)", "(int(pct_final * t), div_factor)"),
         ],
     ),
-    "fdl/optim/warmup.py": (
+    "fdl/optim/schedules/warmup.py": (
         "test_schedules.py",
         [
             ("scalar(following(elapsed))", "scalar(following(count))"),
@@ -1515,7 +1515,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
         ],
     ),
-    "fdl/train/compare.py": (
+    "fdl/train/sweeps.py": (
         "test_compare_optimizers.py",
         [
             ("np.where(_finite(trained.curves).all(1), score, np.inf)", "score"),
@@ -1524,7 +1524,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("records[there.argmax(-1)]", "there.argmax(-1)"),
         ],
     ),
-    "fdl/train/grid.py": (
+    "fdl/train/sweeps.py": (
         "test_compare_optimizers.py",
         [
             ("np.int32(step - taken)", "np.int32(step)"),
@@ -1533,7 +1533,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jax.vmap(jax.vmap(eval_params))(run.opt_state, run.params)", "run.params"),
         ],
     ),
-    "fdl/look/optimizers.py": (
+    "fdl/look/optimizer_comparison.py": (
         "test_compare_optimizers.py",
         [
             ("ends.std(ddof=1)", "ends.std()"),
@@ -1541,7 +1541,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("met.mean():.0f", "met.min():.0f"),
         ],
     ),
-    "fdl/optim/width.py": (
+    "fdl/ops/widths.py": (
         "test_width.py test_optimizers.py",
         [
             (
@@ -1557,7 +1557,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.where(finite, jnp.clip(x, -most, most), x)", "x"),
         ],
     ),
-    "fdl/optim/vector.py": (
+    "fdl/optim/tree_vectors.py": (
         "test_width.py -k length",
         [
             ("(squares > limits.tiny * 2.0**66)", "(squares >= 0)"),
@@ -1565,7 +1565,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return x * (1 / self.power).astype(x.dtype)", "return x / self.value"),
         ],
     ),
-    "fdl/optim/precision.py": (
+    "fdl/optim/wrappers/precision.py": (
         "test_width.py -k coarse_or_steps_below_or_master_or_bits",
         [
             ("jnp.asarray(narrowed(m, p.dtype), m.dtype) - jnp.asarray(p, m.dtype)", "u"),
@@ -1578,7 +1578,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("return updates, cast_like(new_state, state)", "return updates, new_state"),
         ],
     ),
-    "fdl/optim/clipping.py": (
+    "fdl/optim/wrappers/clipping.py": (
         "test_transformations.py test_width.py -k clip_or_length_or_centr_or_norm",
         [
             (
@@ -1591,7 +1591,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("jnp.maximum(1 / rms.power,", "jnp.minimum(1 / rms.power,"),
         ],
     ),
-    "fdl/optim/finite.py": (
+    "fdl/optim/wrappers/non_finite.py": (
         "test_transformations.py",
         [
             ("in_a_row > max_consecutive_errors", "in_a_row >= max_consecutive_errors"),
@@ -1602,7 +1602,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("lambda: (zeros, inner_state)", "lambda: (zeros, step()[1])"),
         ],
     ),
-    "fdl/optim/accumulate.py": (
+    "fdl/optim/wrappers/accumulation.py": (
         "test_transformations.py",
         [
             ("(state.mini_step + 1) if", "(state.mini_step + 2) if"),
@@ -1611,7 +1611,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("state.mini_step >= k - 1", "state.mini_step >= k"),
         ],
     ),
-    "fdl/optim/average.py": (
+    "fdl/optim/wrappers/averaging.py": (
         "test_transformations.py",
         [
             ("corrected(m, correction) if debias else m, m", "m, m"),
@@ -1620,7 +1620,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("average / jnp.where(weight > 0, weight, 1)", "average / jnp.where(weight > 0, 1, 1)"),
         ],
     ),
-    "fdl/optim/partition.py": (
+    "fdl/optim/wrappers/partitioning.py": (
         "test_transformations.py",
         [
             ("label == number", "label <= number"),
@@ -1628,7 +1628,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("if path in picked:", "if False:"),
         ],
     ),
-    "fdl/optim/hyperparameter.py": (
+    "fdl/ops/double_float.py": (
         "test_hyperparams.py",
         [
             ("lost + (a.low + b.low)", "a.low + b.low"),
@@ -1637,7 +1637,7 @@ BUGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("low = (exact - high.astype(np.float64))", "low = 0 * (exact - high)"),
         ],
     ),
-    "fdl/optim/hyperparams.py": (
+    "fdl/optim/wrappers/injection.py": (
         "test_hyperparams.py test_beside_optax.py",
         [
             ("jnp.where(rest.of == high, rest.low, jnp.zeros_like(rest.low))", "rest.low"),

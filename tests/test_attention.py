@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fdl
-from fdl.layers.positions import alibi_slopes
+from fdl.layers.embeddings import alibi_slopes
 
 KEY = jax.random.key(0)
 B, T, H, G, K, V = 2, 7, 4, 2, 6, 5

@@ -10,7 +10,7 @@ import pytest
 from registry import masked, running_mean
 
 import fdl
-from fdl.fence import fence
+from fdl.ops.fence import fence
 
 KEY = jax.random.key(0)
 X = jnp.arange(12.0).reshape(3, 4) / 7 - 0.8

@@ -12,7 +12,7 @@ from registry import running_mean
 
 import fdl
 from fdl.look import best_curves, comparison_table, rate_sensitivity
-from fdl.train.grid import train_grid
+from fdl.train.sweeps import train_grid
 
 at_any_rate = pytest.mark.filterwarnings("ignore:compare_optimizers. expected the best rate of")
 SQUARE = fdl.plain(lambda w, batch: jnp.mean((w - batch) ** 2))

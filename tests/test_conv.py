@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from jax import export
 
 import fdl
-from fdl.layers import convolve, convolve_on_cpu
-from fdl.layers.window import Window
+from fdl.ops import convolution, convolution_cpu
+from fdl.ops.windows import Window
 
 KEY = jax.random.key(0)
 BOUNDS = {"float32": 1e-5, "float64": 1e-10}
@@ -359,7 +359,7 @@ def test_any_window_is_as_defined_and_its_gradients_are_transposes(window, image
 
     @jax.jit
     def both(x, w, dy):
-        y, back = jax.vjp(functools.partial(convolve.convolve, window=window), x, w)
+        y, back = jax.vjp(functools.partial(convolution.convolve, window=window), x, w)
         return y, *back(dy)
 
     y, dx, dw = (np.asarray(each, np.float64) for each in both(x, w, dy))
@@ -382,8 +382,8 @@ def operands(name, dtype=np.float64):
     window, channels, features = WINDOWS[name]
     x = normals(1, 2, *window.input, channels, dtype=dtype)
     w = normals(2, *window.kernel, channels // window.groups, features, dtype=dtype)
-    ours = functools.partial(convolve.convolve, window=window)
-    by_xla = functools.partial(convolve._convolve_by_xla, window=window)
+    ours = functools.partial(convolution.convolve, window=window)
+    by_xla = functools.partial(convolution._convolve_by_xla, window=window)
     return x, w, ours, by_xla
 
 
@@ -471,14 +471,14 @@ def test_an_ensemble_of_ensembles_is_that_of_xla():
 def test_the_gradient_by_the_kernel_is_summed_over_chunks_of_images(images, monkeypatch):
     window, channels, features = WINDOWS["one_group"]
     patch = 3 * 2 * channels * int(np.prod(window.output))
-    monkeypatch.setattr(convolve_on_cpu, "PATCHES", 2 * patch)
+    monkeypatch.setattr(convolution_cpu, "PATCHES", 2 * patch)
     with jax.enable_x64(True):
         x = normals(1, images, *window.input, channels)
         dy = normals(2, images, *window.output, features)
-        chunked = functools.partial(convolve_on_cpu.kernel_gradient, window=window)
+        chunked = functools.partial(convolution_cpu.kernel_gradient, window=window)
         loops = str(jax.make_jaxpr(chunked)(x, dy))
         assert f"length={images // (2 if images == 6 else 1)}" in loops
-        by_xla = functools.partial(convolve._kernel_gradient_by_xla, window=window)
+        by_xla = functools.partial(convolution._kernel_gradient_by_xla, window=window)
         assert_near(jax.jit(chunked)(x, dy), jax.jit(by_xla)(x, dy), 1e-12)
 
 

@@ -20,8 +20,8 @@ import time
 
 import pytest
 
-from fdl.data import download as module
-from fdl.data.download import download
+from fdl.data.datasets import downloading as module
+from fdl.data.datasets.downloading import download
 
 DATA = random.Random(0).randbytes(200_000)  # does not compress
 PACKED = gzip.compress(DATA, mtime=0)

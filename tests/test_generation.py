@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fdl
-from fdl.sampling import cut
+from fdl.generation.sampling import cut
 
 KEY = jax.random.key(0)
 B, T, C, N = 3, 9, 11, 4

@@ -12,7 +12,7 @@ import scipy.stats
 
 import fdl
 from fdl import initializers
-from fdl.initializers.shape import Shared
+from fdl.initializers.shapes import Shared
 from fdl.paths import PathError
 
 KEY = jax.random.key(3)

@@ -11,7 +11,7 @@ import pytest
 from registry import masked, running_mean
 
 import fdl
-from fdl.layer import abstract, as_layer, subkey
+from fdl.core.layer import abstract, as_layer, subkey
 
 KEY = jax.random.key(0)
 X = jnp.arange(12.0).reshape(3, 4) / 7 - 0.8

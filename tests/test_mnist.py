@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdl.data.mnist import FASHION_CLASSES, fashion_mnist, mnist
+from fdl.data.datasets.mnist_like import FASHION_CLASSES, fashion_mnist, mnist
 
 module = importlib.import_module("fdl.data.mnist")  # fdl.data may have the function by that name
 

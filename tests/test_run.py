@@ -18,10 +18,10 @@ from registry import running_mean
 
 import fdl
 from fdl.train import Mean
-from fdl.train.evaluate import looks_around
-from fdl.train.host import Log
-from fdl.train.means import added
-from fdl.weak_jit import weak_jit
+from fdl.train.evaluation import looks_around
+from fdl.train.hooks import Log
+from fdl.train.reports import added
+from fdl.core.compilation import weak_jit
 
 N, BATCH = 53, 8
 

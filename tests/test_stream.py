@@ -12,7 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fdl.data.stream import RANKED_BELOW, _window, bijection, stream
+from fdl.data.order import RANKED_BELOW, _window, bijection, stream
 
 # (N, B): one row, B > N, B = N, B divides N, B does not; both kinds of order and their border.
 SIZES = [

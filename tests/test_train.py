@@ -17,7 +17,7 @@ import pytest
 
 import fdl
 from fdl.train import Mean, weighted_mean
-from fdl.train.host import interruptible
+from fdl.train.hooks import interruptible
 from fdl.train.program import advance
 
 N, BATCH = 101, 16  # the batch does not divide the data

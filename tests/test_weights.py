@@ -26,8 +26,8 @@ from safetensors.numpy import load_file, save
 
 import fdl
 from fdl import optim
-from fdl.train import weights
-from fdl.train.weights import _CODES
+from fdl.port import weights
+from fdl.port.weights import _CODES
 
 
 def tree():
@@ -590,7 +590,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
     with monkeypatch.context() as patched:
         if place == "leaf":
-            patched.setattr("fdl.train.weights._bytes_of", fail)
+            patched.setattr("fdl.port.weights._bytes_of", fail)
         elif place == "open":  # interrupted after the file was made
             real = os.open
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_number
+from fdl.checks import check_number
 
 
 def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:

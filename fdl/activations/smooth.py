@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fdl.activations.rectifiers import like
 from fdl.activations.sigmoids import hard_sigmoid, sigmoid
-from fdl.arguments import check_floating
+from fdl.checks import check_floating
 from fdl.ops.numerics import widened
 
 FAR = 2.0**40

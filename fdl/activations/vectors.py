@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from fdl.activations.sigmoids import sigmoid
 from fdl.activations.smooth import gelu, silu
-from fdl.arguments import check_number
+from fdl.checks import check_number
 from fdl.ops.numerics import deviations, widened
+from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
-from fdl.ranks import free_ranks
 
 
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:

@@ -1,14 +1,11 @@
 """Where x and y come from, and drawing batches of them."""
 
 from fdl.exports import public as _public
+from fdl.data.datasets import *
 from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data
 from fdl.data.arrays import length as length
-from fdl.data.digits import digits as digits
-from fdl.data.mnist import FASHION_CLASSES as FASHION_CLASSES
-from fdl.data.mnist import fashion_mnist as fashion_mnist
-from fdl.data.mnist import mnist as mnist
-from fdl.data.stream import stream as stream
+from fdl.data.order import stream as stream
 from fdl.data.text import characters as characters
 from fdl.data.text import scored as scored
 from fdl.data.text import windows as windows

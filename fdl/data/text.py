@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fdl.arguments import is_number
+from fdl.checks import is_number
 from fdl.data.arrays import Split
 
 

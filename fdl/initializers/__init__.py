@@ -5,18 +5,18 @@ An initializer is a function `(key, shape, dtype) -> array`. Fans are counted fo
 """
 
 from fdl.exports import public as _public
-from fdl.initializers.shape import Initializer as Initializer
-from fdl.initializers.shape import fans as fans
-from fdl.initializers.drawn import glorot_normal as glorot_normal
-from fdl.initializers.drawn import glorot_uniform as glorot_uniform
-from fdl.initializers.drawn import he_normal as he_normal
-from fdl.initializers.drawn import he_uniform as he_uniform
-from fdl.initializers.drawn import lecun_normal as lecun_normal
-from fdl.initializers.drawn import lecun_uniform as lecun_uniform
-from fdl.initializers.drawn import normal as normal
-from fdl.initializers.drawn import truncated_normal as truncated_normal
-from fdl.initializers.drawn import uniform as uniform
-from fdl.initializers.drawn import variance_scaling as variance_scaling
+from fdl.typing import Initializer as Initializer
+from fdl.initializers.shapes import fans as fans
+from fdl.initializers.distributions import glorot_normal as glorot_normal
+from fdl.initializers.distributions import glorot_uniform as glorot_uniform
+from fdl.initializers.distributions import he_normal as he_normal
+from fdl.initializers.distributions import he_uniform as he_uniform
+from fdl.initializers.distributions import lecun_normal as lecun_normal
+from fdl.initializers.distributions import lecun_uniform as lecun_uniform
+from fdl.initializers.distributions import normal as normal
+from fdl.initializers.distributions import truncated_normal as truncated_normal
+from fdl.initializers.distributions import uniform as uniform
+from fdl.initializers.distributions import variance_scaling as variance_scaling
 from fdl.initializers.structured import constant as constant
 from fdl.initializers.structured import delta_orthogonal as delta_orthogonal
 from fdl.initializers.structured import dirac as dirac

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_count, check_number, in_dtype, known
-from fdl.initializers.drawn import normal
-from fdl.initializers.shape import Initializer, drawn_in, fans, need_dtype, need_key, sizes
+from fdl.checks import check_count, check_number, in_dtype, known
+from fdl.initializers.distributions import normal
+from fdl.initializers.shapes import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
+from fdl.typing import Initializer
 
 
 def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

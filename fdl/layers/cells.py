@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
-from fdl.arguments import check_count, check_number
-from fdl.initializers import Initializer, lecun_normal, orthogonal, zeros
-from fdl.layer import Params, check_initializer, subkey
-from fdl.ranks import with_free_ranks
+from fdl.checks import check_count, check_number
+from fdl.core.layer import check_initializer, subkey
+from fdl.initializers import lecun_normal, orthogonal, zeros
+from fdl.ops.rank_promotion import with_free_ranks
+from fdl.typing import Initializer, Params
 
 WIDTH = "say how many each step has"
 

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, is_count, known, said
-from fdl.layer import Layer, Params, State, as_layer, subkey
-from fdl.layers.dense import dense
-from fdl.network import network
+from fdl.checks import check_array, is_count, known, said
+from fdl.core.layer import Layer, as_layer, subkey
+from fdl.core.network import network
+from fdl.layers.linear import dense
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
+from fdl.typing import Params, State
 
 
 def mixture_of_experts(

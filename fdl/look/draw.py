@@ -1,4 +1,4 @@
-"""Pictures of training, weights, representations and mistakes.
+"""Pictures of training, weights, images, representations, mistakes and thresholds.
 
 Every function returns a `matplotlib.figure.Figure`, which belongs to nobody else: no window opens
 and no global state changes. Save it with `figure.savefig("name.png")`; `.pdf` and `.svg` work too.
@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdl.arguments import check_count, is_count
-from fdl.look import given, panels
-from fdl.paths import shortened
+from fdl.checks import check_count, is_count
+from fdl.look import checks, panels
+from fdl.metrics import (
+    exact_auc,
+    exact_average_precision,
+    precision_recall_curve,
+    roc_curve,
+)
+from fdl.paths import quoted, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +51,7 @@ def learning_curves(histories: Any) -> "Figure":
       >>> learning_curves({"small network": history}).axes[0].get_title()
       'loss: 1 in training at step 2, 2.5 in validation at step 1'
     """
-    runs = given.runs(histories)
+    runs = checks.runs(histories)
     records = [record for history in runs.values() for record in history]
     known = dict.fromkeys(name.removeprefix("val_") for record in records for name in record)
     metrics = [name for name in known if name not in ("step", "epoch", "seconds")]
@@ -90,7 +96,7 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
       >>> figure.axes[0].images[0].get_array().tolist()
       [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    w = given.finite("weight_images", "w", w)
+    w = checks.finite("weight_images", "w", w)
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
     image = len(shape) > 1 and all(map(is_count, shape)) and shape[2:] in ((), (1,), (3,))
     if not image or w.ndim != 2 or not w.size or len(w) != math.prod(shape):
@@ -151,10 +157,10 @@ def representations(
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
     rows = {"before": before, "after": after}
-    labels = given.integers("representations", "labels [N]", labels)
+    labels = checks.integers("representations", "labels [N]", labels)
     readouts = readouts or {}
-    given.check_rows(rows, labels, readouts)
-    names = given.class_names("representations", labels, class_names)
+    checks.check_rows(rows, labels, readouts)
+    names = checks.class_names("representations", labels, class_names)
     width = max(2.5 * len(before), 5.0)
     figure = panels.blank("representations", width + 0.4, 6.0)
     for row, (when, found) in enumerate(rows.items()):
@@ -204,12 +210,12 @@ def mistakes(
       >>> figure.axes[0].get_title()
       'true 1\\nsaid 7'
     """
-    images = given.finite("mistakes", "images", images)
-    labels = given.integers("mistakes", "labels [N]", labels)
-    predicted = given.integers("mistakes", "predicted [N]", predicted)
+    images = checks.finite("mistakes", "images", images)
+    labels = checks.integers("mistakes", "labels [N]", labels)
+    predicted = checks.integers("mistakes", "predicted [N]", predicted)
     count = check_count("mistakes", "count", count, MOST)
-    confidence = given.check_mistakes(images, labels, predicted, probabilities)
-    names = given.class_names("mistakes", np.concatenate([labels, predicted]), class_names)
+    confidence = checks.check_mistakes(images, labels, predicted, probabilities)
+    names = checks.class_names("mistakes", np.concatenate([labels, predicted]), class_names)
     wrong = np.flatnonzero(labels != predicted)
     if confidence is not None:
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
@@ -256,7 +262,7 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
       >>> [text.get_text() for text in figure.axes[0].texts]
       ['5', '1', '4']
     """
-    counts = given.counts("confusion", "a matrix [C, C] of counts", matrix)
+    counts = checks.counts("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:
         raise ValueError(
             f"confusion: expected a matrix [C, C] of counts >= 0, got {list(counts.shape)}"
@@ -291,3 +297,189 @@ def _row_title(axes: Any, text: str) -> None:
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **panels.CENTRED)
     title.set(rotation=90, fontsize=11, weight="bold")
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def image_rows(rows: Mapping[str, Any]) -> "Figure":
+    """Rows of images under each other: an image, and what became of it.
+
+    Args:
+      rows: name -> images [N, H, W] or [N, H, W, K], K 1 or 3, of any real dtype; the same N in
+        every row, and values in one unit: all rows are shown on the scale of the first, from its
+        smallest to its largest value; what lies beyond is black or white.
+
+    Returns:
+      A `matplotlib.figure.Figure`.
+
+    Raises:
+      ValueError: no rows or no dict, images of another shape, or rows of different lengths.
+
+    Example:
+      >>> import numpy as np
+      >>> figure = image_rows({"given": np.zeros((3, 8, 8)), "rebuilt": np.ones((3, 8, 8))})
+      >>> len(figure.axes)
+      6
+    """
+    if not isinstance(rows, Mapping):
+        raise ValueError(
+            f"image_rows: expected a dict name -> images, got a {type(rows).__name__}; "
+            "name each row"
+        )
+    images = {
+        name: checks.finite("image_rows", f"images in {quoted(name)}", row)
+        for name, row in rows.items()
+    }
+    for name, row in images.items():
+        if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):
+            raise ValueError(
+                f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {quoted(name)}, "
+                f"got {list(row.shape)}; reshape them"
+            )
+    counts = {name: len(row) for name, row in images.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(
+            f"image_rows: expected rows of one length, got "
+            f"{shortened(str(counts or 'none'), 400)}; every column is one "
+            "image and what became of it"
+        )
+    columns = next(iter(counts.values()))
+    figure = panels.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
+    first = next(iter(images.values()))
+    low, high = float(first.min()), float(first.max())
+    for number, (name, row) in enumerate(images.items()):
+        shown = np.clip((row - low) / ((high - low) or 1), 0, 1)
+        for column in range(columns):
+            axes = figure.add_subplot(len(images), columns, number * columns + column + 1)
+            axes.imshow(shown[column], cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def roc_curves(scores: Any, targets: Any) -> "Figure":
+    """How many of the true are found, over how many of the false are taken for true.
+
+    Args:
+      scores: [N], logits or probabilities of one model; or a dict of such by the name of a model.
+      targets: [N], 0 or 1.
+
+    Returns:
+      A figure: a curve for each model, with its area; guessing is the dashed diagonal.
+
+    Raises:
+      ValueError: no scores; scores or targets that `fdl.metrics.roc_curve` refuses.
+
+    Example:
+      >>> figure = roc_curves([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      >>> figure.axes[0].get_title()
+      'ROC: area 0.750'
+
+    Source: Fawcett 2006, "An introduction to ROC analysis", section 4.
+    """
+    named = _by_name("roc_curves", scores)
+    lines = {}
+    for name, each in named.items():
+        curve = roc_curve(each, targets)
+        place = curve.false_positive_rate, curve.true_positive_rate
+        lines[name] = (*place, f"area {exact_auc(each, targets):.3f}")
+    figure, axes = _square("roc_curves", "ROC", lines)
+    _guessing(axes, 0.0, 1.0)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    return figure
+
+
+def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
+    """How many of those taken for true are, over how many of the true are found.
+
+    Args:
+      scores: [N], logits or probabilities of one model; or a dict of such by the name of a model.
+      targets: [N], 0 or 1.
+
+    Returns:
+      A figure: a curve for each model, with its average precision, which is its area; guessing is
+      dashed, at the share of true examples.
+
+    Raises:
+      ValueError: no scores; scores or targets that `fdl.metrics.precision_recall_curve` refuses.
+
+    Example:
+      >>> figure = precision_recall_curves({"small": [0.1, 0.4, 0.35, 0.8]}, [0, 0, 1, 1])
+      >>> figure.axes[0].get_title()
+      'Precision and recall of small: average precision 0.833'
+
+    Source: Davis and Goadrich 2006, "The Relationship Between Precision-Recall and ROC Curves",
+    section 2.
+    """
+    named = _by_name("precision_recall_curves", scores)
+    lines = {}
+    for name, each in named.items():
+        curve = precision_recall_curve(each, targets)
+        average = exact_average_precision(each, targets)
+        # The last point, a precision of 1 of nothing, is by convention: the step before goes on.
+        heights = np.append(curve.precision[:-1], curve.precision[-2])
+        lines[name] = (curve.recall, heights, f"average precision {average:.3f}")
+    figure, axes = _square("precision_recall_curves", "Precision and recall", lines)
+    for line in axes.lines:
+        line.set_drawstyle("steps-post")
+    share = float(np.mean(np.asarray(targets) == 1))
+    _guessing(axes, share, share)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    return figure
+
+
+def _by_name(who: str, scores: Any) -> dict[str, Any]:
+    named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
+    if not named:
+        raise ValueError(f"{who}: expected scores of at least one model, got none; name each")
+    if len(named) > len({_short(name) for name in named}):
+        raise ValueError(f"{who}: expected names that end differently, got {len(named)}; mend them")
+    return {_short(name): each for name, each in named.items()}
+
+
+def _short(name: Any) -> str:
+    return str(name) if len(str(name)) <= 32 else f"…{str(name)[-31:]}"
+
+
+def _guessing(axes: "Axes", low: float, high: float) -> None:
+    """The line of a model that knows nothing, named below its right end."""
+    axes.plot([0, 1], [low, high], color=panels.QUIET, linestyle="--", linewidth=1, zorder=1)
+    rising = high > low
+    how: dict[str, Any] = {"ha": "right", "va": "bottom" if high < 0.1 else "top"}
+    how |= {"fontsize": 9, "color": panels.QUIET, "textcoords": "offset points"}
+    how |= {"rotation": 45, "rotation_mode": "anchor"} if rising else {}
+    shift = (4 if rising else 0, 3 if high < 0.1 else -4)
+    axes.annotate("guessing", (0.98, low + 0.98 * (high - low)), shift, **how)
+
+
+def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "Axes"]:
+    """A panel from 0 to 1 with the lines, which are (x, y, what they come to) by name."""
+    figure = panels.blank(who, 5.0, 4.9)
+    axes = figure.add_subplot()
+    drawn = {}
+    for (name, (x, y, area)), colour in zip(
+        lines.items(), panels.palette(len(lines)), strict=False
+    ):
+        (drawn[f"{name}: {area}"],) = axes.plot(x, y, color=colour, linewidth=1.8, zorder=2)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        axes.set_title(what, fontsize=11)
+        panels.legend(figure, drawn)
+    else:
+        name, (_, _, area) = next(iter(lines.items()))
+        title = f"{what} of {name}" if name else what
+        apart = ": " if len(title + area) <= 56 else "\n"
+        axes.set_title(f"{title}{apart}{area}", fontsize=11)
+    return figure, axes

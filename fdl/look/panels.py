@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdl.look.measure import principal_components
+from fdl.look.representations import principal_components
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def blank(caller: str, width: float, height: float) -> "Figure":
     try:
         import matplotlib.figure  # noqa: F401
 
-        from fdl.look.figure import Figure
+        from fdl.look.notebook import Figure
     except ImportError as error:
         raise ImportError(
             f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"

@@ -6,7 +6,7 @@ better: its gradient comes back in their dtype.
 """
 
 from fdl.exports import public as _public
-from fdl.losses.check import check_targets as check_targets
+from fdl.losses.targets import check_targets as check_targets
 from fdl.losses.classification import hinge as hinge
 from fdl.losses.classification import multiclass_hinge as multiclass_hinge
 from fdl.losses.classification import sigmoid_focal as sigmoid_focal
@@ -30,7 +30,7 @@ from fdl.losses.regression import quantile as quantile
 from fdl.losses.regression import squared_error as squared_error
 from fdl.losses.segmentation import dice as dice
 from fdl.losses.sequence import ctc as ctc
-from fdl.losses.shapes import Loss as Loss
+from fdl.typing import Loss as Loss
 from fdl.losses.vocabulary import linear_cross_entropy as linear_cross_entropy
 from fdl.losses.vocabulary import z_loss as z_loss
 

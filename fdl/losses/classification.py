@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_number
+from fdl.checks import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.arguments import check_number
+from fdl.checks import check_number
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, bounded, classified, nan_outside, one_hot, product
 from fdl.paths import PathError

@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, Protocol, cast, overload
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, counted, is_count, said
+from fdl.checks import check_array, counted, is_count, said
+from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, quoted
-from fdl.ranks import free_ranks
 
 OPTIONS = ("where", "ignore_index")  # what leaves elements out
 P = ParamSpec("P")

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_number
+from fdl.checks import check_number
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, magnitude, precise, product, real
 from fdl.paths import PathError

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import counted, is_count, said
+from fdl.checks import counted, is_count, said
 from fdl.losses.cross_entropy import nats_of_all
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import precise, real, wide
+from fdl.losses.shapes import precise, real, wide_labels
 from fdl.paths import PathError
 
 # The logarithm of nothing. Finite, so that its sums and slopes are; no path of frames gets near.
@@ -53,7 +53,7 @@ def ctc(
     lengths = jnp.full(labels.shape[:-1], frames) if lengths is None else lengths
     lengths = real("ctc", lengths, "lengths")
     _check(logits, labels, lengths, blank)
-    labels, lengths = wide(labels), wide(lengths)
+    labels, lengths = wide_labels(labels), wide_labels(lengths)
     blank = jnp.asarray(blank, labels.dtype)
     # What stands past the end is not read, not even a NaN.
     inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]

@@ -1,16 +1,13 @@
 """What every loss asks of its arguments: shapes that fit, and float32 or better to compute in."""
 
-from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array
+from fdl.checks import check_array
 from fdl.paths import PathError
-
-Loss = Callable[..., jax.Array]
 
 
 def precise(x: jax.Array) -> jax.Array:
@@ -167,14 +164,14 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
             f"got {labels.dtype} {list(labels.shape)}; one class number for each row of logits",
             layer=name,
         )
-    return precise(logits), wide(labels)
+    return precise(logits), wide_labels(labels)
 
 
-def wide(labels: jax.Array) -> jax.Array:
+def wide_labels(labels: jax.Array) -> jax.Array:
     """Class numbers in a dtype that holds any number of classes.
 
     Example:
-      >>> wide(jnp.zeros(2, jnp.uint8)).dtype
+      >>> wide_labels(jnp.zeros(2, jnp.uint8)).dtype
       dtype('int32')
     """
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array, check_count
+from fdl.checks import check_array, check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import alike, precise

@@ -10,20 +10,20 @@ one for each option: `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1(
 """
 
 from fdl.exports import public as _public
-from fdl.metrics.classes import accuracy as accuracy
-from fdl.metrics.classes import binary_accuracy as binary_accuracy
-from fdl.metrics.classes import confusion as confusion
-from fdl.metrics.classes import confusion_matrix as confusion_matrix
-from fdl.metrics.classes import f1 as f1
-from fdl.metrics.classes import precision as precision
-from fdl.metrics.classes import recall as recall
-from fdl.metrics.classes import specificity as specificity
-from fdl.metrics.classes import top_k as top_k
+from fdl.metrics.classification import accuracy as accuracy
+from fdl.metrics.classification import binary_accuracy as binary_accuracy
+from fdl.metrics.classification import confusion as confusion
+from fdl.metrics.classification import confusion_matrix as confusion_matrix
+from fdl.metrics.classification import f1 as f1
+from fdl.metrics.classification import precision as precision
+from fdl.metrics.classification import recall as recall
+from fdl.metrics.classification import specificity as specificity
+from fdl.metrics.classification import top_k as top_k
 from fdl.metrics.metric import Metric as Metric
 from fdl.metrics.metric import Sum as Sum
 from fdl.metrics.metric import mean_of as mean_of
-from fdl.metrics.moments import r2 as r2
-from fdl.metrics.moments import statistics_of as statistics_of
+from fdl.metrics.regression import r2 as r2
+from fdl.metrics.regression import statistics_of as statistics_of
 from fdl.metrics.probability import bits_per_byte as bits_per_byte
 from fdl.metrics.probability import calibration_error as calibration_error
 from fdl.metrics.probability import perplexity as perplexity

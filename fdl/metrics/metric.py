@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_array
+from fdl.checks import check_array
 from fdl.losses.per_example import counting
 from fdl.losses.shapes import precise
+from fdl.ops.rank_promotion import with_free_ranks
 from fdl.paths import PathError
-from fdl.ranks import with_free_ranks
 
 
 class Metric(NamedTuple):
@@ -31,7 +31,7 @@ class Metric(NamedTuple):
       compute: `state -> value`.
 
     Example:
-      >>> from fdl.metrics.classes import accuracy
+      >>> from fdl.metrics.classification import accuracy
       >>> metric = mean_of(accuracy)
       >>> state = metric.init()
       >>> for labels in ([0, 1], [1, 1]):

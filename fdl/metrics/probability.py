@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.arguments import check_count
+from fdl.checks import check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.shapes import precise
-from fdl.metrics.classes import class_numbers, predicted_class
+from fdl.metrics.classification import class_numbers, predicted_class
 from fdl.metrics.metric import Metric, ratio, summed, weighted_sum, weights_of
 
 

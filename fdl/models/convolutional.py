@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fdl.activations import relu
-from fdl.arguments import is_count, said
-from fdl.combinators import parallel
+from fdl.checks import is_count, said
+from fdl.core.combinators import parallel
+from fdl.core.layer import Layer
+from fdl.core.network import chain
 from fdl.initializers import he_normal
-from fdl.layer import Layer
 from fdl.layers import (
     batch_norm,
     conv,
@@ -18,7 +19,6 @@ from fdl.layers import (
     max_pool,
     rescale,
 )
-from fdl.network import chain
 
 _Normed = Callable[..., list[Layer]]
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.arguments import check_array, is_zero, said
+from fdl.checks import check_array, is_zero, said
+from fdl.core.layer import Layer, function
+from fdl.core.network import chain, network
 from fdl.initializers import he_normal
-from fdl.layer import Layer, function
 from fdl.layers import dense, dropout, flatten, rescale
-from fdl.network import chain, network
 from fdl.paths import PathError
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fdl.arguments import check_count, is_zero
-from fdl.layer import Layer
+from fdl.checks import check_count, is_zero
+from fdl.core.layer import Layer
+from fdl.core.network import chain
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
-from fdl.network import chain
 
 
 def lstm_classifier(

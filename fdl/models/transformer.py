@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, identity
-from fdl.arguments import check_array, is_count
-from fdl.combinators import residual
-from fdl.layer import Layer
+from fdl.checks import check_array, is_count
+from fdl.core.combinators import residual
+from fdl.core.layer import Layer
+from fdl.core.network import chain, network
+from fdl.core.repeat import repeat
 from fdl.layers import attention, dense, embedding, feed_forward, layer_norm, learned_positions
-from fdl.network import chain, network
 from fdl.paths import PathError
-from fdl.repeat import repeat
+from fdl.typing import Activation
 
-Activation = Callable[[jax.Array], jax.Array]
 Rotation = Callable[[jax.Array, Any], jax.Array]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from optax import GradientTransformationExtraArgs
 
-from fdl.ranks import with_free_ranks
+from fdl.ops.rank_promotion import with_free_ranks
 
 
 def transformation(

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.arguments import check_count, counted, is_count, is_number, said
+from fdl.checks import check_count, counted, is_count, is_number, said
 from fdl.data.arrays import to_jax
 from fdl.paths import PathError, shortened
-from fdl.train.arguments import check_objective_given, check_opt_state, check_optimizer, check_run
-from fdl.train.evaluate import (
+from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
+from fdl.train.evaluation import (
     BATCH_SIZE,
     check_objective,
     looks_around,
@@ -24,11 +24,11 @@ from fdl.train.evaluate import (
     totals,
     values,
 )
-from fdl.train.host import Best, Host, Unfinished, interruptible
-from fdl.train.objective import Objective, Supervised
+from fdl.train.hooks import Best, Host, Progress, Unfinished, interruptible
+from fdl.train.objective import Supervised
 from fdl.train.program import advance, one_step, zero_means
-from fdl.train.progress import Progress
 from fdl.train.step import Run, own
+from fdl.typing import Objective
 
 A_STEP_SEES = "say how many examples a step sees"
 

@@ -13,20 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.arguments import is_number, said
-from fdl.layer import Layer, key_and_train
-from fdl.losses import Loss, check_targets
+from fdl.checks import is_number, said
+from fdl.core.compilation import weak_jit
+from fdl.core.layer import Layer, key_and_train
+from fdl.losses import check_targets
 from fdl.losses.per_example import counting
 from fdl.metrics import Metric
 from fdl.metrics.metric import weight_of_counted
+from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, leaves, shortened, traced_in
-from fdl.ranks import free_ranks
-from fdl.train.arguments import check_loss, check_model, check_params_of_layer, metric_of
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
-from fdl.train.means import Mean, Seen, Tally, weighted_mean
-from fdl.weak_jit import weak_jit
-
-Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
+from fdl.train.checks import check_loss, check_model, check_params_of_layer, metric_of
+from fdl.train.reports import Mean, Seen, Tally, weighted_mean
+from fdl.typing import Loss, Objective
 
 
 def supervised(

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from optax import GradientTransformation
 
 from fdl import paths
-from fdl.train.means import added
-from fdl.train.objective import Objective
+from fdl.core.compilation import weak_jit
+from fdl.train.reports import added
 from fdl.train.step import Run, train_step
-from fdl.weak_jit import weak_jit
+from fdl.typing import Objective
 
 
 @weak_jit(static=["objective", "optimizer", "batch_size"], donate=["run", "means"])
@@ -32,7 +32,7 @@ def advance(
     Example:
       >>> from fdl.optim import sgd
       >>> from fdl.train import plain, start
-      >>> from fdl.train.means import Mean
+      >>> from fdl.train.reports import Mean
       >>> settings = dict(objective=plain(lambda w, batch: jnp.mean(w * batch)),
       ...                 optimizer=sgd(1.0), batch_size=2)
       >>> run, data = start(jnp.array(0.0), sgd(1.0)), jnp.ones(4)
@@ -78,7 +78,7 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
       PathError: a leaf of another shape or dtype after the step, or none.
 
     Example:
-      >>> from fdl.train.means import Mean
+      >>> from fdl.train.reports import Mean
       >>> shape = jax.ShapeDtypeStruct((), jnp.float32)
       >>> zero_means({}, {}, {"loss": Mean(shape, shape)})["loss"].total
       Array(0., dtype=float32)

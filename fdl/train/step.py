@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation, with_extra_args_support
 
-from fdl.arguments import amount, check_count, is_count, known, said
+from fdl.checks import amount, check_count, is_count, known, said
 from fdl.data import length, stream
 from fdl.data.arrays import to_jax
+from fdl.ops.rank_promotion import free_ranks
 from fdl.optim import apply_updates
-from fdl.optim.leafwise import check_params
+from fdl.optim.lifting import check_params
 from fdl.paths import shortened
-from fdl.ranks import free_ranks
-from fdl.train.arguments import (
+from fdl.train.checks import (
     check_objective_given,
     check_opt_state,
     check_optimizer,
@@ -30,8 +30,9 @@ from fdl.train.arguments import (
     check_run,
     check_state_given,
 )
-from fdl.train.means import as_means, tallied
-from fdl.train.objective import Objective, report_of
+from fdl.train.objective import report_of
+from fdl.train.reports import as_means, tallied
+from fdl.typing import Objective
 
 
 class Run(NamedTuple):

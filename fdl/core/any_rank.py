@@ -1,0 +1,116 @@
+"""Windows of one integer: as many spatial axes as x has between its first axis and its last."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import jax
+
+from fdl.checks import check_array, counted, is_count
+from fdl.core.layer import Layer
+from fdl.ops.windows import AXES
+from fdl.paths import PathError
+from fdl.typing import Params, State
+
+P = ParamSpec("P")
+
+
+def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
+    """Lets a factory take one integer where it takes one for each spatial axis of x.
+
+    The integer then counts for all axes of x [B, *spatial, C] between the first and the last, in
+    `init` and in `apply`, so x has exactly one batch axis.
+
+    Args:
+      what: the argument's name.
+
+    Raises:
+      PathError: by the layer, an x without 1 to 3 such axes, or with other axes than its kernels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from fdl.layers import max_pool
+      >>> max_pool(2).apply({}, {}, jnp.ones((5, 4, 6, 3)))[0].shape
+      (5, 2, 3, 3)
+    """
+
+    def decorated(factory: Callable[P, Layer]) -> Callable[P, Layer]:
+        signature = inspect.signature(factory)
+
+        @functools.wraps(factory)
+        def made(*args: P.args, **given: P.kwargs) -> Layer:
+            bound = signature.bind(*args, **given)
+            size = counted(bound.arguments.get(what))
+            if not is_count(size):
+                return factory(*args, **given)
+
+            def make(rank: int) -> Layer:
+                bound.arguments[what] = (int(size),) * rank
+                return factory(*bound.args, **bound.kwargs)
+
+            return _of_any_rank(f"{what} {size}", make)
+
+        return made
+
+    return decorated
+
+
+def _of_any_rank(told: str, make: Callable[[int], Layer]) -> Layer:
+    """The layer that is `make(rank)` for x of so many spatial axes."""
+    made, errors = {}, {}
+    for rank in AXES:
+        try:
+            made[rank] = make(rank)
+        except ValueError as error:  # such as a stride for each of two axes
+            errors[rank] = error
+    if not made:
+        raise errors[2]
+
+    def of(rank: int) -> Layer:
+        return made[rank] if rank in made else make(rank)
+
+    layer = _chosen(made[min(made)].name, told, of)
+    if all(each.decoding is None for each in made.values()):
+        return layer
+
+    def decoding(length: int) -> Layer:
+        def twin(rank: int) -> Layer:
+            one = of(rank)
+            return one if one.decoding is None else one.decoding(length)
+
+        return _chosen(layer.name, told, twin)
+
+    return Layer(layer.name, layer.init, layer.apply, decoding=decoding)
+
+
+def _chosen(name: str, told: str, of: Callable[[int], Layer]) -> Layer:
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        return of(_rank(name, told, x)).init(key, x)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[Any, State]:
+        rank = _rank(name, told, x)
+        kernels = {leaf.ndim - 2 for leaf in jax.tree.leaves(params) if leaf.ndim > 2}
+        if kernels and rank not in kernels:
+            raise PathError(
+                f"expected x [B, {AXES[min(kernels)]}, C], as init saw it, got {list(x.shape)}; "
+                "give x these axes, or make new params with init",
+                layer=name,
+            )
+        return of(rank).apply(params, state, x)
+
+    return Layer(name, init, apply)
+
+
+def _rank(name: str, told: str, x: Any) -> int:
+    check_array(name, x)
+    if x.ndim - 2 not in AXES:
+        raise PathError(
+            f"expected x [B, *spatial, C] with 1 to 3 spatial axes, for all of which {told} "
+            f"counts, got {list(x.shape)}; give x one batch axis, or write an integer for each "
+            "spatial axis, as (3, 3)",
+            layer=name,
+        )
+    return x.ndim - 2

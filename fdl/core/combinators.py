@@ -1,0 +1,292 @@
+"""Layers made of layers: around a skip connection, side by side, or computed twice to save memory.
+
+`network` writes any of these in plain Python; here are the ones that have a name in the field.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_array, check_count
+from fdl.core.layer import Layer, abstract, as_layer
+from fdl.core.network import in_order, named_layers, those_of, wired
+from fdl.ops.fence import fence
+from fdl.paths import PathError
+from fdl.typing import Params, State
+
+
+def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
+    """y = x + f(x), where f is the layers one after the other.
+
+    Args:
+      layers: as in `chain`; together they keep the shape and dtype of x.
+      name: what the layer is called inside another network.
+      named: further layers with names of your own, after the unnamed ones.
+
+    Returns:
+      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
+      fenced: see fdl/ops/fence.py.
+
+    Raises:
+      PathError: f(x) of another shape or dtype than x.
+      ValueError: no layers, or a name twice.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> block = residual(jnp.tanh, dense(3))
+      >>> params, state = block.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'dense_0': {'b': (3,), 'w': (3, 3)}}
+      >>> block.apply(params, state, jnp.ones((2, 3)))[0].shape
+      (2, 3)
+
+    Source: He, Zhang, Ren and Sun 2016, "Identity Mappings in Deep Residual Networks", equation 4.
+    """
+    children = named_layers(name, layers, named, least=1)
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        x = fence(x)
+        y = in_order(f, children, x, given)
+        if _kind(y) != _kind(x):
+            widen = (
+                "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
+            )
+            convert = f"convert f(x) with astype({x.dtype}), or x before"
+            raise PathError(
+                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; "
+                f"{convert if x.shape == y.shape else widen}",
+                layer=name,
+            )
+        return x + y
+
+    return wired(forward, children, name)
+
+
+def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: Any) -> Layer:
+    """Layers side by side: each is given x, and their outputs are merged.
+
+    Args:
+      layers: as in `chain`; one input goes to all of them.
+      merge: "sum" adds the outputs, "concat" joins them along the last axis, "tuple" returns them.
+      name: what the layer is called inside another network.
+      named: further layers with names of your own, after the unnamed ones.
+
+    Returns:
+      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
+      fenced: see fdl/ops/fence.py.
+
+    Raises:
+      PathError: outputs that cannot be added or joined; names the first that differs.
+      ValueError: no layers, a name twice, or an unknown merge.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> both = parallel(dense(2), dense(3), merge="concat")
+      >>> params, state = both.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> both.apply(params, state, jnp.ones((1, 4)))[0].shape
+      (1, 5)
+
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (joined); He, Zhang,
+    Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (a shortcut added).
+    """
+    children = named_layers(name, layers, named, least=1)
+    if merge not in _MERGES:
+        raise ValueError(
+            f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}; "
+            "take 'tuple', and merge by hand in a network"
+        )
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        x = fence(x)
+        outputs = {
+            child: f[child](x, **those_of(layer, given)) for child, layer in children.items()
+        }
+        return _MERGES[merge](name, outputs)
+
+    return wired(forward, children, name)
+
+
+def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
+    """The same layer, whose backward pass computes the inside again instead of keeping it.
+
+    Args:
+      layer: a layer, or a plain function of one array.
+      policy: what is kept all the same, a value of `jax.checkpoint_policies`; by default nothing
+        but the layer's inputs.
+
+    Returns:
+      A layer of the same name, params, state, inputs and bits.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> layer = remat(dense(3))
+      >>> layer.name
+      'dense'
+
+    Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
+    inner = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        def again(params: Params, state: State, x: Any, key: Any, given: Any) -> tuple[Any, State]:
+            return inner.apply(params, state, x, key=key, train=train, **given)
+
+        return jax.checkpoint(again, policy=policy)(params, state, x, key, given)
+
+    rebuild = inner.rebuild
+    return dataclasses.replace(
+        inner,
+        apply=apply,
+        rebuild=rebuild and (lambda others: remat(rebuild(others), policy=policy)),
+    )
+
+
+def frozen(layer: Any) -> Layer:
+    """The same layer as a part that does not learn: for fine-tuning what follows or precedes it.
+
+    It runs as outside training, in training too: batch norm uses its running statistics and leaves
+    them as they are, dropout is off. The gradient of its params is 0; that of x passes.
+
+    Args:
+      layer: a layer, or a plain function of one array.
+
+    Returns:
+      A layer of the same name, params, state and inputs, so that weights fit it with and without.
+      Weight decay moves params without a gradient, too: `fdl.optim.freeze` keeps an optimizer off.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> layer = frozen(dense(3))
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 2)))
+      >>> loss = lambda params: layer.apply(params, state, jnp.ones((1, 2)), train=True)[0].sum()
+      >>> jax.grad(loss)(params)["b"].tolist()
+      [0.0, 0.0, 0.0]
+
+    Source: Keras's guide to transfer learning, for batch norm in what is frozen.
+    """
+    inner = as_layer(layer)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        return inner.apply(jax.lax.stop_gradient(params), state, x, **given)
+
+    rebuild, twin = inner.rebuild, inner.decoding
+    return dataclasses.replace(
+        inner,
+        apply=apply,
+        rebuild=rebuild and (lambda others: frozen(rebuild(others))),
+        decoding=twin and (lambda length: frozen(twin(length))),
+    )
+
+
+def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
+    """The same layer for x with more batch axes, which it sees as one.
+
+    What treats images [B, H, W, C] so treats films [B, T, H, W, C].
+
+    Args:
+      layer: a layer, or a plain function of one array, that takes one batch axis.
+      axes: how many there are, >= 1.
+
+    Returns:
+      A layer of the same name, params, state and inputs. Its extra inputs have these axes too. In
+      decoding, with two axes or more, each token is an example of its own.
+
+    Raises:
+      ValueError: axes below 1.
+      PathError: x or an input with fewer axes, or with other ones than x.
+
+    Example:
+      >>> from fdl.layers import conv
+      >>> layer = batch_apply(conv(4, (3, 3)))
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 8, 8, 3)))
+      >>> layer.apply(params, state, jnp.ones((2, 5, 8, 8, 3)))[0].shape
+      (2, 5, 8, 8, 4)
+    """
+    axes = check_count("batch_apply", "axes", axes, "say how many batch axes x has")
+    inner = as_layer(layer)
+
+    def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
+        for leaf in jax.tree.leaves(tree):
+            check_array(inner.name, leaf)
+            if leaf.shape[:axes] != lead or leaf.ndim < axes:
+                raise PathError(
+                    f"expected {axes} batch axes, the same for x and its inputs, got "
+                    f"{list(leaf.shape)} and {list(lead)}; give each these axes first",
+                    layer=inner.name,
+                )
+        return jax.tree.map(lambda leaf: leaf.reshape(math.prod(lead), *leaf.shape[axes:]), tree)
+
+    def merged(x: Any, given: Any) -> Any:
+        return as_one((x, given), jax.tree.leaves(x)[0].shape[:axes])
+
+    def init(key: Any, x: Any, **given: Any) -> tuple[Params, State]:
+        x, given = jax.eval_shape(merged, abstract(x), abstract(given))
+        return inner.init(key, x, **given)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        lead = jax.tree.leaves(x)[0].shape[:axes]
+        x, given = merged(x, given)
+        y, state = inner.apply(params, state, x, key=key, train=train, **given)
+        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y), state
+
+    rebuild, twin = inner.rebuild, inner.decoding
+    same = dataclasses.replace(
+        inner,
+        init=init,
+        apply=apply,
+        rebuild=rebuild and (lambda others: batch_apply(rebuild(others), axes=axes)),
+        decoding=twin and (lambda length: batch_apply(twin(length), axes=axes)),
+    )
+    # With the axis of time among them, every token is an example of its own.
+    return dataclasses.replace(same, decoding=lambda length: same) if axes > 1 else same
+
+
+def _sum(name: str, outputs: dict[str, Any]) -> Any:
+    first, *others = outputs
+    for child in others:
+        if _kind(outputs[child]) != _kind(outputs[first]):
+            raise PathError(
+                f"expected outputs of one shape and dtype, as {_kind(outputs[first])} of {first}, "
+                f"got {_kind(outputs[child])} of {child}; give both as many features, or merge by "
+                "'concat'",
+                layer=name,
+            )
+    return sum((outputs[child] for child in others), outputs[first])
+
+
+def _concat(name: str, outputs: dict[str, Any]) -> Any:
+    first, *others = outputs
+    for child in others:
+        one, other = outputs[first], outputs[child]
+        if (one.dtype, one.shape[:-1]) != (other.dtype, other.shape[:-1]) or not other.ndim:
+            raise PathError(
+                f"expected outputs that differ in the last axis alone, as {_kind(one)} of {first}, "
+                f"got {_kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
+                layer=name,
+            )
+    return jnp.concatenate(list(outputs.values()), axis=-1)
+
+
+def _tuple(name: str, outputs: dict[str, Any]) -> Any:
+    return tuple(outputs.values())
+
+
+_MERGES: dict[str, Callable[[str, dict[str, Any]], Any]] = {
+    "sum": _sum,
+    "concat": _concat,
+    "tuple": _tuple,
+}
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}"

@@ -1,0 +1,326 @@
+"""Layer: a name and two pure functions.
+
+    init(key, x, **inputs)                                       -> (params, state)
+    apply(params, state, x, *, key=None, train=False, **inputs)  -> (y, state)
+
+`params` is what an optimizer moves; `state` is what a training forward pass moves. Both are nested
+dicts whose leaves are arrays, and `{}` where there is nothing. `init` reads only the shapes and
+dtypes of `x` and `inputs`; no forward pass is executed.
+"""
+
+import dataclasses
+import functools
+import inspect
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl import initializers
+from fdl.checks import check_array, check_key, said
+from fdl.ops.rank_promotion import free_ranks
+from fdl.paths import PathError, shortened
+from fdl.typing import Params, State
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Layer:
+    """A value with a name and two pure functions, as the head of this file states them.
+
+    Args:
+      name: what the layer is called inside a network that is given no better name.
+      init: `(key, x, **inputs) -> (params, state)`; `x` may be a `jax.ShapeDtypeStruct`.
+      apply: `(params, state, x, *, key=None, train=False, **inputs) -> (y, state)`.
+      inputs: names of the extra inputs; by default the keyword-only arguments of `apply`.
+      children: the layers inside, by name, in the order in which they were given.
+      rebuild: makes the same layer of other children; this is how `capture` looks inside.
+      decoding: for a layer that looks back at earlier tokens: makes its twin that is given them
+        piece by piece, with a cache of a given length as its state; this is how `decode` works.
+      required: those of the inputs that must be given; by default the ones of `apply` that have no
+        default.
+
+    Example:
+      >>> double = Layer("double", lambda key, x: ({}, {}),
+      ...                lambda params, state, x, *, key=None, train=False: (2 * x, state))
+      >>> double.apply({}, {}, 3.0)
+      (6.0, {})
+    """
+
+    name: str
+    init: Callable[..., tuple[Params, State]]
+    apply: Callable[..., tuple[Any, State]]
+    inputs: tuple[str, ...] | None = None
+    children: Mapping[str, "Layer"] = dataclasses.field(default_factory=dict)
+    rebuild: Callable[[Mapping[str, "Layer"]], "Layer"] | None = None
+    decoding: Callable[[int], "Layer"] | None = None
+    required: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.inputs is None:
+            named = keyword_only(self.apply, without=("key", "train"))
+            object.__setattr__(self, "inputs", tuple(named))
+            object.__setattr__(self, "required", tuple(each for each in named if named[each]))
+        _check_initializers(self.name, self.init)
+        for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
+            object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
+
+    def __repr__(self) -> str:
+        children = [
+            child if child.rpartition("_")[0] == layer.name else f"{child}={layer.name}"
+            for child, layer in self.children.items()
+        ]
+        inside = f" of {shortened(', '.join(children), 150)}" if children else ""
+        return f"<Layer {shortened(self.name, 40)}{inside}>"
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        """A layer is no function: says how it is used."""
+        raise TypeError(
+            f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
+            f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
+            "f.name(x)"
+        )
+
+
+def check_initializer(layer: str, what: str, value: Any) -> None:
+    """Raises unless a value can draw weights: `(key, shape, dtype) -> array`; None is a default."""
+    made_by = getattr(value, "__annotations__", {}).get("return") == initializers.Initializer
+    if value is None or (callable(value) and not made_by and not isinstance(value, Layer)):
+        return
+    name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
+    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
+    raise TypeError(
+        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
+        f"{said(value)}; {remedy if made_by else f'pass fdl.initializers.{name}'}"
+    )
+
+
+def _check_initializers(name: str, init: Callable[..., Any]) -> None:
+    """Looks at the arguments of a factory that its `init` reads, when the layer is made."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
+        if what.endswith("_init"):
+            check_initializer(name, what, cell.cell_contents)
+
+
+def _entered(
+    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
+) -> Callable[..., Any]:
+    """A layer's init or apply with what all of them share: free ranks, a count of the arguments."""
+    if hasattr(f, "entered"):  # a layer made of another by dataclasses.replace
+        return f
+
+    @functools.wraps(f, updated=())
+    def entered(*args: Any, **given: Any) -> Any:
+        missing = [each for each in takes[len(args) :] if each not in given]
+        if missing or len(args) > len(takes):
+            raise TypeError(
+                f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
+                f"place; the state of a network without any is {{}}, and the rest goes by name"
+            )
+        with free_ranks():
+            return f(*args, **given)
+
+    entered.__dict__["entered"] = True
+    return entered
+
+
+def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
+    """A layer without weights, from a plain function of one array.
+
+    Args:
+      f: a pure function `x -> y`.
+      name: by default the function's own.
+
+    Example:
+      >>> function(jnp.tanh).name
+      'tanh'
+    """
+    inner = getattr(f, "func", f)
+    known = name or getattr(inner, "__name__", type(inner).__name__).strip("<>")
+
+    def apply(params: Params, state: State, x: Any, *, key: Any = None, train: bool = False) -> Any:
+        if isinstance(x, list) and not any(hasattr(each, "shape") for each in x):
+            check_array(known, x)
+        return f(x), state
+
+    return Layer(known, lambda key, x: ({}, {}), apply)
+
+
+def as_layer(value: Any) -> Layer:
+    """`value` itself if it is a layer, else `function(value)`.
+
+    Raises:
+      TypeError: `value` is neither a layer nor callable.
+
+    Example:
+      >>> as_layer(jnp.tanh).name
+      'tanh'
+    """
+    if isinstance(value, Layer):
+        return value
+    if makes(value, Layer):
+        name = getattr(value, "__name__", "layer")
+        raise TypeError(
+            f"network: expected a Layer or a function of one array, got the function {name}, which "
+            f"makes a layer; call it, as {name}(...)"
+        )
+    if callable(value):
+        return function(value)
+    raise TypeError(
+        f"network: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
+        "call the layer's factory, as dense(8), or pass the function itself"
+    )
+
+
+def makes(f: Any, kind: type) -> bool:
+    """Whether a function says that it returns a value of one kind: a factory that was not called.
+
+    Example:
+      >>> def big() -> Layer: ...
+      >>> makes(big, Layer), makes(jnp.tanh, Layer)
+      (True, False)
+    """
+    given_back = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
+    of_kind = isinstance(given_back, type) and issubclass(given_back, kind)
+    return callable(f) and not isinstance(f, type) and (of_kind or given_back == kind.__name__)
+
+
+def stateless(model: Layer) -> Callable[..., Any]:
+    """The plain function `(params, x, **inputs) -> y` of a network that has no state.
+
+    Args:
+      model: a layer.
+
+    Returns:
+      Its evaluation forward pass as a pure function of parameters and input.
+
+    Raises:
+      PathError: at the call, if the model has state; names where.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> model = dense(2, w_init=lambda key, shape, dtype: jnp.ones(shape, dtype))
+      >>> params, _ = model.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> stateless(model)(params, jnp.ones((1, 3)))
+      Array([[3., 3.]], dtype=float32)
+    """
+
+    def forward(params: Params, x: Any, **inputs: Any) -> Any:
+        _, state = jax.eval_shape(model.init, jax.random.key(0), abstract(x), **inputs)
+        if state:
+            raise PathError(
+                f"expected a network without state, got state at {', '.join(state)}; "
+                "use model.apply(params, state, x)",
+                "stateless",
+            )
+        return model.apply(params, {}, x, **inputs)[0]
+
+    return forward
+
+
+def subkey(key: Any, name: str) -> Any:
+    """The random key of a child or a parameter: the parent's key folded with its name.
+
+    Args:
+      key: a key of `jax.random.key`, or None.
+      name: one level of a path.
+
+    Returns:
+      A key that depends on `key` and `name` alone; None for None.
+
+    Raises:
+      PathError: `key` is not a random key.
+
+    Example:
+      >>> bool((subkey(jax.random.key(0), "w") == subkey(jax.random.key(0), "w")))
+      True
+    """
+    check_key(key)
+    return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def check_training_key(key: Any, layer: str = "") -> None:
+    """Refuses what is not one random key, in the training pass of a layer that draws.
+
+    Raises:
+      PathError: says what came.
+
+    Example:
+      >>> check_training_key(None, "dropout")
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: dropout: expected a random key in training, got none; pass
+        key=jax.random.key(seed), or train=False
+    """
+    if key is None:
+        raise PathError(
+            "expected a random key in training, got none; pass key=jax.random.key(seed), or "
+            "train=False",
+            layer=layer,
+        )
+    check_key(key, layer)
+
+
+def abstract(tree: Any) -> Any:
+    """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`s.
+
+    Example:
+      >>> abstract(jnp.ones((2, 3)))
+      ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    return jax.eval_shape(lambda: jax.tree.map(zeros, tree))
+
+
+def keyword_only(
+    f: Callable[..., Any], without: tuple[str, ...] = (), *, after: int | None = None
+) -> dict[str, bool]:
+    """The arguments that are given to a function by name: name -> whether it must be given.
+
+    Args:
+      f: a function.
+      without: names to leave out.
+      after: how many arguments come by place; those behind them count as keyword-only ones do. By
+        default only what is behind a `*` counts.
+
+    Example:
+      >>> keyword_only(lambda x, *, mask, scale=1.0: x)
+      {'mask': True, 'scale': False}
+      >>> keyword_only(lambda params, x, mask=None: x, after=2)
+      {'mask': False}
+    """
+    parameters = list(inspect.signature(f).parameters.values())
+    late = parameters[after:] if after is not None else []
+    return {
+        each.name: each.default is each.empty
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY
+        or (each.kind is each.POSITIONAL_OR_KEYWORD and each in late)
+        if each.name not in without
+    }
+
+
+def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
+    """Those of `key` and `train` that a function names behind its first two arguments.
+
+    Example:
+      >>> key_and_train(lambda params, x, *, train=False: x, None, True)
+      {'train': True}
+    """
+    try:
+        named = keyword_only(f, after=2)
+    except (ValueError, TypeError):  # a builtin, whose signature is not known
+        return {}
+    return {name: value for name, value in (("key", key), ("train", train)) if name in named}
+
+
+def zeros(x: Any) -> jax.Array:
+    """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`.
+
+    Example:
+      >>> zeros(jax.ShapeDtypeStruct((2,), "int32"))
+      Array([0, 0], dtype=int32)
+    """
+    return jnp.zeros(jnp.shape(x), x.dtype if hasattr(x, "dtype") else None)

@@ -1,0 +1,10 @@
+"""Data sets: read from a folder, or downloaded once and checked."""
+
+from fdl.exports import public as _public
+
+from fdl.data.datasets.optical_digits import digits as digits
+from fdl.data.datasets.mnist_like import FASHION_CLASSES as FASHION_CLASSES
+from fdl.data.datasets.mnist_like import fashion_mnist as fashion_mnist
+from fdl.data.datasets.mnist_like import mnist as mnist
+
+__all__ = _public()

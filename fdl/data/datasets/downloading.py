@@ -1,0 +1,224 @@
+"""Fetching a file that is known by its checksum."""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import http.client
+import os
+import secrets
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from fdl.checks import said
+
+_BLOCK = 1 << 14
+
+
+def download(
+    urls: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    sha256: str,
+    size: int = 1 << 27,
+    timeout: float = 20.0,
+    unpack: bool = True,
+) -> None:
+    """Fetches a gzipped file from the first mirror that delivers, and uncompresses it.
+
+    The file appears at `path` whole and with the right checksum, or not at all. Where it is there
+    already, nothing is fetched. What arrives is kept in `path` + ".part", and the next mirror, or
+    the next call, asks for the rest only. A partial file that turns out to be damaged is deleted,
+    and the mirror that was continuing it is asked once more from the start. Several processes may
+    call this at once: one of them owns the partial file, the others (and systems without `flock`,
+    such as Windows) use a temporary file that is not kept.
+
+    Args:
+      urls: addresses of the gzipped file, tried in this order.
+      path: where the file belongs; its folder is made if need be.
+      sha256: SHA-256 of the file at `path`, in hexadecimal.
+      size: of the file at `path` in bytes, or more. What goes beyond it is not fetched, nor
+        unpacked, so that a wrong mirror cannot fill the disk.
+      timeout: seconds of silence after which a mirror is given up.
+      unpack: False keeps the file as it comes, for a checksum of the compressed file.
+
+    Raises:
+      ConnectionError: no mirror delivered; the message lists each with its reason.
+      OSError: the folder cannot be written (found before anything is fetched), or is full.
+      ValueError: `urls` is not a list of addresses.
+
+    Example:
+      >>> import gzip, hashlib, pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     mirror, path = pathlib.Path(folder, "mirror.gz"), pathlib.Path(folder, "data")
+      ...     _ = mirror.write_bytes(gzip.compress(b"5 0 4 1 9"))
+      ...     checksum = hashlib.sha256(b"5 0 4 1 9").hexdigest()
+      ...     download([mirror.as_uri()], path, sha256=checksum)
+      ...     path.read_bytes()
+      b'5 0 4 1 9'
+
+    Source: RFC 9110, section 14 (range requests).
+    """
+    if isinstance(urls, str) or not urls:
+        raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; write [address]")
+    path = Path(path)
+    if path.exists() and _sha256(path) == sha256.lower():
+        return
+    _require_writable(path.parent)
+    reasons = []
+    with _open_part(path) as part:
+        for url in urls:
+            try:
+                _deliver(url, part, path, sha256, size, timeout, unpack)
+                return
+            except (OSError, http.client.HTTPException, _Damaged) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise OSError(
+                        error.errno,
+                        f"expected space for {size:,} bytes and their compressed form, got "
+                        f"'{error.strerror}'; free some, or choose another cache by FDL_CACHE",
+                        str(path),
+                    ) from error
+                reasons.append(f"  {url}: {str(error) or type(error).__name__}")
+    raise ConnectionError(
+        f"{path}: expected it from one of {len(urls)} mirrors, got it from none; set FDL_DATA to a "
+        "folder that has the file, or run again to resume\n" + "\n".join(reasons)
+    )
+
+
+class _Damaged(Exception):
+    """No continuation can make the right file of the bytes in the partial file."""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"{folder}: expected a folder that can be written, got '{error.strerror}'; "
+            "choose another one (FDL_CACHE names the cache folder) or change its permissions"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_part(path: Path) -> Iterator[IO[bytes]]:
+    """The partial file, to append to; removed at the end if it is empty."""
+    named = Path(f"{path}.part")
+    part: IO[bytes]
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl  # not on Windows
+
+            part = stack.enter_context(named.open("a+b"))
+            # The kernel drops the lock of a process that dies, so none is ever stale.
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            owned = True
+        except (ImportError, OSError):
+            part = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            owned = False
+        try:
+            yield part
+        finally:
+            if owned and part.seek(0, os.SEEK_END) == 0:
+                named.unlink(missing_ok=True)
+
+
+def _deliver(
+    url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float, unpack: bool
+) -> None:
+    """One mirror's turn: fetch the rest of the partial file, then make the file of it."""
+    while True:
+        continued = part.seek(0, os.SEEK_END) > 0
+        try:
+            _fetch_rest(url, part, size, timeout)
+            _place(part, path, sha256, size, unpack)
+            _empty(part)
+            return
+        except _Damaged:
+            _empty(part)
+            # The damage may have come from an earlier call or from another mirror.
+            if not continued:
+                raise
+
+
+def _empty(part: IO[bytes]) -> None:
+    part.seek(0)
+    part.truncate()
+
+
+def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
+    """Appends to the partial file what the mirror has beyond it."""
+    import urllib.error  # these two are not paid for already by importing jax
+    import urllib.request
+
+    start = part.seek(0, os.SEEK_END)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing beyond: either the partial file is whole, or its checksum tells
+        raise
+    with response:
+        if response.status == http.client.PARTIAL_CONTENT:
+            span = response.headers.get("Content-Range", "none")
+            if not span.startswith(f"bytes {start}-"):
+                raise _Damaged(
+                    f"expected the bytes from {start} on, got the range '{span}'; "
+                    "deleted the partial file"
+                )
+        else:
+            _empty(part)
+        most = size + size // 1000 + 1000  # what does not compress becomes a little longer
+        while block := response.read(_BLOCK):
+            part.write(block)
+            if part.tell() > most:
+                raise _Damaged(
+                    f"expected a gzip file of at most {most} bytes, got more; deleted the partial "
+                    "file"
+                )
+        # http.client ends a response that was cut short without a word.
+        if missing := getattr(response, "length", None):
+            raise ConnectionError(
+                f"expected {missing} more bytes, got the end of the connection; "
+                "kept the partial file"
+            )
+
+
+def _place(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
+    """Writes the partial file to one of a unique name, checks it, and moves it to path."""
+    temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
+    part.seek(0)
+    try:
+        with temporary.open("xb") as file, contextlib.ExitStack() as stack:
+            source: IO[bytes] | gzip.GzipFile = part
+            if unpack:
+                source = stack.enter_context(gzip.GzipFile(fileobj=part, mode="rb"))
+            while block := source.read(1 << 20):
+                if file.tell() + len(block) > size:
+                    raise _Damaged(
+                        f"expected at most {size} bytes{' unpacked' * unpack}, got more; deleted "
+                        "the partial file"
+                    )
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if (got := _sha256(temporary)) != sha256.lower():
+            raise _Damaged(f"expected SHA-256 {sha256}, got {got}; deleted the partial file")
+        os.replace(temporary, path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _Damaged(
+            f"expected a whole gzip file, got a damaged one ({error}); deleted the partial file"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

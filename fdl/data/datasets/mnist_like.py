@@ -1,0 +1,312 @@
+"""MNIST, the handwritten digits, and Fashion-MNIST, clothes in the same format."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fdl.data.arrays import Split
+from fdl.data.datasets.idx import read_idx
+
+
+class _Files(NamedTuple):
+    """Four IDX files: where they are from, and how they are known."""
+
+    title: str
+    name: str  # of the function, and of the folder in FDL_DATA and in the cache
+    mirrors: tuple[str, ...]
+    sha256: dict[str, str]
+    sizes: dict[str, int]  # in bytes, of what the checksums are of
+    packed: bool  # the checksums that are published are those of the gzipped files
+
+
+_MNIST = _Files(
+    "MNIST",
+    "mnist",
+    (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    {
+        "train-images-idx3-ubyte": (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+        ),
+        "train-labels-idx1-ubyte": (
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+        ),
+        "t10k-images-idx3-ubyte": (
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+        ),
+    },
+    {
+        "train-images-idx3-ubyte": 47_040_016,
+        "train-labels-idx1-ubyte": 60_008,
+        "t10k-images-idx3-ubyte": 7_840_016,
+        "t10k-labels-idx1-ubyte": 10_008,
+    },
+    packed=False,
+)
+
+_FASHION_MNIST = _Files(
+    "Fashion-MNIST",
+    "fashion_mnist",
+    (
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    ),
+    {
+        "train-images-idx3-ubyte": (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+        ),
+        "train-labels-idx1-ubyte": (
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+        ),
+        "t10k-images-idx3-ubyte": (
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+        ),
+    },
+    {
+        "train-images-idx3-ubyte": 26_421_880,
+        "train-labels-idx1-ubyte": 29_515,
+        "t10k-images-idx3-ubyte": 4_422_102,
+        "t10k-labels-idx1-ubyte": 5_148,
+    },
+    packed=True,
+)
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
+    """The MNIST digits: 60,000 images to train on and 10,000 to test on.
+
+    Images are uint8 `[N, 28, 28, 1]`, ink 255 on paper 0; labels are int32 `[N]`, 0 to 9.
+
+    The four IDX files, gzipped or not (`train-images-idx3-ubyte`, `train-images-idx3-ubyte.gz` or
+    `train-images.idx3-ubyte`, and so on), are taken from the first of these folders that has them:
+    `folder`; the environment variable FDL_DATA, or `mnist` in it; the cache, which is `mnist` in
+    FDL_CACHE, or else `fdl/mnist` in XDG_CACHE_HOME or ~/.cache. What the cache lacks is
+    downloaded (11 MB). Every file is checked by its SHA-256, but those of `folder` for format,
+    shapes and labels only, so that another data set in the same files, such as Fashion-MNIST, can
+    be read.
+
+    Args:
+      folder: where the four files are; nothing is downloaded, and FDL_DATA is not looked at, if it
+        is given.
+
+    Returns:
+      `Split(train, test)`, each `(images, labels)`.
+
+    Raises:
+      FileNotFoundError: `folder` lacks a file, or FDL_DATA names no folder.
+      ConnectionError: no mirror delivered; run again to resume.
+      ValueError: a file is damaged, or is not of ten classes of 28 by 28 pixels; or it is not that
+        of MNIST, and `folder` is not given.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> image = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(28 * 28)
+      >>> label = bytes([0, 0, 8, 1, 0, 0, 0, 1, 7])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     for part in "train", "t10k":
+      ...         _ = pathlib.Path(folder, f"{part}-images-idx3-ubyte").write_bytes(image)
+      ...         _ = pathlib.Path(folder, f"{part}-labels-idx1-ubyte").write_bytes(label)
+      ...     (images, labels), test = mnist(folder)
+      >>> images.shape, labels
+      ((1, 28, 28, 1), array([7], dtype=int32))
+
+    Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits,
+    http://yann.lecun.com/exdb/mnist/.
+    """
+    return _split(_MNIST, folder)
+
+
+def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
+    """Fashion-MNIST: 60,000 images of clothes to train on and 10,000 to test on.
+
+    Images are uint8 `[N, 28, 28, 1]`, cloth up to 255 on a ground of 0; labels are int32 `[N]`, 0
+    to 9, whose names are `fdl.data.FASHION_CLASSES`.
+
+    The files have the names, the format and the places of those of `mnist`, with `fashion_mnist`
+    for the folder's name, and are downloaded alike (31 MB). The checksums that are published are
+    those of the gzipped files, so only gzipped files are looked for in FDL_DATA and in the cache;
+    `folder` may hold them gzipped or not.
+
+    Args:
+      folder: where the four files are; nothing is downloaded, and FDL_DATA is not looked at, if it
+        is given.
+
+    Returns:
+      `Split(train, test)`, each `(images, labels)`.
+
+    Raises:
+      FileNotFoundError, ConnectionError, ValueError: as `mnist`.
+
+    Example:
+      >>> FASHION_CLASSES[:3]
+      ('T-shirt/top', 'trouser', 'pullover')
+
+    Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
+    Machine Learning Algorithms", arXiv 1708.07747.
+    """
+    return _split(_FASHION_MNIST, folder)
+
+
+def _split(source: _Files, given: str | os.PathLike[str] | None) -> Split:
+    if given is not None:
+        files = _from_folder(source, Path(given))
+    else:
+        files = _from_environment(source) or _from_cache(source)
+    split = Split(train=_read(source, files, "train"), test=_read(source, files, "t10k"))
+    if given is None:
+        for (images, labels), part in zip(split, ("train", "t10k"), strict=True):
+            _check_sum(source, files, f"{part}-images-idx3-ubyte", images[..., 0])
+            _check_sum(source, files, f"{part}-labels-idx1-ubyte", labels)
+    return split
+
+
+def _from_folder(source: _Files, folder: Path) -> dict[str, Path]:
+    files = _find(source, folder, ("", ".gz"))
+    if missing := [name for name in source.sha256 if name not in files]:
+        raise FileNotFoundError(
+            f"{folder}: expected the four files of {source.title}, got no {', '.join(missing)}; "
+            f"put them there, gzipped or not, or call {source.name}() without a folder to download "
+            "them"
+        )
+    return files
+
+
+def _from_environment(source: _Files) -> dict[str, Path] | None:
+    if data := os.environ.get("FDL_DATA"):
+        above = Path(data).expanduser()
+        if not above.is_dir():
+            raise FileNotFoundError(
+                f"{source.name}: expected FDL_DATA to name a folder, got {data!r}, where there is "
+                "none; correct it, or unset it to download the files"
+            )
+        # All four of one folder: images of one data set never meet the labels of another.
+        for folder in (above / source.name, above):
+            files = _find(source, folder)
+            # MNIST has files of the same names, and may lie there.
+            labels = files.get("train-labels-idx1-ubyte")
+            other = source.packed and folder == above and labels and not _is_known(source, labels)
+            if len(files) == len(source.sha256) and not other:
+                return files
+    return None
+
+
+def _from_cache(source: _Files) -> dict[str, Path]:
+    folder = _cache_folder() / source.name
+    files = _find(source, folder)
+    end = ".gz" if source.packed else ""
+    for name in source.sha256:
+        if name not in files:
+            files[name] = folder / f"{name}{end}"
+            from fdl.data.datasets.downloading import download
+
+            try:
+                download(
+                    [f"{mirror}{name}.gz" for mirror in source.mirrors],
+                    files[name],
+                    sha256=source.sha256[name],
+                    size=source.sizes[name],
+                    unpack=not source.packed,
+                )
+            except OSError as error:
+                if data := os.environ.get("FDL_DATA"):
+                    names = [f"{each}{end}" for each in source.sha256]
+                    error.add_note(f"FDL_DATA is {data}: it does not hold all of {names}")
+                raise
+    return files
+
+
+def _cache_folder() -> Path:
+    if cache := os.environ.get("FDL_CACHE"):
+        return Path(cache).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fdl"
+
+
+def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
+    """The files that a folder has, by name; by default those that a checksum can be held to."""
+    files = {}
+    for name in source.sha256:
+        spellings = (name, name.replace("-idx", ".idx"))
+        ends = ends or ((".gz",) if source.packed else ("", ".gz"))
+        paths = [folder / (spelling + end) for spelling in spellings for end in ends]
+        if present := [path for path in paths if path.is_file()]:
+            files[name] = present[0]
+    return files
+
+
+def _read(source: _Files, files: dict[str, Path], part: str) -> tuple[np.ndarray, np.ndarray]:
+    images_path, labels_path = (
+        files[f"{part}-images-idx3-ubyte"],
+        files[f"{part}-labels-idx1-ubyte"],
+    )
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"{images_path}: expected images uint8 [N, 28, 28], got {images.dtype} "
+            f"{list(images.shape)}; give the images of {source.title}, or of a data set of the "
+            "same format"
+        )
+    if labels.dtype != np.uint8 or labels.ndim != 1 or (labels > 9).any():
+        largest = f" up to {labels.max()}" if labels.size else ""
+        raise ValueError(
+            f"{labels_path}: expected labels uint8 [N] from 0 to 9, got {labels.dtype} "
+            f"{list(labels.shape)}{largest}; give the labels of {source.title}, or of a data set "
+            "of the same format"
+        )
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{labels_path}: expected {len(images)} labels, one for each image of {images_path}, "
+            f"got {len(labels)}; take both files from the same data set"
+        )
+    return images[..., np.newaxis], labels.astype(np.int32)
+
+
+def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndarray) -> None:
+    """Whether an array, and with it the file, is that of the data set."""
+    if source.packed:
+        got = _sha256(files[name])
+    else:
+        # A file of bytes is its shape and its bytes, so it need not be read again.
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        digest = hashlib.sha256(bytes([0, 0, 8, array.ndim]) + sizes)
+        digest.update(np.ascontiguousarray(array, np.uint8).data)
+        got = digest.hexdigest()
+    if got != source.sha256[name]:
+        raise ValueError(
+            f"{files[name]}: expected the file of {source.title}, SHA-256 {source.sha256[name]}, "
+            f"got {got}: it is damaged, or of another data set; replace it by a whole copy, or "
+            f"read your own files with fdl.data.{source.name}({str(files[name].parent)!r})"
+        )
+
+
+def _is_known(source: _Files, path: Path) -> bool:
+    return _sha256(path) in source.sha256.values()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,8 @@
+"""Generation: a model of sequences writes on, token by token."""
+
+from fdl.exports import public as _public
+
+from fdl.generation.tokens import generate as generate
+from fdl.generation.tokens import stream_tokens as stream_tokens
+
+__all__ = _public()

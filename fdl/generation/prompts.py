@@ -1,0 +1,164 @@
+"""Prompts of different lengths, side by side in one array, and what is refused of them.
+
+B prompts stand in T places each.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.checks import check_array, is_count
+from fdl.paths import PathError
+
+
+def check_counts(who: str, steps: Any, top_k: Any) -> None:
+    """Raises unless `steps` is an int >= 1, and `top_k` too or None.
+
+    Example:
+      >>> check_counts("generate", 3, None)
+    """
+    if not is_count(steps) or not (top_k is None or is_count(top_k)):
+        raise ValueError(
+            f"{who}: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
+            f"{top_k}; steps is how many tokens to add, and top_k=None draws among all"
+        )
+
+
+def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str, Any]:
+    """The prompts as arrays {"tokens" [B, T], "lengths" [B] or None, "mask" [B, T] or None}.
+
+    Raises:
+      ValueError: an argument of the wrong shape or dtype; both lengths and a mask.
+
+    Example:
+      >>> checked_prompts("generate", jnp.array([[5, 6]]), [1], None)["lengths"]
+      Array([1], dtype=int32)
+    """
+    check_array(who, tokens, "tokens")
+    if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            f"{who}: expected integer tokens [B, T] with T >= 1, got {tokens.dtype} "
+            f"{list(tokens.shape)}; begin with at least one token"
+        )
+    if lengths is not None and mask is not None:
+        raise ValueError(
+            f"{who}: expected lengths or a mask [B, T] of the prompts, got both; leave one out"
+        )
+    if lengths is not None:
+        lengths = jnp.asarray(lengths)
+        if lengths.shape != tokens.shape[:1] or not jnp.issubdtype(lengths.dtype, jnp.integer):
+            raise ValueError(
+                f"{who}: expected integer lengths [{tokens.shape[0]}] for tokens "
+                f"{list(tokens.shape)}, got {lengths.dtype} {list(lengths.shape)}; say how many "
+                "tokens each prompt has"
+            )
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.shape != tokens.shape or mask.dtype != jnp.bool_:
+            raise ValueError(
+                f"{who}: expected a bool mask {list(tokens.shape)} like tokens, got {mask.dtype} "
+                f"{list(mask.shape)}; it is True for the tokens of a prompt, or give the model's "
+                "own mask with 4 axes"
+            )
+    return {"tokens": jnp.asarray(tokens), "lengths": lengths, "mask": mask}
+
+
+def aligned(
+    tokens: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any], jax.Array]:
+    """The prompts with all padding at their end.
+
+    Returns:
+      (tokens [B, T], {"lengths" [B] from 1 to T, "before" [B], the places before each prompt, or
+      None without a mask}, misplaced [B]: whether a length or mask cannot be meant).
+
+    Example:
+      >>> tokens, places, _ = aligned(jnp.array([[0, 7]]), None, jnp.array([[False, True]]))
+      >>> tokens, places["before"]
+      (Array([[7, 0]], dtype=int32), Array([1], dtype=int32))
+    """
+    count, width = tokens.shape
+    places = jnp.arange(width, dtype=jnp.int32)
+    before, misplaced = None, jnp.zeros(count, bool)
+    if mask is not None:
+        before = mask.argmax(1).astype(jnp.int32)
+        order = (places + before[:, None]) % width
+        tokens, mask = (jnp.take_along_axis(each, order, 1) for each in (tokens, mask))
+        lengths = mask.sum(1, dtype=jnp.int32)
+        misplaced = (mask != (places < lengths[:, None])).any(1)
+    if lengths is None:
+        lengths = jnp.full(count, width, jnp.int32)
+    misplaced |= (lengths < 1) | (lengths > width)
+    # The bounds are for a program that cannot raise.
+    lengths = jnp.clip(lengths.astype(jnp.int32), 1, width)
+    return tokens, {"lengths": lengths, "before": before}, misplaced
+
+
+def check_ids(end: tuple[int, ...], kinds: int, dtype: Any) -> None:
+    """Raises unless the network can choose the ids in `end`, and `dtype` holds all that it can.
+
+    Args:
+      end: ids.
+      kinds: C, how many the network chooses among.
+      dtype: of the tokens.
+
+    Example:
+      >>> check_ids((4,), 5, jnp.uint8)
+    """
+    if any(each >= kinds for each in end):
+        raise PathError(
+            f"expected end ids from 0 to {kinds - 1}, as many as the network has logits, got "
+            f"{max(end)}; such a token never comes"
+        )
+    if kinds - 1 > jnp.iinfo(dtype).max:
+        raise PathError(
+            f"expected tokens of a dtype that holds ids from 0 to {kinds - 1}, got {dtype}; "
+            "convert them with astype(jnp.int32)"
+        )
+
+
+def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) -> None:
+    """Raises for the first prompt that was `misplaced` or has an id `outside` of those known.
+
+    Args:
+      who: the function that the user called, for messages.
+      prompts: of `checked_prompts`.
+      wrong: {"misplaced" [B], "outside" [B], "ids", how many the network takes}.
+
+    Example:
+      >>> prompts = checked_prompts("generate", jnp.array([[9]]), None, None)
+      >>> check_read("generate", prompts, {"misplaced": np.array([False]),
+      ...            "outside": np.array([True]), "ids": np.array(4)})
+      Traceback (most recent call last):
+      ...
+      ValueError: generate: expected ids from 0 to 3, got 9 in prompt 0; ...
+    """
+    tokens = np.asarray(prompts["tokens"])
+    width = tokens.shape[1]
+    mask = None if prompts["mask"] is None else np.asarray(prompts["mask"])
+    lengths = None if prompts["lengths"] is None else np.asarray(prompts["lengths"])
+    if wrong["misplaced"].any():
+        row = int(np.argmax(wrong["misplaced"]))
+        if mask is not None:
+            raise ValueError(
+                f"{who}: expected a mask that is True for at least one token of each prompt, side "
+                f"by side, got {mask[row].astype(int).tolist()} for prompt {row}; pad at one side"
+            )
+        assert lengths is not None
+        raise ValueError(
+            f"{who}: expected lengths from 1 to {width}, got {lengths[row]} for prompt {row}; "
+            "begin each prompt with at least one token"
+        )
+    if wrong["outside"].any():
+        row, most = int(np.argmax(wrong["outside"])), int(wrong["ids"]) - 1
+        ids = tokens[row]
+        if mask is not None:
+            ids = ids[mask[row]]
+        elif lengths is not None:
+            ids = ids[: lengths[row]]
+        raise ValueError(
+            f"{who}: expected ids from 0 to {most}, got {ids[(ids < 0) | (ids > most)][0]} in "
+            f"prompt {row}; the network has no logits or embedding for it"
+        )

@@ -1,0 +1,195 @@
+"""One token from the logits: the likeliest, or drawn from a distribution that options shape.
+
+The letters: B sequences, C kinds of tokens.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.checks import check_key, check_number, is_count
+from fdl.ops.numerics import widened
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["key", "temperature", "top_p", "repetition_penalty"],
+    meta_fields=["top_k", "end"],
+)
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a token is chosen from logits; the options of `generate`, as one pytree.
+
+    Args:
+      key: None for the likeliest token; a random key; or [B] keys, one for each sequence.
+      temperature: a float32 scalar.
+      top_p: a float32 scalar, or None.
+      repetition_penalty: a float32 scalar, or None.
+      top_k: an int, or None; the program depends on it.
+      end: the ids that end a sequence; the program depends on them.
+    """
+
+    key: Any
+    temperature: Any
+    top_p: Any
+    repetition_penalty: Any
+    top_k: int | None
+    end: tuple[int, ...]
+
+    @property
+    def one_key(self) -> bool:
+        """Whether one key draws for the whole batch."""
+        return jnp.ndim(self.key) == (0 if _typed(self.key) else 1)
+
+
+def checked_choice(
+    who: str,
+    count: int,
+    *,
+    key: Any,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    repetition_penalty: Any,
+    end: Any,
+) -> Choice:
+    """The options of `generate` as a `Choice`, each in its range where it is known.
+
+    Args:
+      who: the function that the user called, for messages.
+      count: B.
+      key, temperature, top_k, top_p, repetition_penalty, end: as in `generate`.
+
+    Raises:
+      ValueError: an option out of range.
+
+    Example:
+      >>> checked_choice("generate", 1, key=None, temperature=1.0, top_k=2, top_p=None,
+      ...                repetition_penalty=None, end=5).end
+      (5,)
+    """
+    _check_keys(who, count, key)
+    positive = "a temperature > 0"
+    greedy = "key=None takes the likeliest token every time"
+    check_number(who, positive, temperature, lambda t: t > 0, greedy)
+    if top_p is not None:
+        whole = "None draws among all tokens"
+        check_number(who, "top_p in (0, 1]", top_p, lambda p: 0 < p <= 1, whole)
+    if repetition_penalty is not None:
+        finite = "a finite repetition_penalty > 0"
+        rarer = "1 changes nothing, 1.2 makes earlier tokens rarer"
+        check_number(who, finite, repetition_penalty, lambda p: 0 < p < np.inf, rarer)
+    scalars = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    for what, value in scalars.items():
+        if np.ndim(value):
+            raise ValueError(
+                f"{who}: expected one {what} for all sequences, got an array of shape "
+                f"{list(np.shape(value))}; jax.vmap {who} over sequences and values"
+            )
+        scalars[what] = None if value is None else jnp.asarray(value, jnp.float32)
+    return Choice(key, top_k=top_k and int(top_k), end=_ids(who, end), **scalars)
+
+
+def choose(
+    choice: Choice, logits: jax.Array, seen: jax.Array | None, numbers: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A token for each sequence.
+
+    Args:
+      choice: how.
+      logits: [B, C].
+      seen: bool [B, C], the tokens that the repetition penalty is for; None without one.
+      numbers: int32 [B], which of its new tokens each sequence is given.
+
+    Returns:
+      (ids [B], sound [B]): sound is False where the logits are no distribution, because one of them
+      is NaN or infinity, or all are -infinity.
+
+    Example:
+      >>> choice = Choice(None, jnp.float32(1), None, jnp.float32(2), None, ())
+      >>> seen = jnp.array([[False, True, False]])
+      >>> choose(choice, jnp.array([[1.0, 3.0, 2.0]]), seen, jnp.zeros(1, jnp.int32))
+      (Array([2], dtype=int32), Array([ True], dtype=bool))
+    """
+    if choice.repetition_penalty is not None:
+        logits = _penalized(logits, seen, choice.repetition_penalty)
+    highest = logits.max(-1)
+    sound = jnp.isfinite(highest)
+    if choice.key is None:
+        return logits.argmax(-1).astype(jnp.int32), sound
+    # The bound keeps the highest logit finite, whatever the temperature.
+    bound = 1e-37 * (1 + jnp.abs(highest.astype(jnp.float32)))
+    heat = jnp.maximum(choice.temperature, bound)[:, None]
+    logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)
+    if choice.one_key:
+        # The same number for all: the one that the sequence with the longest answer has.
+        key = jax.random.fold_in(choice.key, numbers.max(initial=0))
+        return jax.random.categorical(key, logits), sound
+    keys = jax.vmap(jax.random.fold_in)(choice.key, jnp.maximum(numbers, 0))
+    return jax.vmap(jax.random.categorical)(keys, logits), sound
+
+
+def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Array:
+    """The logits, -infinity for tokens that are not to be drawn.
+
+    Args:
+      logits: [B, C].
+      top_k: how many of the likeliest are kept, the lowest id first among equals.
+      top_p: of these, the likeliest whose probabilities together first reach top_p.
+
+    Example:
+      >>> cut(jnp.log(jnp.array([[0.3, 0.1, 0.6]])), None, jnp.float32(0.8)) > -jnp.inf
+      Array([[ True, False,  True]], dtype=bool)
+    """
+    kinds = logits.shape[-1]
+    kept = min(top_k or kinds, kinds)
+    if top_p is None and kept == kinds:
+        return logits
+    values, ids = jax.lax.top_k(logits, kept)
+    if top_p is not None:
+        mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
+        # What is before the first is less than anything, so that the first always stays.
+        before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
+        # At top_p 1 rounding must not cut the tail off.
+        values = jnp.where((before < top_p) | (top_p >= 1), values, -jnp.inf)
+    nothing = jnp.full_like(logits, -jnp.inf)
+    return jnp.put_along_axis(nothing, ids, values, axis=-1, inplace=False)
+
+
+def _penalized(logits: jax.Array, seen: Any, penalty: jax.Array) -> jax.Array:
+    logits = widened(logits)
+    penalty = penalty.astype(logits.dtype)
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _check_keys(who: str, count: int, key: Any) -> None:
+    """Raises unless `key` is None, one random key, or one for each sequence."""
+    shape, typed = jnp.shape(key) if hasattr(key, "shape") else (), _typed(key)
+    several = len(shape) == 1 if typed else len(shape) == 2 and key.dtype == jnp.uint32
+    if not several:
+        check_key(key, who)
+    elif shape != ((count,) if typed else (count, 2)):
+        raise ValueError(
+            f"{who}: expected one random key, or one for each of {count} sequences, got "
+            f"{key.dtype} {list(shape)}; make them with jax.random.split(key, {count})"
+        )
+
+
+def _typed(key: Any) -> bool:
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def _ids(who: str, end: Any) -> tuple[int, ...]:
+    if end is None:
+        return ()
+    ids = [end] if isinstance(end, jax.core.Tracer) else np.ravel(end).tolist()
+    if np.ndim(end) > 1 or not ids or not all(is_count(each, 0) for each in ids):
+        raise ValueError(
+            f"{who}: expected end as a token's id, or several, got {end!r}; None ends no sequence "
+            "early"
+        )
+    return tuple(ids)

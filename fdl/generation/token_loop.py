@@ -1,0 +1,229 @@
+"""The compiled programs of generation: one reads what all prompts have, one writes token by token.
+
+Prompts of different lengths stand side by side, and the network reads one place of all of them at
+a time. A sequence whose prompt has ended is given its own last token, another the next token of its
+prompt. So every sequence begins at position 0 of the cache, and no layer knows about padding.
+
+The letters: B sequences, T places for prompts, N new tokens, C kinds of tokens.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.core.compilation import weak_jit
+from fdl.core.decoding import decode, start_decoding
+from fdl.core.layer import Layer
+from fdl.generation.prompts import aligned, check_ids
+from fdl.generation.sampling import Choice, choose
+from fdl.paths import PathError
+from fdl.typing import Params, State
+
+Loop = dict[str, Any]
+Known = dict[str, Any]
+
+
+@weak_jit(static=["model", "steps"])
+def read_prompts(
+    choice: Choice, known: Known, prompts: dict[str, Any], *, model: Layer, steps: int
+) -> tuple[Known, Loop, dict[str, Any]]:
+    """Reads as much of the prompts as all of them have.
+
+    Args:
+      choice: how a token is chosen.
+      known: {"params", "state", "inputs"}.
+      prompts: of `checked_prompts`.
+      model: the network.
+      steps: N.
+
+    Returns:
+      (known, loop, wrong). known has also the "tokens" [B, T], padded at the end, and their
+      "lengths" and "before", as `aligned` gives them. loop: "text" [B, T + N]; "at", the place of
+      the token that the network reads next; its "cache"; which sequences are "done" [B]; the place
+      "broken" [B] from which on logits were not finite; with a penalty, which ids were "seen" [B,
+      C]. wrong is as `check_read` takes it.
+
+    Raises:
+      PathError: what the network cannot take; ids to end with that it cannot choose.
+
+    Example:
+      >>> from fdl.layers import embedding
+      >>> from fdl.generation.prompts import checked_prompts
+      >>> model, choice = embedding(3, 3), Choice(None, jnp.float32(1), None, None, None, ())
+      >>> known = {"params": {"w": jnp.eye(3)[::-1]}, "state": {}, "inputs": {}}
+      >>> prompts = checked_prompts("generate", jnp.array([[0, 2]]), None, None)
+      >>> known, loop, _ = read_prompts(choice, known, prompts, model=model, steps=3)
+      >>> loop["text"]
+      Array([[0, 2, 0, 0, 0]], dtype=int32)
+      >>> loop, newest, _ = write_on(choice, known, loop, 2, model=model)
+      >>> newest, whole_text(known, loop)[:, :4]
+      (Array([2], dtype=int32), Array([[0, 2, 0, 2]], dtype=int32))
+    """
+    tokens, places, misplaced = aligned(**prompts)
+    lengths, width = places["lengths"], tokens.shape[1]
+    params, state, inputs = known["params"], known["state"], known["inputs"]
+    # The last token is chosen and not read, so it needs no place.
+    cache = start_decoding(model, params, tokens, width + steps - 1, state=state, **inputs)
+    kinds, ids = _vocabulary(model, known, cache, tokens)
+    check_ids(choice.end, kinds, tokens.dtype)
+    place = jnp.arange(width, dtype=jnp.int32)
+    real = place < lengths[:, None]
+    highest = min(ids - 1, int(jnp.iinfo(tokens.dtype).max))
+    outside = real & ((tokens < 0) | (tokens > highest))
+    known = {**known, **places, "tokens": tokens}
+    bad = misplaced | outside.any(1)
+    text = jnp.pad(tokens, ((0, 0), (0, steps)))
+    loop = {"text": text, "done": bad, "broken": jnp.where(bad, lengths, text.shape[1])}
+    padded = prompts["lengths"] is not None or prompts["mask"] is not None
+    if padded:
+        at, cache = _pieces(model, known, cache, tokens)
+    else:
+        logits, cache = decode(model, params, cache, tokens, **inputs)
+        at = jnp.int32(width - 1)
+    loop |= {"at": at, "cache": cache}
+    if choice.repetition_penalty is not None:
+        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, place < at)
+    if not padded:
+        loop = _added(choice, known, loop, logits)
+    return known, loop, {"misplaced": misplaced, "outside": outside.any(1), "ids": ids}
+
+
+def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
+    """Reads the prompts piece by piece, while all have more; the places read, and the cache."""
+    width = tokens.shape[1]
+    shortest = known["lengths"].min(initial=width)
+    # So there are about as many pieces as tokens that are left to be read one by one.
+    piece = math.isqrt(width)
+
+    def more(carry: tuple[jax.Array, State]) -> jax.Array:
+        return carry[0] + piece < shortest
+
+    def read(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
+        at, cache = carry
+        part = jax.lax.dynamic_slice_in_dim(tokens, at, piece, 1)
+        _, cache = decode(model, known["params"], cache, part, **known["inputs"])
+        return at + piece, cache
+
+    return jax.lax.while_loop(more, read, (jnp.int32(0), cache))
+
+
+@weak_jit(static=["model"], donate=["loop"])
+def write_on(
+    choice: Choice, known: Known, loop: Loop, count: Any, *, model: Layer
+) -> tuple[Loop, jax.Array, jax.Array]:
+    """Goes on until each sequence has `count` new tokens, or all are done.
+
+    Returns:
+      (loop, the last of these tokens [B], sound [B]: whether the logits were finite up to there).
+
+    Example: see `read_prompts`.
+    """
+    lengths = known["lengths"]
+
+    def more(loop: Loop) -> jax.Array:
+        short = loop["at"] < lengths.max(initial=1) + count - 1
+        return short & ~loop["done"].all() if choice.end else short
+
+    def step(loop: Loop) -> Loop:
+        token = jax.lax.dynamic_slice_in_dim(loop["text"], loop["at"], 1, 1)
+        logits, cache = decode(model, known["params"], loop["cache"], token, **known["inputs"])
+        return _added(choice, known, {**loop, "cache": cache}, logits)
+
+    loop = jax.lax.while_loop(more, step, loop)
+    newest = lengths + count - 1
+    # Past the place where all are done, each repeats its last token.
+    place = jnp.minimum(newest, loop["at"])[:, None]
+    token = jnp.take_along_axis(loop["text"], place, 1)[:, 0]
+    return loop, token, loop["broken"] > newest
+
+
+def _added(choice: Choice, known: Known, loop: Loop, logits: jax.Array) -> Loop:
+    """The loop with the next token of each sequence: of its prompt, or chosen from the logits."""
+    text, at, done = loop["text"], loop["at"], loop["done"]
+    lengths = known["lengths"]
+    last = jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False)
+    if "seen" in loop:
+        loop = {**loop, "seen": _marked(loop["seen"], last[:, None], jnp.ones((), bool))}
+    at = at + 1
+    chosen, sound = choose(choice, logits[:, -1], loop.get("seen"), at - lengths)
+    chosen = jnp.where(done, last, chosen.astype(text.dtype))
+    prompted = at < lengths
+    token = jnp.where(prompted, jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False), chosen)
+    fails = ~prompted & ~done & ~sound
+    steps = text.shape[1] - known["tokens"].shape[1]
+    over = at >= lengths + steps - 1
+    ends = jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over
+    return {
+        **loop,
+        "text": jax.lax.dynamic_update_slice_in_dim(text, token[:, None], at, 1),
+        "at": at,
+        "done": done | fails | (~prompted & ends),
+        "broken": jnp.where(fails, at, loop["broken"]),
+    }
+
+
+@jax.jit
+def whole_text(known: Known, loop: Loop) -> jax.Array:
+    """What `generate` returns, [B, T + N].
+
+    Example: see `read_prompts`.
+    """
+    text, at, tokens = loop["text"], loop["at"], known["tokens"]
+    steps = text.shape[1] - tokens.shape[1]
+    places = jnp.arange(text.shape[1], dtype=jnp.int32)
+    text = jnp.where(places > at, jax.lax.dynamic_slice_in_dim(text, at, 1, 1), text)
+    limits = jnp.iinfo(text.dtype)
+    no_id = -1 if limits.min else limits.max
+    text = jnp.where(places >= loop["broken"][:, None], jnp.array(no_id, text.dtype), text)
+    behind = places >= known["lengths"][:, None] + steps
+    text = jnp.where(behind, jnp.pad(tokens, ((0, 0), (steps, 0))), text)
+    if known["before"] is None:
+        return text
+    return jnp.take_along_axis(text, (places - known["before"][:, None]) % places.shape[0], 1)
+
+
+def _marked(seen: jax.Array, ids: jax.Array, real: jax.Array) -> jax.Array:
+    rows = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
+    return seen.at[rows, ids].max(jnp.broadcast_to(real, ids.shape))
+
+
+def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[int, int]:
+    """(C, how many ids the network takes): C, or more where it looks them up in a longer table."""
+    tables: list[int] = []
+    one = tokens[:, :1]
+    logits, _ = jax.eval_shape(
+        lambda given, cache, one: decode(
+            _noting(model, tables), given["params"], cache, one, **given["inputs"]
+        ),
+        known,
+        cache,
+        one,
+    )
+    if logits.ndim != 3 or logits.shape[:2] != one.shape:
+        raise PathError(
+            f"expected a network from tokens [B, T] to logits [B, T, C], got "
+            f"{list(logits.shape)} for tokens {list(one.shape)}; end it with a layer that gives a "
+            "score for each next token"
+        )
+    return logits.shape[2], max(logits.shape[2], *tables, 1)
+
+
+def _noting(layer: Layer, tables: list[int]) -> Layer:
+    """The network, which notes the rows of each table in which a layer inside looks up integers."""
+    if layer.decoding is not None:
+        return layer
+    if layer.rebuild is not None:
+        return layer.rebuild(
+            {name: _noting(child, tables) for name, child in layer.children.items()}
+        )
+
+    def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
+        table = params.get("w")
+        if table is not None and table.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer):
+            tables.append(table.shape[0])
+        return layer.apply(params, state, x, **given)
+
+    return dataclasses.replace(layer, apply=apply)

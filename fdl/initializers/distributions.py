@@ -1,0 +1,205 @@
+"""Independent values: normal, cut off, uniform, and scaled by how many inputs a unit has."""
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
+from fdl.initializers.shapes import drawn_in, fans, need_key, sizes
+from fdl.typing import Initializer
+
+
+def normal(stddev: float = 0.01) -> Initializer:
+    """Independent normal values of mean 0.
+
+    Args:
+      stddev: their standard deviation, finite and >= 0; may be traced.
+
+    Raises:
+      ValueError: another stddev.
+
+    Example:
+      >>> normal(0.1)(jax.random.key(0), (3, 2)).shape
+      (3, 2)
+    """
+    check_width("normal", stddev)
+    return _initializer("normal", _program(_normal, stddev))
+
+
+def uniform(limit: float = 0.01) -> Initializer:
+    """Independent values, uniform between -limit and limit; their variance is limit**2 / 3.
+
+    Args:
+      limit: finite and > 0; may be traced.
+
+    Raises:
+      ValueError: another limit.
+
+    Example:
+      >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
+      True
+    """
+    check_number(
+        "uniform",
+        "a finite limit > 0",
+        limit,
+        lambda limit: 0 < limit < math.inf,
+        "values lie between -limit and limit",
+    )
+    limit = plain(limit)
+
+    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return _initializer("uniform", draw)
+
+
+def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
+    """Independent values of a normal distribution of mean 0 whose ends are cut off.
+
+    Args:
+      stddev: of the whole distribution, finite and >= 0; what is left of it has less (0.88 of it
+        by default).
+      lower: where it is cut, in standard deviations; may be infinite.
+      upper: where it is cut, in standard deviations, > lower; may be infinite. All three may be
+        traced.
+
+    Raises:
+      ValueError: another stddev, lower not below upper.
+
+    Example:
+      >>> w = truncated_normal(0.1)(jax.random.key(0), (1000,))
+      >>> bool(abs(w).max() <= 0.2)
+      True
+
+    The same in `jax.nn.initializers.truncated_normal`.
+    """
+    check_width("truncated_normal", stddev)
+    ends = (lower, upper)
+    check_ordered(
+        "truncated_normal",
+        "numbers lower < upper",
+        ends,
+        "give the smaller one first",
+        order=operator.lt,
+    )
+    return _initializer("truncated_normal", _program(_truncated, stddev, lower, upper))
+
+
+def variance_scaling(
+    scale: float,
+    mode: Literal["fan_in", "fan_out", "fan_avg"],
+    distribution: Literal["normal", "uniform"],
+) -> Initializer:
+    """Independent values of mean 0 and variance scale / fan.
+
+    Args:
+      scale: finite and > 0; may be traced.
+      mode: which fan: inputs, outputs, or the mean of both.
+      distribution: the full normal distribution (not a truncated one), or the uniform.
+
+    Raises:
+      PathError: a shape of fewer than two dimensions, which has no fans; no key.
+      ValueError: another scale, an unknown mode or distribution.
+
+    Example:
+      >>> w = variance_scaling(1.0, "fan_in", "normal")(jax.random.key(0), (400, 300))
+      >>> round(float(w.var() * 400), 1)
+      1.0
+
+    Source: Glorot and Bengio 2010; He et al. 2015, arXiv 1502.01852, equations 10 and 14.
+    """
+    check_number(
+        "variance_scaling",
+        "a finite scale > 0",
+        scale,
+        lambda scale: 0 < scale < math.inf,
+        "the variance of the weights is scale / fan",
+    )
+    if mode not in ("fan_in", "fan_out", "fan_avg"):
+        raise ValueError(
+            f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}; fan_in "
+            "keeps the variance of activations, fan_out that of gradients"
+        )
+    if distribution not in ("normal", "uniform"):
+        raise ValueError(
+            f"variance_scaling: expected distribution normal or uniform, got {distribution!r}; "
+            "for a normal one without tails, use truncated_normal"
+        )
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        fan_in, fan_out = fans(shape, "variance_scaling")
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        variance = scale / (fan or 1)
+        if distribution == "normal":
+            return normal(square_root(variance))(key, shape, dtype)
+        return uniform(square_root(3 * variance))(key, shape, dtype)
+
+    return init
+
+
+glorot_normal = variance_scaling(1.0, "fan_avg", "normal")
+glorot_uniform = variance_scaling(1.0, "fan_avg", "uniform")
+he_normal = variance_scaling(2.0, "fan_in", "normal")
+he_uniform = variance_scaling(2.0, "fan_in", "uniform")
+lecun_normal = variance_scaling(1.0, "fan_in", "normal")
+lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
+
+
+def check_width(who: str, stddev: Any) -> None:
+    """Refuses a standard deviation that is none.
+
+    Example:
+      >>> check_width("normal", -1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: normal: expected a finite stddev >= 0, got -1.0; ...
+    """
+    check_number(
+        who,
+        "a finite stddev >= 0",
+        stddev,
+        lambda stddev: 0 <= stddev < math.inf,
+        "values are multiplied by it",
+    )
+
+
+def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
+    """From `draw(key, shape, dtype)`, which is called with dtypes of 32 bits or more."""
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        exact = drawn_in(dtype, who)
+        return draw(need_key(key, who), sizes(shape, who), exact).astype(dtype)
+
+    return init
+
+
+def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
+    """A compiled `draw(key, shape, dtype, *options)` as a function of the first three.
+
+    With options that are known it is one program, so that XLA rounds alike whether or not a larger
+    program is around it; traced ones cannot be static arguments of one.
+    """
+    if all(map(known, options)):
+        numbers = tuple(map(float, options))
+        return lambda *which: draw(*which, *numbers)
+    within = inspect.unwrap(draw)
+    return lambda *which: within(*which, *(in_dtype(option, which[2]) for option in options))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
+    return stddev * jax.random.normal(key, shape, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _truncated(
+    key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
+) -> jax.Array:
+    return stddev * jax.random.truncated_normal(key, lower, upper, shape, dtype)

@@ -1,0 +1,424 @@
+"""Convolutions and their transposes: a weighted sum of a small window, the same for all windows.
+
+[..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. F is the number
+of features, G of groups.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_count, counted, is_count
+from fdl.core.any_rank import one_for_all_axes
+from fdl.core.cache import at_once, sliding
+from fdl.core.layer import Layer, subkey
+from fdl.core.network import chain
+from fdl.initializers import lecun_normal, zeros
+from fdl.initializers.shapes import Shared
+from fdl.ops.convolution import convolve, convolve_transposed
+from fdl.ops.windows import (
+    NAMES,
+    Edges,
+    Padding,
+    Window,
+    as_images,
+    check_images,
+    check_padding,
+    check_sizes,
+    fit,
+    for_each_axis,
+)
+from fdl.paths import PathError
+from fdl.typing import Initializer, Params, State
+
+
+@one_for_all_axes("kernel_size")
+def conv(
+    features: int,
+    kernel_size: int | tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = "SAME",
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "conv",
+) -> Layer:
+    """y[p, f] = b[f] + sum over t, c of x[p * stride + t * dilation - low, c] w[t, c, f].
+
+    The kernel is not turned round (it is a cross-correlation, as in all libraries).
+
+    Args:
+      features: F, how many outputs at each place, >= 1.
+      kernel_size: (3, 3) for images, (3,) for sequences, (3, 3, 3) for volumes: as many numbers as
+        there are spatial axes. An integer is for all of them: x is then [B, *spatial, C], and each
+        axis between the first and the last is spatial.
+      stride: from one window to the next; an integer for all axes, or one for each.
+      padding: "SAME" makes ceil(size / stride) windows with low = total // 2 (XLA's, TensorFlow's
+        and Keras's meaning; torch's "same" is the case of stride 1). "VALID" is none. "CAUSAL", for
+        one axis, puts all of it before the first element. "CIRCULAR", "REFLECT" and "EDGE" surround
+        the image with its own elements, as torch's padding_mode circular, reflect and replicate
+        with padding "same". An integer p is torch's: p zeros at either end. Or an integer or a pair
+        (low, high) for each axis.
+      dilation: from one element of the kernel to the next on the image.
+      groups: G. Features fall into G parts, each of which sees one of G parts of the channels.
+      bias: whether to add b.
+      w_init: initializer of w [*kernel_size, C / G, F].
+      b_init: initializer of b [F].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, F]; params {"w", "b"} in the dtype of
+      the x that `init` sees.
+
+    Raises:
+      ValueError: a number out of range, a padding of no known name, features G does not divide.
+      PathError: x without these axes, of another C than w, of a C that G does not divide, of an
+        integer dtype, or smaller than one window.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = conv(8, (3, 3), stride=2)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((4, 28, 28, 1)))
+      >>> y, state = layer.apply(params, state, jnp.ones((4, 28, 28, 1)))
+      >>> params["w"].shape, y.shape
+      ((3, 3, 1, 8), (4, 14, 14, 8))
+
+    Source: LeCun et al. 1989, "Backpropagation applied to handwritten zip code recognition";
+    Dumoulin and Visin 2016, arXiv 1603.07285.
+    """
+    kernel = check_sizes("conv", "kernel_size", kernel_size)
+    strides = for_each_axis("conv", "stride", stride, len(kernel))
+    dilations = for_each_axis("conv", "dilation", dilation, len(kernel))
+    edges = check_padding("conv", padding, len(kernel))
+    check_features("conv", features, groups)
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_images(name, x, len(kernel), groups=groups)
+        shape = (*kernel, x.shape[-1] // groups, features)
+        params = {"w": w_init(subkey(key, "w"), shape, x.dtype)}
+        if bias:
+            params["b"] = b_init(subkey(key, "b"), (features,), x.dtype)
+        return params, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        w = params["w"]
+        check_images(name, x, len(kernel), channels=w.shape[-2] * groups)
+        images, window = fit(
+            name, as_images(x, len(kernel)), kernel, strides, edges, dilations, groups
+        )
+        y = convolve(images, w, window)
+        y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
+        return (y + params["b"] if bias else y), state
+
+    def without_padding() -> Layer:
+        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+        return conv(features, kernel, padding="VALID", dilation=dilations, groups=groups, **own)
+
+    layer = Layer(name, init, apply)
+    return _decoded(layer, kernel, strides, dilations, edges, without_padding)
+
+
+@one_for_all_axes("kernel_size")
+def depthwise_conv(
+    kernel_size: int | tuple[int, ...],
+    *,
+    multiplier: int = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = "SAME",
+    dilation: int | tuple[int, ...] = 1,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "depthwise_conv",
+) -> Layer:
+    """A convolution of every channel by itself: `conv` with as many groups as channels.
+
+    Args:
+      kernel_size, stride, padding, dilation: as of `conv`.
+      multiplier: M, how many features each channel gives; feature c * M + m is of channel c.
+      bias: whether to add b.
+      w_init: initializer of w [*kernel_size, 1, C * M].
+      b_init: initializer of b [C * M].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, C * M].
+
+    Raises:
+      ValueError, PathError: as `conv`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = depthwise_conv((3, 3), multiplier=2)
+      >>> params, _ = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 5)))
+      >>> params["w"].shape
+      (3, 3, 1, 10)
+
+    Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
+    """
+    kernel = check_sizes("depthwise_conv", "kernel_size", kernel_size)
+    multiplier = check_count(
+        "depthwise_conv", "multiplier", multiplier, "say how many outputs each channel has"
+    )
+    windows: dict[str, Any] = {
+        "stride": for_each_axis("depthwise_conv", "stride", stride, len(kernel)),
+        "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
+        "padding": check_padding("depthwise_conv", padding, len(kernel)),
+    }
+    own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+
+    def of(channels: int) -> Layer:
+        return conv(channels * multiplier, kernel, groups=channels, **windows, **own)
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_images(name, x, len(kernel))
+        return of(x.shape[-1]).init(key, x)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        channels = params["w"].shape[-1] // multiplier
+        check_images(name, x, len(kernel), channels=channels)
+        return of(channels).apply(params, state, x)
+
+    def without_padding() -> Layer:
+        return depthwise_conv(
+            kernel, multiplier=multiplier, padding="VALID", dilation=dilation, **own
+        )
+
+    layer = Layer(name, init, apply)
+    return _decoded(layer, kernel, **windows, without_padding=without_padding)
+
+
+def separable_conv(
+    features: int,
+    kernel_size: int | tuple[int, ...],
+    *,
+    multiplier: int = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = "SAME",
+    dilation: int | tuple[int, ...] = 1,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "separable_conv",
+) -> Layer:
+    """A depthwise convolution, then a mixture of its features at each place.
+
+    Args:
+      features: F, how many outputs at each place.
+      kernel_size, stride, padding, dilation, multiplier: as of `depthwise_conv`.
+      bias: whether the mixture adds b; between the two there is none.
+      w_init: initializer of both kernels.
+      b_init: initializer of b [F].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, F]; params {"depthwise": {"w"},
+      "pointwise": {"w", "b"}}.
+
+    Raises:
+      ValueError, PathError: as `conv`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = separable_conv(16, (3, 3))
+      >>> params, _ = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 5)))
+      >>> jax.tree.map(jnp.shape, params)["pointwise"]
+      {'b': (16,), 'w': (1, 1, 5, 16)}
+
+    Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
+    """
+    windows: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    one: int | tuple[int, ...] = 1
+    if not is_count(counted(kernel_size)):
+        one = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
+    return chain(
+        depthwise=depthwise_conv(
+            kernel_size, multiplier=multiplier, **windows, bias=False, w_init=w_init
+        ),
+        pointwise=conv(features, one, bias=bias, w_init=w_init, b_init=b_init),
+        name=name,
+    )
+
+
+def check_features(layer: str, features: int, groups: int) -> None:
+    """Refuses features that do not fall into groups.
+
+    Example:
+      >>> check_features("conv", 8, 3)
+      Traceback (most recent call last):
+      ...
+      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
+    """
+    check_count(layer, "features", features, "say how many outputs there are")
+    if not is_count(groups) or features % groups:
+        raise ValueError(
+            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
+            "take a common divisor of the channels of x and the features"
+        )
+
+
+def _decoded(
+    layer: Layer,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: Edges,
+    without_padding: Callable[[], Layer],
+) -> Layer:
+    """With its twin for decoding, if no window sees what comes after its place."""
+    extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
+    each_by_itself = padding in NAMES or not any(map(any, padding))
+    if {*extent, *stride} == {1} and each_by_itself:
+        return layer
+    before = extent[0] - 1
+    if stride == (1,) and padding in ("CAUSAL", ((before, 0),)):
+        return dataclasses.replace(layer, decoding=lambda room: sliding(without_padding(), before))
+    return at_once(layer)
+
+
+@one_for_all_axes("kernel_size")
+def conv_transpose(
+    features: int,
+    kernel_size: int | tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = "SAME",
+    output_padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "conv_transpose",
+) -> Layer:
+    """The gradient of a convolution by its input: each x[p] adds x[p] w to the window at p.
+
+    y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
+
+    Args:
+      features: F, how many outputs at each place, >= 1.
+      kernel_size: as many numbers as there are spatial axes, or an integer for all, as of `conv`.
+      stride: from one window to the next on y, so that y is about so many times larger than x.
+      padding: that of the convolution. "SAME" makes size * stride outputs, "VALID" all that any
+        window reaches, (size - 1) * stride + max(extent, stride) with extent = (kernel - 1) *
+        dilation + 1; both as TensorFlow, Keras and Flax. An integer, or an integer or a pair for
+        each axis, is torch's, and leaves out so many outputs at either end.
+      output_padding: torch's: so many more outputs at the high end, below stride or dilation;
+        with a padding of integers or pairs.
+      dilation: from one element of the kernel to the next on y.
+      groups: G. Features of one part come from channels of the same part.
+      bias: whether to add b.
+      w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from F to C.
+        It draws [*kernel_size, C / G, F], and its fan_in is what feeds an output here: the
+        product of that shape but F, over the strides.
+      b_init: initializer of b [F].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *outputs, F].
+
+    Raises:
+      ValueError: a number out of range, a padding of no known name.
+      PathError: as `conv`.
+
+    Example:
+      >>> layer = conv_transpose(8, (4, 4), stride=2)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((4, 7, 7, 16)))
+      >>> y, state = layer.apply(params, state, jnp.ones((4, 7, 7, 16)))
+      >>> params["w"].shape, y.shape
+      ((4, 4, 8, 16), (4, 14, 14, 8))
+
+    Source: Dumoulin and Visin 2016, arXiv 1603.07285, section 4; Zeiler et al. 2010,
+    "Deconvolutional networks".
+    """
+    kernel = check_sizes("conv_transpose", "kernel_size", kernel_size)
+    strides = for_each_axis("conv_transpose", "stride", stride, len(kernel))
+    dilations = for_each_axis("conv_transpose", "dilation", dilation, len(kernel))
+    edges = check_padding("conv_transpose", padding, len(kernel), ("SAME", "VALID"))
+    check_features("conv_transpose", features, groups)
+    more = _check_output_padding(output_padding, padding, strides, dilations)
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_images(name, x, len(kernel), groups=groups)
+        # An output is reached by one in `stride` of the elements of the kernel, along each axis.
+        shape = Shared((*kernel, x.shape[-1] // groups, features), 1 / math.prod(strides))
+        w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)
+        params = {"w": jnp.swapaxes(w, -1, -3).reshape(*kernel, features // groups, -1)}
+        if bias:
+            params["b"] = b_init(subkey(key, "b"), (features,), x.dtype)
+        return params, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check_images(name, x, len(kernel), channels=params["w"].shape[-1])
+        images = as_images(x, len(kernel))
+        window = _window(name, images.shape[1:-1], kernel, strides, edges, more, dilations, groups)
+        y = convolve_transposed(images, params["w"], window)
+        y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
+        return (y + params["b"] if bias else y), state
+
+    return at_once(Layer(name, init, apply))
+
+
+def _window(
+    layer: str,
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: Edges,
+    more: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Window:
+    """The window of the convolution that makes `sizes` windows on what is wanted here."""
+    rank = len(kernel)
+    found = ((0, 0),) * rank if isinstance(padding, str) else padding
+    input, edges = [], []
+    extents = Window(sizes, kernel, stride, found, dilation).extent
+    each = zip(sizes, extents, stride, found, more, strict=True)
+    for n, extent, s, (low, high), extra in each:
+        if padding == "SAME":
+            total = max(extent - s, 0)
+            low, high = total // 2, total - total // 2
+        reach = (n - 1) * s + (max(extent, s) if isinstance(padding, str) else extent)
+        input.append(reach - low - high + extra)
+        edges.append((low, high - extra))
+    if min(input) < 1:
+        raise PathError(
+            f"expected x whose outputs are more than the padding leaves out, got {list(sizes)} "
+            f"and padding {list(found)}; pad less",
+            layer=layer,
+        )
+    return Window(tuple(input), kernel, stride, tuple(edges), dilation, groups)
+
+
+def _check_output_padding(
+    output_padding: Any, padding: Padding, stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    more = (output_padding,) * len(stride) if isinstance(output_padding, int) else output_padding
+    right = isinstance(more, Sequence) and len(more) == len(stride)
+    if not right or not all(
+        0 <= n < max(s, d) for n, s, d in zip(more, stride, dilation, strict=True)
+    ):
+        raise ValueError(
+            "conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
+            f"each of {len(stride)} axes, got {output_padding!r}; 0 is the smallest that fits"
+        )
+    if any(more) and isinstance(padding, str):
+        raise ValueError(
+            "conv_transpose: expected output_padding with a padding of integers or pairs, got "
+            f"padding {padding!r}, which fixes the size; pad by integers, or leave it out"
+        )
+    return tuple(more)

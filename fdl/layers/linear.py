@@ -1,0 +1,256 @@
+"""Linear layers: `y = x @ w + b`, over the last axis or by an equation; and a bilinear form."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_array, check_count, check_floating, is_count
+from fdl.core.layer import Layer, subkey
+from fdl.initializers import lecun_normal, zeros
+from fdl.paths import PathError
+from fdl.typing import Initializer, Params, State
+
+
+def dense(
+    features: int,
+    *,
+    bias: bool = True,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "dense",
+) -> Layer:
+    """y = dot(x, w) + b; with `relu` after it, the vocabulary's relu(dot(W, input) + b).
+
+    Args:
+      features: F, how many outputs, >= 1.
+      bias: whether to add b.
+      w_init: initializer of w [D, F].
+      b_init: initializer of b [F].
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., D] to y [..., F]; params {"w": [D, F], "b": [F]} in the dtype of the x
+      that `init` sees.
+
+    Raises:
+      ValueError: features below 1.
+      PathError: x without a feature axis, of another D than w, or of an integer dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = dense(2)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 3)))
+      >>> y, state = layer.apply(params, state, jnp.ones((8, 3)))
+      >>> y.shape
+      (8, 2)
+
+    Source: Rosenblatt 1958; Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.1.
+    """
+    features = check_count("dense", "features", features, "say how many outputs there are")
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        _check(name, x, None)
+        params = {"w": w_init(subkey(key, "w"), (x.shape[-1], features), x.dtype)}
+        if bias:
+            params["b"] = b_init(subkey(key, "b"), (features,), x.dtype)
+        return params, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        _check(name, x, params["w"])
+        y = x @ params["w"]
+        return (y + params["b"] if bias else y), state
+
+    return Layer(name, init, apply)
+
+
+def _check(name: str, x: Any, w: Any) -> None:
+    check_floating(name, x)
+    width = "D" if w is None else str(w.shape[0])
+    if x.ndim < 1 or (w is not None and x.shape[-1] != w.shape[0]):
+        remedy = "flatten x" if x.ndim > 2 else "give x that width, or make new params with init"
+        raise PathError(f"expected x [..., {width}], got {list(x.shape)}; {remedy}", layer=name)
+
+
+def einsum_dense(
+    equation: str,
+    sizes: Mapping[str, int],
+    *,
+    bias: str = "",
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "einsum_dense",
+) -> Layer:
+    """y = einsum(equation, x, w) + b: a dense layer over any axes.
+
+    Args:
+      equation: as of `jnp.einsum`, of x and w: "...td,dhk->...thk" makes h heads of k features,
+        "...thk,hkd->...td" sums over both.
+      sizes: of those axes of w that x does not have, as {"h": 4, "k": 8}.
+      bias: the axes of b, which are the last of y, as "hk"; "" for no b.
+      w_init: initializer of w, drawn as a matrix [in, out], where in is the product of the axes
+        summed over; for axes of w that are in x and in y, one matrix for each.
+      b_init: initializer of b.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x to y; params {"w", "b"}, w with the axes of the equation.
+
+    Raises:
+      ValueError: an equation that is not of this form, or sizes or bias of other axes than it has.
+      PathError: an x with other axes than the equation.
+
+    Example:
+      >>> heads = einsum_dense("...td,dhk->...thk", {"h": 2, "k": 3}, bias="hk")
+      >>> params, state = heads.init(jax.random.key(0), jnp.ones((5, 7, 4)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'b': (2, 3), 'w': (4, 2, 3)}
+      >>> heads.apply(params, state, jnp.ones((5, 7, 4)))[0].shape
+      (5, 7, 2, 3)
+    """
+    of_x, of_w, of_y = _axes(equation, sizes, bias)
+    summed = [axis for axis in of_w if axis not in of_y]
+    each = [axis for axis in of_w if axis in of_x and axis in of_y]
+    drawn = [*each, *summed, *(axis for axis in of_w if axis not in of_x)]
+
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        size = _sizes(name, x, of_x, {}) | dict(sizes)
+        own = subkey(key, "w")
+        matrices, rows = (math.prod(size[axis] for axis in axes) for axes in (each, summed))
+        columns = math.prod(size[axis] for axis in drawn) // (matrices * rows)
+        keys = own if own is None else jax.random.split(own, matrices)
+        w = jax.vmap(lambda key: w_init(key, (rows, columns), x.dtype), axis_size=matrices)(keys)
+        w = w.reshape([size[axis] for axis in drawn]).transpose([drawn.index(a) for a in of_w])
+        if not bias:
+            return {"w": w}, {}
+        return {"w": w, "b": b_init(subkey(key, "b"), [size[a] for a in bias], x.dtype)}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        known = dict(zip(of_w, params["w"].shape, strict=True))
+        if bias:
+            known |= dict(zip(bias, params["b"].shape, strict=True))
+        _sizes(name, x, of_x, known)
+        y = jnp.einsum(equation, x, params["w"])
+        return (y + params["b"] if bias else y), state
+
+    return Layer(name, init, apply)
+
+
+def bilinear(
+    features: int,
+    *,
+    w_init: Initializer = lecun_normal,
+    b_init: Initializer = zeros,
+    name: str = "bilinear",
+) -> Layer:
+    """y[f] = sum over d and c of x[d] w[d, c, f] other[c], + b[f].
+
+    Args:
+      features: F, >= 1.
+      w_init: initializer of w, drawn as a matrix [D * C, F].
+      b_init: initializer of b.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., D] and the extra input `other` [..., C], which must be given, to
+      [..., F]; params {"w": [D, C, F], "b": [F]}.
+
+    Raises:
+      ValueError: features below 1.
+      PathError: x or other of another width.
+
+    Example:
+      >>> layer = bilinear(2)
+      >>> x, other = jnp.ones((5, 3)), jnp.ones((5, 4))
+      >>> params, state = layer.init(jax.random.key(0), x, other=other)
+      >>> layer.apply(params, state, x, other=other)[0].shape
+      (5, 2)
+
+    Source: Tenenbaum and Freeman 2000, "Separating style and content with bilinear models",
+    equation 1.
+    """
+    features = check_count("bilinear", "features", features, "say how many outputs there are")
+
+    def given(x: Any, other: Any) -> None:
+        check_floating(name, x)
+        check_array(name, other, "other")
+
+    def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
+        given(x, other)
+        d, c = x.shape[-1], other.shape[-1]
+        w = w_init(subkey(key, "w"), (d * c, features), x.dtype).reshape(d, c, features)
+        return {"w": w, "b": b_init(subkey(key, "b"), (features,), x.dtype)}, {}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        other: Any,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, State]:
+        given(x, other)
+        w = params["w"]
+        if (x.shape[-1], other.shape[-1]) != w.shape[:2] or x.shape[:-1] != other.shape[:-1]:
+            raise PathError(
+                f"expected x [..., {w.shape[0]}] and other [..., {w.shape[1]}] of one batch, got "
+                f"{list(x.shape)} and {list(other.shape)}; give both these widths, or make new "
+                "params with init",
+                layer=name,
+            )
+        return jnp.einsum("...d,dcf,...c->...f", x, w, other) + params["b"], state
+
+    return Layer(name, init, apply)
+
+
+def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
+    """Those of x, w and y; refuses an equation that is no dense layer."""
+    inputs, arrow, of_y = equation.replace(" ", "").partition("->")
+    of_x, comma, of_w = inputs.partition(",")
+    new = {axis for axis in of_w if axis not in of_x}
+    apart = all(
+        len(set(axes)) == len(axes)
+        for axes in (of_x.replace("...", ""), of_w, of_y.replace("...", ""))
+    )
+    known = set(of_y) <= set(of_x) | set(of_w) and set(of_w) <= set(of_x) | set(of_y)
+    kept = {axis for axis in of_x if axis not in of_y} <= set(of_w)
+    if not (arrow and comma and of_w.isalpha() and apart and known and kept):
+        raise ValueError(
+            f"einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got {equation!r}; "
+            "each axis of w is in x or in y, and what x loses is summed with w"
+        )
+    if set(sizes) != new or not all(map(is_count, sizes.values())) or not of_y.endswith(bias):
+        given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
+        raise ValueError(
+            f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias of the last "
+            f"axes of {of_y}, got {given} and bias {bias!r}; "
+            "give the size of each new axis of w by its name, as f=64"
+        )
+    return of_x, of_w, of_y
+
+
+def _sizes(name: str, x: Any, of_x: str, known: Mapping[str, int]) -> dict[str, int]:
+    """Those of the axes that x has; refuses an x of other axes, or of other sizes than known."""
+    check_floating(name, x)
+    letters = of_x.replace("...", "")
+    fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)
+    sizes = dict(zip(letters, x.shape[x.ndim - len(letters) :], strict=True)) if fits else {}
+    if not fits or any(known.get(axis, size) != size for axis, size in sizes.items()):
+        raise PathError(
+            f"expected x with axes {of_x}{_told(known, letters)}, got {list(x.shape)}; give x "
+            "these axes, or change the equation",
+            layer=name,
+        )
+    return sizes
+
+
+def _told(known: Mapping[str, int], letters: str) -> str:
+    told = ", ".join(f"{axis} = {known[axis]}" for axis in letters if axis in known)
+    return f" where {told}" if told else ""

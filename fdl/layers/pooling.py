@@ -1,0 +1,311 @@
+"""Pooling: windows on an image, each made one number, channel by channel.
+
+[..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. All pooling here
+is along one axis after the other, which gives the same numbers: 3 + 3 steps for a 3 x 3 window.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.core.any_rank import one_for_all_axes
+from fdl.core.cache import at_once
+from fdl.core.layer import Layer
+from fdl.ops.pooling import dilated, exact, largest, total
+from fdl.ops.windows import (
+    Padding,
+    Window,
+    as_images,
+    check_images,
+    check_padding,
+    check_sizes,
+    fit,
+    for_each_axis,
+)
+from fdl.typing import Params, State
+
+PADDINGS = ("SAME", "VALID")
+
+
+@one_for_all_axes("window")
+def max_pool(
+    window: int | tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Padding = "VALID",
+    dilation: int | tuple[int, ...] = 1,
+    name: str = "max_pool",
+) -> Layer:
+    """y[p] = the largest x[p * stride + t * dilation - low] over the places t of the window.
+
+    Where several are the largest, the gradient goes to the first of them, row by row, as in torch.
+
+    Args:
+      window: its sizes, as many as there are spatial axes; or an integer for all of them: x is then
+        [B, *spatial, C], and each axis between the first and the last is spatial.
+      stride: from one window to the next; None for the window's own sizes, so that none overlap.
+      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as of `conv`;
+        what is added is minus infinity.
+      dilation: from one element of the window to the next on the image. A dilated window may see
+        padding alone, which gives minus infinity, as in torch.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
+
+    Raises:
+      ValueError: a number out of range, a padding of no known name.
+      PathError: x without these axes, of an integer dtype, or smaller than one window.
+
+    Example:
+      >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
+      >>> max_pool((2,)).apply({}, {}, x)[0].ravel()
+      Array([3., 2.], dtype=float32)
+
+    Source: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
+    """
+    return _pooling(name, "max_pool", window, stride, padding, dilation, _largest_of_windows)
+
+
+@one_for_all_axes("window")
+def average_pool(
+    window: int | tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] | None = None,
+    padding: Padding = "VALID",
+    dilation: int | tuple[int, ...] = 1,
+    count_padding: bool = False,
+    name: str = "average_pool",
+) -> Layer:
+    """y[p] = the mean of x[p * stride + t * dilation - low] over the places t of the window.
+
+    It is summed in float32 at least.
+
+    Args:
+      window, stride, padding, dilation: as of `max_pool`; what is added is 0.
+      count_padding: whether what is added counts in the mean, as in torch; by default it does not.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
+
+    Raises:
+      ValueError, PathError: as `max_pool`.
+
+    Example:
+      >>> x = jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)
+      >>> average_pool((2,), padding="SAME").apply({}, {}, x)[0].ravel()
+      Array([2., 2.], dtype=float32)
+
+    Source: LeCun et al. 1989, "Handwritten digit recognition with a back-propagation network".
+    """
+    mean = functools.partial(_mean_of_windows, count_padding=count_padding)
+    return _pooling(name, "average_pool", window, stride, padding, dilation, mean)
+
+
+def global_max_pool(*, name: str = "global_max_pool") -> Layer:
+    """y[b, c] = the largest x of channel c; of equal ones the first has the gradient.
+
+    Args:
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
+
+    Raises:
+      PathError: x without a spatial axis, or of an integer dtype.
+
+    Example:
+      >>> global_max_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
+      Array([[10., 11.]], dtype=float32)
+
+    Source: Oquab et al. 2015, "Is object localization for free?", section 3.
+    """
+    return _over_all(name, lambda x: largest(x, 1, x.shape[1], x.shape[1])[:, 0])
+
+
+def global_average_pool(*, name: str = "global_average_pool") -> Layer:
+    """y[b, c] = the mean of x over all places of channel c, summed in float32 at least.
+
+    Args:
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
+
+    Raises:
+      PathError: x without a spatial axis, or of an integer dtype.
+
+    Example:
+      >>> global_average_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
+      Array([[5., 6.]], dtype=float32)
+
+    Source: Lin, Chen and Yan 2013, "Network in network", arXiv 1312.4400, section 3.2.
+    """
+    return _over_all(name, lambda x: (exact(x).sum(1) / x.shape[1]).astype(x.dtype))
+
+
+@one_for_all_axes("sizes")
+def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
+    """`sizes` windows whatever the image: window i begins at floor(i * n / size) of n elements and
+    ends before ceil((i + 1) * n / size), as torch's.
+
+    Args:
+      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
+
+    Raises:
+      ValueError: a size out of range.
+      PathError: x without these axes, or of an integer dtype.
+
+    Example:
+      >>> adaptive_max_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
+      Array([2., 4.], dtype=float32)
+
+    Source: torch.nn.AdaptiveMaxPool2d; He et al. 2014, arXiv 1406.4729, section 2.2.
+    """
+    return _adaptive(name, "adaptive_max_pool", sizes, _largest_of_parts)
+
+
+@one_for_all_axes("sizes")
+def adaptive_average_pool(
+    sizes: int | tuple[int, ...], *, name: str = "adaptive_average_pool"
+) -> Layer:
+    """The means of the windows of `adaptive_max_pool`, summed in float32 at least.
+
+    Args:
+      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
+
+    Raises:
+      ValueError, PathError: as `adaptive_max_pool`.
+
+    Example:
+      >>> adaptive_average_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
+      Array([1., 3.], dtype=float32)
+
+    Source: torch.nn.AdaptiveAvgPool2d.
+    """
+    return _adaptive(name, "adaptive_average_pool", sizes, _mean_of_parts)
+
+
+Pool = Callable[[jax.Array, Window], jax.Array]
+
+
+def _pooling(
+    name: str,
+    kind: str,
+    window: Any,
+    stride: Any,
+    padding: Padding,
+    dilation: Any,
+    pool: Pool,
+) -> Layer:
+    kernel = check_sizes(kind, "window", window)
+    strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
+    dilations = for_each_axis(kind, "dilation", dilation, len(kernel))
+    edges = check_padding(kind, padding, len(kernel), PADDINGS)
+    if not isinstance(edges, str) and any(max(e) >= k for e, k in zip(edges, kernel, strict=True)):
+        raise ValueError(
+            f"{kind}: expected a padding smaller than the window {kernel}, got {padding!r}; a "
+            "window of padding alone has no element to take"
+        )
+
+    def of(x: jax.Array) -> jax.Array:
+        images = as_images(x, len(kernel))
+        images, window = fit(name, images, kernel, strides, edges, dilations)
+        y = pool(images, window)
+        return y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
+
+    return _layer(name, len(kernel), of)
+
+
+def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
+    """A layer of x [B, places, C]."""
+    return _layer(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
+
+
+def _adaptive(
+    name: str, kind: str, sizes: Any, pool: Callable[[jax.Array, int, int], jax.Array]
+) -> Layer:
+    wanted = check_sizes(kind, "sizes", sizes)
+
+    def of(x: jax.Array) -> jax.Array:
+        images = exact(as_images(x, len(wanted)))
+        for axis, size in reversed(list(enumerate(wanted, 1))):
+            images = pool(images, axis, size)
+        return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:]).astype(x.dtype)
+
+    return _layer(name, len(wanted), of)
+
+
+def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], lead: int = 0) -> Layer:
+    def init(key: Any, x: Any) -> tuple[Params, State]:
+        check_images(name, x, rank, lead=lead)
+        return {}, {}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]:
+        check_images(name, x, rank, lead=lead)
+        return of(x), state
+
+    return at_once(Layer(name, init, apply))
+
+
+def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
+    # The last axis first: the first largest of rows, of the first largest in each, is the first.
+    for axis in reversed(range(len(window.kernel))):
+        x = _padded(x, axis, window, -jnp.inf)
+        k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))
+        x = dilated(largest, x, axis + 1, k, s, d)
+    return x
+
+
+def _mean_of_windows(x: jax.Array, window: Window, count_padding: bool) -> jax.Array:
+    y = exact(x)
+    sizes = zip(window.kernel, window.stride, window.dilation, strict=True)
+    for axis, (k, s, d) in enumerate(sizes):
+        y = dilated(total, _padded(y, axis, window, 0), axis + 1, k, s, d)
+        inside = np.pad(np.ones(window.input[axis]), window.padding[axis], constant_values=0)
+        starts = range(0, s * window.output[axis], s)
+        counts = np.array([k if count_padding else inside[i : i + k * d : d].sum() for i in starts])
+        share = jnp.asarray(1 / np.maximum(counts, 1), y.dtype)
+        y = y * share.reshape(-1, *(1,) * (y.ndim - axis - 2))
+    return y.astype(x.dtype)
+
+
+def _padded(x: jax.Array, axis: int, window: Window, value: float) -> jax.Array:
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis + 1] = (*window.padding[axis], 0)
+    return jax.lax.pad(x, jnp.asarray(value, x.dtype), edges) if any(edges[axis + 1]) else x
+
+
+def _parts(n: int, size: int) -> list[tuple[int, int]]:
+    return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+
+
+def _largest_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
+    parts = [
+        largest(jax.lax.slice_in_dim(x, start, end, axis=axis), axis, end - start, end - start)
+        for start, end in _parts(x.shape[axis], size)
+    ]
+    return jnp.concatenate(parts, axis)
+
+
+def _mean_of_parts(x: jax.Array, axis: int, size: int) -> jax.Array:
+    parts = [
+        jax.lax.slice_in_dim(x, start, end, axis=axis).sum(axis) / (end - start)
+        for start, end in _parts(x.shape[axis], size)
+    ]
+    return jnp.stack(parts, axis)

@@ -1,0 +1,150 @@
+"""Linear recurrences: no step waits for the one before it, since they can be joined in any order.
+
+T is the length of a sequence, D its features. Every product goes element by element.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.activations import sigmoid, softplus
+from fdl.core.layer import Layer, subkey
+from fdl.core.network import network
+from fdl.data.arrays import to_jax
+from fdl.initializers.shapes import need_key
+from fdl.layers.linear import dense
+from fdl.ops.numerics import wide
+from fdl.ops.recurrence import linear_recurrence, without_time
+from fdl.paths import PathError
+from fdl.typing import Params, State
+
+# c of equation 3, and what new decays are drawn from: those of 1,024 values of a^c between 0.9 and
+# 0.999, as a table, because XLA rounds a logarithm differently in different programs.
+POWER = 8.0
+KEPT = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
+DECAYS = np.log(KEPT / (1 - KEPT))
+
+
+def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
+    """h[t] = a^(c r) h[t - 1] + sqrt(1 - a^(2 c r)) (i x[t]), r, i = sigmoid(dense(x[t])), c = 8.
+
+    The real-gated linear recurrent unit: each feature forgets at a rate a = sigmoid(decay) of its
+    own, the gate r says how much of that now, and the root keeps h about as large as x.
+
+    Args:
+      features: D, of x and of h, >= 1.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., T, D] to h [..., T, D]; params {"recurrence_gate": {"w", "b"},
+      "input_gate": {"w", "b"}, "memory": {"decay": [D]}}; a^c is drawn between 0.9 and 0.999. Extra
+      input, which need not be given: `segments`, integers [..., T]; where it changes, h begins
+      anew. Its cache in decoding is h.
+
+    Raises:
+      ValueError: features below 1.
+      PathError: an x of another D, or segments that do not fit it.
+
+    Example:
+      >>> layer = rg_lru(4)
+      >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))
+      >>> layer.apply(params, state, jnp.ones((2, 5, 4)))[0].shape
+      (2, 5, 4)
+
+    Source: De et al. 2024, arXiv 2402.19427, equations 1 to 4 and section 2.4.
+    """
+
+    def forward(f: Any, x: Any, *, segments: Any = None) -> Any:
+        if x.ndim < 2 or x.shape[-1] != features:
+            raise PathError(
+                f"expected x [..., T, {features}], got {list(x.shape)}; put dense({features}) in "
+                "front, or say features=... of x",
+                layer=name,
+            )
+        return f.memory((x, f.recurrence_gate(x), f.input_gate(x)), segments=segments)
+
+    return network(
+        forward,
+        name=name,
+        recurrence_gate=dense(features),
+        input_gate=dense(features),
+        memory=_memory(),
+    )
+
+
+def _memory() -> Layer:
+    """The recurrence, from x and what its two gates say before the sigmoid."""
+
+    def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
+        own = need_key(subkey(key, "decay"), "memory")
+        which = jax.random.randint(own, x[0].shape[-1:], 0, len(DECAYS), jnp.int32)
+        return {"decay": jnp.asarray(DECAYS, x[0].dtype)[which]}, {}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        segments: Any = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, State]:
+        a, b = _gated(params, *x)
+        if segments is not None:
+            a = jnp.where(_begins(x[0], segments), 0, a)
+        return linear_recurrence(a, b).astype(x[0].dtype), state
+
+    return Layer("memory", init, apply, decoding=lambda length: _memory_so_far(init))
+
+
+def _memory_so_far(init_of_memory: Any) -> Layer:
+    """The twin of `_memory` for decoding."""
+
+    def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
+        h = jnp.zeros(without_time(x[0]), wide(x[0].dtype))
+        return init_of_memory(key, x)[0], {"h": h}
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        segments: Any = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, State]:
+        if segments is not None:
+            raise PathError(
+                "expected no segments in decoding, got some; start_decoding anew where a sequence "
+                "ends",
+                layer="memory",
+            )
+        h = linear_recurrence(*_gated(params, *x), start=state["h"])
+        return h.astype(x[0].dtype), {"h": h[..., -1, :]}
+
+    return Layer("memory", init, apply)
+
+
+def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array]:
+    """a^(c r) and sqrt(1 - a^(2 c r)) (i x), in float32 or wider."""
+    dtype = wide(x.dtype)
+    decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
+    log_a = -POWER * sigmoid(r) * softplus(-decay)
+    # Where r closes altogether, the slope of the root would be infinite.
+    rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
+    return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
+
+
+def _begins(x: Any, segments: Any) -> jax.Array:
+    """Which steps begin a segment, [..., T, 1]."""
+    segments = to_jax(segments, "memory", "segments")
+    if segments.shape != x.shape[:-1] or not jnp.issubdtype(segments.dtype, jnp.integer):
+        raise PathError(
+            f"expected integer segments {list(x.shape[:-1])}, got {segments.dtype} "
+            f"{list(segments.shape)}; number the sequence that each step belongs to",
+            layer="memory",
+        )
+    changes = segments[..., 1:] != segments[..., :-1]
+    return jnp.concatenate([jnp.ones_like(changes[..., :1]), changes], -1)[..., None]

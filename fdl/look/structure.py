@@ -1,0 +1,96 @@
+"""What a network is made of, as a table."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from fdl import paths
+from fdl.core.layer import Layer, abstract, as_layer
+from fdl.core.network import chain
+from fdl.data.arrays import as_arrays
+from fdl.look.notebook import Table
+from fdl.look.representations import capture, layer_paths
+from fdl.paths import PathError
+
+
+def summary(model: Layer, x: Any, **inputs: Any) -> Table:
+    """Each layer's path, the shape of its output and how many parameters it has, as a table.
+
+    Args:
+      model: a network.
+      x: an array or a `jax.ShapeDtypeStruct`; nothing is computed.
+      inputs: the model's extra inputs.
+
+    Returns:
+      Text, a line for each layer, and the totals; a notebook shows it without `print`.
+
+    Raises:
+      PathError: an x that the model cannot take.
+
+    Example:
+      >>> from fdl.models import mlp
+      >>> print(summary(mlp([5], 3), jax.ShapeDtypeStruct((2, 4), "float32")))
+      path       output  parameters
+      flatten_0  [2, 4]           0
+      dense_0    [2, 5]          25  b [5], w [4, 5]
+      relu_0     [2, 5]           0
+      dense_1    [2, 3]          18  b [3], w [5, 3]
+      43 parameters (172 bytes) in 2 layers with weights
+    """
+    model = as_layer(model)
+    known = ("shape", "__array__")
+    if not all(any(hasattr(leaf, name) for name in known) for leaf in jax.tree.leaves(x)):
+        raise PathError(
+            f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; give a shape as "
+            "jax.ShapeDtypeStruct(shape, 'float32')",
+            layer="summary",
+        )
+    if not model.children:
+        only: dict[str, Any] = {model.name: model}
+        model = chain(**only)
+    x, inputs = abstract(as_arrays((x, inputs)))
+    params, state = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
+    look = capture(model, "**")
+    outputs = jax.eval_shape(lambda p, s, x, more: look(p, s, x, **more), params, state, x, inputs)
+    arrays = paths.leaves(params)
+    rows = [("path", "output", "parameters", "")]
+    for path in layer_paths(model):
+        own = {name: leaf for name, leaf in arrays.items() if name.startswith(f"{path}/")}
+        direct = [
+            f"{name.rpartition('/')[2]} {list(leaf.shape)}"
+            for name, leaf in own.items()
+            if name.rpartition("/")[0] == path
+        ]
+        shapes = " ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(outputs.get(path, ())))
+        rows.append((path, shapes, f"{_size(own):,}", ", ".join(direct)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{path:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {direct}".rstrip()
+        for path, shape, count, direct in rows
+    ]
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
+    layers = f"{depth(params)} layer{'s' * (depth(params) != 1)} with weights"
+    lines.append(f"{_size(arrays):,} parameters ({size:,} bytes) in {layers}")
+    return Table("\n".join(lines))
+
+
+def depth(params: Any) -> int:
+    """How many layers contribute weights.
+
+    Args:
+      params: a pytree; a layer is a node that holds arrays itself.
+
+    Example:
+      >>> depth({"dense_0": {"w": 1.0, "b": 0.0}, "dense_1": {"w": 1.0, "b": 0.0}})
+      2
+
+    Source: Chollet 2021, "Deep Learning with Python", section 1.1.4: the number of layers that
+    contribute to a model of the data.
+    """
+    return len({path.rpartition("/")[0] for path in paths.leaves(params)})
+
+
+def _size(arrays: dict[str, Any]) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in arrays.values())

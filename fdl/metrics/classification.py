@@ -1,0 +1,435 @@
+"""Metrics of classes. C is the classes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from fdl.checks import check_count, check_number, counted, is_count, said
+from fdl.losses.per_example import per_example
+from fdl.losses.shapes import alike, classified, one_hot
+from fdl.metrics.metric import Metric, ratio, summed, weights_of
+from fdl.paths import PathError
+
+
+@per_example
+def accuracy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """1 where the largest logit is the label's, else 0.
+
+    Args:
+      logits: [..., C], C >= 2; of one logit for yes or no see `binary_accuracy`.
+      labels: [...], integers in [0, C).
+      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`, which
+        in `supervised` says it for its metrics too.
+      where: bool [...]; where it is False, the value is 0.
+
+    Returns:
+      [...], float32; of equal largest logits the first one counts. A row with a NaN counts as 0.
+
+    Raises:
+      PathError: labels not shaped as the logits without their last axis, or a single logit.
+
+    Example:
+      >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))
+      Array([1., 0.], dtype=float32)
+    """
+    labels = class_numbers("accuracy", logits, labels)
+    return (predicted_class(logits).astype(labels.dtype) == labels).astype(jnp.float32)
+
+
+@per_example
+def binary_accuracy(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    threshold: float | jax.Array = 0.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """1 where a logit is on the side of the threshold that its target says, else 0.
+
+    Args:
+      logits: [...], one for yes or no each.
+      targets: [...], 0 or 1; another number counts as 0.
+      threshold: a prediction is 1 above it: 0 for logits, 0.5 for probabilities.
+      where: bool [...]; where it is False, the value is 0.
+
+    Returns:
+      [...], float32; a NaN counts as 0.
+
+    Raises:
+      PathError: two different shapes.
+      ValueError: a threshold that is no number.
+
+    Example:
+      >>> binary_accuracy(jnp.array([[2.0], [-1.0], [0.5]]), jnp.array([[1], [1], [0]]))[:, 0]
+      Array([1., 0., 0.], dtype=float32)
+    """
+    logits, targets = alike("binary_accuracy", logits, targets)
+    said_yes = logits > _threshold("binary_accuracy", threshold, logits.dtype)
+    right = jnp.where(targets == 1, said_yes, ~said_yes & (targets == 0) & ~jnp.isnan(logits))
+    return right.astype(jnp.float32)
+
+
+@per_example
+def top_k(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    k: int | jax.Array = 5,
+    ignore_index: int | jax.Array | None = None,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """1 where the label's logit is among the k largest, else 0.
+
+    Args:
+      logits: [..., C], C >= 2.
+      labels: [...], integers in [0, C).
+      k: in [1, C]; 1 is the accuracy. It may be traced.
+      ignore_index: the label that does not count, such as -100; see `accuracy`.
+      where: bool [...]; where it is False, the value is 0.
+
+    Returns:
+      [...], float32; of equal logits the first ones count. A row with a NaN counts as 0.
+
+    Raises:
+      PathError: labels not shaped as the logits without their last axis, or k out of range.
+
+    Example:
+      >>> top_k(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.1]]), jnp.array([2, 2]), k=2)
+      Array([1., 0.], dtype=float32)
+    """
+    labels = class_numbers("top_k", logits, labels)
+    k = counted(k)
+    traced = isinstance(k, jax.core.Tracer) and jnp.issubdtype(k.dtype, jnp.integer)
+    if not traced and not (is_count(k) and k <= logits.shape[-1]):
+        raise PathError(
+            f"expected k in [1, {logits.shape[-1]}], got {said(k)}; it says how many guesses count",
+            layer="top_k",
+        )
+    right = one_hot(labels, logits.shape[-1])
+    own = jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1, keepdims=True)
+    earlier = jnp.arange(logits.shape[-1], dtype=labels.dtype) < labels[..., None]
+    ahead = (logits > own) | ((logits == own) & earlier)
+    known = right.any(-1) & ~jnp.isnan(logits).any(-1)
+    return (known & (ahead.sum(-1) < jnp.asarray(k, jnp.int32))).astype(jnp.float32)
+
+
+def precision(
+    average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
+) -> Metric:
+    """Right ones among those that were predicted: tp / (tp + fp).
+
+    Args:
+      average: "binary": predictions are logits [...] of targets [...] that are 0 or 1, predicted to
+        be 1 above a threshold; another target counts as 0. "macro": the mean over the classes that
+        occur in labels or predictions, of logits [..., C] and integer labels [...]. "micro": of the
+        sums over all classes.
+      classes: C, >= 2, unless binary.
+      threshold: of binary predictions; by default 0, for logits. 0.5 is for probabilities.
+
+    Returns:
+      Metric; 0 where nothing was predicted.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = precision("binary")
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0, -1.0]), jnp.array([1, 0, 1]))
+      >>> float(metric.compute(state))
+      0.5
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits(
+        "precision",
+        average,
+        classes,
+        threshold,
+        lambda right, said, true, all: ratio(right, said),
+    )
+
+
+def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | None = None) -> Metric:
+    """Right ones among those that there are: tp / (tp + fn).
+
+    Args:
+      average: as in `precision`.
+      classes: C, >= 2, unless binary.
+      threshold: of binary predictions; by default 0, for logits.
+
+    Returns:
+      Metric; 0 where there are none.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = recall("macro", classes=2)
+      >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> float(metric.compute(metric.update(metric.init(), logits, jnp.array([0, 0, 1]))))
+      0.75
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits(
+        "recall", average, classes, threshold, lambda right, said, true, all: ratio(right, true)
+    )
+
+
+def specificity(
+    average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
+) -> Metric:
+    """Those that are not of the class, among which none was predicted to be: tn / (tn + fp).
+
+    Args:
+      average: as in `precision`.
+      classes: C, >= 2, unless binary.
+      threshold: of binary predictions; by default 0, for logits.
+
+    Returns:
+      Metric; 0 where all are of the class.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = specificity("binary")
+      >>> float(metric(jnp.array([1.0, -2.0, -1.0]), jnp.array([0, 0, 1])))
+      0.5
+
+    Source: Yerushalmy 1947, "Statistical Problems in Assessing Methods of Medical Diagnosis".
+    """
+    return _of_hits(
+        "specificity",
+        average,
+        classes,
+        threshold,
+        lambda right, said, true, all: ratio(all - said - true + right, all - true),
+    )
+
+
+def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = None) -> Metric:
+    """The harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
+
+    Args:
+      average: as in `precision`.
+      classes: C, >= 2, unless binary.
+      threshold: of binary predictions; by default 0, for logits.
+
+    Returns:
+      Metric; 0 where nothing is right.
+
+    Raises:
+      ValueError: another average, or classes that are missing or too many.
+
+    Example:
+      >>> metric = f1("binary")
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0, -1.0]), jnp.array([1, 0, 0]))
+      >>> round(float(metric.compute(state)), 3)
+      0.667
+
+    Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
+    """
+    return _of_hits(
+        "f1",
+        average,
+        classes,
+        threshold,
+        lambda right, said, true, all: ratio(2 * right, said + true),
+    )
+
+
+def confusion(classes: int) -> Metric:
+    """How often each class was taken for each, as `confusion_matrix`, but accumulated.
+
+    Args:
+      classes: C.
+
+    Returns:
+      Metric of logits [..., C] and integer labels [...]: [C, C], float32; row: the label, column:
+      the prediction. A row of logits with a NaN is in no column, a label out of range in no row.
+
+    Raises:
+      ValueError: classes below 1.
+      PathError: at the update, logits of another number of classes.
+
+    Example:
+      >>> metric = confusion(2)
+      >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> metric.compute(metric.update(metric.init(), logits, jnp.array([0, 0, 1])))
+      Array([[1., 1.],
+             [0., 1.]], dtype=float32)
+    """
+
+    classes = check_count("confusion", "classes", classes, "say how many classes there are")
+
+    def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        labels = class_numbers("confusion", logits, labels, classes)
+        weight = weights_of("confusion", labels.shape, weight)
+        outside = jnp.asarray(classes, labels.dtype)
+        columns = predicted_class(logits).astype(labels.dtype)
+        rows, columns = (jnp.where(i < 0, outside, i) for i in (labels, columns))
+        cells = jnp.zeros((classes, classes), weight.dtype)
+        return {"cells": cells.at[rows, columns].add(weight, mode="drop")}
+
+    return summed({"cells": (classes, classes)}, count, lambda sums: sums["cells"])
+
+
+def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
+    """How often each class was taken for each.
+
+    Args:
+      predicted: [N], integers in [0, classes).
+      labels: [N], integers in [0, classes).
+      classes: C.
+
+    Returns:
+      [C, C], int64; row: the label, column: the prediction. NumPy, not for use under jit.
+
+    Raises:
+      ValueError: different lengths, or a class out of range.
+
+    Example:
+      >>> confusion_matrix([0, 1, 1], [0, 1, 0], 2)
+      array([[1, 1],
+             [0, 1]])
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"confusion_matrix: expected predicted [N] and labels [N], got "
+            f"{list(predicted.shape)} and {list(labels.shape)}; take the argmax of logits first"
+        )
+    both = np.concatenate([predicted, labels])
+    if both.size and both.dtype.kind not in "iu":
+        raise ValueError(
+            f"confusion_matrix: expected integers, got {predicted.dtype} and {labels.dtype}; take "
+            "the argmax of logits first"
+        )
+    if both.size and (both.min() < 0 or both.max() >= classes):
+        raise ValueError(
+            f"confusion_matrix: expected classes in [0, {classes}), got {both.min()} to "
+            f"{both.max()}; raise classes or mend the labels"
+        )
+    cells = labels.astype(np.int64) * classes + predicted.astype(np.int64)
+    counts = np.bincount(cells, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def class_numbers(
+    name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
+) -> jax.Array:
+    """Labels, after a look at their shape, in a dtype that holds any number of classes.
+
+    Args:
+      name: of who asks.
+      logits: [..., C].
+      labels: [...], integers.
+      classes: C, where it is known.
+
+    Example:
+      >>> class_numbers("accuracy", jnp.ones((2, 3)), jnp.zeros(3, int))
+      Traceback (most recent call last):
+      ...
+      fdl.paths.PathError: accuracy: expected labels [2] for logits [2, 3], got [3]; one class ...
+    """
+    if jnp.shape(logits)[-1:] == (1,):
+        raise PathError(
+            f"expected logits [..., C] of 2 classes or more, got {list(logits.shape)}; one logit "
+            "of yes or no is for fdl.metrics.binary_accuracy or an average 'binary'; or make two "
+            "of it: jnp.concatenate([0 * logits, logits], -1)",
+            layer=name,
+        )
+    _, labels = classified(name, logits, labels)
+    if classes not in (None, logits.shape[-1]):
+        raise PathError(
+            f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for as "
+            "many classes as the model has",
+            layer=name,
+        )
+    return labels
+
+
+def predicted_class(logits: jax.Array) -> jax.Array:
+    """[...], int32: the place of the first largest logit, and -1 where one of them is NaN.
+
+    Example:
+      >>> predicted_class(jnp.array([[0.0, 2.0, 2.0], [0.0, jnp.nan, 1.0]]))
+      Array([ 1, -1], dtype=int32)
+    """
+    place = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.where(jnp.isnan(logits).any(-1), -1, place)
+
+
+def _threshold(name: str, threshold: Any, dtype: Any) -> jax.Array:
+    usual = "0 is for logits, 0.5 for probabilities"
+    check_number(name, "threshold as a number", threshold, lambda t: t == t, usual)
+    return jnp.asarray(threshold, dtype)
+
+
+def _of_hits(
+    name: str,
+    average: str,
+    classes: int,
+    threshold: float | jax.Array | None,
+    score: Callable[..., jax.Array],
+) -> Metric:
+    _check_average(name, average, classes, threshold)
+
+    def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
+        if average == "binary":
+            predictions, targets = alike(name, predictions, targets)
+            above = jnp.asarray(0.0 if threshold is None else threshold, predictions.dtype)
+            yes, true = (predictions > above)[..., None], (targets == 1)[..., None]
+        else:
+            labels = class_numbers(name, predictions, targets, classes)
+            yes, true = (one_hot(i, classes) for i in (predicted_class(predictions), labels))
+        weight = weights_of(name, targets.shape, weight)[..., None]
+        return {
+            key: jnp.where(hit, weight, jnp.zeros_like(weight)).reshape(-1, hit.shape[-1]).sum(0)
+            for key, hit in {
+                "right": yes & true,
+                "said": yes,
+                "true": true,
+                "all": jnp.ones_like(true),
+            }.items()
+        }
+
+    def compute(sums: dict[str, jax.Array]) -> jax.Array:
+        if average != "macro":
+            return score(**{key: value.sum() for key, value in sums.items()})
+        occurs = sums["said"] + sums["true"] > 0
+        return ratio(jnp.where(occurs, score(**sums), 0).sum(), occurs.astype(jnp.float32).sum())
+
+    shape = (max(classes, 1),)
+    return summed(dict.fromkeys(("right", "said", "true", "all"), shape), count, compute)
+
+
+def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
+    if average not in ("binary", "macro", "micro"):
+        raise ValueError(
+            f"{name}: expected average binary, macro or micro, got {said(average)}; "
+            "macro counts every class alike, micro every example"
+        )
+    if not is_count(classes, 0) or (average == "binary") != (classes == 0):
+        remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
+        raise ValueError(
+            f"{name}: expected a number of classes for macro and micro and none for binary, got "
+            f"{said(classes)} for {average}; {remedy}"
+        )
+    if threshold is not None and average != "binary":
+        raise ValueError(
+            f"{name}: expected no threshold for {average}, where the largest logit decides, got "
+            f"{said(threshold)}; leave it out"
+        )
+    _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)

@@ -1,0 +1,290 @@
+"""Attention itself, as a pure function of queries, keys and values.
+
+The letters: T queries and S keys (T = S where a sequence attends to itself), H query heads, G heads
+of keys and values, K features of a query and a key, V of a value.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_array, check_number, is_count
+from fdl.ops.attention_blocks import in_blocks
+from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
+from fdl.ops.rank_promotion import free_ranks
+from fdl.paths import PathError
+
+
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    start: Any = 0,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    slopes: Sequence[float] | None = None,
+    soft_cap: float | None = None,
+    on_weights: Callable[[jax.Array], jax.Array] | None = None,
+    chunk: int | None = None,
+) -> jax.Array:
+    """y = softmax(q k^T / sqrt(K) + bias) v, for every head.
+
+    Scores, softmax and sums are in at least float32. A query that may see no key gives zeros, with
+    zero gradients. What a query does not see, key or value, never reaches it or its gradient, NaN
+    and infinity neither. A key that it sees and that is not finite gives it NaN, which no gradient
+    passes; so does a query that is not finite, where there are masks.
+
+    Args:
+      q: queries [..., T, H, K].
+      k: keys [..., S, G, K], G a divisor of H; each is shared by H / G neighbouring query heads.
+      v: values [..., S, G, V].
+      mask: bool [..., H, T, S] or [T, S], any axis of which may be 1; a query sees a key only
+        where it is True.
+      bias: floating [..., H, T, S] or [T, S], any axis of which may be 1, added to the scores after
+        all else; minus infinity hides a key as the mask does. Its gradient is 0 where a key is not
+        seen.
+      segments: integers [..., T], for T = S; only equal ones see each other (packed sequences).
+      start: the index of the first query among the keys, an integer or a scalar array; 0 unless
+        the keys before it come from a cache.
+      causal: a query sees no key of a larger index.
+      window: a query sees only keys whose index differs from its own by less than this.
+      scale: what the products q k^T are multiplied by, finite; None for 1 / sqrt(K).
+      slopes: H numbers, how much a head's scores fall with a step of distance (`alibi_slopes`).
+      soft_cap: c, the scores become c * tanh(scores / c), before slopes, bias and masks. Scale,
+        slopes and soft_cap may be traced.
+      on_weights: a function of the weights [..., H, T, S], as dropout; not with `chunk`.
+      chunk: queries and keys are taken in blocks of this many, so that no [T, S] is ever held, in
+        the backward pass neither, which recomputes. Same numbers but for rounding. None holds all
+        scores, which is faster as long as they are few.
+
+    Returns:
+      y [..., T, H, V], in v's dtype.
+
+    Raises:
+      ValueError: a scale or a soft_cap out of range.
+      PathError: shapes that do not fit each other; a mask that is not bool, a bias that is not
+        floating; on_weights with chunk.
+
+    Example:
+      >>> q = k = jnp.zeros((2, 1, 4))
+      >>> v = jnp.array([1.0, 3.0]).reshape(2, 1, 1)
+      >>> dot_product_attention(q, k, v).ravel()
+      Array([2., 2.], dtype=float32)
+      >>> dot_product_attention(q, k, v, causal=True).ravel()
+      Array([1., 2.], dtype=float32)
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 1; shared keys: Ainslie et al. 2023,
+    arXiv 2305.13245; in blocks: Rabe and Staats 2021, arXiv 2112.05682; the soft cap: Gemma Team
+    2024, arXiv 2408.00118, section 2.
+    """
+    _check(q, k, v, Pairs(mask, bias), segments)
+    _check_options(q.shape[-2], window, slopes, soft_cap, scale, on_weights, chunk)
+    falls = None if slopes is None else jnp.asarray(slopes)
+    scoring = Scoring(causal, window, k.shape[-3], falls, soft_cap, scale)
+    first = jnp.asarray(start, jnp.int32)
+    queries = Queries(q, first + jnp.arange(q.shape[-3], dtype=jnp.int32), segments)
+    keys = Keys(k, v, jnp.arange(k.shape[-3], dtype=jnp.int32), segments)
+    with free_ranks():
+        return _answered(queries, keys, Pairs(mask, bias), scoring, on_weights, chunk)
+
+
+def _answered(
+    queries: Queries,
+    keys: Keys,
+    pairs: Pairs,
+    scoring: Scoring,
+    on_weights: Callable[[jax.Array], jax.Array] | None,
+    chunk: int | None,
+) -> jax.Array:
+    q, (k, v) = queries.q, keys[:2]
+    if not (q.shape[-3] and k.shape[-3]):
+        return _nothing(q, k, v)
+    rules = (*pairs, queries.segments, scoring.window)
+    if not scoring.causal and all(rule is None for rule in rules):
+        return _attended(queries, keys, pairs, scoring, on_weights, chunk).astype(v.dtype)
+    # A weight of 0 times NaN is NaN, forward or backward: so all that is not finite comes after.
+    asked, seen = queries._replace(q=_finite(q)), keys._replace(k=_finite(k), v=_finite(v))
+    y = _attended(asked, seen, pairs, scoring, on_weights, chunk)
+    y = _spoiled(y, queries, keys, pairs, scoring, chunk)
+    whole = jnp.isfinite(q).all(-1, keepdims=True)
+    return jnp.where(whole, y, jnp.nan).astype(v.dtype)
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
+
+
+def _attended(
+    queries: Queries,
+    keys: Keys,
+    pairs: Pairs,
+    scoring: Scoring,
+    on_weights: Callable[[jax.Array], jax.Array] | None,
+    chunk: int | None,
+) -> jax.Array:
+    if chunk is not None:
+        return in_blocks(queries, keys, pairs, scoring, chunk)
+    weights = _weights(queries, keys, pairs, scoring)
+    return keys.mixed(on_weights(weights) if on_weights else weights)
+
+
+def _nothing(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """What no queries give, or queries without any keys."""
+    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    return jnp.zeros((*lead, *q.shape[-3:-1], v.shape[-1]), v.dtype)
+
+
+@functools.partial(jax.jit, static_argnames="chunk", inline=True)
+def _spoiled(
+    y: jax.Array,
+    queries: Queries,
+    keys: Keys,
+    pairs: Pairs,
+    scoring: Scoring,
+    chunk: int | None,
+) -> jax.Array:
+    """y, and what is not finite for the queries that see a value of that kind.
+
+    Which they are takes a second product, so it is found only if there is such a value. That is a
+    loop of at most one step rather than a condition, both sides of which `vmap` would compute.
+    """
+    nothing = jnp.where(y == y, 0, 0)
+    queries, keys, pairs, scoring, nothing = jax.lax.stop_gradient(
+        (queries, keys, pairs, scoring, nothing)
+    )
+    broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
+
+    def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        # Where all keys score alike, what is mixed of their marks is above 0 for each that is seen.
+        alike = dataclasses.replace(scoring, alike=True)
+        no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
+        kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
+        marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
+        # The score is made of what the loop carries: XLA takes out of loops what is not, and
+        # computes it always.
+        score = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
+        asked, seen = queries._replace(q=score), keys._replace(k=ones, v=marks)
+        up, down = jnp.split(_attended(asked, seen, pairs, alike, None, chunk) > 0, 2, -1)
+        kind = jnp.where(up & down, jnp.nan, jnp.where(up, jnp.inf, jnp.where(down, -jnp.inf, 0)))
+        return carry[0] & False, kind.astype(y.dtype) + carry[1]
+
+    begin = (broken, nothing.astype(y.dtype))
+    _, kind = jax.lax.while_loop(lambda carry: carry[0], found, begin)
+    return jnp.where(kind == 0, y, kind)
+
+
+# Traced once for all layers of one kind and shape, and one program where nothing else is compiled.
+@functools.partial(jax.jit, inline=True)
+def _weights(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> jax.Array:
+    scores, seen = scoring(queries, keys, pairs)
+    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    parts = jnp.where(seen, jnp.exp(scores - largest), 0)
+    total = parts.sum(-1, keepdims=True)
+    return parts / jnp.where(total == 0, 1, total)
+
+
+def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
+    for what, array in {"q": q, "k": k, "v": v}.items():
+        check_array("dot_product_attention", array, what)
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    fit = min(q.ndim, k.ndim, v.ndim) >= 3 and q.shape[-1] == k.shape[-1]
+    if not (fit and k.shape[:-1] == v.shape[:-1] and q.shape[-2] % k.shape[-2] == 0):
+        _refuse(
+            "q [..., T, H, K], k [..., S, G, K], v [..., S, G, V] with G a divisor of H",
+            shapes,
+            "split the features of each into heads with reshape",
+        )
+    t, s = q.shape[-3], k.shape[-3]
+    kinds: dict[str, tuple[Any, Any, str]] = {
+        "mask": (pairs.mask, jnp.bool_, "bool"),
+        "bias": (pairs.bias, jnp.floating, "floating"),
+    }
+    for what, (array, kind, said) in kinds.items():
+        if array is None:
+            continue
+        check_array("dot_product_attention", array, what)
+        whole = (*q.shape[:-3], q.shape[-2], t, s)
+        # [B, T, S] would be taken for [H, T, S] where B happens to be H.
+        known_axes = array.ndim in (2, len(whole))
+        right = jnp.issubdtype(array.dtype, kind)
+        if not right or not known_axes or not _broadcasts(array.shape, whole):
+            _refuse(
+                f"{what} {said} {list(whole)} or {[t, s]}, or 1 for any of the numbers",
+                f"{array.dtype} {list(array.shape)}",
+                PAIRS[what],
+            )
+    if segments is not None:
+        whole = (*q.shape[:-3], t)
+        check_array("dot_product_attention", segments, "segments")
+        integers = jnp.issubdtype(segments.dtype, jnp.integer)
+        if not integers or t != s or not _broadcasts(segments.shape, whole):
+            _refuse(
+                f"segments integers {list(whole)}",
+                f"{segments.dtype} {list(segments.shape)}",
+                "number the sequence that each token belongs to",
+            )
+
+
+PAIRS = {
+    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
+    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
+}
+
+
+def _check_options(
+    heads: int,
+    window: int | None,
+    slopes: Any,
+    soft_cap: Any,
+    scale: Any,
+    on_weights: Any,
+    chunk: int | None,
+) -> None:
+    if any(size is not None and not is_count(size) for size in (window, chunk)):
+        got = f"window {window!r} and chunk {chunk!r}"
+        _refuse("window and chunk as integers >= 1 or None", got, "None leaves it out")
+    if chunk is not None and on_weights is not None:
+        remedy = "the form in chunks holds no weights to work on: leave one of the two out"
+        _refuse("no on_weights beside a chunk", f"chunk {chunk}", remedy)
+    if slopes is not None and len(slopes) != heads:
+        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "see alibi_slopes")
+    check_scores("dot_product_attention", soft_cap, scale)
+
+
+def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
+    """Refuses a soft cap or a scale of scores that is out of range.
+
+    Raises:
+      ValueError: names the argument.
+
+    Example:
+      >>> check_scores("attention", 0, None)
+      Traceback (most recent call last):
+      ...
+      ValueError: attention: expected a soft_cap > 0, got 0; 50 is usual, None leaves it out
+    """
+    if soft_cap is not None:
+        remedy = "50 is usual, None leaves it out"
+        check_number(who, "a soft_cap > 0", soft_cap, lambda cap: cap > 0, remedy)
+    if scale is not None:
+        remedy = "None takes 1 / sqrt(K), of K features of a query"
+        check_number(who, "a finite scale", scale, math.isfinite, remedy)
+
+
+def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in pairs)
+
+
+def _refuse(expected: str, got: str, remedy: str) -> None:
+    raise PathError(f"expected {expected}, got {got}; {remedy}", layer="dot_product_attention")

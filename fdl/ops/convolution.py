@@ -1,0 +1,212 @@
+"""Convolution, a bilinear map, and its two gradients, each fast on every platform.
+
+    convolve          x [N, *input, C],   w [*kernel, C / G, F]   -> y [N, *output, F]
+    _input_gradient   dy [N, *output, F], w                       -> dx
+    _kernel_gradient  x, dy                                       -> dw
+
+N images of C channels, F features, G groups; input, kernel and output are sizes of 1 to 3 spatial
+axes. Each of the three is linear in either operand and its transpose is another of the three, so
+three primitives, closed under derivatives, give every derivative of any order in both directions,
+each in the form that is fast on its platform. On CPU these are the forms of convolution_cpu.py;
+elsewhere XLA's own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from fdl.ops import convolution_cpu
+from fdl.ops.sharding import by_batch, full_beside, typed_like
+from fdl.ops.windows import Window
+
+
+def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """y[n, p, f] = sum over t, c of x[n, p * stride + t * dilation - low, c] w[t, c, f], no flip.
+
+    Args:
+      x: [N, *input, C].
+      w: [*kernel, C / G, F]; features f of group g see the channels of group g.
+      window: the sizes, and where the kernel stands on x.
+
+    Returns:
+      y [N, *output, F].
+
+    Example:
+      >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0]], [[10.0]]])
+      >>> convolve(x, w, Window((4,), (2,), (1,), ((0, 0),), (1,)))[0, :, 0]
+      Array([10., 21., 32.], dtype=float32)
+
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", equation 9.7 with strides.
+    """
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    form = functools.partial(_convolve.bind, window=window)
+    return by_batch(form, x.astype(dtype), w.astype(dtype))
+
+
+def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """The transpose of `convolve` in its input: what takes dy to dx there takes x to y here.
+
+    Args:
+      x: [N, *output, F], as an output of the convolution.
+      w: [*kernel, C / G, F], the kernel of the convolution.
+      window: that of the convolution.
+
+    Returns:
+      y [N, *input, C].
+
+    Example:
+      >>> x, w = jnp.array([[[1.0], [2.0]]]), jnp.array([[[1.0]], [[10.0]]])
+      >>> convolve_transposed(x, w, Window((4,), (2,), (2,), ((0, 0),), (1,)))[0, :, 0]
+      Array([ 1., 10.,  2., 20.], dtype=float32)
+
+    Source: Dumoulin and Visin 2016, arXiv 1603.07285, section 4.
+    """
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    form = functools.partial(_input_gradient.bind, window=window)
+    return by_batch(form, x.astype(dtype), w.astype(dtype))
+
+
+def _convolve_by_xla(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    axes = "DHW"[-len(window.kernel) :]
+    return jax.lax.conv_general_dilated(
+        x,
+        w,
+        window.stride,
+        window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=window.groups,
+    )
+
+
+def _input_gradient_by_xla(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    anywhere = full_beside(dy, 0, _input_shape(dy, w, window), 0, dy.dtype)
+    return jax.vjp(lambda x: _convolve_by_xla(x, w, window), anywhere)[1](dy)[0]
+
+
+def _kernel_gradient_by_xla(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    anywhere = full_beside(dy, 0, _kernel_shape(x, dy, window), 0, dy.dtype)
+    return jax.vjp(lambda w: _convolve_by_xla(x, w, window), anywhere)[1](dy)[0]
+
+
+def _output_shape(x: Any, w: Any, window: Window) -> tuple[int, ...]:
+    return (x.shape[0], *window.output, w.shape[-1])
+
+
+def _input_shape(dy: Any, w: Any, window: Window) -> tuple[int, ...]:
+    return (dy.shape[0], *window.input, w.shape[-2] * window.groups)
+
+
+def _kernel_shape(x: Any, dy: Any, window: Window) -> tuple[int, ...]:
+    return (*window.kernel, x.shape[-1] // window.groups, dy.shape[-1])
+
+
+Fold = tuple[int, bool]
+
+
+def _primitive(
+    name: str,
+    by_xla: Callable[..., jax.Array],
+    on_cpu: Callable[..., jax.Array],
+    shape: Callable[..., tuple[int, ...]],
+    folds: dict[tuple[bool, bool], tuple[Fold | None, Fold | None, Fold]],
+) -> Primitive:
+    """A primitive of two operands and one result, with all that does not name the other two."""
+
+    def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
+        return jax.lax.platform_dependent(
+            a,
+            b,
+            cpu=functools.partial(on_cpu, window=window),
+            default=functools.partial(by_xla, window=window),
+        )
+
+    def batch(operands: Any, axes: Any, window: Window) -> tuple[jax.Array, int]:
+        each = list(zip(operands, axes, strict=True))
+        size = next(a.shape[axis] for a, axis in each if axis is not None)
+        *into, (out_axis, within) = folds[axes[0] is not None, axes[1] is not None]
+        folded = [
+            a if fold is None else _fold(jnp.moveaxis(a, axis, 0), *fold, window.groups)
+            for (a, axis), fold in zip(each, into, strict=True)
+        ]
+        groups = window.groups * (size if None not in axes else 1)
+        y = primitive.bind(*folded, window=window.with_groups(groups))
+        return _unfold(y, size, out_axis, within, window.groups), 0
+
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(plain, static_argnames="window"))
+    primitive.def_abstract_eval(lambda a, b, *, window: typed_like(a, shape(a, b, window)))
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
+    """A leading batch axis taken into `axis`: in front of it, or in front of each group's part."""
+    parts = groups if within else 1
+    axis += a.ndim if axis < 0 else 1
+    a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
+    a = jnp.moveaxis(a, 0, axis)
+    return jax.lax.collapse(a, axis - 1, axis + 2)
+
+
+def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> jax.Array:
+    """The inverse of `_fold`."""
+    parts = groups if within else 1
+    axis += y.ndim if axis < 0 else 0
+    y = y.reshape(
+        *y.shape[:axis], parts, size, y.shape[axis] // (parts * size), *y.shape[axis + 1 :]
+    )
+    y = jnp.moveaxis(y, axis + 1, 0)
+    return jax.lax.collapse(y, axis + 1, axis + 3)
+
+
+# Where a batch goes under vmap, by which of the two operands have one: (axis, whether it goes
+# within each group) for the operands and for the result. One batched operand makes a larger
+# convolution, of more images or more channels; two make one of more groups.
+IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
+BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
+
+_convolve = _primitive(
+    "convolve",
+    _convolve_by_xla,
+    convolution_cpu.convolve,
+    _output_shape,
+    {(True, False): (IMAGES, None, IMAGES), (False, True): (None, WITHIN, WITHIN), **BOTH},
+)
+_input_gradient = _primitive(
+    "convolve_input_gradient",
+    _input_gradient_by_xla,
+    convolution_cpu.input_gradient,
+    _input_shape,
+    {(True, False): (IMAGES, None, IMAGES), (False, True): (None, INPUTS, WITHIN), **BOTH},
+)
+_kernel_gradient = _primitive(
+    "convolve_kernel_gradient",
+    _kernel_gradient_by_xla,
+    convolution_cpu.kernel_gradient,
+    _kernel_shape,
+    {(True, False): (WITHIN, None, INPUTS), (False, True): (None, WITHIN, WITHIN), **BOTH},
+)
+
+# Each bilinear map's transposes: given a cotangent of the result, the cotangent of either operand.
+ad.defbilinear(
+    _convolve,
+    lambda dy, x, w, *, window: _input_gradient.bind(dy, w, window=window),
+    lambda dy, x, w, *, window: _kernel_gradient.bind(x, dy, window=window),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda dx, dy, w, *, window: _convolve.bind(dx, w, window=window),
+    lambda dx, dy, w, *, window: _kernel_gradient.bind(dx, dy, window=window),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda dw, x, dy, *, window: _input_gradient.bind(dy, dw, window=window),
+    lambda dw, x, dy, *, window: _convolve.bind(x, dw, window=window),
+)

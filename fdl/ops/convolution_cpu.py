@@ -1,0 +1,248 @@
+"""Convolution and its two gradients in the forms that are fast on a CPU, inside a loop too.
+
+XLA's CPU compiler has fast code for a convolution only where it is written NHWC by HWIO to NHWC.
+Gradients are written otherwise, and outside of a program's outermost computation (in the body of a
+`lax.scan`, where training runs) nothing turns them round. So the gradient by the input is written
+that way here, the gradient by the kernel as matrix products, and groups one by one, or, where
+they are narrow, as shifted images times numbers. benchmarks/convolution.py measures all of it.
+Shapes and letters are those of convolve.py.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from fdl.ops.sharding import full_beside
+from fdl.ops.windows import Window
+
+# So many numbers of patches are held at once: 4 MB of float32, which stay in the cache.
+PATCHES = 2**20
+# In groups with at most so many products for each element of the kernel, there is no matrix product
+# worth the name, and shifted images win (64 groups of one channel: 0.7 ms against 30).
+NARROW = 4
+
+
+def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Half precision computed and summed in float32, which is faster here as well."""
+
+    @functools.wraps(form)
+    def wide(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
+        exact = jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype
+        return form(a.astype(exact), b.astype(exact), window).astype(a.dtype)
+
+    return wide
+
+
+@_in_float32
+def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """y as of convolve.convolve.
+
+    Example:
+      >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0]], [[10.0]]])
+      >>> convolve(x, w, Window((4,), (2,), (1,), ((0, 0),), (1,)))[0, :, 0]
+      Array([10., 21., 32.], dtype=float32)
+    """
+    return _convolve(x, w, window, spread=(1,) * len(window.kernel))
+
+
+@_in_float32
+def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """dx: dy with stride - 1 zeros between its elements, convolved with the kernel turned round.
+
+    Example:
+      >>> dy, w = jnp.array([[[1.0], [2.0]]]), jnp.array([[[1.0]], [[10.0]]])
+      >>> input_gradient(dy, w, Window((4,), (2,), (2,), ((0, 0),), (1,)))[0, :, 0]
+      Array([ 1., 10.,  2., 20.], dtype=float32)
+    """
+    rank = len(window.kernel)
+    spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
+    low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
+    # As many above as make a result of the size of x; below 0 where no window reached its end.
+    each = zip(window.input, window.extent, spread, low, strict=True)
+    padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
+    turned = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
+    w = jnp.flip(w, tuple(range(rank)))
+    w = jnp.swapaxes(w.reshape(*w.shape[:-1], window.groups, -1), -3, -1)
+    w = w.reshape(*w.shape[:-2], -1)
+    return _convolve(dy, w, turned, spread=window.stride)
+
+
+@_in_float32
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """dw: for each element of the kernel, what it saw of x times dy, summed over all windows.
+
+    Example:
+      >>> x, dy = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0], [0.0], [10.0]]])
+      >>> kernel_gradient(x, dy, Window((4,), (2,), (1,), ((0, 0),), (1,)))[:, 0, 0]
+      Array([20., 31.], dtype=float32)
+    """
+    if x.shape[0] == 0:
+        return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
+    if window.groups == 1:
+        return _patches_by_errors(x, dy, window)
+    if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
+        return _narrow_kernel_gradient(x, dy, window)
+    return _group_by_group(_patches_by_errors, x, dy, window)
+
+
+def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
+    """With spread - 1 zeros between the elements of x, and padding that may be below 0."""
+    if x.shape[0] == 0:
+        return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
+    if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:
+        return _group_by_group(functools.partial(_convolve, spread=spread), x, w, window)
+    narrow = window.groups > 1
+    if narrow or min(map(min, window.padding)) < 0:
+        edges = [(low, high, s - 1) for (low, high), s in zip(window.padding, spread, strict=True)]
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+        spread = (1,) * len(spread)
+        none = ((0, 0),) * len(spread)
+        window = dataclasses.replace(window, input=x.shape[1:-1], padding=none)
+    if narrow:
+        return _shift_and_add(x, w, window)
+    if math.prod(window.kernel) == 1 and spread == (1,) * len(spread):
+        (seen,) = _shifts(*_fitted(x, window, window.output))
+        return jnp.tensordot(seen, w.reshape(w.shape[-2:]), 1)
+    return _side_by_side(x, w, window, spread)
+
+
+def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
+    """One wide image, of all images in a row along the last spatial axis, and zeros between them.
+
+    The fast code works row by row of the result, on a single core if a row is short; in rows that
+    hold all images there is work for every core (3 x 3 on 28 x 28: 8 ms against 17 on two).
+    """
+    images, size, apart = x.shape[0], x.shape[-2], spread[-1]
+    (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
+    # An image's last window ends so far beyond it; what is there is also what is before the next.
+    high = (window.output[-1] - 1) * stride + extent - low - ((size - 1) * apart + 1)
+    gap = max(0, -(-(max(low, high) - apart + 1) // apart))
+    period = max(size + gap, -(-window.output[-1] * stride // apart))
+    period = -(-period // stride) * stride
+    edges = [(0, 0, 0)] * x.ndim
+    edges[-2] = (0, period - size, 0)
+    x = jnp.moveaxis(jax.lax.pad(x, jnp.zeros((), x.dtype), edges), 0, -3)
+    x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
+    each = period * apart // stride
+    end = extent - stride - low + apart - 1
+    if end < 0:
+        x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
+    axes = "DHW"[-len(spread) :]
+    y = jax.lax.conv_general_dilated(
+        x,
+        w,
+        window.stride,
+        (*window.padding[:-1], (low, end)),
+        lhs_dilation=spread,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+    y = y.reshape(*y.shape[1:-2], images, each, y.shape[-1])
+    return jnp.moveaxis(jax.lax.slice_in_dim(y, 0, window.output[-1], axis=y.ndim - 2), -3, 0)
+
+
+def _group_by_group(
+    form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
+) -> jax.Array:
+    """Groups are parts of the last axis of both operands and of the result of all three maps."""
+    a, b = (
+        jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
+    )
+    y = jax.lax.map(lambda pair: form(*pair, window.with_groups(1)), (a, b))
+    return jnp.moveaxis(y, 0, -2).reshape(*y.shape[1:-1], -1)
+
+
+def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """Narrow groups: one pass over images that need no padding, without a matrix product."""
+    w = w.reshape(-1, w.shape[-2], window.groups, w.shape[-1] // window.groups)
+    x = x.reshape(*x.shape[:-1], window.groups, -1)
+    terms = (
+        seen[..., channel, None] * w[number, channel]
+        for number, seen in enumerate(_shifts(x, window))
+        for channel in range(w.shape[1])
+    )
+    y = functools.reduce(jnp.add, terms)
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """As `_shift_and_add`: each shifted image times dy, summed over all windows.
+
+    The sum is a product with ones: XLA's own sum computes what it sums number by number, in four
+    times as long.
+    """
+    x, window = _fitted(x, window, window.output)
+    x, dy = (each.reshape(*each.shape[:-1], window.groups, -1) for each in (x, dy))
+    places = tuple(range(dy.ndim - 2))
+
+    def of(x: jax.Array, dy: jax.Array) -> jax.Array:
+        ones = jnp.ones(dy.shape[:-2], dy.dtype)
+        seen = (each[..., i, None] for each in _shifts(x, window) for i in range(x.shape[-1]))
+        return jnp.stack([jnp.tensordot(ones, each * dy, (places, places)) for each in seen])
+
+    # Image by image, since a loop begins with numbers in memory: what computes x and dy would be
+    # fused into every product otherwise, and computed once for each (9 ms against 17).
+    shape = jax.eval_shape(of, x[:1], dy[:1]).shape
+    dw = _over_images(of, x, dy, 1, shape)
+    return dw.reshape(*window.kernel, x.shape[-1], -1)
+
+
+def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """Patches of x [N * output, kernel * C] by dy [N * output, F], some images at a time."""
+    x, window = _fitted(x, window, window.output)
+    images, sums = len(x), tuple(range(x.ndim - 1))
+
+    def of(x: jax.Array, dy: jax.Array) -> jax.Array:
+        patches = jnp.concatenate(list(_shifts(x, window)), axis=-1)
+        return jax.lax.dot_general(patches, dy, ((sums, sums), ((), ())))
+
+    patch = math.prod(window.kernel) * x.shape[-1]
+    most = max(1, PATCHES // max(1, patch * math.prod(window.output)))
+    chunk = next((n for n in range(min(most, images), 0, -1) if images % n == 0), 0)
+    if chunk == images or math.prod(window.kernel) == 1:
+        dw = of(x, dy)
+    else:
+        dw = _over_images(of, x, dy, chunk, (patch, dy.shape[-1]))
+    return dw.reshape(*window.kernel, x.shape[-1], dy.shape[-1])
+
+
+def _over_images(
+    form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, shape: tuple[int, ...]
+) -> jax.Array:
+    """The sum of form(x, dy), of that shape, over chunks of images."""
+    # The images of a chunk lie apart: a batch that is cut over devices stays where it is.
+    x, dy = (each.reshape(chunk, len(each) // chunk, *each.shape[1:]) for each in (x, dy))
+
+    def add(i: jax.Array, dw: jax.Array) -> jax.Array:
+        return dw + form(*(jax.lax.dynamic_index_in_dim(each, i, 1, False) for each in (x, dy)))
+
+    return jax.lax.fori_loop(0, x.shape[1], add, full_beside(x, 0, shape, 0, x.dtype))
+
+
+def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
+    """x with its padding, and without what no window sees, for `output` windows."""
+    sizes = tuple(
+        (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
+    )
+    each = zip(x.shape[1:-1], sizes, window.padding, strict=True)
+    edges = [(low, size - n - low, 0) for n, size, (low, _) in each]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    none = ((0, 0),) * len(sizes)
+    return x, dataclasses.replace(window, input=sizes, padding=none)
+
+
+def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
+    """What each element of the kernel sees of x [N, *input, ...]: [N, *output, ...], one by one."""
+    for place in itertools.product(*map(range, window.kernel)):
+        seen = x
+        for axis, at in enumerate(place):
+            start = at * window.dilation[axis]
+            stride = window.stride[axis]
+            end = start + (window.output[axis] - 1) * stride + 1
+            seen = jax.lax.slice_in_dim(seen, start, end, stride, axis + 1)
+        yield seen

@@ -1,0 +1,60 @@
+"""A linear recurrence along time, as a scan whose steps can be joined in any order.
+
+T is the length of a sequence, D its features. Every product goes element by element.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.ops.numerics import wide
+from fdl.paths import PathError
+
+
+def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.Array:
+    """h[t] = a[t] h[t - 1] + b[t] in about log T parallel steps.
+
+    Args:
+      a: [..., T, D]; 0 forgets all that came before, NaN and infinity too.
+      b: [..., T, D].
+      start: h[-1], [..., D]; by default zeros.
+
+    Returns:
+      h [..., T, D] in the dtype of b, computed in float32 or wider.
+
+    Raises:
+      PathError: a and b, or start, that do not fit each other.
+
+    Example:
+      >>> a, b = jnp.full((3, 1), 0.5), jnp.ones((3, 1))
+      >>> linear_recurrence(a, b).ravel()
+      Array([1.  , 1.5 , 1.75], dtype=float32)
+
+    Source: Blelloch 1990, "Prefix sums and their applications", section 1.4.1; Martin and Cundy
+    2017, arXiv 1709.04057, for networks.
+    """
+    if a.shape != b.shape or a.ndim < 2 or (start is not None and without_time(b) != start.shape):
+        raise PathError(
+            f"expected a and b [..., T, D] of one shape and start [..., D], got {list(a.shape)}, "
+            f"{list(b.shape)} and {None if start is None else list(start.shape)}; broadcast them",
+            layer="linear_recurrence",
+        )
+    dtype = wide(b.dtype)
+    factor, h = a.astype(dtype), b.astype(dtype)
+    if start is not None:
+        h = h.at[..., 0, :].add(kept(factor[..., 0, :], start.astype(dtype)))
+
+    def join(one: Any, other: Any) -> Any:
+        return kept(other[0], one[0]), kept(other[0], one[1]) + other[1]
+
+    return jax.lax.associative_scan(join, (factor, h), axis=-2)[1].astype(b.dtype)
+
+
+def kept(a: jax.Array, h: jax.Array) -> jax.Array:
+    """a h, and 0 for a = 0 whatever h is."""
+    return a * jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
+
+
+def without_time(x: Any) -> tuple[int, ...]:
+    return (*x.shape[:-2], x.shape[-1])

@@ -1,0 +1,164 @@
+"""Some leaves and not others: what part of a tree a transformation sees."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from optax import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    MaskedNode,
+    MaskedState,
+)
+
+from fdl import paths
+from fdl.optim.checks import as_transformation
+from fdl.optim.protocol import is_placeholder, transformation
+from fdl.typing import Mask
+
+
+def masked(
+    inner: GradientTransformation, mask: Mask, *, mask_compatible_extra_args: bool = False
+) -> GradientTransformationExtraArgs:
+    """A transformation for some leaves; the updates of the others pass unchanged.
+
+    Args:
+      inner: fdl's or optax's.
+      mask: one path pattern or a tuple of them (`"**/w"`; see `fdl.paths`), or, as in optax, a
+        pytree of bool with the structure of params or a prefix of it, or a function of params that
+        gives one. A module whose leaves are bools is read, also where it can be called.
+      mask_compatible_extra_args: whether extra arguments of `update` that have the structure of the
+        updates, such as `grad`, are masked as well.
+
+    Returns:
+      A transformation with state `optax.MaskedState(inner_state)`, which holds nothing for the
+      leaves that are left out.
+
+    Raises:
+      ValueError: what is no mask, or does not fit the parameters; a pattern that matches nothing,
+        with the nearest paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from fdl.optim import sgd
+      >>> only_w, params = masked(sgd(1.0), "w"), {"b": jnp.ones(1), "w": jnp.ones(1)}
+      >>> only_w.update(params, only_w.init(params))[0]
+      {'b': Array([1.], dtype=float32), 'w': Array([-1.], dtype=float32)}
+    """
+    inner = as_transformation("masked", inner)
+    _check_mask(mask)
+
+    def init(params: Any) -> MaskedState:
+        if is_placeholder(params):
+            return MaskedState(inner.init(params))
+        return MaskedState(inner.init(cut(params, mask_of(mask, params))))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MaskedState]:
+        wanted = mask_of(mask, updates)
+        structure: Any = jax.tree.structure(updates)  # mypy knows no methods of a PyTreeDef
+        part = None if params is None else cut(params, wanted)
+        if mask_compatible_extra_args:
+            extra_args = {
+                name: cut(value, wanted) if jax.tree.structure(value) == structure else value
+                for name, value in extra_args.items()
+            }
+        new, inner_state = inner.update(cut(updates, wanted), state.inner_state, part, **extra_args)
+        updates = jax.tree.map(
+            lambda keep, mine, other: mine if keep else other, wanted, new, updates
+        )
+        return updates, MaskedState(inner_state)
+
+    return transformation(init, update)
+
+
+def mask_of(mask: Mask, tree: Any) -> Any:
+    """The mask as a pytree of bool: patterns and functions applied to a tree.
+
+    Example:
+      >>> mask_of("*/w", {"dense": {"b": 0.0, "w": 1.0}})
+      {'dense': {'b': False, 'w': True}}
+    """
+    if isinstance(mask, str):
+        return paths.select(tree, mask)
+    if isinstance(mask, tuple | list) and mask and all(isinstance(each, str) for each in mask):
+        return paths.select(tree, *mask)
+    function: Any = mask
+    return function(tree) if is_function(mask) else mask
+
+
+def is_function(value: Any) -> bool:
+    """Whether a mask or labels are a function of the parameters; else they are a pytree.
+
+    A module may be both: it can be called, but if its leaves are bools or labels, it is read.
+
+    Example:
+      >>> is_function(lambda params: True), is_function({"w": True})
+      (True, False)
+    """
+    if isinstance(value, functools.partial):  # such as JAX's, whose leaves are its arguments
+        return True
+    leaves, arrays = jax.tree.leaves(value), jax.Array | np.ndarray
+    read = leaves and not any(callable(leaf) or isinstance(leaf, arrays) for leaf in leaves)
+    return callable(value) and not read
+
+
+def cut(tree: Any, mask: Any) -> Any:
+    """The tree with `optax.MaskedNode()`, which has no leaves, where the mask is False.
+
+    Example:
+      >>> cut({"b": 0.0, "w": 1.0}, {"b": False, "w": True})
+      {'b': MaskedNode(), 'w': 1.0}
+    """
+    check_prefix("masked", "a mask", mask, tree)
+    return jax.tree.map(lambda keep, part: part if keep else MaskedNode(), mask, tree)
+
+
+def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
+    """Refuses what has neither the structure of a tree nor that of its upper levels.
+
+    Raises:
+      ValueError: names the first path that differs.
+
+    Example:
+      >>> check_prefix("masked", "a mask", {"w": True}, {"b": 0.0, "w": 1.0})
+      Traceback (most recent call last):
+      ...
+      ValueError: masked: expected a mask with the structure of params or a prefix of it, got none
+        for 'b'; ...
+    """
+    try:
+        jax.tree.map(lambda leaf, part: None, prefix, tree)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{who}: expected {what} with the structure of params or a prefix of it, got "
+            f"{_difference(prefix, tree)}; make it by jax.tree.map over the params"
+        ) from None
+
+
+def _difference(prefix: Any, tree: Any) -> str:
+    """Where a prefix does not fit a tree."""
+    given, there = paths.leaves(prefix), paths.leaves(tree)
+    levels: set[str] = set()
+    for path in there:
+        names = path.split("/")
+        above = {"/".join(names[:depth]) for depth in range(len(names) + 1)}
+        if above.isdisjoint(given):
+            return f"none for {paths.shortened(repr(path), 200)}"
+        levels |= above
+    unknown = next((path for path in given if path not in levels), None)
+    if unknown is None:
+        return "other containers at the same paths"
+    return f"one for {paths.shortened(repr(unknown), 200)}, which is no part of them"
+
+
+def _check_mask(mask: Any) -> None:
+    leaves = [None] if mask is None else jax.tree.leaves(mask)
+    kinds = str | bool | np.bool_
+    if not is_function(mask) and not all(isinstance(leaf, kinds) for leaf in leaves):
+        raise ValueError(
+            f"masked: expected path patterns, a pytree of bool or a function of params, got "
+            f"{mask!r:.60}; give '**/w' for all weights"
+        )

@@ -1,0 +1,225 @@
+"""Adafactor: each matrix's squared gradients in the memory of one row and one column.
+
+In the formulas g is a gradient [..., rows, columns], v a record of g^2, t the step from 1.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import EmptyState, FactoredState, GradientTransformationExtraArgs
+
+from fdl.checks import check_number
+from fdl.ops.numerics import bounded, wide
+from fdl.optim.chaining import chain
+from fdl.optim.checks import check_least, check_positive
+from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
+from fdl.optim.lifting import leafwise, need_params, per_leaf, stateless
+from fdl.optim.protocol import transformation
+from fdl.optim.tree_vectors import sizes
+from fdl.optim.wrappers.averaging import ema
+from fdl.optim.wrappers.clipping import clip_by_block_rms
+from fdl.typing import Mask, ScalarOrSchedule
+
+
+def adafactor(
+    learning_rate: ScalarOrSchedule | None = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: float = 0.8,
+    decay_offset: int = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: float | None = 1.0,
+    momentum: float | None = None,
+    dtype_momentum: Any = jnp.float32,
+    weight_decay_rate: ScalarOrSchedule | None = None,
+    eps: float = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Mask = None,
+) -> GradientTransformationExtraArgs:
+    """Adafactor: steps divided by the root of v, which is kept as the means of rows and columns.
+
+        b = 1 - t^-decay_rate
+        r = b r + (1 - b) mean of g^2 + eps over columns,    c = the same over rows
+        v = r c / mean(r),    u = g / sqrt(v)
+        u = u / max(1, rms(u) / clipping_threshold)
+        W -= learning_rate * max(0.001, rms(W)) * u
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None is 1.
+      min_dim_size_to_factor: a leaf is factored along its two largest axes if both are this long.
+      decay_rate: > 0; the larger, the longer the memory.
+      decay_offset: the step, from 0, at which t is 1 (where fine-tuning begins).
+      multiply_by_parameter_scale: steps in proportion to each leaf's size; else W -= rate * u.
+      clipping_threshold: > 0, the largest root mean square of u; None for no limit.
+      momentum: in (-1, 1), of the finished steps; None for none.
+      dtype_momentum: of the momentum.
+      weight_decay_rate: >= 0, or a schedule; not multiplied by the rate. None for none.
+      eps: >= 0, in the squared gradients.
+      factored: False keeps the whole of v.
+      weight_decay_mask: what to decay; see `masked`.
+
+    Returns:
+      A transformation that needs params, if it multiplies by their scale or decays them; the state
+      is that of `optax.adafactor`.
+
+    Raises:
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside (-1, 1); a
+        decay_rate, clipping_threshold or min_dim_size_to_factor out of range.
+
+    Example:
+      >>> optimizer, w = adafactor(0.5), jnp.array([3.0, -3.0])
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)[0]
+      Array([-1.5,  1.5], dtype=float32)
+
+    Source: Shazeer and Stern 2018, arXiv 1804.04235, algorithms 4 and 5, with means for the paper's
+    sums. The paper's rate is min(0.01, 1 / sqrt(t)), and it has no momentum and no decay. The same
+    in optax.
+    """
+    pieces = [
+        scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
+    ]
+    if clipping_threshold is not None:
+        pieces.append(clip_by_block_rms(clipping_threshold))
+    if learning_rate is not None:
+        pieces.append(scale_by_learning_rate(learning_rate, flip_sign=False))
+    if multiply_by_parameter_scale:
+        pieces.append(scale_by_param_block_rms())
+    if momentum is not None:
+        pieces.append(ema(momentum, False, dtype_momentum))
+    if weight_decay_rate is not None:
+        pieces.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
+    return chain(*pieces, stateless("adafactor", lambda u: -u))
+
+
+def power_decay(count: Any, decay_rate: Any) -> jax.Array:
+    """b = 1 - t^-decay_rate at t = count + 1.
+
+    Example:
+      >>> float(power_decay(0, 0.8)), float(power_decay(3, 0.5))
+      (0.0, 0.5)
+
+    Source: Shazeer and Stern 2018, section 7.2.
+    """
+    return 1.0 - jnp.asarray(count + 1, jnp.float32) ** -decay_rate
+
+
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: float = 1e-30,
+    decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
+) -> GradientTransformationExtraArgs:
+    """g / sqrt(v) of `adafactor`.
+
+    Args:
+      factored: False keeps the whole of v.
+      decay_rate: > 0, given to decay_rate_fn.
+      step_offset: taken off the count.
+      min_dim_size_to_factor: >= 1.
+      epsilon: >= 0, in the squared gradients.
+      decay_rate_fn: `(count from 0, decay_rate) -> b`, the share of v that the step keeps.
+
+    Returns:
+      A transformation with state `optax.FactoredState(count, v_row, v_col, v)`: of each leaf, the
+      fields that it has no use for have shape [1].
+
+    Raises:
+      ValueError: a min_dim_size_to_factor below 1, a decay_rate or epsilon out of range.
+
+    Example:
+      >>> transform, g = scale_by_factored_rms(min_dim_size_to_factor=2), jnp.array([[1.0, -2.0]])
+      >>> g = jnp.concatenate([g, 3 * g])
+      >>> transform.update(g, transform.init(g))[0].round(3)
+      Array([[ 1., -1.],
+             [ 1., -1.]], dtype=float32)
+
+    Source: Shazeer and Stern 2018, algorithms 4 and 5; more than two axes as in optax.
+    """
+    who = "scale_by_factored_rms"
+    check_number(
+        who,
+        "a min_dim_size_to_factor >= 1",
+        min_dim_size_to_factor,
+        lambda size: size >= 1,
+        "factored=False keeps v whole",
+    )
+    check_positive(who, "the memory grows as t does to this power", decay_rate=decay_rate)
+    check_least(who, epsilon=epsilon)
+
+    def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        return _largest_axes(shape, min_dim_size_to_factor) if factored else None
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        b = decay_rate_fn(t - 1 - step_offset, decay_rate)
+
+        def average(v: Any, new: Any) -> Any:
+            return (b * v + (1.0 - b) * new).astype(v.dtype)
+
+        def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
+            axes = axes_of(g.shape)
+            # Rows, columns, and the rows' averages are summed; 4, because XLA inverts such a sum.
+            terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
+            g, square = bounded(g, terms)
+            square = square + epsilon
+            if axes is None:
+                v = average(v, square)
+                return g * v**-0.5, jnp.zeros_like(r), jnp.zeros_like(c), v
+            rows, columns = axes
+            r = average(r, square.mean(columns))
+            c = average(c, square.mean(rows))
+            mean = r.mean(rows - (rows > columns), keepdims=True)
+            u = g * jnp.expand_dims((r / mean) ** -0.5, columns) * jnp.expand_dims(c**-0.5, rows)
+            return u, r, c, jnp.zeros_like(v)
+
+        return rule
+
+    slots = {name: _slot(name, axes_of) for name in ("v_row", "v_col", "v")}
+    return leafwise(who, at_step, FactoredState, slots, counted=True)
+
+
+def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationExtraArgs:
+    """u * max(min_scale, rms(W)), leaf by leaf.
+
+    Example:
+      >>> transform, w = scale_by_param_block_rms(), jnp.array([3.0, -3.0])
+      >>> transform.update(jnp.array([0.0, 0.5]), transform.init(w), w)[0]
+      Array([0. , 1.5], dtype=float32)
+
+    Source: Shazeer and Stern 2018, section 8.
+    """
+    who = "scale_by_param_block_rms"
+    check_least(who, min_scale=min_scale)
+
+    def rule(u: Any, _: Any, rms: Any) -> Any:
+        return (u * jnp.maximum(rms.value, min_scale).astype(u.dtype),)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        others = {"params": need_params(who, params), "sizes": sizes(params, mean=True)[0]}
+        return per_leaf(who, rule, updates, others)[0], state
+
+    return transformation(lambda params: EmptyState(), update)
+
+
+def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
+    """(rows, columns): the second largest axis and the largest; None if they are too short."""
+    if len(shape) < 2:
+        return None
+    rows, columns = np.argsort(shape, kind="stable")[-2:].tolist()
+    return (rows, columns) if shape[rows] >= least else None
+
+
+def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
+    """v_row is without the columns, v_col without the rows; what is not used has shape [1]."""
+
+    def slot(p: Any) -> jax.Array:
+        axes = axes_of(p.shape)
+        if (axes is None) != (name == "v"):
+            return jnp.zeros((1,), wide(p.dtype))
+        without = None if axes is None else axes[1] if name == "v_row" else axes[0]
+        return jnp.zeros([n for axis, n in enumerate(p.shape) if axis != without], wide(p.dtype))
+
+    return slot

@@ -1,0 +1,609 @@
+"""Adam and its relatives.
+
+In the formulas g is the gradient, m and v its first and second moment, t the step from 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    GradientTransformationExtraArgs,
+    ScaleByAdamState,
+    ScaleByAmsgradState,
+    ScaleByBeliefState,
+)
+
+from fdl.ops.numerics import bounded
+from fdl.optim.chaining import chain
+from fdl.optim.checks import check_fractions, check_least, check_momenta
+from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
+from fdl.optim.lifting import filled, leafwise
+from fdl.optim.moments import corrected, correction, first_moment
+from fdl.typing import Mask, ScalarOrSchedule
+
+
+def adam(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Adam: a step of about one size in each direction, from two moments of the gradient.
+
+        m = b1 m + (1 - b1) g,     m^ = m / (1 - b1^t)
+        v = b2 v + (1 - b2) g^2,   v^ = v / (1 - b2^t)
+        W -= learning_rate * m^ / (sqrt(v^ + eps_root) + eps)
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it; needed to differentiate through the optimizer.
+      mu_dtype: of m; by default the parameters', float32 at least.
+      nesterov: as `nadam`.
+
+    Returns:
+      A transformation; the state is that of `optax.adam`.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = adam(0.5), jnp.array([2.0, -2.0])
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
+      Array([-0.5,  0.5], dtype=float32)
+
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, but for
+    half precision and gradients beyond 1.3e19, see `fdl.optim`; Keras applies eps before the bias
+    correction (the sentence before section 2.1).
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Mask = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Adam with decoupled weight decay: W -= learning_rate * (Adam's step + weight_decay * W).
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it.
+      mu_dtype: of m; by default the parameters', float32 at least.
+      weight_decay: >= 0, or a schedule.
+      mask: what to decay; `"**/w"` leaves norms and biases alone; see `masked`.
+      nesterov: as `nadamw`.
+
+    Returns:
+      A transformation; the state is that of `optax.adamw`.
+
+    Raises:
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = adamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.51, 0.51]
+
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay times the
+    whole learning rate, as optax and torch have it (the paper: times the schedule alone).
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_adam(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """The direction of `adam`: m^ / (sqrt(v^ + eps_root) + eps).
+
+    Returns:
+      A transformation with state `optax.ScaleByAdamState(count, mu, nu)`.
+
+    Example:
+      >>> transform = scale_by_adam()
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([ 1., -1.], dtype=float32)
+    """
+    check_momenta("scale_by_adam", b1=b1)
+    check_fractions("scale_by_adam", b2=b2)
+    check_least("scale_by_adam", eps=eps, eps_root=eps_root)
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
+
+        def rule(g: Any, m: Any, v: Any) -> Any:
+            g, square = bounded(g)
+            m = (1 - b1) * g + b1 * m
+            v = (1 - b2) * square + b2 * v
+            return first(m, g) / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), m, v
+
+        return rule
+
+    slots = {"mu": filled(dtype=mu_dtype), "nu": filled()}
+    return leafwise("scale_by_adam", at_step, ScaleByAdamState, slots, counted=True)
+
+
+def amsgrad(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    correct_maximum: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Adam whose steps never grow back: the largest second moment so far takes v's place.
+
+        v_max = max(v_max, v^),     W -= learning_rate * m^ / (sqrt(v_max + eps_root) + eps)
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it.
+      mu_dtype: of m; by default the parameters', float32 at least.
+      bias_correction_mu: m^ is m / (1 - b1^t), else m.
+      bias_correction_nu: v^ is v / (1 - b2^t), else v.
+      correct_maximum: the maximum is taken of v, and corrected afterwards, as in torch and Keras.
+
+    Returns:
+      A transformation; the state is that of `optax.amsgrad`.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = amsgrad(0.5), jnp.array([2.0, -2.0])
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
+      Array([-0.5,  0.5], dtype=float32)
+
+    Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which corrects no bias. optax
+    takes the maximum after the correction, torch and Keras before. v_max never falls: one huge
+    gradient makes all later steps tiny.
+    """
+    direction = scale_by_amsgrad(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        bias_correction_mu,
+        bias_correction_nu,
+        correct_maximum=correct_maximum,
+    )
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def scale_by_amsgrad(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    correct_maximum: bool = False,
+) -> GradientTransformationExtraArgs:
+    """The direction of `amsgrad`.
+
+    Example:
+      >>> transform = scale_by_amsgrad()
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([ 1., -1.], dtype=float32)
+    """
+    check_momenta("scale_by_amsgrad", b1=b1)
+    check_fractions("scale_by_amsgrad", b2=b2)
+    check_least("scale_by_amsgrad", eps=eps, eps_root=eps_root)
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        c1, c2 = correction(b1, t), correction(b2, t)
+        v_hat = (lambda v: corrected(v, c2)) if bias_correction_nu else lambda v: v
+        before, after = (lambda v: v, v_hat) if correct_maximum else (v_hat, lambda v: v)
+
+        def rule(g: Any, m: Any, v: Any, largest: Any) -> Any:
+            g, square = bounded(g)
+            m = (1 - b1) * g + b1 * m
+            v = (1 - b2) * square + b2 * v
+            largest = jnp.maximum(largest, before(v))
+            m_hat = corrected(m, c1) if bias_correction_mu else m
+            return m_hat / (jnp.sqrt(after(largest) + eps_root) + eps), m, v, largest
+
+        return rule
+
+    slots = {"mu": filled(dtype=mu_dtype), "nu": filled(), "nu_max": filled()}
+    return leafwise("scale_by_amsgrad", at_step, ScaleByAmsgradState, slots, counted=True)
+
+
+def adamax(
+    learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> GradientTransformationExtraArgs:
+    """Adam with the largest recent gradient in the place of the root of v.
+
+        u = max(b2 u, |g| + eps),     W -= learning_rate * m^ / u
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of u.
+      eps: >= 0.
+
+    Returns:
+      A transformation; the state is that of `optax.adamax`.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = adamax(0.5), jnp.array([2.0, -2.0])
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
+      Array([-0.5,  0.5], dtype=float32)
+
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 2, which has no eps; optax and torch add
+    it to |g|.
+    """
+    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+
+
+def scale_by_adamax(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> GradientTransformationExtraArgs:
+    """The direction of `adamax`.
+
+    Example:
+      >>> transform = scale_by_adamax()
+      >>> transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))[0].round(3)
+      Array([ 1., -1.], dtype=float32)
+    """
+    check_momenta("scale_by_adamax", b1=b1)
+    check_fractions("scale_by_adamax", b2=b2)
+    check_least("scale_by_adamax", eps=eps)
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        c1 = correction(b1, t)
+
+        def rule(g: Any, m: Any, u: Any) -> Any:
+            m = (1 - b1) * g + b1 * m
+            u = jnp.maximum(jnp.abs(g) + eps, b2 * u)
+            return corrected(m, c1) / u, m, u
+
+        return rule
+
+    slots = {"mu": filled(), "nu": filled()}
+    return leafwise("scale_by_adamax", at_step, ScaleByAdamState, slots, counted=True)
+
+
+def adabelief(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-16,
+    eps_root: float = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Adam that steps far where gradients are as expected, by their variance around m.
+
+        s = b2 s + (1 - b2) (g - m)^2 + eps_root,     W -= learning_rate * m^ / (sqrt(s^) + eps)
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of s.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, added to s at every step.
+      nesterov: the momentum of `nadam`.
+
+    Returns:
+      A transformation; the state is that of `optax.adabelief`.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = adabelief(0.5), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.556, 0.556]
+
+    Source: Zhuang et al. 2020, arXiv 2010.07468, algorithm 2. The same in optax.
+    """
+    direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def scale_by_belief(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-16,
+    eps_root: float = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """The direction of `adabelief`.
+
+    Example:
+      >>> transform = scale_by_belief()
+      >>> updates, _ = transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [1.111, -1.111]
+    """
+    check_momenta("scale_by_belief", b1=b1)
+    check_fractions("scale_by_belief", b2=b2)
+    check_least("scale_by_belief", eps=eps, eps_root=eps_root)
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        first, c2 = first_moment(b1, t, nesterov), correction(b2, t)
+
+        def rule(g: Any, m: Any, s: Any) -> Any:
+            g, _ = bounded(g)
+            m = (1 - b1) * g + b1 * m
+            s = (1 - b2) * bounded(g - m)[1] + b2 * s + eps_root
+            return first(m, g) / (jnp.sqrt(corrected(s, c2)) + eps), m, s
+
+        return rule
+
+    slots = {"mu": filled(), "nu": filled()}
+    return leafwise("scale_by_belief", at_step, ScaleByBeliefState, slots, counted=True)
+
+
+def nadam(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    momentum_decay: float | None = None,
+) -> GradientTransformationExtraArgs:
+    """Adam with Nesterov's momentum, in which the newest gradient counts once more.
+
+        m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t),     the rest as `adam`
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it.
+      mu_dtype: of m; by default the parameters', float32 at least.
+      nesterov: False makes it `adam`.
+      momentum_decay: psi >= 0; the paper's momentum b1 (1 - 0.96^(psi t) / 2), psi = 0.004, takes
+        the place of b1 in m^. None keeps b1, as optax does.
+
+    Returns:
+      A transformation; the state is that of `optax.nadam`, with the product of the momenta besides
+      if they change.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = nadam(0.5), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.737, 0.737]
+
+    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2. torch and Keras
+    have the schedule of the momentum, optax has not.
+    """
+    direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay)
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def nadamw(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Mask = None,
+    *,
+    nesterov: bool = True,
+    momentum_decay: float | None = None,
+) -> GradientTransformationExtraArgs:
+    """`adamw` with the momentum of `nadam`; arguments, returns and errors as there.
+
+    Example:
+      >>> optimizer, w = nadamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.747, 0.747]
+
+    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax, and
+    with momentum_decay=0.004 in torch's `NAdam(decoupled_weight_decay=True)`.
+    """
+    return chain(
+        _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def _direction(
+    b1: float,
+    b2: float,
+    eps: float,
+    eps_root: float,
+    mu_dtype: Any,
+    nesterov: bool,
+    momentum_decay: float | None,
+) -> GradientTransformationExtraArgs:
+    if momentum_decay is None or not nesterov:
+        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return scale_by_scheduled_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
+
+
+class ScheduledNadamState(NamedTuple):
+    """As `optax.ScaleByAdamState`, and the product of all momenta so far."""
+
+    count: Any
+    product: Any
+    mu: Any
+    nu: Any
+
+
+def scale_by_scheduled_nadam(
+    b1: float, b2: float, eps: float, eps_root: float, mu_dtype: Any, momentum_decay: float
+) -> GradientTransformationExtraArgs:
+    """The direction of `nadam` with the paper's schedule of the momentum.
+
+    Example:
+      >>> transform = scale_by_scheduled_nadam(0.9, 0.999, 1e-8, 0.0, None, 0.004)
+      >>> updates, _ = transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [1.056, -1.056]
+    """
+    check_momenta("nadam", b1=b1)
+    check_fractions("nadam", b2=b2)
+    check_least("nadam", eps=eps, eps_root=eps_root, momentum_decay=momentum_decay)
+
+    def momentum(t: Any) -> Any:
+        return b1 * (1 - 0.5 * 0.96 ** (momentum_decay * t))
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        now, following, c2 = momentum(t), momentum(t + 1), correction(b2, t)
+
+        def rule(g: Any, product: Any, m: Any, v: Any) -> Any:
+            g, square = bounded(g)
+            product = product * now
+            m = (1 - b1) * g + b1 * m
+            v = (1 - b2) * square + b2 * v
+            m_hat = following * m / (1 - product * following) + (1 - now) * g / (1 - product)
+            return m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), product, m, v
+
+        return rule
+
+    slots = {"product": lambda p: jnp.ones(()), "mu": filled(dtype=mu_dtype), "nu": filled()}
+    return leafwise("scale_by_nadam", at_step, ScheduledNadamState, slots, counted=True)
+
+
+def radam(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    threshold: float = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Adam that waits until v has seen enough: momentum alone in the first steps.
+
+        rho_inf = 2 / (1 - b2) - 1,     rho = rho_inf - 2 t b2^t / (1 - b2^t)
+        r = sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho))
+        W -= learning_rate * r m^ / (sqrt(v^ + eps_root) + eps)     if rho >= threshold
+        W -= learning_rate * m^                                     otherwise
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it.
+      threshold: how many steps v must stand for, >= 4.
+      nesterov: the momentum of `nadam`.
+
+    Returns:
+      A transformation; the state is that of `optax.radam`.
+
+    Raises:
+      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = radam(0.5), jnp.array([2.0, -2.0])
+      >>> updates, _ = optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [-0.05, 3.5]
+
+    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which adapts where rho > 4 and has no
+    eps; optax where rho >= 5, torch where rho > 5. Also where momentum moves alone, g is held
+    within 1.3e19 (float32), for the steps after it.
+    """
+    direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def scale_by_radam(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    threshold: float = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """The direction of `radam`.
+
+    Example:
+      >>> transform = scale_by_radam()
+      >>> updates, _ = transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))
+      >>> [round(u, 3) for u in updates.tolist()]
+      [0.1, -7.0]
+    """
+    check_momenta("scale_by_radam", b1=b1)
+    check_fractions("scale_by_radam", b2=b2)
+    check_least("scale_by_radam", eps=eps, eps_root=eps_root)
+    check_least("scale_by_radam", 4, threshold=threshold)  # at fewer, r is no number
+    rho_inf = 2.0 / (1.0 - b2) - 1.0
+
+    def at_step(t: jax.Array) -> Callable[..., Any]:
+        first, c2, b2t = first_moment(b1, t, nesterov), correction(b2, t), b2**t
+        rho = rho_inf - 2 * t * b2t / (1 - b2t)
+        trusted = rho >= threshold
+        squared = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+        # Of a negative number the root has no gradient, not even where nothing depends on it.
+        r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
+
+        def rule(g: Any, m: Any, v: Any) -> Any:
+            g, square = bounded(g)
+            m = (1 - b1) * g + b1 * m
+            v = (1 - b2) * square + b2 * v
+            m_hat = first(m, g)
+            adapted = r.astype(m.dtype) * m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps)
+            return jnp.where(trusted, adapted, m_hat), m, v
+
+        return rule
+
+    slots = {"mu": filled(), "nu": filled()}
+    return leafwise("scale_by_radam", at_step, ScaleByAdamState, slots, counted=True)

@@ -1,0 +1,153 @@
+"""Steps in proportion to the length of each layer's weights, for very large batches: LARS, LAMB."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from optax import EmptyState, GradientTransformationExtraArgs
+
+from fdl.optim.chaining import chain
+from fdl.optim.checks import check_least, check_positive
+from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
+from fdl.optim.lifting import need_params, per_leaf
+from fdl.optim.masking import masked
+from fdl.optim.optimizers.adam_family import scale_by_adam
+from fdl.optim.optimizers.sgd_family import trace
+from fdl.optim.protocol import transformation
+from fdl.optim.tree_vectors import sizes
+from fdl.typing import Mask, ScalarOrSchedule
+
+
+def lars(
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask = True,
+    trust_coefficient: float = 0.001,
+    eps: float = 0.0,
+    trust_ratio_mask: Mask = True,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> GradientTransformationExtraArgs:
+    """LARS: momentum, in which each layer's step is a fixed part of its weights' length.
+
+        g = g + weight_decay * W
+        t = learning_rate * trust_coefficient * |W| / (|g| + eps) * g + momentum * t,     W -= t
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      weight_decay: >= 0, or a schedule.
+      weight_decay_mask: what to decay; see `masked`.
+      trust_coefficient: > 0.
+      eps: >= 0.
+      trust_ratio_mask: what to scale by the lengths, usually all but norms and biases.
+      momentum: in [-1, 1].
+      nesterov: of the momentum.
+
+    Returns:
+      A transformation; the state is that of `optax.lars`.
+
+    Raises:
+      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [-1, 1].
+
+    Example:
+      >>> optimizer, w = lars(0.5, trust_coefficient=0.1), jnp.array([3.0, 4.0])
+      >>> optimizer.update(jnp.array([0.0, 7.0]), optimizer.init(w), w)[0].round(3)
+      Array([ 0.  , -0.25], dtype=float32)
+
+    Source: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1. The same in optax.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        masked(scale_by_trust_ratio(0.0, trust_coefficient, eps), trust_ratio_mask),
+        scale_by_learning_rate(learning_rate),
+        trace(momentum, nesterov),
+    )
+
+
+def lamb(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    eps_root: float = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask = None,
+) -> GradientTransformationExtraArgs:
+    """LAMB: Adam, in which each layer's step is a fixed part of its weights' length.
+
+        u = m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * W,     as in `adamw`
+        W -= learning_rate * |W| / |u| * u
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      eps: >= 0, outside the root.
+      eps_root: >= 0, inside it.
+      weight_decay: >= 0, or a schedule.
+      mask: what to decay; see `masked`.
+
+    Returns:
+      A transformation; the state is that of `optax.lamb`.
+
+    Raises:
+      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
+
+    Example:
+      >>> optimizer, w = lamb(0.5), jnp.array([3.0, 4.0])
+      >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)[0].round(2)
+      Array([-1.77,  1.77], dtype=float32)
+
+    Source: You et al. 2020, arXiv 1904.00962, algorithm 2, with the identity for phi. The same in
+    optax.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_trust_ratio(
+    min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0
+) -> GradientTransformationExtraArgs:
+    """u * trust_coefficient * |W| / (|u| + eps), leaf by leaf; u where |W| or |u| is 0.
+
+    Args:
+      min_norm: both lengths count as at least this, >= 0.
+      trust_coefficient: > 0.
+      eps: >= 0.
+
+    Returns:
+      A transformation that needs params; its state is empty.
+
+    Raises:
+      ValueError: numbers out of range.
+
+    Example:
+      >>> transform, w = scale_by_trust_ratio(), jnp.array([3.0, 4.0])
+      >>> transform.update(jnp.array([0.0, 0.1]), transform.init(w), w)[0]
+      Array([0., 5.], dtype=float32)
+
+    Source: You, Gitman and Ginsburg 2017, equation 6.
+    """
+    who = "scale_by_trust_ratio"
+    check_positive(who, "it is the part of |W| to move by", trust_coefficient=trust_coefficient)
+    check_least(who, min_norm=min_norm, eps=eps)
+
+    def rule(u: Any, _: Any, u_size: Any, w_size: Any) -> Any:
+        u_length, w_length = (
+            jnp.maximum(each.part, min_norm / each.power) for each in (u_size, w_size)
+        )
+        ratio = trust_coefficient * w_length / (u_length + eps / u_size.power)
+        none = (w_length == 0) | (u_length == 0)
+        moved = u_size.of(u) * ratio.astype(u.dtype) * w_size.power.astype(u.dtype)
+        return (jnp.where(none, u, moved),)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        others = {"params": need_params(who, params)}
+        u_sizes, w_sizes = sizes(updates, params)
+        others |= {"sizes of updates": u_sizes, "sizes of params": w_sizes}
+        return per_leaf(who, rule, updates, others)[0], state
+
+    return transformation(lambda params: EmptyState(), update)

@@ -1,0 +1,195 @@
+"""L-BFGS: Newton's method with a Hessian that is guessed from the last few steps.
+
+Letters, as in the book: s a difference of parameters, y of gradients, rho = 1 / <s, y>; m pairs are
+kept, in a ring. A tree of parameters is taken as one vector.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
+
+from fdl.ops.numerics import wide_inside, widened
+from fdl.optim.chaining import chain
+from fdl.optim.learning_rate import scale_by_learning_rate
+from fdl.optim.lifting import (
+    check_params,
+    filled,
+    increment,
+    need_params,
+    per_leaf,
+    stateless,
+    where,
+)
+from fdl.optim.optimizers.line_search import scale_by_zoom_linesearch
+from fdl.optim.protocol import transformation
+from fdl.optim.tree_vectors import add_scaled, dot, size
+from fdl.typing import ScalarOrSchedule
+
+
+def lbfgs(
+    learning_rate: ScalarOrSchedule | None = None,
+    memory_size: int = 10,
+    scale_init_precond: bool = True,
+    linesearch: GradientTransformation | None = scale_by_zoom_linesearch(  # noqa: B008
+        max_linesearch_steps=20, initial_guess_strategy="one"
+    ),
+) -> GradientTransformationExtraArgs:
+    """L-BFGS: W -= step * H g, H a guess of the inverse Hessian, step by a line search.
+
+    H is the matrix nearest to gamma I under which the last m steps explain the changes of the
+    gradient, H y = s; it is never formed. For whole batches and smooth losses.
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`; multiplies H g before the line search.
+        None is 1.
+      memory_size: m >= 1.
+      scale_init_precond: gamma = <s, y> / <y, y> of the last pair (min(1, 1 / |g|) at first); else
+        1.
+      linesearch: fdl's or optax's; None for none.
+
+    Returns:
+      A transformation; with a line search, its update wants `value`, `grad` and `value_fn`, as
+      `fdl.train_step` gives them. The state is that of `optax.lbfgs`, and
+      `optax.value_and_grad_from_state` reads it.
+
+    Raises:
+      ValueError: a rate that is negative or not finite; memory_size below 1.
+
+    Example:
+      >>> w, optimizer = jnp.array([3.0, -1.0]), lbfgs()
+      >>> loss, state = lambda w: ((w - 1.0) ** 2 * jnp.array([1.0, 9.0])).sum(), optimizer.init(w)
+      >>> for _ in range(8):
+      ...     value, g = jax.value_and_grad(loss)(w)
+      ...     u, state = optimizer.update(g, state, w, value=value, grad=g, value_fn=loss)
+      ...     w = w + u
+      >>> w.round(3)
+      Array([1., 1.], dtype=float32)
+
+    Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 7.4 and 7.5; Liu and
+    Nocedal 1989. The same in optax. A gradient whose squares overflow is divided by a power of two.
+    """
+    return chain(
+        scale_by_lbfgs(memory_size, scale_init_precond),
+        stateless("lbfgs", lambda u: -u)
+        if learning_rate is None
+        else scale_by_learning_rate(learning_rate),
+        stateless("lbfgs", lambda u: u) if linesearch is None else linesearch,
+    )
+
+
+def scale_by_lbfgs(
+    memory_size: int = 10, scale_init_precond: bool = True
+) -> GradientTransformationExtraArgs:
+    """H g of `lbfgs`, whose arguments these are.
+
+    Returns:
+      A transformation that needs params, with state `optax.ScaleByLBFGSState(count, params,
+      updates, diff_params_memory, diff_updates_memory, weights_memory)`: the last parameters and
+      gradients, and m of s, y and rho, stacked.
+
+    Raises:
+      ValueError: memory_size below 1.
+
+    Example:
+      >>> transform, g = scale_by_lbfgs(), jnp.array([3.0, 4.0])
+      >>> transform.update(g, transform.init(g), g)[0].round(3)
+      Array([0.6, 0.8], dtype=float32)
+    """
+    who = "scale_by_lbfgs"
+    if memory_size < 1:
+        raise ValueError(f"{who}: expected a memory_size >= 1, got {memory_size}; 10 is usual")
+
+    def init(params: Any) -> ScaleByLBFGSState:
+        check_params(who, params)
+        zeros = jax.tree.map(filled(), params)
+        rings = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), zeros)
+        count = jnp.zeros((), jnp.int32)
+        return ScaleByLBFGSState(count, zeros, zeros, rings, rings, jnp.zeros(memory_size))
+
+    @wide_inside
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByLBFGSState]:
+        params = jax.tree.map(widened, need_params(who, params))
+        updates = _shorter(updates)
+        s = _difference(who, "params", params, state.params)
+        y = _difference(who, "updates", updates, state.updates)
+        curvature = dot(y, s)
+        # A curvature of 0, or of so little that this is infinite, says nothing.
+        rho = jnp.where(jnp.isinf(1.0 / curvature), jnp.zeros_like(curvature), 1.0 / curvature)
+        # At the first step there is no difference yet.
+        pair = (s, y, rho.astype(state.weights_memory.dtype))
+        pair = where(state.count > 0, pair, jax.tree.map(jnp.zeros_like, pair))
+        rings = (state.diff_params_memory, state.diff_updates_memory, state.weights_memory)
+        newest = (state.count - 1) % memory_size
+        rings = jax.tree.map(lambda ring, new: ring.at[newest].set(new), rings, pair)
+        gamma = _gamma(updates, pair, state.count) if scale_init_precond else jnp.ones(())
+        oldest_first = (state.count + jnp.arange(memory_size, dtype=jnp.int32)) % memory_size
+        new = ScaleByLBFGSState(increment(state.count), params, updates, *rings)
+        return two_loop(updates, rings, gamma, oldest_first), new
+
+    return transformation(init, update)
+
+
+def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
+    """H g from m pairs, in 4 m products of vectors.
+
+    Args:
+      g: a vector.
+      rings: (s, y, rho), each stacked m times.
+      gamma: H is gamma times the identity before the pairs are heard.
+      oldest_first: [m], the places of the ring in the order of time.
+
+    Example:
+      >>> rings = jnp.array([[2.0, 0.0]]), jnp.array([[8.0, 0.0]]), jnp.array([1 / 16])
+      >>> two_loop(jnp.array([8.0, 3.0]), rings, 1.0, jnp.array([0]))
+      Array([2., 3.], dtype=float32)
+
+    Source: Nocedal and Wright 1999, algorithm 7.4.
+    """
+
+    def pair_at(i: Any) -> Any:
+        return jax.tree.map(lambda ring: ring[i], rings)
+
+    def backward(q: Any, i: Any) -> Any:
+        s, y, rho = pair_at(i)
+        alpha = _times(rho, dot(s, q))
+        return add_scaled(q, -alpha, y), alpha
+
+    def forward(r: Any, i_alpha: Any) -> Any:
+        i, alpha = i_alpha
+        s, y, rho = pair_at(i)
+        beta = _times(rho, dot(y, r))
+        return add_scaled(r, alpha - beta, s), None
+
+    q, alphas = jax.lax.scan(backward, g, oldest_first, reverse=True)
+    r = jax.tree.map(lambda leaf: _times(gamma, leaf).astype(leaf.dtype), q)
+    return jax.lax.scan(forward, r, (oldest_first, alphas))[0]
+
+
+def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
+    """<s, y> / <y, y>, equation 7.20; at first, no step is longer than 1."""
+    s, y, _ = pair
+    length = size(y)
+    unit = jax.tree.map(length.of, y)
+    curvature, squared = dot(unit, s), length.part**2
+    ratio = jnp.where(squared > 0, curvature / squared / length.power, jnp.ones_like(squared))
+    first = jnp.minimum(1.0, 1.0 / size(jax.lax.stop_gradient(g)).value)
+    return jnp.where(count > 0, ratio, first)
+
+
+def _shorter(g: Any) -> Any:
+    """g, divided by a power of two where its squares would overflow."""
+    divisor = jnp.maximum(size(g).power * 2.0**-50, 1)
+    return jax.tree.map(lambda x: x / divisor.astype(x.dtype), g)
+
+
+def _difference(who: str, name: str, new: Any, old: Any) -> Any:
+    return per_leaf(who, lambda a, b: (a - b,), new, {f"state.{name}": old})[0]
+
+
+def _times(a: Any, b: Any) -> Any:
+    with jax.numpy_dtype_promotion("standard"):
+        return a * b

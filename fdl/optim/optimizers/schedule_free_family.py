@@ -1,0 +1,246 @@
+"""Schedule-Free: an average of the path takes the place of a schedule of the rate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+)
+from optax.contrib import ScheduleFreeState
+
+from fdl.checks import check_number
+from fdl.ops.numerics import wide, wide_inside, widened
+from fdl.optim.chaining import apply_updates, chain
+from fdl.optim.checks import (
+    as_transformation,
+    check_least,
+    check_strength,
+)
+from fdl.optim.learning_rate import add_decayed_weights, at, scale_by_learning_rate
+from fdl.optim.lifting import increment, need_params, per_leaf
+from fdl.optim.optimizers.adagrad_family import scale_by_rms
+from fdl.optim.optimizers.sgd_family import sgd
+from fdl.optim.protocol import transformation
+from fdl.optim.schedules.warmup import warmup_constant_schedule
+from fdl.typing import ScalarOrSchedule
+
+
+def schedule_free(
+    base_optimizer: GradientTransformation,
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    weight_lr_power: float = 2.0,
+    state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
+) -> GradientTransformationExtraArgs:
+    """Schedule-Free: an average of the path in the place of a schedule of the rate.
+
+    The parameters are y; z is where the base optimizer stands, and x, which is to be tested, the
+    average of all z:
+
+        z = z + base optimizer's step at y
+        c = w_t / (w_1 + ... + w_t),    w_t = (largest rate so far)^weight_lr_power
+        x = (1 - c) x + c z,     y = b1 x + (1 - b1) z
+
+    Args:
+      base_optimizer: fdl's or optax's, without momentum; its rate is to be `learning_rate`.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0: a warm-up.
+      b1: in (0, 1], how near y is to x; at 1 they are the same.
+      weight_lr_power: >= 0, of the rate in the weights of the average.
+      state_dtype: of z; by default the parameters', float32 at least.
+      look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
+        own, as the paper. With a constant rate they are the same.
+
+    Returns:
+      A transformation with state `optax.contrib.ScheduleFreeState`. Test the parameters of
+      `schedule_free_eval_params`.
+
+    Raises:
+      ValueError: a rate or weight_lr_power that is negative or not finite; b1 outside (0, 1].
+
+    Example:
+      >>> optimizer, y = schedule_free(sgd(0.5), 0.5), jnp.array(4.0)
+      >>> updates, state = optimizer.update(jnp.array(2.0), optimizer.init(y), y)
+      >>> round(float(schedule_free_eval_params(state, y + updates)), 3)
+      3.0
+
+    Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
+    """
+    who = "schedule_free"
+    check_number(who, "b1 in (0, 1]", b1, lambda b1: 0 < b1 <= 1, "x is found by dividing by it")
+    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
+    check_least(who, weight_lr_power=weight_lr_power)
+    base = as_transformation(who, base_optimizer)
+
+    def init(params: Any) -> ScheduleFreeState:
+        return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
+
+    @wide_inside
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScheduleFreeState]:
+        params = need_params(who, params)
+        # step_count begins at 1, and the base optimizer's own count at 0.
+        count = state.step_count if look_ahead else state.step_count - 1
+        rate = at("learning_rate", learning_rate, count)
+        c, largest, total = _share_of_step(state, rate, weight_lr_power)
+        steps, base_state = base.update(updates, state.base_optimizer_state, params, **extra_args)
+        new_z = apply_updates(state.z, steps)
+
+        def rule(u: Any, y: Any, z: Any, new_z: Any) -> Any:
+            x = (y - (1.0 - b1) * z) / b1
+            x = (1.0 - c) * x + c * new_z
+            return (b1 * x + (1.0 - b1) * new_z - y,)
+
+        others = {"params": params, "state.z": state.z, "new z": new_z}
+        (updates,) = per_leaf(who, rule, steps, others)
+        new = state._replace(
+            weight_sum=total,
+            step_count=increment(state.step_count),
+            max_lr=largest,
+            base_optimizer_state=base_state,
+            z=new_z,
+        )
+        return updates, new
+
+    return transformation(init, update)
+
+
+def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
+    """x, the parameters to test and keep: (y - (1 - b1) z) / b1.
+
+    Args:
+      state: of `schedule_free`, fdl's or optax's.
+      params: y, the parameters in training.
+
+    Returns:
+      As params.
+
+    Raises:
+      ValueError: a state of another optimizer.
+
+    Example: see `schedule_free`.
+    """
+    if not hasattr(state, "z") or not hasattr(state, "b1"):
+        raise ValueError(
+            f"schedule_free_eval_params: expected a ScheduleFreeState, got {type(state).__name__}; "
+            "pass the state of schedule_free itself"
+        )
+
+    def rule(y: Any, z: Any) -> Any:
+        return ((y - (1.0 - state.b1) * z) / state.b1,)
+
+    return per_leaf("schedule_free_eval_params", rule, params, {"state.z": state.z})[0]
+
+
+def schedule_free_sgd(
+    learning_rate: float = 1.0,
+    warmup_steps: int | None = None,
+    b1: float = 0.9,
+    weight_decay: float | None = None,
+    weight_lr_power: float = 2.0,
+    state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
+) -> GradientTransformationExtraArgs:
+    """Schedule-Free SGD; see `schedule_free`. The decay is added to the gradient at y.
+
+    Args:
+      learning_rate: >= 0, after the warm-up.
+      warmup_steps: T, over which the rate rises, linearly.
+      b1: in (0, 1].
+      weight_decay: >= 0.
+      weight_lr_power: of the rate in the weights of the average.
+      state_dtype: of z; by default the parameters', float32 at least.
+      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
+        False: from rate / T, and by its own, as the paper.
+
+    Example:
+      >>> optimizer, y = schedule_free_sgd(0.5), jnp.array(4.0)
+      >>> round(float(optimizer.update(jnp.array(2.0), optimizer.init(y), y)[0]), 3)
+      -1.0
+
+    Source: Defazio et al. 2024, arXiv 2405.15682, section 2.
+    """
+    rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
+    base = sgd(rate)
+    if weight_decay is not None:
+        base = chain(add_decayed_weights(weight_decay), base)
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
+
+
+def schedule_free_adamw(
+    learning_rate: float = 0.0025,
+    warmup_steps: int | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_lr_power: float = 2.0,
+    state_dtype: Any = None,
+    *,
+    look_ahead: bool = True,
+) -> GradientTransformationExtraArgs:
+    """Schedule-Free AdamW: as `adamw`, with the average in the place of momentum.
+
+    Args:
+      learning_rate: >= 0, after the warm-up.
+      warmup_steps: T, over which the rate rises, linearly.
+      b1: in (0, 1].
+      b2: in [0, 1), as in `adam`.
+      eps: >= 0, outside the root.
+      weight_decay: >= 0, at y.
+      weight_lr_power: of the rate in the weights of the average.
+      state_dtype: of z; by default the parameters', float32 at least.
+      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
+        False: from rate / T, and by its own, as the paper.
+
+    Example:
+      >>> optimizer, y = schedule_free_adamw(0.5), jnp.array(4.0)
+      >>> round(float(optimizer.update(jnp.array(7.0), optimizer.init(y), y)[0]), 3)
+      -0.5
+
+    Source: Defazio et al. 2024, arXiv 2405.15682, algorithm 1; as in optax, the bias correction is
+    in the step and not in the weights of the average.
+    """
+    rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
+    base = chain(
+        scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(rate),
+    )
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
+
+
+def _begin(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
+    """The first state, but for the base optimizer's."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    dtype = wide(min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32)))
+    return ScheduleFreeState(
+        b1=jnp.asarray(b1, dtype),
+        weight_sum=jnp.zeros((), dtype),
+        step_count=jnp.ones((), jnp.int32),
+        max_lr=jnp.zeros((), dtype),
+        base_optimizer_state=(),
+        z=jax.tree.map(lambda p: jnp.array(p, state_dtype or widened(p).dtype), params),
+    )
+
+
+def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
+    """(c, the largest rate so far, the sum of weights so far)."""
+    largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
+    weight = largest**power
+    total = state.weight_sum + weight
+    # While the rate is still 0 there is nothing to average.
+    c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
+    return c, largest, total
+
+
+def _warmed_up(peak: float, steps: int | None, first: int) -> ScalarOrSchedule:
+    if steps is None:
+        return peak
+    rising = warmup_constant_schedule(0.0, peak, steps)
+    return rising if not first else lambda count: rising(count + first)

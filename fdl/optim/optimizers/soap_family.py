@@ -1,0 +1,297 @@
+"""SOAP: Adam, run in the directions in which each matrix's gradients mostly point.
+
+In the formulas g is the gradient of a leaf, m and v Adam's moments, and each axis of the leaf has a
+factor L [n, n] and an orthogonal basis Q [n, n]; t is the step of Adam from 1.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax import GradientTransformationExtraArgs
+
+from fdl.checks import check_number
+from fdl.ops.numerics import narrowed, shortened, squared_size, wide, widened
+from fdl.optim.chaining import chain
+from fdl.optim.checks import check_fractions, check_least, check_momenta
+from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
+from fdl.optim.lifting import check_params, different_trees, filled, increment
+from fdl.optim.protocol import is_placeholder, transformation
+from fdl.optim.tree_vectors import sizes
+from fdl.typing import Mask, ScalarOrSchedule
+
+
+def soap(
+    learning_rate: ScalarOrSchedule = 3e-3,
+    b1: float = 0.95,
+    b2: float = 0.95,
+    shampoo_beta: float | None = None,
+    eps: float = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.01,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    precondition_1d: bool = False,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+    mask: Mask = None,
+    *,
+    skip_first: bool = True,
+) -> GradientTransformationExtraArgs:
+    """SOAP: Adam in the eigenbasis of Shampoo's factors. For a matrix, [out, in] or [in, out]:
+
+        g' = Q1^T g Q2,     m = b1 m + (1 - b1) g,     v = b2 v + (1 - b2) g'^2
+        u = Q1 (Q1^T m Q2 / (sqrt(v) + eps)) Q2^T * sqrt(1 - b2^t) / (1 - b1^t)
+        W -= learning_rate * (u + weight_decay * W)
+        L1 = b L1 + (1 - b) g g^T,     L2 = b L2 + (1 - b) g^T g
+        every k steps:  Q = qr(L Q), which leads to L's eigenvectors; each axis its own
+
+    Args:
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      b1: in (-1, 1), the share of m that each step keeps.
+      b2: in [0, 1), of v.
+      shampoo_beta: b in [0, 1); by default b2.
+      eps: >= 0.
+      weight_decay: >= 0, or a schedule.
+      precondition_frequency: k >= 1.
+      max_precond_dim: an axis longer than this keeps its own directions (no L, no Q).
+      precondition_1d: also for leaves of one axis; else they get Adam.
+      normalize_grads: scale every leaf's u to root mean square 1, before the bias correction.
+      correct_bias: False leaves out the last factor of u.
+      mask: what to decay; see `masked`.
+      skip_first: the first gradient makes L and Q and moves nothing but the decay; else Q, and a
+        step as well.
+
+    Returns:
+      A transformation with state `(ScaleBySoapState(count, mu, nu, factors, bases), ...)`, in at
+      least float32. Under `vmap` both branches of a `cond` are computed: every step then pays for
+      new bases. `jax.grad` through it takes bases as constants.
+
+    Raises:
+      ValueError: a rate, decay or eps that is negative or not finite; b1, b2 or shampoo_beta
+        out of range; a frequency below 1.
+
+    Example:
+      >>> optimizer, w = soap(0.5, weight_decay=0.0), jnp.ones((2, 2))
+      >>> g, state = jnp.array([[1.0, 2.0], [0.0, 1.0]]), optimizer.init(w)
+      >>> skipped, state = optimizer.update(g, state, w)
+      >>> u, _ = optimizer.update(jnp.array([[0.0, 3.0], [0.1, 0.0]]), state, w)
+      >>> float(jnp.abs(skipped).max()), round(float(jnp.linalg.norm(u)), 3)
+      (0.0, 1.0)
+
+    Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As the authors' code, the first
+    gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns (and
+    v) are sorted by diag(Q^T L Q). Their code decays after the step, by learning_rate *
+    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`. A leaf
+    with an element beyond 2^50 is divided by a power of two first.
+    """
+    return chain(
+        scale_by_soap(
+            b1,
+            b2,
+            shampoo_beta,
+            eps,
+            precondition_frequency,
+            max_precond_dim,
+            precondition_1d,
+            normalize_grads,
+            correct_bias,
+            skip_first=skip_first,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+class ScaleBySoapState(NamedTuple):
+    """SOAP's state.
+
+    Args:
+      count: gradients so far.
+      mu: m, in the axes of the parameters.
+      nu: v, in those of Q.
+      factors: of each leaf a tuple with L for each axis, or None. They are not shaped as the
+        parameters: `optax.tree_utils.tree_map_params` counts them among what is no parameter.
+      bases: the same of Q.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+    factors: Any
+    bases: Any
+
+
+def scale_by_soap(
+    b1: float = 0.95,
+    b2: float = 0.95,
+    shampoo_beta: float | None = None,
+    eps: float = 1e-8,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    precondition_1d: bool = False,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+    *,
+    skip_first: bool = True,
+) -> GradientTransformationExtraArgs:
+    """u of `soap`, whose arguments these are.
+
+    Example:
+      >>> transform = scale_by_soap(skip_first=False)
+      >>> transform.update(jnp.array([[0.0, 3.0]]), transform.init(jnp.ones((1, 2))))[0].round(3)
+      Array([[0., 1.]], dtype=float32)
+    """
+    who = "scale_by_soap"
+    beta = b2 if shampoo_beta is None else shampoo_beta
+    check_momenta(who, b1=b1)
+    check_fractions(who, b2=b2, shampoo_beta=beta)
+    check_least(who, eps=eps)
+    k, remedy = precondition_frequency, "it counts the steps from one basis to the next"
+    check_number(who, "a precondition_frequency >= 1", k, lambda k: k >= 1, remedy)
+    adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
+
+    def init(params: Any) -> ScaleBySoapState:
+        check_params(who, params)
+        least = 1 if precondition_1d else 2
+        return _first_state(params, lambda p: max_precond_dim if p.ndim >= least else 0)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleBySoapState]:
+        _check_tree(who, updates, state.mu)
+        first = state.count == 0
+        skipped = first & skip_first
+        count = increment(state.count)
+        t = jnp.maximum(count - int(skip_first), 1)
+        factors = jax.tree.map(lambda g, own: _averaged(own, g, beta), updates, state.factors)
+        bases = jax.lax.cond(
+            first, lambda: jax.tree.map(eigenvectors, factors), lambda: state.bases
+        )
+        with jax.numpy_dtype_promotion("standard"):  # complex m over real v
+            moved = jax.tree.map(adam.rule(t, skipped), updates, state.mu, state.nu, bases)
+        three = jax.tree.structure((0, 0, 0))
+        updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), three, moved)
+        nu, bases = jax.lax.cond(
+            ~skipped & (t % k == 0),
+            lambda: tuple(jax.tree.map(f, nu, factors, bases) for f in (_sorted, _turned)),
+            lambda: (nu, bases),
+        )
+        return updates, ScaleBySoapState(count, mu, nu, factors, bases)
+
+    return transformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adam:
+    """Adam in the basis of a leaf."""
+
+    b1: float
+    b2: float
+    eps: float
+    normalize: bool
+    correct: bool
+
+    def rule(self, t: jax.Array, skipped: jax.Array) -> Callable[..., Any]:
+        """(g, m, v, bases) -> (u, m, v) of step t; all as it was, if the step is skipped."""
+        size = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
+
+        def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
+            before, g = (jnp.zeros_like(g), m, v), shortened(widened(g))
+            m = (1 - self.b1) * g + self.b1 * m
+            v = (1 - self.b2) * squared_size(rotate(g, bases)) + self.b2 * v
+            u = rotate(rotate(m, bases) / (jnp.sqrt(v) + self.eps), bases, back=True)
+            u = _unit(u) if self.normalize else u
+            after = (size.astype(v.dtype) * u, m, v)
+            return tuple(
+                jnp.where(skipped, old, narrowed(new, old.dtype))
+                for old, new in zip(before, after, strict=True)
+            )
+
+        return one
+
+
+def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
+    """Q^H x along every axis that has a basis; Q x on the way back.
+
+    Example:
+      >>> rotate(jnp.array([[1.0, 2.0]]), (None, jnp.array([[0.0, 1.0], [1.0, 0.0]])))
+      Array([[2., 1.]], dtype=float32)
+    """
+    for axis, q in enumerate(bases):
+        if q is not None:
+            turned = jnp.tensordot(x, q if back else q.conj(), (axis, 1 if back else 0))
+            x = jnp.moveaxis(turned, -1, axis)
+    return x
+
+
+def eigenvectors(factor: jax.Array) -> jax.Array:
+    """Orthonormal columns, by descending eigenvalue.
+
+    Example:
+      >>> jnp.abs(eigenvectors(jnp.diag(jnp.array([1.0, 2.0]))))
+      Array([[0., 1.],
+             [1., 0.]], dtype=float32)
+    """
+    return jnp.linalg.eigh(jax.lax.stop_gradient(factor))[1][:, ::-1]
+
+
+def _unit(u: jax.Array) -> jax.Array:
+    """u with a root mean square of 1, or 0."""
+    (rms,) = sizes(u, mean=True)
+    zero = rms.part == 0
+    return rms.of(u) / jnp.where(zero, jnp.ones_like(rms.part), rms.part).astype(u.dtype)
+
+
+def _sorted(v: Any, factors: Any, bases: Any) -> Any:
+    """v in the order that the columns of its bases will have."""
+    for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
+        v = v if q is None else jnp.take(v, _order(factor, q), axis)
+    return v
+
+
+def _turned(v: Any, factors: Any, bases: Any) -> Any:
+    """One power iteration for every basis, Algorithm 4."""
+    return tuple(
+        q if q is None else jnp.linalg.qr(jax.lax.stop_gradient(L @ q[:, _order(L, q)]))[0]
+        for L, q in zip(factors, bases, strict=True)
+    )
+
+
+def _order(factor: jax.Array, q: jax.Array) -> jax.Array:
+    """By descending eigenvalue: power iteration keeps an order, and would mix a wrong one."""
+    return jnp.argsort(-jnp.real(jnp.sum(q.conj() * (factor @ q), 0)))
+
+
+def _averaged(factors: Any, g: Any, beta: float) -> Any:
+    """L = b L + (1 - b) times g with itself over all axes but one."""
+    g = shortened(widened(g))
+
+    def gram(axis: int) -> jax.Array:
+        others = [other for other in range(g.ndim) if other != axis]
+        return jnp.tensordot(g, g.conj(), (others, others))
+
+    return tuple(
+        L if L is None else beta * L + (1 - beta) * gram(axis) for axis, L in enumerate(factors)
+    )
+
+
+def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState:
+    def identities(p: Any) -> tuple[Any, ...]:
+        return tuple(jnp.eye(n, dtype=wide(p.dtype)) if n <= longest(p) else None for n in p.shape)
+
+    count, mu = jnp.zeros((), jnp.int32), jax.tree.map(filled(), params)
+    nu = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.finfo(m.dtype).dtype), mu)
+    if is_placeholder(params):  # whose factors have no tree like the parameters'
+        return ScaleBySoapState(count, mu, nu, 0, 0)
+    bases = jax.tree.map(identities, params)
+    factors = jax.tree.map(jnp.zeros_like, bases)
+    return ScaleBySoapState(count, mu, nu, factors, bases)
+
+
+def _check_tree(who: str, updates: Any, mu: Any) -> None:
+    like: Any = jax.tree.structure(updates)  # mypy knows no methods of a PyTreeDef
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (updates, mu)]
+    if like != jax.tree.structure(mu) or shapes[0] != shapes[1]:
+        raise different_trees(who, "updates", updates, "state.mu", mu)

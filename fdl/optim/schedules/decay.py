@@ -1,0 +1,302 @@
+"""Schedules: a hyper-parameter as a pure function of the number of steps taken, count -> scalar.
+
+Wherever a rate is wanted, a schedule can stand. The count begins at 0 and is an integer of any
+dtype, traced or not; whole steps are counted exactly, as integers, before anything is divided. A
+number of steps may be a fraction, such as 0.05 * total: its end lies between two counts. In the
+formulas t is the count less `transition_begin`, held within [0, T].
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_number
+from fdl.optim.checks import check_positive
+from fdl.optim.schedules.counting import (
+    as_count,
+    check_steps,
+    fraction,
+    is_whole,
+    numbers,
+    scalar,
+    since,
+)
+from fdl.typing import Schedule
+
+
+def constant_schedule(value: Any) -> Schedule:
+    """One value for ever.
+
+    Args:
+      value: any number.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: a value that is not finite.
+
+    Example:
+      >>> float(constant_schedule(0.5)(1000))
+      0.5
+
+    Source: `optax.constant_schedule`, which gives the value back as it is.
+    """
+    (value,) = numbers("constant_schedule", value=value)
+    return lambda count: scalar(value)
+
+
+def linear_schedule(
+    init_value: Any, end_value: Any, transition_steps: Any, transition_begin: Any = 0
+) -> Schedule:
+    """A straight line: init + t / T (end - init).
+
+    Args:
+      init_value: before and at `transition_begin`.
+      end_value: after T more steps.
+      transition_steps: T >= 1.
+      transition_begin: >= 0.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, steps out of range.
+
+    Example:
+      >>> schedule = linear_schedule(1.0, 0.0, transition_steps=4)
+      >>> [float(schedule(count)) for count in range(6)]
+      [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+
+    Source: `optax.linear_schedule`, which holds init_value for ever where T is below 1.
+    """
+    ends, steps = (init_value, end_value), (transition_steps, transition_begin)
+    return _polynomial("linear_schedule", ends, 1, steps)
+
+
+def polynomial_schedule(
+    init_value: Any, end_value: Any, power: Any, transition_steps: Any, transition_begin: Any = 0
+) -> Schedule:
+    """A power of what remains: end + (init - end) (1 - t / T)^power.
+
+    Args:
+      init_value: before and at `transition_begin`.
+      end_value: after T more steps.
+      power: > 0; 1 is a line, 2 begins steep and ends flat.
+      transition_steps: T >= 1.
+      transition_begin: >= 0.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, steps out of range, another power.
+
+    Example:
+      >>> schedule = polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)
+      >>> [float(schedule(count)) for count in range(6)]
+      [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+
+    Source: `optax.polynomial_schedule`, which holds init_value for ever where T is below 1.
+    """
+    ends, steps = (init_value, end_value), (transition_steps, transition_begin)
+    return _polynomial("polynomial_schedule", ends, power, steps)
+
+
+def exponential_decay(
+    init_value: Any,
+    transition_steps: Any,
+    decay_rate: Any,
+    transition_begin: Any = 0,
+    staircase: bool = False,
+    end_value: Any = None,
+) -> Schedule:
+    """The same factor every T steps: init * decay_rate^(t / T).
+
+    Args:
+      init_value: before and at `transition_begin`.
+      transition_steps: T >= 1; t goes on beyond it.
+      decay_rate: > 0. 0 is refused: as a factor it ends training at the first step, and optax takes
+        it for no decay at all, which is `constant_schedule`.
+      transition_begin: >= 0.
+      staircase: change at every T-th step only.
+      end_value: where the decay (or, with a decay_rate above 1, the growth) stops; None for never.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, steps out of range, a decay_rate that is not positive.
+
+    Example:
+      >>> schedule = exponential_decay(1.0, transition_steps=2, decay_rate=0.25, end_value=0.1)
+      >>> [round(float(schedule(count)), 4) for count in range(5)]
+      [1.0, 0.5, 0.25, 0.125, 0.1]
+
+    Source: `optax.exponential_decay`, which holds init_value for ever where T is below 1 or
+    decay_rate 0.
+    """
+    elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
+    init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
+    check_number(
+        "exponential_decay",
+        "decay_rate > 0",
+        decay_rate,
+        lambda rate: rate > 0,
+        "it is the factor of every transition; 1, or constant_schedule, is no decay",
+    )
+    if end_value is not None:
+        numbers("exponential_decay", end_value=end_value)
+
+    def schedule(count: Any) -> jax.Array:
+        value = init * jnp.power(scalar(rate), elapsed(count))
+        if end_value is None:
+            return scalar(value)
+        end = scalar(end_value)
+        return jnp.where(jnp.asarray(rate < 1), jnp.maximum(value, end), jnp.minimum(value, end))
+
+    return schedule
+
+
+def inverse_time_decay(
+    init_value: Any,
+    transition_steps: Any,
+    decay_rate: Any,
+    transition_begin: Any = 0,
+    staircase: bool = False,
+) -> Schedule:
+    """A hyperbola: init / (1 + decay_rate * t / T).
+
+    Args:
+      init_value: before and at `transition_begin`.
+      transition_steps: T >= 1; t goes on beyond it.
+      decay_rate: >= 0.
+      transition_begin: >= 0.
+      staircase: change at every T-th step only.
+
+    Returns:
+      A schedule, which optax has not.
+
+    Raises:
+      ValueError: values that are not finite, steps out of range, a negative decay_rate.
+
+    Example:
+      >>> schedule = inverse_time_decay(1.0, transition_steps=2, decay_rate=1.0)
+      >>> [round(float(schedule(count)), 4) for count in (0, 2, 6)]
+      [1.0, 0.5, 0.25]
+
+    Source: Bottou 2012, "Stochastic gradient descent tricks", section 5.2; arguments as
+    `exponential_decay`.
+    """
+    elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
+    init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
+    check_number(
+        "inverse_time_decay",
+        "decay_rate >= 0",
+        decay_rate,
+        lambda rate: rate >= 0,
+        "a negative one divides by 0 on its way",
+    )
+    return lambda count: scalar(init / (1 + rate * elapsed(count)))
+
+
+def inverse_sqrt_schedule(peak_value: Any, warmup_steps: Any) -> Schedule:
+    """A line up, then the inverse root: peak * min(count / warmup, sqrt(warmup / count)).
+
+    Args:
+      peak_value: at `warmup_steps`.
+      warmup_steps: >= 1.
+
+    Returns:
+      A schedule, which optax has not.
+
+    Raises:
+      ValueError: a peak that is not finite, no warm-up.
+
+    Example:
+      >>> schedule = inverse_sqrt_schedule(1.0, warmup_steps=4)
+      >>> [float(schedule(count)) for count in (0, 2, 4, 16)]
+      [0.0, 0.5, 1.0, 0.5]
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 3, whose peak is
+    (d_model * warmup_steps)^(-1/2).
+    """
+    (peak,) = numbers("inverse_sqrt_schedule", peak_value=peak_value)
+    check_steps("inverse_sqrt_schedule", 1, warmup_steps=warmup_steps)
+
+    def schedule(count: Any) -> jax.Array:
+        up = fraction(since(count, 0, warmup_steps), warmup_steps)
+        beyond = jnp.maximum(fraction(since(count, 0), warmup_steps), 1)
+        return scalar(peak * up / jnp.sqrt(beyond))
+
+    return schedule
+
+
+def cosine_decay_schedule(
+    init_value: Any, decay_steps: Any, alpha: Any = 0.0, exponent: Any = 1.0
+) -> Schedule:
+    """Half a cosine: init * (alpha + (1 - alpha) ((1 + cos(pi t / T)) / 2)^exponent).
+
+    Args:
+      init_value: at 0.
+      decay_steps: T >= 1.
+      alpha: the share of init_value that is left at the end.
+      exponent: > 0; above 1 it falls sooner.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, steps out of range, another exponent.
+
+    Example:
+      >>> schedule = cosine_decay_schedule(1.0, decay_steps=4, alpha=0.5)
+      >>> [round(float(schedule(count)), 3) for count in (0, 2, 4, 5)]
+      [1.0, 0.75, 0.5, 0.5]
+
+    Source: Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5; `optax.cosine_decay_schedule`.
+    """
+    who = "cosine_decay_schedule"
+    init, alpha, exponent = numbers(who, init_value=init_value, alpha=alpha, exponent=exponent)
+    check_steps(who, 1, decay_steps=decay_steps)
+    check_positive(who, "the cosine is raised to it", exponent=exponent)
+
+    def schedule(count: Any) -> jax.Array:
+        angle = fraction(jnp.pi * scalar(since(count, 0, decay_steps)), decay_steps)
+        cosine = 0.5 * (1 + jnp.cos(angle))
+        return scalar(init * ((1 - alpha) * cosine**exponent + alpha))
+
+    return schedule
+
+
+def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, Any]) -> Schedule:
+    init, end, power = numbers(who, init_value=ends[0], end_value=ends[1], power=power)
+    check_positive(who, "what remains is raised to it", power=power)
+    transition_steps, transition_begin = steps
+    check_steps(who, 1, transition_steps=transition_steps)
+    check_steps(who, 0, transition_begin=transition_begin)
+
+    def schedule(count: Any) -> jax.Array:
+        part = fraction(since(count, transition_begin, transition_steps), transition_steps)
+        # A quotient that were rounded to above 1 would make its power NaN.
+        left = jnp.maximum(1 - part, 0)
+        return scalar((init - end) * left**power + end)
+
+    return schedule
+
+
+def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any], jax.Array]:
+    """t / T, or under a staircase its whole part, which is counted before anything is rounded."""
+    check_steps(who, 1, transition_steps=steps)
+    check_steps(who, 0, transition_begin=begin)
+
+    def elapsed(count: Any) -> jax.Array:
+        t = since(count, begin)
+        if not staircase:
+            return fraction(t, steps)
+        exact = is_whole(steps) and jnp.issubdtype(t.dtype, jnp.integer)
+        return scalar(t // as_count(steps, t) if exact else jnp.floor(fraction(t, steps)))
+
+    return elapsed

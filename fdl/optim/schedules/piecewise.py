@@ -1,0 +1,209 @@
+"""Schedules of several pieces in a row: jumps, straight lines, half cosines, and the one cycle.
+
+Counts and values as in `fdl.optim.schedules`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_number, is_number
+from fdl.optim.checks import check_positive
+from fdl.optim.schedules.counting import check_steps, fraction, numbers, reached, scalar, since
+from fdl.typing import Schedule
+
+# optax's order of operations, as functions of (start, end, the part of the way).
+BETWEEN = {
+    "linear": lambda start, end, part: (end - start) * part + start,
+    "cosine": lambda start, end, part: end + (start - end) / 2.0 * (jnp.cos(jnp.pi * part) + 1),
+}
+
+
+def piecewise_constant_schedule(
+    init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
+) -> Schedule:
+    """Jumps: at each boundary the value is multiplied by the boundary's scale.
+
+    Args:
+      init_value: before the first boundary.
+      boundaries_and_scales: count -> factor >= 0, from that count on. None for no boundary.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, a negative boundary or scale.
+
+    Example:
+      >>> schedule = piecewise_constant_schedule(1.0, {2: 0.5, 4: 0.5})
+      >>> [float(schedule(count)) for count in range(6)]
+      [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+    Source: `optax.piecewise_constant_schedule`.
+    """
+    who = "piecewise_constant_schedule"
+    (init,) = numbers(who, init_value=init_value)
+    pieces = _pieces(who, boundaries_and_scales)
+
+    def schedule(count: Any) -> jax.Array:
+        value = scalar(init)
+        for boundary, scale in pieces:
+            value = jnp.where(reached(count, boundary), scalar(scale) * value, value)
+        return value
+
+    return schedule
+
+
+def piecewise_interpolate_schedule(
+    interpolate_type: str, init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
+) -> Schedule:
+    """As `piecewise_constant_schedule`, with a line or half a cosine between the boundaries.
+
+    Args:
+      interpolate_type: "linear" or "cosine".
+      init_value: at 0.
+      boundaries_and_scales: count -> factor >= 0, which is reached at that count.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: another type; values that are not finite, a negative boundary or scale.
+
+    Example:
+      >>> schedule = piecewise_interpolate_schedule("linear", 1.0, {2: 0.5, 4: 2.0})
+      >>> [float(schedule(count)) for count in range(6)]
+      [1.0, 0.75, 0.5, 0.75, 1.0, 1.0]
+
+    Source: `optax.piecewise_interpolate_schedule`.
+    """
+    who = "piecewise_interpolate_schedule"
+    if interpolate_type not in BETWEEN:
+        raise ValueError(
+            f"{who}: expected interpolate_type 'linear' or 'cosine', got {interpolate_type!r}; "
+            "take 'linear' for straight lines"
+        )
+    (init,) = numbers(who, init_value=init_value)
+    return _interpolated(interpolate_type, init, _pieces(who, boundaries_and_scales))
+
+
+def linear_onecycle_schedule(
+    transition_steps: int,
+    peak_value: Any,
+    pct_start: float = 0.3,
+    pct_final: float = 0.85,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """One cycle of straight lines: up to the peak, back down, and further down at the end.
+
+    Args:
+      transition_steps: T >= 1, of all three lines.
+      peak_value: at `pct_start` of T.
+      pct_start: the share of T in which the value rises, in [0, 1].
+      pct_final: the share of T after which it is down again, in [pct_start, 1].
+      div_factor: peak / first value, > 0.
+      final_div_factor: first value / last value, > 0.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, shares or steps out of range.
+
+    Example:
+      >>> schedule = linear_onecycle_schedule(10, 1.0, 0.4, 0.8, 4.0, 2.0)
+      >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 8, 10)]
+      [0.25, 0.625, 1.0, 0.25, 0.125]
+
+    Source: Smith and Topin 2018, arXiv 1708.07120, section 2; `optax.linear_onecycle_schedule`.
+    """
+    who, t = "linear_onecycle_schedule", transition_steps
+    (peak,) = _cycle(who, t, peak_value, (pct_start, pct_final), div_factor, final_div_factor)
+    pieces = [
+        (int(pct_start * t), div_factor),
+        (int(pct_final * t), 1.0 / div_factor),
+        (t, 1.0 / final_div_factor),
+    ]
+    return _interpolated("linear", peak / div_factor, pieces)
+
+
+def cosine_onecycle_schedule(
+    transition_steps: int,
+    peak_value: Any,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """One cycle of two half cosines: up to the peak, and down to nearly nothing.
+
+    Args:
+      transition_steps: T >= 1, of both.
+      peak_value: at `pct_start` of T.
+      pct_start: the share of T in which the value rises, in [0, 1].
+      div_factor: peak / first value, > 0.
+      final_div_factor: first value / last value, > 0.
+
+    Returns:
+      A schedule.
+
+    Raises:
+      ValueError: values that are not finite, a share or steps out of range.
+
+    Example:
+      >>> schedule = cosine_onecycle_schedule(10, 1.0, 0.4, 4.0, 2.0)
+      >>> [round(float(schedule(count)), 4) for count in (0, 2, 4, 10)]
+      [0.25, 0.625, 1.0, 0.125]
+
+    Source: Smith and Topin 2018, arXiv 1708.07120, with cosines as in torch;
+    `optax.cosine_onecycle_schedule`.
+    """
+    who, t = "cosine_onecycle_schedule", transition_steps
+    (peak,) = _cycle(who, t, peak_value, (pct_start,), div_factor, final_div_factor)
+    pieces = [(int(pct_start * t), div_factor), (int(t), 1.0 / (div_factor * final_div_factor))]
+    return _interpolated("cosine", peak / div_factor, pieces)
+
+
+def _interpolated(kind: str, init: Any, pieces: Sequence[tuple[int, Any]]) -> Schedule:
+    def schedule(count: Any) -> jax.Array:
+        begin, start = 0, scalar(init)
+        value = start
+        for boundary, scale in pieces:
+            end, length = start * scalar(scale), max(boundary - begin, 1)
+            part = fraction(since(count, begin, length), length)
+            value = jnp.where(reached(count, begin), BETWEEN[kind](start, end, part), value)
+            value = jnp.where(reached(count, boundary), end, value)
+            begin, start = boundary, end
+        return value
+
+    return schedule
+
+
+def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
+    for boundary, scale in (boundaries or {}).items():
+        check_steps(who, 0, **{"every boundary": boundary})
+        check_number(
+            who,
+            f"a finite scale >= 0 at {boundary}",
+            scale,
+            lambda scale: 0 <= scale < float("inf"),
+            "it multiplies the value before",
+        )
+    return sorted((boundaries or {}).items())
+
+
+def _cycle(
+    who: str, steps: int, peak: Any, shares: tuple[float, ...], div: float, final_div: float
+) -> list[Any]:
+    check_steps(who, 1, transition_steps=steps)
+    fit = all(is_number(share) and 0 <= share <= 1 for share in shares)
+    if not fit or list(shares) != sorted(shares):
+        names = "pct_start <= pct_final" if len(shares) == 2 else "pct_start"
+        got = " and ".join(map(str, shares))
+        raise ValueError(
+            f"{who}: expected {names} in [0, 1], got {got}; they are shares of all steps"
+        )
+    check_positive(who, "a value is divided by it", div_factor=div, final_div_factor=final_div)
+    return numbers(who, peak_value=peak)

@@ -1,0 +1,108 @@
+"""Large batches in small pieces: one step for the mean of several gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    MultiStepsState,
+)
+
+from fdl.checks import check_number
+from fdl.ops.numerics import wide_inside
+from fdl.optim.checks import as_transformation
+from fdl.optim.lifting import increment, per_leaf
+from fdl.optim.protocol import transformation
+from fdl.optim.wrappers.non_finite import step_if
+
+# As `skip_not_finite`: (updates, gradient_step, params) -> (whether to leave it out, why).
+Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
+
+
+def accumulate(
+    opt: GradientTransformation,
+    every_k_schedule: Any,
+    use_grad_mean: bool = True,
+    should_skip_update_fn: Skip | None = None,
+    accumulator_dtype: Any = jnp.float32,
+) -> GradientTransformationExtraArgs:
+    """One step of an optimizer for every k gradients, by their mean.
+
+    Between the steps the updates are 0 and the optimizer's state stays. k gradients of B examples
+    make the step that one of k B examples would make, if the loss is a mean over examples and all
+    have as many.
+
+    Args:
+      opt: fdl's or optax's.
+      every_k_schedule: k >= 1, or a schedule: steps taken -> k.
+      use_grad_mean: False adds the gradients up.
+      should_skip_update_fn: leaves a gradient out as if it had never come; `skip_not_finite`.
+      accumulator_dtype: of the mean; None for the gradients' own.
+
+    Returns:
+      A transformation with state `optax.MultiStepsState`.
+
+    Raises:
+      ValueError: k below 1 or not whole; what is no transformation.
+
+    Example:
+      >>> from fdl.optim import sgd
+      >>> optimizer = accumulate(sgd(1.0), 2)
+      >>> first, state = optimizer.update(jnp.array(1.0), optimizer.init(jnp.array(0.0)))
+      >>> second, state = optimizer.update(jnp.array(3.0), state)
+      >>> float(first), float(second)
+      (0.0, -2.0)
+
+    Source: `optax.MultiSteps`, which computes a step every time and drops all but the k-th.
+    """
+    _check_period(every_k_schedule)
+    inner = as_transformation("accumulate", opt)
+    skip = should_skip_update_fn or (lambda updates, step, params: (jnp.array(False), ()))
+
+    def init(params: Any) -> MultiStepsState:
+        zero = jnp.zeros((), jnp.int32)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        means = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype), params)
+        return MultiStepsState(zero, zero, inner.init(params), means, skip(zeros, zero, params)[1])
+
+    @wide_inside
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MultiStepsState]:
+        left_out, why = skip(updates, state.gradient_step, params)
+        k = every_k_schedule
+        k = jnp.asarray(k(state.gradient_step) if callable(k) else k, jnp.int32)
+        last = ~left_out & (state.mini_step >= k - 1)
+
+        def rule(g: Any, mean: Any) -> Any:
+            new = mean + (g - mean) / (state.mini_step + 1) if use_grad_mean else g + mean
+            kept = jnp.where(left_out, mean, jnp.where(last, jnp.zeros_like(mean), new))
+            return new, kept
+
+        means = {"state.acc_grads": state.acc_grads}
+        total, acc = per_leaf("accumulate", rule, updates, means, kept=1)
+
+        def step() -> tuple[Any, Any]:
+            return inner.update(total, state.inner_opt_state, params, **extra_args)
+
+        new, inner_state = step_if(last, step, state.inner_opt_state)
+        counted = jnp.where(left_out, state.mini_step, increment(state.mini_step))
+        mini = jnp.where(last, jnp.zeros_like(counted), counted)
+        steps = jnp.where(last, increment(state.gradient_step), state.gradient_step)
+        return new, MultiStepsState(mini, steps, inner_state, acc, why)
+
+    return transformation(init, update)
+
+
+def _check_period(k: Any) -> None:
+    if not callable(k):
+        check_number(
+            "accumulate",
+            "every_k_schedule >= 1, a whole number",
+            k,
+            lambda k: k >= 1 and k % 1 == 0,
+            "it is the number of gradients to a step",
+        )

@@ -1,0 +1,220 @@
+"""Gradients held within bounds before the optimizer sees them, and centred.
+
+In the formulas g is the gradient of one leaf. All lengths are computed in float32 or wider, and are
+right also where their squares are too large or too small for it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import EmptyState, GradientTransformationExtraArgs
+
+from fdl.ops.numerics import largest, norm, power_of_two
+from fdl.optim.checks import check_positive
+from fdl.optim.lifting import per_leaf, stateless
+from fdl.optim.protocol import transformation
+from fdl.optim.tree_vectors import size, sizes
+
+
+def clip(max_delta: Any) -> GradientTransformationExtraArgs:
+    """Each element held within [-max_delta, max_delta].
+
+    Args:
+      max_delta: > 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: a bound that is not positive and finite.
+
+    Example:
+      >>> clip(1.0).update(jnp.array([3.0, -0.5]), clip(1.0).init(None))[0]
+      Array([ 1. , -0.5], dtype=float32)
+
+    Source: `optax.clip`. It turns the gradient; `clip_by_global_norm` keeps its direction.
+    """
+    check_bound("clip", "max_delta", max_delta)
+    return stateless("clip", lambda g: jnp.clip(g, -max_delta, max_delta))
+
+
+def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
+    """Each leaf's root mean square held below a threshold: g / max(1, rms(g) / threshold).
+
+    Args:
+      threshold: > 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: a threshold that is not positive and finite.
+
+    Example:
+      >>> transform = clip_by_block_rms(0.5)
+      >>> transform.update({"w": jnp.array([1.0, -1.0])}, transform.init(None))[0]
+      {'w': Array([ 0.5, -0.5], dtype=float32)}
+
+    Source: Shazeer and Stern 2018, arXiv 1804.04235, section 6; `optax.clip_by_block_rms`.
+    """
+    check_bound("clip_by_block_rms", "threshold", threshold)
+
+    def rule(g: Any, rms: Any) -> Any:
+        return (rms.of(g) / jnp.maximum(1 / rms.power, rms.part / threshold),)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        found = {"sizes": sizes(updates, mean=True)[0]}
+        return per_leaf("clip_by_block_rms", rule, updates, found)[0], state
+
+    return transformation(lambda params: EmptyState(), update)
+
+
+def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
+    """The length of the whole gradient held at max_norm, its direction kept.
+
+        g = g / |g, all leaves| * max_norm     where that length is max_norm or more
+
+    Args:
+      max_norm: > 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: a length that is not positive and finite.
+
+    Example:
+      >>> transform = clip_by_global_norm(1.0)
+      >>> transform.update({"b": jnp.array(3.0), "w": jnp.array(4.0)}, transform.init(None))[0]
+      {'b': Array(0.6, dtype=float32), 'w': Array(0.8, dtype=float32)}
+
+    Source: Pascanu, Mikolov and Bengio 2013, arXiv 1211.5063, algorithm 1;
+    `optax.clip_by_global_norm`. A gradient that is not finite passes as one.
+    """
+    check_bound("clip_by_global_norm", "max_norm", max_norm)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        whole = size(updates)
+        part = jnp.sqrt(whole.squares)
+
+        def rule(g: Any) -> Any:
+            return (jnp.where(part * whole.power < max_norm, g, (whole.of(g) / part) * max_norm),)
+
+        return per_leaf("clip_by_global_norm", rule, updates, {})[0], state
+
+    return transformation(lambda params: EmptyState(), update)
+
+
+def adaptive_grad_clip(
+    clipping: Any, eps: Any = 1e-3, axis: int | tuple[int, ...] | None = None
+) -> GradientTransformationExtraArgs:
+    """Each unit's gradient held below a part of the unit's own weights.
+
+        g = g * clipping max(|W|, eps) / |g|     where |g| is that much or more, unit by unit
+
+    Args:
+      clipping: > 0, the largest |g| / |W|.
+      eps: > 0, the least that |W| counts as, so that zeros can begin to move.
+      axis: what belongs to one unit. None: all of a vector, axis 0 of 2 or 3 dimensions, all but
+        the last of 4 or 5.
+
+    Returns:
+      A transformation that needs params, without state.
+
+    Raises:
+      ValueError: a bound that is not positive and finite; more than 5 dimensions without axis.
+
+    Example:
+      >>> transform, w = adaptive_grad_clip(0.5), jnp.array([[3.0, 0.1], [4.0, 0.0]])
+      >>> transform.update(jnp.ones((2, 2)), transform.init(w), w)[0].round(3)
+      Array([[1.   , 0.035], [1.   , 0.035]], dtype=float32)
+
+    Source: Brock et al. 2021, arXiv 2102.06171, equation 3; `optax.adaptive_grad_clip`.
+    """
+    check_bound("adaptive_grad_clip", "clipping", clipping)
+    check_positive("adaptive_grad_clip", "zeros could not begin to move", eps=eps)
+
+    def rule(g: Any, w: Any) -> Any:
+        axes = _unit(g) if axis is None else axis
+        power = power_of_two(largest(g, axes, keepdims=True))
+        unit = g / power.astype(g.dtype)
+        lengths = (norm(x, axes, keepdims=True) for x in (unit, w))
+        # As large as g, as optax has them: else XLA divides in another order.
+        length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
+        most = clipping * jnp.maximum(w_length, eps)
+        # optax's divisor, 1e-6, which no gradient that is clipped comes near.
+        shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
+        return jnp.where(length * power < most, g, shorter)
+
+    return stateless("adaptive_grad_clip", rule, uses_params=True)
+
+
+def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
+    """The mean of each output unit's gradient taken away: g - mean(g), over all axes but its own.
+
+    Leaves of fewer than two dimensions pass unchanged.
+
+    Args:
+      out_axis: where the output units are: the last axis of fdl's weights, `[in, out]`; 0 as in
+        torch's.
+
+    Returns:
+      A transformation without state.
+
+    Example:
+      >>> transform = centralize()
+      >>> transform.update(jnp.array([[1.0, 2.0], [3.0, 6.0]]), transform.init(None))[0]
+      Array([[-1., -2.], [ 1.,  2.]], dtype=float32)
+
+    Source: Yong et al. 2020, arXiv 2004.01461, equation 1. `optax.centralize` has out_axis=0,
+    whatever the layout of the weights.
+    """
+
+    def rule(g: Any) -> Any:
+        if g.ndim < 2:
+            return g
+        others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
+        return g - g.mean(others, keepdims=True)
+
+    return stateless("centralize", rule)
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The length of a whole tree as one vector: sqrt(sum |x|^2).
+
+    Args:
+      tree: any pytree of arrays.
+
+    Returns:
+      A scalar, float32 or wider; right also where the squares overflow or vanish, and its gradient
+      is 0 where all is 0.
+
+    Example:
+      >>> global_norm({"b": jnp.array(3.0), "w": jnp.array([4.0])})
+      Array(5., dtype=float32)
+    """
+    return size(tree).value
+
+
+def check_bound(who: str, name: str, value: Any) -> None:
+    """Refuses a bound that is none.
+
+    Example:
+      >>> check_bound("clip", "max_delta", 0.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: clip: expected a finite max_delta > 0, got 0.0; ...
+    """
+    check_positive(who, "it is the largest size that passes", **{name: value})
+
+
+def _unit(x: Any) -> tuple[int, ...] | int | None:
+    if jnp.squeeze(x).ndim <= 1:
+        return None
+    if x.ndim > 5:
+        raise ValueError(
+            f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; "
+            "say by axis what belongs to one unit"
+        )
+    return 0 if x.ndim < 4 else tuple(range(x.ndim - 1))

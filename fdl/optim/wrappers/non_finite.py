@@ -1,0 +1,153 @@
+"""Steps that survive gradients which are not finite."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import (
+    ApplyIfFiniteState,
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ZeroNansState,
+)
+
+from fdl.ops.numerics import cast_like
+from fdl.optim.checks import as_transformation
+from fdl.optim.lifting import increment, per_leaf
+from fdl.optim.protocol import transformation
+
+
+def apply_if_finite(
+    inner: GradientTransformation, max_consecutive_errors: int
+) -> GradientTransformationExtraArgs:
+    """A step whose gradient is not finite is left out: no update, and the state stays.
+
+    Args:
+      inner: fdl's or optax's.
+      max_consecutive_errors: >= 0; after so many steps left out in a row the next is taken
+        whatever it is, so that a run that is lost is seen to be.
+
+    Returns:
+      A transformation with state `optax.ApplyIfFiniteState`: how many in a row and in all were left
+      out, and whether the last gradient was finite.
+
+    Raises:
+      ValueError: a negative number of errors.
+
+    Example:
+      >>> from fdl.optim import sgd
+      >>> optimizer = apply_if_finite(sgd(1.0), max_consecutive_errors=3)
+      >>> updates, state = optimizer.update(jnp.array(jnp.nan), optimizer.init(jnp.array(0.0)))
+      >>> float(updates), int(state.total_notfinite)
+      (0.0, 1)
+
+    Source: `optax.apply_if_finite`.
+    """
+    if max_consecutive_errors < 0:
+        raise ValueError(
+            f"apply_if_finite: expected max_consecutive_errors >= 0, got {max_consecutive_errors}; "
+            "it is how many steps in a row may be left out"
+        )
+    inner = as_transformation("apply_if_finite", inner)
+
+    def init(params: Any) -> ApplyIfFiniteState:
+        zero = jnp.zeros((), jnp.int32)
+        return ApplyIfFiniteState(zero, jnp.array(True), zero, inner.init(params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ApplyIfFiniteState]:
+        finite = count_not_finite(updates) == 0
+        in_a_row = jnp.where(finite, 0, increment(state.notfinite_count)).astype(jnp.int32)
+
+        def step() -> tuple[Any, Any]:
+            return inner.update(updates, state.inner_state, params, **extra_args)
+
+        new, inner_state = step_if(
+            finite | (in_a_row > max_consecutive_errors), step, state.inner_state
+        )
+        total = jnp.where(finite, state.total_notfinite, increment(state.total_notfinite))
+        return new, ApplyIfFiniteState(in_a_row, finite, total, inner_state)
+
+    return transformation(init, update)
+
+
+def skip_not_finite(
+    updates: Any, gradient_step: Any, params: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Tells `accumulate` to leave out a gradient that is not finite.
+
+    Args:
+      updates: any pytree.
+      gradient_step: not looked at.
+      params: not looked at.
+
+    Returns:
+      (whether to leave it out, the same and the number of such elements by name).
+
+    Example:
+      >>> skip, why = skip_not_finite({"w": jnp.array([1.0, jnp.inf, jnp.nan])}, 0, None)
+      >>> bool(skip), int(why["num_not_finite"])
+      (True, 2)
+
+    Source: `optax.skip_not_finite`.
+    """
+    number = count_not_finite(updates)
+    return number > 0, {"should_skip": number > 0, "num_not_finite": number}
+
+
+def zero_nans() -> GradientTransformationExtraArgs:
+    """NaN becomes 0; the state says for each leaf whether the last gradient held one.
+
+    Returns:
+      A transformation with state `optax.ZeroNansState(found_nan)`.
+
+    Example:
+      >>> transform = zero_nans()
+      >>> gradient = {"w": jnp.array([jnp.nan, 2.0])}
+      >>> updates, state = transform.update(gradient, transform.init(gradient))
+      >>> updates["w"], bool(state.found_nan["w"])
+      (Array([0., 2.], dtype=float32), True)
+
+    Source: `optax.zero_nans`. It hides a mistake rather than mending it; infinities pass.
+    """
+
+    def init(params: Any) -> ZeroNansState:
+        return ZeroNansState(jax.tree.map(lambda p: jnp.array(False), params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ZeroNansState]:
+        found = jax.tree.map(lambda g: jnp.any(jnp.isnan(g)), updates)
+        rule = lambda g: (jnp.where(jnp.isnan(g), jnp.zeros_like(g), g),)  # noqa: E731
+        return per_leaf("zero_nans", rule, updates, {})[0], ZeroNansState(found)
+
+    return transformation(init, update)
+
+
+def count_not_finite(tree: Any) -> jax.Array:
+    """How many elements are infinite or not a number.
+
+    Example:
+      >>> int(count_not_finite({"a": jnp.array([1.0, jnp.nan]), "b": jnp.array(-jnp.inf)}))
+      2
+    """
+    wrong = [jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
+    return jnp.asarray(sum(wrong), jnp.int32)
+
+
+def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any]:
+    """`step() -> (updates, state)` where the condition holds; else zeros, and the state as it was.
+
+    Example:
+      >>> step_if(jnp.array(False), lambda: (jnp.ones(1), jnp.ones(1)), jnp.zeros(1) + 3)
+      (Array([0.], dtype=float32), Array([3.], dtype=float32))
+    """
+
+    def stepped() -> tuple[Any, Any]:
+        updates, new = step()
+        return updates, cast_like(new, inner_state)  # optax's, where a chain works in float32
+
+    shapes, _ = jax.eval_shape(step)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.cond(condition, stepped, lambda: (zeros, inner_state))

@@ -1,0 +1,8 @@
+"""In and out: weights as files."""
+
+from fdl.exports import public as _public
+
+from fdl.port.weights import load_weights as load_weights
+from fdl.port.weights import save_weights as save_weights
+
+__all__ = _public()

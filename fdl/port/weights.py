@@ -1,0 +1,312 @@
+"""Weights in a file: safetensors, one tensor for each path, read back strictly."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl import paths
+from fdl.data.arrays import to_jax
+from fdl.port.files import replacing
+
+# What safetensors calls each dtype, in the order in which it writes them: that of alignment.
+_CODES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int8": "I8",
+    "uint8": "U8",
+    "float4_e2m1fn": "F4",
+    "bool": "BOOL",
+}
+_NAMES = {code: name for name, code in _CODES.items()}
+_ORDER = list(_NAMES)
+_KEY = "prng_key:"  # a note in the header: which tensors are random keys, and of which kind
+
+
+def save_weights(
+    file: str | os.PathLike[str], tree: Any, *, only: str | Sequence[str] | None = None
+) -> None:
+    """Writes every leaf of a pytree under its path. The file appears whole or not at all.
+
+    Args:
+      file: where to; an older file there is replaced and keeps its permissions. A link is followed.
+      tree: params, or `{"params": params, "state": state}`, or a whole run with its random keys,
+        step and optimizer state, or any pytree of arrays. Every bit is kept. A Python number is
+        written as JAX reads it, in 32 bits.
+      only: a pattern of paths, or several: the leaves to write, such as `"body/**"`; by default
+        all.
+
+    Raises:
+      ValueError: a pattern that matches nothing.
+      OSError: what the disk refuses: a folder that is missing or cannot be written, no space. The
+        older file is unchanged.
+      PathError: two leaves of one path, or a leaf of a dtype that safetensors does not have (such
+        as int4 or complex128).
+
+    Example:
+      >>> import tempfile
+      >>> from fdl.optim import adam
+      >>> from fdl.train import start
+      >>> run = start({"w": jnp.ones(2)}, adam(0.1), seed=7)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_weights(f"{folder}/run.safetensors", run)
+      ...     again = load_weights(f"{folder}/run.safetensors", run)
+      >>> again.params, int(again.seed)
+      ({'w': Array([1., 1.], dtype=float32)}, 7)
+
+    Source: the safetensors format, an 8-byte length, a JSON header and the bytes; no code is ever
+    run in reading it.
+    """
+    tensors, notes = {}, {}
+    leaves = paths.leaves(tree)
+    for path in _picked("save_weights", leaves, only):
+        leaf = leaves[path]
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            notes[_KEY + path] = str(leaf.dtype)
+            leaf = jax.random.key_data(leaf)
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            leaf = to_jax(leaf, "save_weights", f"the leaf at {path!r}")
+        _check_leaf(path, leaf)
+        tensors[path] = leaf
+    tensors = dict(sorted(tensors.items(), key=lambda item: (_rank(item[1]), item[0])))
+    header, size = _header(tensors, notes)
+    with replacing(file, "save_weights", len(header) + size) as out:
+        out.write(header)
+        for leaf in tensors.values():
+            out.write(_bytes_of(leaf))
+
+
+def load_weights(
+    file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
+) -> Any:
+    """Reads what `save_weights` wrote, strictly: the same paths, shapes and dtypes.
+
+    With `only` a part is read, as for a network whose body was trained for another task: what the
+    patterns pick is read, as strictly, and the rest keeps the values of `like`.
+
+    Args:
+      file: a safetensors file.
+      like: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape(model.init, ...)`
+        gives them.
+      only: a pattern of paths, or several, such as `"body/**"`: which leaves to read. The others
+        must be arrays in `like`, and may be missing in the file; what else the file has is ignored,
+        and its bytes are not read.
+
+    Returns:
+      A new pytree as `like` of JAX arrays, with the file's values. Beside them it takes memory for
+      one array at a time.
+
+    Raises:
+      FileNotFoundError: no such file.
+      PathError: a leaf that is not read, and is no array in `like`.
+      ValueError: a pattern that matches nothing; not a whole safetensors file; or one of another
+        model, with every path that is missing, unexpected, or of another shape or dtype. Arrays of
+        64 bits are of another dtype than any of JAX's, unless it is told to have 64 bits.
+
+    Example:
+      >>> import tempfile
+      >>> like = {"body": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(3)}}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_weights(f"{folder}/w", {"body": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(9)}})
+      ...     load_weights(f"{folder}/w", like, only="body/**")
+      {'body': {'w': Array([1., 1.], dtype=float32)}, 'head': {'w': Array([0., 0., 0.], ...)}}
+    """
+    leaves = paths.leaves(like)
+    picked = _picked("load_weights", leaves, only)
+    found, start = _read_header(file)
+    if only is not None:
+        # Of the file, too, what the patterns pick must be what is wanted.
+        found = {path: each for path, each in found.items() if _is_picked(path, only)}
+    of = "of this model" if only is None else f"that {only!r:.200} picks"
+    _check_fit(file, found, {path: _kind(leaves[path]) for path in picked}, of)
+    kept = set(leaves).difference(picked)
+    with open(file, "rb") as stream:
+
+        def read(keys: Any, leaf: Any) -> jax.Array:
+            path = paths.path_of(keys)
+            if path in kept:
+                return _kept(path, leaf)
+            array = jnp.asarray(_read(file, stream, start, found[path]))
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                impl = jax.random.key_impl(jnp.zeros((), leaf.dtype))
+                return jax.random.wrap_key_data(array, impl=impl)
+            return array
+
+        return jax.tree_util.tree_map_with_path(read, like)
+
+
+def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) -> list[str]:
+    """The paths that `only` picks, all of them if it is None."""
+    if only is None:
+        return list(leaves)
+    patterns = _patterns(only)
+    if not patterns or not all(isinstance(each, str) for each in patterns):
+        raise ValueError(
+            f"{who}: expected only to be a pattern of paths, or several, got {only!r:.200}; pass "
+            "one such as 'body/**', or leave it out for all"
+        )
+    try:
+        return paths.pick(leaves, patterns)
+    except ValueError as error:
+        error.args = (f"{who}: {error}",)
+        raise
+
+
+def _patterns(only: str | Sequence[str]) -> list[Any]:
+    return [only] if isinstance(only, str) else list(only) if isinstance(only, Iterable) else []
+
+
+def _is_picked(path: str, only: str | Sequence[str]) -> bool:
+    return any(paths.matches(pattern, path) for pattern in _patterns(only))
+
+
+def _kept(path: str, leaf: Any) -> jax.Array:
+    """A leaf that is not read, as it is."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise paths.PathError(
+            f"expected arrays in like where nothing is read, got a shape at {path!r}; give the "
+            "params of model.init, or patterns that read it too",
+            layer="load_weights",
+        )
+    return to_jax(leaf, "load_weights", f"the leaf at {path!r}")
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    masked = "masked " if isinstance(leaf, np.ma.MaskedArray) else ""
+    said = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
+    if masked or leaf.dtype.name not in _CODES:
+        raise paths.PathError(
+            f"expected dtypes that safetensors has, got {said}; convert it with astype, or leave "
+            "it out",
+            layer="save_weights",
+        )
+    if _bits(leaf.dtype.name) * leaf.size % 8:
+        raise paths.PathError(
+            f"expected an even number of {leaf.dtype}, two to a byte, got {said}; convert it with "
+            "astype",
+            layer="save_weights",
+        )
+    if path == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in path):
+        raise paths.PathError(
+            f"expected names that safetensors can write, got {path!r}; rename it",
+            layer="save_weights",
+        )
+
+
+def _rank(leaf: Any) -> int:
+    return _ORDER.index(_CODES[leaf.dtype.name])
+
+
+def _bits(name: str) -> int:
+    return 4 if name == "float4_e2m1fn" else 8 * np.dtype(name).itemsize
+
+
+def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]:
+    """The bytes before the first tensor, and how many follow."""
+    header: dict[str, Any] = {"__metadata__": notes} if notes else {}
+    end = 0
+    for path, leaf in tensors.items():
+        begin, end = end, end + leaf.size * _bits(leaf.dtype.name) // 8
+        code, shape = _CODES[leaf.dtype.name], list(leaf.shape)
+        header[path] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
+
+
+def _bytes_of(leaf: Any) -> memoryview:
+    array = np.asarray(leaf)
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    raw = array.reshape(-1).view(np.uint8)
+    return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
+
+
+def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
+    """path -> dtype, shape, place and kind, and where the first tensor begins."""
+    from safetensors import SafetensorError, safe_open
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise _not_whole(file, "a name that stands twice in its header")
+        return found
+
+    if os.path.isdir(file):
+        raise _not_whole(file, "a folder")
+    try:
+        # safetensors checks the header and that the bytes are all there.
+        with safe_open(file, framework="np"), open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size), object_pairs_hook=once)
+    except SafetensorError as error:
+        raise _not_whole(file, error) from error
+    notes = header.pop("__metadata__", None) or {}
+    for path, each in header.items():
+        shape = each["shape"]
+        each["kind"] = f"{_NAMES.get(each['dtype'], each['dtype'])} {shape}"
+        if note := notes.get(_KEY + path):
+            each["kind"] = f"{note} {shape[:-1]}"
+    return header, 8 + size
+
+
+def _not_whole(file: str | os.PathLike[str], said: Any) -> ValueError:
+    return ValueError(
+        f"{file}: expected a whole safetensors file, got {said}; fetch or save it again"
+    )
+
+
+def _check_fit(
+    file: str | os.PathLike[str], found: dict[str, dict[str, Any]], wanted: dict[str, str], of: str
+) -> None:
+    wrong = [f"missing: {path} {kind}" for path, kind in wanted.items() if path not in found]
+    wrong += [f"unexpected: {path} {found[path]['kind']}" for path in found if path not in wanted]
+    for path, kind in wanted.items():
+        if path in found and kind != (got := found[path]["kind"]):
+            line = f"different: {path}, expected {kind}, got {got}"
+            dtype, _, shape = got.partition(" ")
+            narrowed = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
+            if narrowed and f"{dtype.replace('64', '32')} {shape}" == kind:
+                line += ", for which call jax.config.update('jax_enable_x64', True)"
+            wrong.append(line)
+    if wrong:
+        raise ValueError(
+            f"{file}: expected the {len(wanted)} arrays {of}, got a file that differs at "
+            f"{len(wrong)} paths; build the model that it was saved from\n  " + "\n  ".join(wrong)
+        )
+
+
+def _read(
+    file: str | os.PathLike[str], stream: IO[bytes], start: int, tensor: dict[str, Any]
+) -> np.ndarray:
+    begin, end = tensor["data_offsets"]
+    raw = np.empty(end - begin, np.uint8)
+    stream.seek(start + begin)
+    if stream.readinto(raw) != raw.size:  # type: ignore[attr-defined]
+        raise _not_whole(file, "one that was cut while it was read")
+    if tensor["dtype"] == "F4":
+        raw = np.stack([raw & 15, raw >> 4], 1)
+    dtype = np.dtype(_NAMES[tensor["dtype"]])
+    array = raw.astype(bool) if dtype.kind == "b" else raw.reshape(-1).view(dtype.newbyteorder("<"))
+    return array.astype(dtype, copy=False).reshape(tensor["shape"])
+
+
+def _kind(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)} {list(np.shape(leaf))}"

@@ -1,0 +1,212 @@
+"""What training refuses among its arguments: things in the wrong place, or one step too early."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from optax import GradientTransformation
+
+from fdl import paths
+from fdl.checks import said
+from fdl.core.layer import Layer, makes
+from fdl.metrics import Metric
+
+
+def check_objective_given(who: str, objective: Any) -> None:
+    """Raises unless `objective` can be called as `(params, state, batch, key)`."""
+    if isinstance(objective, Layer) or not callable(objective):
+        layer = isinstance(objective, Layer)
+        remedy = "give it a loss" if layer else "the order is (objective, ...)"
+        raise TypeError(
+            f"{who}: expected an objective first, got {said(objective)}; {remedy}: "
+            "objective = fdl.supervised(model, loss)"
+        )
+    names = _places(objective)
+    if names is not None and not _takes(objective, 4):
+        two = "fdl.plain makes one of (params, batch) -> loss, and "
+        raise TypeError(
+            f"{who}: expected an objective (params, state, batch, key), got {said(objective)} of "
+            f"({', '.join(names)}); {two if _takes(objective, 2) else ''}"
+            "fdl.supervised(model, loss) makes one of a model and a loss"
+        )
+
+
+def check_optimizer(who: str, optimizer: Any) -> None:
+    """Raises unless `optimizer` is one of fdl's or optax's."""
+    if isinstance(optimizer, GradientTransformation):
+        return
+    parts = [getattr(optimizer, part, None) for part in ("init", "update")]
+    if all(map(callable, parts)) and not isinstance(optimizer, Metric | type):
+        return
+    factory = callable(optimizer) and not isinstance(optimizer, Layer | Metric | type)
+    name = getattr(optimizer, "__name__", "adam")
+    remedy = f"call it first, as {name}(0.001)" if factory else "pass fdl.adam(0.001) or the like"
+    raise TypeError(
+        f"{who}: expected an optimizer of fdl or optax, got {said(optimizer)}; {remedy}"
+    )
+
+
+def check_run(who: str, run: Any) -> None:
+    """Raises unless `run` is a Run, or a Result, which has one."""
+    if not all(hasattr(getattr(run, "run", run), part) for part in ("params", "opt_state", "step")):
+        raise TypeError(
+            f"{who}: expected a run, or a result of fit, got {said(run)}; begin with "
+            "run = fdl.start(params, optimizer, state=state)"
+        )
+
+
+def check_params_given(who: str, params: Any) -> None:
+    """Raises unless `params` is a pytree of numbers, and not what `Layer.init` gives as a whole."""
+    pair = type(params) is tuple and len(params) == 2
+    if pair and isinstance(params[1], dict) and not params[1]:
+        raise TypeError(
+            f"{who}: expected params alone, got a pair with an empty state, as init gives it; take "
+            "it apart: params, state = model.init(key, x)"
+        )
+    if hasattr(params, "params") and hasattr(params, "state"):
+        raise TypeError(
+            f"{who}: expected params, a pytree of arrays, got {said(params)}; pass its params"
+        )
+    whole = params is None or isinstance(params, Layer | GradientTransformation)
+    strange = {"": params} if whole or callable(params) else _not_numbers(params)
+    for path, leaf in strange.items():
+        at = f" at {path!r}" if path else ""
+        order = {"start": "(params, optimizer)", "predict": "(model, params, x)"}
+        raise TypeError(
+            f"{who}: expected params, a pytree of arrays, got {said(leaf)}{at}; the order is "
+            f"{order.get(who, '(objective, params, data)')}, and params, state = model.init(key, x)"
+        )
+
+
+def check_state_given(who: str, state: Any) -> None:
+    """Raises unless `state` is a pytree of numbers."""
+    for path, leaf in ({"": state} if callable(state) else _not_numbers(state)).items():
+        at = f" at {path!r}" if path else ""
+        raise TypeError(
+            f"{who}: expected state, a pytree of arrays, got {said(leaf)}{at}; "
+            "params, state = model.init(key, x)"
+        )
+
+
+def check_params_of_layer(who: str, model: Any, params: Any) -> None:
+    """Raises unless `params` is a dict, as those of a Layer are."""
+    if isinstance(model, Layer) and not isinstance(params, Mapping):
+        raise TypeError(
+            f"{who}: expected the params of {model!r}, a dict, got {said(params)}; "
+            "params, state = model.init(key, x), and the state is an argument of its own"
+        )
+
+
+def check_model(who: str, model: Any) -> None:
+    """Raises unless `model` is a Layer or a function, and not a factory of layers."""
+    if makes(model, Layer):
+        raise TypeError(
+            f"{who}: expected a model, got {said(model)}, which makes a layer; call it first, as "
+            f"{getattr(model, '__name__', 'dense')}(...)"
+        )
+    if hasattr(model, "model") and hasattr(model, "loss"):
+        raise TypeError(
+            f"{who}: expected a model, got an objective, {said(model)}; pass objective.model"
+        )
+    if not callable(model):
+        raise TypeError(
+            f"{who}: expected a model first, a Layer or a function (params, x) -> y, got "
+            f"{said(model)}; pass fdl.mlp([64], 10) or the like"
+        )
+
+
+def check_loss(who: str, name: str, loss: Any) -> None:
+    """Raises unless `loss` can be called as `(y_pred, y)`."""
+    if isinstance(loss, Layer):
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; the "
+            "order is (model, loss)"
+        )
+    if isinstance(loss, Metric):
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; a "
+            "Metric is reported beside a loss: fdl.supervised(model, loss, f1=metric)"
+        )
+    if makes(loss, Metric) or makes(loss, Layer):
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}, "
+            f"which makes one; call it first, as {_call(loss)}"
+        )
+    if not callable(loss):
+        pass_ = "fdl.squared_error" if name == "loss" else "fdl.accuracy"
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; pass "
+            f"{pass_} or the like, the function itself"
+        )
+
+
+def metric_of(who: str, name: str, metric: Any) -> Any:
+    """A metric in any of its forms as a function or a Metric; the plain name of one is called."""
+    if makes(metric, Metric) and not _needed(metric):
+        return metric()
+    if not isinstance(metric, Metric):
+        check_loss(who, name, metric)
+    return metric
+
+
+def _call(factory: Callable[..., Any]) -> str:
+    """How to call it: `f1(average=...)`."""
+    given = ", ".join(f"{each}=..." for each in _needed(factory))
+    return f"{getattr(factory, '__name__', 'f1')}({given or '...'})"
+
+
+def _needed(factory: Callable[..., Any]) -> list[str]:
+    """The names of the arguments without a default."""
+    parameters = inspect.signature(factory).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty]
+
+
+def _not_numbers(tree: Any) -> dict[str, Any]:
+    """The leaves that are no numbers, by path."""
+
+    def number(leaf: Any) -> bool:
+        kind = getattr(getattr(leaf, "dtype", None), "kind", None)
+        return isinstance(leaf, bool | int | float | complex) or kind not in (None, *"OSU")
+
+    return {path: leaf for path, leaf in paths.leaves(tree).items() if not number(leaf)}
+
+
+def _places(f: Callable[..., Any]) -> list[str] | None:
+    try:
+        parameters = inspect.signature(f).parameters.values()
+        return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    except (ValueError, TypeError):
+        return None
+
+
+def _takes(f: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(f).bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def check_opt_state(who: str, optimizer: GradientTransformation, params: Any, state: Any) -> None:
+    """Raises unless a state has the leaves of those of this optimizer."""
+    try:
+        expected = paths.leaves(jax.eval_shape(optimizer.init, params))
+        found = paths.leaves(state)
+    except Exception:  # an init that cannot be traced; the step will say what is wrong
+        return
+    shapes = [{path: np.shape(leaf) for path, leaf in each.items()} for each in (expected, found)]
+    if shapes[0] != shapes[1]:
+        wanted, got = ([*each.items()] for each in shapes)
+        one = next((each for each in wanted if each not in got), None)
+        other = next((each for each in got if each not in wanted), None)
+        raise ValueError(
+            f"{who}: expected the state of this optimizer, {_leaf(one)}, got one of another "
+            f"optimizer, {_leaf(other)}; begin with fdl.start(params, optimizer), or pass the "
+            "optimizer that the run was started with"
+        )
+
+
+def _leaf(named: tuple[str, Any] | None) -> str:
+    return f"with {named[0]!r} {list(named[1])}" if named else "with no more leaves"

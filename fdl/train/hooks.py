@@ -1,0 +1,368 @@
+"""What happens between two chunks of steps: history, log, best parameters, progress, Ctrl-C."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fdl import paths
+from fdl.checks import amount, said
+from fdl.core.layer import abstract
+from fdl.train.evaluation import params_and_state, values
+from fdl.train.step import Run, own
+
+# Each call of a program takes fresh memory from the system, tens of megabytes for a large network:
+# with calls of 0.25 seconds that took a sixth of the CPU time. Longer calls delay Ctrl-C.
+CHUNK_SECONDS = 1.0
+PRINTED = 20  # lines of a whole run, where no bar is shown
+
+
+class Best(NamedTuple):
+    """The parameters at the record with the best value of the monitored metric.
+
+    Args:
+      step: how many steps they had been trained.
+      value: of the metric; finite.
+      params: a pytree: those that the optimizer wants tested, see `fdl.optim.eval_params`.
+      state: a pytree.
+    """
+
+    step: int
+    value: float
+    params: Any
+    state: Any
+
+    def __repr__(self) -> str:
+        return f"<Best {self.value:.4g} at step {self.step}; params: {amount(self.params)}>"
+
+
+class Unfinished(NamedTuple):
+    """What the next `fit` needs beside the run, to go on as if this one had never stopped.
+
+    Args:
+      means: of the steps since the last record that was due.
+      records: how many records there were then.
+      best: the best of them.
+      worse: how many records in a row were not better.
+    """
+
+    means: Any
+    records: int
+    best: Best | None
+    worse: int
+
+    def __repr__(self) -> str:
+        known = f"{self.records} records, {self.worse} not better"
+        return f"<Unfinished after {known}; means of {', '.join(self.means)}; best: {self.best}>"
+
+
+class Host:
+    """History, log, best parameters and the reason to stop; see `fit` for the arguments."""
+
+    def __init__(self, monitor: str, mode: str, patience: int | None, chunk: int | None, log: Any):
+        self.monitor = f"val_{monitor}"
+        self.sign = 1 if mode == "min" else -1
+        self.patience = patience
+        self.log = Log(log)
+        self.pace = Pace(chunk)
+        self.begun = time.perf_counter()
+        self.history: list[dict[str, float]] = []
+        self.best: Best | None = None
+        self.reason = ""
+        self.worse = 0
+
+    def go_on(self, before: Any, means: Any) -> Any:
+        """Takes up an earlier result where it ended.
+
+        Args:
+          before: a Result of `fit`, or None.
+          means: of no steps.
+
+        Returns:
+          The means of the steps since its last record, if it has any of these names.
+        """
+        if before is None:
+            return means
+        unfinished = before.unfinished
+        self.history = before.history[: unfinished.records]
+        self.best, self.worse = unfinished.best, unfinished.worse
+        if before.history:
+            self.begun -= before.history[-1]["seconds"]
+        known = abstract(unfinished.means) == abstract(means)
+        return own(unfinished.means) if known else means
+
+    def unfinished(self, means: Any) -> Unfinished:
+        """What is known now, with the means of the steps since the last record."""
+        return Unfinished(means, len(self.history), self.best, self.worse)
+
+    def take(self, record: dict[str, float], run: Run) -> dict[str, float]:
+        """Adds a record to the history and the log, and keeps the run's parameters if best."""
+        record = record | {"seconds": time.perf_counter() - self.begun}
+        self.history.append(record)
+        self.log.write(json.dumps(record) + "\n")
+        if self.monitor not in record:
+            return record
+        value = self.sign * record[self.monitor]
+        # A NaN is never better, and anything is better than no record.
+        if np.isfinite(value) and (self.best is None or value < self.sign * self.best.value):
+            step, value = int(record["step"]), record[self.monitor]
+            self.best = Best(step, value, *own(params_and_state(run)))
+            self.worse = 0
+        else:
+            self.worse += 1
+        return record
+
+    def stop_if_needed(self, run: Run, sound: bool, interrupted: bool, due: bool) -> None:
+        """Sets the reason to stop, if there is one; patience ends only at a record that is due."""
+        if self.reason:
+            return
+        if not sound:
+            self.reason = "not finite"
+            warnings.warn(
+                f"fit: expected finite parameters and state, got {_not_finite(run)} by step "
+                f"{int(run.step)}; training ended there: try a smaller learning rate, or "
+                "fdl.optim.apply_if_finite around the optimizer",
+                stacklevel=3,
+            )
+        elif interrupted:
+            self.reason = "interrupted"
+        elif due and self.patience is not None and self.worse >= self.patience:
+            self.reason = f"no better for {self.worse} records"
+
+    @contextlib.contextmanager
+    def keeping_the_run(self) -> Iterator[None]:
+        """Ends training where something fails between two chunks, and keeps the run."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.reason = f"failed: {type(error).__name__}"
+        warnings.warn(
+            f"fit: expected to evaluate and record, got {type(error).__name__}: {error}; training "
+            "ended there, with the run and the history as they were",
+            stacklevel=3,
+        )
+
+
+class Log:
+    """A file of JSON lines. Once training has begun, it is never a reason to lose the run.
+
+    Args:
+      file: a path, or None for no log.
+
+    Raises:
+      ValueError: what is no path.
+      OSError: a file that cannot be written.
+    """
+
+    def __init__(self, file: Any):
+        if file is not None and not isinstance(file, str | os.PathLike):
+            raise ValueError(
+                f"fit: expected log to be the path of a file, got {said(file)}; "
+                "pass log='history.jsonl' or the like"
+            )
+        self.file = file
+        self.waiting = ""
+        try:
+            self.append()
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"fit: expected a log that can be written, got {error.strerror}; "
+                "make its folder, or choose another",
+                str(file),
+            ) from error
+
+    def write(self, line: str) -> None:
+        """Appends a line; one that cannot be written waits for the next, with a warning."""
+        warned = bool(self.waiting)
+        self.waiting += line
+        try:
+            self.append()
+        except OSError as error:
+            if not warned:
+                warnings.warn(
+                    f"fit: expected a log that can be written, got {error.strerror} for "
+                    f"{self.file}; training goes on, and the records are in the history",
+                    stacklevel=4,
+                )
+
+    def append(self) -> None:
+        """Writes what is waiting, all of it or nothing."""
+        if self.file is not None:
+            with open(self.file, "ab", buffering=0) as file:
+                size = file.tell()
+                rest = self.waiting.encode()
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                except OSError:
+                    with contextlib.suppress(OSError):  # a device, such as a full one
+                        file.truncate(size)
+                    raise
+        self.waiting = ""
+
+
+class Pace:
+    """How many steps the next chunk has: a fixed number, or about CHUNK_SECONDS of them."""
+
+    def __init__(self, chunk: int | None):
+        self.fixed = chunk
+        self.length = chunk or 1
+        self.warm = False
+
+    def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
+        """Runs a chunk, and from its time sets the length of the next."""
+        begun = time.perf_counter()
+        result = jax.block_until_ready(program(*args))
+        seconds = time.perf_counter() - begun
+        if self.fixed is None and self.warm:
+            # At most tenfold at once: a short first chunk is mostly the call itself.
+            self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
+        elif self.fixed is None:
+            self.warm = True  # The first chunk was compiled, which says nothing of its pace.
+        return result
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Makes the first Ctrl-C a flag that is read between chunks; the second one raises.
+
+    Example:
+      >>> with interruptible() as interrupted:
+      ...     interrupted()
+      False
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _not_finite(run: Run) -> str:
+    """The first value that is not finite, and where."""
+    for part in ("params", "state"):
+        for path, leaf in paths.leaves(getattr(run, part)).items():
+            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
+                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+                bad = values[~np.isfinite(values)]
+                if bad.size:
+                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
+    return "none any more"
+
+
+class Progress:
+    """Shows how far training is, with the loss and metrics of the latest steps.
+
+    Args:
+      wanted: False shows nothing, and imports nothing.
+      step: where training begins.
+      last: where it will end.
+
+    Example:
+      >>> from fdl.train.reports import Mean
+      >>> with Progress(False, 0, 10) as bar:
+      ...     bar.show(5, {"loss": Mean(5.0, 5.0)})
+    """
+
+    def __init__(self, wanted: bool, step: int, last: int):
+        self.bar: Any = None
+        self.console: Any = None
+        self.last = last
+        self.validated: dict[str, float] = {}
+        self.every = (last - step) / PRINTED
+        self.printed = step
+        if not wanted:
+            return
+        from rich.console import Console
+
+        self.console = Console()
+        if self.console.is_terminal:
+            self.bar = _bar(self.console)
+            self.task = self.bar.add_task("training", total=last, completed=step, seen="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def show(self, step: int, means: dict[str, Any]) -> None:
+        """Moves the bar to a step, with the loss and metrics since the last record.
+
+        Beside them stand those of the validation data, at the last record.
+        """
+        if self.bar is not None:
+            seen = _numbers(values(means) | self.validated)
+            self.bar.update(self.task, completed=step, seen=seen)
+
+    def record(self, record: dict[str, float]) -> None:
+        """Prints a record, where there is no bar to show it; of many records, some."""
+        self.validated = {name: each for name, each in record.items() if name.startswith("val_")}
+        if self.bar is not None:
+            self.bar.update(self.task, seen=_numbers(_training(record) | self.validated))
+        far = record["step"] >= min(self.printed + self.every, self.last)
+        if self.console is not None and self.bar is None and far:
+            self.printed = int(record["step"])
+            seen = _numbers(_training(record) | self.validated)
+            line = f"step {record['step']:6.0f}  epoch {record['epoch']:5.1f}  {seen}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _bar(console: Any) -> Any:
+    """A bar with what was seen in lines of its own: of many metrics, none pushes the bar away."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Bar(Bars):
+        def get_renderables(self) -> Iterable[Any]:
+            yield from super().get_renderables()
+            yield from (Text(task.fields["seen"]) for task in self.tasks if task.fields["seen"])
+
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=console)
+
+
+def _training(record: dict[str, float]) -> dict[str, float]:
+    rest = ("step", "epoch", "seconds")
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in rest and not name.startswith("val_")
+    }
+
+
+def _numbers(named: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in named.items())
