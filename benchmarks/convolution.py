@@ -30,7 +30,7 @@ def forms():
     # Pooling does so little for each pixel that only a large batch takes a time worth measuring.
     image, deep, some, many = ((8, 28, 28, 32), *((n, 28, 28, 64) for n in (8, 32, 64)))
     window = functools.partial(jax.lax.reduce_window, padding="VALID")
-    function = fdl.layer.function
+    function = fdl.function
 
     def largest(k, s):
         sizes = {"window_dimensions": (1, k, k, 1), "window_strides": (1, s, s, 1)}

@@ -16,10 +16,10 @@ import optax
 
 import fdl
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
 
-from oracles.cases import SHAPES
-from registry import OPTIMIZERS
+from tests.optim.optimizers.test_optimizers import OPTIMIZERS
+from tests.oracles.cases import SHAPES
 
 GROUPS = 50  # of the four leaves that the table's masks name
 

@@ -5,9 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
 
-from registry import OPTIMIZERS
+from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -12,10 +12,10 @@ import jax
 
 import fdl
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
 
-import against_optax as against
-from registry import OPTIMIZERS
+from tests.optim import against_optax as against
+from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 
 PAIRS = 15
 COLUMNS = "update, ULPs", "float32", "one ULP more", "float64", "time"

@@ -45,8 +45,7 @@ from fdl.optim.optimizers import *
 from fdl.train import *
 from fdl.generation import *
 
-# What works on any pytree.
-from fdl.optim.chaining import apply_updates as apply_updates
+# Paths, which name the leaves of any pytree.
 from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__

@@ -25,12 +25,6 @@ def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
 
     Raises:
       ValueError: says what came.
-
-    Example:
-      >>> check_count("dense", "features", 4.0, "say how many outputs there are")
-      Traceback (most recent call last):
-      ...
-      ValueError: dense: expected features >= 1, an integer, got 4.0; say how many outputs there are
     """
     value = counted(value)
     if not is_count(value):
@@ -39,26 +33,14 @@ def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
 
 
 def counted(value: Any) -> Any:
-    """The integer in a known scalar array of integers; anything else as it came.
-
-    Example:
-      >>> counted(jnp.int32(3)), counted(2.5)
-      (3, 2.5)
-    """
+    """The integer in a known scalar array of integers; anything else as it came."""
     if not isinstance(value, jax.Array | np.ndarray) or not known(value):
         return value
     return int(value) if jnp.issubdtype(value.dtype, jnp.integer) else value
 
 
 def said(value: Any) -> str:
-    """What a value is, in a few words for a message.
-
-    Example:
-      >>> said((np.ones((2, 3)), "mse", 3, {"w": 1.0}, None))
-      "(float64 [2, 3], 'mse', 3, ...)"
-      >>> said(said), said(jnp.ones)
-      ('the function said', 'the function ones')
-    """
+    """What a value is, in a few words for a message."""
     if type(value) in (tuple, list):
         parts = ", ".join([said(each) for each in value[:3]] + ["..."] * (len(value) > 3))
         comma = "," * (len(value) == 1 and isinstance(value, tuple))
@@ -79,24 +61,14 @@ def said(value: Any) -> str:
 
 
 def amount(tree: Any) -> str:
-    """How much a pytree holds, for the text of a value that has it.
-
-    Example:
-      >>> amount({"w": np.ones((2, 3)), "b": np.ones(3)}), amount({})
-      ('9 numbers in 2 arrays', 'nothing')
-    """
+    """How much a pytree holds, for the text of a value that has it."""
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(tree)]
     arrays = f"{len(sizes)} array{'s' * (len(sizes) > 1)}"
     return f"{sum(sizes)} numbers in {arrays}" if sizes else "nothing"
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether a value is an integer, Python's or NumPy's, of at least so much; True is none.
-
-    Example:
-      >>> is_count(3), is_count(3.0), is_count(True), is_count(0)
-      (True, False, False, False)
-    """
+    """Whether a value is an integer, Python's or NumPy's, of at least so much; True is none."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -105,12 +77,6 @@ def check_array(layer: str, x: Any, what: str = "x") -> None:
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_array("dense", [1.0, 2.0])
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: dense: expected x as an array, got a list; convert it with jnp.asarray
     """
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise PathError(
@@ -124,13 +90,6 @@ def check_floating(layer: str, x: Any) -> None:
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_floating("dense", jnp.ones((2, 3), jnp.uint8))
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: dense: expected x of a floating dtype, got uint8 [2, 3]; put
-        rescale(1 / 255) or the like in front, or convert x with astype
     """
     check_array(layer, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -155,12 +114,6 @@ def check_number(
 
     Raises:
       ValueError: says what came.
-
-    Example:
-      >>> check_number("normal", "stddev >= 0", -1.0, lambda s: s >= 0, "it is a width")
-      Traceback (most recent call last):
-      ...
-      ValueError: normal: expected stddev >= 0, got -1.0; it is a width
     """
     if not is_number(value):
         raise ValueError(f"{where}: expected {expected}, got {said(value)}; pass a number")
@@ -172,12 +125,7 @@ def check_number(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, or an array of them, traced or not; True is none.
-
-    Example:
-      >>> is_number(0.1), is_number(np.int8(1)), is_number(jnp.ones(())), is_number("1")
-      (True, True, True, False)
-    """
+    """Whether a value is a real number, or an array of them, traced or not; True is none."""
     if isinstance(value, bool | int | float):
         return not isinstance(value, bool)
     if hasattr(value, "__jax_array__"):  # such as a Hyperparameter
@@ -187,22 +135,12 @@ def is_number(value: Any) -> bool:
 
 
 def known(value: Any) -> bool:
-    """Whether a number can be looked at now: not under `vmap`, nor as a leaf of the state.
-
-    Example:
-      >>> known(0.1), known(None)
-      (True, False)
-    """
+    """Whether a number can be looked at now: not under `vmap`, nor as a leaf of the state."""
     return _concrete(value) and np.ndim(value) == 0
 
 
 def plain(value: Any) -> Any:
-    """A number as Python's, which leaves an array's dtype as it is; a traced one as it came.
-
-    Example:
-      >>> plain(np.float64(0.5)), plain(jnp.float32(0.5)), plain(2)
-      (0.5, 0.5, 2.0)
-    """
+    """A number as Python's, which leaves an array's dtype as it is; a traced one as it came."""
     return float(value) if known(value) else value
 
 
@@ -210,33 +148,17 @@ def in_dtype(value: Any, dtype: Any) -> Any:
     """An option as it meets arrays of a dtype: a known number is Python's, a traced one is cast.
 
     So a constant is as exact as Python's numbers are, and a traced option widens nothing.
-
-    Example:
-      >>> in_dtype(0.5, jnp.bfloat16)
-      0.5
-      >>> jax.eval_shape(lambda rate: in_dtype(rate, jnp.bfloat16), 0.5).dtype
-      dtype(bfloat16)
     """
     return float(value) if known(value) else jnp.asarray(value, dtype)
 
 
 def is_zero(value: Any) -> bool:
-    """Whether an option is known to be 0; a traced one is not.
-
-    Example:
-      >>> is_zero(0.0), is_zero(0.1)
-      (True, False)
-    """
+    """Whether an option is known to be 0; a traced one is not."""
     return known(value) and value == 0
 
 
 def square_root(value: Any) -> Any:
-    """The root of an option: Python's of a known number, JAX's of a traced one.
-
-    Example:
-      >>> square_root(0.25)
-      0.5
-    """
+    """The root of an option: Python's of a known number, JAX's of a traced one."""
     return math.sqrt(value) if known(value) else jnp.sqrt(value)
 
 
@@ -251,12 +173,6 @@ def check_ordered(
 
     Raises:
       ValueError: says both.
-
-    Example:
-      >>> check_ordered("rrelu", "lower <= upper", (2, 1), "swap them")
-      Traceback (most recent call last):
-      ...
-      ValueError: rrelu: expected lower <= upper, got 2 and 1; swap them
     """
     bad = all(map(known, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
@@ -274,12 +190,6 @@ def check_known(who: str, expected: str, value: Any, fits: Callable[[Any], Any],
 
     Raises:
       ValueError: says what came.
-
-    Example:
-      >>> check_known("rotary", "base > 0", -1.0, lambda b: b > 0, "10000 is usual")
-      Traceback (most recent call last):
-      ...
-      ValueError: rotary: expected base > 0, got -1.0; 10000 is usual
     """
     check_number(who, expected, value, fits, why)
     if not known(value):
@@ -295,12 +205,6 @@ def check_key(key: Any, layer: str = "") -> None:
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_key(0)
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: expected one random key, got 0; make it with jax.random.key(seed)
     """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()

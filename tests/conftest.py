@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 import pytest
-import workers
+
+from tests import workers
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

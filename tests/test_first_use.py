@@ -554,3 +554,15 @@ def test_a_list_given_to_a_layer_without_weights_is_named():
     told = "flatten: expected x as an array, got a list; convert it with jnp.asarray"
     with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}$"):
         fdl.flatten().apply({}, {}, [[1.0, 2.0]])
+
+
+SEEDED_BUGS = {
+    "fdl/train/checks.py": (
+        "test_first_use.py",
+        [
+            ("if shapes[0] != shapes[1]:", "if False:"),
+            ("isinstance(params[1], dict) and not params[1]", "params[1]"),
+            ('getattr(getattr(leaf, "dtype", None), "kind", None)', '"f"'),
+        ],
+    ),
+}

@@ -226,3 +226,17 @@ def test_hessian_vector_product_by_hand():
     c, s = np.cos(0.3), np.sin(0.3)
     hessian = np.array([[-4.0, 3.0, c], [3.0, 0.0, 0.0], [c, 0.0, -1.5 * s]])
     np.testing.assert_allclose(fdl.hessian_vector_product(f, w, v), hessian @ v, rtol=1e-5)
+
+
+SEEDED_BUGS = {
+    "fdl/gradients.py": (
+        "test_gradients.py",
+        [
+            ("(f(above) - f(below)) / (above - below)", "(f(above) - f(x)) / (above - x)"),
+            ("_eps(dtype) ** (1 / 3)", "_eps(dtype) ** (1 / 2)"),
+            ("* jnp.maximum(jnp.abs(x), 1)", "* 1.0"),
+            ("if not error <= allowed", "if error > allowed"),
+            ("(params,), (vector,))[1]", "(params,), (vector,))[0]"),
+        ],
+    ),
+}

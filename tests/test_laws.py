@@ -11,25 +11,18 @@ import numpy as np
 import pytest
 from jax import export
 from jax.test_util import check_grads
-from registry import (
-    ACTIVATIONS,
-    GATES,
-    INITIALIZERS,
-    LAYERS,
-    LOSSES,
-    NOT_TRACED,
-    OPTIMIZERS,
-    OPTIONS,
-)
 
 import fdl
 from fdl import initializers, layers, losses
 from fdl.train import weighted_mean
+from tests.options import NOT_TRACED, OPTIONS
+from tests.registry import ACTIVATIONS, GATES, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
+from tests.trees import NEAR, assert_equal, kinds, stacked
 
 FLOATS = ["bfloat16", "float32"]
 WIDER = ["float32", "int32"]
 
-# Initializers of weights of one kind: tests/test_initializers.py has them.
+# Initializers of weights of one kind: tests/initializers/test_initializers.py has them.
 OF_ONE_SHAPE = {"delta_orthogonal", "dirac", "identity", "sparse", "need_key"}
 
 # Losses of a batch, or of a region, whose arguments have more elements than the loss.
@@ -40,27 +33,6 @@ over_losses = pytest.mark.parametrize("name", LOSSES)
 over_activations = pytest.mark.parametrize("name", ACTIVATIONS)
 over_initializers = pytest.mark.parametrize("name", INITIALIZERS)
 in_training_or_not = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-
-
-def assert_equal(a, b, **bounds):
-    """One structure, one dtype and one shape, and values within bounds; without bounds, bits."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    right = fdl.paths.leaves(b)
-    for path, x in fdl.paths.leaves(a).items():
-        x, y = np.asarray(x), np.asarray(right[path])
-        assert (x.dtype, x.shape) == (y.dtype, y.shape), path
-        if bounds and np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, **bounds, err_msg=path)
-        else:
-            np.testing.assert_array_equal(x, y, err_msg=path)
-
-
-NEAR = {"rtol": 2e-5, "atol": 2e-6}
-
-
-def stacked(trees):
-    """By NumPy, which compiles nothing for each shape."""
-    return jax.tree.map(lambda *each: np.stack(each), *trees)
 
 
 def row(tree, i):
@@ -141,6 +113,7 @@ def test_every_public_name_is_registered():
         "rotary",
         "rotary_by_tables",
     }  # functions that a layer is made of
+    kept |= {"low_rank", "merge_low_rank"}  # functions of parameters
     kept |= {"simple_cell", "lstm_cell", "gru_cell", "linear_recurrence", "load_balance"}
     for module, registry in [(initializers, INITIALIZERS), (losses, LOSSES), (layers, LAYERS)]:
         for name, value in vars(module).items():
@@ -343,10 +316,6 @@ def test_a_layer_keeps_the_dtype_and_the_tree(name):
     assert kinds((gradients, new_state)) == kinds((params, state))
     near, _ = compiled(name)(*jax.tree.map(_as_float32, args))
     np.testing.assert_allclose(y.astype(np.float32), near, rtol=0.06, atol=0.06)
-
-
-def kinds(tree):
-    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 def _as_float32(leaf):
@@ -993,14 +962,6 @@ def test_an_initializer_with_fans_refuses_a_shape_without(name, shape):
 
 
 # A tree for the tests of optimizers.
-
-
-def tree(seed, dtype=jnp.float32):
-    rng = np.random.default_rng(seed)
-    return {
-        "layer": {"w": jnp.asarray(rng.standard_normal((3, 2)), dtype)},
-        "b": jnp.asarray(rng.standard_normal(4), dtype),
-    }
 
 
 def test_registry_names_are_distinct():

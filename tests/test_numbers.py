@@ -11,10 +11,10 @@ import optax
 import pytest
 import scipy.stats
 import sklearn.metrics
-from registry import ACTIVATIONS, INITIALIZERS, LOSSES
 
 import fdl
 from fdl.losses import check_targets
+from tests.registry import ACTIVATIONS, INITIALIZERS, LOSSES
 
 KEY = jax.random.key(0)
 
@@ -425,3 +425,127 @@ def test_the_confusion_matrix_refuses_what_it_cannot_count():
 def test_optax_agrees_that_its_l2_loss_is_half(standard_promotion):
     p, t = normals(11, 5), normals(12, 5)
     np.testing.assert_allclose(fdl.squared_error(p, t), 2 * optax.l2_loss(p, t), rtol=1e-6)
+
+
+SEEDED_BUGS = {
+    "fdl/layers/linear.py": (
+        "test_numbers.py core/test_layer.py test_laws.py",
+        [
+            ('return (y + params["b"] if bias else y), state', "return y, state"),
+            ('y = x @ params["w"]', 'y = x @ params["w"] * 0.999'),
+            ('w_init(subkey(key, "w")', "w_init(key"),
+            ('b_init(subkey(key, "b"), (features,), x.dtype)', "b_init(key, (features,))"),
+        ],
+    ),
+    "fdl/layers/reshaping.py": (
+        "test_numbers.py",
+        [
+            ("* scale + offset", "* scale - offset"),
+            ("x.reshape(x.shape[0], ", "x.T.reshape(x.shape[0], "),
+        ],
+    ),
+    "fdl/activations/rectifiers.py": (
+        "test_numbers.py activations/test_activations.py",
+        [
+            ("jnp.where(x <= 0, jnp.zeros_like(x), x)", "jnp.maximum(x, jnp.zeros_like(x))"),
+            ("jnp.where(x <= 0, jnp.zeros_like(x), x)", "jnp.where(x < 0, jnp.zeros_like(x), x)"),
+            ("clipped(x, 0.0, 6.0)", "clipped(x, 0.0, 6.5)"),
+            ('jax.nn.celu(x, like(x, "celu"', 'jax.nn.elu(x, like(x, "celu"'),
+            ("x - size * jnp.sign(x)", "x - size"),
+            ('jax.nn.elu(x, like(x, "elu", "alpha", alpha))', "jax.nn.elu(x, alpha)"),
+        ],
+    ),
+    "fdl/activations/sigmoids.py": (
+        "test_numbers.py",
+        [
+            ("clipped(x + 3, 0.0, 6.0) / 6", "clipped(x + 2.5, 0.0, 5.0) / 5"),
+            ("x / (1 + jnp.abs(x))", "x / (1 + x)"),
+        ],
+    ),
+    "fdl/activations/smooth.py": (
+        "test_numbers.py activations/test_activations.py",
+        [
+            ("return x * sigmoid(x)", "return x * sigmoid(1.702 * x)"),
+            ("if not approximate:", "if False:"),
+            ("jnp.clip(y, -12, 12)", "y"),
+            ("jnp.clip(y, -12, 12)", "jnp.clip(y, -4, 4)"),
+            ("x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x", "x"),
+            (
+                "jnp.maximum(y, 0) + constant / 2 / (size + root)",
+                "(y + jnp.sqrt(jnp.square(y) + constant)) / 2",
+            ),
+        ],
+    ),
+    "fdl/activations/vectors.py": (
+        "test_numbers.py activations/test_activations.py",
+        [
+            ("jax.nn.softmax(x, axis=axis)", "jax.nn.softmax(x)"),
+            ("deviations(x, (axis,), epsilon)", "deviations(x, (-1,), epsilon)"),
+            ("return value * gate(opening)", "return opening * gate(value)"),
+            ("(total - 1)", "(jax.lax.stop_gradient(total) - 1)"),
+            ("1 + ranks * falling >", "ranks * falling >"),
+        ],
+    ),
+    "fdl/initializers/shapes.py": (
+        "test_numbers.py",
+        [
+            (
+                "shape[-2] * field * share, shape[-1] * field",
+                "shape[-1] * field, shape[-2] * field",
+            ),
+            ("shape[-2] * field * share, shape[-1] * field", "shape[-2], shape[-1]"),
+        ],
+    ),
+    "fdl/initializers/distributions.py": (
+        "test_numbers.py initializers/test_initializers.py",
+        [
+            ("square_root(3 * variance)", "square_root(variance)"),
+            ("he_normal = variance_scaling(2.0", "he_normal = variance_scaling(1.0"),
+            ("dtype, -limit, limit)", "dtype, 0, limit)"),
+            ("(fan_in + fan_out) / 2}", "(fan_in + fan_out)}"),
+            ("key, lower, upper, shape", "key, -upper, upper, shape"),
+            ("exact).astype(dtype)", "dtype)"),
+        ],
+    ),
+    "fdl/initializers/structured.py": (
+        "test_numbers.py initializers/test_initializers.py",
+        [
+            ("jnp.sign(jnp.diagonal(r))", "1"),
+            ("size // 2 for size", "0 for size"),
+            ("outputs // groups, dtype", "outputs, dtype"),
+            ("math.ceil(zero)", "math.floor(zero)"),
+            (".argsort(0)", ".argsort(1)"),
+            ("jnp.asarray(scale, dtype) * jnp.eye", "jnp.eye"),
+            ("jnp.asarray(scale, dtype) * jnp.eye", "scale * jnp.eye"),
+            ("jnp.asarray(factor, w.dtype) * w", "w"),
+            ("jnp.asarray(factor, w.dtype) * w", "factor * w"),
+        ],
+    ),
+    "fdl/losses/shapes.py": (
+        "test_numbers.py losses/test_losses.py test_laws.py",
+        [
+            ("jnp.full_like(loss, jnp.nan)", "jnp.zeros_like(loss)"),
+            ("(chances == 0) & jnp.isinf(nats)", "chances == 0"),
+            ("return bounded(*primals), tangents[0]", "return bounded(*primals), 0 * tangents[0]"),
+            ("labels.dtype.itemsize >= 4", "True"),
+            ("x if x.dtype == jnp.float64 else x.astype(jnp.float32)", "x"),
+        ],
+    ),
+    "fdl/metrics/classification.py": (
+        "test_numbers.py metrics/test_metrics.py",
+        [
+            ("jnp.where(jnp.isnan(logits).any(-1), -1, place)", "place"),
+            ("labels.astype(np.int64) * classes + pr", "pr"),
+            ("((logits == own) & earlier)", "(logits == own)"),
+            ("ratio(right, said)", "ratio(right, true)"),
+            ('if average != "macro"', 'if average == "binary"'),
+            ("cells.at[rows, columns]", "cells.at[columns, rows]"),
+            ("if classes not in (None, logits.shape[-1]):", "if False:"),
+            ("~said_yes & (targets == 0) & ~jnp.isnan(logits)", "~said_yes"),
+            ("if jnp.shape(logits)[-1:] == (1,):", "if False:"),
+            ("all - said - true + right, all - true", "all - said - true, all - true"),
+            ("logits > _threshold(", "logits >= _threshold("),
+            ("jnp.zeros((classes, classes), weight.dtype)", "jnp.zeros((classes, classes))"),
+        ],
+    ),
+}

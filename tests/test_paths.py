@@ -327,3 +327,20 @@ def test_no_message_of_a_path_is_long():
         fdl.paths.pick(many, ["decoder/*"])
     assert len(str(e.value)) < 2000
     assert len(str(fdl.PathError("expected " + "a" * 5000, "b" * 5000, layer="c" * 5000))) < 2000
+
+
+SEEDED_BUGS = {
+    "fdl/paths.py": (
+        "test_paths.py",
+        [
+            ('f"{name}/{error.path}" if', 'f"{error.path}/{name}" if'),
+            ("used = _past_stars(pattern, {0})", "used = {0}"),
+            ("_past_stars(pattern, stay | go)", "stay | go"),
+            ("_past_stars(pattern, stay | go)", "_past_stars(pattern, go)"),
+            ("return len(pattern) in used", "return bool(used)"),
+            ("int(level) if level.isdecimal() else 0", "0"),
+            ("        if path in levels:", "        if False:"),
+            ("[leaves[path_of(keys)] for keys, _ in pairs]", "list(leaves.values())"),
+        ],
+    ),
+}

@@ -18,11 +18,6 @@ def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
 
     Raises:
       ValueError: names the activation and the option that is no number.
-
-    Example:
-      >>> import numpy as np
-      >>> like(jnp.ones(2, jnp.bfloat16), "elu", "alpha", np.float64(0.5)).dtype
-      dtype(bfloat16)
     """
     check_number(who, f"a number {what}", option, lambda option: True, "pass a number")
     return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
@@ -159,10 +154,6 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 def clipped(x: jax.Array, low: float, high: float) -> jax.Array:
     """min(max(x, low), high), flat at both corners.
-
-    Example:
-      >>> clipped(jnp.array([-3.0, 0.5, 3.0]), -1.0, 1.0)
-      Array([-1. ,  0.5,  1. ], dtype=float32)
 
     Source: Collobert 2004, "Large scale machine learning", for low -1 and high 1.
     """

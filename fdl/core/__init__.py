@@ -6,11 +6,11 @@ from fdl.core.layer import Layer as Layer
 from fdl.core.layer import function as function
 from fdl.core.layer import stateless as stateless
 from fdl.core.layer import subkey as subkey
-from fdl.core.network import chain as chain
-from fdl.core.network import network as network
+from fdl.core.networks import chain as chain
+from fdl.core.networks import network as network
 from fdl.core.combinators import residual as residual
 from fdl.core.combinators import parallel as parallel
-from fdl.core.repeat import repeat as repeat
+from fdl.core.repetition import repeat as repeat
 from fdl.core.combinators import remat as remat
 from fdl.core.combinators import frozen as frozen
 from fdl.core.combinators import batch_apply as batch_apply

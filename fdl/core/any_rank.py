@@ -27,12 +27,6 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
 
     Raises:
       PathError: by the layer, an x without 1 to 3 such axes, or with other axes than its kernels.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from fdl.layers import max_pool
-      >>> max_pool(2).apply({}, {}, jnp.ones((5, 4, 6, 3)))[0].shape
-      (5, 2, 3, 3)
     """
 
     def decorated(factory: Callable[P, Layer]) -> Callable[P, Layer]:

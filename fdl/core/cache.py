@@ -21,13 +21,6 @@ def position(*, name: str = "position") -> Layer:
 
     Returns:
       A layer from x [..., T, D] to a scalar int32; its state {"count": []} goes up by T.
-
-    Example:
-      >>> x = jnp.ones((1, 3, 4))
-      >>> _, cache = position().init(None, x)
-      >>> _, cache = position().apply({}, cache, x)
-      >>> position().apply({}, cache, x)[0]
-      Array(3, dtype=int32)
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -56,13 +49,6 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
 
     Raises:
       PathError: more tokens in one step than there is room for; another batch than the cache's.
-
-    Example:
-      >>> kv = (jnp.ones((2, 1, 3)), jnp.ones((2, 1, 3)), 0)
-      >>> _, cache = key_value_cache(5).init(None, kv)
-      >>> (k, v, fits), cache = key_value_cache(5).apply({}, cache, kv)
-      >>> k.shape, k[:, 0, 0]
-      ((5, 1, 3), Array([1., 1., 0., 0., 0.], dtype=float32))
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -88,13 +74,6 @@ def at_once(layer: Layer) -> Layer:
 
     Raises:
       PathError: in decoding.
-
-    Example:
-      >>> from fdl import conv, start_decoding
-      >>> start_decoding(conv(4, (3,)), {}, jnp.ones((1, 5, 4)), 8)
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: conv: expected a layer that can go on from a cache, got one that ...
     """
 
     def decoding(length: int) -> Layer:
@@ -121,14 +100,6 @@ def sliding(layer: Layer, before: int) -> Layer:
 
     Raises:
       PathError: another batch than the cache's.
-
-    Example:
-      >>> from fdl.layers import average_pool
-      >>> layer = sliding(average_pool((2,), stride=1), 1)
-      >>> params, cache = layer.init(None, jnp.ones((1, 2, 1)))
-      >>> y, cache = layer.apply(params, cache, jnp.array([[[2.0], [4.0]]]))
-      >>> y.ravel(), cache["before"].ravel()
-      (Array([1., 3.], dtype=float32), Array([4.], dtype=float32))
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -165,16 +136,6 @@ def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
 
     Raises:
       PathError: L > most, unless the positions are given.
-
-    Example:
-      >>> from fdl.layers import learned_positions
-      >>> layer = learned_positions(8)
-      >>> x = jnp.zeros((1, 3, 4))
-      >>> params, cache = counted(layer, 6).init(jax.random.key(0), x)
-      >>> _, cache = counted(layer, 6).apply(params, cache, x)
-      >>> y, cache = counted(layer, 6).apply(params, cache, x)
-      >>> bool((y == params["w"][3:6]).all())
-      True
     """
     count = position()
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_array, check_count
 from fdl.core.layer import Layer, abstract, as_layer
-from fdl.core.network import in_order, named_layers, those_of, wired
+from fdl.core.networks import in_order, named_layers, those_of, wired
 from fdl.ops.fence import fence
 from fdl.paths import PathError
 from fdl.typing import Params, State

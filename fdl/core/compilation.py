@@ -35,13 +35,6 @@ def weak_jit(
 
     Returns:
       A decorator. The function it gives has `lower` and `eval_shape`, as `jax.jit` has them.
-
-    Example:
-      >>> @weak_jit(static=["of"])
-      ... def applied(x, *, of):
-      ...     return of(x)
-      >>> float(applied(0.0, of=jax.numpy.cos))
-      1.0
     """
     return lambda f: functools.wraps(f)(_WeakJit(f, tuple(static), tuple(donate), inline))
 

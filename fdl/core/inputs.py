@@ -20,12 +20,6 @@ def check_inputs(
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_inputs("decoder", ["mask"], ["mask"], {})
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: decoder: expected the input 'mask', got none; pass it by name: mask=...
     """
     for each in given:
         if each not in inputs:
@@ -58,9 +52,6 @@ def check_pass(
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_pass("chain", ("down",), {"down": {}}, {}, None, False)
     """
     for what, tree in {"parameters": params, "state": state}.items():
         for child in tree:
@@ -87,10 +78,6 @@ def missing(error: KeyError, params: Params, state: State) -> Exception:
 
     Returns:
       The error to raise; `error` itself where it is about something else.
-
-    Example:
-      >>> str(missing(KeyError("b"), {"w": 1}, {}))[:55]
-      "expected 'b' in the layer's params or state, got [w]; p"
     """
     known = [*params, *state]
     if not error.args or error.args[0] in known or not isinstance(error.args[0], str):

@@ -154,10 +154,6 @@ def as_layer(value: Any) -> Layer:
 
     Raises:
       TypeError: `value` is neither a layer nor callable.
-
-    Example:
-      >>> as_layer(jnp.tanh).name
-      'tanh'
     """
     if isinstance(value, Layer):
         return value
@@ -176,13 +172,7 @@ def as_layer(value: Any) -> Layer:
 
 
 def makes(f: Any, kind: type) -> bool:
-    """Whether a function says that it returns a value of one kind: a factory that was not called.
-
-    Example:
-      >>> def big() -> Layer: ...
-      >>> makes(big, Layer), makes(jnp.tanh, Layer)
-      (True, False)
-    """
+    """True if a function is annotated to return a `kind`: a factory that was not called."""
     given_back = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
     of_kind = isinstance(given_back, type) and issubclass(given_back, kind)
     return callable(f) and not isinstance(f, type) and (of_kind or given_back == kind.__name__)
@@ -247,13 +237,6 @@ def check_training_key(key: Any, layer: str = "") -> None:
 
     Raises:
       PathError: says what came.
-
-    Example:
-      >>> check_training_key(None, "dropout")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: dropout: expected a random key in training, got none; pass
-        key=jax.random.key(seed), or train=False
     """
     if key is None:
         raise PathError(
@@ -265,12 +248,7 @@ def check_training_key(key: Any, layer: str = "") -> None:
 
 
 def abstract(tree: Any) -> Any:
-    """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`s.
-
-    Example:
-      >>> abstract(jnp.ones((2, 3)))
-      ShapeDtypeStruct(shape=(2, 3), dtype=float32)
-    """
+    """The shapes and dtypes of a pytree of arrays, as `jax.ShapeDtypeStruct`s."""
     return jax.eval_shape(lambda: jax.tree.map(zeros, tree))
 
 
@@ -284,12 +262,6 @@ def keyword_only(
       without: names to leave out.
       after: how many arguments come by place; those behind them count as keyword-only ones do. By
         default only what is behind a `*` counts.
-
-    Example:
-      >>> keyword_only(lambda x, *, mask, scale=1.0: x)
-      {'mask': True, 'scale': False}
-      >>> keyword_only(lambda params, x, mask=None: x, after=2)
-      {'mask': False}
     """
     parameters = list(inspect.signature(f).parameters.values())
     late = parameters[after:] if after is not None else []
@@ -303,12 +275,7 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """Those of `key` and `train` that a function names behind its first two arguments.
-
-    Example:
-      >>> key_and_train(lambda params, x, *, train=False: x, None, True)
-      {'train': True}
-    """
+    """Those of `key` and `train` that a function names behind its first two arguments."""
     try:
         named = keyword_only(f, after=2)
     except (ValueError, TypeError):  # a builtin, whose signature is not known
@@ -317,10 +284,5 @@ def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any
 
 
 def zeros(x: Any) -> jax.Array:
-    """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`.
-
-    Example:
-      >>> zeros(jax.ShapeDtypeStruct((2,), "int32"))
-      Array([0, 0], dtype=int32)
-    """
+    """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`."""
     return jnp.zeros(jnp.shape(x), x.dtype if hasattr(x, "dtype") else None)

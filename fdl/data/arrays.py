@@ -110,12 +110,7 @@ def check_data(data: Any) -> int:
 
 
 def as_arrays(data: Any) -> Any:
-    """Data with arrays of NumPy in place of tensors and tables; arrays of JAX, and shapes, stay.
-
-    Example:
-      >>> as_arrays({"x": range(3)})
-      {'x': array([0, 1, 2])}
-    """
+    """Data with arrays of NumPy in place of tensors and tables; arrays of JAX, and shapes, stay."""
 
     def read(keys: Any, leaf: Any) -> Any:
         known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
@@ -143,13 +138,6 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
     Raises:
       PathError: what is not an array of numbers, such as a list, or a table with a column of text;
         or a number that does not fit; names its place.
-
-    Example:
-      >>> to_jax(np.array([3, 2**32 + 5]), "predict", "x")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: predict: expected x that int32 can hold, got 4294967301 at [1] of int64
-        [2]; use smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)
     """
 
     def convert(keys: Any, leaf: Any) -> jax.Array:

@@ -14,11 +14,7 @@ from fdl.paths import PathError
 
 
 def check_counts(who: str, steps: Any, top_k: Any) -> None:
-    """Raises unless `steps` is an int >= 1, and `top_k` too or None.
-
-    Example:
-      >>> check_counts("generate", 3, None)
-    """
+    """Raises unless `steps` is an int >= 1, and `top_k` too or None."""
     if not is_count(steps) or not (top_k is None or is_count(top_k)):
         raise ValueError(
             f"{who}: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
@@ -31,10 +27,6 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
 
     Raises:
       ValueError: an argument of the wrong shape or dtype; both lengths and a mask.
-
-    Example:
-      >>> checked_prompts("generate", jnp.array([[5, 6]]), [1], None)["lengths"]
-      Array([1], dtype=int32)
     """
     check_array(who, tokens, "tokens")
     if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -73,11 +65,6 @@ def aligned(
     Returns:
       (tokens [B, T], {"lengths" [B] from 1 to T, "before" [B], the places before each prompt, or
       None without a mask}, misplaced [B]: whether a length or mask cannot be meant).
-
-    Example:
-      >>> tokens, places, _ = aligned(jnp.array([[0, 7]]), None, jnp.array([[False, True]]))
-      >>> tokens, places["before"]
-      (Array([[7, 0]], dtype=int32), Array([1], dtype=int32))
     """
     count, width = tokens.shape
     places = jnp.arange(width, dtype=jnp.int32)
@@ -103,9 +90,6 @@ def check_ids(end: tuple[int, ...], kinds: int, dtype: Any) -> None:
       end: ids.
       kinds: C, how many the network chooses among.
       dtype: of the tokens.
-
-    Example:
-      >>> check_ids((4,), 5, jnp.uint8)
     """
     if any(each >= kinds for each in end):
         raise PathError(
@@ -126,14 +110,6 @@ def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) 
       who: the function that the user called, for messages.
       prompts: of `checked_prompts`.
       wrong: {"misplaced" [B], "outside" [B], "ids", how many the network takes}.
-
-    Example:
-      >>> prompts = checked_prompts("generate", jnp.array([[9]]), None, None)
-      >>> check_read("generate", prompts, {"misplaced": np.array([False]),
-      ...            "outside": np.array([True]), "ids": np.array(4)})
-      Traceback (most recent call last):
-      ...
-      ValueError: generate: expected ids from 0 to 3, got 9 in prompt 0; ...
     """
     tokens = np.asarray(prompts["tokens"])
     width = tokens.shape[1]

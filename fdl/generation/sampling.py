@@ -66,11 +66,6 @@ def checked_choice(
 
     Raises:
       ValueError: an option out of range.
-
-    Example:
-      >>> checked_choice("generate", 1, key=None, temperature=1.0, top_k=2, top_p=None,
-      ...                repetition_penalty=None, end=5).end
-      (5,)
     """
     _check_keys(who, count, key)
     positive = "a temperature > 0"
@@ -108,12 +103,6 @@ def choose(
     Returns:
       (ids [B], sound [B]): sound is False where the logits are no distribution, because one of them
       is NaN or infinity, or all are -infinity.
-
-    Example:
-      >>> choice = Choice(None, jnp.float32(1), None, jnp.float32(2), None, ())
-      >>> seen = jnp.array([[False, True, False]])
-      >>> choose(choice, jnp.array([[1.0, 3.0, 2.0]]), seen, jnp.zeros(1, jnp.int32))
-      (Array([2], dtype=int32), Array([ True], dtype=bool))
     """
     if choice.repetition_penalty is not None:
         logits = _penalized(logits, seen, choice.repetition_penalty)
@@ -140,10 +129,6 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
       logits: [B, C].
       top_k: how many of the likeliest are kept, the lowest id first among equals.
       top_p: of these, the likeliest whose probabilities together first reach top_p.
-
-    Example:
-      >>> cut(jnp.log(jnp.array([[0.3, 0.1, 0.6]])), None, jnp.float32(0.8)) > -jnp.inf
-      Array([[ True, False,  True]], dtype=bool)
     """
     kinds = logits.shape[-1]
     kept = min(top_k or kinds, kinds)

@@ -48,19 +48,6 @@ def read_prompts(
 
     Raises:
       PathError: what the network cannot take; ids to end with that it cannot choose.
-
-    Example:
-      >>> from fdl.layers import embedding
-      >>> from fdl.generation.prompts import checked_prompts
-      >>> model, choice = embedding(3, 3), Choice(None, jnp.float32(1), None, None, None, ())
-      >>> known = {"params": {"w": jnp.eye(3)[::-1]}, "state": {}, "inputs": {}}
-      >>> prompts = checked_prompts("generate", jnp.array([[0, 2]]), None, None)
-      >>> known, loop, _ = read_prompts(choice, known, prompts, model=model, steps=3)
-      >>> loop["text"]
-      Array([[0, 2, 0, 0, 0]], dtype=int32)
-      >>> loop, newest, _ = write_on(choice, known, loop, 2, model=model)
-      >>> newest, whole_text(known, loop)[:, :4]
-      (Array([2], dtype=int32), Array([[0, 2, 0, 2]], dtype=int32))
     """
     tokens, places, misplaced = aligned(**prompts)
     lengths, width = places["lengths"], tokens.shape[1]

@@ -17,10 +17,6 @@ class Shared(tuple[int, ...]):
     Args:
       shape: `[*receptive_field, in, out]`.
       share: of an output's weights, the mean over outputs.
-
-    Example:
-      >>> fans(Shared((4, 16, 32), 0.5)), Shared((4, 16, 32), 0.5) == (4, 16, 32)
-      ((32.0, 128), False)
     """
 
     share: float
@@ -71,14 +67,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
 
 
 def need_key(key: Any, who: str) -> Any:
-    """The key, or an error that says how to make one.
-
-    Example:
-      >>> need_key(None, "normal")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: normal: expected a random key, got None; pass jax.random.key(seed)
-    """
+    """The key, or an error that says how to make one."""
     if key is None:
         raise PathError("expected a random key, got None; pass jax.random.key(seed)", layer=who)
     check_key(key, who)
@@ -90,12 +79,6 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
 
     Raises:
       PathError: what is no sequence of integers of at least 0.
-
-    Example:
-      >>> sizes(3, "normal")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: normal: expected a shape, a sequence of integers >= 0, got 3; ...
     """
     found = tuple(shape) if isinstance(shape, Iterable) else (None,)
     if not all(isinstance(size, Integral) and int(size) >= 0 for size in found):
@@ -112,10 +95,6 @@ def drawn_in(dtype: Any, who: str) -> Any:
 
     Raises:
       PathError: a dtype that is not floating, or is none.
-
-    Example:
-      >>> drawn_in(jnp.bfloat16, "normal") == jnp.float32, drawn_in("float64", "normal")
-      (True, 'float64')
     """
     if not jnp.issubdtype(need_dtype(dtype, who), jnp.inexact):
         raise PathError(
@@ -130,12 +109,6 @@ def need_dtype(dtype: Any, who: str) -> Any:
 
     Raises:
       PathError: what is none.
-
-    Example:
-      >>> need_dtype("float99", "zeros")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: zeros: expected a dtype, got 'float99'; pass one such as jnp.float32
     """
     try:
         jnp.dtype(dtype)

@@ -37,12 +37,6 @@ class Cell:
       drive: `(params, x [..., D]) -> driven`, what a step needs of x. It knows no time, so it is
         computed for all steps at once.
       step: `(params, carry, driven) -> carry`, in the dtype of the carry, float32 or wider.
-
-    Example:
-      >>> mean = Cell("mean", 3, ("h",), lambda key, x: {}, lambda params, x: x,
-      ...             lambda params, carry, x: {"h": 0.5 * carry["h"] + 0.5 * x})
-      >>> mean.step({}, {"h": jnp.zeros(3)}, jnp.ones(3))["h"]
-      Array([0.5, 0.5, 0.5], dtype=float32)
     """
 
     name: str

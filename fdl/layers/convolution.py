@@ -16,7 +16,7 @@ from fdl.checks import check_count, counted, is_count
 from fdl.core.any_rank import one_for_all_axes
 from fdl.core.cache import at_once, sliding
 from fdl.core.layer import Layer, subkey
-from fdl.core.network import chain
+from fdl.core.networks import chain
 from fdl.initializers import lecun_normal, zeros
 from fdl.initializers.shapes import Shared
 from fdl.ops.convolution import convolve, convolve_transposed
@@ -252,14 +252,7 @@ def separable_conv(
 
 
 def check_features(layer: str, features: int, groups: int) -> None:
-    """Refuses features that do not fall into groups.
-
-    Example:
-      >>> check_features("conv", 8, 3)
-      Traceback (most recent call last):
-      ...
-      ValueError: conv: expected groups >= 1 that divide the 8 features, got 3; ...
-    """
+    """Refuses features that do not fall into groups."""
     check_count(layer, "features", features, "say how many outputs there are")
     if not is_count(groups) or features % groups:
         raise ValueError(

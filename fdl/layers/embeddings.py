@@ -59,7 +59,7 @@ def embedding(
       PathError: vectors of another D than w; ids of NumPy that do not fit 32 bits.
 
     Example:
-      >>> from fdl.core.network import network
+      >>> from fdl.core.networks import network
       >>> model = network(lambda f, ids: f.embed(jnp.tanh(f.embed(ids))), embed=embedding(50, 8))
       >>> params, _ = model.init(jax.random.key(0), jnp.array([3, 1, 4]))
       >>> params["embed"]["w"].shape, model.apply(params, {}, jnp.array([3, 1, 4]))[0].shape
@@ -344,10 +344,6 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     Returns:
       H numbers.
 
-    Example:
-      >>> alibi_slopes(4)
-      (0.25, 0.0625, 0.015625, 0.00390625)
-
     Source: Press, Smith and Lewis 2021, arXiv 2108.12409, section 3; other H: the authors' code.
     """
     below = 2 ** math.floor(math.log2(heads))
@@ -367,11 +363,6 @@ def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Arr
 
     Returns:
       [..., count], in `dtype`.
-
-    Example:
-      >>> far = angles(jnp.array([2**24 + 1]), 1, 10_000.0, jnp.float32)
-      >>> abs(float(jnp.sin(far)[0, 0]) - math.sin(2**24 + 1)) < 1e-6
-      True
     """
     # A float32 product would be wrong by 0.01 already at position 100,000. Here a frequency is a
     # number of turns in fixed point, 2**-32 to the unit: that product drops whole turns by

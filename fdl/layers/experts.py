@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_array, is_count, known, said
 from fdl.core.layer import Layer, as_layer, subkey
-from fdl.core.network import network
+from fdl.core.networks import network
 from fdl.layers.linear import dense
 from fdl.ops.numerics import wide
 from fdl.paths import PathError

@@ -213,11 +213,6 @@ class Unrolled:
     Args:
       cell, reverse, returns, name: as in `recurrent`.
       begins: whether it takes the extra input `carry`.
-
-    Example:
-      >>> from fdl.layers.cells import simple_cell
-      >>> Unrolled(simple_cell(2), False, "last", "encoder").layer().inputs
-      ('lengths', 'carry')
     """
 
     cell: Cell

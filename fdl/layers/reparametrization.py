@@ -217,7 +217,7 @@ def low_rank(
     Example:
       >>> import jax
       >>> from fdl.layers import dense
-      >>> from fdl.core.network import chain
+      >>> from fdl.core.networks import chain
       >>> model = low_rank(chain(dense(6), dense(4)), "dense_1/w", rank=2)
       >>> params, _ = model.init(jax.random.key(0), jnp.ones((1, 3)))
       >>> jax.tree.map(jnp.shape, params["low_rank"])

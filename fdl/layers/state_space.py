@@ -11,7 +11,7 @@ import numpy as np
 
 from fdl.activations import sigmoid, softplus
 from fdl.core.layer import Layer, subkey
-from fdl.core.network import network
+from fdl.core.networks import network
 from fdl.data.arrays import to_jax
 from fdl.initializers.shapes import need_key
 from fdl.layers.linear import dense

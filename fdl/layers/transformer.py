@@ -12,7 +12,7 @@ from fdl.activations import gelu, silu
 from fdl.checks import check_array, check_count, is_zero, said
 from fdl.core.cache import key_value_cache, position
 from fdl.core.layer import Layer
-from fdl.core.network import chain, network
+from fdl.core.networks import chain, network
 from fdl.initializers import lecun_normal, zeros
 from fdl.layers.embeddings import alibi_slopes
 from fdl.layers.embeddings import rotary as rotary_positions

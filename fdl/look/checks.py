@@ -9,12 +9,7 @@ from fdl.paths import quoted, shortened
 
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """Histories by name, if they are that.
-
-    Example:
-      >>> runs([{"step": 1}])
-      {'': [{'step': 1}]}
-    """
+    """Histories by name, if they are that."""
     named = histories if isinstance(histories, Mapping) else {"": histories}
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0
@@ -32,11 +27,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
 
 
 def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
-    """Refuses representations, labels and readouts that do not belong together.
-
-    Example:
-      >>> check_rows({"before": {"a": np.eye(2)}, "after": {"a": np.eye(2)}}, np.arange(2), {})
-    """
+    """Refuses representations, labels and readouts that do not belong together."""
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(
@@ -65,12 +56,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
 
 
 def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
-    """The name of each class among the labels; its number where no names are given.
-
-    Example:
-      >>> class_names("mistakes", np.array([1, 1, 0]), ["cat", "dog"])
-      {0: 'cat', 1: 'dog'}
-    """
+    """The name of each class among the labels; its number where no names are given."""
     classes = np.unique(labels).tolist()
     if names is None:
         return {label: str(label) for label in classes}
@@ -86,13 +72,7 @@ def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
 
 
 def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
-    """The probability of each prediction; None without probabilities.
-
-    Example:
-      >>> images, labels, predicted = np.zeros((1, 2, 2)), np.array([0]), np.array([1])
-      >>> check_mistakes(images, labels, predicted, [[0.25, 0.75]])
-      array([0.75])
-    """
+    """The probability of each prediction; None without probabilities."""
     alike = labels.shape == predicted.shape == images.shape[:1] and images.size
     if not alike or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
@@ -121,12 +101,7 @@ def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any)
 
 
 def finite(who: str, what: str, values: Any) -> np.ndarray:
-    """An array that holds neither NaN nor infinity.
-
-    Example:
-      >>> finite("mistakes", "images", [0.5])
-      array([0.5])
-    """
+    """An array that holds neither NaN nor infinity."""
     array = np.asarray(values)
     array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
     if not np.isfinite(array).all():
@@ -137,12 +112,7 @@ def finite(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def integers(who: str, what: str, values: Any) -> np.ndarray:
-    """An array of integers.
-
-    Example:
-      >>> integers("mistakes", "labels [N]", [3])
-      array([3])
-    """
+    """An array of integers."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
         raise ValueError(
@@ -153,12 +123,7 @@ def integers(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def counts(who: str, what: str, values: Any) -> np.ndarray:
-    """An array of integers, which may come as floats, as on a device.
-
-    Example:
-      >>> counts("confusion", "a matrix", np.float32([3]))
-      array([3])
-    """
+    """An array of integers, which may come as floats, as on a device."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu" and (array == np.rint(array.astype(np.float64))).all():
         array = array.astype(np.int64)

@@ -45,11 +45,6 @@ def learning_curves(histories: Any) -> "Figure":
 
     Raises:
       ValueError: something that is not a history, or holds no records or no metric.
-
-    Example:
-      >>> history = [{"step": 1, "loss": 2.0, "val_loss": 2.5}, {"step": 2, "loss": 1.0}]
-      >>> learning_curves({"small network": history}).axes[0].get_title()
-      'loss: 1 in training at step 2, 2.5 in validation at step 1'
     """
     runs = checks.runs(histories)
     records = [record for history in runs.values() for record in history]
@@ -90,11 +85,6 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
 
     Raises:
       ValueError: a w that does not hold such images or is not finite; a count below 1.
-
-    Example:
-      >>> figure = weight_images(np.eye(6)[:, :4], (2, 3))
-      >>> figure.axes[0].images[0].get_array().tolist()
-      [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
     w = checks.finite("weight_images", "w", w)
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
@@ -148,12 +138,6 @@ def representations(
       ValueError: other paths after than before, an h that is not finite or has not a row for each
         label, a class without a name, or readouts of anything else.
 
-    Example:
-      >>> h, labels = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 2.0]]), np.array([0, 1, 1])
-      >>> figure = representations({"dense_0": h}, {"dense_0": h}, labels)
-      >>> [panel.get_title() for panel in figure.axes]
-      ['dense_0', 'dense_0']
-
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
     rows = {"before": before, "after": after}
@@ -204,11 +188,6 @@ def mistakes(
     Raises:
       ValueError: arrays of other shapes or lengths; a class below 0 or without a name;
         probabilities outside [0, 1]; a count below 1.
-
-    Example:
-      >>> figure = mistakes(np.zeros((3, 8, 8)), np.array([0, 1, 2]), np.array([0, 7, 2]))
-      >>> figure.axes[0].get_title()
-      'true 1\\nsaid 7'
     """
     images = checks.finite("mistakes", "images", images)
     labels = checks.integers("mistakes", "labels [N]", labels)
@@ -256,11 +235,6 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
 
     Raises:
       ValueError: a matrix that is not square, not of counts or empty; not one name for each class.
-
-    Example:
-      >>> figure = confusion([[5, 1], [0, 4]], ["cat", "dog"])
-      >>> [text.get_text() for text in figure.axes[0].texts]
-      ['5', '1', '4']
     """
     counts = checks.counts("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:

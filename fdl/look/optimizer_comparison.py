@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl.look import panels
-from fdl.look.notebook import Table
+from fdl.look.table import Table
 from fdl.train import Comparison
 
 if TYPE_CHECKING:

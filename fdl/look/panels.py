@@ -36,16 +36,11 @@ QUIET = "0.4"  # the grey of what is there to be looked up, not to be looked at
 
 
 def blank(caller: str, width: float, height: float) -> "Figure":
-    """An empty figure, in inches; the one place that says what to install.
-
-    Example:
-      >>> blank("confusion", 4.0, 3.0).get_size_inches().tolist()
-      [4.0, 3.0]
-    """
+    """An empty figure, in inches; the one place that says what to install."""
     try:
         import matplotlib.figure  # noqa: F401
 
-        from fdl.look.notebook import Figure
+        from fdl.look.figure import Figure
     except ImportError as error:
         raise ImportError(
             f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"
@@ -56,14 +51,7 @@ def blank(caller: str, width: float, height: float) -> "Figure":
 
 
 def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> None:
-    """One metric of every run over epochs or steps.
-
-    Example:
-      >>> axes = blank("curves", 4.0, 3.0).add_subplot()
-      >>> curves(axes, {"": [{"step": 1, "loss": 2.0}]}, "loss", "step")
-      >>> axes.lines[0].get_xydata().tolist()
-      [[1.0, 2.0]]
-    """
+    """One metric of every run over epochs or steps."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     kinds = {"training": metric, "validation": f"val_{metric}"}
@@ -123,13 +111,6 @@ def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **h
       marks: name -> what matplotlib draws for it.
       together: how many names one after the other stay in one row.
       how: as `figure.legend` takes it.
-
-    Example:
-      >>> from matplotlib.lines import Line2D
-      >>> made = blank("legend", 3.0, 3.0)
-      >>> legend(made, {str(label): Line2D([], []) for label in range(10)})
-      >>> made.legends[0]._ncols
-      5
     """
     names = list(marks)
     wide = 0.5 + LETTER * max(map(len, names))
@@ -145,13 +126,7 @@ def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **h
 def gallery(
     caller: str, images: Any, said: list[str], size: float, scale: Any, wider: float = 0.2
 ) -> "Figure":
-    """A grid of images, each about `size` inches wide, with a line or more of text above it.
-
-    Example:
-      >>> made = gallery("mistakes", np.zeros((5, 2, 3)), list("abcde"), 1.0, {"cmap": "gray"})
-      >>> [axes.get_title() for axes in made.axes]
-      ['a', 'b', 'c', 'd', 'e']
-    """
+    """A grid of images, each about `size` inches wide, with a line or more of text above it."""
     columns = _columns(len(images))
     rows = math.ceil(len(images) / columns)
     tall = min(max(images.shape[1] / images.shape[2], 0.4), 2.5)
@@ -168,15 +143,7 @@ def gallery(
 
 
 def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
-    """The scale that all images share; with pointed ends if some weights are beyond it.
-
-    Example:
-      >>> made = blank("weights", 4.0, 3.0)
-      >>> _ = made.add_subplot()
-      >>> scale_bar(made, {"vmin": -1, "vmax": 1, "cmap": "gray"}, True)
-      >>> made.axes[1].get_ylabel()
-      'weight'
-    """
+    """The scale that all images share; with pointed ends if some weights are beyond it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -186,14 +153,7 @@ def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
 
 
 def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) -> None:
-    """The plane of the two principal components, coloured by class.
-
-    Example:
-      >>> axes = blank("scatter", 4.0, 3.0).add_subplot()
-      >>> scatter(axes, np.eye(2), np.array([0, 7]), {0: "0", 7: "7"})
-      >>> axes.get_xlabel(), [text.get_text() for text in axes.texts]
-      ('component 1: 100%', ['0', '7'])
-    """
+    """The plane of the two principal components, coloured by class."""
     rows = np.asarray(h, np.float32).reshape(len(h), -1)
     if rows.shape[1] == 1:
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
@@ -259,14 +219,7 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
 
 
 def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
-    """A mark in its colour and a name for each class, below all panels.
-
-    Example:
-      >>> made = blank("legend", 4.0, 3.0)
-      >>> class_legend(made, {3: "sandal"})
-      >>> made.legends[0].texts[0].get_text()
-      'sandal'
-    """
+    """A mark in its colour and a name for each class, below all panels."""
     from matplotlib.lines import Line2D
 
     how: dict[str, Any] = {"linestyle": "", "markersize": 8}
@@ -278,14 +231,7 @@ def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
 
 
 def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float) -> None:
-    """The cells, each `cell` points wide, and their counts in letters that fit.
-
-    Example:
-      >>> axes = blank("confusion", 4.0, 3.0).add_subplot()
-      >>> heat_map(axes, np.array([[3, 1], [0, 2]]), np.array([[0, 1], [0, 0]]), 30.0)
-      >>> [text.get_text() for text in axes.texts]
-      ['3', '1', '2']
-    """
+    """The cells, each `cell` points wide, and their counts in letters that fit."""
     import matplotlib
 
     diagonal = np.eye(len(counts), dtype=bool)
@@ -314,12 +260,7 @@ def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
 
 
 def palette(count: int) -> list[Any]:
-    """As many colours; up to 12 of them can be told apart by colour-blind eyes.
-
-    Example:
-      >>> palette(2)
-      ['#3377cc', '#ee8811']
-    """
+    """As many colours; up to 12 of them can be told apart by colour-blind eyes."""
     import matplotlib
 
     if count > len(PALETTE):

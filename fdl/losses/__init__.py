@@ -11,11 +11,11 @@ from fdl.losses.classification import hinge as hinge
 from fdl.losses.classification import multiclass_hinge as multiclass_hinge
 from fdl.losses.classification import sigmoid_focal as sigmoid_focal
 from fdl.losses.classification import softmax_focal as softmax_focal
-from fdl.losses.contrastive import contrastive as contrastive
-from fdl.losses.contrastive import cosine_distance as cosine_distance
-from fdl.losses.contrastive import info_nce as info_nce
-from fdl.losses.contrastive import sigmoid_contrastive as sigmoid_contrastive
-from fdl.losses.contrastive import triplet as triplet
+from fdl.losses.metric_learning import contrastive as contrastive
+from fdl.losses.metric_learning import cosine_distance as cosine_distance
+from fdl.losses.metric_learning import info_nce as info_nce
+from fdl.losses.metric_learning import sigmoid_contrastive as sigmoid_contrastive
+from fdl.losses.metric_learning import triplet as triplet
 from fdl.losses.cross_entropy import categorical_nll as categorical_nll
 from fdl.losses.cross_entropy import kl_divergence as kl_divergence
 from fdl.losses.cross_entropy import sigmoid_cross_entropy as sigmoid_cross_entropy

@@ -40,13 +40,6 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     Args:
       f: positional arguments are arrays whose first axes are those of the value, the second one the
         labels; options go by name.
-
-    Example:
-      >>> half = per_example(lambda x, y, *, by=2.0, where=None: (x - y) / by)
-      >>> half(jnp.array([3.0, jnp.nan]), jnp.ones(2), where=jnp.array([True, False]))
-      Array([1., 0.], dtype=float32)
-      >>> half(by=4.0)(jnp.array([3.0]), jnp.ones(1))
-      Array([0.5], dtype=float32)
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -100,11 +93,6 @@ def counting(f: Any, targets: Any) -> jax.Array | None:
       f: one of fdl's with its options set, by `functools.partial` or by a call without arrays; of
         another function, nothing is known.
       targets: [...], what f is given second.
-
-    Example:
-      >>> from fdl.losses import softmax_cross_entropy
-      >>> counting(softmax_cross_entropy(ignore_index=-100), jnp.array([2, -100]))
-      Array([ True, False], dtype=bool)
     """
     if not isinstance(f, functools.partial) or not hasattr(f.func, "leaves_out"):
         return None
@@ -119,10 +107,6 @@ def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None)
 
     Raises:
       ValueError: a `where` that is not an array of bool, an `ignore_index` that is no integer.
-
-    Example:
-      >>> mask_of("softmax_focal", jnp.array([0, 255], jnp.uint8), ignore_index=-100)
-      Array([ True,  True], dtype=bool)
     """
     if where is not None:
         check_array(name, where, "where")
@@ -152,12 +136,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
 
 
 def shown(value: Any, mask: jax.Array | None) -> Any:
-    """The value, and 0 where nothing counts.
-
-    Example:
-      >>> shown(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))
-      Array([1., 0.], dtype=float32)
-    """
+    """The value, and 0 where nothing counts."""
     return value if mask is None else jnp.where(mask, value, jnp.zeros_like(value))
 
 

@@ -11,12 +11,7 @@ from fdl.paths import PathError
 
 
 def precise(x: jax.Array) -> jax.Array:
-    """The same numbers in float32, or in float64 where they came so.
-
-    Example:
-      >>> precise(jnp.ones(2, jnp.bfloat16)).dtype, precise(jnp.array([True])).dtype
-      (dtype('float32'), dtype('float32'))
-    """
+    """The same numbers in float32, or in float64 where they came so."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
@@ -26,12 +21,6 @@ def real(name: str, x: Any, what: str) -> jax.Array:
 
     Raises:
       PathError: a list, None or text, or complex numbers.
-
-    Example:
-      >>> real("huber", [1.0, 2.0], "predictions")
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: huber: expected predictions as an array, got a list; convert it with ...
     """
     if not isinstance(x, Number):
         check_array(name, x, what)
@@ -45,22 +34,12 @@ def real(name: str, x: Any, what: str) -> jax.Array:
 
 
 def magnitude(x: jax.Array) -> jax.Array:
-    """|x|, with the slope 0 at 0: that of `jnp.abs` is 1 there.
-
-    Example:
-      >>> float(jax.grad(magnitude)(0.0))
-      0.0
-    """
+    """|x|, with the slope 0 at 0: that of `jnp.abs` is 1 there."""
     return jnp.maximum(x, -x)
 
 
 def product(chances: jax.Array, nats: jax.Array) -> jax.Array:
-    """chances * nats, and 0 where infinitely many nats have no chance.
-
-    Example:
-      >>> product(jnp.array([0.0, 1.0]), jnp.array([jnp.inf, 2.0]))
-      Array([0., 2.], dtype=float32)
-    """
+    """chances * nats, and 0 where infinitely many nats have no chance."""
     return chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)
 
 
@@ -69,10 +48,6 @@ def bounded(x: jax.Array) -> jax.Array:
     """x, with the largest finite number for infinity, and the slope of x itself.
 
     For what is added to infinity, or multiplied by a slope of 0, and so would give NaN.
-
-    Example:
-      >>> float(bounded(jnp.array(jnp.inf))) < jnp.inf, float(jax.grad(bounded)(jnp.inf))
-      (True, 1.0)
     """
     most = float(jnp.finfo(x.dtype).max)
     return jnp.clip(x, -most, most)
@@ -84,12 +59,7 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def fixed_at_infinity(x: jax.Array) -> jax.Array:
-    """x, with the slope 0 where it is infinite: for a factor whose slope there is 0 times infinity.
-
-    Example:
-      >>> float(jax.grad(lambda x: x * jnp.exp(-fixed_at_infinity(x)))(jnp.inf))
-      0.0
-    """
+    """x, with a slope of 0 where it is infinite, for a factor whose slope there is 0 * inf."""
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
 
 
@@ -107,12 +77,6 @@ def alike(
     Raises:
       PathError: no arrays of real numbers, or two different shapes; [B, 1] and [B] would silently
         broadcast to [B, B].
-
-    Example:
-      >>> alike("huber", jnp.ones((2, 1)), jnp.ones(2))
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: huber: expected targets [2, 1] as the predictions, got [2]; ...
     """
     predictions = real(name, predictions, "predictions")
     targets = real(name, targets, "targets")
@@ -144,12 +108,6 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
 
     Raises:
       PathError: labels that are not integers, or not shaped as the logits without their last axis.
-
-    Example:
-      >>> classified("softmax_focal", jnp.ones((2, 3)), jnp.zeros((2, 3), int))
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: softmax_focal: expected integer labels [2] for logits [2, 3], got ...
     """
     logits, labels = real(name, logits, "logits"), real(name, labels, "labels")
     if logits.ndim < 1 or logits.shape[-1] == 0:
@@ -168,31 +126,15 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
 
 
 def wide_labels(labels: jax.Array) -> jax.Array:
-    """Class numbers in a dtype that holds any number of classes.
-
-    Example:
-      >>> wide_labels(jnp.zeros(2, jnp.uint8)).dtype
-      dtype('int32')
-    """
+    """Class numbers in a dtype that holds any number of classes."""
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def one_hot(labels: jax.Array, classes: int) -> jax.Array:
-    """[..., C], True at the label's place; nowhere for a label out of range.
-
-    Example:
-      >>> one_hot(jnp.array([1, 3]), 2)
-      Array([[False,  True],
-             [False, False]], dtype=bool)
-    """
+    """[..., C], True at the label's place; nowhere for a label out of range."""
     return jnp.arange(classes, dtype=labels.dtype) == labels[..., None]
 
 
 def nan_outside(loss: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """The loss, and NaN where the label is not in [0, classes).
-
-    Example:
-      >>> nan_outside(jnp.ones(2), jnp.array([1, 3]), 2)
-      Array([ 1., nan], dtype=float32)
-    """
+    """The loss, and NaN where the label is not in [0, classes)."""
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.full_like(loss, jnp.nan))

@@ -126,12 +126,6 @@ def summed(
       shapes: name -> shape of a sum.
       count: `(predictions, targets, weight or None) -> name -> sum over a batch`.
       compute: of the sums in one number each.
-
-    Example:
-      >>> above = lambda predictions, targets, weight: {"n": (predictions > targets).sum()}
-      >>> metric = summed({"n": ()}, above, lambda sums: sums["n"])
-      >>> float(metric.compute(metric.update(metric.init(), jnp.arange(4.0), jnp.ones(4))))
-      2.0
     """
 
     def init() -> dict[str, Sum]:
@@ -156,24 +150,12 @@ def with_ranks(
     merge: Callable[..., Any],
     compute: Callable[..., Any],
 ) -> Metric:
-    """A Metric in which ranks are free.
-
-    Example:
-      >>> with_ranks(lambda: 0, lambda n, p, t, weight=None: n + 1, max, lambda n: n)(0, 0)
-      1
-    """
+    """A Metric in which ranks are free."""
     return Metric(init, with_free_ranks(update), with_free_ranks(merge), with_free_ranks(compute))
 
 
 def check_per_example(who: str, f: Any) -> None:
-    """Raises unless `f` is a function, and not a Metric or what makes one.
-
-    Example:
-      >>> check_per_example("mean_of", mean_of(jnp.subtract))
-      Traceback (most recent call last):
-      ...
-      TypeError: mean_of: expected a function (predictions, targets) -> [B, ...], got a Metric; ...
-    """
+    """Raises unless `f` is a function, and not a Metric or what makes one."""
     makes = getattr(f, "__annotations__", {}).get("return") is Metric
     if isinstance(f, Metric) or makes or not callable(f):
         got = "a Metric" if isinstance(f, Metric) or makes else type(f).__name__
@@ -184,12 +166,7 @@ def check_per_example(who: str, f: Any) -> None:
 
 
 def as_sum(x: jax.Array) -> Sum:
-    """A number or an array as a `Sum`.
-
-    Example:
-      >>> as_sum(jnp.array(3.0)).value()
-      Array(3., dtype=float32)
-    """
+    """A number or an array as a `Sum`."""
     high = x.astype(jnp.float32)
     return Sum(high, _finite((x - high.astype(x.dtype)).astype(jnp.float32)))
 
@@ -211,11 +188,6 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
 
     Raises:
       PathError: a weight that is not shaped so.
-
-    Example:
-      >>> weights_of("mean_of", (2, 2), jnp.array([1, 0]))
-      Array([[1., 1.],
-             [0., 0.]], dtype=float32)
     """
     if weight is None:
         return jnp.ones(shape, jnp.int32)
@@ -240,11 +212,6 @@ def weight_of_counted(
       weight: [B, ...] or None.
       counts: bool [B, ...] or None, see `fdl.losses.per_example.counting`.
       shape: of the elements; where its first axes are not those of `counts`, all count.
-
-    Example:
-      >>> weight_of_counted(jnp.array([2.0, 3.0]), jnp.array([[True, False], [True, True]]), (2, 2))
-      Array([[2., 0.],
-             [3., 3.]], dtype=float32)
     """
     if counts is None or shape[: counts.ndim] != counts.shape:
         return weight
@@ -258,21 +225,11 @@ def weight_of_counted(
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """sum weight * value; what has weight 0 counts as nothing, even a NaN.
-
-    Example:
-      >>> weighted_sum(jnp.array([2.0, jnp.nan]), jnp.array([0.5, 0.0]))
-      Array(1., dtype=float32)
-    """
+    """sum weight * value; what has weight 0 counts as nothing, even a NaN."""
     weight = weight.astype(values.dtype)
     return jnp.where(weight == 0, 0, values * weight).sum()
 
 
 def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b, and 0 where b is 0.
-
-    Example:
-      >>> ratio(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0]))
-      Array([0.5, 0. ], dtype=float32)
-    """
+    """a / b, and 0 where b is 0."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

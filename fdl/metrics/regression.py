@@ -156,24 +156,13 @@ def r2() -> Metric:
 
 
 def no_moments() -> Moments:
-    """Of no numbers.
-
-    Example:
-      >>> no_moments().n.value()
-      Array(0., dtype=float32)
-    """
+    """Of no numbers."""
     nothing = as_sum(jnp.zeros(()))
     return Moments(nothing, nothing, squares_of(jnp.zeros(()), jnp.zeros(())))
 
 
 def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
-    """sum weight * value^2, of all elements.
-
-    Example:
-      >>> one = jnp.array(1.0)
-      >>> squares_of(jnp.array([3e25, 3e25]), one).over(squares_of(jnp.array(3e25), one))
-      Array(2., dtype=float32)
-    """
+    """sum weight * value^2, of all elements."""
     size = largest(jnp.where(weight == 0, 0, values))
     smallest = float(jnp.finfo(jnp.float32).tiny)
     unit = jnp.where(size == 0, smallest, jnp.maximum(power_of_two(size), smallest))
@@ -182,12 +171,7 @@ def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
 
 
 def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
-    """Of one batch: the mean first, then the deviations from it.
-
-    Example:
-      >>> moments("r2", jnp.array([1.0, 3.0]), None).squares.value()
-      Array(2., dtype=float32)
-    """
+    """Of one batch: the mean first, then the deviations from it."""
     values = precise(values)
     weight = weights_of(name, values.shape, weight)
     count = weight.sum()

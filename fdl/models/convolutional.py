@@ -8,7 +8,7 @@ from fdl.activations import relu
 from fdl.checks import is_count, said
 from fdl.core.combinators import parallel
 from fdl.core.layer import Layer
-from fdl.core.network import chain
+from fdl.core.networks import chain
 from fdl.initializers import he_normal
 from fdl.layers import (
     batch_norm,

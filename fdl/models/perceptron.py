@@ -9,7 +9,7 @@ import jax
 from fdl.activations import relu
 from fdl.checks import check_array, is_zero, said
 from fdl.core.layer import Layer, function
-from fdl.core.network import chain, network
+from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
 from fdl.layers import dense, dropout, flatten, rescale
 from fdl.paths import PathError

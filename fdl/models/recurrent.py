@@ -4,7 +4,7 @@ from typing import Any
 
 from fdl.checks import check_count, is_zero
 from fdl.core.layer import Layer
-from fdl.core.network import chain
+from fdl.core.networks import chain
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
 
 

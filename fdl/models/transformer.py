@@ -13,8 +13,8 @@ from fdl.activations import gelu, identity
 from fdl.checks import check_array, is_count
 from fdl.core.combinators import residual
 from fdl.core.layer import Layer
-from fdl.core.network import chain, network
-from fdl.core.repeat import repeat
+from fdl.core.networks import chain, network
+from fdl.core.repetition import repeat
 from fdl.layers import attention, dense, embedding, feed_forward, layer_norm, learned_positions
 from fdl.paths import PathError
 from fdl.typing import Activation
@@ -414,10 +414,6 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
     Args:
       x: images.
       patch: P, which divides H and W.
-
-    Example:
-      >>> patches(jnp.arange(16).reshape(1, 4, 4, 1), 2)[0, 1]
-      Array([2, 3, 6, 7], dtype=int32)
     """
     b, h, w, c = x.shape
     rows = x.reshape(b, h // patch, patch, w, c)

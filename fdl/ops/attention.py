@@ -266,12 +266,6 @@ def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
 
     Raises:
       ValueError: names the argument.
-
-    Example:
-      >>> check_scores("attention", 0, None)
-      Traceback (most recent call last):
-      ...
-      ValueError: attention: expected a soft_cap > 0, got 0; 50 is usual, None leaves it out
     """
     if soft_cap is not None:
         remedy = "50 is usual, None leaves it out"

@@ -27,12 +27,6 @@ def in_blocks(
     Returns:
       y [..., T, H, V], in at least float32.
 
-    Example:
-      >>> x, place = jnp.ones((3, 1, 2)), jnp.arange(3)
-      >>> queries, keys = Queries(x, place, None), Keys(x, x, place, None)
-      >>> in_blocks(queries, keys, Pairs(None, None), Scoring(True, None, 3), 2).shape
-      (3, 1, 2)
-
     Source: Rabe and Staats 2021, arXiv 2112.05682, section 3.
     """
     t, h = queries.q.shape[-3:-1]

@@ -36,11 +36,6 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     Returns:
       y [N, *output, F].
 
-    Example:
-      >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0]], [[10.0]]])
-      >>> convolve(x, w, Window((4,), (2,), (1,), ((0, 0),), (1,)))[0, :, 0]
-      Array([10., 21., 32.], dtype=float32)
-
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", equation 9.7 with strides.
     """
     dtype = jnp.promote_types(x.dtype, w.dtype)
@@ -58,11 +53,6 @@ def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array
 
     Returns:
       y [N, *input, C].
-
-    Example:
-      >>> x, w = jnp.array([[[1.0], [2.0]]]), jnp.array([[[1.0]], [[10.0]]])
-      >>> convolve_transposed(x, w, Window((4,), (2,), (2,), ((0, 0),), (1,)))[0, :, 0]
-      Array([ 1., 10.,  2., 20.], dtype=float32)
 
     Source: Dumoulin and Visin 2016, arXiv 1603.07285, section 4.
     """

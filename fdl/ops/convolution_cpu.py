@@ -40,25 +40,13 @@ def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 @_in_float32
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """y as of convolve.convolve.
-
-    Example:
-      >>> x, w = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0]], [[10.0]]])
-      >>> convolve(x, w, Window((4,), (2,), (1,), ((0, 0),), (1,)))[0, :, 0]
-      Array([10., 21., 32.], dtype=float32)
-    """
+    """y as of convolve.convolve."""
     return _convolve(x, w, window, spread=(1,) * len(window.kernel))
 
 
 @_in_float32
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """dx: dy with stride - 1 zeros between its elements, convolved with the kernel turned round.
-
-    Example:
-      >>> dy, w = jnp.array([[[1.0], [2.0]]]), jnp.array([[[1.0]], [[10.0]]])
-      >>> input_gradient(dy, w, Window((4,), (2,), (2,), ((0, 0),), (1,)))[0, :, 0]
-      Array([ 1., 10.,  2., 20.], dtype=float32)
-    """
+    """dx: dy with stride - 1 zeros between its elements, convolved with the kernel turned round."""
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
@@ -74,13 +62,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of the kernel, what it saw of x times dy, summed over all windows.
-
-    Example:
-      >>> x, dy = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[[1.0], [0.0], [10.0]]])
-      >>> kernel_gradient(x, dy, Window((4,), (2,), (1,), ((0, 0),), (1,)))[:, 0, 0]
-      Array([20., 31.], dtype=float32)
-    """
+    """dw: for each element of the kernel, what it saw of x times dy, summed over all windows."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:

@@ -77,11 +77,7 @@ def orthogonalize(
 
 
 def check_preconditioning(who: str, preconditioning: str) -> None:
-    """Refuses a name that is none.
-
-    Example:
-      >>> check_preconditioning("muon", "schatten")
-    """
+    """Refuses a name that is none."""
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(
             f"{who}: expected a preconditioning of {', '.join(PRECONDITIONINGS)}, got "

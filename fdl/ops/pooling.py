@@ -24,12 +24,6 @@ def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
 
     XLA's own maximum over windows takes 10 to 40 times as long backwards on CPU, and `jnp.max`
     shares the gradient among equals.
-
-    Example:
-      >>> largest(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 3, 2)
-      Array([3., 5.], dtype=float32)
-      >>> jax.grad(lambda x: largest(x, 0, 3, 2)[0])(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]))
-      Array([0., 1., 0., 0., 0.], dtype=float32)
     """
     parts = (_reduced(jnp.maximum, jnp.max, part, axis + 1) for part in _blocks(x, axis, k, s))
     return functools.reduce(jnp.maximum, parts)
@@ -49,12 +43,7 @@ def _(axis: int, k: int, s: int, primals: tuple, tangents: tuple) -> tuple[jax.A
 
 
 def total(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The sum of each window.
-
-    Example:
-      >>> total(jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 3, 2)
-      Array([7., 8.], dtype=float32)
-    """
+    """The sum of each window."""
     return functools.reduce(jnp.add, (part.sum(axis + 1) for part in _blocks(x, axis, k, s)))
 
 
@@ -70,10 +59,6 @@ def dilated(
 
     Every d-th element is a sequence of its own, on which the windows are as ever. They are taken at
     every place, and then every s-th is kept.
-
-    Example:
-      >>> dilated(total, jnp.array([1.0, 3.0, 3.0, 0.0, 5.0]), 0, 2, 1, 3)
-      Array([1., 8.], dtype=float32)
     """
     if d == 1 or k == 1:
         return pool(x, axis, k, s)
@@ -88,12 +73,7 @@ def dilated(
 
 
 def exact(x: jax.Array) -> jax.Array:
-    """x in float32 where it has fewer bits.
-
-    Example:
-      >>> exact(jnp.ones(2, jnp.bfloat16)).dtype
-      dtype('float32')
-    """
+    """x in float32 where it has fewer bits."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 

@@ -15,12 +15,6 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
     """Lets fdl's own code add arrays of different ranks where the user's settings forbid it.
 
     Where they do not, this changes nothing, and no program is compiled anew for it.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> with jax.numpy_rank_promotion("raise"), free_ranks():
-      ...     (jnp.ones((1, 2)) + jnp.ones(2)).shape
-      (1, 2)
     """
     # getattr, since only some of JAX's versions declare the types of their switches.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
@@ -28,14 +22,7 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
 
 
 def with_free_ranks(f: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs within `free_ranks`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> with jax.numpy_rank_promotion("raise"):
-      ...     with_free_ranks(jnp.add)(jnp.ones((1, 2)), jnp.ones(2)).shape
-      (1, 2)
-    """
+    """A function that runs within `free_ranks`."""
 
     @functools.wraps(f)
     def free(*args: P.args, **given: P.kwargs) -> R:

@@ -57,4 +57,5 @@ def kept(a: jax.Array, h: jax.Array) -> jax.Array:
 
 
 def without_time(x: Any) -> tuple[int, ...]:
+    """The shape of x [..., T, D] without T."""
     return (*x.shape[:-2], x.shape[-1])

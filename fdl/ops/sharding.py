@@ -26,10 +26,6 @@ def full_beside(
 
     Returns:
       [*x.shape[:axes], *shape].
-
-    Example:
-      >>> full_beside(jnp.ones((2, 5)), 1, (3,), 0, jnp.int32).shape
-      (2, 3)
     """
     each = jnp.full_like(jnp.sum(x, tuple(range(axes, x.ndim))), value, dtype)
     return jnp.broadcast_to(
@@ -49,10 +45,6 @@ def by_batch(
 
     Returns:
       y, cut as x is. What happens inside is left to the compiler.
-
-    Example:
-      >>> by_batch(jnp.matmul, jnp.ones((4, 2)), jnp.ones((2, 3))).shape
-      (4, 3)
     """
     axes = _varying(x) | _varying(w)
     x, w = (jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, w))
@@ -67,10 +59,6 @@ def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
       x: [...].
       axes: how many axes of x are those of the result.
       more: how many others the result has, which are not cut.
-
-    Example:
-      >>> sharding_beside(jnp.ones((4, 2)), 1, 2) is None
-      True
     """
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return None
@@ -86,10 +74,6 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
     Returns:
       [..., ...], the dtype of w.
-
-    Example:
-      >>> rows(jnp.array([5.0, 6.0]), jnp.array([1, 2, -1]))
-      Array([ 6., nan, nan], dtype=float32)
     """
     return w.at[ids].get(
         mode="fill",
@@ -100,12 +84,7 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
-    """The abstract value of another shape that varies over devices as `a` does.
-
-    Example:
-      >>> typed_like(jax.typeof(jnp.ones(2)), (3, 4))
-      ShapedArray(float32[3,4])
-    """
+    """The abstract value of another shape that varies over devices as `a` does."""
     whole = a.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, sharding=whole)
 

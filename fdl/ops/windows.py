@@ -31,10 +31,6 @@ class Window:
       padding: (low, high), how many elements are added at either end.
       dilation: how far one element of the window is from the next.
       groups: into how many independent parts the channels fall.
-
-    Example:
-      >>> Window((28,), (3,), (2,), ((1, 1),), (1,)).output
-      (14,)
     """
 
     input: tuple[int, ...]
@@ -70,12 +66,6 @@ def pads(padding: Edges, window: Window) -> Pairs:
         elements of the image's own, low = total // 2, as torch with `padding="same"`. Pairs are
         taken as they are.
       window: the sizes; its own padding is not read.
-
-    Example:
-      >>> pads("SAME", Window((28,), (3,), (2,), ((0, 0),), (1,)))
-      ((0, 1),)
-      >>> pads("CAUSAL", Window((28,), (3,), (1,), ((0, 0),), (2,)))
-      ((4, 0),)
     """
     if padding == "VALID":
         return ((0, 0),) * len(window.kernel)
@@ -96,15 +86,6 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
 
     Raises:
       ValueError: neither a known name nor integers or pairs for `rank` axes.
-
-    Example:
-      >>> check_padding("conv", 1, 2), check_padding("conv", [1, [0, 2]], 2)
-      (((1, 1), (1, 1)), ((1, 1), (0, 2)))
-      >>> check_padding("conv", "full", 2)
-      Traceback (most recent call last):
-      ...
-      ValueError: conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer,
-        or an integer or a pair for each of 2 axes, none below 0, got 'full'; write 'SAME' ...
     """
     found: Any = padding
     if isinstance(padding, str):
@@ -131,12 +112,7 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
 
 
 def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:
-    """An integer for every axis, or one for each, as a tuple of integers >= 1.
-
-    Example:
-      >>> for_each_axis("conv", "stride", 2, 3)
-      (2, 2, 2)
-    """
+    """An integer for every axis, or one for each, as a tuple of integers >= 1."""
     each = (value,) * rank if is_count(value) else value
     if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
         raise ValueError(
@@ -147,15 +123,7 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
 
 
 def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
-    """The sizes of a window, whose number says how many spatial axes there are.
-
-    Example:
-      >>> check_sizes("conv", "kernel_size", (3, 0))
-      Traceback (most recent call last):
-      ...
-      ValueError: conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3
-        integers, one for each, got (3, 0); write 3, or (3, 3) for images
-    """
+    """The sizes of a window, whose number says how many spatial axes there are."""
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
     if not sized or not all(map(is_count, value)):
         raise ValueError(
@@ -174,12 +142,7 @@ def _halves(total: int) -> tuple[int, int]:
 
 
 def as_images(x: jax.Array, rank: int) -> jax.Array:
-    """All axes in front of the spatial ones made one.
-
-    Example:
-      >>> as_images(jnp.ones((2, 3, 8, 8, 1)), 2).shape, as_images(jnp.ones((8, 1)), 1).shape
-      ((6, 8, 8, 1), (1, 8, 1))
-    """
+    """All axes in front of the spatial ones made one."""
     return x.reshape(math.prod(x.shape[: -rank - 1]), *x.shape[-rank - 1 :])
 
 
@@ -196,10 +159,6 @@ def fit(
 
     Raises:
       PathError: x, with its padding, is smaller than one window.
-
-    Example:
-      >>> fit("conv", jnp.ones((1, 8, 1)), (3,), (1,), "SAME", (1,))[1].padding
-      ((1, 1),)
     """
     none = ((0, 0),) * len(kernel)
     window = Window(x.shape[1:-1], kernel, stride, none, dilation, groups)
@@ -238,13 +197,6 @@ def check_images(
 
     Raises:
       PathError: says what was expected, what came and what to do.
-
-    Example:
-      >>> check_images("conv", jnp.ones((8, 28, 28, 1)), 2, channels=3)
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: conv: expected x [..., H, W, 3], got [8, 28, 28, 1]; give x that many
-        channels, or make new params with init
     """
     check_floating(layer, x)
     front = "B, ..." if lead else "..."

@@ -106,10 +106,6 @@ def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
 
     Raises:
       ValueError: a schedule that gives no scalar.
-
-    Example:
-      >>> at("learning_rate", lambda count: 0.5 * count, 3)
-      1.5
     """
     now = value(count) if callable(value) else value
     if jnp.shape(now) != ():

@@ -99,10 +99,6 @@ def per_leaf(
 
     Raises:
       ValueError: two structures, or shapes that the rule cannot join; says both, and where.
-
-    Example:
-      >>> per_leaf("sum", lambda g, w: (g + w,), {"w": jnp.ones(1)}, {"params": {"w": jnp.ones(1)}})
-      [{'w': Array([2.], dtype=float32)}]
     """
     structure: Any  # mypy knows no methods of a PyTreeDef
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
@@ -138,13 +134,7 @@ def per_leaf(
 def stateless(
     who: str, rule: Callable[..., jax.Array], *, uses_params: bool = False
 ) -> GradientTransformationExtraArgs:
-    """A transformation without state from a rule `(g, [w]) -> u`.
-
-    Example:
-      >>> doubled = stateless("doubled", lambda g: 2 * g)
-      >>> doubled.update(jnp.ones(1), doubled.init(None))[0]
-      Array([2.], dtype=float32)
-    """
+    """A transformation without state from a rule `(g, [w]) -> u`."""
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         given = {"params": need_params(who, params)} if uses_params else {}
@@ -159,10 +149,6 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
     Args:
       value: of every element.
       dtype: by default the parameter's, float32 at least; optax takes the parameter's.
-
-    Example:
-      >>> filled(0.5)(jnp.zeros(2, jnp.bfloat16))
-      Array([0.5, 0.5], dtype=float32)
     """
     return lambda p: jnp.full_like(
         p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
@@ -170,12 +156,7 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """count + 1; it stays at its largest value instead of turning negative.
-
-    Example:
-      >>> int(increment(jnp.int32(2**31 - 1)))
-      2147483647
-    """
+    """count + 1; it stays at its largest value instead of turning negative."""
     last = np.iinfo(count.dtype).max
     return jnp.where(count < last, count + 1, last).astype(count.dtype)
 
@@ -185,12 +166,6 @@ def check_params(who: str, params: Any) -> None:
 
     Raises:
       ValueError: an integer parameter, with its path.
-
-    Example:
-      >>> check_params("sgd", {"w": jnp.arange(3)})
-      Traceback (most recent call last):
-      ...
-      ValueError: sgd: expected parameters of a floating dtype, got int32 at 'w'; ...
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
@@ -204,12 +179,7 @@ def check_params(who: str, params: Any) -> None:
 
 
 def need_params(who: str, params: Any) -> Any:
-    """The parameters, or an error that says how to give them.
-
-    Example:
-      >>> need_params("lamb", {"w": 1.0})
-      {'w': 1.0}
-    """
+    """The parameters, or an error that says how to give them."""
     if params is None:
         raise ValueError(
             f"{who}: expected the parameters, got None; call update(updates, state, params)"
@@ -218,12 +188,7 @@ def need_params(who: str, params: Any) -> Any:
 
 
 def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueError:
-    """An error that names the first path at which two trees differ, and then shows both.
-
-    Example:
-      >>> print(different_trees("sgd", "updates", {"w": 1.0}, "state", {"v": 1.0}))
-      sgd: expected one tree in updates and state, got 'v' in state alone; ...
-    """
+    """An error that names the first path at which two trees differ, and then shows both."""
     mine, other = _shapes(left), _shapes(right)
     path = next(
         (each for each in sorted({*mine, *other}) if mine.get(each) != other.get(each)), None
@@ -260,10 +225,5 @@ def _is_none(leaf: Any) -> bool:
 
 
 def where(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """One tree or another of the same structure.
-
-    Example:
-      >>> where(jnp.array(True), {"w": jnp.ones(1)}, {"w": jnp.zeros(1)})
-      {'w': Array([1.], dtype=float32)}
-    """
+    """One tree or another of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

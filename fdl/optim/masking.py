@@ -75,12 +75,7 @@ def masked(
 
 
 def mask_of(mask: Mask, tree: Any) -> Any:
-    """The mask as a pytree of bool: patterns and functions applied to a tree.
-
-    Example:
-      >>> mask_of("*/w", {"dense": {"b": 0.0, "w": 1.0}})
-      {'dense': {'b': False, 'w': True}}
-    """
+    """The mask as a pytree of bool: patterns and functions applied to a tree."""
     if isinstance(mask, str):
         return paths.select(tree, mask)
     if isinstance(mask, tuple | list) and mask and all(isinstance(each, str) for each in mask):
@@ -93,10 +88,6 @@ def is_function(value: Any) -> bool:
     """Whether a mask or labels are a function of the parameters; else they are a pytree.
 
     A module may be both: it can be called, but if its leaves are bools or labels, it is read.
-
-    Example:
-      >>> is_function(lambda params: True), is_function({"w": True})
-      (True, False)
     """
     if isinstance(value, functools.partial):  # such as JAX's, whose leaves are its arguments
         return True
@@ -106,12 +97,7 @@ def is_function(value: Any) -> bool:
 
 
 def cut(tree: Any, mask: Any) -> Any:
-    """The tree with `optax.MaskedNode()`, which has no leaves, where the mask is False.
-
-    Example:
-      >>> cut({"b": 0.0, "w": 1.0}, {"b": False, "w": True})
-      {'b': MaskedNode(), 'w': 1.0}
-    """
+    """The tree with `optax.MaskedNode()`, which has no leaves, where the mask is False."""
     check_prefix("masked", "a mask", mask, tree)
     return jax.tree.map(lambda keep, part: part if keep else MaskedNode(), mask, tree)
 
@@ -121,13 +107,6 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
 
     Raises:
       ValueError: names the first path that differs.
-
-    Example:
-      >>> check_prefix("masked", "a mask", {"w": True}, {"b": 0.0, "w": 1.0})
-      Traceback (most recent call last):
-      ...
-      ValueError: masked: expected a mask with the structure of params or a prefix of it, got none
-        for 'b'; ...
     """
     try:
         jax.tree.map(lambda leaf, part: None, prefix, tree)

@@ -10,12 +10,7 @@ import jax
 
 
 def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..., jax.Array]:
-    """m^ as a function of (m, g): Kingma's m / (1 - b1^t), or Dozat's.
-
-    Example:
-      >>> float(first_moment(0.5, jnp.float32(1))(jnp.array(1.0), None))
-      2.0
-    """
+    """m^ as a function of (m, g): Kingma's m / (1 - b1^t), or Dozat's."""
     c1 = correction(b1, t)
     if not nesterov:
         return lambda m, g: corrected(m, c1)
@@ -29,10 +24,6 @@ def correction(decay: float, t: jax.Array) -> jax.Array:
 
     Compiled by itself, so that its rounding is the same in and outside of a larger program: at
     decay = 0.999 and t = 1 nearly all digits of it are rounding.
-
-    Example:
-      >>> float(correction(0.5, jnp.float32(2)))
-      0.75
     """
     return 1 - decay**t
 
@@ -42,9 +33,5 @@ def corrected(moment: jax.Array, missing: jax.Array) -> jax.Array:
 
     The divisor is computed in float32 or better and only then narrowed: decay^t would round to 1 in
     bfloat16, and the quotient would not be finite.
-
-    Example:
-      >>> float(corrected(jnp.array(1.0), correction(0.5, jnp.float32(1))))
-      2.0
     """
     return moment / missing.astype(moment.dtype)

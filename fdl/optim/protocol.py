@@ -16,13 +16,6 @@ def transformation(
     """`optax.GradientTransformationExtraArgs` whose functions may join arrays of different ranks.
 
     Every optimizer of fdl is made here, so that it works where the user's settings forbid that.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> added = transformation(lambda params: (), lambda u, state, params: (u + params, state))
-      >>> with jax.numpy_rank_promotion("raise"):
-      ...     added.update(jnp.ones((1, 2)), (), jnp.ones(2))[0].shape
-      (1, 2)
     """
     return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
 
@@ -31,10 +24,6 @@ def is_placeholder(params: Any) -> bool:
     """Whether `optax.tree_utils.tree_map_params` asks where in a state the parameters stand.
 
     It calls `init` with a tree that has no leaves, to which no mask fits.
-
-    Example:
-      >>> is_placeholder({})
-      False
     """
     return isinstance(params, _placeholder_type())
 

@@ -46,22 +46,12 @@ class Size:
 
 
 def size(tree: Any) -> Size:
-    """The length of a whole tree: sqrt(sum |x|^2).
-
-    Example:
-      >>> size({"b": jnp.array(3e20), "w": jnp.array([4e20])}).value
-      Array(5.e+20, dtype=float32)
-    """
+    """The length of a whole tree: sqrt(sum |x|^2)."""
     return _sizes([jax.tree.leaves(tree)])[0]
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """Trees with the size of each leaf: its length, or its root mean square.
-
-    Example:
-      >>> sizes({"w": jnp.array([1.0, -7.0])}, mean=True)[0]["w"].value
-      Array(5., dtype=float32)
-    """
+    """Trees with the size of each leaf: its length, or its root mean square."""
     leaves, structure = jax.tree.flatten(list(trees))
     return jax.tree.unflatten(structure, _sizes([[leaf] for leaf in leaves], mean))
 
@@ -72,11 +62,6 @@ def dot(a: Any, b: Any) -> jax.Array:
     Args:
       a: a tree of arrays.
       b: of the same structure and shapes.
-
-    Example:
-      >>> a, b = {"w": jnp.array([1.0, 2.0]), "b": 3.0}, {"w": jnp.array([1.0, -1.0]), "b": 2.0}
-      >>> float(dot(a, b))
-      5.0
     """
 
     def one(x: Any, y: Any) -> jax.Array:
@@ -90,12 +75,7 @@ def dot(a: Any, b: Any) -> jax.Array:
 
 
 def add_scaled(a: Any, scale: Any, b: Any) -> Any:
-    """a + scale * b, each leaf in the dtype of a's.
-
-    Example:
-      >>> add_scaled(jnp.ones(2), 0.5, jnp.array([2.0, 4.0]))
-      Array([2., 3.], dtype=float32)
-    """
+    """a + scale * b, each leaf in the dtype of a's."""
 
     def one(x: Any, y: Any) -> jax.Array:
         with jax.numpy_dtype_promotion("standard"):

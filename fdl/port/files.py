@@ -32,14 +32,6 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
 
     Raises:
       OSError: what the disk refuses, and what to do.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with replacing(f"{folder}/w", "save", 3) as out:
-      ...         _ = out.write(b"abc")
-      ...     Path(folder, "w").read_bytes()
-      b'abc'
     """
     target = Path(os.path.realpath(file))
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):

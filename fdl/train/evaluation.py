@@ -142,12 +142,7 @@ _eval_params = jax.jit(eval_params)
 
 
 def check_objective(objective: Objective, params: Any, state: Any, data: Any) -> int:
-    """Refuses data that an objective cannot take; gives N. See `evaluate` for what is raised.
-
-    Example:
-      >>> check_objective(lambda *given: None, {}, {}, jnp.ones((3, 2)))
-      3
-    """
+    """Refuses data that an objective cannot take; gives N. See `evaluate` for what is raised."""
     data = arrays.as_arrays(data)
     spared = getattr(objective, "spared", lambda data: data)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
@@ -172,12 +167,6 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> An
     Raises:
       PathError: the model of a `supervised` objective gives an example another output where there
         is another one beside it.
-
-    Example:
-      >>> from fdl.train.objective import plain
-      >>> spread = plain(lambda w, batch: jnp.var(batch))
-      >>> looks_around(spread, {}, {}, jnp.array([1.0, 3.0]))
-      True
     """
     if length(data) < 2:
         return False
@@ -264,13 +253,6 @@ def totals(
     Args:
       params, state, data, objective, batch_size: as for `evaluate`.
       whole: whether the objective sees whole batches, and not one example at a time.
-
-    Example:
-      >>> from fdl.train.objective import plain
-      >>> objective = plain(lambda w, batch: jnp.mean(w * batch))
-      >>> means = totals(2.0, {}, jnp.arange(5.0), objective=objective, batch_size=2)
-      >>> float(means["loss"].total), float(means["loss"].count)
-      (20.0, 5.0)
     """
 
     def look(batch: Any) -> dict[str, Any]:
@@ -312,12 +294,7 @@ def _joined(each: Seen) -> Seen:
 
 
 def values(means: dict[str, Any]) -> dict[str, Any]:
-    """The means as Python numbers, or as scalars where they are traced.
-
-    Example:
-      >>> values({"loss": Mean(jnp.float32(3), jnp.float32(2))})
-      {'loss': 1.5}
-    """
+    """The means as Python numbers, or as scalars where they are traced."""
 
     def number(mean: Any) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(mean)):

@@ -237,13 +237,7 @@ class Pace:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Makes the first Ctrl-C a flag that is read between chunks; the second one raises.
-
-    Example:
-      >>> with interruptible() as interrupted:
-      ...     interrupted()
-      False
-    """
+    """Makes the first Ctrl-C a flag that is read between chunks; the second one raises."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set
@@ -281,11 +275,6 @@ class Progress:
       wanted: False shows nothing, and imports nothing.
       step: where training begins.
       last: where it will end.
-
-    Example:
-      >>> from fdl.train.reports import Mean
-      >>> with Progress(False, 0, 10) as bar:
-      ...     bar.show(5, {"loss": Mean(5.0, 5.0)})
     """
 
     def __init__(self, wanted: bool, step: int, last: int):

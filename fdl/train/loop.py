@@ -274,10 +274,6 @@ def last_step(
 
     Raises:
       ValueError: both or neither of epochs and steps; a number out of range.
-
-    Example:
-      >>> last_step("fit", 100, 32, 2, None), last_step("fit", 100, 10, 1.1, None)
-      (7, 11)
     """
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"

@@ -231,10 +231,6 @@ def report_of(
     Raises:
       ValueError: see `reported`.
       PathError: a function of the user's that asks a traced array for its value.
-
-    Example:
-      >>> float(report_of(plain(lambda w, x: w * x.mean()), 2.0, {}, jnp.ones(3), None)[0])
-      2.0
     """
     with traced_in("objective"):
         return reported(objective(params, state, batch, key))
@@ -245,12 +241,6 @@ def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
 
     Raises:
       ValueError: another structure, a loss that is not one number, a metric that is not one either.
-
-    Example:
-      >>> reported(jnp.float32(1.0))
-      Traceback (most recent call last):
-      ...
-      ValueError: objective: expected (loss, (state, metrics)), got float32 []; ...
     """
     pair = report if isinstance(report, tuple) and len(report) == 2 else (None, None)
     loss, rest = pair

@@ -28,18 +28,6 @@ def advance(
 
     `run` and `means` are overwritten; give copies of what is still needed. The third result is
     whether all parameters and the state are finite.
-
-    Example:
-      >>> from fdl.optim import sgd
-      >>> from fdl.train import plain, start
-      >>> from fdl.train.reports import Mean
-      >>> settings = dict(objective=plain(lambda w, batch: jnp.mean(w * batch)),
-      ...                 optimizer=sgd(1.0), batch_size=2)
-      >>> run, data = start(jnp.array(0.0), sgd(1.0)), jnp.ones(4)
-      >>> means = {"loss": Mean(jnp.zeros(()), jnp.zeros(())).nothing()}
-      >>> run, means, sound = advance(run, means, data, 3, **settings)
-      >>> float(run.params), int(run.step), bool(sound)
-      (-3.0, 3, True)
     """
 
     def body(_: Any, carry: Any) -> Any:
@@ -76,12 +64,6 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
 
     Raises:
       PathError: a leaf of another shape or dtype after the step, or none.
-
-    Example:
-      >>> from fdl.train.reports import Mean
-      >>> shape = jax.ShapeDtypeStruct((), jnp.float32)
-      >>> zero_means({}, {}, {"loss": Mean(shape, shape)})["loss"].total
-      Array(0., dtype=float32)
     """
     given, given_back = paths.leaves(run), paths.leaves(after)
     for path in sorted({*given, *given_back}):

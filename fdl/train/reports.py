@@ -145,10 +145,6 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
 
     Returns:
       name -> Mean, Tally or Seen; the loss among them.
-
-    Example:
-      >>> float(as_means(2.0, {"error": Mean(1.0, 4.0)})["loss"].count)
-      1.0
     """
 
     def mean(value: Any) -> Any:
@@ -161,12 +157,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
 
 
 def tallied(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with every batch counted.
-
-    Example:
-      >>> tallied({"loss": Mean(3.0, 2.0)})["loss"].value()
-      Array(1.5, dtype=float32, weak_type=True)
-    """
+    """The same with every batch counted."""
     return {n: mean.tally() if isinstance(mean, Seen) else mean for n, mean in means.items()}
 
 
@@ -176,9 +167,5 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       means: name -> Mean or Tally.
       more: the same names.
-
-    Example:
-      >>> float(added({"loss": Mean(3.0, 2.0)}, {"loss": Mean(1.0, 2.0)})["loss"].count)
-      4.0
     """
     return {name: mean.plus(more[name]) for name, mean in means.items()}

@@ -318,16 +318,6 @@ def train_grid(
       seeds: [S].
       batch_size: B.
       records: [P], rising: the steps at which a record is taken.
-
-    Example:
-      >>> from fdl.optim import sgd
-      >>> from fdl.train import plain
-      >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
-      >>> trained = train_grid(
-      ...     objective, sgd, (jnp.zeros(2), {}), jnp.ones(8), None, rates=np.array([0.25, 0.5]),
-      ...     seeds=np.array([0, 1]), batch_size=4, records=np.array([1, 2]))
-      >>> trained.curves["loss"][:, 0].tolist()
-      [[1.0, 0.25], [1.0, 0.0]]
     """
     member_rates = jnp.asarray(rates)
     run = _start(make, member_rates, seeds, *begun)

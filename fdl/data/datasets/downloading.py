@@ -50,16 +50,6 @@ def download(
       OSError: the folder cannot be written (found before anything is fetched), or is full.
       ValueError: `urls` is not a list of addresses.
 
-    Example:
-      >>> import gzip, hashlib, pathlib, tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     mirror, path = pathlib.Path(folder, "mirror.gz"), pathlib.Path(folder, "data")
-      ...     _ = mirror.write_bytes(gzip.compress(b"5 0 4 1 9"))
-      ...     checksum = hashlib.sha256(b"5 0 4 1 9").hexdigest()
-      ...     download([mirror.as_uri()], path, sha256=checksum)
-      ...     path.read_bytes()
-      b'5 0 4 1 9'
-
     Source: RFC 9110, section 14 (range requests).
     """
     if isinstance(urls, str) or not urls:

@@ -32,16 +32,6 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
       ValueError: the file is not IDX, is damaged, or holds fewer or more bytes than its header
           promises.
 
-    Example:
-      >>> import pathlib, tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = pathlib.Path(folder, "digits")
-      ...     header = bytes([0, 0, 0x08, 2, 0, 0, 0, 2, 0, 0, 0, 3])
-      ...     _ = path.write_bytes(header + bytes([1, 2, 3, 4, 5, 6]))
-      ...     read_idx(path)
-      array([[1, 2, 3],
-             [4, 5, 6]], dtype=uint8)
-
     Source: "The IDX file format" in LeCun, Cortes and Burges, The MNIST database of handwritten
     digits, http://yann.lecun.com/exdb/mnist/.
     """

@@ -96,10 +96,6 @@ def adafactor(
 def power_decay(count: Any, decay_rate: Any) -> jax.Array:
     """b = 1 - t^-decay_rate at t = count + 1.
 
-    Example:
-      >>> float(power_decay(0, 0.8)), float(power_decay(3, 0.5))
-      (0.0, 0.5)
-
     Source: Shazeer and Stern 2018, section 7.2.
     """
     return 1.0 - jnp.asarray(count + 1, jnp.float32) ** -decay_rate

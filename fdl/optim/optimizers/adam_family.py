@@ -486,14 +486,7 @@ class ScheduledNadamState(NamedTuple):
 def scale_by_scheduled_nadam(
     b1: float, b2: float, eps: float, eps_root: float, mu_dtype: Any, momentum_decay: float
 ) -> GradientTransformationExtraArgs:
-    """The direction of `nadam` with the paper's schedule of the momentum.
-
-    Example:
-      >>> transform = scale_by_scheduled_nadam(0.9, 0.999, 1e-8, 0.0, None, 0.004)
-      >>> updates, _ = transform.update(jnp.array([0.1, -7.0]), transform.init(jnp.ones(2)))
-      >>> [round(u, 3) for u in updates.tolist()]
-      [1.056, -1.056]
-    """
+    """The direction of `nadam` with the paper's schedule of the momentum."""
     check_momenta("nadam", b1=b1)
     check_fractions("nadam", b2=b2)
     check_least("nadam", eps=eps, eps_root=eps_root, momentum_decay=momentum_decay)

@@ -142,11 +142,6 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
       gamma: H is gamma times the identity before the pairs are heard.
       oldest_first: [m], the places of the ring in the order of time.
 
-    Example:
-      >>> rings = jnp.array([[2.0, 0.0]]), jnp.array([[8.0, 0.0]]), jnp.array([1 / 16])
-      >>> two_loop(jnp.array([8.0, 3.0]), rings, 1.0, jnp.array([0]))
-      Array([2., 3.], dtype=float32)
-
     Source: Nocedal and Wright 1999, algorithm 7.4.
     """
 

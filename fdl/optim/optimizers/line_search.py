@@ -226,13 +226,6 @@ def search(
       guess: the first step to try.
       rules: when a point is good, and when to give up.
 
-    Example:
-      >>> along = lambda a: (Point(a, (a - 3) ** 2, 2 * (a - 3)), ())
-      >>> rules = Rules(20, None, 0.0, 2.0, 1e-4, 0.1, None, 1e-5)
-      >>> found = search(along, along(jnp.array(0.0))[0], (), jnp.array(1.0), rules)
-      >>> float(found.last.step), int(found.count)
-      (3.0, 4)
-
     Source: Nocedal and Wright 1999, algorithms 3.5 and 3.6.
     """
     no, unknown = jnp.array(False), jnp.full_like(start.value, jnp.inf)
@@ -266,11 +259,6 @@ def search(
 
 def between(bracket: Bracket) -> jax.Array:
     """A step inside of a bracket: the minimum of a cubic, or of a parabola, or the middle.
-
-    Example:
-      >>> low, high = Point(*jnp.array([0.0, 9.0, -6.0])), Point(*jnp.array([8.0, 25.0, 10.0]))
-      >>> float(between(Bracket(low, high, low, True)))
-      3.0
 
     Source: Nocedal and Wright 1999, section 3.5, interpolation.
     """

@@ -254,11 +254,6 @@ class Fold:
       shape: of the array.
       reduction: the axes that x W sums over, from 0.
       output: the axes that stay. Those in neither are the batch.
-
-    Example:
-      >>> fold = Fold((3, 3, 8, 16), reduction=(0, 1, 2), output=(3,))
-      >>> fold(jnp.ones(fold.shape)).shape, fold.back(jnp.ones((1, 72, 16))).shape
-      ((1, 72, 16), (3, 3, 8, 16))
     """
 
     shape: tuple[int, ...]
@@ -300,10 +295,6 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
 
     Raises:
       ValueError: an array that is no matrix, without dimension numbers; axes that it has not.
-
-    Example:
-      >>> folds_of("muon", None, {"w": jnp.ones((2, 3))})
-      {'w': Fold(shape=(2, 3), reduction=(0,), output=(1,))}
     """
     found = dimensions(tree) if is_function(dimensions) else dimensions
     numbers = spread(found, tree, lambda one, leaf: _Leaf(one))
@@ -315,12 +306,7 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
 
 
 def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
-    """f(dimension numbers or None, leaf) at each leaf; the numbers may be a prefix of the tree.
-
-    Example:
-      >>> spread({"w": MuonDimensionNumbers(), "b": None}, {"w": 0, "b": [1, 2]}, lambda d, x: x)
-      {'b': [1, 2], 'w': 0}
-    """
+    """f(dimension numbers or None, leaf) at each leaf; the numbers may be a prefix of the tree."""
     return jax.tree.map(
         lambda one, part: jax.tree.map(lambda leaf: f(one, leaf), part),
         dimensions,

@@ -213,12 +213,7 @@ class _Adam:
 
 
 def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
-    """Q^H x along every axis that has a basis; Q x on the way back.
-
-    Example:
-      >>> rotate(jnp.array([[1.0, 2.0]]), (None, jnp.array([[0.0, 1.0], [1.0, 0.0]])))
-      Array([[2., 1.]], dtype=float32)
-    """
+    """Q^H x along every axis that has a basis; Q x on the way back."""
     for axis, q in enumerate(bases):
         if q is not None:
             turned = jnp.tensordot(x, q if back else q.conj(), (axis, 1 if back else 0))
@@ -227,13 +222,7 @@ def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
 
 
 def eigenvectors(factor: jax.Array) -> jax.Array:
-    """Orthonormal columns, by descending eigenvalue.
-
-    Example:
-      >>> jnp.abs(eigenvectors(jnp.diag(jnp.array([1.0, 2.0]))))
-      Array([[0., 1.],
-             [1., 0.]], dtype=float32)
-    """
+    """Orthonormal columns, by descending eigenvalue."""
     return jnp.linalg.eigh(jax.lax.stop_gradient(factor))[1][:, ::-1]
 
 

@@ -15,10 +15,6 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
     Whole steps are counted exactly, in the dtype of the count. Nothing is subtracted that is
     larger: an unsigned count must not wrap. Of a `begin` between two steps the rest is taken off in
     floating point, and so is `most` kept to: rounding never puts it in another order.
-
-    Example:
-      >>> int(since(jnp.uint32(3), 5)), int(since(7, 5)), float(since(9, 5.5, most=2.5))
-      (0, 2, 2.5)
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)
@@ -29,12 +25,7 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
 
 
 def reached(count: Any, boundary: Any) -> jax.Array:
-    """Whether the count has come to a boundary.
-
-    Example:
-      >>> bool(reached(3, 3)), bool(reached(jnp.uint32(2), 2.5))
-      (True, False)
-    """
+    """Whether the count has come to a boundary."""
     count = jnp.asarray(count)
     whole = as_count(boundary, count)
     if _is_integer(count) and not is_whole(boundary):
@@ -43,22 +34,12 @@ def reached(count: Any, boundary: Any) -> jax.Array:
 
 
 def fraction(part: jax.Array, whole: Any) -> jax.Array:
-    """part / whole in floating point.
-
-    Example:
-      >>> float(fraction(jnp.int32(1), 4))
-      0.25
-    """
+    """part / whole in floating point."""
     return scalar(part) / scalar(whole)
 
 
 def scalar(value: Any) -> jax.Array:
-    """A float32, or what stands for it under `jax.enable_x64`.
-
-    Example:
-      >>> scalar(3)
-      Array(3., dtype=float32)
-    """
+    """A float32, or what stands for it under `jax.enable_x64`."""
     return jnp.asarray(value, jnp.result_type(float))
 
 
@@ -69,10 +50,6 @@ def numbers(who: str, **values: Any) -> list[Any]:
 
     Raises:
       ValueError: what is no number, or known and not finite.
-
-    Example:
-      >>> numbers("linear_schedule", init_value=1.0, end_value=np.float64(2))
-      [1.0, 2.0]
     """
     for name, value in values.items():
         check_number(
@@ -83,14 +60,7 @@ def numbers(who: str, **values: Any) -> list[Any]:
 
 
 def check_steps(who: str, least: int, **steps: Any) -> None:
-    """Refuses numbers of steps that are known to be too small.
-
-    Example:
-      >>> check_steps("cosine_decay_schedule", 1, decay_steps=0)
-      Traceback (most recent call last):
-      ...
-      ValueError: cosine_decay_schedule: expected decay_steps >= 1, got 0; ...
-    """
+    """Refuses numbers of steps that are known to be too small."""
     for name, value in steps.items():
         check_number(
             who,
@@ -102,24 +72,14 @@ def check_steps(who: str, least: int, **steps: Any) -> None:
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:
-    """Steps in the dtype of the count: whole ones, or the most that it holds, never passed.
-
-    Example:
-      >>> as_count(2**40, jnp.int32(0)), as_count(2.5, jnp.int32(0))
-      (Array(2147483647, dtype=int32), Array(2, dtype=int32))
-    """
+    """Steps in the dtype of the count: whole ones, or the most that it holds, never passed."""
     if _is_integer(count) and known(steps):
         steps = min(steps, np.iinfo(count.dtype).max)
     return jnp.asarray(steps, count.dtype)
 
 
 def is_whole(steps: Any) -> bool:
-    """Whether a number of steps is known to be whole, by its value or by its dtype.
-
-    Example:
-      >>> is_whole(3), is_whole(3.0), is_whole(2.5), is_whole(jnp.arange(3))
-      (True, True, False, True)
-    """
+    """Whether a number of steps is known to be whole, by its value or by its dtype."""
     return bool(steps % 1 == 0) if known(steps) else _is_integer(steps)
 
 

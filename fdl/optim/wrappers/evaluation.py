@@ -48,12 +48,7 @@ def eval_params(state: Any, params: Any) -> Any:
 
 
 def has_eval_params(state: Any, params: Any) -> bool:
-    """Whether `eval_params` can differ from `params`.
-
-    Example:
-      >>> has_eval_params((), {"w": 1.0})
-      False
-    """
+    """Whether `eval_params` can differ from `params`."""
     kinds = (SAMState, ScheduleFreeState, ParamsEmaState)
     return isinstance(params, LookaheadParams) or any(_parts(state, kind) for kind in kinds)
 

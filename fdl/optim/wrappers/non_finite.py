@@ -126,23 +126,13 @@ def zero_nans() -> GradientTransformationExtraArgs:
 
 
 def count_not_finite(tree: Any) -> jax.Array:
-    """How many elements are infinite or not a number.
-
-    Example:
-      >>> int(count_not_finite({"a": jnp.array([1.0, jnp.nan]), "b": jnp.array(-jnp.inf)}))
-      2
-    """
+    """How many elements are infinite or not a number."""
     wrong = [jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
     return jnp.asarray(sum(wrong), jnp.int32)
 
 
 def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any]:
-    """`step() -> (updates, state)` where the condition holds; else zeros, and the state as it was.
-
-    Example:
-      >>> step_if(jnp.array(False), lambda: (jnp.ones(1), jnp.ones(1)), jnp.zeros(1) + 3)
-      (Array([0.], dtype=float32), Array([3.], dtype=float32))
-    """
+    """`step()` where the condition holds, else zeros and the old state: (updates, state)."""
 
     def stepped() -> tuple[Any, Any]:
         updates, new = step()

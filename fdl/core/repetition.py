@@ -1,0 +1,205 @@
+"""The same block n times, each with weights of its own."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl.checks import check_count
+from fdl.core.combinators import remat
+from fdl.core.compilation import weak_jit
+from fdl.core.inputs import check_inputs, check_pass, missing
+from fdl.core.layer import Layer, as_layer, check_key, subkey
+from fdl.core.networks import those_of, wired
+from fdl.ops.fence import fence
+from fdl.paths import PathError, at, leaves
+from fdl.typing import Params, State
+
+FEW = 16
+
+
+def repeat(
+    block: Any,
+    n: int,
+    *,
+    scan: bool | None = None,
+    policy: Callable[..., bool] | None = None,
+    name: str = "repeat",
+) -> Layer:
+    """n equal blocks one after the other: y = f(...f(f(x, params["0"]), params["1"])...).
+
+    Two forms compute the same. Unrolled, the compiler sees n blocks, and steps are fastest.
+    Scanned, it sees one: compiling takes as long for any depth.
+
+    Args:
+      block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
+      n: how many, >= 1.
+      scan: whether to scan; by default for more than 16 blocks.
+      policy: what the backward pass finds saved, a value of `jax.checkpoint_policies`; the rest it
+        computes again. By default everything where unrolled, and the matrix products where scanned,
+        which is also the fastest there.
+      name: what the layer is called inside another network.
+
+    Returns:
+      A layer. In both forms params, state, random keys and paths are those of n layers called "0",
+      "1", ...; it hands an extra input to every block. In the scanned form the path of an error
+      reads `*` for the number, and `capture` of what is inside runs the unrolled form.
+
+    Raises:
+      ValueError: n below 1.
+      PathError: a block that changes the shape or dtype of x; params of blocks that differ.
+
+    Example:
+      >>> from fdl.layers import dense
+      >>> from fdl.core.networks import chain
+      >>> net = repeat(chain(dense(3), jnp.tanh), 2)
+      >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> list(leaves(params))
+      ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
+    """
+    n = check_count(name, "n", n, "say how many blocks there are")
+    inner = as_layer(block)
+    unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
+    scanned = n > FEW if scan is None else scan
+    return dataclasses.replace(
+        unrolled,
+        init=_Init(inner, n, name, scanned),
+        apply=_scanned(inner, n, name, policy) if scanned else unrolled.apply,
+    )
+
+
+def _unrolled(block: Layer, n: int, name: str) -> Layer:
+    children = {str(number): block for number in range(n)}
+
+    def forward(f: Any, x: Any, **given: Any) -> Any:
+        for child in children:
+            y = f[child](fence(x), **those_of(block, given))
+            with at(child):
+                _check_kept(x, y)
+            x = y
+        return x
+
+    return wired(forward, children, name)
+
+
+def _scanned(
+    block: Layer, n: int, name: str, policy: Callable[..., bool] | None
+) -> Callable[..., tuple[Any, State]]:
+    names = tuple(str(number) for number in range(n))
+    kept = policy or jax.checkpoint_policies.dots_saveable
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
+    ) -> tuple[Any, State]:
+        check_inputs(name, block.inputs or (), block.required, given)
+        check_pass(name, names, params, state, key, train)
+
+        own = _stack(params, names), _stack(state, names), _keys(key, names, name)
+        y, states = _scan(x, own, given, block=block, n=n, policy=kept, train=train)
+        return y, _unstack(states, names)
+
+    return apply
+
+
+@weak_jit(static=["block", "n", "policy", "train"], inline=True)
+def _scan(
+    x: Any,
+    own: Any,
+    given: dict[str, Any],
+    *,
+    block: Layer,
+    n: int,
+    policy: Callable[..., bool],
+    train: bool,
+) -> tuple[Any, State]:
+    """A program of its own, since a scan outside of `jax.jit` is compiled again at every call."""
+
+    def body(x: Any, own: Any) -> tuple[Any, State]:
+        params, state, key = own
+        with at("*"):
+            try:
+                y, new = block.apply(params, state, x, key=key, train=train, **given)
+            except KeyError as error:
+                raise missing(error, params, state) from error
+            _check_kept(x, y)
+        return y, new
+
+    # Inside a scan nothing can be merged across the two passes; forbidding it only costs.
+    body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(body, x, own, length=n)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Init:
+    """`init` of both forms: one key for each block, folded from its number's text."""
+
+    block: Layer
+    n: int
+    name: str
+    scanned: bool
+
+    def __call__(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:
+        check_inputs(self.name, self.block.inputs or (), self.block.required, given)
+        names = tuple(str(number) for number in range(self.n))
+        with at("*" if self.scanned else "0"):
+            made = {"0": self.block.init(subkey(key, "0"), x, **given)}
+            y, _ = jax.eval_shape(self.block.apply, *made["0"], x, **given)
+            _check_kept(x, y)
+        if isinstance(key, jax.core.Tracer):
+            # Inside a program, n times the same drawing would be compiled n times.
+            keys = _keys(key, names, self.name)
+            params, state = jax.vmap(lambda own: self.block.init(own, x, **given))(keys)
+            return _unstack(params, names), _unstack(state, names)
+        for each in names[1:]:
+            made[each] = self.block.init(subkey(key, each), x, **given)
+        params, state = ({each: own[i] for each, own in made.items() if own[i]} for i in (0, 1))
+        return params, state
+
+
+def _keys(key: Any, names: tuple[str, ...], layer: str) -> Any:
+    """`subkey` of every name, stacked."""
+    check_key(key, layer)
+    if key is None:
+        return None
+    numbers = jnp.asarray([zlib.crc32(each.encode()) for each in names], jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def _stack(tree: dict[str, Any], names: tuple[str, ...]) -> Any:
+    blocks = [tree.get(each, {}) for each in names]
+    first = leaves(blocks[0])
+    for each, own in zip(names, map(leaves, blocks), strict=True):
+        with at(each):
+            for path in [*first, *own]:
+                kinds = [_kind(there[path]) if path in there else "none" for there in (first, own)]
+                if kinds[0] != kinds[1]:
+                    raise PathError(
+                        f"expected {kinds[0]} as in block {names[0]}, got {kinds[1]}; pass the "
+                        "params and state that init made for this network",
+                        path,
+                    )
+    return jax.tree.map(lambda *each: jnp.stack(each), *blocks)
+
+
+def _unstack(stacked: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    if not jax.tree.leaves(stacked):
+        return {}
+    return {
+        each: jax.tree.map(lambda leaf, number=number: leaf[number], stacked)
+        for number, each in enumerate(names)
+    }
+
+
+def _check_kept(x: Any, y: Any) -> None:
+    if _kind(x) != _kind(y):
+        raise PathError(
+            f"expected a block that keeps x {_kind(x)}, so that another can follow, got "
+            f"{_kind(y)}; give its last layer as many features as x has"
+        )
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}"

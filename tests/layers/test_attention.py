@@ -1,0 +1,970 @@
+"""Attention against torch, Flax, JAX's own, and float64 NumPy written from the papers."""
+
+import functools
+import re
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+from fdl.layers.embeddings import alibi_slopes
+from tests.cases import LayerCase
+
+
+def _every_option():
+    return fdl.attention(
+        heads=4,
+        features=5,
+        head_features=2,
+        kv_heads=2,
+        causal=True,
+        window=3,
+        rotary=functools.partial(fdl.rotary, base=100.0, interleaved=True),
+        qk_norm=True,
+        scale=0.8,
+        soft_cap=3.0,
+        b_init=fdl.initializers.normal(0.5),
+    )
+
+
+def _packed_in_chunks():
+    def forward(f, x, *, context):
+        steps = jnp.arange(x.shape[-2])
+        seen = {"mask": context > -0.5, "bias": context}
+        return f.attend(x, **seen, segments=steps // 3, positions=steps % 3)
+
+    attend = fdl.attention(2, causal=True, rotary=True, alibi=True, bias=False, chunk=2)
+    return fdl.network(forward, attend=attend)
+
+
+# Without a rotation or norm between, softmax cannot see the bias of the keys: its gradient is 0,
+# and a law on relative errors would compare roundings. So plain entries are without bias.
+LAYERS = {
+    "attention": LayerCase(lambda: fdl.attention(2, bias=False), (2, 3, 4)),
+    "attention_every_option": LayerCase(_every_option, (2, 5, 6)),
+    "attention_packed_in_chunks": LayerCase(
+        _packed_in_chunks, (2, 5, 4), inputs={"context": (2, 2, 5, 5)}
+    ),
+    "attention_across": LayerCase(
+        lambda: fdl.attention(2, cross=True, kv_heads=1, bias=False),
+        (2, 3, 4),
+        inputs={"context": (2, 5, 3)},
+    ),
+}
+
+
+KEY = jax.random.key(0)
+B, T, H, G, K, V = 2, 7, 4, 2, 6, 5
+FLOATS = ["float16", "bfloat16", "float32", "float64"]
+
+
+def normals(seed, *shape, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def qkv(seed=0, dtype=np.float32, heads=H, groups=G, keys=T):
+    shapes = [(B, T, heads, K), (B, keys, groups, K), (B, keys, groups, V)]
+    return tuple(normals(seed + i, *shape, dtype=dtype) for i, shape in enumerate(shapes))
+
+
+@functools.cache
+def with_gradients(**options):
+    """`(q, k, v, rest) -> (y, gradients by q, k, v)`, every element of y counted differently."""
+
+    def total(q, k, v, rest):
+        y = fdl.dot_product_attention(q, k, v, **options, **rest)
+        weight = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (weight * y).sum(), y
+
+    def both(q, k, v, rest):
+        gradients, y = jax.grad(total, (0, 1, 2), has_aux=True)(q, k, v, rest)
+        return y, *gradients
+
+    return jax.jit(both)
+
+
+def assert_near(found, expected, bound):
+    """The largest difference, relative to the largest number of each array."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+def by_hand(q, k, v, *, seen, slopes=None, soft_cap=None):
+    """One query at a time, in float64; seen is [B, H, T, S]."""
+    q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
+    y = np.zeros((*q.shape[:3], v.shape[-1]))
+    for b, t, h in np.ndindex(*q.shape[:3]):
+        group = h // (q.shape[2] // k.shape[2])
+        scores = k[b, :, group] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        if soft_cap:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        if slopes is not None:
+            scores = scores - slopes[h] * np.abs(np.arange(len(scores)) - t)
+        which = np.flatnonzero(seen[b, h, t])
+        if len(which):
+            weights = np.exp(scores[which] - scores[which].max())
+            y[b, t, h] = weights @ v[b, which, group] / weights.sum()
+    return y
+
+
+def seen_by_rule(causal=False, window=None, segments=None, mask=None, keys=T):
+    t, s = np.ogrid[:T, :keys]
+    seen = np.ones((B, H, T, keys), bool)
+    if causal:
+        seen &= s <= t
+    if window:
+        seen &= abs(s - t) < window
+    if segments is not None:
+        seen &= (segments[:, :, None] == segments[:, None, :])[:, None]
+    return seen if mask is None else seen & np.asarray(mask)
+
+
+SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 0]])
+MASK = jnp.asarray(np.random.default_rng(7).random((B, H, T, T)) > 0.4).at[0, :, 2].set(False)
+RULES = {
+    "plain": {},
+    "causal": {"causal": True},
+    "window": {"window": 3},
+    "every_rule": {
+        "causal": True,
+        "window": 4,
+        "soft_cap": 1.5,
+        "slopes": alibi_slopes(H),
+        "segments": SEGMENTS,
+        "mask": MASK,
+    },
+    "masked_and_packed": {"segments": SEGMENTS, "mask": MASK[:, :1], "slopes": (1, 0.5, 0.1, 0)},
+}
+
+
+def split(rules):
+    rest = {name: rules[name] for name in ("mask", "segments") if name in rules}
+    return {name: value for name, value in rules.items() if name not in rest}, rest
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"), [*((name, None) for name in RULES), ("every_rule", 3), ("window", 3)]
+)
+def test_attention_is_the_loop_of_the_paper(name, chunk):
+    rules = RULES[name]
+    options, rest = split(rules)
+    names = ("causal", "window", "segments", "mask")
+    seen = seen_by_rule(**{name: rules[name] for name in names if name in rules})
+    shape = {name: rules[name] for name in ("slopes", "soft_cap") if name in rules}
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            q, k, v = qkv(dtype=dtype)
+            y = fdl.dot_product_attention(q, k, v, chunk=chunk, **options, **rest)
+            assert y.dtype == dtype
+            assert_near(y, by_hand(q, k, v, seen=seen, **shape), bound)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "dtype", "bound"),
+    [
+        ("every_rule", 2, "float64", 1e-12),
+        ("every_rule", 3, "float32", 1e-5),
+        ("masked_and_packed", 1, "float64", 1e-12),
+        ("window", 50, "float64", 1e-12),
+    ],
+)
+def test_in_chunks_the_numbers_and_gradients_are_the_same(name, chunk, dtype, bound):
+    options, rest = split(RULES[name])
+    with jax.enable_x64(dtype == "float64"):
+        data = qkv(3, dtype)
+        found = with_gradients(chunk=chunk, **options)(*data, rest)
+        assert_near(found, with_gradients(**options)(*data, rest), bound)
+
+
+def test_in_chunks_forward_mode_and_second_derivatives_work():
+    q, k, v = qkv(4)
+    tangents = qkv(9)
+    found, expected = (
+        jax.jit(
+            lambda *data, chunk=chunk: jax.jvp(
+                jax.grad(
+                    lambda q, k, v: jnp.sin(
+                        fdl.dot_product_attention(q, k, v, causal=True, chunk=chunk)
+                    ).sum(),
+                    (0, 1, 2),
+                ),
+                data[:3],
+                data[3:],
+            )
+        )(q, k, v, *tangents)
+        for chunk in (3, None)
+    )
+    assert_near(found, expected, 1e-5)
+
+
+def shapes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        for variable in [*equation.invars, *equation.outvars]:
+            yield getattr(variable.aval, "shape", ())
+        for value in equation.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda each: hasattr(each, "eqns")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from shapes_in(inner)
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_in_chunks_no_array_holds_all_scores_forward_or_backward(chunk):
+    """Long sequences, whose length 4096 is the only large number, traced and not run."""
+    long = 4096
+    shape = jax.ShapeDtypeStruct((1, long, 2, 8), "float32")
+    row_mask = jax.ShapeDtypeStruct((1, 1, 1, long), "bool")
+
+    def total(q, k, v, mask):
+        return fdl.dot_product_attention(q, k, v, causal=True, mask=mask, chunk=chunk).sum()
+
+    traced = jax.make_jaxpr(jax.value_and_grad(total, (0, 1, 2)))(shape, shape, shape, row_mask)
+    sizes = [np.prod(each, dtype=np.int64) for each in shapes_in(traced.jaxpr)]
+    assert len(sizes) > 100
+    # q itself has 16 numbers a token; 256 blocks of 256 scores would be all of them.
+    assert (max(sizes) >= long * long) == (chunk is None)
+    if chunk:
+        assert max(sizes) <= 64 * long
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_query_with_nothing_to_see_gives_zeros_and_finite_gradients(chunk):
+    q, k, v = (1e3 * each for each in qkv(5))
+    mask = jnp.ones((B, 1, T, T), bool).at[0, :, 2].set(False)
+    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": mask})
+    assert (y[0, 2] == 0).all() and (y[0, 1] != 0).all() and np.isfinite(y).all()
+    assert all(np.isfinite(each).all() for each in gradients)
+    assert (gradients[0][0, 2] == 0).all()
+    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": jnp.zeros((1, 1), bool)})
+    assert not any(np.asarray(each).any() for each in (y, *gradients))
+
+
+HIDING = {
+    "causal": {"causal": True},
+    "window": {"window": 2},
+    "segments": {"segments": jnp.arange(T) // 3},
+    "mask": {"mask": jnp.asarray(np.arange(T) % 3 > 0)[None] | jnp.eye(T, dtype=bool)},
+    "padding": {"mask": jnp.asarray(np.arange(T) < T - 2)[None]},
+    "later": {"causal": True, "start": jnp.int32(1)},
+}
+
+
+@functools.cache
+def hidden_from(name):
+    """bool [T, S]: which keys a query does not see."""
+    options = dict(HIDING[name])
+    far = np.arange(T) - np.arange(T)[:, None] - int(options.get("start", 0))
+    segments = np.asarray(options.get("segments", np.zeros(T)))
+    seen = (far <= 0) | (not options.get("causal", False))
+    seen &= (abs(far) < options.get("window", T)) & (segments == segments[:, None])
+    return ~(seen & np.asarray(options.get("mask", True)))
+
+
+@functools.cache
+def attending(name, chunk):
+    """(y, gradients) of the queries that `told` says, compiled."""
+
+    def loss(q, k, v, told):
+        y = fdl.dot_product_attention(q, k, v, chunk=chunk, **HIDING[name])
+        return jnp.where(told[:, None, None], jnp.sin(y), 0).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"), [*((name, None) for name in HIDING), ("causal", 3), ("segments", 2)]
+)
+def test_what_a_query_does_not_see_never_reaches_it(name, chunk):
+    """NaN or infinity as key or value: those who do not see it, and their gradients, are equal."""
+    q, k, v = qkv(7)
+    hidden, attend = hidden_from(name), attending(name, chunk)
+    (_, clean), _ = attend(q, k, v, jnp.ones(T, bool))
+    for place in (1, T - 1):
+        blind = hidden[:, place]
+        (_, _), wanted = attend(q, k, v, blind)
+        for bad in (np.nan, np.inf, -np.inf):
+            broken_v, broken_k = v.at[:, place, :, 1].set(bad), k.at[:, place, 0, 0].set(bad)
+            for keys, values in ((k, broken_v), (broken_k, v), (broken_k, broken_v)):
+                (_, y), gradients = attend(q, keys, values, blind)
+                np.testing.assert_array_equal(y[:, blind], clean[:, blind])
+                for found, expected in zip(gradients, wanted, strict=True):
+                    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            # Those who see it get just that, in that feature alone.
+            (_, y), _ = attend(q, k, broken_v, blind)
+            np.testing.assert_array_equal(y[:, ~blind, :, 1], np.full_like(y[:, ~blind, :, 1], bad))
+            np.testing.assert_array_equal(y[:, ~blind, :, 0], clean[:, ~blind, :, 0])
+            (_, y), _ = attend(q, broken_k, v, blind)
+            assert np.isnan(y[:, ~blind, : H // G]).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "chunk"), [(dtype, None) for dtype in FLOATS] + [("float32", 1), ("bfloat16", 2)]
+)
+def test_a_value_behind_a_mask_is_nothing(dtype, chunk):
+    with jax.enable_x64(dtype == "float64"):
+        q = k = jnp.zeros((2, 1, 4), dtype)
+        attend = functools.partial(fdl.dot_product_attention, q, k, chunk=chunk)
+        masked = jnp.array([[True, False]] * 2)
+        for bad in (np.nan, np.inf, -np.inf):
+            v = jnp.array([1.0, bad], dtype).reshape(2, 1, 1)
+            for call in (attend, jax.jit(attend)):
+                y = call(v, mask=masked)
+                assert y.dtype == jnp.dtype(dtype)
+                np.testing.assert_array_equal(np.asarray(y, np.float64).ravel(), [1, 1])
+            y = np.asarray(attend(v, causal=True), np.float64).ravel()
+            np.testing.assert_array_equal(y, [1, bad])
+        both = jnp.array([np.inf, -np.inf], dtype).reshape(2, 1, 1)
+        y = np.asarray(attend(both, causal=True), np.float64).ravel()
+        np.testing.assert_array_equal(y, [np.inf, np.nan])
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_one_example_that_is_not_finite_among_many_by_vmap(chunk):
+    q, k, v = qkv(8)
+    v = v.at[1, 3].set(jnp.nan)
+    attend = functools.partial(fdl.dot_product_attention, causal=True, chunk=chunk)
+    together = jax.jit(jax.vmap(attend))(q, k, v)
+    np.testing.assert_allclose(together, attend(q, k, v), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(together[0]).all() and np.isfinite(together[1, :3]).all()
+    assert np.isnan(together[1, 3:]).all()
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("options", [{}, {"causal": True}])
+def test_no_keys_give_zeros_and_no_queries_nothing(chunk, options):
+    attend = functools.partial(fdl.dot_product_attention, chunk=chunk, **options)
+    q, k, v = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 0, 2, 5)), jnp.ones((2, 0, 2, 6), jnp.bfloat16)
+    for call in (attend, jax.jit(attend)):
+        y = call(q, k, v)
+        assert (y.shape, y.dtype) == ((2, 3, 4, 6), jnp.bfloat16) and not np.asarray(y).any()
+    assert not np.asarray(jax.grad(lambda q: attend(q, k, v).sum())(q)).any()
+    assert attend(q[:, :0], jnp.ones((2, 3, 2, 5)), jnp.ones((2, 3, 2, 6))).shape == (2, 0, 4, 6)
+    assert attend(q[:, :0], k, v).shape == (2, 0, 4, 6)
+    layer = fdl.attention(2, chunk=chunk, **options)
+    params, _ = layer.init(jax.random.key(0), jnp.ones((2, 3, 4)))
+    assert layer.apply(params, {}, jnp.ones((2, 0, 4)))[0].shape == (2, 0, 4)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("cross", [False, True])
+def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cross):
+    """Not even in the weights of the projections, which padding goes through too."""
+    layer = fdl.attention(2, cross=cross, kv_heads=1, chunk=chunk)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 5, 4)), jnp.float32)
+    mask = jnp.asarray(np.arange(5) < 3)[None, None, None]
+    name = "context_mask" if cross else "mask"
+    given = {"context": x} if cross else {}
+    params, _ = layer.init(jax.random.key(0), x, **given)
+
+    @jax.jit
+    def of_real(params, padded):
+        given = {"context": padded} if cross else {}
+        y, _ = layer.apply(params, {}, x if cross else padded, **given, **{name: mask})
+        return jnp.sin(y[:, :3]).sum(), y
+
+    slopes = jax.grad(of_real, has_aux=True)
+    wanted, clean = slopes(params, x.at[:, 3:].set(0))
+    for bad in (np.nan, np.inf):
+        found, y = slopes(params, x.at[:, 3:].set(bad))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted
+        )
+        np.testing.assert_allclose(y[:, :3], clean[:, :3], rtol=1e-6)
+        assert np.isfinite(y).all() == cross
+
+
+def test_scores_far_below_others_count():
+    """A seen score of -1e31 was less than what stood for one that is not seen."""
+    q, k = jnp.full((1, 1, 1), 1e16), jnp.array([-1e15, -1e15 - 1e14, 1.0]).reshape(3, 1, 1)
+    v = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    for chunk in (None, 1):
+        mask = jnp.array([[True, True, False]])
+        y = fdl.dot_product_attention(q, k, v, mask=mask, chunk=chunk)
+        assert y.ravel().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_attention_is_that_of_jax(chunk):
+    q, k, v = qkv(6)
+    v = v[..., :3]
+    k = k[..., :3]
+    q = q[..., :3]
+    options = [
+        ({"window": 3}, {"local_window_size": 2}),
+        ({"window": 3, "causal": True}, {"local_window_size": (2, 0)}),
+    ]
+    seen = MASK[1:] | np.eye(T, dtype=bool)  # of nothing seen JAX gives a mean, and fdl zeros
+    for ours, theirs in options:
+        found = fdl.dot_product_attention(q, k, v, mask=seen, chunk=chunk, **ours)
+        expected = jax.nn.dot_product_attention(q, k, v, mask=seen, **theirs)
+        assert_near(found, expected, 1e-5)
+
+
+def torch_or_skip():
+    return pytest.importorskip("torch", reason="attention was not compared with torch's")
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_attention_is_that_of_torch(chunk):
+    torch = torch_or_skip()
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            data = qkv(8, dtype)
+            theirs = [torch.tensor(np.asarray(x)).transpose(1, 2).requires_grad_() for x in data]
+            y = torch.nn.functional.scaled_dot_product_attention(
+                *theirs, is_causal=True, enable_gqa=True
+            )
+            weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype))
+            (weight.reshape(B, T, H, V).transpose(1, 2) * y).sum().backward()
+            expected = [each.transpose(1, 2).detach() for each in (y, *(t.grad for t in theirs))]
+            found = with_gradients(causal=True, chunk=chunk)(*data, {})
+            assert_near(found, [np.asarray(each) for each in expected], bound)
+
+
+BIASES = {"whole": (B, H, T, T), "of_heads": (1, H, 1, T), "of_keys": (B, 1, 1, T), "one": (T, T)}
+
+
+@pytest.mark.parametrize(("name", "chunk"), [*((name, 3) for name in BIASES), ("whole", None)])
+def test_a_bias_and_a_scale_and_their_gradients_are_those_of_torch(name, chunk):
+    """With minus infinity in the bias, which hides as a mask does."""
+    torch = torch_or_skip()
+    with jax.enable_x64(True):
+        data = qkv(8, "float64")
+        rng = np.random.default_rng(3)
+        bias = rng.standard_normal(BIASES[name])
+        bias[..., -1] = np.where(rng.random(bias.shape[:-1]) < 0.5, -np.inf, bias[..., -1])
+        theirs = [torch.tensor(np.asarray(x)).transpose(1, 2).requires_grad_() for x in data]
+        added, scale = torch.tensor(bias).requires_grad_(), torch.tensor(0.3, dtype=torch.float64)
+        scale.requires_grad_()
+        # torch's scale is a number; through the queries it has a gradient.
+        y = torch.nn.functional.scaled_dot_product_attention(
+            theirs[0] * scale, *theirs[1:], attn_mask=added, scale=1.0, enable_gqa=True
+        )
+        weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(B, T, H, V)
+        (weight.transpose(1, 2) * y).sum().backward()
+        expected = [each.transpose(1, 2).detach() for each in (y, *(t.grad for t in theirs))]
+
+        def total(data, bias, scale):
+            y = fdl.dot_product_attention(*data, bias=bias, scale=scale, chunk=chunk)
+            return (jnp.asarray(weight.numpy()) * y).sum(), y
+
+        slopes = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+        (own, of_bias, of_scale), y = slopes(data, jnp.asarray(bias), 0.3)
+        assert_near([y, *own], [np.asarray(each) for each in expected], 1e-10)
+        assert_near([of_bias, of_scale], [added.grad.numpy(), scale.grad.numpy()], 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_bias_and_a_scale_are_those_of_jax(chunk):
+    q, k, v = qkv(6)
+    k, v = k[..., :3], v[..., :3]
+    q = q[..., :3]
+    bias = jnp.asarray(np.random.default_rng(4).standard_normal((1, H, T, T)), jnp.float32)
+    seen = MASK[1:] | np.eye(T, dtype=bool)
+    rules = {"mask": seen, "bias": bias, "scale": 0.7}
+    found = fdl.dot_product_attention(q, k, v, chunk=chunk, **rules)
+    assert_near(found, jax.nn.dot_product_attention(q, k, v, **rules), 1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
+    """A bias of NaN or infinity behind a mask, and a query whose bias hides all keys."""
+    q, k, v = qkv(5)
+    bias = jnp.zeros((B, H, T, T)).at[..., 2].set(jnp.inf).at[..., 3].set(jnp.nan)
+    seen = jnp.ones((T, T), bool).at[:, 2:4].set(False)
+    hidden = jnp.where(seen, 0, -jnp.inf).at[1].set(-jnp.inf)
+
+    def attend(q, bias, mask=None, k=k):
+        y = fdl.dot_product_attention(q, k, v, bias=bias, mask=mask, chunk=chunk)
+        return jnp.cos(y).sum(), y
+
+    slopes = jax.jit(jax.grad(attend, (0, 1), has_aux=True))
+    expected = jax.jit(jax.grad(attend, has_aux=True))(q, None, seen)
+    (of_q, of_bias), y = slopes(q, bias, seen)
+    assert_near([of_q, y], expected, 1e-6)
+    assert (of_bias[..., 2:4] == 0).all()
+    (of_q, of_bias), y = slopes(q, hidden, k=k.at[:, 3].set(jnp.nan))
+    assert_near(y[:, 2:], expected[1][:, 2:], 1e-6)
+    assert (y[:, 1] == 0).all()
+    assert jnp.isfinite(of_q).all()
+    assert (of_bias[1] == 0).all()
+    # However small a bias makes its weight, a key that is seen is seen.
+    far = jnp.zeros((T, T)).at[:, 3].set(-1e4)
+    assert jnp.isnan(attend(q, far, k=k.at[:, 3].set(jnp.nan))[1]).all()
+
+
+def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((B, 5, 8)), jnp.float32)
+    bias = jnp.asarray(np.random.default_rng(1).standard_normal((1, 2, 5, 5)), jnp.float32)
+    layer = fdl.attention(2, causal=True, scale=0.9)
+    params, state = layer.init(KEY, x)
+    apply, decode = jax.jit(layer.apply), jax.jit(functools.partial(fdl.decode, layer))
+    whole, _ = apply(params, state, x, bias=bias)
+    q, k, v = (
+        (x @ params[each]["w"] + params[each]["b"]).reshape(B, 5, 2, 4) for each in ("q", "k", "v")
+    )
+    y = fdl.dot_product_attention(q, k, v, bias=bias, scale=0.9, causal=True)
+    assert_near(whole, y.reshape(B, 5, 8) @ params["out"]["w"] + params["out"]["b"], 1e-6)
+    in_chunks = fdl.attention(2, causal=True, scale=0.9, chunk=2)
+    assert_near(jax.jit(in_chunks.apply)(params, state, x, bias=bias)[0], whole, 1e-6)
+    cache = fdl.start_decoding(layer, params, x[:, :2], 5)
+    first, cache = decode(params, cache, x[:, :2], bias=bias[:, :, :2])
+    last, cache = decode(params, cache, x[:, 2:], bias=bias[:, :, 2:])
+    assert_near(jnp.concatenate([first, last], 1), whole, 1e-6)
+    across = fdl.attention(2, cross=True, scale=0.9)
+    same = jax.jit(across.apply)(params, {}, x, context=x, context_bias=bias)[0]
+    expected = jax.jit(fdl.attention(2, scale=0.9).apply)(params, {}, x, bias=bias)[0]
+    assert_near(same, expected, 1e-6)
+
+
+def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 6)), jnp.float32)
+    layer = fdl.attention(2)
+    params, _ = layer.init(KEY, x)
+    hides = jnp.zeros((1, 4)).at[0, 3].set(-jnp.inf)
+
+    def loss(params, x):
+        return layer.apply(params, {}, x, bias=hides)[0][:, :3].sum()
+
+    slopes = jax.jit(jax.grad(loss))
+    assert_near(slopes(params, x.at[:, 3].set(jnp.nan)), slopes(params, x), 1e-6)
+
+
+# The layer.
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_layer_is_that_of_torch(cross):
+    torch = torch_or_skip()
+    for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            x = normals(1, B, T, 12, dtype=dtype)
+            context = normals(2, B, 5, 8, dtype=dtype) if cross else x
+            inputs = {"context": context} if cross else {}
+            seen = jnp.asarray(np.random.default_rng(3).random((B, 1, 1, context.shape[1])) > 0.3)
+            mask_name = "context_mask" if cross else "mask"
+            layer = fdl.attention(3, cross=cross, b_init=fdl.initializers.normal(0.5))
+            params, _ = layer.init(KEY, x, **inputs)
+            other = torch.nn.MultiheadAttention(
+                *(12, 3),
+                kdim=context.shape[-1],
+                vdim=context.shape[-1],
+                batch_first=True,
+                dtype=getattr(torch, dtype),
+            )
+            flat = {name: params[name] for name in ("q", "k", "v")}
+            with torch.no_grad():
+                weights = [torch.tensor(np.asarray(each["w"].T)) for each in flat.values()]
+                if cross:
+                    other.q_proj_weight.copy_(weights[0])
+                    other.k_proj_weight.copy_(weights[1])
+                    other.v_proj_weight.copy_(weights[2])
+                else:
+                    other.in_proj_weight.copy_(torch.cat(weights))
+                other.in_proj_bias.copy_(
+                    torch.tensor(np.concatenate([each["b"] for each in flat.values()]))
+                )
+                other.out_proj.weight.copy_(torch.tensor(np.asarray(params["out"]["w"].T)))
+                other.out_proj.bias.copy_(torch.tensor(np.asarray(params["out"]["b"])))
+            tx, tc = (torch.tensor(np.asarray(each), requires_grad=True) for each in (x, context))
+            ignored = torch.tensor(~np.asarray(seen[:, 0, 0]))
+            ty, _ = other(tx, tc, tc, key_padding_mask=ignored)
+            torch.sin(ty).sum().backward()
+
+            def total(params, x, context):
+                given = {"context": context} if cross else {}
+                context = context if cross else x
+                y, _ = layer.apply(params, {}, x, **{**given, mask_name: seen})
+                return jnp.sin(y).sum(), y
+
+            gradients, y = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(params, x, context)
+            assert_near(y, ty.detach().numpy(), bound)
+            by_x = tx.grad if cross else tx.grad + tc.grad
+            assert_near(gradients[1], by_x.numpy(), bound)
+            if cross:
+                assert_near(gradients[2], tc.grad.numpy(), bound)
+            assert_near(gradients[0]["out"]["w"], other.out_proj.weight.grad.numpy().T, bound)
+            by_q = other.q_proj_weight.grad if cross else other.in_proj_weight.grad[:12]
+            assert_near(gradients[0]["q"]["w"], by_q.numpy().T, bound)
+
+
+def test_the_layer_is_that_of_flax(standard_promotion):
+    x = normals(1, B, T, 12)
+    layer = fdl.attention(
+        3, features=5, head_features=4, qk_norm=False, b_init=fdl.initializers.normal(0.5)
+    )
+    params, _ = layer.init(KEY, x)
+    other = flax.linen.MultiHeadDotProductAttention(3, qkv_features=12, out_features=5)
+    theirs = {
+        **{
+            full: {
+                "kernel": params[name]["w"].reshape(12, 3, 4),
+                "bias": params[name]["b"].reshape(3, 4),
+            }
+            for full, name in (("query", "q"), ("key", "k"), ("value", "v"))
+        },
+        "out": {"kernel": params["out"]["w"].reshape(3, 4, 5), "bias": params["out"]["b"]},
+    }
+    mask = MASK[:, :1]
+
+    def ours_total(params, x):
+        y, _ = layer.apply(params, {}, x, mask=mask.at[0, :, 2].set(True))
+        return jnp.sin(y).sum(), y
+
+    def their_total(params, x):
+        y = other.apply({"params": params}, x, mask=mask.at[0, :, 2].set(True))
+        return jnp.sin(y).sum(), y
+
+    found, y = jax.jit(jax.grad(ours_total, (0, 1), has_aux=True))(params, x)
+    expected, their_y = jax.jit(jax.grad(their_total, (0, 1), has_aux=True))(theirs, x)
+    assert_near(y, their_y, 1e-5)
+    assert_near(found[1], expected[1], 1e-5)
+    for full, name in (("query", "q"), ("value", "v"), ("out", "out")):
+        assert_near(found[0][name]["w"].ravel(), expected[0][full]["kernel"].ravel(), 1e-5)
+        assert_near(found[0][name]["b"].ravel(), expected[0][full]["bias"].ravel(), 1e-5)
+
+
+def test_every_option_together_is_the_paper_by_hand():
+    """Grouped, rotated, normalized, capped, sloped, windowed and packed, in float64."""
+    with jax.enable_x64(True):
+        x = normals(1, B, T, 10, dtype=np.float64)
+        layer = fdl.attention(
+            *(H,),
+            features=7,
+            head_features=K,
+            kv_heads=G,
+            causal=True,
+            window=4,
+            rotary=functools.partial(fdl.rotary, base=50.0),
+            alibi=True,
+            qk_norm=True,
+            soft_cap=2.0,
+            b_init=fdl.initializers.normal(0.5),
+        )
+        params, _ = layer.init(KEY, x)
+        moved = jax.tree.map(
+            lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
+        )
+        positions = jnp.array([[0, 3, 4, 0, 2, 0, 5], [0, 1, 5, 3, 9, 6, 0]])
+        y, _ = layer.apply(moved, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
+        w = jax.tree.map(np.asarray, moved)
+
+        def part(name, heads):
+            h = (np.asarray(x) @ w[name]["w"] + w[name]["b"]).reshape(B, T, heads, K)
+            if name == "v":
+                return h
+            h = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}_norm"]["scale"]
+            return rotated_by_hand(h, np.asarray(positions), 50.0, False)
+
+        seen = seen_by_rule(True, 4, SEGMENTS, MASK)
+        mixed = by_hand(
+            *(part("q", H), part("k", G), part("v", G)),
+            seen=seen,
+            slopes=[2.0 ** (-2 * i) for i in range(1, H + 1)],
+            soft_cap=2.0,
+        )
+        expected = mixed.reshape(B, T, H * K) @ w["out"]["w"] + w["out"]["b"]
+        assert_near(y, expected, 1e-10)
+
+
+# Positions.
+
+
+def rotated_by_hand(x, positions, base, interleaved):
+    """Multiplication by complex numbers, as in section 3.4.2 of the paper."""
+    half = x.shape[-1] // 2
+    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    turn = np.exp(1j * positions[..., None, None] * base ** (-np.arange(half) / half))
+    turned = (first + 1j * second) * turn
+    if interleaved:
+        return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_turns_pairs_as_the_paper_says(interleaved):
+    positions = np.array([[0, 3, 1, 900, 5, 6, 7], [1, 2, 3, 4, 5, 6, 2000]])
+    for dtype, bound in (("float32", 3e-4), ("float64", 1e-10)):
+        with jax.enable_x64(dtype == "float64"):
+            x = normals(1, B, T, H, K, dtype=dtype)
+            found = fdl.rotary(x, positions, base=300.0, interleaved=interleaved)
+            expected = rotated_by_hand(np.asarray(x, np.float64), positions, 300.0, interleaved)
+            assert found.dtype == dtype
+            assert_near(found, expected, bound)
+            near = fdl.rotary(x, positions % 10, base=300.0, interleaved=interleaved)
+            exact = rotated_by_hand(np.asarray(x, np.float64), positions % 10, 300.0, interleaved)
+            assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_part_of_the_features_turns_by_base_or_by_tables(tables, interleaved):
+    positions = np.array([[4, 3, 1, 19, 5, 6, 7], [1, 2, 0, 4, 5, 6, 12]])
+    x = normals(1, B, T, H, 10)
+    if tables:
+        turn = np.arange(20)[:, None] * 50.0 ** (-np.arange(3) / 3)
+        by = {"cos": np.cos(turn).astype("f"), "sin": np.sin(turn).astype("f")}
+        found = fdl.rotary_by_tables(x, positions, **by, interleaved=interleaved)
+    else:
+        found = fdl.rotary(x, positions, base=50.0, features=6, interleaved=interleaved)
+    turned = rotated_by_hand(np.asarray(x[..., :6], np.float64), positions, 50.0, interleaved)
+    assert_near(found[..., :6], turned, 1e-6)
+    np.testing.assert_array_equal(found[..., 6:], x[..., 6:])
+
+
+def test_tables_have_no_angle_for_a_position_outside():
+    half = jnp.full((4, 1), 0.5)
+    y = fdl.rotary_by_tables(jnp.ones((3, 1, 4)), jnp.array([3, 4, -1]), cos=half, sin=half)
+    np.testing.assert_array_equal(y[:, 0, :2], [[0, 1], [np.nan] * 2, [np.nan] * 2])
+
+
+@pytest.mark.parametrize("features", [3, 0, 2.0, True])
+def test_rotary_refuses_features_that_are_no_pairs(features):
+    message = (
+        f"rotary: expected features that are even and >= 2, got {features}; leave features out to "
+        "turn all"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        fdl.rotary(normals(1, T, 1, 4), jnp.arange(T), features=features)
+
+
+def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit():
+    x, at, table = normals(1, T, 1, 4), jnp.arange(T), jnp.ones((9, 3))
+    message = (
+        f"expected x [..., T, H, K] with K >= 6 and positions [..., T], got x [{T}, 1, 4] and "
+        f"positions [{T}]; give heads as many features as turn, and every token a position"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(f"rotary: {message}") + "$"):
+        fdl.rotary(x, at, features=6)
+    by_tables = "^" + re.escape(f"rotary_by_tables: {message}") + "$"
+    with pytest.raises(fdl.PathError, match=by_tables):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table)
+    message = (
+        "rotary_by_tables: expected cos and sin [L, R / 2] and integer positions, got cos [9, 3], "
+        "sin [9, 2] and positions int32; give each pair of features one column"
+    )
+    with pytest.raises(fdl.PathError, match="^" + re.escape(message) + "$"):
+        fdl.rotary_by_tables(x, at, cos=table, sin=table[:, :2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("base", [10_000.0, 5e5, 0.5])
+def test_rotary_is_the_formula_however_far(dtype, base):
+    """A float32 product of position and frequency is wrong by 0.03 at a million."""
+    far = np.array([0, -7, 10_000, 999_999, 2**24 + 1, 2**31 - 1, -(2**31)])
+    with jax.enable_x64(dtype == "float64"):
+        x = np.random.default_rng(0).standard_normal((len(far), 2, 16))
+        x = jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype)
+        turn = jax.jit(functools.partial(fdl.rotary, base=base))
+        every = [jnp.asarray(far, "int32"), jnp.asarray(far + 0.25, dtype)]
+        for positions in every:
+            exact = np.asarray(positions, np.float64)[:, None, None] * base ** -(np.arange(8) / 8)
+            cos, sin = np.cos(exact), np.sin(exact)
+            a, b = np.split(np.asarray(x, np.float64), 2, -1)
+            y = np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+            # The formula itself rounds its angle to 1e-16 of its size.
+            bound = (5e-7 if dtype == "float32" else 1e-14) + 2e-16 * abs(exact).max()
+            assert abs(np.asarray(turn(x, positions)) - y).max() <= bound
+        slope = jax.grad(lambda p: fdl.rotary(x[:1], p, base=base)[0, 0, 0])(jnp.ones(1, dtype))
+        a, b = float(x[0, 0, 0]), float(x[0, 0, 8])
+        np.testing.assert_allclose(slope, [-a * np.sin(1.0) - b * np.cos(1.0)], rtol=1e-5)
+
+
+def test_scores_of_rotated_heads_depend_on_distance_alone():
+    q, k = normals(1, T, 1, 8), normals(2, T, 1, 8)
+    scores = [
+        jnp.einsum("thk,shk->ts", fdl.rotary(q, at), fdl.rotary(k, at))
+        for at in (jnp.arange(T), jnp.arange(T) + 100)
+    ]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-4)
+    assert np.abs(scores[0] - jnp.einsum("thk,shk->ts", q, k)).max() > 0.1
+
+
+def test_the_slopes_of_alibi():
+    assert alibi_slopes(8) == tuple(2.0**-i for i in range(1, 9))
+    # As the authors' code gives them for heads that are no power of two.
+    np.testing.assert_allclose(
+        alibi_slopes(6), [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125], rtol=1e-12
+    )
+    assert alibi_slopes(1) == (2.0**-8,)
+
+
+# What else the layer promises.
+
+
+def test_attention_maps_are_captured_and_dropped_in_training():
+    x = normals(1, B, T, 12)
+    layer = fdl.attention(3, causal=True, dropout_rate=0.5)
+    model = fdl.chain(attend=layer)
+    params, state = model.init(KEY, x)
+    look = fdl.capture(model, "attend/weights")
+    weights = look(params, state, x)["attend/weights"]
+    assert weights.shape == (B, 3, T, T)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert (np.triu(np.asarray(weights[0, 0]), 1) == 0).all()
+    dropped = look(params, state, x, key=KEY, train=True)["attend/weights"]
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped, np.where(kept, 2 * weights, 0), rtol=1e-6)
+    assert 0.3 < kept[weights != 0].mean() < 0.7
+
+
+def test_paths_of_a_layer_and_its_input_of_the_context_only():
+    x, context = normals(1, B, T, 12), normals(2, B, 5, 8)
+    block = fdl.chain(
+        own=fdl.attention(3, kv_heads=1), other=fdl.attention(2, cross=True, bias=False)
+    )
+    params, state = block.init(KEY, x, context=context)
+    shapes = {path: leaf.shape for path, leaf in fdl.paths.leaves(params).items()}
+    assert shapes["own/q/w"] == (12, 12) and shapes["own/k/w"] == (12, 4)
+    assert shapes["other/k/w"] == (8, 12) and "other/k/b" not in shapes
+    y, _ = block.apply(params, state, x, context=context)
+    first, _ = block.children["own"].apply(params["own"], {}, x)
+    second, _ = block.children["other"].apply(params["other"], {}, first, context=context)
+    np.testing.assert_array_equal(y, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"heads": 6, "kv_heads": 4},
+            "expected kv_heads that divide the heads, got heads 6 and kv_heads 4; "
+            "kv_heads=None gives each head keys and values of its own",
+        ),
+        (
+            {"heads": 0},
+            "expected heads >= 1, an integer, got 0; say into how many parts the features fall",
+        ),
+        (
+            {"heads": 2, "window": 0},
+            "expected window >= 1, an integer, got 0; leave window out for the default",
+        ),
+        (
+            {"heads": 2, "cross": True, "causal": True},
+            "expected cross without causal, window, rotary and alibi, got one of them; tokens of x "
+            "and of context have no common order",
+        ),
+        (
+            {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
+            "expected dropout_rate 0 beside a chunk, got chunk 8 and dropout_rate 0.5; "
+            "the form in chunks never holds the weights to be dropped",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"^attention: {message}$"):
+        fdl.attention(**options)
+
+
+def test_the_pure_function_refuses_what_does_not_fit():
+    q, k, v = qkv()
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected q \[\.\.\., T, H, K\], k \[\.\.\., S, G, K\], "
+        r"v \[\.\.\., S, G, V\] with G a divisor of H, got q \[2, 7, 4, 6\], k \[2, 7, 2, 6\], "
+        r"v \[2, 6, 2, 5\]; split the features of each into heads with reshape$",
+    ):
+        fdl.dot_product_attention(q, k, v[:, 1:])
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected no on_weights beside a chunk, got chunk 2; the "
+        r"form in chunks holds no weights to work on: leave one of the two out$",
+    ):
+        fdl.dot_product_attention(q, k, v, chunk=2, on_weights=jnp.sin)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^dot_product_attention: expected bias floating \[2, 4, 7, 7\] or \[7, 7\], or 1 "
+        r"for any of the numbers, got bool \[7, 7\]; one of heads alone is bias\[:, None, None\], "
+        r"and one that is bool is a mask$",
+    ):
+        fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
+    with pytest.raises(
+        ValueError,
+        match=r"^dot_product_attention: expected a finite scale, got inf; None takes 1 / "
+        r"sqrt\(K\), of K features of a query$",
+    ):
+        fdl.dot_product_attention(q, k, v, scale=jnp.inf)
+
+
+SEEDED_BUGS = {
+    "fdl/layers/transformer.py": (
+        "layers/test_attention.py",
+        [
+            ("x, context, broken = self.spared(", "_, _, broken = self.spared("),
+            ('Pairs(seen["mask"], seen["bias"]).seen()', 'seen["mask"]'),
+            ("mask=context_mask, bias=context_bias", "mask=context_mask"),
+            ("scale=scale,\n        soft_cap", "soft_cap"),
+            ("y if broken is None else jnp.where(broken, jnp.nan, y)", "y"),
+            ("q, k = f.q_norm(q), f.k_norm(k)", "q, k = f.q_norm(q), f.q_norm(k)"),
+            (
+                "_by_head(f.v(context, like=x), self.kv_heads)",
+                "_by_head(f.v(x, like=x), self.heads)",
+            ),
+            ("if positions is None else positions", "if True else positions"),
+            ("dropout(dropout_rate, name", "dropout(0.0, name"),
+        ],
+    ),
+    "fdl/ops/attention_scores.py": (
+        "layers/test_attention.py",
+        [
+            ("(ahead <= 0)", "(ahead < 0)"),
+            ("(ahead <= 0)", "(ahead <= 1)"),
+            ("jnp.abs(ahead) < self.window", "jnp.abs(ahead) <= self.window"),
+            ("/ math.sqrt(max(features, 1))", "/ max(features, 1)"),
+            (
+                "keys.place[-1] > queries.place[0] - self.window",
+                "keys.place[-1] > queries.place[0]",
+            ),
+            ("scores - fall", "scores + fall"),
+            ("scores + bias.astype", "scores - bias.astype"),
+            ("scores * jnp.asarray(self.scale", "scores / jnp.asarray(self.scale"),
+            ("shown if self.mask is None else self.mask & shown", "self.mask"),
+            ("shown if self.mask is None else self.mask & shown", "shown"),
+            ("UNSEEN = -1e38", "UNSEEN = -1e30"),
+        ],
+    ),
+    "fdl/ops/attention.py": (
+        "layers/test_attention.py",
+        [
+            ("jnp.where(total == 0, 1, total)", "total"),
+            ("jnp.where(seen, jnp.exp(scores - largest), 0)", "jnp.exp(scores - largest)"),
+            ("v=_finite(v)", "v=v"),
+            ("k=_finite(k)", "k=k"),
+            ("no_key | jnp.isnan(keys.v)", "jnp.isnan(keys.v)"),
+            ("(keys.v == sign * jnp.inf)", "(keys.v == jnp.inf)"),
+            ("y = _spoiled(y, queries, keys, pairs, scoring, chunk)", "y = y"),
+            ("dataclasses.replace(scoring, alike=True)", "scoring"),
+            ("if not (q.shape[-3] and k.shape[-3]):", "if False:"),
+        ],
+    ),
+    "fdl/ops/attention_blocks.py": (
+        "layers/test_attention.py",
+        [
+            ("so_far.total * kept", "so_far.total"),
+            ("Pairs(*(y if x is None else x for", "Pairs(*(y for"),
+            ("_split_pairs(pairs, -2, rows)", "_split_pairs(pairs, -1, rows)"),
+            ("so_far.mixed * _of_rows(kept)", "so_far.mixed"),
+            ("    @jax.checkpoint\n    def of_queries", "    def of_queries"),
+            ("x[-1] + 1 + jnp.arange", "x[-1] - jnp.arange"),
+        ],
+    ),
+    "fdl/layers/embeddings.py": (
+        "layers/test_attention.py",
+        [
+            ("first * cos - second * sin", "first * cos + second * sin"),
+            ("pairs = (features or x.shape[-1]) // 2", "pairs = x.shape[-1] // 2"),
+            ("rows(table, positions)", "table[: positions.shape[-1]]"),
+            ("(np.arange(count) / count)", "(np.arange(count) / (2 * count))"),
+            ("jnp.asarray(fixed % 2**32, jnp.uint32)", "jnp.asarray(fixed + 1, jnp.uint32)"),
+            (".astype(dtype) * rest)", ".astype(dtype) * 0 * rest)"),
+            ("jax.lax.rem(whole,", "jnp.mod(whole,"),
+            ("2 ** (-4 * i / below)", "2 ** (-8 * i / below)"),
+        ],
+    ),
+}

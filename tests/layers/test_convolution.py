@@ -1,0 +1,797 @@
+"""Convolutions against torch, Flax and XLA's own gradients, in numbers; what CPU programs hold."""
+
+import functools
+import re
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from jax import export
+
+import fdl
+from fdl.ops import convolution, convolution_cpu
+from fdl.ops.windows import Window
+from tests.cases import LayerCase
+
+LAYERS = {
+    "conv": LayerCase(lambda: fdl.conv(3, (2, 3)), (2, 4, 3, 2)),
+    "conv_options": LayerCase(
+        lambda: fdl.conv(
+            4,
+            (3, 2),
+            stride=(2, 1),
+            padding=((2, 0), 1),
+            dilation=(1, 2),
+            groups=2,
+            w_init=fdl.initializers.he_uniform,
+            b_init=fdl.initializers.normal(0.5),
+            name="stem",
+        ),
+        (2, 2, 5, 3, 4),
+    ),
+    "conv_causal": LayerCase(
+        lambda: fdl.conv(2, (3,), padding="CAUSAL", dilation=2, bias=False), (2, 5, 3)
+    ),
+    "conv_of_volumes": LayerCase(
+        lambda: fdl.conv(2, (2, 1, 2), stride=2, padding="CIRCULAR"), (1, 3, 2, 4, 2)
+    ),
+    "conv_of_one_integer": LayerCase(lambda: fdl.conv(2, 2, stride=2), (2, 4, 3, 2)),
+    "conv_transpose": LayerCase(lambda: fdl.conv_transpose(3, (3, 2), stride=2), (2, 2, 3, 2)),
+    "conv_transpose_options": LayerCase(
+        lambda: fdl.conv_transpose(
+            4, (3,), stride=2, padding=1, output_padding=1, dilation=2, groups=2
+        ),
+        (2, 3, 6),
+    ),
+    "depthwise_conv": LayerCase(
+        lambda: fdl.depthwise_conv((3, 2), multiplier=2, stride=(2, 1)), (2, 4, 3, 3)
+    ),
+    "separable_conv": LayerCase(
+        lambda: fdl.separable_conv(3, (2, 2), padding="REFLECT"), (2, 3, 3, 2)
+    ),
+}
+
+
+KEY = jax.random.key(0)
+BOUNDS = {"float32": 1e-5, "float64": 1e-10}
+
+
+def normals(seed, *shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def assert_near(found, expected, bound):
+    """The largest error relative to the largest number."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+
+
+def drawn(layer, x):
+    """Parameters of the right shapes; without `init`, whose random numbers cost a compilation."""
+    params, state = jax.eval_shape(layer.init, KEY, x)
+    assert state == {}
+    leaves, tree = jax.tree.flatten(params)
+    moved = [normals(7 + i, *leaf.shape, dtype=x.dtype) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, moved)
+
+
+def with_gradients(layer, params, x, dy):
+    """y, and the gradients of sum(y * dy) by the parameters and by x, in one program."""
+
+    @jax.jit
+    def both(params, x, dy):
+        y, back = jax.vjp(lambda params, x: layer.apply(params, {}, x)[0], params, x)
+        return y, *back(dy)
+
+    return both(params, x, dy)
+
+
+# Torch.
+
+PADDED = {"CIRCULAR": "circular", "REFLECT": "reflect", "EDGE": "replicate"}
+
+# Sizes, channels, features and the arguments of conv, all of them away from their defaults.
+CONVOLUTIONS = {
+    "sequence": ((9,), 4, 6, (3,), {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}),
+    "image": ((7, 8), 3, 5, (3, 2), {"stride": (2, 3), "padding": (1, 2), "dilation": (1, 2)}),
+    "pairs": ((6, 5), 2, 3, (2, 3), {"padding": ((2, 0), (0, 1)), "stride": (1, 2)}),
+    "groups": ((6, 5), 6, 9, (3, 2), {"padding": 1, "groups": 3, "stride": 2}),
+    "narrow": ((20, 5), 6, 6, (3, 2), {"padding": (2, 1), "groups": 3, "dilation": (2, 1)}),
+    "volume": ((4, 5, 3), 2, 4, (2, 3, 1), {"padding": (1, 0, 1), "stride": (1, 2, 2)}),
+    "wide": ((4,), 2, 3, (2,), {"padding": ((3, 5),), "stride": 3}),
+    "same": ((6, 5), 2, 3, (4, 3), {"padding": "SAME", "dilation": (1, 2)}),
+    "valid": ((6, 5), 2, 3, (4, 3), {"padding": "VALID", "bias": False}),
+    "circular": ((6, 5), 2, 3, (4, 3), {"padding": "CIRCULAR"}),
+    "reflect": ((6, 5), 2, 3, (4, 3), {"padding": "REFLECT", "dilation": (1, 2)}),
+    "edge": ((6,), 2, 3, (4,), {"padding": "EDGE"}),
+}
+
+
+def torch_conv(torch, x, w, b, rank, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    f = [torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d]
+    x, w = x.movedim(-1, 1), w.movedim((-1, -2), (0, 1))
+    if padding in PADDED:
+        kernel = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[rank - 1](
+            *(x.shape[1], w.shape[0], tuple(w.shape[2:]), stride),
+            **{"padding": "same", "padding_mode": PADDED[padding], "dilation": dilation},
+        ).double()
+        y = torch.func.functional_call(kernel, {"weight": w, "bias": b}, (x,))
+        return y.movedim(1, -1)
+    if isinstance(padding, tuple) and isinstance(padding[0], tuple):
+        x = torch.nn.functional.pad(x, [n for pair in reversed(padding) for n in pair])
+        padding = 0
+    named = padding.lower() if isinstance(padding, str) else padding
+    return f[rank - 1](x, w, b, stride, named, dilation, groups).movedim(1, -1)
+
+
+def by_torch(forward, *arrays, dy):
+    torch = pytest.importorskip("torch", reason="no torch: convolution not checked against it")
+    held = [torch.tensor(np.asarray(each, np.float64), requires_grad=True) for each in arrays]
+    y = forward(torch, *held)
+    y.backward(torch.tensor(np.asarray(dy, np.float64)))
+    return y.detach().numpy(), *(each.grad.numpy() for each in held)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_conv_is_the_convolution_of_torch(name, dtype):
+    sizes, channels, features, kernel, kwargs = CONVOLUTIONS[name]
+    with jax.enable_x64(dtype == "float64"):
+        layer = fdl.conv(features, kernel, **kwargs)
+        x = normals(1, 3, *sizes, channels, dtype=dtype)
+        params = drawn(layer, x)
+        dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=dtype)
+        y, gradient, dx = with_gradients(layer, params, x, dy)
+        b = params.get("b", np.zeros(features))
+        forward = functools.partial(torch_conv, rank=len(sizes), **kwargs)
+        y2, dx2, dw2, db2 = by_torch(forward, x, params["w"], b, dy=dy)
+        assert_near(y, y2, BOUNDS[dtype])
+        assert_near(dx, dx2, BOUNDS[dtype])
+        assert_near(gradient["w"], dw2, BOUNDS[dtype])
+        if "b" in params:
+            assert_near(gradient["b"], db2, BOUNDS[dtype])
+
+
+TRANSPOSED = {
+    "sequence": ((5,), 4, 6, (3,), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    "image": (
+        *((4, 3), 3, 2, (3, 4)),
+        {"stride": (2, 3), "padding": (2, 1), "output_padding": (2, 1), "dilation": (3, 1)},
+    ),
+    "volume": ((3, 2, 2), 2, 3, (2, 1, 3), {"stride": (1, 2, 2), "padding": (0, 0, 1)}),
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose_is_the_transposed_convolution_of_torch(name, dtype):
+    sizes, channels, features, kernel, kwargs = TRANSPOSED[name]
+    with jax.enable_x64(dtype == "float64"):
+        layer = fdl.conv_transpose(features, kernel, **kwargs)
+        x = normals(1, 3, *sizes, channels, dtype=dtype)
+        params = drawn(layer, x)
+        dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=dtype)
+        y, gradient, dx = with_gradients(layer, params, x, dy)
+
+        def forward(torch, x, w, b):
+            rank = len(sizes)
+            f = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+            x, w = x.movedim(-1, 1), w.movedim((-1, -2), (0, 1))
+            return f(x, w, b, **kwargs).movedim(1, -1)
+
+        y2, dx2, dw2, db2 = by_torch(forward, x, params["w"], params["b"], dy=dy)
+        for found, expected in [(y, y2), (dx, dx2), (gradient["w"], dw2), (gradient["b"], db2)]:
+            assert_near(found, expected, BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_and_separable_are_convolutions_in_groups(multiplier):
+    x = normals(1, 2, 5, 6, 3, dtype=np.float32)
+    layer = fdl.separable_conv(4, (3, 2), multiplier=multiplier, stride=(2, 1), padding="VALID")
+    params = drawn(layer, x)
+    assert jax.tree.map(jnp.shape, params) == {
+        "depthwise": {"w": (3, 2, 1, 3 * multiplier)},
+        "pointwise": {"w": (1, 1, 3 * multiplier, 4), "b": (4,)},
+    }
+    dy = normals(2, *jax.eval_shape(layer.apply, params, {}, x)[0].shape, dtype=np.float32)
+    y, gradient, dx = with_gradients(layer, params, x, dy)
+
+    def forward(torch, x, deep, wide, b):
+        none = torch.zeros(len(deep[0, 0, 0]), dtype=torch.float64)
+        y = torch_conv(torch, x, deep, none, 2, stride=(2, 1), groups=3)
+        return torch_conv(torch, y, wide, b, 2)
+
+    w = params["depthwise"]["w"], params["pointwise"]["w"], params["pointwise"]["b"]
+    y2, dx2, *dw2 = by_torch(forward, x, *w, dy=dy)
+    found = gradient["depthwise"]["w"], gradient["pointwise"]["w"], gradient["pointwise"]["b"]
+    for ours, theirs in zip((y, dx, *found), (y2, dx2, *dw2), strict=True):
+        assert_near(ours, theirs, 1e-5)
+
+
+# Flax, whose names for paddings are XLA's.
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", "CAUSAL"])
+def test_conv_is_the_convolution_of_flax(padding, standard_promotion):
+    """Where the stride does not divide the size, which torch has no SAME for."""
+    kernel = (4,) if padding == "CAUSAL" else (4, 3)
+    x = normals(1, 2, *(9, 8)[: len(kernel)], 3, dtype=np.float32)
+    layer = fdl.conv(5, kernel, stride=3, padding=padding)
+    params = drawn(layer, x)
+    other = flax.linen.Conv(5, kernel, strides=3, padding=padding)
+    theirs = {"params": {"kernel": params["w"], "bias": params["b"]}}
+    y = other.apply(theirs, x)
+    dy = normals(2, *y.shape, dtype=np.float32)
+    ours, gradient, dx = with_gradients(layer, params, x, dy)
+    by_params, by_x = jax.grad(lambda p, x: (other.apply(p, x) * dy).sum(), (0, 1))(theirs, x)
+    assert_near(ours, y, 1e-5)
+    assert_near(dx, by_x, 1e-5)
+    assert_near(gradient["w"], by_params["params"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [(1, 2), (3, 5)])
+def test_conv_transpose_is_that_of_flax_and_keras(padding, stride, standard_promotion):
+    """Keras takes both sizes from the same rule as Flax; strides below and above the kernel."""
+    x = normals(1, 2, 3, 4, 3, dtype=np.float32)
+    layer = fdl.conv_transpose(5, (4, 3), stride=stride, padding=padding)
+    params = drawn(layer, x)
+    other = flax.linen.ConvTranspose(5, (4, 3), stride, padding, transpose_kernel=True)
+    theirs = {"params": {"kernel": params["w"], "bias": params["b"]}}
+    y = other.apply(theirs, x)
+    assert_near(layer.apply(params, {}, x)[0], y, 1e-5)
+    if padding == "SAME":
+        assert y.shape[1:3] == (3 * stride[0], 4 * stride[1])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 1))])
+def test_conv_transpose_is_the_gradient_of_conv_by_its_input(padding):
+    with jax.enable_x64(True):
+        up = fdl.conv_transpose(4, (3, 2), stride=2, padding=padding, bias=False, groups=2)
+        down = fdl.conv(6, (3, 2), stride=2, padding=padding, bias=False, groups=2)
+        x = normals(1, 2, 3, 4, 6)
+        params = drawn(up, x)
+        y = up.apply(params, {}, x)[0]
+        seen, back = jax.vjp(lambda y: down.apply(params, {}, y)[0], y)
+        assert seen.shape == x.shape
+        assert_near(y, back(x)[0], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda of: fdl.conv(4, of((3, 2)), stride=of((1, 2)), padding=of((1, of((0, 2))))),
+        lambda of: fdl.conv_transpose(4, of((3, 2)), stride=of((1, 2)), padding=of((1, 0))),
+        lambda of: fdl.depthwise_conv(of((3, 2)), dilation=of((1, 2)), padding=of((1, 1))),
+        lambda of: fdl.max_pool(of((3, 2)), stride=of((2, 1)), padding=of((1, of((0, 1))))),
+        lambda of: fdl.average_pool(of((3, 2)), padding=of((of((0, 1)), 1))),
+    ],
+    ids=["conv", "conv_transpose", "depthwise_conv", "max_pool", "average_pool"],
+)
+def test_lists_of_numbers_mean_what_tuples_mean(make):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
+    written, changed = make(tuple), []
+
+    def listed(numbers):
+        changed.append(list(numbers))
+        return changed[-1]
+
+    layer = make(listed)
+    for numbers in changed:  # afterwards, which must not reach the layer
+        numbers[:] = [7] * len(numbers)
+    params, _ = written.init(jax.random.key(0), x)
+    expected, _ = written.apply(params, {}, x)
+    np.testing.assert_array_equal(layer.apply(params, {}, x)[0], expected)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: fdl.conv(4, size(3), stride=2, groups=2),
+        lambda size: fdl.depthwise_conv(size(2), multiplier=2, dilation=2),
+        lambda size: fdl.separable_conv(3, size(2), padding="REFLECT"),
+        lambda size: fdl.conv_transpose(4, size(3), stride=2, padding=1, output_padding=1),
+    ],
+    ids=["conv", "depthwise", "separable", "transpose"],
+)
+def test_one_integer_is_for_all_spatial_axes_of_x(make, rank):
+    shape = (2, *(5, 4, 3)[:rank], 4)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    one, each = make(lambda n: n), make(lambda n: (n,) * rank)
+    key = jax.random.key(1)
+    params, state = one.init(key, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    expected = each.init(key, x)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, expected[0]))
+    np.testing.assert_array_equal(
+        jax.jit(one.apply)(params, state, x)[0], jax.jit(each.apply)(*expected, x)[0]
+    )
+    message = (
+        rf"expected x \[B, {['', 'T', 'H, W', 'D, H, W'][rank]}, C\], as init saw it, got "
+        r"\[.*\]; give x these axes, or make new params with init$"
+    )
+    with pytest.raises(fdl.PathError, match=message):
+        one.apply(params, state, x[:, 0] if rank > 1 else x[:, None])
+
+
+def test_a_causal_convolution_of_one_integer_decodes():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)), jnp.float32)
+    layer = fdl.chain(fdl.conv(3, 3, padding="CAUSAL"), fdl.conv(2, 1))
+    params, state = layer.init(jax.random.key(0), x)
+    cache = fdl.start_decoding(layer, params, x[:, :1], 5)
+    first, cache = fdl.decode(layer, params, cache, x[:, :2])
+    last, cache = fdl.decode(layer, params, cache, x[:, 2:])
+    whole, _ = layer.apply(params, state, x)
+    np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-6)
+    with pytest.raises(fdl.PathError, match=r"^conv: expected a layer that can go on from a cache"):
+        fdl.start_decoding(fdl.conv(2, 3), params["conv_0"], x, 5)
+
+
+def test_one_integer_needs_a_batch_axis_and_no_more_than_three_others():
+    message = (
+        r"^conv: expected x \[B, \*spatial, C\] with 1 to 3 spatial axes, for all of which "
+        r"kernel_size 3 counts, got \[{}\]; give x one batch axis, or write an integer for each "
+        r"spatial axis, as \(3, 3\)$"
+    )
+    for shape in ((5, 3), (2, 3, 4, 5, 6, 3)):
+        told = message.format(", ".join(map(str, shape)))
+        with pytest.raises(fdl.PathError, match=told):
+            fdl.conv(4, 3).init(jax.random.key(0), jnp.ones(shape))
+    with pytest.raises(ValueError, match=r"^conv: expected padding .*; CAUSAL is for one axis$"):
+        fdl.conv(4, 3, padding="CAUSAL").init(jax.random.key(0), jnp.ones((2, 4, 4, 3)))
+
+
+def test_a_causal_convolution_sees_nothing_that_comes_later():
+    layer = fdl.conv(2, (3,), padding="CAUSAL", dilation=2)
+    x = normals(1, 1, 9, 2, dtype=np.float32)
+    params = drawn(layer, x)
+    slope = jax.jacobian(lambda x: layer.apply(params, {}, x)[0].sum((0, 2)))(x)[:, 0]
+    touched = np.abs(slope).sum(-1) > 0
+    distance = np.arange(9)[:, None] - np.arange(9)
+    np.testing.assert_array_equal(touched, np.isin(distance, [0, 2, 4]))
+
+
+# Any window, against the definition in NumPy.
+
+
+def by_numpy(x, w, window):
+    """One term for each element of the kernel: what it sees of x, by its weights."""
+    edges = ((0, 0), *window.padding, (0, 0))
+    x, w = np.pad(np.asarray(x, np.float64), edges), np.asarray(w, np.float64)
+    y = 0
+    for place in np.ndindex(window.kernel):
+        each = zip(place, window.dilation, window.output, window.stride, strict=True)
+        seen = [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in each]
+        y = y + x[:, *seen] @ w[place]
+    return y
+
+
+@st.composite
+def windows(draw):
+    """Strides and paddings below, at and above the extent."""
+    up_to = functools.partial(st.integers, 1)
+    pads = st.tuples(*[st.integers(0, 3)] * 2)
+    axis = st.tuples(up_to(6), up_to(4), up_to(3), pads, up_to(2))
+    axes = draw(st.lists(axis, min_size=1, max_size=3))
+    window = Window(*zip(*axes, strict=True))
+    assume(min(window.output) > 0)
+    return window
+
+
+@settings(max_examples=30, deadline=None)
+@given(windows(), st.integers(1, 3))
+@example(Window((3, 5), (2, 4), (1, 1), ((0, 1), (1, 2)), (1, 1)), 2).via("more above than below")
+@example(Window((6,), (2,), (2,), ((1, 0),), (1,)), 2).via("no window sees the last element")
+@example(Window((5, 6), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)), 2).via("a product with gaps")
+@example(Window((4,), (2,), (1,), ((3, 5),), (1,)), 2).via("windows beside the image")
+@example(Window((7,), (2,), (3,), ((0, 0),), (1,)), 0).via("no images")
+def test_any_window_is_as_defined_and_its_gradients_are_transposes(window, images):
+    """In integers, where float32 is exact."""
+    random = np.random.default_rng(images)
+    shapes = (images, *window.input, 2), (*window.kernel, 2, 3), (images, *window.output, 3)
+    x, w, dy = (random.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
+
+    @jax.jit
+    def both(x, w, dy):
+        y, back = jax.vjp(functools.partial(convolution.convolve, window=window), x, w)
+        return y, *back(dy)
+
+    y, dx, dw = (np.asarray(each, np.float64) for each in both(x, w, dy))
+    expected = by_numpy(x, w, window)
+    np.testing.assert_array_equal(y, expected)
+    assert np.vdot(dx, x) == np.vdot(dw, w) == np.vdot(dy, expected)
+
+
+# Every derivative, against XLA's own.
+
+# Groups of none, of many and of few products; more padding than kernel, windows that miss the end.
+WINDOWS = {
+    "one_group": (Window((8, 7), (3, 2), (2, 3), ((4, 3), (0, 0)), (1, 2), 1), 3, 4),
+    "groups": (Window((9,), (4,), (2,), ((1, 2),), (2,), 2), 6, 4),
+    "narrow": (Window((19,), (2,), (1,), ((2, 1),), (1,), 3), 6, 3),
+}
+
+
+def operands(name, dtype=np.float64):
+    window, channels, features = WINDOWS[name]
+    x = normals(1, 2, *window.input, channels, dtype=dtype)
+    w = normals(2, *window.kernel, channels // window.groups, features, dtype=dtype)
+    ours = functools.partial(convolution.convolve, window=window)
+    by_xla = functools.partial(convolution._convolve_by_xla, window=window)
+    return x, w, ours, by_xla
+
+
+def loss(f, x, w):
+    y = f(x, w)
+    return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * jnp.tanh(y)).sum()
+
+
+def assert_same(program, name, *args):
+    """The program, of our convolution and of XLA's."""
+    *_, ours, by_xla = operands(name)
+    found = jax.jit(functools.partial(program, ours))(*args)
+    expected = jax.jit(functools.partial(program, by_xla))(*args)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_near(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_products_with_the_hessian_are_those_of_xla_both_ways(name):
+    with jax.enable_x64(True):
+        x, w, *_ = operands(name)
+        t, u = normals(3, *x.shape), normals(4, *w.shape)
+
+        def program(f, x, w):
+            gradient = jax.grad(functools.partial(loss, f), (0, 1))
+            forward = jax.jvp(gradient, (x, w), (t, u))
+            _, back = jax.vjp(gradient, x, w)
+            return forward, back((t, u)), gradient(x, w)
+
+        assert_same(program, name, x, w)
+
+
+@pytest.mark.parametrize("batched", [(0, None), (None, 1), (2, 0)])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_batch_of_images_or_kernels_or_both_is_that_of_xla(name, batched):
+    with jax.enable_x64(True):
+        x, w, *_ = operands(name)
+        on_x, on_w = batched
+        if on_x is not None:
+            x = jnp.stack([x, 2 * x, x**2], on_x)
+        if on_w is not None:
+            w = jnp.stack([w, -w, w**2], on_w)
+
+        def program(f, x, w):
+            one = jax.value_and_grad(functools.partial(loss, f), (0, 1))
+
+            def of_one_cotangent(x, w):
+                y, back = jax.vjp(f, x, w)
+                return back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+            return tuple(
+                jax.vmap(each, batched, out)(x, w)
+                for each, out in [(one, 0), (of_one_cotangent, 0), (f, 1)]
+            )
+
+        assert_same(program, name, x, w)
+
+
+def test_gradients_of_each_example_are_those_of_xla():
+    with jax.enable_x64(True):
+        x, w, *_ = operands("one_group")
+
+        def program(f, x, w):
+            one = jax.grad(lambda x, w: loss(f, x[None], w), 1)
+            return jax.vmap(jax.checkpoint(one), (0, None))(x, w)
+
+        assert_same(program, "one_group", x, w)
+
+
+def test_an_ensemble_of_ensembles_is_that_of_xla():
+    with jax.enable_x64(True):
+        x, w, *_ = operands("groups")
+        xs = jnp.stack([x, 2 * x])
+        ws = jnp.stack([jnp.stack([w, -w, w**2])] * 2)
+
+        def program(f, xs, ws):
+            one = jax.grad(functools.partial(loss, f), (0, 1))
+            return jax.vmap(jax.vmap(one, (None, 0)))(xs, ws)
+
+        assert_same(program, "groups", xs, ws)
+
+
+@pytest.mark.parametrize("images", [6, 7])
+def test_the_gradient_by_the_kernel_is_summed_over_chunks_of_images(images, monkeypatch):
+    window, channels, features = WINDOWS["one_group"]
+    patch = 3 * 2 * channels * int(np.prod(window.output))
+    monkeypatch.setattr(convolution_cpu, "PATCHES", 2 * patch)
+    with jax.enable_x64(True):
+        x = normals(1, images, *window.input, channels)
+        dy = normals(2, images, *window.output, features)
+        chunked = functools.partial(convolution_cpu.kernel_gradient, window=window)
+        loops = str(jax.make_jaxpr(chunked)(x, dy))
+        assert f"length={images // (2 if images == 6 else 1)}" in loops
+        by_xla = functools.partial(convolution._kernel_gradient_by_xla, window=window)
+        assert_near(jax.jit(chunked)(x, dy), jax.jit(by_xla)(x, dy), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer", [fdl.conv(8, (5, 5), bias=False), fdl.depthwise_conv((5, 5), bias=False)]
+)
+def test_half_precision_is_summed_in_float32(layer):
+    x = normals(1, 4, 20, 20, 8, dtype=jnp.bfloat16)
+    params = drawn(layer, x)
+    dy = normals(2, 4, 20, 20, 8, dtype=jnp.bfloat16)
+    found = with_gradients(layer, params, x, dy)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+    as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, dy))
+    for a, b in zip(
+        jax.tree.leaves(found),
+        jax.tree.leaves(with_gradients(layer, *as_float32)),
+        strict=True,
+    ):
+        # Only the result is rounded, to 8 bits.
+        np.testing.assert_allclose(a.astype(np.float32), b, rtol=2**-8, atol=1e-30)
+
+
+def test_no_images_give_no_outputs_and_a_gradient_of_zero():
+    layer = fdl.conv(3, (3, 3))
+    x = jnp.zeros((0, 8, 8, 2))
+    params = drawn(layer, x)
+    y, gradient, _ = with_gradients(layer, params, x, jnp.zeros((0, 8, 8, 3)))
+    assert y.shape == (0, 8, 8, 3)
+    assert float(jnp.abs(gradient["w"]).max()) == 0
+
+
+# What is compiled.
+
+
+def training_loop(name):
+    x, w, ours, _ = operands(name, np.float32)
+
+    def body(w, x):
+        value, slope = jax.value_and_grad(functools.partial(loss, ours), 1)(x, w)
+        return w - 0.1 * slope, value
+
+    return lambda w, xs: jax.lax.scan(body, w, xs), w, jnp.stack([x, 2 * x])
+
+
+def test_a_training_loop_on_cpu_holds_only_the_convolutions_that_are_fast_there():
+    """In the body of a loop XLA leaves a convolution as it is written."""
+    for name in WINDOWS:
+        loop, *args = training_loop(name)
+        text = jax.jit(jax.grad(lambda w, xs: loop(w, xs)[1].sum())).lower(*args).as_text()
+        written = re.findall(r"dim_numbers = \[(.*?)\]x\[(.*?)\]->\[(.*?)\]", text)
+        assert len(written) == text.count("stablehlo.convolution")
+        assert bool(written) == (name != "narrow")
+        for image, kernel, result in written:
+            axes = ", ".join(str(axis) for axis in range(image.count(",") - 1))
+            assert (image, kernel, result) == (f"b, {axes}, f", f"{axes}, i, o", f"b, {axes}, f")
+        assert not re.search(r"(feature|batch)_group_count = ([02-9]|1\d)", text)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_one_program_is_exported_for_four_platforms(name):
+    loop, *args = training_loop(name)
+    platforms = ("cpu", "cuda", "rocm", "tpu")
+    exported = export.export(jax.jit(loop), platforms=platforms)(*args)
+    assert exported.platforms == platforms
+    found, expected = exported.call(*args), jax.jit(loop)(*args)
+    assert_near(found[0], expected[0], 1e-6)
+    on_gpu = export.export(jax.jit(loop), platforms=("cuda",))(*args).mlir_module()
+    # XLA's own: there the gradient by the kernel is a convolution too.
+    assert on_gpu.count("stablehlo.convolution") == 2
+
+
+# Initialization.
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        (fdl.conv(40, (5, 3), groups=2), 5 * 3 * 8),
+        (fdl.conv_transpose(40, (5, 3), groups=2), 5 * 3 * 8),
+        (fdl.depthwise_conv((9, 9), multiplier=20), 81),
+    ],
+)
+def test_a_kernel_has_the_variance_that_its_initializer_promises(layer, fan_in):
+    w = np.asarray(layer.init(KEY, jnp.ones((1, 9, 9, 16)))[0]["w"], np.float64)
+    error = np.sqrt(2 / w.size) / fan_in
+    assert abs(w.var() - 1 / fan_in) < 3 * error
+
+
+def test_a_transposed_kernel_is_drawn_by_what_feeds_an_output():
+    def counted(key, shape, dtype):
+        return jnp.arange(np.prod(shape), dtype=dtype).reshape(shape)
+
+    layer = fdl.conv_transpose(6, (2,), groups=2, w_init=counted)
+    w = np.asarray(layer.init(KEY, jnp.ones((3, 8)))[0]["w"])
+    drawn = np.asarray(counted(None, (2, 4, 6), jnp.float32))
+    for group in range(2):
+        features, channels = slice(3 * group, 3 * group + 3), slice(4 * group, 4 * group + 4)
+        np.testing.assert_array_equal(w[:, :, channels], drawn[:, :, features].transpose(0, 2, 1))
+
+
+def test_lenet_scales_its_pixels_first():
+    pixels = np.random.default_rng(1).integers(0, 255, (2, 4, 6, 1)).astype(np.uint8)
+    plain, scaled = fdl.lenet(3), fdl.lenet(3, scale=1 / 255)
+    params = drawn(plain, pixels.astype(np.float32))
+    assert list(params) == ["conv_0", "conv_1", "dense_0", "dense_1"]
+    expected, _ = jax.jit(plain.apply)(params, {}, pixels.astype(np.float32) / 255)
+    assert_near(jax.jit(scaled.apply)(params, {}, pixels)[0], expected, 1e-5)
+
+
+# Wrong uses.
+
+
+def conv_of(**kwargs):
+    return lambda: fdl.conv(4, (3, 3), **kwargs)
+
+
+PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an integer or a pair for "
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: fdl.conv(4, 0),
+            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            r"one for each, got 0; write 3, or \(3, 3\) for images",
+        ),
+        (
+            lambda: fdl.conv(4, (3, 0)),
+            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            r"one for each, got \(3, 0\); write 3, or \(3, 3\) for images",
+        ),
+        (
+            lambda: fdl.conv(4, 3, stride=(1, 2, 3, 4)),
+            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3, 4\)"
+            r"; write 2, or \(2, 2\)",
+        ),
+        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, an integer, got 0; say how .*"),
+        (
+            conv_of(groups=3),
+            r"conv: expected groups >= 1 that divide the 4 features, got 3; take a common "
+            r"divisor of the channels of x and the features",
+        ),
+        (
+            conv_of(stride=(1, 2, 3)),
+            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3\)"
+            r"; write 2, or \(2, 2\)",
+        ),
+        (
+            conv_of(dilation=0),
+            r"conv: expected dilation >= 1, an integer or one for each of 2 axes, got 0; "
+            r"write 2, or \(2, 2\)",
+        ),
+        (
+            conv_of(padding="full"),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'full'; write "
+            r"'SAME' to keep the size, or 'VALID' to pad nothing",
+        ),
+        (
+            conv_of(padding="CAUSAL"),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'CAUSAL'; CAUSAL "
+            r"is for one axis",
+        ),
+        (
+            conv_of(padding=(1, -1)),
+            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got \(1, -1\); write "
+            r"one integer for all sides, or \(before, after\) for each axis",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), padding="EDGE"),
+            r"conv_transpose: expected padding SAME, VALID, an integer, or an integer or a pair "
+            r"for each of 1 axes, none below 0, got 'EDGE'; write 'SAME' to keep the size, or "
+            r"'VALID' to pad nothing",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
+            r"conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
+            r"each of 1 axes, got 2; 0 is the smallest that fits",
+        ),
+        (
+            lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),
+            r"conv_transpose: expected output_padding with a padding of integers or pairs, got "
+            r"padding 'SAME', which fixes the size; pad by integers, or leave it out",
+        ),
+        (
+            lambda: fdl.depthwise_conv((3,), multiplier=0),
+            r"depthwise_conv: expected multiplier >= 1, an integer, got 0; say how many outputs "
+            r"each channel has",
+        ),
+    ],
+)
+def test_a_wrong_number_is_refused_where_it_is_given(make, told):
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        make()
+
+
+SEEDED_BUGS = {
+    "fdl/layers/convolution.py": (
+        "layers/test_convolution.py core/test_decoding.py initializers/test_initializers.py",
+        [
+            ("if {*extent, *stride} == {1} and each_by_itself:", "if {*extent, *stride} == {1}:"),
+            ("if stride == (1,) and padding in", "if padding in"),
+            ('("CAUSAL", ((before, 0),))', '("CAUSAL", ((0, before),))'),
+            ("    return at_once(layer)", "    return layer"),
+            ('return (y + params["b"] if bias else y), state', "return y, state"),
+            ("(*kernel, x.shape[-1] // groups, features)", "(*kernel, x.shape[-1], features)"),
+            ("**windows, bias=False, w_init=w_init", "**windows, w_init=w_init"),
+            ("1 / math.prod(strides)", "1.0"),
+            ("jnp.swapaxes(w, -1, -3)", "w"),
+            (
+                "low, high = total // 2, total - total // 2",
+                "low, high = total - total // 2, total // 2",
+            ),
+            ("max(extent, s) if isinstance", "extent if isinstance"),
+            ("(low, high - extra)", "(low, high)"),
+        ],
+    ),
+    "fdl/core/any_rank.py": (
+        "layers/test_convolution.py -k one_integer",
+        [
+            ("(int(size),) * rank", "(int(size),) * 2"),
+            ("if kernels and rank not in kernels", "if False"),
+            ("one if one.decoding is None else one.decoding(length)", "one"),
+            ("if x.ndim - 2 not in AXES", "if False"),
+        ],
+    ),
+    "fdl/ops/windows.py": (
+        "layers/test_convolution.py",
+        [
+            ("return total // 2, total - total // 2", "return total - total // 2, total // 2"),
+            ("(-(-n // s) - 1) * s + e - n, 0)", "e - 1, 0)"),
+            (
+                "tuple((e - 1, 0) for e in window.extent)",
+                "tuple((k - 1, 0) for k in window.kernel)",
+            ),
+            ("(k - 1) * d + 1 for", "k * d for"),
+            ('"EDGE": "edge"', '"EDGE": "reflect"'),
+            ("if min(window.output) < 1:", "if False:"),
+        ],
+    ),
+    "fdl/ops/convolution.py": (
+        "layers/test_convolution.py",
+        [
+            ("(True, False): (WITHIN, None, INPUTS)", "(True, False): (CHANNELS, None, INPUTS)"),
+            ("size if None not in axes else 1", "1"),
+            (
+                "lambda dx, dy, w, *, window: _kernel_gradient.bind(dx, dy",
+                "lambda dx, dy, w, *, window: _kernel_gradient.bind(-dx, dy",
+            ),
+            ("cpu=functools.partial(on_cpu", "cpu=functools.partial(by_xla"),
+            ("default=functools.partial(by_xla", "default=functools.partial(on_cpu"),
+        ],
+    ),
+    "fdl/ops/convolution_cpu.py": (
+        "layers/test_convolution.py",
+        [
+            ("jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype", "a.dtype"),
+            ("w = jnp.flip(w, tuple(range(rank)))", "pass"),
+            ("(below, n + e - 1 - size - below)", "(below, below)"),
+            ("start = at * window.dilation[axis]", "start = at"),
+            ("return dw + form(", "return form("),
+            ("each * dy, (places", "each * dy[:, ::-1], (places"),
+            ("if x.shape[0] == 0:", "if False:"),
+            ("== 1 and spread == (1,) * len(spread)", "== 1"),
+            ("max(low, high) - apart + 1", "low - apart + 1"),
+            ("max(low, high) - apart + 1", "high - apart + 1"),
+            ("max(low, high) - apart + 1", "max(low, high) - apart"),
+            ("- ((size - 1) * apart + 1)", "- size * apart"),
+            ("max(size + gap, -(-window.output[-1] * stride // apart))", "size + gap"),
+            ("period = -(-period // stride) * stride", "pass"),
+            ("period = -(-period // stride) * stride", "period = period // stride * stride"),
+            ("edges), 0, -3)", "edges), 0, 1)"),
+            ("y, 0, window.output[-1]", "y, each - window.output[-1], each"),
+        ],
+    ),
+}

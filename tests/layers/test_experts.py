@@ -1,0 +1,217 @@
+"""Mixtures of experts against a loop over tokens, in float64 NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdl
+
+KEY = jax.random.key(0)
+B, T, D, E, F = 2, 7, 4, 3, 5
+X = jnp.asarray(np.random.default_rng(0).standard_normal((B, T, D)), jnp.float32)
+
+
+def assert_near(found, expected, bound=1e-5):
+    """The largest difference, relative to the largest number of each array."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+@functools.cache
+def made(**options):
+    layer = fdl.mixture_of_experts(fdl.dense(F), E, **options)
+    params, _ = layer.init(KEY, X)
+    rng = np.random.default_rng(1)
+    params["experts"]["b"] = jnp.asarray(rng.standard_normal((E, F)), jnp.float32)
+    # Towards the first expert, so that it is crowded.
+    params["router"]["w"] = 2 * params["router"]["w"].at[:, 0].add(X.mean((0, 1)))
+    return layer, params
+
+
+def chances_of(params, x):
+    logits = np.asarray(x, np.float64) @ np.asarray(params["router"]["w"], np.float64)
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    return odds / odds.sum(-1, keepdims=True)
+
+
+def token_by_token(params, x, top_k, room):
+    """(y, how many choices found no room)."""
+    w, b = (np.asarray(params["experts"][name], np.float64) for name in "wb")
+    x64, chances = np.asarray(x, np.float64), chances_of(params, x)
+    y, turned_away = np.zeros((*x.shape[:2], F)), 0
+    for row in range(len(x)):
+        taken = np.zeros(E, int)
+        for choice in range(top_k):
+            for t in range(x.shape[1]):
+                order = np.argsort(-chances[row, t])[:top_k]
+                e = order[choice]
+                if taken[e] == room:
+                    turned_away += 1
+                    continue
+                taken[e] += 1
+                share = chances[row, t, e] / (chances[row, t, order].sum() if top_k > 1 else 1)
+                y[row, t] += share * (x64[row, t] @ w[e] + b[e])
+    return y, turned_away
+
+
+@pytest.mark.parametrize(
+    ("top_k", "factor", "room"), [(1, 1.0, 3), (2, 1.25, 6), (2, 0.5, 3), (3, None, 7)]
+)
+def test_a_mixture_is_a_loop_over_tokens(top_k, factor, room):
+    layer, params = made(top_k=top_k, capacity_factor=factor)
+    expected, turned_away = token_by_token(params, X, top_k, room)
+    assert bool(turned_away) == (factor is not None)
+    assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected)
+
+
+def test_gradients_are_those_of_the_whole_sum():
+    """With room for all, the mixture is a sum over all experts, most of them times 0."""
+    layer, params = made(top_k=2, capacity_factor=None)
+
+    def plain(params, x):
+        chances = jax.nn.softmax(x @ params["router"]["w"])
+        kept = jnp.where(chances >= jnp.sort(chances)[..., -2:-1], chances, 0.0)
+        kept = kept / kept.sum(-1, keepdims=True)
+        each = jnp.einsum("btd,edf->btef", x, params["experts"]["w"]) + params["experts"]["b"]
+        return (kept[..., None] * each).sum(-2)
+
+    def gradients(f, *args):
+        def total(*args):
+            y = f(*args)
+            return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y).sum()
+
+        return jax.jit(jax.grad(total, (0, 1)))(*args)
+
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, X))
+        ours = gradients(lambda params, x: layer.apply(params, {}, x)[0], *exact)
+        assert_near(ours, gradients(plain, *exact), 1e-10)
+    assert_near(gradients(lambda params, x: layer.apply(params, {}, x)[0], params, X), ours)
+
+
+def test_a_single_choice_teaches_the_router():
+    layer, params = made(top_k=1)
+    gradient = jax.grad(lambda params: layer.apply(params, {}, X)[0].sum())(params)
+    assert np.abs(gradient["router"]["w"]).max() > 1e-3
+
+
+def test_a_token_over_capacity_passes_as_zeros_and_sequences_are_apart():
+    layer, params = made(top_k=1, capacity_factor=1.0)
+    one = jnp.broadcast_to(X[:1, :1], (1, T, D))
+    y = layer.apply(params, {}, jnp.concatenate([one, X[:1]]))[0]
+    room = 3
+    assert np.abs(y[0, :room]).min() > 0 and not np.asarray(y[0, room:]).any()
+    assert_near(y[1:], layer.apply(params, {}, X[:1])[0])
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_balance_by_hand(top_k):
+    _, params = made()
+    logits = X @ params["router"]["w"]
+    chances = chances_of(params, X)
+    often = np.zeros((B, E))
+    for row in range(B):
+        for t in range(T):
+            often[row, np.argsort(-chances[row, t])[:top_k]] += 1 / (T * top_k)
+    expected = E * (often * chances.mean(1)).sum(-1)
+    found = fdl.load_balance(logits, top_k=top_k)
+    assert_near(found, expected)
+    assert fdl.load_balance(logits.astype(jnp.bfloat16)).dtype == jnp.float32
+    by_logits = jax.grad(lambda logits: fdl.load_balance(logits, top_k=top_k).sum())(logits)
+    softmax_back = chances * (often[:, None] - (often[:, None] * chances).sum(-1, keepdims=True))
+    assert_near(by_logits, E / T * softmax_back)
+
+
+def test_the_logits_for_the_balance_are_captured_from_any_depth():
+    layer = fdl.mixture_of_experts(fdl.dense(D), E)
+    model = fdl.chain(fdl.residual(mix=layer), fdl.residual(mix=layer), head=fdl.dense(2))
+    params, _ = model.init(KEY, X)
+
+    @jax.jit
+    def loss(params):
+        seen = fdl.capture(model, "**/router", "head")(params, {}, X)
+        y = seen.pop("head")
+        return (y**2).mean() + 0.01 * sum(fdl.load_balance(each).mean() for each in seen.values())
+
+    y = model.apply(params, {}, X)[0]
+    assert 0.02 * 0.9 < loss(params) - (y**2).mean() < 0.02 * E
+    gradient = jax.grad(loss)(params)
+    assert all(np.abs(each).max() > 0 for each in jax.tree.leaves(gradient))
+
+
+def test_in_decoding_there_is_room_for_all():
+    layer, params = made(top_k=2, capacity_factor=0.5)
+    expected, _ = token_by_token(params, X, 2, T)
+    cache = fdl.start_decoding(layer, params, X, T)
+    pieces = []
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        y, cache = fdl.decode(layer, params, cache, X[:, part])
+        pieces.append(y)
+    assert_near(jnp.concatenate(pieces, 1), expected)
+
+
+def test_each_expert_is_drawn_by_itself():
+    params, _ = fdl.mixture_of_experts(fdl.dense(4), 50).init(KEY, jnp.ones((1, 3, 200)))
+    w = np.asarray(params["experts"]["w"])
+    np.testing.assert_allclose(w.var(), 1 / 200, rtol=0.05)
+    assert len(np.unique(w[:, 0, 0])) == 50
+
+
+def test_options_out_of_range_are_refused():
+    for options in ({"count": 0}, {"count": 2, "top_k": 3}, {"count": 2, "capacity_factor": 0.0}):
+        with pytest.raises(
+            ValueError,
+            match=r"^mixture_of_experts: expected count >= 1, top_k from 1 to count and "
+            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; top_k says how "
+            r"many experts see a token, and capacity_factor=None is room for all$",
+        ):
+            fdl.mixture_of_experts(fdl.dense(2), **options)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^load_balance: expected logits \[\.\.\., T, E\] with E >= top_k 2, got \[4\]; give "
+        r"those of the router$",
+    ):
+        fdl.load_balance(jnp.ones(4))
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^mix: expected x \[\.\.\., T, D\], got \[4\]; give one row of features for every "
+        r"token(\n|$)",
+    ):
+        fdl.chain(mix=made()[0]).init(KEY, X[0, 0])
+
+
+@pytest.mark.parametrize("capacity_factor", [None, 0.5])
+def test_a_token_that_is_no_number_spoils_no_other(capacity_factor):
+    layer = fdl.mixture_of_experts(fdl.dense(3), 4, capacity_factor=capacity_factor)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5)), jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    spoilt = x.at[0, 4].set(jnp.nan).at[1, 5, 2].set(jnp.inf)
+    y = np.asarray(layer.apply(params, {}, spoilt)[0])
+    others = np.ones((2, 6), bool)
+    others[[0, 1], [4, 5]] = False
+    assert np.isfinite(y[others]).all()
+    if capacity_factor is None:
+        np.testing.assert_array_equal(y[others], layer.apply(params, {}, x)[0][others])
+
+
+SEEDED_BUGS = {
+    "fdl/layers/experts.py": (
+        "layers/test_experts.py",
+        [
+            ("if top_k > 1:", "if True:"),
+            ("chosen.swapaxes(-1, -2)", "chosen.reshape(*chosen.shape[:-2], top_k, -1)"),
+            ("jnp.cumsum(in_line, -2) - in_line", "jnp.cumsum(in_line, -2)"),
+            ("jnp.where(place < room,", "jnp.where(place <= room,"),
+            ("(weights[..., None] * held", "(held"),
+            ('.get(mode="fill", fill_value=0)', '.get(mode="clip")'),
+            ("logits.shape[-1] * (often", "(often"),
+            ("capacity_factor=None, name=name", "capacity_factor=capacity_factor, name=name"),
+            ("jnp.stack([subkey(key, each) for each in names])", "jnp.stack([key] * count)"),
+        ],
+    ),
+}

@@ -1,0 +1,202 @@
+"""Linear recurrences against a loop over time, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+
+import fdl
+
+KEY = jax.random.key(0)
+B, T, D = 2, 9, 3
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((B, T, D)), jnp.float32)
+A = jnp.asarray(RNG.uniform(-1.1, 1.1, (B, T, D)), jnp.float32)
+START = jnp.asarray(RNG.standard_normal((B, D)), jnp.float32)
+SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 1, 2, 0, 0], [5, 5, 5, 5, 5, 5, 5, 5, 7]])
+
+
+def assert_near(found, expected, bound=1e-5):
+    """The largest difference, relative to the largest number of each array."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+def step_by_step(a, b, h):
+    """The recurrence as a scan: every step waits for the one before it."""
+
+    def step(h, now):
+        h = now[0] * h + now[1]
+        return h, h
+
+    _, y = jax.lax.scan(step, h, (a.swapaxes(0, 1), b.swapaxes(0, 1)))
+    return y.swapaxes(0, 1)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_linear_recurrence_is_a_loop_over_time(dtype, bound):
+    with jax.enable_x64(dtype == "float64"):
+        args = tuple(jnp.asarray(np.asarray(each), dtype) for each in (A, X, START))
+
+        def with_gradients(f):
+            def total(*args):
+                y = f(*args)
+                return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y).sum(), y
+
+            return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*args)
+
+        found = with_gradients(lambda a, b, h: fdl.linear_recurrence(a, b, start=h))
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(dtype)}
+        assert_near(found, with_gradients(step_by_step), bound)
+        assert_near(fdl.linear_recurrence(*args[:2]), step_by_step(*args[:2], 0 * args[2]), bound)
+
+
+def test_narrow_numbers_are_added_up_in_float32():
+    """Of positive numbers, so that rounding the result once is all that may be seen."""
+    a, b = (abs(each).astype(jnp.bfloat16) for each in (A, X))
+    found = fdl.linear_recurrence(a, b)
+    assert found.dtype == jnp.bfloat16
+    wide = step_by_step(a.astype(jnp.float32), b.astype(jnp.float32), 0 * START)
+    np.testing.assert_allclose(found.astype(jnp.float32), wide, rtol=2.0**-8)
+
+
+@functools.cache
+def made():
+    layer = fdl.rg_lru(D)
+    params, _ = layer.init(KEY, X)
+    rng = np.random.default_rng(1)
+    for gate in ("recurrence_gate", "input_gate"):
+        params[gate]["b"] = jnp.asarray(rng.standard_normal(D), jnp.float32)
+    params["memory"]["decay"] = jnp.array([-0.5, 2.0, 4.5])
+    return layer, params
+
+
+def by_hand(params, x, segments):
+    """The equations of De et al., one sequence and one step at a time, in float64."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    x = np.asarray(x, np.float64)
+    y = np.zeros(x.shape)
+    for row in range(len(x)):
+        h = np.zeros(D)
+        for t in range(x.shape[1]):
+            if t and segments[row, t] != segments[row, t - 1]:
+                h = np.zeros(D)
+            r = expit(x[row, t] @ p["recurrence_gate"]["w"] + p["recurrence_gate"]["b"])
+            i = expit(x[row, t] @ p["input_gate"]["w"] + p["input_gate"]["b"])
+            a = expit(p["memory"]["decay"]) ** (8 * r)
+            h = y[row, t] = a * h + np.sqrt(1 - a**2) * (i * x[row, t])
+    return y
+
+
+def test_the_unit_of_the_paper_by_hand():
+    layer, params = made()
+    apply = jax.jit(layer.apply)
+    assert_near(apply(params, {}, X)[0], by_hand(params, X, np.zeros((B, T))))
+    found = apply(params, {}, X, segments=SEGMENTS)[0]
+    assert_near(found, by_hand(params, X, np.asarray(SEGMENTS)))
+
+
+def test_new_features_forget_between_a_tenth_and_a_thousandth_in_a_step():
+    params, _ = fdl.rg_lru(400).init(KEY, jnp.zeros((1, 1, 400)))
+    decay = params["memory"]["decay"]
+    kept = expit(np.asarray(decay, np.float64)) ** 8
+    assert 0.8999 < kept.min() < 0.902 and 0.997 < kept.max() < 0.9991
+    np.testing.assert_allclose(kept.mean(), 0.9495, atol=3 * 0.0286 / 20)
+
+
+def test_gates_that_close_altogether_have_finite_gradients():
+    layer, params = made()
+    shut = {**params["recurrence_gate"], "b": jnp.full((D,), -1e4)}
+    closed = {**params, "recurrence_gate": shut}
+    y, gradients = jax.jit(jax.value_and_grad(lambda p: layer.apply(p, {}, X)[0].sum()))(closed)
+    assert np.isfinite(y) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_decoding_goes_on_where_it_stopped():
+    model = fdl.chain(fdl.rg_lru(D), fdl.tanh, fdl.rg_lru(D))
+    params, _ = model.init(KEY, X)
+    whole = model.apply(params, {}, X)[0]
+    cache = fdl.start_decoding(model, params, X, T)
+    assert sorted(fdl.paths.leaves(cache)) == ["rg_lru_0/memory/h", "rg_lru_1/memory/h"]
+    pieces = []
+    for part in (slice(0, 4), slice(4, 5), slice(5, 9)):
+        y, cache = fdl.decode(model, params, cache, X[:, part])
+        pieces.append(y)
+    assert_near(jnp.concatenate(pieces, 1), whole)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^rg_lru_0/memory: expected no segments in decoding, got some; start_decoding anew "
+        r"where a sequence ends$",
+    ):
+        fdl.decode(model, params, cache, X, segments=SEGMENTS)
+
+
+def test_a_wrong_use_says_where_and_what_to_do():
+    layer, params = made()
+    model, params = fdl.chain(unit=layer), {"unit": params}
+    for given, message in [
+        (
+            {"x": X[..., :2]},
+            r"unit: expected x \[\.\.\., T, 3\], got \[2, 9, 2\]; put dense\(3\) in front, or say "
+            r"features=\.\.\. of x",
+        ),
+        (
+            {"x": X, "segments": SEGMENTS[0]},
+            r"unit/memory: expected integer segments \[2, 9\], got int32 \[9\]; number the "
+            r"sequence that each step belongs to",
+        ),
+    ]:
+        for call in (model.apply, jax.jit(model.apply)):
+            with pytest.raises(fdl.PathError, match=rf"^{message}(\n|$)"):
+                call(params, {}, **given)
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^linear_recurrence: expected a and b \[\.\.\., T, D\] of one shape and start "
+        r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them$",
+    ):
+        fdl.linear_recurrence(A, X, start=START[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_factor_of_zero_forgets_what_is_not_finite(bad):
+    a = jnp.full((6, 2), 0.5).at[3].set(0)
+    b = jnp.ones((6, 2))
+
+    def last(a, b):
+        return fdl.linear_recurrence(a, b)[3:].sum()
+
+    slopes = jax.jit(jax.grad(last, (0, 1)))
+    y = fdl.linear_recurrence(a, b.at[1].set(bad))
+    np.testing.assert_array_equal(y[3:], fdl.linear_recurrence(a, b)[3:])
+    assert not np.isfinite(y[1:3]).any()
+    assert all(np.isfinite(each[3:]).all() for each in slopes(a, b.at[1].set(bad)))
+    assert slopes(a, b)[0][3].tolist() == [1.75 * 1.75] * 2
+    y = fdl.linear_recurrence(a.at[0].set(0), b, start=jnp.full(2, bad))
+    assert np.isfinite(y).all()
+
+
+SEEDED_BUGS = {
+    "fdl/layers/state_space.py": (
+        "layers/test_state_space.py",
+        [
+            ("_kept(other[0], one[1]) + other[1]", "_kept(one[0], one[1]) + other[1]"),
+            ("add(_kept(factor[..., 0, :], start.astype(dtype)))", "add(start.astype(dtype))"),
+            ("jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)", "h"),
+            ("(a == 0) & ~jnp.isfinite(h)", "a == 0"),
+            ("dtype = wide(b.dtype)", "dtype = b.dtype"),
+            ("expm1(2 * log_a)", "expm1(log_a)"),
+            ("softplus(-decay)", "softplus(decay)"),
+            ("segments[..., 1:] != segments[..., :-1]", "segments[..., 1:] > segments[..., :-1]"),
+            (
+                "jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))",
+                "1 - jnp.exp(2 * log_a)",
+            ),
+            ('{"h": h[..., -1, :]}', '{"h": h[..., 0, :]}'),
+        ],
+    ),
+}

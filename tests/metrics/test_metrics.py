@@ -1,0 +1,879 @@
+"""Metrics against scikit-learn, and exact whatever the batches."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import sklearn.calibration
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fdl
+from fdl import metrics
+from fdl.metrics import Sum, ranking
+
+N, CLASSES = 60, 4
+BYTES_OF = np.array([1, 3, 2, 1])
+
+
+@functools.cache
+def data(kind):
+    """(predictions, targets); of classes 0 to 2 only, in logits of 4, so that one never occurs."""
+    rng = np.random.default_rng(3)
+    if kind == "classes":
+        labels = rng.integers(0, 3, N)
+        logits = rng.standard_normal((N, CLASSES)) + 1.5 * np.eye(CLASSES)[labels]
+        logits[:, 3] -= 9
+        return jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32)
+    targets = rng.integers(0, 2, N)
+    if kind == "binary":
+        scores = np.round(2 * rng.standard_normal(N) + targets, 1)  # with ties
+        return jnp.asarray(scores, jnp.float32), jnp.asarray(targets, jnp.int32)
+    numbers = 1000 + rng.standard_normal((2, N)) + targets
+    return jnp.asarray(numbers[0], jnp.float32), jnp.asarray(numbers[1], jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricCase:
+    """A metric, the kind of its data, and scikit-learn's or a formula in float64, with weights."""
+
+    metric: metrics.Metric
+    kind: str
+    oracle: Callable[..., float]
+    whole: bool = True  # whether its state is made of whole numbers only, and so exact
+
+
+def _sklearn(name, average):
+    def oracle(predictions, targets, weight):
+        binary = predictions.ndim == 1
+        said = predictions > 0 if binary else predictions.argmax(-1)
+        score = getattr(sklearn.metrics, name)
+        return score(targets, said, average=average, sample_weight=weight, zero_division=0)
+
+    return oracle
+
+
+def _specificities(logits, labels, weight):
+    """Of the classes that occur in labels or predictions."""
+    said = logits.argmax(-1)
+    table = sklearn.metrics.multilabel_confusion_matrix(
+        labels, said, labels=range(CLASSES), sample_weight=weight
+    )
+    used = weight > 0
+    return [
+        table[c, 0, 0] / table[c, 0].sum()
+        for c in range(CLASSES)
+        if c in labels[used] or c in said[used]
+    ]
+
+
+def _nats(logits, labels):
+    return -scipy.special.log_softmax(logits, -1)[np.arange(len(labels)), labels]
+
+
+def _calibration(logits, labels, weight, bins=7):
+    sure, right = scipy.special.softmax(logits, -1).max(-1), logits.argmax(-1) == labels
+    total = 0.0
+    for m in range(bins):
+        inside = (sure > m / bins) & (sure <= (m + 1) / bins)
+        total += abs((weight * (sure - right))[inside].sum())
+    return total / weight.sum()
+
+
+CASES = {
+    "accuracy": MetricCase(
+        metrics.mean_of(fdl.accuracy),
+        "classes",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p.argmax(-1), sample_weight=w),
+    ),
+    "top_k": MetricCase(
+        metrics.mean_of(functools.partial(metrics.top_k, k=2)),
+        "classes",
+        lambda p, t, w: sklearn.metrics.top_k_accuracy_score(
+            t, p, k=2, labels=range(CLASSES), sample_weight=w
+        ),
+    ),
+    **{
+        f"{name}_{average}": MetricCase(
+            getattr(metrics, name)(average, 0 if average == "binary" else CLASSES),
+            "binary" if average == "binary" else "classes",
+            _sklearn(f"{name}_score", average),
+        )
+        for name in ("precision", "recall", "f1")
+        for average in ("binary", "macro", "micro")
+    },
+    "f1_at_a_threshold": MetricCase(
+        metrics.f1("binary", threshold=0.7),
+        "binary",
+        lambda p, t, w: sklearn.metrics.f1_score(t, p > np.float32(0.7), sample_weight=w),
+    ),
+    "specificity_binary": MetricCase(
+        metrics.specificity("binary", threshold=0.3),
+        "binary",
+        lambda p, t, w: sklearn.metrics.recall_score(
+            t, p > np.float32(0.3), pos_label=0, sample_weight=w
+        ),
+    ),
+    "specificity_macro": MetricCase(
+        metrics.specificity("macro", CLASSES),
+        "classes",
+        lambda p, t, w: np.mean(_specificities(p, t, w)),
+    ),
+    "binary_accuracy": MetricCase(
+        metrics.mean_of(metrics.binary_accuracy(threshold=0.7)),
+        "binary",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p > np.float32(0.7), sample_weight=w),
+    ),
+    "accuracy_without_a_class": MetricCase(
+        metrics.mean_of(fdl.accuracy(ignore_index=1)),
+        "classes",
+        lambda p, t, w: sklearn.metrics.accuracy_score(t, p.argmax(-1), sample_weight=w * (t != 1)),
+    ),
+    "average_precision": MetricCase(
+        metrics.average_precision(),
+        "binary",
+        lambda p, t, w: sklearn.metrics.average_precision_score(t, p, sample_weight=w),
+    ),
+    "auc": MetricCase(
+        metrics.auc(),
+        "binary",
+        lambda p, t, w: sklearn.metrics.roc_auc_score(t, p, sample_weight=w),
+    ),
+    "r2": MetricCase(
+        metrics.r2(),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.r2_score(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "mse": MetricCase(
+        metrics.mean_of(fdl.squared_error),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.mean_squared_error(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "mae": MetricCase(
+        metrics.mean_of(fdl.absolute_error),
+        "numbers",
+        lambda p, t, w: sklearn.metrics.mean_absolute_error(t, p, sample_weight=w),
+        whole=False,
+    ),
+    "perplexity": MetricCase(
+        metrics.perplexity(),
+        "classes",
+        lambda p, t, w: np.exp(
+            sklearn.metrics.log_loss(
+                t, scipy.special.softmax(p, -1), labels=range(CLASSES), sample_weight=w
+            )
+        ),
+        whole=False,
+    ),
+    "bits_per_byte": MetricCase(
+        metrics.bits_per_byte(BYTES_OF),
+        "classes",
+        lambda p, t, w: (w * _nats(p, t)).sum() / np.log(2) / (w * BYTES_OF[t]).sum(),
+        whole=False,
+    ),
+    "calibration_error": MetricCase(
+        metrics.calibration_error(7), "classes", _calibration, whole=False
+    ),
+}
+over_cases = pytest.mark.parametrize("name", CASES)
+
+
+@functools.cache
+def accumulated(name):
+    """`(predictions, targets, weights [K, N]) -> (state, value)`: a scan over K batches."""
+    metric = CASES[name].metric
+
+    def run(predictions, targets, weights):
+        def body(state, weight):
+            return metric.update(state, predictions, targets, weight), None
+
+        state, _ = jax.lax.scan(body, metric.init(), weights)
+        return state, metric.compute(state)
+
+    return jax.jit(run)
+
+
+@over_cases
+def test_a_metric_is_that_of_scikit_learn(name):
+    case = CASES[name]
+    predictions, targets = data(case.kind)
+    wide = np.asarray(predictions, np.float64), np.asarray(targets)
+    state = case.metric.update(case.metric.init(), predictions, targets)
+    expected = case.oracle(*wide, np.ones(N))
+    assert float(case.metric.compute(state)) == pytest.approx(expected, rel=1e-5)
+    assert expected not in (0, 1)
+    weight = np.random.default_rng(1).integers(0, 4, N)
+    _, found = accumulated(name)(*(predictions, targets), jnp.asarray(weight, jnp.float32)[None])
+    assert float(found) == pytest.approx(case.oracle(*wide, weight), rel=1e-5)
+    assert found != case.metric.compute(state)
+
+
+@over_cases
+@settings(max_examples=8, deadline=None)
+@given(batch_of=st.lists(st.integers(0, 4), min_size=N, max_size=N))
+def test_a_metric_is_the_same_for_any_batches(name, batch_of):
+    case = CASES[name]
+    weight = jnp.asarray(np.random.default_rng(1).integers(0, 4, N), jnp.float32)
+    mine = np.array(batch_of) == np.arange(5)[:, None]
+    parts = weight * jnp.asarray(mine, jnp.float32)
+    state, value = accumulated(name)(*data(case.kind), parts)
+    # Batches of no weight make the same program of it.
+    at_once, expected = accumulated(name)(*data(case.kind), jnp.zeros((5, N)).at[2].set(weight))
+    if case.whole:
+        assert all(map(np.array_equal, jax.tree.leaves(state), jax.tree.leaves(at_once)))
+        assert value == expected
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@over_cases
+def test_a_metric_merges_and_runs_for_many_models_at_once(name):
+    case = CASES[name]
+    predictions, targets = data(case.kind)
+    metric = case.metric
+
+    def state_of(rows):
+        return metric.update(metric.init(), predictions[rows], targets[rows])
+
+    merged = metric.compute(metric.merge(state_of(slice(0, 17)), state_of(slice(17, N))))
+    whole = metric.compute(state_of(slice(0, N)))
+    np.testing.assert_allclose(merged, whole, rtol=1e-6)
+    models = jnp.stack([predictions, -predictions])
+    update = lambda p: metric.compute(metric.update(metric.init(), p, targets))  # noqa: E731
+    both = jax.jit(jax.vmap(update))(models)
+    np.testing.assert_allclose(both[0], whole, rtol=1e-6)
+    assert both[1] != both[0]
+
+
+@over_cases
+def test_what_has_no_weight_counts_as_nothing_even_if_it_is_no_number(name):
+    predictions, targets = data(CASES[name].kind)
+    weight = jnp.ones((1, N)).at[0, :5].set(0)
+    _, expected = accumulated(name)(predictions, targets, weight)
+    _, found = accumulated(name)(predictions.at[:5].set(jnp.nan), targets, weight)
+    np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(expected)
+
+
+# Exact sums.
+
+
+def test_counts_are_exact_beyond_two_to_the_24():
+    metric = metrics.mean_of(fdl.accuracy)
+    logits, labels = jnp.eye(3), jnp.array([0, 1, 0])
+
+    @jax.jit
+    def run():
+        state = metric.update(metric.init(), logits, labels)
+        doubled = lambda state, _: (metric.merge(state, state), None)  # noqa: E731
+        state, _ = jax.lax.scan(doubled, state, length=30)
+        one_more = lambda state, _: (metric.update(state, logits, labels), None)  # noqa: E731
+        return jax.lax.scan(one_more, state, length=1001)[0]
+
+    state = run()
+    count, total = (
+        int(np.float64(state[name].high)) + int(np.float64(state[name].low))
+        for name in ("count", "total")
+    )
+    assert (count, total) == (3 * (2**30 + 1001), 2 * (2**30 + 1001))
+
+
+@given(st.lists(st.integers(-(2**24), 2**24), min_size=1, max_size=30))
+def test_a_sum_of_whole_numbers_is_exact(numbers):
+    numbers = [each * 4097 for each in numbers]
+    parts = [(np.float32(each), np.float32(each - int(np.float32(each)))) for each in numbers]
+    total = functools.reduce(Sum.plus, (Sum(*part) for part in parts))
+    assert int(total.high) + int(total.low) == sum(numbers)
+
+
+def test_statistics_of_numbers_far_from_zero():
+    """Sums of squares would leave nothing of this variance in float32."""
+    metric = metrics.statistics_of(lambda p, t: p - t)
+    values = np.asarray(10_000 + 0.1 * np.random.default_rng(0).standard_normal(4096), np.float32)
+    batches = jnp.asarray(values).reshape(64, 64)
+    body = lambda state, x: (metric.update(state, x, jnp.zeros(64)), None)  # noqa: E731
+    state, _ = jax.jit(lambda batches: jax.lax.scan(body, metric.init(), batches))(batches)
+    found, wide = metric.compute(state), values.astype(np.float64)
+    assert float(found["variance"]) == pytest.approx(wide.var(), rel=1e-4)
+    assert float(state.mean.high) + float(state.mean.low) == pytest.approx(wide.mean(), rel=1e-8)
+    weight = jnp.arange(64.0)
+    found = metric.compute(metric.update(metric.init(), batches[0], jnp.zeros(64), weight))
+    mean = np.average(wide[:64], weights=weight)
+    expected = np.average((wide[:64] - mean) ** 2, weights=weight)
+    assert float(found["variance"]) == pytest.approx(expected, rel=1e-4)
+
+
+# Each metric by itself.
+
+
+def test_the_accumulated_confusion_matrix():
+    logits, labels = data("classes")
+    metric = metrics.confusion(CLASSES)
+    found = metric.compute(metric.update(metric.init(), logits, labels))
+    expected = fdl.confusion_matrix(logits.argmax(-1), labels, CLASSES)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != expected.T).any()
+    wrong = logits.at[0, 1].set(jnp.nan)
+    state = metric.update(metric.init(), wrong, labels.at[1].set(-1))
+    assert metric.compute(state).sum() == N - 2
+
+
+def test_top_k_of_ties_and_of_what_is_no_number():
+    logits = jnp.array([[1.0, 2.0, 2.0], [jnp.nan, 0.0, 3.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    labels = jnp.array([2, 2, 3, 1])
+    assert metrics.top_k(logits, labels, k=1).tolist() == [0, 0, 0, 0]
+    assert metrics.top_k(logits, labels, k=2).tolist() == [1, 0, 0, 1]
+    first = logits.argmax(-1)
+    np.testing.assert_array_equal(metrics.top_k(logits, first, k=1), fdl.accuracy(logits, first))
+    for k in (0, 4):
+        with pytest.raises(
+            fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}; it says"
+        ):
+            metrics.top_k(logits, labels, k=k)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e30])
+def test_the_accumulated_area_is_near_the_exact_one(spread):
+    """For scores of any size; two in the same 1/128 count as tied."""
+    rng = np.random.default_rng(2)
+    targets = rng.integers(0, 2, 5000)
+    scores = np.asarray(spread * (rng.standard_normal(5000) + targets), np.float32)
+    metric = metrics.auc()
+    state = metric.update(metric.init(), jnp.asarray(scores), jnp.asarray(targets))
+    exact = metrics.exact_auc(scores, targets)
+    assert exact == pytest.approx(sklearn.metrics.roc_auc_score(targets, scores), rel=1e-12)
+    assert abs(float(metric.compute(state)) - exact) < 2e-4
+    rounded = jnp.asarray(scores, jnp.bfloat16).astype(jnp.float32)
+    state = metric.update(metric.init(), rounded, jnp.asarray(targets))
+    assert float(metric.compute(state)) == pytest.approx(
+        metrics.exact_auc(rounded, targets), rel=2e-6
+    )
+
+
+def test_areas_that_there_are_not():
+    metric = metrics.auc()
+    one_kind = metric.update(metric.init(), jnp.ones(3), jnp.ones(3))
+    assert np.isnan(metric.compute(one_kind))
+    no_number = metric.update(metric.init(), jnp.array([0.0, jnp.nan]), jnp.array([0, 1]))
+    assert np.isnan(metric.compute(no_number))
+    zeros = metric.update(metric.init(), jnp.array([0.0, -0.0]), jnp.array([0, 1]))
+    assert metric.compute(zeros) == 0.5
+    for scores, targets, told in [
+        (
+            [1.0, 2.0],
+            [0],
+            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; take the scores of",
+        ),
+        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; see where training diverged$"),
+        (
+            [1.0, 2.0],
+            [1, 1],
+            r"targets of both 0 and 1, got \[1\]; give examples of both classes, ",
+        ),
+        (
+            [1.0, 2.0],
+            [0, 2],
+            r"targets of both 0 and 1, got \[0, 2\]; give examples of both classes, ",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
+            metrics.exact_auc(scores, targets)
+
+
+def test_the_calibration_of_scikit_learn():
+    """Of two classes its curve is of the second one; ours is of the more likely one."""
+    rng = np.random.default_rng(5)
+    chance = rng.uniform(0.5, 1, 400)
+    labels = (rng.random(400) < chance**2).astype(np.int32)
+    logits = np.log(np.stack([1 - chance, chance], -1))
+    right, sure = sklearn.calibration.calibration_curve(labels, chance, n_bins=10)
+    share = np.histogram(chance, np.linspace(0, 1, 11))[0]
+    share = share[share > 0] / 400
+    metric = metrics.calibration_error(10)
+    state = metric.update(metric.init(), jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    expected = (share * np.abs(right - sure)).sum()
+    assert float(metric.compute(state)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_r2_of_targets_that_are_all_equal():
+    metric = metrics.r2()
+    same = jnp.ones(3)
+    assert metric.compute(metric.update(metric.init(), same, same)) == 1
+    assert metric.compute(metric.update(metric.init(), 2 * same, same)) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: metrics.f1("weighted", 3),
+            r"f1: expected average binary, macro or micro, got 'weighted'; macro counts every "
+            r"class alike, micro every example",
+        ),
+        (
+            lambda: metrics.recall("macro"),
+            r"recall: expected a number of classes for macro and micro and none for binary, got 0 "
+            r"for macro; pass classes=\.\.\.",
+        ),
+        (
+            lambda: metrics.precision("binary", 2),
+            r"precision: expected a number of classes for macro and micro and none for binary, got "
+            r"2 for binary; take 'macro', or leave classes out",
+        ),
+        (
+            lambda: metrics.r2().update(metrics.r2().init(), jnp.ones((3, 1)), jnp.ones(3)),
+            r"r2: expected targets \[3, 1\] as the predictions, got \[3\]; reshape one of them",
+        ),
+        (
+            lambda: metrics.auc().update(
+                metrics.auc().init(), jnp.ones(3), jnp.ones(3), jnp.ones(2)
+            ),
+            r"auc: expected weights shaped like the first axes of \[3\], got \[2\]; one weight for "
+            r"each example",
+        ),
+        (
+            lambda: fdl.supervised(lambda p, x: x, fdl.squared_error, table=metrics.confusion(3)),
+            r"supervised: expected metrics whose value is one number, got float32 \[3, 3\] from "
+            r"'table'; update that one on the outputs of fdl\.predict",
+        ),
+    ],
+)
+def test_what_is_said_of_metrics_that_cannot_be(call, told):
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        call()
+
+
+# In training and evaluation.
+
+
+def objective():
+    model = fdl.chain(fdl.dense(5), fdl.tanh, fdl.dense(3))
+    return fdl.supervised(
+        *(model, fdl.softmax_cross_entropy),
+        accuracy=fdl.accuracy,
+        f1=metrics.f1("macro", classes=3),
+        perplexity=metrics.perplexity(),
+    )
+
+
+def examples():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 101)
+    x = rng.standard_normal((101, 4)) + 0.7 * np.eye(4)[labels]
+    return np.asarray(x, np.float32), np.asarray(labels, np.int32)
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+def test_evaluate_reports_what_is_no_mean_over_examples(weighs):
+    score, (x, y) = objective(), examples()
+    params, _ = score.model.init(jax.random.key(1), x)
+    weight = np.arange(101) % 3 if weighs else np.ones(101)
+    rows = (x, y, weight.astype(np.float32)) if weighs else (x, y)
+    logits = np.asarray(score.model.apply(params, {}, x)[0], np.float64)
+    expected = {
+        "loss": (weight * _nats(logits, y)).sum() / weight.sum(),
+        "accuracy": (weight * (logits.argmax(-1) == y)).sum() / weight.sum(),
+        "f1": _sklearn("f1_score", "macro")(logits, y, weight),
+        "perplexity": np.exp((weight * _nats(logits, y)).sum() / weight.sum()),
+    }
+    found = [fdl.evaluate(score, params, rows, batch_size=size) for size in (1, 7, 101, 500)]
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert len({each["f1"] for each in found}) == 1
+    assert [each["loss"] for each in found] == pytest.approx([expected["loss"]] * 4)
+    assert [each["perplexity"] for each in found] == pytest.approx([expected["perplexity"]] * 4)
+
+
+@pytest.mark.filterwarnings("ignore:fit. expected parameters that move")
+def test_fit_reports_what_is_no_mean_over_steps():
+    """The F1 of an epoch is that of its counts, and not the mean of the batches' F1."""
+    score, (x, y) = objective(), examples()
+    optimizer = fdl.sgd(0.0)  # so that every step scores the same network
+    params, _ = score.model.init(jax.random.key(1), x)
+    run = fdl.start(params, optimizer)
+    result = fdl.fit(
+        *(score, optimizer, run, (x, y)),
+        batch_size=10,
+        steps=25,
+        record_every=20,
+        validation=(x, y),
+    )
+    logits = np.asarray(score.model.apply(params, {}, x)[0], np.float64)
+    f1 = _sklearn("f1_score", "macro")
+    for record, steps in zip(result.history, (range(20), range(20, 25)), strict=False):
+        batches = [
+            fdl.draw_batch((jnp.asarray(logits), jnp.asarray(y)), 0, step, 10) for step in steps
+        ]
+        seen, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+        assert record["f1"] == pytest.approx(f1(seen, labels, np.ones(len(labels))), rel=1e-5)
+        assert record["val_f1"] == pytest.approx(f1(logits, y, np.ones(101)), rel=1e-5)
+    loss, (_, reported) = score(params, {}, (jnp.asarray(x), jnp.asarray(y)), None)
+    assert float(reported["perplexity"].value()) == pytest.approx(float(jnp.exp(loss)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        (lambda: fdl.metrics.confusion(3), "confusion"),
+        (lambda: fdl.metrics.precision("macro", 3), "precision"),
+        (lambda: fdl.metrics.recall("micro", 3), "recall"),
+        (lambda: fdl.metrics.bits_per_byte(jnp.ones(3)), "bits_per_byte"),
+    ],
+)
+def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name):
+    metric = metric()
+    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for as many"
+    for update in (metric.update, jax.jit(metric.update)):
+        with pytest.raises(fdl.PathError, match=told):
+            update(metric.init(), jnp.zeros((2, 5)), jnp.array([4, 1]))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: fdl.metrics.confusion(0), r"confusion: expected classes >= 1, an integer, got 0"),
+        (
+            lambda: fdl.metrics.confusion(2.5),
+            r"confusion: expected classes >= 1, an integer, got 2",
+        ),
+        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.calibration_error(0), r"calibration_error: expected bins >= 1, an "),
+        (
+            lambda: fdl.accuracy(jnp.eye(2), jnp.array([0.5, 1.0])),
+            r"accuracy: expected integer labels \[2\] for logits \[2, 2\], got float32 \[2\]; one",
+        ),
+        (
+            lambda: fdl.accuracy(jnp.eye(2), [0, 1]),
+            r"accuracy: expected labels as an array, got a list; convert it with jnp.asarray",
+        ),
+        (
+            lambda: fdl.metrics.top_k(jnp.eye(4), jnp.arange(4), k=2.5),
+            r"top_k: expected k in \[1, 4\], got 2.5; it says how many guesses count",
+        ),
+        (
+            lambda: fdl.confusion_matrix([0.5, 1.9], [0, 1], 2),
+            r"confusion_matrix: expected integers, got float64 and int64; take the argmax of",
+        ),
+        (
+            lambda: fdl.metrics.mean_of(fdl.accuracy).update(
+                None, jnp.eye(2), jnp.arange(2), [1, 0]
+            ),
+            r"mean_of: expected weights as an array, got a list; convert it with jnp.asarray",
+        ),
+    ],
+)
+def test_what_no_metric_can_be_made_of(call, told):
+    with pytest.raises(ValueError, match="^" + told):
+        call()
+
+
+@pytest.mark.parametrize("name", ["confusion", "recall", "auc", "calibration_error", "mean_of"])
+def test_counts_of_one_batch_do_not_stand_still(name):
+    n = 2**24 + 2**23
+    logits, labels = jnp.zeros((n, 2), jnp.bfloat16), jnp.zeros(n, jnp.int8)
+    metric, predictions, read = {
+        "confusion": (fdl.metrics.confusion(2), logits, lambda state: state["cells"].value()[0, 0]),
+        "recall": (fdl.metrics.recall("micro", 2), logits, lambda state: state["true"].value()[0]),
+        "auc": (fdl.metrics.auc(), logits[:, 0], lambda state: state["false"].value().sum()),
+        "calibration_error": (
+            fdl.metrics.calibration_error(1),
+            logits,
+            lambda state: state["count"].value()[0],
+        ),
+        "mean_of": (
+            fdl.metrics.mean_of(fdl.accuracy),
+            logits,
+            lambda state: state["total"].value(),
+        ),
+    }[name]
+    assert read(jax.jit(metric.update)(metric.init(), predictions, labels)) == n
+
+
+def test_an_infinite_loss_makes_an_infinite_mean():
+    metric = fdl.metrics.perplexity()
+    logits, labels = jnp.array([[0.0, -jnp.inf], [0.0, 0.0]]), jnp.array([1, 0])
+    state = metric.update(metric.init(), logits, labels)
+    for more in (state, metric.merge(state, state), metric.merge(metric.init(), state)):
+        assert metric.compute(more) == jnp.inf
+
+
+def test_auc_tells_apart_what_is_almost_sure():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 2000)
+    scores = 1 - 10 ** -(rng.uniform(2, 6, 2000) + targets / 2)
+    metric = fdl.metrics.auc()
+    found = metric.compute(metric.update(metric.init(), jnp.asarray(scores), jnp.asarray(targets)))
+    exact = fdl.metrics.exact_auc(np.float32(scores), targets)
+    assert abs(found - exact) < 1e-3
+    for wrong in (0.5, 2.0):
+        state = metric.update(metric.init(), jnp.array([0.1, 0.9, 0.5]), jnp.array([0, 1, wrong]))
+        assert np.isnan(metric.compute(state))
+
+
+def test_the_bins_of_auc_are_in_the_order_of_the_scores():
+    rng = np.random.default_rng(0)
+    near = 1 - 10 ** -rng.uniform(0, 7, 3000)
+    scores = np.sort(np.concatenate([10 * rng.standard_normal(3000), near, rng.random(3000)]))
+    edges = np.array([-np.inf, -1, -0.0, 0.0, 0.5, 1 - 2.0**-24, 1, 1 + 2.0**-7, np.inf])
+    for each in (np.float32(scores), np.float32(edges)):
+        place = np.asarray(ranking._bin(jnp.asarray(each)))
+        assert (np.diff(place) >= 0).all() and place.min() >= 0 and place.max() < ranking.BINS
+    assert (np.diff(place)[[0, 1, 3, 4, 5, 6, 7]] > 0).all()
+
+
+@pytest.mark.parametrize("size", [1e38, 1e20, 1.0, 1e-25])
+def test_r2_of_any_size_and_any_batches(size):
+    rng = np.random.default_rng(0)
+    targets = jnp.asarray(size * (rng.random(40) + [0.5] * 40), jnp.float32)
+    predictions = targets * jnp.asarray(1 + 0.1 * rng.standard_normal(40), jnp.float32)
+    weight = jnp.asarray(rng.integers(0, 3, 40), jnp.float32)
+    exact, guess = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
+    w = np.asarray(weight, np.float64)
+    apart = exact - (w * exact).sum() / w.sum()
+    expected = 1 - (w * (exact - guess) ** 2).sum() / (w * apart**2).sum()
+    metric = metrics.r2()
+    for batches in (1, 4):
+        state = metric.init()
+        for part in np.split(np.arange(40), batches):
+            state = jax.jit(metric.update)(state, predictions[part], targets[part], weight[part])
+        np.testing.assert_allclose(metric.compute(state), expected, rtol=1e-5)
+
+
+def test_r2_of_batches_of_very_different_size():
+    metric = metrics.r2()
+    state = metric.init()
+    for size in (1e-25, 1e20, 1.0):
+        targets = size * jnp.array([1.0, 2.0, 3.0])
+        state = metric.update(state, targets * 1.5, targets)
+    missed, whole = 0.25 * 14, 14 - 36 / 9
+    np.testing.assert_allclose(metric.compute(state), 1 - missed / whole, rtol=1e-5)
+
+
+def test_statistics_of_numbers_whose_sums_of_squares_overflow():
+    """The variance is 1e36, the sum of squares 1e39."""
+    metric = metrics.statistics_of(lambda predictions, targets: predictions)
+    values = jnp.asarray(1e18 * np.array([1.0, 3.0] * 500), jnp.float32)
+    state = metric.update(metric.init(), values, values)
+    state = metric.merge(state, metric.update(metric.init(), values, values))
+    np.testing.assert_allclose(metric.compute(state)["mean"], 2e18, rtol=1e-6)
+    np.testing.assert_allclose(metric.compute(state)["variance"], 1e36, rtol=1e-5)
+    far = jnp.array([3e38, 3e38, 1e38])
+    got = metric.compute(metric.update(metric.init(), far, far))
+    np.testing.assert_allclose(got["mean"], 7e38 / 3, rtol=1e-6)
+
+
+# Thresholds, and one logit for yes or no.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_curves_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random(50) < 0.3).astype(int)
+    scores = np.round(rng.standard_normal(50) + targets, 1)  # with ties
+    found = metrics.roc_curve(jnp.asarray(scores, jnp.float32), targets)
+    expected = sklearn.metrics.roc_curve(targets, np.float32(scores), drop_intermediate=False)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    found = metrics.precision_recall_curve(scores, targets)
+    expected = sklearn.metrics.precision_recall_curve(targets, scores)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    exact = sklearn.metrics.average_precision_score(targets, scores)
+    assert metrics.exact_average_precision(scores, targets) == pytest.approx(exact, rel=1e-12)
+    near = metrics.average_precision()(jnp.asarray(scores, jnp.bfloat16), jnp.asarray(targets))
+    rounded = np.asarray(jnp.asarray(scores, jnp.bfloat16), np.float64)
+    exact = sklearn.metrics.average_precision_score(targets, rounded)
+    assert float(near) == pytest.approx(exact, rel=1e-5)
+
+
+def test_average_precisions_that_there_are_not():
+    metric = metrics.average_precision()
+    assert np.isnan(metric(jnp.ones(3), jnp.zeros(3)))
+    assert metric(jnp.ones(3), jnp.ones(3)) == 1
+    assert np.isnan(metric(jnp.array([0.0, jnp.nan]), jnp.array([0, 1])))
+    with pytest.raises(
+        ValueError, match=r"^roc_curve: expected scores that are numbers, got <U1; "
+    ):
+        metrics.roc_curve(["a", "b"], [0, 1])
+
+
+def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
+    logits = jnp.array([[2.0], [-1.0], [0.0], [jnp.nan], [1.0]])
+    targets = jnp.array([[1], [1], [0], [0], [2]])
+    assert metrics.binary_accuracy(logits, targets)[:, 0].tolist() == [1, 0, 1, 0, 0]
+    chances = jnp.array([0.3, 0.6])
+    assert metrics.binary_accuracy(chances, jnp.array([0, 1]), threshold=0.5).tolist() == [1, 1]
+    with pytest.raises(
+        ValueError,
+        match=r"^binary_accuracy: expected threshold as a number, got nan; 0 is for logits, 0\.5 "
+        r"for probabilities$",
+    ):
+        metrics.binary_accuracy(chances, chances, threshold=np.nan)
+    with pytest.raises(
+        ValueError,
+        match=r"^f1: expected no threshold for macro, where the largest logit decides, got 0\.5; "
+        r"leave it out$",
+    ):
+        metrics.f1("macro", 3, threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        fdl.accuracy,
+        metrics.top_k(k=1),
+        metrics.f1("macro", 1),
+        metrics.specificity("micro", 1),
+        metrics.confusion(1),
+        metrics.perplexity(),
+        metrics.calibration_error(),
+        metrics.bits_per_byte(np.ones(1)),
+    ],
+)
+def test_one_logit_is_no_class(metric):
+    """Its argmax is 0, whatever it says."""
+    told = (
+        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; one logit of yes or "
+        r"no is for fdl\.metrics\.binary_accuracy or an average 'binary'; or make two of it: "
+        r"jnp\.concatenate\(\[0 \* logits, logits\], -1\)$"
+    )
+    logits, labels = jnp.array([[1.0], [-1.0], [2.0]]), jnp.array([1, 0, 0])
+    with pytest.raises(fdl.PathError, match=told):
+        metric(logits, labels)
+    two = jnp.concatenate([0 * logits, logits], -1)
+    assert fdl.accuracy(two, labels).tolist() == [1, 1, 0]
+
+
+# One form.
+
+
+@over_cases
+def test_ranks_are_free_in_a_metric_used_alone(name):
+    metric, (predictions, targets) = CASES[name].metric, data(CASES[name].kind)
+
+    def value(predictions, targets, weight):
+        state = metric.update(metric.init(), predictions, targets, weight)
+        return metric.compute(metric.merge(state, state))
+
+    with jax.numpy_rank_promotion("raise"):
+        assert jax.eval_shape(value, predictions, targets, jnp.ones(N)).shape == ()
+
+
+def test_options_of_metrics_that_set_no_shape_may_be_traced():
+    p, t = data("binary")
+    logits, labels = data("classes")
+    binary = (metrics.precision, metrics.recall, metrics.specificity, metrics.f1)
+    calls = [
+        lambda v: [f("binary", threshold=v)(p, t) for f in binary],
+        lambda v: metrics.binary_accuracy(p, t, threshold=v),
+        lambda v: metrics.top_k(logits, labels, k=v.astype(int) + 1),
+        lambda v: fdl.accuracy(logits, labels, ignore_index=v.astype(int)),
+        lambda v: metrics.bits_per_byte(v + jnp.float32(BYTES_OF))(logits, labels),
+    ]
+    value = jnp.float32(1.25)
+    found = jax.jit(lambda v: [call(v) for call in calls])(value)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), found, [c(value) for c in calls]
+    )
+
+
+def test_a_metric_is_given_by_its_name_or_with_its_options():
+    predictions, targets = data("binary")
+    given = {
+        **{"auc": metrics.auc, "area": metrics.auc(), "f1": metrics.f1("binary")},
+        **{"right": metrics.binary_accuracy, "at": metrics.binary_accuracy(threshold=0.7)},
+        "later": functools.partial(metrics.f1, "binary"),
+    }
+    score = fdl.supervised(lambda w, x: w * x, fdl.sigmoid_cross_entropy, **given)
+    found = fdl.evaluate(score, jnp.float32(1), (predictions, targets), batch_size=7)
+    assert found["auc"] == found["area"] == pytest.approx(metrics.auc()(predictions, targets))
+    assert found["f1"] == found["later"] == metrics.f1("binary")(predictions, targets)
+    assert found["right"] == pytest.approx(
+        sklearn.metrics.accuracy_score(targets, predictions > 0), rel=1e-6
+    )
+    assert found["at"] == pytest.approx(
+        sklearn.metrics.accuracy_score(targets, predictions > np.float32(0.7)), rel=1e-6
+    )
+    weight = jnp.asarray(np.arange(N) % 2, jnp.float32)
+    value = metrics.f1("binary")(predictions, targets, weight)
+    assert value == metrics.f1("binary")(predictions[1::2], targets[1::2])
+
+
+SEEDED_BUGS = {
+    "fdl/metrics/metric.py": (
+        "metrics/test_metrics.py losses/test_losses.py -k metric_or_another_shape",
+        [
+            ("self.low + other.low + error", "self.low + other.low"),
+            ("jnp.where(jnp.isfinite(low), low, jnp.zeros_like(low))", "low"),
+            ("counting(f, targets), values.shape", "None, values.shape"),
+            ("if counts is None or shape[: counts.ndim] != counts.shape:", "if counts is None:"),
+            (
+                "return with_ranks(init, update, merge, computed)",
+                "return Metric(init, update, merge, computed)",
+            ),
+            ("jnp.ones(shape, jnp.int32)", "jnp.ones(shape, jnp.float32)"),
+            ("jnp.where(weight == 0, 0, values * weight)", "values * weight"),
+        ],
+    ),
+    "fdl/metrics/regression.py": (
+        "metrics/test_metrics.py",
+        [
+            ("self.squares.plus(other.squares).plus(between)", "self.squares.plus(other.squares)"),
+            ("1 - missed.over(whole)", "missed.over(whole)"),
+            ("jnp.maximum(self.unit, other.unit)", "self.unit"),
+            (
+                "ratio(self.total.value(), other.total.value()) * factor * factor",
+                "ratio(self.total.value(), other.total.value())",
+            ),
+            ("jnp.where(size == 0, smallest, ", "jnp.where(size == 0, 1.0, "),
+            ("weighted_sum(values / unit, weight)", "weighted_sum(values, weight) / unit"),
+        ],
+    ),
+    "fdl/metrics/probability.py": (
+        "metrics/test_metrics.py",
+        [
+            ("/ math.log(2)", ""),
+            ("jnp.ceil(sure * bins) - 1", "jnp.round(sure * bins)"),
+            ("jnp.where(right, weight, nothing[0])", "weight"),
+            ("weighted_sum(lengths, weight)", "weight.sum()"),
+        ],
+    ),
+    "fdl/metrics/ranking.py": (
+        "metrics/test_metrics.py",
+        [
+            ("jnp.where(bits >= sign, ~bits, bits | sign)", "bits | sign"),
+            ("jnp.cumsum(false) - false / 2", "jnp.cumsum(false)"),
+            ("jnp.where(scores == 0, 0, scores)", "scores"),
+            ("near = HALF + (HALF - _rank(1 - scores))", "near = place"),
+            ('sums["unknown"] > 0', "False"),
+            ("np.cumsum(false) - false / 2", "np.cumsum(false)"),
+            ("ratio(above, above + wrong)", "ratio(above, wrong)"),
+            ("jnp.cumsum(false[::-1])", "jnp.cumsum(false)"),
+            ("np.concatenate([[np.inf], thresholds])", "np.concatenate([thresholds, [np.inf]])"),
+            ("(true / true[-1])[::-1], [0.0]", "(true / true[-1])[::-1], [1.0]"),
+        ],
+    ),
+    "fdl/train/reports.py": (
+        "metrics/test_metrics.py train/test_step.py train/test_loop.py",
+        [
+            ("Sum(self.total, self.lost[0])", "Sum(self.total, 0.0)"),
+            ("Mean(value * count, jnp.full_like(value, count))", "Mean(value, 1.0)"),
+            (
+                "return Mean(weighted_sum(values, weight), weight.sum())",
+                "return Mean(weighted_sum(values, weight), jnp.float32(values.size))",
+            ),
+            ("self.metric.merge(self.state, other.state)", "other.state"),
+            (
+                "self.predictions, self.targets, self.weight)",
+                "self.predictions, self.targets, None)",
+            ),
+        ],
+    ),
+}

@@ -1,0 +1,573 @@
+"""Half precision, and numbers whose squares float32 cannot hold: every optimizer, and lengths.
+
+The laws run over `DEFAULTS`: optimizers with the hyper-parameters that users leave alone, because a
+large eps would hide what is looked for here.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fdl
+from fdl import optim
+from tests.oracles.optimizers import ORACLES
+from tests.registry import DEFAULTS, OPTIMIZERS
+from tests.trees import assert_equal, kinds
+
+over_defaults = pytest.mark.parametrize("name", DEFAULTS)
+HALVES = {"half": jnp.float16, "brain": jnp.bfloat16}
+over_halves = pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+MIXED = {**HALVES, "single": jnp.float32}
+
+# Of full rank, for muon and soap, and exact in bfloat16.
+PATTERN = np.array([[1.0, 0.5, -1.0], [0.25, -2.0, 1.0]], np.float32)
+WEIGHTS = np.array([[1.0, -0.5, 2.0], [0.25, 1.5, -3.0]], np.float32)
+STEPS = 6001
+
+
+@pytest.fixture(autouse=True)
+def standard(standard_promotion):
+    """For optax, which does not pass strict promotion."""
+
+
+def finite(tree):
+    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
+    return all(np.isfinite(np.asarray(x, np.complex128)).all() for x in leaves)
+
+
+def cast(tree, dtypes):
+    """By NumPy, each leaf in the dtype under its name."""
+    return {name: np.asarray(leaf).astype(dtypes[name]) for name, leaf in tree.items()}
+
+
+@functools.cache
+def path(name):
+    """(params, gradients of many steps) -> (all updates at weights that stay, the last state)."""
+    case = DEFAULTS[name]
+    optimizer = case.ours()
+
+    def run(params, gradients):
+        params = case.start(params)
+
+        def step(state, gradient):
+            updates, state = optimizer.update(gradient, state, params)
+            return state, getattr(updates, "fast", updates)
+
+        state, updates = jax.lax.scan(step, optimizer.init(params), gradients)
+        return updates, state
+
+    return jax.jit(run)
+
+
+def gradients_of(sizes):
+    sizes = np.asarray(sizes, np.float64)[:, None, None]
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(sizes * PATTERN, -largest, largest).astype(np.float32)
+
+
+def test_every_optimizer_has_defaults():
+    tail = r"(_\d+|_schedule|_(True|False)|_(of|with|without)_.*)$"
+    names = {re.sub(tail, "", name) for name in OPTIMIZERS}
+    assert names | {"adafactor", "lbfgs", "sam", "soap"} <= {n.split()[0] for n in DEFAULTS}
+
+
+@pytest.mark.bits
+@over_defaults
+def test_half_precision_is_float32_rounded_once(name):
+    """A gradient of 0, then 1,000 of 1, then 5,000 of 0.01; three dtypes side by side.
+
+    The oracle is the run in float32, whose gradients are those that the narrow dtypes can hold.
+    """
+    plain = gradients_of(np.repeat([0.0, 1.0, 0.01], [1, 1000, 5000]))
+    gradients = cast(dict.fromkeys(MIXED, plain), MIXED)
+    params = cast(dict.fromkeys(MIXED, WEIGHTS), MIXED)
+    single = dict.fromkeys(MIXED, np.float32)
+    updates, state = path(name)(params, gradients)
+    exact, wide_state = path(name)(cast(params, single), cast(gradients, single))
+    for part, dtype in MIXED.items():
+        assert updates[part].dtype == dtype
+        near = 2 * float(jnp.finfo(dtype).eps)
+        found, expected = (np.asarray(x[part], np.float32) for x in (updates, exact))
+        assert np.isfinite(found).all()
+        least = float(jnp.finfo(dtype).smallest_normal)
+        np.testing.assert_allclose(found, expected, rtol=near, atol=least, err_msg=part)
+    if name != "sam":  # which keeps the parameters themselves
+        assert_equal(kinds(state), kinds(wide_state))
+    assert finite(state)
+
+
+@over_defaults
+def test_no_finite_gradient_ends_training(name):
+    """Each of these alone and in both signs, among ordinary ones; weights go on moving."""
+    sizes = np.ones(STEPS)
+    for number, size in enumerate((1e-30, 1e-20, 1e20, 3e20, 3e38)):
+        at = 3 + 1000 * number
+        sizes[[at, at + 10, at + 11]] = size, -size, size
+    single = dict.fromkeys(MIXED, np.float32)
+    params = cast(dict.fromkeys(MIXED, WEIGHTS), single)
+    updates, state = path(name)(params, dict.fromkeys(MIXED, gradients_of(sizes)))
+    assert finite(updates) and finite(state)
+    # adamax's step is the gradient over 3e38 e^-2 by now: too small a number for float32.
+    assert name == "adamax" or all(np.any(leaf[-100:] != 0) for leaf in updates.values())
+
+
+# Those whose first step is a formula, and that bound nothing in it; not those around another.
+ORACLE_OF = [n for n in DEFAULTS if n in ORACLES and n not in ("radam", "soap", "sam", "lookahead")]
+
+
+@pytest.mark.parametrize("name", ORACLE_OF)
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 3e20, 1.5e38])
+def test_the_first_step_is_that_of_float64(name, size):
+    """In NumPy, where the square of 3e20 is a number."""
+    rate = {} if name == "adadelta" else {"learning_rate": 0.1}
+    optimizer, oracle = DEFAULTS[name].ours(), ORACLES[name](**rate)
+    params, gradient = {"w": jnp.asarray(WEIGHTS)}, {"w": gradients_of([size])[0]}
+    oracle.init(params)
+    expected = oracle.step(gradient)["w"] - WEIGHTS
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    # Schedule-Free finds x from y and z, which are as large as the weights.
+    near = 1e-6 if name.startswith("schedule_free") else 1e-15
+    np.testing.assert_allclose(updates["w"], expected, rtol=2e-5, atol=near)
+
+
+# Within so many steps the moments of a gradient of 3e20 are below rounding beside those of 1.
+RECOVERY = {"rmsprop": 1200, "adadelta": 1500, "soap": 2500}
+RECOVERY |= dict.fromkeys(["adam", "adamax", "adabelief", "nadam", "radam"], 120_000)
+
+
+@pytest.mark.parametrize("name", RECOVERY)
+@pytest.mark.parametrize("size", [3e20])
+def test_a_weight_recovers_from_a_huge_gradient(name, size):
+    """After it, the steps are at last those of a weight that never saw it."""
+    make = getattr(optim, name)
+    optimizer = make() if name == "adadelta" else make(0.1)
+    w = jnp.ones((2,))
+
+    @jax.jit
+    def after(first):
+        _, state = optimizer.update(first, optimizer.init(w), w)
+
+        def step(state, _):
+            updates, state = optimizer.update(jnp.array([1.0, -2.0]), state, w)
+            return state, updates
+
+        state, _ = jax.lax.scan(step, state, length=RECOVERY[name])
+        return optimizer.update(jnp.array([1.0, -2.0]), state, w)[0]
+
+    expected = after(jnp.ones(2))
+    # adadelta's own unit of length is what it makes of its steps; it need only move.
+    bounds = {"rtol": 3.0} if name == "adadelta" else {"rtol": 2e-3}
+    np.testing.assert_allclose(after(jnp.array([size, -size])), expected, **bounds)
+
+
+# The numbers of the issue.
+
+
+@over_halves
+@pytest.mark.parametrize("make", [optim.adam, optim.rmsprop, optim.muon, optim.adafactor])
+def test_a_gradient_of_zero_is_a_step_of_zero(make, dtype):
+    optimizer, w = make(0.1), jnp.ones((2, 2), dtype)
+    updates, _ = optimizer.update(0 * w, optimizer.init(w), w)
+    assert updates.dtype == dtype and np.asarray(updates).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_second_moment_decays_in_bfloat16():
+    """In bfloat16 0.999 rounds to 1: the last step was -0.0139."""
+    optimizer, w = optim.adam(1.0), jnp.zeros((), jnp.bfloat16)
+    sizes = np.repeat(np.float32([1, 0.01]), [1000, 5000]).astype(jnp.bfloat16)
+    _, updates = jax.lax.scan(
+        lambda state, g: optimizer.update(g, state, w)[::-1], optimizer.init(w), sizes
+    )
+    assert abs(float(updates[-1]) + 0.151) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 300.0, 6e4])
+@pytest.mark.parametrize("preconditioning", ["frobenius", "spectral"])
+def test_muon_steps_have_one_size_in_float16(size, preconditioning):
+    optimizer, w = optim.muon(1.0, preconditioning=preconditioning), jnp.ones((2, 3), jnp.float16)
+    gradient = jnp.asarray(size * PATTERN / 2, jnp.float16)
+    updates, _ = optimizer.update(gradient, optimizer.init(w), w)
+    values = np.linalg.svd(np.asarray(updates, np.float64) / np.sqrt(1.5), compute_uv=False)
+    assert (values > 0.6).all() and (values < 1.3).all()
+
+
+@pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
+def test_a_half_precision_matrix_is_made_orthogonal(preconditioning):
+    for size in (300.0, 6e4) if preconditioning in ("aol", "schatten") else (1e-6, 300.0, 6e4):
+        x = jnp.asarray(size * PATTERN / 2, jnp.float16)
+        u = optim.orthogonalize(x, preconditioning=preconditioning)
+        values = np.linalg.svd(np.asarray(u, np.float64), compute_uv=False)
+        assert u.dtype == jnp.float16 and (values > 0.5).all() and (values < 1.3).all(), size
+
+
+@over_halves
+def test_an_average_that_counts_its_weights_in_float32(dtype):
+    """weight_sum stopped at 256 in bfloat16, and at 0 in float16 with a rate of 1e-4."""
+    optimizer, w = optim.schedule_free_sgd(1e-4), jnp.ones((), dtype)
+    state = jax.lax.scan(
+        lambda state, g: (optimizer.update(g, state, w)[1], None),
+        *(optimizer.init(w), jnp.ones(1000, dtype)),
+    )[0]
+    np.testing.assert_allclose(state.weight_sum, 1000 * 1e-8, rtol=1e-5)
+    np.testing.assert_allclose(state.z, 0.9, rtol=1e-4)
+
+
+# Chains.
+
+
+def test_a_chain_rounds_once_at_its_end():
+    """Where a direction is infinite in float16, and where it would vanish."""
+    huge = optim.chain(optax.scale(1e6), optax.scale(1e-6))
+    tiny = optim.chain(optax.scale(1e-9), fdl.sgd(1e9))
+    g = jnp.array([3.0, -0.125], jnp.float16)
+    assert huge.update(g, huge.init(g))[0].tolist() == [3.0, -0.125]
+    assert tiny.update(g, tiny.init(g))[0].tolist() == [-3.0, 0.125]
+    most = optim.chain(optax.scale(1e6))
+    assert most.update(g, most.init(g))[0].tolist() == [65504.0, -65504.0]
+    infinite, _ = most.update(jnp.array([jnp.inf, jnp.nan], jnp.float16), most.init(g))
+    assert np.isinf(infinite[0]) and np.isnan(infinite[1])
+
+
+@over_halves
+def test_pieces_of_optax_keep_their_dtypes_in_a_chain(dtype):
+    optimizer = optim.chain(optax.trace(0.9), optim.accumulate(optax.adam(0.1), 2), fdl.adam(0.1))
+    w = jnp.ones(3, dtype)
+
+    def step(state, g):
+        updates, state = optimizer.update(g, state, w)
+        return state, updates
+
+    start = optimizer.init(w)
+    state, updates = jax.jit(lambda: jax.lax.scan(step, start, jnp.ones((4, 3), dtype)))()
+    assert kinds(state) == kinds(start) and updates.dtype == dtype and finite(updates)
+    assert state[0].trace.dtype == dtype
+
+
+@over_halves
+def test_a_state_of_optax_keeps_its_dtypes(dtype):
+    """The state goes over from optax, and back."""
+    w, g = jnp.ones(3, dtype), jnp.array([1.0, -2.0, 0.5], dtype)
+    for name in ("adam", "lion", "adagrad", "sgd", "rmsprop", "amsgrad", "adafactor"):
+        theirs = getattr(optax, name)(0.1)
+        state = theirs.init(w)
+        updates, new = getattr(optim, name)(0.1).update(g, state, w)
+        assert kinds(new) == kinds(state) and updates.dtype == dtype
+        theirs.update(g, new, w)
+    theirs = optax.contrib.schedule_free_sgd(0.1)
+    state = theirs.init(w)
+    assert kinds(optim.schedule_free_sgd(0.1).update(g, state, w)[1]) == kinds(state)
+
+
+def test_a_state_can_be_kept_in_fewer_bits():
+    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "s": jnp.ones((), jnp.bfloat16)}
+    optimizer = optim.keep_state_in(optim.adam(0.1), jnp.bfloat16)
+    state = start = optimizer.init(params)
+    assert kinds(state[0].mu["w"]) == kinds(optax.adam(0.1).init(params)[0].mu["w"])
+    assert state[0].nu["s"].dtype == jnp.float32 and state[0].count.dtype == jnp.int32
+    for _ in range(2):
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+    assert kinds(state) == kinds(start) and kinds(updates) == kinds(params)
+    np.testing.assert_allclose(np.asarray(updates["w"], np.float32), -0.1, rtol=1e-2)
+    big = optim.keep_state_in(fdl.sgd(1.0, 0.9), jnp.float16)
+    assert finite(big.update(jnp.full(2, 1e6), big.init(jnp.ones(2)))[1])
+    with pytest.raises(
+        ValueError,
+        match=r"^keep_state_in: expected a floating dtype, got int8; jnp.bfloat16 is usual$",
+    ):
+        optim.keep_state_in(optim.adam(0.1), jnp.int8)
+
+
+# Lengths whose squares are too large or too small.
+
+
+SIZES = [1e-35, 1e-30, 1e-20, 1.0, 1e19, 1e20, 6e37]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_lengths_are_those_of_float64(size):
+    """Alone, compiled, batched with an ordinary tree, and their gradients."""
+    tree = {"a": jnp.array([3.0, 0.0]) * size, "b": jnp.float32(-4.0 * size)}
+    exact = np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in tree.values()))
+    both = jax.tree.map(lambda x: jnp.stack([x, jnp.ones_like(x)]), tree)
+    np.testing.assert_allclose(optim.global_norm(tree), exact, rtol=3e-7)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(optim.global_norm))(both), [exact, np.sqrt(3)], rtol=3e-7
+    )
+    slopes = jax.grad(optim.global_norm)(tree)
+    np.testing.assert_allclose([*slopes["a"], slopes["b"]], [0.6, 0, -0.8], atol=1e-6)
+    many = jax.vmap(jax.grad(optim.global_norm))(both)
+    np.testing.assert_allclose([*many["a"][0], many["b"][0]], [0.6, 0, -0.8], atol=1e-6)
+    clipped, _ = optim.clip_by_global_norm(size / 2).update(tree, ())
+    np.testing.assert_allclose(clipped["a"] / size, [0.3, 0], rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"] / size, -0.4, rtol=1e-6)
+    unit, _ = optim.normalize().update(tree, ())
+    np.testing.assert_allclose([*unit["a"], unit["b"]], [0.6, 0, -0.8], rtol=1e-6)
+    g = {"w": jnp.array([3.0, -4.0]) * size}
+    w = {"w": jnp.array([6.0, 8.0])}
+    for transform, expected in [
+        (optim.clip_by_block_rms(size / 10), g["w"] * (0.1 / np.sqrt(12.5))),
+        (optim.scale_by_trust_ratio(), [6.0, -8.0]),
+        (optim.scale_by_trust_ratio(trust_coefficient=0.5, eps=0.01 * size), None),
+    ]:
+        found = jax.jit(transform.update)(g, transform.init(w), w)[0]["w"]
+        expected = np.array([3.0, -4.0]) / (5.01 / 5) if expected is None else expected
+        np.testing.assert_allclose(found, expected, rtol=2e-6)
+    coarse = optim.adaptive_grad_clip(size / 20)
+    found = jax.jit(coarse.update)(g, coarse.init(w), w)[0]["w"]
+    # As in optax, nothing is divided by less than 1e-6.
+    part = min(0.5 * size / max(5 * size, 1e-6), 1)
+    np.testing.assert_allclose(found, np.array([3, -4]) * size * part, rtol=2e-6, atol=1e-37)
+    near = optim.clip_by_global_norm(1.0).update(jnp.array([3.0, 4.0]) * size, ())[0]
+    np.testing.assert_allclose(near, np.array([3.0, 4.0]) * min(size, 0.2), rtol=1e-6)
+
+
+def test_lengths_that_float32_cannot_hold():
+    """|g| itself is 5e38: the direction is right, and the length infinite."""
+    g = jnp.array([3e38, -3e38, 0.0])
+    direction = [0.5**0.5, -(0.5**0.5), 0.0]
+    assert np.isinf(optim.global_norm(g))
+    for transform in (optim.clip_by_global_norm(1.0), optim.normalize()):
+        np.testing.assert_allclose(jax.jit(transform.update)(g, ())[0], direction, rtol=1e-6)
+    trust, w = optim.scale_by_trust_ratio(), jnp.array([3.0, 4.0, 0.0])
+    found = jax.jit(trust.update)(g, trust.init(w), w)[0]
+    np.testing.assert_allclose(found, 5 * np.array(direction), rtol=1e-6)
+
+
+def test_lengths_of_nothing_and_of_what_is_not_finite():
+    assert float(optim.global_norm({})) == float(optim.global_norm({"w": jnp.ones((0, 3))})) == 0
+    zero = {"w": jnp.zeros(2), "e": jnp.ones((0,))}
+    assert_equal(jax.grad(optim.global_norm)(zero), zero)
+    assert np.isinf(optim.global_norm({"w": jnp.array([jnp.inf, 1.0])}))
+    assert np.isnan(optim.global_norm({"w": jnp.array([jnp.nan, 3e20])}))
+    mixed = {"h": jnp.float16(3e4), "f": jnp.float32(4e4)}
+    np.testing.assert_allclose(optim.global_norm(mixed), 5e4, rtol=1e-3)
+    complex_ = {"w": jnp.array([3e20 + 4e20j], jnp.complex64)}
+    np.testing.assert_allclose(optim.global_norm(complex_), 5e20, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "adagrad", "rmsprop", "adabelief", "radam"])
+def test_huge_complex_gradients(name):
+    """The direction is kept, also where one part is far smaller."""
+    optimizer = getattr(optim, name)(0.1)
+    w = jnp.array([1 + 1j, 1 - 1j, 2j])
+    gradient = jnp.array([3e20 + 4e20j, 3e38 - 3e38j, 1e20 + 1e19j], jnp.complex64)
+    updates, state = optimizer.update(gradient, optimizer.init(w), w)
+    assert finite(updates) and finite(state)
+    unit = np.asarray(gradient, np.complex128)
+    unit /= np.abs(unit)
+    found = np.asarray(updates, np.complex128)
+    np.testing.assert_allclose(found / np.abs(found), -unit, rtol=1e-5)
+    for _ in range(3):
+        updates, state = optimizer.update(-gradient, state, w)
+        assert finite(updates) and finite(state)
+
+
+# Weights too coarse for their steps.
+
+
+def narrow(tree, dtype):
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def run(optimizer, params, gradients):
+    """Parameters after every step, and the last state."""
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        params = fdl.apply_updates(params, updates)
+        return (params, state), params
+
+    (_, state), path = jax.lax.scan(step, (params, optimizer.init(params)), gradients)
+    return path, state
+
+
+MASTERS = {
+    "adamw": lambda wrap: wrap(optim.adamw(0.01, weight_decay=0.1)),
+    "schedule_free": lambda wrap: wrap(optim.schedule_free_sgd(0.01)),
+    "optax": lambda wrap: wrap(optax.adam(0.01)),
+    "inject": lambda wrap: optim.inject_hyperparams(lambda rate: wrap(optim.adam(rate)))(0.01),
+    "injected": lambda wrap: wrap(optim.inject_hyperparams(optim.adam)(0.01)),
+    "masked": lambda wrap: optim.masked(wrap(optim.lamb(0.01)), {"w": True, "b": True, "f": False}),
+    "partition": lambda wrap: optim.partition(
+        {("w",): wrap(optim.adam(0.01)), ("b", "f"): wrap(fdl.sgd(0.003, 0.9))}
+    ),
+    "accumulate": lambda wrap: wrap(optim.accumulate(optim.adam(0.01), 3)),
+    "clipped": lambda wrap: wrap(optim.chain(optim.clip_by_global_norm(0.5), fdl.sgd(0.01))),
+}
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("name", MASTERS)
+@over_halves
+def test_coarse_weights_are_the_float32_run_rounded(name, dtype):
+    """Exactly, at every step: by scan, and by vmap; with a leaf that is in float32 anyway."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (3, 2), "b": (2,), "f": (2,)}
+    dtypes = {"w": dtype, "b": dtype, "f": jnp.float32}
+    draw = lambda *lead: {k: jnp.asarray(rng.standard_normal(lead + s)) for k, s in shapes.items()}  # noqa: E731
+    params = cast(draw(), dtypes)
+    gradients = cast(draw(60), dtypes)
+    single = dict.fromkeys(shapes, np.float32)
+    coarse, fine = MASTERS[name](optim.master_weights), MASTERS[name](lambda optimizer: optimizer)
+    path, _ = jax.jit(functools.partial(run, coarse))(params, gradients)
+    exact, _ = jax.jit(functools.partial(run, fine))(cast(params, single), cast(gradients, single))
+    for key, want in dtypes.items():
+        assert path[key].dtype == want
+        assert_equal(path[key], exact[key].astype(want))
+    twice = jax.tree.map(lambda x: np.stack([x, -x]), (params, gradients))
+    if name == "adamw":
+        both, _ = jax.jit(jax.vmap(functools.partial(run, coarse)))(*twice)
+        assert_equal(jax.tree.map(lambda x: x[0], both), path)
+
+
+def test_steps_below_rounding_arrive():
+    w, g = jnp.ones(2, jnp.bfloat16), jnp.array([1.0, -1.0], jnp.bfloat16)
+    gradients = jnp.broadcast_to(g, (1000, 2))
+    lost, _ = run(fdl.sgd(1e-4), w, gradients)
+    found, state = run(optim.master_weights(fdl.sgd(1e-4)), w, gradients)
+    assert lost[-1].tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(state.master, [0.9, 1.1], rtol=1e-4)
+    assert_equal(found[-1], state.master.astype(jnp.bfloat16))
+    # Inside of a chain the update is rounded: near, at every step, and never farther.
+    for outer in (optim.chain, optax.chain):
+        near, state = run(outer(optim.master_weights(fdl.sgd(3e-3))), w * 0.01, gradients)
+        np.testing.assert_allclose(near[-1].astype(jnp.float32), state[0].master, rtol=2**-7)
+
+
+@over_halves
+def test_coarse_weights_far_and_through_zero(dtype):
+    """Sizes that change by a thousand in a step, and signs that turn, are met to the bit."""
+    w = jnp.array([1.0, -3.0, 1e-3, 0.5], dtype)
+    optimizer = optim.master_weights(fdl.sgd(1.0))
+    gradients = np.random.default_rng(0).standard_normal((50, 4)) * 10.0 ** np.arange(-2, 2)
+    path, state = run(optimizer, w, jnp.asarray(gradients, dtype))
+    whole = np.asarray(w, np.float32) - np.cumsum(gradients.astype(dtype).astype(np.float32), 0)
+    np.testing.assert_allclose(state.master, whole[-1], rtol=1e-3, atol=1e-4)
+    assert_equal(path[-1], state.master.astype(dtype))
+
+
+def test_coarse_weights_and_the_loss_along_a_line():
+    """The search of L-BFGS, and SAM's other gradients, see the weights in their own dtype."""
+    target = jnp.array([0.3, -0.7], jnp.bfloat16)
+    seen = []
+
+    def loss(w):
+        seen.append(w.dtype)
+        return jnp.sum((w - target).astype(jnp.float32) ** 2)
+
+    ascent = optim.chain(optim.normalize(), fdl.sgd(0.01))
+    for optimizer in (optim.lbfgs(), optim.sam(optim.adam(0.03), ascent, opaque_mode=True)):
+        optimizer, w = optim.master_weights(optimizer), jnp.zeros(2, jnp.bfloat16)
+
+        @jax.jit
+        def step(w, state, optimizer=optimizer):
+            value, g = jax.value_and_grad(loss)(w)
+            u, state = optimizer.update(g, state, w, value=value, grad=g, value_fn=loss)
+            return fdl.apply_updates(w, u), state
+
+        state = optimizer.init(w)
+        for _ in range(60):
+            w, state = step(w, state)
+        np.testing.assert_allclose(w.astype(jnp.float32), target.astype(jnp.float32), atol=0.02)
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_master_weights_refuses_what_it_cannot_keep():
+    optimizer, w = optim.master_weights(fdl.sgd(0.1)), {"w": jnp.ones(2, jnp.bfloat16)}
+    state = optimizer.init(w)
+    for call, message in [
+        (
+            lambda: optimizer.update(w, state),
+            "master_weights: expected the parameters, got None; call update(updates, state, "
+            "params)",
+        ),
+        (
+            lambda: optimizer.init({"n": jnp.arange(2)}),
+            "master_weights: expected parameters of a floating dtype, got int32 at 'n'; keep what "
+            "is not learned out of params, or convert it",
+        ),
+        (
+            lambda: optim.master_weights(0.1),
+            "master_weights: expected a transformation, got 0.1; pass what a factory such as "
+            "sgd(0.1) gives",
+        ),
+        (
+            lambda: optimizer.update({"v": w["w"]}, state, {"v": w["w"]}),
+            "master_weights: expected one tree in params and state.master, got 'v' in params "
+            "alone; make both from the same parameters",
+        ),
+    ]:
+        with pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)"):
+            call()
+
+
+# In a training run.
+
+
+@over_halves
+@pytest.mark.parametrize("wrap", [lambda o: o, optim.master_weights], ids=["plain", "master"])
+def test_a_network_trains_in_half_precision(dtype, wrap):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 4))
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int32)
+    net = fdl.chain(fdl.dense(16), fdl.batch_norm(), fdl.relu, fdl.dense(2))
+    data = jnp.asarray(x, dtype), jnp.asarray(y)
+    params, state = net.init(jax.random.key(0), data[0][:1])
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    optimizer = wrap(optim.adam(0.01))
+    objective = fdl.supervised(net, fdl.softmax_cross_entropy)
+    result = fdl.fit(
+        *(objective, optimizer, fdl.start(params, optimizer, state=state), data),
+        batch_size=16,
+        epochs=20,
+    )
+    losses = [record["loss"] for record in result.history]
+    assert result.reason == "done" and losses[-1] < 0.6 * losses[0]
+    assert kinds(result.run.params) == kinds(params)
+
+
+SEEDED_BUGS = {
+    "fdl/ops/widths.py": (
+        "optim/test_widths.py optim/optimizers/test_optimizers.py",
+        [
+            (
+                "return cast_like(new, updates), cast_like(new_state, state)",
+                "return new, new_state",
+            ),
+            ("update(widened_tree(updates), state", "update(updates, state"),
+            ("jnp.where(jnp.isinf(x), x, jnp.clip(x, -most, most))", "x"),
+            ("jnp.where(jnp.isinf(g), g, jnp.clip(g, -limit, limit))", "g"),
+            ("jnp.minimum(squared_size(g), most)", "squared_size(g)"),
+            ("jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g", "g * g"),
+            ("jnp.where(size > most, g / (size / most).astype(g.dtype), g)", "g"),
+            ("jnp.where(finite, jnp.clip(x, -most, most), x)", "x"),
+        ],
+    ),
+    "fdl/optim/tree_vectors.py": (
+        "optim/test_widths.py -k length",
+        [
+            ("(squares > limits.tiny * 2.0**66)", "(squares >= 0)"),
+            ("& (squares <= limits.max)", ""),
+            ("return x * (1 / self.power).astype(x.dtype)", "return x / self.value"),
+        ],
+    ),
+    "fdl/optim/wrappers/precision.py": (
+        "optim/test_widths.py -k coarse_or_steps_below_or_master_or_bits",
+        [
+            ("jnp.asarray(narrowed(m, p.dtype), m.dtype) - jnp.asarray(p, m.dtype)", "u"),
+            ("else m + jnp.asarray(u, m.dtype)", "else jnp.asarray(p, m.dtype) + u"),
+            ('"value_fn": rounding', '"value_fn": lambda f: f'),
+            (
+                "MasterWeightsState(master, inner_state)\n\n",
+                "MasterWeightsState(state.master, inner_state)\n\n",
+            ),
+            ("return updates, cast_like(new_state, state)", "return updates, new_state"),
+        ],
+    ),
+}

@@ -1,0 +1,100 @@
+"""What a person sees in a terminal while a network trains."""
+
+import functools
+import io
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+import fdl
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of that many columns, whose screen can be read back."""
+
+    def of(columns):
+        screen = io.StringIO()
+        settings = {"force_terminal": True, "color_system": None, "width": columns}
+        console = functools.partial(rich.console.Console, file=screen, **settings)
+        monkeypatch.setattr(rich.console, "Console", console)
+        return screen
+
+    return of
+
+
+def train(**more):
+    x = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    optimizer = fdl.sgd(0.1)
+    run = fdl.start(jnp.zeros((1, 1)), optimizer)
+    objective = fdl.supervised(lambda w, x: x @ w, fdl.squared_error, error=fdl.absolute_error)
+    return fdl.fit(objective, optimizer, run, (x, 2 * x), batch_size=4, chunk=5, **more)
+
+
+def frames(screen):
+    """Each state of the screen, as lines."""
+    shown = re.split(r"(?:\r?\x1b\[2K(?:\x1b\[1A)?)+", screen.getvalue())
+    return [re.sub(r"\x1b\[[?0-9;]*[a-z]", "", frame).strip().splitlines() for frame in shown]
+
+
+@pytest.mark.parametrize("columns", [50, 100])
+def test_the_bar_shows_the_last_values_of_validation(terminal, columns):
+    screen = terminal(columns)
+    x = np.ones((3, 1), np.float32)
+    result = train(steps=20, record_every=10, validation=(x, x), progress=True)
+    bar, *seen = frames(screen)[-1]
+    assert re.match(r"training ━+ 20/20 0:00:00$", bar)
+    last = result.history[-1]
+    names = ("error", "loss", "val_error", "val_loss")
+    assert " ".join(" ".join(seen).split()) == " ".join(f"{n} {last[n]:.4f}" for n in names)
+
+
+def test_between_records_the_bar_keeps_what_validation_gave(terminal):
+    from fdl.train.hooks import Progress
+    from fdl.train.reports import Mean
+
+    screen = terminal(80)
+    with Progress(True, 0, 30) as bar:
+        bar.show(5, {"loss": Mean(5.0, 10.0)})
+        bar.bar.refresh()
+        bar.record({"step": 10, "epoch": 1.0, "seconds": 1.0, "loss": 0.25, "val_loss": 0.75})
+        bar.bar.refresh()
+        bar.show(15, {"loss": Mean(1.0, 8.0)})
+        bar.bar.refresh()
+        bar.record({"step": 20, "epoch": 2.0, "seconds": 2.0, "loss": 0.1, "val_loss": 0.2})
+    seen = list(dict.fromkeys(frame[1] for frame in frames(screen) if len(frame) > 1))
+    assert seen == [
+        "loss 0.5000",
+        "loss 0.2500  val_loss 0.7500",
+        "loss 0.1250  val_loss 0.7500",
+        "loss 0.1000  val_loss 0.2000",
+    ]
+
+
+def test_without_validation_there_is_nothing_of_it(terminal):
+    screen = terminal(80)
+    train(steps=10, record_every=5, progress=True)
+    assert "val_" not in screen.getvalue() and "loss " in screen.getvalue()
+
+
+def test_lines_have_the_values_of_validation_too(capsys):
+    x = np.ones((3, 1), np.float32)
+    result = train(steps=10, record_every=10, validation=(x, x), progress=True)
+    last = result.history[-1]
+    names = ("error", "loss", "val_error", "val_loss")
+    line = "  ".join(f"{name} {last[name]:.4f}" for name in names)
+    assert capsys.readouterr().out == f"step     10  epoch   2.0  {line}\n"
+
+
+SEEDED_BUGS = {
+    "fdl/train/hooks.py": (
+        "train/test_hooks.py",
+        [
+            ("values(means) | self.validated", "values(means)"),
+            ("self.bar.update(self.task, seen=", "str("),
+        ],
+    ),
+}

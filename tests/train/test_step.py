@@ -1,0 +1,862 @@
+"""Training: the four steps, the compiled loop, its promises on bits, compilations and bad input."""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fdl
+from fdl.train import Mean, weighted_mean
+from fdl.train.hooks import interruptible
+from fdl.train.program import advance
+
+N, BATCH = 101, 16  # the batch does not divide the data
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return fdl.data.digits()
+
+
+@functools.cache
+def small():
+    """A network with dropout, made once, so that tests share its compilations."""
+    return fdl.chain(fdl.dense(8), fdl.tanh, fdl.dropout(0.2), fdl.dense(3), name="small")
+
+
+@functools.cache
+def objective():
+    return fdl.supervised(small(), fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+
+
+@functools.cache
+def momentum():
+    return fdl.sgd(0.1, momentum=0.9)
+
+
+def data(n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n).astype(np.int32)
+    x = rng.normal(size=(n, 5)).astype(np.float32) + y[:, None]
+    return x, y
+
+
+def params(seed=0):
+    return small().init(jax.random.key(seed), jax.ShapeDtypeStruct((1, 5), "float32"))[0]
+
+
+def begin(optimizer=None, seed=0):
+    return fdl.start(params(), optimizer or momentum(), seed=seed)
+
+
+def sha(run):
+    leaves = jax.tree.leaves(run.params)
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+def assert_trees_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def train(**how):
+    how = {"batch_size": BATCH, "steps": 30} | how
+    return fdl.fit(objective(), momentum(), how.pop("run", None) or begin(), data(), **how)
+
+
+# ---------------------------------------------------------------------------------- the four steps
+
+
+def test_the_four_steps_composed_are_train_step():
+    run, xy = begin(seed=3), jax.tree.map(jnp.asarray, data())
+    key = jax.random.fold_in(jax.random.key(3), 0)
+
+    def by_hand(run):
+        x, y = fdl.draw_batch(xy, run.seed, run.step, BATCH)
+
+        def loss(params):
+            y_pred, _ = objective().forward(params, {}, x, key)
+            return objective().score(y_pred, y)["loss"].value()
+
+        value, gradient = jax.value_and_grad(loss)(run.params)
+        return value, fdl.update_weights(momentum(), run, gradient).params
+
+    value, moved = jax.jit(by_hand)(run)
+    step = jax.jit(lambda run: fdl.train_step(objective(), momentum(), run, xy, BATCH))
+    after, means = step(run)
+    assert_trees_equal(after.params, moved)
+    assert float(means["loss"].value()) == float(value)
+    assert int(after.step) == 1
+    assert int(after.seed) == 3
+
+
+def test_the_four_functions_in_a_loop_are_train_step_bit_for_bit():
+    xy = jax.tree.map(jnp.asarray, data())
+
+    def four(_, run):
+        x, y = fdl.draw_batch(xy, run.seed, run.step, BATCH)
+        key = jax.random.fold_in(jax.random.key(run.seed), run.step)
+
+        def loss(params):
+            y_pred, state = objective().forward(params, run.state, x, key)
+            return objective().score(y_pred, y)["loss"].value(), state
+
+        gradient, state = jax.grad(loss, has_aux=True)(run.params)
+        return fdl.update_weights(momentum(), run._replace(state=state), gradient)
+
+    def one(_, run):
+        return fdl.train_step(objective(), momentum(), run, xy, BATCH)[0]
+
+    ends = [
+        jax.jit(lambda run, f=f: jax.lax.fori_loop(0, 9, f, run))(begin(seed=4))
+        for f in (four, one)
+    ]
+    assert_trees_equal(*ends)
+    assert int(ends[0].step) == 9
+    assert ends[0].step.dtype == jnp.uint32
+
+
+def test_an_update_lowers_the_loss_on_its_batch():
+    run, xy = begin(fdl.sgd(0.01)), data()
+    for step in range(20):
+        batch = fdl.draw_batch(jax.tree.map(jnp.asarray, xy), 0, step, BATCH)
+        loss = lambda p, batch=batch: objective()(p, {}, batch, None)[0]  # noqa: E731
+        before, gradient = jax.value_and_grad(loss)(run.params)
+        run = fdl.update_weights(fdl.sgd(0.01), run, gradient)
+        assert float(loss(run.params)) < float(before)
+
+
+def test_update_is_w_minus_step_times_gradient():
+    run = fdl.start({"w": jnp.array([1.0, -2.0])}, fdl.sgd(0.25))
+    after = fdl.update_weights(fdl.sgd(0.25), run, {"w": jnp.array([4.0, 8.0])})
+    np.testing.assert_array_equal(after.params["w"], [0.0, -4.0])
+
+
+def test_fit_is_a_python_loop_over_train_step():
+    xy = jax.tree.map(jnp.asarray, data())
+    step = jax.jit(lambda run: fdl.train_step(objective(), momentum(), run, xy, BATCH))
+    run, total = begin(seed=1), 0.0
+    for _ in range(12):
+        run, means = step(run)
+        total += float(means["loss"].total)
+    result = train(run=begin(seed=1), steps=12, record_every=12)
+    for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(result.run), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert result.history[0]["loss"] == pytest.approx(total / (12 * BATCH), rel=1e-5)
+
+
+def test_learning_starts_at_chance_and_ends_high(digits):
+    model = fdl.mlp([64], 10, scale=1 / 16)
+    start, _ = model.init(jax.random.key(0), digits.train[0][:1])
+    score = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    optimizer = fdl.sgd(0.1, momentum=0.9)
+    assert fdl.evaluate(score, start, digits.test)["accuracy"] < 0.3
+    result = fdl.fit(
+        *(score, optimizer, fdl.start(start, optimizer), digits.train), epochs=30, batch_size=32
+    )
+    assert fdl.evaluate(score, result.run.params, digits.test)["accuracy"] > 0.95
+
+
+# -------------------------------------------------------------------------------------------- bits
+
+
+@pytest.mark.bits
+def test_the_same_seed_gives_the_same_bits_for_any_chunk():
+    epoch = -(-N // BATCH)
+    hashes = {sha(train(run=begin(seed=5), chunk=chunk).run) for chunk in (1, 10, epoch, 10, None)}
+    assert len(hashes) == 1
+    assert sha(train(run=begin(seed=6)).run) not in hashes
+
+
+def test_history_does_not_depend_on_the_chunk():
+    def numbers(chunk):
+        history = train(chunk=chunk, validation=data(37, 1)).history
+        return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+    assert numbers(1) == numbers(4) == numbers(None)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 13, 29])
+def test_a_stopped_run_goes_on_bit_for_bit(stop):
+    whole = train(run=begin(seed=2)).run
+    part = train(run=begin(seed=2), steps=stop).run
+    assert int(part.step) == stop
+    assert_trees_equal(train(run=part).run, whole)
+
+
+def test_a_finished_run_is_left_as_it_is():
+    done = train().run
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected steps to take, got a run that has taken 30 of 30; epochs and steps "
+        r"count from the run's step 0: ask for more, or begin a new run with fdl.start$",
+    ):
+        again = train(run=done)
+    assert_trees_equal(again.run, done)
+    assert again.history == []
+    assert again.reason == "done"
+
+
+def mnist_or_digits():
+    """MNIST if it is here, else the digits: the promise is the same, on fewer pixels."""
+    try:
+        return fdl.data.mnist(os.environ["FDL_DATA"] + "/mnist").train, 1 / 255
+    except (KeyError, FileNotFoundError):
+        return fdl.data.digits().train, 1 / 16
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"momentum": 0.9}, {"momentum": 0.8, "nesterov": True}],
+    ids=["plain", "momentum", "nesterov"],
+)
+def test_sgd_is_optax_sgd_to_the_last_bit_over_1000_steps(kind, schedule):
+    xy, scale = mnist_or_digits()
+    model = fdl.mlp([32], 10, scale=scale)
+    start, _ = model.init(jax.random.key(0), xy[0][:1])
+    score = fdl.supervised(model, fdl.softmax_cross_entropy)
+    rate = (lambda count: 0.05 * 0.998 ** count.astype(jnp.float32)) if schedule else 0.05
+    mine, theirs = fdl.sgd(rate, **kind), optax.sgd(rate, **kind)
+    ours = fdl.fit(score, mine, fdl.start(start, mine), xy, steps=1000).run
+    with jax.numpy_dtype_promotion("standard"):
+        other = fdl.fit(score, theirs, fdl.start(start, theirs), xy, steps=1000).run
+    assert_trees_equal(ours.params, other.params)
+    assert_trees_equal(ours.opt_state, other.opt_state)
+    assert sha(ours) != sha(fdl.start(start, mine))
+
+
+# ------------------------------------------------------------------------------- compiling, tracing
+
+
+class Compilations(logging.Handler):
+    """The names of the programs that XLA compiles, from JAX's own log."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def emit(self, record):
+        if match := re.match(r"Compiling (?:jit\()?([\w<>]+)\)? with", record.getMessage()):
+            self.names.append(match[1])
+
+    def __enter__(self):
+        self.logger = logging.getLogger("jax")
+        self.logger.addHandler(self)
+        jax.config.update("jax_log_compiles", True)
+        return self
+
+    def __exit__(self, *error):
+        jax.config.update("jax_log_compiles", False)
+        self.logger.removeHandler(self)
+
+
+def test_one_compilation_to_train_and_one_to_evaluate(capfd):
+    optimizer = fdl.sgd(lambda count: 0.1 / (1 + count.astype(jnp.float32)))
+    score = fdl.supervised(small(), fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    xy, held_out = data(), data(37, 1)
+    with Compilations() as seen:
+        fdl.fit(
+            *(score, optimizer, begin(optimizer), xy),
+            **{"batch_size": BATCH, "epochs": 5.5, "chunk": 4, "validation": held_out},
+        )
+    assert seen.names.count("advance") == 1
+    assert seen.names.count("totals") <= 1  # shared with an earlier test, if one ran
+    with Compilations() as seen:
+        result = fdl.fit(
+            *(score, optimizer, begin(optimizer, seed=9), data(N, 2)),
+            **{"batch_size": BATCH, "epochs": 3, "validation": held_out},
+        )
+        fdl.evaluate(score, result.run.params, held_out)
+    assert not {"advance", "totals"} & set(seen.names)
+
+
+def test_the_loss_is_traced_once_in_100_steps():
+    traces = []
+
+    def loss(w, batch):
+        traces.append(1)
+        return jnp.mean((w - batch) ** 2)
+
+    optimizer = fdl.sgd(0.1)
+    fdl.fit(
+        *(fdl.plain(loss), optimizer, fdl.start(jnp.zeros(()), optimizer), jnp.arange(50.0)),
+        steps=100,
+        chunk=7,
+    )
+    assert len(traces) == 1
+
+
+def test_the_step_exports_for_every_platform():
+    run, xy = begin(), jax.tree.map(jnp.asarray, data())
+    step = jax.jit(lambda run, xy: fdl.train_step(objective(), momentum(), run, xy, BATCH))
+    exported = jax.export.export(step, platforms=["cpu", "cuda", "rocm", "tpu"])(run, xy)
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+    assert exported.nr_devices == 1
+    after, _ = exported.call(run, xy)
+    np.testing.assert_allclose(
+        after.params["dense_0"]["w"], step(run, xy)[0].params["dense_0"]["w"], rtol=1e-6
+    )
+
+
+def test_the_whole_chunk_exports_for_every_platform():
+    run, xy = begin(), jax.tree.map(jnp.asarray, data())
+    zero = jnp.zeros(())
+    means = {name: Mean(zero, zero).nothing() for name in ("loss", "accuracy")}
+    program = jax.jit(
+        lambda *args: advance(*args, objective=objective(), optimizer=momentum(), batch_size=BATCH)
+    )
+    exported = jax.export.export(program, platforms=["cpu", "cuda", "rocm", "tpu"])
+    assert len(exported(run, means, xy, np.int32(3)).platforms) == 4
+
+
+# --------------------------------------------------------------------- every transformation works
+
+
+def test_runs_trained_at_once_equal_their_solo_runs():
+    xy = jax.tree.map(jnp.asarray, data())
+
+    def steps(run):
+        body = lambda run, _: (fdl.train_step(objective(), momentum(), run, xy, BATCH)[0], None)  # noqa: E731
+        return jax.lax.scan(body, run, length=5)[0]
+
+    runs = [begin(seed=seed) for seed in range(4)]
+    together = jax.jit(jax.vmap(steps))(jax.tree.map(lambda *each: jnp.stack(each), *runs))
+    for number, run in enumerate(runs):
+        alone = jax.jit(steps)(run)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[number], b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_is_differentiable_in_its_learning_rate():
+    with jax.enable_x64(True):
+        xy = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), data()[0])
+        model = fdl.chain(fdl.dense(4), fdl.tanh, fdl.dense(1))
+        start, _ = model.init(jax.random.key(0), xy[:1])
+        score = fdl.plain(lambda p, x: jnp.mean((model.apply(p, {}, x)[0][:, 0] - x[:, 0]) ** 2))
+
+        def loss_after(rate):
+            optimizer = fdl.sgd(rate, momentum=0.9)
+            run = fdl.start(start, optimizer)
+            body = lambda run, _: (fdl.train_step(score, optimizer, run, xy, BATCH)[0], None)  # noqa: E731
+            run, _ = jax.lax.scan(body, run, length=10)
+            return score(run.params, {}, xy, None)[0]
+
+        errors = fdl.check_gradient(jax.jit(loss_after), jnp.array(0.05), tolerance=1e-6)
+    assert max(errors.values()) < 1e-6
+
+
+# ----------------------------------------------------------------------------- objectives, evaluate
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100, 101, 102, 1000])
+def test_evaluation_is_exact_for_any_batch_size(batch_size):
+    x, y = data()
+    logits = np.asarray(small().apply(params(), {}, x)[0], np.float64)
+    log_z = np.log(np.exp(logits).sum(1))
+    scores = fdl.evaluate(objective(), params(), (x, y), batch_size=batch_size)
+    assert scores["loss"] == pytest.approx((log_z - logits[np.arange(N), y]).mean(), rel=1e-6)
+    assert scores["accuracy"] == (logits.argmax(1) == y).mean()
+
+
+def test_evaluation_weighs_examples():
+    x, y = data()
+    weight = np.arange(N, dtype=np.float32) % 4
+    logits = np.asarray(small().apply(params(), {}, x)[0], np.float64)
+    each = np.log(np.exp(logits).sum(1)) - logits[np.arange(N), y]
+    scores = fdl.evaluate(objective(), params(), (x, y, weight), batch_size=10)
+    assert scores["loss"] == pytest.approx((each * weight).sum() / weight.sum(), rel=1e-6)
+
+
+def test_a_training_loss_weighs_examples():
+    x, y = data(6)
+    weight = np.array([0, 1, 2, 0, 1, 0], np.float32)
+    batch = jax.tree.map(jnp.asarray, (x, y, weight))
+    loss, (_, means) = objective()(params(), {}, batch, None)
+    logits = np.asarray(small().apply(params(), {}, x)[0], np.float64)
+    each = np.log(np.exp(logits).sum(1)) - logits[np.arange(6), y]
+    assert float(loss) == pytest.approx((each * weight).sum() / 4, rel=1e-6)
+    assert float(means["loss"].count) == 4
+
+
+def test_weighted_mean_ignores_what_has_no_weight_and_checks_shapes():
+    values = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf], [3.0, 6.0]])
+    mean = weighted_mean(values, jnp.array([1.0, 0.0, 1.0]))
+    assert float(mean.value()) == 3.0
+    assert float(mean.count) == 4.0
+    assert float(weighted_mean(jnp.ones(3), jnp.zeros(3)).value()) == 0.0
+    assert weighted_mean(jnp.ones(3, jnp.bfloat16)).total.dtype == jnp.float32
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^weighted_mean: expected weights shaped like the first axes of \[3, 2\], got \[2\]",
+    ):
+        weighted_mean(values, jnp.ones(2))
+
+
+def test_predict_gives_a_row_for_each_input():
+    x, _ = data()
+    expected = small().apply(params(), {}, x)[0]
+    for batch_size in (1, 10, 101, 500):
+        y = fdl.predict(small(), params(), x, batch_size=batch_size)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_data_may_be_a_dict_with_extra_inputs():
+    shift = fdl.network(lambda f, x, *, by: f.out(x) + by, out=fdl.dense(1))
+    x, by = np.ones((9, 2), np.float32), np.arange(9, dtype=np.float32)[:, None]
+    start, _ = shift.init(jax.random.key(0), x, by=by)
+    start = jax.tree.map(jnp.zeros_like, start)
+    score = fdl.supervised(shift, fdl.squared_error)
+    rows = {"x": x, "y": np.zeros((9, 1), np.float32), "by": by}
+    assert fdl.evaluate(score, start, rows)["loss"] == pytest.approx((by**2).mean(), rel=1e-6)
+
+
+def test_a_plain_function_of_params_and_x_needs_no_layer():
+    x, y = data()
+    model = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]  # noqa: E731
+    keys = jax.random.split(jax.random.key(0))
+    start = (jax.random.normal(keys[0], (5, 8)), jax.random.normal(keys[1], (8, 3)))
+    score = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    result = fdl.fit(
+        *(score, momentum(), fdl.start(start, momentum()), (x, y)), epochs=20, validation=(x, y)
+    )
+    before = fdl.evaluate(score, start, (x, y))["loss"]
+    assert fdl.evaluate(score, result.run.params, (x, y))["loss"] < before / 2
+    assert fdl.predict(model, result.run.params, x).shape == (N, 3)
+
+
+def test_an_objective_of_your_own_may_report_scalars_and_move_state():
+    def mine(params, state, batch, key):
+        loss = jnp.mean((params - batch) ** 2)
+        seen = state["seen"] + (0 if key is None else 1)
+        return loss, ({"seen": seen}, {"largest": jnp.max(batch)})
+
+    optimizer = fdl.sgd(0.1)
+    run = fdl.start(jnp.zeros(()), optimizer, state={"seen": jnp.zeros((), jnp.int32)})
+    result = fdl.fit(mine, optimizer, run, jnp.arange(10.0), batch_size=5, steps=8)
+    assert int(result.run.state["seen"]) == 8
+    rows = [fdl.draw_batch(jnp.arange(10.0), 0, step, 5) for step in range(2)]
+    assert result.history[0]["largest"] == np.mean([each.max() for each in rows])
+    # The largest of a batch is not a mean over its examples: evaluated by whole batches.
+    scores = fdl.evaluate(mine, 0.0, jnp.arange(10.0), state=run.state, batch_size=4)
+    assert scores == {
+        "loss": pytest.approx(28.5),
+        "largest": pytest.approx((4 * 3 + 4 * 7 + 18) / 10),
+    }
+
+
+def test_parameters_made_by_flax_train_unchanged():
+    nn = pytest.importorskip("flax.linen", reason="Flax is not installed: not checked with it")
+    x, y = data()
+    with jax.numpy_dtype_promotion("standard"):
+        model = nn.Sequential([nn.Dense(8), nn.tanh, nn.Dense(3)])
+        start = model.init(jax.random.key(0), x)
+        score = fdl.supervised(model.apply, fdl.softmax_cross_entropy)
+        result = fdl.fit(score, momentum(), fdl.start(start, momentum()), (x, y), epochs=20)
+        after = fdl.evaluate(score, result.run.params, (x, y))["loss"]
+        assert after < fdl.evaluate(score, start, (x, y))["loss"] / 2
+    assert jax.tree.structure(result.run.params) == jax.tree.structure(start)
+
+
+# --------------------------------------------------------------- validation, best, early stopping
+
+
+def test_best_keeps_the_parameters_of_the_best_record():
+    held_out = data(50, 1)
+    result = train(validation=held_out, steps=60, record_every=3)
+    values = [record["val_loss"] for record in result.history]
+    assert result.best.value == min(values)
+    assert result.best.step == result.history[int(np.argmin(values))]["step"]
+    scores = fdl.evaluate(objective(), result.best.params, held_out)
+    assert scores["loss"] == pytest.approx(result.best.value, rel=1e-6)
+    highest = train(validation=held_out, steps=60, monitor="accuracy", mode="max")
+    assert highest.best.value == max(record["val_accuracy"] for record in highest.history)
+
+
+def test_patience_stops_after_so_many_records_without_a_better_value():
+    optimizer = fdl.sgd(lambda count: jnp.where(count < 10, 0.05, -0.05))  # then uphill
+    result = fdl.fit(
+        *(objective(), optimizer, begin(optimizer), data()),
+        **{"steps": 500, "record_every": 5, "validation": data(50, 1), "patience": 3},
+    )
+    assert result.reason == "no better for 3 records"
+    last = int(result.history[-1]["step"])
+    assert last == result.best.step + 15
+    assert last < 100
+
+
+def test_patience_counts_anew_from_every_better_value():
+    def there_and_back(count):
+        return jnp.where(count // 5 % 2 == 0, 0.05, -0.02)
+
+    optimizer = fdl.sgd(there_and_back)
+    result = fdl.fit(
+        *(objective(), optimizer, begin(optimizer), data()),
+        **{"steps": 40, "record_every": 5, "validation": data(50, 1), "patience": 2},
+    )
+    values = [record["val_loss"] for record in result.history]
+    better = [value < min(values[:i], default=np.inf) for i, value in enumerate(values)]
+    assert better == [True, False] * 4
+    assert result.reason == "done"
+
+
+def test_a_record_is_of_the_steps_since_the_one_before():
+    _, second = train(steps=16, record_every=8).history
+    (alone,) = train(run=train(steps=8).run, steps=16, record_every=8).history
+    assert second["step"] == alone["step"] == 16
+    assert second["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+
+
+def test_history_counts_steps_and_epochs_and_goes_to_the_log(tmp_path):
+    log = tmp_path / "history.jsonl"
+    result = train(steps=20, record_every=8, log=log, validation=data(10, 1))
+    assert [record["step"] for record in result.history] == [8, 16, 20]
+    assert [record["epoch"] for record in result.history] == [s * BATCH / N for s in (8, 16, 20)]
+    assert [json.loads(line) for line in log.read_text().splitlines()] == result.history
+    train(run=result.run, steps=24, record_every=8, log=log, validation=data(10, 1))
+    assert len(log.read_text().splitlines()) == 4
+
+
+def test_progress_prints_some_records_where_there_is_no_terminal(capsys):
+    train(steps=100, record_every=1, progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert 15 <= len(lines) <= 25
+    assert re.match(r"step +100  epoch +15\.8  accuracy 0\.\d{4}  loss \d\.\d{4}", lines[-1])
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+def test_the_callers_arrays_are_alive_after_fit():
+    run, xy = begin(), jax.tree.map(jnp.asarray, data())
+    before = jax.tree.map(np.array, (run, xy))
+    fdl.fit(objective(), momentum(), run, xy, batch_size=BATCH, steps=5)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((run, xy)))
+    assert_trees_equal(before, jax.tree.map(np.array, (run, xy)))
+
+
+BAD_DATA = {
+    "empty": (
+        lambda x, y: (x[:0], y[:0]),
+        r"data: expected at least one example, got none at '0'; look at",
+    ),
+    "lengths": (
+        lambda x, y: (x, y[:-1]),
+        r"data: expected arrays of one length \[N, ...\], got '0': \[101, 5\], '1': \[100\]; "
+        r"every example needs a row in each",
+    ),
+    "nan": (
+        lambda x, y: (np.where(np.arange(N)[:, None] == 7, np.nan, x).astype(np.float32), y),
+        r"data at '0': expected finite numbers, got nan at row 7 \(1 of 101 rows have such\); "
+        r"drop or mend those rows",
+    ),
+    "label too large": (
+        lambda x, y: (x, np.where(np.arange(N) == 9, 3, y)),
+        r"softmax_cross_entropy: expected labels in \[0, 3\), got 3 at row 9; give the last layer",
+    ),
+    "label negative": (
+        lambda x, y: (x, np.where(np.arange(N) == 4, -1, y)),
+        r"softmax_cross_entropy: expected labels in \[0, 3\), got -1 at row 4; give the last layer",
+    ),
+    "feature size": (
+        lambda x, y: (x[:, :4], y),
+        r"dense_0: expected x \[..., 5\], got \[1, 4\]; give x that width, or make new params",
+    ),
+    "integer image": (
+        lambda x, y: ((x * 10).astype(np.uint8), y),
+        r"dense_0: expected x of a floating dtype, got uint8 \[1, 5\]; put rescale\(1 / 255\)",
+    ),
+    "no pair": (
+        lambda x, y: x,
+        r"supervised: expected data \(x, y\), \(x, y, weight\) or a dict with x and y, got ndarray",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ["fit", "validation", "evaluate"])
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_are_refused_before_anything_happens(kind, where):
+    spoil, sentence = BAD_DATA[kind]
+    bad, run = spoil(*data()), begin()
+    before = jax.tree.map(np.array, run)
+    calls = {
+        "evaluate": lambda: fdl.evaluate(objective(), run.params, bad),
+        "validation": lambda: train(run=run, steps=5, validation=bad),
+        "fit": lambda: fdl.fit(objective(), momentum(), run, bad, steps=5),
+    }
+    with pytest.raises(ValueError, match="^" + sentence):
+        calls[where]()
+    assert_trees_equal(before, jax.tree.map(np.array, run))
+
+
+BAD_CALLS = {
+    "neither": ({"steps": None}, r"fit: expected either epochs or steps, got neither; say one"),
+    "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; say one"),
+    "batch": (
+        {"batch_size": 0},
+        r"fit: expected batch_size >= 1, an integer, got 0; say how many e",
+    ),
+    "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, an integer, got 0; leave it out for the"),
+    "chunk_part": ({"chunk": 2.5}, r"fit: expected chunk >= 1, an integer, got 2.5; leave it out"),
+    "batch_part": ({"batch_size": 2.0}, r"fit: expected batch_size >= 1, an integer, got 2.0; say"),
+    "patience_part": (
+        {"patience": 1.5, "validation": data(10, 1)},
+        r"fit: expected patience >= 1, an integer, got 1.5; leave it out for the default",
+    ),
+    "log": ({"log": True}, r"fit: expected log to be the path of a file, got True; pass log='his"),
+    "log_number": ({"log": 1}, r"fit: expected log to be the path of a file, got 1; pass log='his"),
+    "monitor": ({"monitor": "accuracy"}, r"fit: expected validation data for monitor, got none; "),
+    "record": ({"record_every": -1}, r"fit: expected record_every >= 1, an integer, got -1; l"),
+    "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, an integer, got 0; l"),
+    "steps": (
+        {"steps": -1},
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got -1; say how many in",
+    ),
+    "steps_part": (
+        {"steps": 8.5},
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got 8.5; say how many in",
+    ),
+    "epochs": (
+        {"epochs": np.nan, "steps": None},
+        r"fit: expected epochs >= 0, a number of passes over the data, got nan; say how many",
+    ),
+    "epochs_text": (
+        {"epochs": "3", "steps": None},
+        r"fit: expected epochs >= 0, a number of passes over the data, got '3'; say how many",
+    ),
+    "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'; a loss"),
+    "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none; pass"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CALLS)
+def test_bad_arguments_are_refused(kind):
+    how, sentence = BAD_CALLS[kind]
+    with pytest.raises(ValueError, match="^" + sentence):
+        train(**how)
+
+
+def test_an_unknown_monitor_is_named():
+    with pytest.raises(
+        ValueError, match=r"^fit: expected monitor among accuracy, loss, got 'f1'; "
+    ):
+        train(validation=data(10, 1), monitor="f1")
+
+
+def test_integer_parameters_and_odd_seeds_are_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; keep what",
+    ):
+        fdl.start({"a": {"w": jnp.arange(3)}}, momentum())
+    for seed in (-1, 2**32, 1.5, "7", True, np.arange(2)):
+        got = re.escape(repr(seed))
+        with pytest.raises(
+            ValueError,
+            match=rf"^start: expected a seed, an integer in \[0, 2\*\*32\), got {got}; take it m",
+        ):
+            fdl.start(params(), momentum(), seed=seed)
+
+
+def test_batches_of_no_examples_are_refused():
+    with pytest.raises(
+        ValueError, match=r"^predict: expected batch_size >= 1, an integer, got 0; "
+    ):
+        fdl.predict(small(), params(), data()[0], batch_size=0)
+    with pytest.raises(
+        ValueError, match=r"^evaluate: expected batch_size >= 1, an integer, got 0;"
+    ):
+        fdl.evaluate(objective(), params(), data(), batch_size=0)
+
+
+def test_a_state_that_changes_its_shape_is_named():
+    def grows(params, state, batch, key):
+        return jnp.mean(params * batch), ({"seen": jnp.zeros(3)}, {})
+
+    run = fdl.start(jnp.ones(()), momentum(), state={"seen": jnp.zeros(2)})
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^state/seen: expected a step to leave float32 \[2\], got float32 \[3\]; the objec",
+    ):
+        fdl.fit(grows, momentum(), run, jnp.arange(4.0), steps=1)
+
+
+def test_parameters_that_are_not_finite_end_training_and_keeps_the_best():
+    optimizer = fdl.sgd(lambda count: jnp.where(count < 20, 0.1, jnp.inf))
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected finite parameters and state, got (nan|-?inf) at "
+        r"'params/dense_\d/[wb]' by step 25; training ended there: try a smaller learning rate",
+    ):
+        result = fdl.fit(
+            *(objective(), optimizer, begin(optimizer), data()),
+            **{"steps": 200, "record_every": 5, "validation": data(20, 1)},
+        )
+    assert result.reason == "not finite"
+    assert int(result.run.step) < 200
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.best.params))
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(
+        OSError,
+        match=r"fit: expected a log that can be written, got No such file or directory; make its",
+    ):
+        train(log=tmp_path / "nowhere" / "history.jsonl")
+
+
+def test_ctrl_c_returns_the_run_so_far_and_it_goes_on_bit_for_bit():
+    before = signal.getsignal(signal.SIGINT)
+    train(steps=1)  # compiled beforehand, so that the signal comes between chunks
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    result = train(steps=2**31, chunk=5)
+    timer.join()
+    assert result.reason == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+    reached = int(result.run.step)
+    assert 0 < reached < 2**31
+    assert result.history[-1]["step"] == reached
+    assert sha(train(steps=reached).run) == sha(result.run)
+
+
+def test_a_second_ctrl_c_raises():
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_fit_works_outside_the_main_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(steps=5)))
+    thread.start()
+    thread.join()
+    assert int(results[0].run.step) == 5
+
+
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("where", ["x", "y", "both"])
+def test_what_has_no_weight_moves_nothing_even_where_it_is_no_number(broken, where):
+    model = fdl.chain(fdl.dense(3), fdl.tanh, fdl.dense(1), lambda y: y[..., 0])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    y = jnp.array([1.0, 2.0, 0.5, 3.0])
+    weight = jnp.array([1.0, 2.0, 0.0, 1.0])
+    params, _ = model.init(jax.random.key(0), x)
+    bad_x = x.at[2, 1].set(broken) if where != "y" else x
+    bad_y = y.at[2].set(broken) if where != "x" else y
+    for loss in (fdl.squared_error, fdl.huber, fdl.log_cosh, fdl.sigmoid_cross_entropy):
+        objective = fdl.supervised(model, loss)
+        gradient = jax.value_and_grad(lambda p, *batch: objective(p, {}, batch, None)[0])
+        clean = gradient(params, x, y, weight)
+        spoilt = gradient(params, bad_x, bad_y, weight)
+        for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(spoilt), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    # With weight it shows.
+    assert np.isnan(gradient(params, x.at[1].set(jnp.nan), y, weight)[0])
+
+
+SEEDED_BUGS = {
+    "fdl/train/step.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ("step = run.step + jnp.uint32(1)", "step = run.step"),
+            ("jax.random.fold_in(jax.random.key(run.seed), run.step)", "jax.random.key(run.seed)"),
+            ("draw_batch(data, run.seed, run.step", "draw_batch(data, run.seed, run.step * 0"),
+            ("run._replace(state=state)", "run"),
+            ("jnp.where(sound, new, old)", "new"),
+            ("seed = seed.item()", "pass"),
+            ("Run(apply_updates(run.params, updates), run.state", "Run(updates, run.state"),
+            ("copy=True", "copy=False"),
+        ],
+    ),
+    "fdl/train/batches.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ("here & ~jnp.isfinite(leaf)", "False & here"),
+            ("here & ~jnp.isfinite(leaf)", "~jnp.isfinite(leaf)"),
+        ],
+    ),
+    "fdl/train/objective.py": (
+        "train/test_step.py metrics/test_metrics.py losses/test_losses.py -k "
+        "test_train_or_test_metrics_or_count",
+        [
+            ("counting(self.loss, y), counting(f, y)", "counting(f, y),"),
+            ("counting(self.loss, y), counting(f, y)", "counting(self.loss, y),"),
+            ("train = key is not None", "train = False"),
+            ("train = key is not None", "train = True"),
+            ("handed = key_and_train(self.model, key, train)", "handed = {}"),
+            ("Seen(f, y_pred, y, weight)", "Seen(f, y_pred, y)"),
+            ("check_targets(self.loss, y_pred, y)", "pass"),
+        ],
+    ),
+    "fdl/train/evaluation.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ("lambda: of(whole=True), lambda", "lambda: of(whole=False), lambda"),
+            ("model.apply(params, state, x, **inputs)", "model.apply(params, state, x)"),
+            ("jax.tree.map(pairwise_sum, each)", "jax.tree.map(jnp.mean, each)"),
+            ("jax.tree.map(pairwise_sum, each)", "jax.tree.map(lambda x: jnp.cumsum(x)[-1], each)"),
+            ("if full < examples:", "if False:"),
+            ("check_data(spared(data))", "length(data)"),
+            ("check_data(spared(data))", "check_data(data)"),
+            ("whole = looks_around(objective, params, state, data)", "whole = False"),
+            ("seen = 1 if not whole else", "seen = 1 if whole else"),
+            ("as_means(loss, metrics, float(length(batch)))", "as_means(loss, metrics)"),
+            ("if has_eval_params(opt_state, params):", "if False:"),
+        ],
+    ),
+    "fdl/train/program.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ("added(means, new)", "new"),
+            ("jnp.isfinite(x).all() for x in floating", "jnp.isfinite(x).any() for x in floating"),
+            ("_sound((run.params, run.state))", "jnp.array(True)"),
+        ],
+    ),
+    "fdl/train/loop.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ("(step // every + 1) * every", "step + every"),
+            ("means = own(none_yet) if due else means", "pass"),
+            ("first, now, step, data = now, own(now)", "first, now, step, data = now, now"),
+            ("Fraction(str(float(epochs)))", "float(epochs)"),
+            ("means = host.go_on(before, own(none_yet))", "means = own(none_yet)"),
+            ("unfinished = None if due else unfinished", "unfinished = None"),
+            ("size = batch_size if whole else BATCH_SIZE", "size = BATCH_SIZE"),
+        ],
+    ),
+    "fdl/train/hooks.py": (
+        "train/test_step.py train/test_loop.py",
+        [
+            ('1 if mode == "min" else -1', '1 if mode == "max" else -1'),
+            ("self.worse += 1", "pass"),
+            ("            self.worse = 0\n", ""),
+            ("signal.signal(signal.SIGINT, before)", "pass"),
+            ("*own(params_and_state(run))", "*params_and_state(run)"),
+            ("*own(params_and_state(run))", "*own((run.params, run.state))"),
+            ("np.isfinite(value) and (", "("),
+            ("elif due and self.patience", "elif self.patience"),
+            ("self.best, self.worse = unfinished.best, unfinished.worse", "pass"),
+            ("self._fail(error)", "raise"),
+            ("warned = bool(self.waiting)", "warned = False"),
+            ('        self.waiting = ""\n', ""),
+        ],
+    ),
+}

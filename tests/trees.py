@@ -1,0 +1,39 @@
+"""Trees of arrays in tests: compared, stacked, described."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fdl
+
+NEAR = {"rtol": 2e-5, "atol": 2e-6}
+
+
+def assert_equal(a, b, **bounds):
+    """One structure, one dtype and one shape, and values within bounds; without bounds, bits."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    right = fdl.paths.leaves(b)
+    for path, x in fdl.paths.leaves(a).items():
+        x, y = np.asarray(x), np.asarray(right[path])
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), path
+        if bounds and np.issubdtype(x.dtype, np.floating):
+            np.testing.assert_allclose(x, y, **bounds, err_msg=path)
+        else:
+            np.testing.assert_array_equal(x, y, err_msg=path)
+
+
+def stacked(trees):
+    """By NumPy, which compiles nothing for each shape."""
+    return jax.tree.map(lambda *each: np.stack(each), *trees)
+
+
+def kinds(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def tree(seed, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return {
+        "layer": {"w": jnp.asarray(rng.standard_normal((3, 2)), dtype)},
+        "b": jnp.asarray(rng.standard_normal(4), dtype),
+    }
