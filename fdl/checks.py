@@ -1,10 +1,11 @@
 """What every function refuses among its arguments: what is no size, number, array or key."""
 
+import functools
 import math
 import operator
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,36 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl.paths import PathError, shortened
+
+
+class OptionError(ValueError):
+    """An option that cannot be meant.
+
+    Args:
+      who: the function that was called.
+      what: what was expected, what came, and what to do.
+    """
+
+    def __init__(self, who: str, what: str):
+        super().__init__(f"{who}: {what}")
+        self.what = what
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
+    """A factory made of others; an error about an option names this one, which the user called."""
+
+    @functools.wraps(factory)
+    def outer(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return factory(*args, **kwargs)
+        except OptionError as error:
+            raise OptionError(factory.__name__, error.what) from None
+
+    return outer
 
 
 def check_count(layer: str, what: str, value: Any, remedy: str) -> int:
@@ -100,28 +131,42 @@ def check_floating(layer: str, x: Any) -> None:
         )
 
 
-def check_number(
-    where: str, expected: str, value: Any, fits: Callable[[Any], Any], remedy: str
-) -> None:
-    """Refuses what is no number, and one that is known and does not fit; an array if one does not.
+def check_number(who: str, what: str, value: Any, interval: str | None, remedy: str) -> None:
+    """Raises unless `value` is a number in the interval, or an array of such; traced values pass.
 
     Args:
-      where: the factory's name, for the message.
-      expected: the argument's name and its range, for the message.
+      who: the function that was called, for the message.
+      what: the argument's name, for the message.
       value: what came: a number of Python, NumPy or JAX, traced or not, or an array of them.
-      fits: whether a number is in the range, an interval; NaN is in none.
-      remedy: what to do.
+      interval: such as "(0, 1]" or "[0, inf)", which leaves out infinity; None for any number.
+      remedy: what to do, the end of the message.
 
     Raises:
-      ValueError: says what came.
+      OptionError: says what came.
     """
     if not is_number(value):
-        raise ValueError(f"{where}: expected {expected}, got {said(value)}; pass a number")
+        got = said(value)
+        raise OptionError(who, f"expected {_range(what, interval)}, got {got}; pass a number")
     numbers = np.asarray(value) if _concrete(value) else np.empty(0)
-    if numbers.size and not (fits(numbers.min()) and fits(numbers.max())):
-        raise ValueError(
-            f"{where}: expected {expected}, got {shortened(str(value), 200)}; {remedy}"
-        )
+    if interval is None or not numbers.size:
+        return
+    least, most = map(float, interval[1:-1].split(","))
+    above = numbers >= least if interval[0] == "[" else numbers > least
+    below = numbers <= most if interval[-1] == "]" else numbers < most
+    if not np.all(above & below):
+        finite = "a finite " if np.isinf(numbers).any() and interval[-1] == ")" else ""
+        got = shortened(str(value), 200)
+        raise OptionError(who, f"expected {finite}{_range(what, interval)}, got {got}; {remedy}")
+
+
+def _range(what: str, interval: str | None) -> str:
+    """An argument and its interval, as one would write them: eps >= 0, level in (0, 1)."""
+    if interval is None or "(-inf, inf)" in interval:
+        return f"{what}, a number"
+    least, most = interval[1:-1].split(", ")
+    if most == "inf":
+        return f"{what} {'>=' if interval[0] == '[' else '>'} {least}"
+    return f"{what} in {interval}"
 
 
 def is_number(value: Any) -> bool:
@@ -169,31 +214,18 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Refuses two numbers that are known to be out of order; traced ones pass.
-
-    Raises:
-      ValueError: says both.
-    """
+    """Raises unless `order(*pair)` holds of two numbers; traced ones pass."""
     bad = all(map(known, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
-        raise ValueError(
-            f"{who}: expected {expected}, got {said(pair[0])} and {said(pair[1])}; {remedy}"
-        )
+        got = f"{said(pair[0])} and {said(pair[1])}"
+        raise OptionError(who, f"expected {expected}, got {got}; {remedy}")
 
 
-def check_known(who: str, expected: str, value: Any, fits: Callable[[Any], Any], why: str) -> None:
-    """Refuses an option that is traced, where a program cannot be made without its value.
-
-    Args:
-      who, expected, value, fits: as of `check_number`.
-      why: why a traced one will not do, and what to pass; it ends the message of either error.
-
-    Raises:
-      ValueError: says what came.
-    """
-    check_number(who, expected, value, fits, why)
+def check_known(who: str, what: str, value: Any, interval: str, why: str) -> None:
+    """`check_number` of an option without whose value no program can be made: traced ones raise."""
+    check_number(who, what, value, interval, why)
     if not known(value):
-        raise ValueError(f"{who}: expected {expected}, got {said(value)}; {why}")
+        raise OptionError(who, f"expected {_range(what, interval)}, got {said(value)}; {why}")
 
 
 def check_key(key: Any, layer: str = "") -> None:

@@ -19,7 +19,7 @@ def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
     Raises:
       ValueError: names the activation and the option that is no number.
     """
-    check_number(who, f"a number {what}", option, lambda option: True, "pass a number")
+    check_number(who, what, option, None, "pass a number")
     return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 
 

@@ -113,9 +113,7 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn has it with the variance
     as a difference of means, which cancels.
     """
-    check_number(
-        "standardize", "an epsilon > 0", epsilon, lambda e: e > 0, "a constant x would give NaN"
-    )
+    check_number("standardize", "epsilon", epsilon, "(0, inf]", "a constant x would give NaN")
     return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
 
 

@@ -68,16 +68,14 @@ def checked_choice(
       ValueError: an option out of range.
     """
     _check_keys(who, count, key)
-    positive = "a temperature > 0"
     greedy = "key=None takes the likeliest token every time"
-    check_number(who, positive, temperature, lambda t: t > 0, greedy)
+    check_number(who, "temperature", temperature, "(0, inf]", greedy)
     if top_p is not None:
         whole = "None draws among all tokens"
-        check_number(who, "top_p in (0, 1]", top_p, lambda p: 0 < p <= 1, whole)
+        check_number(who, "top_p", top_p, "(0, 1]", whole)
     if repetition_penalty is not None:
-        finite = "a finite repetition_penalty > 0"
         rarer = "1 changes nothing, 1.2 makes earlier tokens rarer"
-        check_number(who, finite, repetition_penalty, lambda p: 0 < p < np.inf, rarer)
+        check_number(who, "repetition_penalty", repetition_penalty, "(0, inf)", rarer)
     scalars = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
     for what, value in scalars.items():
         if np.ndim(value):

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -45,13 +44,7 @@ def uniform(limit: float = 0.01) -> Initializer:
       >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
       True
     """
-    check_number(
-        "uniform",
-        "a finite limit > 0",
-        limit,
-        lambda limit: 0 < limit < math.inf,
-        "values lie between -limit and limit",
-    )
+    check_number("uniform", "limit", limit, "(0, inf)", "values lie between -limit and limit")
     limit = plain(limit)
 
     def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -116,11 +109,7 @@ def variance_scaling(
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv 1502.01852, equations 10 and 14.
     """
     check_number(
-        "variance_scaling",
-        "a finite scale > 0",
-        scale,
-        lambda scale: 0 < scale < math.inf,
-        "the variance of the weights is scale / fan",
+        "variance_scaling", "scale", scale, "(0, inf)", "the variance of the weights is scale / fan"
     )
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(
@@ -154,13 +143,7 @@ lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
 
 def check_width(who: str, stddev: Any) -> None:
     """Refuses a standard deviation that is none."""
-    check_number(
-        who,
-        "a finite stddev >= 0",
-        stddev,
-        lambda stddev: 0 <= stddev < math.inf,
-        "values are multiplied by it",
-    )
+    check_number(who, "stddev", stddev, "[0, inf)", "values are multiplied by it")
 
 
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:

@@ -47,7 +47,7 @@ def constant(value: float) -> Initializer:
       >>> constant(0.5)(None, (2,))
       Array([0.5, 0.5], dtype=float32)
     """
-    check_number("constant", "a value", value, lambda value: True, "it fills the array")
+    check_number("constant", "value", value, None, "it fills the array")
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(sizes(shape, "constant"), value, need_dtype(dtype, "constant"))
@@ -76,11 +76,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     section 5, for the signs that make the matrix uniform.
     """
     check_number(
-        "orthogonal",
-        "a finite scale > 0",
-        scale,
-        lambda scale: 0 < scale < math.inf,
-        "the length of every vector is multiplied by it",
+        "orthogonal", "scale", scale, "(0, inf)", "the length of every vector is multiplied by it"
     )
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -216,13 +212,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5;
     `torch.nn.init.sparse_`.
     """
-    check_number(
-        "sparse",
-        "a share in [0, 1) that is 0",
-        share,
-        lambda share: 0 <= share < 1,
-        "0.9 leaves one in ten",
-    )
+    check_number("sparse", "share", share, "[0, 1)", "0.9 leaves one in ten")
     draw = normal(stddev)
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -274,13 +264,7 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
 
 
 def _check_factor(who: str, name: str, value: Any) -> None:
-    check_number(
-        who,
-        f"a finite {name}",
-        value,
-        lambda value: -math.inf < value < math.inf,
-        "the weights are multiplied by it",
-    )
+    check_number(who, name, value, "(-inf, inf)", "the weights are multiplied by it")
 
 
 def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:

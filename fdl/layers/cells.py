@@ -121,7 +121,7 @@ def lstm_cell(
     exploration of recurrent network architectures", for forget_bias.
     """
     features = check_count("recurrent", "features", features, WIDTH)
-    check_number("lstm", "a forget_bias", forget_bias, lambda bias: True, "0 or 1 is usual")
+    check_number("lstm", "forget_bias", forget_bias, None, "0 or 1 is usual")
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:

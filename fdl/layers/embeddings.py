@@ -173,7 +173,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
-    check_known("sinusoidal_positions", "a base > 1", base, lambda base: base > 1, USUAL_BASE)
+    check_known("sinusoidal_positions", "base", base, "(1, inf]", USUAL_BASE)
     base = float(base)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
@@ -274,7 +274,7 @@ def rotary(
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; on a part of the features:
     Black et al. 2022, arXiv 2204.06745, section 2.1.
     """
-    check_known("rotary", "a base > 0", base, lambda base: base > 0, USUAL_BASE)
+    check_known("rotary", "base", base, "(0, inf]", USUAL_BASE)
     if features is not None and (not is_count(features, 2) or features % 2):
         raise ValueError(
             f"rotary: expected features that are even and >= 2, got {said(features)}; leave "

@@ -291,11 +291,7 @@ def batch_norm(
     """
     check_epsilon("batch_norm", epsilon)
     check_number(
-        "batch_norm",
-        "a momentum in [0, 1], the weight of the old",
-        momentum,
-        lambda momentum: 0 <= momentum <= 1,
-        "0.9 averages over about the last ten batches",
+        "batch_norm", "momentum", momentum, "[0, 1]", "0.9 averages over about the last ten batches"
     )
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2)
 
@@ -373,7 +369,7 @@ def _values_of_a_channel(name: str, x: Any) -> int:
 
 def check_epsilon(who: str, epsilon: Any) -> None:
     """Refuses an epsilon that would let a constant input divide by zero."""
-    check_number(who, "an epsilon > 0", epsilon, lambda e: e > 0, "a constant input would give NaN")
+    check_number(who, "epsilon", epsilon, "(0, inf]", "a constant input would give NaN")
 
 
 @dataclasses.dataclass(frozen=True)

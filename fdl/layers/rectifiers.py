@@ -38,7 +38,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
     Source: He et al. 2015, arXiv 1502.01852, equation 1. Flax begins with 0.01.
     """
-    check_number("prelu", "a slope", slope, lambda slope: True, "0.25 is the paper's")
+    check_number("prelu", "slope", slope, None, "0.25 is the paper's")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_floating(name, x)
@@ -85,8 +85,8 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
     """
     ends = (lower, upper)
     remedy = "these are the slopes below 0, from the smallest to the largest"
-    check_ordered("rrelu", "0 <= lower <= upper", ends, remedy)
-    check_number("rrelu", "0 <= lower <= upper", lower, lambda lower: lower >= 0, remedy)
+    check_number("rrelu", "lower", lower, "[0, inf]", remedy)
+    check_ordered("rrelu", "lower <= upper", ends, remedy)
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False

@@ -226,7 +226,7 @@ def low_rank(
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
     rank = check_count("low_rank", "rank", rank, "it is the width between a and b, as 8")
-    check_number("low_rank", "a scale", scale, lambda scale: True, "1 is usual")
+    check_number("low_rank", "scale", scale, None, "1 is usual")
     if not patterns:
         raise ValueError(
             "low_rank: expected a pattern, got none; pass '**/w' for every weight matrix"

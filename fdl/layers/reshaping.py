@@ -40,7 +40,7 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
       Array([0., 1.], dtype=float32)
     """
     for what, value in {"scale": scale, "offset": offset}.items():
-        check_number("rescale", f"a number {what}", value, lambda value: True, "1 / 255 is usual")
+        check_number("rescale", what, value, None, "1 / 255 is usual")
 
     def of(x: Any) -> jax.Array:
         return jnp.asarray(x, dtype) * in_dtype(scale, dtype) + in_dtype(offset, dtype)

@@ -188,13 +188,8 @@ def _random(
     below: bool = False,
 ) -> Layer:
     """A layer that is `draw(key, x)` in training, and the identity otherwise."""
-    check_number(
-        kind,
-        f"a rate in [0, 1{')' if below else ']'}, the probability of dropping",
-        rate,
-        lambda rate: 0 <= rate < 1 or (rate == 1 and not below),
-        "0.1 drops one in ten",
-    )
+    interval = "[0, 1)" if below else "[0, 1]"
+    check_number(kind, "rate", rate, interval, "0.1 drops one in ten")
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False

@@ -55,11 +55,7 @@ def sigmoid_focal(
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
         check_number(
-            "sigmoid_focal",
-            "alpha in [0, 1]",
-            alpha,
-            lambda a: 0 <= a <= 1,
-            "0.25 is the paper's, None counts both alike",
+            "sigmoid_focal", "alpha", alpha, "[0, 1]", "0.25 is the paper's, None counts both alike"
         )
     towards = jnp.where(targets == 1, logits, -logits)
     # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
@@ -177,4 +173,4 @@ def multiclass_hinge(
 
 
 def _check_gamma(name: str, gamma: Any) -> None:
-    check_number(name, "gamma >= 0", gamma, lambda g: g >= 0, "2 is usual")
+    check_number(name, "gamma", gamma, "[0, inf]", "2 is usual")

@@ -58,11 +58,7 @@ def softmax_cross_entropy(
     """
     logits, labels = classified("softmax_cross_entropy", logits, labels)
     check_number(
-        "softmax_cross_entropy",
-        "smoothing in [0, 1)",
-        smoothing,
-        lambda s: 0 <= s < 1,
-        "0.1 is usual, 0 for none",
+        "softmax_cross_entropy", "smoothing", smoothing, "[0, 1)", "0.1 is usual, 0 for none"
     )
     classes = logits.shape[-1]
     right, weights = (
@@ -273,5 +269,5 @@ def _weights(
 
 def _weight(name: str, what: str, value: Any, dtype: Any, remedy: str) -> jax.Array:
     numbers = value if isinstance(value, jax.Array) else np.asarray(value)
-    check_number(name, f"{what} >= 0", numbers, lambda w: w >= 0, remedy)
+    check_number(name, what, numbers, "[0, inf]", remedy)
     return jnp.asarray(value, dtype)

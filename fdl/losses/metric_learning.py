@@ -163,13 +163,7 @@ def info_nce(
     Coding", equation 4; the cosine and the temperature are Wu et al.'s 2018, equation 2.
     """
     scores = _cosines("info_nce", queries, keys)
-    check_number(
-        "info_nce",
-        "temperature > 0",
-        temperature,
-        lambda t: t > 0,
-        "0.07 is usual",
-    )
+    check_number("info_nce", "temperature", temperature, "(0, inf]", "0.07 is usual")
     scores = scores / jnp.asarray(temperature, scores.dtype)
     return softmax_cross_entropy(scores, jnp.arange(len(scores)))
 
@@ -206,13 +200,7 @@ def sigmoid_contrastive(
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
     scores = _cosines("sigmoid_contrastive", a, b)
-    check_number(
-        "sigmoid_contrastive",
-        "scale > 0",
-        scale,
-        lambda s: s > 0,
-        "the paper begins at 10",
-    )
+    check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "the paper begins at 10")
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
     own = jnp.eye(len(scores), dtype=scores.dtype)
     return sigmoid_cross_entropy(scale * scores + bias, own).sum(-1)
@@ -229,4 +217,4 @@ def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _check_margin(name: str, margin: Any) -> None:
-    check_number(name, "margin > 0", margin, lambda m: m > 0, "1 is usual")
+    check_number(name, "margin", margin, "(0, inf]", "1 is usual")

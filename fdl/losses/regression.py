@@ -101,7 +101,7 @@ def huber(
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
     predictions, targets = alike("huber", predictions, targets)
-    check_number("huber", "delta > 0", delta, lambda d: d > 0, "1 is usual")
+    check_number("huber", "delta", delta, "(0, inf]", "1 is usual")
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta
@@ -178,13 +178,7 @@ def quantile(
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
     predictions, targets = alike("quantile", predictions, targets)
-    check_number(
-        "quantile",
-        "level in (0, 1)",
-        level,
-        lambda p: 0 < p < 1,
-        "0.5 is the median",
-    )
+    check_number("quantile", "level", level, "(0, 1)", "0.5 is the median")
     error, level = targets - predictions, jnp.asarray(level, predictions.dtype)
     return jnp.where(error > 0, level * error, (level - 1) * error)
 
@@ -222,7 +216,7 @@ def gaussian_nll(
     predictions = real("gaussian_nll", predictions, "predictions")
     targets = real("gaussian_nll", targets, "targets")
     smallest = "it is the smallest variance, as 1e-6"
-    check_number("gaussian_nll", "epsilon > 0", epsilon, lambda e: e > 0, smallest)
+    check_number("gaussian_nll", "epsilon", epsilon, "(0, inf]", smallest)
     if jnp.shape(predictions) != (*jnp.shape(targets), 2):
         raise PathError(
             f"expected predictions {[*jnp.shape(targets), 2]} for targets "

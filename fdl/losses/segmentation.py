@@ -46,7 +46,7 @@ def dice(
     if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
         raise PathError(f"expected axis in the predictions, got {axis!r}; {known}", layer="dice")
     empty = "1 is usual; two empty regions are to overlap fully"
-    check_number("dice", "smooth > 0", smooth, lambda s: s > 0, empty)
+    check_number("dice", "smooth", smooth, "(0, inf]", empty)
     # Never below 0: both sums are taken of what is missing, not of a difference near 1.
     chances, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
     apart = (chances * (1 - targets) + misses * targets).sum(axis)

@@ -362,7 +362,7 @@ def predicted_class(logits: jax.Array) -> jax.Array:
 
 def _threshold(name: str, threshold: Any, dtype: Any) -> jax.Array:
     usual = "0 is for logits, 0.5 for probabilities"
-    check_number(name, "threshold as a number", threshold, lambda t: t == t, usual)
+    check_number(name, "threshold", threshold, "[-inf, inf]", usual)
     return jnp.asarray(threshold, dtype)
 
 

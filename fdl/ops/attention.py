@@ -6,7 +6,6 @@ of keys and values, K features of a query and a key, V of a value.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -269,10 +268,10 @@ def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
     """
     if soft_cap is not None:
         remedy = "50 is usual, None leaves it out"
-        check_number(who, "a soft_cap > 0", soft_cap, lambda cap: cap > 0, remedy)
+        check_number(who, "soft_cap", soft_cap, "(0, inf]", remedy)
     if scale is not None:
         remedy = "None takes 1 / sqrt(K), of K features of a query"
-        check_number(who, "a finite scale", scale, math.isfinite, remedy)
+        check_number(who, "scale", scale, "(-inf, inf)", remedy)
 
 
 def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from optax import (
     ScaleByScheduleState,
 )
 
-from fdl.optim.checks import check_strength
+from fdl.optim.checks import check_rate, check_strength
 from fdl.optim.lifting import check_params, increment, need_params, per_leaf
 from fdl.optim.masking import masked
 from fdl.optim.protocol import transformation
@@ -43,7 +43,7 @@ def scale_by_learning_rate(
       (-1.0, -0.5)
     """
     sign = -1 if flip_sign else 1
-    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
+    check_rate("scale_by_learning_rate", learning_rate)
 
     def rule_at(count: Any) -> Callable[..., Any]:
         step_size = sign * at("learning_rate", learning_rate, count)
@@ -87,7 +87,8 @@ def add_decayed_weights(
     Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, a constant 0 is
     left out of the program.
     """
-    check_strength("weight_decay", "strength", weight_decay, "decay pulls towards zero")
+    remedy = "decay pulls weights towards 0; pass a positive strength"
+    check_strength("add_decayed_weights", remedy, weight_decay=weight_decay)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         params = need_params("add_decayed_weights", params)

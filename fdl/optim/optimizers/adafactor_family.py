@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import EmptyState, FactoredState, GradientTransformationExtraArgs
 
-from fdl.checks import check_number
+from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import bounded, wide
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_least, check_positive
@@ -24,6 +24,7 @@ from fdl.optim.wrappers.clipping import clip_by_block_rms
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
     min_dim_size_to_factor: int = 128,
@@ -138,9 +139,9 @@ def scale_by_factored_rms(
     who = "scale_by_factored_rms"
     check_number(
         who,
-        "a min_dim_size_to_factor >= 1",
+        "min_dim_size_to_factor",
         min_dim_size_to_factor,
-        lambda size: size >= 1,
+        "[1, inf]",
         "factored=False keeps v whole",
     )
     check_positive(who, "the memory grows as t does to this power", decay_rate=decay_rate)

@@ -17,6 +17,7 @@ from optax import (
     ScaleByRStdDevState,
 )
 
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import bounded, squared_size
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_fractions, check_least
@@ -27,6 +28,7 @@ from fdl.optim.optimizers.sgd_family import trace
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def adagrad(
     learning_rate: ScalarOrSchedule, initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransformationExtraArgs:
@@ -82,6 +84,7 @@ def scale_by_rss(
     return leafwise("scale_by_rss", at_step, ScaleByRssState, slots)
 
 
+@named_in_errors
 def rmsprop(
     learning_rate: ScalarOrSchedule,
     decay: float = 0.9,
@@ -202,6 +205,7 @@ def scale_by_stddev(
     return leafwise("scale_by_stddev", at_step, make, slots, counted=bias_correction)
 
 
+@named_in_errors
 def adadelta(
     learning_rate: ScalarOrSchedule | None = None,
     rho: float = 0.9,

@@ -15,6 +15,7 @@ from optax import (
     ScaleByBeliefState,
 )
 
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import bounded
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_fractions, check_least, check_momenta
@@ -24,6 +25,7 @@ from fdl.optim.moments import corrected, correction, first_moment
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def adam(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -70,6 +72,7 @@ def adam(
     )
 
 
+@named_in_errors
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -155,6 +158,7 @@ def scale_by_adam(
     return leafwise("scale_by_adam", at_step, ScaleByAdamState, slots, counted=True)
 
 
+@named_in_errors
 def amsgrad(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -251,6 +255,7 @@ def scale_by_amsgrad(
     return leafwise("scale_by_amsgrad", at_step, ScaleByAmsgradState, slots, counted=True)
 
 
+@named_in_errors
 def adamax(
     learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> GradientTransformationExtraArgs:
@@ -309,6 +314,7 @@ def scale_by_adamax(
     return leafwise("scale_by_adamax", at_step, ScaleByAdamState, slots, counted=True)
 
 
+@named_in_errors
 def adabelief(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -383,6 +389,7 @@ def scale_by_belief(
     return leafwise("scale_by_belief", at_step, ScaleByBeliefState, slots, counted=True)
 
 
+@named_in_errors
 def nadam(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -429,6 +436,7 @@ def nadam(
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
+@named_in_errors
 def nadamw(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -511,6 +519,7 @@ def scale_by_scheduled_nadam(
     return leafwise("scale_by_nadam", at_step, ScheduledNadamState, slots, counted=True)
 
 
+@named_in_errors
 def radam(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,

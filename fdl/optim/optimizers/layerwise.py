@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from optax import EmptyState, GradientTransformationExtraArgs
 
+from fdl.checks import named_in_errors
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_least, check_positive
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
@@ -17,6 +18,7 @@ from fdl.optim.tree_vectors import sizes
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def lars(
     learning_rate: ScalarOrSchedule,
     weight_decay: ScalarOrSchedule = 0.0,
@@ -63,6 +65,7 @@ def lars(
     )
 
 
+@named_in_errors
 def lamb(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,

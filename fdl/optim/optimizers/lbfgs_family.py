@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
 
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import wide_inside, widened
 from fdl.optim.chaining import chain
 from fdl.optim.learning_rate import scale_by_learning_rate
@@ -28,6 +29,7 @@ from fdl.optim.tree_vectors import add_scaled, dot, size
 from fdl.typing import ScalarOrSchedule
 
 
+@named_in_errors
 def lbfgs(
     learning_rate: ScalarOrSchedule | None = None,
     memory_size: int = 10,

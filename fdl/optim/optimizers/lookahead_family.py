@@ -10,12 +10,13 @@ from optax import (
     LookaheadState,
 )
 
-from fdl.checks import check_number
+from fdl.checks import check_number, named_in_errors
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import per_leaf, where
 from fdl.optim.protocol import is_placeholder, transformation
 
 
+@named_in_errors
 def lookahead(
     fast_optimizer: GradientTransformation,
     sync_period: int,
@@ -54,14 +55,8 @@ def lookahead(
 
     Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. The same in optax.
     """
-    check_number("lookahead", "a sync_period >= 1", sync_period, lambda k: k >= 1, "5 is usual")
-    check_number(
-        "lookahead",
-        "a slow_step_size in [0, 1]",
-        slow_step_size,
-        lambda size: 0 <= size <= 1,
-        "0.5 is usual",
-    )
+    check_number("lookahead", "sync_period", sync_period, "[1, inf]", "5 is usual")
+    check_number("lookahead", "slow_step_size", slow_step_size, "[0, 1]", "0.5 is usual")
     inner = as_transformation("lookahead", fast_optimizer)
 
     def init(params: Any) -> LookaheadState:

@@ -15,6 +15,7 @@ from optax import EmptyState, GradientTransformationExtraArgs
 from optax.contrib import MuonDimensionNumbers, MuonState
 
 from fdl import paths
+from fdl.checks import named_in_errors
 from fdl.ops.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
 from fdl.ops.numerics import shortened
 from fdl.optim.chaining import chain
@@ -33,6 +34,7 @@ Coefficients = Sequence[Any]
 DimensionNumbers = Any
 
 
+@named_in_errors
 def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Coefficients | str = COEFFICIENTS["standard"],

@@ -12,7 +12,7 @@ from optax import (
 )
 from optax.contrib import SAMState
 
-from fdl.checks import check_number
+from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import wide_inside
 from fdl.optim.chaining import apply_updates
 from fdl.optim.checks import as_transformation
@@ -21,6 +21,7 @@ from fdl.optim.protocol import transformation
 from fdl.optim.tree_vectors import size
 
 
+@named_in_errors
 def sam(
     optimizer: GradientTransformation,
     adv_optimizer: GradientTransformation,
@@ -66,7 +67,7 @@ def sam(
     Source: Foret et al. 2021, arXiv 2010.01412, algorithm 1 and equation 2. The same in optax,
     but for a sync_period of 1 in transparent mode, where optax steps from the point before.
     """
-    check_number("sam", "a sync_period >= 1", sync_period, lambda k: k >= 1, "2 is the paper's")
+    check_number("sam", "sync_period", sync_period, "[1, inf]", "2 is the paper's")
     down, up = (as_transformation("sam", each) for each in (optimizer, adv_optimizer))
 
     def init(params: Any) -> SAMState:

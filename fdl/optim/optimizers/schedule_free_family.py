@@ -10,13 +10,13 @@ from optax import (
 )
 from optax.contrib import ScheduleFreeState
 
-from fdl.checks import check_number
+from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import wide, wide_inside, widened
 from fdl.optim.chaining import apply_updates, chain
 from fdl.optim.checks import (
     as_transformation,
     check_least,
-    check_strength,
+    check_rate,
 )
 from fdl.optim.learning_rate import add_decayed_weights, at, scale_by_learning_rate
 from fdl.optim.lifting import increment, need_params, per_leaf
@@ -27,6 +27,7 @@ from fdl.optim.schedules.warmup import warmup_constant_schedule
 from fdl.typing import ScalarOrSchedule
 
 
+@named_in_errors
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule,
@@ -70,8 +71,8 @@ def schedule_free(
     Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
     """
     who = "schedule_free"
-    check_number(who, "b1 in (0, 1]", b1, lambda b1: 0 < b1 <= 1, "x is found by dividing by it")
-    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
+    check_number(who, "b1", b1, "(0, 1]", "x is found by dividing by it")
+    check_rate(who, learning_rate)
     check_least(who, weight_lr_power=weight_lr_power)
     base = as_transformation(who, base_optimizer)
 
@@ -136,6 +137,7 @@ def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
     return per_leaf("schedule_free_eval_params", rule, params, {"state.z": state.z})[0]
 
 
+@named_in_errors
 def schedule_free_sgd(
     learning_rate: float = 1.0,
     warmup_steps: int | None = None,
@@ -172,6 +174,7 @@ def schedule_free_sgd(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
 
 
+@named_in_errors
 def schedule_free_adamw(
     learning_rate: float = 0.0025,
     warmup_steps: int | None = None,

@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
-from fdl.checks import check_number, known, said
+from fdl.checks import check_number, check_ordered, known, named_in_errors, said
 from fdl.ops.numerics import saturated
 from fdl.optim.chaining import chain
 from fdl.optim.checks import (
     check_fractions,
     check_momenta,
-    check_pair,
     check_positive,
-    check_strength,
+    check_rate,
 )
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import filled, leafwise, stateless
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def sgd(
     learning_rate: ScalarOrSchedule,
     momentum: float | None = None,
@@ -125,13 +125,7 @@ def trace(
 
     Source: Sutskever et al. 2013, equations 1 and 3; `optax.trace`.
     """
-    check_number(
-        "trace",
-        "a decay (momentum) in [-1, 1]",
-        decay,
-        lambda decay: -1 <= decay <= 1,
-        "beyond 1 the trace has no bound",
-    )
+    check_number("trace", "decay (momentum)", decay, "[-1, 1]", "beyond 1 the trace has no bound")
     slots = {"trace": filled(dtype=accumulator_dtype)}
 
     def moved(g: Any, share: Any, t: Any) -> Any:
@@ -148,6 +142,7 @@ def trace(
     return leafwise("trace", at_step, DampenedTraceState, slots, counted=True)
 
 
+@named_in_errors
 def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs:
     """Steps of one size by the sign: W -= learning_rate * sign(gradient).
 
@@ -180,6 +175,7 @@ def scale_by_sign() -> GradientTransformationExtraArgs:
     return stateless("scale_by_sign", jnp.sign)
 
 
+@named_in_errors
 def lion(
     learning_rate: ScalarOrSchedule,
     b1: float = 0.9,
@@ -277,6 +273,7 @@ def scale_by_lion(
     )
 
 
+@named_in_errors
 def rprop(
     learning_rate: float,
     eta_minus: float = 0.5,
@@ -341,21 +338,12 @@ def scale_by_rprop(
       >>> transform.update(jnp.array([3.0, -3.0]), transform.init(jnp.ones(2)))[0]
       Array([ 0.5, -0.5], dtype=float32)
     """
-    check_strength("learning_rate", "rate", learning_rate, "the step already goes downhill")
-    check_pair(
-        "rprop",
-        "eta_minus in (0, 1) and eta_plus > 1",
-        (eta_minus, eta_plus),
-        lambda minus, plus: 0 < minus < 1 < plus,
-        "0.5 and 1.2 are usual",
-    )
-    check_pair(
-        "rprop",
-        "0 <= min_step_size <= max_step_size",
-        (min_step_size, max_step_size),
-        lambda least, most: 0 <= least <= most,
-        "they bound every step",
-    )
+    check_rate("rprop", learning_rate)
+    check_number("rprop", "eta_minus", eta_minus, "(0, 1)", "0.5 is usual")
+    check_number("rprop", "eta_plus", eta_plus, "(1, inf]", "1.2 is usual")
+    check_number("rprop", "min_step_size", min_step_size, "[0, inf]", "it bounds every step")
+    sizes = (min_step_size, max_step_size)
+    check_ordered("rprop", "min_step_size <= max_step_size", sizes, "they bound every step")
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, size: Any, last: Any) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
-from fdl.checks import check_number
+from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import narrowed, shortened, squared_size, wide, widened
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_fractions, check_least, check_momenta
@@ -23,6 +23,7 @@ from fdl.optim.tree_vectors import sizes
 from fdl.typing import Mask, ScalarOrSchedule
 
 
+@named_in_errors
 def soap(
     learning_rate: ScalarOrSchedule = 3e-3,
     b1: float = 0.95,
@@ -149,7 +150,7 @@ def scale_by_soap(
     check_fractions(who, b2=b2, shampoo_beta=beta)
     check_least(who, eps=eps)
     k, remedy = precondition_frequency, "it counts the steps from one basis to the next"
-    check_number(who, "a precondition_frequency >= 1", k, lambda k: k >= 1, remedy)
+    check_number(who, "precondition_frequency", k, "[1, inf]", remedy)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
     def init(params: Any) -> ScaleBySoapState:

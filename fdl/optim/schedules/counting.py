@@ -52,9 +52,7 @@ def numbers(who: str, **values: Any) -> list[Any]:
       ValueError: what is no number, or known and not finite.
     """
     for name, value in values.items():
-        check_number(
-            who, f"a finite {name}", value, np.isfinite, "a schedule gives it to every step"
-        )
+        check_number(who, name, value, "(-inf, inf)", "a schedule gives it to every step")
     plain = [each.item() if isinstance(each, np.generic) else each for each in values.values()]
     return [each if isinstance(each, int | float) else scalar(each) for each in plain]
 
@@ -62,13 +60,7 @@ def numbers(who: str, **values: Any) -> list[Any]:
 def check_steps(who: str, least: int, **steps: Any) -> None:
     """Refuses numbers of steps that are known to be too small."""
     for name, value in steps.items():
-        check_number(
-            who,
-            f"{name} >= {least}",
-            value,
-            lambda value: least <= value < float("inf"),
-            "it is a number of steps",
-        )
+        check_number(who, name, value, f"[{least}, inf)", "it is a number of steps")
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:

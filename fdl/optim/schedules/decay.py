@@ -142,9 +142,9 @@ def exponential_decay(
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
     check_number(
         "exponential_decay",
-        "decay_rate > 0",
+        "decay_rate",
         decay_rate,
-        lambda rate: rate > 0,
+        "(0, inf]",
         "it is the factor of every transition; 1, or constant_schedule, is no decay",
     )
     if end_value is not None:
@@ -194,9 +194,9 @@ def inverse_time_decay(
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
     check_number(
         "inverse_time_decay",
-        "decay_rate >= 0",
+        "decay_rate",
         decay_rate,
-        lambda rate: rate >= 0,
+        "[0, inf]",
         "a negative one divides by 0 on its way",
     )
     return lambda count: scalar(init / (1 + rate * elapsed(count)))

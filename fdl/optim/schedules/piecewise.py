@@ -185,11 +185,7 @@ def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, A
     for boundary, scale in (boundaries or {}).items():
         check_steps(who, 0, **{"every boundary": boundary})
         check_number(
-            who,
-            f"a finite scale >= 0 at {boundary}",
-            scale,
-            lambda scale: 0 <= scale < float("inf"),
-            "it multiplies the value before",
+            who, f"scale at {boundary}", scale, "[0, inf)", "it multiplies the value before"
         )
     return sorted((boundaries or {}).items())
 

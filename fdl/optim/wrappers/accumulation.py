@@ -11,7 +11,7 @@ from optax import (
     MultiStepsState,
 )
 
-from fdl.checks import check_number
+from fdl.checks import OptionError, check_number, known
 from fdl.ops.numerics import wide_inside
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import increment, per_leaf
@@ -99,10 +99,7 @@ def accumulate(
 
 def _check_period(k: Any) -> None:
     if not callable(k):
-        check_number(
-            "accumulate",
-            "every_k_schedule >= 1, a whole number",
-            k,
-            lambda k: k >= 1 and k % 1 == 0,
-            "it is the number of gradients to a step",
-        )
+        remedy = "it is the number of gradients to a step, a whole number"
+        check_number("accumulate", "every_k_schedule", k, "[1, inf]", remedy)
+        if known(k) and k % 1:
+            raise OptionError("accumulate", f"expected every_k_schedule >= 1, got {k}; {remedy}")

@@ -18,7 +18,7 @@ from optax.schedules import StatefulSchedule
 
 from fdl.checks import is_number, known
 from fdl.ops.double_float import Hyperparameter, hyperparameter
-from fdl.optim.checks import check_strength
+from fdl.optim.checks import check_rate
 from fdl.optim.learning_rate import at
 from fdl.optim.lifting import increment
 from fdl.optim.protocol import transformation
@@ -264,7 +264,7 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
             f"set_hyperparams: expected a finite {name}, got {value}; see what computed it"
         )
     if name == "learning_rate" and known(value):
-        check_strength(name, "rate", value, "the step already goes downhill")
+        check_rate("set_hyperparams", value)
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):
         raise ValueError(
             f"set_hyperparams: expected a whole number for {name}, got {value}; "
