@@ -1,4 +1,4 @@
-"""Writes the section "Measured" of the README from results/*.json, so that no number is typed."""
+"""Writes RESULTS.md, and the three ratios of the README, from results/*.json: no number is typed."""
 
 import json
 import re
@@ -10,33 +10,66 @@ sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- begin: benchmarks/readme.py -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: benchmarks/tables.py -->", "<!-- end -->"
 
 
 def main() -> None:
+    RESULTS.write_text(results())
     before, _, rest = README.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n{section()}{END}{after}")
+    README.write_text(f"{before}{BEGIN}\n{ratios()}{END}{after}")
 
 
-def section() -> str:
-    """The section as Markdown."""
+def ratios() -> str:
+    """The README's comparison with its peers."""
+    rows = load("peers")["rows"]
+    step = {row["library"]: row["times_fdl"] for row in rows if row["width"] == 512}
+    small = {row["library"]: row["times_fdl"] for row in rows if row["width"] == 32}
+    lenet = {row["library"]: row["times_fdl"] for row in load("convolution")["steps"]}
+    lines = [
+        "| a training step of | torch | Flax Linen | Equinox |",
+        "|---|---|---|---|",
+        f"| a perceptron 784-32-32-10 | {small['torch']:.2f} | {small['Flax Linen']:.2f} | "
+        f"{small['Equinox']:.2f} |",
+        f"| a perceptron 784-512-512-10 | {step['torch']:.2f} | {step['Flax Linen']:.2f} | "
+        f"{step['Equinox']:.2f} |",
+        f"| a LeNet-like convolution network | {lenet['torch']:.2f} | {lenet['Flax Linen']:.2f} | "
+        "not measured |",
+    ]
+    return "\n".join([f"Times fdl's, on {machine()}:", "", *lines]) + "\n"
+
+
+def machine() -> str:
     on = load("fit_overhead")["machine"]
+    return (
+        f"{on['cores']} cores of an {on['processor']}, no accelerator, jax {on['jax']}, Python "
+        f"{on['python']}"
+    )
+
+
+def results() -> str:
+    """The whole page."""
     parts = [
-        f"On {on['cores']} cores of an {on['processor']}, no accelerator, jax {on['jax']}, Python "
-        f"{on['python']}. Times vary by some percent from run to run, so what counts is "
-        "ratios within one run, and a program against itself is shown beside them.",
-        accuracy(),
-        overhead(),
-        peers(),
-        optimizers(),
-        convolutions(),
-        depth(),
-        decoding(),
-        imports(),
+        "# Measured",
+        "Written by `python benchmarks/tables.py` from `benchmarks/results/`, which the scripts named "
+        f"below write. On {machine()}. Times vary by some percent from run to run, so what counts "
+        "is ratios within one run, and a program against itself is shown beside them.",
+        section("Accuracy", accuracy()),
+        section("The compiled loop", overhead()),
+        section("Beside peers", peers()),
+        section("Optimizers", optimizers()),
+        section("Convolution and pooling", convolutions()),
+        section("Depth", depth()),
+        section("Decoding", decoding()),
+        section("Import", imports()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def section(title, text):
+    return f"## {title}\n\n{text}"
 
 
 def accuracy():
