@@ -87,8 +87,11 @@ SEEDED_BUGS = {
     "fdl/losses/classification.py": (
         "losses",
         [
-            ("logits.dtype) * missing)", "logits.dtype) * towards)"),
-            ("bounded(jax.nn.softplus(fixed_at_infinity(towards)))", "jax.nn.softplus(towards)"),
+            ("logits.dtype) * other_nats)", "logits.dtype) * target_logits)"),
+            (
+                "bounded(jax.nn.softplus(fixed_at_infinity(target_logits)))",
+                "jax.nn.softplus(target_logits)",
+            ),
             ("-fixed_at_infinity(nats)", "-nats"),
             ("alpha, 1 - alpha)", "1 - alpha, alpha)"),
             ("-jnp.expm1(-fixed_at_infinity(nats))", "jnp.exp(-nats)"),

@@ -71,7 +71,7 @@ LOSSES = {
         _pairs,
         functools.partial(_contrastive, margin=1.5),
         moved=(0, 1),
-        told=r"expected same \[6\] for pairs of \[6, 5\], got \[5\]; one number for each pair",
+        told=r"expected same \[6\] for pairs of \[6, 5\], got \[5\]; pass one number for each pair",
     ),
     "triplet": LossCase(
         functools.partial(fdl.triplet, margin=1.5),
@@ -171,7 +171,7 @@ SEEDED_BUGS = {
         "losses test_laws.py -k test_metric_learning_or_loss",
         [
             ("jnp.square(jnp.maximum(0, jnp.asarray(", "jnp.square((jnp.asarray("),
-            ("jnp.where(together == 0, 0, together *", "(together *"),
+            ("jnp.where(share == 0, 0, share *", "(share *"),
             ("jnp.square(a - b).sum(-1))", "norm(a - b, -1) ** 2)"),
             ("near - far + jnp", "near - far - jnp"),
             ("/ jnp.asarray(temperature", "* jnp.asarray(temperature"),

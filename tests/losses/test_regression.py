@@ -73,7 +73,7 @@ LOSSES = {
         _of_two,
         _gaussian_nll,
         lowest=-math.inf,
-        told=r"expected predictions \[5, 2\] for targets \[5\], got \[6, 2\]; a mean and a ",
+        told=r"expected predictions \[5, 2\] for targets \[5\], got \[6, 2\]; pass a mean and ",
         near=3e-6,
     ),
     "poisson_nll": LossCase(fdl.poisson_nll, "counts", _poisson_nll, lowest=-1e-6),

@@ -27,7 +27,7 @@ LOSSES = {
         lambda hidden, w, labels: oracles.softmax_cross_entropy(hidden @ w, labels),
         moved=(0, 1),
         shared=(1,),
-        told=r"expected integer labels \[6\] for hidden \[6, 4\], got int32 \[5\]; one class ",
+        told=r"expected integer labels \[6\] for hidden \[6, 4\], got int32 \[5\]; pass one ",
         near=1e-5,
     ),
     "z_loss": LossCase(
@@ -86,7 +86,10 @@ def test_the_second_derivative_of_linear_cross_entropy():
 
 @pytest.mark.parametrize("chunk", [0, 2.5, "a", None])
 def test_a_chunk_is_a_number_of_tokens(chunk):
-    told = f"linear_cross_entropy: expected chunk >= 1, an integer, got {chunk!r}; it counts tokens"
+    told = (
+        f"linear_cross_entropy: expected chunk >= 1, an integer, got {chunk!r}; it is a number of "
+        "tokens"
+    )
     with pytest.raises(ValueError, match=f"^{told}$"):
         fdl.linear_cross_entropy(jnp.eye(2), jnp.eye(2), jnp.zeros(2, int), chunk=chunk)
 
@@ -113,7 +116,7 @@ SEEDED_BUGS = {
     "fdl/losses/vocabulary.py": (
         "losses",
         [
-            ("kept = precise(w)", "kept = w"),
+            ("wide_w = precise(w)", "wide_w = w"),
             ("size = min(chunk, max(flat.size, 1))", "size = flat.size"),
             ("jax.checkpoint(one)(*args)", "one(*args)"),
             ("jnp.square(jax", "jnp.abs(jax"),

@@ -334,7 +334,8 @@ def test_top_k_of_ties_and_of_what_is_no_number():
     np.testing.assert_array_equal(metrics.top_k(logits, first, k=1), fdl.accuracy(logits, first))
     for k in (0, 4):
         with pytest.raises(
-            fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}; it says"
+            fdl.PathError,
+            match=rf"^top_k: expected k in \[1, 3\], got {k}; it is the number of guesses$",
         ):
             metrics.top_k(logits, labels, k=k)
 
@@ -369,18 +370,18 @@ def test_areas_that_there_are_not():
         (
             [1.0, 2.0],
             [0],
-            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; take the scores of",
+            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; pass the scores of",
         ),
-        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; see where training diverged$"),
+        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; training has diverged$"),
         (
             [1.0, 2.0],
             [1, 1],
-            r"targets of both 0 and 1, got \[1\]; give examples of both classes, ",
+            r"targets of both 0 and 1, got \[1\]; pass examples of both classes, ",
         ),
         (
             [1.0, 2.0],
             [0, 2],
-            r"targets of both 0 and 1, got \[0, 2\]; give examples of both classes, ",
+            r"targets of both 0 and 1, got \[0, 2\]; pass examples of both classes, ",
         ),
     ]:
         with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
@@ -414,18 +415,18 @@ def test_r2_of_targets_that_are_all_equal():
     [
         (
             lambda: metrics.f1("weighted", 3),
-            r"f1: expected average binary, macro or micro, got 'weighted'; macro counts every "
-            r"class alike, micro every example",
+            r"f1: expected average 'binary', 'macro' or 'micro', got 'weighted'; 'macro' weights "
+            r"every class equally, 'micro' every example",
         ),
         (
             lambda: metrics.recall("macro"),
-            r"recall: expected a number of classes for macro and micro and none for binary, got 0 "
-            r"for macro; pass classes=\.\.\.",
+            r"recall: expected classes for 'macro' and 'micro' and none for 'binary', got 0 for "
+            r"'macro'; pass classes=\.\.\.",
         ),
         (
             lambda: metrics.precision("binary", 2),
-            r"precision: expected a number of classes for macro and micro and none for binary, got "
-            r"2 for binary; take 'macro', or leave classes out",
+            r"precision: expected classes for 'macro' and 'micro' and none for 'binary', got 2 for "
+            r"'binary'; use 'macro', or leave classes out",
         ),
         (
             lambda: metrics.r2().update(metrics.r2().init(), jnp.ones((3, 1)), jnp.ones(3)),
@@ -528,7 +529,7 @@ def test_fit_reports_what_is_no_mean_over_steps():
 )
 def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name):
     metric = metric()
-    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for as many"
+    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for the model's "
     for update in (metric.update, jax.jit(metric.update)):
         with pytest.raises(fdl.PathError, match=told):
             update(metric.init(), jnp.zeros((2, 5)), jnp.array([4, 1]))
@@ -542,8 +543,8 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
             lambda: fdl.metrics.confusion(2.5),
             r"confusion: expected classes >= 1, an integer, got 2",
         ),
-        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected a number of classes for macro and "),
-        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected classes for 'macro' and 'micro' "),
+        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected classes for 'macro' and 'micro' "),
         (lambda: fdl.metrics.calibration_error(0), r"calibration_error: expected bins >= 1, an "),
         (
             lambda: fdl.accuracy(jnp.eye(2), jnp.array([0.5, 1.0])),
@@ -555,7 +556,7 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
         ),
         (
             lambda: fdl.metrics.top_k(jnp.eye(4), jnp.arange(4), k=2.5),
-            r"top_k: expected k in \[1, 4\], got 2.5; it says how many guesses count",
+            r"top_k: expected k in \[1, 4\], got 2.5; it is the number of guesses",
         ),
         (
             lambda: fdl.confusion_matrix([0.5, 1.9], [0, 1], 2),
@@ -712,14 +713,14 @@ def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
     assert metrics.binary_accuracy(chances, jnp.array([0, 1]), threshold=0.5).tolist() == [1, 1]
     with pytest.raises(
         ValueError,
-        match=r"^binary_accuracy: expected threshold as a number, got nan; 0 is for logits, 0\.5 "
+        match=r"^binary_accuracy: expected threshold as a number, got nan; use 0 for logits, 0\.5 "
         r"for probabilities$",
     ):
         metrics.binary_accuracy(chances, chances, threshold=np.nan)
     with pytest.raises(
         ValueError,
-        match=r"^f1: expected no threshold for macro, where the largest logit decides, got 0\.5; "
-        r"leave it out$",
+        match=r"^f1: expected no threshold for 'macro', where the largest logit is the prediction, "
+        r"got 0\.5; leave it out$",
     ):
         metrics.f1("macro", 3, threshold=0.5)
 
@@ -740,8 +741,8 @@ def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
 def test_one_logit_is_no_class(metric):
     """Its argmax is 0, whatever it says."""
     told = (
-        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; one logit of yes or "
-        r"no is for fdl\.metrics\.binary_accuracy or an average 'binary'; or make two of it: "
+        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; for one logit per "
+        r"example use fdl\.metrics\.binary_accuracy or average 'binary', or pass "
         r"jnp\.concatenate\(\[0 \* logits, logits\], -1\)$"
     )
     logits, labels = jnp.array([[1.0], [-1.0], [2.0]]), jnp.array([1, 0, 0])
@@ -826,7 +827,7 @@ SEEDED_BUGS = {
         "metrics/test_metrics.py",
         [
             ("self.squares.plus(other.squares).plus(between)", "self.squares.plus(other.squares)"),
-            ("1 - missed.over(whole)", "missed.over(whole)"),
+            ("1 - residual.over(total)", "residual.over(total)"),
             ("jnp.maximum(self.unit, other.unit)", "self.unit"),
             (
                 "ratio(self.total.value(), other.total.value()) * factor * factor",
@@ -840,7 +841,7 @@ SEEDED_BUGS = {
         "metrics/test_metrics.py",
         [
             ("/ math.log(2)", ""),
-            ("jnp.ceil(sure * bins) - 1", "jnp.round(sure * bins)"),
+            ("jnp.ceil(confidence * bins) - 1", "jnp.round(confidence * bins)"),
             ("jnp.where(right, weight, nothing[0])", "weight"),
             ("weighted_sum(lengths, weight)", "weight.sum()"),
         ],
