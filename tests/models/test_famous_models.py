@@ -477,13 +477,13 @@ def test_the_models_share_the_options_of_the_block():
         ),
         (
             {"blocks": 50},
-            "expected a depth that says how many blocks each stage has, one or more, got 50; "
-            "write (3, 4, 6, 3) for a ResNet-50",
+            "expected depth as the number of blocks of every stage, integers >= 1, got 50; "
+            "pass (3, 4, 6, 3) for a ResNet-50",
         ),
         (
             {"blocks": (3, 0)},
-            "expected a depth that says how many blocks each stage has, one or more, got (3, 0); "
-            "write (3, 4, 6, 3) for a ResNet-50",
+            "expected depth as the number of blocks of every stage, integers >= 1, got (3, 0); "
+            "pass (3, 4, 6, 3) for a ResNet-50",
         ),
     ],
 )

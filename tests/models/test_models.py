@@ -73,9 +73,27 @@ def test_resnet_is_a_function_of_the_image_and_halves_it_twice():
 
 @pytest.mark.parametrize("depth", [2, 9, 21])
 def test_resnet_refuses_a_depth_of_another_form(depth):
-    message = f"resnet: expected a depth of 6 n + 2 with n >= 1, got {depth}; take "
+    message = f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         fdl.resnet(10, depth)
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("mlp", ([3], 2)),
+        ("lstm_classifier", (7, 3, 2)),
+        ("encoder_block", (2, 4)),
+        ("decoder_block", (2, 4)),
+        ("gpt", (7, 5, 1, 2, 4)),
+        ("encoder", (7, 5, 1, 2, 4)),
+        ("vit", (3, (4, 4), 2, 1, 2, 4)),
+    ],
+)
+def test_an_error_about_an_option_names_the_model(model, args):
+    message = f"{model}: expected rate in [0, 1], got 1.5; 0.1 drops one in ten"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        getattr(fdl, model)(*args, dropout_rate=1.5)
 
 
 def test_the_autoencoder_rebuilds_what_fits_into_its_code():
