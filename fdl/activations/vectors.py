@@ -1,7 +1,5 @@
 """Activations of a whole vector: class probabilities, standardization, gated halves."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +9,7 @@ from fdl.checks import check_number
 from fdl.ops.numerics import deviations, widened
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
+from fdl.typing import Activation
 
 
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
@@ -154,7 +153,7 @@ def geglu(x: jax.Array) -> jax.Array:
     return _halves("geglu", x, gelu)
 
 
-def _halves(name: str, x: jax.Array, gate: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _halves(name: str, x: jax.Array, gate: Activation) -> jax.Array:
     """value * gate(x), of the two halves of the last axis."""
     if x.ndim < 1 or x.shape[-1] % 2:
         raise PathError(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
 from fdl.initializers.shapes import drawn_in, fans, need_key, sizes
-from fdl.typing import Initializer
+from fdl.typing import Initializer, Key
 
 
 def normal(stddev: float = 0.01) -> Initializer:
@@ -47,7 +47,7 @@ def uniform(limit: float = 0.01) -> Initializer:
     check_number("uniform", "limit", limit, "(0, inf)", "values lie between -limit and limit")
     limit = plain(limit)
 
-    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return _initializer("uniform", draw)
@@ -117,7 +117,7 @@ def variance_scaling(
             "for a truncated normal, use truncated_normal"
         )
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape, "variance_scaling")
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         variance = scale / (fan or 1)
@@ -144,7 +144,7 @@ def check_stddev(who: str, stddev: Any) -> None:
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
     """An initializer that calls `draw(key, shape, dtype)` with dtypes of 32 bits or more."""
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         exact = drawn_in(dtype, who)
         return draw(need_key(key, who), sizes(shape, who), exact).astype(dtype)
 
@@ -165,12 +165,12 @@ def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
+def _normal(key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
     return stddev * jax.random.normal(key, shape, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _truncated(
-    key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
+    key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
 ) -> jax.Array:
     return stddev * jax.random.truncated_normal(key, lower, upper, shape, dtype)

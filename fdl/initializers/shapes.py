@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_key
 from fdl.paths import PathError
+from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
@@ -66,7 +67,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
     return shape[-2] * field * share, shape[-1] * field
 
 
-def need_key(key: Any, who: str) -> Any:
+def need_key(key: Key | None, who: str) -> Key:
     """The key; raises if it is None or not a random key."""
     if key is None:
         raise PathError("expected a random key, got None; pass jax.random.key(seed)", layer=who)

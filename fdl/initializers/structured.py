@@ -11,10 +11,10 @@ from fdl.checks import check_count, check_number, in_dtype, known, named_in_erro
 from fdl.initializers.distributions import normal
 from fdl.initializers.shapes import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
-from fdl.typing import Initializer
+from fdl.typing import Initializer, Key
 
 
-def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """All zeros; needs no key.
 
     Example:
@@ -24,7 +24,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
     return jnp.zeros(sizes(shape, "zeros"), need_dtype(dtype, "zeros"))
 
 
-def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """All ones; needs no key.
 
     Example:
@@ -49,7 +49,7 @@ def constant(value: float) -> Initializer:
     """
     check_number("constant", "value", value, None, "it fills the array")
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(sizes(shape, "constant"), value, need_dtype(dtype, "constant"))
 
     return init
@@ -79,7 +79,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         "orthogonal", "scale", scale, "(0, inf)", "the length of every vector is multiplied by it"
     )
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape, "orthogonal")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         square = (max(rows, columns), min(rows, columns))
@@ -114,7 +114,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     """
     matrix = orthogonal(scale)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("delta_orthogonal", shape)
         if inputs > outputs:
             raise PathError(
@@ -149,7 +149,7 @@ def dirac(groups: int = 1) -> Initializer:
     """
     groups = check_count("dirac", "groups", groups, "pass the groups of the convolution")
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("dirac", shape)
         dtype = need_dtype(dtype, "dirac")
         if outputs % groups:
@@ -183,7 +183,7 @@ def identity(scale: float = 1.0) -> Initializer:
     """
     _check_factor("identity", "scale", scale)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape, dtype = sizes(shape, "identity"), need_dtype(dtype, "identity")
         if len(shape) != 2:
             raise PathError(
@@ -217,7 +217,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     check_number("sparse", "share", share, "[0, 1)", "0.9 keeps one weight in ten")
     draw = normal(stddev)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape = sizes(shape, "sparse")
         if len(shape) != 2:
             raise PathError(
@@ -258,7 +258,7 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
     """
     _check_factor("scaled", "factor", factor)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         w = initializer(key, shape, dtype)
         return jnp.asarray(factor, w.dtype) * w
 

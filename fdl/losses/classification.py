@@ -9,13 +9,13 @@ from fdl.checks import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import (
-    alike,
     bounded,
-    classified,
     fixed_at_infinity,
+    logits_and_labels,
     nan_outside,
     one_hot,
     product,
+    same_shape,
 )
 
 
@@ -51,7 +51,7 @@ def sigmoid_focal(
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5.
     """
-    logits, targets = alike("sigmoid_focal", logits, targets)
+    logits, targets = same_shape("sigmoid_focal", logits, targets)
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
         check_number(
@@ -98,7 +98,7 @@ def softmax_focal(
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4 and section 3.
     """
-    logits, labels = classified("softmax_focal", logits, labels)
+    logits, labels = logits_and_labels("softmax_focal", logits, labels)
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
     # A power below 1 has an infinite slope at 0: stay at the smallest positive number or above.
@@ -132,7 +132,7 @@ def hinge(
 
     Source: Cortes and Vapnik 1995, "Support-Vector Networks", section 3.
     """
-    scores, targets = alike("hinge", scores, targets)
+    scores, targets = same_shape("hinge", scores, targets)
     return jnp.maximum(0, 1 - targets * scores)
 
 
@@ -165,7 +165,7 @@ def multiclass_hinge(
     Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
     Vector Machines", equation 2. (torch's `multi_margin_loss` sums over the other classes.)
     """
-    scores, labels = classified("multiclass_hinge", scores, labels)
+    scores, labels = logits_and_labels("multiclass_hinge", scores, labels)
     right = one_hot(labels, scores.shape[-1])
     label_score = jnp.where(right, scores, 0).sum(-1)
     other_score = jnp.where(right, -jnp.inf, scores).max(-1)

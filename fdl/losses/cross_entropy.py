@@ -9,7 +9,7 @@ import numpy as np
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, bounded, classified, nan_outside, one_hot, product
+from fdl.losses.shapes import bounded, logits_and_labels, nan_outside, one_hot, product, same_shape
 from fdl.paths import PathError
 
 
@@ -56,7 +56,7 @@ def softmax_cross_entropy(
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.3; smoothing is
     section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
-    logits, labels = classified("softmax_cross_entropy", logits, labels)
+    logits, labels = logits_and_labels("softmax_cross_entropy", logits, labels)
     check_number(
         "softmax_cross_entropy", "smoothing", smoothing, "[0, 1)", "0.1 is usual, 0 for none"
     )
@@ -105,7 +105,7 @@ def categorical_nll(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 5.5; torch's `NLLLoss`.
     """
-    log_chances, labels = classified("categorical_nll", log_chances, labels)
+    log_chances, labels = logits_and_labels("categorical_nll", log_chances, labels)
     right = one_hot(labels, log_chances.shape[-1])
     weights = _weights("categorical_nll", class_weight, log_chances)
     nats = -jnp.where(right, log_chances, 0).sum(-1)
@@ -140,7 +140,7 @@ def soft_cross_entropy(
     Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section
     2. (optax calls it `softmax_cross_entropy`.)
     """
-    logits, targets = alike("soft_cross_entropy", logits, targets, axes=1)
+    logits, targets = same_shape("soft_cross_entropy", logits, targets, axes=1)
     return _expected_nats(targets, logits)
 
 
@@ -170,7 +170,7 @@ def kl_divergence(
 
     Source: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
     """
-    logits, targets = alike("kl_divergence", logits, targets, axes=1)
+    logits, targets = same_shape("kl_divergence", logits, targets, axes=1)
     some = targets > 0
     nats = jnp.log(jnp.where(some, targets, 1)) + jnp.where(some, nats_of_all(logits), 0)
     return jnp.where(some, targets * nats, 0).sum(-1)
@@ -206,7 +206,7 @@ def sigmoid_cross_entropy(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
     """
-    logits, targets = alike("sigmoid_cross_entropy", logits, targets)
+    logits, targets = same_shape("sigmoid_cross_entropy", logits, targets)
     remedy = "use one above 1 if targets of 1 are rare"
     weight = _weight(
         "sigmoid_cross_entropy", "positive_weight", positive_weight, logits.dtype, remedy

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fdl.checks import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, real
+from fdl.losses.shapes import real, same_shape
 from fdl.ops.numerics import direction, norm
 from fdl.paths import PathError
 
@@ -40,7 +40,7 @@ def cosine_distance(
     Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", equation
     6.10.
     """
-    predictions, targets = alike("cosine_distance", predictions, targets, axes=1)
+    predictions, targets = same_shape("cosine_distance", predictions, targets, axes=1)
     return 1 - (direction(predictions, -1) * direction(targets, -1)).sum(-1)
 
 
@@ -77,7 +77,7 @@ def contrastive(
     Source: Hadsell, Chopra and LeCun 2006, "Dimensionality Reduction by Learning an Invariant
     Mapping", equation 4.
     """
-    a, b = alike("contrastive", a, b, axes=1)
+    a, b = same_shape("contrastive", a, b, axes=1)
     same = real("contrastive", same, "same")
     _check_margin("contrastive", margin)
     if a.shape[:-1] != same.shape:
@@ -127,7 +127,7 @@ def triplet(
     """
     _check_margin("triplet", margin)
     near, far = (
-        norm(jnp.subtract(*alike("triplet", anchor, other, axes=1)), -1)
+        norm(jnp.subtract(*same_shape("triplet", anchor, other, axes=1)), -1)
         for other in (positive, negative)
     )
     return jnp.maximum(0, near - far + jnp.asarray(margin, near.dtype))
@@ -208,7 +208,7 @@ def sigmoid_contrastive(
 
 def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """[B, B], the cosine of every row of a with every row of b."""
-    a, b = alike(name, a, b)
+    a, b = same_shape(name, a, b)
     if a.ndim != 2:
         raise PathError(
             f"expected two arrays [B, D], got {list(a.shape)}; pass one row for each example",

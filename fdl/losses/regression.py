@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, magnitude, precise, product, real
+from fdl.losses.shapes import magnitude, precise, product, real, same_shape
 from fdl.paths import PathError
 
 # e^60 exceeds any count, and leaves room to multiply it within float32.
@@ -39,7 +39,7 @@ def squared_error(
       >>> squared_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
       Array([0., 4.], dtype=float32)
     """
-    predictions, targets = alike("squared_error", predictions, targets)
+    predictions, targets = same_shape("squared_error", predictions, targets)
     return jnp.square(predictions - targets)
 
 
@@ -67,7 +67,7 @@ def absolute_error(
       >>> absolute_error(jnp.array([1.0, 3.0]), jnp.array([1.5, 1.0]))
       Array([0.5, 2. ], dtype=float32)
     """
-    predictions, targets = alike("absolute_error", predictions, targets)
+    predictions, targets = same_shape("absolute_error", predictions, targets)
     return magnitude(predictions - targets)
 
 
@@ -100,7 +100,7 @@ def huber(
 
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
-    predictions, targets = alike("huber", predictions, targets)
+    predictions, targets = same_shape("huber", predictions, targets)
     check_number("huber", "delta", delta, "(0, inf]", "1 is usual")
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
@@ -137,7 +137,7 @@ def log_cosh(
     Source: Chen, Chen and Wang 2019, "Log Hyperbolic Cosine Loss Improves Variational
     Auto-Encoder", equation 8.
     """
-    predictions, targets = alike("log_cosh", predictions, targets)
+    predictions, targets = same_shape("log_cosh", predictions, targets)
     error = magnitude(predictions - targets)
     far = error > 1
     # cosh e = 1 + 2 sinh(e / 2)^2, which does not cancel near 0.
@@ -177,7 +177,7 @@ def quantile(
 
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
-    predictions, targets = alike("quantile", predictions, targets)
+    predictions, targets = same_shape("quantile", predictions, targets)
     check_number("quantile", "level", level, "(0, 1)", "0.5 is the median")
     error, level = targets - predictions, jnp.asarray(level, predictions.dtype)
     return jnp.where(error > 0, level * error, (level - 1) * error)
@@ -260,7 +260,7 @@ def poisson_nll(
     Source: McCullagh and Nelder 1989, "Generalized Linear Models", section 6.2. (The last term is
     exact; torch's `poisson_nll_loss(full=True)` approximates it.)
     """
-    predictions, targets = alike("poisson_nll", predictions, targets)
+    predictions, targets = same_shape("poisson_nll", predictions, targets)
     far = predictions > LARGEST_LOG_RATE
     near = jnp.where(far, 0, predictions)
     # One product (largest - targets) * x: the difference of two products could be inf - inf.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import same_shape
 from fdl.paths import PathError
 
 
@@ -40,7 +40,7 @@ def dice(
     Source: Milletari, Navab and Ahmadi 2016, "V-Net", section 3, but p and t are not squared in
     the denominator. (optax's `dice_loss(smooth=s)` is `dice(smooth=2 * s)`.)
     """
-    logits, targets = alike("dice", logits, targets, axes=1)
+    logits, targets = same_shape("dice", logits, targets, axes=1)
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
         raise PathError(

@@ -63,7 +63,7 @@ def fixed_at_infinity(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
 
 
-def alike(
+def same_shape(
     name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Predictions and targets of one shape, both in float32 or better.
@@ -98,7 +98,9 @@ def alike(
     return predictions, jnp.asarray(targets, predictions.dtype)
 
 
-def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def logits_and_labels(
+    name: str, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Logits in float32 or better, and labels in a dtype wide enough for any number of classes.
 
     Args:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from fdl.checks import check_array, check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, precise
+from fdl.losses.shapes import precise, same_shape
 from fdl.paths import PathError
 
 
@@ -75,7 +75,7 @@ def z_loss(
 
     Source: Chowdhery et al. 2022, "PaLM", section 5.
     """
-    (logits, _) = alike("z_loss", logits, logits, axes=1)
+    (logits, _) = same_shape("z_loss", logits, logits, axes=1)
     return jnp.square(jax.nn.logsumexp(logits, axis=-1))
 
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from fdl.checks import check_count, check_number, counted, is_count, said
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, classified, one_hot
+from fdl.losses.shapes import logits_and_labels, one_hot, same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import PathError
 
@@ -73,7 +73,7 @@ def binary_accuracy(
       >>> binary_accuracy(jnp.array([[2.0], [-1.0], [0.5]]), jnp.array([[1], [1], [0]]))[:, 0]
       Array([1., 0., 0.], dtype=float32)
     """
-    logits, targets = alike("binary_accuracy", logits, targets)
+    logits, targets = same_shape("binary_accuracy", logits, targets)
     said_yes = logits > _threshold("binary_accuracy", threshold, logits.dtype)
     right = jnp.where(targets == 1, said_yes, ~said_yes & (targets == 0) & ~jnp.isnan(logits))
     return right.astype(jnp.float32)
@@ -344,7 +344,7 @@ def class_numbers(
             "jnp.concatenate([0 * logits, logits], -1)",
             layer=name,
         )
-    _, labels = classified(name, logits, labels)
+    _, labels = logits_and_labels(name, logits, labels)
     if classes not in (None, logits.shape[-1]):
         raise PathError(
             f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for the "
@@ -378,7 +378,7 @@ def _of_hits(
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         if average == "binary":
-            predictions, targets = alike(name, predictions, targets)
+            predictions, targets = same_shape(name, predictions, targets)
             above = jnp.asarray(0.0 if threshold is None else threshold, predictions.dtype)
             yes, true = (predictions > above)[..., None], (targets == 1)[..., None]
         else:

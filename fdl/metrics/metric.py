@@ -15,6 +15,7 @@ from fdl.losses.per_example import counting
 from fdl.losses.shapes import precise
 from fdl.ops.rank_promotion import with_free_ranks
 from fdl.paths import PathError
+from fdl.typing import Loss
 
 
 class Metric(NamedTuple):
@@ -87,7 +88,7 @@ class Sum(NamedTuple):
         return self.high + self.low
 
 
-def mean_of(f: Callable[..., jax.Array]) -> Metric:
+def mean_of(f: Loss) -> Metric:
     """The weighted mean of a per-example loss or metric.
 
     Args:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import shortened
 
@@ -247,7 +247,7 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
     """A metric of two histograms of scores: of the positives and of the negatives, [BINS]."""
 
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
-        scores, targets = alike(name, scores, targets)
+        scores, targets = same_shape(name, scores, targets)
         weight = weights_of(name, scores.shape, weight)
         known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
         place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)

@@ -1,13 +1,12 @@
 """Regression metrics, from the count, the mean and the sum of squared deviations of numbers."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fdl.losses.per_example import counting
-from fdl.losses.shapes import alike, precise
+from fdl.losses.shapes import precise, same_shape
 from fdl.metrics.metric import (
     Metric,
     Sum,
@@ -20,6 +19,7 @@ from fdl.metrics.metric import (
     with_ranks,
 )
 from fdl.ops.numerics import largest, power_of_two
+from fdl.typing import Loss
 
 
 class Squares(NamedTuple):
@@ -86,7 +86,7 @@ class Moments(NamedTuple):
         )
 
 
-def statistics_of(f: Callable[..., jax.Array]) -> Metric:
+def statistics_of(f: Loss) -> Metric:
     """The mean and the variance of a per-example loss or metric.
 
     Args:
@@ -140,7 +140,7 @@ def r2() -> Metric:
         return no_moments(), no_moments().squares
 
     def update(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
-        predictions, targets = alike("r2", predictions, targets)
+        predictions, targets = same_shape("r2", predictions, targets)
         residual = squares_of(targets - predictions, weights_of("r2", targets.shape, weight))
         return merge(state, (moments("r2", targets, weight), residual))
 

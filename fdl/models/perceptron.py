@@ -1,7 +1,7 @@
 """Networks of dense layers: the multilayer perceptron and the autoencoder."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
 from fdl.layers import dense, dropout, flatten, rescale
 from fdl.paths import PathError
+from fdl.typing import Activation
 
 
 @named_in_errors
@@ -20,7 +21,7 @@ def mlp(
     hidden: Sequence[int],
     outputs: int,
     *,
-    activation: Callable[[jax.Array], jax.Array] = relu,
+    activation: Activation = relu,
     dropout_rate: float = 0.0,
     scale: float | None = None,
 ) -> Layer:
@@ -70,7 +71,7 @@ def autoencoder(
     hidden: Sequence[int],
     code: int,
     *,
-    activation: Callable[[jax.Array], jax.Array] = relu,
+    activation: Activation = relu,
 ) -> Layer:
     """A perceptron that encodes its input in a few numbers, and another that decodes them.
 

@@ -1,4 +1,4 @@
-"""Initializers of weights of one kind: convolutions that keep, matrices that are mostly 0."""
+"""Initializers against torch, SciPy and jax.nn, their messages, and the variance of layers."""
 
 import dataclasses
 import functools
@@ -106,7 +106,7 @@ def test_identity_and_its_scale():
 
 
 @pytest.mark.parametrize(("inputs", "zeros"), [(10, 7), (16, 11), (3, 3)])
-def test_sparse_columns_have_so_many_zeros_at_any_place(inputs, zeros):
+def test_sparse_columns_have_the_given_number_of_zeros_at_any_place(inputs, zeros):
     w = np.asarray(initializers.sparse(0.68, 2.0)(KEY, (inputs, 4000)))
     assert ((w == 0).sum(0) == zeros).all()
     if zeros < inputs:
@@ -117,7 +117,7 @@ def test_sparse_columns_have_so_many_zeros_at_any_place(inputs, zeros):
         np.testing.assert_allclose(left_out, zeros / inputs, atol=0.05)
 
 
-def test_truncated_normal_is_cut_where_it_is_told():
+def test_truncated_normal_is_cut_at_its_bounds():
     w = np.asarray(initializers.truncated_normal(0.5, -1.0, 3.0)(KEY, (20000,)), np.float64)
     assert w.min() >= -0.5 and w.max() <= 1.5 and w.max() > 1.3 and w.min() < -0.49
     exact = scipy.stats.truncnorm(-1.0, 3.0, scale=0.5)
@@ -144,7 +144,7 @@ DRAWN = {
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", DRAWN)
 def test_narrow_values_have_the_moments_of_their_distribution(name, dtype):
-    """Drawn in so few digits they would not: each is what float32 would have had, rounded."""
+    """Values drawn in the narrow dtype would not; these are drawn in float32 and rounded."""
     init, exact = DRAWN[name]
     w = init(KEY, (400, 500), dtype)
     assert w.dtype == dtype
@@ -343,13 +343,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told(name):
+def test_the_message_of_a_mistake(name):
     wrong, message = MISTAKES[name]
     with pytest.raises((ValueError, PathError), match="^" + re.escape(message)):
         wrong()
 
 
-# What a layer gives at first is as large as what it takes.
+# The output of a new layer has the variance of its input.
 
 
 def _measured(layer, shape, part=lambda y: y, **inputs):
@@ -423,7 +423,7 @@ FANS = {
 
 
 @pytest.mark.parametrize("name", FANS)
-def test_what_a_layer_gives_at_first_has_the_variance_of_what_it_takes(name):
+def test_the_output_of_a_new_layer_has_the_variance_of_its_input(name):
     layer, shape, *rest = FANS[name]
     part, inputs = (*rest, None, None)[:2]
     variance = _measured(layer, shape, part or (lambda y: y), **(inputs or {}))
@@ -460,8 +460,8 @@ def test_every_layer_with_weights_to_draw_is_measured():
     assert named - elsewhere <= FANS.keys() | {"conv_transpose"}
 
 
-def test_only_a_fan_is_told_of_a_share():
-    """A standard deviation that the user gives is that of a transposed convolution too."""
+def test_only_initializers_with_fans_use_the_share():
+    """A standard deviation given by the user also holds in a transposed convolution."""
     x = jnp.ones((1, 4, 4, 32))
     for init in (initializers.normal(0.02), initializers.uniform(0.02 * 3**0.5)):
         params, _ = fdl.conv_transpose(64, (4, 4), stride=4, w_init=init).init(KEY, x)
@@ -478,10 +478,14 @@ def test_only_a_fan_is_told_of_a_share():
 
 
 SEEDED_BUGS = {
+    "fdl/initializers/structured.py": (
+        "initializers/test_initializers.py -k mistake",
+        [("@named_in_errors\ndef sparse(", "def sparse(")],
+    ),
     "fdl/checks.py": (
         "initializers/test_initializers.py optim/optimizers/test_optimizers.py "
         "test_messages.py layers/test_pooling.py losses test_laws.py "
-        "-k option_or_told_or_number_or_refused_or_numpy",
+        "-k option_or_mistake_or_told_or_number_or_refused_or_numpy",
         [
             ("return float(value) if known(value) else jnp.asarray(value, dtype)", "return value"),
             ("if known(value) else jnp.sqrt(value)", "if True else 0"),

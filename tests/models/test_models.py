@@ -131,3 +131,15 @@ def test_the_encoder_sees_both_directions_and_leaves_out_what_the_mask_says():
         apply(ids, without)[0, 0], apply(ids.at[0, 3].set(7), without)[0, 0], atol=1e-6
     )
     np.testing.assert_allclose(first, model.apply(params, {}, ids)[0], atol=1e-6)
+
+
+SEEDED_BUGS = {
+    "fdl/models/perceptron.py": (
+        "models/test_models.py -k names_the_model",
+        [("@named_in_errors\ndef mlp(", "def mlp(")],
+    ),
+    "fdl/models/transformer.py": (
+        "models/test_models.py -k names_the_model",
+        [("@named_in_errors\ndef gpt(", "def gpt(")],
+    ),
+}
