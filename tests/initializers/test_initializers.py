@@ -75,7 +75,7 @@ INITIALIZERS = {
 KEY = jax.random.key(3)
 
 
-def test_dirac_is_torchs():
+def test_dirac_matches_torch():
     torch = pytest.importorskip("torch", reason="dirac was not checked against torch")
     for shape, groups in [((3, 4, 4), 1), ((3, 5, 2, 6), 3), ((4, 3, 3, 3, 2), 1), ((5, 3, 7), 1)]:
         *field, inputs, outputs = shape
@@ -85,7 +85,7 @@ def test_dirac_is_torchs():
         np.testing.assert_array_equal(initializers.dirac(groups)(None, shape), expected)
 
 
-def test_delta_orthogonal_keeps_the_length_of_an_image():
+def test_delta_orthogonal_keeps_the_norm_of_an_image():
     w = initializers.delta_orthogonal(1.5)(KEY, (3, 5, 4, 6))
     assert w.shape == (3, 5, 4, 6)
     middle = np.asarray(w[1, 2], np.float64)

@@ -67,7 +67,7 @@ def test_labels_out_of_range_give_nan(name):
     ]
 
 
-def test_focus_of_zero_is_the_cross_entropy():
+def test_focal_loss_with_gamma_0_is_the_cross_entropy():
     logits, labels = LOSSES["softmax_focal"].data(4)
     np.testing.assert_allclose(
         fdl.softmax_focal(logits, labels, gamma=0.0),

@@ -22,7 +22,7 @@ def _log_chances(rng, rows, classes, size):
 
 
 def _some_left_out(rng, rows, classes, size):
-    """Labels of which a third does not count; the first one does."""
+    """Labels of which a third is -100; the first one is not."""
     labels = rng.integers(0, classes, rows)
     labels[1::3] = -100
     return size * rng.standard_normal((rows, classes)), labels
@@ -93,14 +93,14 @@ LOSSES = {
 }
 
 
-def test_smoothing_takes_from_the_label_what_all_classes_get():
+def test_smoothing_matches_soft_targets():
     logits, labels = LOSSES["softmax_cross_entropy"].data(2)
     smoothed = fdl.softmax_cross_entropy(logits, labels, smoothing=0.3)
     targets = 0.7 * jax.nn.one_hot(labels, 5) + 0.3 / 5
     np.testing.assert_allclose(smoothed, fdl.soft_cross_entropy(logits, targets), rtol=1e-5)
 
 
-def test_a_class_of_no_chance_may_have_the_logit_minus_infinity():
+def test_the_logit_of_a_class_of_probability_0_may_be_minus_infinity():
     logits = jnp.array([[0.5, -np.inf, 1.0]])
     for loss, target in [
         (fdl.softmax_cross_entropy, jnp.array([0])),
@@ -112,8 +112,8 @@ def test_a_class_of_no_chance_may_have_the_logit_minus_infinity():
         assert np.isfinite(gradient).all()
 
 
-def test_the_divergence_moves_its_targets_too():
-    """From a class of no chance, where the slope of t log t has no bound, it is taken as 0."""
+def test_the_gradient_of_the_targets_of_kl_divergence():
+    """For a class of probability 0, where the slope of t log t is infinite, it is taken as 0."""
     logits, targets = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[0.0, 0.4, 0.6]])
     gradient = jax.grad(lambda t: fdl.kl_divergence(logits, t).sum())(targets)
     logs = np.array([1.0, 2.0, -1.0]) - np.log(np.exp([1.0, 2.0, -1.0]).sum())
@@ -121,7 +121,7 @@ def test_the_divergence_moves_its_targets_too():
     np.testing.assert_allclose(gradient[0], exact, rtol=1e-6)
 
 
-def test_a_small_cross_entropy_has_all_its_digits():
+def test_a_small_cross_entropy_is_accurate_to_the_last_digits():
     logits = np.array([[17.0, 0.0, 5.0], [40.0, 0.0, 1.0], [3.0, 2.0, 3.0], [-1e4, 1e4, 0.0]])
     gaps = logits - logits[:, :1]
     most = gaps.max(-1)
@@ -136,7 +136,7 @@ def test_a_small_cross_entropy_has_all_its_digits():
     np.testing.assert_allclose(gradient[:2, 0], -chances.sum(-1), rtol=1e-6)
 
 
-def test_a_label_of_no_chance_has_an_infinite_loss_and_finite_slopes():
+def test_a_label_of_probability_0_has_an_infinite_loss_and_finite_slopes():
     logits = jnp.array([[0.0, -jnp.inf, 1.0], [jnp.inf, 0.0, 1.0]])
     labels = jnp.array([1, 0])
     np.testing.assert_array_equal(fdl.softmax_cross_entropy(logits, labels), [jnp.inf, 0.0])
@@ -149,7 +149,7 @@ def test_the_second_derivative_of_a_cross_entropy_where_all_logits_are_equal():
     np.testing.assert_allclose(hessian, np.eye(3) / 3 - 1 / 9, atol=1e-6)
 
 
-def test_soft_targets_move_by_what_their_class_costs():
+def test_the_gradient_of_soft_targets():
     targets = jnp.array([0.5, 0.5, 0.0])
     logits = jnp.array([0.0, 1.0, -2.0])
     by_target = jax.grad(lambda q: fdl.soft_cross_entropy(logits, q))(targets)
@@ -160,7 +160,7 @@ def test_soft_targets_move_by_what_their_class_costs():
             assert np.isfinite(each).all()
 
 
-def test_class_weights_without_smoothing_weigh_the_loss_of_the_own_class():
+def test_class_weights_without_smoothing_multiply_the_loss():
     logits, labels = jnp.array([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]]), jnp.array([2, 0])
     weight = jnp.array([0.25, 1.0, 4.0])
     expected = weight[labels] * fdl.softmax_cross_entropy(logits, labels)
@@ -170,7 +170,7 @@ def test_class_weights_without_smoothing_weigh_the_loss_of_the_own_class():
     np.testing.assert_allclose(traced(logits, labels, smoothing=0.0), expected, rtol=1e-6)
 
 
-def test_a_log_chance_of_nothing_is_infinite_and_a_weight_of_0_leaves_it_out():
+def test_a_log_probability_of_minus_infinity_costs_infinity_unless_its_weight_is_0():
     logs, labels = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]]), jnp.array([1, 1])
     loss, slope = jax.value_and_grad(lambda z: fdl.categorical_nll(z, labels).sum())(logs)
     assert loss == jnp.inf and slope.tolist() == [[0, -1], [0, -1]]

@@ -1,4 +1,4 @@
-"""Losses against torch, optax and float64, and what each of them promises beyond the laws."""
+"""All losses against torch, optax and float64 formulas; options, messages, ignored elements."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ from tests.registry import LOSSES
 
 @pytest.mark.parametrize("size", [0.1, 40.0])
 @pytest.mark.parametrize("name", [name for name, case in LOSSES.items() if case.optax])
-def test_a_loss_is_that_of_optax(name, size, standard_promotion):
+def test_a_loss_matches_optax(name, size, standard_promotion):
     case = LOSSES[name]
     args = case.data(7, size=size)
     (_, ours), our_gradients = oracles.weighted(case.loss, case.moved)(*args)
@@ -27,7 +27,7 @@ def test_a_loss_is_that_of_optax(name, size, standard_promotion):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_and_its_slopes_are_the_formula(name):
+def test_a_loss_and_its_slopes_match_the_formula(name):
     """In float64, the slopes by differences of the formula."""
     case = LOSSES[name]
     with jax.enable_x64(True):
@@ -103,7 +103,7 @@ def torch_cases():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_losses_are_those_of_torch(dtype):
+def test_losses_match_torch(dtype):
     import torch
 
     for name, theirs in torch_cases().items():
@@ -129,11 +129,8 @@ def test_losses_are_those_of_torch(dtype):
             )
 
 
-# What is promised beyond the numbers.
-
-
 @pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
-def test_targets_of_yes_and_no_in_any_dtype(dtype):
+def test_targets_of_0_and_1_in_any_dtype(dtype):
     targets = jnp.array([[1, 0, 1]], dtype)
     logits = jnp.array([[0.3, -2.0, 5.0]])
     same = targets.astype(jnp.float32)
@@ -145,7 +142,7 @@ def test_targets_of_yes_and_no_in_any_dtype(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_slopes_at_zero_are_those_of_torch(dtype):
+def test_slopes_at_zero_match_torch(dtype):
     torch = pytest.importorskip("torch", reason="no torch: slopes at 0 not compared")
     f = torch.nn.functional
     targets = np.array([0.0, 1.0, 0.3])
@@ -262,7 +259,7 @@ def test_slopes_at_zero_are_those_of_torch(dtype):
         ),
     ],
 )
-def test_options_out_of_range_and_what_is_no_array_are_refused(call, told, standard_promotion):
+def test_options_out_of_range_and_non_arrays_are_refused(call, told, standard_promotion):
     for run in (call, jax.jit(call)):
         with pytest.raises(ValueError, match="^" + re.escape(told)):
             run(jnp.array([0.5, -2.0]))
@@ -328,7 +325,7 @@ def test_a_traced_option_passes():
         ),
     ],
 )
-def test_what_is_said_of_wrong_arguments(call, told):
+def test_the_message_for_wrong_arguments(call, told):
     for run in (call, jax.jit(call)):
         # The notes that JAX adds below the message are in what pytest matches.
         with pytest.raises(fdl.PathError, match=re.compile(told, re.MULTILINE)) as caught:
@@ -369,10 +366,10 @@ def test_targets_that_a_loss_cannot_score_are_refused(loss, targets, told):
     assert check_targets(given, logits, np.array(good.get(loss, fine))) is None
 
 
-# At infinity, and at the ends of float32.
+# At infinity.
 
-# Those of vectors have no limit there, `linear_cross_entropy` is a product first, and the slope of
-# z_loss is infinite and 0 times infinity.
+# Not the losses of several vectors, which have no limit there, nor `linear_cross_entropy`, which
+# multiplies first, nor z_loss, whose slope is 0 * inf.
 AT_INFINITY = [
     name for name, case in LOSSES.items() if case.moved == (0,) and name not in ("ctc", "z_loss")
 ]
@@ -418,7 +415,7 @@ def test_losses_at_infinity_by_hand():
         assert loss(logits, yes_and_no).tolist() == [0, 0, inf, inf]
         slopes = jax.grad(lambda x, f=loss: f(x, yes_and_no).sum())(logits)
         assert slopes.tolist() == [0, 0, -1, 1]
-    # A weight of 0 leaves even that out.
+    # A weight of 0 leaves out even an infinite loss.
     assert fdl.sigmoid_cross_entropy(jnp.array(-inf), jnp.array(1.0), positive_weight=0.0) == 0
     assert fdl.sigmoid_focal(jnp.array(-inf), jnp.array(1.0), alpha=0.0) == 0
     rows = jnp.array([[inf, 0.0, 1.0], [0.0, -inf, 1.0], [0.0, inf, 1.0]])
@@ -435,7 +432,7 @@ def test_losses_at_infinity_by_hand():
     assert np.isnan(fdl.softmax_cross_entropy(jnp.array([inf, inf]), jnp.array(0)))
 
 
-# Elements that do not count.
+# Elements that are left out: `where` and `ignore_index`.
 
 
 def tokens(seed=0, rows=7, length=3):
@@ -456,7 +453,7 @@ def token_objective(**metrics):
 
 
 @pytest.mark.parametrize("weighs", [False, True])
-def test_the_mean_over_labels_that_count_is_that_of_torch(weighs):
+def test_the_mean_over_labels_that_count_matches_torch(weighs):
     torch = pytest.importorskip("torch", reason="no torch: means without ignored labels unseen")
     (x, y), w = tokens(), jnp.asarray(np.random.default_rng(1).standard_normal((4, 5)), jnp.float32)
     weight = np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0, 1.0], np.float32)
@@ -564,7 +561,7 @@ def test_a_label_that_does_not_count_hides_its_row(name, ignored, dtype):
         ),
     ],
 )
-def test_what_is_said_of_elements_that_cannot_be_left_out(call, told):
+def test_the_message_for_a_wrong_where_or_ignore_index(call, told):
     for run in (call, jax.jit(call)):
         with pytest.raises(ValueError, match="^" + told) as caught:
             run(jnp.ones((2, 3)))

@@ -97,7 +97,7 @@ LOSSES = {
 }
 
 
-def test_equal_vectors_and_empty_ones_have_finite_slopes():
+def test_zero_and_equal_vectors_have_finite_slopes():
     x = jnp.zeros((3, 4))
     for loss in (
         lambda x: fdl.contrastive(x, x, jnp.array([0, 1, 0])),
@@ -110,7 +110,7 @@ def test_equal_vectors_and_empty_ones_have_finite_slopes():
         assert np.isfinite(gradient).all()
 
 
-def test_pairs_that_coincide_or_lie_far_apart():
+def test_contrastive_of_equal_and_of_distant_pairs():
     pull = jax.hessian(lambda a: fdl.contrastive(a, jnp.zeros(2), jnp.array(1.0)))(jnp.zeros(2))
     np.testing.assert_array_equal(pull, np.eye(2))
     far = jnp.array([1e20, 0.0])
@@ -120,7 +120,7 @@ def test_pairs_that_coincide_or_lie_far_apart():
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-10, 1.0, 1e20])
-def test_the_cosine_asks_for_no_length(size):
+def test_the_cosine_distance_does_not_depend_on_lengths(size):
     a, b = jnp.array([3.0, 4.0]), jnp.array([4.0, -3.0])
     found = [fdl.cosine_distance(size * a, other) for other in (size * a, size * b, -a)]
     np.testing.assert_allclose(found, [0, 1, 2], atol=1e-6)
@@ -137,7 +137,7 @@ def test_the_cosine_asks_for_no_length(size):
     ],
 )
 def test_distances_of_any_size(dtype, size):
-    """Of numbers whose squares overflow or vanish."""
+    """The squares of these numbers overflow or underflow."""
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         plain = [jnp.asarray(rng.integers(-8, 9, (4, 3)) / 8, dtype) for _ in range(3)]

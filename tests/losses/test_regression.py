@@ -80,7 +80,7 @@ LOSSES = {
 }
 
 
-def test_a_quantile_is_what_its_loss_is_least_at():
+def test_the_quantile_minimizes_its_loss():
     targets = jnp.asarray(np.random.default_rng(0).gumbel(size=1001), jnp.float32)
     total = lambda q: fdl.losses.quantile(jnp.full_like(targets, q), targets, level=0.8).sum()  # noqa: E731
     candidates = jnp.sort(targets)
@@ -88,7 +88,7 @@ def test_a_quantile_is_what_its_loss_is_least_at():
     assert best == np.quantile(targets, 0.8, method="inverted_cdf")
 
 
-def test_likelihoods_are_those_of_scipy():
+def test_likelihoods_match_scipy():
     mean, log_variance, seen = 0.7, -0.4, jnp.array([-1.0, 0.5, 2.0])
     found = fdl.losses.gaussian_nll(jnp.array([[mean, log_variance]] * 3), seen)
     expected = -scipy.stats.norm(mean, math.exp(log_variance / 2)).logpdf(seen)
@@ -98,7 +98,7 @@ def test_likelihoods_are_those_of_scipy():
     np.testing.assert_allclose(found, -scipy.stats.poisson(2.5).logpmf(counts), rtol=1e-5)
 
 
-def test_rates_beyond_float32_go_on_as_a_straight_line():
+def test_poisson_nll_is_linear_in_large_log_rates():
     found = jax.value_and_grad(fdl.poisson_nll)(jnp.float32(100.0), jnp.float32(3.0))
     np.testing.assert_allclose(found, (41 * math.exp(60), math.exp(60)), rtol=1e-5)
 
@@ -110,7 +110,7 @@ def test_the_slope_of_huber_is_the_clipped_error(delta):
     np.testing.assert_allclose(slope, np.clip(error, -delta, delta), rtol=1e-6)
 
 
-def test_log_cosh_is_right_to_the_last_digits_at_any_size():
+def test_log_cosh_is_accurate_to_the_last_digits_at_any_size():
     error = np.array([1e-15, 1e-4, 1e-3, 0.3, 0.999, 1.001, 5.0, 80.0, -200.0, -3e38], np.float32)
     wide = np.abs(error.astype(np.float64))
     near = np.log1p(2 * np.sinh(np.minimum(wide, 20) / 2) ** 2)
@@ -120,12 +120,12 @@ def test_log_cosh_is_right_to_the_last_digits_at_any_size():
     np.testing.assert_allclose(slope, np.tanh(error.astype(np.float64)), rtol=1e-6)
 
 
-def test_an_infinite_error_has_the_slope_of_a_far_one_in_huber():
+def test_the_slope_of_huber_at_an_infinite_error_is_delta():
     assert jax.grad(lambda x: fdl.huber(x, jnp.float32(0), delta=2.0))(jnp.float32(jnp.inf)) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_huber_without_bound_is_the_parabola(dtype):
+def test_huber_with_infinite_delta_is_the_parabola(dtype):
     with jax.enable_x64(dtype == "float64"):
         x = jnp.array([2.0, -3.0, 0.0], dtype)
         for delta in (jnp.inf, np.float64(np.inf), 1e30):
@@ -137,7 +137,7 @@ def test_huber_without_bound_is_the_parabola(dtype):
                 assert (loss, slope.tolist()) == (6.5, [2, -3, 0])
 
 
-def test_a_far_target_of_a_wide_gaussian_is_likely():
+def test_gaussian_nll_of_a_far_target_and_a_large_variance():
     predictions = jnp.array([[1e25, 115.0], [-3e30, 140.0]])
     loss, slope = jax.jit(jax.value_and_grad(lambda p: fdl.gaussian_nll(p, jnp.zeros(2)).sum()))(
         predictions

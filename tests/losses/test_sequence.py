@@ -53,7 +53,7 @@ LOSSES = {
 }
 
 
-def test_ctc_is_that_of_optax_with_another_blank(standard_promotion):
+def test_ctc_matches_optax_with_another_blank(standard_promotion):
 
     logits, labels, _ = LOSSES["ctc"].data(5)
     labels = jnp.where(labels < 0, labels, labels - 1)
@@ -65,7 +65,7 @@ def test_ctc_is_that_of_optax_with_another_blank(standard_promotion):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_text_that_its_frames_cannot_spell():
+def test_a_text_with_too_few_frames_has_an_infinite_loss():
     """Two equal letters need a blank between them, so three frames."""
     labels = jnp.array([1, 1])
     loss = jax.jit(jax.value_and_grad(lambda logits: fdl.ctc(logits, labels)))
@@ -80,7 +80,7 @@ def test_a_text_that_its_frames_cannot_spell():
     assert np.isnan(losses).tolist() == [False, True, True, False]
 
 
-def test_a_text_of_almost_no_chance_has_a_finite_loss():
+def test_a_text_of_tiny_probability_has_a_finite_loss():
     """Three alignments, of which two say the label once."""
     logits = jnp.array([[0.0, -2e4], [0.0, -2e4]])
     np.testing.assert_allclose(fdl.ctc(logits, jnp.array([1])), 2e4 - math.log(2), rtol=1e-6)
@@ -99,7 +99,7 @@ def test_frames_past_the_end_of_a_text_are_not_read():
     assert np.isnan(fdl.ctc(logits, jnp.array([1, -2])))
 
 
-def test_a_class_that_a_frame_surely_is_or_is_not():
+def test_ctc_with_infinite_logits():
     logits = jnp.zeros((3, 3)).at[0, 2].set(-jnp.inf)
     surely = jnp.zeros((3, 3)).at[:, 1].set(jnp.inf)
     for frames, expected in ((logits, -np.log(6 / 18)), (surely, 0.0)):
