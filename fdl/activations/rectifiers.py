@@ -13,16 +13,6 @@ import jax.numpy as jnp
 from fdl.checks import check_number
 
 
-def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
-    """An option in the dtype of x, so that a NumPy number does not widen the result.
-
-    Raises:
-      ValueError: names the activation and the option that is not a number.
-    """
-    check_number(who, what, option, None, "pass a number")
-    return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
-
-
 def relu(x: jax.Array) -> jax.Array:
     """The rectifier: max(x, 0), with gradient 0 at 0.
 
@@ -150,6 +140,16 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     """
     size = like(x, "soft_shrink", "level", level)
     return jnp.where(jnp.abs(x) <= size, jnp.zeros_like(x), x - size * jnp.sign(x))
+
+
+def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
+    """An option in the dtype of x, so that a NumPy number does not widen the result.
+
+    Raises:
+      ValueError: names the activation and the option that is not a number.
+    """
+    check_number(who, what, option, None, "pass a number")
+    return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 
 
 def clipped(x: jax.Array, low: float, high: float) -> jax.Array:

@@ -22,70 +22,6 @@ from fdl.ops.numerics import largest, power_of_two
 from fdl.typing import Loss
 
 
-class Squares(NamedTuple):
-    """A sum of squares as total * unit^2, so that it neither overflows nor underflows.
-
-    Args:
-      total: Sum.
-      unit: a power of two near the largest number squared.
-    """
-
-    total: Sum
-    unit: jax.Array
-
-    def plus(self, other: "Squares") -> "Squares":
-        """The sum of both."""
-        unit = jnp.maximum(self.unit, other.unit)
-        return Squares(self.within(unit).plus(other.within(unit)), unit)
-
-    def within(self, unit: jax.Array) -> Sum:
-        """The total in a larger unit: total * unit^2 stays the same."""
-        factor = self.unit / unit
-        return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
-
-    def over(self, other: "Squares") -> jax.Array:
-        """This sum divided by the other, with 0 where the other is 0."""
-        factor = self.unit / other.unit
-        return ratio(self.total.value(), other.total.value()) * factor * factor
-
-    def value(self) -> jax.Array:
-        """The sum as one number."""
-        return self.total.value() * self.unit * self.unit
-
-
-class Moments(NamedTuple):
-    """The count of numbers, their mean, and the sum of their squared deviations from it.
-
-    The difference of two sums of squares would cancel: for 10,000.0 and 10,000.1 nothing is left of
-    it in float32.
-
-    Args:
-      n: Sum of the weights.
-      mean: Sum.
-      squares: Squares.
-
-    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", equations 2.1; for one number at a time it is Welford's, 1962.
-    """
-
-    n: Sum
-    mean: Sum
-    squares: Squares
-
-    def plus(self, other: "Moments") -> "Moments":
-        """The moments of the numbers of both."""
-        n = self.n.plus(other.n)
-        minus_mean = Sum(-self.mean.high, -self.mean.low)
-        delta = other.mean.plus(minus_mean)
-        share = ratio(other.n.value(), n.value())
-        between = squares_of(delta.value(), self.n.value() * share)
-        return Moments(
-            n,
-            self.mean.plus(Sum(delta.high * share, delta.low * share)),
-            self.squares.plus(other.squares).plus(between),
-        )
-
-
 def statistics_of(f: Loss) -> Metric:
     """The mean and the variance of a per-example loss or metric.
 
@@ -153,6 +89,70 @@ def r2() -> Metric:
         return jnp.where(total.total.value() == 0, constant, 1 - residual.over(total))
 
     return with_ranks(init, update, merge, compute)
+
+
+class Squares(NamedTuple):
+    """A sum of squares as total * unit^2, so that it neither overflows nor underflows.
+
+    Args:
+      total: Sum.
+      unit: a power of two near the largest number squared.
+    """
+
+    total: Sum
+    unit: jax.Array
+
+    def plus(self, other: "Squares") -> "Squares":
+        """The sum of both."""
+        unit = jnp.maximum(self.unit, other.unit)
+        return Squares(self.within(unit).plus(other.within(unit)), unit)
+
+    def within(self, unit: jax.Array) -> Sum:
+        """The total in a larger unit: total * unit^2 stays the same."""
+        factor = self.unit / unit
+        return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
+
+    def over(self, other: "Squares") -> jax.Array:
+        """This sum divided by the other, with 0 where the other is 0."""
+        factor = self.unit / other.unit
+        return ratio(self.total.value(), other.total.value()) * factor * factor
+
+    def value(self) -> jax.Array:
+        """The sum as one number."""
+        return self.total.value() * self.unit * self.unit
+
+
+class Moments(NamedTuple):
+    """The count of numbers, their mean, and the sum of their squared deviations from it.
+
+    The difference of two sums of squares would cancel: for 10,000.0 and 10,000.1 nothing is left of
+    it in float32.
+
+    Args:
+      n: Sum of the weights.
+      mean: Sum.
+      squares: Squares.
+
+    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", equations 2.1; for one number at a time it is Welford's, 1962.
+    """
+
+    n: Sum
+    mean: Sum
+    squares: Squares
+
+    def plus(self, other: "Moments") -> "Moments":
+        """The moments of the numbers of both."""
+        n = self.n.plus(other.n)
+        minus_mean = Sum(-self.mean.high, -self.mean.low)
+        delta = other.mean.plus(minus_mean)
+        share = ratio(other.n.value(), n.value())
+        between = squares_of(delta.value(), self.n.value() * share)
+        return Moments(
+            n,
+            self.mean.plus(Sum(delta.high * share, delta.low * share)),
+            self.squares.plus(other.squares).plus(between),
+        )
 
 
 def no_moments() -> Moments:
