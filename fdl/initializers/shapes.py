@@ -17,7 +17,7 @@ class Shared(tuple[int, ...]):
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      share: the mean share of the receptive field and inputs that an output sees, in (0, 1].
+      share: the share of these weights that an output uses, averaged over outputs, in (0, 1].
     """
 
     share: float
