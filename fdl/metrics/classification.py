@@ -319,7 +319,7 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
     if both.size and (both.min() < 0 or both.max() >= classes):
         raise ValueError(
             f"confusion_matrix: expected classes in [0, {classes}), got {both.min()} to "
-            f"{both.max()}; raise classes or correct the labels"
+            f"{both.max()}; raise classes or mend the labels"
         )
     cells = labels.astype(np.int64) * classes + predicted.astype(np.int64)
     counts = np.bincount(cells, minlength=classes**2)
@@ -408,8 +408,8 @@ def _of_hits(
 def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
     if average not in ("binary", "macro", "micro"):
         raise ValueError(
-            f"{name}: expected average 'binary', 'macro' or 'micro', got {said(average)}; 'macro' "
-            "weights every class equally, 'micro' every example"
+            f"{name}: expected average 'binary', 'macro' or 'micro', got {said(average)}; macro "
+            "weights every class equally, micro every example"
         )
     if not is_count(classes, 0) or (average == "binary") != (classes == 0):
         remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"

@@ -46,7 +46,7 @@ def lstm_classifier(
 
     Source: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
-    depth = check_count("lstm_classifier", "depth", depth, "it is the number of stacked LSTMs")
+    depth = check_count("lstm_classifier", "depth", depth, "say how many LSTMs to stack")
     cell = lstm_cell(features, forget_bias=1.0)
     over_time = bidirectional if both_ways else recurrent
     layers: list[Any] = [embedding(count, features)]

@@ -430,7 +430,7 @@ def _check_images(x: Any, height: int, width: int) -> None:
     if x.shape[1:-1] != (height, width):
         raise PathError(
             f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
-            "make the model for their size",
+            "make the model for theirs",
             layer="vit",
         )
 

@@ -336,7 +336,7 @@ def test_the_message_for_wrong_arguments(call, told):
 @pytest.mark.parametrize(
     ("loss", "targets", "told"),
     [
-        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer one "),
+        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer as "),
         ("multiclass_hinge", [-1, 0], r"labels in \[0, 3\), got -1 at row 0; give the last "),
         ("sigmoid_focal", [0.0, 0.5], r"targets 0 or 1, got 0\.5 at row 1; round them$"),
         ("hinge", [1.0, 0.0], r"targets -1 or 1, got 0\.0 at row 1; for targets 0 and 1, pass"),

@@ -415,8 +415,8 @@ def test_r2_of_targets_that_are_all_equal():
     [
         (
             lambda: metrics.f1("weighted", 3),
-            r"f1: expected average 'binary', 'macro' or 'micro', got 'weighted'; 'macro' weights "
-            r"every class equally, 'micro' every example",
+            r"f1: expected average 'binary', 'macro' or 'micro', got 'weighted'; macro weights "
+            r"every class equally, micro every example",
         ),
         (
             lambda: metrics.recall("macro"),
