@@ -59,8 +59,8 @@ def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str
     return (
         (targets < 0) | (targets >= classes),
         f"labels in [0, {classes})",
-        "give the last layer as many outputs as there are classes, mend the labels, or name the one "
-        "that does not count by ignore_index",
+        "give the last layer as many outputs as there are classes, mend the labels, or name the "
+        "one that does not count by ignore_index",
     )
 
 
