@@ -1,4 +1,4 @@
-"""Activations: the functions between the linear maps, one array to one array of the same shape."""
+"""Activations: functions of one array; the result has the same shape, except in the gates."""
 
 from fdl.exports import public as _public
 from fdl.activations.rectifiers import relu as relu
@@ -36,7 +36,7 @@ from fdl.activations.vectors import glu as glu
 from fdl.activations.vectors import swiglu as swiglu
 from fdl.activations.vectors import geglu as geglu
 
-# Other names of the field for the same.
+# Aliases that are common in the field.
 swish = silu
 hard_swish = hard_silu
 

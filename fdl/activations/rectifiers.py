@@ -1,7 +1,7 @@
-"""Rectifiers: zero or small below a corner, the input itself above it.
+"""Rectifiers: 0 or a small value below a corner, the input itself above it.
 
-Each takes x [...] of a floating dtype to [...] of the same dtype. At a corner the slope is that of
-the flat side, as torch has it. Options are numbers, or arrays that broadcast to x; they may be
+All take x [...] of a floating dtype and return [...] of the same dtype. At a corner the slope is
+that of the flat side, as in torch. Options are numbers, or arrays that broadcast to x; they may be
 traced.
 """
 
@@ -11,16 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_number
-
-
-def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
-    """A number of the user's in the dtype of x, so that one of NumPy's does not widen the result.
-
-    Raises:
-      ValueError: names the activation and the option that is no number.
-    """
-    check_number(who, what, option, None, "pass a number")
-    return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -66,7 +56,7 @@ def squared_relu(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax.Array:
-    """x above 0, negative_slope * x below; the layers `prelu` and `rrelu` learn or draw the slope.
+    """x above 0, negative_slope * x below. The layer `prelu` learns the slope, `rrelu` draws it.
 
     Example:
       >>> leaky_relu(jnp.array([-2.0, 3.0]), negative_slope=0.5)
@@ -91,7 +81,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
-    """x above 0, alpha * (e^(x / alpha) - 1) below: an ELU whose slope has no jump.
+    """x above 0, alpha * (e^(x / alpha) - 1) below: an ELU with a continuous slope.
 
     Example:
       >>> celu(jnp.array([-100.0, 3.0]), alpha=2.0)
@@ -103,7 +93,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """1.0507 * elu(x, alpha=1.6733), which draws mean and variance towards 0 and 1.
+    """1.0507 * elu(x, alpha=1.6733): keeps mean and variance near 0 and 1 from layer to layer.
 
     Example:
       >>> selu(jnp.array([-100.0, 1.0])).round(2)
@@ -115,13 +105,13 @@ def selu(x: jax.Array) -> jax.Array:
 
 
 def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
-    """x above a level, a fixed value elsewhere.
+    """x above `level`, `value` elsewhere.
 
     Example:
       >>> threshold(jnp.array([1.0, 3.0]), level=2.0, value=-5.0)
       Array([-5.,  3.], dtype=float32)
 
-    Source: as torch has it; `relu` is level 0 and value 0.
+    Source: torch; `relu` has level 0 and value 0.
     """
     other = jnp.full_like(x, like(x, "threshold", "value", value))
     return jnp.where(x <= like(x, "threshold", "level", level), other, x)
@@ -140,7 +130,7 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
-    """x moved towards 0 by level, 0 where it would cross.
+    """x moved towards 0 by `level`, and 0 where |x| <= level.
 
     Example:
       >>> soft_shrink(jnp.array([-2.0, 0.3, 1.5]))
@@ -152,8 +142,18 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     return jnp.where(jnp.abs(x) <= size, jnp.zeros_like(x), x - size * jnp.sign(x))
 
 
+def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
+    """An option in the dtype of x, so that a NumPy number does not widen the result.
+
+    Raises:
+      ValueError: names the activation and the option that is not a number.
+    """
+    check_number(who, what, option, None, "pass a number")
+    return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
+
+
 def clipped(x: jax.Array, low: float, high: float) -> jax.Array:
-    """min(max(x, low), high), flat at both corners.
+    """min(max(x, low), high), with slope 0 at both corners.
 
     Source: Collobert 2004, "Large scale machine learning", for low -1 and high 1.
     """

@@ -1,6 +1,6 @@
-"""Sigmoids: from one flat side to another, and what is made of them.
+"""Sigmoids, which rise from one constant to another, and functions made of them.
 
-Each takes x [...] of a floating dtype to [...] of the same dtype.
+All take x [...] of a floating dtype and return [...] of the same dtype.
 """
 
 import jax
@@ -53,13 +53,13 @@ def log_sigmoid(x: jax.Array) -> jax.Array:
       >>> log_sigmoid(jnp.array([-1000.0, 1000.0]))
       Array([-1000.,    -0.], dtype=float32)
 
-    Source: as jax.nn has it.
+    Source: jax.nn.
     """
     return jax.nn.log_sigmoid(x)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """min(max(x + 3, 0), 6) / 6: a sigmoid of three straight lines.
+    """min(max(x + 3, 0), 6) / 6: a sigmoid made of three straight lines.
 
     Example:
       >>> hard_sigmoid(jnp.array([-4.0, 0.0, 4.0]))
@@ -71,7 +71,7 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
 
 
 def sparse_sigmoid(x: jax.Array) -> jax.Array:
-    """min(max(x + 1, 0), 2) / 2: the slope of `sparse_plus`.
+    """min(max(x + 1, 0), 2) / 2: the derivative of `sparse_plus`.
 
     Example:
       >>> sparse_sigmoid(jnp.array([-2.0, 0.0, 2.0]))
@@ -95,7 +95,7 @@ def hard_tanh(x: jax.Array) -> jax.Array:
 
 
 def soft_sign(x: jax.Array) -> jax.Array:
-    """x / (1 + |x|): reaches its flat sides more slowly than tanh.
+    """x / (1 + |x|): approaches -1 and 1 more slowly than tanh.
 
     Example:
       >>> soft_sign(jnp.array([-1.0, 3.0]))
@@ -113,6 +113,6 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
       >>> tanh_shrink(jnp.array([0.0, 100.0]))
       Array([ 0., 99.], dtype=float32)
 
-    Source: as torch has it.
+    Source: torch.
     """
     return x - jnp.tanh(x)

@@ -1,6 +1,6 @@
-"""Smooth rectifiers: near 0 far below, near the input far above, without a corner.
+"""Smooth rectifiers: near 0 for large negative x, near x for large positive x, without a corner.
 
-Each takes x [...] of a floating dtype to [...] of the same dtype.
+All take x [...] of a floating dtype and return [...] of the same dtype.
 """
 
 import math
@@ -13,15 +13,15 @@ from fdl.activations.sigmoids import hard_sigmoid, sigmoid
 from fdl.checks import check_floating
 from fdl.ops.numerics import widened
 
-FAR = 2.0**40
+FAR = 2.0**40  # beyond it, sqrt(x^2 + b) is |x| in float32 and the square could overflow
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
-    """The Gaussian error linear unit: x times the chance that a standard normal is below x.
+    """The Gaussian error linear unit: x times the probability that a standard normal is below x.
 
     Args:
       x: [...], a floating dtype.
-      approximate: the paper's tanh form; False for the exact one.
+      approximate: the paper's approximation by tanh; False for the exact function.
 
     Returns:
       [...], the same dtype.
@@ -36,8 +36,8 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     if not approximate:
         return jax.nn.gelu(y, approximate=False).astype(x.dtype)
-    # (1 + tanh u) / 2 is sigmoid(2 u), of which nothing cancels. Beyond 12 it is 0 or 1, and its
-    # slope would be 0 times the infinite cube.
+    # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel. Beyond 12 it is 0 or 1, and the slope
+    # would be 0 * inf from the cube.
     near = jnp.clip(y, -12, 12)
     share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
     return (y * share).astype(x.dtype)
@@ -99,7 +99,7 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
-    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials. b, >= 0, may be traced.
+    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials; b >= 0 may be traced.
 
     Example:
       >>> squareplus(jnp.array([-1e4, 0.0]))
@@ -107,35 +107,33 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
     Source: Barron 2021, arXiv 2112.11687, equation 1.
     """
-    # The formula as it stands cancels far below 0: it would give 0 at -1e4.
-    # And |x| is max(x, -x), whose slope at 0 is 0 in JAX, where that of abs is 1.
+    # The formula itself cancels far below 0: it would give 0 at -1e4.
+    # |x| is max(x, -x), which has slope 0 at 0 in JAX; that of abs is 1.
     y = widened(x)
     size, constant = jnp.maximum(y, -y), like(y, "squareplus", "b", b)
-    # Past 2^40 the root is |x|, and further on a square would overflow.
     root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))
     return (jnp.maximum(y, 0) + constant / 2 / (size + root)).astype(x.dtype)
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:
-    """0 below -1, x above 1, (x + 1)^2 / 4 between: a softplus that reaches its sides.
+    """0 below -1, x above 1, (x + 1)^2 / 4 between: a softplus that is exact outside [-1, 1].
 
     Example:
       >>> sparse_plus(jnp.array([-2.0, 0.0, 2.0]))
       Array([0.  , 0.25, 2.  ], dtype=float32)
 
-    Source: Martins and Astudillo 2016, arXiv 1602.02068, equation 14, its binary case.
+    Source: Martins and Astudillo 2016, arXiv 1602.02068, equation 14, for two classes.
     """
     between = jnp.where(x >= 1, x, jnp.square(x + 1) / 4)
     return jnp.where(x <= -1, jnp.zeros_like(x), between)
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """x: no activation, where a name for one is asked.
+    """x itself, for places that need an activation.
 
     Example:
       >>> identity(jnp.array([2.0]))
       Array([2.], dtype=float32)
 
-    Source: none needed.
     """
     return x

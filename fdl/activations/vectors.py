@@ -1,6 +1,4 @@
-"""Activations of a whole vector: probabilities of classes, standard scores, gates on halves."""
-
-from collections.abc import Callable
+"""Activations of a whole vector: class probabilities, standardization, gated halves."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,11 @@ from fdl.checks import check_number
 from fdl.ops.numerics import deviations, widened
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
+from fdl.typing import Activation
 
 
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """Probabilities in proportion to e^x.
+    """e^x / sum e^x: probabilities.
 
     Args:
       x: [..., C], a floating dtype.
@@ -43,13 +42,13 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
       >>> log_softmax(jnp.array([0.0, -1000.0]))
       Array([    0., -1000.], dtype=float32)
 
-    Source: as jax.nn has it.
+    Source: jax.nn.
     """
     return jax.nn.log_softmax(x, axis=axis)
 
 
 def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """softmax(-x): probabilities in proportion to e^-x.
+    """softmax(-x): the smallest x gets the largest probability.
 
     Args:
       x: [..., C], a floating dtype.
@@ -59,15 +58,15 @@ def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
       >>> softmin(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
 
-    Source: as torch has it.
+    Source: torch.
     """
     return jax.nn.softmax(-x, axis=axis)
 
 
 def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """The nearest point of the simplex: probabilities of which many are exactly 0.
+    """The nearest point of the probability simplex: many probabilities are exactly 0.
 
-    p = max(x - tau, 0), with tau such that they sum to 1.
+    p = max(x - tau, 0), with tau such that p sums to 1.
 
     Args:
       x: [..., C], a floating dtype.
@@ -80,7 +79,7 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     Source: Martins and Astudillo 2016, arXiv 1602.02068, algorithm 1 and proposition 2.
     """
     exact = widened(x)
-    # Moving all of x changes nothing; from the largest down, sums stay small where it matters.
+    # Adding a constant to x changes nothing; below a maximum of 0, the sums stay small.
     z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
     count = z.shape[axis]
     falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))
@@ -96,11 +95,11 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
 
 def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) along an axis: `layer_norm` without weights.
+    """(x - mean) / sqrt(variance + epsilon) along an axis: `layer_norm` without scale and bias.
 
     Args:
       x: [..., D], a floating dtype; mean and variance are taken in float32 or wider.
-      axis: which axis.
+      axis: the axis of mean and variance.
       epsilon: > 0; may be traced.
 
     Raises:
@@ -110,8 +109,8 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
       >>> standardize(jnp.array([1.0, 3.0])).round(3)
       Array([-1.,  1.], dtype=float32)
 
-    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn has it with the variance
-    as a difference of means, which cancels.
+    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn computes the variance as
+    a difference of means, which cancels.
     """
     check_number("standardize", "epsilon", epsilon, "(0, inf]", "a constant x would give NaN")
     return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
@@ -124,8 +123,8 @@ def glu(x: jax.Array) -> jax.Array:
       >>> glu(jnp.array([6.0, 0.0]))
       Array([3.], dtype=float32)
 
-    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; the order of the halves is
-    that of torch and jax.nn.
+    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; the halves are in the order
+    of torch and jax.nn.
     """
     return _halves("glu", x, sigmoid)
 
@@ -154,7 +153,8 @@ def geglu(x: jax.Array) -> jax.Array:
     return _halves("geglu", x, gelu)
 
 
-def _halves(name: str, x: jax.Array, gate: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _halves(name: str, x: jax.Array, gate: Activation) -> jax.Array:
+    """value * gate(x), of the two halves of the last axis."""
     if x.ndim < 1 or x.shape[-1] % 2:
         raise PathError(
             f"expected x [..., 2 C], got {list(x.shape)}; its halves are the value and the gate",

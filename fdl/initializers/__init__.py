@@ -1,7 +1,7 @@
-"""Initializers: the small random values that weights begin with.
+"""Initializers: the values that weights start with.
 
-An initializer is a function `(key, shape, dtype) -> array`. Fans are counted for weights
-`[*receptive_field, in, out]`: fan_in = in * prod(receptive_field), fan_out likewise.
+An initializer is a function `(key, shape, dtype) -> array`. For weights `[*receptive_field, in,
+out]`, fan_in = in * prod(receptive_field) and fan_out = out * prod(receptive_field).
 """
 
 from fdl.exports import public as _public
@@ -27,7 +27,7 @@ from fdl.initializers.structured import scaled as scaled
 from fdl.initializers.structured import sparse as sparse
 from fdl.initializers.structured import zeros as zeros
 
-# Other names of the field for the same.
+# Aliases that are common in the field.
 xavier_normal, xavier_uniform = glorot_normal, glorot_uniform
 kaiming_normal, kaiming_uniform = he_normal, he_uniform
 

@@ -1,4 +1,4 @@
-"""Independent values: normal, cut off, uniform, and scaled by how many inputs a unit has."""
+"""Independent random weights: normal, truncated normal, uniform, and scaled by the fans."""
 
 import functools
 import inspect
@@ -11,23 +11,23 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
 from fdl.initializers.shapes import drawn_in, fans, need_key, sizes
-from fdl.typing import Initializer
+from fdl.typing import Initializer, Key
 
 
 def normal(stddev: float = 0.01) -> Initializer:
     """Independent normal values of mean 0.
 
     Args:
-      stddev: their standard deviation, finite and >= 0; may be traced.
+      stddev: the standard deviation, finite and >= 0; may be traced.
 
     Raises:
-      ValueError: another stddev.
+      ValueError: stddev out of range.
 
     Example:
       >>> normal(0.1)(jax.random.key(0), (3, 2)).shape
       (3, 2)
     """
-    check_width("normal", stddev)
+    check_stddev("normal", stddev)
     return _initializer("normal", _program(_normal, stddev))
 
 
@@ -38,7 +38,7 @@ def uniform(limit: float = 0.01) -> Initializer:
       limit: finite and > 0; may be traced.
 
     Raises:
-      ValueError: another limit.
+      ValueError: limit out of range.
 
     Example:
       >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
@@ -47,41 +47,36 @@ def uniform(limit: float = 0.01) -> Initializer:
     check_number("uniform", "limit", limit, "(0, inf)", "values lie between -limit and limit")
     limit = plain(limit)
 
-    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return _initializer("uniform", draw)
 
 
 def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Independent values of a normal distribution of mean 0 whose ends are cut off.
+    """Independent values of a truncated normal distribution of mean 0.
 
     Args:
-      stddev: of the whole distribution, finite and >= 0; what is left of it has less (0.88 of it
-        by default).
-      lower: where it is cut, in standard deviations; may be infinite.
-      upper: where it is cut, in standard deviations, > lower; may be infinite. All three may be
+      stddev: the standard deviation before truncation, finite and >= 0. That of the values is
+        smaller: 0.88 * stddev by default.
+      lower: the lower bound, in units of stddev; may be infinite.
+      upper: the upper bound, in units of stddev, > lower; may be infinite. All three may be
         traced.
 
     Raises:
-      ValueError: another stddev, lower not below upper.
+      ValueError: stddev out of range, or lower >= upper.
 
     Example:
       >>> w = truncated_normal(0.1)(jax.random.key(0), (1000,))
       >>> bool(abs(w).max() <= 0.2)
       True
 
-    The same in `jax.nn.initializers.truncated_normal`.
+    Source: `jax.nn.initializers.truncated_normal`.
     """
-    check_width("truncated_normal", stddev)
-    ends = (lower, upper)
-    check_ordered(
-        "truncated_normal",
-        "numbers lower < upper",
-        ends,
-        "give the smaller one first",
-        order=operator.lt,
-    )
+    check_stddev("truncated_normal", stddev)
+    bounds = (lower, upper)
+    remedy = "pass the smaller one first"
+    check_ordered("truncated_normal", "numbers lower < upper", bounds, remedy, order=operator.lt)
     return _initializer("truncated_normal", _program(_truncated, stddev, lower, upper))
 
 
@@ -94,12 +89,12 @@ def variance_scaling(
 
     Args:
       scale: finite and > 0; may be traced.
-      mode: which fan: inputs, outputs, or the mean of both.
-      distribution: the full normal distribution (not a truncated one), or the uniform.
+      mode: the fan: of inputs, of outputs, or the mean of both.
+      distribution: "normal" (not truncated) or "uniform".
 
     Raises:
       PathError: a shape of fewer than two dimensions, which has no fans; no key.
-      ValueError: another scale, an unknown mode or distribution.
+      ValueError: scale out of range, an unknown mode or distribution.
 
     Example:
       >>> w = variance_scaling(1.0, "fan_in", "normal")(jax.random.key(0), (400, 300))
@@ -119,10 +114,10 @@ def variance_scaling(
     if distribution not in ("normal", "uniform"):
         raise ValueError(
             f"variance_scaling: expected distribution normal or uniform, got {distribution!r}; "
-            "for a normal one without tails, use truncated_normal"
+            "for a truncated normal, use truncated_normal"
         )
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape, "variance_scaling")
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         variance = scale / (fan or 1)
@@ -141,15 +136,15 @@ lecun_normal = variance_scaling(1.0, "fan_in", "normal")
 lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
 
 
-def check_width(who: str, stddev: Any) -> None:
-    """Refuses a standard deviation that is none."""
+def check_stddev(who: str, stddev: Any) -> None:
+    """Raises unless stddev is finite and >= 0."""
     check_number(who, "stddev", stddev, "[0, inf)", "values are multiplied by it")
 
 
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
-    """From `draw(key, shape, dtype)`, which is called with dtypes of 32 bits or more."""
+    """An initializer that calls `draw(key, shape, dtype)` with dtypes of 32 bits or more."""
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         exact = drawn_in(dtype, who)
         return draw(need_key(key, who), sizes(shape, who), exact).astype(dtype)
 
@@ -157,25 +152,25 @@ def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
 
 
 def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
-    """A compiled `draw(key, shape, dtype, *options)` as a function of the first three.
+    """A compiled `draw(key, shape, dtype, *options)` as a function of (key, shape, dtype).
 
-    With options that are known it is one program, so that XLA rounds alike whether or not a larger
-    program is around it; traced ones cannot be static arguments of one.
+    Known options are static, so that XLA rounds in the same way inside a larger program and
+    outside. Traced options cannot be static: then `draw` is not compiled here.
     """
     if all(map(known, options)):
         numbers = tuple(map(float, options))
-        return lambda *which: draw(*which, *numbers)
-    within = inspect.unwrap(draw)
-    return lambda *which: within(*which, *(in_dtype(option, which[2]) for option in options))
+        return lambda *args: draw(*args, *numbers)
+    eager = inspect.unwrap(draw)
+    return lambda *args: eager(*args, *(in_dtype(option, args[2]) for option in options))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
+def _normal(key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
     return stddev * jax.random.normal(key, shape, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _truncated(
-    key: Any, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
+    key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
 ) -> jax.Array:
     return stddev * jax.random.truncated_normal(key, lower, upper, shape, dtype)

@@ -1,4 +1,4 @@
-"""What an initializer is, and what it reads off the shape of the weights."""
+"""Fans, and checks of the key, shape and dtype that an initializer gets."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,46 +9,47 @@ import jax.numpy as jnp
 
 from fdl.checks import check_key
 from fdl.paths import PathError
+from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
-    """The shape of weights of which an output is fed by a share only, as with a stride on outputs.
+    """A shape of weights where an output sees only some of them, as in a transposed convolution.
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      share: of an output's weights, the mean over outputs.
+      share: the share of these weights that an output uses, averaged over outputs, in (0, 1].
     """
 
     share: float
 
     def __new__(cls, shape: Iterable[int], share: float) -> "Shared":
-        """A tuple with one attribute more."""
+        """A tuple with one more attribute."""
         made = super().__new__(cls, shape)
         made.share = share
         return made
 
-    # As a static argument of jax.jit it must not pass for a plain tuple.
+    # As a static argument of jax.jit it must not equal a plain tuple.
     def __eq__(self, other: object) -> bool:
-        """Whether shape and share are the same."""
+        """True if shape and share are equal."""
         return isinstance(other, Shared) and self.share == other.share and super().__eq__(other)
 
     def __hash__(self) -> int:
-        """Of both."""
+        """The hash of shape and share."""
         return hash((tuple(self), self.share))
 
 
 def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
-    """How many inputs feed one output, and how many outputs one input feeds.
+    """The number of inputs of one output, and the number of outputs of one input.
 
     Args:
-      shape: `[*receptive_field, in, out]`, or that `Shared`.
+      shape: `[*receptive_field, in, out]`, a tuple or a `Shared`.
       who: the initializer's name, for the message.
 
     Returns:
       (fan_in, fan_out).
 
     Raises:
-      PathError: fewer than two dimensions, or no shape.
+      PathError: fewer than two dimensions, or not a shape.
 
     Example:
       >>> fans((3, 3, 16, 32))
@@ -66,8 +67,8 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
     return shape[-2] * field * share, shape[-1] * field
 
 
-def need_key(key: Any, who: str) -> Any:
-    """The key, or an error that says how to make one."""
+def need_key(key: Key | None, who: str) -> Key:
+    """The key; raises if it is None or not a random key."""
     if key is None:
         raise PathError("expected a random key, got None; pass jax.random.key(seed)", layer=who)
     check_key(key, who)
@@ -78,7 +79,7 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
     """The shape as a tuple.
 
     Raises:
-      PathError: what is no sequence of integers of at least 0.
+      PathError: not a sequence of integers >= 0.
     """
     found = tuple(shape) if isinstance(shape, Iterable) else (None,)
     if not all(isinstance(size, Integral) and int(size) >= 0 for size in found):
@@ -91,10 +92,10 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
 
 
 def drawn_in(dtype: Any, who: str) -> Any:
-    """The dtype to draw in: float32 for narrower ones, whose few values would be drawn unevenly.
+    """The dtype to draw in: float32 for narrower dtypes, in which draws would be biased.
 
     Raises:
-      PathError: a dtype that is not floating, or is none.
+      PathError: a dtype that is not floating, or not a dtype.
     """
     if not jnp.issubdtype(need_dtype(dtype, who), jnp.inexact):
         raise PathError(
@@ -105,10 +106,10 @@ def drawn_in(dtype: Any, who: str) -> Any:
 
 
 def need_dtype(dtype: Any, who: str) -> Any:
-    """The dtype as it came.
+    """The dtype, unchanged.
 
     Raises:
-      PathError: what is none.
+      PathError: not a dtype.
     """
     try:
         jnp.dtype(dtype)

@@ -1,4 +1,4 @@
-"""Weights with a structure: all of one value, maps that keep lengths, maps that keep everything."""
+"""Structured weights: constants, orthogonal maps, identities, and sparse matrices."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_number, in_dtype, known
+from fdl.checks import check_count, check_number, in_dtype, known, named_in_errors
 from fdl.initializers.distributions import normal
 from fdl.initializers.shapes import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
-from fdl.typing import Initializer
+from fdl.typing import Initializer, Key
 
 
-def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """All zeros; needs no key.
 
     Example:
@@ -24,7 +24,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
     return jnp.zeros(sizes(shape, "zeros"), need_dtype(dtype, "zeros"))
 
 
-def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """All ones; needs no key.
 
     Example:
@@ -41,7 +41,7 @@ def constant(value: float) -> Initializer:
       value: a number; may be traced.
 
     Raises:
-      ValueError: what is none.
+      ValueError: value is not a number.
 
     Example:
       >>> constant(0.5)(None, (2,))
@@ -49,7 +49,7 @@ def constant(value: float) -> Initializer:
     """
     check_number("constant", "value", value, None, "it fills the array")
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(sizes(shape, "constant"), value, need_dtype(dtype, "constant"))
 
     return init
@@ -59,11 +59,11 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
     Args:
-      scale: finite and > 0; may be traced. The shape `[..., out]` is taken as the matrix
+      scale: finite and > 0; may be traced. A shape `[..., out]` is treated as the matrix
         `[prod(...), out]`.
 
     Raises:
-      ValueError: another scale.
+      ValueError: scale out of range.
       PathError: a shape of fewer than two dimensions, no key.
 
     Example:
@@ -79,7 +79,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         "orthogonal", "scale", scale, "(0, inf)", "the length of every vector is multiplied by it"
     )
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape, "orthogonal")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         square = (max(rows, columns), min(rows, columns))
@@ -92,14 +92,15 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     return init
 
 
+@named_in_errors
 def delta_orthogonal(scale: float = 1.0) -> Initializer:
-    """A convolution that is an orthogonal map at its middle place, and 0 elsewhere.
+    """A convolution kernel that is an orthogonal map at its center, and 0 elsewhere.
 
     Args:
       scale: finite and > 0; may be traced. Shapes are `[*spatial, in, out]` with in <= out.
 
     Raises:
-      ValueError: another scale.
+      ValueError: scale out of range.
       PathError: a shape without spatial axes, or with in > out.
 
     Example:
@@ -108,34 +109,34 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
       (Array([[1., 0.],
              [0., 1.]], dtype=float32), 0.0)
 
-    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1, for which images keep their length
-    through any number of layers.
+    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1: images keep their norm through any
+    number of layers.
     """
     matrix = orthogonal(scale)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("delta_orthogonal", shape)
         if inputs > outputs:
             raise PathError(
                 f"expected weights [*spatial, in, out] with in <= out, got shape {tuple(shape)}; "
-                "give the layer as many features as it has inputs",
+                "use as many features as inputs, or more",
                 layer="delta_orthogonal",
             )
-        middle = matrix(key, (inputs, outputs), dtype)
-        return jnp.zeros(shape, dtype).at[_middle(field)].set(middle)
+        center = matrix(key, (inputs, outputs), dtype)
+        return jnp.zeros(shape, dtype).at[_center(field)].set(center)
 
     return init
 
 
 def dirac(groups: int = 1) -> Initializer:
-    """A convolution that gives out its input: 1 at the middle place from each channel to its own.
+    """A convolution kernel that returns its input: 1 at its center from channel i to channel i.
 
     Args:
-      groups: of the convolution, >= 1; in each of them the channels are counted anew.
+      groups: the groups of the convolution, >= 1; every group is an identity of its channels.
 
     Raises:
       ValueError: groups below 1.
-      PathError: a shape without spatial axes, or whose outputs the groups do not divide.
+      PathError: a shape without spatial axes, or groups that do not divide its outputs.
 
     Example:
       >>> w = dirac()(None, (3, 2, 2))
@@ -143,35 +144,35 @@ def dirac(groups: int = 1) -> Initializer:
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 
-    Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`. Channels beyond
-    the fewer of inputs and outputs get 0.
+    Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`. If inputs and
+    outputs differ in number, the channels in excess get 0.
     """
-    groups = check_count("dirac", "groups", groups, "give dirac the groups of its convolution")
+    groups = check_count("dirac", "groups", groups, "pass the groups of the convolution")
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("dirac", shape)
         dtype = need_dtype(dtype, "dirac")
         if outputs % groups:
             raise PathError(
-                f"expected groups that divide the {outputs} outputs, got {groups}; give dirac the "
-                "groups of its convolution",
+                f"expected groups that divide the {outputs} outputs, got {groups}; pass the "
+                "groups of the convolution",
                 layer="dirac",
             )
         one = jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
-        return jnp.zeros(shape, dtype).at[_middle(field)].set(one)
+        return jnp.zeros(shape, dtype).at[_center(field)].set(one)
 
     return init
 
 
 def identity(scale: float = 1.0) -> Initializer:
-    """The matrix that gives out its input, times `scale`; 0 beyond the square. Needs no key.
+    """The identity matrix times `scale`; 0 outside the square part. Needs no key.
 
     Args:
       scale: finite; may be traced.
 
     Raises:
       ValueError: a scale that is not finite.
-      PathError: a shape that is no matrix.
+      PathError: a shape that is not [in, out].
 
     Example:
       >>> identity(0.5)(None, (2, 3))
@@ -182,7 +183,7 @@ def identity(scale: float = 1.0) -> Initializer:
     """
     _check_factor("identity", "scale", scale)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape, dtype = sizes(shape, "identity"), need_dtype(dtype, "identity")
         if len(shape) != 2:
             raise PathError(
@@ -193,16 +194,17 @@ def identity(scale: float = 1.0) -> Initializer:
     return init
 
 
+@named_in_errors
 def sparse(share: float, stddev: float = 0.01) -> Initializer:
-    """Normal weights, of which each output sees only some inputs: the others are 0.
+    """Normal weights with zeros: every output sees only some of the inputs.
 
     Args:
-      share: of each column that is 0, in [0, 1); rounded up to whole inputs.
-      stddev: of the others, finite and >= 0. Both may be traced.
+      share: the share of zeros in every column, in [0, 1); rounded up to whole inputs.
+      stddev: of the other weights, finite and >= 0. Both may be traced.
 
     Raises:
-      ValueError: a share outside [0, 1), another stddev.
-      PathError: a shape that is no matrix.
+      ValueError: share or stddev out of range.
+      PathError: a shape that is not [in, out].
 
     Example:
       >>> w = sparse(0.75)(jax.random.key(0), (8, 5))
@@ -212,10 +214,10 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5;
     `torch.nn.init.sparse_`.
     """
-    check_number("sparse", "share", share, "[0, 1)", "0.9 leaves one in ten")
+    check_number("sparse", "share", share, "[0, 1)", "0.9 keeps one weight in ten")
     draw = normal(stddev)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape = sizes(shape, "sparse")
         if len(shape) != 2:
             raise PathError(
@@ -225,8 +227,8 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
         zero = share * shape[0]
-        none = rank < (math.ceil(zero) if known(share) else jnp.ceil(zero).astype(rank.dtype))
-        return jnp.where(none, jnp.zeros_like(w), w)
+        is_zero = rank < (math.ceil(zero) if known(share) else jnp.ceil(zero).astype(rank.dtype))
+        return jnp.where(is_zero, jnp.zeros_like(w), w)
 
     return init
 
@@ -234,15 +236,15 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 def scaled(initializer: Initializer, factor: float) -> Initializer:
     """Another initializer's values, times a factor.
 
-    With 0 a residual branch begins as nothing; with 1 / sqrt(2 * layers) the sum of all branches
-    of a transformer begins with the variance of one.
+    With factor 0, a residual branch starts as 0. With 1 / sqrt(2 * layers), the sum of all branches
+    of a transformer starts with the variance of one branch.
 
     Args:
-      initializer: any.
+      initializer: any initializer.
       factor: finite; may be traced.
 
     Returns:
-      An initializer that gives what the other gives, in the same dtype.
+      An initializer with the shape and dtype of the other.
 
     Raises:
       ValueError: a factor that is not finite.
@@ -256,7 +258,7 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
     """
     _check_factor("scaled", "factor", factor)
 
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         w = initializer(key, shape, dtype)
         return jnp.asarray(factor, w.dtype) * w
 
@@ -272,11 +274,11 @@ def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) < 3:
         raise PathError(
             f"expected the weights of a convolution [*spatial, in, out], got shape {shape}; "
-            "it has no meaning elsewhere, use orthogonal or identity",
+            "for other weights use orthogonal or identity",
             layer=name,
         )
     return shape
 
 
-def _middle(field: Sequence[int]) -> tuple[int, ...]:
+def _center(field: Sequence[int]) -> tuple[int, ...]:
     return tuple(size // 2 for size in field)

@@ -1,8 +1,8 @@
 """Losses: how far a prediction is from its target, for each example.
 
-No loss takes a mean: `supervised` does, weighted, in one place, so that evaluation can keep sums
-and counts. Whatever the dtype of its arguments, a loss is computed and returned in float32 or
-better: its gradient comes back in their dtype.
+A loss returns one value for each example. `supervised` takes the weighted mean, so that evaluation
+can keep sums and counts. Losses compute and return float32, or float64 for float64 arguments;
+gradients have the dtype of the arguments.
 """
 
 from fdl.exports import public as _public

@@ -1,4 +1,4 @@
-"""Margins and focus: losses of classes other than the cross-entropies. C is the classes."""
+"""Focal and hinge losses for classification. C is the number of classes."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from fdl.checks import check_number
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import (
-    alike,
     bounded,
-    classified,
     fixed_at_infinity,
+    logits_and_labels,
     nan_outside,
     one_hot,
     product,
+    same_shape,
 )
 
 
@@ -28,21 +28,21 @@ def sigmoid_focal(
     alpha: float | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-a (1 - p)^gamma log p, where p is the probability given to what is true, in nats.
+    """-a (1 - p)^gamma log p, in nats; p is the predicted probability of the target.
 
     Args:
       logits: [...], a floating dtype; stable at any size.
-      targets: [...], 0 or 1. Inside a compiled program another number gives NaN; `fit` and
-        `evaluate` refuse such data beforehand.
-      gamma: >= 0; 0 is the cross-entropy.
-      alpha: a is alpha where the target is 1 and 1 - alpha where it is 0; by default 1 in both.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      targets: [...], 0 or 1. Any other value gives NaN; `fit` and `evaluate` raise an error for
+        such data before they start.
+      gamma: >= 0; with 0 the loss is the cross-entropy.
+      alpha: in [0, 1]: a is alpha for targets of 1 and 1 - alpha for targets of 0; None: a is 1.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
       ValueError: alpha or gamma out of range.
 
     Example:
@@ -51,16 +51,16 @@ def sigmoid_focal(
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5.
     """
-    logits, targets = alike("sigmoid_focal", logits, targets)
+    logits, targets = same_shape("sigmoid_focal", logits, targets)
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
         check_number(
-            "sigmoid_focal", "alpha", alpha, "[0, 1]", "0.25 is the paper's, None counts both alike"
+            "sigmoid_focal", "alpha", alpha, "[0, 1]", "the paper has 0.25; None leaves it out"
         )
-    towards = jnp.where(targets == 1, logits, -logits)
-    # log(1 - p) is -softplus(towards); a power of 1 - p itself has no slope where that is 0.
-    missing = bounded(jax.nn.softplus(fixed_at_infinity(towards)))
-    loss = jax.nn.softplus(-towards) * jnp.exp(-jnp.asarray(gamma, logits.dtype) * missing)
+    target_logits = jnp.where(targets == 1, logits, -logits)
+    # log(1 - p) is -softplus(target_logits). A power of 1 - p would have no slope at p = 1.
+    other_nats = bounded(jax.nn.softplus(fixed_at_infinity(target_logits)))
+    loss = jax.nn.softplus(-target_logits) * jnp.exp(-jnp.asarray(gamma, logits.dtype) * other_nats)
     if alpha is not None:
         alpha = jnp.asarray(alpha, loss.dtype)
         loss = product(jnp.where(targets == 1, alpha, 1 - alpha), loss)
@@ -76,14 +76,14 @@ def softmax_focal(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-(1 - p)^gamma log p, where p is softmax(logits)[label], in nats.
+    """-(1 - p)^gamma log p, in nats; p is softmax(logits)[label].
 
     Args:
       logits: [..., C], a floating dtype; stable at any size.
-      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
-      gamma: >= 0; 0 is the cross-entropy.
-      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      labels: [...], integers in [0, C); a label out of range gives NaN.
+      gamma: >= 0; with 0 the loss is the cross-entropy.
+      ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], float32 or better, >= 0.
@@ -98,12 +98,12 @@ def softmax_focal(
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4 and section 3.
     """
-    logits, labels = classified("softmax_focal", logits, labels)
+    logits, labels = logits_and_labels("softmax_focal", logits, labels)
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
-    # A power has no finite slope at 0, so the smallest number stands there.
-    missing = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
-    return nats * missing ** jnp.asarray(gamma, nats.dtype)
+    # A power below 1 has an infinite slope at 0: stay at the smallest positive number or above.
+    other = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
+    return nats * other ** jnp.asarray(gamma, nats.dtype)
 
 
 @per_example
@@ -118,13 +118,13 @@ def hinge(
     Args:
       scores: [...], a floating dtype.
       targets: [...], -1 or 1.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> hinge(jnp.array([0.25, 3.0]), jnp.array([-1.0, 1.0]))
@@ -132,7 +132,7 @@ def hinge(
 
     Source: Cortes and Vapnik 1995, "Support-Vector Networks", section 3.
     """
-    scores, targets = alike("hinge", scores, targets)
+    scores, targets = same_shape("hinge", scores, targets)
     return jnp.maximum(0, 1 - targets * scores)
 
 
@@ -144,13 +144,13 @@ def multiclass_hinge(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """max(0, 1 + the largest score of another class - the score of the label).
+    """max(0, 1 + the largest score of the other classes - the score of the label).
 
     Args:
       scores: [..., C], a floating dtype.
-      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
-      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      labels: [...], integers in [0, C); a label out of range gives NaN.
+      ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], float32 or better, >= 0.
@@ -163,13 +163,13 @@ def multiclass_hinge(
       Array([1.5], dtype=float32)
 
     Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
-    Vector Machines", equation 2. (torch's `multi_margin_loss` is the sum over the other classes.)
+    Vector Machines", equation 2. (torch's `multi_margin_loss` sums over the other classes.)
     """
-    scores, labels = classified("multiclass_hinge", scores, labels)
+    scores, labels = logits_and_labels("multiclass_hinge", scores, labels)
     right = one_hot(labels, scores.shape[-1])
-    own = jnp.where(right, scores, 0).sum(-1)
-    other = jnp.where(right, -jnp.inf, scores).max(-1)
-    return nan_outside(jnp.maximum(0, 1 + other - own), labels, scores.shape[-1])
+    label_score = jnp.where(right, scores, 0).sum(-1)
+    other_score = jnp.where(right, -jnp.inf, scores).max(-1)
+    return nan_outside(jnp.maximum(0, 1 + other_score - label_score), labels, scores.shape[-1])
 
 
 def _check_gamma(name: str, gamma: Any) -> None:

@@ -1,4 +1,4 @@
-"""Cross-entropies, from logits, in nats. C is the number of classes."""
+"""Cross-entropies, in nats. C is the number of classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, bounded, classified, nan_outside, one_hot, product
+from fdl.losses.shapes import bounded, logits_and_labels, nan_outside, one_hot, product, same_shape
 from fdl.paths import PathError
 
 
@@ -23,30 +23,30 @@ def softmax_cross_entropy(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-log softmax(logits)[label], in nats; in general -sum_c v_c q_c log softmax(logits)_c.
+    """-log softmax(logits)[label], in nats.
 
-    q is 1 at the label and 0 elsewhere, with a share `smoothing` of it spread evenly over all
-    classes; v are the weights of the classes.
+    With options: -sum_c v_c q_c log softmax(logits)_c, where q_c = (1 - smoothing) [c is the label]
+    + smoothing / C, and v_c is the weight of class c.
 
     Args:
       logits: [..., C], a floating dtype; stable at any size.
-      labels: [...], integers in [0, C). Inside a compiled program a label out of range gives NaN;
-        `fit` and `evaluate` refuse such data beforehand.
-      smoothing: in [0, 1).
-      class_weight: [C], >= 0; by default 1 for each. The mean is taken over examples all the same
-        (torch divides by the sum of their weights: give those to `supervised` for that).
-      ignore_index: the label that does not count, as torch's -100: loss and gradient are 0 there.
-        `supervised`, given `softmax_cross_entropy(ignore_index=-100)`, leaves these out of its
-        mean, and of those of its metrics; another function, such as a lambda, hides the option from
-        it, and the zeros count.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      labels: [...], integers in [0, C). A label out of range gives NaN; `fit` and `evaluate` raise
+        an error for such data before they start.
+      smoothing: in [0, 1), the share of the label that is spread evenly over all classes.
+      class_weight: [C], >= 0; by default 1 for every class. The mean is still taken over examples.
+        (torch divides by the sum of their weights; for that, give `supervised` these weights.)
+      ignore_index: the label to leave out, such as torch's -100: loss and gradient are 0 there.
+        `supervised(model, softmax_cross_entropy(ignore_index=-100))` leaves these elements out of
+        its mean and of the means of its metrics. If the loss is wrapped, as in a lambda,
+        `supervised` cannot see the option, and the zeros count.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], float32 or better, >= 0.
 
     Raises:
       PathError: labels that are not integers, or not shaped as the logits without their last axis;
-        class weights that are not one for each class.
+        class weights that are not [C].
       ValueError: smoothing or class weights out of range.
 
     Example:
@@ -56,21 +56,19 @@ def softmax_cross_entropy(
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.3; smoothing is
     section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
-    logits, labels = classified("softmax_cross_entropy", logits, labels)
+    logits, labels = logits_and_labels("softmax_cross_entropy", logits, labels)
     check_number(
         "softmax_cross_entropy", "smoothing", smoothing, "[0, 1)", "0.1 is usual, 0 for none"
     )
     classes = logits.shape[-1]
-    right, weights = (
-        one_hot(labels, classes),
-        _weights("softmax_cross_entropy", class_weight, logits),
-    )
+    right = one_hot(labels, classes)
+    weights = _weights("softmax_cross_entropy", class_weight, logits)
     if not isinstance(smoothing, jax.core.Tracer) and smoothing == 0:
-        nats = product(jnp.where(right, weights, 0).sum(-1), _nats_of(right, logits))
+        nats = product(jnp.where(right, weights, 0).sum(-1), _label_nats(right, logits))
     else:
         share = jnp.asarray(smoothing, logits.dtype)
-        chances = jnp.where(right, 1 - share + share / classes, share / classes)
-        nats = _expected_nats(chances * weights, logits)
+        smoothed = jnp.where(right, 1 - share + share / classes, share / classes)
+        nats = _expected_nats(smoothed * weights, logits)
     return nan_outside(nats, labels, classes)
 
 
@@ -86,19 +84,19 @@ def categorical_nll(
     """-v_label * log_chances[label], in nats: the cross-entropy of log-probabilities.
 
     Args:
-      log_chances: [..., C], as `log_softmax` gives them, a floating dtype; taken as they are, so
-        logits, which do not sum to 1 as probabilities, give another number.
-      labels: [...], integers in [0, C); one out of range gives NaN, as in `softmax_cross_entropy`.
-      class_weight: [C], >= 0; by default 1 for each. See `softmax_cross_entropy` for the mean.
-      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      log_chances: [..., C], log-probabilities, as from `log_softmax`; a floating dtype. They are
+        not normalized: for logits use `softmax_cross_entropy`.
+      labels: [...], integers in [0, C); a label out of range gives NaN.
+      class_weight: [C], >= 0; by default 1 for every class; see `softmax_cross_entropy`.
+      ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better; infinite where the label has no chance.
+      [...], float32 or better; infinite where the label has probability 0.
 
     Raises:
       PathError: labels that are not integers, or not shaped as the log-probabilities without their
-        last axis; class weights that are not one for each class.
+        last axis; class weights that are not [C].
       ValueError: class weights out of range.
 
     Example:
@@ -107,7 +105,7 @@ def categorical_nll(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 5.5; torch's `NLLLoss`.
     """
-    log_chances, labels = classified("categorical_nll", log_chances, labels)
+    log_chances, labels = logits_and_labels("categorical_nll", log_chances, labels)
     right = one_hot(labels, log_chances.shape[-1])
     weights = _weights("categorical_nll", class_weight, log_chances)
     nats = -jnp.where(right, log_chances, 0).sum(-1)
@@ -122,27 +120,27 @@ def soft_cross_entropy(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-sum_c target_c log softmax(logits)_c, in nats: labels that are chances themselves.
+    """-sum_c target_c log softmax(logits)_c, in nats: for labels that are probabilities.
 
     Args:
       logits: [..., C], a floating dtype; stable at any size.
       targets: [..., C], >= 0 and summing to 1 over the classes.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> soft_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.3, 0.7]]))
       Array([0.6931472], dtype=float32)
 
     Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section
-    2. (optax's `softmax_cross_entropy` is the same.)
+    2. (optax calls it `softmax_cross_entropy`.)
     """
-    logits, targets = alike("soft_cross_entropy", logits, targets, axes=1)
+    logits, targets = same_shape("soft_cross_entropy", logits, targets, axes=1)
     return _expected_nats(targets, logits)
 
 
@@ -156,15 +154,15 @@ def kl_divergence(
     """sum_c target_c (log target_c - log softmax(logits)_c), in nats.
 
     Args:
-      logits: [..., C], a floating dtype; log-probabilities are logits of themselves.
+      logits: [..., C], a floating dtype; log-probabilities are valid logits.
       targets: [..., C], >= 0 and summing to 1 over the classes; 0 log 0 is 0.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better; >= 0 but for rounding.
+      [...], float32 or better; >= 0 up to rounding.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> kl_divergence(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[0.0, 1.0]]))
@@ -172,7 +170,7 @@ def kl_divergence(
 
     Source: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
     """
-    logits, targets = alike("kl_divergence", logits, targets, axes=1)
+    logits, targets = same_shape("kl_divergence", logits, targets, axes=1)
     some = targets > 0
     nats = jnp.log(jnp.where(some, targets, 1)) + jnp.where(some, nats_of_all(logits), 0)
     return jnp.where(some, targets * nats, 0).sum(-1)
@@ -191,14 +189,15 @@ def sigmoid_cross_entropy(
     Args:
       logits: [...], a floating dtype; stable at any size.
       targets: [...], in [0, 1].
-      positive_weight: of the first term; a number, or an array that broadcasts to [...].
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      positive_weight: >= 0, multiplies the first term; a number or an array that broadcasts to
+        [...].
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
       ValueError: positive_weight out of range.
 
     Example:
@@ -207,45 +206,46 @@ def sigmoid_cross_entropy(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
     """
-    logits, targets = alike("sigmoid_cross_entropy", logits, targets)
-    rare = "above 1 it makes up for targets of 1 that are rare"
+    logits, targets = same_shape("sigmoid_cross_entropy", logits, targets)
+    remedy = "use one above 1 if targets of 1 are rare"
     weight = _weight(
-        "sigmoid_cross_entropy", "positive_weight", positive_weight, logits.dtype, rare
+        "sigmoid_cross_entropy", "positive_weight", positive_weight, logits.dtype, remedy
     )
     if jnp.broadcast_shapes(weight.shape, logits.shape) != logits.shape:
         raise PathError(
-            f"expected a positive_weight that broadcasts to {list(logits.shape)}, got "
-            f"{list(weight.shape)}; give one number, or one for each class",
+            f"expected positive_weight to broadcast to {list(logits.shape)}, got "
+            f"{list(weight.shape)}; pass one number, or one for each class",
             layer="sigmoid_cross_entropy",
         )
     right = product(targets * weight, jax.nn.softplus(-logits))
     return right + product(1 - targets, jax.nn.softplus(logits))
 
 
-def _expected_nats(chances: jax.Array, logits: jax.Array) -> jax.Array:
-    return product(chances, nats_of_all(logits)).sum(-1)
+def _expected_nats(probabilities: jax.Array, logits: jax.Array) -> jax.Array:
+    return product(probabilities, nats_of_all(logits)).sum(-1)
 
 
-def _nats_of(right: jax.Array, logits: jax.Array) -> jax.Array:
-    """-log softmax of the one that is right, to the last digits where it is small too.
+def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label], accurate to the last digits also where it is near 0.
 
-    log(1 + the sum over the others of e^d), d how far they are ahead, from the largest d or 0 on.
+    It is log(1 + sum of e^(z_c - z_label) over the other classes c), shifted by the largest
+    exponent.
     """
-    own = jnp.where(right, logits, 0).sum(-1, keepdims=True)
-    rest = jnp.where(right, -jnp.inf, logits)
-    top = jax.lax.stop_gradient(rest.max(-1, keepdims=True))
-    # One of no chance has infinitely many nats, and the slopes of one far behind the others.
-    never = own == -jnp.inf
-    behind = top + bounded(own) - jax.lax.stop_gradient(bounded(own))
-    ahead = rest - jnp.where(never, behind, own)
+    label_logit = jnp.where(right, logits, 0).sum(-1, keepdims=True)
+    others = jnp.where(right, -jnp.inf, logits)
+    top = jax.lax.stop_gradient(others.max(-1, keepdims=True))
+    # At a logit of -inf the loss is infinite, with the slopes of a logit far below the others.
+    never = label_logit == -jnp.inf
+    behind = top + bounded(label_logit) - jax.lax.stop_gradient(bounded(label_logit))
+    ahead = others - jnp.where(never, behind, label_logit)
     most = jax.lax.stop_gradient(jnp.maximum(ahead.max(-1, keepdims=True), 0))
-    others = jnp.exp(bounded(ahead) - bounded(most)).sum(-1, keepdims=True)
-    nats = most + jnp.log1p(jnp.where(never, -1, jnp.expm1(-most)) + others)
+    total = jnp.exp(bounded(ahead) - bounded(most)).sum(-1, keepdims=True)
+    nats = most + jnp.log1p(jnp.where(never, -1, jnp.expm1(-most)) + total)
     return (nats + jnp.where(never, jnp.inf, 0))[..., 0]
 
 
 def nats_of_all(logits: jax.Array) -> jax.Array:
-    """-log softmax, at one infinite logit too."""
+    """[..., C], -log softmax(logits); one logit may be infinite."""
     most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = jnp.where(logits == jnp.inf, bounded(logits) - bounded(most), logits - most)
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
@@ -256,12 +256,12 @@ def _weights(
 ) -> jax.Array:
     if class_weight is None:
         return jnp.ones(logits.shape[-1:], logits.dtype)
-    none = "a weight of 0 leaves a class out"
-    weights = _weight(name, "class_weight", class_weight, logits.dtype, none)
+    remedy = "a weight of 0 leaves a class out"
+    weights = _weight(name, "class_weight", class_weight, logits.dtype, remedy)
     if weights.shape != logits.shape[-1:]:
         raise PathError(
             f"expected class weights {list(logits.shape[-1:])} for logits {list(logits.shape)}, "
-            f"got {list(weights.shape)}; one weight for each class",
+            f"got {list(weights.shape)}; pass one weight for each class",
             layer=name,
         )
     return weights

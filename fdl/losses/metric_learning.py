@@ -1,4 +1,4 @@
-"""Losses of representations: what belongs together comes close. B is the batch, D the width."""
+"""Losses that pull matching representations together. B is the batch size, D the width."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fdl.checks import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, real
+from fdl.losses.shapes import real, same_shape
 from fdl.ops.numerics import direction, norm
 from fdl.paths import PathError
 
@@ -25,13 +25,13 @@ def cosine_distance(
     Args:
       predictions: [..., D].
       targets: [..., D].
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better, in [0, 2] but for rounding; 1 where one of them is 0.
+      [...], float32 or better, in [0, 2] up to rounding; 1 where one vector is 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> cosine_distance(jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[-2.0, 0.0], [1.0, 1.0]]))
@@ -40,7 +40,7 @@ def cosine_distance(
     Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", equation
     6.10.
     """
-    predictions, targets = alike("cosine_distance", predictions, targets, axes=1)
+    predictions, targets = same_shape("cosine_distance", predictions, targets, axes=1)
     return 1 - (direction(predictions, -1) * direction(targets, -1)).sum(-1)
 
 
@@ -56,15 +56,15 @@ def contrastive(
     """same d^2 / 2 + (1 - same) max(0, margin - d)^2 / 2, with d = |a - b|.
 
     Args:
-      a: [..., D], one of each pair.
-      b: [..., D], the other.
-      same: [...], 1 for pairs that belong together and 0 for others; bool, integer or floating. A
-        number outside [0, 1] gives NaN.
-      margin: > 0, how far apart others need to be.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      a: [..., D], the first vector of each pair.
+      b: [..., D], the second.
+      same: [...], 1 for matching pairs and 0 for the others; bool, integer or floating. A number
+        outside [0, 1] gives NaN.
+      margin: > 0, the distance from which pairs that do not match cost nothing.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better, >= 0. Others that coincide have the slope 0.
+      [...], float32 or better, >= 0. Where a equals b, the slope is 0.
 
     Raises:
       PathError: shapes that do not fit.
@@ -77,20 +77,20 @@ def contrastive(
     Source: Hadsell, Chopra and LeCun 2006, "Dimensionality Reduction by Learning an Invariant
     Mapping", equation 4.
     """
-    a, b = alike("contrastive", a, b, axes=1)
+    a, b = same_shape("contrastive", a, b, axes=1)
     same = real("contrastive", same, "same")
     _check_margin("contrastive", margin)
     if a.shape[:-1] != same.shape:
         raise PathError(
             f"expected same {list(a.shape[:-1])} for pairs of {list(a.shape)}, got "
-            f"{list(same.shape)}; one number for each pair",
+            f"{list(same.shape)}; pass one number for each pair",
             layer="contrastive",
         )
-    together = jnp.asarray(same, a.dtype)
+    share = jnp.asarray(same, a.dtype)
     apart = jnp.square(jnp.maximum(0, jnp.asarray(margin, a.dtype) - norm(a - b, -1)))
-    close = jnp.where(together == 0, 0, together * jnp.square(a - b).sum(-1))
-    loss = (close + (1 - together) * apart) / 2
-    return jnp.where((together >= 0) & (together <= 1), loss, jnp.nan)
+    close = jnp.where(share == 0, 0, share * jnp.square(a - b).sum(-1))
+    loss = (close + (1 - share) * apart) / 2
+    return jnp.where((share >= 0) & (share <= 1), loss, jnp.nan)
 
 
 @per_example
@@ -106,16 +106,16 @@ def triplet(
 
     Args:
       anchor: [..., D].
-      positive: [..., D], what belongs to the anchor.
-      negative: [..., D], what does not.
+      positive: [..., D], matches the anchor.
+      negative: [..., D], does not match it.
       margin: > 0.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], float32 or better, >= 0. The distances are not squared (FaceNet's are).
 
     Raises:
-      PathError: shapes that differ.
+      PathError: arguments of different shapes.
       ValueError: margin out of range.
 
     Example:
@@ -127,7 +127,7 @@ def triplet(
     """
     _check_margin("triplet", margin)
     near, far = (
-        norm(jnp.subtract(*alike("triplet", anchor, other, axes=1)), -1)
+        norm(jnp.subtract(*same_shape("triplet", anchor, other, axes=1)), -1)
         for other in (positive, negative)
     )
     return jnp.maximum(0, near - far + jnp.asarray(margin, near.dtype))
@@ -139,20 +139,20 @@ def info_nce(
 ) -> jax.Array:
     """-log softmax(cos(query_i, key_j) / temperature over j)[i], in nats.
 
-    The keys of the other rows are what a query must tell its own from, so this is a loss of a
-    batch: `evaluate`, which sees one example at a time, has nothing to tell it from and gives 0.
-    CLIP's loss is the mean of this and of it with queries and keys exchanged.
+    Every query has to find its key among the keys of the whole batch. So the loss needs a batch:
+    `evaluate`, which scores one example at a time, gives 0. CLIP's loss is the mean of
+    info_nce(a, b) and info_nce(b, a).
 
     Args:
       queries: [B, D].
       keys: [B, D]; row i belongs to query i.
-      temperature: > 0; a number, or a scalar array that is learned.
+      temperature: > 0; a number, or a learned scalar array.
 
     Returns:
       [B], float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes, or other than [B, D].
+      PathError: arguments of different shapes, or not [B, D].
       ValueError: temperature out of range.
 
     Example:
@@ -178,19 +178,19 @@ def sigmoid_contrastive(
 ) -> jax.Array:
     """-sum_j log sigmoid(z_ij (scale * cos(a_i, b_j) + bias)), z_ij = 1 where i = j, else -1.
 
-    A loss of a batch, as `info_nce`; but every pair is judged by itself.
+    Like `info_nce` it needs a batch, but it scores every pair independently.
 
     Args:
       a: [B, D].
       b: [B, D]; row i belongs to row i of a.
-      scale: > 0; a number, or a scalar array that is learned.
-      bias: likewise; the paper begins at 10 and -10.
+      scale: > 0; a number, or a learned scalar array.
+      bias: a number, or a learned scalar array. (The paper starts with scale 10 and bias -10.)
 
     Returns:
       [B], float32 or better, >= 0; the mean over B is the paper's loss.
 
     Raises:
-      PathError: two different shapes, or other than [B, D].
+      PathError: arguments of different shapes, or not [B, D].
       ValueError: scale out of range.
 
     Example:
@@ -200,18 +200,19 @@ def sigmoid_contrastive(
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
     scores = _cosines("sigmoid_contrastive", a, b)
-    check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "the paper begins at 10")
+    check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "the paper starts with 10")
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
-    own = jnp.eye(len(scores), dtype=scores.dtype)
-    return sigmoid_cross_entropy(scale * scores + bias, own).sum(-1)
+    matches = jnp.eye(len(scores), dtype=scores.dtype)
+    return sigmoid_cross_entropy(scale * scores + bias, matches).sum(-1)
 
 
 def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """[B, B], the cosine of each row of a with each row of b."""
-    a, b = alike(name, a, b)
+    """[B, B], the cosine of every row of a with every row of b."""
+    a, b = same_shape(name, a, b)
     if a.ndim != 2:
         raise PathError(
-            f"expected two arrays [B, D], got {list(a.shape)}; one row for each example", layer=name
+            f"expected two arrays [B, D], got {list(a.shape)}; pass one row for each example",
+            layer=name,
         )
     return direction(a, -1) @ direction(b, -1).T
 

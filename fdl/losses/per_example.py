@@ -1,6 +1,6 @@
-"""The entrance of every loss and metric of single examples: free ranks, options, elements left out.
+"""`per_example`, the decorator of per-example losses and metrics: options and left-out elements.
 
-`where` and `ignore_index` stand in the signatures for the reader; this module alone acts on them.
+The functions list `where` and `ignore_index` in their signatures, but only this module reads them.
 """
 
 import functools
@@ -16,12 +16,12 @@ from fdl.checks import check_array, counted, is_count, said
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, quoted
 
-OPTIONS = ("where", "ignore_index")  # what leaves elements out
+OPTIONS = ("where", "ignore_index")  # the options that leave elements out
 P = ParamSpec("P")
 
 
 class PerExample(Protocol[P]):
-    """A function of arrays; called without any, it gives itself with the options set."""
+    """A function of arrays; called with options only, it returns itself with the options set."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -31,15 +31,16 @@ class PerExample(Protocol[P]):
 
 
 def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
-    """The same loss or metric with what all of them share.
+    """A loss or metric with the behaviour that all of them share.
 
-    Ranks are free in it. Called with options alone, it gives itself with these options. Where
-    `where` is False, or a label is `ignore_index`, its arrays become 0 before it sees them, so that
-    a NaN there reaches neither value nor gradient, and its value becomes 0 afterwards.
+    Arrays of different ranks may be combined in it. Called with options only, it returns itself
+    with these options set. Where `where` is False, or a label is `ignore_index`, it gets zeros
+    instead of the arrays' elements, so that a NaN there reaches neither value nor gradient, and its
+    value is 0.
 
     Args:
-      f: positional arguments are arrays whose first axes are those of the value, the second one the
-        labels; options go by name.
+      f: its positional arguments are arrays that begin with the axes of the value, the second one
+        being the labels; its options are keyword-only.
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -48,21 +49,21 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     call: Callable[..., jax.Array] = f
 
     @functools.wraps(f)
-    def entered(*args: Any, **given: Any) -> Any:
-        if not args and not given.keys() & set(arrays):
-            return _with_options(entered, given)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not args and not kwargs.keys() & set(arrays):
+            return _with_options(wrapped, kwargs)
         with free_ranks():
-            options = {name: given.get(name) for name in OPTIONS}
-            all_count = all(value is None for value in options.values())
-            named = {**dict(zip(arrays, args, strict=False)), **given}
+            options = {name: kwargs.get(name) for name in OPTIONS}
+            none_left_out = all(value is None for value in options.values())
+            named = {**dict(zip(arrays, args, strict=False)), **kwargs}
             found: list[Any] = [named.get(name) for name in arrays]
             found = [jnp.asarray(x) if isinstance(x, Number) else x for x in found]
-            clear = all(hasattr(x, "shape") for x in found) and not given.keys() - takes.keys()
-            if all_count or not clear:
-                return call(*args, **given)  # which says what is wrong with its arguments
+            clear = all(hasattr(x, "shape") for x in found) and not kwargs.keys() - takes.keys()
+            if none_left_out or not clear:
+                return call(*args, **kwargs)  # which raises for arguments that are no arrays
             mask = mask_of(name, dict(zip(arrays, found, strict=True)).get("labels"), **options)
             if any(x.shape[: mask.ndim] != mask.shape for x in found):
-                shape = call(*args, **given).shape  # which refuses arrays that do not fit
+                shape = call(*args, **kwargs).shape  # which raises for arrays that do not fit
                 raise _misshapen(name, shape, mask)
             hidden = dict(zip(arrays, _hidden(mask, found), strict=True))
             value = call(**{**named, **hidden})
@@ -70,29 +71,29 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
                 raise _misshapen(name, value.shape, mask)
             return shown(value, mask)
 
-    entered.__dict__["leaves_out"] = True
-    return cast("PerExample[P]", entered)
+    wrapped.__dict__["leaves_out"] = True
+    return cast("PerExample[P]", wrapped)
 
 
 def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """The function with options set, as `functools.partial` has it."""
+    """The function with options set, a `functools.partial`."""
     known = [n for n, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    strange = next((name for name in options if name not in known), None)
-    if strange is not None:
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
         raise TypeError(
             f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
-            f"{quoted(strange)}; the arrays go first"
+            f"{quoted(unknown)}; the arrays go first"
         )
     return functools.partial(f, **options)
 
 
 def counting(f: Any, targets: Any) -> jax.Array | None:
-    """Which elements count for a mean, as the options of a loss or metric say; None for all.
+    """True where an element counts for a mean, by the options of a loss or metric; None for all.
 
     Args:
-      f: one of fdl's with its options set, by `functools.partial` or by a call without arrays; of
-        another function, nothing is known.
-      targets: [...], what f is given second.
+      f: a loss or metric of fdl with options set, by `functools.partial` or by a call without
+        arrays; for any other function the result is None.
+      targets: [...], the second argument of f.
     """
     if not isinstance(f, functools.partial) or not hasattr(f.func, "leaves_out"):
         return None
@@ -106,13 +107,14 @@ def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None)
     """True where an element counts.
 
     Raises:
-      ValueError: a `where` that is not an array of bool, an `ignore_index` that is no integer.
+      ValueError: a `where` that is not an array of bool, an `ignore_index` that is not an integer.
     """
     if where is not None:
         check_array(name, where, "where")
         if where.dtype != jnp.bool_:
             raise PathError(
-                f"expected where of bool, True for what counts, got {where.dtype}; write mask > 0",
+                f"expected where as bool, got {where.dtype}; write mask > 0, True where an element "
+                "counts",
                 layer=name,
             )
     if ignore_index is None:
@@ -125,8 +127,8 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
     traced = isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer)
     if not traced and not is_count(index, -(2**63)):
         raise ValueError(
-            f"{name}: expected ignore_index as an integer, got {said(index)}; it is the label "
-            "that does not count, as -100"
+            f"{name}: expected ignore_index as an integer, got {said(index)}; pass the "
+            "label to leave out, such as -100"
         )
     if not traced and jnp.issubdtype(labels.dtype, jnp.integer):
         info = jnp.iinfo(labels.dtype)
@@ -136,7 +138,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
 
 
 def shown(value: Any, mask: jax.Array | None) -> Any:
-    """The value, and 0 where nothing counts."""
+    """The value, and 0 where the mask is False."""
     return value if mask is None else jnp.where(mask, value, jnp.zeros_like(value))
 
 
@@ -149,7 +151,7 @@ def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
 
 def _misshapen(name: str, shape: tuple[int, ...], mask: jax.Array) -> PathError:
     return PathError(
-        f"expected where of the loss's shape, a bool for each of its values, got "
-        f"{list(mask.shape)} for {list(shape)}; see jnp.broadcast_to",
+        f"expected where of the loss's shape {list(shape)}, got {list(mask.shape)}; see "
+        "jnp.broadcast_to",
         layer=name,
     )

@@ -1,4 +1,4 @@
-"""Losses of numbers: how far a prediction is from a measurement."""
+"""Losses of numbers: regression errors and negative log-likelihoods."""
 
 import math
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, magnitude, precise, product, real
+from fdl.losses.shapes import magnitude, precise, product, real, same_shape
 from fdl.paths import PathError
 
-# e^60 is far above any count, and far enough below the largest float32 to be multiplied.
+# e^60 exceeds any count, and leaves room to multiply it within float32.
 LARGEST_LOG_RATE = 60.0
 
 
@@ -26,11 +26,11 @@ def squared_error(
     Args:
       predictions: [...].
       targets: [...].
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0. (optax's `squared_error` is the same; its
-      `l2_loss` is half of it.)
+      [...], elementwise, float32 or better, >= 0. (As optax's `squared_error`; optax's `l2_loss` is
+      half of it.)
 
     Raises:
       PathError: two different shapes; [B, 1] and [B] would silently broadcast to [B, B].
@@ -39,7 +39,7 @@ def squared_error(
       >>> squared_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
       Array([0., 4.], dtype=float32)
     """
-    predictions, targets = alike("squared_error", predictions, targets)
+    predictions, targets = same_shape("squared_error", predictions, targets)
     return jnp.square(predictions - targets)
 
 
@@ -55,19 +55,19 @@ def absolute_error(
     Args:
       predictions: [...].
       targets: [...].
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0; the slope is 0 where both are equal.
+      [...], elementwise, float32 or better, >= 0; the slope is 0 where the error is 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> absolute_error(jnp.array([1.0, 3.0]), jnp.array([1.5, 1.0]))
       Array([0.5, 2. ], dtype=float32)
     """
-    predictions, targets = alike("absolute_error", predictions, targets)
+    predictions, targets = same_shape("absolute_error", predictions, targets)
     return magnitude(predictions - targets)
 
 
@@ -84,14 +84,14 @@ def huber(
     Args:
       predictions: [...].
       targets: [...].
-      delta: > 0, where the parabola goes over into its tangents; infinity for the parabola alone.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      delta: > 0, the error at which the parabola becomes a straight line; infinity: always e^2 / 2.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
       ValueError: delta out of range.
 
     Example:
@@ -100,12 +100,12 @@ def huber(
 
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
-    predictions, targets = alike("huber", predictions, targets)
+    predictions, targets = same_shape("huber", predictions, targets)
     check_number("huber", "delta", delta, "(0, inf]", "1 is usual")
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta
-    # Each part has its own slope; of a sum of both, that of the tangents cancels for a large delta.
+    # The two parts are computed apart: in a sum of both, a large delta would cancel the slope.
     near, slope = jnp.where(far, 0, error), jnp.where(far, delta, 0)
     return jnp.where(far, slope * (magnitude(error) - slope / 2), jnp.square(near) / 2)
 
@@ -117,18 +117,18 @@ def log_cosh(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """log cosh(prediction - target): a parabola near 0 and a straight line far from it.
+    """log cosh(prediction - target): a parabola near 0, straight lines far from it.
 
     Args:
       predictions: [...]; stable at any size.
       targets: [...].
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> [round(float(each), 3) for each in log_cosh(jnp.array([1.0, 1e4]), jnp.zeros(2))]
@@ -137,10 +137,10 @@ def log_cosh(
     Source: Chen, Chen and Wang 2019, "Log Hyperbolic Cosine Loss Improves Variational
     Auto-Encoder", equation 8.
     """
-    predictions, targets = alike("log_cosh", predictions, targets)
+    predictions, targets = same_shape("log_cosh", predictions, targets)
     error = magnitude(predictions - targets)
     far = error > 1
-    # cosh e = 1 + 2 sinh(e / 2)^2, of which nothing cancels near 0.
+    # cosh e = 1 + 2 sinh(e / 2)^2, which does not cancel near 0.
     near = jnp.log1p(2 * jnp.square(jnp.sinh(jnp.where(far, 0, error) / 2)))
     return jnp.where(far, error + jnp.log1p(jnp.exp(-2 * error)) - math.log(2), near)
 
@@ -155,20 +155,20 @@ def quantile(
 ) -> jax.Array:
     """level * e where e > 0, else (level - 1) * e; e is target - prediction.
 
-    The prediction of least mean loss is that quantile of the targets: at 0.9 nine of ten targets
-    lie below it.
+    The prediction with the smallest mean loss is the quantile of the targets at `level`: at 0.9,
+    nine of ten targets lie below it.
 
     Args:
       predictions: [...].
       targets: [...].
       level: in (0, 1).
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
       [...], elementwise, float32 or better, >= 0.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
       ValueError: level out of range.
 
     Example:
@@ -177,7 +177,7 @@ def quantile(
 
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
-    predictions, targets = alike("quantile", predictions, targets)
+    predictions, targets = same_shape("quantile", predictions, targets)
     check_number("quantile", "level", level, "(0, 1)", "0.5 is the median")
     error, level = targets - predictions, jnp.asarray(level, predictions.dtype)
     return jnp.where(error > 0, level * error, (level - 1) * error)
@@ -194,16 +194,16 @@ def gaussian_nll(
     """(log(2 pi v) + (target - mean)^2 / v) / 2, with v = exp(log_variance) + epsilon, in nats.
 
     Args:
-      predictions: [..., 2], the mean and the logarithm of the variance.
+      predictions: [..., 2], the mean and the log of the variance.
       targets: [...].
-      epsilon: > 0, the smallest variance; without one a perfect fit has a loss of minus infinity.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      epsilon: > 0, the smallest variance; with 0, a perfect fit could have a loss of -infinity.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], elementwise, float32 or better; a density may be above 1, so this may be below 0.
+      [...], elementwise, float32 or better; negative where the density is above 1.
 
     Raises:
-      PathError: predictions that are not the targets' shape with an axis of 2 behind it.
+      PathError: predictions whose shape is not that of the targets with an axis of 2 appended.
       ValueError: epsilon out of range.
 
     Example:
@@ -215,13 +215,13 @@ def gaussian_nll(
     """
     predictions = real("gaussian_nll", predictions, "predictions")
     targets = real("gaussian_nll", targets, "targets")
-    smallest = "it is the smallest variance, as 1e-6"
-    check_number("gaussian_nll", "epsilon", epsilon, "(0, inf]", smallest)
+    remedy = "it is the smallest variance, such as 1e-6"
+    check_number("gaussian_nll", "epsilon", epsilon, "(0, inf]", remedy)
     if jnp.shape(predictions) != (*jnp.shape(targets), 2):
         raise PathError(
             f"expected predictions {[*jnp.shape(targets), 2]} for targets "
-            f"{list(jnp.shape(targets))}, got {list(jnp.shape(predictions))}; a mean and a "
-            "log-variance for each target",
+            f"{list(jnp.shape(targets))}, got {list(jnp.shape(predictions))}; pass a mean and "
+            "a log-variance for each target",
             layer="gaussian_nll",
         )
     predictions, targets = precise(predictions), precise(targets)
@@ -242,16 +242,16 @@ def poisson_nll(
     """rate - target * log_rate + log target!, in nats; rate = exp(log_rate).
 
     Args:
-      predictions: [...], log_rate. Above 60 the exponential goes on as its tangent there, so that a
-        wild prediction has a finite loss, and a slope that leads back.
+      predictions: [...], log_rate. Above 60 the exponential is replaced by its tangent at 60, so
+        that a huge prediction has a finite loss and a finite slope.
       targets: [...], counts >= 0.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0 for whole counts, but for rounding.
+      [...], elementwise, float32 or better, >= 0 for integer counts, up to rounding.
 
     Raises:
-      PathError: two different shapes.
+      PathError: arguments of different shapes.
 
     Example:
       >>> round(float(poisson_nll(jnp.log(2.0), jnp.array(3.0))), 3)
@@ -260,10 +260,10 @@ def poisson_nll(
     Source: McCullagh and Nelder 1989, "Generalized Linear Models", section 6.2. (The last term is
     exact; torch's `poisson_nll_loss(full=True)` approximates it.)
     """
-    predictions, targets = alike("poisson_nll", predictions, targets)
+    predictions, targets = same_shape("poisson_nll", predictions, targets)
     far = predictions > LARGEST_LOG_RATE
     near = jnp.where(far, 0, predictions)
-    # The tangent less the second term, with one factor: of two infinities there is no difference.
+    # One product (largest - targets) * x: the difference of two products could be inf - inf.
     largest = jnp.exp(jnp.asarray(LARGEST_LOG_RATE, predictions.dtype))
     slope = (largest - targets) * jnp.where(far, predictions, 0)
     tangent = largest * (1 - LARGEST_LOG_RATE) + slope

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import same_shape
 from fdl.paths import PathError
 
 
@@ -22,8 +22,8 @@ def dice(
     Args:
       logits: [...], a floating dtype.
       targets: [...], in [0, 1].
-      axis: what is summed over, the pixels: `axis=(1, 2)` for images [B, H, W, K].
-      smooth: > 0; two empty regions overlap fully.
+      axis: the axes of the pixels, summed over: `axis=(1, 2)` for images [B, H, W, K].
+      smooth: > 0, which makes the loss of two empty regions 0.
 
     Returns:
       The shape without `axis`, float32 or better, in [0, 1].
@@ -37,18 +37,20 @@ def dice(
       >>> dice(jnp.array([[100.0, -100.0]]), jnp.array([[0.0, 1.0]]), smooth=2.0)
       Array([0.5], dtype=float32)
 
-    Source: Milletari, Navab and Ahmadi 2016, "V-Net", section 3, with p and t in the denominator as
-    they are and not squared. (optax's `dice_loss` has half of `smooth` at the same place.)
+    Source: Milletari, Navab and Ahmadi 2016, "V-Net", section 3, but p and t are not squared in
+    the denominator. (optax's `dice_loss(smooth=s)` is `dice(smooth=2 * s)`.)
     """
-    logits, targets = alike("dice", logits, targets, axes=1)
-    known = f"it is an axis of {list(logits.shape)}, or a tuple of them"
+    logits, targets = same_shape("dice", logits, targets, axes=1)
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
-        raise PathError(f"expected axis in the predictions, got {axis!r}; {known}", layer="dice")
-    empty = "1 is usual; two empty regions are to overlap fully"
-    check_number("dice", "smooth", smooth, "(0, inf]", empty)
-    # Never below 0: both sums are taken of what is missing, not of a difference near 1.
-    chances, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    apart = (chances * (1 - targets) + misses * targets).sum(axis)
-    smallest = jnp.asarray(smooth, apart.dtype)
-    return apart / (chances.sum(axis) + targets.sum(axis) + smallest)
+        raise PathError(
+            f"expected axis of predictions {list(logits.shape)}, got {axis!r}; pass an axis or a "
+            "tuple of axes",
+            layer="dice",
+        )
+    check_number("dice", "smooth", smooth, "(0, inf]", "1 is usual")
+    # The numerator is a sum of misses, so that the loss is never below 0: 1 - ratio could be.
+    probabilities, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
+    missed = (probabilities * (1 - targets) + misses * targets).sum(axis)
+    smallest = jnp.asarray(smooth, missed.dtype)
+    return missed / (probabilities.sum(axis) + targets.sum(axis) + smallest)

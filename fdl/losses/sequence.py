@@ -1,4 +1,4 @@
-"""Losses of sequences. T is the frames, C the classes, S the longest text."""
+"""Losses of sequences. T is the number of frames, C of classes, S the longest text."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from fdl.losses.per_example import per_example
 from fdl.losses.shapes import precise, real, wide_labels
 from fdl.paths import PathError
 
-# The logarithm of nothing. Finite, so that its sums and slopes are; no path of frames gets near.
+# Stands for log 0. Finite, so that sums and slopes stay finite; no alignment comes near it.
 NEVER = -1e30
 
 
@@ -22,22 +22,23 @@ def ctc(
     blank: int | jax.Array = 0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-log of the probability that the frames spell the text, over all alignments, in nats.
+    """-log of the probability that the frames spell the text, summed over all alignments, in nats.
 
-    An alignment gives each frame a class or the blank; it spells what is left when repetitions are
-    merged and blanks taken out.
+    An alignment gives every frame a class or the blank. It spells the text that remains when
+    repetitions are merged and then blanks removed.
 
     Args:
       logits: [..., T, C], a floating dtype.
-      labels: [..., S], integers in [0, C) other than the blank; -1 fills up behind a shorter text.
-        Inside a compiled program the blank, a label of C or more or another below 0 gives NaN.
-      lengths: [...], integers in [0, T], how many frames there are; by default T. What stands past
-        them is not read. A length out of range gives NaN.
+      labels: [..., S], integers in [0, C) other than the blank; shorter texts are padded with -1 at
+        the end. Any other label gives NaN.
+      lengths: [...], integers in [0, T], the number of frames of every text; by default T. Later
+        frames are not read. A length out of range gives NaN.
       blank: the class that stands for no label; may be traced.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better, >= 0; infinity, with the slope 0, where the frames are too few.
+      [...], float32 or better, >= 0; infinity, with slope 0, where there are too few frames for the
+      text.
 
     Raises:
       PathError: shapes that do not fit, labels that are not integers, or a blank out of range.
@@ -55,25 +56,25 @@ def ctc(
     _check(logits, labels, lengths, blank)
     labels, lengths = wide_labels(labels), wide_labels(lengths)
     blank = jnp.asarray(blank, labels.dtype)
-    # What stands past the end is not read, not even a NaN.
+    # Frames past the end are not read, so that a NaN there changes nothing.
     inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]
     nats = nats_of_all(jnp.where(inside[..., None], precise(logits), 0))
-    log_chances = -jnp.minimum(nats, -NEVER)
+    log_probabilities = -jnp.minimum(nats, -NEVER)
     states = _with_blanks(labels, blank)
-    # [T, ..., 2 S + 1]: what each frame says of each state.
+    # [T, ..., 2 S + 1]: the log-probability of every state at every frame.
     places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))
-    said = jnp.moveaxis(jnp.take_along_axis(log_chances, places, axis=-1), -2, 0)
+    emissions = jnp.moveaxis(jnp.take_along_axis(log_probabilities, places, axis=-1), -2, 0)
     skips = _may_skip(states, blank)
 
     def step(before: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        frame, says = now
+        frame, emission = now
         come = jnp.logaddexp(before, _shifted(before, 1))
         come = jnp.where(skips, jnp.logaddexp(come, _shifted(before, 2)), come)
-        return jnp.where((frame < lengths)[..., None], come + says, before), None
+        return jnp.where((frame < lengths)[..., None], come + emission, before), None
 
-    # Before the first frame, in the first blank: it may be stayed in or left.
-    first = jnp.full(states.shape, NEVER, log_chances.dtype).at[..., 0].set(0)
-    last, _ = jax.lax.scan(step, first, (jnp.arange(frames, dtype=lengths.dtype), said))
+    # Before the first frame, the alignment is in the first blank.
+    first = jnp.full(states.shape, NEVER, log_probabilities.dtype).at[..., 0].set(0)
+    last, _ = jax.lax.scan(step, first, (jnp.arange(frames, dtype=lengths.dtype), emissions))
     loss = _loss(last, (labels >= 0).sum(-1))
     holes = ((labels[..., :-1] < 0) & (labels[..., 1:] >= 0)).any(-1)
     wrong = (labels == blank).any(-1) | (labels < -1).any(-1) | holes
@@ -87,18 +88,18 @@ def _with_blanks(labels: jax.Array, blank: jax.Array) -> jax.Array:
 
 
 def _may_skip(states: jax.Array, blank: jax.Array) -> jax.Array:
-    """Whether the blank before a state may be left out: between two labels that differ."""
+    """True where the blank before a state may be skipped: between two different labels."""
     before = jnp.roll(states, 2, axis=-1)
     return (states != blank) & (states != before) & (jnp.arange(states.shape[-1]) >= 2)
 
 
 def _shifted(x: jax.Array, by: int) -> jax.Array:
-    """What stood `by` states before; NEVER for the first ones."""
+    """x moved `by` states to the right, with NEVER in the first ones."""
     return jnp.where(jnp.arange(x.shape[-1]) < by, NEVER, jnp.roll(x, by, axis=-1))
 
 
 def _loss(last: jax.Array, count: jax.Array) -> jax.Array:
-    """From where the frames may have ended: in the last label, or in the blank behind it."""
+    """-log of the probability to end in the last label or in the blank after it."""
     place = 2 * count[..., None]
     in_blank = jnp.take_along_axis(last, place, axis=-1)[..., 0]
     in_label = jnp.take_along_axis(last, jnp.maximum(place - 1, 0), axis=-1)[..., 0]
@@ -114,21 +115,21 @@ def _check(
     if logits.ndim < 2 or labels.shape[:-1] != lead or labels.ndim != len(lead) + 1 or not whole:
         raise PathError(
             f"expected integer labels [{', '.join(map(str, [*lead, 'S']))}] for logits "
-            f"{list(logits.shape)}, got {labels.dtype} {list(labels.shape)}; a text for each "
-            "run of frames [T, C], filled up with -1",
+            f"{list(logits.shape)}, got {labels.dtype} {list(labels.shape)}; pass one text for "
+            "every sequence of frames [T, C], padded with -1",
             layer="ctc",
         )
     if lengths.shape != lead or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise PathError(
             f"expected integer lengths {list(lead)} for logits {list(logits.shape)}, got "
-            f"{lengths.dtype} {list(lengths.shape)}; a number of frames for each text",
+            f"{lengths.dtype} {list(lengths.shape)}; pass one number of frames for every text",
             layer="ctc",
         )
     blank = counted(blank)
     traced = isinstance(blank, jax.core.Tracer) and jnp.issubdtype(blank.dtype, jnp.integer)
     if not traced and not (is_count(blank, 0) and blank < logits.shape[-1]):
         raise PathError(
-            f"expected a blank in [0, {logits.shape[-1]}), got {said(blank)}; it is one of the "
-            "classes",
+            f"expected blank in [0, {logits.shape[-1]}), got {said(blank)}; pass the class that is "
+            "the blank",
             layer="ctc",
         )

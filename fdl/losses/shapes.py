@@ -1,4 +1,4 @@
-"""What every loss asks of its arguments: shapes that fit, and float32 or better to compute in."""
+"""Checks of shapes and dtypes, and numerical helpers, shared by the losses."""
 
 from numbers import Number
 from typing import Any
@@ -11,43 +11,43 @@ from fdl.paths import PathError
 
 
 def precise(x: jax.Array) -> jax.Array:
-    """The same numbers in float32, or in float64 where they came so."""
+    """x in float32; float64 stays float64."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def real(name: str, x: Any, what: str) -> jax.Array:
-    """An array of real numbers; a single number is one too.
+    """x as an array of real numbers; x may be an array or a number.
 
     Raises:
-      PathError: a list, None or text, or complex numbers.
+      PathError: a list, None, text, or complex numbers.
     """
     if not isinstance(x, Number):
         check_array(name, x, what)
     if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
         raise PathError(
-            f"expected real {what}, got {jnp.result_type(x)}; score the real and the imaginary "
-            "part, or the distance",
+            f"expected real {what}, got {jnp.result_type(x)}; pass the real and the imaginary "
+            "part, or the absolute value",
             layer=name,
         )
     return jnp.asarray(x)
 
 
 def magnitude(x: jax.Array) -> jax.Array:
-    """|x|, with the slope 0 at 0: that of `jnp.abs` is 1 there."""
+    """|x|, with slope 0 at 0, where `jnp.abs` has slope 1."""
     return jnp.maximum(x, -x)
 
 
 def product(chances: jax.Array, nats: jax.Array) -> jax.Array:
-    """chances * nats, and 0 where infinitely many nats have no chance."""
+    """chances * nats, with 0 * inf = 0."""
     return chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)
 
 
 @jax.custom_jvp
 def bounded(x: jax.Array) -> jax.Array:
-    """x, with the largest finite number for infinity, and the slope of x itself.
+    """x with infinities replaced by the largest finite number, and with slope 1 everywhere.
 
-    For what is added to infinity, or multiplied by a slope of 0, and so would give NaN.
+    Use it where inf - inf or 0 * inf would give NaN.
     """
     most = float(jnp.finfo(x.dtype).max)
     return jnp.clip(x, -most, most)
@@ -59,23 +59,23 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def fixed_at_infinity(x: jax.Array) -> jax.Array:
-    """x, with a slope of 0 where it is infinite, for a factor whose slope there is 0 * inf."""
+    """x, with slope 0 where it is infinite, for products whose slope would be 0 * inf."""
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
 
 
-def alike(
+def same_shape(
     name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Predictions and targets of one shape, both in float32 or better.
 
     Args:
-      name: of the loss that asks.
+      name: the loss, for the message.
       predictions: [...].
-      targets: [...]; of a floating dtype, or whole numbers or bool.
-      axes: how many axes they have at least.
+      targets: [...]; floating, integer or bool.
+      axes: the smallest number of axes.
 
     Raises:
-      PathError: no arrays of real numbers, or two different shapes; [B, 1] and [B] would silently
+      PathError: not arrays of real numbers, or different shapes; [B, 1] and [B] would otherwise
         broadcast to [B, B].
     """
     predictions = real(name, predictions, "predictions")
@@ -88,8 +88,8 @@ def alike(
         )
     if predictions.ndim < axes:
         raise PathError(
-            "expected predictions with an axis of numbers that belong together, got a single one; "
-            "give arrays [..., D]",
+            f"expected predictions [..., D], got {list(predictions.shape)}; pass arrays with an "
+            "axis of features",
             layer=name,
         )
     predictions = precise(predictions)
@@ -98,11 +98,13 @@ def alike(
     return predictions, jnp.asarray(targets, predictions.dtype)
 
 
-def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits in float32 or better, and labels in a dtype that holds any number of classes.
+def logits_and_labels(
+    name: str, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Logits in float32 or better, and labels in a dtype wide enough for any number of classes.
 
     Args:
-      name: of the loss that asks.
+      name: the loss, for the message.
       logits: [..., C].
       labels: [...], integers.
 
@@ -112,7 +114,7 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
     logits, labels = real(name, logits, "logits"), real(name, labels, "labels")
     if logits.ndim < 1 or logits.shape[-1] == 0:
         raise PathError(
-            f"expected logits [..., C] with C >= 1, got {list(logits.shape)}; give a number for "
+            f"expected logits [..., C] with C >= 1, got {list(logits.shape)}; pass a number for "
             "each class",
             layer=name,
         )
@@ -126,15 +128,15 @@ def classified(name: str, logits: jax.Array, labels: jax.Array) -> tuple[jax.Arr
 
 
 def wide_labels(labels: jax.Array) -> jax.Array:
-    """Class numbers in a dtype that holds any number of classes."""
+    """Labels in a dtype wide enough for any number of classes."""
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def one_hot(labels: jax.Array, classes: int) -> jax.Array:
-    """[..., C], True at the label's place; nowhere for a label out of range."""
+    """[..., C], True at the label; all False for a label out of range."""
     return jnp.arange(classes, dtype=labels.dtype) == labels[..., None]
 
 
 def nan_outside(loss: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """The loss, and NaN where the label is not in [0, classes)."""
+    """The loss, with NaN where the label is not in [0, classes)."""
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.full_like(loss, jnp.nan))

@@ -1,4 +1,4 @@
-"""Which targets each loss can score; looks at values, on the host, before anything is trained."""
+"""Checks that targets are in the range of a loss; reads values on the host, before training."""
 
 import functools
 from typing import Any
@@ -12,15 +12,15 @@ from fdl.typing import Loss
 
 
 def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
-    """Refuses targets that a loss of this room cannot score. Looks at values, so not under jit.
+    """Raises for targets that a loss cannot score. It reads values, so it does not run under jit.
 
     Args:
-      loss: one of this room's, or a partial of it; nothing is known of others, and nothing checked.
+      loss: a loss of fdl, or a partial of one; for any other function nothing is checked.
       predictions: [..., C], an array or a `jax.ShapeDtypeStruct`.
       targets: a concrete array.
 
     Raises:
-      ValueError: names the loss, the range, the first offender and its row.
+      ValueError: names the loss, the range, and the first target out of range with its row.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,7 +37,7 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
     if check is None:
         return
     targets = np.asarray(targets)
-    wrong, said, remedy = check(predictions, targets)
+    wrong, expected, remedy = check(predictions, targets)
     if counts is not None and not isinstance(counts, jax.core.Tracer):
         if targets.size and not np.any(counts):
             raise ValueError(
@@ -46,15 +46,15 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
             )
         wrong = wrong & np.asarray(counts) if wrong.shape == counts.shape else wrong
     if wrong.any():
-        row = tuple(int(each) for each in np.argwhere(wrong)[0])
+        row = tuple(int(place) for place in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{loss.__name__}: expected {said}, got {targets[row]} at row {row[0]}; {remedy}"
+            f"{loss.__name__}: expected {expected}, got {targets[row]} at row {row[0]}; {remedy}"
         )
 
 
 def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
     if not predictions.shape or targets.dtype.kind not in "iu":
-        return np.zeros(0), "", ""  # the loss itself says what is wrong with these
+        return np.zeros(0), "", ""  # the loss itself raises for these
     classes = predictions.shape[-1]
     return (
         (targets < 0) | (targets >= classes),
@@ -66,35 +66,35 @@ def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str
 
 def _texts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
     classes = predictions.shape[-1]
-    hole = np.zeros(targets.shape, bool)
-    hole[..., 1:] = (targets[..., 1:] >= 0) & (targets[..., :-1] < 0)
+    gap = np.zeros(targets.shape, bool)
+    gap[..., 1:] = (targets[..., 1:] >= 0) & (targets[..., :-1] < 0)
     return (
-        (targets < -1) | (targets >= classes) | hole,
-        f"labels in [0, {classes}), and -1 only behind them",
-        "give the last layer as many outputs as there are classes, or mend the labels",
+        (targets < -1) | (targets >= classes) | gap,
+        f"labels in [0, {classes}), then -1 as padding",
+        "give the last layer one output for each class, or correct the labels",
     )
 
 
-def _chances(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
+def _probabilities(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
     return (targets < 0) | (targets > 1), "targets in [0, 1]", "divide by the largest value"
 
 
 def _distributions(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    # Chances that were rounded to bfloat16 may miss 1 by a little.
-    apart = np.abs(targets.astype(np.float64).sum(-1, keepdims=True) - 1)
+    # The sum of probabilities rounded to bfloat16 may differ a little from 1.
+    error = np.abs(targets.astype(np.float64).sum(-1, keepdims=True) - 1)
     return (
-        (targets < 0) | (apart > 0.01),
+        (targets < 0) | (error > 0.01),
         "targets >= 0 that sum to 1 over the classes",
         "divide by their sum",
     )
 
 
-def _yes_or_no(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
+def _zero_or_one(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
     return (targets != 0) & (targets != 1), "targets 0 or 1", "round them"
 
 
 def _signs(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    return np.abs(targets) != 1, "targets -1 or 1", "take 2 * target - 1 of 0 and 1"
+    return np.abs(targets) != 1, "targets -1 or 1", "for targets 0 and 1, pass 2 * target - 1"
 
 
 def _counts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
@@ -104,14 +104,14 @@ def _counts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str
 CHECKS = {
     classification.hinge: _signs,
     classification.multiclass_hinge: _labels,
-    classification.sigmoid_focal: _yes_or_no,
+    classification.sigmoid_focal: _zero_or_one,
     classification.softmax_focal: _labels,
     cross_entropy.categorical_nll: _labels,
     cross_entropy.kl_divergence: _distributions,
-    cross_entropy.sigmoid_cross_entropy: _chances,
+    cross_entropy.sigmoid_cross_entropy: _probabilities,
     cross_entropy.soft_cross_entropy: _distributions,
     cross_entropy.softmax_cross_entropy: _labels,
     regression.poisson_nll: _counts,
-    segmentation.dice: _chances,
+    segmentation.dice: _probabilities,
     sequence.ctc: _texts,
 }

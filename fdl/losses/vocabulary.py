@@ -1,4 +1,4 @@
-"""Losses of a large vocabulary. N is the tokens, D the width, V the vocabulary."""
+"""Losses of a large vocabulary. N is the number of tokens, D the width, V the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from fdl.checks import check_array, check_count
 from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, precise
+from fdl.losses.shapes import precise, same_shape
 from fdl.paths import PathError
 
 
@@ -19,22 +19,22 @@ def linear_cross_entropy(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-log softmax(hidden @ w)[label], in nats, without ever holding all logits.
+    """-log softmax(hidden @ w)[label], in nats, without holding all logits in memory.
 
-    Chunks of tokens are scored one after the other, and scored again in the backward pass: one
-    matrix product more, for a memory of [chunk, V] in place of [N, V].
+    It computes the logits for one chunk of tokens after the other, and again in the backward pass:
+    one more matrix product, and a memory of [chunk, V] instead of [N, V].
 
     Args:
-      hidden: [..., D], what the last layer before the vocabulary gives.
-      w: [D, V]; for a tied embedding its transpose.
-      labels: [...], integers in [0, V); one out of range gives NaN, as in `softmax_cross_entropy`.
-      chunk: how many tokens at once, >= 1; a matter of memory and speed alone.
-      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the labels' shape; where it is False, loss and gradient are 0, of a NaN too.
+      hidden: [..., D], the output of the last layer before the logits.
+      w: [D, V]; for a tied embedding, its transpose.
+      labels: [...], integers in [0, V); a label out of range gives NaN.
+      chunk: tokens per chunk, >= 1; it changes memory and speed, not the result.
+      ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
+      where: bool, of the labels' shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better, >= 0. Products of bfloat16 are summed in float32, and so is the
-      gradient by w.
+      [...], float32 or better, >= 0. Products of bfloat16 and the gradient of w are summed in
+      float32.
 
     Raises:
       PathError: shapes that do not fit.
@@ -44,10 +44,10 @@ def linear_cross_entropy(
       >>> linear_cross_entropy(jnp.ones((3, 2)), jnp.zeros((2, 4)), jnp.array([0, 3, 1]), chunk=2)
       Array([1.3862944, 1.3862944, 1.3862944], dtype=float32)
 
-    Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4,
-    in the simpler form that keeps a chunk of logits.
+    Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4;
+    simpler, since it keeps one chunk of logits.
     """
-    chunk = check_count("linear_cross_entropy", "chunk", chunk, "it counts tokens")
+    chunk = check_count("linear_cross_entropy", "chunk", chunk, "it is a number of tokens")
     _check(hidden, w, labels)
     return _linear_cross_entropy(
         hidden, labels, w=w, chunk=chunk, ignore_index=ignore_index, where=where
@@ -60,14 +60,14 @@ def z_loss(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """(log sum exp logits)^2: a term that keeps logits from drifting away.
+    """(log sum exp logits)^2: a penalty that keeps logits from drifting.
 
     Args:
       logits: [..., C], a floating dtype.
-      where: bool, of the loss's shape; where it is False, loss and gradient are 0, of a NaN too.
+      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
 
     Returns:
-      [...], float32 or better, >= 0; to be added to a cross-entropy, times 1e-4 in the paper.
+      [...], float32 or better, >= 0; add it to a cross-entropy, times 1e-4 as in the paper.
 
     Example:
       >>> z_loss(jnp.log(jnp.array([0.5, 0.5])))
@@ -75,7 +75,7 @@ def z_loss(
 
     Source: Chowdhery et al. 2022, "PaLM", section 5.
     """
-    (logits, _) = alike("z_loss", logits, logits, axes=1)
+    (logits, _) = same_shape("z_loss", logits, logits, axes=1)
     return jnp.square(jax.nn.logsumexp(logits, axis=-1))
 
 
@@ -90,11 +90,11 @@ def _linear_cross_entropy(
     where: jax.Array | None = None,
 ) -> jax.Array:
     tokens, flat = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    # Kept in float32 so that the chunks' gradients are summed in it.
-    kept = precise(w)
+    # In float32, so that the gradients of the chunks are summed in float32.
+    wide_w = precise(w)
 
     def one(token: jax.Array, label: jax.Array) -> jax.Array:
-        logits = jnp.dot(token, kept.astype(w.dtype), preferred_element_type=kept.dtype)
+        logits = jnp.dot(token, wide_w.astype(w.dtype), preferred_element_type=wide_w.dtype)
         return softmax_cross_entropy(logits, label)
 
     size = min(chunk, max(flat.size, 1))
@@ -115,6 +115,6 @@ def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array) -> None:
     if hidden.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise PathError(
             f"expected integer labels {list(hidden.shape[:-1])} for hidden {list(hidden.shape)}, "
-            f"got {labels.dtype} {list(labels.shape)}; one class number for each token",
+            f"got {labels.dtype} {list(labels.shape)}; pass one class number for every token",
             layer="linear_cross_entropy",
         )

@@ -1,12 +1,14 @@
-"""Metrics: what people read, as the loss is what the optimizer reads.
+"""Metrics: numbers for people to read, as the loss is a number for the optimizer.
 
-A metric is a function of single examples, like losses (`accuracy`, `top_k`, and the losses
-themselves), which is reported as its mean; or, where it is no mean over examples, a `Metric`: a
-state that accumulates, and a value computed from it. Both are used alike. Called with predictions
-and targets, they give their value. Called with options, they give themselves with these set:
-`top_k(k=3)`, `f1("macro", classes=10)`. The plain name stands for the defaults, wherever there is
-one for each option: `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
-`mean_of` makes a `Metric` of a function.
+There are two kinds. A per-example metric (`accuracy`, `top_k`, and every loss) is a function that
+returns one value for each example; its mean is reported. A `Metric` (`f1`, `auc`) is for values
+that are not means over examples: a state that accumulates, and a value computed from it. `mean_of`
+turns a per-example metric into a `Metric`.
+
+Both are used in the same way. Called with predictions and targets, they return a value. Called with
+options, they return a metric with these options: `top_k(k=3)`, `f1("macro", classes=10)`. Where
+every option has a default, the plain name is enough:
+`supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
 """
 
 from fdl.exports import public as _public

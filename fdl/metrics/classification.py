@@ -1,4 +1,4 @@
-"""Metrics of classes. C is the classes."""
+"""Classification metrics. C is the number of classes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from fdl.checks import check_count, check_number, counted, is_count, said
 from fdl.losses.per_example import per_example
-from fdl.losses.shapes import alike, classified, one_hot
+from fdl.losses.shapes import logits_and_labels, one_hot, same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import PathError
 
@@ -23,17 +23,17 @@ def accuracy(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """1 where the largest logit is the label's, else 0.
+    """1 where the largest logit is at the label, else 0.
 
     Args:
-      logits: [..., C], C >= 2; of one logit for yes or no see `binary_accuracy`.
+      logits: [..., C], C >= 2; for one logit per example use `binary_accuracy`.
       labels: [...], integers in [0, C).
-      ignore_index: the label that does not count, such as -100; see `softmax_cross_entropy`, which
-        in `supervised` says it for its metrics too.
+      ignore_index: the label to leave out, such as -100. In `supervised`, the `ignore_index` of the
+        loss also holds for its metrics.
       where: bool [...]; where it is False, the value is 0.
 
     Returns:
-      [...], float32; of equal largest logits the first one counts. A row with a NaN counts as 0.
+      [...], float32; of equal largest logits the first is the prediction. A row with a NaN gives 0.
 
     Raises:
       PathError: labels not shaped as the logits without their last axis, or a single logit.
@@ -54,26 +54,26 @@ def binary_accuracy(
     threshold: float | jax.Array = 0.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """1 where a logit is on the side of the threshold that its target says, else 0.
+    """1 where logit > threshold agrees with the target, else 0.
 
     Args:
-      logits: [...], one for yes or no each.
-      targets: [...], 0 or 1; another number counts as 0.
-      threshold: a prediction is 1 above it: 0 for logits, 0.5 for probabilities.
+      logits: [...], one per example.
+      targets: [...], 0 or 1; any other target gives 0.
+      threshold: above it the prediction is 1. Use 0 for logits, 0.5 for probabilities.
       where: bool [...]; where it is False, the value is 0.
 
     Returns:
-      [...], float32; a NaN counts as 0.
+      [...], float32; a logit of NaN gives 0.
 
     Raises:
-      PathError: two different shapes.
-      ValueError: a threshold that is no number.
+      PathError: arguments of different shapes.
+      ValueError: a threshold that is not a number.
 
     Example:
       >>> binary_accuracy(jnp.array([[2.0], [-1.0], [0.5]]), jnp.array([[1], [1], [0]]))[:, 0]
       Array([1., 0., 0.], dtype=float32)
     """
-    logits, targets = alike("binary_accuracy", logits, targets)
+    logits, targets = same_shape("binary_accuracy", logits, targets)
     said_yes = logits > _threshold("binary_accuracy", threshold, logits.dtype)
     right = jnp.where(targets == 1, said_yes, ~said_yes & (targets == 0) & ~jnp.isnan(logits))
     return right.astype(jnp.float32)
@@ -88,17 +88,17 @@ def top_k(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """1 where the label's logit is among the k largest, else 0.
+    """1 where the logit at the label is among the k largest, else 0.
 
     Args:
       logits: [..., C], C >= 2.
       labels: [...], integers in [0, C).
-      k: in [1, C]; 1 is the accuracy. It may be traced.
-      ignore_index: the label that does not count, such as -100; see `accuracy`.
+      k: in [1, C]; with 1 it is `accuracy`. It may be traced.
+      ignore_index: the label to leave out, such as -100; see `accuracy`.
       where: bool [...]; where it is False, the value is 0.
 
     Returns:
-      [...], float32; of equal logits the first ones count. A row with a NaN counts as 0.
+      [...], float32; of equal logits the first ones rank higher. A row with a NaN gives 0.
 
     Raises:
       PathError: labels not shaped as the logits without their last axis, or k out of range.
@@ -112,7 +112,7 @@ def top_k(
     traced = isinstance(k, jax.core.Tracer) and jnp.issubdtype(k.dtype, jnp.integer)
     if not traced and not (is_count(k) and k <= logits.shape[-1]):
         raise PathError(
-            f"expected k in [1, {logits.shape[-1]}], got {said(k)}; it says how many guesses count",
+            f"expected k in [1, {logits.shape[-1]}], got {said(k)}; it is the number of guesses",
             layer="top_k",
         )
     right = one_hot(labels, logits.shape[-1])
@@ -126,21 +126,21 @@ def top_k(
 def precision(
     average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
 ) -> Metric:
-    """Right ones among those that were predicted: tp / (tp + fp).
+    """The share of predicted positives that are right: tp / (tp + fp).
 
     Args:
-      average: "binary": predictions are logits [...] of targets [...] that are 0 or 1, predicted to
-        be 1 above a threshold; another target counts as 0. "macro": the mean over the classes that
-        occur in labels or predictions, of logits [..., C] and integer labels [...]. "micro": of the
-        sums over all classes.
-      classes: C, >= 2, unless binary.
-      threshold: of binary predictions; by default 0, for logits. 0.5 is for probabilities.
+      average: "binary", for logits [...] and targets [...] of 0 or 1 (any other target counts as
+        0): a logit above the threshold predicts 1. For logits [..., C] and integer labels [...],
+        "macro", the mean over the classes that occur in labels or predictions, or "micro", the
+        score of the counts summed over all classes.
+      classes: C, >= 2; only for "macro" and "micro".
+      threshold: only for "binary"; by default 0, for logits. Use 0.5 for probabilities.
 
     Returns:
-      Metric; 0 where nothing was predicted.
+      Metric; 0 if nothing was predicted positive.
 
     Raises:
-      ValueError: another average, or classes that are missing or too many.
+      ValueError: an unknown average, or classes or a threshold that do not go with it.
 
     Example:
       >>> metric = precision("binary")
@@ -160,18 +160,18 @@ def precision(
 
 
 def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | None = None) -> Metric:
-    """Right ones among those that there are: tp / (tp + fn).
+    """The share of actual positives that are predicted: tp / (tp + fn).
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2, unless binary.
-      threshold: of binary predictions; by default 0, for logits.
+      classes: C, >= 2; only for "macro" and "micro".
+      threshold: only for "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 where there are none.
+      Metric; 0 if there are no actual positives.
 
     Raises:
-      ValueError: another average, or classes that are missing or too many.
+      ValueError: an unknown average, or classes or a threshold that do not go with it.
 
     Example:
       >>> metric = recall("macro", classes=2)
@@ -189,18 +189,18 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
 def specificity(
     average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
 ) -> Metric:
-    """Those that are not of the class, among which none was predicted to be: tn / (tn + fp).
+    """The share of actual negatives that are predicted negative: tn / (tn + fp).
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2, unless binary.
-      threshold: of binary predictions; by default 0, for logits.
+      classes: C, >= 2; only for "macro" and "micro".
+      threshold: only for "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 where all are of the class.
+      Metric; 0 if there are no actual negatives.
 
     Raises:
-      ValueError: another average, or classes that are missing or too many.
+      ValueError: an unknown average, or classes or a threshold that do not go with it.
 
     Example:
       >>> metric = specificity("binary")
@@ -223,14 +223,14 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2, unless binary.
-      threshold: of binary predictions; by default 0, for logits.
+      classes: C, >= 2; only for "macro" and "micro".
+      threshold: only for "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 where nothing is right.
+      Metric; 0 if there are no true positives.
 
     Raises:
-      ValueError: another average, or classes that are missing or too many.
+      ValueError: an unknown average, or classes or a threshold that do not go with it.
 
     Example:
       >>> metric = f1("binary")
@@ -250,18 +250,18 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
 
 
 def confusion(classes: int) -> Metric:
-    """How often each class was taken for each, as `confusion_matrix`, but accumulated.
+    """How often each label was predicted as each class: an accumulated `confusion_matrix`.
 
     Args:
-      classes: C.
+      classes: C, >= 1.
 
     Returns:
       Metric of logits [..., C] and integer labels [...]: [C, C], float32; row: the label, column:
-      the prediction. A row of logits with a NaN is in no column, a label out of range in no row.
+      the prediction. Logits with a NaN and labels out of range are not counted.
 
     Raises:
       ValueError: classes below 1.
-      PathError: at the update, logits of another number of classes.
+      PathError: in `update`, logits with another number of classes.
 
     Example:
       >>> metric = confusion(2)
@@ -271,7 +271,7 @@ def confusion(classes: int) -> Metric:
              [0., 1.]], dtype=float32)
     """
 
-    classes = check_count("confusion", "classes", classes, "say how many classes there are")
+    classes = check_count("confusion", "classes", classes, "it is the number of classes")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("confusion", logits, labels, classes)
@@ -286,7 +286,7 @@ def confusion(classes: int) -> Metric:
 
 
 def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
-    """How often each class was taken for each.
+    """How often each label was predicted as each class.
 
     Args:
       predicted: [N], integers in [0, classes).
@@ -294,7 +294,7 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
       classes: C.
 
     Returns:
-      [C, C], int64; row: the label, column: the prediction. NumPy, not for use under jit.
+      [C, C], int64; row: the label, column: the prediction. In NumPy, so not for use under jit.
 
     Raises:
       ValueError: different lengths, or a class out of range.
@@ -329,40 +329,40 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
 def class_numbers(
     name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
 ) -> jax.Array:
-    """Labels, after a look at their shape, in a dtype that holds any number of classes.
+    """Labels in a dtype wide enough for any number of classes, after checks of shape.
 
     Args:
-      name: of who asks.
+      name: the metric, for the message.
       logits: [..., C].
       labels: [...], integers.
       classes: C, where it is known.
     """
     if jnp.shape(logits)[-1:] == (1,):
         raise PathError(
-            f"expected logits [..., C] of 2 classes or more, got {list(logits.shape)}; one logit "
-            "of yes or no is for fdl.metrics.binary_accuracy or an average 'binary'; or make two "
-            "of it: jnp.concatenate([0 * logits, logits], -1)",
+            f"expected logits [..., C] of 2 classes or more, got {list(logits.shape)}; for "
+            "one logit per example use fdl.metrics.binary_accuracy or average 'binary', or pass "
+            "jnp.concatenate([0 * logits, logits], -1)",
             layer=name,
         )
-    _, labels = classified(name, logits, labels)
+    _, labels = logits_and_labels(name, logits, labels)
     if classes not in (None, logits.shape[-1]):
         raise PathError(
-            f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for as "
-            "many classes as the model has",
+            f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for the "
+            "model's number of classes",
             layer=name,
         )
     return labels
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:
-    """[...], int32: the place of the first largest logit, and -1 where one of them is NaN."""
+    """[...], int32: the index of the first largest logit; -1 where a logit is NaN."""
     place = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jnp.where(jnp.isnan(logits).any(-1), -1, place)
 
 
 def _threshold(name: str, threshold: Any, dtype: Any) -> jax.Array:
-    usual = "0 is for logits, 0.5 for probabilities"
-    check_number(name, "threshold", threshold, "[-inf, inf]", usual)
+    remedy = "use 0 for logits, 0.5 for probabilities"
+    check_number(name, "threshold", threshold, "[-inf, inf]", remedy)
     return jnp.asarray(threshold, dtype)
 
 
@@ -373,11 +373,12 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
+    """A metric of the counts right (tp), said (tp + fp), true (tp + fn) and all, [C]."""
     _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         if average == "binary":
-            predictions, targets = alike(name, predictions, targets)
+            predictions, targets = same_shape(name, predictions, targets)
             above = jnp.asarray(0.0 if threshold is None else threshold, predictions.dtype)
             yes, true = (predictions > above)[..., None], (targets == 1)[..., None]
         else:
@@ -407,18 +408,18 @@ def _of_hits(
 def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
     if average not in ("binary", "macro", "micro"):
         raise ValueError(
-            f"{name}: expected average binary, macro or micro, got {said(average)}; "
-            "macro counts every class alike, micro every example"
+            f"{name}: expected average 'binary', 'macro' or 'micro', got {said(average)}; macro "
+            "weights every class equally, micro every example"
         )
     if not is_count(classes, 0) or (average == "binary") != (classes == 0):
-        remedy = "pass classes=..." if classes == 0 else "take 'macro', or leave classes out"
+        remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"
         raise ValueError(
-            f"{name}: expected a number of classes for macro and micro and none for binary, got "
-            f"{said(classes)} for {average}; {remedy}"
+            f"{name}: expected classes for 'macro' and 'micro' and none for 'binary', got "
+            f"{said(classes)} for {average!r}; {remedy}"
         )
     if threshold is not None and average != "binary":
         raise ValueError(
-            f"{name}: expected no threshold for {average}, where the largest logit decides, got "
-            f"{said(threshold)}; leave it out"
+            f"{name}: expected no threshold for {average!r}, where the largest logit is the "
+            f"prediction, got {said(threshold)}; leave it out"
         )
     _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)

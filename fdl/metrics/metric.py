@@ -1,7 +1,7 @@
-"""Metrics that accumulate: whole numbers of examples stay exact, whatever the batches.
+"""Metrics that accumulate over batches.
 
-Sums of other numbers are those of the batches, in float32, added up without further loss; values
-are float32, of float64 data too.
+Counts of examples stay exact, however they are split into batches. Other sums are taken over a
+batch in float32 and then added without further rounding. Values are float32, also for float64 data.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,19 +15,20 @@ from fdl.losses.per_example import counting
 from fdl.losses.shapes import precise
 from fdl.ops.rank_promotion import with_free_ranks
 from fdl.paths import PathError
+from fdl.typing import Loss
 
 
 class Metric(NamedTuple):
-    """A metric over any number of batches, as four pure functions; use them in `scan` or `vmap`.
+    """A metric over any number of batches: four pure functions, which work in `scan` and `vmap`.
 
-    Called as `metric(predictions, targets, weight=None)`, it gives its value of this batch alone.
+    `metric(predictions, targets, weight=None)` is its value for one batch alone.
 
     Args:
-      init: `() -> state`, of nothing seen; a pytree of arrays.
-      update: `(state, predictions, targets, weight=None) -> state`, a batch more; weight [B, ...]
-        shaped like the first axes of the targets, by default 1. What has weight 0 counts as
-        nothing, even a NaN.
-      merge: `(state, state) -> state`, of what both have seen; for states of several devices.
+      init: `() -> state`, the state before the first batch; a pytree of arrays.
+      update: `(state, predictions, targets, weight=None) -> state`, adds a batch. The weight
+        [B, ...] has the shape of the first axes of the targets, by default 1. Elements of weight
+        0 are ignored, even if they are NaN.
+      merge: `(state, state) -> state`, the state for the batches of both, as for several devices.
       compute: `state -> value`.
 
     Example:
@@ -46,7 +47,7 @@ class Metric(NamedTuple):
     compute: Callable[[Any], Any]
 
     def __call__(self, predictions: Any, targets: Any, weight: Any = None) -> Any:
-        """The value of one batch."""
+        """The value for one batch."""
         return self.compute(self.update(self.init(), predictions, targets, weight))
 
     def __repr__(self) -> str:
@@ -54,13 +55,13 @@ class Metric(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A sum in two float32 numbers, high and what it rounds off: whole numbers exact below 2^48.
+    """A sum as two float32 numbers, `high` and its rounding error: exact for integers below 2^48.
 
-    A float32 count would stand still at 2^24.
+    A single float32 count would stop growing at 2^24.
 
     Args:
       high: [...].
-      low: [...], below half a unit in the last place of high.
+      low: [...], the rounding error, below half a unit in the last place of high.
 
     Example:
       >>> total = Sum(jnp.float32(2**24), jnp.float32(0)).plus(Sum(jnp.float32(1), jnp.float32(0)))
@@ -83,22 +84,22 @@ class Sum(NamedTuple):
         return Sum(rounded, _finite(low - (rounded - high)))
 
     def value(self) -> Any:
-        """In one number."""
+        """The sum as one number."""
         return self.high + self.low
 
 
-def mean_of(f: Callable[..., jax.Array]) -> Metric:
+def mean_of(f: Loss) -> Metric:
     """The weighted mean of a per-example loss or metric.
 
     Args:
-      f: `(predictions, targets) -> [B, ...]`; what its `ignore_index` or `where` leaves out, see
-        `softmax_cross_entropy`, is not counted.
+      f: `(predictions, targets) -> [B, ...]`; elements that its `ignore_index` or `where`
+        leaves out do not count, see `softmax_cross_entropy`.
 
     Returns:
-      Metric; 0 where nothing was counted.
+      Metric; 0 if nothing counts.
 
     Raises:
-      TypeError: a Metric, which is one already, or what is no function.
+      TypeError: f is a Metric already, or not a function.
 
     Example: see `Metric`.
     """
@@ -120,12 +121,12 @@ def summed(
     count: Callable[..., dict[str, jax.Array]],
     compute: Callable[[dict[str, jax.Array]], Any],
 ) -> Metric:
-    """A metric whose state is sums over examples; each of them a `Sum`.
+    """A metric whose state is a dict of `Sum`s over examples.
 
     Args:
-      shapes: name -> shape of a sum.
-      count: `(predictions, targets, weight or None) -> name -> sum over a batch`.
-      compute: of the sums in one number each.
+      shapes: name -> shape of the sum.
+      count: `(predictions, targets, weight or None) -> {name: sum over a batch}`.
+      compute: `{name: sum} -> value`.
     """
 
     def init() -> dict[str, Sum]:
@@ -139,7 +140,7 @@ def summed(
         return merge(state, {name: as_sum(value) for name, value in counted.items()})
 
     def computed(state: dict[str, Sum]) -> Any:
-        return compute({name: each.value() for name, each in state.items()})
+        return compute({name: total.value() for name, total in state.items()})
 
     return with_ranks(init, update, merge, computed)
 
@@ -150,12 +151,12 @@ def with_ranks(
     merge: Callable[..., Any],
     compute: Callable[..., Any],
 ) -> Metric:
-    """A Metric in which ranks are free."""
+    """A Metric in which arrays of different ranks may be combined."""
     return Metric(init, with_free_ranks(update), with_free_ranks(merge), with_free_ranks(compute))
 
 
 def check_per_example(who: str, f: Any) -> None:
-    """Raises unless `f` is a function, and not a Metric or what makes one."""
+    """Raises unless `f` is a function, and neither a Metric nor a function that returns one."""
     makes = getattr(f, "__annotations__", {}).get("return") is Metric
     if isinstance(f, Metric) or makes or not callable(f):
         got = "a Metric" if isinstance(f, Metric) or makes else type(f).__name__
@@ -166,28 +167,28 @@ def check_per_example(who: str, f: Any) -> None:
 
 
 def as_sum(x: jax.Array) -> Sum:
-    """A number or an array as a `Sum`."""
+    """An array as a `Sum`."""
     high = x.astype(jnp.float32)
     return Sum(high, _finite((x - high.astype(x.dtype)).astype(jnp.float32)))
 
 
 def _finite(low: jax.Array) -> jax.Array:
-    """What was rounded off: nothing of infinity, whose difference to itself is no number."""
+    """`low`, with 0 where it is not finite: the rounding error of an infinite sum is inf - inf."""
     return jnp.where(jnp.isfinite(low), low, jnp.zeros_like(low))
 
 
 def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
-    """A weight for each element: float32, or the int32 1 where all count alike.
+    """A weight for each element: float32, or 1 as int32 if there are no weights or they are bool.
 
-    A float32 count of one batch would stand still at 2^24.
+    A float32 count of one batch would stop growing at 2^24.
 
     Args:
-      name: of who asks.
-      shape: of the elements.
-      weight: shaped like the first axes of them; None for 1 each.
+      name: the metric, for the message.
+      shape: the shape of the elements.
+      weight: has the shape of their first axes; None for 1.
 
     Raises:
-      PathError: a weight that is not shaped so.
+      PathError: a weight of another shape.
     """
     if weight is None:
         return jnp.ones(shape, jnp.int32)
@@ -206,30 +207,30 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
 def weight_of_counted(
     weight: jax.Array | None, counts: jax.Array | None, shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """The weights, and 0 for elements that do not count.
+    """The weights, with 0 for elements that do not count.
 
     Args:
       weight: [B, ...] or None.
       counts: bool [B, ...] or None, see `fdl.losses.per_example.counting`.
-      shape: of the elements; where its first axes are not those of `counts`, all count.
+      shape: the shape of the elements; unless `counts` has the shape of its first axes, all count.
     """
     if counts is None or shape[: counts.ndim] != counts.shape:
         return weight
     if weight is None:
         return counts
     if not hasattr(weight, "shape") or shape[: weight.ndim] != weight.shape:
-        return weight  # which `weights_of` refuses
+        return weight  # `weights_of` will raise for it
     axes = max(weight.ndim, counts.ndim)
     weight, counts = (x.reshape(x.shape + (1,) * (axes - x.ndim)) for x in (weight, counts))
     return jnp.where(counts, weight, jnp.zeros_like(weight))
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """sum weight * value; what has weight 0 counts as nothing, even a NaN."""
+    """sum weight * value; elements of weight 0 are ignored, even if they are NaN."""
     weight = weight.astype(values.dtype)
     return jnp.where(weight == 0, 0, values * weight).sum()
 
 
 def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b, and 0 where b is 0."""
+    """a / b, with 0 where b is 0."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

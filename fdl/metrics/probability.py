@@ -1,4 +1,4 @@
-"""Metrics of probabilities: how well they are spread, and whether they mean what they say."""
+"""Metrics of predicted probabilities: perplexity, bits per byte, calibration."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from fdl.metrics.metric import Metric, ratio, summed, weighted_sum, weights_of
 
 
 def perplexity() -> Metric:
-    """exp of the mean cross-entropy: among how many equally likely classes the model chooses.
+    """exp of the mean cross-entropy: as uncertain as a choice of this many equally likely classes.
 
     Returns:
       Metric of logits [..., C] and integer labels [...].
@@ -41,16 +41,16 @@ def perplexity() -> Metric:
 
 
 def bits_per_byte(bytes_of: jax.Array) -> Metric:
-    """sum of the cross-entropies in bits / sum of the bytes: comparable over vocabularies.
+    """sum of the cross-entropies in bits / number of bytes: comparable between vocabularies.
 
     Args:
-      bytes_of: [C], how many bytes each token stands for; 1 for each where tokens are bytes.
+      bytes_of: [C], the number of bytes of every token; all 1 if tokens are bytes.
 
     Returns:
       Metric of logits [..., C] and integer labels [...].
 
     Raises:
-      PathError: at the update, logits of another number of classes.
+      PathError: in `update`, logits with another number of classes.
 
     Example:
       >>> metric = bits_per_byte(jnp.array([1, 3, 1, 1]))
@@ -76,10 +76,10 @@ def bits_per_byte(bytes_of: jax.Array) -> Metric:
 
 
 def calibration_error(bins: int = 15) -> Metric:
-    """The mean distance between how sure the model is and how often it is right.
+    """The expected calibration error: the mean of |confidence - accuracy| over bins of confidence.
 
-    Examples are put into equal bins ((m - 1) / bins, m / bins] by the probability of the predicted
-    class; each bin compares its mean probability with its accuracy, and counts by its size.
+    The confidence is the probability of the predicted class. Examples fall into bins
+    ((m - 1) / bins, m / bins] of it; every bin is weighted by its number of examples.
 
     Args:
       bins: >= 1.
@@ -104,18 +104,18 @@ def calibration_error(bins: int = 15) -> Metric:
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("calibration_error", logits, labels)
         weight = weights_of("calibration_error", labels.shape, weight).ravel()
-        sure = jax.nn.softmax(precise(logits)).max(-1).astype(jnp.float32).ravel()
+        confidence = jax.nn.softmax(precise(logits)).max(-1).astype(jnp.float32).ravel()
         right = (predicted_class(logits).astype(labels.dtype) == labels).ravel()
-        place = jnp.clip(jnp.ceil(sure * bins) - 1, 0, bins - 1).astype(jnp.int32)
+        place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1).astype(jnp.int32)
         nothing = jnp.zeros(bins, weight.dtype)
         sums = {
             "count": nothing.at[place].add(weight),
             "right": nothing.at[place].add(jnp.where(right, weight, nothing[0])),
         }
-        part = jnp.where(weight == 0, 0, weight.astype(sure.dtype) * sure)
-        return {**sums, "sure": jnp.zeros(bins, sure.dtype).at[place].add(part)}
+        part = jnp.where(weight == 0, 0, weight.astype(confidence.dtype) * confidence)
+        return {**sums, "confidence": jnp.zeros(bins, confidence.dtype).at[place].add(part)}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
-        return ratio(jnp.abs(sums["sure"] - sums["right"]).sum(), sums["count"].sum())
+        return ratio(jnp.abs(sums["confidence"] - sums["right"]).sum(), sums["count"].sum())
 
-    return summed({"count": (bins,), "sure": (bins,), "right": (bins,)}, count, compute)
+    return summed({"count": (bins,), "confidence": (bins,), "right": (bins,)}, count, compute)

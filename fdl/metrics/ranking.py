@@ -1,4 +1,4 @@
-"""Metrics of order: whether what is true gets the higher score."""
+"""Ranking metrics: whether positive examples (target 1) score higher than negative ones."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,28 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.losses.shapes import alike
+from fdl.losses.shapes import same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import shortened
 
-# The bfloat16 numbers, and those of [1/2, 1) once more: by their distance from 1, which may be as
-# small as 2^-24, in place of the 128 that they are themselves.
+# A bin for every bfloat16 number. Only [1/2, 1) is divided more finely than in its 128 numbers: by
+# the bfloat16 number of the distance from 1, which may be as small as 2^-24.
 HALF, ONE = 0xBF00, 0xBF80
 NEAR_ONE = 24 * 128
 BINS = 2**16 + NEAR_ONE - (ONE - HALF)
 
 
 def auc() -> Metric:
-    """The area under the ROC curve: how often a true example has the higher score; ties half.
+    """The area under the ROC curve: how often a positive outscores a negative; ties count 1/2.
 
-    Accumulated in a histogram over the upper 16 bits of a float32, which are a bfloat16: it is
-    exact over any batching, for scores of any size, but two scores closer than 1 in 128 may count
-    as tied; two between 1/2 and 1 only where their distances from 1 are as close. `exact_auc` is
-    exact in that too, of all scores at once.
+    It accumulates a histogram of the scores rounded to bfloat16, so the value does not depend on
+    the batches, and scores may have any size. Two scores that differ by less than 1 in 128 may
+    count as tied; between 1/2 and 1, two whose distances from 1 differ by less than 1 in 128.
+    `exact_auc` has no such ties; it needs all scores at once.
 
     Returns:
-      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN where
-      there is only one kind, a score is NaN, or a target is another number.
+      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN if
+      all targets are equal, a score is NaN, or a target is another number.
 
     Example:
       >>> metric = auc()
@@ -50,14 +50,14 @@ def auc() -> Metric:
 
 
 def average_precision() -> Metric:
-    """The area under the precision-recall curve: sum_n (R_n - R_(n-1)) P_n, of falling thresholds.
+    """The area under the precision-recall curve: sum_n (R_n - R_(n-1)) P_n over falling thresholds.
 
-    It is the mean, over the true examples, of the precision among all that score as high or higher;
-    guessing gives the share of true examples. Accumulated as `auc`, in the same bins.
+    It is the mean over the positives of the precision among all examples that score as high or
+    higher. Random scores give the share of positives. It accumulates the histogram of `auc`.
 
     Returns:
-      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN where
-      there is no true example, a score is NaN, or a target is another number.
+      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN if
+      there are no positives, a score is NaN, or a target is another number.
 
     Example:
       >>> scores, targets = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])
@@ -76,17 +76,17 @@ def average_precision() -> Metric:
 
 
 def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
-    """The area under the ROC curve of all scores at once, exact to the last tie.
+    """The area under the ROC curve of all scores at once, without rounding scores.
 
     Args:
       scores: [N].
       targets: [N], 0 or 1.
 
     Returns:
-      In [0, 1]. NumPy, not for use under jit.
+      In [0, 1]. In NumPy, so not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
 
     Example:
       >>> exact_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -103,17 +103,17 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
-    """The area under the precision-recall curve of all scores at once, exact to the last tie.
+    """The area under the precision-recall curve of all scores at once, without rounding scores.
 
     Args:
       scores: [N].
       targets: [N], 0 or 1.
 
     Returns:
-      In (0, 1], see `average_precision`. NumPy, not for use under jit.
+      In (0, 1], see `average_precision`. In NumPy, so not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
 
     Example:
       >>> round(exact_average_precision([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
@@ -128,13 +128,14 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 class RocCurve(NamedTuple):
-    """Points of a ROC curve, from "none is true" to "all are".
+    """Points of a ROC curve, from no predicted positive to all.
 
     Args:
-      false_positive_rate: [T + 1], float64, rising from 0 to 1: false ones said to be true.
-      true_positive_rate: [T + 1], float64, rising from 0 to 1: true ones said to be true.
-      thresholds: [T + 1], falling, the first one infinite: what scores as high or higher is said to
-        be true.
+      false_positive_rate: [T + 1], float64, rising from 0 to 1: the share of negatives predicted
+        positive.
+      true_positive_rate: [T + 1], float64, rising from 0 to 1: the share of positives predicted
+        positive.
+      thresholds: [T + 1], falling from infinity: a score >= the threshold predicts positive.
     """
 
     false_positive_rate: np.ndarray
@@ -143,12 +144,12 @@ class RocCurve(NamedTuple):
 
 
 class PrecisionRecallCurve(NamedTuple):
-    """Points of a precision-recall curve, from "all are true" to "none is".
+    """Points of a precision-recall curve, from all predicted positive to none.
 
     Args:
-      precision: [T + 1], float64; the last one is 1, of nothing.
+      precision: [T + 1], float64; the last one, without predicted positives, is 1.
       recall: [T + 1], float64, falling from 1 to 0.
-      thresholds: [T], rising: what scores as high or higher is said to be true.
+      thresholds: [T], rising: a score >= the threshold predicts positive.
     """
 
     precision: np.ndarray
@@ -160,14 +161,15 @@ def roc_curve(scores: ArrayLike, targets: ArrayLike) -> RocCurve:
     """The rates of true and false positives at every threshold; `fdl.look.roc_curves` draws them.
 
     Args:
-      scores: [N], of T different values.
+      scores: [N], with T different values.
       targets: [N], 0 or 1.
 
     Returns:
-      RocCurve, as scikit-learn's with `drop_intermediate=False`. NumPy, not for use under jit.
+      RocCurve, as scikit-learn's with `drop_intermediate=False`. In NumPy, so not for use under
+      jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
 
     Example:
       >>> curve = roc_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -177,22 +179,22 @@ def roc_curve(scores: ArrayLike, targets: ArrayLike) -> RocCurve:
     Source: Fawcett 2006, "An introduction to ROC analysis", algorithm 1.
     """
     true, false, thresholds = _at_thresholds("roc_curve", scores, targets)
-    wrong, right = (np.concatenate([[0.0], each / each[-1]]) for each in (false, true))
-    return RocCurve(wrong, right, np.concatenate([[np.inf], thresholds]))
+    rates = [np.concatenate([[0.0], count / count[-1]]) for count in (false, true)]
+    return RocCurve(rates[0], rates[1], np.concatenate([[np.inf], thresholds]))
 
 
 def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRecallCurve:
     """Precision and recall at every threshold; `fdl.look.precision_recall_curves` draws them.
 
     Args:
-      scores: [N], of T different values.
+      scores: [N], with T different values.
       targets: [N], 0 or 1.
 
     Returns:
-      PrecisionRecallCurve, as scikit-learn's. NumPy, not for use under jit.
+      PrecisionRecallCurve, as scikit-learn's. In NumPy, so not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or only one kind of them.
+      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
 
     Example:
       >>> curve = precision_recall_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -209,7 +211,7 @@ def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRe
 
 
 def _at_thresholds(name: str, scores: Any, targets: Any) -> tuple[Any, Any, np.ndarray]:
-    """How many true and false ones score as high or higher, for every score from the highest on."""
+    """Counts of positives and negatives with scores >= the threshold; the falling thresholds."""
     scores, targets = _checked(name, scores, targets)
     values, place = np.unique(scores, return_inverse=True)
     true, false = (np.cumsum(np.bincount(place, targets == kind)[::-1]) for kind in (1, 0))
@@ -221,31 +223,31 @@ def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarr
     if scores.shape != targets.shape or scores.ndim != 1:
         raise ValueError(
             f"{name}: expected scores [N] and targets [N], got {list(scores.shape)} and "
-            f"{list(targets.shape)}; take the scores of one class"
+            f"{list(targets.shape)}; pass the scores of one class"
         )
     if scores.dtype.kind not in "biu" and not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ValueError(
-            f"{name}: expected scores that are numbers, got {scores.dtype!s:.60}; take the outputs "
+            f"{name}: expected scores that are numbers, got {scores.dtype!s:.60}; pass the outputs "
             "of the model"
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"{name}: expected scores that are numbers, got NaN; see where training diverged"
+            f"{name}: expected scores that are numbers, got NaN; training has diverged"
         )
-    kinds = np.unique(targets).tolist()
-    if set(kinds) != {0, 1}:
+    values = np.unique(targets).tolist()
+    if set(values) != {0, 1}:
         raise ValueError(
-            f"{name}: expected targets of both 0 and 1, got {shortened(str(kinds[:5]), 200)}; give "
-            "examples of both classes, 1 for the one with the larger scores"
+            f"{name}: expected targets of both 0 and 1, got {shortened(str(values[:5]), 200)}; "
+            "pass examples of both classes, 1 for the class that should have larger scores"
         )
     return scores, targets
 
 
 def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]) -> Metric:
-    """A metric of how often each score comes, among the true ones and the false ones."""
+    """A metric of two histograms of scores: of the positives and of the negatives, [BINS]."""
 
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
-        scores, targets = alike(name, scores, targets)
+        scores, targets = same_shape(name, scores, targets)
         weight = weights_of(name, scores.shape, weight)
         known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
         place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
@@ -262,8 +264,8 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _bin(scores: jax.Array) -> jax.Array:
-    """The place of a score among all bins, in their order."""
-    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # one zero, without a sign
+    """The bin of a score: an index that rises with the score."""
+    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # -0.0 is 0.0
     place = _rank(scores)
     more = NEAR_ONE - (ONE - HALF)
     near = HALF + (HALF - _rank(1 - scores))
@@ -271,7 +273,7 @@ def _bin(scores: jax.Array) -> jax.Array:
 
 
 def _rank(scores: jax.Array) -> jax.Array:
-    """The place of a score among all bfloat16 numbers, in their order."""
+    """The rank of a score, rounded towards 0 to bfloat16, among all bfloat16 numbers."""
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     sign = jnp.uint32(1 << 31)
     ordered = jnp.where(bits >= sign, ~bits, bits | sign)

@@ -1,13 +1,12 @@
-"""Metrics of numbers, from their count, mean and sum of squared deviations."""
+"""Regression metrics, from the count, the mean and the sum of squared deviations of numbers."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fdl.losses.per_example import counting
-from fdl.losses.shapes import alike, precise
+from fdl.losses.shapes import precise, same_shape
 from fdl.metrics.metric import (
     Metric,
     Sum,
@@ -20,80 +19,17 @@ from fdl.metrics.metric import (
     with_ranks,
 )
 from fdl.ops.numerics import largest, power_of_two
+from fdl.typing import Loss
 
 
-class Squares(NamedTuple):
-    """A sum of squares, total * unit^2, which neither overflows nor vanishes before a ratio.
-
-    Args:
-      total: Sum.
-      unit: a power of two near the largest number that was squared.
-    """
-
-    total: Sum
-    unit: jax.Array
-
-    def plus(self, other: "Squares") -> "Squares":
-        """The sum of both."""
-        unit = jnp.maximum(self.unit, other.unit)
-        return Squares(self.within(unit).plus(other.within(unit)), unit)
-
-    def within(self, unit: jax.Array) -> Sum:
-        """The total in a larger unit."""
-        factor = self.unit / unit
-        return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
-
-    def over(self, other: "Squares") -> jax.Array:
-        """The ratio of both, and 0 where the other is 0."""
-        factor = self.unit / other.unit
-        return ratio(self.total.value(), other.total.value()) * factor * factor
-
-    def value(self) -> jax.Array:
-        """In one number."""
-        return self.total.value() * self.unit * self.unit
-
-
-class Moments(NamedTuple):
-    """How many numbers, their mean, and the sum of their squared deviations from it.
-
-    A sum of squares less the square of a sum would cancel: of 10,000.0 and 10,000.1 nothing is left
-    in float32.
-
-    Args:
-      n: Sum, of weights.
-      mean: Sum.
-      squares: Squares.
-
-    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", equations 2.1; of one number at a time it is Welford's 1962.
-    """
-
-    n: Sum
-    mean: Sum
-    squares: Squares
-
-    def plus(self, other: "Moments") -> "Moments":
-        """Of the numbers of both."""
-        n = self.n.plus(other.n)
-        less = Sum(-self.mean.high, -self.mean.low)
-        delta = other.mean.plus(less)
-        share = ratio(other.n.value(), n.value())
-        between = squares_of(delta.value(), self.n.value() * share)
-        return Moments(
-            n,
-            self.mean.plus(Sum(delta.high * share, delta.low * share)),
-            self.squares.plus(other.squares).plus(between),
-        )
-
-
-def statistics_of(f: Callable[..., jax.Array]) -> Metric:
+def statistics_of(f: Loss) -> Metric:
     """The mean and the variance of a per-example loss or metric.
 
     Args:
       f: `(predictions, targets) -> [B, ...]`.
 
     Returns:
-      Metric: {"mean": scalar, "variance": scalar}, both over the sum of the weights.
+      Metric: {"mean": scalar, "variance": scalar}, both divided by the sum of the weights.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -123,8 +59,8 @@ def r2() -> Metric:
     """1 - sum (target - prediction)^2 / sum (target - mean target)^2.
 
     Returns:
-      Metric of predictions [...] and targets [...], all their elements together. Of targets that
-      are all equal: 1 if every prediction is right, else 0.
+      Metric of predictions [...] and targets [...] over all their elements. If all targets are
+      equal, it is 1 if every prediction is right, else 0.
 
     Example:
       >>> metric = r2()
@@ -140,29 +76,93 @@ def r2() -> Metric:
         return no_moments(), no_moments().squares
 
     def update(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
-        predictions, targets = alike("r2", predictions, targets)
-        missed = squares_of(targets - predictions, weights_of("r2", targets.shape, weight))
-        return merge(state, (moments("r2", targets, weight), missed))
+        predictions, targets = same_shape("r2", predictions, targets)
+        residual = squares_of(targets - predictions, weights_of("r2", targets.shape, weight))
+        return merge(state, (moments("r2", targets, weight), residual))
 
     def merge(a: Any, b: Any) -> Any:
         return a[0].plus(b[0]), a[1].plus(b[1])
 
     def compute(state: tuple[Moments, Squares]) -> jax.Array:
-        (_, _, whole), missed = state
-        alone = jnp.where(missed.total.value() == 0, 1.0, 0.0)
-        return jnp.where(whole.total.value() == 0, alone, 1 - missed.over(whole))
+        (_, _, total), residual = state
+        constant = jnp.where(residual.total.value() == 0, 1.0, 0.0)
+        return jnp.where(total.total.value() == 0, constant, 1 - residual.over(total))
 
     return with_ranks(init, update, merge, compute)
 
 
+class Squares(NamedTuple):
+    """A sum of squares as total * unit^2, so that it neither overflows nor underflows.
+
+    Args:
+      total: Sum.
+      unit: a power of two near the largest number squared.
+    """
+
+    total: Sum
+    unit: jax.Array
+
+    def plus(self, other: "Squares") -> "Squares":
+        """The sum of both."""
+        unit = jnp.maximum(self.unit, other.unit)
+        return Squares(self.within(unit).plus(other.within(unit)), unit)
+
+    def within(self, unit: jax.Array) -> Sum:
+        """The total in a larger unit: total * unit^2 stays the same."""
+        factor = self.unit / unit
+        return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
+
+    def over(self, other: "Squares") -> jax.Array:
+        """This sum divided by the other, with 0 where the other is 0."""
+        factor = self.unit / other.unit
+        return ratio(self.total.value(), other.total.value()) * factor * factor
+
+    def value(self) -> jax.Array:
+        """The sum as one number."""
+        return self.total.value() * self.unit * self.unit
+
+
+class Moments(NamedTuple):
+    """The count of numbers, their mean, and the sum of their squared deviations from it.
+
+    The difference of two sums of squares would cancel: for 10,000.0 and 10,000.1 nothing is left of
+    it in float32.
+
+    Args:
+      n: Sum of the weights.
+      mean: Sum.
+      squares: Squares.
+
+    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", equations 2.1; for one number at a time it is Welford's, 1962.
+    """
+
+    n: Sum
+    mean: Sum
+    squares: Squares
+
+    def plus(self, other: "Moments") -> "Moments":
+        """The moments of the numbers of both."""
+        n = self.n.plus(other.n)
+        minus_mean = Sum(-self.mean.high, -self.mean.low)
+        delta = other.mean.plus(minus_mean)
+        share = ratio(other.n.value(), n.value())
+        between = squares_of(delta.value(), self.n.value() * share)
+        return Moments(
+            n,
+            self.mean.plus(Sum(delta.high * share, delta.low * share)),
+            self.squares.plus(other.squares).plus(between),
+        )
+
+
 def no_moments() -> Moments:
-    """Of no numbers."""
+    """The moments of no numbers."""
     nothing = as_sum(jnp.zeros(()))
     return Moments(nothing, nothing, squares_of(jnp.zeros(()), jnp.zeros(())))
 
 
 def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
-    """sum weight * value^2, of all elements."""
+    """sum weight * value^2 over all elements."""
     size = largest(jnp.where(weight == 0, 0, values))
     smallest = float(jnp.finfo(jnp.float32).tiny)
     unit = jnp.where(size == 0, smallest, jnp.maximum(power_of_two(size), smallest))
@@ -171,7 +171,7 @@ def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
 
 
 def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
-    """Of one batch: the mean first, then the deviations from it."""
+    """The moments of one batch: first its mean, then the deviations from it."""
     values = precise(values)
     weight = weights_of(name, values.shape, weight)
     count = weight.sum()
@@ -181,7 +181,8 @@ def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
         return ratio(weighted_sum(values / unit, weight), count.astype(values.dtype)) * unit
 
     mean = mean_of(values)
-    # What rounding left of the mean is the mean of the deviations: means far from 0 are compared.
-    apart = values - mean
-    left = mean_of(apart)
-    return Moments(as_sum(count), as_sum(mean).plus(as_sum(left)), squares_of(apart - left, weight))
+    # The mean of the deviations is the rounding error of the mean: it matters for means far from 0.
+    deviations = values - mean
+    error = mean_of(deviations)
+    squares = squares_of(deviations - error, weight)
+    return Moments(as_sum(count), as_sum(mean).plus(as_sum(error)), squares)

@@ -1,4 +1,4 @@
-"""Ready networks, made only of the public names; a file for each family."""
+"""Ready networks, made of public names only."""
 
 from fdl.exports import public as _public
 from fdl.models.convolutional import lenet as lenet

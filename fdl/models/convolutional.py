@@ -1,11 +1,11 @@
-"""Networks of convolutions: LeNet's form, and residual networks."""
+"""Convolutional networks: LeNet and ResNet."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fdl.activations import relu
-from fdl.checks import is_count, said
+from fdl.checks import is_count, named_in_errors, said
 from fdl.core.combinators import parallel
 from fdl.core.layer import Layer
 from fdl.core.networks import chain
@@ -23,17 +23,18 @@ from fdl.layers import (
 _Normed = Callable[..., list[Layer]]
 
 
+@named_in_errors
 def lenet(classes: int, *, scale: float | None = None) -> Layer:
-    """Two convolutions, a pooling and two dense layers, for small images.
+    """Two convolutions, a max pooling and two dense layers, for small images.
 
     conv 3 x 3 x 32, relu, conv 3 x 3 x 64, relu, max_pool 2, flatten, dense 128, relu, dense.
 
     Args:
-      classes: how many.
-      scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
+      classes: number of classes, >= 1.
+      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
 
     Returns:
-      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu begin He-normal,
+      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu start He-normal,
       biases at 0.
 
     Raises:
@@ -47,7 +48,7 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
       ((3, 3, 32, 64), (12544, 128))
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section
-    II; with relu, max pooling and more features, as the examples of Keras and PyTorch have it.
+    II; with relu, max pooling and more features, as in the examples of Keras and PyTorch.
     """
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     for features in (32, 64):
@@ -56,6 +57,7 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
     return chain(*layers, name="lenet")
 
 
+@named_in_errors
 def resnet(
     classes: int,
     depth: int | Sequence[int] = 20,
@@ -67,33 +69,34 @@ def resnet(
     symmetric_padding: bool = False,
     scale: float | None = None,
 ) -> Layer:
-    """A residual network: stages of blocks, each stage half as large and twice as wide.
+    """A residual network: stages of blocks; every stage halves the image and doubles the channels.
 
-    A convolution (the stem), then the blocks of each stage, of width, 2 * width, 4 * width, ...
-    channels; then the mean over the image, and a dense layer.
+    A convolution (the stem); the stages, with width, 2 * width, 4 * width, ... channels; the mean
+    over the image; and a dense layer.
 
     Args:
       classes: C.
-      depth: how many blocks each stage has, as (3, 4, 6, 3); or how many layers have weights in
-        the network for small images, three stages of basic blocks: 6 n + 2, so 8, 14, 20, 32, 44,
-        56, 110, ...
-      width: channels of the first stage.
-      block: "basic" is two convolutions of 3 x 3. "bottleneck" is 1 x 1, 3 x 3, 1 x 1, of which the
-        last has four times the channels; where a stage begins, the 3 x 3 has the stride (v1.5, as
-        in torchvision). "bottleneck_v1" has it in the first 1 x 1, as in the paper.
+      depth: the number of blocks of every stage, such as (3, 4, 6, 3). Or an integer 6 n + 2, such
+        as 8, 14, 20, 32, 44, 56, 110: the paper's network for small images with this number of
+        layers, three stages of n basic blocks.
+      width: number of channels of the first stage.
+      block: "basic" is two convolutions of 3 x 3. "bottleneck" is three, of 1 x 1, 3 x 3 and 1 x 1;
+        the last one has four times the channels. In the first block of a stage, the 3 x 3 has the
+        stride (v1.5, as in torchvision); in "bottleneck_v1" the first 1 x 1 has it, as in the
+        paper.
       stem: "small" is a convolution of 3 x 3. "large", for large images, is one of 7 x 7 with
         stride 2 and a max pooling of 3 x 3 with stride 2.
-      norm: after every convolution, a layer; by default `fdl.batch_norm()`.
-      symmetric_padding: whether a window of size s has s // 2 zeros on either side, as in torch; by
-        default it is padded as "SAME" says in `conv`, which differs at stride 2.
-      scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
+      norm: a layer after every convolution; by default `fdl.batch_norm()`.
+      symmetric_padding: True pads s // 2 zeros on either side for a window of size s, as in torch;
+        False pads as "SAME" in `conv`, which differs at stride 2.
+      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
 
     Returns:
       A layer from x [B, H, W, channels] to logits [B, C], with running statistics in its state.
       Where a block changes the shape, the shortcut is a convolution of 1 x 1 (option B).
 
     Raises:
-      ValueError: a depth, block or stem of another form.
+      ValueError: an unknown block or stem, or a depth that is none of these.
 
     Example:
       >>> import jax
@@ -140,18 +143,18 @@ def resnet(
 
 
 def _stages(depth: Any, block: str) -> tuple[int, ...]:
-    """How many blocks each stage has."""
+    """The number of blocks of every stage."""
     if isinstance(depth, Sequence) and depth and all(map(is_count, depth)):
         return tuple(map(int, depth))
     if isinstance(depth, Sequence) or block != "basic":
         raise ValueError(
-            "resnet: expected a depth that says how many blocks each stage has, one or more, got "
-            f"{said(depth)}; write (3, 4, 6, 3) for a ResNet-50"
+            "resnet: expected depth as the number of blocks of every stage, integers >= 1, got "
+            f"{said(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
         )
     blocks, rest = divmod(depth - 2, 6)
     if not is_count(depth) or blocks < 1 or rest:
         raise ValueError(
-            f"resnet: expected a depth of 6 n + 2 with n >= 1, got {depth}; take "
+            f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
             f"{6 * max(blocks, 1) + 2} or {6 * max(blocks, 0) + 8}"
         )
     return (blocks,) * 3
@@ -160,13 +163,14 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
 def _normed(
     norm: Layer, symmetric_padding: bool, features: int, size: int, stride: int = 1
 ) -> list[Layer]:
+    """A convolution without bias, and a norm."""
     padding: Any = size // 2 if symmetric_padding else "SAME"
     window: dict[str, Any] = {"stride": stride, "padding": padding}
     return [conv(features, (size, size), **window, bias=False, w_init=he_normal), norm]
 
 
 def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
-    """relu(shortcut(x) + inside(x)); a shortcut of no layers is x itself."""
+    """relu(shortcut(x) + inside(x)); an empty shortcut is x itself."""
     both: dict[str, Any] = {
         "inside": chain(*inside, name="inside"),
         "shortcut": chain(*shortcut, name="shortcut"),
@@ -175,7 +179,7 @@ def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
 
 
 def _basic(normed: _Normed, features: int, stride: int) -> tuple[list[Any], int]:
-    """The layers of a block's longer way, and how many channels come out."""
+    """The layers of a block beside its shortcut, and its number of output channels."""
     return [*normed(features, 3, stride), relu, *normed(features, 3)], features
 
 

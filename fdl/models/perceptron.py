@@ -1,42 +1,45 @@
-"""Networks of dense layers: the multilayer perceptron, and the autoencoder made of two of them."""
+"""Networks of dense layers: the multilayer perceptron and the autoencoder."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array, is_zero, said
+from fdl.checks import check_array, is_zero, named_in_errors, said
 from fdl.core.layer import Layer, function
 from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
 from fdl.layers import dense, dropout, flatten, rescale
 from fdl.paths import PathError
+from fdl.typing import Activation
 
 
+@named_in_errors
 def mlp(
     hidden: Sequence[int],
     outputs: int,
     *,
-    activation: Callable[[jax.Array], jax.Array] = relu,
+    activation: Activation = relu,
     dropout_rate: float = 0.0,
     scale: float | None = None,
 ) -> Layer:
-    """A multilayer perceptron: [dense, activation, dropout] for each hidden width, then a dense.
+    """A multilayer perceptron: dense, activation, dropout for every hidden width; then dense.
 
     Args:
-      hidden: the widths; their number plus one is the depth, so `[64] * 3` gives depth 4.
-      outputs: C, how many numbers it predicts.
-      activation: between the dense layers.
-      dropout_rate: after each activation, in [0, 1]; 0 leaves the layers out.
-      scale: multiplies the input first, as 1 / 255 for 8-bit images; None leaves that out.
+      hidden: the hidden widths, such as `[64, 64, 64]` for three hidden layers.
+      outputs: C, the number of outputs.
+      activation: after every hidden dense layer.
+      dropout_rate: of the dropout after every activation, in [0, 1]; 0 leaves out these layers.
+      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
 
     Returns:
-      A layer from x [B, ...] to logits [B, C]. Hidden weights begin He-normal, biases at 0.
+      A layer from x [B, ...] to logits [B, C]. Hidden weights start He-normal, biases at 0.
 
     Raises:
       ValueError: a width or a rate out of range.
+      TypeError: hidden is not a sequence.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,23 +65,24 @@ def mlp(
     return chain(*layers, dense(outputs), name="mlp")
 
 
+@named_in_errors
 def autoencoder(
     shape: Sequence[int],
     hidden: Sequence[int],
     code: int,
     *,
-    activation: Callable[[jax.Array], jax.Array] = relu,
+    activation: Activation = relu,
 ) -> Layer:
-    """A perceptron that says its input in a few numbers, and another that draws it again from them.
+    """A perceptron that encodes its input in a few numbers, and another that decodes them.
 
     Args:
-      shape: of one input, without the batch.
-      hidden: the widths on the way in; on the way out they are passed in reverse.
-      code: how many numbers are between the two, >= 1.
-      activation: between the dense layers; none on the code and the output.
+      shape: the shape of one input, without the batch axis.
+      hidden: the hidden widths of the encoder; the decoder has them in reverse.
+      code: the number of numbers that encode an input, >= 1.
+      activation: after every hidden dense layer; the code and the output have none.
 
     Returns:
-      A layer from x [B, *shape] to the same shape; its two children are `encode` and `decode`.
+      A layer from x [B, *shape] to [B, *shape]; its children are `encode` and `decode`.
 
     Raises:
       ValueError: a width below 1.
@@ -96,24 +100,26 @@ def autoencoder(
     Source: Hinton and Salakhutdinov 2006, "Reducing the dimensionality of data with neural
     networks"; Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 14.
     """
-    own = tuple(shape)
+    sizes = tuple(shape)
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
         check_array("autoencoder", x)
-        if x.shape[1:] != own:
+        if x.shape[1:] != sizes:
             raise PathError(
-                f"expected x {['B', *own]}, got {list(x.shape)}; reshape x, or make the model for "
-                "its shape",
+                f"expected x {['B', *sizes]}, got {list(x.shape)}; reshape x, or make the model "
+                "for its shape",
                 layer="autoencoder",
             )
         return f.decode(f.encode(x))
 
-    back = function(lambda y: y.reshape(y.shape[0], *own), "unflatten")
+    unflatten = function(lambda y: y.reshape(y.shape[0], *sizes), "unflatten")
     return network(
         forward,
         name="autoencoder",
         encode=mlp(hidden, code, activation=activation),
         decode=chain(
-            mlp(list(hidden)[::-1], math.prod(own), activation=activation), back, name="decode"
+            mlp(list(hidden)[::-1], math.prod(sizes), activation=activation),
+            unflatten,
+            name="decode",
         ),
     )

@@ -1,13 +1,14 @@
-"""A network of recurrent layers: the classifier of sequences."""
+"""Recurrent networks: a classifier of sequences."""
 
 from typing import Any
 
-from fdl.checks import check_count, is_zero
+from fdl.checks import check_count, is_zero, named_in_errors
 from fdl.core.layer import Layer
 from fdl.core.networks import chain
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
 
 
+@named_in_errors
 def lstm_classifier(
     count: int,
     features: int,
@@ -17,23 +18,23 @@ def lstm_classifier(
     both_ways: bool = False,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """An embedding, recurrent layers, and a dense layer on what the last one ends with.
+    """An embedding, LSTM layers, and a dense layer on the last state.
 
     Args:
-      count: V, how many kinds of tokens.
-      features: of the embedding and of each LSTM.
-      classes: how many.
-      depth: how many recurrent layers, >= 1.
-      both_ways: each is `bidirectional`.
-      dropout_rate: before each recurrent layer and before the last dense one, in [0, 1]; 0 leaves
-        the layers out.
+      count: V, the number of different tokens.
+      features: the width of the embedding and of every LSTM.
+      classes: the number of classes.
+      depth: the number of LSTM layers, >= 1.
+      both_ways: True makes every LSTM `bidirectional`.
+      dropout_rate: of the dropout before every LSTM and before the dense layer, in [0, 1]; 0
+        leaves out these layers.
 
     Returns:
-      A layer from ids [B, T] to logits [B, classes]. Extra input: `lengths`, integers [B], if the
-      sequences are padded; what is past an end is not read. Forget biases begin at 1.
+      A layer from ids [B, T] to logits [B, classes]. Extra input: `lengths`, integers [B], for
+      padded sequences; ids past the end are not read. Forget biases start at 1.
 
     Raises:
-      ValueError: a number below 1, or a rate out of range.
+      ValueError: a number or a rate out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""Transformer blocks, and the ready networks made of them.
+"""Transformer blocks, and networks made of them.
 
-B is the batch, T the length of a sequence, D the features, V the number of tokens.
+B is the batch size, T the length of a sequence, D the number of features, V of different tokens.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, identity
-from fdl.checks import check_array, is_count
+from fdl.checks import check_array, is_count, named_in_errors
 from fdl.core.combinators import residual
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -22,6 +22,7 @@ from fdl.typing import Activation
 Rotation = Callable[[jax.Array, Any], jax.Array]
 
 
+@named_in_errors
 def encoder_block(
     heads: int,
     features: int,
@@ -37,28 +38,28 @@ def encoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A transformer's block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+    """A transformer block: x + attention(norm(x)), then x + feed_forward(norm(x)).
 
     With `norm_first=False` the norms come last: norm(x + attention(x)), then
     norm(x + feed_forward(x)).
 
     Args:
-      heads: of the attention; they divide D.
+      heads: number of attention heads; it divides D.
       features: D.
-      hidden: how wide the feed-forward layer is inside; by default 4 * D.
-      kv_heads: heads of keys and values, as in `attention`; by default `heads`.
-      causal: no token sees a later one.
-      rotary: whether queries and keys are turned by their positions, or how, as in `attention`.
-      norm: a layer, as `fdl.rms_norm(epsilon=1e-6)`; by default `fdl.layer_norm()`.
-      norm_first: whether the norms come before attention and feed-forward layer, or after the sums.
+      hidden: hidden width of the feed-forward layer; by default 4 * D.
+      kv_heads: number of heads of keys and values, as in `attention`; by default `heads`.
+      causal: True hides later tokens from every token.
+      rotary: True rotates queries and keys by their positions; or a function that rotates, as in
+        `attention`.
+      norm: a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default `fdl.layer_norm()`.
+      norm_first: True puts the norms before attention and feed-forward layer, False after the sums.
       activation: of the feed-forward layer.
-      gate: whether that layer is gated: with silu it is SwiGLU.
-      bias: whether the projections of both add one.
-      dropout_rate: of the attention weights and of the feed-forward layer's result, in training.
+      gate: True makes the feed-forward layer gated: with silu it is SwiGLU.
+      bias: True gives biases to all dense layers and projections.
+      dropout_rate: of the attention weights and of the feed-forward output, in training.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, D]; the extra inputs of `attention`, none of which must
-      be given.
+      A layer from x [..., T, D] to [..., T, D], with the extra inputs of `attention`, all optional.
 
     Raises:
       ValueError: an option out of range.
@@ -75,8 +76,8 @@ def encoder_block(
       ...     norm=fdl.rms_norm(), activation=fdl.silu, gate=True, bias=False,
       ... )
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; the norms before: Xiong et al. 2020,
-    arXiv 2002.04745, figure 1b.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; norm_first: Xiong et al. 2020, arXiv
+    2002.04745, figure 1b.
     """
     attend = attention(
         heads,
@@ -90,6 +91,7 @@ def encoder_block(
     return _block("encoder_block", norm, norm_first, attend=attend, mix=mix)
 
 
+@named_in_errors
 def decoder_block(
     heads: int,
     features: int,
@@ -104,13 +106,13 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """An encoder block, causal, that also attends to a context between its two parts.
+    """A causal encoder block with an attention to a context between its two parts.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in
         `encoder_block`.
-      kv_heads: of both attentions.
-      rotary: of the attention to x itself.
+      kv_heads: as in `encoder_block`, for both attentions.
+      rotary: as in `encoder_block`, for the attention of x to itself.
 
     Returns:
       A layer from x [..., T, D] and the extra input `context` [..., S, C] to [..., T, D].
@@ -125,8 +127,8 @@ def decoder_block(
       >>> block.apply(params, {}, x, context=context)[0].shape
       (1, 5, 8)
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; the norms before: Xiong et al. 2020,
-    arXiv 2002.04745, figure 1b.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, figure 1; norm_first: Xiong et al. 2020, arXiv
+    2002.04745, figure 1b.
     """
     both: dict[str, Any] = {"kv_heads": kv_heads, "bias": bias, "dropout_rate": dropout_rate}
     attend = attention(heads, causal=True, rotary=rotary, **both)
@@ -135,6 +137,7 @@ def decoder_block(
     return _block("decoder_block", norm, norm_first, attend=attend, read=read, mix=mix)
 
 
+@named_in_errors
 def gpt(
     vocabulary: int,
     length: int | None,
@@ -153,22 +156,21 @@ def gpt(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A language model: embedding and positions, causal blocks, norm, a score for each next token.
+    """A language model: embedding, positions, causal blocks, norm, and logits of the next token.
 
     Args:
-      vocabulary: V, how many tokens there are.
-      length: the most tokens that it takes at once, each place with a learned vector; None for no
-        learned positions and any length, as beside `rotary`.
-      layers: how many blocks.
-      heads: of each block; they divide `features`.
-      features: D, how wide it is.
-      tied: whether the scores come from the embedding's own weights; otherwise from a dense layer
+      vocabulary: V, the number of different tokens.
+      length: the longest sequence; every position has a learned vector. None, as with `rotary`:
+        no learned positions, and sequences of any length.
+      layers: number of blocks.
+      heads: number of attention heads of every block; it divides `features`.
+      features: D.
+      tied: True computes the logits with the weights of the embedding, False with a dense layer
         `head` without bias.
-      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: of each block, as in
+      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: of every block, as in
         `encoder_block`.
-      norm: of the blocks and of the result, as in `encoder_block`.
-      norm_first: as in `encoder_block`; where the norms of the blocks come last, the result has no
-        norm of its own.
+      norm: of the blocks and after them, as in `encoder_block`.
+      norm_first: as in `encoder_block`; False also leaves out the norm after the blocks.
 
     Returns:
       A layer from integer ids [..., T] to logits [..., T, V].
@@ -226,6 +228,7 @@ def gpt(
     return network(forward, name="gpt", **children)
 
 
+@named_in_errors
 def encoder(
     vocabulary: int,
     length: int | None,
@@ -245,22 +248,22 @@ def encoder(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """Tokens that see each other in both directions: embedding, positions, blocks, norm.
+    """A bidirectional encoder of tokens: embedding, positions, blocks, norm.
 
-    Put a layer on top: a dense one for a label of each token, a mean and a dense one for a label of
-    the text.
+    To label every token, add a dense layer; to label the text, a mean over tokens and a dense
+    layer.
 
     Args:
       vocabulary, length, layers, heads, features: as in `gpt`.
-      token_types: how many types of tokens there are, as 2 in BERT, for the first and the second
-        sentence: each adds a learned vector to the embeddings of its tokens. By default none.
-      embed_norm: whether the sum of the embeddings is normed.
+      token_types: number of token types, such as 2 in BERT for the first and the second sentence:
+        every type has a learned vector, added to the embeddings of its tokens. None: no types.
+      embed_norm: True puts a norm after the sum of the embeddings.
       hidden, kv_heads, rotary, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
-      A layer from integer ids [..., T] to [..., T, D]. Its extra input `mask`, as in `attention`,
-      may leave out what is only filling; with token_types, `types`, integers [..., T], says of
-      which type each token is, by default 0.
+      A layer from integer ids [..., T] to [..., T, D]. Extra inputs: `mask`, as in `attention`,
+      which may hide padding; with token_types, `types`, integers [..., T], the type of every token,
+      by default 0.
 
     Raises:
       ValueError: a number out of range.
@@ -282,7 +285,7 @@ def encoder(
       ...     bert, lambda h: h[..., 0, :], pool=fdl.dense(768), tanh=fdl.tanh, head=fdl.dense(2)
       ... )
 
-    Source: Devlin et al. 2018, arXiv 1810.04805, section 3; the norms before, as `encoder_block`.
+    Source: Devlin et al. 2018, arXiv 1810.04805, section 3; norm_first: see `encoder_block`.
     """
     block = encoder_block(
         heads,
@@ -321,6 +324,7 @@ def encoder(
     return network(forward, name="encoder", types=embedding(token_types, features), **children)
 
 
+@named_in_errors
 def vit(
     classes: int,
     image: tuple[int, int],
@@ -338,22 +342,22 @@ def vit(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A vision transformer: an image's patches are tokens; their mean is classified.
+    """A vision transformer: the patches of an image are tokens, and their mean is classified.
 
     Args:
       classes: C.
-      image: (H, W) of the images.
-      patch: P, the side of a patch; it divides H and W.
+      image: (H, W), the size of the images.
+      patch: P, the side length of a patch; it divides H and W.
       layers, heads, features: as in `gpt`.
-      class_token: whether a learned token stands before the patches, and is classified in place of
-        their mean.
+      class_token: True puts a learned token before the patches, and classifies it instead of the
+        mean.
       hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
       A layer from images [B, H, W, channels] to logits [B, C].
 
     Raises:
-      ValueError: a patch that does not divide the image, or a number out of range.
+      ValueError: a patch that does not divide H and W, or a number out of range.
 
     Example:
       >>> import fdl
@@ -367,8 +371,8 @@ def vit(
       ...     activation=lambda x: fdl.gelu(x, approximate=False),
       ... )
 
-    Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; the mean in place of a token for
-    the class: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
+    Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; the mean instead of a class
+    token: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
     """
     height, width = image
     if not is_count(patch) or height % patch or width % patch:
@@ -409,7 +413,7 @@ def vit(
 
 
 def patches(x: jax.Array, patch: int) -> jax.Array:
-    """Images [B, H, W, C] as squares side by side, row by row: [B, H * W / P^2, P^2 * C].
+    """The square patches of images [B, H, W, C], row by row: [B, H * W / P^2, P^2 * C].
 
     Args:
       x: images.
@@ -450,7 +454,7 @@ def _feed_forward(
 
 
 def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> Layer:
-    """The parts one after the other, each around a skip connection and with a norm of its own."""
+    """The parts in sequence, each with a skip connection and a norm."""
     norm = norm or layer_norm()
     around = {
         part: residual(norm, layer) if norm_first else chain(residual(layer), norm)
@@ -460,5 +464,5 @@ def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> L
 
 
 def _last_norm(norm: Layer | None, norm_first: bool) -> Any:
-    """Blocks whose norms come last need no further norm."""
+    """The norm after the blocks; none if the blocks end with a norm."""
     return (norm or layer_norm()) if norm_first else identity

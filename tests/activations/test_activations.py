@@ -1,4 +1,4 @@
-"""Activations beside those of jax.nn and torch, and gates on the halves of a vector."""
+"""Activations and gates against float64 formulas, jax.nn and torch."""
 
 import functools
 
@@ -102,7 +102,7 @@ def _standardize_slope(x, epsilon=0.01):
     return inner / np.sqrt(x.var(-1, keepdims=True) + epsilon)
 
 
-# On the halves of a vector: the gate in float64.
+# name -> (function of the halves of a vector, its gate in float64).
 GATES = {
     "glu": (_of.glu, _expit),
     "swiglu": (_of.swiglu, lambda x: x * _expit(x)),
@@ -240,7 +240,7 @@ TORCH = {
 
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if hasattr(jax.nn, name)])
-def test_an_activation_of_the_name_of_jax_is_that_of_jax(name, standard_promotion):
+def test_an_activation_matches_the_one_of_the_same_name_in_jax(name, standard_promotion):
     """With the defaults of both."""
     x = jnp.asarray(POINTS, jnp.float32)
     ours, theirs = getattr(fdl.activations, name), getattr(jax.nn, name)
@@ -248,7 +248,7 @@ def test_an_activation_of_the_name_of_jax_is_that_of_jax(name, standard_promotio
 
 
 def test_every_activation_of_jax_is_here():
-    """But the second names of silu and hard_silu, and what is no activation."""
+    """Except aliases of silu and hard_silu, and functions that are not activations."""
     other = {"swish", "hard_swish", "logsumexp", "logmeanexp", "log1mexp", "one_hot"}
     other |= {"dot_product_attention", "get_scaled_dot_general_config", "scaled_dot_general"}
     other |= {"scaled_matmul"}
@@ -258,7 +258,7 @@ def test_every_activation_of_jax_is_here():
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_an_activation_and_its_slope_are_those_of_torch(name):
+def test_an_activation_and_its_slope_match_torch(name):
     torch = pytest.importorskip("torch", reason="torch is not here: activations were not compared")
     x = torch.tensor(POINTS, requires_grad=True)
     weight = torch.arange(6.0, dtype=torch.float64)
@@ -289,7 +289,7 @@ def test_sparsemax_is_a_projection():
 
 
 @pytest.mark.parametrize("name", GATES)
-def test_a_gate_is_its_formula(name):
+def test_a_gate_matches_its_formula(name):
     f, gate = GATES[name]
     halves = POINTS[:, :3], POINTS[:, 3:]
     with jax.enable_x64(True):
@@ -308,7 +308,7 @@ def test_a_gate_is_its_formula(name):
     assert np.isfinite(large).all()
 
 
-def test_the_halves_of_glu_are_those_of_jax():
+def test_glu_matches_jax():
     x = jnp.asarray(POINTS, jnp.float32)
     np.testing.assert_allclose(fdl.activations.glu(x), jax.nn.glu(x), rtol=1e-6)
 
@@ -324,7 +324,7 @@ def test_an_odd_vector_has_no_halves(name):
 
 
 @pytest.mark.parametrize("approximate", [True, False])
-def test_gelu_in_half_precision_and_far_out_is_that_of_torch(approximate):
+def test_gelu_in_half_precision_and_far_from_0_matches_torch(approximate):
     torch = pytest.importorskip("torch", reason="no torch: gelu not compared")
     x = np.array([-1e4, -40, -12.5, -12, -5, -3, -1, 0, 0.5, 3, 11.9, 40, 1e4], np.float64)
     for dtype, bound in [

@@ -1,4 +1,4 @@
-"""Initializers of weights of one kind: convolutions that keep, matrices that are mostly 0."""
+"""Initializers against torch, SciPy and jax.nn, their messages, and the variance of layers."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ INITIALIZERS = {
 KEY = jax.random.key(3)
 
 
-def test_dirac_is_torchs():
+def test_dirac_matches_torch():
     torch = pytest.importorskip("torch", reason="dirac was not checked against torch")
     for shape, groups in [((3, 4, 4), 1), ((3, 5, 2, 6), 3), ((4, 3, 3, 3, 2), 1), ((5, 3, 7), 1)]:
         *field, inputs, outputs = shape
@@ -85,7 +85,7 @@ def test_dirac_is_torchs():
         np.testing.assert_array_equal(initializers.dirac(groups)(None, shape), expected)
 
 
-def test_delta_orthogonal_keeps_the_length_of_an_image():
+def test_delta_orthogonal_keeps_the_norm_of_an_image():
     w = initializers.delta_orthogonal(1.5)(KEY, (3, 5, 4, 6))
     assert w.shape == (3, 5, 4, 6)
     middle = np.asarray(w[1, 2], np.float64)
@@ -106,7 +106,7 @@ def test_identity_and_its_scale():
 
 
 @pytest.mark.parametrize(("inputs", "zeros"), [(10, 7), (16, 11), (3, 3)])
-def test_sparse_columns_have_so_many_zeros_at_any_place(inputs, zeros):
+def test_sparse_columns_have_the_given_number_of_zeros_at_any_place(inputs, zeros):
     w = np.asarray(initializers.sparse(0.68, 2.0)(KEY, (inputs, 4000)))
     assert ((w == 0).sum(0) == zeros).all()
     if zeros < inputs:
@@ -117,7 +117,7 @@ def test_sparse_columns_have_so_many_zeros_at_any_place(inputs, zeros):
         np.testing.assert_allclose(left_out, zeros / inputs, atol=0.05)
 
 
-def test_truncated_normal_is_cut_where_it_is_told():
+def test_truncated_normal_is_cut_at_its_bounds():
     w = np.asarray(initializers.truncated_normal(0.5, -1.0, 3.0)(KEY, (20000,)), np.float64)
     assert w.min() >= -0.5 and w.max() <= 1.5 and w.max() > 1.3 and w.min() < -0.49
     exact = scipy.stats.truncnorm(-1.0, 3.0, scale=0.5)
@@ -144,7 +144,7 @@ DRAWN = {
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", DRAWN)
 def test_narrow_values_have_the_moments_of_their_distribution(name, dtype):
-    """Drawn in so few digits they would not: each is what float32 would have had, rounded."""
+    """Values drawn in the narrow dtype would not; these are drawn in float32 and rounded."""
     init, exact = DRAWN[name]
     w = init(KEY, (400, 500), dtype)
     assert w.dtype == dtype
@@ -207,20 +207,20 @@ MISTAKES = {
     "delta": (
         lambda: initializers.delta_orthogonal()(KEY, (4, 4)),
         "delta_orthogonal: expected the weights of a convolution [*spatial, in, out], got shape "
-        "(4, 4); it has no meaning elsewhere, use orthogonal or identity",
+        "(4, 4); for other weights use orthogonal or identity",
     ),
     "delta_narrow": (
         lambda: initializers.delta_orthogonal()(KEY, (3, 4, 2)),
         "delta_orthogonal: expected weights [*spatial, in, out] with in <= out, got shape (3, 4, "
-        "2); give the layer ",
+        "2); use as many features as inputs, or more",
     ),
     "dirac": (
         lambda: initializers.dirac()(None, (4, 4)),
-        "dirac: expected the weights of a convolution [*spatial, in, out], got shape (4, 4); it ",
+        "dirac: expected the weights of a convolution [*spatial, in, out], got shape (4, 4); for",
     ),
     "dirac_groups": (
         lambda: initializers.dirac(2)(None, (3, 1, 3)),
-        "dirac: expected groups that divide the 3 outputs, got 2; give dirac the groups of its ",
+        "dirac: expected groups that divide the 3 outputs, got 2; pass the groups of the ",
     ),
     "identity": (
         lambda: initializers.identity()(None, (3, 3, 3)),
@@ -232,19 +232,19 @@ MISTAKES = {
     ),
     "sparse_share": (
         lambda: initializers.sparse(1.0),
-        "sparse: expected a share in [0, 1) that is 0, got 1.0; 0.9 leaves one in ten",
+        "sparse: expected share in [0, 1), got 1.0; 0.9 keeps one weight in ten",
     ),
     "truncated": (
         lambda: initializers.truncated_normal(1.0, 2.0, -2.0),
-        "truncated_normal: expected numbers lower < upper, got 2.0 and -2.0; give the smaller one",
+        "truncated_normal: expected numbers lower < upper, got 2.0 and -2.0; pass the smaller one",
     ),
     "truncated_by_texts": (
         lambda: initializers.truncated_normal(0.1, "a", "b"),
-        "truncated_normal: expected numbers lower < upper, got 'a' and 'b'; give the smaller one",
+        "truncated_normal: expected numbers lower < upper, got 'a' and 'b'; pass the smaller one",
     ),
     "truncated_by_nan": (
         lambda: initializers.truncated_normal(0.1, np.nan, 1.0),
-        "truncated_normal: expected numbers lower < upper, got nan and 1.0; give the smaller one",
+        "truncated_normal: expected numbers lower < upper, got nan and 1.0; pass the smaller one",
     ),
     **{
         f"{make.__name__}_{value}": (
@@ -252,28 +252,29 @@ MISTAKES = {
             f"{make.__name__}: expected {expected}, got {value}; {remedy}",
         )
         for make, rest, values, expected, remedy in [
-            (initializers.normal, (), (-1.0, np.nan), "a finite stddev >= 0", "values are"),
-            (initializers.truncated_normal, (), (-1.0,), "a finite stddev >= 0", "values are"),
-            (initializers.uniform, (), (-1.0, 0.0, np.inf), "a finite limit > 0", "values lie"),
+            (initializers.normal, (), (-1.0, np.nan), "stddev >= 0", "values are"),
+            (initializers.truncated_normal, (), (-1.0,), "stddev >= 0", "values are"),
+            (initializers.uniform, (), (-1.0, 0.0), "limit > 0", "values lie"),
+            (initializers.uniform, (), (np.inf,), "a finite limit > 0", "values lie"),
             (
                 initializers.variance_scaling,
                 ("fan_in", "normal"),
                 (-1.0, 0.0),
-                "a finite scale > 0",
+                "scale > 0",
                 "the variance of the weights is scale / fan",
             ),
-            (initializers.orthogonal, (), (-1.0,), "a finite scale > 0", "the length of every"),
-            (initializers.identity, (), (np.nan,), "a finite scale", "the weights are"),
+            (initializers.orthogonal, (), (-1.0,), "scale > 0", "the length of every"),
+            (initializers.identity, (), (np.nan,), "scale, a number", "the weights are"),
         ]
         for value in values
     },
     "factor": (
         lambda: initializers.scaled(initializers.ones, np.inf),
-        "scaled: expected a finite factor, got inf; the weights are multiplied by it",
+        "scaled: expected a finite factor, a number, got inf; the weights are multiplied by it",
     ),
     "text": (
         lambda: initializers.normal("0.1"),
-        "normal: expected a finite stddev >= 0, got '0.1'; pass a number",
+        "normal: expected stddev >= 0, got '0.1'; pass a number",
     ),
     **{
         f"no_dtype_{name}": (
@@ -290,11 +291,11 @@ MISTAKES = {
     },
     "constant": (
         lambda: initializers.constant("a"),
-        "constant: expected a value, got 'a'; pass a number",
+        "constant: expected value, a number, got 'a'; pass a number",
     ),
     "sparse_stddev": (
         lambda: initializers.sparse(0.5, -1.0),
-        "normal: expected a finite stddev >= 0, got -1.0; values are multiplied by it",
+        "sparse: expected stddev >= 0, got -1.0; values are multiplied by it",
     ),
     **{
         f"shape_{shape}": (
@@ -342,13 +343,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told(name):
+def test_the_message_of_a_mistake(name):
     wrong, message = MISTAKES[name]
     with pytest.raises((ValueError, PathError), match="^" + re.escape(message)):
         wrong()
 
 
-# What a layer gives at first is as large as what it takes.
+# The output of a new layer has the variance of its input.
 
 
 def _measured(layer, shape, part=lambda y: y, **inputs):
@@ -422,7 +423,7 @@ FANS = {
 
 
 @pytest.mark.parametrize("name", FANS)
-def test_what_a_layer_gives_at_first_has_the_variance_of_what_it_takes(name):
+def test_the_output_of_a_new_layer_has_the_variance_of_its_input(name):
     layer, shape, *rest = FANS[name]
     part, inputs = (*rest, None, None)[:2]
     variance = _measured(layer, shape, part or (lambda y: y), **(inputs or {}))
@@ -459,8 +460,8 @@ def test_every_layer_with_weights_to_draw_is_measured():
     assert named - elsewhere <= FANS.keys() | {"conv_transpose"}
 
 
-def test_only_a_fan_is_told_of_a_share():
-    """A standard deviation that the user gives is that of a transposed convolution too."""
+def test_only_initializers_with_fans_use_the_share():
+    """A standard deviation given by the user also holds in a transposed convolution."""
     x = jnp.ones((1, 4, 4, 32))
     for init in (initializers.normal(0.02), initializers.uniform(0.02 * 3**0.5)):
         params, _ = fdl.conv_transpose(64, (4, 4), stride=4, w_init=init).init(KEY, x)
@@ -477,10 +478,14 @@ def test_only_a_fan_is_told_of_a_share():
 
 
 SEEDED_BUGS = {
+    "fdl/initializers/structured.py": (
+        "initializers/test_initializers.py -k mistake",
+        [("@named_in_errors\ndef sparse(", "def sparse(")],
+    ),
     "fdl/checks.py": (
         "initializers/test_initializers.py optim/optimizers/test_optimizers.py "
-        "test_messages.py layers/test_pooling.py losses/test_losses.py test_laws.py "
-        "-k option_or_told_or_number_or_refused_or_numpy",
+        "test_messages.py layers/test_pooling.py losses test_laws.py "
+        "-k option_or_mistake_or_told_or_number_or_refused_or_numpy",
         [
             ("return float(value) if known(value) else jnp.asarray(value, dtype)", "return value"),
             ("if known(value) else jnp.sqrt(value)", "if True else 0"),
@@ -489,7 +494,8 @@ SEEDED_BUGS = {
             ("isinstance(value, Integral)", "isinstance(value, int)"),
             ("and not isinstance(value, bool) and", "and"),
             ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
-            ("(fits(numbers.min()) and fits(numbers.max()))", "fits(numbers.max())"),
+            ("np.all(above & below)", "np.all(above)"),
+            ("np.all(above & below)", "np.any(above & below)"),
             ("if not is_number(value)", "if False"),
             ("return not isinstance(value, bool)", "return True"),
             ("return float(value) if known(value) else value", "return value"),

@@ -24,7 +24,7 @@ BYTES_OF = np.array([1, 3, 2, 1])
 
 @functools.cache
 def data(kind):
-    """(predictions, targets); of classes 0 to 2 only, in logits of 4, so that one never occurs."""
+    """(predictions, targets); "classes" has logits of 4 classes, of which the last never occurs."""
     rng = np.random.default_rng(3)
     if kind == "classes":
         labels = rng.integers(0, 3, N)
@@ -41,12 +41,12 @@ def data(kind):
 
 @dataclasses.dataclass(frozen=True)
 class MetricCase:
-    """A metric, the kind of its data, and scikit-learn's or a formula in float64, with weights."""
+    """A metric, the kind of its data, and its oracle: scikit-learn or a float64 formula."""
 
     metric: metrics.Metric
     kind: str
     oracle: Callable[..., float]
-    whole: bool = True  # whether its state is made of whole numbers only, and so exact
+    whole: bool = True  # True if its state holds integers only, and so is exact
 
 
 def _sklearn(name, average):
@@ -60,7 +60,7 @@ def _sklearn(name, average):
 
 
 def _specificities(logits, labels, weight):
-    """Of the classes that occur in labels or predictions."""
+    """The specificities of the classes that occur in labels or predictions."""
     said = logits.argmax(-1)
     table = sklearn.metrics.multilabel_confusion_matrix(
         labels, said, labels=range(CLASSES), sample_weight=weight
@@ -202,7 +202,7 @@ def accumulated(name):
 
 
 @over_cases
-def test_a_metric_is_that_of_scikit_learn(name):
+def test_a_metric_matches_scikit_learn(name):
     case = CASES[name]
     predictions, targets = data(case.kind)
     wide = np.asarray(predictions, np.float64), np.asarray(targets)
@@ -225,7 +225,7 @@ def test_a_metric_is_the_same_for_any_batches(name, batch_of):
     mine = np.array(batch_of) == np.arange(5)[:, None]
     parts = weight * jnp.asarray(mine, jnp.float32)
     state, value = accumulated(name)(*data(case.kind), parts)
-    # Batches of no weight make the same program of it.
+    # Batches of weight 0 let it run the same program.
     at_once, expected = accumulated(name)(*data(case.kind), jnp.zeros((5, N)).at[2].set(weight))
     if case.whole:
         assert all(map(np.array_equal, jax.tree.leaves(state), jax.tree.leaves(at_once)))
@@ -253,7 +253,7 @@ def test_a_metric_merges_and_runs_for_many_models_at_once(name):
 
 
 @over_cases
-def test_what_has_no_weight_counts_as_nothing_even_if_it_is_no_number(name):
+def test_examples_of_weight_0_are_ignored_even_if_nan(name):
     predictions, targets = data(CASES[name].kind)
     weight = jnp.ones((1, N)).at[0, :5].set(0)
     _, expected = accumulated(name)(predictions, targets, weight)
@@ -294,7 +294,7 @@ def test_a_sum_of_whole_numbers_is_exact(numbers):
 
 
 def test_statistics_of_numbers_far_from_zero():
-    """Sums of squares would leave nothing of this variance in float32."""
+    """A difference of sums of squares would lose this variance in float32."""
     metric = metrics.statistics_of(lambda p, t: p - t)
     values = np.asarray(10_000 + 0.1 * np.random.default_rng(0).standard_normal(4096), np.float32)
     batches = jnp.asarray(values).reshape(64, 64)
@@ -310,7 +310,7 @@ def test_statistics_of_numbers_far_from_zero():
     assert float(found["variance"]) == pytest.approx(expected, rel=1e-4)
 
 
-# Each metric by itself.
+# Single metrics.
 
 
 def test_the_accumulated_confusion_matrix():
@@ -325,7 +325,7 @@ def test_the_accumulated_confusion_matrix():
     assert metric.compute(state).sum() == N - 2
 
 
-def test_top_k_of_ties_and_of_what_is_no_number():
+def test_top_k_of_ties_and_of_nan():
     logits = jnp.array([[1.0, 2.0, 2.0], [jnp.nan, 0.0, 3.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     labels = jnp.array([2, 2, 3, 1])
     assert metrics.top_k(logits, labels, k=1).tolist() == [0, 0, 0, 0]
@@ -334,7 +334,8 @@ def test_top_k_of_ties_and_of_what_is_no_number():
     np.testing.assert_array_equal(metrics.top_k(logits, first, k=1), fdl.accuracy(logits, first))
     for k in (0, 4):
         with pytest.raises(
-            fdl.PathError, match=rf"^top_k: expected k in \[1, 3\], got {k}; it says"
+            fdl.PathError,
+            match=rf"^top_k: expected k in \[1, 3\], got {k}; it is the number of guesses$",
         ):
             metrics.top_k(logits, labels, k=k)
 
@@ -357,7 +358,7 @@ def test_the_accumulated_area_is_near_the_exact_one(spread):
     )
 
 
-def test_areas_that_there_are_not():
+def test_auc_without_positives_or_negatives_or_with_nan():
     metric = metrics.auc()
     one_kind = metric.update(metric.init(), jnp.ones(3), jnp.ones(3))
     assert np.isnan(metric.compute(one_kind))
@@ -369,26 +370,26 @@ def test_areas_that_there_are_not():
         (
             [1.0, 2.0],
             [0],
-            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; take the scores of",
+            r"scores \[N\] and targets \[N\], got \[2\] and \[1\]; pass the scores of",
         ),
-        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; see where training diverged$"),
+        ([1.0, np.nan], [0, 1], r"scores that are numbers, got NaN; training has diverged$"),
         (
             [1.0, 2.0],
             [1, 1],
-            r"targets of both 0 and 1, got \[1\]; give examples of both classes, ",
+            r"targets of both 0 and 1, got \[1\]; pass examples of both classes, ",
         ),
         (
             [1.0, 2.0],
             [0, 2],
-            r"targets of both 0 and 1, got \[0, 2\]; give examples of both classes, ",
+            r"targets of both 0 and 1, got \[0, 2\]; pass examples of both classes, ",
         ),
     ]:
         with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
             metrics.exact_auc(scores, targets)
 
 
-def test_the_calibration_of_scikit_learn():
-    """Of two classes its curve is of the second one; ours is of the more likely one."""
+def test_the_calibration_error_matches_scikit_learn():
+    """scikit-learn's curve is of the second class; ours is of the predicted class."""
     rng = np.random.default_rng(5)
     chance = rng.uniform(0.5, 1, 400)
     labels = (rng.random(400) < chance**2).astype(np.int32)
@@ -414,18 +415,18 @@ def test_r2_of_targets_that_are_all_equal():
     [
         (
             lambda: metrics.f1("weighted", 3),
-            r"f1: expected average binary, macro or micro, got 'weighted'; macro counts every "
-            r"class alike, micro every example",
+            r"f1: expected average 'binary', 'macro' or 'micro', got 'weighted'; macro weights "
+            r"every class equally, micro every example",
         ),
         (
             lambda: metrics.recall("macro"),
-            r"recall: expected a number of classes for macro and micro and none for binary, got 0 "
-            r"for macro; pass classes=\.\.\.",
+            r"recall: expected classes for 'macro' and 'micro' and none for 'binary', got 0 for "
+            r"'macro'; pass classes=\.\.\.",
         ),
         (
             lambda: metrics.precision("binary", 2),
-            r"precision: expected a number of classes for macro and micro and none for binary, got "
-            r"2 for binary; take 'macro', or leave classes out",
+            r"precision: expected classes for 'macro' and 'micro' and none for 'binary', got 2 for "
+            r"'binary'; use 'macro', or leave classes out",
         ),
         (
             lambda: metrics.r2().update(metrics.r2().init(), jnp.ones((3, 1)), jnp.ones(3)),
@@ -445,7 +446,7 @@ def test_r2_of_targets_that_are_all_equal():
         ),
     ],
 )
-def test_what_is_said_of_metrics_that_cannot_be(call, told):
+def test_the_message_for_wrong_options_of_a_metric(call, told):
     with pytest.raises(ValueError, match=rf"^{told}$"):
         call()
 
@@ -471,7 +472,7 @@ def examples():
 
 
 @pytest.mark.parametrize("weighs", [False, True])
-def test_evaluate_reports_what_is_no_mean_over_examples(weighs):
+def test_evaluate_reports_metrics_that_are_not_means_over_examples(weighs):
     score, (x, y) = objective(), examples()
     params, _ = score.model.init(jax.random.key(1), x)
     weight = np.arange(101) % 3 if weighs else np.ones(101)
@@ -491,8 +492,8 @@ def test_evaluate_reports_what_is_no_mean_over_examples(weighs):
 
 
 @pytest.mark.filterwarnings("ignore:fit. expected parameters that move")
-def test_fit_reports_what_is_no_mean_over_steps():
-    """The F1 of an epoch is that of its counts, and not the mean of the batches' F1."""
+def test_fit_reports_metrics_that_are_not_means_over_steps():
+    """The F1 of an epoch is computed from its counts; it is not the mean over batches."""
     score, (x, y) = objective(), examples()
     optimizer = fdl.sgd(0.0)  # so that every step scores the same network
     params, _ = score.model.init(jax.random.key(1), x)
@@ -528,7 +529,7 @@ def test_fit_reports_what_is_no_mean_over_steps():
 )
 def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name):
     metric = metric()
-    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for as many"
+    told = rf"^{name}: expected logits \[..., 3\], got \[2, 5\]; make the metric for the model's "
     for update in (metric.update, jax.jit(metric.update)):
         with pytest.raises(fdl.PathError, match=told):
             update(metric.init(), jnp.zeros((2, 5)), jnp.array([4, 1]))
@@ -542,8 +543,8 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
             lambda: fdl.metrics.confusion(2.5),
             r"confusion: expected classes >= 1, an integer, got 2",
         ),
-        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected a number of classes for macro and "),
-        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected a number of classes for macro and "),
+        (lambda: fdl.metrics.f1("macro", -1), r"f1: expected classes for 'macro' and 'micro' "),
+        (lambda: fdl.metrics.f1("macro", 5.0), r"f1: expected classes for 'macro' and 'micro' "),
         (lambda: fdl.metrics.calibration_error(0), r"calibration_error: expected bins >= 1, an "),
         (
             lambda: fdl.accuracy(jnp.eye(2), jnp.array([0.5, 1.0])),
@@ -555,7 +556,7 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
         ),
         (
             lambda: fdl.metrics.top_k(jnp.eye(4), jnp.arange(4), k=2.5),
-            r"top_k: expected k in \[1, 4\], got 2.5; it says how many guesses count",
+            r"top_k: expected k in \[1, 4\], got 2.5; it is the number of guesses",
         ),
         (
             lambda: fdl.confusion_matrix([0.5, 1.9], [0, 1], 2),
@@ -569,13 +570,13 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
         ),
     ],
 )
-def test_what_no_metric_can_be_made_of(call, told):
+def test_the_message_for_wrong_arguments_of_a_metric(call, told):
     with pytest.raises(ValueError, match="^" + told):
         call()
 
 
 @pytest.mark.parametrize("name", ["confusion", "recall", "auc", "calibration_error", "mean_of"])
-def test_counts_of_one_batch_do_not_stand_still(name):
+def test_counts_of_one_batch_are_exact_beyond_two_to_the_24(name):
     n = 2**24 + 2**23
     logits, labels = jnp.zeros((n, 2), jnp.bfloat16), jnp.zeros(n, jnp.int8)
     metric, predictions, read = {
@@ -604,7 +605,7 @@ def test_an_infinite_loss_makes_an_infinite_mean():
         assert metric.compute(more) == jnp.inf
 
 
-def test_auc_tells_apart_what_is_almost_sure():
+def test_auc_resolves_scores_near_1():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 2000)
     scores = 1 - 10 ** -(rng.uniform(2, 6, 2000) + targets / 2)
@@ -669,11 +670,11 @@ def test_statistics_of_numbers_whose_sums_of_squares_overflow():
     np.testing.assert_allclose(got["mean"], 7e38 / 3, rtol=1e-6)
 
 
-# Thresholds, and one logit for yes or no.
+# Thresholds, and one logit per example.
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_curves_are_those_of_scikit_learn(seed):
+def test_curves_match_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     targets = (rng.random(50) < 0.3).astype(int)
     scores = np.round(rng.standard_normal(50) + targets, 1)  # with ties
@@ -693,7 +694,7 @@ def test_curves_are_those_of_scikit_learn(seed):
     assert float(near) == pytest.approx(exact, rel=1e-5)
 
 
-def test_average_precisions_that_there_are_not():
+def test_average_precision_without_positives_or_with_nan():
     metric = metrics.average_precision()
     assert np.isnan(metric(jnp.ones(3), jnp.zeros(3)))
     assert metric(jnp.ones(3), jnp.ones(3)) == 1
@@ -704,7 +705,7 @@ def test_average_precisions_that_there_are_not():
         metrics.roc_curve(["a", "b"], [0, 1])
 
 
-def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
+def test_binary_accuracy_compares_with_the_threshold():
     logits = jnp.array([[2.0], [-1.0], [0.0], [jnp.nan], [1.0]])
     targets = jnp.array([[1], [1], [0], [0], [2]])
     assert metrics.binary_accuracy(logits, targets)[:, 0].tolist() == [1, 0, 1, 0, 0]
@@ -712,14 +713,14 @@ def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
     assert metrics.binary_accuracy(chances, jnp.array([0, 1]), threshold=0.5).tolist() == [1, 1]
     with pytest.raises(
         ValueError,
-        match=r"^binary_accuracy: expected threshold as a number, got nan; 0 is for logits, 0\.5 "
+        match=r"^binary_accuracy: expected threshold >= -inf, got nan; use 0 for logits, 0\.5 "
         r"for probabilities$",
     ):
         metrics.binary_accuracy(chances, chances, threshold=np.nan)
     with pytest.raises(
         ValueError,
-        match=r"^f1: expected no threshold for macro, where the largest logit decides, got 0\.5; "
-        r"leave it out$",
+        match=r"^f1: expected no threshold for 'macro', where the largest logit is the prediction, "
+        r"got 0\.5; leave it out$",
     ):
         metrics.f1("macro", 3, threshold=0.5)
 
@@ -737,11 +738,11 @@ def test_a_binary_accuracy_is_of_the_side_of_the_threshold():
         metrics.bits_per_byte(np.ones(1)),
     ],
 )
-def test_one_logit_is_no_class(metric):
-    """Its argmax is 0, whatever it says."""
+def test_one_logit_is_refused_as_classes(metric):
+    """Its argmax is always 0."""
     told = (
-        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; one logit of yes or "
-        r"no is for fdl\.metrics\.binary_accuracy or an average 'binary'; or make two of it: "
+        r"^\w+: expected logits \[..., C\] of 2 classes or more, got \[3, 1\]; for one logit per "
+        r"example use fdl\.metrics\.binary_accuracy or average 'binary', or pass "
         r"jnp\.concatenate\(\[0 \* logits, logits\], -1\)$"
     )
     logits, labels = jnp.array([[1.0], [-1.0], [2.0]]), jnp.array([1, 0, 0])
@@ -751,7 +752,7 @@ def test_one_logit_is_no_class(metric):
     assert fdl.accuracy(two, labels).tolist() == [1, 1, 0]
 
 
-# One form.
+# How a metric is called.
 
 
 @over_cases
@@ -784,7 +785,7 @@ def test_options_of_metrics_that_set_no_shape_may_be_traced():
     )
 
 
-def test_a_metric_is_given_by_its_name_or_with_its_options():
+def test_a_metric_is_passed_by_its_name_or_with_its_options():
     predictions, targets = data("binary")
     given = {
         **{"auc": metrics.auc, "area": metrics.auc(), "f1": metrics.f1("binary")},
@@ -826,7 +827,7 @@ SEEDED_BUGS = {
         "metrics/test_metrics.py",
         [
             ("self.squares.plus(other.squares).plus(between)", "self.squares.plus(other.squares)"),
-            ("1 - missed.over(whole)", "missed.over(whole)"),
+            ("1 - residual.over(total)", "residual.over(total)"),
             ("jnp.maximum(self.unit, other.unit)", "self.unit"),
             (
                 "ratio(self.total.value(), other.total.value()) * factor * factor",
@@ -840,7 +841,7 @@ SEEDED_BUGS = {
         "metrics/test_metrics.py",
         [
             ("/ math.log(2)", ""),
-            ("jnp.ceil(sure * bins) - 1", "jnp.round(sure * bins)"),
+            ("jnp.ceil(confidence * bins) - 1", "jnp.round(confidence * bins)"),
             ("jnp.where(right, weight, nothing[0])", "weight"),
             ("weighted_sum(lengths, weight)", "weight.sum()"),
         ],

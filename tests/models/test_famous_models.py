@@ -1,6 +1,6 @@
-"""Llama, BERT, ViT and ResNet-50 said with `fdl.models`, against torch code of what was published.
+"""Llama, BERT, ViT and ResNet-50 made with `fdl.models`, against torch code of the publications.
 
-The torch functions take weights by the names of the published checkpoints, so each test also holds
+The torch functions take weights by the names of the published checkpoints, so the tests also check
 where every weight goes.
 """
 
@@ -47,7 +47,7 @@ def resnet(classes=3, blocks=(2, 1), width=4, **options):
 
 
 def classifier(model, features, classes):
-    """BERT's: what the first token became, pooled."""
+    """BERT's classifier: it pools the output at the first token."""
     first = fdl.function(lambda h: h[..., 0, :], "first")
     return fdl.chain(
         bert=model, first=first, pool=fdl.dense(features), tanh=fdl.tanh, head=fdl.dense(classes)
@@ -87,13 +87,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_model_has_as_many_weights_as_was_published(name):
+def test_a_model_has_the_published_number_of_weights(name):
     make, x, weights = PUBLISHED[name]
     params, _ = jax.eval_shape(make().init, jax.random.key(0), x)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == weights
 
 
-# Where each weight goes: fdl's path -> (the published name, what is done to it).
+# Where every weight goes: fdl's path -> (the published name, a function of the weight).
 
 
 def same(w):
@@ -135,7 +135,7 @@ def llama_names(layers=2):
 
 
 def encoder_names(block, layer, attend, mix, query):
-    """Those of one block, of which BERT and ViT share most."""
+    """The names of one block that BERT and ViT share."""
     names = {}
     for ours, theirs in [("q", "query"), ("k", "key"), ("v", "value")]:
         names |= dense_at(f"{block}/attend/{attend}/{ours}", f"{layer}.attention.{query}.{theirs}")
@@ -233,7 +233,7 @@ class Torch:
 
 
 def torch_llama(t, ids, layers=2, heads=4, kv_heads=2, base=10000.0, epsilon=1e-6):
-    """Touvron et al. 2023; rotations of halves, as the published weights have them."""
+    """Touvron et al. 2023; rotations of halves, as in the published weights."""
     torch = t.torch
     x = t.w["model.embed_tokens.weight"][ids]
     size = x.shape[-1] // heads
@@ -368,7 +368,7 @@ def assert_equal_to_torch(model, names, x, inputs, theirs, train=False):
     assert_near(np.asarray(y), expected.detach().numpy())
     largest = max(w.grad.abs().max().item() for w in weights.values())
     for name, w in weights.items():
-        # The bias of keys moves nothing, by softmax: its gradient is a rounding of 0.
+        # Softmax cancels the bias of keys: its gradient is 0 up to rounding.
         assert_near(slopes[name], w.grad.numpy(), largest if name.endswith("key.bias") else 0.0)
     return after
 
@@ -376,7 +376,7 @@ def assert_equal_to_torch(model, names, x, inputs, theirs, train=False):
 IDS_OF_TWO = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 
 
-def test_llama_and_its_gradients_are_torchs():
+def test_llama_and_its_gradients_match_torch():
     assert_equal_to_torch(
         llama(rotary=functools.partial(fdl.rotary, base=300.0)),
         llama_names(),
@@ -386,7 +386,7 @@ def test_llama_and_its_gradients_are_torchs():
     )
 
 
-def test_bert_and_its_gradients_are_torchs():
+def test_bert_and_its_gradients_match_torch():
     types, mask = IDS_OF_TWO > 4, IDS_OF_TWO != 7
     inputs = {"types": jnp.asarray(types, jnp.int32), "mask": jnp.asarray(mask)[:, None, None]}
     assert_equal_to_torch(
@@ -400,7 +400,7 @@ def test_bert_and_its_gradients_are_torchs():
     )
 
 
-def test_vit_and_its_gradients_are_torchs():
+def test_vit_and_its_gradients_match_torch():
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype("f")
     assert_equal_to_torch(
         vit(),
@@ -411,7 +411,7 @@ def test_vit_and_its_gradients_are_torchs():
     )
 
 
-def test_resnet_its_gradients_and_its_statistics_are_torchs():
+def test_resnet_its_gradients_and_its_statistics_match_torch():
     x = np.random.default_rng(0).standard_normal((3, 18, 23, 2)).astype("f")
     running = {}
     after = assert_equal_to_torch(
@@ -438,7 +438,7 @@ def test_resnet_its_gradients_and_its_statistics_are_torchs():
         ({"stem": "small"}, {"conv_0": (19, 26), "conv_1": (10, 13)}),
     ],
 )
-def test_the_stride_is_where_it_is_said(options, sizes):
+def test_the_stride_is_in_the_right_convolution(options, sizes):
     model = resnet(blocks=(1, 1), width=2, **options)
     x = jax.ShapeDtypeStruct((1, 19, 26, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -449,7 +449,7 @@ def test_the_stride_is_where_it_is_said(options, sizes):
 
 
 def test_the_models_share_the_options_of_the_block():
-    """Each has those of the block, of the same defaults, but for what it decides itself."""
+    """Every model has the options and defaults of the block, except those that it sets itself."""
 
     def options(model):
         given = inspect.signature(model).parameters.values()
@@ -477,17 +477,17 @@ def test_the_models_share_the_options_of_the_block():
         ),
         (
             {"blocks": 50},
-            "expected a depth that says how many blocks each stage has, one or more, got 50; "
-            "write (3, 4, 6, 3) for a ResNet-50",
+            "expected depth as the number of blocks of every stage, integers >= 1, got 50; "
+            "pass (3, 4, 6, 3) for a ResNet-50",
         ),
         (
             {"blocks": (3, 0)},
-            "expected a depth that says how many blocks each stage has, one or more, got (3, 0); "
-            "write (3, 4, 6, 3) for a ResNet-50",
+            "expected depth as the number of blocks of every stage, integers >= 1, got (3, 0); "
+            "pass (3, 4, 6, 3) for a ResNet-50",
         ),
     ],
 )
-def test_resnet_refuses_what_it_does_not_know(options, message):
+def test_resnet_refuses_unknown_options(options, message):
     with pytest.raises(ValueError, match="^" + re.escape(f"resnet: {message}") + "$"):
         resnet(**options)
 

@@ -1,4 +1,4 @@
-"""Ready networks: how many weights they have, against the papers, and what they are made of."""
+"""Ready networks: their numbers of weights against the papers, and their structure."""
 
 import math
 import re
@@ -43,8 +43,8 @@ def count(model, *given):
 @pytest.mark.parametrize(
     ("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)]
 )
-def test_resnet_has_as_many_weights_as_the_paper_says(depth, millions):
-    """He et al. 2016, table 6; the shortcuts of option B are some more."""
+def test_resnet_has_the_number_of_weights_in_the_paper(depth, millions):
+    """He et al. 2016, table 6, without the weights of the shortcuts of option B."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     found = shapes(fdl.resnet(10, depth), image)
     shortcuts = sum(math.prod(s) for path, s in found.items() if "shortcut" in path)
@@ -54,7 +54,7 @@ def test_resnet_has_as_many_weights_as_the_paper_says(depth, millions):
     assert len(convolutions) == depth
 
 
-def test_resnet_is_a_function_of_the_image_and_halves_it_twice():
+def test_resnet_halves_the_image_twice():
     model = fdl.resnet(4, 8, width=3, scale=1 / 255)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)), jnp.uint8)
     params, state = model.init(jax.random.key(0), x)
@@ -73,13 +73,31 @@ def test_resnet_is_a_function_of_the_image_and_halves_it_twice():
 
 @pytest.mark.parametrize("depth", [2, 9, 21])
 def test_resnet_refuses_a_depth_of_another_form(depth):
-    message = f"resnet: expected a depth of 6 n + 2 with n >= 1, got {depth}; take "
+    message = f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         fdl.resnet(10, depth)
 
 
-def test_the_autoencoder_rebuilds_what_fits_into_its_code():
-    """Images in a plane of three dimensions, by a code of three numbers."""
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("mlp", ([3], 2)),
+        ("lstm_classifier", (7, 3, 2)),
+        ("encoder_block", (2, 4)),
+        ("decoder_block", (2, 4)),
+        ("gpt", (7, 5, 1, 2, 4)),
+        ("encoder", (7, 5, 1, 2, 4)),
+        ("vit", (3, (4, 4), 2, 1, 2, 4)),
+    ],
+)
+def test_an_error_about_an_option_names_the_model(model, args):
+    message = f"{model}: expected rate in [0, 1], got 1.5; 0.1 drops one in ten"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        getattr(fdl, model)(*args, dropout_rate=1.5)
+
+
+def test_the_autoencoder_reconstructs_inputs_of_the_dimension_of_its_code():
+    """Images in a subspace of three dimensions, with a code of three numbers."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12)), jnp.float32)
     x = x.reshape(-1, 3, 4, 1)
@@ -94,13 +112,13 @@ def test_the_autoencoder_rebuilds_what_fits_into_its_code():
     assert fdl.evaluate(objective, result.run.params, (x, x))["loss"] < 1e-3 * float(x.var())
 
 
-def test_gpt_has_as_many_weights_as_gpt_2():
+def test_gpt_has_the_number_of_weights_of_gpt_2():
     """Radford et al. 2019: 124 million in 12 blocks of width 768."""
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     assert count(fdl.gpt(50257, 1024, 12, 12, 768), ids) == 124_439_808
 
 
-def test_the_encoder_sees_both_directions_and_leaves_out_what_the_mask_says():
+def test_the_encoder_sees_both_directions_and_obeys_the_mask():
     model = fdl.encoder(11, 6, layers=2, heads=2, features=8)
     ids = jnp.array([[1, 2, 3, 4]])
     params, _ = model.init(jax.random.key(0), ids)
@@ -113,3 +131,15 @@ def test_the_encoder_sees_both_directions_and_leaves_out_what_the_mask_says():
         apply(ids, without)[0, 0], apply(ids.at[0, 3].set(7), without)[0, 0], atol=1e-6
     )
     np.testing.assert_allclose(first, model.apply(params, {}, ids)[0], atol=1e-6)
+
+
+SEEDED_BUGS = {
+    "fdl/models/perceptron.py": (
+        "models/test_models.py -k names_the_model",
+        [("@named_in_errors\ndef mlp(", "def mlp(")],
+    ),
+    "fdl/models/transformer.py": (
+        "models/test_models.py -k names_the_model",
+        [("@named_in_errors\ndef gpt(", "def gpt(")],
+    ),
+}

@@ -1,4 +1,4 @@
-"""Transformer blocks and the networks made of them, against torch and by hand."""
+"""Transformer blocks and the networks made of them, against torch and NumPy."""
 
 import re
 
@@ -26,13 +26,16 @@ def shaken(params):
     )
 
 
-def into_torch(torch, layer, own):
-    """Copies a block's weights into torch's layer of the same meaning."""
-    parts = {"self_attn": own["attend"]["attention_0"], "norm1": own["attend"]["layer_norm_0"]}
-    if "read" in own:
-        parts["multihead_attn"] = own["read"]["attention_0"]
-        parts["norm2"] = own["read"]["layer_norm_0"]
-    parts["norm3" if "read" in own else "norm2"] = own["mix"]["layer_norm_0"]
+def into_torch(torch, layer, params):
+    """Copies the weights of a block into the same layer of torch."""
+    parts = {
+        "self_attn": params["attend"]["attention_0"],
+        "norm1": params["attend"]["layer_norm_0"],
+    }
+    if "read" in params:
+        parts["multihead_attn"] = params["read"]["attention_0"]
+        parts["norm2"] = params["read"]["layer_norm_0"]
+    parts["norm3" if "read" in params else "norm2"] = params["mix"]["layer_norm_0"]
     state = {}
     for name, part in parts.items():
         if "norm" in name:
@@ -42,7 +45,7 @@ def into_torch(torch, layer, own):
             three = [part[each][leaf].T for each in "qkv"]
             state[f"{name}.in_proj_{suffix}"] = jnp.concatenate(three)
             state[f"{name}.out_proj.{suffix}"] = part["out"][leaf].T
-    inner = own["mix"]["feed_forward_0"]
+    inner = params["mix"]["feed_forward_0"]
     for name, (path, suffix) in [(n, (p, s)) for n, p in NAMES for s in ("weight", "bias")]:
         state[f"{name}.{suffix}"] = inner[path]["w" if suffix == "weight" else "b"].T
     layer.load_state_dict({n: torch.tensor(np.array(leaf)) for n, leaf in state.items()})
@@ -53,7 +56,7 @@ NAMES = [("linear1", "up"), ("linear2", "down")]
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("kind", ["encoder", "causal encoder", "decoder"])
-def test_a_block_and_its_gradient_are_torchs(kind, dtype, bound):
+def test_a_block_and_its_gradient_match_torch(kind, dtype, bound):
     torch = pytest.importorskip(
         "torch", reason="torch is not installed: transformer blocks are not checked against it"
     )

@@ -1,0 +1,200 @@
+"""Cross-entropies: their formulas in float64, and infinite, small and weighted cases."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+import fdl
+from tests.cases import LossCase
+from tests.losses import oracles
+
+
+def _log_chances(rng, rows, classes, size):
+    return -oracles.nats(size * rng.standard_normal((rows, classes))), rng.integers(
+        0, classes, rows
+    )
+
+
+def _some_left_out(rng, rows, classes, size):
+    """Labels of which a third is -100; the first one is not."""
+    labels = rng.integers(0, classes, rows)
+    labels[1::3] = -100
+    return size * rng.standard_normal((rows, classes)), labels
+
+
+def _ignoring(logits, labels):
+    return np.where(labels < 0, 0, oracles.softmax_cross_entropy(logits, np.maximum(labels, 0)))
+
+
+def _smoothed_and_weighted(logits, labels):
+    chances = 0.8 * np.eye(5)[labels] + 0.2 / 5
+    return (chances * oracles.CLASS_WEIGHT * oracles.nats(logits)).sum(-1)
+
+
+LOSSES = {
+    "softmax_cross_entropy": LossCase(
+        fdl.softmax_cross_entropy,
+        "labels",
+        oracles.softmax_cross_entropy,
+        optax.softmax_cross_entropy_with_integer_labels,
+    ),
+    "softmax_cross_entropy_smoothed_and_weighted": LossCase(
+        functools.partial(
+            fdl.softmax_cross_entropy, smoothing=0.2, class_weight=oracles.CLASS_WEIGHT
+        ),
+        "labels",
+        _smoothed_and_weighted,
+    ),
+    "softmax_cross_entropy_ignoring": LossCase(
+        fdl.softmax_cross_entropy(ignore_index=-100),
+        _some_left_out,
+        _ignoring,
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+    ),
+    "categorical_nll": LossCase(
+        functools.partial(fdl.categorical_nll, class_weight=oracles.CLASS_WEIGHT),
+        _log_chances,
+        lambda logs, labels: -oracles.CLASS_WEIGHT[labels] * oracles.picked(logs, labels),
+        lowest=-math.inf,
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+    ),
+    "soft_cross_entropy": LossCase(
+        fdl.soft_cross_entropy,
+        "distributions",
+        lambda logits, targets: (targets * oracles.nats(logits)).sum(-1),
+        optax.softmax_cross_entropy,
+    ),
+    "kl_divergence": LossCase(
+        fdl.kl_divergence,
+        "distributions",
+        lambda logits, targets: (targets * oracles.nats(logits) - scipy.special.entr(targets)).sum(
+            -1
+        ),
+        lambda logits, targets: optax.kl_divergence(jax.nn.log_softmax(logits), targets),
+        lowest=-1e-6,
+    ),
+    "sigmoid_cross_entropy": LossCase(
+        fdl.sigmoid_cross_entropy,
+        "chances",
+        oracles.sigmoid_cross_entropy,
+        optax.sigmoid_binary_cross_entropy,
+    ),
+    "sigmoid_cross_entropy_weighted": LossCase(
+        functools.partial(fdl.sigmoid_cross_entropy, positive_weight=oracles.CLASS_WEIGHT),
+        "chances",
+        functools.partial(oracles.sigmoid_cross_entropy, weight=oracles.CLASS_WEIGHT),
+    ),
+}
+
+
+def test_smoothing_matches_soft_targets():
+    logits, labels = LOSSES["softmax_cross_entropy"].data(2)
+    smoothed = fdl.softmax_cross_entropy(logits, labels, smoothing=0.3)
+    targets = 0.7 * jax.nn.one_hot(labels, 5) + 0.3 / 5
+    np.testing.assert_allclose(smoothed, fdl.soft_cross_entropy(logits, targets), rtol=1e-5)
+
+
+def test_the_logit_of_a_class_of_probability_0_may_be_minus_infinity():
+    logits = jnp.array([[0.5, -np.inf, 1.0]])
+    for loss, target in [
+        (fdl.softmax_cross_entropy, jnp.array([0])),
+        (fdl.soft_cross_entropy, jnp.array([[1.0, 0.0, 0.0]])),
+        (fdl.kl_divergence, jnp.array([[1.0, 0.0, 0.0]])),
+    ]:
+        value, gradient = jax.value_and_grad(lambda x: loss(x, target).sum())(logits)
+        assert float(value) == pytest.approx(math.log1p(math.exp(0.5)), rel=1e-6)
+        assert np.isfinite(gradient).all()
+
+
+def test_the_gradient_of_the_targets_of_kl_divergence():
+    """For a class of probability 0, where the slope of t log t is infinite, it is taken as 0."""
+    logits, targets = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[0.0, 0.4, 0.6]])
+    gradient = jax.grad(lambda t: fdl.kl_divergence(logits, t).sum())(targets)
+    logs = np.array([1.0, 2.0, -1.0]) - np.log(np.exp([1.0, 2.0, -1.0]).sum())
+    exact = [0, math.log(0.4) + 1 - logs[1], math.log(0.6) + 1 - logs[2]]
+    np.testing.assert_allclose(gradient[0], exact, rtol=1e-6)
+
+
+def test_a_small_cross_entropy_is_accurate_to_the_last_digits():
+    logits = np.array([[17.0, 0.0, 5.0], [40.0, 0.0, 1.0], [3.0, 2.0, 3.0], [-1e4, 1e4, 0.0]])
+    gaps = logits - logits[:, :1]
+    most = gaps.max(-1)
+    exact = most + np.log1p(np.exp(gaps - most[:, None]).sum(-1) - 1)
+    exact[:2] = np.log1p(np.exp(gaps[:2, 1:]).sum(-1))
+    labels = jnp.zeros(4, int)
+    narrow = jnp.asarray(logits, jnp.float32)
+    np.testing.assert_allclose(fdl.softmax_cross_entropy(narrow, labels), exact, rtol=1e-6)
+    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(narrow)
+    chances = np.exp(gaps[:2, 1:]) / (1 + np.exp(gaps[:2, 1:]).sum(-1, keepdims=True))
+    np.testing.assert_allclose(gradient[:2, 1:], chances, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:2, 0], -chances.sum(-1), rtol=1e-6)
+
+
+def test_a_label_of_probability_0_has_an_infinite_loss_and_finite_slopes():
+    logits = jnp.array([[0.0, -jnp.inf, 1.0], [jnp.inf, 0.0, 1.0]])
+    labels = jnp.array([1, 0])
+    np.testing.assert_array_equal(fdl.softmax_cross_entropy(logits, labels), [jnp.inf, 0.0])
+    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(logits)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_second_derivative_of_a_cross_entropy_where_all_logits_are_equal():
+    hessian = jax.hessian(lambda z: fdl.softmax_cross_entropy(z, jnp.array(1)))(jnp.zeros(3))
+    np.testing.assert_allclose(hessian, np.eye(3) / 3 - 1 / 9, atol=1e-6)
+
+
+def test_the_gradient_of_soft_targets():
+    targets = jnp.array([0.5, 0.5, 0.0])
+    logits = jnp.array([0.0, 1.0, -2.0])
+    by_target = jax.grad(lambda q: fdl.soft_cross_entropy(logits, q))(targets)
+    np.testing.assert_allclose(by_target, -jax.nn.log_softmax(logits), rtol=1e-6)
+    never = logits.at[2].set(-jnp.inf)
+    for loss in (fdl.soft_cross_entropy, fdl.kl_divergence):
+        for each in jax.grad(loss, (0, 1))(never, targets):
+            assert np.isfinite(each).all()
+
+
+def test_class_weights_without_smoothing_multiply_the_loss():
+    logits, labels = jnp.array([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]]), jnp.array([2, 0])
+    weight = jnp.array([0.25, 1.0, 4.0])
+    expected = weight[labels] * fdl.softmax_cross_entropy(logits, labels)
+    got = fdl.softmax_cross_entropy(logits, labels, class_weight=weight)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    traced = jax.jit(functools.partial(fdl.softmax_cross_entropy, class_weight=weight))
+    np.testing.assert_allclose(traced(logits, labels, smoothing=0.0), expected, rtol=1e-6)
+
+
+def test_a_log_probability_of_minus_infinity_costs_infinity_unless_its_weight_is_0():
+    logs, labels = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]]), jnp.array([1, 1])
+    loss, slope = jax.value_and_grad(lambda z: fdl.categorical_nll(z, labels).sum())(logs)
+    assert loss == jnp.inf and slope.tolist() == [[0, -1], [0, -1]]
+    assert fdl.categorical_nll(logs, labels, class_weight=[1.0, 0.0]).tolist() == [0, 0]
+    assert np.isnan(fdl.categorical_nll(logs, jnp.array([2, -1]))).all()
+
+
+SEEDED_BUGS = {
+    "fdl/losses/cross_entropy.py": (
+        "losses test_numbers.py test_laws.py -k loss_or_entropy_or_numbers",
+        [
+            ("jax.lax.stop_gradient(logits.max(-1, keepdims=True))", "0 * logits.max()"),
+            ("product(1 - targets, jax.nn.softplus(logits))", "jax.nn.softplus(logits)"),
+            ("product(1 - targets, jax", "((1 - targets) * jax"),
+            ("jnp.expm1(-most)) + total)", "jnp.exp(-most) - 1) + total)"),
+            ("jnp.where(never, behind, label_logit)", "label_logit"),
+            ("bounded(ahead) - bounded(most)", "ahead - most"),
+            ("bounded(logits) - bounded(most), logits - most", "logits - most, logits - most"),
+            ("jnp.where(some, nats_of_all(logits), 0)", "nats_of_all(logits)"),
+            ("if jnp.broadcast_shapes(weight.shape, logits.shape) != logits.shape:", "if False:"),
+            ("1 - share + share / classes", "1 - share"),
+            ("_expected_nats(smoothed * weights", "_expected_nats(smoothed"),
+            ("product(jnp.where(right, weights, 0).sum(-1), ", "("),
+            ("jnp.where(some, targets, 1)", "targets"),
+        ],
+    ),
+}

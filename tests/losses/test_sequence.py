@@ -1,0 +1,128 @@
+"""Losses of sequences: CTC in float64, one text and one state at a time."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.special
+
+import fdl
+from tests.cases import LossCase
+from tests.losses import oracles
+
+
+def _texts(rng, rows, classes, size):
+    """Texts of 0 to 3 letters, some with a letter twice in a row."""
+    labels = rng.integers(1, classes, (rows, 3))
+    labels[: rows // 2, 1] = labels[: rows // 2, 0]
+    labels[np.arange(3) >= (np.arange(rows) % 4)[:, None]] = -1
+    return size * rng.standard_normal((rows, 6, classes)), labels, 6 - np.arange(rows) % 2
+
+
+def _ctc(logits, labels, lengths, blank=0):
+    """Graves et al. 2006, one text and one state at a time."""
+    if logits.ndim > 2:
+        rows = zip(logits, labels, lengths, strict=True)
+        return np.array([_ctc(*row, blank=blank) for row in rows])
+    says = -oracles.nats(logits)[: int(lengths)]
+    letters = [int(each) for each in labels if each >= 0]
+    states = [blank, *(state for letter in letters for state in (letter, blank))]
+    at = np.full(len(states), -np.inf)
+    at[0] = 0.0
+    for frame in says:
+        before, at = at, np.full(len(states), -np.inf)
+        for i, state in enumerate(states):
+            come = [before[i], before[i - 1] if i else -np.inf]
+            if i > 1 and state != blank and state != states[i - 2]:
+                come.append(before[i - 2])
+            at[i] = scipy.special.logsumexp(come) + frame[state]
+    return -scipy.special.logsumexp(at[-2:])
+
+
+LOSSES = {
+    "ctc": LossCase(
+        lambda logits, labels, lengths, **more: fdl.ctc(logits, labels, lengths=lengths, **more),
+        _texts,
+        _ctc,
+        told=r"expected integer lengths \[6\] for logits \[6, 6, 5\], got int32 \[5\]; pass one "
+        r"number of frames for every text",
+    ),
+}
+
+
+def test_ctc_matches_optax_with_another_blank(standard_promotion):
+
+    logits, labels, _ = LOSSES["ctc"].data(5)
+    labels = jnp.where(labels < 0, labels, labels - 1)
+    missing = (labels < 0).astype(jnp.float32)
+    expected = jax.jit(functools.partial(optax.ctc_loss, blank_id=4))(
+        logits, jnp.zeros((6, 6)), labels, missing
+    )
+    found = jax.jit(functools.partial(fdl.ctc, blank=4))(logits, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_text_with_too_few_frames_has_an_infinite_loss():
+    """Two equal letters need a blank between them, so three frames."""
+    labels = jnp.array([1, 1])
+    loss = jax.jit(jax.value_and_grad(lambda logits: fdl.ctc(logits, labels)))
+    value, gradient = loss(jnp.ones((2, 3)))
+    assert value == np.inf and (gradient == 0).all()
+    value, gradient = loss(jnp.zeros((3, 3)))
+    assert (gradient != 0).any()
+    np.testing.assert_allclose(value, 3 * math.log(3), rtol=1e-6)
+    many = jax.jit(lambda *args: fdl.ctc(jnp.ones((4, 4, 3)), args[0], lengths=args[1]))
+    losses = many(jnp.array([[-1, -1], [2, 0], [2, 3], [2, -1]]), jnp.array([0, 4, 4, 4]))
+    assert losses[0] == 0 and losses[3] > 0
+    assert np.isnan(losses).tolist() == [False, True, True, False]
+
+
+def test_a_text_of_tiny_probability_has_a_finite_loss():
+    """Three alignments, of which two say the label once."""
+    logits = jnp.array([[0.0, -2e4], [0.0, -2e4]])
+    np.testing.assert_allclose(fdl.ctc(logits, jnp.array([1])), 2e4 - math.log(2), rtol=1e-6)
+
+
+def test_frames_past_the_end_of_a_text_are_not_read():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    labels, lengths = jnp.array([1]), jnp.array(2)
+    loss = lambda z: fdl.ctc(z, labels, lengths=lengths)  # noqa: E731
+    clean = jax.value_and_grad(loss)(logits)
+    spoilt = jax.value_and_grad(loss)(logits.at[2:].set(jnp.nan))
+    for a, b in zip(clean, spoilt, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isnan(fdl.ctc(logits, labels, lengths=jnp.array(5)))
+    assert np.isnan(fdl.ctc(logits, jnp.array([1, -1, 2])))
+    assert np.isnan(fdl.ctc(logits, jnp.array([1, -2])))
+
+
+def test_ctc_with_infinite_logits():
+    logits = jnp.zeros((3, 3)).at[0, 2].set(-jnp.inf)
+    surely = jnp.zeros((3, 3)).at[:, 1].set(jnp.inf)
+    for frames, expected in ((logits, -np.log(6 / 18)), (surely, 0.0)):
+        loss, slope = jax.value_and_grad(fdl.ctc)(frames, jnp.array([1]))
+        np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-6)
+        assert np.isfinite(slope).all()
+    never = jnp.zeros((3, 3)).at[0, 2].set(jnp.inf)
+    loss, slope = jax.value_and_grad(fdl.ctc)(never, jnp.array([1]))
+    assert loss == jnp.inf and (slope == 0).all()
+
+
+SEEDED_BUGS = {
+    "fdl/losses/sequence.py": (
+        "losses test_laws.py -k test_sequence_or_loss",
+        [
+            ("(states != blank) & (states != before)", "(states != blank)"),
+            ("(frame < lengths)", "(frame <= lengths)"),
+            ("jnp.where(inside[..., None], precise(logits), 0)", "precise(logits)"),
+            ("-jnp.minimum(nats, -NEVER)", "-nats"),
+            ("wrong | (lengths < 0) | (lengths > frames)", "wrong"),
+            ("(labels < -1).any(-1) | holes", "(labels < -1).any(-1)"),
+            ("jnp.where(count == 0, NEVER, in_label)", "NEVER"),
+            ("NEVER = -1e30", "NEVER = -1e4"),
+        ],
+    ),
+}
