@@ -1,8 +1,8 @@
-"""Cells: one step of a recurrent layer, from what is carried and a new x to what is carried on.
+"""Cells: one step of a recurrent layer, from a carry and a new x to the next carry.
 
-H is the number of features, D those of x, G the number of gates. Weights of all gates stand side by
-side, in the order that the cell names. In every formula a product by W or U is a matrix product,
-any other goes element by element.
+H is the number of features of the carry, D that of x. The weights of all gates stand side by side,
+in the order that the cell names. In formulas, W x and U h are matrix products; all other products
+are elementwise.
 """
 
 import dataclasses
@@ -17,24 +17,23 @@ from fdl.checks import check_count, check_number
 from fdl.core.layer import check_initializer, subkey
 from fdl.initializers import lecun_normal, orthogonal, zeros
 from fdl.ops.rank_promotion import with_free_ranks
-from fdl.typing import Initializer, Params
+from fdl.typing import Activation, Initializer, Params
 
 WIDTH = "say how many each step has"
-
 Carry = dict[str, jax.Array]
 ORTHOGONAL = orthogonal()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One step of a recurrence, in the two parts that `recurrent` calls.
+    """One step of a recurrence, in the two parts that `recurrent` calls: drive and step.
 
     Args:
-      name: what a layer of it is called.
-      features: H, how many numbers each part of the carry has.
-      carried: names of the parts of the carry; "h" is one of them, and is the step's output.
-      init: `(key, x) -> params`; of x only the last axis and the dtype are read.
-      drive: `(params, x [..., D]) -> driven`, what a step needs of x. It knows no time, so it is
+      name: what a layer of this cell is called.
+      features: H, the size of each part of the carry.
+      carried: names of the parts of the carry; one of them is "h", the output of the step.
+      init: `(key, x) -> params`; reads only the last axis and the dtype of x.
+      drive: `(params, x [..., D]) -> driven`, the part of a step that depends only on x; it is
         computed for all steps at once.
       step: `(params, carry, driven) -> carry`, in the dtype of the carry, float32 or wider.
     """
@@ -54,7 +53,7 @@ class Cell:
 def simple_cell(
     features: int,
     *,
-    activation: Callable[[jax.Array], jax.Array] = tanh,
+    activation: Activation = tanh,
     w_init: Initializer = lecun_normal,
     hidden_init: Initializer = ORTHOGONAL,
 ) -> Cell:
@@ -62,7 +61,7 @@ def simple_cell(
 
     Args:
       features: H, >= 1.
-      activation: of the sum.
+      activation: an array to one of the same shape.
       w_init: initializer of W.
       hidden_init: initializer of U.
 
@@ -70,7 +69,7 @@ def simple_cell(
       A cell that carries {"h"}; params {"input": {"w": [D, H], "b": [H]}, "hidden": {"w": [H, H]}}.
 
     Raises:
-      ValueError: features below 1.
+      ValueError: features < 1.
 
     Example:
       >>> simple_cell(3).init(jax.random.key(0), jnp.ones((1, 2)))["hidden"]["w"].shape
@@ -78,7 +77,7 @@ def simple_cell(
 
     Source: Elman 1990, "Finding structure in time".
     """
-    features = check_count("recurrent", "features", features, WIDTH)
+    features = check_count("simple_cell", "features", features, WIDTH)
     init = _affine(("h",), features, w_init, hidden_init)
 
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
@@ -96,20 +95,20 @@ def lstm_cell(
 ) -> Cell:
     """c = f c + i g and h = o tanh(c); i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b).
 
-    Each of i, f, g and o has a W, a U and a b of its own; they stand in this order.
+    Each of i, f, g and o has separate W, U and b, in this order.
 
     Args:
       features: H, >= 1.
-      forget_bias: what b of f begins with; 1 lets a new network remember. May be traced.
+      forget_bias: the initial b of f, may be traced; 1 lets a new network remember.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
     Returns:
       A cell that carries {"h", "c"}; params {"input": {"w": [D, 4 H], "b": [4 H]}, "hidden": {"w":
-      [H, 4 H]}}. torch's two biases are one here, their sum.
+      [H, 4 H]}}. b is the sum of torch's two biases.
 
     Raises:
-      ValueError: features below 1.
+      ValueError: features < 1.
 
     Example:
       >>> params = lstm_cell(2, forget_bias=1.0).init(jax.random.key(0), jnp.ones((1, 3)))
@@ -120,8 +119,8 @@ def lstm_cell(
     2000, "Learning to forget", for f; Jozefowicz, Zaremba and Sutskever 2015, "An empirical
     exploration of recurrent network architectures", for forget_bias.
     """
-    features = check_count("recurrent", "features", features, WIDTH)
-    check_number("lstm", "forget_bias", forget_bias, None, "0 or 1 is usual")
+    features = check_count("lstm_cell", "features", features, WIDTH)
+    check_number("lstm_cell", "forget_bias", forget_bias, None, "0 or 1 is usual")
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
@@ -147,30 +146,30 @@ def gru_cell(
 ) -> Cell:
     """h = (1 - z) n + z h; r, z = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')).
 
-    Each of r, z and n has a W, a U and a b of its own; they stand in this order.
+    Each of r, z and n has separate W, U and b, in this order.
 
     Args:
       features: H, >= 1.
-      reset_after: r multiplies U h + b', as in torch, cuDNN and Keras; else n = tanh(W x + b +
-        U (r h)), as in the paper.
+      reset_after: True multiplies U h + b' by r, as in torch, cuDNN and Keras; False is the paper's
+        n = tanh(W x + b + U (r h)).
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
     Returns:
       A cell that carries {"h"}; params {"input": {"w": [D, 3 H], "b": [3 H]}, "hidden": {"w": [H,
-      3 H]}}, with reset_after also b' in hidden/b [H].
+      3 H]}}; with reset_after also hidden/b [H], which is b'.
 
     Raises:
-      ValueError: features below 1.
+      ValueError: features < 1.
 
     Example:
       >>> sorted(gru_cell(2).init(jax.random.key(0), jnp.ones((1, 3)))["hidden"])
       ['b', 'w']
 
-    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; the other is
-    version 1 of that paper and cuDNN's.
+    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; True is as
+    in version 1 of that paper and in cuDNN.
     """
-    features = check_count("recurrent", "features", features, WIDTH)
+    features = check_count("gru_cell", "features", features, WIDTH)
     affine = _affine(("r", "z", "n"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
@@ -199,16 +198,16 @@ def gru_cell(
 def _affine(
     gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
 ) -> Callable[[Any, Any], Params]:
-    """Draws the weights of each gate by themselves, so that an initializer sees one matrix."""
+    """Draws each gate's weights separately, so that an initializer sees the matrix of one gate."""
     check_initializer("cell", "w_init", w_init)
     check_initializer("cell", "hidden_init", hidden_init)
 
     def init(key: Any, x: Any) -> Params:
-        def drawn(own: Any, init: Initializer, rows: int) -> jax.Array:
-            keys = own if own is None else jnp.stack([subkey(own, gate) for gate in gates])
+        def drawn(key: Any, init: Initializer, rows: int) -> jax.Array:
+            keys = None if key is None else jnp.stack([subkey(key, gate) for gate in gates])
             draw = jax.vmap(lambda key: init(key, (rows, features), x.dtype), axis_size=len(gates))
-            each = draw(keys)
-            return jnp.moveaxis(each, 0, 1).reshape(rows, -1)
+            matrices = draw(keys)
+            return jnp.moveaxis(matrices, 0, 1).reshape(rows, -1)
 
         return {
             "input": {
@@ -230,5 +229,5 @@ def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:
 
 
 def _product(h: jax.Array, w: jax.Array) -> jax.Array:
-    """h @ w in the precision of the weights, then in that of the carry."""
+    """h @ w, computed in the dtype of w, as the dtype of h."""
     return (h.astype(w.dtype) @ w).astype(h.dtype)

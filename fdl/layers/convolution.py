@@ -1,7 +1,7 @@
-"""Convolutions and their transposes: a weighted sum of a small window, the same for all windows.
+"""Convolutions and their transposes: the same weighted sum over every window of an image.
 
 [..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. F is the number
-of features, G of groups.
+of features, G the number of groups.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, counted, is_count
+from fdl.checks import check_count, counted, is_count, named_in_errors
 from fdl.core.any_rank import one_for_all_axes
 from fdl.core.cache import at_once, sliding
 from fdl.core.layer import Layer, subkey
@@ -52,22 +52,24 @@ def conv(
 ) -> Layer:
     """y[p, f] = b[f] + sum over t, c of x[p * stride + t * dilation - low, c] w[t, c, f].
 
-    The kernel is not turned round (it is a cross-correlation, as in all libraries).
+    The kernel is not flipped: this is a cross-correlation, as in all deep-learning libraries.
 
     Args:
-      features: F, how many outputs at each place, >= 1.
-      kernel_size: (3, 3) for images, (3,) for sequences, (3, 3, 3) for volumes: as many numbers as
-        there are spatial axes. An integer is for all of them: x is then [B, *spatial, C], and each
-        axis between the first and the last is spatial.
-      stride: from one window to the next; an integer for all axes, or one for each.
-      padding: "SAME" makes ceil(size / stride) windows with low = total // 2 (XLA's, TensorFlow's
-        and Keras's meaning; torch's "same" is the case of stride 1). "VALID" is none. "CAUSAL", for
-        one axis, puts all of it before the first element. "CIRCULAR", "REFLECT" and "EDGE" surround
-        the image with its own elements, as torch's padding_mode circular, reflect and replicate
-        with padding "same". An integer p is torch's: p zeros at either end. Or an integer or a pair
-        (low, high) for each axis.
-      dilation: from one element of the kernel to the next on the image.
-      groups: G. Features fall into G parts, each of which sees one of G parts of the channels.
+      features: F, the number of outputs at each position, >= 1.
+      kernel_size: one size for each spatial axis: (3, 3) for images, (3,) for sequences, (3, 3, 3)
+        for volumes. An integer is the size for all axes; x is then [B, *spatial, C], and every axis
+        between the first and the last is spatial.
+      stride: the step from one window to the next; an integer for all axes, or one for each.
+      padding: "SAME" makes ceil(size / stride) windows with low = total // 2 (as XLA, TensorFlow
+        and Keras; torch's "same" is the case of stride 1). "VALID" pads nothing. "CAUSAL", for one
+        axis, puts all padding before the first element. "CIRCULAR", "REFLECT" and "EDGE" repeat
+        elements of the image, as torch's padding_mode circular, reflect and replicate with padding
+        "same". An integer p adds p zeros at both ends, as in torch. A tuple has an integer or a
+        pair (low, high) for each axis.
+      dilation: the step on the image from one element of the kernel to the next; an integer for all
+        axes, or one for each.
+      groups: G. Features and channels are divided into G parts; each part of the features reads
+        only the matching part of the channels.
       bias: whether to add b.
       w_init: initializer of w [*kernel_size, C / G, F].
       b_init: initializer of b [F].
@@ -75,12 +77,13 @@ def conv(
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *windows, F]; params {"w", "b"} in the dtype of
-      the x that `init` sees.
+      the x that is passed to `init`.
 
     Raises:
-      ValueError: a number out of range, a padding of no known name, features G does not divide.
-      PathError: x without these axes, of another C than w, of a C that G does not divide, of an
-        integer dtype, or smaller than one window.
+      ValueError: an option is out of range, padding has an unknown name, or F is not a multiple of
+        G.
+      PathError: x lacks these axes, has a C that differs from w's or is not a multiple of G, has an
+        integer dtype, or is smaller than one window.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,7 +100,7 @@ def conv(
     strides = for_each_axis("conv", "stride", stride, len(kernel))
     dilations = for_each_axis("conv", "dilation", dilation, len(kernel))
     edges = check_padding("conv", padding, len(kernel))
-    check_features("conv", features, groups)
+    _check_features("conv", features, groups)
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
@@ -120,11 +123,11 @@ def conv(
         return (y + params["b"] if bias else y), state
 
     def without_padding() -> Layer:
-        own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
-        return conv(features, kernel, padding="VALID", dilation=dilations, groups=groups, **own)
+        weights: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+        return conv(features, kernel, padding="VALID", dilation=dilations, groups=groups, **weights)
 
     layer = Layer(name, init, apply)
-    return _decoded(layer, kernel, strides, dilations, edges, without_padding)
+    return _with_decoding(layer, kernel, strides, dilations, edges, without_padding)
 
 
 @one_for_all_axes("kernel_size")
@@ -140,11 +143,12 @@ def depthwise_conv(
     b_init: Initializer = zeros,
     name: str = "depthwise_conv",
 ) -> Layer:
-    """A convolution of every channel by itself: `conv` with as many groups as channels.
+    """A convolution of each channel alone: `conv` with as many groups as channels.
 
     Args:
-      kernel_size, stride, padding, dilation: as of `conv`.
-      multiplier: M, how many features each channel gives; feature c * M + m is of channel c.
+      kernel_size, stride, padding, dilation: as in `conv`.
+      multiplier: M, the number of features for each channel, >= 1; feature c * M + m is computed
+        from channel c.
       bias: whether to add b.
       w_init: initializer of w [*kernel_size, 1, C * M].
       b_init: initializer of b [C * M].
@@ -174,10 +178,10 @@ def depthwise_conv(
         "dilation": for_each_axis("depthwise_conv", "dilation", dilation, len(kernel)),
         "padding": check_padding("depthwise_conv", padding, len(kernel)),
     }
-    own: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
+    weights: dict[str, Any] = {"bias": bias, "w_init": w_init, "b_init": b_init, "name": name}
 
     def of(channels: int) -> Layer:
-        return conv(channels * multiplier, kernel, groups=channels, **windows, **own)
+        return conv(channels * multiplier, kernel, groups=channels, **windows, **weights)
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel))
@@ -192,13 +196,14 @@ def depthwise_conv(
 
     def without_padding() -> Layer:
         return depthwise_conv(
-            kernel, multiplier=multiplier, padding="VALID", dilation=dilation, **own
+            kernel, multiplier=multiplier, padding="VALID", dilation=dilation, **weights
         )
 
     layer = Layer(name, init, apply)
-    return _decoded(layer, kernel, **windows, without_padding=without_padding)
+    return _with_decoding(layer, kernel, **windows, without_padding=without_padding)
 
 
+@named_in_errors
 def separable_conv(
     features: int,
     kernel_size: int | tuple[int, ...],
@@ -212,12 +217,12 @@ def separable_conv(
     b_init: Initializer = zeros,
     name: str = "separable_conv",
 ) -> Layer:
-    """A depthwise convolution, then a mixture of its features at each place.
+    """A depthwise convolution, then a dense layer over its features at each position.
 
     Args:
-      features: F, how many outputs at each place.
-      kernel_size, stride, padding, dilation, multiplier: as of `depthwise_conv`.
-      bias: whether the mixture adds b; between the two there is none.
+      features: F, the number of outputs at each position, >= 1.
+      kernel_size, stride, padding, dilation, multiplier: as in `depthwise_conv`.
+      bias: whether the dense layer adds b; the depthwise convolution adds none.
       w_init: initializer of both kernels.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
@@ -239,45 +244,16 @@ def separable_conv(
     Source: Chollet 2017, "Xception", arXiv 1610.02357, section 2.
     """
     windows: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
-    one: int | tuple[int, ...] = 1
+    pointwise_size: int | tuple[int, ...] = 1
     if not is_count(counted(kernel_size)):
-        one = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
+        pointwise_size = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
     return chain(
         depthwise=depthwise_conv(
             kernel_size, multiplier=multiplier, **windows, bias=False, w_init=w_init
         ),
-        pointwise=conv(features, one, bias=bias, w_init=w_init, b_init=b_init),
+        pointwise=conv(features, pointwise_size, bias=bias, w_init=w_init, b_init=b_init),
         name=name,
     )
-
-
-def check_features(layer: str, features: int, groups: int) -> None:
-    """Refuses features that do not fall into groups."""
-    check_count(layer, "features", features, "say how many outputs there are")
-    if not is_count(groups) or features % groups:
-        raise ValueError(
-            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
-            "take a common divisor of the channels of x and the features"
-        )
-
-
-def _decoded(
-    layer: Layer,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    padding: Edges,
-    without_padding: Callable[[], Layer],
-) -> Layer:
-    """With its twin for decoding, if no window sees what comes after its place."""
-    extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
-    each_by_itself = padding in NAMES or not any(map(any, padding))
-    if {*extent, *stride} == {1} and each_by_itself:
-        return layer
-    before = extent[0] - 1
-    if stride == (1,) and padding in ("CAUSAL", ((before, 0),)):
-        return dataclasses.replace(layer, decoding=lambda room: sliding(without_padding(), before))
-    return at_once(layer)
 
 
 @one_for_all_axes("kernel_size")
@@ -295,26 +271,26 @@ def conv_transpose(
     b_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """The gradient of a convolution by its input: each x[p] adds x[p] w to the window at p.
+    """The gradient of a convolution with respect to its input: x[p] adds x[p] w to the window at p.
 
     y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
 
     Args:
-      features: F, how many outputs at each place, >= 1.
-      kernel_size: as many numbers as there are spatial axes, or an integer for all, as of `conv`.
-      stride: from one window to the next on y, so that y is about so many times larger than x.
-      padding: that of the convolution. "SAME" makes size * stride outputs, "VALID" all that any
-        window reaches, (size - 1) * stride + max(extent, stride) with extent = (kernel - 1) *
-        dilation + 1; both as TensorFlow, Keras and Flax. An integer, or an integer or a pair for
-        each axis, is torch's, and leaves out so many outputs at either end.
-      output_padding: torch's: so many more outputs at the high end, below stride or dilation;
-        with a padding of integers or pairs.
-      dilation: from one element of the kernel to the next on y.
-      groups: G. Features of one part come from channels of the same part.
+      features: F, the number of outputs at each position, >= 1.
+      kernel_size: one size for each spatial axis, or an integer for all, as in `conv`.
+      stride: the step from one window to the next on y, so y is about `stride` times larger than x.
+      padding: the padding of the convolution. "SAME" makes size * stride outputs; "VALID" makes all
+        outputs that a window reaches, (size - 1) * stride + max(extent, stride) with extent =
+        (kernel - 1) * dilation + 1; both as TensorFlow, Keras and Flax. Integers or pairs, as in
+        `conv`, are the number of outputs to leave out at the ends, as in torch.
+      output_padding: the number of outputs to add at the high end, as in torch; less than stride or
+        dilation. Only with a padding of integers or pairs.
+      dilation: the step on y from one element of the kernel to the next.
+      groups: G. Each of G parts of the features reads only the matching part of the channels.
       bias: whether to add b.
       w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from F to C.
-        It draws [*kernel_size, C / G, F], and its fan_in is what feeds an output here: the
-        product of that shape but F, over the strides.
+        It draws [*kernel_size, C / G, F]; its fan_in is the number of inputs of one output: the
+        product of that shape without F, divided by the strides.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -322,7 +298,7 @@ def conv_transpose(
       A layer from x [..., *spatial, C] to y [..., *outputs, F].
 
     Raises:
-      ValueError: a number out of range, a padding of no known name.
+      ValueError: an option is out of range, or padding has an unknown name.
       PathError: as `conv`.
 
     Example:
@@ -339,12 +315,12 @@ def conv_transpose(
     strides = for_each_axis("conv_transpose", "stride", stride, len(kernel))
     dilations = for_each_axis("conv_transpose", "dilation", dilation, len(kernel))
     edges = check_padding("conv_transpose", padding, len(kernel), ("SAME", "VALID"))
-    check_features("conv_transpose", features, groups)
-    more = _check_output_padding(output_padding, padding, strides, dilations)
+    _check_features("conv_transpose", features, groups)
+    extra = _check_output_padding(output_padding, padding, strides, dilations)
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
-        # An output is reached by one in `stride` of the elements of the kernel, along each axis.
+        # Along each axis, one in `stride` of the elements of the kernel reaches an output.
         shape = Shared((*kernel, x.shape[-1] // groups, features), 1 / math.prod(strides))
         w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)
         params = {"w": jnp.swapaxes(w, -1, -3).reshape(*kernel, features // groups, -1)}
@@ -357,12 +333,43 @@ def conv_transpose(
     ) -> tuple[jax.Array, State]:
         check_images(name, x, len(kernel), channels=params["w"].shape[-1])
         images = as_images(x, len(kernel))
-        window = _window(name, images.shape[1:-1], kernel, strides, edges, more, dilations, groups)
+        window = _window(name, images.shape[1:-1], kernel, strides, edges, extra, dilations, groups)
         y = convolve_transposed(images, params["w"], window)
         y = y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
         return (y + params["b"] if bias else y), state
 
     return at_once(Layer(name, init, apply))
+
+
+def _check_features(layer: str, features: int, groups: int) -> None:
+    """Raises unless features is a multiple of groups."""
+    check_count(layer, "features", features, "say how many outputs there are")
+    if not is_count(groups) or features % groups:
+        raise ValueError(
+            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
+            "take a common divisor of the channels of x and the features"
+        )
+
+
+def _with_decoding(
+    layer: Layer,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: Edges,
+    without_padding: Callable[[], Layer],
+) -> Layer:
+    """The layer with its incremental form, unless a window sees elements after its position."""
+    extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
+    unpadded = padding in NAMES or not any(map(any, padding))
+    if {*extent, *stride} == {1} and unpadded:
+        return layer
+    before = extent[0] - 1
+    if stride == (1,) and padding in ("CAUSAL", ((before, 0),)):
+        return dataclasses.replace(
+            layer, decoding=lambda length: sliding(without_padding(), before)
+        )
+    return at_once(layer)
 
 
 def _window(
@@ -371,17 +378,17 @@ def _window(
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: Edges,
-    more: tuple[int, ...],
+    output_padding: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
 ) -> Window:
-    """The window of the convolution that makes `sizes` windows on what is wanted here."""
+    """The window of the convolution whose output has these sizes: its input is our output."""
     rank = len(kernel)
     found = ((0, 0),) * rank if isinstance(padding, str) else padding
     input, edges = [], []
     extents = Window(sizes, kernel, stride, found, dilation).extent
-    each = zip(sizes, extents, stride, found, more, strict=True)
-    for n, extent, s, (low, high), extra in each:
+    axes = zip(sizes, extents, stride, found, output_padding, strict=True)
+    for n, extent, s, (low, high), extra in axes:
         if padding == "SAME":
             total = max(extent - s, 0)
             low, high = total // 2, total - total // 2
@@ -407,7 +414,7 @@ def _check_output_padding(
     ):
         raise ValueError(
             "conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
-            f"each of {len(stride)} axes, got {output_padding!r}; 0 is the smallest that fits"
+            f"each of {len(stride)} axes, got {output_padding!r}; pass 0 for the smallest output"
         )
     if any(more) and isinstance(padding, str):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Embeddings: a learned vector for each of V ids, and for positions in a sequence.
+"""Embeddings of V ids as vectors, and of positions in a sequence.
 
-B is the batch, T the length of a sequence, D the features, V the number of ids.
+B is the batch, T the length of a sequence, D the number of features, V the number of ids.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from fdl.paths import PathError
 from fdl.typing import Initializer, Params, State
 
 SMALL = normal(0.02)
+# Frequencies are computed in float64 before there is a program, so a base cannot be traced.
 USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
 
 
@@ -35,28 +36,27 @@ def embedding(
     dtype: Any = jnp.float32,
     name: str = "embedding",
 ) -> Layer:
-    """y = w[id] for integer ids; the scores x @ w.T of every id for floating vectors.
+    """y = w[id] for integer ids, and the scores x @ w.T of all ids for floating vectors x.
 
-    Called on ids it looks up their vectors; called on vectors it does the transposed map, from a
-    vector to a score for each id. A child called twice shares its weights, so a network whose
-    output is tied to its input calls one embedding first and last.
+    The two directions share w, so a language model with tied weights calls one embedding both first
+    and last.
 
     Args:
-      count: V, how many ids, >= 1.
+      count: V, the number of ids, >= 1.
       features: D, >= 1.
-      w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), which
-        makes vectors of length about 1.
-      dtype: of w, since ids have none to take over.
+      w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), so
+        that vectors have length about 1.
+      dtype: the dtype of w, which cannot be taken from integer ids.
       name: what the layer is called in a network.
 
     Returns:
       A layer from ids [...] to [..., D], and from vectors [..., D] to scores [..., V]; params
-      {"w": [V, D]}. An id outside [0, V) gives NaN and moves no weights; a negative id does not
-      count from the end.
+      {"w": [V, D]}. An id outside [0, V) gives NaN and has no gradient; negative ids do not count
+      from the end.
 
     Raises:
-      ValueError: count or features below 1.
-      PathError: vectors of another D than w; ids of NumPy that do not fit 32 bits.
+      ValueError: count or features < 1.
+      PathError: vectors whose D differs from w's; NumPy ids that do not fit in 32 bits.
 
     Example:
       >>> from fdl.core.networks import network
@@ -66,7 +66,7 @@ def embedding(
       ((50, 8), (3, 50))
 
     Source: Bengio et al. 2003, "A neural probabilistic language model"; Press and Wolf 2016,
-    arXiv 1608.05859, for the tied output.
+    arXiv 1608.05859, for tied weights.
     """
     count = check_count("embedding", "count", count, "say how many ids there are")
     features = check_count("embedding", "features", features, "say how many numbers stand for one")
@@ -98,21 +98,21 @@ def embedding(
 def learned_positions(
     length: int, *, w_init: Initializer = SMALL, name: str = "learned_positions"
 ) -> Layer:
-    """y[t] = x[t] + w[position of t]: a learned vector for each place of a sequence.
+    """y[t] = x[t] + w[positions[t]]: adds a learned vector for each position of a sequence.
 
     Args:
-      length: the longest sequence, >= 1.
+      length: the largest number of positions, >= 1.
       w_init: initializer of w [length, D].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to the same; params {"w": [length, D]}. Its extra input
-      `positions`, integers [T] or [..., T], says where each element stands, 0 to T - 1 if it is not
-      given; a position outside [0, length) gives NaN.
+      A layer from x [..., T, D] to y of the same shape; params {"w": [length, D]}. Optional extra
+      input: `positions`, integers [T] or [..., T], by default 0 to T - 1. A position outside
+      [0, length) gives NaN.
 
     Raises:
-      ValueError: a length below 1.
-      PathError: a sequence longer than `length`; x or positions of another shape or dtype.
+      ValueError: length < 1.
+      PathError: the sequence is longer than `length`; x or positions has the wrong shape or dtype.
 
     Example:
       >>> layer = learned_positions(16)
@@ -124,8 +124,8 @@ def learned_positions(
     Source: Gehring et al. 2017, arXiv 1705.03122, section 3.1; Radford et al. 2019, GPT-2,
     for the standard deviation of 0.02.
     """
-    longest = "give that of the longest sequence"
-    length = check_count("learned_positions", "length", length, longest)
+    remedy = "give the length of the longest sequence"
+    length = check_count("learned_positions", "length", length, remedy)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions, length)
@@ -150,21 +150,21 @@ def learned_positions(
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
-    """y[t] = x[t] + p(position of t), p alternating sines and cosines of falling frequencies.
+    """y[t] = x[t] + p(positions[t]): adds sines and cosines of falling frequencies.
 
     p[2i] = sin(position / base^(2i / D)) and p[2i + 1] = cos(position / base^(2i / D)).
 
     Args:
-      base: > 1, not traced; the slowest wave is almost 2 pi * base long.
+      base: > 1, not traced; the longest wavelength is almost 2 pi * base.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to the same, without params. Its extra input `positions`, integers
-      [T] or [..., T] in [0, 2**31), says where each element stands, 0 to T - 1 if it is not given.
+      A layer from x [..., T, D] to y of the same shape; no params, no state. Optional extra input:
+      `positions`, integers [T] or [..., T] in [0, 2**31), by default 0 to T - 1.
 
     Raises:
-      ValueError: a base that is not above 1.
-      PathError: an odd D; x or positions of another shape or dtype.
+      ValueError: base <= 1.
+      PathError: D is odd; x or positions has the wrong shape or dtype.
 
     Example:
       >>> y, _ = sinusoidal_positions().apply({}, {}, jnp.zeros((2, 2)))
@@ -198,13 +198,162 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         init(None, x, positions=positions)
         where = jnp.arange(x.shape[-2]) if positions is None else positions
         where = to_jax(where, name, "positions")
-        turned = angles(where, x.shape[-1] // 2, base, wide(x.dtype))
-        waves = jnp.stack([jnp.sin(turned), jnp.cos(turned)], -1)
+        phases = angles(where, x.shape[-1] // 2, base, wide(x.dtype))
+        waves = jnp.stack([jnp.sin(phases), jnp.cos(phases)], -1)
         waves = waves.reshape(*where.shape, x.shape[-1])
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
     layer = Layer(name, init, apply)
     return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
+
+
+def rotary(
+    x: jax.Array,
+    positions: Any,
+    *,
+    base: float = 10000.0,
+    features: int | None = None,
+    interleaved: bool = False,
+) -> jax.Array:
+    """Rotary positions: rotates pairs of features by an angle proportional to the position.
+
+    Pair i of R / 2 is rotated by position * base^(-2 i / R), so that the product of a query and a
+    key depends only on the distance between them. The error of the angles is about 1e-6 at any
+    position.
+
+    Args:
+      x: queries or keys [..., T, H, K].
+      positions: [..., T], integers or floating; for a whole sequence `jnp.arange(T)`.
+      base: > 0, not traced; a larger base rotates the last pairs more slowly.
+      features: R, even, the number of features that are rotated, the first of K; by default all.
+      interleaved: True pairs features (2i, 2i + 1), as in the paper and GPT-J; False pairs
+        (i, i + R / 2), as in Llama.
+
+    Returns:
+      [..., T, H, K], in x's dtype.
+
+    Raises:
+      ValueError: base is out of range; features is odd or < 2.
+      PathError: K is odd or < R; positions do not fit x.
+
+    Example:
+      >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 2)
+      >>> rotary(x, jnp.array([math.pi / 2])).round(3).ravel()
+      Array([-0.,  1.], dtype=float32)
+
+    Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; with features < K:
+    Black et al. 2022, arXiv 2204.06745, section 2.1.
+    """
+    check_known("rotary", "base", base, "(0, inf]", USUAL_BASE)
+    if features is not None and (not is_count(features, 2) or features % 2):
+        raise ValueError(
+            f"rotary: expected features that are even and >= 2, got {said(features)}; leave "
+            "features out to rotate all"
+        )
+    positions = to_jax(positions, "rotary", "positions")
+    _check_rotated("rotary", x, positions, features)
+    with free_ranks():
+        return _by_base(x, positions, float(base), features, bool(interleaved))
+
+
+def rotary_by_tables(
+    x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
+) -> jax.Array:
+    """`rotary` with tables of cosines and sines, for angles of any other formula.
+
+    Pair i is rotated by the angle whose cosine is cos[position, i]. Models that stretch the angles
+    for longer sequences need this (Llama 3.1, YaRN). If cos and sin are scaled, so is x.
+
+    Args:
+      x: queries or keys [..., T, H, K].
+      positions: [..., T], integers in [0, L).
+      cos: [L, R / 2], R <= K; the first R of the K features are rotated.
+      sin: [L, R / 2].
+      interleaved: as in `rotary`.
+
+    Returns:
+      [..., T, H, K], in x's dtype; NaN at a position outside the tables.
+
+    Raises:
+      PathError: cos and sin differ in shape, or R > K; positions do not fit x or are not integers.
+
+    Example:
+      >>> import functools
+      >>> angles = jnp.arange(16.0)[:, None] * jnp.array([1.0, 0.1, 0.01])
+      >>> turn = functools.partial(rotary_by_tables, cos=jnp.cos(angles), sin=jnp.sin(angles))
+      >>> turn(jnp.ones((5, 2, 8)), jnp.arange(5)).shape
+      (5, 2, 8)
+
+    Source: Su et al. 2021, arXiv 2104.09864, equation 34; Peng et al. 2023, arXiv 2309.00071.
+    """
+    positions = to_jax(positions, "rotary_by_tables", "positions")
+    cos, sin = to_jax(cos, "rotary_by_tables", "cos"), to_jax(sin, "rotary_by_tables", "sin")
+    integers = jnp.issubdtype(positions.dtype, jnp.integer)
+    if cos.ndim != 2 or cos.shape != sin.shape or not integers:
+        raise PathError(
+            "expected cos and sin [L, R / 2] and integer positions, got cos "
+            f"{list(cos.shape)}, sin {list(sin.shape)} and positions {positions.dtype}; give each "
+            "pair of features one column",
+            layer="rotary_by_tables",
+        )
+    _check_rotated("rotary_by_tables", x, positions, 2 * cos.shape[-1])
+    with free_ranks():
+        return _by_tables(x, positions, cos, sin, bool(interleaved))
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """The slopes of ALiBi: how much the scores of each head fall for each token of distance.
+
+    For H a power of two they are 2^(-8 / H), 2^(-16 / H), ..., 2^-8. Otherwise they are the slopes
+    for P, the largest power of two below H, then every second of the slopes for 2 P.
+
+    Args:
+      heads: H, >= 1.
+
+    Returns:
+      H numbers.
+
+    Source: Press, Smith and Lewis 2021, arXiv 2108.12409, section 3; other H: the authors' code.
+    """
+    below = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
+    between = [2 ** (-4 * i / below) for i in range(1, 2 * below + 1, 2)]
+    return (*slopes, *between[: heads - below])
+
+
+def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
+    """positions / base^(i / count), up to whole turns, exact at any position.
+
+    Args:
+      positions: [...], integers or floating.
+      count: the number of frequencies, i = 0, 1, ...
+      base: > 0.
+      dtype: float32 or float64.
+
+    Returns:
+      [..., count], in `dtype`.
+    """
+    # A product in float32 would be wrong by 0.01 at position 100,000. A frequency here is a number
+    # of turns in fixed point, in units of 2**-32: the integer product overflows, which drops whole
+    # turns exactly. The rest, from rounding the frequency, is small and added in floating point.
+    turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
+    fixed = np.rint(turns * 2**32)
+    part, whole = jnp.zeros((), dtype), positions[..., None]
+    if jnp.issubdtype(whole.dtype, jnp.floating):
+        whole = jnp.floor(positions.astype(dtype))[..., None]
+        part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
+        # Exact, and within the range of int32: casting a float beyond it is undefined.
+        number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
+        number = number - 2.0**32 * (
+            (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)
+        )
+        number = number.astype(jnp.int32).astype(jnp.uint32)
+    else:
+        number = whole.astype(jnp.uint32)
+    wrapped = number * jnp.asarray(fixed % 2**32, jnp.uint32)
+    part = part + jax.lax.bitcast_convert_type(wrapped, jnp.int32).astype(dtype) * 2.0**-32
+    rest = jnp.asarray(turns - fixed / 2**32, dtype)
+    return (2 * math.pi) * (part + whole.astype(dtype) * rest)
 
 
 def _check_sequence(
@@ -235,159 +384,7 @@ def _check_sequence(
         )
 
 
-# A base is not traced: frequencies are computed in float64 before there is a program.
-
-
-def rotary(
-    x: jax.Array,
-    positions: Any,
-    *,
-    base: float = 10000.0,
-    features: int | None = None,
-    interleaved: bool = False,
-) -> jax.Array:
-    """Rotary positions: pairs of features turned by an angle that grows with the position.
-
-    Pair i of R / 2 turns by positions * base^(-2 i / R), so that the product of a query and a key
-    depends on how far apart they stand. Angles are right to about 1e-6 at any position.
-
-    Args:
-      x: queries or keys [..., T, H, K].
-      positions: [..., T], numbers; for one sequence after another `jnp.arange(T)`.
-      base: > 0, not traced; the larger, the slower the last pairs turn.
-      features: R, even, how many of the K features turn; the others stay. By default all.
-      interleaved: pairs are features (2i, 2i + 1), as in the paper and GPT-J; else (i, i + R / 2),
-        as in Llama.
-
-    Returns:
-      [..., T, H, K], in x's dtype.
-
-    Raises:
-      ValueError: a base out of range; features that are not even, or below 2.
-      PathError: K odd or below R, or positions that do not fit x.
-
-    Example:
-      >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 2)
-      >>> rotary(x, jnp.array([math.pi / 2])).round(3).ravel()
-      Array([-0.,  1.], dtype=float32)
-
-    Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; on a part of the features:
-    Black et al. 2022, arXiv 2204.06745, section 2.1.
-    """
-    check_known("rotary", "base", base, "(0, inf]", USUAL_BASE)
-    if features is not None and (not is_count(features, 2) or features % 2):
-        raise ValueError(
-            f"rotary: expected features that are even and >= 2, got {said(features)}; leave "
-            "features out to turn all"
-        )
-    positions = to_jax(positions, "rotary", "positions")
-    _check_turned("rotary", x, positions, features)
-    with free_ranks():
-        return _by_base(x, positions, float(base), features, bool(interleaved))
-
-
-def rotary_by_tables(
-    x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
-) -> jax.Array:
-    """Rotary positions whose cosines and sines are given: `rotary` for angles of any other formula.
-
-    Pair i turns by the angle whose cosine is cos[position, i], as in models whose angles were
-    stretched for longer sequences (Llama 3.1, YaRN). With cos and sin scaled, x is scaled too.
-
-    Args:
-      x: queries or keys [..., T, H, K].
-      positions: [..., T], integers in [0, L).
-      cos: [L, R / 2], R <= K; the first R of the K features turn, the others stay.
-      sin: [L, R / 2].
-      interleaved: as in `rotary`.
-
-    Returns:
-      [..., T, H, K], in x's dtype; NaN at a position outside the tables.
-
-    Raises:
-      PathError: tables of different shapes or of more than K features; positions that do not fit
-        x or are not integers.
-
-    Example:
-      >>> import functools
-      >>> angles = jnp.arange(16.0)[:, None] * jnp.array([1.0, 0.1, 0.01])
-      >>> turn = functools.partial(rotary_by_tables, cos=jnp.cos(angles), sin=jnp.sin(angles))
-      >>> turn(jnp.ones((5, 2, 8)), jnp.arange(5)).shape
-      (5, 2, 8)
-
-    Source: Su et al. 2021, arXiv 2104.09864, equation 34; Peng et al. 2023, arXiv 2309.00071.
-    """
-    positions = to_jax(positions, "rotary_by_tables", "positions")
-    cos, sin = to_jax(cos, "rotary_by_tables", "cos"), to_jax(sin, "rotary_by_tables", "sin")
-    whole = jnp.issubdtype(positions.dtype, jnp.integer)
-    if cos.ndim != 2 or cos.shape != sin.shape or not whole:
-        raise PathError(
-            "expected cos and sin [L, R / 2] and integer positions, got cos "
-            f"{list(cos.shape)}, sin {list(sin.shape)} and positions {positions.dtype}; give each "
-            "pair of features one column",
-            layer="rotary_by_tables",
-        )
-    _check_turned("rotary_by_tables", x, positions, 2 * cos.shape[-1])
-    with free_ranks():
-        return _by_tables(x, positions, cos, sin, bool(interleaved))
-
-
-def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """The slopes of ALiBi: how much each head's scores fall with every step of distance.
-
-    2^(-8 / H), 2^(-16 / H), ..., 2^-8 for H a power of two; otherwise those of the power of two
-    below H, and then every other one of twice that power.
-
-    Args:
-      heads: H, >= 1.
-
-    Returns:
-      H numbers.
-
-    Source: Press, Smith and Lewis 2021, arXiv 2108.12409, section 3; other H: the authors' code.
-    """
-    below = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
-    between = [2 ** (-4 * i / below) for i in range(1, 2 * below + 1, 2)]
-    return (*slopes, *between[: heads - below])
-
-
-def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
-    """positions / base^(i / count) up to whole turns, however far.
-
-    Args:
-      positions: [...], integers or floating.
-      count: how many frequencies, i = 0, 1, ...
-      base: > 0.
-      dtype: float32 or float64.
-
-    Returns:
-      [..., count], in `dtype`.
-    """
-    # A float32 product would be wrong by 0.01 already at position 100,000. Here a frequency is a
-    # number of turns in fixed point, 2**-32 to the unit: that product drops whole turns by
-    # overflowing, exactly, and what the rounding of the frequency left over is small.
-    turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
-    fixed = np.rint(turns * 2**32)
-    part, whole = jnp.zeros((), dtype), positions[..., None]
-    if jnp.issubdtype(whole.dtype, jnp.floating):
-        whole = jnp.floor(positions.astype(dtype))[..., None]
-        part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
-        # Exact at every step, and within int32: what becomes of a float past it is not said.
-        number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
-        number = number - 2.0**32 * (
-            (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)
-        )
-        number = number.astype(jnp.int32).astype(jnp.uint32)
-    else:
-        number = whole.astype(jnp.uint32)
-    wrapped = number * jnp.asarray(fixed % 2**32, jnp.uint32)
-    part = part + jax.lax.bitcast_convert_type(wrapped, jnp.int32).astype(dtype) * 2.0**-32
-    rest = jnp.asarray(turns - fixed / 2**32, dtype)
-    return (2 * math.pi) * (part + whole.astype(dtype) * rest)
-
-
-def _check_turned(name: str, x: Any, positions: jax.Array, features: int | None) -> None:
+def _check_rotated(name: str, x: Any, positions: jax.Array, features: int | None) -> None:
     check_array(name, x)
     places = (1,) * (x.ndim - 2 - positions.ndim) + positions.shape
     alike = all(n in (1, m) for n, m in zip(places[:-1], x.shape[:-3], strict=False))
@@ -408,8 +405,8 @@ def _by_base(
     x: jax.Array, positions: jax.Array, base: float, features: int | None, interleaved: bool
 ) -> jax.Array:
     pairs = (features or x.shape[-1]) // 2
-    turned_by = angles(positions[..., None], pairs, base, wide(x.dtype))
-    return _turned(x, jnp.cos(turned_by), jnp.sin(turned_by), interleaved)
+    turns = angles(positions[..., None], pairs, base, wide(x.dtype))
+    return _rotated(x, jnp.cos(turns), jnp.sin(turns), interleaved)
 
 
 @functools.partial(jax.jit, static_argnums=4, inline=True)
@@ -418,18 +415,21 @@ def _by_tables(
 ) -> jax.Array:
     dtype = wide(x.dtype)
     cos, sin = (rows(table, positions)[..., None, :].astype(dtype) for table in (cos, sin))
-    return _turned(x, cos, sin, interleaved)
+    return _rotated(x, cos, sin, interleaved)
 
 
-def _turned(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
-    """x with its first features turned in pairs, by cos and sin [..., T, 1, R / 2]."""
+def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
+    """x with its first R features rotated in pairs, by cos and sin [..., T, 1, R / 2]."""
     pairs, dtype = cos.shape[-1], cos.dtype
-    turns, stays = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    rotary_part, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:
-        first, second = turns[..., 0::2].astype(dtype), turns[..., 1::2].astype(dtype)
+        first, second = rotary_part[..., 0::2].astype(dtype), rotary_part[..., 1::2].astype(dtype)
     else:
-        first, second = turns[..., :pairs].astype(dtype), turns[..., pairs:].astype(dtype)
-    turned = [first * cos - second * sin, second * cos + first * sin]
+        first, second = (
+            rotary_part[..., :pairs].astype(dtype),
+            rotary_part[..., pairs:].astype(dtype),
+        )
+    rotated = [first * cos - second * sin, second * cos + first * sin]
     if interleaved:
-        turned = [jnp.stack(turned, -1).reshape(turns.shape)]
-    return jnp.concatenate([each.astype(x.dtype) for each in turned] + [stays], -1)
+        rotated = [jnp.stack(rotated, -1).reshape(rotary_part.shape)]
+    return jnp.concatenate([part.astype(x.dtype) for part in rotated] + [rest], -1)

@@ -1,7 +1,7 @@
-"""Mixture of experts: many layers of one kind, of which each token goes through a few.
+"""Mixture of experts: a router sends each token through a few of many layers of one kind.
 
-T is the number of tokens of a sequence, D their features, E the number of experts, C how many
-tokens an expert has room for, F the features of the result.
+T is the number of tokens of a sequence, D the number of their features, E the number of experts, C
+the number of tokens that an expert has room for, F the number of features of the result.
 """
 
 import dataclasses
@@ -31,28 +31,29 @@ def mixture_of_experts(
 ) -> Layer:
     """y[t] = sum over the k likeliest experts e of p[t, e] expert_e(x[t]), p = softmax(router(x)).
 
-    For k > 1 the p of the chosen ones are divided by their sum. Each sequence is routed by itself:
-    an expert takes its tokens in order, all first choices before all second ones, and what finds no
-    room adds zeros; so put a residual around. A later token's first choice may thus take the room
-    of an earlier one's second; a causal network that must not see that takes capacity_factor=None.
+    For k > 1 the p of the chosen experts are divided by their sum. Each sequence is routed alone.
+    An expert takes tokens in order, all first choices before all second choices, until it is full;
+    a choice that finds no room adds zero, so put a residual around this layer. Because of this
+    order, the first choice of a later token can displace the second choice of an earlier token. If
+    that breaks a causal network, pass capacity_factor=None.
 
     Args:
-      expert: a layer, as `feed_forward(64, hidden=256)`, from [..., D] to [..., F].
-      count: E, how many of them, each with weights of its own, >= 1.
-      top_k: k, to how many a token goes, 1 to E.
-      capacity_factor: C = ceil(capacity_factor k T / E), which is a size, so it is not traced; None
-        is room for all.
+      expert: a layer from [..., D] to [..., F], such as `feed_forward(64, hidden=256)`.
+      count: E, the number of experts, which have separate weights, >= 1.
+      top_k: k, the number of experts for each token, 1 to E.
+      capacity_factor: > 0; C = ceil(capacity_factor k T / E). C is a size, so the factor cannot be
+        traced. None gives room for all tokens.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., T, D] to y [..., T, F]; params {"router": {"w": [D, E]}, "experts": the
       expert's, stacked along a first axis [E, ...]}. `capture` finds the router's logits at the
-      path `router`; give them to `load_balance`, and add that to the loss. In decoding there is
-      room for all.
+      path `router`; pass them to `load_balance`, and add the result to the loss. In decoding there
+      is room for all tokens.
 
     Raises:
-      ValueError: count, top_k or capacity_factor out of range.
-      PathError: x without a token axis.
+      ValueError: count, top_k or capacity_factor is out of range.
+      PathError: x has no token axis.
 
     Example:
       >>> layer = mixture_of_experts(dense(3), 4)
@@ -66,12 +67,12 @@ def mixture_of_experts(
     k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
     arXiv 2006.16668, algorithm 1.
     """
-    crowded = capacity_factor is not None and not (known(capacity_factor) and capacity_factor > 0)
-    if not (is_count(count) and is_count(top_k)) or top_k > count or crowded:
+    has_room = capacity_factor is None or (known(capacity_factor) and capacity_factor > 0)
+    if not (is_count(count) and is_count(top_k)) or top_k > count or not has_room:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
             f"> 0 or None, got {said(count)}, {said(top_k)} and {said(capacity_factor)}; top_k "
-            "says how many experts see a token, and capacity_factor=None is room for all"
+            "is the number of experts for each token, capacity_factor=None gives room for all"
         )
 
     def forward(f: Any, x: Any) -> Any:
@@ -90,7 +91,7 @@ def mixture_of_experts(
         return _combined(jnp.moveaxis(y, 0, -3), weights, slots)
 
     layer = network(
-        forward, name=name, router=dense(count, bias=False), experts=_side_by_side(expert, count)
+        forward, name=name, router=dense(count, bias=False), experts=_stacked(expert, count)
     )
     return dataclasses.replace(
         layer,
@@ -101,21 +102,20 @@ def mixture_of_experts(
 
 
 def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
-    """E * sum over experts of f[e] P[e]: 1 where tokens are spread evenly, E where all go to one.
+    """E * sum over experts of f[e] P[e]: 1 for tokens spread evenly, E if all go to one expert.
 
-    f is the share of choices that fall on an expert, P the router's mean probability; the gradient
-    flows through P alone.
+    f[e] is the share of choices of expert e, P[e] its mean probability. Only P has a gradient.
 
     Args:
-      logits: of the router, [..., T, E].
-      top_k: how many choices a token has.
+      logits: the router's logits, [..., T, E].
+      top_k: the number of choices of each token, 1 to E.
 
     Returns:
-      One number for each sequence, [...], float32 or wider; add its mean to the loss, times about
-      0.01.
+      One number for each sequence, [...], float32 or wider; add about 0.01 times its mean to the
+      loss.
 
     Raises:
-      PathError: logits of fewer than two axes, or of fewer experts than top_k.
+      PathError: logits has fewer than two axes, or top_k is not from 1 to E.
 
     Example:
       >>> load_balance(jnp.array([[9.0, 0.0], [0.0, 9.0]]), top_k=1)
@@ -125,48 +125,48 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
     """
     if logits.ndim < 2 or not 1 <= top_k <= logits.shape[-1]:
         raise PathError(
-            f"expected logits [..., T, E] with E >= top_k {top_k}, got {list(logits.shape)}; give "
-            "those of the router",
+            f"expected logits [..., T, E] with E >= top_k {top_k}, got {list(logits.shape)}; pass "
+            "the output of the router",
             layer="load_balance",
         )
     logits = logits.astype(wide(logits.dtype))
     choices = jax.nn.one_hot(jax.lax.top_k(logits, top_k)[1], logits.shape[-1], dtype=logits.dtype)
-    often = choices.mean((-3, -2))
-    return logits.shape[-1] * (often * jax.nn.softmax(logits).mean(-2)).sum(-1)
+    share = choices.mean((-3, -2))
+    return logits.shape[-1] * (share * jax.nn.softmax(logits).mean(-2)).sum(-1)
 
 
 def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Array]:
-    """Each token's choices, [..., T, k]: their weights, and their slots, expert * room + place.
+    """The weights and the slots, expert * room + place, of each token's choices, [..., T, k].
 
-    The slot of a choice that found no room is E * room, which is none.
+    The slot of a choice that found no room is E * room, which does not exist.
     """
     chances = jax.nn.softmax(logits.astype(wide(logits.dtype)))
     weights, chosen = jax.lax.top_k(chances, top_k)
     if top_k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
-    # [..., k, T, E], so that counting along both axes at once puts first choices first.
+    # [..., k, T, E]: counting along k and T together puts first choices first.
     choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
     *lead, k, tokens, experts = choices.shape
-    in_line = choices.reshape(*lead, k * tokens, experts)
-    place = ((jnp.cumsum(in_line, -2) - in_line) * in_line).sum(-1, dtype=jnp.int32)
+    queue = choices.reshape(*lead, k * tokens, experts)
+    place = ((jnp.cumsum(queue, -2) - queue) * queue).sum(-1, dtype=jnp.int32)
     place = place.reshape(*lead, k, tokens).swapaxes(-1, -2)
     return weights, jnp.where(place < room, chosen * room + place, experts * room)
 
 
 def _dispatched(x: jax.Array, slots: jax.Array, sizes: tuple[int, int]) -> jax.Array:
-    """x [..., T, D] as [..., E, room, D], each token in its slots; zeros where there is none."""
+    """x [..., T, D] as [..., E, room, D]: each token in its slots, and 0 in empty slots."""
     *lead, tokens, features = x.shape
 
     def of_sequence(x: jax.Array, slots: jax.Array) -> jax.Array:
         token = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32)[:, None], slots.shape)
-        nobody = jnp.full(math.prod(sizes), tokens, jnp.int32)
-        return x.at[nobody.at[slots].set(token, mode="drop")].get(mode="fill", fill_value=0)
+        empty = jnp.full(math.prod(sizes), tokens, jnp.int32)
+        return x.at[empty.at[slots].set(token, mode="drop")].get(mode="fill", fill_value=0)
 
-    return _over(len(lead), of_sequence)(x, slots).reshape(*lead, *sizes, features)
+    return _vmapped(len(lead), of_sequence)(x, slots).reshape(*lead, *sizes, features)
 
 
 def _combined(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
-    """What the slots of each token hold, y [..., E, room, F], by its weights: [..., T, F]."""
+    """[..., T, F]: the weighted sum of y [..., E, room, F] over the slots of each token."""
 
     def of_sequence(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
         held = y.at[slots].get(mode="fill", fill_value=0)
@@ -174,34 +174,34 @@ def _combined(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
 
     *lead, experts, room, features = y.shape
     flat = y.reshape(*lead, experts * room, features)
-    return _over(len(lead), of_sequence)(flat, weights, slots)
+    return _vmapped(len(lead), of_sequence)(flat, weights, slots)
 
 
-def _over(axes: int, f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """f of every element of the first axes."""
+def _vmapped(axes: int, f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """f mapped over the first axes."""
     for _ in range(axes):
         f = jax.vmap(f)
     return f
 
 
-def _side_by_side(expert: Any, count: int) -> Layer:
-    """`count` layers of one kind, from x [E, ...] to y [E, ...], their weights stacked."""
+def _stacked(expert: Any, count: int) -> Layer:
+    """`count` layers of one kind, from x [E, ...] to y [E, ...], with stacked weights."""
     inner = as_layer(expert)
 
     def keys(key: Any) -> Any:
         names = [str(number) for number in range(count)]
-        return None if key is None else jnp.stack([subkey(key, each) for each in names])
+        return None if key is None else jnp.stack([subkey(key, name) for name in names])
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
-        one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-        return jax.vmap(lambda own: inner.init(own, one), axis_size=count)(keys(key))
+        x_of_one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        return jax.vmap(lambda key: inner.init(key, x_of_one), axis_size=count)(keys(key))
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[Any, State]:
-        def each(params: Params, state: State, x: Any, key: Any) -> tuple[Any, State]:
+        def one(params: Params, state: State, x: Any, key: Any) -> tuple[Any, State]:
             return inner.apply(params, state, x, key=key, train=train)
 
-        return jax.vmap(each)(params, state, x, keys(key))
+        return jax.vmap(one)(params, state, x, keys(key))
 
     return Layer(inner.name, init, apply)

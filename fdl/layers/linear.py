@@ -1,4 +1,4 @@
-"""Linear layers: `y = x @ w + b`, over the last axis or by an equation; and a bilinear form."""
+"""Linear layers: `y = x @ w + b` over the last axis, einsum over any axes, and a bilinear form."""
 
 import math
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ def dense(
     b_init: Initializer = zeros,
     name: str = "dense",
 ) -> Layer:
-    """y = dot(x, w) + b; with `relu` after it, the vocabulary's relu(dot(W, input) + b).
+    """y = dot(x, w) + b. Followed by `relu`, it is the vocabulary's relu(dot(W, input) + b).
 
     Args:
-      features: F, how many outputs, >= 1.
+      features: F, the number of outputs, >= 1.
       bias: whether to add b.
       w_init: initializer of w [D, F].
       b_init: initializer of b [F].
@@ -33,11 +33,11 @@ def dense(
 
     Returns:
       A layer from x [..., D] to y [..., F]; params {"w": [D, F], "b": [F]} in the dtype of the x
-      that `init` sees.
+      that is passed to `init`.
 
     Raises:
-      ValueError: features below 1.
-      PathError: x without a feature axis, of another D than w, or of an integer dtype.
+      ValueError: features < 1.
+      PathError: x has no feature axis, a D that differs from w's, or an integer dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,7 +52,7 @@ def dense(
     features = check_count("dense", "features", features, "say how many outputs there are")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
-        _check(name, x, None)
+        _check_width(name, x, None)
         params = {"w": w_init(subkey(key, "w"), (x.shape[-1], features), x.dtype)}
         if bias:
             params["b"] = b_init(subkey(key, "b"), (features,), x.dtype)
@@ -61,19 +61,11 @@ def dense(
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
-        _check(name, x, params["w"])
+        _check_width(name, x, params["w"])
         y = x @ params["w"]
         return (y + params["b"] if bias else y), state
 
     return Layer(name, init, apply)
-
-
-def _check(name: str, x: Any, w: Any) -> None:
-    check_floating(name, x)
-    width = "D" if w is None else str(w.shape[0])
-    if x.ndim < 1 or (w is not None and x.shape[-1] != w.shape[0]):
-        remedy = "flatten x" if x.ndim > 2 else "give x that width, or make new params with init"
-        raise PathError(f"expected x [..., {width}], got {list(x.shape)}; {remedy}", layer=name)
 
 
 def einsum_dense(
@@ -88,12 +80,13 @@ def einsum_dense(
     """y = einsum(equation, x, w) + b: a dense layer over any axes.
 
     Args:
-      equation: as of `jnp.einsum`, of x and w: "...td,dhk->...thk" makes h heads of k features,
+      equation: of x and w, as for `jnp.einsum`: "...td,dhk->...thk" makes h heads of k features,
         "...thk,hkd->...td" sums over both.
-      sizes: of those axes of w that x does not have, as {"h": 4, "k": 8}.
-      bias: the axes of b, which are the last of y, as "hk"; "" for no b.
-      w_init: initializer of w, drawn as a matrix [in, out], where in is the product of the axes
-        summed over; for axes of w that are in x and in y, one matrix for each.
+      sizes: sizes of the axes of w that are not in x, such as {"h": 4, "k": 8}.
+      bias: the axes of b, which must be the last axes of y, such as "hk"; "" for no b.
+      w_init: initializer of w. It draws a matrix [in, out], where `in` is the product of the axes
+        that are summed over. Axes that x, w and y share are batch axes: each index along them draws
+        one matrix.
       b_init: initializer of b.
       name: what the layer is called in a network.
 
@@ -101,8 +94,8 @@ def einsum_dense(
       A layer from x to y; params {"w", "b"}, w with the axes of the equation.
 
     Raises:
-      ValueError: an equation that is not of this form, or sizes or bias of other axes than it has.
-      PathError: an x with other axes than the equation.
+      ValueError: the equation is not of the form x,w->y, or sizes or bias name the wrong axes.
+      PathError: the axes of x do not fit the equation.
 
     Example:
       >>> heads = einsum_dense("...td,dhk->...thk", {"h": 2, "k": 3}, bias="hk")
@@ -114,15 +107,15 @@ def einsum_dense(
     """
     of_x, of_w, of_y = _axes(equation, sizes, bias)
     summed = [axis for axis in of_w if axis not in of_y]
-    each = [axis for axis in of_w if axis in of_x and axis in of_y]
-    drawn = [*each, *summed, *(axis for axis in of_w if axis not in of_x)]
+    batched = [axis for axis in of_w if axis in of_x and axis in of_y]
+    drawn = [*batched, *summed, *(axis for axis in of_w if axis not in of_x)]
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         size = _sizes(name, x, of_x, {}) | dict(sizes)
-        own = subkey(key, "w")
-        matrices, rows = (math.prod(size[axis] for axis in axes) for axes in (each, summed))
+        w_key = subkey(key, "w")
+        matrices, rows = (math.prod(size[axis] for axis in axes) for axes in (batched, summed))
         columns = math.prod(size[axis] for axis in drawn) // (matrices * rows)
-        keys = own if own is None else jax.random.split(own, matrices)
+        keys = None if w_key is None else jax.random.split(w_key, matrices)
         w = jax.vmap(lambda key: w_init(key, (rows, columns), x.dtype), axis_size=matrices)(keys)
         w = w.reshape([size[axis] for axis in drawn]).transpose([drawn.index(a) for a in of_w])
         if not bias:
@@ -149,7 +142,7 @@ def bilinear(
     b_init: Initializer = zeros,
     name: str = "bilinear",
 ) -> Layer:
-    """y[f] = sum over d and c of x[d] w[d, c, f] other[c], + b[f].
+    """y[f] = b[f] + sum over d, c of x[d] w[d, c, f] other[c].
 
     Args:
       features: F, >= 1.
@@ -158,12 +151,12 @@ def bilinear(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] and the extra input `other` [..., C], which must be given, to
-      [..., F]; params {"w": [D, C, F], "b": [F]}.
+      A layer from x [..., D] and the required extra input `other` [..., C] to y [..., F]; params
+      {"w": [D, C, F], "b": [F]}.
 
     Raises:
-      ValueError: features below 1.
-      PathError: x or other of another width.
+      ValueError: features < 1.
+      PathError: the width of x or other does not fit w, or their batch axes differ.
 
     Example:
       >>> layer = bilinear(2)
@@ -177,12 +170,12 @@ def bilinear(
     """
     features = check_count("bilinear", "features", features, "say how many outputs there are")
 
-    def given(x: Any, other: Any) -> None:
+    def check(x: Any, other: Any) -> None:
         check_floating(name, x)
         check_array(name, other, "other")
 
     def init(key: Any, x: Any, *, other: Any) -> tuple[Params, State]:
-        given(x, other)
+        check(x, other)
         d, c = x.shape[-1], other.shape[-1]
         w = w_init(subkey(key, "w"), (d * c, features), x.dtype).reshape(d, c, features)
         return {"w": w, "b": b_init(subkey(key, "b"), (features,), x.dtype)}, {}
@@ -196,7 +189,7 @@ def bilinear(
         key: Any = None,
         train: bool = False,
     ) -> tuple[jax.Array, State]:
-        given(x, other)
+        check(x, other)
         w = params["w"]
         if (x.shape[-1], other.shape[-1]) != w.shape[:2] or x.shape[:-1] != other.shape[:-1]:
             raise PathError(
@@ -210,47 +203,55 @@ def bilinear(
     return Layer(name, init, apply)
 
 
+def _check_width(name: str, x: Any, w: Any) -> None:
+    check_floating(name, x)
+    width = "D" if w is None else str(w.shape[0])
+    if x.ndim < 1 or (w is not None and x.shape[-1] != w.shape[0]):
+        remedy = "flatten x" if x.ndim > 2 else "give x that width, or make new params with init"
+        raise PathError(f"expected x [..., {width}], got {list(x.shape)}; {remedy}", layer=name)
+
+
 def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
-    """Those of x, w and y; refuses an equation that is no dense layer."""
+    """The axes of x, w and y; raises unless the equation is that of a dense layer."""
     inputs, arrow, of_y = equation.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}
-    apart = all(
+    distinct = all(
         len(set(axes)) == len(axes)
         for axes in (of_x.replace("...", ""), of_w, of_y.replace("...", ""))
     )
     known = set(of_y) <= set(of_x) | set(of_w) and set(of_w) <= set(of_x) | set(of_y)
     kept = {axis for axis in of_x if axis not in of_y} <= set(of_w)
-    if not (arrow and comma and of_w.isalpha() and apart and known and kept):
+    if not (arrow and comma and of_w.isalpha() and distinct and known and kept):
         raise ValueError(
-            f"einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got {equation!r}; "
-            "each axis of w is in x or in y, and what x loses is summed with w"
+            "einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got "
+            f"{equation!r}; each axis of w must be in x or in y, and each axis of x in w or in y"
         )
     if set(sizes) != new or not all(map(is_count, sizes.values())) or not of_y.endswith(bias):
         given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         raise ValueError(
-            f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias of the last "
-            f"axes of {of_y}, got {given} and bias {bias!r}; "
-            "give the size of each new axis of w by its name, as f=64"
+            f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias over the "
+            f"last axes of {of_y}, got {given} and bias {bias!r}; name the size of each axis of w "
+            "that is not in x, such as {'f': 64}"
         )
     return of_x, of_w, of_y
 
 
 def _sizes(name: str, x: Any, of_x: str, known: Mapping[str, int]) -> dict[str, int]:
-    """Those of the axes that x has; refuses an x of other axes, or of other sizes than known."""
+    """The sizes of the axes of x; raises if its axes, or the sizes known already, do not fit."""
     check_floating(name, x)
     letters = of_x.replace("...", "")
     fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)
     sizes = dict(zip(letters, x.shape[x.ndim - len(letters) :], strict=True)) if fits else {}
     if not fits or any(known.get(axis, size) != size for axis, size in sizes.items()):
         raise PathError(
-            f"expected x with axes {of_x}{_told(known, letters)}, got {list(x.shape)}; give x "
+            f"expected x with axes {of_x}{_where(known, letters)}, got {list(x.shape)}; give x "
             "these axes, or change the equation",
             layer=name,
         )
     return sizes
 
 
-def _told(known: Mapping[str, int], letters: str) -> str:
-    told = ", ".join(f"{axis} = {known[axis]}" for axis in letters if axis in known)
-    return f" where {told}" if told else ""
+def _where(known: Mapping[str, int], letters: str) -> str:
+    sizes = ", ".join(f"{axis} = {known[axis]}" for axis in letters if axis in known)
+    return f" where {sizes}" if sizes else ""

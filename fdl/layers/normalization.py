@@ -1,6 +1,6 @@
-"""Normalization: each vector, group of channels, or channel to mean 0 and variance 1.
+"""Normalization: vectors, groups of channels or channels are brought to mean 0 and variance 1.
 
-B is the batch, C (or D) the features, which are the last axis.
+B is the batch; C, or D, the number of features, along the last axis.
 """
 
 import dataclasses
@@ -11,7 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count, check_floating, check_number, in_dtype, said
+from fdl.checks import (
+    OptionError,
+    check_array,
+    check_count,
+    check_floating,
+    check_number,
+    in_dtype,
+    said,
+)
 from fdl.core.cache import at_once
 from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.initializers import ones, zeros
@@ -30,27 +38,27 @@ def layer_norm(
     bias_init: Initializer = zeros,
     name: str = "layer_norm",
 ) -> Layer:
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each vector by itself.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, computed for each vector alone.
 
     Args:
-      axes: over which mean and variance are taken, counted from the last: -1 for each vector, (-3,
-        -2, -1) for each image.
+      axes: the axes of mean and variance, negative: -1 normalizes each vector, (-3, -2, -1) each
+        image.
       epsilon: added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
-      scale_init: initializer of scale, of the sizes of the axes: [D].
+      scale_init: initializer of scale, whose shape is the sizes of `axes`: [D].
       bias_init: initializer of bias, of the same shape.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D], "bias": [D]}.
-      Over other axes than the last it reads a sequence as a whole, and has the extra input `mask`,
-      which need not be given: bool of x's shape, any axis of which may be 1; only where it is True
-      does x count and is it read, elsewhere y is 0.
+      With more axes than the last it reads a sequence as a whole (so it cannot decode), and has the
+      optional extra input `mask`: bool of x's shape, where any axis may have size 1. Positions
+      where it is False are not read, and y is 0 there.
 
     Raises:
-      ValueError: an epsilon that is not above 0, or axes that are not below 0 or not distinct.
-      PathError: x without a feature axis, of another D, or of an integer dtype.
+      ValueError: epsilon <= 0; axes that are not negative, or not distinct.
+      PathError: x has no feature axis, a D that differs from scale's, or an integer dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,12 +72,12 @@ def layer_norm(
     """
     check_epsilon("layer_norm", epsilon)
     over = _check_axes("layer_norm", axes)
-    drawn = (scale_init if scale else None, bias_init if bias else None)
+    initializers = (scale_init if scale else None, bias_init if bias else None)
 
     def standard(x: Any, mask: Any = None) -> jax.Array:
         return deviations(x, over, epsilon, mask).standard(epsilon)
 
-    return _over(name, over, drawn, standard)
+    return _over(name, over, initializers, standard)
 
 
 def rms_norm(
@@ -80,22 +88,21 @@ def rms_norm(
     scale_init: Initializer = ones,
     name: str = "rms_norm",
 ) -> Layer:
-    """y = x / sqrt(mean(x^2) + epsilon) * scale: a layer norm that leaves the mean alone.
+    """y = x / sqrt(mean(x^2) + epsilon) * scale: a layer norm that does not subtract the mean.
 
     Args:
-      axes: over which the mean is taken, as of `layer_norm`.
+      axes: the axes of the mean, as in `layer_norm`.
       epsilon: added to the mean square, > 0; may be traced.
       scale: whether to multiply by a learned scale.
-      scale_init: initializer of scale, of the sizes of the axes: [D].
+      scale_init: initializer of scale, whose shape is the sizes of `axes`: [D].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D]}; `mask` as of
+      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D]}; `mask` as in
       `layer_norm`.
 
     Raises:
-      ValueError: as `layer_norm`.
-      PathError: x without a feature axis, of another D, or of an integer dtype.
+      ValueError, PathError: as `layer_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -125,10 +132,12 @@ def group_norm(
     bias_init: Initializer = zeros,
     name: str = "group_norm",
 ) -> Layer:
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each example and group of channels.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for groups of channels.
+
+    Mean and variance are computed for each example and group alone.
 
     Args:
-      groups: G, into how many groups of C / G neighbouring channels; 1 <= G, a divisor of C.
+      groups: G, the number of groups of C / G neighbouring channels, >= 1, a divisor of C.
       epsilon: added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
@@ -138,12 +147,12 @@ def group_norm(
 
     Returns:
       A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
-      "bias": [C]}. Extra input, which need not be given: `mask`, bool of x's shape, any axis of
-      which may be 1; only where it is True does x count and is it read, elsewhere y is 0.
+      "bias": [C]}. Optional extra input: `mask`, bool of x's shape, where any axis may have size 1.
+      Positions where it is False are not read, and y is 0 there.
 
     Raises:
-      ValueError: groups below 1, or an epsilon that is not above 0.
-      PathError: a C that the groups do not divide; x as for `batch_norm`.
+      ValueError: groups < 1, or epsilon <= 0.
+      PathError: C is not a multiple of groups; x as for `batch_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -178,7 +187,7 @@ def instance_norm(
     bias_init: Initializer = zeros,
     name: str = "instance_norm",
 ) -> Layer:
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each example and channel.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for each example and channel.
 
     Args:
       epsilon: added to the variance, > 0; may be traced.
@@ -189,12 +198,12 @@ def instance_norm(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ..., C], at least one axis between, to y of the same shape and dtype;
-      params {"scale": [C], "bias": [C]}. Extra input: `mask`, as of `group_norm`.
+      A layer from x [B, ..., C], with at least one axis between, to y of the same shape and dtype;
+      params {"scale": [C], "bias": [C]}. Optional extra input: `mask`, as in `group_norm`.
 
     Raises:
-      ValueError: an epsilon that is not above 0.
-      PathError: x without an axis between B and C; x as for `batch_norm`.
+      ValueError: epsilon <= 0.
+      PathError: x has no axis between B and C; x as for `batch_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -214,29 +223,6 @@ def instance_norm(
     return at_once(affine.masked_layer(standard))
 
 
-def _over(
-    name: str,
-    axes: tuple[int, ...],
-    drawn: tuple[Initializer | None, Initializer | None],
-    standard: Callable[..., jax.Array],
-) -> Layer:
-    """A norm over the last axes; over more than the very last it has a mask, and no cache."""
-    affine = Affine(name, *drawn, axes=-axes[0], features=axes)
-    return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
-
-
-def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
-    """The axes in their order, each below 0."""
-    each = tuple(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else (axes,)
-    right = each and all(isinstance(axis, Integral) and int(axis) < 0 for axis in each)
-    if not right or len(set(each)) < len(each):
-        raise ValueError(
-            f"{who}: expected axes below 0, counted from the last and each once, got {said(axes)}; "
-            "write -1 for each vector, or (-3, -2, -1) for each image"
-        )
-    return tuple(sorted(map(int, each)))
-
-
 def batch_norm(
     *,
     momentum: float = 0.9,
@@ -248,35 +234,36 @@ def batch_norm(
     bias_init: Initializer = zeros,
     name: str = "batch_norm",
 ) -> Layer:
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, each channel over the batch.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for each channel, over the batch.
 
-    In training, mean and variance are those of this batch, over all axes but the last, and the
-    running ones in `state` move: running = momentum * running + (1 - momentum) * batch. A batch
-    that is empty, or masked as a whole, moves nothing. Outside training the running ones are used.
-    The mean is a plain reduction over array axes, so where the batch is sharded XLA makes it the
-    mean over all devices, and no axis needs a name.
+    In training, mean and variance are those of the batch, over all axes but the last, and the
+    running statistics in `state` move: running = momentum * running + (1 - momentum) * batch. An
+    empty or fully masked batch moves nothing. Outside training the running statistics are used.
+    If the batch is sharded over devices, the mean is over all devices, without an axis name: it is
+    a plain reduction over array axes, which XLA distributes.
 
     Args:
-      momentum: the weight of the old statistics, in [0, 1]; torch's is one minus this.
-      epsilon: added to the variance, > 0. Both may be traced.
-      unbiased: whether the running variance takes n / (n - 1) of the batch's, as torch has it.
+      momentum: the weight of the old statistics, in [0, 1], may be traced; torch's is one minus
+        this.
+      epsilon: added to the variance, > 0; may be traced.
+      unbiased: whether the running variance is n / (n - 1) times the batch's, as in torch.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
-      scale_init: initializer of scale [C]; `zeros` starts a residual branch as nothing.
+      scale_init: initializer of scale [C]; with `zeros` a residual branch starts as zero.
       bias_init: initializer of bias [C].
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
-      "bias": [C]}; state {"mean": [C], "variance": [C]} in float32 or wider. A variance that its
-      dtype cannot hold is the largest number there instead, so that evaluation stays finite. Extra
-      input, which need not be given: `mask`, bool of x's shape, any axis of which may be 1; only
-      where it is True does x count and is it read, elsewhere y is 0.
+      "bias": [C]}; state {"mean": [C], "variance": [C]} in float32 or wider. A variance beyond the
+      range of its dtype is stored as the dtype's largest number, so that evaluation stays finite.
+      Optional extra input: `mask`, bool of x's shape, where any axis may have size 1. Positions
+      where it is False are not read, and y is 0 there.
 
     Raises:
-      ValueError: a momentum or an epsilon out of range.
-      PathError: x without a batch axis, of another C, or of an integer dtype; in training, x with
-        one value for each channel, whose variance says nothing.
+      ValueError: momentum or epsilon out of range.
+      PathError: x has no batch axis, a C that differs from scale's, or an integer dtype; in
+        training, x has only one value for each channel, so its variance is always 0.
 
     Example:
       >>> layer = batch_norm()
@@ -286,13 +273,12 @@ def batch_norm(
       >>> y.round(3).ravel(), state["mean"].round(3)
       (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
 
-    Source: Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1; the running average as Flax and
-    Keras have it.
+    Source: Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1; the running average as in Flax
+    and Keras.
     """
     check_epsilon("batch_norm", epsilon)
-    check_number(
-        "batch_norm", "momentum", momentum, "[0, 1]", "0.9 averages over about the last ten batches"
-    )
+    remedy = "0.9 averages over about the last ten batches"
+    check_number("batch_norm", "momentum", momentum, "[0, 1]", remedy)
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2)
 
     def init(key: Any, x: Any, *, mask: Any = None) -> tuple[Params, State]:
@@ -314,7 +300,7 @@ def batch_norm(
         if not train or x.size == 0:
             return affine.apply(params, _shifted(seen, state, epsilon), x.dtype, mask), state
         over = tuple(range(x.ndim - 1))
-        count = _values_of_a_channel(name, x) if mask is None else mask.sum(over, dtype=jnp.int32)
+        count = _values_per_channel(name, x) if mask is None else mask.sum(over, dtype=jnp.int32)
         batch = deviations(seen, over, epsilon, mask)
         y = affine.apply(params, batch.standard(epsilon), x.dtype, mask)
         return y, _moved(state, batch, count, momentum, unbiased)
@@ -322,11 +308,35 @@ def batch_norm(
     return Layer(name, init, apply)
 
 
+def _over(
+    name: str,
+    axes: tuple[int, ...],
+    initializers: tuple[Initializer | None, Initializer | None],
+    standard: Callable[..., jax.Array],
+) -> Layer:
+    """A norm over `axes`; over more than the last axis it takes a mask and cannot decode."""
+    affine = Affine(name, *initializers, axes=-axes[0], features=axes)
+    return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
+
+
+def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
+    """The axes as a sorted tuple; raises unless they are negative and distinct."""
+    found = tuple(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else (axes,)
+    negative = found and all(isinstance(axis, Integral) and int(axis) < 0 for axis in found)
+    if not negative or len(set(found)) < len(found):
+        raise OptionError(
+            who,
+            f"expected axes that are negative and distinct, got {said(axes)}; write -1 for each "
+            "vector, or (-3, -2, -1) for each image",
+        )
+    return tuple(sorted(map(int, found)))
+
+
 def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon), by halves: x - mean may overflow."""
-    apart = widened(x) / 2 - state["mean"] / 2
+    """(x - mean) / sqrt(variance + epsilon); x - mean is halved since it may overflow."""
+    half = widened(x) / 2 - state["mean"] / 2
     variance = state["variance"]
-    return apart * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))
+    return half * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))
 
 
 def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
@@ -341,7 +351,7 @@ def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased:
     }
     if not isinstance(count, jax.Array):
         return new
-    return {each: jnp.where(count > 0, new[each], state[each]) for each in new}
+    return {name: jnp.where(count > 0, new[name], state[name]) for name in new}
 
 
 def _running(momentum: Any, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -350,13 +360,13 @@ def _running(momentum: Any, old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def _over_one_less(count: Any, dtype: Any) -> Any:
-    """count / (count - 1); something finite for fewer than two values, whose variance is 0."""
+    """count / (count - 1); finite for fewer than two values, whose variance is 0."""
     if isinstance(count, jax.Array):
         return (jnp.maximum(count, 2) / jnp.maximum(count - 1, 1)).astype(dtype)
     return count / (count - 1)
 
 
-def _values_of_a_channel(name: str, x: Any) -> int:
+def _values_per_channel(name: str, x: Any) -> int:
     count = x.size // max(x.shape[-1], 1)
     if count < 2:
         raise PathError(
@@ -368,21 +378,21 @@ def _values_of_a_channel(name: str, x: Any) -> int:
 
 
 def check_epsilon(who: str, epsilon: Any) -> None:
-    """Refuses an epsilon that would let a constant input divide by zero."""
+    """Raises unless epsilon > 0."""
     check_number(who, "epsilon", epsilon, "(0, inf]", "a constant input would give NaN")
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """y * scale + bias, with what a norm asks of its input.
+    """y * scale + bias, and the checks of a norm's input.
 
     Args:
-      name: the norm's.
+      name: the name of the norm.
       scale_init: initializer of scale [C]; None for no scale.
       bias_init: initializer of bias [C]; None for no bias.
-      axes: how many axes x has at least.
-      groups: what C is a multiple of.
-      features: the axes of x that scale and bias have, counted from the last.
+      axes: the least number of axes of x.
+      groups: C must be a multiple of it.
+      features: the axes of x, negative, whose sizes are the shape of scale and bias.
     """
 
     name: str
@@ -397,7 +407,7 @@ class Affine:
         check_initializer(self.name, "bias_init", self.bias_init)
 
     def layer(self, standard: Callable[[Any], jax.Array]) -> Layer:
-        """The layer without state and mask, of `standard(x)`, the standard scores of x."""
+        """The stateless layer whose normalized x is `standard(x)`."""
 
         def apply(
             params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
@@ -408,7 +418,7 @@ class Affine:
         return Layer(self.name, lambda key, x: (self.init(key, x), {}), apply)
 
     def masked_layer(self, standard: Callable[[Any, Any], jax.Array]) -> Layer:
-        """The layer without state of `standard(x, mask)`, with the extra input `mask`."""
+        """The stateless layer whose normalized x is `standard(x, mask)`; `mask` is an input."""
 
         def init(key: Any, x: Any, *, mask: Any = None) -> tuple[Params, State]:
             self.check_mask(x, mask)
@@ -430,17 +440,17 @@ class Affine:
         return Layer(self.name, init, apply)
 
     def init(self, key: Any, x: Any) -> Params:
-        """{"scale": [C], "bias": [C]}, or those of the two that are wanted."""
+        """{"scale": [C], "bias": [C]}, without those whose initializer is None."""
         self.check(x, {})
-        made = {"scale": self.scale_init, "bias": self.bias_init}
+        initializers = {"scale": self.scale_init, "bias": self.bias_init}
         return {
             leaf: init(subkey(key, leaf), self.sizes(x), x.dtype)
-            for leaf, init in made.items()
+            for leaf, init in initializers.items()
             if init is not None
         }
 
     def apply(self, params: Params, y: jax.Array, dtype: Any, mask: Any = None) -> jax.Array:
-        """The last operations, in the dtype of y, and the result in `dtype`, 0 where masked."""
+        """y * scale + bias, computed in the dtype of y, cast to `dtype`; 0 where masked."""
         axes = range(self.features[0], 0)
         shape = [y.shape[axis] if axis in self.features else 1 for axis in axes]
         if self.scale_init is not None:
@@ -450,11 +460,11 @@ class Affine:
         return (y if mask is None else jnp.where(mask, y, 0)).astype(dtype)
 
     def sizes(self, x: Any) -> tuple[int, ...]:
-        """The sizes of those axes that scale and bias have."""
+        """The shape of scale and bias."""
         return tuple(x.shape[axis] for axis in self.features)
 
     def masked(self, x: Any, mask: Any) -> tuple[Any, Any]:
-        """x with 0 where the mask is False, so that nothing there is read, and the whole mask."""
+        """x with 0 where the mask is False, and the mask broadcast to the shape of x."""
         self.check_mask(x, mask)
         if mask is None:
             return x, None
@@ -462,7 +472,7 @@ class Affine:
         return jnp.where(mask, x, 0), mask
 
     def check_mask(self, x: Any, mask: Any) -> None:
-        """Refuses what is no bool for the places of x."""
+        """Raises unless the mask is None, or bool and broadcasts to the shape of x."""
         if mask is None:
             return
         check_array(self.name, mask, "mask")
@@ -470,13 +480,13 @@ class Affine:
         if mask.dtype != bool or mask.ndim != x.ndim or not fits:
             raise PathError(
                 f"expected mask bool {list(x.shape)}, or 1 for any of the numbers, got "
-                f"{mask.dtype} {list(mask.shape)}; one of places alone is mask[..., None]; beside "
-                "attention, whose mask is another, call both in a network",
+                f"{mask.dtype} {list(mask.shape)}; a mask without channels is mask[..., None]; in "
+                "a chain with attention, whose mask differs, call both in a network instead",
                 layer=self.name,
             )
 
     def check(self, x: Any, known: dict[str, Any]) -> None:
-        """Refuses an x that the norm cannot take; `known` are arrays of [C] made before."""
+        """Raises unless x has the shape that the norm takes; `known` are parameters [C]."""
         check_floating(self.name, x)
         made = next(iter(known.values())).shape if known else None
         if x.ndim < self.axes or (known and self.sizes(x) != made):
@@ -493,7 +503,7 @@ class Affine:
             )
 
     def wanted(self, made: tuple[int, ...] | None) -> str:
-        """The shape of x, in the language of the docstrings."""
+        """The shape that x must have, as in the docstrings."""
         if self.features == (-1,):
             shape = ["...", "B, ...", "B, ..., T"][self.axes - 1]
             return f"{shape}, {made[0] if made else 'C'}"

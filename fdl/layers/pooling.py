@@ -1,7 +1,7 @@
-"""Pooling: windows on an image, each made one number, channel by channel.
+"""Pooling: every window of an image becomes one number, for each channel.
 
-[..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. All pooling here
-is along one axis after the other, which gives the same numbers: 3 + 3 steps for a 3 x 3 window.
+[..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. Images are
+pooled along one axis after the other. The result is the same, and a 3 x 3 window takes 3 + 3 steps.
 """
 
 import functools
@@ -13,22 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.core.any_rank import one_for_all_axes
-from fdl.core.cache import at_once
 from fdl.core.layer import Layer
+from fdl.layers.weightless import on_images
 from fdl.ops.pooling import dilated, exact, largest, total
 from fdl.ops.windows import (
     Padding,
     Window,
     as_images,
-    check_images,
     check_padding,
     check_sizes,
     fit,
     for_each_axis,
 )
-from fdl.typing import Params, State
 
 PADDINGS = ("SAME", "VALID")
+
+Pool = Callable[[jax.Array, Window], jax.Array]
 
 
 @one_for_all_axes("window")
@@ -40,26 +40,28 @@ def max_pool(
     dilation: int | tuple[int, ...] = 1,
     name: str = "max_pool",
 ) -> Layer:
-    """y[p] = the largest x[p * stride + t * dilation - low] over the places t of the window.
+    """y[p] = max over the positions t of the window of x[p * stride + t * dilation - low].
 
-    Where several are the largest, the gradient goes to the first of them, row by row, as in torch.
+    If several elements are the largest, the gradient goes to the first of them in row-major order,
+    as in torch.
 
     Args:
-      window: its sizes, as many as there are spatial axes; or an integer for all of them: x is then
-        [B, *spatial, C], and each axis between the first and the last is spatial.
-      stride: from one window to the next; None for the window's own sizes, so that none overlap.
-      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as of `conv`;
-        what is added is minus infinity.
-      dilation: from one element of the window to the next on the image. A dilated window may see
-        padding alone, which gives minus infinity, as in torch.
+      window: one size for each spatial axis. An integer is the size for all axes; x is then [B,
+        *spatial, C], and every axis between the first and the last is spatial.
+      stride: the step from one window to the next; None for the sizes of the window, so that
+        windows do not overlap.
+      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as in `conv`;
+        padding is minus infinity.
+      dilation: the step on the image from one element of the window to the next. A dilated window
+        may contain only padding, which gives minus infinity, as in torch.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
 
     Raises:
-      ValueError: a number out of range, a padding of no known name.
-      PathError: x without these axes, of an integer dtype, or smaller than one window.
+      ValueError: an option is out of range, or padding has an unknown name.
+      PathError: x lacks these axes, has an integer dtype, or is smaller than one window.
 
     Example:
       >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
@@ -81,13 +83,13 @@ def average_pool(
     count_padding: bool = False,
     name: str = "average_pool",
 ) -> Layer:
-    """y[p] = the mean of x[p * stride + t * dilation - low] over the places t of the window.
+    """y[p] = mean over the positions t of the window of x[p * stride + t * dilation - low].
 
-    It is summed in float32 at least.
+    The sum is in float32 or wider.
 
     Args:
-      window, stride, padding, dilation: as of `max_pool`; what is added is 0.
-      count_padding: whether what is added counts in the mean, as in torch; by default it does not.
+      window, stride, padding, dilation: as in `max_pool`, but padding is 0.
+      count_padding: whether the mean counts padding, as in torch.
       name: what the layer is called in a network.
 
     Returns:
@@ -108,7 +110,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c; of equal ones the first has the gradient.
+    """y[b, c] = the largest x of channel c. If several are largest, the first has the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -117,7 +119,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x without a spatial axis, or of an integer dtype.
+      PathError: x has no spatial axis, or an integer dtype.
 
     Example:
       >>> global_max_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -129,7 +131,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
 
 
 def global_average_pool(*, name: str = "global_average_pool") -> Layer:
-    """y[b, c] = the mean of x over all places of channel c, summed in float32 at least.
+    """y[b, c] = the mean of channel c over all positions, summed in float32 or wider.
 
     Args:
       name: what the layer is called in a network.
@@ -138,7 +140,7 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x without a spatial axis, or of an integer dtype.
+      PathError: x has no spatial axis, or an integer dtype.
 
     Example:
       >>> global_average_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -151,19 +153,21 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
 
 @one_for_all_axes("sizes")
 def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
-    """`sizes` windows whatever the image: window i begins at floor(i * n / size) of n elements and
-    ends before ceil((i + 1) * n / size), as torch's.
+    """The maxima of `sizes` windows, whatever the size of the image.
+
+    Of n elements, window i begins at floor(i * n / size) and ends before ceil((i + 1) * n / size).
 
     Args:
-      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
+      sizes: the number of windows along each spatial axis; or an integer for all axes, as in
+        `max_pool`.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
 
     Raises:
-      ValueError: a size out of range.
-      PathError: x without these axes, or of an integer dtype.
+      ValueError: a size < 1.
+      PathError: x lacks these axes, or has an integer dtype.
 
     Example:
       >>> adaptive_max_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
@@ -178,10 +182,11 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
 def adaptive_average_pool(
     sizes: int | tuple[int, ...], *, name: str = "adaptive_average_pool"
 ) -> Layer:
-    """The means of the windows of `adaptive_max_pool`, summed in float32 at least.
+    """The means of the windows of `adaptive_max_pool`, summed in float32 or wider.
 
     Args:
-      sizes: how many windows along each spatial axis; or an integer for all, as of `max_pool`.
+      sizes: the number of windows along each spatial axis; or an integer for all axes, as in
+        `max_pool`.
       name: what the layer is called in a network.
 
     Returns:
@@ -199,25 +204,22 @@ def adaptive_average_pool(
     return _adaptive(name, "adaptive_average_pool", sizes, _mean_of_parts)
 
 
-Pool = Callable[[jax.Array, Window], jax.Array]
-
-
 def _pooling(
     name: str,
-    kind: str,
+    who: str,
     window: Any,
     stride: Any,
     padding: Padding,
     dilation: Any,
     pool: Pool,
 ) -> Layer:
-    kernel = check_sizes(kind, "window", window)
-    strides = kernel if stride is None else for_each_axis(kind, "stride", stride, len(kernel))
-    dilations = for_each_axis(kind, "dilation", dilation, len(kernel))
-    edges = check_padding(kind, padding, len(kernel), PADDINGS)
+    kernel = check_sizes(who, "window", window)
+    strides = kernel if stride is None else for_each_axis(who, "stride", stride, len(kernel))
+    dilations = for_each_axis(who, "dilation", dilation, len(kernel))
+    edges = check_padding(who, padding, len(kernel), PADDINGS)
     if not isinstance(edges, str) and any(max(e) >= k for e, k in zip(edges, kernel, strict=True)):
         raise ValueError(
-            f"{kind}: expected a padding smaller than the window {kernel}, got {padding!r}; a "
+            f"{who}: expected a padding smaller than the window {kernel}, got {padding!r}; a "
             "window of padding alone has no element to take"
         )
 
@@ -227,18 +229,18 @@ def _pooling(
         y = pool(images, window)
         return y.reshape(*x.shape[: -len(kernel) - 1], *y.shape[1:])
 
-    return _layer(name, len(kernel), of)
+    return on_images(name, len(kernel), of)
 
 
 def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
-    """A layer of x [B, places, C]."""
-    return _layer(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
+    """The layer of `pool` from [B, positions, C] to [B, C]."""
+    return on_images(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
 
 
 def _adaptive(
-    name: str, kind: str, sizes: Any, pool: Callable[[jax.Array, int, int], jax.Array]
+    name: str, who: str, sizes: Any, pool: Callable[[jax.Array, int, int], jax.Array]
 ) -> Layer:
-    wanted = check_sizes(kind, "sizes", sizes)
+    wanted = check_sizes(who, "sizes", sizes)
 
     def of(x: jax.Array) -> jax.Array:
         images = exact(as_images(x, len(wanted)))
@@ -246,25 +248,11 @@ def _adaptive(
             images = pool(images, axis, size)
         return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:]).astype(x.dtype)
 
-    return _layer(name, len(wanted), of)
-
-
-def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], lead: int = 0) -> Layer:
-    def init(key: Any, x: Any) -> tuple[Params, State]:
-        check_images(name, x, rank, lead=lead)
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        check_images(name, x, rank, lead=lead)
-        return of(x), state
-
-    return at_once(Layer(name, init, apply))
+    return on_images(name, len(wanted), of)
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
-    # The last axis first: the first largest of rows, of the first largest in each, is the first.
+    # The last axis first, so that of equal elements the first in row-major order wins.
     for axis in reversed(range(len(window.kernel))):
         x = _padded(x, axis, window, -jnp.inf)
         k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))
@@ -292,6 +280,7 @@ def _padded(x: jax.Array, axis: int, window: Window, value: float) -> jax.Array:
 
 
 def _parts(n: int, size: int) -> list[tuple[int, int]]:
+    """(start, end) of each of `size` windows on n elements."""
     return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
 
 

@@ -1,4 +1,4 @@
-"""Rectifiers whose slope below 0 is no number of the user's: it is learned, or drawn at random."""
+"""Rectifiers with a learned or random negative slope."""
 
 from typing import Any
 
@@ -7,28 +7,29 @@ import jax.numpy as jnp
 
 from fdl.activations import leaky_relu
 from fdl.checks import check_floating, check_number, check_ordered
-from fdl.core.layer import Layer, check_training_key
+from fdl.core.layer import Layer
+from fdl.layers.weightless import weightless
 from fdl.paths import PathError
-from fdl.typing import Params, State
+from fdl.typing import Array, Key, Params, State
 
 
 def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu") -> Layer:
-    """y = x above 0 and a * x below, where a is learned.
+    """y = x for x > 0 and a * x otherwise, where a is learned.
 
-    Leave a out of weight decay, which would draw it to the slope of a relu.
+    Exclude a from weight decay, which would pull it towards 0, the slope of relu.
 
     Args:
-      each_channel: each channel has an a of its own, as in the paper; else all share one.
-      slope: what a begins with; may be traced.
+      each_channel: whether each channel has a separate a, as in the paper; else all share one.
+      slope: the initial value of a; may be traced.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., C] to y, the same shape and dtype; params {"slope": []}, or [C] with
-      each_channel. At 0 the derivative by x is a.
+      each_channel. The derivative with respect to x at 0 is a.
 
     Raises:
-      ValueError: a slope that is no number.
-      PathError: an x of another C.
+      ValueError: slope is not a number.
+      PathError: x has an integer dtype, or a C that differs from slope's.
 
     Example:
       >>> layer = prelu(slope=0.5)
@@ -36,7 +37,8 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
       >>> layer.apply(params, state, jnp.array([-2.0, 3.0]))[0]
       Array([-1.,  3.], dtype=float32)
 
-    Source: He et al. 2015, arXiv 1502.01852, equation 1. Flax begins with 0.01.
+    Source: He et al. 2015, arXiv 1502.01852, equation 1. The default slope of Flax is
+    0.01.
     """
     check_number("prelu", "slope", slope, None, "0.25 is the paper's")
 
@@ -61,9 +63,9 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
 
 def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") -> Layer:
-    """y = x above 0 and a * x below, where a is drawn anew for each element in training.
+    """y = x for x > 0 and a * x otherwise, where training draws a new a for each element.
 
-    Outside of training a is the mean, (lower + upper) / 2.
+    Outside training a is the mean, (lower + upper) / 2.
 
     Args:
       lower, upper: a is uniform in [lower, upper), 0 <= lower <= upper; both may be traced.
@@ -73,28 +75,25 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
       A layer from x [...] to y, the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: lower and upper out of order, or below 0.
+      ValueError: lower > upper, or lower < 0.
       PathError: no key in training.
 
     Example:
       >>> rrelu(0.0, 1.0).apply({}, {}, jnp.array([-2.0, 3.0]))[0]
       Array([-1.,  3.], dtype=float32)
 
-    Source: Xu et al. 2015, arXiv 1505.00853, section 2.4, with the slopes that torch multiplies by
-    where the paper divides.
+    Source: Xu et al. 2015, arXiv 1505.00853, section 2.4. x is multiplied by a, as in torch; the
+    paper divides.
     """
-    ends = (lower, upper)
-    remedy = "these are the slopes below 0, from the smallest to the largest"
+    remedy = "these are the smallest and the largest slope for x < 0"
     check_number("rrelu", "lower", lower, "[0, inf]", remedy)
-    check_ordered("rrelu", "lower <= upper", ends, remedy)
+    check_ordered("rrelu", "lower <= upper", (lower, upper), remedy)
 
-    def apply(
-        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        if not train:
-            return leaky_relu(x, negative_slope=(lower + upper) / 2), state
-        check_training_key(key, name)
+    def mean(x: Array) -> Array:
+        return leaky_relu(x, negative_slope=(lower + upper) / 2)
+
+    def draw(key: Key, x: Array) -> Array:
         a = jax.random.uniform(key, x.shape, jnp.float32, lower, upper)
-        return leaky_relu(x, negative_slope=a.astype(x.dtype)), state
+        return leaky_relu(x, negative_slope=a.astype(x.dtype))
 
-    return Layer(name, lambda key, x: ({}, {}), apply)
+    return weightless(name, mean, training=draw)

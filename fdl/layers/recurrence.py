@@ -1,6 +1,6 @@
 """Recurrent layers: a cell is applied at every step of a sequence, by `jax.lax.scan`.
 
-T is the length of a sequence, D the features of x, H those of the cell.
+T is the length of a sequence, D the number of features of x, H that of the cell.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array
+from fdl.checks import OptionError, check_array, named_in_errors
 from fdl.core.combinators import parallel
 from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs
@@ -30,28 +30,28 @@ def recurrent(
 ) -> Layer:
     """carry = step(carry, x[t]) and y[t] = carry["h"], for t = 0, 1, ...
 
-    Several layers are a chain of them. The carry is kept in at least float32.
+    For several layers, chain them. The carry is float32 or wider.
 
     Args:
-      cell: the step, as `lstm_cell(64)`.
-      reverse: goes from the end of each sequence to its beginning; y[t] stays beside x[t].
-      returns: "sequence" is y [..., T, H]; "last" is the y of the last step alone, [..., H];
-        "carry" is (y, carry), from which another layer can go on.
-      name: what the layer is called in a network; by default after the cell.
+      cell: the step, such as `lstm_cell(64)`.
+      reverse: whether to go from the end of each sequence to its beginning; y[t] still belongs to
+        x[t].
+      returns: "sequence" is y [..., T, H]; "last" is y of the last step, [..., H]; "carry" is (y,
+        carry), from which another layer can continue.
+      name: what the layer is called in a network; by default the name of the cell.
 
     Returns:
-      A layer from x [..., T, D]; params those of the cell. Extra inputs, none of which must be
-      given: `lengths`, integers [...], how long each sequence is: past its end y is 0, the carry
-      stays, and x is not read; one beyond T is T; `carry`, what to begin with, by default zeros:
-      {"h": [..., H]}, for an LSTM also "c". Its cache in decoding is the carry, so a decoder begins
-      from an encoder's when that is put in the place of its cache.
+      A layer from x [..., T, D]; params are those of the cell. Optional extra inputs: `lengths`,
+      integers [...], the length of each sequence: beyond it, y is 0, the carry stays and x is not
+      read; lengths > T count as T; `carry`, the initial carry, by default zeros: {"h": [..., H]},
+      for an LSTM also "c". In decoding the cache is the carry; to start a decoder from an encoder,
+      put the encoder's carry in the place of the cache.
 
     Raises:
-      ValueError: an unknown returns.
-      PathError: x, lengths or a carry of the wrong shape or dtype; decoding with reverse.
+      ValueError: returns is unknown.
+      PathError: x, lengths or carry has the wrong shape or dtype; decoding with reverse.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> layer = recurrent(gru_cell(4), returns="last")
       >>> x = jnp.ones((2, 5, 3))
       >>> params, state = layer.init(jax.random.key(0), x)
@@ -61,13 +61,15 @@ def recurrent(
     Source: Elman 1990, "Finding structure in time".
     """
     if returns not in RETURNS:
-        raise ValueError(
-            f"recurrent: expected returns to be one of {', '.join(map(repr, RETURNS))}, got "
-            f"{returns!r}; take 'sequence' for y of every step, 'last' for that of the last one"
+        raise OptionError(
+            "recurrent",
+            f"expected returns to be one of {', '.join(map(repr, RETURNS))}, got "
+            f"{returns!r}; take 'sequence' for y of every step, 'last' for y of the last step",
         )
-    return Unrolled(cell, reverse, returns, name or cell.name).layer()
+    return _Recurrent(cell, reverse, returns, name or cell.name).layer()
 
 
+@named_in_errors
 def lstm(
     features: int,
     *,
@@ -80,17 +82,16 @@ def lstm(
 
     Args:
       features: H, >= 1.
-      forget_bias: what the bias of the forget gate begins with; may be traced.
+      forget_bias: the initial bias of the forget gate; may be traced.
       reverse, returns, name: as in `recurrent`.
 
     Returns:
       A layer from x [..., T, D] to [..., T, H], as `recurrent`.
 
     Raises:
-      ValueError: features below 1, or an unknown returns.
+      ValueError: features < 1, or returns is unknown.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> layer = lstm(4, forget_bias=1.0)
       >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
       >>> layer.apply(params, state, jnp.ones((2, 5, 3)))[0].shape
@@ -102,6 +103,7 @@ def lstm(
     return recurrent(cell, reverse=reverse, returns=returns, name=name)
 
 
+@named_in_errors
 def gru(
     features: int,
     *,
@@ -121,10 +123,9 @@ def gru(
       A layer from x [..., T, D] to [..., T, H], as `recurrent`.
 
     Raises:
-      ValueError: features below 1, or an unknown returns.
+      ValueError: features < 1, or returns is unknown.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> layer = gru(4)
       >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
       >>> layer.apply(params, state, jnp.ones((2, 5, 3)))[0].shape
@@ -136,6 +137,7 @@ def gru(
     return recurrent(cell, reverse=reverse, returns=returns, name=name)
 
 
+@named_in_errors
 def simple_recurrent(
     features: int,
     *,
@@ -153,10 +155,9 @@ def simple_recurrent(
       A layer from x [..., T, D] to [..., T, H], as `recurrent`.
 
     Raises:
-      ValueError: features below 1, or an unknown returns.
+      ValueError: features < 1, or returns is unknown.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> layer = simple_recurrent(4)
       >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
       >>> layer.apply(params, state, jnp.ones((2, 5, 3)))[0].shape
@@ -167,28 +168,28 @@ def simple_recurrent(
     return recurrent(simple_cell(features), reverse=reverse, returns=returns, name=name)
 
 
+@named_in_errors
 def bidirectional(
     cell: Cell, *, returns: str = "sequence", merge: str = "concat", name: str = "bidirectional"
 ) -> Layer:
-    """Two layers of one kind of cell, one forward in time and one backward, merged.
+    """Two recurrent layers of one cell, one forward in time and one backward, merged.
 
     Args:
-      cell: the step of both, each with weights of its own.
-      returns: "sequence" or "last", as in `recurrent`: what each gives after its last step.
+      cell: the step of both layers, which have separate weights.
+      returns: "sequence" or "last", as in `recurrent`; "last" of the backward layer is y of t = 0.
       merge: "concat" or "sum", as in `parallel`.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, 2 H], [..., T, H] for "sum"; params {"forward",
-      "backward"}. Extra input: `lengths`, integers [...]; backward begins at each sequence's own
-      end.
+      A layer from x [..., T, D] to y [..., T, 2 H], or [..., T, H] for "sum"; params {"forward",
+      "backward"}. Optional extra input: `lengths`, integers [...]; the backward layer begins at the
+      end of each sequence.
 
     Raises:
-      ValueError: another returns or merge.
-      PathError: as `recurrent`; in decoding, since what is backward sees later tokens.
+      ValueError: returns or merge is unknown.
+      PathError: as `recurrent`; in decoding, since the backward layer sees later tokens.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> layer = bidirectional(lstm_cell(4))
       >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
       >>> layer.apply(params, state, jnp.ones((2, 5, 3)))[0].shape
@@ -197,50 +198,45 @@ def bidirectional(
     Source: Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
     """
     if returns not in ("sequence", "last"):
-        raise ValueError(
-            f"bidirectional: expected returns 'sequence' or 'last', got {returns!r}; for both "
-            "carries, call two recurrent layers in a network"
+        raise OptionError(
+            "bidirectional",
+            f"expected returns 'sequence' or 'last', got {returns!r}; for both carries, call two "
+            "recurrent layers in a network",
         )
-    forward = Unrolled(cell, False, returns, cell.name, begins=False)
+    forward = _Recurrent(cell, False, returns, cell.name, takes_carry=False)
     backward = dataclasses.replace(forward, reverse=True)
     return parallel(forward=forward.layer(), backward=backward.layer(), merge=merge, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
-class Unrolled:
-    """A cell over time.
-
-    Args:
-      cell, reverse, returns, name: as in `recurrent`.
-      begins: whether it takes the extra input `carry`.
-    """
+class _Recurrent:
+    """The layer of `recurrent`; `takes_carry` says whether it has the extra input `carry`."""
 
     cell: Cell
     reverse: bool
     returns: str
     name: str
-    begins: bool = True
+    takes_carry: bool = True
 
     def layer(self) -> Layer:
-        """The layer that `recurrent` gives."""
-        inputs = ("lengths", "carry") if self.begins else ("lengths",)
+        inputs = ("lengths", "carry") if self.takes_carry else ("lengths",)
         return Layer(self.name, self.init, self.apply, inputs, decoding=self.decoding)
 
     def decoding(self, length: int) -> Layer:
-        """Its twin for decoding, whose cache is the carry, whatever the length."""
+        """The incremental form, whose cache is the carry, for any length."""
         if self.reverse:
             raise PathError(
                 "expected a layer that goes forward in time, got one with reverse, whose answers "
                 "for earlier tokens depend on later ones; such a network cannot go on from a cache",
                 layer=self.name,
             )
-        return Layer(self.name, self.begin, self.go_on, inputs=())
+        return Layer(self.name, self.init_decoding, self.apply_decoding, inputs=())
 
-    def begin(self, key: Any, x: Any) -> tuple[Params, State]:
-        """The parameters, and a carry of zeros as the cache."""
+    def init_decoding(self, key: Any, x: Any) -> tuple[Params, State]:
+        """The parameters, and zeros as the cache."""
         return self.init(key, x)[0], self.start(x)
 
-    def go_on(
+    def apply_decoding(
         self,
         params: Params,
         state: State,
@@ -250,7 +246,7 @@ class Unrolled:
         train: bool = False,
         **given: Any,
     ) -> tuple[Any, State]:
-        """A pass that begins at the cache, and gives the carry back in its place."""
+        """A pass that starts from the cache and returns the new carry as the cache."""
         check_inputs(self.name, (), (), given)
         self.check(x, params)
         y, carry = self.unroll(params, x, self.start(x, state), None)
@@ -278,25 +274,25 @@ class Unrolled:
         return self.returned(*self.unroll(params, x, self.start(x, carry), alive)), state
 
     def start(self, x: Any, carry: Any = None) -> Carry:
-        """What to begin with: zeros, or the carry that was given."""
+        """The initial carry: zeros, or the carry that was passed."""
         shape, dtype, parts = (*x.shape[:-2], self.cell.features), wide(x.dtype), self.cell.carried
-        named = isinstance(carry, Mapping)
         if carry is None:
             zeros = full_beside(x, x.ndim - 2, (self.cell.features,), 0, dtype)
             return dict.fromkeys(parts, zeros)
-        came = {part: jnp.shape(leaf) for part, leaf in carry.items()} if named else {}
-        if came != dict.fromkeys(parts, shape):
-            said = ", ".join(f"{part} {list(own)}" for part, own in came.items())
+        named = isinstance(carry, Mapping)
+        shapes = {part: jnp.shape(leaf) for part, leaf in carry.items()} if named else {}
+        if shapes != dict.fromkeys(parts, shape):
+            got = ", ".join(f"{part} {list(found)}" for part, found in shapes.items())
             raise PathError(
                 f"expected a carry of {' and '.join(parts)}, each {list(shape)}, got "
-                f"{said or ('nothing' if named else 'an array')}; take that of a "
+                f"{got or ('nothing' if named else 'an array')}; take that of a "
                 "layer with returns='carry', or leave it out",
                 layer=self.name,
             )
         return {part: carry[part].astype(dtype) for part in parts}
 
     def alive(self, x: Any, lengths: Any) -> Any:
-        """Which steps are within their sequence, [T, ..., 1]; None where all are."""
+        """Bool [T, ..., 1], True for steps within their sequence; None if all are."""
         if lengths is None:
             return None
         lengths = to_jax(lengths, self.name, "lengths")
@@ -310,17 +306,16 @@ class Unrolled:
         return steps < lengths[..., None].astype(jnp.int32)
 
     def unroll(self, params: Params, x: Any, carry: Carry, alive: Any) -> tuple[jax.Array, Carry]:
-        """(y [..., T, H] in the dtype of x, the carry after the last step)."""
+        """y [..., T, H] in the dtype of x, and the carry after the last step."""
         return _unroll(params, x, carry, alive, cell=self.cell, reverse=self.reverse)
 
     def returned(self, y: jax.Array, carry: Carry) -> Any:
-        """What `returns` asks for."""
         if self.returns == "carry":
             return y, carry
         return y if self.returns == "sequence" else carry["h"].astype(y.dtype)
 
     def check(self, x: Any, params: Any) -> None:
-        """Refuses an x that is no sequence of this cell's."""
+        """Raises unless x is a floating sequence as wide as the cell's weights."""
         check_array(self.name, x)
         rows = params["input"]["w"].shape[0] if params and "input" in params else None
         if (
@@ -339,10 +334,10 @@ class Unrolled:
 def _unroll(
     params: Params, x: Any, carry: Carry, alive: Any, *, cell: Cell, reverse: bool
 ) -> tuple[jax.Array, Carry]:
-    """A program of its own, since a scan outside of `jax.jit` is compiled again at every call."""
+    """Compiled by itself: a scan outside `jax.jit` would be compiled again at every call."""
 
-    def step(carry: Carry, now: Any) -> tuple[Carry, jax.Array]:
-        driven, alive = now
+    def step(carry: Carry, at_this_step: Any) -> tuple[Carry, jax.Array]:
+        driven, alive = at_this_step
         new = cell.step(params, carry, driven)
         if alive is None:
             return new, new["h"]
@@ -351,7 +346,7 @@ def _unroll(
 
     x_by_time = jnp.moveaxis(x, -2, 0)
     if alive is not None:
-        # So that not even NaN past the end reaches a gradient.
+        # A NaN beyond the end of a sequence must not reach a gradient.
         x_by_time = jnp.where(alive, x_by_time, 0)
     driven = cell.drive(params, x_by_time)
     carry, y = jax.lax.scan(step, carry, (driven, alive), reverse=reverse)

@@ -1,11 +1,11 @@
-"""Layers whose weights are computed from other parameters: by length and direction, by low rank.
+"""Layers whose weights are computed from other parameters: normalized, or with a low-rank update.
 
-`weight_norm` and `spectral_norm` wrap a layer and keep its name, its inputs and its children; they
-change the parameters at the paths that patterns pick before the layer sees them. `low_rank` is a
-function of parameters alone: `w` becomes `w + scale / rank * a @ b`.
+Each function here wraps a layer and keeps its name, inputs and children. It changes the parameters
+at the paths that patterns pick, before the layer sees them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,19 +24,19 @@ POWER = "power_iteration"
 
 
 def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
-    """w = scale * direction / |direction|, each output's weights with a learned length of its own.
+    """w = scale * direction / |direction|: the weights of each output have a learned length.
 
     Args:
       layer: any layer.
-      weights: which leaves, as a pattern; each `[..., out]`.
+      weights: a pattern of the paths of the weights, each [..., out].
 
     Returns:
-      The same layer whose params have {"direction": [..., out], "scale": [out]} in place of each
-      such leaf. Scales begin at 1, as in Flax (torch takes the lengths of the drawn weights); about
-      1 is also the length that `lecun_normal` draws.
+      The same layer; its params have {"direction": [..., out], "scale": [out]} in place of each of
+      these leaves. Scales start at 1, as in Flax (in torch at the lengths of the drawn weights).
+      The lengths that `lecun_normal` draws are also about 1.
 
     Raises:
-      ValueError: at init, a pattern that matches nothing; the message lists the nearest paths.
+      ValueError: at init, the pattern matches nothing; the message lists the nearest paths.
 
     Example:
       >>> from fdl.layers.linear import dense
@@ -50,37 +50,38 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)
         picked = paths.pick(paths.leaves(params), [weights])
-        return _at(params, picked, lambda w, path: {"direction": w, "scale": ones_of(w)}), state
+        return _changed(params, picked, split), state
 
-    def ones_of(w: jax.Array) -> jax.Array:
+    def split(w: jax.Array, path: str) -> Params:
         # Not the length of w: its last bits would depend on the program that draws it.
-        return jnp.ones(w.shape[-1:], w.dtype)
+        return {"direction": w, "scale": jnp.ones(w.shape[-1:], w.dtype)}
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
-        return layer.apply(_rescaled(params), state, x, **given)
+        return layer.apply(_normalized(params), state, x, **given)
 
-    return _wrapped(layer, init, apply, lambda inner: weight_norm(inner, weights=weights))
+    return _wrapped(layer, init, apply, functools.partial(weight_norm, weights=weights))
 
 
 def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -> Layer:
-    """w / sigma(w), sigma an estimate of the largest singular value, by power iteration.
+    """w / sigma(w), where sigma estimates the largest singular value by power iteration.
 
-    v = normalize(w u) and u = normalize(w.T v), `iterations` times from the u of the state, then
-    sigma = v w u. Gradients take u and v as constants, as the paper does. A training pass keeps the
+    v = normalize(w u) and u = normalize(w.T v), `iterations` times from the u in the state; then
+    sigma = v w u. u and v are constants for gradients, as in the paper. A training pass stores the
     new u.
 
     Args:
       layer: any layer.
-      weights: which leaves, as a pattern; each `[..., out]` is taken as a matrix [prod(...), out].
-      iterations: >= 1 in a pass.
+      weights: a pattern of the paths of the weights; each [..., out] is used as a matrix
+        [prod(...), out].
+      iterations: the number of iterations in a pass, >= 1.
 
     Returns:
-      The same layer with the same params; its state has beside its own {"power_iteration": {path
-      of w: u [out]}}, levels of the path joined by `.`.
+      The same layer with the same params; its state has one more entry, {"power_iteration": {path
+      of w: u [out]}}, where the levels of the path are joined by `.`.
 
     Raises:
-      ValueError: iterations below 1; at init, a pattern that matches nothing.
-      PathError: at init, a layer that is wrapped so already.
+      ValueError: iterations < 1; at init, the pattern matches nothing.
+      PathError: at init, the layer has spectral norm already.
 
     Example:
       >>> from fdl.layers.linear import dense
@@ -122,66 +123,11 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
             return unit.astype(w.dtype)
 
         picked = paths.pick(paths.leaves(params), [weights])
-        y, inner = layer.apply(_at(params, picked, divided), inner, x, train=train, **given)
+        y, inner = layer.apply(_changed(params, picked, divided), inner, x, train=train, **given)
         return y, {**inner, POWER: moved if train else state[POWER]}
 
-    return _wrapped(
-        layer,
-        init,
-        apply,
-        lambda inner: spectral_norm(inner, weights=weights, iterations=iterations),
-    )
-
-
-def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
-    """w / sigma, in the units of u, and the u after; 0 for 0, whose u stays as it is."""
-    matrix = w.reshape(-1, w.shape[-1]).astype(u.dtype)
-    matrix = matrix / power_of_two(largest(matrix))
-    fixed = jax.lax.stop_gradient(matrix)
-    u = jax.lax.stop_gradient(u)
-    v = u
-    for _ in range(iterations):
-        v = direction(fixed @ u)
-        new = direction(v @ fixed)
-        u = jnp.where((new == 0).all(), u, new)
-    sigma = v @ matrix @ u
-    # Not a quotient: XLA makes of a / b / c a quotient by b c, which may overflow.
-    return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
-
-
-def _rescaled(params: Any) -> Any:
-    if not isinstance(params, Mapping):
-        return params
-    if set(params) != {"direction", "scale"}:
-        return {name: _rescaled(value) for name, value in params.items()}
-    unit = direction(params["direction"], tuple(range(params["direction"].ndim - 1)))
-    return (unit * params["scale"].astype(unit.dtype)).astype(params["direction"].dtype)
-
-
-def _at(tree: Any, picked: list[str], change: Callable[[Any, str], Any], path: str = "") -> Any:
-    """The tree with `change(leaf, path)` at the picked paths, its names in their order."""
-    if isinstance(tree, Mapping):
-        return {
-            name: _at(value, picked, change, f"{path}/{name}" if path else name)
-            for name, value in tree.items()
-        }
-    return change(tree, path) if path in picked else tree
-
-
-def _wrapped(
-    layer: Layer,
-    init: Callable[..., Any],
-    apply: Callable[..., Any],
-    again: Callable[[Layer], Layer],
-) -> Layer:
-    rebuild, twin = layer.rebuild, layer.decoding
-    return dataclasses.replace(
-        layer,
-        init=init,
-        apply=apply,
-        rebuild=rebuild and (lambda others: again(rebuild(others))),
-        decoding=twin and (lambda length: again(twin(length))),
-    )
+    again = functools.partial(spectral_norm, weights=weights, iterations=iterations)
+    return _wrapped(layer, init, apply, again)
 
 
 def low_rank(
@@ -191,28 +137,28 @@ def low_rank(
     scale: float = 1.0,
     a_init: Initializer = he_uniform,
 ) -> Layer:
-    """The same network, whose chosen weights are w + scale / rank * a @ b.
+    """The same network with weights w + scale / rank * a @ b at the paths that patterns pick.
 
-    b begins at zero, so that the adapted network is at first the network itself, bit for bit. Train
-    `low_rank/**` and freeze `base/**`; `merge_low_rank` makes plain parameters again.
+    b starts at zero, so at first the outputs equal the model's, bit for bit. Train `low_rank/**`
+    and freeze `base/**`; `merge_low_rank` turns the result into parameters of the model.
 
     Args:
       model: any layer.
-      patterns: which weights, by path: `**/w`, `block/*/attn/q/w`. A kernel `[..., out]` is taken
-        as the matrix `[prod(...), out]`.
+      patterns: patterns of the paths of weights, such as `**/w` or `block/*/attn/q/w`. A kernel
+        [..., out] is used as a matrix [prod(...), out].
       rank: r, the width between a and b, >= 1.
-      scale: of what is added; it is divided by the rank, so that a rate found for one rank serves
-        another (the paper's alpha). May be traced.
+      scale: the factor of a @ b (the paper's alpha), may be traced. It is divided by the rank, so
+        that a learning rate found for one rank works for others.
       a_init: initializer of a [in, r]; b [r, out] is zero.
 
     Returns:
-      A layer with the inputs and state of `model`, and params {"base": those of model,
-      "low_rank": a tree of {"a", "b"} at the paths of the chosen weights}.
+      A layer with the inputs and state of `model`, and params {"base": the model's, "low_rank": a
+      tree with {"a", "b"} at the paths of the picked weights}.
 
     Raises:
-      ValueError: a rank below 1; no pattern; at init, a pattern that matches no weights, with the
+      ValueError: rank < 1; no pattern; at init, a pattern matches no weights: the message lists the
         nearest paths.
-      PathError: at init, a chosen leaf that is no matrix.
+      PathError: at init, a picked leaf is not a matrix.
 
     Example:
       >>> import jax
@@ -225,7 +171,7 @@ def low_rank(
 
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
-    rank = check_count("low_rank", "rank", rank, "it is the width between a and b, as 8")
+    rank = check_count("low_rank", "rank", rank, "it is the width between a and b, such as 8")
     check_number("low_rank", "scale", scale, None, "1 is usual")
     if not patterns:
         raise ValueError(
@@ -234,7 +180,7 @@ def low_rank(
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         base, state = model.init(key, x, **inputs)
-        return {"base": base, "low_rank": _started(base, patterns, rank, a_init, key)}, state
+        return {"base": base, "low_rank": _new_updates(base, patterns, rank, a_init, key)}, state
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         return model.apply(merge_low_rank(params, scale=scale), state, x, **given)
@@ -242,63 +188,113 @@ def low_rank(
     def again(inner: Layer) -> Layer:
         return low_rank(inner, *patterns, rank=rank, scale=scale, a_init=a_init)
 
-    rebuild, twin = model.rebuild, model.decoding
-    return dataclasses.replace(
-        model,
-        init=init,
-        apply=apply,
-        rebuild=rebuild and (lambda others: again(rebuild(others))),
-        decoding=twin and (lambda length: again(twin(length))),
-    )
+    return _wrapped(model, init, apply, again)
 
 
 def merge_low_rank(params: Params, *, scale: float = 1.0) -> Params:
-    """Plain parameters of the network itself, with what was learned beside them added in.
+    """Parameters of the network without `low_rank`: w + scale / rank * a @ b in place of w.
 
     Args:
       params: {"base": ..., "low_rank": ...}, of a `low_rank` layer.
-      scale: the one that the layer was made with.
+      scale: the scale that the layer was made with.
 
     Returns:
-      Parameters in the structure and the dtypes of params["base"].
+      Parameters with the structure and dtypes of params["base"].
 
     Example:
       >>> base = {"w": jnp.ones((2, 2))}
-      >>> beside = {"w": {"a": jnp.ones((2, 1)), "b": jnp.array([[0.0, 3.0]])}}
-      >>> merge_low_rank({"base": base, "low_rank": beside}, scale=2.0)["w"]
+      >>> update = {"w": {"a": jnp.ones((2, 1)), "b": jnp.array([[0.0, 3.0]])}}
+      >>> merge_low_rank({"base": base, "low_rank": update}, scale=2.0)["w"]
       Array([[1., 7.],
              [1., 7.]], dtype=float32)
     """
     return _merged(params["base"], params["low_rank"], scale)
 
 
-def _merged(base: Any, beside: Any, scale: float) -> Any:
+def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
+    """w / sigma in the dtype of u, and the next u; for w = 0, 0 and the same u."""
+    matrix = w.reshape(-1, w.shape[-1]).astype(u.dtype)
+    matrix = matrix / power_of_two(largest(matrix))
+    fixed = jax.lax.stop_gradient(matrix)
+    u = jax.lax.stop_gradient(u)
+    v = u
+    for _ in range(iterations):
+        v = direction(fixed @ u)
+        new = direction(v @ fixed)
+        u = jnp.where((new == 0).all(), u, new)
+    sigma = v @ matrix @ u
+    # Not a quotient: XLA turns a / b / c into a / (b c), and b c may overflow.
+    return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
+
+
+def _normalized(params: Any) -> Any:
+    """params with w in place of each {"direction", "scale"}."""
+    if not isinstance(params, Mapping):
+        return params
+    if set(params) != {"direction", "scale"}:
+        return {name: _normalized(value) for name, value in params.items()}
+    unit = direction(params["direction"], tuple(range(params["direction"].ndim - 1)))
+    return (unit * params["scale"].astype(unit.dtype)).astype(params["direction"].dtype)
+
+
+def _changed(
+    tree: Any, picked: list[str], change: Callable[[Any, str], Any], path: str = ""
+) -> Any:
+    """The tree with `change(leaf, path)` at the picked paths, in the same order."""
+    if isinstance(tree, Mapping):
+        return {
+            name: _changed(value, picked, change, f"{path}/{name}" if path else name)
+            for name, value in tree.items()
+        }
+    return change(tree, path) if path in picked else tree
+
+
+def _wrapped(
+    layer: Layer,
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    again: Callable[[Layer], Layer],
+) -> Layer:
+    """The layer with another init and apply; `again` wraps its other forms in the same way."""
+    rebuild, decoding = layer.rebuild, layer.decoding
+    return dataclasses.replace(
+        layer,
+        init=init,
+        apply=apply,
+        rebuild=rebuild and (lambda others: again(rebuild(others))),
+        decoding=decoding and (lambda length: again(decoding(length))),
+    )
+
+
+def _merged(base: Any, update: Any, scale: float) -> Any:
     if isinstance(base, Mapping):
         return {
-            name: _merged(value, beside[name], scale) if name in beside else value
+            name: _merged(value, update[name], scale) if name in update else value
             for name, value in base.items()
         }
-    a, b = beside["a"], beside["b"]
+    a, b = update["a"], update["b"]
     return base + (in_dtype(scale, a.dtype) / a.shape[-1] * (a @ b)).reshape(base.shape).astype(
         base.dtype
     )
 
 
-def _started(
+def _new_updates(
     base: Params, patterns: tuple[str, ...], rank: int, a_init: Initializer, key: Any
 ) -> Params:
+    """The tree of new {"a", "b"} at the paths of the picked weights."""
     leaves = paths.leaves(base)
     tree: Params = {}
     for path in paths.pick(leaves, patterns):
-        w, own = leaves[path], subkey(key, "low_rank")
+        w, leaf_key = leaves[path], subkey(key, "low_rank")
         if w.ndim < 2:
             raise PathError(
-                f"expected weights [..., in, out], got {list(w.shape)}; choose matrices, as '**/w'",
+                f"expected weights [..., in, out], got {list(w.shape)}; choose matrices, such as "
+                "'**/w'",
                 path,
             )
         node = tree
         for level in path.split("/"):
-            node, own = node.setdefault(level, {}), subkey(own, level)
-        node["a"] = a_init(subkey(own, "a"), (w.size // w.shape[-1], rank), w.dtype)
+            node, leaf_key = node.setdefault(level, {}), subkey(leaf_key, level)
+        node["a"] = a_init(subkey(leaf_key, "a"), (w.size // w.shape[-1], rank), w.dtype)
         node["b"] = jnp.zeros((rank, w.shape[-1]), w.dtype)
     return tree

@@ -1,7 +1,6 @@
-"""Layers that change the scale or the shape of their input, and learn nothing."""
+"""Layers without weights that change the scale or the shape of their input."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,28 +10,30 @@ from fdl.checks import check_count, check_number, in_dtype
 from fdl.core.any_rank import one_for_all_axes
 from fdl.core.cache import at_once
 from fdl.core.layer import Layer, function
+from fdl.layers.weightless import on_images
 from fdl.ops.pooling import exact
-from fdl.ops.windows import as_images, check_images, check_sizes
+from fdl.ops.windows import as_images, check_sizes
 from fdl.paths import PathError
-from fdl.typing import Params, State
+
+FACTOR = "2 trades 2 x 2 pixels for 4 channels"
 
 
 def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> Layer:
-    """y = x * scale + offset, as floating point.
+    """y = x * scale + offset, in floating point.
 
-    Put it first in a network that reads images: the data stay uint8 in memory, which is four times
-    smaller and faster to draw batches from.
+    Put it first in a network that reads images, so that data stay uint8 in memory: they take a
+    quarter of the space of float32, and batches are drawn faster.
 
     Args:
-      scale: 1 / 255 takes 8-bit pixels to [0, 1]; may be traced.
-      offset: added afterwards; may be traced.
-      dtype: of y.
+      scale: 1 / 255 maps 8-bit pixels to [0, 1]; may be traced.
+      offset: may be traced.
+      dtype: the dtype of y, floating.
 
     Returns:
       A layer from x [...] of any real dtype to y [...].
 
     Raises:
-      ValueError: a scale or an offset that is no number.
+      ValueError: scale or offset is not a number.
 
     Example:
       >>> y, _ = rescale(1 / 255).apply({}, {}, jnp.array([0, 255], jnp.uint8))
@@ -49,7 +50,7 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
 
 
 def flatten() -> Layer:
-    """All axes but the first made one.
+    """Joins all axes but the first.
 
     Returns:
       A layer from x [B, ...] to y [B, D].
@@ -61,9 +62,6 @@ def flatten() -> Layer:
     return at_once(function(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])), "flatten"))
 
 
-FACTOR = "2 trades 2 x 2 pixels for 4 channels"
-
-
 @one_for_all_axes("scale")
 def upsample(
     scale: int | tuple[int, ...],
@@ -71,21 +69,21 @@ def upsample(
     method: Literal["nearest", "linear"] = "nearest",
     name: str = "upsample",
 ) -> Layer:
-    """Every element `scale` times, or interpolated between the centres of the elements.
+    """Enlarges images: repeats each element `scale` times, or interpolates between elements.
 
     Args:
-      scale: how many times larger, for each spatial axis, or an integer for all, as of `conv`.
-      method: "nearest" repeats; "linear" interpolates along each axis (on images: bilinear), output
-        i standing at (i + 1/2) / scale - 1/2 and constant beyond the outer centres; these are
-        torch's nearest and bilinear with align_corners=False, and Keras's.
+      scale: the factor for each spatial axis, >= 1, or an integer for all axes, as in `conv`.
+      method: "nearest" repeats. "linear" interpolates along each axis (bilinear on images): output
+        i is x at (i + 1/2) / scale - 1/2, and constant beyond the first and the last element. Both
+        as in Keras, and torch's nearest and bilinear with align_corners=False.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *(spatial * scale), C]; no params, no state.
 
     Raises:
-      ValueError: a scale out of range, an unknown method.
-      PathError: x without these axes, or of an integer dtype.
+      ValueError: scale is out of range, or method unknown.
+      PathError: x lacks these axes, or has an integer dtype.
 
     Example:
       >>> upsample((2,)).apply({}, {}, jnp.array([[[1.0], [3.0]]]))[0].ravel()
@@ -99,30 +97,30 @@ def upsample(
     if method not in ("nearest", "linear"):
         raise ValueError(
             f"upsample: expected method nearest or linear, got {method!r}; "
-            "jax.image.resize knows others"
+            "jax.image.resize has others"
         )
 
     def of(x: jax.Array) -> jax.Array:
         y = as_images(x, len(scales))
         for axis, times in enumerate(scales, 1):
             if method == "nearest":
-                many = jnp.broadcast_to(
+                repeated = jnp.broadcast_to(
                     jnp.expand_dims(y, axis + 1),
                     (*y.shape[: axis + 1], times, *y.shape[axis + 1 :]),
                 )
-                y = jax.lax.collapse(many, axis, axis + 2)
+                y = jax.lax.collapse(repeated, axis, axis + 2)
             else:
                 y = _interpolated(exact(y), axis, times)
         return y.reshape(*x.shape[: -len(scales) - 1], *y.shape[1:]).astype(x.dtype)
 
-    return _layer(name, len(scales), of)
+    return on_images(name, len(scales), of)
 
 
 def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
-    """y[r h + i, r w + j, c] = x[h, w, (c r + i) r + j], with r the factor: channels become places.
+    """y[r h + i, r w + j, c] = x[h, w, (c r + i) r + j], r = factor: channels become pixels.
 
     Args:
-      factor: r, how many times larger, >= 1.
+      factor: r, by which height and width grow, >= 1.
       name: what the layer is called in a network.
 
     Returns:
@@ -130,8 +128,8 @@ def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
       params, no state.
 
     Raises:
-      ValueError: a factor below 1.
-      PathError: x without these axes, of an integer dtype, or of channels that r^2 does not divide.
+      ValueError: factor < 1.
+      PathError: x lacks these axes, has an integer dtype, or channels are not a multiple of r^2.
 
     Example:
       >>> pixel_shuffle(2).apply({}, {}, jnp.arange(4.0).reshape(1, 1, 4))[0][..., 0]
@@ -149,22 +147,22 @@ def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
         x = jax.lax.collapse(x, x.ndim - 3, x.ndim - 1)
         return jax.lax.collapse(x, x.ndim - 4, x.ndim - 2)
 
-    return _layer(name, 2, of, groups=factor**2)
+    return on_images(name, 2, of, groups=factor**2)
 
 
 def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
-    """The inverse of `pixel_shuffle`: places become channels.
+    """The inverse of `pixel_shuffle`: pixels become channels.
 
     Args:
-      factor: r, how many times smaller, >= 1.
+      factor: r, by which height and width shrink, >= 1.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., r H, r W, C] to y [..., H, W, C r^2]; no params, no state.
 
     Raises:
-      ValueError: a factor below 1.
-      PathError: x without these axes, of an integer dtype, or of sizes that r does not divide.
+      ValueError: factor < 1.
+      PathError: x lacks these axes, has an integer dtype, or H or W is not a multiple of r.
 
     Example:
       >>> pixel_unshuffle(2).apply({}, {}, jnp.arange(4.0).reshape(2, 2, 1))[0].ravel()
@@ -185,37 +183,23 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
         x = x.reshape(*lead, height // factor, factor, width // factor, factor, channels)
         return jax.lax.collapse(jnp.moveaxis(x, (-4, -2), (-2, -1)), x.ndim - 3)
 
-    return _layer(name, 2, of)
-
-
-def _layer(name: str, rank: int, of: Callable[[jax.Array], jax.Array], groups: int = 1) -> Layer:
-    def init(key: Any, x: Any) -> tuple[Params, State]:
-        check_images(name, x, rank, groups=groups)
-        return {}, {}
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        check_images(name, x, rank, groups=groups)
-        return of(x), state
-
-    return at_once(Layer(name, init, apply))
+    return on_images(name, 2, of)
 
 
 def _interpolated(x: jax.Array, axis: int, times: int) -> jax.Array:
-    """Each output is a mixture of the two inputs around it; at either end, of one with itself."""
+    """Linear interpolation along one axis, whose first and last elements are repeated outwards."""
     n = x.shape[axis]
     ends = [jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1)]
     x = jnp.concatenate([ends[0], x, ends[1]], axis)
 
-    def beside(places: int) -> jax.Array:
-        return jax.lax.slice_in_dim(x, 1 + places, 1 + places + n, axis=axis)
+    def shifted(by: int) -> jax.Array:
+        return jax.lax.slice_in_dim(x, 1 + by, 1 + by + n, axis=axis)
 
     outputs = []
     for number in range(times):
-        place = (number + 0.5) / times - 0.5
-        before = math.floor(place)
-        share = place - before
-        y = beside(before)
-        outputs.append((1 - share) * y + share * beside(before + 1) if share else y)
+        position = (number + 0.5) / times - 0.5
+        before = math.floor(position)
+        share = position - before
+        y = shifted(before)
+        outputs.append((1 - share) * y + share * shifted(before + 1) if share else y)
     return jax.lax.collapse(jnp.stack(outputs, axis + 1), axis, axis + 2)

@@ -1,8 +1,9 @@
-"""Linear recurrences: no step waits for the one before it, since they can be joined in any order.
+"""Linear recurrences, whose steps can be computed in parallel: they are joined in any order.
 
-T is the length of a sequence, D its features. Every product goes element by element.
+T is the length of a sequence, D the number of its features. All products are elementwise.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.activations import sigmoid, softplus
+from fdl.checks import named_in_errors
 from fdl.core.layer import Layer, subkey
 from fdl.core.networks import network
 from fdl.data.arrays import to_jax
@@ -20,32 +22,34 @@ from fdl.ops.recurrence import linear_recurrence, without_time
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
-# c of equation 3, and what new decays are drawn from: those of 1,024 values of a^c between 0.9 and
-# 0.999, as a table, because XLA rounds a logarithm differently in different programs.
+# c of equation 3.
 POWER = 8.0
-KEPT = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
-DECAYS = np.log(KEPT / (1 - KEPT))
+# Initial decays are drawn from this table, for 1,024 values of a^c from 0.9 to 0.999. It is a table
+# because XLA rounds a logarithm differently in different programs.
+RATES = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
+DECAYS = np.log(RATES / (1 - RATES))
 
 
+@named_in_errors
 def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
     """h[t] = a^(c r) h[t - 1] + sqrt(1 - a^(2 c r)) (i x[t]), r, i = sigmoid(dense(x[t])), c = 8.
 
-    The real-gated linear recurrent unit: each feature forgets at a rate a = sigmoid(decay) of its
-    own, the gate r says how much of that now, and the root keeps h about as large as x.
+    The real-gated linear recurrent unit: each feature decays at a learned rate a = sigmoid(decay),
+    the gate r scales the decay at each step, and the square root keeps h about as large as x.
 
     Args:
-      features: D, of x and of h, >= 1.
+      features: D, the number of features of x and of h, >= 1.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., T, D] to h [..., T, D]; params {"recurrence_gate": {"w", "b"},
-      "input_gate": {"w", "b"}, "memory": {"decay": [D]}}; a^c is drawn between 0.9 and 0.999. Extra
-      input, which need not be given: `segments`, integers [..., T]; where it changes, h begins
-      anew. Its cache in decoding is h.
+      "input_gate": {"w", "b"}, "memory": {"decay": [D]}}; a^c is drawn between 0.9 and 0.999.
+      Optional extra input: `segments`, integers [..., T]; where it changes, h restarts from 0. In
+      decoding the cache is h.
 
     Raises:
-      ValueError: features below 1.
-      PathError: an x of another D, or segments that do not fit it.
+      ValueError: features < 1.
+      PathError: the width of x is not D, or segments does not fit x.
 
     Example:
       >>> layer = rg_lru(4)
@@ -75,11 +79,11 @@ def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
 
 
 def _memory() -> Layer:
-    """The recurrence, from x and what its two gates say before the sigmoid."""
+    """The recurrence, a layer of (x, r, i), where r and i are the gates before the sigmoid."""
 
     def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
-        own = need_key(subkey(key, "decay"), "memory")
-        which = jax.random.randint(own, x[0].shape[-1:], 0, len(DECAYS), jnp.int32)
+        decay_key = need_key(subkey(key, "decay"), "memory")
+        which = jax.random.randint(decay_key, x[0].shape[-1:], 0, len(DECAYS), jnp.int32)
         return {"decay": jnp.asarray(DECAYS, x[0].dtype)[which]}, {}
 
     def apply(
@@ -96,15 +100,15 @@ def _memory() -> Layer:
             a = jnp.where(_begins(x[0], segments), 0, a)
         return linear_recurrence(a, b).astype(x[0].dtype), state
 
-    return Layer("memory", init, apply, decoding=lambda length: _memory_so_far(init))
+    return Layer("memory", init, apply, decoding=lambda length: _incremental_memory(init))
 
 
-def _memory_so_far(init_of_memory: Any) -> Layer:
-    """The twin of `_memory` for decoding."""
+def _incremental_memory(init_memory: Callable[..., tuple[Params, State]]) -> Layer:
+    """The form of `_memory` for decoding, whose cache is h."""
 
     def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
         h = jnp.zeros(without_time(x[0]), wide(x[0].dtype))
-        return init_of_memory(key, x)[0], {"h": h}
+        return init_memory(key, x)[0], {"h": h}
 
     def apply(
         params: Params,
@@ -132,13 +136,13 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     dtype = wide(x.dtype)
     decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
     log_a = -POWER * sigmoid(r) * softplus(-decay)
-    # Where r closes altogether, the slope of the root would be infinite.
+    # If sigmoid(r) is 0, so is 1 - a^(2 c r), and the derivative of its root would be infinite.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
 
 
 def _begins(x: Any, segments: Any) -> jax.Array:
-    """Which steps begin a segment, [..., T, 1]."""
+    """Bool [..., T, 1], True for the first step of each segment."""
     segments = to_jax(segments, "memory", "segments")
     if segments.shape != x.shape[:-1] or not jnp.issubdtype(segments.dtype, jnp.integer):
         raise PathError(

@@ -1,4 +1,4 @@
-"""Dropout: units, channels or whole examples switched off at random in training."""
+"""Dropout: elements, channels or whole examples are set to 0 at random in training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_number, in_dtype, is_zero, known, square_root
-from fdl.core.layer import Layer, check_training_key
+from fdl.core.layer import Layer
+from fdl.layers.weightless import weightless
 from fdl.ops.numerics import wide
 from fdl.paths import PathError
-from fdl.typing import Params, State
+from fdl.typing import Array, Key
 
 
 def dropout(rate: float, *, name: str = "dropout") -> Layer:
@@ -19,14 +20,14 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
     In training y = x * mask / (1 - rate), which keeps the mean; otherwise y = x.
 
     Args:
-      rate: probability of dropping, 0 <= rate <= 1; may be traced. At 1 all is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [...] to y [...], the same dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1].
+      ValueError: rate is outside [0, 1].
       PathError: no key in training.
 
     Example:
@@ -42,19 +43,19 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     """Sets whole channels of an example to 0 with probability `rate` in training.
 
-    Neighbouring pixels of a channel say almost the same, so dropping them one by one drops little.
+    Neighbouring pixels of a channel are nearly equal, so dropping single pixels has little effect.
 
     Args:
-      rate: probability of dropping, 0 <= rate <= 1; may be traced. The others are scaled by
-        1 / (1 - rate); at 1 all is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Channels that are kept are scaled by
+        1 / (1 - rate). At 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [B, ..., C] to y, the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1].
-      PathError: no key in training; x without a batch and a channel axis.
+      ValueError: rate is outside [0, 1].
+      PathError: no key in training; x has no batch axis or no channel axis.
 
     Example:
       >>> x = jnp.ones((2, 3, 3, 4))
@@ -65,29 +66,29 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     Source: Tompson et al. 2014, arXiv 1411.4280, section 3.2.
     """
 
-    def draw(key: Any, x: jax.Array) -> jax.Array:
-        _need_axes(name, x, 2, "[B, ..., C]")
+    def draw(key: Key, x: Array) -> Array:
+        _check_axes(name, x, 2, "[B, ..., C]")
         return _kept(key, rate, x, (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1]))
 
     return _random("spatial_dropout", rate, name, draw)
 
 
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
-    """Sets an example as a whole to 0 with probability `rate` in training: stochastic depth.
+    """Sets whole examples to 0 with probability `rate` in training: stochastic depth.
 
-    At the end of a residual branch it leaves, for that example, the identity alone.
+    At the end of a residual branch, it reduces the block to the identity for these examples.
 
     Args:
-      rate: probability of dropping, 0 <= rate <= 1; may be traced. The others are scaled by
-        1 / (1 - rate); at 1 all is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Examples that are kept are scaled by
+        1 / (1 - rate). At 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [B, ...] to y, the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1].
-      PathError: no key in training; x without a batch axis.
+      ValueError: rate is outside [0, 1].
+      PathError: no key in training; x has no batch axis.
 
     Example:
       >>> x = jnp.ones((4, 3, 2))
@@ -99,27 +100,27 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     evaluation; Larsson et al. 2016, arXiv 1605.07648, for the name.
     """
 
-    def draw(key: Any, x: jax.Array) -> jax.Array:
-        _need_axes(name, x, 1, "[B, ...]")
+    def draw(key: Key, x: Array) -> Array:
+        _check_axes(name, x, 1, "[B, ...]")
         return _kept(key, rate, x, (x.shape[0], *[1] * (x.ndim - 1)))
 
     return _random("drop_path", rate, name, draw)
 
 
 def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
-    """Multiplies each element by a normal number of mean 1 in training.
+    """Multiplies each element by a normal random number of mean 1 in training.
 
-    Its variance is rate / (1 - rate), that of `dropout` at the same rate.
+    The variance of that number is rate / (1 - rate), as for `dropout` at the same rate.
 
     Args:
-      rate: 0 <= rate < 1; may be traced. At 1 the variance would be infinite.
+      rate: in [0, 1); may be traced. At 1 the variance would be infinite.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [...] to y [...], the same dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: rate is outside [0, 1).
       PathError: no key in training.
 
     Example:
@@ -131,30 +132,31 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
     Source: Srivastava et al. 2014, "Dropout", section 10.
     """
 
-    def draw(key: Any, x: jax.Array) -> jax.Array:
+    def draw(key: Key, x: Array) -> Array:
         dtype = wide(x.dtype)
         dropped, kept = _shares(rate)
         spread = in_dtype(square_root(dropped / kept), dtype)
         factor = 1 + spread * jax.random.normal(key, x.shape, dtype)
         return (x.astype(dtype) * factor).astype(x.dtype)
 
-    return _random("gaussian_dropout", rate, name, draw, below=True)
+    return _random("gaussian_dropout", rate, name, draw, interval="[0, 1)")
 
 
 def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
-    """Sets each element to the floor of SELU in training, and keeps mean 0 and variance 1.
+    """Sets elements to the lower limit of SELU in training, and keeps mean 0 and variance 1.
 
-    y = a * (x or -1.7581) + b, with a and b so that mean 0 and variance 1 of x are those of y.
+    In training y = a * (x or -1.7581) + b, where a and b are such that y has mean 0 and variance 1
+    if x has.
 
     Args:
-      rate: probability of dropping, 0 <= rate <= 1; may be traced. At 1 all is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [...] to y [...], the same dtype; no params, no state.
 
     Raises:
-      ValueError: a rate outside [0, 1].
+      ValueError: rate is outside [0, 1].
       PathError: no key in training.
 
     Example:
@@ -165,61 +167,47 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
 
     Source: Klambauer et al. 2017, arXiv 1706.02515, section "New dropout technique".
     """
-    # The limit of selu at minus infinity: -scale * alpha.
+    # selu(-infinity) = -scale * alpha.
     floor = -1.0507009873554805 * 1.6732632423543772
 
-    def draw(key: Any, x: jax.Array) -> jax.Array:
+    def draw(key: Key, x: Array) -> Array:
         dropped, kept = _shares(rate)
         keep = jax.random.bernoulli(key, kept, x.shape)
-        # At rate 1 all is floor - floor, times a number that must be finite.
+        # At rate 1, y is (floor - floor) * a, so a must be finite.
         a = 1 / square_root(_or_one(kept) * (1 + dropped * floor**2))
-        apart = jnp.where(keep, x, jnp.full_like(x, floor)) - in_dtype(dropped * floor, x.dtype)
-        return in_dtype(a, x.dtype) * apart
+        centered = jnp.where(keep, x, jnp.full_like(x, floor)) - in_dtype(dropped * floor, x.dtype)
+        return in_dtype(a, x.dtype) * centered
 
     return _random("alpha_dropout", rate, name, draw)
 
 
 def _random(
-    kind: str,
-    rate: Any,
-    name: str,
-    draw: Callable[[Any, jax.Array], jax.Array],
-    *,
-    below: bool = False,
+    who: str, rate: Any, name: str, draw: Callable[[Key, Array], Array], *, interval: str = "[0, 1]"
 ) -> Layer:
     """A layer that is `draw(key, x)` in training, and the identity otherwise."""
-    interval = "[0, 1)" if below else "[0, 1]"
-    check_number(kind, "rate", rate, interval, "0.1 drops one in ten")
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        if not train or is_zero(rate):
-            return x, state
-        check_training_key(key, name)
-        return draw(key, x), state
-
-    return Layer(name, lambda key, x: ({}, {}), apply)
+    check_number(who, "rate", rate, interval, "0.1 drops one in ten")
+    return weightless(name, lambda x: x, training=None if is_zero(rate) else draw)
 
 
-def _kept(key: Any, rate: Any, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _kept(key: Key, rate: Any, x: Array, shape: tuple[int, ...]) -> Array:
+    """x, scaled, where a mask of this shape keeps it, and 0 elsewhere."""
     _, kept = _shares(rate)
     keep = jax.random.bernoulli(key, kept, shape)
     return jnp.where(keep, x / in_dtype(_or_one(kept), x.dtype), jnp.zeros_like(x))
 
 
 def _shares(rate: Any) -> tuple[Any, Any]:
-    """What is dropped and what is kept of all, as Python's numbers where the rate is known."""
+    """The probabilities (dropped, kept), as Python numbers unless the rate is traced."""
     dropped = in_dtype(rate, jnp.result_type(float))
     return dropped, 1 - dropped
 
 
 def _or_one(share: Any) -> Any:
-    """The share that is kept, and 1 for 0, by which what is dropped can be divided."""
+    """The share, or 1 if it is 0, so that one can divide by it."""
     return (share or 1.0) if known(share) else jnp.where(share == 0, 1, share)
 
 
-def _need_axes(name: str, x: jax.Array, axes: int, shape: str) -> None:
+def _check_axes(name: str, x: Array, axes: int, shape: str) -> None:
     if x.ndim < axes:
         raise PathError(
             f"expected x {shape}, got {list(x.shape)}; give it a batch axis, or take dropout",

@@ -1,4 +1,8 @@
-"""The parts of a transformer's block: attention, gated units, feed-forward layers."""
+"""The parts of a transformer block: attention, gated units, feed-forward layers.
+
+B is the batch, T the length of a sequence, S that of a context, D the number of features, H the
+number of heads, K the features of a head.
+"""
 
 import dataclasses
 import functools
@@ -9,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, silu
-from fdl.checks import check_array, check_count, is_zero, said
+from fdl.checks import check_array, check_count, check_number, is_zero, named_in_errors, said
 from fdl.core.cache import key_value_cache, position
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -22,9 +26,11 @@ from fdl.layers.stochastic import dropout
 from fdl.ops.attention import check_scores, dot_product_attention
 from fdl.ops.attention_scores import Pairs
 from fdl.paths import PathError
-from fdl.typing import Initializer, Params, State
+from fdl.typing import Activation, Array, Initializer, Params, State
 
-Rotation = Callable[[jax.Array, Any], jax.Array]
+DROPOUT = "0.1 drops one in ten"
+
+Rotation = Callable[[Array, Any], Array]
 
 
 def attention(
@@ -49,47 +55,48 @@ def attention(
     out_init: Initializer | None = None,
     name: str = "attention",
 ) -> Layer:
-    """y = out(concat over heads of softmax(q k^T / sqrt(K)) v), with q, k and v dense in x.
+    """y = out(concat over heads of softmax(q k^T / sqrt(K)) v); q, k and v are dense layers of x.
 
     Args:
       heads: H, >= 1.
-      features: F, how many y has; by default D.
-      head_features: K, of each query, key and value; by default D / H.
-      kv_heads: G, heads of keys and values, each shared by H / G query heads; by default H.
-        1 is multi-query attention.
-      cross: keys and values are made from the extra input `context` [..., S, C] instead of x.
-      causal: no token sees a later one.
-      window: a token sees only those less than this far away (itself is 0 away).
-      rotary: True turns queries and keys by `fdl.rotary`; or a function (x, positions) -> x, as
-        `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
-      alibi: scores fall with distance, by `alibi_slopes`.
-      qk_norm: each query and key is divided by its root mean square, then scaled by weights [K].
-      scale: what the products of queries and keys are multiplied by; None for 1 / sqrt(K).
-      soft_cap: c, scores become c * tanh(scores / c).
-      dropout_rate: of the attention weights, in training, in [0, 1]. Scale, soft_cap and
-        dropout_rate may be traced.
-      chunk: the memory-efficient form in blocks of so many tokens, see `dot_product_attention`.
-      bias: whether q, k, v and out add one.
+      features: F, the number of features of y; by default D.
+      head_features: K, the number of features of a query, key or value; by default D / H.
+      kv_heads: G, the number of heads of keys and values, a divisor of H: H / G query heads share
+        one of them; by default H. 1 is multi-query attention.
+      cross: whether keys and values are computed from the extra input `context` [..., S, C] instead
+        of x.
+      causal: whether a token sees no later token.
+      window: a token sees only tokens at a distance below this, >= 1; its distance to itself is 0.
+      rotary: True rotates queries and keys by `fdl.rotary`; or a function (x, positions) -> x, such
+        as `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
+      alibi: whether scores fall with distance, by `alibi_slopes`.
+      qk_norm: whether queries and keys are divided by their root mean square, then multiplied by
+        learned scales [K].
+      scale: the factor of q k^T, may be traced; None for 1 / sqrt(K).
+      soft_cap: c > 0, may be traced; scores become c * tanh(scores / c).
+      dropout_rate: the dropout rate of the attention weights, in [0, 1]; may be traced.
+      chunk: computes in blocks of `chunk` tokens, which saves memory; see `dot_product_attention`.
+      bias: whether q, k, v and out have biases.
       w_init: initializer of q/w, k/w, v/w and, without `out_init`, of out/w.
       b_init: initializer of the biases.
-      out_init: initializer of out/w, where deep networks begin smaller.
+      out_init: initializer of out/w, for deep networks whose residual branches start smaller.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to y [..., T, F]; params {"q", "k", "v", "out"}, each {"w", "b"},
-      heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with qk_norm
-      also {"q_norm", "k_norm"}, each {"scale": [K]}. Extra inputs, none of which must be given:
-      `mask`, bool [..., H, T, T], any axis of which may be 1, True where a query sees a key;
-      `bias`, floating and of such a shape, what is added to the scores, where minus infinity hides;
-      `segments`, integers [..., T], of which only equal ones see each other; with rotary
-      `positions` [..., T], by default 0, 1, ... With cross: `context`, which must be given, and
-      `context_mask` and `context_bias` as `mask`
-      and `bias`. A token that sees none gives what `out` makes of zeros. Without
-      chunk, `capture` finds the attention maps [..., H, T, S] at the path `weights`.
+      A layer from x [..., T, D] to y [..., T, F]; params {"q", "k", "v", "out"}, each {"w", "b"}
+      with all heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with
+      qk_norm also {"q_norm", "k_norm"}, each {"scale": [K]}. Optional extra inputs: `mask`, bool
+      [..., H, T, T], where any axis may have size 1, True where a query sees a key; `bias`,
+      floating, of the same shape, added to the scores (minus infinity hides a key); `segments`,
+      integers [..., T]: tokens see only tokens of the same segment; with rotary also `positions`
+      [..., T], by default 0 to T - 1. With cross, the extra inputs are `context`, required, and
+      `context_mask` and `context_bias` like `mask` and `bias`. For a token that sees no key, y is
+      out(0). Without chunk, `capture` finds the attention weights [..., H, T, S] at the path
+      `weights`.
 
     Raises:
-      ValueError: options out of range, or that exclude each other.
-      PathError: an x or another input of the wrong shape or dtype.
+      ValueError: options are out of range, or exclude each other.
+      PathError: x or an extra input has the wrong shape or dtype.
 
     Example:
       >>> layer = attention(4, causal=True, kv_heads=2, rotary=True)
@@ -107,19 +114,18 @@ def attention(
     """
     sizes = {"features": features, "head_features": head_features, "kv_heads": kv_heads}
     sizes |= {"window": window, "chunk": chunk}
-    ordered = causal or window is not None or bool(rotary) or alibi
-    _check(heads, sizes, cross and ordered, dropout_rate)
+    needs_order = causal or window is not None or bool(rotary) or alibi
+    _check_options(heads, sizes, dropout_rate, cross=cross, needs_order=needs_order)
     check_scores("attention", soft_cap, scale)
-    kv = kv_heads or heads
 
-    def width(count: int) -> Callable[[int], int]:
-        return lambda d: count * (head_features or d // heads)
+    def width(heads_side_by_side: int) -> Callable[[int], int]:
+        return lambda d: heads_side_by_side * (head_features or d // heads)
 
     projection = functools.partial(_projection, bias=bias, b_init=b_init)
     parts = {
         "q": projection("q", width(heads), w_init=w_init),
-        "k": projection("k", width(kv), w_init=w_init),
-        "v": projection("v", width(kv), w_init=w_init),
+        "k": projection("k", width(kv_heads or heads), w_init=w_init),
+        "v": projection("v", width(kv_heads or heads), w_init=w_init),
         "out": projection("out", lambda d: features or d, w_init=out_init or w_init),
     }
     if qk_norm:
@@ -135,13 +141,160 @@ def attention(
         soft_cap=soft_cap,
         chunk=chunk,
     )
-    turn = rotary_positions if rotary is True else rotary or None
-    return _Attention(name, parts, heads, kv, head_features, cross, causal, turn, score).layer()
+    return _Attention(
+        name,
+        parts,
+        heads=heads,
+        kv_heads=kv_heads or heads,
+        head_features=head_features,
+        cross=cross,
+        causal=causal,
+        rotate=rotary_positions if rotary is True else rotary or None,
+        score=score,
+    ).layer()
+
+
+@named_in_errors
+def gated(
+    features: int,
+    *,
+    activation: Activation = silu,
+    bias: bool = True,
+    name: str = "gated",
+) -> Layer:
+    """y = activation(gate(x)) * value(x), where gate and value are dense layers.
+
+    This is GLU with `sigmoid`, SwiGLU with `silu`, GEGLU with `gelu`, ReGLU with `relu`, and the
+    bilinear unit with `identity`.
+
+    Args:
+      features: F, the number of outputs, >= 1.
+      activation: the activation of the gate.
+      bias: whether both dense layers have biases.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., D] to y [..., F]; params {"gate": {"w", "b"}, "value": {"w", "b"}}.
+
+    Raises:
+      ValueError: features < 1.
+      PathError: as `dense`.
+
+    Example:
+      >>> params, _ = gated(4, bias=False).init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'gate': {'w': (3, 4)}, 'value': {'w': (3, 4)}}
+
+    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; Shazeer 2020, arXiv 2002.05202,
+    equation 5.
+    """
+    return network(
+        lambda f, x: activation(f.gate(x)) * f.value(x),
+        gate=dense(features, bias=bias),
+        value=dense(features, bias=bias),
+        name=name,
+    )
+
+
+@named_in_errors
+def feed_forward(
+    features: int,
+    *,
+    hidden: int,
+    activation: Activation = gelu,
+    gate: bool = False,
+    bias: bool = True,
+    dropout_rate: float = 0.0,
+    name: str = "feed_forward",
+) -> Layer:
+    """y = down(activation(up(x))) at each position: the part of a transformer beside attention.
+
+    Args:
+      features: D, the width of y, >= 1; inside a residual also the width of x.
+      hidden: the width of up(x), >= 1; the papers take 4 D, or 8 D / 3 with a gate.
+      activation: an array to one of the same shape.
+      gate: whether `gated` replaces up and activation; with silu this is Llama's SwiGLU.
+      bias: whether the dense layers have biases.
+      dropout_rate: the dropout rate of y, in [0, 1], may be traced; 0 adds no dropout layer.
+      name: what the layer is called in a network.
+
+    Returns:
+      A layer from x [..., C] to y [..., D]; params {"up": ..., "down": {"w", "b"}}.
+
+    Raises:
+      ValueError: a width or the rate is out of range.
+      PathError: as `dense`.
+
+    Example:
+      >>> layer = feed_forward(8, hidden=32)
+      >>> params, _ = layer.init(jax.random.key(0), jnp.ones((2, 5, 8)))
+      >>> params["up"]["w"].shape, params["down"]["w"].shape
+      ((8, 32), (32, 8))
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 2; Shazeer 2020, arXiv 2002.05202,
+    equation 6.
+    """
+    check_number("feed_forward", "dropout_rate", dropout_rate, "[0, 1]", DROPOUT)
+    down = dense(features, bias=bias)
+    last = {"drop": dropout(dropout_rate)} if not is_zero(dropout_rate) else {}
+    if gate:
+        up = gated(hidden, activation=activation, bias=bias)
+        return chain(name=name, up=up, down=down, **last)
+    return chain(name=name, up=dense(hidden, bias=bias), activation=activation, down=down, **last)
+
+
+def _check_options(
+    heads: int,
+    sizes: dict[str, int | None],
+    dropout_rate: Any,
+    *,
+    cross: bool,
+    needs_order: bool,
+) -> None:
+    check_count("attention", "heads", heads, "say into how many parts the features fall")
+    for what, value in sizes.items():
+        if value is not None:
+            check_count("attention", what, value, f"leave {what} out for the default")
+    check_number("attention", "dropout_rate", dropout_rate, "[0, 1]", DROPOUT)
+    kv_heads, chunk = sizes["kv_heads"], sizes["chunk"]
+    if kv_heads is not None and heads % kv_heads:
+        raise ValueError(
+            f"attention: expected kv_heads that divide the heads, got heads {heads} and "
+            f"kv_heads {kv_heads}; kv_heads=None gives each head separate keys and values"
+        )
+    if cross and needs_order:
+        raise ValueError(
+            "attention: expected cross without causal, window, rotary and alibi, got one of them; "
+            "tokens of x and of context have no common order"
+        )
+    if chunk is not None and not is_zero(dropout_rate):
+        raise ValueError(
+            f"attention: expected dropout_rate 0 beside a chunk, got chunk {chunk} and "
+            f"dropout_rate {said(dropout_rate)}; the computation in chunks never holds the weights "
+            "to drop"
+        )
+
+
+def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer:
+    """A dense layer of width(D) features, where D is the width of the extra input `like`."""
+
+    def init(key: Any, x: Any, *, like: Any) -> tuple[Params, State]:
+        return dense(width(like.shape[-1]), name=name, **options).init(key, x)
+
+    # Only init reads the number of features.
+    of_any_width = dense(1, name=name, **options)
+
+    def apply(
+        params: Params, state: State, x: Any, *, like: Any, key: Any = None, train: bool = False
+    ) -> tuple[Array, State]:
+        return of_any_width.apply(params, state, x)
+
+    return Layer(name, init, apply)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Attention:
-    """What one attention layer is made of; `twin` is its form for decoding, with a cache."""
+    """The parts and options of an attention layer; `incremental` is its form with a cache."""
 
     name: str
     parts: dict[str, Layer]
@@ -150,9 +303,9 @@ class _Attention:
     head_features: int | None
     cross: bool
     causal: bool
-    turn: Rotation | None
-    score: Callable[..., jax.Array]
-    twin: bool = False
+    rotate: Rotation | None
+    score: Callable[..., Array]
+    incremental: bool = False
 
     def layer(self) -> Layer:
         whole = network(self.forward(), name=self.name, **self.parts)
@@ -166,22 +319,22 @@ class _Attention:
                 layer=self.name,
             )
         cache = {"position": position(), "cache": key_value_cache(length)}
-        return dataclasses.replace(self, parts={**self.parts, **cache}, twin=True).layer()
+        return dataclasses.replace(self, parts={**self.parts, **cache}, incremental=True).layer()
 
-    def forward(self) -> Callable[..., jax.Array]:
-        """With the extra inputs that this form takes, and no others."""
+    def forward(self) -> Callable[..., Array]:
+        """`attend` with only the extra inputs of this form, since `network` reads the signature."""
         attend = self.attend
         if self.cross:
             return lambda f, x, *, context, context_mask=None, context_bias=None: attend(
                 f, x, context, mask=context_mask, bias=context_bias
             )
-        if self.twin and self.turn:
+        if self.incremental and self.rotate:
             return lambda f, x, *, mask=None, bias=None, positions=None: attend(
                 f, x, x, positions, mask=mask, bias=bias
             )
-        if self.twin:
+        if self.incremental:
             return lambda f, x, *, mask=None, bias=None: attend(f, x, x, mask=mask, bias=bias)
-        if self.turn:
+        if self.rotate:
             return lambda f, x, *, mask=None, bias=None, segments=None, positions=None: attend(
                 f, x, x, positions, mask=mask, bias=bias, segments=segments
             )
@@ -189,22 +342,23 @@ class _Attention:
             f, x, x, mask=mask, bias=bias, segments=segments
         )
 
-    def attend(
-        self, f: Any, x: jax.Array, context: jax.Array, positions: Any = None, **seen: Any
-    ) -> jax.Array:
+    def attend(self, f: Any, x: Array, context: Array, positions: Any = None, **seen: Any) -> Array:
         self.check(x, context)
-        x, context, broken = self.spared(x, context, Pairs(seen["mask"], seen["bias"]).seen())
+        x, context, broken = self.finite_where_unseen(
+            x, context, Pairs(seen["mask"], seen["bias"]).seen()
+        )
         q = _by_head(f.q(x, like=x), self.heads)
         k = _by_head(f.k(context, like=x), self.kv_heads)
         v = _by_head(f.v(context, like=x), self.kv_heads)
         if "q_norm" in self.parts:
             q, k = f.q_norm(q), f.k_norm(k)
-        start = f.position(x) if self.twin else 0
-        if self.turn:
-            at = start + jnp.arange(x.shape[-2], dtype=jnp.int32)
-            q, k = (self.turn(each, at if positions is None else positions) for each in (q, k))
+        start = f.position(x) if self.incremental else 0
+        if self.rotate:
+            if positions is None:
+                positions = start + jnp.arange(x.shape[-2], dtype=jnp.int32)
+            q, k = self.rotate(q, positions), self.rotate(k, positions)
         fits = None
-        if self.twin:
+        if self.incremental:
             k, v, fits = f.cache((k, v, start))
         on_weights = f.weights if "weights" in self.parts else None
         y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
@@ -213,13 +367,13 @@ class _Attention:
         y = f.out(jax.lax.collapse(y, y.ndim - 2), like=x)
         return y if broken is None else jnp.where(broken, jnp.nan, y)
 
-    def spared(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
-        """x and context without what is not finite in tokens that nobody sees, as padding.
+    def finite_where_unseen(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
+        """x and context with 0 for non-finite numbers in tokens that no query sees (padding).
 
-        A slope of 0 times such a number would be NaN in the gradients of the projections. The third
-        says which tokens of x these are, [..., T, 1], since their own answer is NaN all the same.
+        Without this, 0 times such a number would be NaN in the gradients of the projections. The
+        third result, bool [..., T, 1], marks these tokens of x, whose y is still NaN.
         """
-        if mask is None or self.twin or mask.ndim < 2:
+        if mask is None or self.incremental or mask.ndim < 2:
             return x, context, None
         axes = (-2,) if mask.ndim == 2 else (-3, -2)
         broken = ~(mask.astype(bool).any(axes)[..., None] | jnp.isfinite(context))
@@ -245,138 +399,5 @@ class _Attention:
             )
 
 
-def _by_head(x: jax.Array, heads: int) -> jax.Array:
+def _by_head(x: Array, heads: int) -> Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
-
-
-def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer:
-    """A dense layer of width(D) features, where D is that of the extra input `like` [..., D]."""
-
-    def init(key: Any, x: Any, *, like: Any) -> tuple[Params, State]:
-        return dense(width(like.shape[-1]), name=name, **options).init(key, x)
-
-    same = dense(1, name=name, **options)
-
-    def apply(
-        params: Params, state: State, x: Any, *, like: Any, key: Any = None, train: bool = False
-    ) -> tuple[jax.Array, State]:
-        return same.apply(params, state, x)
-
-    return Layer(name, init, apply)
-
-
-def _check(
-    heads: int,
-    sizes: dict[str, int | None],
-    ordered_across: bool,
-    dropout_rate: Any,
-) -> None:
-    check_count("attention", "heads", heads, "say into how many parts the features fall")
-    for what, value in sizes.items():
-        if value is not None:
-            check_count("attention", what, value, f"leave {what} out for the default")
-    kv_heads, chunk = sizes["kv_heads"], sizes["chunk"]
-    if kv_heads is not None and heads % kv_heads:
-        raise ValueError(
-            f"attention: expected kv_heads that divide the heads, got heads {heads} and "
-            f"kv_heads {kv_heads}; kv_heads=None gives each head keys and values of its own"
-        )
-    if ordered_across:
-        raise ValueError(
-            "attention: expected cross without causal, window, rotary and alibi, got one of them; "
-            "tokens of x and of context have no common order"
-        )
-    if chunk is not None and not is_zero(dropout_rate):
-        raise ValueError(
-            f"attention: expected dropout_rate 0 beside a chunk, got chunk {chunk} and "
-            f"dropout_rate {said(dropout_rate)}; the form in chunks never holds the weights "
-            "to be dropped"
-        )
-
-
-def gated(
-    features: int,
-    *,
-    activation: Callable[[jax.Array], jax.Array] = silu,
-    bias: bool = True,
-    name: str = "gated",
-) -> Layer:
-    """y = activation(gate(x)) * value(x), with gate and value two dense layers.
-
-    With `sigmoid` it is GLU, with `silu` SwiGLU, with `gelu` GEGLU, with `relu` ReGLU, with
-    `identity` the bilinear unit.
-
-    Args:
-      features: F, how many outputs, >= 1.
-      activation: of the gate.
-      bias: whether both dense layers add one.
-      name: what the layer is called in a network.
-
-    Returns:
-      A layer from x [..., D] to y [..., F]; params {"gate": {"w", "b"}, "value": {"w", "b"}}.
-
-    Raises:
-      ValueError: features below 1.
-      PathError: as `dense`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> params, _ = gated(4, bias=False).init(jax.random.key(0), jnp.ones((2, 3)))
-      >>> jax.tree.map(jnp.shape, params)
-      {'gate': {'w': (3, 4)}, 'value': {'w': (3, 4)}}
-
-    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; Shazeer 2020, arXiv 2002.05202,
-    equation 5.
-    """
-    return network(
-        lambda f, x: activation(f.gate(x)) * f.value(x),
-        gate=dense(features, bias=bias),
-        value=dense(features, bias=bias),
-        name=name,
-    )
-
-
-def feed_forward(
-    features: int,
-    *,
-    hidden: int,
-    activation: Callable[[jax.Array], jax.Array] = gelu,
-    gate: bool = False,
-    bias: bool = True,
-    dropout_rate: float = 0.0,
-    name: str = "feed_forward",
-) -> Layer:
-    """y = down(activation(up(x))), each position by itself: a transformer's part beside attention.
-
-    Args:
-      features: D, the width of the result, and of x where a residual goes around.
-      hidden: the width between, >= 1; the papers take 4 D, or 8 D / 3 with a gate.
-      activation: between the two.
-      gate: whether up and activation are together `gated`: with silu that is Llama's SwiGLU.
-      bias: whether the dense layers add one.
-      dropout_rate: of the result, in [0, 1]; 0 leaves the layer out. May be traced.
-      name: what the layer is called in a network.
-
-    Returns:
-      A layer from x [..., D] to [..., D]; params {"up": ..., "down": {"w", "b"}}.
-
-    Raises:
-      ValueError: a width or a rate out of range.
-      PathError: as `dense`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> layer = feed_forward(8, hidden=32)
-      >>> params, _ = layer.init(jax.random.key(0), jnp.ones((2, 5, 8)))
-      >>> params["up"]["w"].shape, params["down"]["w"].shape
-      ((8, 32), (32, 8))
-
-    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 2; Shazeer 2020, arXiv 2002.05202,
-    equation 6.
-    """
-    down = dense(features, bias=bias)
-    last = {"drop": dropout(dropout_rate)} if not is_zero(dropout_rate) else {}
-    if gate:
-        up = gated(hidden, activation=activation, bias=bias)
-        return chain(name=name, up=up, down=down, **last)
-    return chain(name=name, up=dense(hidden, bias=bias), activation=activation, down=down, **last)

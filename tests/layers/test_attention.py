@@ -150,7 +150,7 @@ def split(rules):
 @pytest.mark.parametrize(
     ("name", "chunk"), [*((name, None) for name in RULES), ("every_rule", 3), ("window", 3)]
 )
-def test_attention_is_the_loop_of_the_paper(name, chunk):
+def test_attention_equals_the_loop_of_the_paper(name, chunk):
     rules = RULES[name]
     options, rest = split(rules)
     names = ("causal", "window", "segments", "mask")
@@ -279,8 +279,8 @@ def attending(name, chunk):
 @pytest.mark.parametrize(
     ("name", "chunk"), [*((name, None) for name in HIDING), ("causal", 3), ("segments", 2)]
 )
-def test_what_a_query_does_not_see_never_reaches_it(name, chunk):
-    """NaN or infinity as key or value: those who do not see it, and their gradients, are equal."""
+def test_unseen_keys_never_reach_a_query(name, chunk):
+    """NaN or infinity as a key or value changes only queries that see it, and their gradients."""
     q, k, v = qkv(7)
     hidden, attend = hidden_from(name), attending(name, chunk)
     (_, clean), _ = attend(q, k, v, jnp.ones(T, bool))
@@ -305,7 +305,7 @@ def test_what_a_query_does_not_see_never_reaches_it(name, chunk):
 @pytest.mark.parametrize(
     ("dtype", "chunk"), [(dtype, None) for dtype in FLOATS] + [("float32", 1), ("bfloat16", 2)]
 )
-def test_a_value_behind_a_mask_is_nothing(dtype, chunk):
+def test_a_masked_value_has_no_effect(dtype, chunk):
     with jax.enable_x64(dtype == "float64"):
         q = k = jnp.zeros((2, 1, 4), dtype)
         attend = functools.partial(fdl.dot_product_attention, q, k, chunk=chunk)
@@ -324,7 +324,7 @@ def test_a_value_behind_a_mask_is_nothing(dtype, chunk):
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_one_example_that_is_not_finite_among_many_by_vmap(chunk):
+def test_a_non_finite_example_in_a_vmap_changes_no_other(chunk):
     q, k, v = qkv(8)
     v = v.at[1, 3].set(jnp.nan)
     attend = functools.partial(fdl.dot_product_attention, causal=True, chunk=chunk)
@@ -336,7 +336,7 @@ def test_one_example_that_is_not_finite_among_many_by_vmap(chunk):
 
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("options", [{}, {"causal": True}])
-def test_no_keys_give_zeros_and_no_queries_nothing(chunk, options):
+def test_zero_keys_give_zeros_and_zero_queries_an_empty_array(chunk, options):
     attend = functools.partial(fdl.dot_product_attention, chunk=chunk, **options)
     q, k, v = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 0, 2, 5)), jnp.ones((2, 0, 2, 6), jnp.bfloat16)
     for call in (attend, jax.jit(attend)):
@@ -353,7 +353,7 @@ def test_no_keys_give_zeros_and_no_queries_nothing(chunk, options):
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("cross", [False, True])
 def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cross):
-    """Not even in the weights of the projections, which padding goes through too."""
+    """Including the gradients of the projections, whose inputs contain the padding."""
     layer = fdl.attention(2, cross=cross, kv_heads=1, chunk=chunk)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 5, 4)), jnp.float32)
@@ -380,7 +380,7 @@ def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cro
 
 
 def test_scores_far_below_others_count():
-    """A seen score of -1e31 was less than what stood for one that is not seen."""
+    """A seen score of -1e31 must not count as unseen."""
     q, k = jnp.full((1, 1, 1), 1e16), jnp.array([-1e15, -1e15 - 1e14, 1.0]).reshape(3, 1, 1)
     v = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
     for chunk in (None, 1):
@@ -390,7 +390,7 @@ def test_scores_far_below_others_count():
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_attention_is_that_of_jax(chunk):
+def test_attention_equals_jax(chunk):
     q, k, v = qkv(6)
     v = v[..., :3]
     k = k[..., :3]
@@ -411,7 +411,7 @@ def torch_or_skip():
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_attention_is_that_of_torch(chunk):
+def test_attention_equals_torch(chunk):
     torch = torch_or_skip()
     for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
         with jax.enable_x64(dtype == "float64"):
@@ -431,8 +431,8 @@ BIASES = {"whole": (B, H, T, T), "of_heads": (1, H, 1, T), "of_keys": (B, 1, 1, 
 
 
 @pytest.mark.parametrize(("name", "chunk"), [*((name, 3) for name in BIASES), ("whole", None)])
-def test_a_bias_and_a_scale_and_their_gradients_are_those_of_torch(name, chunk):
-    """With minus infinity in the bias, which hides as a mask does."""
+def test_a_bias_and_a_scale_and_their_gradients_equal_torch(name, chunk):
+    """The bias contains minus infinity, which hides a key as a mask does."""
     torch = torch_or_skip()
     with jax.enable_x64(True):
         data = qkv(8, "float64")
@@ -461,7 +461,7 @@ def test_a_bias_and_a_scale_and_their_gradients_are_those_of_torch(name, chunk):
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_a_bias_and_a_scale_are_those_of_jax(chunk):
+def test_a_bias_and_a_scale_equal_jax(chunk):
     q, k, v = qkv(6)
     k, v = k[..., :3], v[..., :3]
     q = q[..., :3]
@@ -540,7 +540,7 @@ def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():
 
 
 @pytest.mark.parametrize("cross", [False, True])
-def test_the_layer_is_that_of_torch(cross):
+def test_the_layer_equals_torch(cross):
     torch = torch_or_skip()
     for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
         with jax.enable_x64(dtype == "float64"):
@@ -594,7 +594,7 @@ def test_the_layer_is_that_of_torch(cross):
             assert_near(gradients[0]["q"]["w"], by_q.numpy().T, bound)
 
 
-def test_the_layer_is_that_of_flax(standard_promotion):
+def test_the_layer_equals_flax(standard_promotion):
     x = normals(1, B, T, 12)
     layer = fdl.attention(
         3, features=5, head_features=4, qk_norm=False, b_init=fdl.initializers.normal(0.5)
@@ -688,7 +688,7 @@ def rotated_by_hand(x, positions, base, interleaved):
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_rotary_turns_pairs_as_the_paper_says(interleaved):
+def test_rotary_rotates_pairs_as_in_the_paper(interleaved):
     positions = np.array([[0, 3, 1, 900, 5, 6, 7], [1, 2, 3, 4, 5, 6, 2000]])
     for dtype, bound in (("float32", 3e-4), ("float64", 1e-10)):
         with jax.enable_x64(dtype == "float64"):
@@ -704,7 +704,7 @@ def test_rotary_turns_pairs_as_the_paper_says(interleaved):
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("tables", [False, True])
-def test_a_part_of_the_features_turns_by_base_or_by_tables(tables, interleaved):
+def test_rotary_of_the_first_features_by_base_or_by_tables(tables, interleaved):
     positions = np.array([[4, 3, 1, 19, 5, 6, 7], [1, 2, 0, 4, 5, 6, 12]])
     x = normals(1, B, T, H, 10)
     if tables:
@@ -725,10 +725,10 @@ def test_tables_have_no_angle_for_a_position_outside():
 
 
 @pytest.mark.parametrize("features", [3, 0, 2.0, True])
-def test_rotary_refuses_features_that_are_no_pairs(features):
+def test_rotary_refuses_an_odd_number_of_features(features):
     message = (
         f"rotary: expected features that are even and >= 2, got {features}; leave features out to "
-        "turn all"
+        "rotate all"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         fdl.rotary(normals(1, T, 1, 4), jnp.arange(T), features=features)
@@ -755,7 +755,7 @@ def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("base", [10_000.0, 5e5, 0.5])
-def test_rotary_is_the_formula_however_far(dtype, base):
+def test_rotary_equals_the_formula_at_any_position(dtype, base):
     """A float32 product of position and frequency is wrong by 0.03 at a million."""
     far = np.array([0, -7, 10_000, 999_999, 2**24 + 1, 2**31 - 1, -(2**31)])
     with jax.enable_x64(dtype == "float64"):
@@ -835,7 +835,7 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         (
             {"heads": 6, "kv_heads": 4},
             "expected kv_heads that divide the heads, got heads 6 and kv_heads 4; "
-            "kv_heads=None gives each head keys and values of its own",
+            "kv_heads=None gives each head separate keys and values",
         ),
         (
             {"heads": 0},
@@ -853,11 +853,15 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         (
             {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
             "expected dropout_rate 0 beside a chunk, got chunk 8 and dropout_rate 0.5; "
-            "the form in chunks never holds the weights to be dropped",
+            "the computation in chunks never holds the weights to drop",
+        ),
+        (
+            {"heads": 2, "dropout_rate": 1.5},
+            r"expected dropout_rate in \[0, 1\], got 1.5; 0.1 drops one in ten",
         ),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, message):
+def test_options_that_exclude_each_other_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^attention: {message}$"):
         fdl.attention(**options)
 
@@ -886,7 +890,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
     with pytest.raises(
         ValueError,
-        match=r"^dot_product_attention: expected a finite scale, got inf; None takes 1 / "
+        match=r"^dot_product_attention: expected a finite scale, a number, got inf; None takes 1 / "
         r"sqrt\(K\), of K features of a query$",
     ):
         fdl.dot_product_attention(q, k, v, scale=jnp.inf)
@@ -896,7 +900,10 @@ SEEDED_BUGS = {
     "fdl/layers/transformer.py": (
         "layers/test_attention.py",
         [
-            ("x, context, broken = self.spared(", "_, _, broken = self.spared("),
+            (
+                "x, context, broken = self.finite_where_unseen(",
+                "_, _, broken = self.finite_where_unseen(",
+            ),
             ('Pairs(seen["mask"], seen["bias"]).seen()', 'seen["mask"]'),
             ("mask=context_mask, bias=context_bias", "mask=context_mask"),
             ("scale=scale,\n        soft_cap", "soft_cap"),
@@ -906,7 +913,7 @@ SEEDED_BUGS = {
                 "_by_head(f.v(context, like=x), self.kv_heads)",
                 "_by_head(f.v(x, like=x), self.heads)",
             ),
-            ("if positions is None else positions", "if True else positions"),
+            ("            if positions is None:", "            if True:"),
             ("dropout(dropout_rate, name", "dropout(0.0, name"),
         ],
     ),

@@ -237,7 +237,7 @@ def test_conv_is_the_convolution_of_flax(padding, standard_promotion):
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [(1, 2), (3, 5)])
-def test_conv_transpose_is_that_of_flax_and_keras(padding, stride, standard_promotion):
+def test_conv_transpose_equals_flax_and_keras(padding, stride, standard_promotion):
     """Keras takes both sizes from the same rule as Flax; strides below and above the kernel."""
     x = normals(1, 2, 3, 4, 3, dtype=np.float32)
     layer = fdl.conv_transpose(5, (4, 3), stride=stride, padding=padding)
@@ -391,7 +391,7 @@ def windows(draw):
 @example(Window((5, 6), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)), 2).via("a product with gaps")
 @example(Window((4,), (2,), (1,), ((3, 5),), (1,)), 2).via("windows beside the image")
 @example(Window((7,), (2,), (3,), ((0, 0),), (1,)), 0).via("no images")
-def test_any_window_is_as_defined_and_its_gradients_are_transposes(window, images):
+def test_any_window_equals_the_definition_and_its_gradients_are_transposes(window, images):
     """In integers, where float32 is exact."""
     random = np.random.default_rng(images)
     shapes = (images, *window.input, 2), (*window.kernel, 2, 3), (images, *window.output, 3)
@@ -443,7 +443,7 @@ def assert_same(program, name, *args):
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_products_with_the_hessian_are_those_of_xla_both_ways(name):
+def test_products_with_the_hessian_equal_xla_both_ways(name):
     with jax.enable_x64(True):
         x, w, *_ = operands(name)
         t, u = normals(3, *x.shape), normals(4, *w.shape)
@@ -459,7 +459,7 @@ def test_products_with_the_hessian_are_those_of_xla_both_ways(name):
 
 @pytest.mark.parametrize("batched", [(0, None), (None, 1), (2, 0)])
 @pytest.mark.parametrize("name", WINDOWS)
-def test_a_batch_of_images_or_kernels_or_both_is_that_of_xla(name, batched):
+def test_a_batch_of_images_or_kernels_or_both_equals_xla(name, batched):
     with jax.enable_x64(True):
         x, w, *_ = operands(name)
         on_x, on_w = batched
@@ -483,7 +483,7 @@ def test_a_batch_of_images_or_kernels_or_both_is_that_of_xla(name, batched):
         assert_same(program, name, x, w)
 
 
-def test_gradients_of_each_example_are_those_of_xla():
+def test_gradients_of_each_example_equal_xla():
     with jax.enable_x64(True):
         x, w, *_ = operands("one_group")
 
@@ -494,7 +494,7 @@ def test_gradients_of_each_example_are_those_of_xla():
         assert_same(program, "one_group", x, w)
 
 
-def test_an_ensemble_of_ensembles_is_that_of_xla():
+def test_an_ensemble_of_ensembles_equals_xla():
     with jax.enable_x64(True):
         x, w, *_ = operands("groups")
         xs = jnp.stack([x, 2 * x])
@@ -696,7 +696,7 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
         (
             lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
             r"conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
-            r"each of 1 axes, got 2; 0 is the smallest that fits",
+            r"each of 1 axes, got 2; pass 0 for the smallest output",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),
@@ -710,7 +710,7 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
         ),
     ],
 )
-def test_a_wrong_number_is_refused_where_it_is_given(make, told):
+def test_options_out_of_range_are_refused(make, told):
     with pytest.raises(ValueError, match=rf"^{told}$"):
         make()
 
@@ -719,7 +719,7 @@ SEEDED_BUGS = {
     "fdl/layers/convolution.py": (
         "layers/test_convolution.py core/test_decoding.py initializers/test_initializers.py",
         [
-            ("if {*extent, *stride} == {1} and each_by_itself:", "if {*extent, *stride} == {1}:"),
+            ("if {*extent, *stride} == {1} and unpadded:", "if {*extent, *stride} == {1}:"),
             ("if stride == (1,) and padding in", "if padding in"),
             ('("CAUSAL", ((before, 0),))', '("CAUSAL", ((0, before),))'),
             ("    return at_once(layer)", "    return layer"),

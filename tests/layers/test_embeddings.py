@@ -39,7 +39,7 @@ def tied(**kwargs):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_tied_embedding_is_that_of_torch(dtype):
+def test_a_tied_embedding_equals_torch(dtype):
     """torch shares one weight between the two maps; the gradient is the sum of both uses."""
     torch = pytest.importorskip("torch", reason="torch is not here: embedding was not compared")
     with jax.enable_x64(dtype == "float64"):
@@ -98,7 +98,7 @@ def test_vectors_first_make_the_same_weights():
     np.testing.assert_array_equal(by_ids["w"], by_vectors["w"])
 
 
-def test_what_an_embedding_cannot_take():
+def test_inputs_that_an_embedding_refuses():
     layer = fdl.embedding(7, 4)
     params, _ = layer.init(KEY, IDS)
     for x, said in [(jnp.ones((2, 3)), r"float32 \[2, 3\]"), (jnp.ones(4, bool), r"bool \[4\]")]:
@@ -125,7 +125,7 @@ def waves(positions, width, base=10_000.0):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sinusoidal_positions_are_the_formula_however_far(dtype):
+def test_sinusoidal_positions_equal_the_formula_at_any_position(dtype):
     """A float32 product of position and frequency is wrong by 0.06 at a million."""
     with jax.enable_x64(dtype == "float64"):
         layer = fdl.sinusoidal_positions(base=9000.0)
@@ -155,8 +155,8 @@ def test_positions_count_from_zero_and_are_added():
 
 
 @pytest.mark.parametrize("make", [lambda: fdl.learned_positions(9), fdl.sinusoidal_positions])
-def test_one_element_at_a_time_is_the_whole(make):
-    """As decoding goes: through a chain, which hands positions on."""
+def test_one_element_at_a_time_equals_the_whole_sequence(make):
+    """As in decoding, through a chain, which hands positions on."""
     net = fdl.chain(positions=make(), head=fdl.dense(3))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6)), jnp.float32)
     params, _ = net.init(KEY, x)
@@ -174,7 +174,7 @@ def test_one_element_at_a_time_is_the_whole(make):
     )
 
 
-def test_what_positions_cannot_take():
+def test_inputs_that_positions_refuse():
     learned, waves_ = fdl.learned_positions(4), fdl.sinusoidal_positions()
     x = jnp.ones((2, 3, 6))
     params, _ = learned.init(KEY, x)
@@ -216,12 +216,12 @@ def test_what_positions_cannot_take():
     late, _ = apply(x, positions=jnp.array([0, 3, 4]))
     assert np.isnan(late).any((0, 2)).tolist() == [False, False, True]
     with pytest.raises(
-        ValueError, match=r"^learned_positions: expected length >= 1, an integer, got 0; give"
+        ValueError,
+        match=r"^learned_positions: expected length >= 1, an integer, got 0; give the "
+        r"length of the longest sequence$",
     ):
         fdl.learned_positions(0)
-    with pytest.raises(
-        ValueError, match=r"^sinusoidal_positions: expected a base > 1, got 1; 10000"
-    ):
+    with pytest.raises(ValueError, match=r"^sinusoidal_positions: expected base > 1, got 1; 10000"):
         fdl.sinusoidal_positions(base=1)
 
 
@@ -231,7 +231,7 @@ SEEDED_BUGS = {
         [
             ("counted(layer, room, length)", "counted(layer, room)"),
             ("normal(features**-0.5)", "normal(1.0)"),
-            ("[jnp.sin(turned), jnp.cos(turned)]", "[jnp.cos(turned), jnp.sin(turned)]"),
+            ("[jnp.sin(phases), jnp.cos(phases)]", "[jnp.cos(phases), jnp.sin(phases)]"),
             (
                 'rows(params["w"], to_jax(positions, name, "positions"))',
                 'params["w"][: x.shape[-2]]',

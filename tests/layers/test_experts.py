@@ -69,7 +69,7 @@ def test_a_mixture_is_a_loop_over_tokens(top_k, factor, room):
     assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected)
 
 
-def test_gradients_are_those_of_the_whole_sum():
+def test_gradients_equal_the_whole_sum():
     """With room for all, the mixture is a sum over all experts, most of them times 0."""
     layer, params = made(top_k=2, capacity_factor=None)
 
@@ -110,7 +110,7 @@ def test_a_token_over_capacity_passes_as_zeros_and_sequences_are_apart():
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_the_balance_by_hand(top_k):
+def test_load_balance_by_hand(top_k):
     _, params = made()
     logits = X @ params["router"]["w"]
     chances = chances_of(params, X)
@@ -155,7 +155,7 @@ def test_in_decoding_there_is_room_for_all():
     assert_near(jnp.concatenate(pieces, 1), expected)
 
 
-def test_each_expert_is_drawn_by_itself():
+def test_each_expert_is_drawn_separately():
     params, _ = fdl.mixture_of_experts(fdl.dense(4), 50).init(KEY, jnp.ones((1, 3, 200)))
     w = np.asarray(params["experts"]["w"])
     np.testing.assert_allclose(w.var(), 1 / 200, rtol=0.05)
@@ -167,14 +167,14 @@ def test_options_out_of_range_are_refused():
         with pytest.raises(
             ValueError,
             match=r"^mixture_of_experts: expected count >= 1, top_k from 1 to count and "
-            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; top_k says how "
-            r"many experts see a token, and capacity_factor=None is room for all$",
+            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; top_k is the number "
+            r"of experts for each token, capacity_factor=None gives room for all$",
         ):
             fdl.mixture_of_experts(fdl.dense(2), **options)
     with pytest.raises(
         fdl.PathError,
-        match=r"^load_balance: expected logits \[\.\.\., T, E\] with E >= top_k 2, got \[4\]; give "
-        r"those of the router$",
+        match=r"^load_balance: expected logits \[\.\.\., T, E\] with E >= top_k 2, got \[4\]; pass "
+        r"the output of the router$",
     ):
         fdl.load_balance(jnp.ones(4))
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_options_out_of_range_are_refused():
 
 
 @pytest.mark.parametrize("capacity_factor", [None, 0.5])
-def test_a_token_that_is_no_number_spoils_no_other(capacity_factor):
+def test_a_token_of_nan_changes_no_other(capacity_factor):
     layer = fdl.mixture_of_experts(fdl.dense(3), 4, capacity_factor=capacity_factor)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5)), jnp.float32)
     params, _ = layer.init(jax.random.key(0), x)
@@ -205,13 +205,13 @@ SEEDED_BUGS = {
         [
             ("if top_k > 1:", "if True:"),
             ("chosen.swapaxes(-1, -2)", "chosen.reshape(*chosen.shape[:-2], top_k, -1)"),
-            ("jnp.cumsum(in_line, -2) - in_line", "jnp.cumsum(in_line, -2)"),
+            ("jnp.cumsum(queue, -2) - queue", "jnp.cumsum(queue, -2)"),
             ("jnp.where(place < room,", "jnp.where(place <= room,"),
             ("(weights[..., None] * held", "(held"),
             ('.get(mode="fill", fill_value=0)', '.get(mode="clip")'),
-            ("logits.shape[-1] * (often", "(often"),
+            ("logits.shape[-1] * (share", "(share"),
             ("capacity_factor=None, name=name", "capacity_factor=capacity_factor, name=name"),
-            ("jnp.stack([subkey(key, each) for each in names])", "jnp.stack([key] * count)"),
+            ("jnp.stack([subkey(key, name) for name in names])", "jnp.stack([key] * count)"),
         ],
     ),
 }

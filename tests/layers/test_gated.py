@@ -73,7 +73,7 @@ def test_a_feed_forward_block_by_hand():
     assert_near(layer.apply(params, {}, X)[0], hidden @ p["down"]["w"] + p["down"]["b"])
 
 
-def test_a_gated_feed_forward_block_is_that_of_llama():
+def test_a_gated_feed_forward_block_equals_llama():
     """down(silu(gate(x)) * up(x)) without biases."""
     layer = fdl.feed_forward(4, hidden=6, activation=fdl.silu, gate=True, bias=False)
     params, _ = layer.init(KEY, X)

@@ -17,13 +17,13 @@ def _two_inputs():
 
 
 def _crowded():
-    """Experts with room for less than they are sent."""
+    """Experts with less room than tokens."""
     expert = fdl.chain(fdl.dense(4), fdl.tanh, fdl.dropout(0.3))
     return fdl.mixture_of_experts(expert, 3, capacity_factor=0.75)
 
 
 def _two_axes():
-    """Norms over one batch axis, with an input."""
+    """Norms over one batch axis, with an extra input."""
     inner = fdl.network(lambda f, x, *, context: f.norm(x) + context, norm=fdl.batch_norm())
     return fdl.batch_apply(inner)
 
@@ -89,22 +89,23 @@ def test_an_initializer_sees_one_matrix_from_in_to_out():
 
 
 @pytest.mark.parametrize("equation", ["td,dk", "td->tk", "td,dkk->tk", "td,dk->tj", "td,k->tk"])
-def test_an_equation_that_is_no_dense_layer_is_refused(equation):
+def test_an_equation_that_is_not_a_dense_layer_is_refused(equation):
     with pytest.raises(
         ValueError,
-        match=rf"^einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got "
-        rf"'{equation}'; each axis of w is in x or in y, and what x loses is summed with w$",
+        match=rf"^einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got "
+        rf"'{equation}'; each axis of w must be in x or in y, and each axis of x in w or in y$",
     ):
         fdl.einsum_dense(equation, {"k": 2})
 
 
-def test_an_einsum_says_what_does_not_fit():
+def test_einsum_dense_refuses_sizes_that_do_not_fit():
     for sizes, bias in [({}, "k"), ({"k": 0}, "k"), ({"k": 2, "j": 2}, ""), ({"k": 2}, "t")]:
         given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         with pytest.raises(
             ValueError,
-            match=rf"^einsum_dense: expected sizes >= 1 of k and a bias of the last axes of tk, "
-            rf"got {given} and bias '{bias}'; give the size of each new axis of w by its name",
+            match=rf"^einsum_dense: expected sizes >= 1 of k and a bias over the last axes of tk, "
+            rf"got {given} and bias '{bias}'; name the size of each axis of w that is not in x, "
+            r"such as {'f': 64}$",
         ):
             fdl.einsum_dense("td,dk->tk", sizes, bias=bias)
     model = fdl.chain(mix=fdl.einsum_dense("btd,dk->btk", {"k": 2}))
@@ -118,7 +119,7 @@ def test_an_einsum_says_what_does_not_fit():
             model.apply(params, {}, x)
 
 
-def test_a_bilinear_layer_is_that_of_torch():
+def test_a_bilinear_layer_equals_torch():
     torch = pytest.importorskip("torch", reason="torch is not here: bilinear was not compared")
     other = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 5)), jnp.float32)
     layer = fdl.bilinear(6, b_init=DRAWN)
@@ -140,7 +141,7 @@ def test_a_bilinear_layer_is_that_of_torch():
     assert_near(by_params["b"], module.bias.grad)
 
 
-def test_a_bilinear_layer_says_what_does_not_fit():
+def test_bilinear_refuses_sizes_that_do_not_fit():
     model = fdl.chain(score=fdl.bilinear(2))
     params, _ = model.init(KEY, X, other=X[..., :3])
     with pytest.raises(
@@ -172,7 +173,7 @@ def test_more_batch_axes_are_one_for_the_layer():
     assert seen.shape == (6, 8)
 
 
-def test_batch_axes_that_do_not_fit_are_told():
+def test_batch_axes_that_do_not_fit_are_refused():
     model = fdl.chain(each=fdl.batch_apply(fdl.bilinear(2)))
     params, _ = model.init(KEY, X, other=X)
     with pytest.raises(

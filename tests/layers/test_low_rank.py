@@ -64,7 +64,7 @@ def test_at_first_it_is_the_network_bit_for_bit():
     assert (a["body"]["dense_0"]["w"]["a"][:4] != a["head"]["w"]["a"]).all()
 
 
-def test_the_weights_are_those_of_the_paper():
+def test_the_weights_equal_the_paper():
     model = adapted("head/w", rank=2, scale=3.0)
     params, state = model.init(KEY, X)
     params = {**params, "low_rank": moved(params["low_rank"])}
@@ -78,14 +78,14 @@ def test_the_weights_are_those_of_the_paper():
     assert jax.tree.structure(merged) == jax.tree.structure(params["base"])
 
 
-def test_every_weight_has_numbers_of_its_own():
+def test_every_weight_draws_different_numbers():
     model = fdl.low_rank(fdl.chain(*[fdl.dense(5)] * 3), "**/w", rank=2)
     leaves = fdl.paths.leaves(model.init(KEY, X)[0])
     drawn = [np.asarray(leaf) for path, leaf in leaves.items() if path.endswith("/a")]
     assert len(drawn) == 3 and len({leaf.tobytes() for leaf in drawn}) == 3
 
 
-def test_the_gradient_is_that_of_the_product():
+def test_the_gradient_equals_the_product():
     """By the chain rule, from the gradient that plain weights have: scale / rank * a.T @ G."""
     with jax.enable_x64(True):
         model, x = adapted("**/w"), X.astype(jnp.float64)
@@ -146,7 +146,7 @@ def test_kernels_stacks_and_narrow_weights():
     assert model.apply(params, {}, X)[0].dtype == jnp.bfloat16
 
 
-def test_what_is_inside_can_be_seen():
+def test_capture_looks_inside_a_low_rank_network():
     model = adapted()
     params, state = model.init(KEY, X)
     params = {**params, "low_rank": moved(params["low_rank"])}
@@ -156,7 +156,7 @@ def test_what_is_inside_can_be_seen():
     assert (seen["body/dense_0"] != X @ plain["body"]["dense_0"]["w"]).any()
 
 
-def test_what_cannot_be_adapted():
+def test_low_rank_refuses_what_it_cannot_adapt():
     with pytest.raises(
         ValueError,
         match=r"^pattern 'haed/w': expected at least one match among 6 paths, got none; the "
@@ -165,7 +165,7 @@ def test_what_cannot_be_adapted():
         adapted("haed/w").init(KEY, X)
     with pytest.raises(
         fdl.PathError,
-        match=r"^head/b: expected weights \[\.\.\., in, out\], got \[3\]; choose matrices, as "
+        match=r"^head/b: expected weights \[\.\.\., in, out\], got \[3\]; choose matrices, such as "
         r"'\*\*/w'$",
     ):
         adapted("head/*").init(KEY, X)
@@ -188,9 +188,9 @@ SEEDED_BUGS = {
             ("base + (in_dtype(scale", "base - (in_dtype(scale"),
             (
                 "jnp.zeros((rank, w.shape[-1]), w.dtype)",
-                "a_init(own, (rank, w.shape[-1]), w.dtype)",
+                "a_init(leaf_key, (rank, w.shape[-1]), w.dtype)",
             ),
-            ("subkey(own, level)", "own"),
+            ("subkey(leaf_key, level)", "leaf_key"),
             ("model.init(key, x, **inputs)", 'model.init(subkey(key, "base"), x, **inputs)'),
         ],
     ),

@@ -123,7 +123,7 @@ def assert_as_torch(layer, f, x, dtype):
 
 @in_both_dtypes
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_batch_norm_is_that_of_torch_over_several_steps(dtype, unbiased):
+def test_batch_norm_equals_torch_over_several_steps(dtype, unbiased):
     """torch's running variance is the unbiased one; with few values the two are far apart."""
     with jax.enable_x64(dtype == "float64"):
         layer = fdl.batch_norm(momentum=0.7, unbiased=unbiased, **UNLIKE)
@@ -175,7 +175,7 @@ def test_batch_norm_is_that_of_torch_over_several_steps(dtype, unbiased):
         np.testing.assert_array_equal(kept["mean"], state["mean"])
 
 
-def test_batch_norm_is_that_of_flax_over_several_steps(standard_promotion):
+def test_batch_norm_equals_flax_over_several_steps(standard_promotion):
     layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
     other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
     params, state = layer.init(KEY, features(0, 5, 3))
@@ -235,7 +235,7 @@ def test_a_batch_on_several_devices_has_one_mean_without_naming_an_axis():
     assert done.returncode == 0, done.stderr
 
 
-def test_one_value_a_channel_has_no_variance():
+def test_one_value_for_each_channel_is_refused_in_training():
     layer = fdl.batch_norm()
     x = jnp.ones((1, 1, 3))
     params, state = layer.init(KEY, x)
@@ -256,7 +256,7 @@ def test_one_value_a_channel_has_no_variance():
 
 
 @in_both_dtypes
-def test_layer_norm_is_that_of_torch(dtype):
+def test_layer_norm_equals_torch(dtype):
     with jax.enable_x64(dtype == "float64"):
         norm = torch().nn.functional.layer_norm
 
@@ -268,7 +268,7 @@ def test_layer_norm_is_that_of_torch(dtype):
 
 
 @in_both_dtypes
-def test_rms_norm_is_that_of_torch(dtype):
+def test_rms_norm_equals_torch(dtype):
     with jax.enable_x64(dtype == "float64"):
         norm = torch().nn.functional.rms_norm
 
@@ -282,7 +282,7 @@ def test_rms_norm_is_that_of_torch(dtype):
 
 @in_both_dtypes
 @pytest.mark.parametrize("shape", [(3, 6), (2, 5, 6), (2, 3, 4, 6)])
-def test_group_norm_is_that_of_torch(dtype, shape):
+def test_group_norm_equals_torch(dtype, shape):
     with jax.enable_x64(dtype == "float64"):
         norm = torch().nn.functional.group_norm
         x = features(3, *shape, dtype=dtype)
@@ -295,7 +295,7 @@ def test_group_norm_is_that_of_torch(dtype, shape):
 
 
 @in_both_dtypes
-def test_instance_norm_is_that_of_torch(dtype):
+def test_instance_norm_equals_torch(dtype):
     with jax.enable_x64(dtype == "float64"):
         norm = torch().nn.functional.instance_norm
         x = features(4, 2, 3, 4, 5, dtype=dtype)
@@ -329,7 +329,7 @@ def test_instance_norm_is_that_of_torch(dtype):
     ],
     ids=["layer", "rms", "group", "instance"],
 )
-def test_a_norm_is_that_of_flax(ours, theirs, standard_promotion):
+def test_a_norm_equals_flax(ours, theirs, standard_promotion):
     layer, x = ours(), features(5, 2, 4, 6)
     params, _ = layer.init(KEY, x)
 
@@ -383,7 +383,7 @@ def test_a_constant_input_has_a_finite_gradient(norm):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-def test_scale_and_bias_are_left_out_where_they_are_not_wanted():
+def test_scale_and_bias_can_be_left_out():
     x = features(6, 3, 4)
     for norm in (fdl.batch_norm, fdl.layer_norm, functools.partial(fdl.group_norm, 2)):
         both, none = norm(), norm(scale=False, bias=False)
@@ -396,7 +396,7 @@ def test_scale_and_bias_are_left_out_where_they_are_not_wanted():
     assert fdl.rms_norm(scale=False).init(KEY, x)[0] == {}
 
 
-def test_scale_and_bias_are_drawn_apart():
+def test_scale_and_bias_have_different_keys():
     normal = fdl.initializers.normal(1.0)
     params, _ = fdl.layer_norm(scale_init=normal, bias_init=normal).init(KEY, jnp.ones((2, 50)))
     assert (params["scale"] != params["bias"]).all()
@@ -471,7 +471,7 @@ def test_a_norm_and_its_gradient_are_the_formula_at_any_size(norm, dtype):
 
 @over_norms
 def test_a_norm_of_two_far_numbers_is_one_of_each_sign(norm):
-    """Their sum is infinity less infinity where every second number is added by itself."""
+    """Summing every second number first would give infinity minus infinity."""
     signs = (-1.0) ** np.arange(64)
     both = signs[:4, None, None] * signs[:, None] * signs
     x = jnp.asarray(both * np.array([3e20, 3e38])[:, None, None, None], jnp.float32)
@@ -535,7 +535,7 @@ def test_second_derivatives_of_a_norm_far_from_zero():
             check_grads(total, (x / 1e4,), 2)
 
 
-def test_norms_of_nothing_are_empty():
+def test_norms_of_empty_arrays_are_empty():
     for norm, shape in [("layer_norm", (2, 3, 0)), ("instance_norm", (2, 0, 3))]:
         x = jnp.zeros(shape)
         assert normalized(norm, x)(x).shape == shape
@@ -545,7 +545,7 @@ def test_norms_of_nothing_are_empty():
 
 
 @in_both_dtypes
-def test_layer_norm_of_several_axes_is_that_of_torch(dtype):
+def test_layer_norm_of_several_axes_equals_torch(dtype):
     with jax.enable_x64(dtype == "float64"):
         x = features(0, 2, 3, 2, 4, dtype=dtype)
         layer = fdl.layer_norm(axes=(-2, -1), **UNLIKE)
@@ -582,7 +582,7 @@ def test_norms_of_axes_apart_and_in_any_order_are_the_formula():
         assert_near(jax.jit(layer.apply)(params, state, x)[0], expected, "float32")
 
 
-def test_masked_batch_norm_is_that_of_flax_and_reads_nothing_behind_the_mask(standard_promotion):
+def test_masked_batch_norm_equals_flax_and_reads_nothing_behind_the_mask(standard_promotion):
     layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
     other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
     params, state = layer.init(KEY, features(0, 5, 4, 3))
@@ -624,7 +624,7 @@ def test_masked_batch_norm_is_that_of_flax_and_reads_nothing_behind_the_mask(sta
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_a_batch_of_nothing_moves_no_running_statistics(unbiased):
+def test_an_empty_batch_moves_no_running_statistics(unbiased):
     layer = fdl.batch_norm(unbiased=unbiased, **UNLIKE)
     x = features(0, 4, 2, 3)
     params, state = layer.init(KEY, x)
@@ -712,13 +712,13 @@ IMAGES = jnp.ones((2, 4, 4, 6))
         ),
     ],
 )
-def test_what_a_norm_cannot_take(layer, x, message):
+def test_inputs_that_a_norm_refuses(layer, x, message):
     with pytest.raises(fdl.PathError, match="^" + message):
         layer.init(KEY, x)
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
-def test_a_norm_of_another_width(norm):
+def test_a_norm_refuses_another_width(norm):
     layer = getattr(fdl, norm)()
     params, state = layer.init(KEY, IMAGES)
     message = (
@@ -733,7 +733,8 @@ def test_a_norm_of_another_width(norm):
 def test_numbers_out_of_range():
     with pytest.raises(
         ValueError,
-        match=r"^batch_norm: expected a momentum in \[0, 1\], the weight of the old, got 1\.1; 0",
+        match=r"^batch_norm: expected momentum in \[0, 1\], got 1\.1; 0\.9 averages over about the "
+        r"last ten batches$",
     ):
         fdl.batch_norm(momentum=1.1)
     with pytest.raises(
@@ -741,23 +742,23 @@ def test_numbers_out_of_range():
     ):
         fdl.group_norm(0)
     for norm in ("batch_norm", "layer_norm", "rms_norm", "instance_norm"):
-        message = rf"^{norm}: expected an epsilon > 0, got 0; a constant input would give NaN$"
+        message = rf"^{norm}: expected epsilon > 0, got 0; a constant input would give NaN$"
         with pytest.raises(ValueError, match=message):
             getattr(fdl, norm)(epsilon=0)
 
 
 @pytest.mark.parametrize("axes", [0, (-1, -1), (), "-1", (-1, 2)])
-def test_axes_that_are_none(axes):
+def test_axes_out_of_range_are_refused(axes):
     for norm in ("layer_norm", "rms_norm"):
         message = (
-            rf"^{norm}: expected axes below 0, counted from the last and each once, got .*; write "
-            r"-1 for each vector, or \(-3, -2, -1\) for each image$"
+            rf"^{norm}: expected axes that are negative and distinct, got .*; write -1 for each "
+            r"vector, or \(-3, -2, -1\) for each image$"
         )
         with pytest.raises(ValueError, match=message):
             getattr(fdl, norm)(axes=axes)
 
 
-def test_a_norm_of_other_axes_than_it_has_weights_for():
+def test_a_norm_refuses_axes_that_do_not_fit_its_weights():
     layer = fdl.layer_norm(axes=(-2, -1))
     params, state = layer.init(KEY, IMAGES)
     message = (
@@ -768,12 +769,12 @@ def test_a_norm_of_other_axes_than_it_has_weights_for():
         layer.apply(params, state, IMAGES[:, :, :3])
 
 
-def test_a_mask_that_is_none():
+def test_a_mask_of_the_wrong_shape_or_dtype_is_refused():
     layer = fdl.batch_norm()
     message = (
-        r"^batch_norm: expected mask bool \[2, 4, 4, 6\], or 1 for any of the numbers, got {}; one "
-        r"of places alone is mask\[\.\.\., None\]; beside attention, whose mask is another, call "
-        r"both in a network$"
+        r"^batch_norm: expected mask bool \[2, 4, 4, 6\], or 1 for any of the numbers, got {}; a "
+        r"mask without channels is mask\[\.\.\., None\]; in a chain with attention, whose mask "
+        r"differs, call both in a network instead$"
     )
     for mask, got in ((jnp.ones((2, 4, 4)) > 0, r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
         with pytest.raises(fdl.PathError, match=message.format(got)):
@@ -795,7 +796,7 @@ SEEDED_BUGS = {
             ("tuple(range(x.ndim - 1))", "(0,)"),
             ("if not train or x.size == 0:", "if train or x.size == 0:"),
             ("if not train or x.size == 0:", "if not train:"),
-            ("jnp.where(count > 0, new[each], state[each])", "new[each]"),
+            ("jnp.where(count > 0, new[name], state[name])", "new[name]"),
             ("jnp.maximum(count - 1, 1)", "(count - 1)"),
             ("wide(x.dtype)\n", "x.dtype\n"),
             ("(*range(1, x.ndim - 1), x.ndim)", "(x.ndim,)"),
@@ -811,7 +812,7 @@ SEEDED_BUGS = {
             ),
             ("deviations(x, over, epsilon, mask)", "deviations(x, over, epsilon)"),
             ("else mask.reshape(shape)", "else None"),
-            ("tuple(sorted(map(int, each)))", "tuple(map(int, each))"),
+            ("tuple(sorted(map(int, found)))", "tuple(map(int, found))"),
             ("subkey(key, leaf)", "key"),
             ("jnp.where(mask, x, 0), mask", "x, mask"),
             ("y if mask is None else jnp.where(mask, y, 0)", "y"),

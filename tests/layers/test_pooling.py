@@ -127,7 +127,7 @@ CASES = {
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_the_one_of_torch(name, dtype):
+def test_pooling_and_resizing_equal_torch(name, dtype):
     layer, sizes, theirs, args, kwargs = CASES[name]
     with jax.enable_x64(dtype == "float64"):
         x = normals(1, 3, *sizes, 8, dtype=dtype)
@@ -160,7 +160,7 @@ def test_a_dilated_mean_is_of_the_elements_in_the_image():
 
 
 @pytest.mark.parametrize("pool", [fdl.max_pool, fdl.average_pool])
-def test_same_padding_is_that_of_xla(pool):
+def test_same_padding_equals_xla(pool):
     """low = total // 2, and as many windows as the stride goes into the size."""
     x = normals(1, 2, 7, 6, 3, dtype=np.float32)
     y, _ = pool((4, 3), stride=(3, 2), padding="SAME").apply({}, {}, x)
@@ -243,7 +243,7 @@ def test_unshuffling_undoes_shuffling(leading):
         ),
         (
             lambda: fdl.upsample((2,), method="cubic"),
-            r"upsample: expected method nearest or linear, got 'cubic'; jax.image.resize knows "
+            r"upsample: expected method nearest or linear, got 'cubic'; jax.image.resize has "
             r"others",
         ),
         (
@@ -256,7 +256,7 @@ def test_unshuffling_undoes_shuffling(leading):
         ),
     ],
 )
-def test_a_wrong_number_is_refused_where_it_is_given(make, told):
+def test_options_out_of_range_are_refused(make, told):
     with pytest.raises(ValueError, match=rf"^{told}$"):
         make()
 
@@ -272,7 +272,7 @@ def test_a_wrong_number_is_refused_where_it_is_given(make, told):
     ],
     ids=["linear_even", "linear_odd", "adaptive", "average", "max"],
 )
-def test_an_infinite_pixel_reaches_those_outputs_alone_that_see_it(layer, hit):
+def test_an_infinite_pixel_reaches_only_the_outputs_that_see_it(layer, hit):
     x = jnp.arange(8.0).reshape(1, 8, 1).at[0, 2, 0].set(jnp.inf)
     y = layer().apply({}, {}, x)[0].ravel()
     finite = np.ones(y.size, bool)

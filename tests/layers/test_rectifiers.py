@@ -1,4 +1,4 @@
-"""Slopes below 0 that are learned, as torch has them, or drawn."""
+"""Learned slopes against torch, and random slopes."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ X = np.random.default_rng(0).standard_normal((2, 5, 3))
 
 
 @pytest.mark.parametrize("each_channel", [False, True])
-def test_prelu_is_that_of_torch(each_channel):
+def test_prelu_equals_torch(each_channel):
     torch = pytest.importorskip("torch", reason="torch is not here: prelu was not compared")
     theirs = torch.nn.PReLU(3 if each_channel else 1, dtype=torch.float64)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_prelu_is_that_of_torch(each_channel):
     np.testing.assert_allclose(of_params["slope"].ravel(), theirs.weight.grad, rtol=1e-12)
 
 
-def test_a_drawn_slope_is_uniform_and_its_mean_stands_in_for_it():
+def test_a_random_slope_is_uniform_and_evaluation_takes_its_mean():
     x = -jnp.ones((200, 200))
     layer = fdl.rrelu(0.2, 0.8)
     drawn = -np.asarray(layer.apply({}, {}, x, key=KEY, train=True)[0])
@@ -56,9 +56,14 @@ def test_a_drawn_slope_is_uniform_and_its_mean_stands_in_for_it():
     np.testing.assert_array_equal(layer.apply({}, {}, -x, key=KEY, train=True)[0], -x)
 
 
-def test_a_wrong_use_is_told():
-    for slopes in [(0.5, 0.2), (-0.1, 0.2), (float("nan"), 0.2)]:
-        with pytest.raises(ValueError, match=r"^rrelu: expected 0 <= lower <= upper, got .*; "):
+def test_wrong_uses_are_refused():
+    for slopes, told in [
+        ((0.5, 0.2), "lower <= upper, got 0.5 and 0.2"),
+        ((-0.1, 0.2), "lower >= 0, got -0.1"),
+        ((float("nan"), 0.2), "lower >= 0, got nan"),
+    ]:
+        remedy = "these are the smallest and the largest slope for x < 0"
+        with pytest.raises(ValueError, match=f"^rrelu: expected {told}; {remedy}$"):
             fdl.rrelu(*slopes)
     net = fdl.chain(body=fdl.prelu(each_channel=True))
     params, _ = net.init(KEY, jnp.ones((2, 3)))

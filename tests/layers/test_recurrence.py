@@ -167,7 +167,7 @@ def torch_module(kind, layers=1, bidirectional=False):
 
 
 @pytest.mark.parametrize("kind", ["simple", "relu", "lstm", "gru"])
-def test_a_recurrent_layer_is_that_of_torch(kind):
+def test_a_recurrent_layer_equals_torch(kind):
     module = torch_module(kind)
     layer = fdl.recurrent(CELLS[kind]())
     params = with_biases(layer.init(KEY, X)[0])
@@ -182,7 +182,7 @@ def test_a_recurrent_layer_is_that_of_torch(kind):
         assert_near(found, theirs, 1e-10)
 
 
-def test_two_bidirectional_layers_are_those_of_torch():
+def test_two_bidirectional_layers_equal_torch():
     module = torch_module("lstm", layers=2, bidirectional=True)
     layer = fdl.chain(*[fdl.bidirectional(fdl.lstm_cell(H)) for _ in range(2)])
     params = with_biases(layer.init(KEY, X, lengths=LENGTHS)[0])
@@ -219,7 +219,7 @@ def test_a_layer_begins_from_a_carry_as_torch_does():
 # Against Flax and NumPy.
 
 
-def test_gates_are_those_of_flax():
+def test_gates_equal_flax():
     """Flax names its gates, and has the reset before the product by default."""
     h, x = X[:, 0] @ jnp.ones((D, H)) * 0.1, X[:, 1]
     theirs = flax.linen.OptimizedLSTMCell(H)
@@ -280,8 +280,8 @@ def made(kind, **options):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "gru_reset_before"])
-def test_what_is_past_the_end_is_never_read(kind):
-    """Not by y, not by the carry, and not by a gradient, even where it is NaN."""
+def test_steps_beyond_the_end_are_never_read(kind):
+    """Even NaN there changes neither y, nor the carry, nor a gradient."""
     layer, params = made(kind, returns="carry")
     past = np.arange(T)[None, :, None] >= np.asarray(LENGTHS)[:, None, None]
     y, carry = layer.apply(params, {}, X, lengths=LENGTHS)[0]
@@ -306,7 +306,7 @@ def test_narrow_numbers_are_carried_in_float32():
     assert {leaf.dtype for leaf in carry.values()} == {np.dtype("float32")}
 
 
-def test_each_gate_is_drawn_by_itself():
+def test_each_gate_is_drawn_separately():
     """Columns of one gate are orthonormal; the four gates together could not be."""
     params, _ = fdl.lstm(H).init(KEY, X)
     for own in np.split(np.asarray(params["hidden"]["w"]), 4, -1):
@@ -341,7 +341,7 @@ def test_a_decoder_goes_on_from_an_encoder_that_is_its_cache():
     assert_near(y, whole[:, 4:])
 
 
-def test_what_goes_backward_cannot_decode():
+def test_a_backward_layer_cannot_decode():
     told = (
         r"expected a layer that goes forward in time, got one with reverse, whose answers for "
         r"earlier tokens depend on later ones; such a network cannot go on from a cache$"
@@ -376,14 +376,14 @@ def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):
         with pytest.raises(
             ValueError,
-            match=r"^recurrent: expected features >= 1, an integer, got 0; say how many each step "
-            r"has$",
+            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; say how many "
+            r"each step has$",
         ):
             cell(0)
     with pytest.raises(
         ValueError,
-        match=r"^recurrent: expected returns to be one of 'sequence', 'last', 'carry', got 'all'; "
-        r"take 'sequence' for y of every step",
+        match=r"^gru: expected returns to be one of 'sequence', 'last', 'carry', got 'all'; "
+        r"take 'sequence' for y of every step, 'last' for y of the last step$",
     ):
         fdl.gru(2, returns="all")
     with pytest.raises(
@@ -430,7 +430,7 @@ SEEDED_BUGS = {
             ("slice(features, 2 * features)", "slice(0, features)"),
             ("again = r * (sums", "again = (sums"),
             ("_product(r * h, w", "r * _product(h, w"),
-            ("jnp.moveaxis(each, 0, 1)", "each"),
+            ("jnp.moveaxis(matrices, 0, 1)", "matrices"),
         ],
     ),
     "fdl/layers/recurrence.py": (

@@ -39,7 +39,7 @@ def assert_near(ours, theirs, bound):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
-def test_weight_norm_is_that_of_torch(dtype, bound):
+def test_weight_norm_equals_torch(dtype, bound):
     torch = pytest.importorskip("torch", reason="torch is not here: weight norm was not compared")
     with jax.enable_x64(dtype == "float64"):
         layer, x = fdl.weight_norm(fdl.dense(3)), X.astype(dtype)
@@ -66,7 +66,7 @@ def test_weight_norm_is_that_of_torch(dtype, bound):
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_spectral_norm_is_that_of_flax_over_several_steps(iterations, standard_promotion):
+def test_spectral_norm_equals_flax_over_several_steps(iterations, standard_promotion):
     """Flax divides by sigma in training and keeps it; ours takes one more step in evaluation."""
     layer = fdl.spectral_norm(fdl.dense(3), iterations=iterations)
     params, state = layer.init(KEY, X)
@@ -131,7 +131,7 @@ def test_a_network_is_wrapped_as_a_whole_and_keeps_its_paths():
     )
 
 
-def test_what_cannot_be_wrapped():
+def test_wrappers_refuse_what_they_cannot_wrap():
     message = r"^pattern 'v': expected at least one match among 2 paths, got none; the nearest are "
     for wrap in (fdl.weight_norm, fdl.spectral_norm):
         with pytest.raises(ValueError, match=message):

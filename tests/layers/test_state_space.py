@@ -181,14 +181,19 @@ def test_a_factor_of_zero_forgets_what_is_not_finite(bad):
 
 
 SEEDED_BUGS = {
-    "fdl/layers/state_space.py": (
+    "fdl/ops/recurrence.py": (
         "layers/test_state_space.py",
         [
-            ("_kept(other[0], one[1]) + other[1]", "_kept(one[0], one[1]) + other[1]"),
-            ("add(_kept(factor[..., 0, :], start.astype(dtype)))", "add(start.astype(dtype))"),
+            ("kept(other[0], one[1]) + other[1]", "kept(one[0], one[1]) + other[1]"),
+            ("add(kept(factor[..., 0, :], start.astype(dtype)))", "add(start.astype(dtype))"),
             ("jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)", "h"),
             ("(a == 0) & ~jnp.isfinite(h)", "a == 0"),
             ("dtype = wide(b.dtype)", "dtype = b.dtype"),
+        ],
+    ),
+    "fdl/layers/state_space.py": (
+        "layers/test_state_space.py",
+        [
             ("expm1(2 * log_a)", "expm1(log_a)"),
             ("softplus(-decay)", "softplus(decay)"),
             ("segments[..., 1:] != segments[..., :-1]", "segments[..., 1:] > segments[..., :-1]"),
