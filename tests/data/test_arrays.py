@@ -392,7 +392,7 @@ SEEDED_BUGS = {
             ("seen += len(chunk)", "pass"),
             ('if column.dtype.kind not in "biuf"]', "if False]"),
             ("isinstance(node, list) and _is_list", "_is_list"),
-            ("shapes[:MOST]", "shapes"),
+            ("shapes[:MOST_NAMED]", "shapes"),
         ],
     ),
 }

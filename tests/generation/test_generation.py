@@ -561,7 +561,7 @@ REFUSED = [
     *(
         (
             {"key": KEY, "temperature": heat},
-            rf"expected a temperature > 0, got {heat}; key=None takes the likeliest token every "
+            rf"expected temperature > 0, got {heat}; key=None takes the likeliest token every "
             r"time",
         )
         for heat in (0.0, -1.0, np.nan)
@@ -585,10 +585,10 @@ REFUSED = [
     *(
         (
             {"repetition_penalty": penalty},
-            rf"expected a finite repetition_penalty > 0, got {penalty}; 1 changes nothing, 1\.2 "
+            rf"expected {finite}repetition_penalty > 0, got {penalty}; 1 changes nothing, 1\.2 "
             r"makes earlier tokens rarer",
         )
-        for penalty in (0.0, -1.0, np.inf, np.nan)
+        for penalty, finite in ((0.0, ""), (-1.0, ""), (np.inf, "a finite "), (np.nan, ""))
     ),
     (
         {"key": 0},
@@ -723,7 +723,7 @@ SEEDED_BUGS = {
             ("jax.random.fold_in(choice.key, numbers.max(initial=0))", "choice.key"),
             ("jax.lax.top_k(logits, kept)", "jax.lax.top_k(-logits, kept)"),
             ("min(top_k or kinds, kinds)", "min((top_k or kinds) + 1, kinds)"),
-            ("lambda t: t > 0", "lambda t: t >= 0"),
+            ('temperature, "(0, inf]"', 'temperature, "[0, inf]"'),
             ("(before < top_p)", "(mass < top_p)"),
             (" | (top_p >= 1)", ""),
             ("logits / penalty, logits * penalty", "logits / penalty, logits / penalty"),

@@ -18,7 +18,7 @@ import pytest
 import fdl
 from fdl.core.compilation import weak_jit
 from fdl.train import Mean
-from fdl.train.evaluation import looks_around
+from fdl.train.evaluation import mixes_examples
 from fdl.train.hooks import Log
 from fdl.train.reports import added
 from tests.toys import running_mean
@@ -250,7 +250,7 @@ def test_rounding_is_no_look_at_others(dtype):
     x = jax.random.normal(jax.random.key(1), (6, 40), dtype)
     params, state = net.init(jax.random.key(0), x)
     score = fdl.supervised(net, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
-    assert not looks_around(score, params, state, (x, jnp.arange(6) % 5))
+    assert not mixes_examples(score, params, state, (x, jnp.arange(6) % 5))
 
 
 def test_an_objective_that_needs_two_examples_is_evaluated():

@@ -399,7 +399,7 @@ SEEDED_BUGS = {
             ("np.where(_finite(trained.curves).all(1), score, np.inf)", "score"),
             ("curve <= sign * target", "curve <= target"),
             ('1 if mode == "min" else -1', "1"),
-            ("records[there.argmax(-1)]", "there.argmax(-1)"),
+            ("records[reached.argmax(-1)]", "reached.argmax(-1)"),
             ("np.int32(step - taken)", "np.int32(step)"),
             ("jnp.asarray(seeds, jnp.uint32)", "jnp.zeros(len(seeds), jnp.uint32)"),
             ("make(rate).init(params), (None, 0)", "make(rates[0]).init(params), (None, 0)"),
