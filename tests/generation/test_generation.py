@@ -722,7 +722,7 @@ SEEDED_BUGS = {
             ("logits.astype(jnp.float32) / heat", "logits.astype(jnp.float32) * heat"),
             ("jax.random.fold_in(choice.key, numbers.max(initial=0))", "choice.key"),
             ("jax.lax.top_k(logits, kept)", "jax.lax.top_k(-logits, kept)"),
-            ("min(top_k or kinds, kinds)", "min((top_k or kinds) + 1, kinds)"),
+            ("min(top_k or vocabulary, vocabulary)", "min((top_k or vocabulary) + 1, vocabulary)"),
             ('temperature, "(0, inf]"', 'temperature, "[0, inf]"'),
             ("(before < top_p)", "(mass < top_p)"),
             (" | (top_p >= 1)", ""),
@@ -740,7 +740,7 @@ SEEDED_BUGS = {
             ("(lengths < 1)", "(lengths < 0)"),
             ("(places + before[:, None])", "(places - before[:, None])"),
             ("(mask != (places < lengths[:, None])).any(1)", "lengths < 1"),
-            ("each >= kinds", "each > kinds"),
+            ("token >= vocabulary", "token > vocabulary"),
         ],
     ),
     "fdl/generation/token_loop.py": (
@@ -749,7 +749,7 @@ SEEDED_BUGS = {
             ("carry[0] + piece < shortest", "carry[0] < shortest"),
             ("at - lengths)", "at + 0 * lengths)"),
             ("done | fails | (~prompted & ends)", "done | fails | ends"),
-            ("~prompted & ~done & ~sound", "~done & ~sound"),
+            ("~prompted & ~done & ~finite", "~done & ~finite"),
             ("jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over", "over"),
             ('jnp.minimum(newest, loop["at"])', "newest"),
             ('short & ~loop["done"].all() if choice.end else short', "short"),
@@ -760,6 +760,6 @@ SEEDED_BUGS = {
     ),
     "fdl/generation/tokens.py": (
         "generation/test_generation.py",
-        [("not np.all(sound)", "False")],
+        [("not np.all(finite)", "False")],
     ),
 }
