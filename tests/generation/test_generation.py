@@ -212,7 +212,7 @@ def test_with_a_key_of_its_own_each_prompt_is_continued_as_alone():
 
 
 def test_lengths_that_are_equal_change_no_draw():
-    """One key draws for the batch, whether the lengths are told or not."""
+    """One key samples for the batch, with and without lengths."""
     table = jnp.asarray(np.random.default_rng(2).standard_normal((C, C)), jnp.float32)
     model, params = fdl.embedding(C, C), {"w": table}
     plain = fdl.generate(model, params, TOKENS[:, :5], 30, key=KEY)
@@ -310,7 +310,7 @@ def test_generation_stops_when_all_have_ended():
     [np.nan, -np.inf, np.array([0, np.inf, 0, 0, 0]), np.array([0, 0, 0, 9, np.nan])],
     ids=["nan", "nothing", "infinite", "one_nan"],
 )
-def test_logits_that_are_not_finite_are_told(value, key):
+def test_logits_that_are_not_finite_raise(value, key):
     prompts = [[3, 4], [0, 1]]
     # Draws follow the table too, at this temperature.
     options = {"table": NEXT.at[2].set(value), "key": key, "temperature": 1e-3}
@@ -459,7 +459,7 @@ def test_the_repetition_penalty_is_a_loop_over_what_was_there(penalty):
 
 @pytest.mark.parametrize("one_key", [True, False], ids=["one_key", "own_keys"])
 def test_all_options_together_draw_as_often_as_the_formula_says(one_key):
-    """The first new token of 4000 prompts, half of them padded, against its exact chances."""
+    """The first new token of 4000 prompts, half of them padded, against its exact distribution."""
     count = 4000
     logits = np.array([1.0, 0.5, -0.4, 2.0, 1.3, -1.0])
     table = jnp.asarray(np.tile(logits, (6, 1)), jnp.float32)

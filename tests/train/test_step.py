@@ -485,7 +485,7 @@ def test_best_keeps_the_parameters_of_the_best_record():
     assert highest.best.value == max(record["val_accuracy"] for record in highest.history)
 
 
-def test_patience_stops_after_so_many_records_without_a_better_value():
+def test_patience_stops_after_that_number_of_records_without_a_better_value():
     optimizer = fdl.sgd(lambda count: jnp.where(count < 10, 0.05, -0.05))  # then uphill
     result = fdl.fit(
         *(objective(), optimizer, begin(optimizer), data()),
@@ -753,7 +753,7 @@ def test_fit_works_outside_the_main_thread():
 
 @pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("where", ["x", "y", "both"])
-def test_what_has_no_weight_moves_nothing_even_where_it_is_no_number(broken, where):
+def test_examples_of_weight_0_change_no_gradient_even_if_not_finite(broken, where):
     model = fdl.chain(fdl.dense(3), fdl.tanh, fdl.dense(1), lambda y: y[..., 0])
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
     y = jnp.array([1.0, 2.0, 0.5, 3.0])
