@@ -45,8 +45,8 @@ def read_prompts(
       (known, loop, wrong). known has also "tokens" [B, T], padded at the end, and "lengths" and
       "before", as `aligned` gives them. loop has "text" [B, T + N]; "at", the position of the token
       that the network reads next; "cache", of the network; "done" [B], True for ended sequences;
-      "broken" [B], the position of the first logits that were not finite; with a repetition penalty
-      "seen" [B, C], True for ids that have come. wrong is as `check_read` takes it.
+      "broken" [B], the position of the first token whose logits were not finite; with a repetition
+      penalty "seen" [B, C], True for ids that have come. wrong is as `check_read` takes it.
 
     Raises:
       PathError: tokens or inputs that the network cannot take; an `end` that it cannot choose.
