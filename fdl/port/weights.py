@@ -306,7 +306,7 @@ def _read(
     begin, end = tensor["data_offsets"]
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)
-    if stream.readinto(raw) != raw.size:
+    if stream.readinto(raw.data) != raw.size:
         raise _not_whole(file, "one that was cut while it was read")
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)
