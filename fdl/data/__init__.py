@@ -1,4 +1,4 @@
-"""Where x and y come from, and drawing batches of them."""
+"""Data sets, checks of data, and the order in which batches are drawn."""
 
 from fdl.exports import public as _public
 from fdl.data.datasets import *

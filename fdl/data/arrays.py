@@ -1,4 +1,4 @@
-"""Data are a pytree of arrays with one leading length: `(x, y)`, or a dict of your own names."""
+"""Data: a pytree of arrays [N, ...], such as `(x, y)` or a dict, and checks of it."""
 
 from typing import Any, NamedTuple
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from fdl import paths
 
-_CHUNK = 1 << 16
-MOST = 8  # how many of many things a message names
+_CHUNK = 1 << 16  # numbers that are checked at a time
+MOST_NAMED = 8  # in a message
 
 
 class Split(NamedTuple):
-    """A data set in two parts, one to learn from and one to be tested on.
+    """A data set in two parts, one for training and one for testing.
 
     Args:
-      train: a pytree of arrays, as `(x, y)`.
-      test: the same with other rows.
+      train: a pytree of arrays [N, ...], such as `(x, y)`.
+      test: a pytree of the same structure with other rows, [M, ...].
 
     Example:
       >>> split = Split(train=(np.ones((3, 2)), np.ones(3)), test=(np.ones((1, 2)), np.ones(1)))
@@ -30,15 +30,18 @@ class Split(NamedTuple):
 
 
 def length(data: Any) -> int:
-    """N, how many examples there are.
+    """N, the number of examples.
 
     Args:
-      data: a pytree of arrays [N, ...]. An array is anything that NumPy reads as one: of NumPy, of
-        JAX, a tensor of torch, a table of pandas or polars whose columns are numbers.
+      data: a pytree of arrays [N, ...]. An array is anything that NumPy can read: an array of NumPy
+        or JAX, a tensor of torch, a table of pandas or polars whose columns are numbers.
+
+    Returns:
+      N, an int >= 1.
 
     Raises:
-      ValueError: no arrays, no examples, lists of numbers in place of arrays, or arrays of
-        different lengths; names their paths.
+      ValueError: no arrays, no examples, lists of numbers instead of arrays, or arrays of different
+        lengths; the message names their paths.
 
     Example:
       >>> length({"x": np.ones((5, 2)), "y": np.ones(5)})
@@ -56,10 +59,10 @@ def length(data: Any) -> int:
             shapes = [
                 f"{paths.quoted(path)}: {list(_shape(path, leaf))}" for path, leaf in _named(data)
             ]
-            more = f" and {len(shapes) - MOST} more" if len(shapes) > MOST else ""
-            said = ", ".join(shapes[:MOST]) + more
+            more = f" and {len(shapes) - MOST_NAMED} more" if len(shapes) > MOST_NAMED else ""
+            got = ", ".join(shapes[:MOST_NAMED]) + more
             raise ValueError(
-                f"data: expected arrays of one length [N, ...], got {said}; "
+                f"data: expected arrays of one length [N, ...], got {got}; "
                 "every example needs a row in each"
             )
         if each == (0,):
@@ -71,17 +74,17 @@ def length(data: Any) -> int:
 
 
 def check_data(data: Any) -> int:
-    """Looks through data once, before anything is trained on them.
+    """N, after a check that all numbers are finite.
 
     Args:
-      data: a pytree of arrays [N, ...].
+      data: a pytree of arrays [N, ...], as `length` takes them.
 
     Returns:
-      N.
+      N, an int >= 1.
 
     Raises:
-      ValueError: as `length`; also for what cannot be read as an array, and for a NaN or an
-        infinity, with its path, row and count.
+      ValueError: as `length`; also a leaf that cannot be read as an array, and a NaN or infinity,
+        with its path, its row and the number of such rows.
 
     Example:
       >>> check_data((np.array([1.0, np.nan]), np.array([0, 1])))
@@ -91,8 +94,8 @@ def check_data(data: Any) -> int:
     """
     examples = length(data)
     for path, leaf in _named(data):
-        # A finite sum has finite terms; one that overflows leaves it to the slower look. The sum of
-        # a JAX array is taken where it is.
+        # If the sum is finite, so are its terms; if not, it may have overflowed, so look at them
+        # all. The sum of a JAX array is taken on its device.
         leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "it")
         with np.errstate(over="ignore", invalid="ignore"):
             if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf.sum()):
@@ -110,34 +113,33 @@ def check_data(data: Any) -> int:
 
 
 def as_arrays(data: Any) -> Any:
-    """Data with arrays of NumPy in place of tensors and tables; arrays of JAX, and shapes, stay."""
+    """Data with NumPy arrays in place of tensors and tables; JAX arrays and shapes stay."""
 
     def read(keys: Any, leaf: Any) -> Any:
-        known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
-        known = known or hasattr(leaf, "__jax_array__")
-        return leaf if known else _read(leaf, _place(paths.path_of(keys)), "it")
+        stays = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        stays = stays or hasattr(leaf, "__jax_array__")
+        return leaf if stays else _read(leaf, _place(paths.path_of(keys)), "it")
 
     return jax.tree_util.tree_map_with_path(read, data)
 
 
 def to_jax(tree: Any, who: str, what: str = "data") -> Any:
-    """Arrays of others as JAX's, without a value that changes on the way.
+    """The same pytree with JAX arrays; raises if a number would overflow.
 
-    Where JAX has 32 bits for 64, as it does by default, an int64 of 2^32 + 5 would become 5 and a
-    float64 of 1e300 infinity. Both are refused; the rounding of a float64 is not.
+    By default JAX converts 64 bits to 32. An int64 of 2^32 + 5 would become 5, and a float64 of
+    1e300 infinity: both raise. A float64 that is only rounded passes.
 
     Args:
-      tree: a pytree of arrays, as `length` takes them. JAX's own, traced ones among them, pass
-        untouched.
+      tree: a pytree of arrays, as `length` takes them. JAX arrays, traced or not, stay as they are.
       who: the function that the user called, for the message.
       what: the argument's name, for the message.
 
     Returns:
-      The same pytree of JAX arrays. Big-endian arrays become native ones.
+      A pytree of JAX arrays.
 
     Raises:
-      PathError: what is not an array of numbers, such as a list, or a table with a column of text;
-        or a number that does not fit; names its place.
+      PathError: a leaf that is not an array of numbers, such as a list or a table with a column of
+        text; or a number that overflows, with its index.
     """
 
     def convert(keys: Any, leaf: Any) -> jax.Array:
@@ -162,7 +164,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
 
 
 def _refuse_lists(tree: Any, who: str, what: str) -> None:
-    """Refuses lists of numbers, of which every number would be a leaf by itself."""
+    """Raises if the tree has a list of numbers, each of which would be a leaf."""
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_list_of_numbers):
         if _is_list_of_numbers(leaf):
             path = paths.path_of(keys)
@@ -184,17 +186,18 @@ def _place(path: str) -> str:
 
 
 def _is_list_of_numbers(node: Any) -> bool:
-    """A list or tuple of numbers or texts, or a list of such."""
+    """Whether a node is a list or tuple of numbers or texts, or a list of such lists."""
     if not isinstance(node, list | tuple) or hasattr(node, "_fields") or not node:
         return False
     first = node[0]
     if isinstance(first, list | tuple):
-        # A tuple of lists may well be (x, y), so its parts are named.
+        # A tuple of lists may be (x, y), so the message names its parts.
         return isinstance(node, list) and _is_list_of_numbers(first)
     return _is_single(first)
 
 
 def _is_single(leaf: Any) -> bool:
+    """Whether a leaf is one number or text."""
     single = isinstance(leaf, complex | float | int | str | bytes | np.generic)
     return single or getattr(leaf, "shape", None) == ()
 
@@ -211,7 +214,7 @@ def _shape(path: str, leaf: Any) -> tuple[int, ...]:
 
 
 def _read(leaf: Any, who: str, named: str) -> np.ndarray:
-    """A leaf as NumPy's array; refuses what is none, text, objects and masked arrays."""
+    """A leaf as a NumPy array; raises for text, objects and masked arrays."""
     try:
         array = np.asanyarray(leaf)
         if array.dtype.kind == "O":
@@ -245,25 +248,25 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
 
 
 def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndarray:
-    """What NumPy sees as objects, as numbers if each column of the table has numbers."""
+    """A table that NumPy reads as objects, as numbers; raises unless all columns are numbers."""
     if not (hasattr(leaf, "columns") and array.ndim == 2 and hasattr(leaf, "__getitem__")):
         return _read_column(leaf, array)
     columns = {name: _read_column(leaf[name], np.asarray(leaf[name])) for name in leaf.columns}
     strange = [name for name, column in columns.items() if column.dtype.kind not in "biuf"]
     if strange:
-        more = f" and {len(strange) - MOST} more" if len(strange) > MOST else ""
-        said = ", ".join(f"{name!r:.60}" for name in strange[:MOST]) + more
+        more = f" and {len(strange) - MOST_NAMED} more" if len(strange) > MOST_NAMED else ""
+        listed = ", ".join(f"{name!r:.60}" for name in strange[:MOST_NAMED]) + more
         raise paths.PathError(
             f"expected {named} as numbers that JAX has, got a {type(leaf).__name__} with other "
-            f"things in column{'s' * (len(strange) > 1)} {said}; encode text and categories as "
-            "integers, or leave these columns out",
+            f"things in column{'s' * (len(strange) > 1)} {listed}; encode text and categories "
+            "as integers, or leave these columns out",
             layer=who,
         )
     return np.stack(list(columns.values()), axis=1)
 
 
 def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
-    """A column of pandas' own dtypes of numbers, which NumPy sees as objects."""
+    """A column as an array; numbers in dtypes of pandas, which NumPy reads as objects, too."""
     dtype = getattr(leaf, "dtype", None)
     if array.dtype.kind == "O" and getattr(dtype, "kind", "O") in "biuf":
         return np.asarray(leaf, getattr(dtype, "numpy_dtype", None))
@@ -271,9 +274,9 @@ def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that overflows in a narrower dtype; a chunk at a time."""
+    """The index of the first value that overflows in a narrower dtype, or None."""
     seen = 0
-    iterate: Any = np.nditer  # its type stubs do not know "contig"
+    iterate: Any = np.nditer  # Any, because its type stubs do not know "contig"
     flags = ["external_loop", "buffered", "zerosize_ok"]
     for chunk in iterate(array, flags, ["readonly", "contig"], order="C", buffersize=_CHUNK):
         with np.errstate(over="ignore"):
@@ -291,4 +294,5 @@ def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
 
 
 def _named(data: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of each leaf."""
     return list(paths.leaves(data).items())

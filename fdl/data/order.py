@@ -1,8 +1,7 @@
-"""Which example comes when: an endless stream of epochs, of which a batch is a window.
+"""The order of the examples: an endless stream of shuffled epochs, cut into batches.
 
-Position p of the stream is example `bijection(seed, p // N)(p % N)`. Nothing is stored and nothing
-is drawn in advance, so the batch of any step is a function of `(seed, step)` alone, and one that
-straddles two epochs is as good as any other.
+Position p of the stream is example `bijection(seed, p // N)(p % N)`. Nothing is stored, so the
+batch of a step is a function of `(seed, step)` alone. A batch may straddle two epochs.
 """
 
 import math
@@ -11,27 +10,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Below this many examples an epoch's order is the order of random numbers: a Feistel network over
-# so few values is uneven, and so few are ranked in a few microseconds.
+# With fewer examples the order of an epoch is that of random numbers: a Feistel network over few
+# values is uneven, and ranking a few takes only microseconds.
 RANKED_BELOW = 128
 ROUNDS = 8
 
 
 def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
-    """The rows of the batch drawn at a step.
+    """The rows of the batch of a step.
 
     Args:
-      seed: uint32 scalar; another seed is another order.
-      step: uint32 scalar, from 0.
-      batch_size: B >= 1, a Python number.
-      examples: N in [1, 2**30], a Python number.
+      seed: an integer or uint32 scalar, which determines the order.
+      step: an integer or uint32 scalar, from 0.
+      batch_size: B, an int >= 1.
+      examples: N, an int in [1, 2**30].
 
     Returns:
-      [B], int32 in [0, N): positions step * B to step * B + B - 1 of the stream. In every N
-      positions from a multiple of N each example comes exactly once, in an order of that epoch.
+      int32 [B], rows in [0, N): the positions from step * B to step * B + B - 1 of the stream. In
+      each epoch (N positions, beginning at a multiple of N) every example comes exactly once.
 
     Raises:
-      ValueError: batch_size below 1 or examples out of range.
+      ValueError: a batch_size below 1, or examples out of range.
 
     Example:
       >>> two_epochs = jnp.concatenate([stream(0, step, 4, 6) for step in range(3)])
@@ -52,19 +51,19 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
 
 
 def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
-    """Where an epoch's order puts an index: a keyed one-to-one map of [0, N) to itself.
+    """A one-to-one map of [0, N) to itself, for each seed and epoch: the order of the epoch.
 
-    A Feistel network on pairs (left, right) in [0, a) x [0, b) with a * b just above N; the few
-    values that fall outside [0, N) walk on until they are inside.
+    A Feistel network on pairs (left, right) in [0, a) x [0, b), with a * b just above N. It is
+    applied again to the few values outside [0, N) until they are inside.
 
     Args:
       seed: uint32 scalar.
       epoch: uint32 [B].
       index: uint32 [B], in [0, N).
-      examples: N, a Python number; even for N of some hundreds and more.
+      examples: N, an int; the orders are uniform for N of some hundreds and more.
 
     Returns:
-      uint32 [B] in [0, N); for one seed and epoch, different for different indexes.
+      uint32 [B], in [0, N).
 
     Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains", section 5 (generalized
     Feistel) and section 3 (cycle walking).
@@ -92,9 +91,9 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
 
 
 def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array, jax.Array]:
-    """(epoch, offset) of position step * batch_size, which itself may need more than 32 bits.
+    """(epoch, offset) of position step * batch_size, which may not fit 32 bits.
 
-    The step is taken in digits of so few bits that a digit times an offset fits 32 bits.
+    The step is split into digits of few bits, so that a digit times an offset fits 32 bits.
     """
     bits = 32 - examples.bit_length()
     epoch = offset = jnp.zeros((), jnp.uint32)
@@ -109,16 +108,16 @@ def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array,
 
 
 def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
-    """Where an epoch's order puts an index: the rank of its hash among the hashes of all."""
+    """As `bijection`, for few examples: the rank of the hash of an index among all hashes."""
     key = _mix(_mix(seed) ^ epoch)
-    everyone = jnp.arange(examples, dtype=jnp.uint32)
-    hashes = _mix(key[:, None] ^ _mix(key[:, None] + everyone))
-    mine = jnp.take_along_axis(hashes, index[:, None].astype(jnp.int32), axis=1)
-    return (hashes < mine).sum(1, dtype=jnp.uint32)
+    indexes = jnp.arange(examples, dtype=jnp.uint32)
+    hashes = _mix(key[:, None] ^ _mix(key[:, None] + indexes))
+    own = jnp.take_along_axis(hashes, index[:, None].astype(jnp.int32), axis=1)
+    return (hashes < own).sum(1, dtype=jnp.uint32)
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A one-to-one scramble of 32 bits, each output bit depending on every input bit.
+    """A one-to-one hash of 32 bits; each output bit depends on every input bit.
 
     Source: Wellons 2018, "Prospecting for hash functions", the constants of `triple32`.
     """

@@ -1,4 +1,4 @@
-"""Text as examples: pieces of one length, each with the characters that follow."""
+"""Text as examples for a language model: pieces of one length, and the tokens that follow."""
 
 from fractions import Fraction
 from typing import Any
@@ -10,22 +10,23 @@ from fdl.data.arrays import Split
 
 
 def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of a text, and the same pieces one place later: what a language model learns from.
+    """Training examples of a language model: pieces of a text, and the token after each token.
 
     Args:
-      ids: [N], one number for each token of the text.
-      length: T, how many tokens in a piece, >= 1.
-      stride: how far each piece begins after the one before, >= 1. At 1 every piece is there, at
-        T the pieces do not overlap.
+      ids: [N], the token ids of the text.
+      length: T, the number of tokens in a piece, >= 1.
+      stride: tokens from the beginning of one piece to that of the next, >= 1. With 1 all pieces
+        are taken, with T they do not overlap.
 
     Returns:
-      (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids; y[i, t] comes after x[i, t].
+      (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids; y[i, t] follows x[i, t] in
+      the text.
 
     Raises:
-      ValueError: ids that are not a sequence of more than T, or a length or stride below 1.
+      ValueError: ids that are not [N] with N > T, or a length or stride below 1.
 
     Example:
-      >>> x, y = windows(np.array([3, 1, 4, 1, 5]), 2, stride=2)
+      >>> x, y = windows(np.array([3, 1, 4, 1, 5]), length=2, stride=2)
       >>> x.tolist(), y.tolist()
       ([[3, 1], [4, 1]], [[1, 4], [1, 5]])
     """
@@ -45,23 +46,24 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
 
 
 def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A whole text to be tested on: every token but the first counts once, with a past to look at.
+    """Test examples of a language model: every token of a text but the first counts once.
 
-    Pieces overlap by half; the first half of each but the first only serves as the past of the
-    second.
+    Pieces overlap by half, and only the second half of a piece counts, so that its tokens are
+    predicted from more than T / 2 tokens before them. The first piece counts as a whole.
 
     Args:
-      ids: [N], one number for each token of the text.
-      length: T, an even number of tokens in a piece.
+      ids: [N], the token ids of the text.
+      length: T, the number of tokens in a piece, even.
 
     Returns:
-      (x, y, weight), each [P, T]; the weights, float32, are 1 or 0, and N - 1 in all.
+      (x, y, weight), each [P, T]; x and y in the dtype of ids, weight float32, 1 or 0, with sum
+      N - 1.
 
     Raises:
-      ValueError: as `windows`; a length that is odd.
+      ValueError: as `windows`; an odd length.
 
     Example:
-      >>> x, y, weight = scored(np.array([3, 1, 4, 1, 5, 9]), 2)
+      >>> x, y, weight = scored(np.array([3, 1, 4, 1, 5, 9]), length=2)
       >>> y[weight > 0].tolist()
       [1, 4, 1, 5, 9]
     """
@@ -72,7 +74,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"take {length + 1}, half of which is past"
         )
     half = length // 2
-    missing = -(len(ids) - 1) % half  # the last piece is filled up with what does not count
+    missing = -(len(ids) - 1) % half  # fills the last piece; these tokens do not count
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
     x, y = windows(filled, length, half)
     weight = np.zeros(y.shape, np.float32)
@@ -83,15 +85,15 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
-    """A text as numbers, cut in two: the beginning to learn from, the end to be tested on.
+    """A text as ids of its characters, cut in two: the beginning for training, the end for testing.
 
     Args:
-      text: at least two characters.
-      test: the share of the end, in (0, 1).
+      text: a str of at least two characters.
+      test: the share of the text for testing, in (0, 1).
 
     Returns:
-      (Split(train [N], test [M]), alphabet): the number of a character is its place in the
-      alphabet, which is sorted; uint8 if that suffices, else int32.
+      (Split(train [N], test [M]), alphabet): alphabet is the sorted characters of the text, and an
+      id is a place in it; uint8 for up to 256 characters, otherwise int32.
 
     Raises:
       ValueError: a share out of range, or a text too short to be cut.
@@ -102,9 +104,9 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
       ([0, 1, 4, 0, 2, 0, 3], 'abcdr')
     """
     alphabet = "".join(sorted(set(text)))
-    known = is_number(test) and 0 < float(test) < 1
-    # As a person writes it: 1 - 0.8 is a little less than 0.2.
-    cut = int(len(text) * (1 - Fraction(str(float(test))))) if known else 0
+    share = is_number(test) and 0 < float(test) < 1
+    # Exact for decimals: the float 1 - 0.8 is a little less than 0.2.
+    cut = int(len(text) * (1 - Fraction(str(float(test))))) if share else 0
     if not 0 < cut < len(text):
         raise ValueError(
             f"characters: expected a test share in (0, 1) of a longer text, got {test} of "

@@ -1,4 +1,4 @@
-"""Generation: a model of sequences writes on, token by token."""
+"""Generation: a language model continues prompts, token by token."""
 
 from fdl.exports import public as _public
 

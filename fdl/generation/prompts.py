@@ -1,7 +1,4 @@
-"""Prompts of different lengths, side by side in one array, and what is refused of them.
-
-B prompts stand in T places each.
-"""
+"""Prompts of different lengths in one array [B, T], and checks of them."""
 
 from typing import Any
 
@@ -14,7 +11,7 @@ from fdl.paths import PathError
 
 
 def check_counts(who: str, steps: Any, top_k: Any) -> None:
-    """Raises unless `steps` is an int >= 1, and `top_k` too or None."""
+    """Raises unless `steps` is an int >= 1, and `top_k` is one or None."""
     if not is_count(steps) or not (top_k is None or is_count(top_k)):
         raise ValueError(
             f"{who}: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
@@ -23,10 +20,10 @@ def check_counts(who: str, steps: Any, top_k: Any) -> None:
 
 
 def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str, Any]:
-    """The prompts as arrays {"tokens" [B, T], "lengths" [B] or None, "mask" [B, T] or None}.
+    """The prompts as {"tokens": [B, T], "lengths": [B] or None, "mask": [B, T] or None}.
 
     Raises:
-      ValueError: an argument of the wrong shape or dtype; both lengths and a mask.
+      ValueError: an argument of the wrong shape or dtype; lengths and a mask.
     """
     check_array(who, tokens, "tokens")
     if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -60,11 +57,11 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
 def aligned(
     tokens: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any], jax.Array]:
-    """The prompts with all padding at their end.
+    """The prompts with all padding at the end.
 
     Returns:
-      (tokens [B, T], {"lengths" [B] from 1 to T, "before" [B], the places before each prompt, or
-      None without a mask}, misplaced [B]: whether a length or mask cannot be meant).
+      (tokens [B, T], {"lengths": [B] in [1, T], "before": [B], the padding before each prompt, or
+      None without a mask}, misplaced [B]: True for a length or mask that is wrong).
     """
     count, width = tokens.shape
     places = jnp.arange(width, dtype=jnp.int32)
@@ -72,44 +69,45 @@ def aligned(
     if mask is not None:
         before = mask.argmax(1).astype(jnp.int32)
         order = (places + before[:, None]) % width
-        tokens, mask = (jnp.take_along_axis(each, order, 1) for each in (tokens, mask))
+        tokens, mask = (jnp.take_along_axis(array, order, 1) for array in (tokens, mask))
         lengths = mask.sum(1, dtype=jnp.int32)
         misplaced = (mask != (places < lengths[:, None])).any(1)
     if lengths is None:
         lengths = jnp.full(count, width, jnp.int32)
     misplaced |= (lengths < 1) | (lengths > width)
-    # The bounds are for a program that cannot raise.
+    # Clipped, because a compiled program cannot raise.
     lengths = jnp.clip(lengths.astype(jnp.int32), 1, width)
     return tokens, {"lengths": lengths, "before": before}, misplaced
 
 
-def check_ids(end: tuple[int, ...], kinds: int, dtype: Any) -> None:
-    """Raises unless the network can choose the ids in `end`, and `dtype` holds all that it can.
+def check_ids(end: tuple[int, ...], vocabulary: int, dtype: Any) -> None:
+    """Raises unless the ids in `end` are in the vocabulary, and `dtype` holds all ids of it.
 
     Args:
       end: ids.
-      kinds: C, how many the network chooses among.
-      dtype: of the tokens.
+      vocabulary: C, the number of ids that the network chooses from.
+      dtype: the dtype of the tokens.
     """
-    if any(each >= kinds for each in end):
+    if any(token >= vocabulary for token in end):
         raise PathError(
-            f"expected end ids from 0 to {kinds - 1}, as many as the network has logits, got "
+            f"expected end ids from 0 to {vocabulary - 1}, as many as the network has logits, got "
             f"{max(end)}; such a token never comes"
         )
-    if kinds - 1 > jnp.iinfo(dtype).max:
+    if vocabulary - 1 > jnp.iinfo(dtype).max:
         raise PathError(
-            f"expected tokens of a dtype that holds ids from 0 to {kinds - 1}, got {dtype}; "
+            f"expected tokens of a dtype that holds ids from 0 to {vocabulary - 1}, got {dtype}; "
             "convert them with astype(jnp.int32)"
         )
 
 
 def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) -> None:
-    """Raises for the first prompt that was `misplaced` or has an id `outside` of those known.
+    """Raises for the first prompt with a wrong length or mask, or an id that is not known.
 
     Args:
       who: the function that the user called, for messages.
-      prompts: of `checked_prompts`.
-      wrong: {"misplaced" [B], "outside" [B], "ids", how many the network takes}.
+      prompts: from `checked_prompts`.
+      wrong: {"misplaced": bool [B], "outside": bool [B], "ids": the number of ids that the network
+        takes}.
     """
     tokens = np.asarray(prompts["tokens"])
     width = tokens.shape[1]

@@ -1,6 +1,6 @@
-"""One token from the logits: the likeliest, or drawn from a distribution that options shape.
+"""Chooses a token from logits: the most likely one, or a sample.
 
-The letters: B sequences, C kinds of tokens.
+B sequences, C tokens in the vocabulary.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from fdl.ops.numerics import widened
 )
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How a token is chosen from logits; the options of `generate`, as one pytree.
+    """The options of `generate` as one pytree; top_k and end are static.
 
     Args:
-      key: None for the likeliest token; a random key; or [B] keys, one for each sequence.
+      key: None for the most likely token; a random key; or [B] keys, one for each sequence.
       temperature: a float32 scalar.
       top_p: a float32 scalar, or None.
       repetition_penalty: a float32 scalar, or None.
-      top_k: an int, or None; the program depends on it.
-      end: the ids that end a sequence; the program depends on them.
+      top_k: an int, or None.
+      end: the ids that end a sequence.
     """
 
     key: Any
@@ -42,7 +42,7 @@ class Choice:
 
     @property
     def one_key(self) -> bool:
-        """Whether one key draws for the whole batch."""
+        """Whether there is one key for the whole batch."""
         return jnp.ndim(self.key) == (0 if _typed(self.key) else 1)
 
 
@@ -57,7 +57,7 @@ def checked_choice(
     repetition_penalty: Any,
     end: Any,
 ) -> Choice:
-    """The options of `generate` as a `Choice`, each in its range where it is known.
+    """The options of `generate` as a `Choice`; the ranges of traced ones are not checked.
 
     Args:
       who: the function that the user called, for messages.
@@ -90,60 +90,61 @@ def checked_choice(
 def choose(
     choice: Choice, logits: jax.Array, seen: jax.Array | None, numbers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """A token for each sequence.
+    """Chooses a token for each sequence.
 
     Args:
-      choice: how.
+      choice: the options.
       logits: [B, C].
-      seen: bool [B, C], the tokens that the repetition penalty is for; None without one.
-      numbers: int32 [B], which of its new tokens each sequence is given.
+      seen: bool [B, C], True for the tokens to be penalized; None without a repetition penalty.
+      numbers: int32 [B], the number of the new token of each sequence, from 0.
 
     Returns:
-      (ids [B], sound [B]): sound is False where the logits are no distribution, because one of them
-      is NaN or infinity, or all are -infinity.
+      (ids int32 [B], finite bool [B]): finite is False if a logit is NaN or +infinity, or all are
+      -infinity.
     """
     if choice.repetition_penalty is not None:
         logits = _penalized(logits, seen, choice.repetition_penalty)
     highest = logits.max(-1)
-    sound = jnp.isfinite(highest)
+    finite = jnp.isfinite(highest)
     if choice.key is None:
-        return logits.argmax(-1).astype(jnp.int32), sound
-    # The bound keeps the highest logit finite, whatever the temperature.
+        return logits.argmax(-1).astype(jnp.int32), finite
+    # The bound keeps the highest logit finite at any temperature.
     bound = 1e-37 * (1 + jnp.abs(highest.astype(jnp.float32)))
     heat = jnp.maximum(choice.temperature, bound)[:, None]
     logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)
     if choice.one_key:
-        # The same number for all: the one that the sequence with the longest answer has.
+        # One number for all: that of the sequence with the most new tokens.
         key = jax.random.fold_in(choice.key, numbers.max(initial=0))
-        return jax.random.categorical(key, logits), sound
+        return jax.random.categorical(key, logits), finite
     keys = jax.vmap(jax.random.fold_in)(choice.key, jnp.maximum(numbers, 0))
-    return jax.vmap(jax.random.categorical)(keys, logits), sound
+    return jax.vmap(jax.random.categorical)(keys, logits), finite
 
 
 def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Array:
-    """The logits, -infinity for tokens that are not to be drawn.
+    """The logits [B, C] with -infinity for the tokens that top_k and top_p leave out.
 
     Args:
       logits: [B, C].
-      top_k: how many of the likeliest are kept, the lowest id first among equals.
-      top_p: of these, the likeliest whose probabilities together first reach top_p.
+      top_k: keeps the top_k largest logits (lowest id wins ties); None keeps all.
+      top_p: keeps the smallest set of them whose probabilities add up to at least top_p.
     """
-    kinds = logits.shape[-1]
-    kept = min(top_k or kinds, kinds)
-    if top_p is None and kept == kinds:
+    vocabulary = logits.shape[-1]
+    kept = min(top_k or vocabulary, vocabulary)
+    if top_p is None and kept == vocabulary:
         return logits
     values, ids = jax.lax.top_k(logits, kept)
     if top_p is not None:
         mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
-        # What is before the first is less than anything, so that the first always stays.
+        # -infinity before the first token, so that it always stays.
         before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
-        # At top_p 1 rounding must not cut the tail off.
+        # With top_p 1 rounding must not cut off the tail.
         values = jnp.where((before < top_p) | (top_p >= 1), values, -jnp.inf)
     nothing = jnp.full_like(logits, -jnp.inf)
     return jnp.put_along_axis(nothing, ids, values, axis=-1, inplace=False)
 
 
 def _penalized(logits: jax.Array, seen: Any, penalty: jax.Array) -> jax.Array:
+    """The logits after the repetition penalty, in float32 or float64."""
     logits = widened(logits)
     penalty = penalty.astype(logits.dtype)
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
@@ -167,6 +168,7 @@ def _typed(key: Any) -> bool:
 
 
 def _ids(who: str, end: Any) -> tuple[int, ...]:
+    """The ids in `end`: None, an id, or several."""
     if end is None:
         return ()
     ids = [end] if isinstance(end, jax.core.Tracer) else np.ravel(end).tolist()

@@ -1,10 +1,10 @@
-"""The compiled programs of generation: one reads what all prompts have, one writes token by token.
+"""The compiled programs of generation: one reads the prompts, one writes token by token.
 
-Prompts of different lengths stand side by side, and the network reads one place of all of them at
-a time. A sequence whose prompt has ended is given its own last token, another the next token of its
-prompt. So every sequence begins at position 0 of the cache, and no layer knows about padding.
+The prompts are read together up to about the end of the shortest one. Then, at each step, a
+sequence whose prompt goes on reads the next token of its prompt, any other its last new token. So
+every sequence begins at position 0 of the cache, and no layer needs to know about padding.
 
-The letters: B sequences, T places for prompts, N new tokens, C kinds of tokens.
+B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
 """
 
 import dataclasses
@@ -30,32 +30,34 @@ Known = dict[str, Any]
 def read_prompts(
     choice: Choice, known: Known, prompts: dict[str, Any], *, model: Layer, steps: int
 ) -> tuple[Known, Loop, dict[str, Any]]:
-    """Reads as much of the prompts as all of them have.
+    """Reads the prompts up to about the end of the shortest one.
+
+    Without padding it reads all of them, and chooses the first new tokens.
 
     Args:
-      choice: how a token is chosen.
+      choice: the options of `generate`.
       known: {"params", "state", "inputs"}.
-      prompts: of `checked_prompts`.
+      prompts: from `checked_prompts`.
       model: the network.
       steps: N.
 
     Returns:
-      (known, loop, wrong). known has also the "tokens" [B, T], padded at the end, and their
-      "lengths" and "before", as `aligned` gives them. loop: "text" [B, T + N]; "at", the place of
-      the token that the network reads next; its "cache"; which sequences are "done" [B]; the place
-      "broken" [B] from which on logits were not finite; with a penalty, which ids were "seen" [B,
-      C]. wrong is as `check_read` takes it.
+      (known, loop, wrong). known has also "tokens" [B, T], padded at the end, and "lengths" and
+      "before", as `aligned` gives them. loop has "text" [B, T + N]; "at", the position of the token
+      that the network reads next; "cache", of the network; "done" [B], True for ended sequences;
+      "broken" [B], the position of the first token whose logits were not finite; with a repetition
+      penalty "seen" [B, C], True for ids that have come. wrong is as `check_read` takes it.
 
     Raises:
-      PathError: what the network cannot take; ids to end with that it cannot choose.
+      PathError: tokens or inputs that the network cannot take; an `end` that it cannot choose.
     """
     tokens, places, misplaced = aligned(**prompts)
     lengths, width = places["lengths"], tokens.shape[1]
     params, state, inputs = known["params"], known["state"], known["inputs"]
-    # The last token is chosen and not read, so it needs no place.
+    # The last token is chosen but not read, so it needs no position in the cache.
     cache = start_decoding(model, params, tokens, width + steps - 1, state=state, **inputs)
-    kinds, ids = _vocabulary(model, known, cache, tokens)
-    check_ids(choice.end, kinds, tokens.dtype)
+    vocabulary, ids = _vocabulary(model, known, cache, tokens)
+    check_ids(choice.end, vocabulary, tokens.dtype)
     place = jnp.arange(width, dtype=jnp.int32)
     real = place < lengths[:, None]
     highest = min(ids - 1, int(jnp.iinfo(tokens.dtype).max))
@@ -72,29 +74,10 @@ def read_prompts(
         at = jnp.int32(width - 1)
     loop |= {"at": at, "cache": cache}
     if choice.repetition_penalty is not None:
-        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], kinds), bool), tokens, place < at)
+        loop["seen"] = _marked(jnp.zeros((tokens.shape[0], vocabulary), bool), tokens, place < at)
     if not padded:
         loop = _added(choice, known, loop, logits)
     return known, loop, {"misplaced": misplaced, "outside": outside.any(1), "ids": ids}
-
-
-def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
-    """Reads the prompts piece by piece, while all have more; the places read, and the cache."""
-    width = tokens.shape[1]
-    shortest = known["lengths"].min(initial=width)
-    # So there are about as many pieces as tokens that are left to be read one by one.
-    piece = math.isqrt(width)
-
-    def more(carry: tuple[jax.Array, State]) -> jax.Array:
-        return carry[0] + piece < shortest
-
-    def read(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
-        at, cache = carry
-        part = jax.lax.dynamic_slice_in_dim(tokens, at, piece, 1)
-        _, cache = decode(model, known["params"], cache, part, **known["inputs"])
-        return at + piece, cache
-
-    return jax.lax.while_loop(more, read, (jnp.int32(0), cache))
 
 
 @weak_jit(static=["model"], donate=["loop"])
@@ -104,9 +87,7 @@ def write_on(
     """Goes on until each sequence has `count` new tokens, or all are done.
 
     Returns:
-      (loop, the last of these tokens [B], sound [B]: whether the logits were finite up to there).
-
-    Example: see `read_prompts`.
+      (loop, the last of these tokens [B], finite [B]: whether all logits so far were finite).
     """
     lengths = known["lengths"]
 
@@ -121,43 +102,15 @@ def write_on(
 
     loop = jax.lax.while_loop(more, step, loop)
     newest = lengths + count - 1
-    # Past the place where all are done, each repeats its last token.
+    # If all were done before, each sequence repeats its last token.
     place = jnp.minimum(newest, loop["at"])[:, None]
     token = jnp.take_along_axis(loop["text"], place, 1)[:, 0]
     return loop, token, loop["broken"] > newest
 
 
-def _added(choice: Choice, known: Known, loop: Loop, logits: jax.Array) -> Loop:
-    """The loop with the next token of each sequence: of its prompt, or chosen from the logits."""
-    text, at, done = loop["text"], loop["at"], loop["done"]
-    lengths = known["lengths"]
-    last = jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False)
-    if "seen" in loop:
-        loop = {**loop, "seen": _marked(loop["seen"], last[:, None], jnp.ones((), bool))}
-    at = at + 1
-    chosen, sound = choose(choice, logits[:, -1], loop.get("seen"), at - lengths)
-    chosen = jnp.where(done, last, chosen.astype(text.dtype))
-    prompted = at < lengths
-    token = jnp.where(prompted, jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False), chosen)
-    fails = ~prompted & ~done & ~sound
-    steps = text.shape[1] - known["tokens"].shape[1]
-    over = at >= lengths + steps - 1
-    ends = jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over
-    return {
-        **loop,
-        "text": jax.lax.dynamic_update_slice_in_dim(text, token[:, None], at, 1),
-        "at": at,
-        "done": done | fails | (~prompted & ends),
-        "broken": jnp.where(fails, at, loop["broken"]),
-    }
-
-
 @jax.jit
 def whole_text(known: Known, loop: Loop) -> jax.Array:
-    """What `generate` returns, [B, T + N].
-
-    Example: see `read_prompts`.
-    """
+    """What `generate` returns, [B, T + N]."""
     text, at, tokens = loop["text"], loop["at"], known["tokens"]
     steps = text.shape[1] - tokens.shape[1]
     places = jnp.arange(text.shape[1], dtype=jnp.int32)
@@ -172,18 +125,13 @@ def whole_text(known: Known, loop: Loop) -> jax.Array:
     return jnp.take_along_axis(text, (places - known["before"][:, None]) % places.shape[0], 1)
 
 
-def _marked(seen: jax.Array, ids: jax.Array, real: jax.Array) -> jax.Array:
-    rows = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
-    return seen.at[rows, ids].max(jnp.broadcast_to(real, ids.shape))
-
-
 def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[int, int]:
-    """(C, how many ids the network takes): C, or more where it looks them up in a longer table."""
+    """(C, the number of ids that the network takes: C, or the rows of a longer embedding)."""
     tables: list[int] = []
     one = tokens[:, :1]
     logits, _ = jax.eval_shape(
-        lambda given, cache, one: decode(
-            _noting(model, tables), given["params"], cache, one, **given["inputs"]
+        lambda known, cache, one: decode(
+            _noting(model, tables), known["params"], cache, one, **known["inputs"]
         ),
         known,
         cache,
@@ -199,7 +147,7 @@ def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> 
 
 
 def _noting(layer: Layer, tables: list[int]) -> Layer:
-    """The network, which notes the rows of each table in which a layer inside looks up integers."""
+    """The network; when traced, it adds the number of rows of each embedding to `tables`."""
     if layer.decoding is not None:
         return layer
     if layer.rebuild is not None:
@@ -207,10 +155,60 @@ def _noting(layer: Layer, tables: list[int]) -> Layer:
             {name: _noting(child, tables) for name, child in layer.children.items()}
         )
 
-    def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
+    def apply(params: Params, state: State, x: Any, **inputs: Any) -> tuple[Any, State]:
         table = params.get("w")
         if table is not None and table.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer):
             tables.append(table.shape[0])
-        return layer.apply(params, state, x, **given)
+        return layer.apply(params, state, x, **inputs)
 
     return dataclasses.replace(layer, apply=apply)
+
+
+def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
+    """Reads the prompts in pieces while none has ended: (the number of tokens read, the cache)."""
+    width = tokens.shape[1]
+    shortest = known["lengths"].min(initial=width)
+    # Then there are about as many pieces as tokens that are left to be read one by one.
+    piece = math.isqrt(width)
+
+    def more(carry: tuple[jax.Array, State]) -> jax.Array:
+        return carry[0] + piece < shortest
+
+    def read(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
+        at, cache = carry
+        part = jax.lax.dynamic_slice_in_dim(tokens, at, piece, 1)
+        _, cache = decode(model, known["params"], cache, part, **known["inputs"])
+        return at + piece, cache
+
+    return jax.lax.while_loop(more, read, (jnp.int32(0), cache))
+
+
+def _added(choice: Choice, known: Known, loop: Loop, logits: jax.Array) -> Loop:
+    """The loop with the next token of each sequence, from its prompt or chosen from the logits."""
+    text, at, done = loop["text"], loop["at"], loop["done"]
+    lengths = known["lengths"]
+    last = jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False)
+    if "seen" in loop:
+        loop = {**loop, "seen": _marked(loop["seen"], last[:, None], jnp.ones((), bool))}
+    at = at + 1
+    chosen, finite = choose(choice, logits[:, -1], loop.get("seen"), at - lengths)
+    chosen = jnp.where(done, last, chosen.astype(text.dtype))
+    prompted = at < lengths
+    token = jnp.where(prompted, jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False), chosen)
+    fails = ~prompted & ~done & ~finite
+    steps = text.shape[1] - known["tokens"].shape[1]
+    over = at >= lengths + steps - 1
+    ends = jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over
+    return {
+        **loop,
+        "text": jax.lax.dynamic_update_slice_in_dim(text, token[:, None], at, 1),
+        "at": at,
+        "done": done | fails | (~prompted & ends),
+        "broken": jnp.where(fails, at, loop["broken"]),
+    }
+
+
+def _marked(seen: jax.Array, ids: jax.Array, real: jax.Array) -> jax.Array:
+    """`seen` [B, C] with True for the ids [B, T] where `real` is True."""
+    rows = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
+    return seen.at[rows, ids].max(jnp.broadcast_to(real, ids.shape))

@@ -1,6 +1,6 @@
-"""Generation: a network writes on from prompts, all at once or as a stream of tokens.
+"""Generation: a network continues prompts, all at once or as a stream of tokens.
 
-The letters: B sequences, T places for prompts, N new tokens, C kinds of tokens.
+B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
 """
 
 import dataclasses
@@ -35,45 +35,48 @@ def generate(
     state: State | None = None,
     **inputs: Any,
 ) -> jax.Array:
-    """Goes on from prompts: each new token is chosen from the network's answer to all before it.
+    """Continues prompts: chooses each new token from the logits that follow the tokens before it.
 
     The options change the logits in this order: repetition_penalty, temperature, top_k, top_p.
 
     Args:
       model: a network from tokens [B, T] to logits [B, T, C].
-      params: its parameters.
-      tokens: integers [B, T], T >= 1, the prompts. Shorter ones are padded, at either side, with
-        any ids; say where by `lengths` or `mask`.
-      steps: N, how many tokens to add to each prompt, >= 1.
-      lengths: integers [B] from 1 to T, for padding at the end: how long each prompt is.
-      mask: bool [B, T], for padding at either side: True for the tokens of a prompt, which stand
-        side by side. A mask with another number of axes is the model's own, as in `decode`.
-      end: the id that ends a sequence, or several. The sequence repeats it, up to `steps` tokens;
-        generation stops when all have ended. One in the prompt ends nothing.
-      key: None takes the likeliest token every time; a random key draws; [B] keys draw for each
-        sequence alone, so that it is what generate gives for this prompt and key alone.
-      temperature: > 0, divides the logits: below 1 keeps to likely tokens, above 1 is freer.
-      top_k: draws among the top_k likeliest tokens (lowest id wins ties); None among all.
-      top_p: draws among the likeliest tokens whose probabilities together first reach this, in
-        (0, 1]; None among all.
-      repetition_penalty: > 0, divides the positive logits, and multiplies the negative ones, of
-        the tokens in the prompt and in the answer so far; also without a key.
-      state: the model's own state, if it has any.
-      inputs: the model's extra inputs, the same at every step.
+      params: the network's parameters.
+      tokens: integers [B, T], T >= 1, the prompts. Shorter prompts are padded at either side with
+        any ids; pass `lengths` or `mask` to say where.
+      steps: N, the number of tokens to add to each prompt, an int >= 1.
+      lengths: integers [B] in [1, T], the length of each prompt, for padding at the end.
+      mask: bool [B, T], True for the tokens of a prompt, which must be contiguous, for padding at
+        either side. A mask with another number of axes is passed to the model, as in `decode`.
+      end: an id that ends a sequence, or several. An ended sequence repeats the id up to `steps`
+        tokens; generation stops when all sequences have ended. Ids in the prompt end nothing.
+      key: None takes the most likely token every time; a random key samples; [B] keys sample each
+        sequence with a key, so that its tokens do not depend on the other sequences.
+      temperature: a number > 0 that divides the logits: below 1 likely tokens become more likely,
+        above 1 less.
+      top_k: samples from the top_k most likely tokens (lowest id wins ties), an int >= 1; None
+        samples from all.
+      top_p: samples from the smallest set of most likely tokens whose probabilities add up to at
+        least top_p, in (0, 1]; None samples from all.
+      repetition_penalty: a number > 0 that divides the positive logits and multiplies the negative
+        logits of the tokens in the prompt and among the new tokens; also without a key.
+      state: the network's state; None is `{}`.
+      inputs: the model's extra inputs by name, the same at every step.
 
     Returns:
-      [B, T + N] in the dtype of `tokens`: each prompt, its N new tokens right behind it, and its
-      padding on the side where it was. Padded or not, a prompt gives the tokens that it gives alone
-      (with a key: if it has its own). Programs are compiled once for each model, shape, steps,
-      top_k and end. Under `jit` and `vmap`, which cannot raise, new tokens are -1 (of an unsigned
-      dtype the largest value) from where the logits are not finite, and for a prompt with an id
-      outside the vocabulary or a wrong length or mask; traced numbers are not checked.
+      [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens, with
+      its padding on the side where it was. A prompt gives the same tokens with and without padding
+      and other prompts (with a key: if each sequence has one). Programs are compiled once for each
+      model, shape, steps, top_k and end. `jit` and `vmap` cannot raise: there, new tokens are -1
+      (the largest value of an unsigned dtype) from the first logits that are not finite, and for a
+      prompt with an id outside the vocabulary or a wrong length or mask; the ranges of traced
+      options are not checked.
 
     Raises:
-      ValueError: an option out of range; ids outside the vocabulary; no token to go on from; logits
-        that are NaN or infinite (-infinity is allowed beside finite ones).
-      PathError: what the network cannot take, see `start_decoding`: it needs T + N - 1 positions, T
-        with the padding; a key that is not a random key.
+      ValueError: an option out of range; ids outside the vocabulary; an empty prompt; logits that
+        are NaN or +infinity, or all -infinity.
+      PathError: tokens or inputs that the network cannot take, see `start_decoding`; it needs
+        T + N - 1 positions, padding included; a key that is not a random key.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,20 +84,21 @@ def generate(
       >>> model = chain(lambda t: jax.nn.one_hot(t, 8), attention(2, causal=True), dense(8))
       >>> params, _ = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
       >>> prompts = jnp.array([[0, 1, 2], [3, 0, 0]])
-      >>> both = generate(model, params, prompts, 4, lengths=jnp.array([3, 1]))
+      >>> both = generate(model, params, prompts, steps=4, lengths=jnp.array([3, 1]))
       >>> both.shape
       (2, 7)
-      >>> bool((both[1, :5] == generate(model, params, prompts[1:, :1], 4)[0]).all())
+      >>> alone = generate(model, params, prompts[1:, :1], steps=4)
+      >>> bool((both[1, :5] == alone[0]).all())
       True
 
     Source: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1; repetition_penalty: Keskar
-    et al. 2019, arXiv 1909.05858, section 4.1, which divides only; a negative logit is multiplied,
-    as everywhere else, since to divide it would make its token likelier.
+    et al. 2019, arXiv 1909.05858, section 4.1. The paper divides all logits; here negative ones are
+    multiplied, as is usual, because dividing them would make their tokens more likely.
     """
     options = {"end": end, "key": key, "temperature": temperature, "top_k": top_k}
     options |= {"top_p": top_p, "repetition_penalty": repetition_penalty}
     prompts = {"tokens": tokens, "lengths": lengths, "mask": mask}
-    writer = _begun("generate", model, params, state, prompts, steps, inputs, options)
+    writer = _start("generate", model, params, state, prompts, steps, inputs, options)
     writer.write(steps)
     return whole_text(writer.known, writer.loop)
 
@@ -116,7 +120,7 @@ def stream_tokens(
     state: State | None = None,
     **inputs: Any,
 ) -> Iterator[jax.Array]:
-    """The new tokens of `generate`, each as soon as there is one.
+    """The new tokens of `generate`, one after the other as they are made.
 
     Args:
       model, params, tokens, steps, lengths, mask, end, key, temperature, top_k, top_p,
@@ -124,38 +128,38 @@ def stream_tokens(
 
     Returns:
       An iterator of arrays [B] in the dtype of `tokens`: the first new token of every sequence,
-      then the second, and so on, until there are `steps` or all sequences have ended. They are
-      those of `generate`, and come from the same compiled programs.
+      then the second, and so on, until there are `steps` or all sequences have ended. The tokens
+      and the compiled programs are those of `generate`.
 
     Raises:
-      ValueError, PathError: as `generate`; also for traced arrays, as under `jit`. Wrong arguments
-      are refused by the call, logits that are not finite when their token is due.
+      ValueError, PathError: as `generate`, and for traced arrays. Wrong arguments raise at the
+        call, logits that are not finite when their token is due.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from fdl import attention, chain, dense
       >>> model = chain(lambda t: jax.nn.one_hot(t, 8), attention(2, causal=True), dense(8))
       >>> params, _ = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-      >>> new = [int(t[0]) for t in stream_tokens(model, params, jnp.array([[0, 1]]), 4)]
-      >>> new == generate(model, params, jnp.array([[0, 1]]), 4)[0, 2:].tolist()
+      >>> prompts = jnp.array([[0, 1]])
+      >>> new = [int(token[0]) for token in stream_tokens(model, params, prompts, steps=4)]
+      >>> new == generate(model, params, prompts, steps=4)[0, 2:].tolist()
       True
     """
     options = {"end": end, "key": key, "temperature": temperature, "top_k": top_k}
     options |= {"top_p": top_p, "repetition_penalty": repetition_penalty}
     prompts = {"tokens": tokens, "lengths": lengths, "mask": mask}
-    given = (params, state, prompts, inputs, options)
-    if _traced(given):
+    if _traced((params, state, prompts, inputs, options)):
         raise ValueError(
             "stream_tokens: expected arrays, got traced ones; a compiled program cannot stream: "
             "call generate under jit and vmap"
         )
-    writer = _begun("stream_tokens", model, params, state, prompts, steps, inputs, options)
+    writer = _start("stream_tokens", model, params, state, prompts, steps, inputs, options)
     return writer.stream(steps)
 
 
 @dataclasses.dataclass
 class _Writer:
-    """A generation under way, seen from outside of the compiled programs."""
+    """A generation in progress: calls the compiled programs, and checks what they report."""
 
     who: str
     model: Layer
@@ -164,11 +168,12 @@ class _Writer:
     loop: Loop
 
     def write(self, count: int) -> jax.Array:
-        """Goes on until every sequence has `count` new tokens; gives the last of them, [B]."""
-        given = (self.choice, self.known, self.loop, count)
-        self.loop, newest, sound = write_on(*given, model=self.model)
-        if not _traced(sound) and not np.all(sound):
-            row = int(np.argmin(sound))
+        """Goes on until every sequence has `count` new tokens; gives the last ones, [B]."""
+        self.loop, newest, finite = write_on(
+            self.choice, self.known, self.loop, count, model=self.model
+        )
+        if not _traced(finite) and not np.all(finite):
+            row = int(np.argmin(finite))
             number = int(self.loop["broken"][row] - self.known["lengths"][row])
             raise ValueError(
                 f"{self.who}: expected finite logits, got NaN or infinity for new token {number} "
@@ -178,6 +183,7 @@ class _Writer:
         return newest
 
     def stream(self, steps: int) -> Iterator[jax.Array]:
+        """The new tokens [B], one after the other."""
         for count in range(1, steps + 1):
             newest = self.write(count)
             yield newest
@@ -185,7 +191,7 @@ class _Writer:
                 return
 
 
-def _begun(
+def _start(
     who: str,
     model: Layer,
     params: Params,
@@ -195,7 +201,7 @@ def _begun(
     inputs: dict[str, Any],
     options: dict[str, Any],
 ) -> _Writer:
-    """Checks what was given, and reads as much of the prompts as all of them have."""
+    """Checks the arguments of `generate`, and calls `read_prompts`."""
     check_counts(who, steps, options["top_k"])
     if prompts["mask"] is not None and np.ndim(prompts["mask"]) != 2:
         inputs = {**inputs, "mask": prompts["mask"]}
@@ -210,7 +216,7 @@ def _begun(
         error.layer = error.layer or who
         raise
     if not _traced((wrong, prompts)):
-        check_read(who, prompts, {what: np.asarray(each) for what, each in wrong.items()})
+        check_read(who, prompts, {name: np.asarray(value) for name, value in wrong.items()})
     return _Writer(who, model, choice, known, loop)
 
 

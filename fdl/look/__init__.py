@@ -1,4 +1,4 @@
-"""Looking at representations: take them out, measure them, draw them."""
+"""Looking into a network: its layers, their outputs, and pictures of training."""
 
 from fdl.exports import public as _public
 from fdl.look import draw as draw

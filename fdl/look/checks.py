@@ -1,4 +1,4 @@
-"""What the pictures refuse among what they are given: arrays, histories, representations."""
+"""Checks of the arguments of `draw`: arrays, histories, representations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from fdl.paths import quoted, shortened
 
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """Histories by name, if they are that."""
+    """The histories by name; one history gets an empty name."""
     named = histories if isinstance(histories, Mapping) else {"": histories}
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0
@@ -27,7 +27,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
 
 
 def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
-    """Refuses representations, labels and readouts that do not belong together."""
+    """Raises unless representations, labels and readouts have the same paths and lengths."""
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
 
 
 def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
-    """The name of each class among the labels; its number where no names are given."""
+    """The name of each class in the labels; its number if `names` is None."""
     classes = np.unique(labels).tolist()
     if names is None:
         return {label: str(label) for label in classes}
@@ -72,9 +72,9 @@ def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
 
 
 def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
-    """The probability of each prediction; None without probabilities."""
-    alike = labels.shape == predicted.shape == images.shape[:1] and images.size
-    if not alike or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
+    """The probability of each prediction; None without probabilities. Raises unless all fit."""
+    fits = labels.shape == predicted.shape == images.shape[:1] and images.size
+    if not fits or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
             "mistakes: expected images [N, H, W] or [N, H, W, K] with K 1 or 3, labels [N] and "
             f"predicted [N], got {list(images.shape)}, {list(labels.shape)} and "
@@ -101,7 +101,7 @@ def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any)
 
 
 def finite(who: str, what: str, values: Any) -> np.ndarray:
-    """An array that holds neither NaN nor infinity."""
+    """The values as an array; raises if one is NaN or infinite."""
     array = np.asarray(values)
     array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
     if not np.isfinite(array).all():
@@ -112,7 +112,7 @@ def finite(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def integers(who: str, what: str, values: Any) -> np.ndarray:
-    """An array of integers."""
+    """The values as an array of integers; raises for another dtype."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
         raise ValueError(
@@ -123,7 +123,7 @@ def integers(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def counts(who: str, what: str, values: Any) -> np.ndarray:
-    """An array of integers, which may come as floats, as on a device."""
+    """The values as an array of integers; floats that are integers are converted."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu" and (array == np.rint(array.astype(np.float64))).all():
         array = array.astype(np.int64)

@@ -1,4 +1,4 @@
-"""How far two sets of parameters are apart."""
+"""The largest difference between two sets of parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ class Difference(NamedTuple):
     """Where two pytrees differ most.
 
     Args:
-      path: of the leaf with the largest difference in absolute terms; "" if they are equal.
-      absolute: that difference; infinite where one is NaN and the other is not.
-      ulps: the largest difference of any element in units in the last place, the number of floating
-        point numbers from one to the other; a tiny value near zero can be many of them away. Of
-        integers, how many they are apart.
+      path: the path of the leaf with the largest absolute difference; "" if the trees are equal.
+      absolute: that difference; infinite if one value is NaN and the other is not.
+      ulps: the largest difference of any two elements in units in the last place: the number of
+        steps from one floating point number to the other, which near zero can be many; of integers
+        the difference.
     """
 
     path: str
@@ -25,18 +25,18 @@ class Difference(NamedTuple):
 
 
 def difference(a: Any, b: Any) -> Difference:
-    """The largest differences between two pytrees of one structure.
+    """The largest differences between two pytrees of the same structure.
 
     Args:
-      a: a pytree of arrays; of complex ones the real and imaginary parts are compared.
-      b: the same structure, shapes and dtypes.
+      a: a pytree of arrays; real and imaginary parts of complex numbers are compared separately.
+      b: a pytree with the same structure, shapes and dtypes.
 
     Returns:
-      Difference(path, absolute, ulps); ("", 0.0, 0) exactly where all bits agree (0 and -0 count as
-      equal, and so do NaN and NaN).
+      Difference(path, absolute, ulps). It is ("", 0.0, 0) if and only if all values are equal bit
+      for bit, where 0 equals -0 and NaN equals NaN.
 
     Raises:
-      ValueError: different paths, shapes or dtypes; names the first.
+      ValueError: different paths, shapes or dtypes; the message names the first.
 
     Example:
       >>> difference({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([1.0, 2.0000002])})
@@ -64,7 +64,7 @@ def _kind(leaf: Any) -> str:
 
 
 def _absolute(a: Any, b: Any) -> float:
-    """The largest |a - b|, infinite where one of them alone is no number."""
+    """The largest |a - b|, infinite if only one of them is NaN."""
     a, b = _exact(_parts(a)), _exact(_parts(b))
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(a - b)
@@ -74,12 +74,12 @@ def _absolute(a: Any, b: Any) -> float:
 
 
 def _ulps(a: Any, b: Any) -> int:
-    gap = np.abs(_rank(_parts(a)) - _rank(_parts(b)))
+    gap = np.abs(_place(_parts(a)) - _place(_parts(b)))
     return int(gap.max(initial=0))
 
 
-def _rank(x: np.ndarray) -> np.ndarray:
-    """Floats in order have bit patterns in order, once those of negative ones are mirrored."""
+def _place(x: np.ndarray) -> np.ndarray:
+    """The place of each float among all floats: its bits as an integer, mirrored if negative."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return _exact(x)
     x = np.where(x != x, np.full_like(x, np.nan), x)  # NaN has many bit patterns
@@ -89,13 +89,13 @@ def _rank(x: np.ndarray) -> np.ndarray:
 
 
 def _exact(x: np.ndarray) -> np.ndarray:
-    """In a dtype that holds any difference of two integers, and of two narrow floats."""
+    """x in a dtype that holds the difference of any two integers, or of any two narrow floats."""
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(np.float64)
     return x.astype(object if x.dtype.itemsize == 8 else np.int64)
 
 
 def _parts(x: Any) -> np.ndarray:
-    """The real and the imaginary parts of complex numbers; real ones as they are."""
+    """x as real numbers: of complex ones, the real and imaginary parts."""
     x = np.ascontiguousarray(x)
     return x.view(x.real.dtype) if np.iscomplexobj(x) else x

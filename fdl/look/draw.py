@@ -1,6 +1,6 @@
 """Pictures of training, weights, images, representations, mistakes and thresholds.
 
-Every function returns a `matplotlib.figure.Figure`, which belongs to nobody else: no window opens
+Every function returns a new `matplotlib.figure.Figure` that pyplot does not know: no window opens
 and no global state changes. Save it with `figure.savefig("name.png")`; `.pdf` and `.svg` work too.
 
 N examples, C classes; images of H rows, W columns and K colour channels.
@@ -14,37 +14,33 @@ import numpy as np
 
 from fdl.checks import check_count, is_count
 from fdl.look import checks, panels
-from fdl.metrics import (
-    exact_auc,
-    exact_average_precision,
-    precision_recall_curve,
-    roc_curve,
-)
+from fdl.metrics import exact_auc, exact_average_precision, precision_recall_curve, roc_curve
 from fdl.paths import quoted, shortened
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = "it is how many images are drawn at most"
-SIGNED = "RdBu_r"  # diverging, and safe for colour-blind eyes; so is Oranges
+COUNT_REMEDY = "it is how many images are drawn at most"
+SIGNED = "RdBu_r"  # diverging, and safe for colour-blind readers
 
 
 def learning_curves(histories: Any) -> "Figure":
-    """The loss and each metric over training, in a panel of its own; several runs overlaid.
+    """The loss and each metric over training, one panel each; several runs in the same panels.
 
     Args:
-      histories: the `history` of a result of `fit`, or a dict of such by the name of the run. Each
-        record is a dict with `step` (and `epoch`, which is then the x axis), and of each metric the
-        training value, the validation value under `val_...`, or both.
+      histories: the `history` of a result of `fit`; or a dict of them, run name -> history. A
+        record is a dict with `step`, perhaps `epoch` (then the x axis is epochs), and training
+        values, or validation values under `val_...`, or both.
 
     Returns:
-      A figure. Of one run, colours tell training from validation, and the titles say where they
-      end; of several, colours tell the runs, and training is dashed. The loss is on a log scale if
-      it spans a factor of 10 or more. A training value is the mean over the steps since the record
-      before: that of a last record of less than half as many steps as the one before is left out.
+      A figure. For one run, the colours are training and validation, and each title has the last
+      values; for several, the colours are the runs, and training is dashed. The loss has a log
+      scale if it spans a factor of 10 or more. The training values of the last record are left out
+      if they are means over less than half as many steps as those of the record before.
 
     Raises:
-      ValueError: something that is not a history, or holds no records or no metric.
+      ValueError: not a history, or a history without records or metrics.
     """
     runs = checks.runs(histories)
     records = [record for history in runs.values() for record in history]
@@ -71,20 +67,20 @@ def learning_curves(histories: Any) -> "Figure":
 
 
 def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Figure":
-    """What each unit of the first layer looks for: its weights as an image, the strongest first.
+    """The weights of each unit of the first layer as an image, the largest weights first.
 
     Args:
       w: [D, F], floating: the weights of F units, D = H * W * K.
-      image_shape: (H, W) or (H, W, K) of the network's input, K 1 or 3.
-      count: how many units at most, >= 1: those whose weights have the largest Euclidean norm.
+      image_shape: (H, W) or (H, W, K), the shape of the network's input, K = 1 or 3.
+      count: the most units to draw, >= 1; those whose weights have the largest Euclidean norm.
 
     Returns:
-      A figure: an image for each unit, its number above it, all on one symmetric scale, on which
-      white is 0. The largest hundredth of the weights shown may lie beyond its ends. With K = 3 the
-      channels are mixed as colours, and mid-grey is 0.
+      A figure: an image for each unit under its number, all on one scale that is symmetric about
+      0, which is white. The largest 1% of the weights may lie beyond the scale. With K = 3 the
+      channels are red, green and blue, and 0 is mid-grey.
 
     Raises:
-      ValueError: a w that does not hold such images or is not finite; a count below 1.
+      ValueError: a w of another shape or not finite; a count below 1.
     """
     w = checks.finite("weight_images", "w", w)
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
@@ -95,7 +91,7 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
             f"or 3, got w {list(w.shape)} and {shortened(str(shape), 200)}; reshape "
             "w, or give the shape of the input"
         )
-    count = check_count("weight_images", "count", count, MOST)
+    count = check_count("weight_images", "count", count, COUNT_REMEDY)
     units = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")[:count]
     images = w.T[units].reshape(len(units), *shape)
     most = float(np.abs(images).max())
@@ -117,26 +113,26 @@ def representations(
     class_names: Sequence[str] | None = None,
     readouts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> "Figure":
-    """Where each layer puts the examples, before and after training: two principal components.
+    """The two principal components of each layer's output, before and after training.
 
     Args:
-      before: path -> h [N, ...], as `capture` gives them for the parameters before training; a few
-        hundred examples show most.
-      after: the same paths for the parameters after training.
-      labels: [N], integers: the class of each example, which is its colour (with more than 12
-        classes, its colour and its mark).
-      class_names: a text for each class, by its number; by default the numbers. Short ones stand
-        in the panels, too: each at the median of its class, or as near as there is room.
-      readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}` of `linear_readout`, to
-        stand above the layers that have one.
+      before: path -> h [N, ...], from `capture` with the parameters before training; a few hundred
+        examples are enough.
+      after: the same paths, from the parameters after training.
+      labels: [N], integers, the class of each example. A class has a colour; with more than 12
+        classes, a colour and a mark.
+      class_names: a list of texts, class c is `class_names[c]`; None takes the numbers. Names of
+        one or two letters also stand in the panels, at or near the median of their class.
+      readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, the accuracies of
+        `linear_readout`, for the titles of these layers.
 
     Returns:
-      A figure: a column for each path, a row before and a row after training. Axes have the same
-      unit in both directions, and say which share of the variance they hold.
+      A figure: a column for each path, a row before and a row after training. Both axes of a panel
+      have the same unit; their labels say which share of the variance they hold.
 
     Raises:
-      ValueError: other paths after than before, an h that is not finite or has not a row for each
-        label, a class without a name, or readouts of anything else.
+      ValueError: different paths before and after; an h that is not finite or whose length is not
+        that of labels; a class without a name; readouts for other paths.
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
@@ -152,8 +148,8 @@ def representations(
             axes = figure.add_subplot(2, len(before), row * len(before) + column + 1)
             panels.scatter(axes, h, labels, names)
             readout = readouts.get(when, {}).get(path)
-            said = "" if readout is None else f"\nlinear readout {readout:.3f}"
-            axes.set_title((path if len(path) <= 24 else f"…{path[-23:]}") + said, fontsize=10)
+            score = "" if readout is None else f"\nlinear readout {readout:.3f}"
+            axes.set_title((path if len(path) <= 24 else f"…{path[-23:]}") + score, fontsize=10)
             if column == 0:
                 _row_title(axes, f"{when} training")
     panels.class_legend(figure, names)
@@ -169,21 +165,20 @@ def mistakes(
     class_names: Sequence[str] | None = None,
     count: int = 36,
 ) -> "Figure":
-    """The images that a classifier takes for something else, the most confident mistakes first.
+    """The images that a classifier gets wrong, the most confident mistakes first.
 
     Args:
-      images: [N, H, W] or [N, H, W, K], K 1 or 3, any real dtype; shown from their smallest to
+      images: [N, H, W] or [N, H, W, K], K = 1 or 3, any real dtype; drawn from their smallest to
         their largest value.
-      labels: [N], integers: the true classes.
-      predicted: [N], integers: the classes that the network says.
-      probabilities: [N, C], in [0, 1], of all classes, as `softmax` gives; without it the order is
-        that of the data.
-      class_names: a text for each class, by its number; by default the numbers.
-      count: how many images at most, >= 1.
+      labels: [N], integers >= 0, the true classes.
+      predicted: [N], integers >= 0, the predicted classes.
+      probabilities: [N, C] in [0, 1], as `softmax` gives them; None keeps the order of the data.
+      class_names: a list of texts, class c is `class_names[c]`; None takes the numbers.
+      count: the most images to draw, >= 1.
 
     Returns:
-      A figure: a grid of images, above each its true and its predicted class, and how probable the
-      network thought it. If every prediction is right, a figure that says so.
+      A figure: a grid of images, above each its true class, its predicted class and the probability
+      of that prediction. If there are no mistakes, a figure that says so.
 
     Raises:
       ValueError: arrays of other shapes or lengths; a class below 0 or without a name;
@@ -192,7 +187,7 @@ def mistakes(
     images = checks.finite("mistakes", "images", images)
     labels = checks.integers("mistakes", "labels [N]", labels)
     predicted = checks.integers("mistakes", "predicted [N]", predicted)
-    count = check_count("mistakes", "count", count, MOST)
+    count = check_count("mistakes", "count", count, COUNT_REMEDY)
     confidence = checks.check_mistakes(images, labels, predicted, probabilities)
     names = checks.class_names("mistakes", np.concatenate([labels, predicted]), class_names)
     wrong = np.flatnonzero(labels != predicted)
@@ -205,16 +200,18 @@ def mistakes(
             0.5, 0.5, f"No mistakes: all {len(labels)} predictions are right", **panels.CENTRED
         )
         return figure
-    said = [f"true {names[labels[each]]}\nsaid {names[predicted[each]]}" for each in shown]
+    titles = [f"true {names[labels[row]]}\nsaid {names[predicted[row]]}" for row in shown]
     if confidence is not None:
-        said = [f"{text}: {confidence[each]:.0%}" for text, each in zip(said, shown, strict=True)]
+        titles = [
+            f"{title}: {confidence[row]:.0%}" for title, row in zip(titles, shown, strict=True)
+        ]
     low, high = float(images.min()), float(images.max())
     if images.shape[3:] == (3,):
         images = (images - low) / ((high - low) or 1)
     scale = {"cmap": "gray", "vmin": low, "vmax": high}
-    longest = max(len(line) for text in said for line in text.split("\n"))
+    longest = max(len(line) for title in titles for line in title.split("\n"))
     size = max(1.15, panels.LETTER * longest + 0.1)
-    figure = panels.gallery("mistakes", images[shown], said, size, scale)
+    figure = panels.gallery("mistakes", images[shown], titles, size, scale)
     which = "" if confidence is None else ", the most confident first"
     some = f"{len(shown)} shown of " if len(shown) < len(wrong) else ""
     title = f"Mistakes: {some}{len(wrong)} in {len(labels)} predictions{which}"
@@ -223,18 +220,20 @@ def mistakes(
 
 
 def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure":
-    """Which class is taken for which, the mistakes in colour and the right answers in grey.
+    """A confusion matrix: the mistakes in colour, the right predictions in grey.
 
     Args:
-      matrix: [C, C], whole counts, as `confusion_matrix` gives; row: the true class, column: the
-        prediction.
-      class_names: C texts; by default the numbers.
+      matrix: [C, C], counts, as `confusion_matrix` gives them; rows are true classes, columns are
+        predictions.
+      class_names: C texts; None takes the numbers.
 
     Returns:
-      A figure: the matrix with its counts written in, zeros left empty.
+      A figure: the matrix with its counts; zeros are empty. The title names the most frequent
+      mistake.
 
     Raises:
-      ValueError: a matrix that is not square, not of counts or empty; not one name for each class.
+      ValueError: a matrix that is not square, not of counts, or empty; a number of names other than
+        C.
     """
     counts = checks.counts("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:
@@ -260,36 +259,26 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
     axes.set_ylabel("true class")
     title = f"Mistakes: {mistaken.sum()} in {counts.sum()} predictions"
     if mistaken.any():
-        true, said = np.unravel_index(mistaken.argmax(), counts.shape)
-        often = f"{counts[true, said]} of {counts[true].sum()}"
-        title += f"\nmost often {names[true]} is taken for {names[said]}: {often}"
+        true, guess = np.unravel_index(mistaken.argmax(), counts.shape)
+        often = f"{counts[true, guess]} of {counts[true].sum()}"
+        title += f"\nmost often {names[true]} is taken for {names[guess]}: {often}"
     axes.set_title(title, fontsize=11)
     return figure
 
 
-def _row_title(axes: Any, text: str) -> None:
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **panels.CENTRED)
-    title.set(rotation=90, fontsize=11, weight="bold")
-
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 def image_rows(rows: Mapping[str, Any]) -> "Figure":
-    """Rows of images under each other: an image, and what became of it.
+    """Rows of images, one below the other, such as inputs and their reconstructions.
 
     Args:
-      rows: name -> images [N, H, W] or [N, H, W, K], K 1 or 3, of any real dtype; the same N in
-        every row, and values in one unit: all rows are shown on the scale of the first, from its
-        smallest to its largest value; what lies beyond is black or white.
+      rows: name -> images [N, H, W] or [N, H, W, K], K = 1 or 3, any real dtype, the same N in all
+        rows. All rows are drawn on the scale of the first, from its smallest to its largest value;
+        values beyond are black or white.
 
     Returns:
-      A `matplotlib.figure.Figure`.
+      A `matplotlib.figure.Figure` with N columns.
 
     Raises:
-      ValueError: no rows or no dict, images of another shape, or rows of different lengths.
+      ValueError: not a dict, an empty dict, images of another shape, or rows of different lengths.
 
     Example:
       >>> import numpy as np
@@ -334,26 +323,21 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
 def roc_curves(scores: Any, targets: Any) -> "Figure":
-    """How many of the true are found, over how many of the false are taken for true.
+    """ROC curves: the true positive rate over the false positive rate.
 
     Args:
-      scores: [N], logits or probabilities of one model; or a dict of such by the name of a model.
+      scores: [N], logits or probabilities of one model; or a dict of them, model name -> [N].
       targets: [N], 0 or 1.
 
     Returns:
-      A figure: a curve for each model, with its area; guessing is the dashed diagonal.
+      A figure: a curve for each model, with the area under it; the dashed diagonal is guessing.
 
     Raises:
       ValueError: no scores; scores or targets that `fdl.metrics.roc_curve` refuses.
 
     Example:
-      >>> figure = roc_curves([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      >>> figure = roc_curves(scores=[0.1, 0.4, 0.35, 0.8], targets=[0, 0, 1, 1])
       >>> figure.axes[0].get_title()
       'ROC: area 0.750'
 
@@ -363,8 +347,8 @@ def roc_curves(scores: Any, targets: Any) -> "Figure":
     lines = {}
     for name, each in named.items():
         curve = roc_curve(each, targets)
-        place = curve.false_positive_rate, curve.true_positive_rate
-        lines[name] = (*place, f"area {exact_auc(each, targets):.3f}")
+        x, y = curve.false_positive_rate, curve.true_positive_rate
+        lines[name] = (x, y, f"area {exact_auc(each, targets):.3f}")
     figure, axes = _square("roc_curves", "ROC", lines)
     _guessing(axes, 0.0, 1.0)
     axes.set_xlabel("false positive rate")
@@ -373,21 +357,22 @@ def roc_curves(scores: Any, targets: Any) -> "Figure":
 
 
 def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
-    """How many of those taken for true are, over how many of the true are found.
+    """Precision-recall curves: precision over recall.
 
     Args:
-      scores: [N], logits or probabilities of one model; or a dict of such by the name of a model.
+      scores: [N], logits or probabilities of one model; or a dict of them, model name -> [N].
       targets: [N], 0 or 1.
 
     Returns:
-      A figure: a curve for each model, with its average precision, which is its area; guessing is
-      dashed, at the share of true examples.
+      A figure: a curve for each model, with its average precision, the area under it; the dashed
+      line is guessing, at the share of targets that are 1.
 
     Raises:
       ValueError: no scores; scores or targets that `fdl.metrics.precision_recall_curve` refuses.
 
     Example:
-      >>> figure = precision_recall_curves({"small": [0.1, 0.4, 0.35, 0.8]}, [0, 0, 1, 1])
+      >>> scores = {"small": [0.1, 0.4, 0.35, 0.8]}
+      >>> figure = precision_recall_curves(scores, targets=[0, 0, 1, 1])
       >>> figure.axes[0].get_title()
       'Precision and recall of small: average precision 0.833'
 
@@ -399,7 +384,7 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     for name, each in named.items():
         curve = precision_recall_curve(each, targets)
         average = exact_average_precision(each, targets)
-        # The last point, a precision of 1 of nothing, is by convention: the step before goes on.
+        # By convention the last point has precision 1; the curve keeps the height before it.
         heights = np.append(curve.precision[:-1], curve.precision[-2])
         lines[name] = (curve.recall, heights, f"average precision {average:.3f}")
     figure, axes = _square("precision_recall_curves", "Precision and recall", lines)
@@ -412,7 +397,15 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     return figure
 
 
+def _row_title(axes: "Axes", text: str) -> None:
+    """A title left of a row of panels."""
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **panels.CENTRED)
+    title.set(rotation=90, fontsize=11, weight="bold")
+
+
 def _by_name(who: str, scores: Any) -> dict[str, Any]:
+    """Scores by a short name of the model; the name is empty for one model."""
     named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
         raise ValueError(f"{who}: expected scores of at least one model, got none; name each")
@@ -422,28 +415,17 @@ def _by_name(who: str, scores: Any) -> dict[str, Any]:
 
 
 def _short(name: Any) -> str:
+    """The last 32 characters of a name."""
     return str(name) if len(str(name)) <= 32 else f"…{str(name)[-31:]}"
 
 
-def _guessing(axes: "Axes", low: float, high: float) -> None:
-    """The line of a model that knows nothing, named below its right end."""
-    axes.plot([0, 1], [low, high], color=panels.QUIET, linestyle="--", linewidth=1, zorder=1)
-    rising = high > low
-    how: dict[str, Any] = {"ha": "right", "va": "bottom" if high < 0.1 else "top"}
-    how |= {"fontsize": 9, "color": panels.QUIET, "textcoords": "offset points"}
-    how |= {"rotation": 45, "rotation_mode": "anchor"} if rising else {}
-    shift = (4 if rising else 0, 3 if high < 0.1 else -4)
-    axes.annotate("guessing", (0.98, low + 0.98 * (high - low)), shift, **how)
-
-
 def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "Axes"]:
-    """A panel from 0 to 1 with the lines, which are (x, y, what they come to) by name."""
+    """A panel from 0 to 1 with lines, name -> (x, y, text for the area)."""
     figure = panels.blank(who, 5.0, 4.9)
     axes = figure.add_subplot()
     drawn = {}
-    for (name, (x, y, area)), colour in zip(
-        lines.items(), panels.palette(len(lines)), strict=False
-    ):
+    colours = panels.palette(len(lines))
+    for (name, (x, y, area)), colour in zip(lines.items(), colours, strict=True):
         (drawn[f"{name}: {area}"],) = axes.plot(x, y, color=colour, linewidth=1.8, zorder=2)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid(color="0.9")
@@ -457,3 +439,14 @@ def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "A
         apart = ": " if len(title + area) <= 56 else "\n"
         axes.set_title(f"{title}{apart}{area}", fontsize=11)
     return figure, axes
+
+
+def _guessing(axes: "Axes", low: float, high: float) -> None:
+    """The line of a model that guesses, labelled near its right end."""
+    axes.plot([0, 1], [low, high], color=panels.QUIET, linestyle="--", linewidth=1, zorder=1)
+    rising = high > low
+    how: dict[str, Any] = {"ha": "right", "va": "bottom" if high < 0.1 else "top"}
+    how |= {"fontsize": 9, "color": panels.QUIET, "textcoords": "offset points"}
+    how |= {"rotation": 45, "rotation_mode": "anchor"} if rising else {}
+    shift = (4 if rising else 0, 3 if high < 0.1 else -4)
+    axes.annotate("guessing", (0.98, low + 0.98 * (high - low)), shift, **how)

@@ -1,4 +1,4 @@
-"""The figures of fdl: matplotlib's, which a notebook shows by themselves."""
+"""A matplotlib figure that a notebook shows without pyplot."""
 
 import io
 
@@ -6,10 +6,10 @@ import matplotlib.figure
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that belongs to nobody else: pyplot does not know it, so nothing shows it twice."""
+    """A figure that pyplot does not know, so that a notebook shows it only once."""
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows where a figure is the last expression of a cell."""
+        """The picture that a notebook shows if the figure is the last expression of a cell."""
         content = io.BytesIO()
         self.savefig(content, format="png")
         return content.getvalue()

@@ -1,4 +1,4 @@
-"""What `compare_optimizers` found: as a table, and as pictures with a panel for each optimizer.
+"""Results of `compare_optimizers` as a table, and as pictures with a panel for each optimizer.
 
 R learning rates, S seeds, P records of a training run.
 """
@@ -17,33 +17,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OTHER: dict[str, Any] = {"color": "0.85", "linewidth": 0.9, "zorder": 1}
+BEHIND: dict[str, Any] = {"color": "0.85", "linewidth": 0.9, "zorder": 1}
 
 
 def comparison_table(found: Mapping[str, Comparison]) -> Table:
-    """Each optimizer at its best rate, in a line.
+    """A table with a line for each optimizer at its best learning rate.
 
     Args:
-      found: of `fdl.compare_optimizers`.
+      found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      Lines of text: the best rate; the loss and metrics at the end, of the validation data if there
-      are any, as mean and standard deviation over seeds; the steps to the target, as the mean over
-      seeds, or how many seeds met it; how many of all members diverged; microseconds a step.
+      Text. Its columns: the best rate; the last loss and metrics (of the validation data if there
+      are any) as mean ± standard deviation over seeds; the mean number of steps to the target, or
+      how many seeds met it; how many of all networks diverged; microseconds per step.
 
     Raises:
-      ValueError: nothing to compare.
+      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
       >>> tried = Comparison(
-      ...     *(np.array([0.1, 1.0, 10.0]), np.array([0]), np.array([5, 10])),
-      ...     *(curves, "loss", 1, np.array([[np.inf], [10.0], [np.inf]]), 2e-5, 1.5))
+      ...     rates=np.array([0.1, 1.0, 10.0]), seeds=np.array([0]), steps=np.array([5, 10]),
+      ...     curves=curves, monitor="loss", best=1,
+      ...     steps_to_target=np.array([[np.inf], [10.0], [np.inf]]),
+      ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> print(comparison_table({"sgd": tried}))
       optimizer  best rate  loss  steps to target  diverged  us/step
       sgd                1   0.5               10    1 of 3       20
     """
-    _check("comparison_table", found)
+    _check_found("comparison_table", found)
     rows = [{"optimizer": name, **_row(each)} for name, each in found.items()]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [columns, *([row.get(column, "") for column in columns] for row in rows)]
@@ -59,32 +61,33 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
 
 
 def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
-    """How much each optimizer depends on its learning rate: where training ends, over the rate.
+    """The final loss or metric of each optimizer over its learning rate.
 
     Args:
-      found: of `fdl.compare_optimizers`.
+      found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      A figure: a panel for each optimizer, the others in grey behind. The line is the mean over
-      seeds, the band reaches from the smallest to the largest; a ring marks the best rate, a cross
-      at the edge a rate at which some seed diverged, or where the mean is worse than the panel
-      shows.
+      A figure: a panel for each optimizer, with the others in grey. The line is the mean over
+      seeds, the band reaches from the smallest to the largest value. A ring marks the best rate. A
+      cross at the edge marks a rate at which some seed diverged, or whose mean lies outside the
+      panel.
 
     Raises:
-      ValueError: nothing to compare.
+      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
       >>> tried = Comparison(
-      ...     *(np.array([0.1, 1.0, 10.0]), np.array([0]), np.array([5, 10])),
-      ...     *(curves, "loss", 1, None, 2e-5, 1.5))
+      ...     rates=np.array([0.1, 1.0, 10.0]), seeds=np.array([0]), steps=np.array([5, 10]),
+      ...     curves=curves, monitor="loss", best=1, steps_to_target=None,
+      ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> rate_sensitivity({"sgd": tried}).axes[0].get_title()
       'sgd\\n0.5 at rate 1'
 
-    Source: Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for tuning as a part of what an
-    optimizer costs.
+    Source: Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for tuning as part of the cost of
+    an optimizer.
     """
-    _check("rate_sensitivity", found)
+    _check_found("rate_sensitivity", found)
     ends = {name: each.final(each.monitor) for name, each in found.items()}
     scale = _Scale(found, np.concatenate([end.mean(1) for end in ends.values()]))
 
@@ -106,28 +109,29 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
 
 
 def best_curves(found: Mapping[str, Comparison]) -> "Figure":
-    """How each optimizer learns at its best rate.
+    """The monitored loss or metric of each optimizer over training, at its best rate.
 
     Args:
-      found: of `fdl.compare_optimizers`.
+      found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      A figure: a panel for each optimizer, the others in grey behind; the monitored loss or metric
-      over the steps. The line is the mean over seeds, the band reaches from the smallest to the
-      largest. The panel of one that diverged at every rate is empty and says so.
+      A figure: a panel for each optimizer, with the others in grey. The line is the mean over
+      seeds, the band reaches from the smallest to the largest value. The panel of an optimizer that
+      diverged at every rate says so.
 
     Raises:
-      ValueError: nothing to compare.
+      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]]])}
       >>> tried = Comparison(
-      ...     *(np.array([0.1, 1.0]), np.array([0]), np.array([5, 10])),
-      ...     *(curves, "loss", 1, None, 2e-5, 1.5))
+      ...     rates=np.array([0.1, 1.0]), seeds=np.array([0]), steps=np.array([5, 10]),
+      ...     curves=curves, monitor="loss", best=1, steps_to_target=None,
+      ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> best_curves({"sgd": tried}).axes[0].lines[0].get_xydata().tolist()
       [[5.0, 3.0], [10.0, 0.5]]
     """
-    _check("best_curves", found)
+    _check_found("best_curves", found)
     best = {
         name: each.curves[each.monitor][each.best].T  # [P, S]
         for name, each in found.items()
@@ -150,17 +154,17 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
 
 
 class _Scale:
-    """The y axis that all panels share; a loss is drawn up to about where training begins."""
+    """The y axis of all panels; a loss is drawn up to about twice that of the first record."""
 
     def __init__(self, found: Mapping[str, Comparison], values: np.ndarray):
         self.name = next(iter(found.values())).monitor
-        # At the smallest rate the first record knows little yet.
-        usual = np.array([each.curves[each.monitor][0, :, 0].mean() for each in found.values()])
+        # At the smallest rate the first record has learned little yet.
+        begun = np.array([each.curves[each.monitor][0, :, 0].mean() for each in found.values()])
         values = values[np.isfinite(values)]
         self.loss = self.name.removeprefix("val_") == "loss"
         low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
         if self.loss:
-            high = min(high, 2 * np.max(usual, initial=low, where=np.isfinite(usual)))
+            high = min(high, 2 * np.max(begun, initial=low, where=np.isfinite(begun)))
         self.log = bool(self.loss and low > 0 and high >= 10 * low)
         room = 0.05 * (math.log(high / low) if self.log else high - low or 1.0)
         self.low, self.high = (
@@ -185,6 +189,7 @@ def _small_multiples(
     draw: Callable[..., None],
     scale: _Scale,
 ) -> "Figure":
+    """A panel for each optimizer, drawn by `draw`; behind it the lines (x, y) of the others."""
     columns = min(len(found), 4)
     rows = math.ceil(len(found) / columns)
     figure = panels.blank(caller, max(2.8 * columns, 4.5) + 0.4, 2.3 * rows + 0.6)
@@ -194,7 +199,7 @@ def _small_multiples(
         draw(axes, name, each, "C0")
         for other, line in behind.items():
             if other != name:
-                axes.plot(*line, **OTHER)
+                axes.plot(*line, **BEHIND)
         scale.set(axes)
         axes.set_title(_title(name, each), fontsize=10, pad=9)  # above the crosses
         axes.grid(color="0.93")
@@ -207,7 +212,7 @@ def _small_multiples(
 
 
 def _band(axes: "Axes", x: Any, values: np.ndarray, colour: Any) -> None:
-    """The mean over the last axis, [R or P, S], and from the smallest to the largest."""
+    """A line of the mean of values [R or P, S] over seeds, and a band of their range."""
     axes.plot(x, values.mean(-1), color=colour, zorder=3)
     axes.fill_between(x, values.min(-1), values.max(-1), color=colour, alpha=0.25, linewidth=0)
 
@@ -220,7 +225,7 @@ def _title(name: str, each: Comparison) -> str:
 
 
 def _row(each: Comparison) -> dict[str, str]:
-    """The cells of an optimizer's line, by column."""
+    """The cells of the line of an optimizer, by column."""
     validated = each.monitor.startswith("val_")
     names = [name for name in each.curves if name.startswith("val_") == validated]
     names.sort(key=lambda name: name.removeprefix("val_") != "loss")
@@ -234,16 +239,16 @@ def _row(each: Comparison) -> dict[str, str]:
         row[name] = cell
     if each.steps_to_target is not None:
         met = np.full(1, np.inf) if each.best is None else each.steps_to_target[each.best]
-        there = np.isfinite(met)
+        reached = np.isfinite(met)
         row["steps to target"] = (
-            f"{met.mean():.0f}" if there.all() else f"{there.sum()} of {len(each.seeds)} seeds"
+            f"{met.mean():.0f}" if reached.all() else f"{reached.sum()} of {len(each.seeds)} seeds"
         )
     lost = each.diverged()
     row["diverged"] = f"{lost.sum()} of {lost.size}" if lost.any() else "none"
     return row | {"us/step": f"{each.seconds_per_step * 1e6:.3g}"}
 
 
-def _check(caller: str, found: Mapping[str, Comparison]) -> None:
+def _check_found(caller: str, found: Mapping[str, Comparison]) -> None:
     named = isinstance(found, Mapping) and len(found) > 0
     if not named or not all(isinstance(each, Comparison) for each in found.values()):
         raise ValueError(

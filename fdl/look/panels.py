@@ -1,4 +1,4 @@
-"""What the pictures of `draw` are made of: panels, grids and legends."""
+"""Parts of the pictures of `draw`: panels, grids, legends and colours."""
 
 import math
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
-# Found by a search: of any two, the distance in OKLab is 0.09 or more to eyes without red, green or
-# blue cones, and twice that to all others; the first ones are the farthest apart.
+# Found by a search: any two are at least 0.09 apart in OKLab for eyes without red, green or blue
+# cones, and 0.18 for others; the first ones are the farthest apart.
 PALETTE = (
     "#3377cc",
     "#ee8811",
@@ -30,13 +30,13 @@ PALETTE = (
     "#ee0011",
     "#eebbcc",
 )
-MARKS = "o^sDvPX*"  # of the first 12 classes, of the next 12, and so on
-LETTER = 0.085  # about the width of one, in inches
-QUIET = "0.4"  # the grey of what is there to be looked up, not to be looked at
+MARKS = "o^sDvPX*"  # for the first 12 classes, for the next 12, and so on
+LETTER = 0.085  # about the width of a letter, in inches
+QUIET = "0.4"  # the grey of what is less important
 
 
 def blank(caller: str, width: float, height: float) -> "Figure":
-    """An empty figure, in inches; the one place that says what to install."""
+    """An empty figure of a size in inches; raises ImportError without matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
 
@@ -88,7 +88,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
 
 
 def _without_short_end(records: list[Any]) -> list[Any]:
-    """Without a last record that is the mean of few steps, and so mostly noise."""
+    """Without the last record if it is a mean over few steps, and so mostly noise."""
     if len(records) < 3:
         return records
     before, last, end = (records[place]["step"] for place in (-3, -2, -1))
@@ -96,7 +96,7 @@ def _without_short_end(records: list[Any]) -> list[Any]:
 
 
 def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
-    """The title of one run's curves: where they end, and after how many steps."""
+    """The title of the curves of one run: their last values and steps."""
     if len({step for _, step in ends}) == 1:
         return f"{metric} {ends[0][1]}: {', '.join(value for value, _ in ends)}"
     title = f"{metric}: {', '.join(' '.join(end) for end in ends)}"
@@ -104,46 +104,46 @@ def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
 
 
 def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **how: Any) -> None:
-    """The names beside their marks below all panels, row by row, the rows as even as can be.
+    """A legend below all panels, row by row, in rows of about the same length.
 
     Args:
-      figure: has its width already.
-      marks: name -> what matplotlib draws for it.
-      together: how many names one after the other stay in one row.
-      how: as `figure.legend` takes it.
+      figure: a figure whose width is final.
+      marks: name -> matplotlib's artist for it.
+      together: the number of consecutive names that stay in one row.
+      how: options of `figure.legend`.
     """
     names = list(marks)
     wide = 0.5 + LETTER * max(map(len, names))
     most = max(int(figure.get_figwidth() / wide) // together, 1) * together
     rows = math.ceil(len(names) / most)
     ncols = math.ceil(len(names) / rows / together) * together
-    # matplotlib fills column by column, the first ones with one more.
+    # matplotlib fills a legend column by column, so the names are sorted for that.
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
     order = [name for column in range(ncols) for name in names[column::ncols]]
     figure.legend([marks[name] for name in order], order, ncols=ncols, **how, **BELOW)
 
 
 def gallery(
-    caller: str, images: Any, said: list[str], size: float, scale: Any, wider: float = 0.2
+    caller: str, images: Any, titles: list[str], size: float, scale: Any, wider: float = 0.2
 ) -> "Figure":
-    """A grid of images, each about `size` inches wide, with a line or more of text above it."""
+    """A grid of images, each about `size` inches wide, with its title above it."""
     columns = _columns(len(images))
     rows = math.ceil(len(images) / columns)
     tall = min(max(images.shape[1] / images.shape[2], 0.4), 2.5)
-    lines = said[0].count("\n") + 1
+    lines = titles[0].count("\n") + 1
     height = (size * tall + 0.16 * lines + 0.08) * rows + 0.5
     figure = blank(caller, max(size * columns + wider, 5.0), height)
-    for place, (image, text) in enumerate(zip(images, said, strict=True)):
+    for place, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(image, **scale)
-        axes.set_title(text, fontsize=9, pad=3)
+        axes.set_title(title, fontsize=9, pad=3)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("0.8")
     return figure
 
 
 def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
-    """The scale that all images share; with pointed ends if some weights are beyond it."""
+    """The colour scale of all images, with pointed ends if some weights lie beyond it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -153,7 +153,7 @@ def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
 
 
 def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) -> None:
-    """The plane of the two principal components, coloured by class."""
+    """The first two principal components of h, coloured by class."""
     rows = np.asarray(h, np.float32).reshape(len(h), -1)
     if rows.shape[1] == 1:
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
@@ -161,11 +161,11 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) 
     size = min(max(4000 / len(rows), 2.0), 30.0)
     looks = _class_looks(names)
     for marker in dict.fromkeys(marker for _, marker in looks.values()):
-        own = np.isin(labels, [label for label, look in looks.items() if look[1] == marker])
-        each = [looks[label][0] for label in labels[own].tolist()]
+        marked = np.isin(labels, [label for label, look in looks.items() if look[1] == marker])
+        colours = [looks[label][0] for label in labels[marked].tolist()]
         style: dict[str, Any] = {"s": size, "marker": marker, "alpha": 0.8, "linewidths": 0}
-        points = axes.scatter(plane[own, 0], plane[own, 1], c=each, **style)
-        points.set_rasterized(True)  # Else a .pdf of many examples is slow to show.
+        points = axes.scatter(plane[marked, 0], plane[marked, 1], c=colours, **style)
+        points.set_rasterized(True)  # otherwise a .pdf of many examples is slow to show
     if len(names) <= len(PALETTE) and max(map(len, names.values())) <= 2:
         _name_classes(axes, plane, labels, names)
     axes.set_aspect("equal", "datalim")
@@ -178,7 +178,7 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) 
 def _name_classes(
     axes: "Axes", plane: np.ndarray, labels: np.ndarray, names: Mapping[int, str]
 ) -> None:
-    """Each name at the median of its class, or beside it where it would hide another name."""
+    """Writes each name at the median of its class, or beside it if it would cover another name."""
     from matplotlib.patheffects import withStroke
 
     figure: Any = axes.get_figure()
@@ -197,7 +197,7 @@ def _name_classes(
 
 
 def _spread(places: np.ndarray, apart: float) -> np.ndarray:
-    """Places [C, 2] moved as little as it takes to have all of them so far apart."""
+    """Places [C, 2], moved a little until all are at least `apart` from each other."""
     places = places.copy()
     for _ in range(200):
         still = True
@@ -207,9 +207,9 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
                 distance = float(np.linalg.norm(gap))
                 if distance < apart:
                     still = False
-                    turn = 2.4 * one  # of one and the same place, in a direction of its own
-                    alone = np.array([math.cos(turn), math.sin(turn)])
-                    way = gap / distance if distance > 1e-3 * apart else alone
+                    angle = 2.4 * one  # places that coincide part in different directions
+                    away = np.array([math.cos(angle), math.sin(angle)])
+                    way = gap / distance if distance > 1e-3 * apart else away
                     move = 0.51 * (apart - distance) * way
                     places[one] += move
                     places[other] -= move
@@ -219,7 +219,7 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
 
 
 def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
-    """A mark in its colour and a name for each class, below all panels."""
+    """A legend of the classes, below all panels."""
     from matplotlib.lines import Line2D
 
     how: dict[str, Any] = {"linestyle": "", "markersize": 8}
@@ -231,7 +231,7 @@ def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
 
 
 def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float) -> None:
-    """The cells, each `cell` points wide, and their counts in letters that fit."""
+    """The cells, each `cell` points wide, and their counts in a font that fits."""
     import matplotlib
 
     diagonal = np.eye(len(counts), dtype=bool)
@@ -252,7 +252,7 @@ def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float
 
 
 def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
-    """A colour and a mark for each class, no two alike."""
+    """A colour and a mark for each class."""
     return {
         label: (PALETTE[number % len(PALETTE)], MARKS[number // len(PALETTE) % len(MARKS)])
         for number, label in enumerate(names)
@@ -260,7 +260,7 @@ def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
 
 
 def palette(count: int) -> list[Any]:
-    """As many colours; up to 12 of them can be told apart by colour-blind eyes."""
+    """`count` colours; up to 12 differ for colour-blind readers too."""
     import matplotlib
 
     if count > len(PALETTE):
@@ -269,6 +269,6 @@ def palette(count: int) -> list[Any]:
 
 
 def _columns(count: int) -> int:
-    """How many columns make a grid at least as wide as high, with few places left empty."""
+    """The number of columns of a grid at least as wide as high, with few empty places."""
     square = min(math.ceil(math.sqrt(count)), 16)
     return min(range(square, int(1.5 * square) + 1), key=lambda columns: -count % columns)

@@ -1,4 +1,4 @@
-"""Representations: taken out of a network after any layer, and measured."""
+"""Representations: the outputs of the layers of a network, and measures of them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,35 +17,35 @@ from fdl.metrics import accuracy
 from fdl.ops.numerics import largest, power_of_two, wide
 from fdl.typing import Params, State
 
-# What a tapped layer adds to the state it gives back. Values leave a network only by being
-# returned, so `jit`, `grad`, `vmap` and `scan` work on a tapped network as on any other.
+# The key under which a tapped layer adds its outputs to the state that it returns. They leave the
+# network in no other way, so `jit`, `grad`, `vmap` and `scan` work on a tapped network.
 OUTPUTS = "<outputs>"
 READOUT_STEPS = 500
 READOUT_DECAY = 1e-3
 
 
 def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
-    """The representations after chosen layers, as a pure function of parameters and input.
+    """A pure function that gives the outputs of chosen layers.
 
     Args:
       model: a network.
-      patterns: which layers, by path: `dense_0`, `encoder/*`, `**` for all.
+      patterns: paths of layers, or patterns of them: `dense_0`, `encoder/*`, `**` for all.
 
     Returns:
-      `(params, state, x, *, key=None, train=False, **inputs) -> {path: output}`. A layer that is
-      called more than once gives `path`, `path#1`, and so on.
+      A function `(params, state, x, *, key=None, train=False, **inputs) -> {path: output}`. A layer
+      that is called several times gives `path`, `path#1`, and so on.
 
     Raises:
-      ValueError: no pattern, one that is no text, or one that matches no layer; the message lists
-        the nearest paths.
+      ValueError: no pattern, a pattern that is not a str, or one that matches no layer; the message
+        lists the nearest paths.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from fdl.models import mlp
       >>> model = mlp([5], 3)
       >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
-      >>> seen = capture(model, "dense_*")(params, state, jnp.ones((2, 4)))
-      >>> {path: h.shape for path, h in seen.items()}
+      >>> outputs = capture(model, "dense_*")(params, state, jnp.ones((2, 4)))
+      >>> {path: h.shape for path, h in outputs.items()}
       {'dense_0': (2, 5), 'dense_1': (2, 3)}
     """
     model = as_layer(model)
@@ -61,8 +61,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
     wanted = paths.pick(order, patterns)
     tapped = _tap(model, "", frozenset(wanted))
 
-    def look(params: Params, state: State, x: Any, **given: Any) -> dict[str, Any]:
-        _, after = tapped.apply(params, state, x, **given)
+    def look(params: Params, state: State, x: Any, **inputs: Any) -> dict[str, Any]:
+        _, after = tapped.apply(params, state, x, **inputs)
         found = {}
         for path in wanted:
             node = after
@@ -76,10 +76,13 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
 
 
 def layer_paths(model: Layer) -> list[str]:
-    """The paths of all layers inside a network, in the order in which they were given.
+    """The paths of all layers inside a network, in the order in which they were passed.
 
     Args:
       model: a network.
+
+    Returns:
+      A list of paths; a layer stands before the layers inside it.
 
     Example:
       >>> from fdl.models import mlp
@@ -92,46 +95,28 @@ def layer_paths(model: Layer) -> list[str]:
     return found
 
 
-def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
-    """The same layer, with every wanted one inside giving back its outputs too."""
-    above = f"{path}/" if path else ""
-    # Only where something inside is wanted: a scanned `repeat` is rebuilt unrolled.
-    if layer.rebuild is not None and any(each.startswith(above) for each in wanted):
-        inside = {name: _tap(child, above + name, wanted) for name, child in layer.children.items()}
-        layer = layer.rebuild(inside)
-    if path not in wanted:
-        return layer
-
-    def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
-        own = {name: value for name, value in state.items() if name != OUTPUTS}
-        y, own = layer.apply(params, own, x, **given)
-        return y, {**own, OUTPUTS: (*state.get(OUTPUTS, ()), y)}
-
-    return dataclasses.replace(layer, apply=apply, rebuild=None)
-
-
 def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) -> float:
-    """The accuracy of a linear classifier trained on a representation: how useful it is for a task.
+    """The accuracy of a linear classifier trained on a representation (a linear probe).
 
-    Softmax regression on standardized features, with a little weight decay, by 500 steps of
-    accelerated gradient descent on all examples at once. The rate is one over a bound of the
-    curvature, and nothing is left to tune.
+    Softmax regression on standardized features with weight decay 0.001, trained on all examples at
+    once by 500 steps of accelerated gradient descent. The learning rate is 1 / (a bound of the
+    curvature), so there is nothing to tune.
 
     Args:
-      train: (h, labels), h [N, ...] of any real dtype (flattened to [N, D]), labels [N] integers.
-      test: the same for the examples that the accuracy is measured on.
-      classes: C.
+      train: (h, labels): h [N, ...] of any real dtype, flattened to [N, D]; labels [N], integers.
+      test: the same for the examples on which the accuracy is measured.
+      classes: C, an int >= 1.
 
     Returns:
       The accuracy on test, in [0, 1].
 
     Raises:
-      ValueError: classes that are no integer; labels that are not one for each row of h, or not in
-        [0, C); parts of different widths; no rows; numbers that are not finite.
+      ValueError: classes that is not an int >= 1; labels of another length than h, or not in
+        [0, C); a different D in train and test; no rows; numbers that are not finite.
 
     Example:
       >>> h, labels = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 0, 1, 1])
-      >>> linear_readout((h, labels), (h, labels), 2)
+      >>> linear_readout(train=(h, labels), test=(h, labels), classes=2)
       1.0
 
     Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
@@ -158,13 +143,75 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
     return float(_readout(h, jnp.asarray(train[1]), h_test, jnp.asarray(test[1]), classes))
 
 
+def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
+    """Principal component analysis: coordinates along the directions of largest variance.
+
+    Args:
+      h: [N, ...], any real dtype; flattened to [N, D].
+      count: K, the number of components, 1 <= K <= min(N, D).
+
+    Returns:
+      (coordinates [N, K], share [K] of the variance that each component holds). The sign of a
+      component makes its weight of largest absolute value positive.
+
+    Raises:
+      ValueError: a count that is not an int in [1, min(N, D)]; numbers that are not finite.
+
+    Example:
+      >>> h = jnp.array([[0.0, 0.0], [2.0, 2.0]])
+      >>> coordinates, share = principal_components(h, count=1)
+      >>> coordinates.round(3), share.round(3)
+      (Array([[-1.414],
+             [ 1.414]], dtype=float32), Array([1.], dtype=float32))
+
+    Source: Pearson 1901; Bishop 2006, "Pattern Recognition and Machine Learning", section 12.1.
+    """
+    rows = _rows("principal_components", h)
+    if not is_count(count) or count > min(rows.shape):
+        raise ValueError(
+            f"principal_components: expected 1 to {min(rows.shape)} components of h "
+            f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
+        )
+    # Scaled, because squares of large numbers are infinite, and those of small ones 0.
+    unit = power_of_two(largest(rows))
+    rows = rows / unit
+    rows = rows - rows.mean(0)
+    spread = power_of_two(largest(rows))
+    rows = rows / spread
+    _, sizes, directions = jnp.linalg.svd(rows, full_matrices=False)
+    heaviest = jnp.abs(directions).argmax(1)
+    signs = jnp.sign(jnp.take_along_axis(directions, heaviest[:, None], axis=1))
+    variance = jnp.square(sizes)
+    share = variance / jnp.where(variance.sum() > 0, variance.sum(), 1)
+    return rows @ (signs * directions)[:count].T * spread * unit, share[:count]
+
+
+def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
+    """The layer, with the outputs of the wanted layers added to the state that it returns."""
+    above = f"{path}/" if path else ""
+    # Only if a layer inside is wanted, because `rebuild` unrolls a scanned `repeat`.
+    if layer.rebuild is not None and any(each.startswith(above) for each in wanted):
+        inside = {name: _tap(child, above + name, wanted) for name, child in layer.children.items()}
+        layer = layer.rebuild(inside)
+    if path not in wanted:
+        return layer
+
+    def apply(params: Params, state: State, x: Any, **inputs: Any) -> tuple[Any, State]:
+        untapped = {name: value for name, value in state.items() if name != OUTPUTS}
+        y, untapped = layer.apply(params, untapped, x, **inputs)
+        return y, {**untapped, OUTPUTS: (*state.get(OUTPUTS, ()), y)}
+
+    return dataclasses.replace(layer, apply=apply, rebuild=None)
+
+
 @jax.jit(static_argnums=4)
 def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -> jax.Array:
-    # Squares of large numbers are infinite, and those of small ones 0.
+    """The accuracy of `linear_readout`."""
+    # Scaled, because squares of large numbers are infinite, and those of small ones 0.
     unit = power_of_two(largest(h, 0))
     h, h_test = h / unit, h_test / unit
     mean, spread = h.mean(0), h.std(0)
-    # A feature that is constant but for rounding says nothing.
+    # A feature that is constant up to rounding becomes 0.
     spread = jnp.where(spread > 1e-6 * jnp.abs(h).max(0), spread, jnp.inf)
 
     def standard(rows: jax.Array) -> jax.Array:
@@ -177,8 +224,8 @@ def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -
         fit = softmax_cross_entropy(features @ w, labels).mean()
         return fit + READOUT_DECAY / 2 * jnp.square(w[:-1]).sum()
 
-    # The curvature of softmax cross-entropy is at most half the largest eigenvalue of the features'
-    # second moments (Boehning 1992).
+    # A bound of the curvature of softmax cross-entropy (Boehning 1992): half of the largest
+    # eigenvalue of the features' second moments.
     curvature = jnp.linalg.eigvalsh(features.T @ features / len(features))[-1] / 2 + READOUT_DECAY
 
     def step(number: jax.Array, carry: Any) -> Any:
@@ -193,51 +240,8 @@ def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -
     return accuracy(standard(h_test) @ w, labels_test).mean()
 
 
-def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
-    """The coordinates of a representation along the directions in which it varies most.
-
-    Args:
-      h: [N, ...], any real dtype; flattened to [N, D].
-      count: K, how many components, 1 <= K <= min(N, D).
-
-    Returns:
-      (coordinates [N, K], share of the variance that each holds [K]). A component's sign is the one
-      that makes its largest weight positive.
-
-    Raises:
-      ValueError: more components than there are rows or features, or no integer; numbers that are
-        not finite.
-
-    Example:
-      >>> coordinates, share = principal_components(jnp.array([[0.0, 0.0], [2.0, 2.0]]), 1)
-      >>> coordinates.round(3), share.round(3)
-      (Array([[-1.414],
-             [ 1.414]], dtype=float32), Array([1.], dtype=float32))
-
-    Source: Pearson 1901; Bishop 2006, "Pattern Recognition and Machine Learning", section 12.1.
-    """
-    rows = _rows("principal_components", h)
-    if not is_count(count) or count > min(rows.shape):
-        raise ValueError(
-            f"principal_components: expected 1 to {min(rows.shape)} components of h "
-            f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
-        )
-    # Squares of large numbers are infinite, and those of small ones 0.
-    unit = power_of_two(largest(rows))
-    rows = rows / unit
-    rows = rows - rows.mean(0)
-    spread = power_of_two(largest(rows))
-    rows = rows / spread
-    _, sizes, directions = jnp.linalg.svd(rows, full_matrices=False)
-    heaviest = jnp.abs(directions).argmax(1)
-    signs = jnp.sign(jnp.take_along_axis(directions, heaviest[:, None], axis=1))
-    variance = jnp.square(sizes)
-    share = variance / jnp.where(variance.sum() > 0, variance.sum(), 1)
-    return rows @ (signs * directions)[:count].T * spread * unit, share[:count]
-
-
 def _rows(who: str, h: Any) -> jax.Array:
-    """h as [N, D] in float32, or float64 if it is that; refuses what cannot be measured."""
+    """h as [N, D] in float32 or float64; raises unless it has rows and is finite."""
     h = to_jax(h, who, "h")
     if h.ndim < 1 or not h.size:
         raise ValueError(

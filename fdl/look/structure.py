@@ -1,4 +1,4 @@
-"""What a network is made of, as a table."""
+"""The layers of a network, as a table."""
 
 import math
 from typing import Any
@@ -16,15 +16,15 @@ from fdl.paths import PathError
 
 
 def summary(model: Layer, x: Any, **inputs: Any) -> Table:
-    """Each layer's path, the shape of its output and how many parameters it has, as a table.
+    """A table of the layers: path, output shape and number of parameters.
 
     Args:
       model: a network.
-      x: an array or a `jax.ShapeDtypeStruct`; nothing is computed.
-      inputs: the model's extra inputs.
+      x: an array, a `jax.ShapeDtypeStruct`, or a pytree of them; only shapes and dtypes are read.
+      inputs: the model's extra inputs, by name.
 
     Returns:
-      Text, a line for each layer, and the totals; a notebook shows it without `print`.
+      Text with a line for each layer and a line of totals; a notebook shows it without `print`.
 
     Raises:
       PathError: an x that the model cannot take.
@@ -40,8 +40,8 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
       43 parameters (172 bytes) in 2 layers with weights
     """
     model = as_layer(model)
-    known = ("shape", "__array__")
-    if not all(any(hasattr(leaf, name) for name in known) for leaf in jax.tree.leaves(x)):
+    shaped = ("shape", "__array__")
+    if not all(any(hasattr(leaf, name) for name in shaped) for leaf in jax.tree.leaves(x)):
         raise PathError(
             f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; give a shape as "
             "jax.ShapeDtypeStruct(shape, 'float32')",
@@ -53,18 +53,20 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
     x, inputs = abstract(as_arrays((x, inputs)))
     params, state = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
     look = capture(model, "**")
-    outputs = jax.eval_shape(lambda p, s, x, more: look(p, s, x, **more), params, state, x, inputs)
+    outputs = jax.eval_shape(
+        lambda params, state, x, inputs: look(params, state, x, **inputs), params, state, x, inputs
+    )
     arrays = paths.leaves(params)
     rows = [("path", "output", "parameters", "")]
     for path in layer_paths(model):
-        own = {name: leaf for name, leaf in arrays.items() if name.startswith(f"{path}/")}
+        inside = {name: leaf for name, leaf in arrays.items() if name.startswith(f"{path}/")}
         direct = [
             f"{name.rpartition('/')[2]} {list(leaf.shape)}"
-            for name, leaf in own.items()
+            for name, leaf in inside.items()
             if name.rpartition("/")[0] == path
         ]
         shapes = " ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(outputs.get(path, ())))
-        rows.append((path, shapes, f"{_size(own):,}", ", ".join(direct)))
+        rows.append((path, shapes, f"{_size(inside):,}", ", ".join(direct)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"{path:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {direct}".rstrip()
@@ -77,17 +79,19 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
 
 
 def depth(params: Any) -> int:
-    """How many layers contribute weights.
+    """The number of layers with weights.
 
     Args:
-      params: a pytree; a layer is a node that holds arrays itself.
+      params: a pytree of arrays; each node with arrays directly below it counts as a layer.
+
+    Returns:
+      An int.
 
     Example:
       >>> depth({"dense_0": {"w": 1.0, "b": 0.0}, "dense_1": {"w": 1.0, "b": 0.0}})
       2
 
-    Source: Chollet 2021, "Deep Learning with Python", section 1.1.4: the number of layers that
-    contribute to a model of the data.
+    Source: Chollet 2021, "Deep Learning with Python", section 1.1.4, the depth of a model.
     """
     return len({path.rpartition("/")[0] for path in paths.leaves(params)})
 

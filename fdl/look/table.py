@@ -1,8 +1,8 @@
-"""Text in columns, which a notebook and the interactive prompt show as it is printed."""
+"""Text in columns, which a notebook and the interactive prompt show without `print`."""
 
 
 class Table(str):
-    """Lines of text; its `repr` is the text itself, so that it can be read without `print`."""
+    """Lines of text whose `repr` is the text itself."""
 
     __slots__ = ()
 

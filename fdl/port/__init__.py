@@ -1,4 +1,4 @@
-"""In and out: weights as files."""
+"""Import and export: weights in safetensors files."""
 
 from fdl.exports import public as _public
 

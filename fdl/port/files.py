@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, whatever happens while it is written."""
+"""Writes a file that appears complete or not at all."""
 
 import contextlib
 import errno
@@ -20,18 +20,18 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its place when the block ends and vanishes when it fails.
+    """A temporary file to write to; it replaces `file` when the block ends, or is deleted on error.
 
-    An older file in this place is kept until then, and its permissions beyond it. A link is
-    followed. What was written is on the disk when the block has ended.
+    An older file is unchanged until then, and passes on its permissions. Links are followed. After
+    the block the bytes are on the disk.
 
     Args:
-      file: where to.
+      file: path of the file.
       who: the function that the user called, for the message.
-      size: how many bytes will be written, for the message.
+      size: the number of bytes to be written, for the message.
 
     Raises:
-      OSError: what the disk refuses, and what to do.
+      OSError: a file that cannot be written; the message says what to do.
     """
     target = Path(os.path.realpath(file))
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
@@ -53,6 +53,7 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """`replacing` with the errors of the system."""
     before = _mode(target)
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short, whatever the target's name
     try:
@@ -76,7 +77,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _mode(target: Path) -> int | None:
-    """The permissions of the file in the place, if it may be written; None if there is none."""
+    """The permissions of an existing file, None if there is none; raises if it is read-only."""
     try:
         handle = os.open(target, os.O_WRONLY)
     except FileNotFoundError:

@@ -1,9 +1,10 @@
-"""Weights in a file: safetensors, one tensor for each path, read back strictly."""
+"""Weights in safetensors files: one tensor for each path."""
 
 import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from io import BufferedReader
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from fdl import paths
 from fdl.data.arrays import to_jax
 from fdl.port.files import replacing
 
-# What safetensors calls each dtype, in the order in which it writes them: that of alignment.
+# The name of each dtype in safetensors. Tensors are written in this order, that of alignment.
 _CODES = {
     "uint64": "U64",
     "int64": "I64",
@@ -38,28 +39,31 @@ _CODES = {
 }
 _NAMES = {code: name for name, code in _CODES.items()}
 _ORDER = list(_NAMES)
-_KEY = "prng_key:"  # a note in the header: which tensors are random keys, and of which kind
+_KEY = "prng_key:"  # in the header, before the path of a tensor that is a random key
 
 
 def save_weights(
     file: str | os.PathLike[str], tree: Any, *, only: str | Sequence[str] | None = None
 ) -> None:
-    """Writes every leaf of a pytree under its path. The file appears whole or not at all.
+    """Writes a pytree of arrays to a safetensors file, each leaf under its path.
+
+    The file appears complete or not at all; every bit is kept.
 
     Args:
-      file: where to; an older file there is replaced and keeps its permissions. A link is followed.
-      tree: params, or `{"params": params, "state": state}`, or a whole run with its random keys,
-        step and optimizer state, or any pytree of arrays. Every bit is kept. A Python number is
-        written as JAX reads it, in 32 bits.
-      only: a pattern of paths, or several: the leaves to write, such as `"body/**"`; by default
+      file: path of the file. An older file is replaced, and its permissions are kept. Links are
+        followed.
+      tree: any pytree of arrays: params, `{"params": params, "state": state}`, or a whole run with
+        its optimizer state. Random keys are written too; a Python number as JAX reads it, in 32
+        bits.
+      only: a pattern of paths such as `"body/**"`, or several: the leaves to write; None writes
         all.
 
     Raises:
       ValueError: a pattern that matches nothing.
-      OSError: what the disk refuses: a folder that is missing or cannot be written, no space. The
-        older file is unchanged.
-      PathError: two leaves of one path, or a leaf of a dtype that safetensors does not have (such
-        as int4 or complex128).
+      OSError: a folder that is missing or cannot be written, or a full disk. An older file is
+        unchanged.
+      PathError: two leaves with the same path, or a leaf of a dtype that safetensors does not have,
+        such as int4 or complex128.
 
     Example:
       >>> import tempfile
@@ -72,8 +76,8 @@ def save_weights(
       >>> again.params, int(again.seed)
       ({'w': Array([1., 1.], dtype=float32)}, 7)
 
-    Source: the safetensors format, an 8-byte length, a JSON header and the bytes; no code is ever
-    run in reading it.
+    Source: the safetensors format: an 8-byte length, a JSON header and the bytes. Reading it runs
+    no code from the file.
     """
     tensors, notes = {}, {}
     leaves = paths.leaves(tree)
@@ -97,29 +101,29 @@ def save_weights(
 def load_weights(
     file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
 ) -> Any:
-    """Reads what `save_weights` wrote, strictly: the same paths, shapes and dtypes.
+    """Reads a safetensors file that `save_weights` wrote; paths, shapes and dtypes must be equal.
 
-    With `only` a part is read, as for a network whose body was trained for another task: what the
-    patterns pick is read, as strictly, and the rest keeps the values of `like`.
+    With `only`, for example for a network whose body was trained for another task, only the leaves
+    that the patterns match are read and checked, and the others keep their values in `like`.
 
     Args:
-      file: a safetensors file.
-      like: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape(model.init, ...)`
-        gives them.
-      only: a pattern of paths, or several, such as `"body/**"`: which leaves to read. The others
-        must be arrays in `like`, and may be missing in the file; what else the file has is ignored,
-        and its bytes are not read.
+      file: path of a safetensors file.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct`s, such as
+        `jax.eval_shape(model.init, key, x)` gives.
+      only: a pattern of paths such as `"body/**"`, or several: the leaves to read; None reads all.
+        The other leaves must be arrays in `like`, and may be missing in the file. The rest of the
+        file is not read.
 
     Returns:
-      A new pytree as `like` of JAX arrays, with the file's values. Beside them it takes memory for
-      one array at a time.
+      A new pytree like `like` of JAX arrays with the values of the file. Besides them it needs
+      memory for one array at a time.
 
     Raises:
       FileNotFoundError: no such file.
-      PathError: a leaf that is not read, and is no array in `like`.
-      ValueError: a pattern that matches nothing; not a whole safetensors file; or one of another
-        model, with every path that is missing, unexpected, or of another shape or dtype. Arrays of
-        64 bits are of another dtype than any of JAX's, unless it is told to have 64 bits.
+      PathError: a leaf that is not read, and is not an array in `like`.
+      ValueError: a pattern that matches nothing; a damaged file, or another format; or a file of
+        another model, with each path that is missing, unexpected, or of another shape or dtype. An
+        array of 64 bits has another dtype than JAX's, unless `jax_enable_x64` is set.
 
     Example:
       >>> import tempfile
@@ -133,8 +137,8 @@ def load_weights(
     picked = _picked("load_weights", leaves, only)
     found, start = _read_header(file)
     if only is not None:
-        # Of the file, too, what the patterns pick must be what is wanted.
-        found = {path: each for path, each in found.items() if _is_picked(path, only)}
+        # The patterns must match the same paths in the file as in `like`.
+        found = {path: info for path, info in found.items() if _is_picked(path, only)}
     of = "of this model" if only is None else f"that {only!r:.200} picks"
     _check_fit(file, found, {path: _kind(leaves[path]) for path in picked}, of)
     kept = set(leaves).difference(picked)
@@ -154,7 +158,7 @@ def load_weights(
 
 
 def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) -> list[str]:
-    """The paths that `only` picks, all of them if it is None."""
+    """The paths that `only` matches; all if it is None."""
     if only is None:
         return list(leaves)
     patterns = _patterns(only)
@@ -179,7 +183,7 @@ def _is_picked(path: str, only: str | Sequence[str]) -> bool:
 
 
 def _kept(path: str, leaf: Any) -> jax.Array:
-    """A leaf that is not read, as it is."""
+    """A leaf that is not read; raises if it is only a shape."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise paths.PathError(
             f"expected arrays in like where nothing is read, got a shape at {path!r}; give the "
@@ -190,17 +194,18 @@ def _kept(path: str, leaf: Any) -> jax.Array:
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
+    """Raises unless safetensors can write the leaf and its path."""
     masked = "masked " if isinstance(leaf, np.ma.MaskedArray) else ""
-    said = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
+    got = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
     if masked or leaf.dtype.name not in _CODES:
         raise paths.PathError(
-            f"expected dtypes that safetensors has, got {said}; convert it with astype, or leave "
+            f"expected dtypes that safetensors has, got {got}; convert it with astype, or leave "
             "it out",
             layer="save_weights",
         )
     if _bits(leaf.dtype.name) * leaf.size % 8:
         raise paths.PathError(
-            f"expected an even number of {leaf.dtype}, two to a byte, got {said}; convert it with "
+            f"expected an even number of {leaf.dtype}, two to a byte, got {got}; convert it with "
             "astype",
             layer="save_weights",
         )
@@ -220,7 +225,7 @@ def _bits(name: str) -> int:
 
 
 def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]:
-    """The bytes before the first tensor, and how many follow."""
+    """(the bytes before the first tensor, the number of bytes after them)."""
     header: dict[str, Any] = {"__metadata__": notes} if notes else {}
     end = 0
     for path, leaf in tensors.items():
@@ -240,7 +245,7 @@ def _bytes_of(leaf: Any) -> memoryview:
 
 
 def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
-    """path -> dtype, shape, place and kind, and where the first tensor begins."""
+    """(path -> dtype, shape, data_offsets and kind; the place of the first tensor)."""
     from safetensors import SafetensorError, safe_open
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -252,30 +257,31 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     if os.path.isdir(file):
         raise _not_whole(file, "a folder")
     try:
-        # safetensors checks the header and that the bytes are all there.
+        # safetensors checks the header and the size of the file.
         with safe_open(file, framework="np"), open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(size), object_pairs_hook=once)
     except SafetensorError as error:
         raise _not_whole(file, error) from error
     notes = header.pop("__metadata__", None) or {}
-    for path, each in header.items():
-        shape = each["shape"]
-        each["kind"] = f"{_NAMES.get(each['dtype'], each['dtype'])} {shape}"
+    for path, info in header.items():
+        shape = info["shape"]
+        info["kind"] = f"{_NAMES.get(info['dtype'], info['dtype'])} {shape}"
         if note := notes.get(_KEY + path):
-            each["kind"] = f"{note} {shape[:-1]}"
+            info["kind"] = f"{note} {shape[:-1]}"
     return header, 8 + size
 
 
-def _not_whole(file: str | os.PathLike[str], said: Any) -> ValueError:
+def _not_whole(file: str | os.PathLike[str], got: Any) -> ValueError:
     return ValueError(
-        f"{file}: expected a whole safetensors file, got {said}; fetch or save it again"
+        f"{file}: expected a whole safetensors file, got {got}; fetch or save it again"
     )
 
 
 def _check_fit(
     file: str | os.PathLike[str], found: dict[str, dict[str, Any]], wanted: dict[str, str], of: str
 ) -> None:
+    """Raises unless the file has the wanted paths, with the wanted dtypes and shapes."""
     wrong = [f"missing: {path} {kind}" for path, kind in wanted.items() if path not in found]
     wrong += [f"unexpected: {path} {found[path]['kind']}" for path in found if path not in wanted]
     for path, kind in wanted.items():
@@ -294,12 +300,13 @@ def _check_fit(
 
 
 def _read(
-    file: str | os.PathLike[str], stream: IO[bytes], start: int, tensor: dict[str, Any]
+    file: str | os.PathLike[str], stream: BufferedReader, start: int, tensor: dict[str, Any]
 ) -> np.ndarray:
+    """One tensor of the file."""
     begin, end = tensor["data_offsets"]
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)
-    if stream.readinto(raw) != raw.size:  # type: ignore[attr-defined]
+    if stream.readinto(raw.data) != raw.size:
         raise _not_whole(file, "one that was cut while it was read")
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)

@@ -15,9 +15,9 @@ from fdl.train.reports import weighted_mean as weighted_mean
 from fdl.train.objective import Supervised as Supervised
 from fdl.train.objective import plain as plain
 from fdl.train.objective import supervised as supervised
-from fdl.train.step import Run as Run
-from fdl.train.step import draw_batch as draw_batch
-from fdl.train.step import start as start
+from fdl.train.run import Run as Run
+from fdl.train.run import draw_batch as draw_batch
+from fdl.train.run import start as start
 from fdl.train.step import train_step as train_step
 from fdl.train.step import update_weights as update_weights
 

@@ -1,4 +1,4 @@
-"""A batch as `supervised` takes it: x, y, perhaps weights, and the model's extra inputs."""
+"""Batches of `supervised`: x, y, perhaps weight, and the model's extra inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(x, y, weight, extra inputs) of a batch in any of its forms."""
+    """(x, y, weight, extra inputs) of a batch: a tuple (x, y) or (x, y, weight), or a dict."""
     if isinstance(batch, Mapping):
         rest = dict(batch)
         if "x" in rest and "y" in rest:
@@ -25,11 +25,7 @@ def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 
 def check_weight(weight: Any) -> None:
-    """Raises unless the weights are finite, >= 0, and not all 0.
-
-    Args:
-      weight: [N, ...], concrete, or None.
-    """
+    """Raises unless weights [N, ...] are finite, >= 0 and not all 0; traced ones and None pass."""
     if weight is None or isinstance(weight, jax.core.Tracer):
         return
     array = np.asarray(weight)
@@ -48,29 +44,30 @@ def check_weight(weight: Any) -> None:
 
 
 def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """x, y and inputs with 0 in place of what has weight 0 and could do harm.
+    """x, y and inputs with 0 in place of the numbers of weight 0 that could harm the gradient.
 
-    A mean leaves such an example out, but its gradient multiplies by 0, which a NaN survives, or
-    the infinity that comes of a large number. Where all of an example has weight 0, all of its
-    numbers become 0. Where only a part has, such as the padding of a sequence or the past of a
-    text, other parts may look at it: there only what is not finite becomes 0, and the targets.
+    The mean leaves out an example of weight 0, but the gradient multiplies it by 0, and 0 * NaN is
+    NaN. If a whole example has weight 0, all its numbers become 0. If only a part of it has, such
+    as the padding of a sequence, the model may read that part for the rest: then the targets become
+    0, and in x and inputs only the NaNs and infinities.
     """
     if weight is None:
         return x, y, inputs
     out = jnp.asarray(weight) == 0
     alone = out.reshape(out.shape[0], -1).all(1) if out.ndim else out
 
-    def looked_at(leaf: Any) -> Any:
+    def readable(leaf: Any) -> Any:
         return _zeroed(_zeroed(leaf, alone), out, only_not_finite=True)
 
     return (
-        jax.tree.map(looked_at, x),
+        jax.tree.map(readable, x),
         jax.tree.map(lambda leaf: _zeroed(leaf, out), y),
-        jax.tree.map(looked_at, inputs),
+        jax.tree.map(readable, inputs),
     )
 
 
 def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
+    """A leaf with 0 where `out`, a mask over its first axes, is True; only floats change."""
     floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     if not floating or jnp.shape(leaf)[: out.ndim] != out.shape:
         return leaf
@@ -81,7 +78,7 @@ def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
 
 
 def batch_of(rows: int, tree: Any) -> Any:
-    """The shapes of a batch of so many rows of data."""
+    """The shapes and dtypes of a batch of `rows` rows of `tree`."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((rows, *np.shape(leaf)[1:]), jnp.result_type(leaf)), tree
     )

@@ -1,4 +1,4 @@
-"""What training refuses among its arguments: things in the wrong place, or one step too early."""
+"""Checks of the arguments of training: is each what its place needs?"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -57,8 +57,36 @@ def check_run(who: str, run: Any) -> None:
         )
 
 
+def check_opt_state(who: str, optimizer: GradientTransformation, params: Any, state: Any) -> None:
+    """Raises unless the optimizer state `state` has the paths and shapes of this optimizer's."""
+    try:
+        expected = paths.leaves(jax.eval_shape(optimizer.init, params))
+        found = paths.leaves(state)
+    except Exception:  # an init that cannot be traced; the step will say what is wrong
+        return
+    shapes = [{path: np.shape(leaf) for path, leaf in each.items()} for each in (expected, found)]
+    if shapes[0] != shapes[1]:
+        wanted, got = ([*each.items()] for each in shapes)
+        one = next((each for each in wanted if each not in got), None)
+        other = next((each for each in got if each not in wanted), None)
+        raise ValueError(
+            f"{who}: expected the state of this optimizer, {_leaf(one)}, got one of another "
+            f"optimizer, {_leaf(other)}; begin with fdl.start(params, optimizer), or pass the "
+            "optimizer that the run was started with"
+        )
+
+
+def check_mode(who: str, mode: Any) -> None:
+    """Raises unless `mode` is "min" or "max"."""
+    if mode not in ("min", "max"):
+        raise ValueError(
+            f"{who}: expected mode 'min' or 'max', got {said(mode)}; a loss wants 'min', an "
+            "accuracy 'max'"
+        )
+
+
 def check_params_given(who: str, params: Any) -> None:
-    """Raises unless `params` is a pytree of numbers, and not what `Layer.init` gives as a whole."""
+    """Raises unless `params` is a pytree of numbers, and not the pair that `Layer.init` gives."""
     pair = type(params) is tuple and len(params) == 2
     if pair and isinstance(params[1], dict) and not params[1]:
         raise TypeError(
@@ -143,7 +171,7 @@ def check_loss(who: str, name: str, loss: Any) -> None:
 
 
 def metric_of(who: str, name: str, metric: Any) -> Any:
-    """A metric in any of its forms as a function or a Metric; the plain name of one is called."""
+    """The metric, a function or a Metric; a factory of a Metric without options is called."""
     if makes(metric, Metric) and not _needed(metric):
         return metric()
     if not isinstance(metric, Metric):
@@ -152,9 +180,9 @@ def metric_of(who: str, name: str, metric: Any) -> Any:
 
 
 def _call(factory: Callable[..., Any]) -> str:
-    """How to call it: `f1(average=...)`."""
-    given = ", ".join(f"{each}=..." for each in _needed(factory))
-    return f"{getattr(factory, '__name__', 'f1')}({given or '...'})"
+    """How to call a factory: `f1(average=...)`."""
+    options = ", ".join(f"{each}=..." for each in _needed(factory))
+    return f"{getattr(factory, '__name__', 'f1')}({options or '...'})"
 
 
 def _needed(factory: Callable[..., Any]) -> list[str]:
@@ -164,7 +192,7 @@ def _needed(factory: Callable[..., Any]) -> list[str]:
 
 
 def _not_numbers(tree: Any) -> dict[str, Any]:
-    """The leaves that are no numbers, by path."""
+    """The leaves that are not numbers, by path."""
 
     def number(leaf: Any) -> bool:
         kind = getattr(getattr(leaf, "dtype", None), "kind", None)
@@ -174,6 +202,7 @@ def _not_numbers(tree: Any) -> dict[str, Any]:
 
 
 def _places(f: Callable[..., Any]) -> list[str] | None:
+    """The names of the arguments that can be passed by place; None if they are unknown."""
     try:
         parameters = inspect.signature(f).parameters.values()
         return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
@@ -182,6 +211,7 @@ def _places(f: Callable[..., Any]) -> list[str] | None:
 
 
 def _takes(f: Callable[..., Any], count: int) -> bool:
+    """Whether `f` can be called with `count` arguments."""
     try:
         inspect.signature(f).bind(*range(count))
     except TypeError:
@@ -189,24 +219,6 @@ def _takes(f: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def check_opt_state(who: str, optimizer: GradientTransformation, params: Any, state: Any) -> None:
-    """Raises unless a state has the leaves of those of this optimizer."""
-    try:
-        expected = paths.leaves(jax.eval_shape(optimizer.init, params))
-        found = paths.leaves(state)
-    except Exception:  # an init that cannot be traced; the step will say what is wrong
-        return
-    shapes = [{path: np.shape(leaf) for path, leaf in each.items()} for each in (expected, found)]
-    if shapes[0] != shapes[1]:
-        wanted, got = ([*each.items()] for each in shapes)
-        one = next((each for each in wanted if each not in got), None)
-        other = next((each for each in got if each not in wanted), None)
-        raise ValueError(
-            f"{who}: expected the state of this optimizer, {_leaf(one)}, got one of another "
-            f"optimizer, {_leaf(other)}; begin with fdl.start(params, optimizer), or pass the "
-            "optimizer that the run was started with"
-        )
-
-
 def _leaf(named: tuple[str, Any] | None) -> str:
+    """A leaf of an optimizer state in a message: its path and shape."""
     return f"with {named[0]!r} {list(named[1])}" if named else "with no more leaves"

@@ -17,6 +17,7 @@ from fdl.data.arrays import to_jax
 from fdl.ops.numerics import pairwise_sum
 from fdl.optim.wrappers.evaluation import eval_params, has_eval_params
 from fdl.paths import PathError, traced_in
+from fdl.train.batches import batch_of
 from fdl.train.checks import (
     check_model,
     check_objective_given,
@@ -28,35 +29,37 @@ from fdl.train.reports import Mean, Seen, Tally, added, as_means, tallied
 from fdl.typing import Objective
 
 BATCH_SIZE = 256
-AT_ONCE = "say how many examples go at once"
+BATCH_SIZE_REMEDY = "say how many examples go at once"
 
 
 def evaluate(
     objective: Objective, params: Any, data: Any, *, state: Any = None, batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
-    """The loss and the metrics over data, every example counted once; under `jax.jit` too.
+    """The mean loss and metrics over a data set; every example counts once. Works under `jax.jit`.
 
-    Each example is evaluated as a batch of one, so the result does not depend on batch_size. An
-    objective whose examples look at each other, such as one with `info_nce`, would then see nothing
-    to compare: it is evaluated by whole batches of batch_size, the last of which may be smaller,
-    and its result does depend on that size. The first two examples, together and alone, tell which.
+    Each example is evaluated as a batch of one, so the result does not depend on batch_size. The
+    exception is an objective that compares the examples of a batch, such as one with `info_nce`: it
+    is evaluated on batches of batch_size (the last may be smaller), so its result depends on
+    batch_size. `evaluate` finds out by evaluating the first two examples together and one by one.
 
-    Under `jit`, `grad` or `vmap`, where values are not known yet, both ways are compiled and the
-    program takes the one that is right; what needs values is not checked.
+    Under `jit`, `grad` and `vmap` values are not known yet, so both ways are compiled and the
+    program chooses between them; checks that need values are left out.
 
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; called with key None.
-      params: a pytree; or a run, a result of `fit` or its best, which bring their state along and
-        stand for the parameters that their optimizer wants tested, see `fdl.optim.eval_params`.
-      data: a pytree of arrays [N, ...].
-      state: of a network that has any.
-      batch_size: how many examples at once, >= 1; for most objectives a matter of memory and speed.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; it gets key None.
+      params: a pytree; or a run, a result of `fit` or its `best`, which bring their state, and
+        whose parameters are those that `fdl.optim.eval_params` gives.
+      data: a pytree of arrays [N, ...], N >= 1.
+      state: the network's state; None is `{}`, or the state that `params` brings.
+      batch_size: how many examples at once, an int >= 1; it decides memory and speed.
 
     Returns:
-      name -> mean, a Python float, or a scalar under a transformation; the loss under `loss`.
+      name -> mean, the loss under "loss"; Python floats, or scalar arrays under a transformation.
 
     Raises:
-      ValueError: data that are empty, of different lengths, not finite, or out of the loss's range.
+      TypeError: an argument in the wrong place.
+      ValueError: data that are empty, of different lengths or not finite; targets out of the range
+        of the loss.
       PathError: data that the model cannot take.
 
     Example:
@@ -66,14 +69,14 @@ def evaluate(
       3.667
     """
     check_objective_given("evaluate", objective)
-    batch_size = check_count("evaluate", "batch_size", batch_size, AT_ONCE)
+    batch_size = check_count("evaluate", "batch_size", batch_size, BATCH_SIZE_REMEDY)
     params, state = params_and_state(params, state)
     check_params_given("evaluate", params)
     check_objective(objective, params, state, data)
     data = to_jax(data, "evaluate")
     settings = {"objective": objective, "batch_size": batch_size}
     of = functools.partial(totals, params, state, data, **settings)
-    whole = looks_around(objective, params, state, data)
+    whole = mixes_examples(objective, params, state, data)
     if isinstance(whole, jax.core.Tracer):
         return values(jax.lax.cond(whole, lambda: of(whole=True), lambda: of(whole=False)))
     return values(of(whole=whole))
@@ -88,21 +91,24 @@ def predict(
     batch_size: int = BATCH_SIZE,
     **inputs: Any,
 ) -> Any:
-    """The outputs of a network for any number of inputs.
+    """The outputs of a network, in evaluation, for any number of inputs.
+
+    Each input is a batch of one, so the result does not depend on batch_size.
 
     Args:
-      model: a Layer, or a plain function `(params, x, **inputs) -> y`.
-      params: its parameters; or a run, a result of `fit` or its best, as for `evaluate`.
-      x: a pytree of arrays [N, ...].
-      state: of a network that has any.
-      batch_size: how many at once, >= 1.
+      model: a Layer, or a function `(params, x, **inputs) -> y`.
+      params: a pytree; or a run, a result of `fit` or its `best`, as in `evaluate`.
+      x: a pytree of arrays [N, ...], N >= 1.
+      state: the network's state; None is `{}`, or the state that `params` brings.
+      batch_size: how many inputs at once, an int >= 1.
       inputs: the model's extra inputs by name, pytrees of arrays [N, ...].
 
     Returns:
       y, a pytree of arrays [N, ...].
 
     Raises:
-      ValueError: no input, or arrays of different lengths.
+      TypeError: an argument in the wrong place.
+      ValueError: no inputs, or arrays of different lengths.
       PathError: an input that the model cannot take.
 
     Example:
@@ -112,7 +118,7 @@ def predict(
              [6.]], dtype=float32)
     """
     check_model("predict", model)
-    batch_size = check_count("predict", "batch_size", batch_size, AT_ONCE)
+    batch_size = check_count("predict", "batch_size", batch_size, BATCH_SIZE_REMEDY)
     params, state = params_and_state(params, state)
     check_params_given("predict", params)
     check_params_of_layer("predict", model, params)
@@ -123,11 +129,11 @@ def predict(
 
 
 def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
-    """The parameters and the state to evaluate, of a run or of the two by themselves.
+    """(params, state) to evaluate.
 
     Args:
-      params: a pytree, or a value with `params` and `state`: a run, a result, its best.
-      state: beside a pytree of params; `{}` if None.
+      params: a pytree, or a value with `params` and `state`: a run, a result of `fit` or its best.
+      state: the network's state; None is the state that `params` brings, or `{}`.
     """
     if hasattr(params, "params") and hasattr(params, "state"):
         state = params.state if state is None else state
@@ -142,31 +148,32 @@ _eval_params = jax.jit(eval_params)
 
 
 def check_objective(objective: Objective, params: Any, state: Any, data: Any) -> int:
-    """Refuses data that an objective cannot take; gives N. See `evaluate` for what is raised."""
+    """N, if the objective can take the data; raises as `evaluate` does."""
     data = arrays.as_arrays(data)
-    spared = getattr(objective, "spared", lambda data: data)
+    without_ignored = getattr(objective, "without_ignored", lambda data: data)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
         examples = length(data)
     else:
-        with jax.ensure_compile_time_eval():  # known values can be looked at inside a jit, too
-            examples = check_data(spared(data))
+        with jax.ensure_compile_time_eval():  # so that known values are checked inside `jit` too
+            examples = check_data(without_ignored(data))
     if hasattr(objective, "check"):
         objective.check(params, state, data)
     return examples
 
 
-def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> Any:
-    """Whether what an objective reports of two examples is more than the mean over each of them.
-
-    A traced bool where values are not known yet; then nothing is raised.
+def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> Any:
+    """Whether the report for two examples differs from the mean of the reports for each of them.
 
     Args:
-      objective, params, state: as for `evaluate`.
-      data: a pytree of JAX's arrays [N, ...]; the first two rows are looked at.
+      objective, params, state: as in `evaluate`.
+      data: a pytree of JAX arrays [N, ...]; the first two rows are used.
+
+    Returns:
+      A bool; traced if values are not known yet, and then nothing is raised.
 
     Raises:
-      PathError: the model of a `supervised` objective gives an example another output where there
-        is another one beside it.
+      PathError: a `supervised` objective whose model gives an example another output beside another
+        example than alone.
     """
     if length(data) < 2:
         return False
@@ -174,13 +181,13 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> An
     try:
         together, alone = _together_and_alone(params, state, pair, objective=objective)
     except (ValueError, TypeError, ArithmeticError):
-        # It may need two examples to say anything at all; another mistake will come up again.
+        # The objective may need two examples. If something else is wrong, it is raised later.
         return True
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, pair))} | {jnp.float32}
     rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
-    (means, outputs), (alone_means, alone_outputs) = together, alone
+    (means, outputs), (means_alone, outputs_alone) = together, alone
     for path, output in paths.leaves(outputs).items():
-        other = paths.leaves(alone_outputs)[path]
+        other = paths.leaves(outputs_alone)[path]
         if isinstance(output, jax.core.Tracer):
             continue
         if _differ(output, other, rounding):
@@ -192,12 +199,12 @@ def looks_around(objective: Objective, params: Any, state: Any, data: Any) -> An
                 "of its own: give x the axis that is missing, such as x[..., None]",
                 layer="supervised",
             )
-    differ = [_differ(means[name], alone_means[name], rounding) for name in means]
+    differ = [_differ(means[name], means_alone[name], rounding) for name in means]
     return functools.reduce(operator.or_, differ, False)
 
 
 def _differ(a: Any, b: Any, rounding: float) -> Any:
-    """Whether two arrays differ by more than rounding, in the units of their largest number."""
+    """Whether two arrays differ by more than sqrt(rounding) times their largest absolute value."""
     if isinstance(a, jax.core.Tracer):
         size = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
         return jnp.abs(a - b).max() > rounding**0.5 * size
@@ -208,10 +215,10 @@ def _differ(a: Any, b: Any, rounding: float) -> Any:
 
 @weak_jit(static=["objective"])
 def _together_and_alone(params: Any, state: Any, pair: Any, *, objective: Objective) -> Any:
-    """(means by name, outputs [2, ...]) of two examples in one batch; and of each in its own."""
-    look = functools.partial(_look, objective, params, state)
-    together = look(pair)
-    alone = jax.lax.map(look, jax.tree.map(lambda leaf: leaf[:, None], pair))
+    """(means by name, outputs [2, ...]) of two examples in one batch, and in two batches of one."""
+    report = functools.partial(_means_and_outputs, objective, params, state)
+    together = report(pair)
+    alone = jax.lax.map(report, jax.tree.map(lambda leaf: leaf[:, None], pair))
     sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in alone[0].items()}
     outputs = jax.tree.map(lambda leaf: leaf[:, 0], alone[1])
     return (_values(together[0]), together[1]), (_values(sums), outputs)
@@ -221,21 +228,21 @@ def _values(means: dict[str, Mean]) -> dict[str, Any]:
     return {name: mean.value() for name, mean in means.items()}
 
 
-def _look(
+def _means_and_outputs(
     objective: Objective, params: Any, state: Any, batch: Any
 ) -> tuple[dict[str, Mean], list[Any]]:
-    """The means that are reported of a batch, and the outputs of the model, if it is known.
+    """The means reported for a batch, and the model's outputs if the objective gives them.
 
-    Metrics that count examples one by one say nothing of how they look at each other.
+    Tallies are left out: they count examples one by one.
     """
-    if hasattr(objective, "look"):
-        means, outputs, _ = objective.look(params, state, batch, None)
+    if hasattr(objective, "report"):
+        means, outputs, _ = objective.report(params, state, batch, None)
     else:
         loss, _, metrics = report_of(objective, params, state, batch, None)
         means, outputs = as_means(loss, metrics), ()
-    known = {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
+    means = {name: mean for name, mean in means.items() if isinstance(mean, Mean)}
     floating = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
-    return known, [y for y in floating if y.ndim and y.shape[0] == length(batch)]
+    return means, [y for y in floating if y.ndim and y.shape[0] == length(batch)]
 
 
 @weak_jit(static=["objective", "batch_size", "whole"])
@@ -248,53 +255,53 @@ def totals(
     batch_size: int,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """The program behind `evaluate`: name -> Mean or Tally over all of data.
+    """The compiled part of `evaluate`: name -> Mean or Tally over all data.
 
     Args:
-      params, state, data, objective, batch_size: as for `evaluate`.
-      whole: whether the objective sees whole batches, and not one example at a time.
+      params, state, data, objective, batch_size: as in `evaluate`.
+      whole: True if the objective gets whole batches, False if it gets one example at a time.
     """
 
-    def look(batch: Any) -> dict[str, Any]:
+    def report(batch: Any) -> dict[str, Any]:
         loss, _, metrics = report_of(objective, params, state, batch, None)
         return as_means(loss, metrics, float(length(batch)))
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
-        """Rows counted by the metrics, and the means of each of the batches that they make."""
-        seen = 1 if not whole else length(rows)
-        batches = jax.tree.map(lambda leaf: leaf.reshape(-1, seen, *leaf.shape[1:]), rows)
-        each = jax.vmap(look)(batches)
-        new = tallied({name: _joined(each.pop(name)) for name in tallies})
-        return added(tallies, new), each
+        """The tallies with these rows added, and the means of each batch of the objective."""
+        size = 1 if not whole else length(rows)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows)
+        means = jax.vmap(report)(batches)
+        new = tallied({name: _joined(means.pop(name)) for name in tallies})
+        return added(tallies, new), means
 
     examples = length(data)
     size = min(batch_size, examples)
     full = examples // size * size
-    tallies = _no_tallies(look, data, size if whole else 1)
+    tallies = _empty_tallies(report, data, size if whole else 1)
     rows = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), data)
-    tallies, each = jax.lax.scan(add, tallies, rows)
-    each = jax.tree.map(jnp.ravel, each)
+    tallies, means = jax.lax.scan(add, tallies, rows)
+    means = jax.tree.map(jnp.ravel, means)
     if full < examples:
         tallies, last = add(tallies, jax.tree.map(lambda x: x[full:], data))
-        each = jax.tree.map(lambda *parts: jnp.concatenate(parts), each, last)
-    # The means are added at the end, in an order that does not depend on the batches.
-    return {**jax.tree.map(pairwise_sum, each), **tallies}
+        means = jax.tree.map(lambda *parts: jnp.concatenate(parts), means, last)
+    # Added at the end, in an order that does not depend on batch_size.
+    return {**jax.tree.map(pairwise_sum, means), **tallies}
 
 
-def _no_tallies(look: Any, data: Any, seen: int) -> dict[str, Any]:
-    """The tallies of nothing, for the metrics among what is reported of a batch."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((seen, *x.shape[1:]), x.dtype), data)
-    means = jax.eval_shape(lambda batch: tallied(look(batch)), batch)
+def _empty_tallies(report: Any, data: Any, size: int) -> dict[str, Any]:
+    """The tallies over no examples, of the metrics in the report of a batch."""
+    batch = batch_of(size, data)
+    means = jax.eval_shape(lambda batch: tallied(report(batch)), batch)
     return {name: mean.nothing() for name, mean in means.items() if isinstance(mean, Tally)}
 
 
-def _joined(each: Seen) -> Seen:
-    """Many batches as one batch of many."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each)
+def _joined(batches: Seen) -> Seen:
+    """Batches [P, B, ...] as one batch [P * B, ...]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
 
 
 def values(means: dict[str, Any]) -> dict[str, Any]:
-    """The means as Python numbers, or as scalars where they are traced."""
+    """The means as Python floats; traced ones as scalar arrays."""
 
     def number(mean: Any) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(mean)):
@@ -309,7 +316,9 @@ def values(means: dict[str, Any]) -> dict[str, Any]:
 
 
 @weak_jit(static=["model", "batch_size"])
-def _outputs(params: Any, state: Any, given: Any, *, model: Any, batch_size: int) -> Any:
+def _outputs(params: Any, state: Any, examples: Any, *, model: Any, batch_size: int) -> Any:
+    """The compiled part of `predict`; examples is (x, inputs)."""
+
     def one(example: Any) -> Any:
         x, inputs = jax.tree.map(lambda leaf: leaf[None], example)
         if isinstance(model, Layer):
@@ -319,4 +328,4 @@ def _outputs(params: Any, state: Any, given: Any, *, model: Any, batch_size: int
         return jax.tree.map(lambda leaf: leaf[0], y)
 
     with traced_in("predict"):
-        return jax.lax.map(one, given, batch_size=min(batch_size, length(given)))
+        return jax.lax.map(one, examples, batch_size=min(batch_size, length(examples)))

@@ -1,4 +1,4 @@
-"""What happens between two chunks of steps: history, log, best parameters, progress, Ctrl-C."""
+"""What `fit` does between two chunks of steps: records, log file, progress, pace, Ctrl-C."""
 
 import contextlib
 import json
@@ -18,22 +18,22 @@ from fdl import paths
 from fdl.checks import amount, said
 from fdl.core.layer import abstract
 from fdl.train.evaluation import params_and_state, values
-from fdl.train.step import Run, own
+from fdl.train.run import Run, copied
 
 # Each call of a program takes fresh memory from the system, tens of megabytes for a large network:
 # with calls of 0.25 seconds that took a sixth of the CPU time. Longer calls delay Ctrl-C.
 CHUNK_SECONDS = 1.0
-PRINTED = 20  # lines of a whole run, where no bar is shown
+PRINTED_LINES = 20  # of a whole run, when there is no terminal for a bar
 
 
 class Best(NamedTuple):
     """The parameters at the record with the best value of the monitored metric.
 
     Args:
-      step: how many steps they had been trained.
-      value: of the metric; finite.
-      params: a pytree: those that the optimizer wants tested, see `fdl.optim.eval_params`.
-      state: a pytree.
+      step: the step of that record.
+      value: the metric; finite.
+      params: a pytree, the parameters that `fdl.optim.eval_params` gives.
+      state: a pytree, the network's state.
     """
 
     step: int
@@ -46,13 +46,13 @@ class Best(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """What the next `fit` needs beside the run, to go on as if this one had never stopped.
+    """What the next `fit` needs besides the run to go on as if this one had never stopped.
 
     Args:
-      means: of the steps since the last record that was due.
-      records: how many records there were then.
+      means: the means of the steps since the last record that was due.
+      records: the number of records at that time.
       best: the best of them.
-      worse: how many records in a row were not better.
+      worse: the number of records since the best one.
     """
 
     means: Any
@@ -61,34 +61,34 @@ class Unfinished(NamedTuple):
     worse: int
 
     def __repr__(self) -> str:
-        known = f"{self.records} records, {self.worse} not better"
-        return f"<Unfinished after {known}; means of {', '.join(self.means)}; best: {self.best}>"
+        counts = f"{self.records} records, {self.worse} not better"
+        return f"<Unfinished after {counts}; means of {', '.join(self.means)}; best: {self.best}>"
 
 
-class Host:
+class Recorder:
     """History, log, best parameters and the reason to stop; see `fit` for the arguments."""
 
-    def __init__(self, monitor: str, mode: str, patience: int | None, chunk: int | None, log: Any):
+    def __init__(self, monitor: str, mode: str, patience: int | None, log: Any):
         self.monitor = f"val_{monitor}"
         self.sign = 1 if mode == "min" else -1
         self.patience = patience
         self.log = Log(log)
-        self.pace = Pace(chunk)
         self.begun = time.perf_counter()
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None
         self.reason = ""
         self.worse = 0
 
-    def go_on(self, before: Any, means: Any) -> Any:
-        """Takes up an earlier result where it ended.
+    def resume(self, before: Any, means: Any) -> Any:
+        """Goes on from an earlier result.
 
         Args:
           before: a Result of `fit`, or None.
-          means: of no steps.
+          means: zeros, the means of no steps.
 
         Returns:
-          The means of the steps since its last record, if it has any of these names.
+          The means of the steps since the last record of `before`, if they have the names, shapes
+          and dtypes of `means`; otherwise `means`.
         """
         if before is None:
             return means
@@ -97,14 +97,14 @@ class Host:
         self.best, self.worse = unfinished.best, unfinished.worse
         if before.history:
             self.begun -= before.history[-1]["seconds"]
-        known = abstract(unfinished.means) == abstract(means)
-        return own(unfinished.means) if known else means
+        alike = abstract(unfinished.means) == abstract(means)
+        return copied(unfinished.means) if alike else means
 
     def unfinished(self, means: Any) -> Unfinished:
-        """What is known now, with the means of the steps since the last record."""
+        """What a later `fit` needs, with the means of the steps since the last record."""
         return Unfinished(means, len(self.history), self.best, self.worse)
 
-    def take(self, record: dict[str, float], run: Run) -> dict[str, float]:
+    def add(self, record: dict[str, float], run: Run) -> dict[str, float]:
         """Adds a record to the history and the log, and keeps the run's parameters if best."""
         record = record | {"seconds": time.perf_counter() - self.begun}
         self.history.append(record)
@@ -112,20 +112,20 @@ class Host:
         if self.monitor not in record:
             return record
         value = self.sign * record[self.monitor]
-        # A NaN is never better, and anything is better than no record.
+        # A NaN is never better, and any finite value is better than none.
         if np.isfinite(value) and (self.best is None or value < self.sign * self.best.value):
             step, value = int(record["step"]), record[self.monitor]
-            self.best = Best(step, value, *own(params_and_state(run)))
+            self.best = Best(step, value, *copied(params_and_state(run)))
             self.worse = 0
         else:
             self.worse += 1
         return record
 
-    def stop_if_needed(self, run: Run, sound: bool, interrupted: bool, due: bool) -> None:
-        """Sets the reason to stop, if there is one; patience ends only at a record that is due."""
+    def stop_if_needed(self, run: Run, finite: bool, interrupted: bool, due: bool) -> None:
+        """Sets the reason to stop, if there is one; patience counts only records that are due."""
         if self.reason:
             return
-        if not sound:
+        if not finite:
             self.reason = "not finite"
             warnings.warn(
                 f"fit: expected finite parameters and state, got {_not_finite(run)} by step "
@@ -140,7 +140,7 @@ class Host:
 
     @contextlib.contextmanager
     def keeping_the_run(self) -> Iterator[None]:
-        """Ends training where something fails between two chunks, and keeps the run."""
+        """Turns an error between two chunks into a reason to stop, with a warning."""
         try:
             yield
         except Exception as error:
@@ -155,14 +155,26 @@ class Host:
         )
 
 
+def _not_finite(run: Run) -> str:
+    """The first value that is not finite, and where."""
+    for part in ("params", "state"):
+        for path, leaf in paths.leaves(getattr(run, part)).items():
+            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
+                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+                bad = values[~np.isfinite(values)]
+                if bad.size:
+                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
+    return "none any more"
+
+
 class Log:
-    """A file of JSON lines. Once training has begun, it is never a reason to lose the run.
+    """A file of JSON lines. After training has begun, a failed write only warns.
 
     Args:
       file: a path, or None for no log.
 
     Raises:
-      ValueError: what is no path.
+      ValueError: a file that is not a path.
       OSError: a file that cannot be written.
     """
 
@@ -185,7 +197,7 @@ class Log:
             ) from error
 
     def write(self, line: str) -> None:
-        """Appends a line; one that cannot be written waits for the next, with a warning."""
+        """Appends a line. If that fails, it warns once and writes the line with the next one."""
         warned = bool(self.waiting)
         self.waiting += line
         try:
@@ -199,7 +211,7 @@ class Log:
                 )
 
     def append(self) -> None:
-        """Writes what is waiting, all of it or nothing."""
+        """Writes the waiting lines, all or none of them."""
         if self.file is not None:
             with open(self.file, "ab", buffering=0) as file:
                 size = file.tell()
@@ -208,73 +220,19 @@ class Log:
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    with contextlib.suppress(OSError):  # a device, such as a full one
+                    with contextlib.suppress(OSError):  # a device such as /dev/full has no size
                         file.truncate(size)
                     raise
         self.waiting = ""
-
-
-class Pace:
-    """How many steps the next chunk has: a fixed number, or about CHUNK_SECONDS of them."""
-
-    def __init__(self, chunk: int | None):
-        self.fixed = chunk
-        self.length = chunk or 1
-        self.warm = False
-
-    def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
-        """Runs a chunk, and from its time sets the length of the next."""
-        begun = time.perf_counter()
-        result = jax.block_until_ready(program(*args))
-        seconds = time.perf_counter() - begun
-        if self.fixed is None and self.warm:
-            # At most tenfold at once: a short first chunk is mostly the call itself.
-            self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
-        elif self.fixed is None:
-            self.warm = True  # The first chunk was compiled, which says nothing of its pace.
-        return result
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Makes the first Ctrl-C a flag that is read between chunks; the second one raises."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _not_finite(run: Run) -> str:
-    """The first value that is not finite, and where."""
-    for part in ("params", "state"):
-        for path, leaf in paths.leaves(getattr(run, part)).items():
-            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
-                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
-                bad = values[~np.isfinite(values)]
-                if bad.size:
-                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
-    return "none any more"
 
 
 class Progress:
     """Shows how far training is, with the loss and metrics of the latest steps.
 
     Args:
-      wanted: False shows nothing, and imports nothing.
-      step: where training begins.
-      last: where it will end.
+      wanted: False shows nothing and does not import rich.
+      step: the step at which training begins.
+      last: the step at which it ends.
     """
 
     def __init__(self, wanted: bool, step: int, last: int):
@@ -282,7 +240,7 @@ class Progress:
         self.console: Any = None
         self.last = last
         self.validated: dict[str, float] = {}
-        self.every = (last - step) / PRINTED
+        self.every = (last - step) / PRINTED_LINES
         self.printed = step
         if not wanted:
             return
@@ -308,17 +266,18 @@ class Progress:
             self.bar.stop()
 
     def show(self, step: int, means: dict[str, Any]) -> None:
-        """Moves the bar to a step, with the loss and metrics since the last record.
+        """Moves the bar to a step.
 
-        Beside them stand those of the validation data, at the last record.
+        It shows the loss and metrics since the last record, and the validation values of that
+        record.
         """
         if self.bar is not None:
             seen = _numbers(values(means) | self.validated)
             self.bar.update(self.task, completed=step, seen=seen)
 
     def record(self, record: dict[str, float]) -> None:
-        """Prints a record, where there is no bar to show it; of many records, some."""
-        self.validated = {name: each for name, each in record.items() if name.startswith("val_")}
+        """Shows a record in the bar; without a bar, prints about `PRINTED_LINES` of all records."""
+        self.validated = {name: value for name, value in record.items() if name.startswith("val_")}
         if self.bar is not None:
             self.bar.update(self.task, seen=_numbers(_training(record) | self.validated))
         far = record["step"] >= min(self.printed + self.every, self.last)
@@ -330,7 +289,7 @@ class Progress:
 
 
 def _bar(console: Any) -> Any:
-    """A bar with what was seen in lines of its own: of many metrics, none pushes the bar away."""
+    """A bar with the values in lines below it, so that many metrics do not push it off screen."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.text import Text
@@ -345,6 +304,7 @@ def _bar(console: Any) -> Any:
 
 
 def _training(record: dict[str, float]) -> dict[str, float]:
+    """The training loss and metrics of a record."""
     rest = ("step", "epoch", "seconds")
     return {
         name: value
@@ -355,3 +315,48 @@ def _training(record: dict[str, float]) -> dict[str, float]:
 
 def _numbers(named: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in named.items())
+
+
+class Pace:
+    """The number of steps of the next chunk: fixed, or as many as take about CHUNK_SECONDS."""
+
+    def __init__(self, chunk: int | None):
+        self.fixed = chunk
+        self.length = chunk or 1
+        self.warm = False
+
+    def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
+        """Runs a chunk of `length` steps, and sets the length of the next one from its time."""
+        begun = time.perf_counter()
+        result = jax.block_until_ready(program(*args))
+        seconds = time.perf_counter() - begun
+        if self.fixed is None and self.warm:
+            # At most ten times as long: a short first chunk is mostly the call itself.
+            self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
+        elif self.fixed is None:
+            self.warm = True  # The time of the first chunk is mostly compilation.
+        return result
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Gives a function: was Ctrl-C pressed? A second Ctrl-C raises KeyboardInterrupt.
+
+    Outside the main thread, which alone receives signals, it always gives False.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

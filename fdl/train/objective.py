@@ -1,8 +1,8 @@
-"""Objectives: the forward pass and the loss as one pure function that `jax.grad` can take.
+"""Objectives: the forward pass and the loss as one pure function, for `jax.grad`.
 
-An objective is any `(params, state, batch, key) -> (loss, (state, metrics))`. A key means training;
-None means evaluation. `supervised` makes one of a model and a loss, `plain` one of a function of
-your own; writing it yourself is as good.
+An objective is any function `(params, state, batch, key) -> (loss, (state, metrics))`. It gets a
+key in training, and None in evaluation. `supervised` makes one from a model and a loss, `plain`
+from a function `(params, batch) -> loss`; you can also write one yourself.
 """
 
 import dataclasses
@@ -31,26 +31,31 @@ from fdl.typing import Loss, Objective
 def supervised(
     model: Layer | Callable[..., Any], loss: Loss, **metrics: Loss | Metric
 ) -> "Supervised":
-    """The objective of learning from examples: predict y from x, and score the prediction.
+    """An objective for learning from examples: predict y from x, and score the prediction.
+
+    loss = sum weight * loss(y_pred, y) / sum weight, over the examples of the batch.
 
     Args:
-      model: a Layer, or a plain function `(params, x) -> y_pred`; one that names `key` or `train`
-        is handed them.
-      loss: `(y_pred, y) -> [B, ...]`, per example. What the options of one of fdl's leave out, as
-        `fdl.softmax_cross_entropy(ignore_index=-100)` or a `functools.partial` of it, counts
-        neither in its mean nor in the metrics'.
-      metrics: further such functions by name, to be reported: `accuracy=fdl.accuracy`; or a
-        `fdl.metrics.Metric` whose value is one number: `f1=fdl.metrics.f1("macro", classes=10)`.
-        The plain name of one whose options all have defaults will do: `auc=fdl.metrics.auc`.
+      model: a Layer, or a function `(params, x) -> y_pred`. A function with an argument `key` or
+        `train` gets them.
+      loss: `(y_pred, y) -> [B, ...]`, per example. Targets that an option of fdl's loss leaves out,
+        as in `fdl.softmax_cross_entropy(ignore_index=-100)` or a `functools.partial` of it, count
+        neither in the mean loss nor in the metrics.
+      metrics: what else to report, by name: a function like `loss` (`accuracy=fdl.accuracy`), or a
+        `fdl.metrics.Metric` whose value is one number
+        (`f1=fdl.metrics.f1("macro", classes=10)`). If all options of a Metric have defaults, its
+        function will do (`auc=fdl.metrics.auc`).
 
     Returns:
-      An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with the entries x, y,
-      perhaps weight, and the model's extra inputs. Examples of weight 0 are ignored; NaNs and
-      infinities in them become 0, so they cannot reach the gradient.
+      An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
+      inputs and perhaps weight. weight is [B] or any leading part of the shape of the loss, >= 0.
+      Examples of weight 0 are ignored; NaNs and infinities in them become 0, so they cannot reach
+      the gradient.
 
     Raises:
+      TypeError: a model, loss or metric in the wrong place.
       ValueError: a metric called loss, or a Metric whose value is not one number.
-      PathError: at the call, where the model or the loss cannot take the batch.
+      PathError: when the objective is called with a batch that the model or the loss cannot take.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -81,12 +86,12 @@ def supervised(
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Supervised:
-    """See `supervised`; equal ones (the same model, loss and metrics) share their compilations.
+    """What `supervised` returns. Two with the same model, loss and metrics share their programs.
 
     Args:
-      model: a Layer or a function `(params, x) -> y_pred`.
+      model: a Layer, or a function `(params, x) -> y_pred`.
       loss: `(y_pred, y) -> [B, ...]`.
-      metrics: pairs of name and function or Metric.
+      metrics: pairs (name, function or Metric).
 
     Example:
       >>> from fdl.losses import squared_error
@@ -105,13 +110,13 @@ class Supervised:
         return f"<Supervised of {said(self.model)}; {shortened(given, 200)}>"
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        """Forward pass and loss: (loss, (state, metrics)); loss is a scalar."""
+        """Forward pass and loss: (scalar loss, (state, metrics))."""
         with free_ranks():
-            means, _, state = self.look(params, state, batch, key)
+            means, _, state = self.report(params, state, batch, key)
         return means["loss"].value(), (state, means)
 
-    def look(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
-        """(means by name, y_pred, state): a forward pass with all that comes of it."""
+    def report(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+        """Forward pass and loss: (means by name, y_pred, state)."""
         x, y, weight, inputs = unpack(batch)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         y_pred, state = self.forward(params, state, x, key, **inputs)
@@ -121,12 +126,12 @@ class Supervised:
         """Step 2 of the training loop: run the network on x, obtain y_pred."""
         train = key is not None
         if not isinstance(self.model, Layer):
-            handed = key_and_train(self.model, key, train)
-            return self.model(params, x, **inputs, **handed), state
+            wanted = key_and_train(self.model, key, train)
+            return self.model(params, x, **inputs, **wanted), state
         return self.model.apply(params, state, x, key=key, train=train, **inputs)
 
     def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
-        """Step 3: how far y_pred is from y, as means under the names loss and of the metrics."""
+        """Step 3: how far y_pred is from y: the mean loss and metrics, by name."""
         with free_ranks():
             return {
                 name: self._mean(f, y_pred, y, weight)
@@ -141,8 +146,8 @@ class Supervised:
             Seen(f, y_pred, y, weight) if isinstance(f, Metric) else weighted_mean(values, weight)
         )
 
-    def spared(self, data: Any) -> Any:
-        """The data as the loss reads them, without what has weight 0."""
+    def without_ignored(self, data: Any) -> Any:
+        """The data with 0 in place of NaNs and infinities in examples of weight 0."""
         x, y, weight, inputs = unpack(data)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         if isinstance(data, Mapping):
@@ -150,15 +155,15 @@ class Supervised:
         return (x, y, weight)[: len(data)]
 
     def check(self, params: Any, state: Any, data: Any) -> None:
-        """Refuses data that the model or the loss cannot take, before anything is trained."""
+        """Raises unless the model and the loss can take the data."""
         check_params_of_layer("supervised", self.model, params)
         x, y, weight, inputs = unpack(data)
         check_weight(weight)
         shapes = []
         for rows in (1, 2):
-            given = batch_of(rows, (x, inputs))
+            one_x, one_inputs = batch_of(rows, (x, inputs))
             with traced_in("supervised"):
-                y_pred, _ = _forward.eval_shape(params, state, *given, objective=self)
+                y_pred, _ = _forward.eval_shape(params, state, one_x, one_inputs, objective=self)
                 shapes.append(_scores.eval_shape(y_pred, batch_of(rows, y), objective=self))
         for name, one in shapes[0].items():
             two = shapes[1][name]
@@ -175,11 +180,17 @@ class Supervised:
 
 
 def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
-    """An objective of a plain `(params, batch) -> loss`.
+    """An objective from a function `(params, batch) -> loss`.
 
     Args:
-      loss: a pure function that gives a scalar, the mean over the batch; one that names `key` or
-        `train` is handed them, None and False in evaluation.
+      loss: a pure function that returns a scalar, the mean over the batch. A function with an
+        argument `key` or `train` gets them; in evaluation key is None and train is False.
+
+    Returns:
+      An objective without state and metrics.
+
+    Raises:
+      TypeError: a loss that is not a function.
 
     Example:
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
@@ -196,7 +207,7 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """See `plain`.
+    """What `plain` returns.
 
     Args:
       loss: `(params, batch) -> scalar`.
@@ -205,20 +216,20 @@ class Plain:
     loss: Callable[[Any, Any], Any]
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        """(loss, (state, no further metrics))."""
-        handed = key_and_train(self.loss, key, key is not None)
-        return self.loss(params, batch, **handed), (state, {})
+        """(loss, (state, {}))."""
+        wanted = key_and_train(self.loss, key, key is not None)
+        return self.loss(params, batch, **wanted), (state, {})
 
 
 @weak_jit(static=["objective"])
 def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
-    # Never run: as a jitted function it remembers the shapes of what it has seen.
+    """Only its `eval_shape` is used, which a jitted function remembers for each shape."""
     return objective.forward(params, state, x, None, **inputs)
 
 
 @weak_jit(static=["objective"])
 def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
-    """Never run, like `_forward`: what the loss and the metrics give for each example."""
+    """The loss and the metrics of each example; only its `eval_shape` is used."""
     functions = (("loss", objective.loss), *objective.metrics)
     return {name: f(y_pred, y) for name, f in functions if not isinstance(f, Metric)}
 
@@ -229,18 +240,18 @@ def report_of(
     """(loss, state, metrics) of a batch.
 
     Raises:
-      ValueError: see `reported`.
-      PathError: a function of the user's that asks a traced array for its value.
+      ValueError: an objective that gives something else, see `_checked_report`.
+      PathError: an objective that needs the value of a traced array.
     """
     with traced_in("objective"):
-        return reported(objective(params, state, batch, key))
+        return _checked_report(objective(params, state, batch, key))
 
 
-def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """(loss, state, metrics) of what an objective gave back, if it is what it must be.
+def _checked_report(report: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """(loss, state, metrics) from what an objective returned.
 
     Raises:
-      ValueError: another structure, a loss that is not one number, a metric that is not one either.
+      ValueError: another structure, or a loss or metric that is not one number.
     """
     pair = report if isinstance(report, tuple) and len(report) == 2 else (None, None)
     loss, rest = pair
@@ -250,9 +261,9 @@ def reported(report: Any) -> tuple[Any, Any, dict[str, Any]]:
             "(params, batch) -> loss, fdl.plain makes an objective"
         )
     for name, value in (("loss", loss), *rest[1].items()):
-        known = isinstance(value, Mean | Tally | Seen) and value is not loss
+        mean = isinstance(value, Mean | Tally | Seen) and value is not loss
         number = is_number(value) or getattr(value, "dtype", None) == jnp.bool_
-        if not known and not (number and jnp.shape(value) == ()):
+        if not mean and not (number and jnp.shape(value) == ()):
             raise ValueError(
                 f"objective: expected {name} as one number for the batch, got {said(value)}; take "
                 "the mean over the examples, or report fdl.train.weighted_mean(values)"

@@ -1,4 +1,4 @@
-"""One program of many steps: what `fit` compiles."""
+"""Many steps as one compiled program, which `fit` calls for each chunk."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from optax import GradientTransformation
 from fdl import paths
 from fdl.core.compilation import weak_jit
 from fdl.train.reports import added
-from fdl.train.step import Run, train_step
+from fdl.train.run import Run
+from fdl.train.step import train_step
 from fdl.typing import Objective
 
 
@@ -24,10 +25,12 @@ def advance(
     optimizer: GradientTransformation,
     batch_size: int,
 ) -> tuple[Run, dict[str, Any], jax.Array]:
-    """The program behind `fit`: `length` steps, whose loss and metrics are added to `means`.
+    """Takes `length` steps, and adds their loss and metrics to `means`.
 
-    `run` and `means` are overwritten; give copies of what is still needed. The third result is
-    whether all parameters and the state are finite.
+    The buffers of `run` and `means` are reused: pass copies of what is still needed.
+
+    Returns:
+      (run, means, finite): finite is True if all params and the state are finite.
     """
 
     def body(_: Any, carry: Any) -> Any:
@@ -38,10 +41,10 @@ def advance(
         return run, added(means, new)
 
     run, means = jax.lax.fori_loop(0, length, body, (run, means))
-    return run, means, _sound((run.params, run.state))
+    return run, means, _all_finite((run.params, run.state))
 
 
-def _sound(tree: Any) -> jax.Array:
+def _all_finite(tree: Any) -> jax.Array:
     floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.array([jnp.isfinite(x).all() for x in floating], bool).all()
 
@@ -50,32 +53,32 @@ def _sound(tree: Any) -> jax.Array:
 def one_step(
     run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
 ) -> tuple[Run, dict[str, Any]]:
-    """`train_step` as a part of `advance`: traced once for the shapes of its result and for it."""
+    """`train_step`, jitted so that `eval_shape` and `advance` share one trace."""
     return train_step(objective, optimizer, run, data, batch_size)
 
 
 def zero_means(run: Any, after: Any, means: Any) -> Any:
-    """Zeros to add the means of steps to, if a step gives back a run like the one it was given.
+    """The means of no steps, to which those of steps are added.
 
     Args:
-      run: before a step.
-      after: the shapes of the run after it.
-      means: the shapes of what it reports.
+      run: the run before a step.
+      after: the shapes of the run after the step.
+      means: the shapes of the means that the step reports.
 
     Raises:
-      PathError: a leaf of another shape or dtype after the step, or none.
+      PathError: a step that adds, drops or changes a leaf of the run.
     """
-    given, given_back = paths.leaves(run), paths.leaves(after)
-    for path in sorted({*given, *given_back}):
-        had, got = given.get(path), given_back.get(path)
-        if had is None or got is None or (had.shape, had.dtype) != (got.shape, got.dtype):
+    leaves_before, leaves_after = paths.leaves(run), paths.leaves(after)
+    for path in sorted({*leaves_before, *leaves_after}):
+        old, new = leaves_before.get(path), leaves_after.get(path)
+        if old is None or new is None or (old.shape, old.dtype) != (new.shape, new.dtype):
             raise paths.PathError(
-                f"expected a step to leave {_said(had)}, got {_said(got)}; the objective must give "
+                f"expected a step to leave {_kind(old)}, got {_kind(new)}; the objective must give "
                 "back the state in the tree, shapes and dtypes in which it came",
                 path,
             )
     return {name: mean.nothing() for name, mean in means.items()}
 
 
-def _said(leaf: Any) -> str:
+def _kind(leaf: Any) -> str:
     return "nothing" if leaf is None else f"{leaf.dtype} {list(leaf.shape)}"

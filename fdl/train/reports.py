@@ -1,4 +1,4 @@
-"""What is reported of a batch: means and tallies, which can be added up over batches."""
+"""What an objective reports for a batch: means and tallies, which can be added over batches."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ from fdl.metrics.metric import Sum, weighted_sum, weights_of
 
 
 class Mean(NamedTuple):
-    """A mean that can still be added to: the sum of weighted values, and of the weights.
+    """A weighted mean as two sums, so that means of several batches can be added.
 
     Args:
-      total: scalar.
-      count: scalar.
-      lost: what rounding has cut off total and count, so that millions of small values still count.
+      total: scalar, the sum of weight * value.
+      count: scalar, the sum of the weights.
+      lost: the rounding errors of total and count, so that millions of small values still count.
 
     Example:
-      >>> float(Mean(6.0, 4.0).value())
+      >>> float(Mean(total=6.0, count=4.0).value())
       1.5
 
-    Source: the sums are those of Knuth 1997, see `fdl.metrics.metric.Sum`.
+    Source: the compensated sums of Knuth 1997, see `fdl.metrics.metric.Sum`.
     """
 
     total: Any
@@ -33,18 +33,18 @@ class Mean(NamedTuple):
     lost: tuple[Any, Any] = (0.0, 0.0)
 
     def value(self) -> Any:
-        """total / count, and 0 where nothing was counted."""
+        """total / count, or 0 if count is 0."""
         total, count = self.total + self.lost[0], self.count + self.lost[1]
         return total / jnp.where(count == 0, jnp.ones_like(count), count)
 
     def plus(self, other: "Mean") -> "Mean":
-        """The mean of both."""
+        """The mean over both."""
         total = Sum(self.total, self.lost[0]).plus(Sum(other.total, other.lost[0]))
         count = Sum(self.count, self.lost[1]).plus(Sum(other.count, other.lost[1]))
         return Mean(total.high, count.high, (total.low, count.low))
 
     def nothing(self) -> "Mean":
-        """The mean of nothing, in the same dtypes."""
+        """The mean over no examples, in the same dtypes."""
         total, count = self.total.dtype, self.count.dtype
         lost = jnp.zeros((), total), jnp.zeros((), count)
         return Mean(jnp.zeros((), total), jnp.zeros((), count), lost)
@@ -53,7 +53,7 @@ class Mean(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["state"], meta_fields=["metric"])
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """What a `Metric` has seen so far; to be added to, as a Mean.
+    """What a `Metric` has counted so far; tallies of several batches can be added.
 
     Args:
       metric: a `fdl.metrics.Metric`.
@@ -64,15 +64,15 @@ class Tally:
     state: Any
 
     def value(self) -> Any:
-        """What the metric computes of it."""
+        """The value of the metric."""
         return self.metric.compute(self.state)
 
     def plus(self, other: "Tally") -> "Tally":
-        """The tally of both."""
+        """The tally over both."""
         return Tally(self.metric, self.metric.merge(self.state, other.state))
 
     def nothing(self) -> "Tally":
-        """The tally of nothing."""
+        """The tally over no examples."""
         return Tally(self.metric, self.metric.init())
 
 
@@ -83,10 +83,10 @@ class Tally:
 )
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A batch that a `Metric` is yet to count.
+    """A batch that a `Metric` has still to count.
 
-    An objective reports this and not a Tally, because `evaluate` runs it on one example at a time:
-    the state of a metric is made once for a batch of them, and not for each.
+    An objective reports this and not a Tally because `evaluate` calls it with one example at a
+    time: so the state of the metric is made once for a whole batch, not once for each example.
 
     Args:
       metric: a `fdl.metrics.Metric`.
@@ -101,31 +101,32 @@ class Seen:
     weight: Any = None
 
     def tally(self) -> Tally:
-        """The batch, counted."""
+        """The tally of this batch."""
         batch = (self.predictions, self.targets, self.weight)
         return Tally(self.metric, self.metric.update(self.metric.init(), *batch))
 
     def value(self) -> Any:
-        """What the metric computes of this batch alone."""
+        """The value of the metric for this batch alone."""
         return self.tally().value()
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
-    """The one place where a mean over examples is taken.
+    """The mean over examples: sum weight * value / sum weight.
 
     Args:
       values: [B, ...], a loss or metric for each example.
-      weight: [B], or any leading part of the shape of values, >= 0; by default 1 for each. What has
-        weight 0 counts as nothing, even a NaN.
+      weight: [B], or any leading part of the shape of values, >= 0; None weighs all equally. Values
+        of weight 0 are ignored, even NaNs.
 
     Returns:
-      Mean, in float32 or better.
+      A `Mean` in float32 or float64.
 
     Raises:
-      PathError: a weight that is not shaped like the first axes of the values.
+      PathError: a weight whose shape is not a leading part of the shape of values.
 
     Example:
-      >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([3.0, 1.0])).value())
+      >>> mean = weighted_mean(jnp.array([1.0, 3.0]), weight=jnp.array([3.0, 1.0]))
+      >>> float(mean.value())
       1.5
     """
     values = precise(values)
@@ -136,15 +137,15 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
 
 
 def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[str, Any]:
-    """What an objective reports, as means that can be added up.
+    """The loss and metrics that an objective reports, as means that can be added.
 
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: how much a plain scalar counts.
+      count: the count of the Mean that a scalar becomes.
 
     Returns:
-      name -> Mean, Tally or Seen; the loss among them.
+      name -> Mean, Tally or Seen, the loss under "loss".
     """
 
     def mean(value: Any) -> Any:
@@ -157,15 +158,10 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
 
 
 def tallied(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with every batch counted."""
-    return {n: mean.tally() if isinstance(mean, Seen) else mean for n, mean in means.items()}
+    """The means with a Tally in place of each Seen."""
+    return {name: mean.tally() if isinstance(mean, Seen) else mean for name, mean in means.items()}
 
 
 def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The means and tallies of both.
-
-    Args:
-      means: name -> Mean or Tally.
-      more: the same names.
-    """
+    """The means and tallies over both; name -> Mean or Tally, with the same names."""
     return {name: mean.plus(more[name]) for name, mean in means.items()}

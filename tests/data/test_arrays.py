@@ -276,7 +276,7 @@ LONG = [[0.5] * 64 for _ in range(256)]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_list_of_numbers_is_told_to_become_an_array(given, where, said):
+def test_a_list_of_numbers_raises_and_says_to_make_an_array(given, where, said):
     place, at = (f" at {where!r}",) * 2 if where else ("", "")
     do = "convert it with np.asarray"
     assert_refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.length, given)
@@ -392,7 +392,7 @@ SEEDED_BUGS = {
             ("seen += len(chunk)", "pass"),
             ('if column.dtype.kind not in "biuf"]', "if False]"),
             ("isinstance(node, list) and _is_list", "_is_list"),
-            ("shapes[:MOST]", "shapes"),
+            ("shapes[:MOST_NAMED]", "shapes"),
         ],
     ),
 }

@@ -257,7 +257,7 @@ SEEDED_BUGS = {
             ("epoch + position // examples, position", "epoch * 0, position"),
             ("offset + jnp.arange(batch_size", "offset + 1 + jnp.arange(batch_size"),
             ("ROUNDS = 8", "ROUNDS = 2"),
-            ("(hashes < mine)", "(hashes <= mine)"),
+            ("(hashes < own)", "(hashes <= own)"),
             ("32 - examples.bit_length()", "33 - examples.bit_length()"),
         ],
     ),

@@ -78,7 +78,7 @@ def test_a_text_as_numbers():
         ),
     ],
 )
-def test_a_mistake_is_told(wrong, message):
+def test_a_wrong_argument_raises(wrong, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         wrong()
 

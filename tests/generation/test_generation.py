@@ -212,7 +212,7 @@ def test_with_a_key_of_its_own_each_prompt_is_continued_as_alone():
 
 
 def test_lengths_that_are_equal_change_no_draw():
-    """One key draws for the batch, whether the lengths are told or not."""
+    """One key samples for the batch, with and without lengths."""
     table = jnp.asarray(np.random.default_rng(2).standard_normal((C, C)), jnp.float32)
     model, params = fdl.embedding(C, C), {"w": table}
     plain = fdl.generate(model, params, TOKENS[:, :5], 30, key=KEY)
@@ -310,7 +310,7 @@ def test_generation_stops_when_all_have_ended():
     [np.nan, -np.inf, np.array([0, np.inf, 0, 0, 0]), np.array([0, 0, 0, 9, np.nan])],
     ids=["nan", "nothing", "infinite", "one_nan"],
 )
-def test_logits_that_are_not_finite_are_told(value, key):
+def test_logits_that_are_not_finite_raise(value, key):
     prompts = [[3, 4], [0, 1]]
     # Draws follow the table too, at this temperature.
     options = {"table": NEXT.at[2].set(value), "key": key, "temperature": 1e-3}
@@ -459,7 +459,7 @@ def test_the_repetition_penalty_is_a_loop_over_what_was_there(penalty):
 
 @pytest.mark.parametrize("one_key", [True, False], ids=["one_key", "own_keys"])
 def test_all_options_together_draw_as_often_as_the_formula_says(one_key):
-    """The first new token of 4000 prompts, half of them padded, against its exact chances."""
+    """The first new token of 4000 prompts, half of them padded, against its exact distribution."""
     count = 4000
     logits = np.array([1.0, 0.5, -0.4, 2.0, 1.3, -1.0])
     table = jnp.asarray(np.tile(logits, (6, 1)), jnp.float32)
@@ -561,7 +561,7 @@ REFUSED = [
     *(
         (
             {"key": KEY, "temperature": heat},
-            rf"expected a temperature > 0, got {heat}; key=None takes the likeliest token every "
+            rf"expected temperature > 0, got {heat}; key=None takes the likeliest token every "
             r"time",
         )
         for heat in (0.0, -1.0, np.nan)
@@ -585,10 +585,10 @@ REFUSED = [
     *(
         (
             {"repetition_penalty": penalty},
-            rf"expected a finite repetition_penalty > 0, got {penalty}; 1 changes nothing, 1\.2 "
+            rf"expected {finite}repetition_penalty > 0, got {penalty}; 1 changes nothing, 1\.2 "
             r"makes earlier tokens rarer",
         )
-        for penalty in (0.0, -1.0, np.inf, np.nan)
+        for penalty, finite in ((0.0, ""), (-1.0, ""), (np.inf, "a finite "), (np.nan, ""))
     ),
     (
         {"key": 0},
@@ -722,8 +722,8 @@ SEEDED_BUGS = {
             ("logits.astype(jnp.float32) / heat", "logits.astype(jnp.float32) * heat"),
             ("jax.random.fold_in(choice.key, numbers.max(initial=0))", "choice.key"),
             ("jax.lax.top_k(logits, kept)", "jax.lax.top_k(-logits, kept)"),
-            ("min(top_k or kinds, kinds)", "min((top_k or kinds) + 1, kinds)"),
-            ("lambda t: t > 0", "lambda t: t >= 0"),
+            ("min(top_k or vocabulary, vocabulary)", "min((top_k or vocabulary) + 1, vocabulary)"),
+            ('temperature, "(0, inf]"', 'temperature, "[0, inf]"'),
             ("(before < top_p)", "(mass < top_p)"),
             (" | (top_p >= 1)", ""),
             ("logits / penalty, logits * penalty", "logits / penalty, logits / penalty"),
@@ -740,7 +740,7 @@ SEEDED_BUGS = {
             ("(lengths < 1)", "(lengths < 0)"),
             ("(places + before[:, None])", "(places - before[:, None])"),
             ("(mask != (places < lengths[:, None])).any(1)", "lengths < 1"),
-            ("each >= kinds", "each > kinds"),
+            ("token >= vocabulary", "token > vocabulary"),
         ],
     ),
     "fdl/generation/token_loop.py": (
@@ -749,7 +749,7 @@ SEEDED_BUGS = {
             ("carry[0] + piece < shortest", "carry[0] < shortest"),
             ("at - lengths)", "at + 0 * lengths)"),
             ("done | fails | (~prompted & ends)", "done | fails | ends"),
-            ("~prompted & ~done & ~sound", "~done & ~sound"),
+            ("~prompted & ~done & ~finite", "~done & ~finite"),
             ("jnp.isin(chosen, jnp.array(choice.end, text.dtype)) | over", "over"),
             ('jnp.minimum(newest, loop["at"])', "newest"),
             ('short & ~loop["done"].all() if choice.end else short', "short"),
@@ -760,6 +760,6 @@ SEEDED_BUGS = {
     ),
     "fdl/generation/tokens.py": (
         "generation/test_generation.py",
-        [("not np.all(sound)", "False")],
+        [("not np.all(finite)", "False")],
     ),
 }

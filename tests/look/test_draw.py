@@ -52,7 +52,7 @@ def read(figure):
 
 
 def assert_apart(artists):
-    """No two of these texts touch on the drawn page."""
+    """Asserts that no two of these texts overlap in the figure."""
     boxes = [each.get_window_extent() for each in artists if each.get_text()]
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:number])
@@ -122,7 +122,7 @@ def test_the_curves_of_one_run_are_its_history(tmp_path):
     assert_can_be_saved(figure, tmp_path)
 
 
-def test_several_runs_are_told_apart_by_colour_and_training_is_dashed(tmp_path):
+def test_several_runs_differ_in_colour_and_training_is_dashed(tmp_path):
     worse = [record | {"loss": 3 * record["loss"]} for record in HISTORY]
     figure = draw.learning_curves({"good": HISTORY, "bad": worse})
     panel = figure.axes[0]

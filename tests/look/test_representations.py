@@ -20,7 +20,7 @@ def assert_near(got, wanted, tolerance=1e-6):
 
 
 def assert_same(got, wanted):
-    """The same paths in the same order, and the same bits."""
+    """Asserts the same paths in the same order, and the same bits."""
     assert list(got) == list(wanted)
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
@@ -397,7 +397,7 @@ MISUSES = {
 
 
 @pytest.mark.parametrize("name", MISUSES)
-def test_a_misuse_is_told(name):
+def test_wrong_arguments_raise(name):
     wrong, said = MISUSES[name]
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         wrong(fdl.models.mlp([5], 3), jnp.ones((2, 4)))

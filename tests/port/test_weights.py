@@ -791,7 +791,7 @@ SEEDED_BUGS = {
             ("if path not in wanted]", "if False]"),
             ("raw[0::2] | raw[1::2] << 4", "raw[1::2] | raw[0::2] << 4"),
             ('raise _not_whole(file, "a name that', '_not_whole(file, "a name that'),
-            ('f"{note} {shape[:-1]}"', "each['kind']"),
+            ('f"{note} {shape[:-1]}"', "info['kind']"),
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],
     ),

@@ -18,7 +18,7 @@ import pytest
 import fdl
 from fdl.core.compilation import weak_jit
 from fdl.train import Mean
-from fdl.train.evaluation import looks_around
+from fdl.train.evaluation import mixes_examples
 from fdl.train.hooks import Log
 from fdl.train.reports import added
 from tests.toys import running_mean
@@ -250,7 +250,7 @@ def test_rounding_is_no_look_at_others(dtype):
     x = jax.random.normal(jax.random.key(1), (6, 40), dtype)
     params, state = net.init(jax.random.key(0), x)
     score = fdl.supervised(net, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
-    assert not looks_around(score, params, state, (x, jnp.arange(6) % 5))
+    assert not mixes_examples(score, params, state, (x, jnp.arange(6) % 5))
 
 
 def test_an_objective_that_needs_two_examples_is_evaluated():
@@ -308,7 +308,7 @@ def test_no_finite_record_is_no_best_and_patience_ends_it():
 
 
 @pytest.mark.parametrize("rate", [np.inf, np.nan])
-def test_parameters_spoilt_by_the_last_step_are_told(rate):
+def test_parameters_that_are_not_finite_after_the_last_step_warn(rate):
     optimizer = optax.sgd(rate)
     with pytest.warns(
         UserWarning,
@@ -573,7 +573,7 @@ def test_equal_static_arguments_share_a_program_and_others_do_not():
         assert len(traced) == number
 
 
-def test_objects_without_a_hash_are_told_apart_by_identity():
+def test_objects_without_a_hash_are_compared_by_identity():
     class Model:
         __hash__ = None
 
@@ -733,7 +733,7 @@ def test_a_huge_number_of_weight_0_moves_nothing():
 
 
 def test_the_past_of_a_sequence_may_have_weight_0_and_still_be_looked_at():
-    """Numbers of places of weight 0 stay where the rest of their example has weight."""
+    """Inputs of weight 0 are kept if the rest of their example has weight."""
     looks_back = lambda w, x: w * jnp.cumsum(x, axis=1)  # noqa: E731
     score = fdl.supervised(looks_back, fdl.squared_error)
     x, y = np.array([[2.0, 3.0]], np.float32), np.array([[np.nan, 0.0]], np.float32)
@@ -741,7 +741,7 @@ def test_the_past_of_a_sequence_may_have_weight_0_and_still_be_looked_at():
     assert fdl.evaluate(score, 1.0, (x, y, weight))["loss"] == 25.0
 
 
-def test_parameters_that_the_loss_does_not_look_at_are_told():
+def test_parameters_that_the_loss_does_not_use_warn():
     params = begin(fdl.sgd(0.1)).params
     score = fdl.plain(lambda p, batch: SQUARE(params["dense_0"]["w"][0, 0], batch[0]))
     with pytest.warns(
@@ -770,7 +770,7 @@ REPORTS = {
 
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("who", ["fit", "evaluate"])
-def test_objectives_of_your_own_that_report_something_else_are_told(name, who):
+def test_objectives_that_report_something_else_raise(name, who):
     report, got = REPORTS[name]
     what = {"vector metric": "each", "text metric": "each", "vector": "loss"}.get(name)
     expected = f"{what} as one number for the batch" if what else r"\(loss, \(state, metrics\)\)"

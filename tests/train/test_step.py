@@ -485,7 +485,7 @@ def test_best_keeps_the_parameters_of_the_best_record():
     assert highest.best.value == max(record["val_accuracy"] for record in highest.history)
 
 
-def test_patience_stops_after_so_many_records_without_a_better_value():
+def test_patience_stops_after_that_number_of_records_without_a_better_value():
     optimizer = fdl.sgd(lambda count: jnp.where(count < 10, 0.05, -0.05))  # then uphill
     result = fdl.fit(
         *(objective(), optimizer, begin(optimizer), data()),
@@ -753,7 +753,7 @@ def test_fit_works_outside_the_main_thread():
 
 @pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("where", ["x", "y", "both"])
-def test_what_has_no_weight_moves_nothing_even_where_it_is_no_number(broken, where):
+def test_examples_of_weight_0_change_no_gradient_even_if_not_finite(broken, where):
     model = fdl.chain(fdl.dense(3), fdl.tanh, fdl.dense(1), lambda y: y[..., 0])
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
     y = jnp.array([1.0, 2.0, 0.5, 3.0])
@@ -780,11 +780,13 @@ SEEDED_BUGS = {
             ("jax.random.fold_in(jax.random.key(run.seed), run.step)", "jax.random.key(run.seed)"),
             ("draw_batch(data, run.seed, run.step", "draw_batch(data, run.seed, run.step * 0"),
             ("run._replace(state=state)", "run"),
-            ("jnp.where(sound, new, old)", "new"),
-            ("seed = seed.item()", "pass"),
+            ("jnp.where(finite, new, old)", "new"),
             ("Run(apply_updates(run.params, updates), run.state", "Run(updates, run.state"),
-            ("copy=True", "copy=False"),
         ],
+    ),
+    "fdl/train/run.py": (
+        "train/test_step.py train/test_loop.py",
+        [("seed = seed.item()", "pass"), ("copy=True", "copy=False")],
     ),
     "fdl/train/batches.py": (
         "train/test_step.py train/test_loop.py",
@@ -801,7 +803,7 @@ SEEDED_BUGS = {
             ("counting(self.loss, y), counting(f, y)", "counting(self.loss, y),"),
             ("train = key is not None", "train = False"),
             ("train = key is not None", "train = True"),
-            ("handed = key_and_train(self.model, key, train)", "handed = {}"),
+            ("wanted = key_and_train(self.model, key, train)", "wanted = {}"),
             ("Seen(f, y_pred, y, weight)", "Seen(f, y_pred, y)"),
             ("check_targets(self.loss, y_pred, y)", "pass"),
         ],
@@ -811,13 +813,16 @@ SEEDED_BUGS = {
         [
             ("lambda: of(whole=True), lambda", "lambda: of(whole=False), lambda"),
             ("model.apply(params, state, x, **inputs)", "model.apply(params, state, x)"),
-            ("jax.tree.map(pairwise_sum, each)", "jax.tree.map(jnp.mean, each)"),
-            ("jax.tree.map(pairwise_sum, each)", "jax.tree.map(lambda x: jnp.cumsum(x)[-1], each)"),
+            ("jax.tree.map(pairwise_sum, means)", "jax.tree.map(jnp.mean, means)"),
+            (
+                "jax.tree.map(pairwise_sum, means)",
+                "jax.tree.map(lambda x: jnp.cumsum(x)[-1], means)",
+            ),
             ("if full < examples:", "if False:"),
-            ("check_data(spared(data))", "length(data)"),
-            ("check_data(spared(data))", "check_data(data)"),
-            ("whole = looks_around(objective, params, state, data)", "whole = False"),
-            ("seen = 1 if not whole else", "seen = 1 if whole else"),
+            ("check_data(without_ignored(data))", "length(data)"),
+            ("check_data(without_ignored(data))", "check_data(data)"),
+            ("whole = mixes_examples(objective, params, state, data)", "whole = False"),
+            ("size = 1 if not whole else", "size = 1 if whole else"),
             ("as_means(loss, metrics, float(length(batch)))", "as_means(loss, metrics)"),
             ("if has_eval_params(opt_state, params):", "if False:"),
         ],
@@ -827,17 +832,17 @@ SEEDED_BUGS = {
         [
             ("added(means, new)", "new"),
             ("jnp.isfinite(x).all() for x in floating", "jnp.isfinite(x).any() for x in floating"),
-            ("_sound((run.params, run.state))", "jnp.array(True)"),
+            ("_all_finite((run.params, run.state))", "jnp.array(True)"),
         ],
     ),
     "fdl/train/loop.py": (
         "train/test_step.py train/test_loop.py",
         [
             ("(step // every + 1) * every", "step + every"),
-            ("means = own(none_yet) if due else means", "pass"),
-            ("first, now, step, data = now, own(now)", "first, now, step, data = now, now"),
+            ("means = copied(zeros) if due else means", "pass"),
+            ("now, step, data = copied(first)", "now, step, data = first"),
             ("Fraction(str(float(epochs)))", "float(epochs)"),
-            ("means = host.go_on(before, own(none_yet))", "means = own(none_yet)"),
+            ("means = recorder.resume(before, copied(zeros))", "means = copied(zeros)"),
             ("unfinished = None if due else unfinished", "unfinished = None"),
             ("size = batch_size if whole else BATCH_SIZE", "size = BATCH_SIZE"),
         ],
@@ -849,8 +854,8 @@ SEEDED_BUGS = {
             ("self.worse += 1", "pass"),
             ("            self.worse = 0\n", ""),
             ("signal.signal(signal.SIGINT, before)", "pass"),
-            ("*own(params_and_state(run))", "*params_and_state(run)"),
-            ("*own(params_and_state(run))", "*own((run.params, run.state))"),
+            ("*copied(params_and_state(run))", "*params_and_state(run)"),
+            ("*copied(params_and_state(run))", "*copied((run.params, run.state))"),
             ("np.isfinite(value) and (", "("),
             ("elif due and self.patience", "elif self.patience"),
             ("self.best, self.worse = unfinished.best, unfinished.worse", "pass"),

@@ -40,7 +40,7 @@ def problem(dtype="float32"):
 
 
 def alone(objective, make, begun, data, seed, rate, steps, batch_size=8):
-    """The run of one member, the rate an argument of its program."""
+    """The run of one network of the grid; the rate is an argument of its program."""
     params, state = begun
     run = fdl.start(params, make(rate), state=state, seed=seed)
 
@@ -264,7 +264,7 @@ def test_a_best_rate_at_the_edge_is_said(rates, said):
 
 
 def test_the_state_of_a_rate_begins_with_that_rate(standard_promotion):
-    """rprop keeps its rate in its state alone."""
+    """rprop keeps its rate only in its state."""
     found = compare({"rprop": lambda rate: fdl.optim.rprop(rate)}, [0.1, 0.4, 0.9, 1.5], steps=2)
     np.testing.assert_allclose(
         found["rprop"].final("loss")[:, 0], [0.9**2, 0.6**2, 0.1**2, 0.5**2], rtol=1e-4
@@ -399,7 +399,7 @@ SEEDED_BUGS = {
             ("np.where(_finite(trained.curves).all(1), score, np.inf)", "score"),
             ("curve <= sign * target", "curve <= target"),
             ('1 if mode == "min" else -1', "1"),
-            ("records[there.argmax(-1)]", "there.argmax(-1)"),
+            ("records[reached.argmax(-1)]", "reached.argmax(-1)"),
             ("np.int32(step - taken)", "np.int32(step)"),
             ("jnp.asarray(seeds, jnp.uint32)", "jnp.zeros(len(seeds), jnp.uint32)"),
             ("make(rate).init(params), (None, 0)", "make(rates[0]).init(params), (None, 0)"),

@@ -1,4 +1,4 @@
-"""Fetching a file that is known by its checksum."""
+"""Downloads a file whose checksum is known."""
 
 import contextlib
 import errno
@@ -27,27 +27,27 @@ def download(
     timeout: float = 20.0,
     unpack: bool = True,
 ) -> None:
-    """Fetches a gzipped file from the first mirror that delivers, and uncompresses it.
+    """Downloads a gzipped file from the first mirror that works, and uncompresses it.
 
-    The file appears at `path` whole and with the right checksum, or not at all. Where it is there
-    already, nothing is fetched. What arrives is kept in `path` + ".part", and the next mirror, or
-    the next call, asks for the rest only. A partial file that turns out to be damaged is deleted,
-    and the mirror that was continuing it is asked once more from the start. Several processes may
-    call this at once: one of them owns the partial file, the others (and systems without `flock`,
-    such as Windows) use a temporary file that is not kept.
+    The file appears at `path` complete and with the right checksum, or not at all. If it is there
+    already, nothing is downloaded. The bytes that arrive are kept in `path` + ".part"; the next
+    mirror, or the next call, asks only for the rest. A damaged partial file is deleted, and the
+    mirror that was continuing it is asked once more from the start. Several processes may call this
+    at once: one of them owns the partial file; the others, and systems without `flock` such as
+    Windows, use a temporary file that is not kept.
 
     Args:
       urls: addresses of the gzipped file, tried in this order.
-      path: where the file belongs; its folder is made if need be.
+      path: path of the file; its folder is made if it does not exist.
       sha256: SHA-256 of the file at `path`, in hexadecimal.
-      size: of the file at `path` in bytes, or more. What goes beyond it is not fetched, nor
-        unpacked, so that a wrong mirror cannot fill the disk.
-      timeout: seconds of silence after which a mirror is given up.
-      unpack: False keeps the file as it comes, for a checksum of the compressed file.
+      size: an upper bound of the bytes of the file at `path`. No more is downloaded or unpacked, so
+        that a wrong mirror cannot fill the disk.
+      timeout: seconds without data after which the next mirror is tried.
+      unpack: False keeps the file compressed; then sha256 is that of the compressed file.
 
     Raises:
-      ConnectionError: no mirror delivered; the message lists each with its reason.
-      OSError: the folder cannot be written (found before anything is fetched), or is full.
+      ConnectionError: no mirror worked; the message lists the reason for each.
+      OSError: the folder cannot be written (checked before the download), or the disk is full.
       ValueError: `urls` is not a list of addresses.
 
     Source: RFC 9110, section 14 (range requests).
@@ -55,14 +55,14 @@ def download(
     if isinstance(urls, str) or not urls:
         raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; write [address]")
     path = Path(path)
-    if path.exists() and _sha256(path) == sha256.lower():
+    if path.exists() and sha256_of(path) == sha256.lower():
         return
     _require_writable(path.parent)
     reasons = []
     with _open_part(path) as part:
         for url in urls:
             try:
-                _deliver(url, part, path, sha256, size, timeout, unpack)
+                _try_mirror(url, part, path, sha256, size, timeout, unpack)
                 return
             except (OSError, http.client.HTTPException, _Damaged) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -79,13 +79,14 @@ def download(
     )
 
 
-class _Damaged(Exception):
-    """No continuation can make the right file of the bytes in the partial file."""
-
-
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Damaged(Exception):
+    """The bytes in the partial file are not the beginning of the right file."""
 
 
 def _require_writable(folder: Path) -> None:
@@ -101,7 +102,7 @@ def _require_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _open_part(path: Path) -> Iterator[IO[bytes]]:
-    """The partial file, to append to; removed at the end if it is empty."""
+    """The partial file, open for appending; removed at the end if it is empty."""
     named = Path(f"{path}.part")
     part: IO[bytes]
     with contextlib.ExitStack() as stack:
@@ -109,7 +110,7 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
             import fcntl  # not on Windows
 
             part = stack.enter_context(named.open("a+b"))
-            # The kernel drops the lock of a process that dies, so none is ever stale.
+            # The kernel drops the lock of a process that dies.
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             owned = True
         except (ImportError, OSError):
@@ -122,20 +123,20 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
                 named.unlink(missing_ok=True)
 
 
-def _deliver(
+def _try_mirror(
     url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float, unpack: bool
 ) -> None:
-    """One mirror's turn: fetch the rest of the partial file, then make the file of it."""
+    """Tries one mirror: fetches the rest of the partial file, checks it and moves it to path."""
     while True:
         continued = part.seek(0, os.SEEK_END) > 0
         try:
             _fetch_rest(url, part, size, timeout)
-            _place(part, path, sha256, size, unpack)
+            _unpack(part, path, sha256, size, unpack)
             _empty(part)
             return
         except _Damaged:
             _empty(part)
-            # The damage may have come from an earlier call or from another mirror.
+            # The damage may come from an earlier call or another mirror.
             if not continued:
                 raise
 
@@ -146,8 +147,8 @@ def _empty(part: IO[bytes]) -> None:
 
 
 def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
-    """Appends to the partial file what the mirror has beyond it."""
-    import urllib.error  # these two are not paid for already by importing jax
+    """Appends the bytes that are missing in the partial file."""
+    import urllib.error  # imported here to keep `import fdl` fast
     import urllib.request
 
     start = part.seek(0, os.SEEK_END)
@@ -157,7 +158,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing beyond: either the partial file is whole, or its checksum tells
+            return  # nothing is missing, or the checksum will say what is wrong
         raise
     with response:
         if response.status == http.client.PARTIAL_CONTENT:
@@ -169,7 +170,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
                 )
         else:
             _empty(part)
-        most = size + size // 1000 + 1000  # what does not compress becomes a little longer
+        most = size + size // 1000 + 1000  # gzip makes incompressible data a little longer
         while block := response.read(_BLOCK):
             part.write(block)
             if part.tell() > most:
@@ -177,7 +178,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
                     f"expected a gzip file of at most {most} bytes, got more; deleted the partial "
                     "file"
                 )
-        # http.client ends a response that was cut short without a word.
+        # http.client does not raise if the connection ends too early.
         if missing := getattr(response, "length", None):
             raise ConnectionError(
                 f"expected {missing} more bytes, got the end of the connection; "
@@ -185,8 +186,8 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
             )
 
 
-def _place(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
-    """Writes the partial file to one of a unique name, checks it, and moves it to path."""
+def _unpack(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
+    """Unpacks the partial file to a temporary file, checks it, and moves it to path."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     part.seek(0)
     try:
@@ -203,7 +204,7 @@ def _place(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) ->
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        if (got := _sha256(temporary)) != sha256.lower():
+        if (got := sha256_of(temporary)) != sha256.lower():
             raise _Damaged(f"expected SHA-256 {sha256}, got {got}; deleted the partial file")
         os.replace(temporary, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

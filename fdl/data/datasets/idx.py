@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST and of the data sets modelled on it."""
+"""IDX, the file format of MNIST and similar data sets."""
 
 import gzip
 import math
@@ -15,22 +15,21 @@ _BLOCK = 1 << 20
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an array from an IDX file, gzipped or not.
 
-    An IDX file is two zero bytes, a byte for the dtype, a byte for the number of dimensions, each
+    An IDX file has two zero bytes, a byte for the dtype, a byte for the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values in C order, big-endian. Gzip is
-    recognised by the content of the file, whatever its name. No more is read, or uncompressed,
-    than the header promises.
+    recognised by the first bytes, not by the name. Only as much is read and uncompressed as the
+    header says.
 
     Args:
-      path: the file.
+      path: path of the file.
 
     Returns:
-      A new array of the file's shape (any rank; rank 0 is a scalar) and dtype: uint8, int8,
-      int16, int32, float32 or float64, in the byte order of this machine.
+      A new array with the shape in the file (any rank; rank 0 is a scalar) and its dtype: uint8,
+      int8, int16, int32, float32 or float64, in native byte order.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not IDX, is damaged, or holds fewer or more bytes than its header
-          promises.
+      ValueError: the file is not IDX, is damaged, or has fewer or more bytes than its header says.
 
     Source: "The IDX file format" in LeCun, Cortes and Burges, The MNIST database of handwritten
     digits, http://yann.lecun.com/exdb/mnist/.
@@ -66,7 +65,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _read(content: bytearray, stream: IO[bytes], size: int) -> bytearray:
-    """The content with more of the stream behind it, up to a size."""
+    """Appends bytes of the stream to the content, up to `size` bytes in all."""
     while len(content) < size and (block := stream.read(min(_BLOCK, size - len(content)))):
         content += block
     return content
@@ -75,7 +74,7 @@ def _read(content: bytearray, stream: IO[bytes], size: int) -> bytearray:
 def _read_header(
     path: str | os.PathLike[str], content: bytearray
 ) -> tuple[np.dtype, tuple[int, ...], int]:
-    """The dtype, the shape and the number of bytes before the first value."""
+    """(dtype, shape, number of bytes before the first value)."""
     if content[:2] != b"\0\0"[: len(content)]:
         raise ValueError(
             f"{path}: expected an IDX file, which begins with two zero bytes, got "

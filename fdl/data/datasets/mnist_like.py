@@ -1,4 +1,4 @@
-"""MNIST, the handwritten digits, and Fashion-MNIST, clothes in the same format."""
+"""MNIST (handwritten digits) and Fashion-MNIST (clothes), in the same format."""
 
 import hashlib
 import os
@@ -8,18 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from fdl.data.arrays import Split
+from fdl.data.datasets.downloading import download, sha256_of
 from fdl.data.datasets.idx import read_idx
 
 
 class _Files(NamedTuple):
-    """Four IDX files: where they are from, and how they are known."""
+    """Four IDX files: their mirrors, checksums and sizes."""
 
     title: str
     name: str  # of the function, and of the folder in FDL_DATA and in the cache
     mirrors: tuple[str, ...]
     sha256: dict[str, str]
-    sizes: dict[str, int]  # in bytes, of what the checksums are of
-    packed: bool  # the checksums that are published are those of the gzipped files
+    sizes: dict[str, int]  # in bytes, of the files with these checksums
+    packed: bool  # whether the checksums are those of the gzipped files
 
 
 _MNIST = _Files(
@@ -98,30 +99,30 @@ FASHION_CLASSES = (
 
 
 def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
-    """The MNIST digits: 60,000 images to train on and 10,000 to test on.
+    """The MNIST digits: 60,000 images for training and 10,000 for testing.
 
-    Images are uint8 `[N, 28, 28, 1]`, ink 255 on paper 0; labels are int32 `[N]`, 0 to 9.
+    With `folder`, the four IDX files are read from there. Without it, they are read from `mnist` in
+    the folder that the environment variable FDL_DATA names, from that folder itself, or from the
+    cache: `mnist` in FDL_CACHE, or `fdl/mnist` in XDG_CACHE_HOME or ~/.cache. Files that the cache
+    does not have are downloaded (11 MB).
 
-    The four IDX files, gzipped or not (`train-images-idx3-ubyte`, `train-images-idx3-ubyte.gz` or
-    `train-images.idx3-ubyte`, and so on), are taken from the first of these folders that has them:
-    `folder`; the environment variable FDL_DATA, or `mnist` in it; the cache, which is `mnist` in
-    FDL_CACHE, or else `fdl/mnist` in XDG_CACHE_HOME or ~/.cache. What the cache lacks is
-    downloaded (11 MB). Every file is checked by its SHA-256, but those of `folder` for format,
-    shapes and labels only, so that another data set in the same files, such as Fashion-MNIST, can
-    be read.
+    Files may be gzipped or not: `train-images-idx3-ubyte`, `train-images-idx3-ubyte.gz` or
+    `train-images.idx3-ubyte`, and so on. Their SHA-256 is checked. Files in `folder` are checked
+    only for format, shapes and labels, so that other data sets in the same format can be read.
 
     Args:
-      folder: where the four files are; nothing is downloaded, and FDL_DATA is not looked at, if it
-        is given.
+      folder: path of the folder with the four files; None looks in FDL_DATA and in the cache, and
+        downloads missing files.
 
     Returns:
-      `Split(train, test)`, each `(images, labels)`.
+      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 28, 28, 1], ink 255 on paper
+      0; labels int32 [N] in [0, 10).
 
     Raises:
-      FileNotFoundError: `folder` lacks a file, or FDL_DATA names no folder.
-      ConnectionError: no mirror delivered; run again to resume.
-      ValueError: a file is damaged, or is not of ten classes of 28 by 28 pixels; or it is not that
-        of MNIST, and `folder` is not given.
+      FileNotFoundError: a file is missing in `folder`, or FDL_DATA is not a folder.
+      ConnectionError: no mirror worked; run again to resume.
+      ValueError: a file is damaged, or does not have images of 28 x 28 pixels or labels in [0, 10);
+        without `folder`, also a file that is not that of MNIST.
 
     Example:
       >>> import pathlib, tempfile
@@ -142,22 +143,20 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
 
 
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
-    """Fashion-MNIST: 60,000 images of clothes to train on and 10,000 to test on.
+    """Fashion-MNIST: 60,000 images of clothes for training and 10,000 for testing.
 
-    Images are uint8 `[N, 28, 28, 1]`, cloth up to 255 on a ground of 0; labels are int32 `[N]`, 0
-    to 9, whose names are `fdl.data.FASHION_CLASSES`.
-
-    The files have the names, the format and the places of those of `mnist`, with `fashion_mnist`
-    for the folder's name, and are downloaded alike (31 MB). The checksums that are published are
-    those of the gzipped files, so only gzipped files are looked for in FDL_DATA and in the cache;
-    `folder` may hold them gzipped or not.
+    The four files have the names and the format of those of `mnist`, and are found in the same way,
+    in folders called `fashion_mnist`; the download is 31 MB. In FDL_DATA and in the cache they must
+    be gzipped, because the published checksums are those of the gzipped files. In `folder` they may
+    be gzipped or not.
 
     Args:
-      folder: where the four files are; nothing is downloaded, and FDL_DATA is not looked at, if it
-        is given.
+      folder: path of the folder with the four files; None looks in FDL_DATA and in the cache, and
+        downloads missing files.
 
     Returns:
-      `Split(train, test)`, each `(images, labels)`.
+      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 28, 28, 1], cloth up to 255 on
+      a background of 0; labels int32 [N] in [0, 10), whose names are `fdl.data.FASHION_CLASSES`.
 
     Raises:
       FileNotFoundError, ConnectionError, ValueError: as `mnist`.
@@ -172,13 +171,14 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     return _split(_FASHION_MNIST, folder)
 
 
-def _split(source: _Files, given: str | os.PathLike[str] | None) -> Split:
-    if given is not None:
-        files = _from_folder(source, Path(given))
+def _split(source: _Files, folder: str | os.PathLike[str] | None) -> Split:
+    """The data set, read and checked."""
+    if folder is not None:
+        files = _from_folder(source, Path(folder))
     else:
         files = _from_environment(source) or _from_cache(source)
     split = Split(train=_read(source, files, "train"), test=_read(source, files, "t10k"))
-    if given is None:
+    if folder is None:
         for (images, labels), part in zip(split, ("train", "t10k"), strict=True):
             _check_sum(source, files, f"{part}-images-idx3-ubyte", images[..., 0])
             _check_sum(source, files, f"{part}-labels-idx1-ubyte", labels)
@@ -204,10 +204,10 @@ def _from_environment(source: _Files) -> dict[str, Path] | None:
                 f"{source.name}: expected FDL_DATA to name a folder, got {data!r}, where there is "
                 "none; correct it, or unset it to download the files"
             )
-        # All four of one folder: images of one data set never meet the labels of another.
+        # All four from one folder, so that images and labels are of the same data set.
         for folder in (above / source.name, above):
             files = _find(source, folder)
-            # MNIST has files of the same names, and may lie there.
+            # These may be the files of MNIST, which have the same names.
             labels = files.get("train-labels-idx1-ubyte")
             other = source.packed and folder == above and labels and not _is_known(source, labels)
             if len(files) == len(source.sha256) and not other:
@@ -222,8 +222,6 @@ def _from_cache(source: _Files) -> dict[str, Path]:
     for name in source.sha256:
         if name not in files:
             files[name] = folder / f"{name}{end}"
-            from fdl.data.datasets.downloading import download
-
             try:
                 download(
                     [f"{mirror}{name}.gz" for mirror in source.mirrors],
@@ -247,7 +245,7 @@ def _cache_folder() -> Path:
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files that a folder has, by name; by default those that a checksum can be held to."""
+    """The files in a folder, by name; by default only those whose checksum is known."""
     files = {}
     for name in source.sha256:
         spellings = (name, name.replace("-idx", ".idx"))
@@ -259,6 +257,7 @@ def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str,
 
 
 def _read(source: _Files, files: dict[str, Path], part: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of a part, "train" or "t10k"; raises unless they have the right format."""
     images_path, labels_path = (
         files[f"{part}-images-idx3-ubyte"],
         files[f"{part}-labels-idx1-ubyte"],
@@ -286,11 +285,11 @@ def _read(source: _Files, files: dict[str, Path], part: str) -> tuple[np.ndarray
 
 
 def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndarray) -> None:
-    """Whether an array, and with it the file, is that of the data set."""
+    """Raises unless the array, and with it the file, is that of the data set."""
     if source.packed:
-        got = _sha256(files[name])
+        got = sha256_of(files[name])
     else:
-        # A file of bytes is its shape and its bytes, so it need not be read again.
+        # The file is a header with the shape, and the bytes, so it need not be read again.
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
         digest = hashlib.sha256(bytes([0, 0, 8, array.ndim]) + sizes)
         digest.update(np.ascontiguousarray(array, np.uint8).data)
@@ -304,9 +303,4 @@ def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndar
 
 
 def _is_known(source: _Files, path: Path) -> bool:
-    return _sha256(path) in source.sha256.values()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path) in source.sha256.values()

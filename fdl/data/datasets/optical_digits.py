@@ -1,4 +1,4 @@
-"""scikit-learn's digits: real handwriting that comes with a package, so nothing is downloaded."""
+"""The digits of scikit-learn: handwriting that comes with the package, without a download."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
     """1,797 handwritten digits by 43 people, scanned to 8 x 8 pixels.
 
     Args:
-      test_fraction: how much of each class is held out, in (0, 1).
-      seed: which part.
+      test_fraction: the share of each class that is held out for testing, in (0, 1).
+      seed: an integer, which determines the held-out examples.
 
     Returns:
-      Split(train=(images, labels), test=(images, labels)): images uint8 [N, 8, 8, 1] in [0, 16],
-      labels int32 [N] in [0, 10). Each class is split by itself (stratified).
+      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 8, 8, 1] in [0, 16], labels
+      int32 [N] in [0, 10). The split is stratified: each class is split separately.
 
     Raises:
       ImportError: scikit-learn is not installed.
@@ -26,7 +26,7 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
       ((1348, 8, 8, 1), (449,))
 
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
-    Learning Repository; the test part of it, as scikit-learn ships it.
+    Learning Repository; its test part, which is what scikit-learn ships.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(
@@ -48,10 +48,10 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
 
 
 def _held_out(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows of the test part: of the k-th class its share of `fraction`, to the nearest row."""
+    """The rows of the test part: `fraction` of the rows of each class, rounded."""
     parts, taken, seen = [], 0, 0
-    for each in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == each))
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
         seen += len(rows)
         share = round(fraction * seen) - taken
         taken += share

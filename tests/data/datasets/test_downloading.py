@@ -545,7 +545,7 @@ def test_a_folder_without_permission_is_reported_before_any_request(mirror, path
 
 
 def test_no_more_than_the_known_size_is_written(mirror, path, monkeypatch):
-    """Nor is more fetched than so much could be compressed to."""
+    """No more is downloaded than the compressed form of `size` bytes can take."""
     sizes = []
     unlink, truncate = pathlib.Path.unlink, module._empty
 

@@ -441,7 +441,7 @@ SEEDED_BUGS = {
     "fdl/data/datasets/mnist_like.py": (
         "data/datasets/test_mnist_like.py",
         [
-            ("if given is None:\n        for", "if False:\n        for"),
+            ("if folder is None:\n        for", "if False:\n        for"),
             (" and not _is_known(source, labels)", " and False"),
             ("(above / source.name, above)", "(above, above / source.name)"),
             ("unpack=not source.packed", "unpack=True"),

@@ -1,0 +1,129 @@
+"""A training run as one value, and the batch of each of its steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import GradientTransformation
+
+from fdl.checks import amount, check_count, is_count, known, said
+from fdl.data import length, stream
+from fdl.data.arrays import to_jax
+from fdl.ops.rank_promotion import free_ranks
+from fdl.optim.lifting import check_params
+from fdl.paths import shortened
+from fdl.train.checks import check_optimizer, check_params_given, check_state_given
+from fdl.typing import Batch
+
+
+class Run(NamedTuple):
+    """A whole training run as one pytree; saving it saves everything.
+
+    Args:
+      params: a pytree of floating arrays, which the optimizer moves.
+      state: a pytree of what a training forward pass moves, such as running statistics; `{}` if
+        there is none.
+      opt_state: the optimizer's state.
+      step: uint32 scalar, the number of steps taken.
+      seed: uint32 scalar. The batch and all random numbers of a step are a function of (seed,
+        step).
+    """
+
+    params: Any
+    state: Any
+    opt_state: Any
+    step: Any
+    seed: Any
+
+    def __repr__(self) -> str:
+        step, seed = (int(x) if known(x) else said(x) for x in (self.step, self.seed))
+        parts = (f"{part}: {amount(getattr(self, part))}" for part in self._fields[:3])
+        return f"<Run at step {step} of seed {seed}; {', '.join(parts)}>"
+
+
+def start(
+    params: Any, optimizer: GradientTransformation, *, state: Any = None, seed: Any = 0
+) -> Run:
+    """A new run, at step 0.
+
+    Args:
+      params: a pytree of floating arrays, from `Layer.init` or your own.
+      optimizer: from fdl or optax.
+      state: a pytree of arrays, from `Layer.init`; None is `{}`.
+      seed: an integer in [0, 2**32), or a scalar array of one, which may be traced.
+
+    Returns:
+      A `Run` whose opt_state is `optimizer.init(params)`.
+
+    Raises:
+      TypeError: an argument in the wrong place, such as a layer for params.
+      ValueError: an integer parameter, with its path; a seed that is not an integer in range.
+
+    Example:
+      >>> from fdl.optim import sgd
+      >>> int(start({"w": jnp.ones(3)}, sgd(0.1)).step)
+      0
+    """
+    check_params_given("start", params)
+    check_optimizer("start", optimizer)
+    check_params("start", params)
+    state = {} if state is None else state
+    check_state_given("start", state)
+    step = jnp.zeros((), jnp.uint32)
+    with free_ranks():
+        opt_state = optimizer.init(params)
+    return Run(params, state, opt_state, step, _seed("start", seed))
+
+
+def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
+    """Step 1 of the training loop: draw the batch of a step, a function of (seed, step) alone.
+
+    Args:
+      data: a pytree of arrays [N, ...].
+      seed: an integer or uint32 scalar.
+      step: an integer or uint32 scalar, from 0.
+      batch_size: B, an int >= 1.
+
+    Returns:
+      The same pytree with arrays [B, ...]: the rows that `fdl.data.stream` gives.
+
+    Raises:
+      ValueError: a batch_size that is not an int >= 1; data that `fdl.data.length` refuses.
+
+    Example:
+      >>> sorted(draw_batch(jnp.arange(4), seed=0, step=0, batch_size=4).tolist())
+      [0, 1, 2, 3]
+    """
+    batch_size = check_count("draw_batch", "batch_size", batch_size, "say how many examples")
+    data = to_jax(data, "draw_batch")
+    with free_ranks():
+        rows = stream(seed, step, batch_size, length(data))
+    return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
+
+
+def copied(tree: Any) -> Any:
+    """A copy of every array, as JAX's, for a program that overwrites its arguments."""
+
+    def copy(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return leaf.copy()
+        leaf = jnp.asarray(leaf)
+        return jnp.array(leaf, dtype=leaf.dtype, copy=True)
+
+    return jax.tree.map(copy, tree)
+
+
+def _seed(who: str, seed: Any) -> jax.Array:
+    """A seed as a uint32 scalar; the range of a traced one is not checked."""
+    if isinstance(seed, jax.core.Tracer):
+        if jnp.issubdtype(seed.dtype, jnp.integer) and seed.shape == ():
+            return seed.astype(jnp.uint32)
+    elif isinstance(seed, jax.Array | np.ndarray) and seed.shape == ():
+        seed = seed.item()
+    if not is_count(seed, least=0) or seed >= 2**32:
+        raise ValueError(
+            f"{who}: expected a seed, an integer in [0, 2**32), got {shortened(repr(seed), 200)}; "
+            "take it modulo 2**32"
+        )
+    return jnp.uint32(seed)
