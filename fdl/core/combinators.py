@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_array, check_count
 from fdl.core.layer import Layer, abstract, as_layer
-from fdl.core.networks import in_order, named_layers, those_of, wired
+from fdl.core.networks import in_order, named_layers, wired
 from fdl.ops.fence import fence
 from fdl.paths import PathError
 from fdl.typing import Params, State
@@ -48,9 +48,9 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
     """
     children = named_layers(name, layers, named, least=1)
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         x = fence(x)
-        y = in_order(f, children, x, given)
+        y = in_order(f, children, x)
         if _kind(y) != _kind(x):
             widen = (
                 "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
@@ -100,12 +100,9 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
             "take 'tuple', and merge by hand in a network"
         )
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         x = fence(x)
-        outputs = {
-            child: f[child](x, **those_of(layer, given)) for child, layer in children.items()
-        }
-        return _MERGES[merge](name, outputs)
+        return _MERGES[merge](name, {child: f[child](x) for child in children})
 
     return wired(forward, children, name)
 

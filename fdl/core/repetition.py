@@ -13,7 +13,7 @@ from fdl.core.combinators import remat
 from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs, check_pass, missing
 from fdl.core.layer import Layer, as_layer, check_key, subkey
-from fdl.core.networks import those_of, wired
+from fdl.core.networks import wired
 from fdl.ops.fence import fence
 from fdl.paths import PathError, at, leaves
 from fdl.typing import Params, State
@@ -74,9 +74,9 @@ def repeat(
 def _unrolled(block: Layer, n: int, name: str) -> Layer:
     children = {str(number): block for number in range(n)}
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         for child in children:
-            y = f[child](fence(x), **those_of(block, given))
+            y = f[child](fence(x))
             with at(child):
                 _check_kept(x, y)
             x = y

@@ -462,7 +462,7 @@ SEEDED_BUGS = {
             ("batch_apply(rebuild(others), axes=axes)", "rebuild(others)"),
             ("if axes > 1 else same", ""),
             ("return x + y", "return y"),
-            ("f[child](x, **those_of(layer, given))", "f[child](x)"),
+            ("_MERGES[merge](name", "_MERGES['sum'](name"),
             ("policy=policy)(params", "policy=None)(params"),
             ("jax.checkpoint(again, policy=policy)(", "again("),
             ("if _kind(y) != _kind(x)", "if False"),

@@ -305,6 +305,73 @@ def test_a_network_hands_on_what_forward_says():
     np.testing.assert_allclose(z, 3 * y, rtol=1e-6)
 
 
+def test_a_network_hands_its_inputs_to_the_children_that_name_them():
+    net = fdl.network(
+        lambda f, x, *, shift: f.both(f.one(f.plain(x) + shift, mask=2 * shift)),
+        inputs=("mask", "context"),
+        plain=fdl.tanh,
+        one=recorder("one", mask=1.0),
+        both=recorder("both", mask=10.0, context=100.0),
+    )
+    assert (net.inputs, net.required) == (("shift", "mask", "context"), ("shift",))
+    given = {"shift": jnp.float32(3), "mask": jnp.float32(5)}
+    assert net.init(KEY, X, **given) == ({}, {})
+    y, _ = net.apply({}, {}, X, **given)
+    np.testing.assert_allclose(y, jnp.tanh(X) + 3 + 6 + 50, rtol=1e-6)
+    y, _ = net.apply({}, {}, X, **given, context=jnp.float32(7))
+    np.testing.assert_allclose(y, jnp.tanh(X) + 3 + 6 + 50 + 700, rtol=1e-6)
+
+
+def test_a_forward_with_any_arguments_gets_the_inputs_of_its_network():
+    def forward(f, x, **given):
+        return f.one(x) + sum((i + 2) * value for i, value in enumerate(given.values()))
+
+    net = fdl.network(forward, inputs=("mask", "bias"), one=recorder("one", mask=1.0))
+    assert (net.inputs, net.required) == (("mask", "bias"), ())
+    y, _ = net.apply({}, {}, X, mask=jnp.float32(5), bias=jnp.float32(100))
+    np.testing.assert_allclose(y, X + 5 + 2 * 5 + 3 * 100, rtol=1e-6)
+    np.testing.assert_allclose(net.apply({}, {}, X)[0], X)
+    y = jax.jit(jax.grad(lambda m: net.apply({}, {}, X, mask=m)[0].sum()))(jnp.float32(5))
+    np.testing.assert_allclose(y, X.size * 3)
+
+
+def test_a_rebuilt_network_takes_the_inputs_of_its_new_children():
+    net = fdl.network(lambda f, x: f.one(x), inputs=("mask",), one=recorder("one", mask=1.0))
+    other = net.rebuild({"one": as_layer(fdl.tanh)})
+    assert other.inputs == ()
+    with pytest.raises(
+        fdl.PathError,
+        match=told(
+            "network: expected extra inputs among [], got 'mask', which no layer here takes; leave "
+            "it out, or name it in the layer that should read it"
+        )
+        + END,
+    ):
+        other.apply({}, {}, X, mask=X)
+
+
+def test_inputs_that_nothing_names_are_refused():
+    with pytest.raises(
+        ValueError,
+        match=told(
+            "block: expected inputs that forward or a child names, got 'mask'; leave it out, or "
+            "name it in the layer that should read it"
+        )
+        + END,
+    ):
+        fdl.network(lambda f, x: f.a(x), inputs=("mask",), name="block", a=fdl.tanh)
+    for wrong, got in (("mask", "'mask'"), (fdl.tanh, "the function tanh"), ((1,), "(1,)")):
+        with pytest.raises(
+            ValueError,
+            match=told(
+                f"network: expected inputs as a tuple of names, got {got}; write "
+                "inputs=('mask',); no child can be called 'inputs'"
+            )
+            + END,
+        ):
+            fdl.network(lambda f, x: x, inputs=wrong)
+
+
 def test_an_input_nobody_takes_is_refused():
     net = fdl.chain(fdl.dense(3), masked(), name="head")
     params, state = net.init(KEY, X, mask=jnp.ones(3))
@@ -623,8 +690,7 @@ def test_dense_refuses_no_features(features):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
 def test_dropout_refuses_what_is_no_rate(rate):
-    message = f"dropout: expected a rate in [0, 1], the probability of dropping, got {rate}; "
-    message += "0.1 drops one in ten"
+    message = f"dropout: expected rate in [0, 1], got {rate}; 0.1 drops one in ten"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.dropout(rate)
     with pytest.raises(ValueError, match=told(message) + END):
@@ -663,7 +729,11 @@ def test_mlp_begins_he_normal_and_the_last_layer_lecun_normal():
 def test_a_forward_names_its_inputs():
     with pytest.raises(
         ValueError,
-        match=r"^network: expected a forward that names its extra inputs, as \(f, x, \*, mask\)",
+        match=told(
+            "network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
+            "(f, x, **inputs); name them, or pass inputs=('mask',)"
+        )
+        + END,
     ):
         fdl.network(lambda f, x, **inputs: f.a(x, **inputs), a=fdl.tanh)
 
@@ -793,8 +863,13 @@ SEEDED_BUGS = {
             ('subkey(key, "/forward")', "key"),
             ('"train": train}', '"train": False}'),
             ("check_inputs(child, layer.inputs or (), layer.required, given)", "pass"),
-            ("own_key = jax.random.fold_in(own_key, calls[child])", "pass"),
+            ("child_key = jax.random.fold_in(child_key, calls[child])", "pass"),
             ("new_state = dict(state)", "new_state = state"),
+            ("if each in shared} | given", "if False} | given"),
+            ("= {each: shared", "= given | {each: shared"),
+            ("children=children, inputs=inputs)", "children=children)"),
+            ("if each not in known", "if False"),
+            ("for each in inputs if each not in takes)", "for each in ())"),
         ],
     ),
     "fdl/core/inputs.py": (

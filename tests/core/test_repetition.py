@@ -298,7 +298,7 @@ SEEDED_BUGS = {
         [
             ("_keys(key, names, name)", "_keys(key, names[:1] * n, name)"),
             ("FEW = 16", "FEW = 12"),
-            ("f[child](fence(x), **those_of(block, given))", "f[child](fence(x))"),
+            ("for child in children:\n", "for child in reversed(children):\n"),
             ('with at("*"):', 'with at("0"):'),
             ("policy=policy, prevent_cse", "policy=None, prevent_cse"),
             ("if policy is None else remat(inner, policy=policy)", ""),
