@@ -225,20 +225,20 @@ MISTAKES = {
     ),
     "apply without a state": (
         lambda: model().apply(params(), X),
-        "chain: expected apply(params, state, x), got 2 arguments by place; the state of a network "
-        "without any is {}, and the rest goes by name",
+        "chain: expected apply(params, state, x), got 2 arguments by position; pass {} for the "
+        "state of a network without state, and the rest by name",
     ),
     "init without a key": (
         lambda: fdl.dense(3).init(X),
-        "dense: expected init(key, x), got 1 arguments by place; the state of a network without "
-        "any is {}, and the rest goes by name",
+        "dense: expected init(key, x), got 1 arguments by position; pass {} for the state of a "
+        "network without state, and the rest by name",
     ),
     "a key handed to a child by hand": (
         lambda: fdl.network(lambda f, x, *, key=None: f.a(x, key=key), a=fdl.dropout(0.5)).init(
             jax.random.key(0), X
         ),
         "a: expected extra inputs among [], got 'key', which no layer here takes; leave it out: "
-        "every layer in a network is handed its own",
+        "a network passes it to every layer",
     ),
     "a width of mlp that is a number": (
         lambda: fdl.mlp(784, 10),

@@ -198,7 +198,7 @@ WRONG = {
     ),
     "two_shapes_joined": (
         lambda x: passed(inside(fdl.parallel(fdl.tanh, t=jnp.transpose, merge="concat")), x),
-        "decoder/block: expected outputs that differ in the last axis alone, as float32 [3, 4] of "
+        "decoder/block: expected outputs that differ only in the last axis, as float32 [3, 4] of "
         "tanh_0, got float32 [4, 3] of t; bring both to one shape, or merge by 'tuple'",
     ),
     "an_unknown_merge": (
@@ -234,7 +234,7 @@ WRONG = {
     ),
     "no_blocks": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 0), x),
-        "repeat: expected n >= 1, an integer, got 0; say how many blocks there are",
+        "repeat: expected n >= 1, an integer, got 0; it is the number of blocks",
     ),
     "a_mask_for_blocks_without": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 2, scan=True), x, mask=x),

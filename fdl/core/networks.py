@@ -1,4 +1,4 @@
-"""Networks: layers made of layers, by plain Python or one after the other."""
+"""Networks: layers made of layers, by plain Python or one after another."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def network(
         inputs of the network.
       inputs: names of further extra inputs, which go to every child that names them, as in `chain`,
         unless `forward` passes another value. A `forward` with `**given` gets them too.
-      name: what the network is called inside another.
+      name: name of the network in another one.
       children: layers, or plain functions of one array, by name.
 
     Returns:
@@ -102,19 +102,19 @@ def _check_names(inputs: Any) -> None:
 
 
 def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
-    """Layers one after the other: the output of each is the input of the next.
+    """Layers one after another: the output of one is the input of the next.
 
     Args:
-      layers: layers, or plain functions of one array. Unnamed ones are called after their kind and
-        counted: `dense_0`, `relu_0`, `dense_1`.
-      name: what the chain is called inside another network.
-      named: further layers with names of your own, after the unnamed ones.
+      layers: layers, or plain functions of one array. They are named after their kind and numbered:
+        `dense_0`, `relu_0`, `dense_1`.
+      name: name of the chain in another network.
+      named: further layers, by name; they follow the unnamed ones.
 
     Returns:
-      A layer. It hands an extra input to the children that name it.
+      A layer. An extra input goes to every child that names it.
 
     Raises:
-      PathError: as `network`; also for an extra input that no child names.
+      PathError: as in `network`; also for an extra input that no child names.
 
     Example:
       >>> import jax.numpy as jnp
@@ -133,16 +133,16 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
 def named_layers(
     owner: str, layers: Sequence[Any], named: Mapping[str, Any], least: int = 0
 ) -> dict[str, Layer]:
-    """The children of a combinator by name: the unnamed ones after their kind, and counted.
+    """The children of a combinator by name; those without a name get their kind and a number.
 
     Args:
-      owner: the name of the combinator, for messages.
+      owner: name of the combinator, for messages.
       layers: layers or functions without a name.
-      named: those with one.
-      least: how many there must be.
+      named: layers or functions with a name.
+      least: least number of layers.
 
     Raises:
-      ValueError: a name twice; fewer layers than `least`.
+      ValueError: two layers of one name; fewer layers than `least`.
     """
     children: dict[str, Layer] = {}
     kinds: dict[str, int] = {}

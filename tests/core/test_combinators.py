@@ -343,7 +343,7 @@ def test_outputs_that_cannot_be_merged_are_refused():
     with pytest.raises(
         fdl.PathError,
         match=told(
-            "sides: expected outputs that differ in the last axis alone, as float32 [3, 3] of a, "
+            "sides: expected outputs that differ only in the last axis, as float32 [3, 3] of a, "
             "got float32 [12] of b; bring both to one shape, or merge by 'tuple'"
         ),
     ):

@@ -342,8 +342,8 @@ def test_what_cannot_decode_says_why():
     x = jnp.ones((1, 2, 4))
     with pytest.raises(
         fdl.PathError,
-        match=r"^see: expected one call in a pass, got two; layers that share weights need a cache "
-        r"each, so give them names and weights of their own to decode",
+        match=r"^see: expected one call in a pass, got two; a layer that is called twice needs "
+        r"two caches, so make two layers with separate names and weights to decode(\n|$)",
     ):
         fdl.start_decoding(shared, shared.init(KEY, x)[0], x, 5)
     cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)

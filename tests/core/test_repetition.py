@@ -287,7 +287,7 @@ def test_an_input_no_block_takes_is_refused(scan):
 
 @pytest.mark.parametrize("n", [0, -2])
 def test_no_blocks_are_refused(n):
-    message = f"stack: expected n >= 1, an integer, got {n}; say how many blocks there are"
+    message = f"stack: expected n >= 1, an integer, got {n}; it is the number of blocks"
     with pytest.raises(ValueError, match=told(message)):
         fdl.repeat(fdl.dense(3), n, name="stack")
 
