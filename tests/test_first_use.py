@@ -424,7 +424,7 @@ MISTAKES |= {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_line(name):
+def test_a_mistake_raises_its_message(name):
     call, told = MISTAKES[name]
     with pytest.raises((ValueError, TypeError), match="^" + re.escape(told) + r"(\n|$)") as error:
         call()
@@ -432,7 +432,7 @@ def test_a_mistake_is_told_in_one_line(name):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_is_told_has_four_parts(name):
+def test_the_message_of_a_mistake_has_four_parts(name):
     assert re.match(r"^([\w/*]+: )?expected .+, got .+; \w.+$", MISTAKES[name][1])
 
 
@@ -452,7 +452,7 @@ def test_pairs_of_trees_may_be_parameters():
         assert fdl.start(both, SGD).params is both
 
 
-def test_torch_optimizers_are_told():
+def test_torch_optimizers_are_refused():
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.Adam([torch.zeros(2, requires_grad=True)])
     told = f"start: expected an optimizer of fdl or optax, got Adam; {OPTIMIZER}"

@@ -117,7 +117,7 @@ def loss_with(f):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_check_gradient_passes_what_is_right(dtype):
+def test_check_gradient_passes_a_right_gradient(dtype):
     with jax.enable_x64(dtype == "float64"):
         params = example(dtype)
         for f in (jnp.sin, right):
@@ -132,7 +132,7 @@ def test_check_gradient_passes_what_is_right(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_check_gradient_catches_a_wrong_one_and_names_the_leaf(dtype):
+def test_check_gradient_catches_a_wrong_gradient_and_names_the_leaf(dtype):
     with jax.enable_x64(dtype == "float64"):
         message = (
             r"^block/0/w: expected jax\.grad and the central difference to agree within "

@@ -1,7 +1,7 @@
-"""Wrong uses of layers and combinators: where, what was expected, what came, what to do.
+"""Wrong uses of layers and combinators: the path, what was expected, what came, what to do.
 
-Each runs eagerly and under `jit`, `grad`, `vmap` and `scan`, and says the same in all of them, with
-the shapes that the layer sees.
+Every wrong use runs eagerly and under `jit`, `grad`, `vmap` and `scan`, and raises the same
+message, with the shapes that the layer sees.
 """
 
 import ast
@@ -26,13 +26,13 @@ def inside(layer):
 
 
 def made(net, x=X, **inputs):
-    """Parameters and state of the right shapes, all zero, which no message depends on."""
+    """Parameters and state of the right shapes, all zero; messages do not depend on values."""
     shapes = jax.eval_shape(lambda: net.init(KEY, x, **inputs))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def passed(net, x, *, right=X, **given):
-    """y of `net`, made for `right`, of x."""
+    """The output for x of `net` with parameters made for `right`."""
     return net.apply(*made(net, right), x, **given)[0]
 
 
@@ -460,7 +460,7 @@ COUNT = "say how many outputs there are"
 
 
 def drawn(layer, x, **inputs):
-    """A layer that is given a list, as from a file of JSON."""
+    """A layer that gets a list, as from a JSON file."""
     return made(inside(fdl.chain(lambda x: [0.5, 0.25], block=layer)), x, **inputs)
 
 
@@ -603,7 +603,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_use_is_told(name, transform):
+def test_a_wrong_use_raises_its_message(name, transform):
     use, told = WRONG[name]
     with pytest.raises((ValueError, TypeError), match="^" + re.escape(told) + r"(\n|$)"):
         transform(use)
@@ -616,7 +616,7 @@ def test_a_message_has_four_parts(name):
 
 
 def text(node):
-    """A message as the source has it, with `_` for whatever is filled in."""
+    """A message in the source, with `_` for every part that is not a constant."""
     if isinstance(node, ast.BinOp):
         return text(node.left) + text(node.right)
     if isinstance(node, ast.JoinedStr):
@@ -625,13 +625,13 @@ def text(node):
 
 
 def messages():
-    """(place and text, text) of every error and warning that fdl makes."""
+    """(place and text, text) of every error and warning in fdl's source."""
     root = Path(fdl.__file__).parent
     for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             made = isinstance(node, ast.Call) and ast.unparse(node.func)
-            # type(error)(errno, message, path) is an OSError. An error that begins with a number of
-            # errno, or is safetensors', is a fact for the except clause that makes the message.
+            # type(error)(errno, message, path) is an OSError. An except clause makes the messages
+            # of errors that begin with an errno, and of safetensors' errors.
             fact = made and any(ast.unparse(arg).startswith("errno.") for arg in node.args[:1])
             if (
                 made
@@ -644,7 +644,7 @@ def messages():
 
 
 def test_every_message_in_the_source_has_four_parts():
-    """That none lacks a remedy: who reads it has a mistake to mend, and not a rule to look up."""
+    """Every message ends with a remedy."""
     found = list(messages())
     assert len(found) >= 250
     wrong = [at for at, said in found if not re.search(r"expected .+, got .+; \w", said)]
@@ -652,7 +652,7 @@ def test_every_message_in_the_source_has_four_parts():
 
 
 def test_the_right_uses_pass():
-    """What the wrong uses have in common with right ones is not what they are refused for."""
+    """The parts that wrong uses share with right ones raise nothing."""
     assert len(WRONG) >= 30
     for layer in (
         fdl.dense(2),

@@ -133,7 +133,7 @@ def test_the_gradient_of_dropout_is_its_mask():
     np.testing.assert_allclose(gradient, np.where(y == 0, 0, 1 / 0.75), rtol=1e-6)
 
 
-def test_the_members_of_a_batch_are_dropped_apart():
+def test_dropout_draws_a_mask_for_every_member_of_a_batch():
     y, _ = fdl.dropout(0.5).apply({}, {}, jnp.ones((2, 200)), key=KEY, train=True)
     assert 0.3 < (y[0] != y[1]).mean() < 0.7
 
@@ -328,7 +328,7 @@ def test_labels_of_any_integer_dtype(dtype, classes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bool"])
-def test_labels_that_are_no_integers_are_refused(dtype):
+def test_labels_that_are_not_integers_are_refused(dtype):
     message = (
         rf"^softmax_cross_entropy: expected integer labels \[2\] for logits \[2, 3\], got {dtype}"
     )

@@ -22,7 +22,7 @@ WILD = st.text(st.characters(blacklist_characters="/*?"), min_size=1, max_size=4
 
 
 def as_regex(pattern):
-    """The same language said another way: an oracle."""
+    """An oracle: the pattern as a regular expression."""
     levels = [
         r"(?:[^/]+/)*"
         if level == "**"
@@ -296,7 +296,7 @@ def test_at_puts_every_level_in_front(levels):
     assert isinstance(caught.value, ValueError) and caught.value.message == "expected a, got b"
 
 
-def test_a_path_error_says_what_it_knows():
+def test_the_text_of_a_path_error():
     assert str(PathError("expected a")) == "expected a"
     assert str(PathError("expected a", layer="dense")) == "dense: expected a"
     assert str(PathError("expected a", "net/q", layer="dense")) == "net/q: expected a"
@@ -313,7 +313,7 @@ def test_a_foreign_error_keeps_its_type_and_gets_notes():
     assert not hasattr(stopped.value, "__notes__")
 
 
-def test_at_passes_what_is_fine():
+def test_at_changes_nothing_without_an_error():
     with at("a"):
         value = np.float32(3)
     assert value == 3

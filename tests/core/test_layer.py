@@ -1,4 +1,4 @@
-"""network, chain, function, stateless: names, keys, extra inputs, state, and every message."""
+"""network, chain, function, stateless: names, keys, extra inputs, state and messages."""
 
 import functools
 import re
@@ -84,17 +84,17 @@ KEY = jax.random.key(0)
 X = jnp.arange(12.0).reshape(3, 4) / 7 - 0.8
 
 
-# JAX hangs notes of its own below the last line.
+# JAX adds notes below the last line.
 END = r"(?:\n|$)"
 
 
 def told(text):
-    """The start of a complete sentence, as a pattern."""
+    """A pattern for a message that begins with `text`."""
     return "^" + re.escape(text)
 
 
 def noise(name="noise"):
-    """x plus one random number: shows which key a layer is given."""
+    """A layer that adds one random number to x: shows which key it gets."""
 
     def apply(params, state, x, *, key=None, train=False):
         return (x + jax.random.normal(key) if train else x), state
@@ -158,7 +158,7 @@ def test_rebuild_makes_the_same_layer_of_other_children():
 # Keys.
 
 
-def test_a_key_is_folded_from_the_path():
+def test_a_key_is_folded_from_the_names_of_the_path():
     net = fdl.chain(outer=fdl.chain(inner=fdl.dense(3)), noise=noise())
     params, _ = net.init(KEY, X)
     key = KEY
@@ -181,7 +181,7 @@ def test_subkey_takes_both_kinds_of_key_and_none():
 
 
 @pytest.mark.parametrize("key", [0, 1.5, np.int32(7), jnp.zeros(3), "seed"])
-def test_what_is_no_key_is_refused(key):
+def test_a_value_that_is_not_a_key_is_refused(key):
     message = r"^(mlp: )?expected one random key, got .*; make it with jax\.random\.key\(seed\)$"
     for call in (
         lambda: subkey(key, "w"),
@@ -194,7 +194,7 @@ def test_what_is_no_key_is_refused(key):
 
 
 @pytest.mark.parametrize("key", [0, 1.5, jnp.zeros(3)])
-def test_dropout_alone_refuses_what_is_no_key(key):
+def test_dropout_alone_refuses_a_value_that_is_not_a_key(key):
     with pytest.raises(fdl.PathError, match=told("dropout: expected one random key, got ")):
         fdl.dropout(0.5).apply({}, {}, X, key=key, train=True)
 
@@ -215,7 +215,7 @@ def test_no_key_in_init_names_the_layer():
     assert fdl.chain(fdl.relu).init(None, X) == ({}, {})
 
 
-def test_a_child_called_twice_shares_its_weights_and_draws_anew():
+def test_a_child_called_twice_shares_its_weights_but_not_its_random_numbers():
     net = fdl.network(
         lambda f, x: jnp.stack([f.drop(x), f.drop(x), f.other(x)]),
         drop=fdl.dropout(0.5),
@@ -252,7 +252,7 @@ def test_a_shared_child_gets_the_sum_of_both_gradients():
 
 
 def recorder(name, **wanted):
-    """Adds the sum of each extra input times its weight: shows what arrives."""
+    """A layer that adds every extra input, times its weight, to x: shows which inputs arrive."""
 
     def init(key, x, **given):
         return {}, {}
@@ -280,7 +280,7 @@ def test_a_chain_hands_an_input_to_the_children_that_name_it():
     np.testing.assert_allclose(fewer, (X + 2) @ weights["w"] + weights["b"] + 20, rtol=1e-6)
 
 
-def test_the_inputs_of_a_layer_are_read_off_its_signature():
+def test_the_inputs_of_a_layer_are_the_keyword_arguments_of_apply():
     assert masked().inputs == ("mask",)
     assert fdl.dense(3).inputs == fdl.dropout(0.1).inputs == ()
     net = fdl.network(lambda f, x, *, context, mask=None: x, child=fdl.relu)
@@ -292,7 +292,7 @@ def test_the_inputs_of_a_layer_are_read_off_its_signature():
         fdl.network(lambda f, x: f.a(x), a=read).init(KEY, X)
 
 
-def test_a_network_hands_on_what_forward_says():
+def test_a_child_gets_the_inputs_that_forward_passes():
     net = fdl.network(
         lambda f, x, *, mask, scale=None: f.gate(x, mask=mask) * (1 if scale is None else scale),
         gate=masked(),
@@ -459,7 +459,7 @@ def test_function_is_a_layer_without_weights():
 
 
 @pytest.mark.parametrize("value", [3, None, "dense", {"w": 1}])
-def test_what_is_no_layer_is_refused(value):
+def test_a_value_that_is_not_a_layer_is_refused(value):
     message = f"network: expected a Layer or a function of one array, got {value!r}; call the "
     message += "layer's factory, as dense(8), or pass the function itself"
     for call in (
@@ -579,7 +579,7 @@ def test_init_of_a_network_names_the_path_too():
         jax.jit(mended.init)(KEY, X)
 
 
-def test_a_high_dimensional_input_gets_another_remedy():
+def test_an_input_with_more_axes_gets_another_remedy():
     layer = fdl.dense(2, name="read")
     params, _ = layer.init(KEY, X)
     with pytest.raises(
@@ -689,7 +689,7 @@ def test_dense_refuses_no_features(features):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
-def test_dropout_refuses_what_is_no_rate(rate):
+def test_dropout_refuses_a_rate_out_of_range(rate):
     message = f"dropout: expected rate in [0, 1], got {rate}; 0.1 drops one in ten"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.dropout(rate)
