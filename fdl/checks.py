@@ -148,12 +148,6 @@ def check_shape(layer: str, x: Any, axes: str, remedy: str, **lengths: int) -> N
 
     Raises:
       PathError: x is not an array, or has other axes.
-
-    Example:
-      >>> check_shape("dense", jnp.ones((2, 3)), "..., D", "make new params with init", D=4)
-      Traceback (most recent call last):
-      ...
-      fdl.paths.PathError: dense: expected x [..., 4], got [2, 3]; make new params with init
     """
     check_array(layer, x)
     names = expanded = axes.split(", ")

@@ -1,4 +1,4 @@
-"""Mistakes of the first hour: each is told in one line, and no text of a value floods it."""
+"""Mistakes of beginners: the first line of a message is complete, and texts of values are short."""
 
 import functools
 import re
@@ -93,7 +93,7 @@ ASKING = {
     "range": lambda x: sum(x for _ in range(jnp.int32(2) * x.astype(int).max())),
 }
 
-# name -> (the mistake, the first line of what it is told)
+# name -> (the mistake, the first line of its message)
 MISTAKES = {
     "a layer for an objective": (
         lambda: fit(objective=model()),
@@ -303,16 +303,19 @@ MISTAKES = {
     ),
 }
 MISTAKES |= {
-    f"{who} that was not called": (call, f"network: expected a Layer or a function of one array, "
-    f"got the function {who}, which makes a layer; call it, as {who}(...)")
-    for who, call in {
-        "dropout": lambda: fdl.chain(fdl.dropout, fdl.dense(2)),
-        "batch_norm": lambda: fdl.residual(fdl.batch_norm),
-        "dense": lambda: fdl.network(lambda f, x: f.a(x), a=fdl.dense),
-        "mlp": lambda: fdl.repeat(fdl.mlp, 2),
-        "global_average_pool": lambda: fdl.frozen(fdl.global_average_pool),
-    }.items()
-}  # fmt: skip
+    f"{what} that was not called": (
+        call,
+        f"{who}: expected a Layer or a function of one array, got the function {what}, which makes "
+        f"a layer; call it, as {what}(...)",
+    )
+    for what, who, call in [
+        ("dropout", "chain", lambda: fdl.chain(fdl.dropout, fdl.dense(2))),
+        ("batch_norm", "residual", lambda: fdl.residual(fdl.batch_norm)),
+        ("dense", "network", lambda: fdl.network(lambda f, x: f.a(x), a=fdl.dense)),
+        ("mlp", "repeat", lambda: fdl.repeat(fdl.mlp, 2)),
+        ("global_average_pool", "frozen", lambda: fdl.frozen(fdl.global_average_pool)),
+    ]
+}
 DRAW = "as an initializer (key, shape, dtype) -> array"
 MISTAKES |= {
     f"{what} of {who} as a text": (
@@ -447,7 +450,7 @@ def test_counts_may_be_known_scalars_of_numpy_and_jax():
 
 
 def test_pairs_of_trees_may_be_parameters():
-    """As of two networks that are trained at once; only an empty state gives init away."""
+    """Two networks may train at once; only a pair with an empty state is the result of init."""
     for both in ((params(), {"w": jnp.ones(2)}), (jnp.ones(2), jnp.ones(3))):
         assert fdl.start(both, SGD).params is both
 

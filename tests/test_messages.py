@@ -163,7 +163,7 @@ WRONG = {
     ),
     "no_layer": (
         lambda x: passed(fdl.chain(fdl.dense(4), 8), x),
-        "network: expected a Layer or a function of one array, got 8; call the layer's factory, as "
+        "chain: expected a Layer or a function of one array, got 8; call the layer's factory, as "
         "dense(8), or pass the function itself",
     ),
     "a_child_that_does_not_exist": (

@@ -126,7 +126,7 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
     Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    inner = as_layer(layer)
+    inner = as_layer(layer, "remat")
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
@@ -167,7 +167,7 @@ def frozen(layer: Any) -> Layer:
 
     Source: Keras's guide to transfer learning, for batch norm in frozen layers.
     """
-    inner = as_layer(layer)
+    inner = as_layer(layer, "frozen")
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
@@ -208,7 +208,7 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       (2, 5, 8, 8, 4)
     """
     axes = check_count("batch_apply", "axes", axes, "it is the number of batch axes of x")
-    inner = as_layer(layer)
+    inner = as_layer(layer, "batch_apply")
 
     def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
         for leaf in jax.tree.leaves(tree):

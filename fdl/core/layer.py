@@ -160,24 +160,25 @@ def subkey(key: Any, name: str) -> Any:
     return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def as_layer(value: Any) -> Layer:
-    """`value` itself if it is a layer, else `function(value)`.
+def as_layer(value: Any, who: str = "network") -> Layer:
+    """`value` if it is a layer, or `function(value)`; raises a TypeError if it is neither.
 
-    Raises:
-      TypeError: `value` is neither a layer nor callable.
+    Args:
+      value: a layer, or a function of one array.
+      who: name of the function that the user called, for the message.
     """
     if isinstance(value, Layer):
         return value
     if makes(value, Layer):
         name = getattr(value, "__name__", "layer")
         raise TypeError(
-            f"network: expected a Layer or a function of one array, got the function {name}, which "
+            f"{who}: expected a Layer or a function of one array, got the function {name}, which "
             f"makes a layer; call it, as {name}(...)"
         )
     if callable(value):
         return function(value)
     raise TypeError(
-        f"network: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
+        f"{who}: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
         "call the layer's factory, as dense(8), or pass the function itself"
     )
 

@@ -28,7 +28,7 @@ def network(
     forward: Callable[..., Any],
     /,
     *,
-    inputs: tuple[str, ...] = (),
+    inputs: Any = (),
     name: str = "network",
     **children: Any,
 ) -> Layer:
@@ -45,7 +45,7 @@ def network(
     Args:
       forward: `(f, x, *, ...) -> y`; its further arguments, except `key` and `train`, are extra
         inputs of the network.
-      inputs: names of further extra inputs, which go to every child that names them, as in `chain`,
+      inputs: a tuple of names of further extra inputs, which go to every child that names them, as in `chain`,
         unless `forward` passes another value. A `forward` with `**given` gets them too.
       name: name of the network in another one.
       children: layers, or plain functions of one array, by name.
@@ -146,7 +146,8 @@ def named_layers(
     """
     children: dict[str, Layer] = {}
     kinds: dict[str, int] = {}
-    for layer in map(as_layer, layers):
+    for value in layers:
+        layer = as_layer(value, owner)
         count = kinds.get(layer.name, 0)
         kinds[layer.name] = count + 1
         children[f"{layer.name}_{count}"] = layer
@@ -155,7 +156,7 @@ def named_layers(
             raise ValueError(
                 f"{owner}: expected a name that is still free, got {child!r} twice; choose another"
             )
-        children[child] = as_layer(value)
+        children[child] = as_layer(value, owner)
     if len(children) < least:
         raise ValueError(
             f"{owner}: expected at least {least} layer{'s' * (least > 1)}, got {len(children)}; "

@@ -61,7 +61,7 @@ def repeat(
       ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
     """
     n = check_count(name, "n", n, "it is the number of blocks")
-    inner = as_layer(block)
+    inner = as_layer(block, name)
     unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
     scanned = n > FEW if scan is None else scan
     return dataclasses.replace(

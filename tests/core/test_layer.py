@@ -460,14 +460,18 @@ def test_function_is_a_layer_without_weights():
 
 @pytest.mark.parametrize("value", [3, None, "dense", {"w": 1}])
 def test_a_value_that_is_not_a_layer_is_refused(value):
-    message = f"network: expected a Layer or a function of one array, got {value!r}; call the "
+    message = f"expected a Layer or a function of one array, got {value!r}; call the "
     message += "layer's factory, as dense(8), or pass the function itself"
-    for call in (
-        lambda: as_layer(value),
-        lambda: fdl.chain(fdl.relu, value),
-        lambda: fdl.network(lambda f, x: x, child=value),
-    ):
-        with pytest.raises(TypeError, match=told(message) + END):
+    for who, call in {
+        "block": lambda: fdl.chain(fdl.relu, value, name="block"),
+        "residual": lambda: fdl.residual(child=value),
+        "network": lambda: fdl.network(lambda f, x: x, child=value),
+        "remat": lambda: fdl.remat(value),
+        "frozen": lambda: fdl.frozen(value),
+        "batch_apply": lambda: fdl.batch_apply(value),
+        "repeat": lambda: fdl.repeat(value, 2),
+    }.items():
+        with pytest.raises(TypeError, match=told(f"{who}: {message}") + END):
             call()
 
 
