@@ -129,7 +129,7 @@ def check_floating(layer: str, x: Any) -> None:
     check_array(layer, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise PathError(
-            f"expected x of a floating dtype, got {x.dtype} {list(x.shape)}; put rescale(1 / 255) "
+            f"expected x of a floating dtype, got {kind(x)}; put rescale(1 / 255) "
             "or the like in front, or convert x with astype",
             layer=layer,
         )
@@ -232,7 +232,7 @@ def said(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype} {list(value.shape)}"
+        return kind(value)
     from_fdl = type(value).__module__.split(".")[0] == "fdl"
     if value is None or from_fdl or isinstance(value, bool | int | float | complex | str | bytes):
         return shortened(repr(value), 200)
@@ -242,6 +242,11 @@ def said(value: Any) -> str:
         return f"the class {value.__name__}"
     name = getattr(value, "__name__", "") if callable(value) else ""
     return f"the function {name}" if name else type(value).__name__
+
+
+def kind(x: Any) -> str:
+    """Dtype and shape of an array, such as "float32 [2, 3]"."""
+    return f"{x.dtype} {list(x.shape)}"
 
 
 def amount(tree: Any) -> str:

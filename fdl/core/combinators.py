@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count
+from fdl.checks import check_array, check_count, kind
 from fdl.core.layer import Layer, abstract, as_layer
 from fdl.core.networks import in_order, named_layers, wired
 from fdl.ops.fence import fence
@@ -51,13 +51,13 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
     def forward(f: Any, x: Any) -> Any:
         x = fence(x)
         y = in_order(f, children, x)
-        if _kind(y) != _kind(x):
+        if kind(y) != kind(x):
             widen = (
                 "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
             )
             convert = f"convert f(x) with astype({x.dtype}), or x before"
             raise PathError(
-                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; "
+                f"expected f(x) like x {kind(x)}, so that both can be added, got {kind(y)}; "
                 f"{convert if x.shape == y.shape else widen}",
                 layer=name,
             )
@@ -251,10 +251,10 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
 def _sum(name: str, outputs: dict[str, Any]) -> Any:
     first, *others = outputs
     for child in others:
-        if _kind(outputs[child]) != _kind(outputs[first]):
+        if kind(outputs[child]) != kind(outputs[first]):
             raise PathError(
-                f"expected outputs of one shape and dtype, as {_kind(outputs[first])} of {first}, "
-                f"got {_kind(outputs[child])} of {child}; give both as many features, or merge by "
+                f"expected outputs of one shape and dtype, as {kind(outputs[first])} of {first}, "
+                f"got {kind(outputs[child])} of {child}; give both as many features, or merge by "
                 "'concat'",
                 layer=name,
             )
@@ -267,8 +267,8 @@ def _concat(name: str, outputs: dict[str, Any]) -> Any:
         one, other = outputs[first], outputs[child]
         if (one.dtype, one.shape[:-1]) != (other.dtype, other.shape[:-1]) or not other.ndim:
             raise PathError(
-                f"expected outputs that differ only in the last axis, as {_kind(one)} of {first}, "
-                f"got {_kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
+                f"expected outputs that differ only in the last axis, as {kind(one)} of {first}, "
+                f"got {kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
                 layer=name,
             )
     return jnp.concatenate(list(outputs.values()), axis=-1)
@@ -283,7 +283,3 @@ _MERGES: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "concat": _concat,
     "tuple": _tuple,
 }
-
-
-def _kind(x: Any) -> str:
-    return f"{x.dtype} {list(x.shape)}"

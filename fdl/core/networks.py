@@ -45,8 +45,8 @@ def network(
     Args:
       forward: `(f, x, *, ...) -> y`; its further arguments, except `key` and `train`, are extra
         inputs of the network.
-      inputs: a tuple of names of further extra inputs, which go to every child that names them, as in `chain`,
-        unless `forward` passes another value. A `forward` with `**given` gets them too.
+      inputs: a tuple of names of further extra inputs. They go to every child that names them, as
+        in `chain`, unless `forward` passes another value. A `forward` with `**given` gets them too.
       name: name of the network in another one.
       children: layers, or plain functions of one array, by name.
 
@@ -69,6 +69,14 @@ def network(
       >>> y, state = net.apply(params, state, jnp.ones((2, 3)))
       >>> y.shape
       (2, 1)
+
+      Every child that names `mask` gets it:
+
+      >>> from fdl.layers import attention, layer_norm
+      >>> parts = {"norm": layer_norm(), "attend": attention(2)}
+      >>> block = network(lambda f, x: x + f.attend(f.norm(x)), inputs=("mask",), **parts)
+      >>> block.inputs
+      ('mask',)
     """
     layers = {child: as_layer(value) for child, value in children.items()}
     _check_names(inputs)

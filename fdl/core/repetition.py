@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count
+from fdl.checks import check_count, kind
 from fdl.core.combinators import remat
 from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs, check_pass, missing
@@ -175,7 +175,7 @@ def _stack(tree: dict[str, Any], names: tuple[str, ...]) -> Any:
     for name, block in zip(names, map(leaves, blocks), strict=True):
         with at(name):
             for path in [*first, *block]:
-                wanted, found = (_kind(of[path]) if path in of else "none" for of in (first, block))
+                wanted, found = (kind(of[path]) if path in of else "none" for of in (first, block))
                 if found != wanted:
                     raise PathError(
                         f"expected {wanted} as in block {names[0]}, got {found}; pass the "
@@ -195,12 +195,8 @@ def _unstack(stacked: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check_kept(x: Any, y: Any) -> None:
-    if _kind(x) != _kind(y):
+    if kind(x) != kind(y):
         raise PathError(
-            f"expected a block that keeps x {_kind(x)}, so that another can follow, got "
-            f"{_kind(y)}; give its last layer as many features as x has"
+            f"expected a block that keeps x {kind(x)}, so that another can follow, got "
+            f"{kind(y)}; give its last layer as many features as x has"
         )
-
-
-def _kind(x: Any) -> str:
-    return f"{x.dtype} {list(x.shape)}"

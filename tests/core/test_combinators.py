@@ -465,7 +465,7 @@ SEEDED_BUGS = {
             ("_MERGES[merge](name", "_MERGES['sum'](name"),
             ("policy=policy)(params", "policy=None)(params"),
             ("jax.checkpoint(again, policy=policy)(", "again("),
-            ("if _kind(y) != _kind(x)", "if False"),
+            ("if kind(y) != kind(x)", "if False"),
             ("rebuild and (lambda", "None and (lambda"),
         ],
     ),
