@@ -113,7 +113,7 @@ WRONG = {
     ),
     "a_seed_for_a_key": (
         lambda x: in_training(fdl.dropout(0.5), x, key=7),
-        "expected one random key, got 7; make it with jax.random.key(seed)",
+        "chain: expected one random key, got 7; make it with jax.random.key(seed)",
     ),
     "no_key_in_init": (
         lambda x: inside(fdl.dense(2)).init(None, x),
@@ -174,7 +174,7 @@ WRONG = {
     "a_forward_that_names_no_inputs": (
         lambda x: passed(fdl.network(lambda f, x, **more: f.a(x, **more), a=fdl.tanh), x),
         "network: expected a forward that names its extra inputs, as (f, x, *, mask), got (f, x, "
-        "**more); only named inputs can be handed on and checked",
+        "**more); name them, or pass inputs=('mask',)",
     ),
     "a_residual_of_another_width": (
         lambda x: passed(inside(fdl.residual(fdl.dense(3))), x),
@@ -520,7 +520,7 @@ WRONG |= {
     ),
     "a_soft_cap_of_nothing": (
         lambda x: made(fdl.attention(2, soft_cap=0.0), x),
-        "attention: expected a soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
+        "attention: expected soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
     ),
     "a_window_of_nothing": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, window=0),
