@@ -321,12 +321,12 @@ class _Network:
                 check_inputs(child, layer.inputs or (), layer.required, given)
                 return call(child, layer, x, given)
 
-        handed = {**given, "train": train}
+        arguments = {**given, "train": train}
         if "key" in self.takes:
-            handed["key"] = subkey(key, "/forward")  # a name that no child can have
-        handed = {each: handed[each] for each in self.takes if each in handed}
+            arguments["key"] = subkey(key, "/forward")  # a name that no child can have
+        arguments = {each: arguments[each] for each in self.takes if each in arguments}
         with traced_in(self.name):
-            return self.forward(_Children(bound, self.children), x, **handed)
+            return self.forward(_Children(bound, self.children), x, **arguments)
 
     def without_empty(self, tree: dict[str, Any]) -> dict[str, Any]:
         return {name: tree[name] for name in self.children if tree.get(name)}

@@ -18,6 +18,12 @@ from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
 
+# How to write a mask or a bias of other axes.
+PAIRS = {
+    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
+    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
+}
+
 
 def dot_product_attention(
     q: jax.Array,
@@ -233,12 +239,6 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
                 f"{segments.dtype} {list(segments.shape)}",
                 "number the sequence that each token belongs to",
             )
-
-
-PAIRS = {
-    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
-    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
-}
 
 
 def _check_options(

@@ -10,6 +10,10 @@ from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
 
+# The axis to split of every field of Queries and Keys.
+QUERY_AXES = (-3, -1, -1)
+KEY_AXES = (-3, -3, -1, -1)
+
 
 @functools.partial(jax.jit, static_argnames="chunk", inline=True)
 def in_blocks(
@@ -68,10 +72,6 @@ def in_blocks(
     y = jax.lax.map(of_queries, (blocks, _split_pairs(pairs, -2, rows)))
     y = jnp.moveaxis(y, 0, -4)
     return jax.lax.collapse(y, y.ndim - 4, y.ndim - 2)[..., :t, :, :]
-
-
-QUERY_AXES = (-3, -1, -1)
-KEY_AXES = (-3, -3, -1, -1)
 
 
 class _SoFar(NamedTuple):
