@@ -80,6 +80,8 @@ def test_infinity_is_named_where_it_is_excluded():
         check_number("f", "eps", float("inf"), "[0, inf)", "try 1")
     with pytest.raises(OptionError, match=r"^f: expected eps >= 0, got -1; try 1$"):
         check_number("f", "eps", -1, "[0, inf)", "try 1")
+    with pytest.raises(OptionError, match=r"^f: expected eps > 0, got -inf; try 1$"):
+        check_number("f", "eps", float("-inf"), "(0, inf]", "try 1")
 
 
 def test_an_error_names_the_factory_that_was_called():

@@ -316,7 +316,8 @@ class _Network:
 
         def bound(child: str, x: Any, **given: Any) -> Any:
             layer = self.children[child]
-            given = {each: shared[each] for each in layer.inputs or () if each in shared} | given
+            passed_on = {each: shared[each] for each in layer.inputs or () if each in shared}
+            given = passed_on | given
             with at(child):
                 check_inputs(child, layer.inputs or (), layer.required, given)
                 return call(child, layer, x, given)
