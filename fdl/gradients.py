@@ -1,4 +1,4 @@
-"""Gradients: what a derivative is, that `jax.grad` computes it, and what else comes from it."""
+"""Derivatives by differences, checks of `jax.grad`, per-example gradients and Hessian products."""
 
 import functools
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from fdl import paths
 def derivative(f: Callable[[jax.Array], jax.Array], x: Any, step: float | None = None) -> jax.Array:
     """The rate of change of f at x: (f(x + h) - f(x - h)) / 2h, the central difference.
 
-    h is eps^(1/3) * max(|x|, 1), where eps is the spacing of the dtype at 1. A larger h errs by the
-    curve of f (about h^2), a smaller one by the rounding of f (about eps / h); both are smallest
-    together there: h is 0.005 in float32, where about 5 digits come right, and 6e-6 in float64,
-    where about 10 do. h is then rounded so that x + h and x - h are 2h apart exactly.
+    h is eps^(1/3) * max(|x|, 1), where eps is the spacing of the dtype at 1. The curvature of f
+    causes an error of about h^2, and the rounding of f one of about eps / h; this h makes their sum
+    small. In float32 h is 0.005 and about 5 digits are right; in float64 it is 6e-6, and about 10
+    are. h is then rounded so that x + h and x - h are exactly 2h apart.
 
     Args:
-      f: a function of one array, elementwise or of a scalar: y[i] depends on x[i] alone.
+      f: a function of one array, elementwise: y[i] depends only on x[i].
       x: [...], a floating dtype.
-      step: h, where the rule is not wanted; > 0.
+      step: h, > 0; by default as above.
 
     Returns:
       [...], dy/dx at each element.
@@ -52,25 +52,25 @@ def check_gradient(
     directions: int = 4,
     tolerance: float | None = None,
 ) -> dict[str, float]:
-    """Holds `jax.grad(f)` against central differences, leaf by leaf.
+    """Compares `jax.grad(f)` with central differences, leaf by leaf.
 
-    Each leaf is moved along random directions v of length 1: the gradient says that f changes at
-    the rate <gradient, v>, the difference measures it.
+    Each leaf moves along random directions v of length 1. The gradient predicts that f changes at
+    the rate <gradient, v>; the difference measures that rate.
 
     Args:
-      f: a function of a pytree that gives a scalar.
-      params: a pytree of floating arrays; where f has a kink (relu at 0), move away from it.
+      f: a function from a pytree to a scalar.
+      params: a pytree of floating arrays, not at a kink of f (relu at 0).
       key: a random key for the directions; by default a fixed one.
-      directions: how many for each leaf.
-      tolerance: the largest error allowed, relative to the gradient's length, or to |f| / 5 where
-        that is more; by default 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
+      directions: number of directions for each leaf.
+      tolerance: the largest error allowed, relative to the gradient's length or to |f| / 5,
+        whichever is larger; by default 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
 
     Returns:
-      path -> the largest relative error seen there.
+      path -> the largest relative error of that leaf.
 
     Raises:
       PathError: an error above the tolerance; names the leaf, both rates and the tolerance.
-      TypeError: a leaf that is not of a floating dtype, or f not a scalar.
+      TypeError: a leaf is not of a floating dtype, or f is not a scalar.
 
     Example:
       >>> errors = check_gradient(lambda p: jnp.sum(p["w"] ** 3), {"w": jnp.array([1.0, 2.0])})
@@ -81,10 +81,10 @@ def check_gradient(
     """
     key = jax.random.key(0) if key is None else key
     y, gradient = jax.value_and_grad(f)(params)
-    # Rounding of f alone moves a difference by eps^(2/3) |f|, also where the gradient is 0, as that
-    # of the bias of an attention's keys.
+    # Rounding of f changes a difference by about eps^(2/3) |f|, even where the gradient is 0, as it
+    # is for the bias of the keys in attention.
     least = max(abs(float(y)) / 5, _eps(y.dtype) ** 0.5)
-    # In NumPy, which compiles nothing for the shape of each leaf.
+    # NumPy, because JAX would compile a program for the shape of each leaf.
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     gradients = paths.leaves(gradient)
     errors = {}
@@ -95,15 +95,15 @@ def check_gradient(
         for _ in range(directions):
             v = draws.standard_normal(slope.shape)
             v = (v / np.linalg.norm(v)).astype(leaf.dtype)
-            said = np.vdot(slope, v.astype(np.float64))
-            seen = float(derivative(_along(f, params, path, v), jnp.zeros((), leaf.dtype)))
-            error = float(abs(said - seen) / max(np.linalg.norm(slope), least))
+            predicted = np.vdot(slope, v.astype(np.float64))
+            measured = float(derivative(_along(f, params, path, v), jnp.zeros((), leaf.dtype)))
+            error = float(abs(predicted - measured) / max(np.linalg.norm(slope), least))
             errors[path] = max(errors[path], error)
             if not error <= allowed:
                 raise paths.PathError(
                     f"expected jax.grad and the central difference to agree within {allowed:.1e}, "
-                    f"got rates {said:.6g} and {seen:.6g} along one direction; look "
-                    "for a custom gradient, a stop_gradient, or a kink",
+                    f"got rates {predicted:.6g} and {measured:.6g} along one direction; look for a "
+                    "custom gradient, a stop_gradient, or a kink",
                     path,
                 )
     return errors
@@ -112,16 +112,16 @@ def check_gradient(
 def per_example_gradients(
     loss: Callable[[Any, Any], jax.Array], params: Any, batch: Any, *, chunk: int | None = None
 ) -> Any:
-    """The gradient of the loss of each example by itself.
+    """The gradient of the loss for every example separately.
 
     Args:
       loss: `(params, example) -> scalar`, for one example without a batch axis.
       params: a pytree of floating arrays.
       batch: a pytree of arrays [B, ...].
-      chunk: how many at once, where B gradients at once would not fit; by default all.
+      chunk: number of gradients computed at once, to save memory; by default all B.
 
     Returns:
-      As params, each leaf [B, ...]. Their mean is the gradient of the mean loss.
+      A pytree like params, with leaves [B, ...]. Their mean is the gradient of the mean loss.
 
     Example:
       >>> loss = lambda w, example: (w * example) ** 2 / 2
@@ -133,15 +133,15 @@ def per_example_gradients(
 
 
 def hessian_vector_product(f: Callable[[Any], jax.Array], params: Any, vector: Any) -> Any:
-    """H v: how the gradient of f changes along v, at the price of about two gradients.
+    """H v, the change of the gradient of f along v; costs about two gradients.
 
     Args:
-      f: a function of a pytree that gives a scalar.
+      f: a function from a pytree to a scalar.
       params: a pytree of floating arrays.
-      vector: as params.
+      vector: v, a pytree like params.
 
     Returns:
-      As params. H itself is never made.
+      A pytree like params. The Hessian H itself is never computed.
 
     Example:
       >>> f = lambda w: w[0] ** 2 * w[1]
@@ -154,7 +154,7 @@ def hessian_vector_product(f: Callable[[Any], jax.Array], params: Any, vector: A
 
 
 def _along(f: Callable[[Any], jax.Array], params: Any, path: str, v: np.ndarray) -> Any:
-    """f as a function of the distance t moved along v in one leaf."""
+    """f as a function of t, where one leaf is moved by t * v."""
 
     def at_distance(t: jax.Array) -> jax.Array:
         def moved(keys: Any, leaf: Any) -> Any:

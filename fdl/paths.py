@@ -1,9 +1,9 @@
-"""The one path language: every leaf of a pytree has a path, and patterns pick paths.
+"""Paths: every leaf of a pytree has one, and patterns select leaves by path.
 
-A path is the keys from the root to a leaf joined by `/`: `block/3/attn/w`. A pattern is a path in
-which `*` stands for any text inside one level and `**` for any number of whole levels, none
-included: `**/w`, `block/*/attn/**`, `dense_*`. The same patterns pick leaves for weight decay,
-freezing, loading, summaries and capture, and the same paths stand in front of every error.
+A path joins the keys from the root to a leaf by `/`: `block/3/attn/w`. In a pattern, `*` stands for
+any text inside one level and `**` for any number of whole levels, none included: `**/w`,
+`block/*/attn/**`, `dense_*`. The same patterns select leaves for weight decay, freezing, loading,
+summaries and capture, and the same paths begin every error message.
 """
 
 import contextlib
@@ -14,17 +14,25 @@ from typing import Any
 
 import jax
 
+# JAX's errors for Python code that needs the value of a traced array.
+_VALUE_NEEDED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 class PathError(ValueError):
-    """A mistake at a known place: reads `path: what was expected, what came, what to do`.
+    """A mistake at a known place: reads `path: expected ..., got ...; remedy`.
 
-    A combinator that runs a child inside `at(name)` puts the child's name in front as the error
-    passes, so that it arrives with the whole path, through `jit`, `grad`, `vmap` and `scan` too.
+    A combinator runs each child inside `at(name)`, which puts the child's name in front of the
+    error's path. So the error arrives with its whole path, through `jit`, `grad`, `vmap` and `scan`
+    too.
 
     Args:
-      message: what was expected, what came, what to do; one line where it fits.
-      path: where, relative to whoever raises.
-      layer: the name of the layer that raises, said where no path is known.
+      message: what was expected, what came, what to do; one line if it fits.
+      path: the place, relative to the code that raises.
+      layer: name of the layer that raises; the message begins with it if the path is empty.
 
     Example:
       >>> str(PathError("expected x [..., 64], got [8, 48]; transpose x", "decoder/q"))
@@ -43,7 +51,7 @@ class PathError(ValueError):
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most `most` characters: of a longer one the beginning and the end.
+    """A text cut to at most `most` characters: a longer one keeps its beginning and its end.
 
     Example:
       >>> shortened("a" * 50, 20)
@@ -53,7 +61,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def quoted(path: Any) -> str:
-    """A path, a name or a pattern as a message holds it: in quotes, at most 120 characters.
+    """A path, a name or a pattern for a message: in quotes, at most 120 characters.
 
     Example:
       >>> quoted("decoder/w"), len(quoted("a" * 5000))
@@ -62,24 +70,16 @@ def quoted(path: Any) -> str:
     return shortened(repr(path), 120)
 
 
-# What JAX says where Python asks a traced array for its value.
-_ASKED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
-
-
 @contextlib.contextmanager
 def traced_in(layer: str) -> Iterator[None]:
-    """Says in fdl's words that a function of the user's asks a traced array for its value."""
+    """Translates JAX's error for a user's function that needs the value of a traced array."""
     try:
         yield
-    except _ASKED as error:
-        raise _value_asked("", layer) from error
+    except _VALUE_NEEDED as error:
+        raise _value_needed("", layer) from error
 
 
-def _value_asked(path: str, layer: str) -> PathError:
+def _value_needed(path: str, layer: str) -> PathError:
     return PathError(
         "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an "
         "array whose value is known only when the compiled program runs; use jax.numpy, jnp.where "
@@ -94,7 +94,7 @@ def at(name: str) -> Iterator[None]:
     """Puts `name` in front of the path of any error that leaves the block.
 
     Args:
-      name: one level of a path. An error that is not fdl's own keeps its type and gets a note.
+      name: one level of a path. An error from other code keeps its type and gets a note.
 
     Example:
       >>> with at("encoder"), at("dense_0"):
@@ -108,18 +108,18 @@ def at(name: str) -> Iterator[None]:
     except PathError as error:
         error.path = f"{name}/{error.path}" if error.path else name
         raise
-    except _ASKED as error:
-        raise _value_asked(name, "") from error
+    except _VALUE_NEEDED as error:
+        raise _value_needed(name, "") from error
     except Exception as error:
         error.add_note(f"in layer {name!r}")
         raise
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """The path of one of JAX's key paths, as text.
+    """One of JAX's key paths as text.
 
     Args:
-      keys: what `jax.tree_util.tree_flatten_with_path` gives for a leaf.
+      keys: a leaf's keys, from `jax.tree_util.tree_flatten_with_path`.
 
     Returns:
       The keys joined by `/`; the empty string for a tree that is a single leaf.
@@ -133,7 +133,7 @@ def path_of(keys: Iterable[Any]) -> str:
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """All leaves of a pytree by path, levels that are numbers in the order of the numbers.
+    """All leaves of a pytree by path, sorted; levels of digits are sorted as numbers.
 
     Args:
       tree: any pytree.
@@ -142,7 +142,7 @@ def leaves(tree: Any) -> dict[str, Any]:
       path -> leaf.
 
     Raises:
-      PathError: two leaves have the same path (a key that holds a `/`).
+      PathError: two leaves have the same path (a key contains a `/`).
 
     Example:
       >>> list(leaves({"10": 0, "9": {"w": 0, "b": 0}}))
@@ -158,18 +158,18 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
-    """The inverse of `leaves`: a pytree of the leaves by path.
+    """The inverse of `leaves`: a pytree from the leaves by path.
 
     Args:
       leaves: path -> leaf.
-      like: a pytree with these paths, whose structure is wanted; by default nested dicts, whose
-        keys are the levels as texts.
+      like: a pytree with the same paths, whose structure the result has; by default the result is
+        nested dicts, and their keys are the levels as strings.
 
     Returns:
       A new pytree: `tree(leaves(t), like=t)` is t, and `leaves(tree(found))` is `found`.
 
     Raises:
-      PathError: a path that goes on where another ends; other paths than those of `like`.
+      PathError: a path is the beginning of another; the paths are not those of `like`.
 
     Example:
       >>> tree({"dense_0/w": 1.0, "dense_0/b": 0.0})
@@ -199,7 +199,7 @@ def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
 
 
 def _above(path: str) -> list[str]:
-    """The paths of the levels above a leaf, the root left out."""
+    """The paths of the levels above a leaf, without the root."""
     names = path.split("/")
     return ["/".join(names[:depth]) for depth in range(1, len(names))]
 
@@ -210,17 +210,17 @@ def _tree_like(leaves: Mapping[str, Any], like: Any) -> Any:
     wrong = [f"none at {path!r}" for path in wanted if path not in leaves]
     wrong += [f"one at {path!r}" for path in leaves if path not in wanted]
     if wrong or len(wanted) < len(pairs):
-        said = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        found = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise PathError(
             f"expected a leaf for each of the {len(pairs)} paths of like, got "
-            f"{said or 'two for one path'}; see fdl.paths.leaves(like)",
+            f"{found or 'two for one path'}; see fdl.paths.leaves(like)",
             layer="tree",
         )
     return jax.tree.unflatten(structure, [leaves[path_of(keys)] for keys, _ in pairs])
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern picks a path.
+    """True if a pattern selects a path.
 
     Args:
       pattern: levels joined by `/`; `*` and `?` within a level, `**` for any number of levels.
@@ -237,8 +237,8 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """The paths that at least one pattern matches, in the order of `paths`.
 
     Args:
-      paths: what there is.
-      patterns: what is wanted.
+      paths: all paths.
+      patterns: see `matches`.
 
     Raises:
       ValueError: a pattern matches nothing; the message lists the nearest paths.
@@ -259,7 +259,7 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
 
 
 def select(tree: Any, *patterns: str) -> Any:
-    """A mask: the tree with True at the leaves whose path a pattern matches, else False.
+    """A mask: the tree with True for leaves whose path a pattern matches, and False for others.
 
     Args:
       tree: any pytree.
@@ -280,8 +280,8 @@ def select(tree: Any, *patterns: str) -> Any:
 
 
 def _match(pattern: list[str], path: list[str]) -> bool:
-    # How many levels of the pattern can be used up by as many of the path as were read: a set, so
-    # that the ways to share levels among several "**" are not tried one after the other.
+    # After each level of the path: the numbers of pattern levels that can have matched so far. A
+    # set, because trying the ways to share levels among several "**" one by one takes too long.
     used = _past_stars(pattern, {0})
     for level in path:
         stay = {place for place in used if pattern[place : place + 1] == ["**"]}
@@ -291,7 +291,7 @@ def _match(pattern: list[str], path: list[str]) -> bool:
 
 
 def _past_stars(pattern: list[str], used: set[int]) -> set[int]:
-    """`**` may also stand for no level."""
+    """Adds the places after each `**`, which may also stand for no level."""
     for place, level in enumerate(pattern):
         if level == "**" and place in used:
             used.add(place + 1)
@@ -299,7 +299,7 @@ def _past_stars(pattern: list[str], used: set[int]) -> set[int]:
 
 
 def _fits(pattern: list[str], level: str) -> bool:
-    # No character but * and ? is special.
+    # Only * and ? are special.
     return bool(pattern) and fnmatch.fnmatchcase(level, pattern[0].replace("[", "[[]"))
 
 

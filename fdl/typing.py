@@ -1,4 +1,4 @@
-"""The names of the contracts between the rooms, as types."""
+"""Types with the names that docstrings use."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,37 +6,37 @@ from typing import Any
 import jax
 
 Array = jax.Array
-"""An array of JAX; where one is read, NumPy's will do."""
+"""A JAX array; arguments may also be NumPy arrays."""
 
 Key = jax.Array
 """A random key, as `jax.random.key(seed)` makes it."""
 
 Params = dict[str, Any]
-"""What an optimizer moves: nested dicts whose leaves are arrays."""
+"""What an optimizer updates: nested dicts whose leaves are arrays."""
 
 State = dict[str, Any]
-"""What a training forward pass moves, such as running statistics: nested dicts of arrays."""
+"""What a forward pass in training updates, such as running statistics: nested dicts of arrays."""
 
 Batch = Any
 """A pytree of arrays [B, ...]: `(x, y)`, or `{"x": x, "y": y, "mask": mask}`."""
 
 Initializer = Callable[..., Array]
-"""`(key, shape, dtype) -> Array`: the values that weights begin with."""
+"""`(key, shape, dtype) -> Array`: initial values of weights."""
 
 Activation = Callable[[Array], Array]
-"""An array to one of the same shape."""
+"""`x -> y`, of the same shape."""
 
 Loss = Callable[..., Array]
-"""`(prediction, target) -> [B, ...]`: how far off each example is."""
+"""`(prediction, target) -> [B, ...]`: one number for each example, smaller is better."""
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
-"""`(params, state, batch, key) -> (loss, (state, metrics))`: what training makes small."""
+"""`(params, state, batch, key) -> (loss, (state, metrics))`: training minimizes the loss."""
 
 Schedule = Callable[[Any], Array]
-"""`step -> number`: the learning rate, or another number, at each step from 0."""
+"""`step -> number`: the learning rate, or another number, at each step; steps count from 0."""
 
 ScalarOrSchedule = float | Array | Callable[[Array], Any]
-"""A number, or a schedule of it."""
+"""A number, or a schedule."""
 
 Mask = str | Sequence[str] | Callable[[Any], Any] | Any
-"""Which leaves: path patterns, a pytree of bool, or a function of params that gives one."""
+"""Which leaves: path patterns, a pytree of bool, or a function from params to a pytree of bool."""

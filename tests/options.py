@@ -36,6 +36,11 @@ def _attended_in_chunks(key, **options):
     return _attended(key, chunk=2, **options)
 
 
+def _merged(key, **options):
+    low_rank = {"w": {"a": _numbers((4, 2)), "b": _numbers((2, 3))}}
+    return fdl.merge_low_rank({"base": {"w": _numbers((4, 3))}, "low_rank": low_rank}, **options)
+
+
 def _numbers(shape):
     return jnp.asarray(np.random.default_rng(1).standard_normal(shape), jnp.float32)
 
@@ -73,6 +78,7 @@ OPTIONS = {
         _pass(lambda **options: fdl.low_rank(fdl.dense(3), "w", rank=2, **options)),
         {"scale": 0.7},
     ),
+    "merge_low_rank": (_merged, {"scale": 0.7}),
     "mlp": (_pass(fdl.mlp, [3], 2), {"dropout_rate": 0.3, "scale": 0.7}),
     "normal": (_drawn(_of.normal), {"stddev": 0.3}),
     "uniform": (_drawn(_of.uniform), {"limit": 0.3}),

@@ -1,4 +1,4 @@
-"""Mistakes of the first hour: each is told in one line, and no text of a value floods it."""
+"""Mistakes of beginners: the first line of a message is complete, and texts of values are short."""
 
 import functools
 import re
@@ -93,7 +93,7 @@ ASKING = {
     "range": lambda x: sum(x for _ in range(jnp.int32(2) * x.astype(int).max())),
 }
 
-# name -> (the mistake, the first line of what it is told)
+# name -> (the mistake, the first line of its message)
 MISTAKES = {
     "a layer for an objective": (
         lambda: fit(objective=model()),
@@ -225,20 +225,20 @@ MISTAKES = {
     ),
     "apply without a state": (
         lambda: model().apply(params(), X),
-        "chain: expected apply(params, state, x), got 2 arguments by place; the state of a network "
-        "without any is {}, and the rest goes by name",
+        "chain: expected apply(params, state, x), got 2 arguments by position; pass {} for the "
+        "state of a network without state, and the rest by name",
     ),
     "init without a key": (
         lambda: fdl.dense(3).init(X),
-        "dense: expected init(key, x), got 1 arguments by place; the state of a network without "
-        "any is {}, and the rest goes by name",
+        "dense: expected init(key, x), got 1 arguments by position; pass {} for the state of a "
+        "network without state, and the rest by name",
     ),
     "a key handed to a child by hand": (
         lambda: fdl.network(lambda f, x, *, key=None: f.a(x, key=key), a=fdl.dropout(0.5)).init(
             jax.random.key(0), X
         ),
         "a: expected extra inputs among [], got 'key', which no layer here takes; leave it out: "
-        "every layer in a network is handed its own",
+        "a network passes it to every layer",
     ),
     "a width of mlp that is a number": (
         lambda: fdl.mlp(784, 10),
@@ -303,16 +303,19 @@ MISTAKES = {
     ),
 }
 MISTAKES |= {
-    f"{who} that was not called": (call, f"network: expected a Layer or a function of one array, "
-    f"got the function {who}, which makes a layer; call it, as {who}(...)")
-    for who, call in {
-        "dropout": lambda: fdl.chain(fdl.dropout, fdl.dense(2)),
-        "batch_norm": lambda: fdl.residual(fdl.batch_norm),
-        "dense": lambda: fdl.network(lambda f, x: f.a(x), a=fdl.dense),
-        "mlp": lambda: fdl.repeat(fdl.mlp, 2),
-        "global_average_pool": lambda: fdl.frozen(fdl.global_average_pool),
-    }.items()
-}  # fmt: skip
+    f"{what} that was not called": (
+        call,
+        f"{who}: expected a Layer or a function of one array, got the function {what}, which makes "
+        f"a layer; call it, as {what}(...)",
+    )
+    for what, who, call in [
+        ("dropout", "chain", lambda: fdl.chain(fdl.dropout, fdl.dense(2))),
+        ("batch_norm", "residual", lambda: fdl.residual(fdl.batch_norm)),
+        ("dense", "network", lambda: fdl.network(lambda f, x: f.a(x), a=fdl.dense)),
+        ("mlp", "repeat", lambda: fdl.repeat(fdl.mlp, 2)),
+        ("global_average_pool", "frozen", lambda: fdl.frozen(fdl.global_average_pool)),
+    ]
+}
 DRAW = "as an initializer (key, shape, dtype) -> array"
 MISTAKES |= {
     f"{what} of {who} as a text": (
@@ -424,7 +427,7 @@ MISTAKES |= {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_line(name):
+def test_a_mistake_raises_its_message(name):
     call, told = MISTAKES[name]
     with pytest.raises((ValueError, TypeError), match="^" + re.escape(told) + r"(\n|$)") as error:
         call()
@@ -432,7 +435,7 @@ def test_a_mistake_is_told_in_one_line(name):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_is_told_has_four_parts(name):
+def test_the_message_of_a_mistake_has_four_parts(name):
     assert re.match(r"^([\w/*]+: )?expected .+, got .+; \w.+$", MISTAKES[name][1])
 
 
@@ -447,12 +450,12 @@ def test_counts_may_be_known_scalars_of_numpy_and_jax():
 
 
 def test_pairs_of_trees_may_be_parameters():
-    """As of two networks that are trained at once; only an empty state gives init away."""
+    """Two networks may train at once; only a pair with an empty state is the result of init."""
     for both in ((params(), {"w": jnp.ones(2)}), (jnp.ones(2), jnp.ones(3))):
         assert fdl.start(both, SGD).params is both
 
 
-def test_torch_optimizers_are_told():
+def test_torch_optimizers_are_refused():
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.Adam([torch.zeros(2, requires_grad=True)])
     told = f"start: expected an optimizer of fdl or optax, got Adam; {OPTIMIZER}"

@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import fdl
 
-# f, its slope, and the x at which its own scale is max(|x|, 1), which the choice of h supposes.
+# f, its slope, and points x where f varies over a distance of about max(|x|, 1), as h assumes.
 SMOOTH = {
     "sin": (jnp.sin, np.cos, [-1.3, -0.2, 1e-3, 0.4, 1.1]),
     "exp": (jnp.exp, np.exp, [-3.0, -0.1, 1e-6, 0.7, 2.0]),
@@ -39,7 +39,7 @@ def test_derivative_is_as_accurate_as_its_docstring_says(name, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_ten_times_the_step_and_a_tenth_of_it_are_worse(dtype):
-    """Averaged over many x, since rounding is luck at any one."""
+    """The mean over many x, because the rounding error at one x is random."""
     with jax.enable_x64(dtype == "float64"):
         x = jnp.linspace(0.5, 1.5, 400, dtype=dtype)
 
@@ -117,7 +117,7 @@ def loss_with(f):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_check_gradient_passes_what_is_right(dtype):
+def test_check_gradient_passes_a_right_gradient(dtype):
     with jax.enable_x64(dtype == "float64"):
         params = example(dtype)
         for f in (jnp.sin, right):
@@ -132,7 +132,7 @@ def test_check_gradient_passes_what_is_right(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_check_gradient_catches_a_wrong_one_and_names_the_leaf(dtype):
+def test_check_gradient_catches_a_wrong_gradient_and_names_the_leaf(dtype):
     with jax.enable_x64(dtype == "float64"):
         message = (
             r"^block/0/w: expected jax\.grad and the central difference to agree within "

@@ -1,4 +1,4 @@
-"""The laws that every layer, loss, activation, initializer and optimizer keeps."""
+"""Laws of every layer, loss, activation and initializer."""
 
 import functools
 import inspect
@@ -57,7 +57,7 @@ def made(name, dtype=None):
 @functools.cache
 def eager(name, train=True):
     """An entry's pass as `(params, state, x, inputs, key) -> (y, state)`."""
-    # Not from made: this may run inside a trace, whose arrays must not be kept.
+    # Not from `made`, because this may run inside a trace, whose arrays must not be cached.
     layer = layer_of(name)
 
     def forward(params, state, x, inputs, key):
@@ -102,7 +102,7 @@ def with_gradient(name):
 
 
 def is_known(value, name, module, registry):
-    """By its own name, or, as swish, by another name of the same function."""
+    """True if the function is in the registry, under this name or, like swish, another one."""
     return name in registry or any(getattr(module, own, None) is value for own in registry)
 
 
@@ -225,7 +225,7 @@ def test_ranks_are_free_in_functions_of_arrays_too():
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_that_is_traced_is_the_constant(name):
-    """Compiled, under vmap, and differentiated: one program of two equal values."""
+    """Compiled, under vmap and differentiated, for two equal values."""
     made, options = OPTIONS[name]
     key = jax.random.key(5)
 
@@ -309,7 +309,7 @@ def test_a_layer_keeps_the_dtype_and_the_tree(name):
     args = arguments(name, dtype="bfloat16")
     params, state, x, *_ = args
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} <= {x.dtype}
-    # What is accumulated over a whole run needs more bits than one pass.
+    # State is accumulated over a whole run and may be wider.
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {x.dtype, *map(jnp.dtype, WIDER)}
     (_, (y, new_state)), gradients = with_gradient(name)(*args)
     assert y.dtype == x.dtype == jnp.bfloat16
@@ -382,7 +382,7 @@ def test_the_shape_of_a_pass_is_known_without_it(name, train):
 
 
 @over_layers
-def test_a_layer_leaves_what_it_is_given_alone(name):
+def test_a_layer_does_not_change_its_arguments(name):
     args = arguments(name)[:4]
     before = jax.tree.map(np.array, args)
     ids = [id(leaf) for leaf in jax.tree.leaves(args)]
@@ -403,7 +403,7 @@ def test_the_gradient_of_a_layer_is_right(name):
         @jax.jit
         def loss(moved):
             y, _ = eager(name)(moved["params"], state, moved.get("x", x), inputs, key)
-            # Not near 0, where the terms would round by far more than their sum.
+            # Plus 1, because near 0 the rounding of the terms would exceed their sum.
             return 1 + smooth(y)
 
         moved = {"params": params, "x": x} if case.floating else {"params": params}
@@ -412,14 +412,14 @@ def test_the_gradient_of_a_layer_is_right(name):
             return
         assert list(fdl.check_gradient(loss, moved, directions=2)) == list(fdl.paths.leaves(moved))
         bound = 1e-6 if case.floating else 2e-2
-        # A short step, since a network of relus has a kink nearby.
+        # A short step, because a network of relus has a kink nearby.
         step = 1e-6 if case.floating else None
         check_grads(loss, (moved,), 1, ["rev"], atol=bound, rtol=bound, eps=step)
 
 
 @over_layers
-def test_init_reads_shapes_and_runs_nothing(name):
-    """Passes are counted by a callback: none in init, two in a pass."""
+def test_init_reads_only_shapes(name):
+    """A callback counts calls of a layer that the forward pass calls twice: none in init."""
     case = LAYERS[name]
     passes = []
 
@@ -496,7 +496,7 @@ def test_evaluation_moves_no_state(name):
 
 @over_layers
 def test_a_layer_takes_a_batch_of_nothing(name):
-    """Filtering may leave none: shapes as ever, and no weight moves."""
+    """A filter may leave no examples: shapes are the usual ones, and gradients are 0."""
     layer, params, state, x, inputs, _ = made(name)
     none = x[:0]
     given = {key: v[:0] if len(v) == len(x) else v for key, v in inputs.items()}
@@ -506,7 +506,7 @@ def test_a_layer_takes_a_batch_of_nothing(name):
         y, _ = layer.apply(params, state, none, **given)
         return smooth(jnp.concatenate([each.ravel() for each in jax.tree.leaves(y)])), y
 
-    # Compiled, which leaves next to nothing to run; one by one, the operations take minutes.
+    # Compiled, because eager operations take minutes.
     (_, y), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     for found, expected in zip(jax.tree.leaves(y), jax.tree.leaves(whole), strict=True):
         assert (found.shape, found.dtype) == ((0, *expected.shape[1:]), expected.dtype)
@@ -533,7 +533,7 @@ def test_a_layer_is_exported_once_for_every_batch(name):
 
 
 def joined(first, last):
-    """Two pieces of an answer along the axis in which they differ; the last, if there is none."""
+    """Two outputs joined along the axis in which they differ; the last if they do not differ."""
     axes = [axis for axis in range(last.ndim) if first.shape[axis] != last.shape[axis]]
     return np.concatenate([first, last], axes[0]) if axes else last
 
@@ -546,7 +546,7 @@ CROWDED = {"mixture_of_experts"}
     "name", [n for n, c in LAYERS.items() if len(c.x) > 2 and n not in CROWDED]
 )
 def test_a_layer_decodes_to_the_full_pass_or_refuses(name):
-    """x is given in pieces along its first axis after the batch, whatever that axis is."""
+    """x comes in pieces along its first axis after the batch."""
     layer, params, state, x, inputs, _ = made(name)
     whole = answer(name, False)[0]
     try:
@@ -699,8 +699,8 @@ def test_a_loss_is_finite_at_ten_thousand(name, sign):
 
 
 @over_losses
-def test_a_row_without_weight_counts_as_nothing(name):
-    """A batch of masked rows only has the mean 0, and no slope."""
+def test_rows_of_weight_0_are_ignored(name):
+    """A batch of masked rows has the mean 0 and the gradient 0."""
     case = LOSSES[name]
     args = case.data()
 
@@ -717,7 +717,7 @@ def test_a_row_without_weight_counts_as_nothing(name):
     "name", ["softmax_cross_entropy", "sigmoid_cross_entropy", "soft_cross_entropy"]
 )
 def test_log_probabilities_agree_with_float64(name, size):
-    """To 1e-6, and to 1e-6 of their size where that is larger."""
+    """To 1e-6 absolute or relative error, whichever is larger."""
     case = LOSSES[name]
     args = case.data(3, rows=50, classes=17, size=size)
     exact = case.exact(args)
@@ -749,7 +749,7 @@ def test_ranks_are_free_in_a_loss_called_alone(name):
 
 
 @pytest.mark.parametrize("name", [name for name, c in LOSSES.items() if name not in WITHOUT_WHERE])
-def test_what_where_leaves_out_is_0_and_hides_a_nan(name):
+def test_where_gives_0_for_the_other_elements_and_hides_their_nan(name):
     case = LOSSES[name]
     args = case.data()
     shape = jax.eval_shape(case.loss, *args).shape
@@ -775,7 +775,7 @@ def test_what_where_leaves_out_is_0_and_hides_a_nan(name):
     assert_equal(found, expected, **NEAR)
 
 
-# What sets a shape, and what says which elements count.
+# Options that set a shape or select elements.
 OF_SHAPES = {"axis", "chunk", "w", "where", "ignore_index", "lengths"}
 OPTIONS_OF_LOSSES = {
     **{"gamma": 1.5, "alpha": 0.3, "margin": 1.5, "delta": 1.7, "level": 0.85, "smooth": 0.5},
@@ -786,7 +786,7 @@ OPTIONS_OF_LOSSES = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_option_of_a_loss_that_sets_no_shape_may_be_traced(dtype):
-    """In the other one of both dtypes: the loss stays in that of its arguments."""
+    """An option of another dtype does not change the dtype of the loss."""
     seen = set()
     for name, case in LOSSES.items():
         loss = getattr(case.loss, "func", case.loss)
@@ -937,8 +937,8 @@ def test_the_key_of_an_initializer_decides_the_bits(name):
 
 
 @over_initializers
-def test_an_initializer_gives_one_and_the_same_bits_everywhere(name):
-    """Eager, compiled, in a batch of keys and in a scan: so ensembles equal their members."""
+def test_an_initializer_gives_the_same_bits_under_every_transformation(name):
+    """Eager, compiled, under vmap and in a scan, so that ensembles equal their members."""
     init = INITIALIZERS[name].init
     keys = jax.random.split(jax.random.key(0), 3)
     alone = jnp.stack([init(key, (5, 7)) for key in keys])
@@ -959,9 +959,6 @@ def test_an_initializer_with_fans_refuses_a_shape_without(name, shape):
         fdl.PathError, match=told + r"has no fans; use zeros, normal or uniform here$"
     ):
         case.init(jax.random.key(0), shape)
-
-
-# A tree for the tests of optimizers.
 
 
 def test_registry_names_are_distinct():

@@ -1,7 +1,7 @@
-"""Wrong uses of layers and combinators: where, what was expected, what came, what to do.
+"""Wrong uses of layers and combinators: the path, what was expected, what came, what to do.
 
-Each runs eagerly and under `jit`, `grad`, `vmap` and `scan`, and says the same in all of them, with
-the shapes that the layer sees.
+Every wrong use runs eagerly and under `jit`, `grad`, `vmap` and `scan`, and raises the same
+message, with the shapes that the layer sees.
 """
 
 import ast
@@ -26,13 +26,13 @@ def inside(layer):
 
 
 def made(net, x=X, **inputs):
-    """Parameters and state of the right shapes, all zero, which no message depends on."""
+    """Parameters and state of the right shapes, all zero; messages do not depend on values."""
     shapes = jax.eval_shape(lambda: net.init(KEY, x, **inputs))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def passed(net, x, *, right=X, **given):
-    """y of `net`, made for `right`, of x."""
+    """The output for x of `net` with parameters made for `right`."""
     return net.apply(*made(net, right), x, **given)[0]
 
 
@@ -113,7 +113,7 @@ WRONG = {
     ),
     "a_seed_for_a_key": (
         lambda x: in_training(fdl.dropout(0.5), x, key=7),
-        "expected one random key, got 7; make it with jax.random.key(seed)",
+        "chain: expected one random key, got 7; make it with jax.random.key(seed)",
     ),
     "no_key_in_init": (
         lambda x: inside(fdl.dense(2)).init(None, x),
@@ -163,7 +163,7 @@ WRONG = {
     ),
     "no_layer": (
         lambda x: passed(fdl.chain(fdl.dense(4), 8), x),
-        "network: expected a Layer or a function of one array, got 8; call the layer's factory, as "
+        "chain: expected a Layer or a function of one array, got 8; call the layer's factory, as "
         "dense(8), or pass the function itself",
     ),
     "a_child_that_does_not_exist": (
@@ -174,7 +174,7 @@ WRONG = {
     "a_forward_that_names_no_inputs": (
         lambda x: passed(fdl.network(lambda f, x, **more: f.a(x, **more), a=fdl.tanh), x),
         "network: expected a forward that names its extra inputs, as (f, x, *, mask), got (f, x, "
-        "**more); only named inputs can be handed on and checked",
+        "**more); name them, or pass inputs=('mask',)",
     ),
     "a_residual_of_another_width": (
         lambda x: passed(inside(fdl.residual(fdl.dense(3))), x),
@@ -198,7 +198,7 @@ WRONG = {
     ),
     "two_shapes_joined": (
         lambda x: passed(inside(fdl.parallel(fdl.tanh, t=jnp.transpose, merge="concat")), x),
-        "decoder/block: expected outputs that differ in the last axis alone, as float32 [3, 4] of "
+        "decoder/block: expected outputs that differ only in the last axis, as float32 [3, 4] of "
         "tanh_0, got float32 [4, 3] of t; bring both to one shape, or merge by 'tuple'",
     ),
     "an_unknown_merge": (
@@ -234,7 +234,7 @@ WRONG = {
     ),
     "no_blocks": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 0), x),
-        "repeat: expected n >= 1, an integer, got 0; say how many blocks there are",
+        "repeat: expected n >= 1, an integer, got 0; it is the number of blocks",
     ),
     "a_mask_for_blocks_without": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 2, scan=True), x, mask=x),
@@ -460,7 +460,7 @@ COUNT = "say how many outputs there are"
 
 
 def drawn(layer, x, **inputs):
-    """A layer that is given a list, as from a file of JSON."""
+    """A layer that gets a list, as from a JSON file."""
     return made(inside(fdl.chain(lambda x: [0.5, 0.25], block=layer)), x, **inputs)
 
 
@@ -520,7 +520,7 @@ WRONG |= {
     ),
     "a_soft_cap_of_nothing": (
         lambda x: made(fdl.attention(2, soft_cap=0.0), x),
-        "attention: expected a soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
+        "attention: expected soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
     ),
     "a_window_of_nothing": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, window=0),
@@ -603,7 +603,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_use_is_told(name, transform):
+def test_a_wrong_use_raises_its_message(name, transform):
     use, told = WRONG[name]
     with pytest.raises((ValueError, TypeError), match="^" + re.escape(told) + r"(\n|$)"):
         transform(use)
@@ -616,7 +616,7 @@ def test_a_message_has_four_parts(name):
 
 
 def text(node):
-    """A message as the source has it, with `_` for whatever is filled in."""
+    """A message in the source, with `_` for every part that is not a constant."""
     if isinstance(node, ast.BinOp):
         return text(node.left) + text(node.right)
     if isinstance(node, ast.JoinedStr):
@@ -625,13 +625,13 @@ def text(node):
 
 
 def messages():
-    """(place and text, text) of every error and warning that fdl makes."""
+    """(place and text, text) of every error and warning in fdl's source."""
     root = Path(fdl.__file__).parent
     for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             made = isinstance(node, ast.Call) and ast.unparse(node.func)
-            # type(error)(errno, message, path) is an OSError. An error that begins with a number of
-            # errno, or is safetensors', is a fact for the except clause that makes the message.
+            # type(error)(errno, message, path) is an OSError. An except clause makes the messages
+            # of errors that begin with an errno, and of safetensors' errors.
             fact = made and any(ast.unparse(arg).startswith("errno.") for arg in node.args[:1])
             if (
                 made
@@ -644,7 +644,7 @@ def messages():
 
 
 def test_every_message_in_the_source_has_four_parts():
-    """That none lacks a remedy: who reads it has a mistake to mend, and not a rule to look up."""
+    """Every message ends with a remedy."""
     found = list(messages())
     assert len(found) >= 250
     wrong = [at for at, said in found if not re.search(r"expected .+, got .+; \w", said)]
@@ -652,7 +652,7 @@ def test_every_message_in_the_source_has_four_parts():
 
 
 def test_the_right_uses_pass():
-    """What the wrong uses have in common with right ones is not what they are refused for."""
+    """The parts that wrong uses share with right ones raise nothing."""
     assert len(WRONG) >= 30
     for layer in (
         fdl.dense(2),

@@ -1,4 +1,4 @@
-"""The path language: patterns, order, errors that carry a path."""
+"""Paths: patterns, order, and errors with a path."""
 
 import fnmatch
 import pickle
@@ -17,12 +17,12 @@ from fdl.paths import PathError, at, leaves, matches, path_of, pick, select, tre
 
 LEVEL = st.text("abw01_", min_size=1, max_size=4)
 PATH = st.lists(LEVEL, min_size=1, max_size=4).map("/".join)
-# Any character that a name may hold; only '*' and '?' mean something.
+# Names of any characters without a special meaning.
 WILD = st.text(st.characters(blacklist_characters="/*?"), min_size=1, max_size=4)
 
 
 def as_regex(pattern):
-    """The same language said another way: an oracle."""
+    """An oracle: the pattern as a regular expression."""
     levels = [
         r"(?:[^/]+/)*"
         if level == "**"
@@ -91,7 +91,7 @@ def test_patterns_by_example(pattern, path, expected):
 
 
 def slow_match(pattern, path):
-    """What `**` means, said by recursion; exponential in the number of them."""
+    """The definition of `**` by recursion; exponential in the number of `**`."""
     if not pattern:
         return not path
     if pattern[0] == "**":
@@ -109,7 +109,7 @@ def test_any_pattern_agrees_with_the_slow_definition(pattern, path):
 
 
 def test_many_stars_compare_each_level_once(monkeypatch):
-    """2.7 million ways to share 24 levels among 12 patterns, none of which ends in y."""
+    """There are 2.7 million ways to share 24 levels among 12 patterns, and none ends in y."""
     path = "/".join(["a"] * 24)
     looks = []
     look = fnmatch.fnmatchcase
@@ -134,7 +134,7 @@ def test_numbers_are_sorted_as_numbers():
 
 
 @given(st.dictionaries(LEVEL, st.one_of(st.integers(), st.dictionaries(LEVEL, st.integers()))))
-def test_leaves_are_those_of_jax_each_once(tree):
+def test_leaves_are_those_of_jax(tree):
     found = leaves(tree)
     assert sorted(found.values()) == sorted(jax.tree.leaves(tree))
     for path, leaf in found.items():
@@ -163,7 +163,7 @@ def test_two_leaves_of_one_path_are_refused():
         select({"a/b": 1, "a": {"b": 2}}, "**")
 
 
-# From leaves to a tree: the way back.
+# From leaves to a tree.
 
 TREE = st.recursive(
     st.integers(),
@@ -181,12 +181,16 @@ TREE = st.recursive(
 @example(5)
 @example({})
 def test_the_leaves_of_a_tree_make_the_same_tree(made):
-    """Whatever its nodes, with `like`; and without, one of dicts that has the same leaves."""
-    if made is None:  # as `like`, it is none
+    """With `like`, for all kinds of nodes; without it, a tree of dicts with the same leaves."""
+    if made is None:  # `like=None` means no `like`
         return
     try:
         found = leaves(made)
-    except (PathError, ValueError, TypeError):  # keys of one text, or that have no order
+    except (
+        PathError,
+        ValueError,
+        TypeError,
+    ):  # two keys have the same text, or keys cannot be sorted
         return
     like = jax.tree.map(lambda leaf: "other", made)
     again = tree(found, like)
@@ -296,7 +300,7 @@ def test_at_puts_every_level_in_front(levels):
     assert isinstance(caught.value, ValueError) and caught.value.message == "expected a, got b"
 
 
-def test_a_path_error_says_what_it_knows():
+def test_the_text_of_a_path_error():
     assert str(PathError("expected a")) == "expected a"
     assert str(PathError("expected a", layer="dense")) == "dense: expected a"
     assert str(PathError("expected a", "net/q", layer="dense")) == "net/q: expected a"
@@ -313,7 +317,7 @@ def test_a_foreign_error_keeps_its_type_and_gets_notes():
     assert not hasattr(stopped.value, "__notes__")
 
 
-def test_at_passes_what_is_fine():
+def test_at_changes_nothing_without_an_error():
     with at("a"):
         value = np.float32(3)
     assert value == 3

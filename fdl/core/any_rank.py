@@ -1,4 +1,4 @@
-"""Windows of one integer: as many spatial axes as x has between its first axis and its last."""
+"""Layers whose window may be one integer, for all spatial axes of x."""
 
 import functools
 import inspect
@@ -17,16 +17,15 @@ P = ParamSpec("P")
 
 
 def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
-    """Lets a factory take one integer where it takes one for each spatial axis of x.
+    """Lets a factory take one integer instead of one for each spatial axis of x.
 
-    The integer then counts for all axes of x [B, *spatial, C] between the first and the last, in
-    `init` and in `apply`, so x has exactly one batch axis.
+    The layer then takes x [B, *spatial, C] with one batch axis and 1 to 3 spatial axes.
 
     Args:
-      what: the argument's name.
+      what: name of the argument.
 
     Raises:
-      PathError: by the layer, an x without 1 to 3 such axes, or with other axes than its kernels.
+      PathError: from the layer, if x has other axes, or other spatial axes than its kernels.
     """
 
     def decorated(factory: Callable[P, Layer]) -> Callable[P, Layer]:
@@ -50,13 +49,13 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
     return decorated
 
 
-def _of_any_rank(told: str, make: Callable[[int], Layer]) -> Layer:
-    """The layer that is `make(rank)` for x of so many spatial axes."""
+def _of_any_rank(size: str, make: Callable[[int], Layer]) -> Layer:
+    """The layer that acts as `make(rank)` for x with `rank` spatial axes."""
     made, errors = {}, {}
     for rank in AXES:
         try:
             made[rank] = make(rank)
-        except ValueError as error:  # such as a stride for each of two axes
+        except ValueError as error:  # for example, a stride for each of two axes
             errors[rank] = error
     if not made:
         raise errors[2]
@@ -64,28 +63,28 @@ def _of_any_rank(told: str, make: Callable[[int], Layer]) -> Layer:
     def of(rank: int) -> Layer:
         return made[rank] if rank in made else make(rank)
 
-    layer = _chosen(made[min(made)].name, told, of)
+    layer = _chosen(made[min(made)].name, size, of)
     if all(each.decoding is None for each in made.values()):
         return layer
 
     def decoding(length: int) -> Layer:
-        def twin(rank: int) -> Layer:
+        def incremental(rank: int) -> Layer:
             one = of(rank)
             return one if one.decoding is None else one.decoding(length)
 
-        return _chosen(layer.name, told, twin)
+        return _chosen(layer.name, size, incremental)
 
     return Layer(layer.name, layer.init, layer.apply, decoding=decoding)
 
 
-def _chosen(name: str, told: str, of: Callable[[int], Layer]) -> Layer:
+def _chosen(name: str, size: str, of: Callable[[int], Layer]) -> Layer:
     def init(key: Any, x: Any) -> tuple[Params, State]:
-        return of(_rank(name, told, x)).init(key, x)
+        return of(_rank(name, size, x)).init(key, x)
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[Any, State]:
-        rank = _rank(name, told, x)
+        rank = _rank(name, size, x)
         kernels = {leaf.ndim - 2 for leaf in jax.tree.leaves(params) if leaf.ndim > 2}
         if kernels and rank not in kernels:
             raise PathError(
@@ -98,11 +97,11 @@ def _chosen(name: str, told: str, of: Callable[[int], Layer]) -> Layer:
     return Layer(name, init, apply)
 
 
-def _rank(name: str, told: str, x: Any) -> int:
+def _rank(name: str, size: str, x: Any) -> int:
     check_array(name, x)
     if x.ndim - 2 not in AXES:
         raise PathError(
-            f"expected x [B, *spatial, C] with 1 to 3 spatial axes, for all of which {told} "
+            f"expected x [B, *spatial, C] with 1 to 3 spatial axes, for all of which {size} "
             f"counts, got {list(x.shape)}; give x one batch axis, or write an integer for each "
             "spatial axis, as (3, 3)",
             layer=name,

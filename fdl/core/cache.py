@@ -1,8 +1,8 @@
-"""What a layer remembers from one decoding step to the next.
+"""Caches: what a layer remembers from one decoding step to the next.
 
-A layer that looks back at earlier tokens has a twin for decoding (`Layer.decoding`), which is the
-same function of the same parameters, and continues where its cache ends. The twin's cache stands
-where another layer has its state: made by `init`, passed to `apply`, returned beside y.
+A layer that looks back at earlier tokens has an incremental form (`Layer.decoding`): the same
+function of the same parameters, which continues where its cache ends. The cache is the state of
+that form: `init` makes it, `apply` takes it and returns it beside y.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ from fdl.typing import Params, State
 
 
 def position(*, name: str = "position") -> Layer:
-    """How many tokens came before these.
+    """A layer that counts earlier tokens.
 
     Returns:
-      A layer from x [..., T, D] to a scalar int32; its state {"count": []} goes up by T.
+      A layer from x [..., T, D] to the number of tokens before x, a scalar int32; its state
+      {"count": []} grows by T.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -35,20 +36,20 @@ def position(*, name: str = "position") -> Layer:
 
 
 def key_value_cache(length: int, *, name: str = "cache") -> Layer:
-    """All keys and values so far, with room for those to come.
+    """All keys and values up to now, with room for later ones.
 
     Args:
-      length: L, how many tokens there is room for.
-      name: what the layer is called in a network.
+      length: L, the number of tokens that fit.
+      name: name of the layer in a network.
 
     Returns:
-      A layer from (k [..., T, G, K], v [..., T, G, V], start), the index of the first of these
-      tokens, to (k [..., L, G, K], v [..., L, G, V], fits), of which the first two are also its
-      state. `fits` is False once there was no room for a token: a compiled program cannot raise,
-      and an answer from there on must not pass for one.
+      A layer from (k [..., T, G, K], v [..., T, G, V], start) to (k [..., L, G, K],
+      v [..., L, G, V], fits), where `start` is the index of the first new token. The new k and v
+      are also its state. `fits` is False as soon as a token had no room: a compiled program cannot
+      raise, so the caller must make its later outputs invalid.
 
     Raises:
-      PathError: more tokens in one step than there is room for; another batch than the cache's.
+      PathError: more than L tokens in one step; another batch than the cache's.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -70,11 +71,7 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
 
 
 def at_once(layer: Layer) -> Layer:
-    """The same layer, which reads a sequence as a whole, and so refuses to be decoded.
-
-    Raises:
-      PathError: in decoding.
-    """
+    """The same layer, marked as one that needs the whole sequence: decoding raises a PathError."""
 
     def decoding(length: int) -> Layer:
         raise PathError(
@@ -88,15 +85,15 @@ def at_once(layer: Layer) -> Layer:
 
 
 def sliding(layer: Layer, before: int) -> Layer:
-    """A layer of windows on a sequence that remembers what the next window sees.
+    """A layer with a sliding window on a sequence that remembers the elements for the next window.
 
     Args:
       layer: from x [..., before + T, C] to y [..., T, F], without state.
-      before: how many elements a window sees before its last one.
+      before: number of elements in a window before its last one.
 
     Returns:
-      A layer from x [..., T, C] to y [..., T, F], zeros before the first x; its state {"before":
-      [..., before, C]} holds the last elements.
+      A layer from x [..., T, C] to y [..., T, F], as if zeros came before the first x; its state
+      {"before": [..., before, C]} holds the last elements.
 
     Raises:
       PathError: another batch than the cache's.
@@ -124,18 +121,18 @@ def sliding(layer: Layer, before: int) -> Layer:
 
 
 def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
-    """A layer of positions that goes on counting where it stopped.
+    """The incremental form of a layer with positions, which continues to count them.
 
     Args:
-      layer: one with the extra input `positions`, integers [..., T], and no state.
-      length: L, how many tokens there is room for in the caches of the network.
-      most: how many positions the layer knows; None for all.
+      layer: a layer with the extra input `positions`, integers [..., T], and no state.
+      length: L, the number of tokens that fit in the caches of the network.
+      most: number of positions that the layer has; None for any number.
 
     Returns:
-      Its twin for decoding; its state {"count": []} goes up by T.
+      A layer; its state {"count": []} grows by T.
 
     Raises:
-      PathError: L > most, unless the positions are given.
+      PathError: L > most, unless the caller passes positions.
     """
     count = position()
 

@@ -1,6 +1,6 @@
-"""Layers made of layers: around a skip connection, side by side, or computed twice to save memory.
+"""Layers made of layers that have a name in the field, such as residual and parallel ones.
 
-`network` writes any of these in plain Python; here are the ones that have a name in the field.
+Any other way to join layers is a `network` in plain Python.
 """
 
 import dataclasses
@@ -11,29 +11,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_count
+from fdl.checks import check_array, check_count, kind
 from fdl.core.layer import Layer, abstract, as_layer
-from fdl.core.networks import in_order, named_layers, those_of, wired
+from fdl.core.networks import in_order, named_layers, wired
 from fdl.ops.fence import fence
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
 
 def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
-    """y = x + f(x), where f is the layers one after the other.
+    """y = x + f(x), where f is the layers one after another.
 
     Args:
-      layers: as in `chain`; together they keep the shape and dtype of x.
-      name: what the layer is called inside another network.
-      named: further layers with names of your own, after the unnamed ones.
+      layers: as in `chain`; f(x) has the shape and dtype of x.
+      name: name of the layer in another network.
+      named: further layers, by name; they follow the unnamed ones.
 
     Returns:
-      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
-      fenced: see fdl/ops/fence.py.
+      A layer. An extra input goes to every child that names it. On CPU the gradient of x passes a
+      fence, see fdl/ops/fence.py.
 
     Raises:
-      PathError: f(x) of another shape or dtype than x.
-      ValueError: no layers, or a name twice.
+      PathError: f(x) has another shape or dtype than x.
+      ValueError: no layers, or two of one name.
 
     Example:
       >>> from fdl.layers import dense
@@ -48,16 +48,16 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
     """
     children = named_layers(name, layers, named, least=1)
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         x = fence(x)
-        y = in_order(f, children, x, given)
-        if _kind(y) != _kind(x):
+        y = in_order(f, children, x)
+        if kind(y) != kind(x):
             widen = (
                 "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
             )
             convert = f"convert f(x) with astype({x.dtype}), or x before"
             raise PathError(
-                f"expected f(x) like x {_kind(x)}, so that both can be added, got {_kind(y)}; "
+                f"expected f(x) like x {kind(x)}, so that both can be added, got {kind(y)}; "
                 f"{convert if x.shape == y.shape else widen}",
                 layer=name,
             )
@@ -67,21 +67,21 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
 
 
 def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: Any) -> Layer:
-    """Layers side by side: each is given x, and their outputs are merged.
+    """Layers side by side: all get the same x, and their outputs are merged.
 
     Args:
-      layers: as in `chain`; one input goes to all of them.
+      layers: as in `chain`.
       merge: "sum" adds the outputs, "concat" joins them along the last axis, "tuple" returns them.
-      name: what the layer is called inside another network.
-      named: further layers with names of your own, after the unnamed ones.
+      name: name of the layer in another network.
+      named: further layers, by name; they follow the unnamed ones.
 
     Returns:
-      A layer. It hands an extra input to the children that name it. On CPU the gradient of x is
-      fenced: see fdl/ops/fence.py.
+      A layer. An extra input goes to every child that names it. On CPU the gradient of x passes a
+      fence, see fdl/ops/fence.py.
 
     Raises:
-      PathError: outputs that cannot be added or joined; names the first that differs.
-      ValueError: no layers, a name twice, or an unknown merge.
+      PathError: the outputs cannot be added or joined; names the first that differs.
+      ValueError: no layers, two of one name, or an unknown merge.
 
     Example:
       >>> from fdl.layers import dense
@@ -90,8 +90,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
       >>> both.apply(params, state, jnp.ones((1, 4)))[0].shape
       (1, 5)
 
-    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (joined); He, Zhang,
-    Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (a shortcut added).
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", section 4 (concat); He, Zhang,
+    Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (sum).
     """
     children = named_layers(name, layers, named, least=1)
     if merge not in _MERGES:
@@ -100,26 +100,23 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
             "take 'tuple', and merge by hand in a network"
         )
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         x = fence(x)
-        outputs = {
-            child: f[child](x, **those_of(layer, given)) for child, layer in children.items()
-        }
-        return _MERGES[merge](name, outputs)
+        return _MERGES[merge](name, {child: f[child](x) for child in children})
 
     return wired(forward, children, name)
 
 
 def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The same layer, whose backward pass computes the inside again instead of keeping it.
+    """The same layer with less memory: its backward pass recomputes the layer's inner values.
 
     Args:
       layer: a layer, or a plain function of one array.
-      policy: what is kept all the same, a value of `jax.checkpoint_policies`; by default nothing
-        but the layer's inputs.
+      policy: which inner values are saved, a value of `jax.checkpoint_policies`; by default only
+        the layer's inputs.
 
     Returns:
-      A layer of the same name, params, state, inputs and bits.
+      A layer with the same name, params, state and inputs, and with bit-identical outputs.
 
     Example:
       >>> from fdl.layers import dense
@@ -129,7 +126,7 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
     Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    inner = as_layer(layer)
+    inner = as_layer(layer, "remat")
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
@@ -148,17 +145,17 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
 
 def frozen(layer: Any) -> Layer:
-    """The same layer as a part that does not learn: for fine-tuning what follows or precedes it.
+    """The same layer without learning, to fine-tune the layers before or after it.
 
-    It runs as outside training, in training too: batch norm uses its running statistics and leaves
-    them as they are, dropout is off. The gradient of its params is 0; that of x passes.
+    It always runs as outside training: batch norm uses its running statistics and does not update
+    them, and dropout is off. The gradient by its params is 0; the gradient by x is not changed.
 
     Args:
       layer: a layer, or a plain function of one array.
 
     Returns:
-      A layer of the same name, params, state and inputs, so that weights fit it with and without.
-      Weight decay moves params without a gradient, too: `fdl.optim.freeze` keeps an optimizer off.
+      A layer with the same name, params, state and inputs, so that weights fit both layers. Weight
+      decay changes params without a gradient too; `fdl.optim.freeze` prevents that.
 
     Example:
       >>> from fdl.layers import dense
@@ -168,40 +165,40 @@ def frozen(layer: Any) -> Layer:
       >>> jax.grad(loss)(params)["b"].tolist()
       [0.0, 0.0, 0.0]
 
-    Source: Keras's guide to transfer learning, for batch norm in what is frozen.
+    Source: Keras's guide to transfer learning, for batch norm in frozen layers.
     """
-    inner = as_layer(layer)
+    inner = as_layer(layer, "frozen")
 
     def apply(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False, **given: Any
     ) -> tuple[Any, State]:
         return inner.apply(jax.lax.stop_gradient(params), state, x, **given)
 
-    rebuild, twin = inner.rebuild, inner.decoding
+    rebuild, decoding = inner.rebuild, inner.decoding
     return dataclasses.replace(
         inner,
         apply=apply,
         rebuild=rebuild and (lambda others: frozen(rebuild(others))),
-        decoding=twin and (lambda length: frozen(twin(length))),
+        decoding=decoding and (lambda length: frozen(decoding(length))),
     )
 
 
 def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
-    """The same layer for x with more batch axes, which it sees as one.
+    """The same layer for x with several batch axes, which it sees as one.
 
-    What treats images [B, H, W, C] so treats films [B, T, H, W, C].
+    A layer for images [B, H, W, C] then takes videos [B, T, H, W, C].
 
     Args:
       layer: a layer, or a plain function of one array, that takes one batch axis.
-      axes: how many there are, >= 1.
+      axes: number of batch axes, >= 1.
 
     Returns:
-      A layer of the same name, params, state and inputs. Its extra inputs have these axes too. In
-      decoding, with two axes or more, each token is an example of its own.
+      A layer with the same name, params, state and inputs. Its extra inputs have these axes too. In
+      decoding with two or more axes, every token is a separate example.
 
     Raises:
-      ValueError: axes below 1.
-      PathError: x or an input with fewer axes, or with other ones than x.
+      ValueError: axes < 1.
+      PathError: x or an extra input has fewer axes, or their batch axes differ.
 
     Example:
       >>> from fdl.layers import conv
@@ -210,8 +207,8 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       >>> layer.apply(params, state, jnp.ones((2, 5, 8, 8, 3)))[0].shape
       (2, 5, 8, 8, 4)
     """
-    axes = check_count("batch_apply", "axes", axes, "say how many batch axes x has")
-    inner = as_layer(layer)
+    axes = check_count("batch_apply", "axes", axes, "it is the number of batch axes of x")
+    inner = as_layer(layer, "batch_apply")
 
     def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
         for leaf in jax.tree.leaves(tree):
@@ -239,25 +236,25 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
         y, state = inner.apply(params, state, x, key=key, train=train, **given)
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), y), state
 
-    rebuild, twin = inner.rebuild, inner.decoding
+    rebuild, decoding = inner.rebuild, inner.decoding
     same = dataclasses.replace(
         inner,
         init=init,
         apply=apply,
         rebuild=rebuild and (lambda others: batch_apply(rebuild(others), axes=axes)),
-        decoding=twin and (lambda length: batch_apply(twin(length), axes=axes)),
+        decoding=decoding and (lambda length: batch_apply(decoding(length), axes=axes)),
     )
-    # With the axis of time among them, every token is an example of its own.
+    # The axis of time is one of the batch axes, so every token is a separate example.
     return dataclasses.replace(same, decoding=lambda length: same) if axes > 1 else same
 
 
 def _sum(name: str, outputs: dict[str, Any]) -> Any:
     first, *others = outputs
     for child in others:
-        if _kind(outputs[child]) != _kind(outputs[first]):
+        if kind(outputs[child]) != kind(outputs[first]):
             raise PathError(
-                f"expected outputs of one shape and dtype, as {_kind(outputs[first])} of {first}, "
-                f"got {_kind(outputs[child])} of {child}; give both as many features, or merge by "
+                f"expected outputs of one shape and dtype, as {kind(outputs[first])} of {first}, "
+                f"got {kind(outputs[child])} of {child}; give both as many features, or merge by "
                 "'concat'",
                 layer=name,
             )
@@ -270,8 +267,8 @@ def _concat(name: str, outputs: dict[str, Any]) -> Any:
         one, other = outputs[first], outputs[child]
         if (one.dtype, one.shape[:-1]) != (other.dtype, other.shape[:-1]) or not other.ndim:
             raise PathError(
-                f"expected outputs that differ in the last axis alone, as {_kind(one)} of {first}, "
-                f"got {_kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
+                f"expected outputs that differ only in the last axis, as {kind(one)} of {first}, "
+                f"got {kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
                 layer=name,
             )
     return jnp.concatenate(list(outputs.values()), axis=-1)
@@ -286,7 +283,3 @@ _MERGES: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "concat": _concat,
     "tuple": _tuple,
 }
-
-
-def _kind(x: Any) -> str:
-    return f"{x.dtype} {list(x.shape)}"

@@ -1,7 +1,7 @@
-"""`jax.jit` for programs of a model: each is forgotten with the last reference to what it is of.
+"""`jax.jit` that frees a program when its static arguments, such as a model, are freed.
 
-`jax.jit` keeps its static arguments, and the programs made for them, until the process ends. Models
-and objectives are such arguments: whoever trains a thousand small networks would keep them all.
+`jax.jit` keeps its static arguments, and the programs compiled for them, until the process ends.
+Models and objectives are such arguments, so training a thousand small networks would keep them all.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ def weak_jit(
     donate: Sequence[str] = (),
     inline: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
-    """`jax.jit` with static arguments that it does not keep alive.
+    """`jax.jit` that does not keep its static arguments alive.
 
-    Static arguments are told apart as `jax.jit` does, by equality, except that the parts of tuples,
-    of frozen dataclasses, of `functools.partial`s and of bound methods are looked at one by one:
-    programs are shared as long as all the parts (a model, a loss, an optimizer's functions) live.
+    Static arguments are compared by equality, as in `jax.jit`. The parts of tuples, frozen
+    dataclasses, `functools.partial`s and bound methods are compared one by one, so a program is
+    shared as long as all parts (a model, a loss, an optimizer's functions) are alive.
 
     Args:
       static: names of keyword-only arguments that are not arrays.
@@ -34,7 +34,7 @@ def weak_jit(
       inline: as in `jax.jit`.
 
     Returns:
-      A decorator. The function it gives has `lower` and `eval_shape`, as `jax.jit` has them.
+      A decorator. The decorated function has `lower` and `eval_shape`, as with `jax.jit`.
     """
     return lambda f: functools.wraps(f)(_WeakJit(f, tuple(static), tuple(donate), inline))
 
@@ -66,7 +66,7 @@ class _WeakJit:
 
 
 class _Program:
-    """What is compiled for one set of static arguments, which it holds only during a call."""
+    """The program for one set of static arguments, to which it refers only during a call."""
 
     def __init__(self, owner: _WeakJit, static: dict[str, Any]):
         f, held = owner.f, threading.local()
@@ -98,28 +98,28 @@ class _Program:
 
 
 def _known_by(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
-    """What tells a static argument from others without keeping it alive, if that can be.
+    """A key that equals the keys of equal static arguments, made of weak references where possible.
 
     Args:
       value: a static argument, or a dict of them by name.
-      forget: called when a part of it dies.
+      forget: called when a part of `value` is freed.
     """
-    known = functools.partial(_known_by, forget=forget)
+    key = functools.partial(_known_by, forget=forget)
     if isinstance(value, tuple):
-        return type(value), *map(known, value)
+        return type(value), *map(key, value)
     if isinstance(value, dict):
-        return tuple((name, known(value[name])) for name in sorted(value))
+        return tuple((name, key(value[name])) for name in sorted(value))
     if isinstance(value, functools.partial):
-        return functools.partial, known(value.func), known(value.args), known(value.keywords)
+        return functools.partial, key(value.func), key(value.args), key(value.keywords)
     if hasattr(value, "__self__") and hasattr(value, "__func__"):
-        return known(value.__func__), known(value.__self__)
+        return key(value.__func__), key(value.__self__)
     try:
         hash(value)
     except TypeError:
         return _Same(weakref.ref(value, forget))
     if _is_frozen(value):
         fields = dataclasses.fields(value)
-        return type(value), *(known(getattr(value, field.name)) for field in fields)
+        return type(value), *(key(getattr(value, field.name)) for field in fields)
     try:
         return weakref.ref(value, forget)
     except TypeError:
@@ -127,7 +127,7 @@ def _known_by(value: Any, forget: Callable[[Any], None] | None = None) -> Hashab
 
 
 class _Same:
-    """A weak reference that equals those to the same object, for objects without a hash."""
+    """A weak reference to an object without a hash; equal if it refers to the same object."""
 
     def __init__(self, to: weakref.ref[Any]):
         self.to, self.id = to, id(to())
@@ -140,6 +140,6 @@ class _Same:
 
 
 def _is_frozen(value: Any) -> bool:
-    """Whether a value is a dataclass that is told apart by its fields."""
+    """True if `value` is a frozen dataclass that is compared by its fields."""
     options = getattr(type(value), "__dataclass_params__", None)
     return bool(options and options.frozen and options.eq) and not isinstance(value, type)

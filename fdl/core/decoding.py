@@ -1,9 +1,8 @@
-"""Decoding: a network that is given its tokens piece by piece, and remembers the earlier ones.
+"""Decoding: a network gets its tokens in pieces, and remembers the earlier ones in a cache.
 
-What it remembers is a value, the cache, made for a batch and a length. Each layer that looks back
-at earlier tokens brings its own twin for decoding (`Layer.decoding`); they take its place wherever
-it stands, and everything else in the network stays what it is. So any network decodes whose other
-layers treat each token by itself, by the same parameters; those of fdl that do not, refuse:
+The cache is a value, made for a batch and a length. A layer that looks back at earlier tokens has
+an incremental form (`Layer.decoding`), which replaces it; all other layers stay and must treat
+every token separately. The parameters are the same. A layer of fdl that cannot be decoded raises.
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -28,24 +27,24 @@ CALLED = "<called>"
 def start_decoding(
     model: Layer, params: Params, x: Any, length: int, *, state: State | None = None, **inputs: Any
 ) -> State:
-    """The cache of a network that has seen nothing yet.
+    """The empty cache of a network.
 
     Args:
       model: a network.
       params: its parameters; only shapes and dtypes are read.
-      x: what it will be given first, [B, T] tokens or [B, T, D]; only shape and dtype are read.
-      length: L, how many tokens of each sequence there is room for.
-      state: the model's own state, if it has any, such as running statistics.
+      x: its first input, [B, T] tokens or [B, T, D]; only shape and dtype are read.
+      length: L, the number of tokens of a sequence that fit in the cache.
+      state: the model's state, such as running statistics; needed if it has any.
       inputs: the model's extra inputs; only shapes and dtypes are read.
 
     Returns:
-      A nested dict by the paths of the layers, as state is: for attention {"position": {"count"},
-      "cache": {"k", "v"}}, k and v [B, L, G, K]; beside it the model's own state.
+      A nested dict by the layers' paths, which also contains the model's state. For attention it
+      has {"position": {"count"}, "cache": {"k", "v"}}, k and v [B, L, G, K].
 
     Raises:
-      PathError: a layer that sees later tokens, or others and has no cache; one that is called
-        twice in a pass (it would need two caches); a state that is not the model's; T > L; an L
-        beyond the positions that the model knows.
+      PathError: a layer uses later tokens, or uses other tokens and has no cache; a layer with a
+        cache is called twice in a pass (it would need two caches); a state of another model; T > L;
+        L is more than the number of positions of the model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,16 +58,16 @@ def start_decoding(
     """
     state = state or {}
     x, inputs = abstract((x, inputs))
-    own = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)[1]
-    if set(paths.leaves(own)) != set(paths.leaves(state)):
+    wanted = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)[1]
+    if set(paths.leaves(wanted)) != set(paths.leaves(state)):
         raise PathError(
-            f"expected the model's state [{_keys(own)}], got [{_keys(state)}]; pass "
+            f"expected the model's state [{_keys(wanted)}], got [{_keys(state)}]; pass "
             "state=..., as training left it",
             layer="start_decoding",
         )
-    once = _continuing(model, length, _once)
+    once = _incremental(model, length, _once)
     empty = jax.eval_shape(once.init, jax.random.key(0), x, **inputs)[1]
-    # A pass, of shapes only, tells what dtype these params give the cache.
+    # One pass over shapes finds the dtype that these params give the cache.
     _, after = jax.eval_shape(
         lambda params, cache, x, inputs: once.apply(params, cache, x, **inputs),
         abstract(params),
@@ -80,25 +79,25 @@ def start_decoding(
 
 
 def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) -> tuple[Any, State]:
-    """The network's answer for further tokens, and the cache that remembers them too.
+    """The network's output for the next tokens, and the cache with these tokens added.
 
-    The same numbers as a pass over all tokens would give at these places, one by one or many at
-    once, at a cost for each new token that grows with the length of the cache alone. In a loop,
-    carry the cache through `jax.lax.scan`, or donate it to `jax.jit`; then it is updated in place.
+    The output equals that of a pass over all tokens, whether tokens come one by one or several at
+    once. The cost of a new token depends only on the length of the cache. In a loop, carry the
+    cache through `jax.lax.scan`, or donate it to `jax.jit`, which then updates it in place.
 
     Args:
       model: the network that the cache was made for.
       params: its parameters.
-      cache: of `start_decoding`, or the last call's.
+      cache: from `start_decoding` or the previous call.
       x: the next tokens, [B, T] or [B, T, D], T >= 1.
-      inputs: the model's extra inputs. A `mask` is over the places of the cache, [B, H, T, L].
+      inputs: the model's extra inputs. A `mask` covers the places of the cache, [B, H, T, L].
 
     Returns:
-      (y, cache), y as the network gives it. Past the length of the cache y is NaN, since a compiled
-      program cannot raise.
+      (y, cache), y like the network's output. For tokens that do not fit in the cache y is NaN,
+      because a compiled program cannot raise.
 
     Raises:
-      PathError: what the network cannot take, or a cache of another batch or network.
+      PathError: an input that the network refuses, or a cache of another batch or network.
 
     Example:
       >>> import jax.numpy as jnp
@@ -113,16 +112,16 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
       >>> bool(jnp.allclose(whole, jnp.concatenate([first, last], 1), atol=1e-5))
       True
     """
-    # The length is read off the cache; a twin needs it only to make one.
-    return _continuing(model, 0).apply(params, cache, x, **inputs)
+    # An incremental layer needs a length only to make a cache.
+    return _incremental(model, 0).apply(params, cache, x, **inputs)
 
 
-def _continuing(layer: Layer, length: int, wrap: Any = lambda twin: twin) -> Layer:
-    """The network with a twin in place of each layer that has one."""
+def _incremental(layer: Layer, length: int, wrap: Any = lambda layer: layer) -> Layer:
+    """The network with every layer that has an incremental form replaced by it."""
     if layer.decoding is not None:
         return wrap(layer.decoding(length))
     if layer.rebuild is None:
-        if hidden := next(_with_twins(layer), None):
+        if hidden := next(_with_decoding(layer), None):
             raise PathError(
                 "expected a layer that can be rebuilt with other children, got one without rebuild "
                 f"around {hidden.name}; give it one, as network does",
@@ -132,35 +131,35 @@ def _continuing(layer: Layer, length: int, wrap: Any = lambda twin: twin) -> Lay
     inside = {}
     for name, child in layer.children.items():
         with at(name):
-            inside[name] = _continuing(child, length, wrap)
+            inside[name] = _incremental(child, length, wrap)
     return layer.rebuild(inside)
 
 
-def _with_twins(layer: Layer) -> Iterator[Layer]:
+def _with_decoding(layer: Layer) -> Iterator[Layer]:
     for child in layer.children.values():
         if child.decoding is not None:
             yield child
-        yield from _with_twins(child)
+        yield from _with_decoding(child)
 
 
-def _once(twin: Layer) -> Layer:
-    """The same twin, which leaves a sign in its cache and refuses to run where one is."""
+def _once(layer: Layer) -> Layer:
+    """The same incremental layer, which marks its cache and raises if the cache has a mark."""
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         if CALLED in state:
             raise PathError(
-                "expected one call in a pass, got two; layers that share weights need a cache "
-                "each, so give them names and weights of their own to decode",
-                layer=twin.name,
+                "expected one call in a pass, got two; a layer that is called twice needs two "
+                "caches, so make two layers with separate names and weights to decode",
+                layer=layer.name,
             )
-        y, state = twin.apply(params, state, x, **given)
+        y, state = layer.apply(params, state, x, **given)
         return y, {**state, CALLED: {}} if state else state
 
-    return Layer(twin.name, twin.init, apply, twin.inputs, required=twin.required)
+    return Layer(layer.name, layer.init, apply, layer.inputs, required=layer.required)
 
 
 def _overlaid(below: Any, above: Any) -> Any:
-    """Nested dicts, the leaves of `above` over those of `below`; signs left out."""
+    """Nested dicts: `below` with leaves replaced by those of `above`, without marks."""
     if not isinstance(below, dict):
         return above
     return {

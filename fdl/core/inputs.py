@@ -1,4 +1,4 @@
-"""What a network refuses: extra inputs, parameters and keys that cannot be meant."""
+"""Checks of the extra inputs, parameters and keys that a network gets."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,21 +10,18 @@ from fdl.typing import Params, State
 def check_inputs(
     layer: str, inputs: Collection[str], required: Collection[str], given: Mapping[str, Any]
 ) -> None:
-    """Refuses extra inputs that nobody takes, and the lack of one that is needed.
+    """Raises a PathError for an unknown extra input and for a missing one.
 
     Args:
-      layer: the layer's name, for the message.
-      inputs: which there are.
-      required: those that must be given.
-      given: what came.
-
-    Raises:
-      PathError: says what came.
+      layer: name of the layer, for the message.
+      inputs: names that the layer takes.
+      required: names that must be given.
+      given: name -> value.
     """
     for each in given:
         if each not in inputs:
             remedy = (
-                "leave it out: every layer in a network is handed its own"
+                "leave it out: a network passes it to every layer"
                 if each in ("key", "train")
                 else "leave it out, or name it in the layer that should read it"
             )
@@ -43,15 +40,12 @@ def check_inputs(
 def check_pass(
     layer: str, names: tuple[str, ...], params: Params, state: State, key: Any, train: bool
 ) -> None:
-    """Refuses params or state of another network, and a random key where nothing is drawn.
+    """Raises a PathError for params or state of another network, and for a key outside training.
 
     Args:
-      layer: the network's name, for the message.
-      names: of its children.
-      params, state, key, train: what its `apply` was given.
-
-    Raises:
-      PathError: says what came.
+      layer: name of the network, for the message.
+      names: names of its children.
+      params, state, key, train: arguments of its `apply`.
     """
     for what, tree in {"parameters": params, "state": state}.items():
         for child in tree:
@@ -70,14 +64,14 @@ def check_pass(
 
 
 def missing(error: KeyError, params: Params, state: State) -> Exception:
-    """What to say of a KeyError that left a layer: if it lacks params or state, that.
+    """The error to raise for a KeyError in a layer: a PathError if params or state lack an entry.
 
     Args:
-      error: what the layer raised.
-      params, state: what it was given.
+      error: the layer's error.
+      params, state: arguments of the layer.
 
     Returns:
-      The error to raise; `error` itself where it is about something else.
+      A PathError, or `error` itself if the key is not an entry of params or state.
     """
     known = [*params, *state]
     if not error.args or error.args[0] in known or not isinstance(error.args[0], str):

@@ -3,9 +3,9 @@
     init(key, x, **inputs)                                       -> (params, state)
     apply(params, state, x, *, key=None, train=False, **inputs)  -> (y, state)
 
-`params` is what an optimizer moves; `state` is what a training forward pass moves. Both are nested
-dicts whose leaves are arrays, and `{}` where there is nothing. `init` reads only the shapes and
-dtypes of `x` and `inputs`; no forward pass is executed.
+An optimizer updates `params`; a forward pass in training updates `state`. Both are nested dicts
+whose leaves are arrays, `{}` if there are none. `init` reads only the shapes and dtypes of `x` and
+`inputs`; it runs no forward pass.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from fdl.typing import Params, State
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Layer:
-    """A value with a name and two pure functions, as the head of this file states them.
+    """A value with a name and two pure functions.
 
     Args:
-      name: what the layer is called inside a network that is given no better name.
+      name: name of the layer in a network, unless the network names it.
       init: `(key, x, **inputs) -> (params, state)`; `x` may be a `jax.ShapeDtypeStruct`.
       apply: `(params, state, x, *, key=None, train=False, **inputs) -> (y, state)`.
       inputs: names of the extra inputs; by default the keyword-only arguments of `apply`.
-      children: the layers inside, by name, in the order in which they were given.
-      rebuild: makes the same layer of other children; this is how `capture` looks inside.
-      decoding: for a layer that looks back at earlier tokens: makes its twin that is given them
-        piece by piece, with a cache of a given length as its state; this is how `decode` works.
-      required: those of the inputs that must be given; by default the ones of `apply` that have no
-        default.
+      children: the layers inside, by name, in order.
+      rebuild: `children -> Layer`: the same layer with other children; `capture` needs it.
+      decoding: `length -> Layer`, for a layer that looks back at earlier tokens: its incremental
+        form, which gets tokens in pieces and whose state is a cache for `length` tokens; `decode`
+        needs it.
+      required: the inputs that must be given; by default those without a default in `apply`.
 
     Example:
       >>> double = Layer("double", lambda key, x: ({}, {}),
@@ -61,7 +61,7 @@ class Layer:
         if self.inputs is None:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))
-            object.__setattr__(self, "required", tuple(each for each in named if named[each]))
+            object.__setattr__(self, "required", tuple(name for name in named if named[name]))
         _check_initializers(self.name, self.init)
         for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
             object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
@@ -75,7 +75,7 @@ class Layer:
         return f"<Layer {shortened(self.name, 40)}{inside}>"
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        """A layer is no function: says how it is used."""
+        """Raises: a layer is not a function."""
         raise TypeError(
             f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
             f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
@@ -84,111 +84,39 @@ class Layer:
         )
 
 
-def check_initializer(layer: str, what: str, value: Any) -> None:
-    """Raises unless a value can draw weights: `(key, shape, dtype) -> array`; None is a default."""
-    made_by = getattr(value, "__annotations__", {}).get("return") == initializers.Initializer
-    if value is None or (callable(value) and not made_by and not isinstance(value, Layer)):
-        return
-    name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
-    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
-    raise TypeError(
-        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
-        f"{said(value)}; {remedy if made_by else f'pass fdl.initializers.{name}'}"
-    )
-
-
-def _check_initializers(name: str, init: Callable[..., Any]) -> None:
-    """Looks at the arguments of a factory that its `init` reads, when the layer is made."""
-    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
-    for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
-        if what.endswith("_init"):
-            check_initializer(name, what, cell.cell_contents)
-
-
-def _entered(
-    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
-) -> Callable[..., Any]:
-    """A layer's init or apply with what all of them share: free ranks, a count of the arguments."""
-    if hasattr(f, "entered"):  # a layer made of another by dataclasses.replace
-        return f
-
-    @functools.wraps(f, updated=())
-    def entered(*args: Any, **given: Any) -> Any:
-        missing = [each for each in takes[len(args) :] if each not in given]
-        if missing or len(args) > len(takes):
-            raise TypeError(
-                f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
-                f"place; the state of a network without any is {{}}, and the rest goes by name"
-            )
-        with free_ranks():
-            return f(*args, **given)
-
-    entered.__dict__["entered"] = True
-    return entered
-
-
 def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
     """A layer without weights, from a plain function of one array.
 
     Args:
       f: a pure function `x -> y`.
-      name: by default the function's own.
+      name: name of the layer; by default the function's name.
 
     Example:
       >>> function(jnp.tanh).name
       'tanh'
     """
     inner = getattr(f, "func", f)
-    known = name or getattr(inner, "__name__", type(inner).__name__).strip("<>")
+    layer_name = name or getattr(inner, "__name__", type(inner).__name__).strip("<>")
 
     def apply(params: Params, state: State, x: Any, *, key: Any = None, train: bool = False) -> Any:
         if isinstance(x, list) and not any(hasattr(each, "shape") for each in x):
-            check_array(known, x)
+            check_array(layer_name, x)
         return f(x), state
 
-    return Layer(known, lambda key, x: ({}, {}), apply)
-
-
-def as_layer(value: Any) -> Layer:
-    """`value` itself if it is a layer, else `function(value)`.
-
-    Raises:
-      TypeError: `value` is neither a layer nor callable.
-    """
-    if isinstance(value, Layer):
-        return value
-    if makes(value, Layer):
-        name = getattr(value, "__name__", "layer")
-        raise TypeError(
-            f"network: expected a Layer or a function of one array, got the function {name}, which "
-            f"makes a layer; call it, as {name}(...)"
-        )
-    if callable(value):
-        return function(value)
-    raise TypeError(
-        f"network: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
-        "call the layer's factory, as dense(8), or pass the function itself"
-    )
-
-
-def makes(f: Any, kind: type) -> bool:
-    """True if a function is annotated to return a `kind`: a factory that was not called."""
-    given_back = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
-    of_kind = isinstance(given_back, type) and issubclass(given_back, kind)
-    return callable(f) and not isinstance(f, type) and (of_kind or given_back == kind.__name__)
+    return Layer(layer_name, lambda key, x: ({}, {}), apply)
 
 
 def stateless(model: Layer) -> Callable[..., Any]:
-    """The plain function `(params, x, **inputs) -> y` of a network that has no state.
+    """The plain function `(params, x, **inputs) -> y` of a network without state.
 
     Args:
       model: a layer.
 
     Returns:
-      Its evaluation forward pass as a pure function of parameters and input.
+      Its forward pass outside training, as a pure function of parameters and input.
 
     Raises:
-      PathError: at the call, if the model has state; names where.
+      PathError: at the call, if the model has state; names the layers that have it.
 
     Example:
       >>> from fdl.layers import dense
@@ -215,11 +143,11 @@ def subkey(key: Any, name: str) -> Any:
     """The random key of a child or a parameter: the parent's key folded with its name.
 
     Args:
-      key: a key of `jax.random.key`, or None.
+      key: a key from `jax.random.key`, or None.
       name: one level of a path.
 
     Returns:
-      A key that depends on `key` and `name` alone; None for None.
+      A key that depends only on `key` and `name`; None if `key` is None.
 
     Raises:
       PathError: `key` is not a random key.
@@ -232,12 +160,81 @@ def subkey(key: Any, name: str) -> Any:
     return None if key is None else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def check_training_key(key: Any, layer: str = "") -> None:
-    """Refuses what is not one random key, in the training pass of a layer that draws.
+def as_layer(value: Any, who: str = "network") -> Layer:
+    """`value` if it is a layer, or `function(value)`; raises a TypeError if it is neither.
 
-    Raises:
-      PathError: says what came.
+    Args:
+      value: a layer, or a function of one array.
+      who: name of the function that the user called, for the message.
     """
+    if isinstance(value, Layer):
+        return value
+    if makes(value, Layer):
+        name = getattr(value, "__name__", "layer")
+        raise TypeError(
+            f"{who}: expected a Layer or a function of one array, got the function {name}, which "
+            f"makes a layer; call it, as {name}(...)"
+        )
+    if callable(value):
+        return function(value)
+    raise TypeError(
+        f"{who}: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
+        "call the layer's factory, as dense(8), or pass the function itself"
+    )
+
+
+def makes(f: Any, kind: type) -> bool:
+    """True if f is annotated to return a `kind`: a factory that the user forgot to call."""
+    result = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
+    of_kind = isinstance(result, type) and issubclass(result, kind)
+    return callable(f) and not isinstance(f, type) and (of_kind or result == kind.__name__)
+
+
+def check_initializer(layer: str, what: str, value: Any) -> None:
+    """Raises unless `value` is an initializer `(key, shape, dtype) -> array`, or None."""
+    is_factory = getattr(value, "__annotations__", {}).get("return") == initializers.Initializer
+    if value is None or (callable(value) and not is_factory and not isinstance(value, Layer)):
+        return
+    name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
+    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
+    raise TypeError(
+        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
+        f"{said(value)}; {remedy if is_factory else f'pass fdl.initializers.{name}'}"
+    )
+
+
+def _check_initializers(name: str, init: Callable[..., Any]) -> None:
+    """`check_initializer` for every argument `*_init` of the factory that `init` belongs to."""
+    names = getattr(getattr(init, "__code__", None), "co_freevars", ())
+    for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
+        if what.endswith("_init"):
+            check_initializer(name, what, cell.cell_contents)
+
+
+def _entered(
+    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
+) -> Callable[..., Any]:
+    """A layer's init or apply with free ranks and a check of the number of arguments."""
+    if hasattr(f, "entered"):  # dataclasses.replace made this layer from another
+        return f
+
+    @functools.wraps(f, updated=())
+    def entered(*args: Any, **given: Any) -> Any:
+        missing = [argument for argument in takes[len(args) :] if argument not in given]
+        if missing or len(args) > len(takes):
+            raise TypeError(
+                f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
+                "position; pass {} for the state of a network without state, and the rest by name"
+            )
+        with free_ranks():
+            return f(*args, **given)
+
+    entered.__dict__["entered"] = True
+    return entered
+
+
+def check_training_key(key: Any, layer: str = "") -> None:
+    """Raises a PathError unless a layer that draws random numbers gets one key in training."""
     if key is None:
         raise PathError(
             "expected a random key in training, got none; pass key=jax.random.key(seed), or "
@@ -252,16 +249,21 @@ def abstract(tree: Any) -> Any:
     return jax.eval_shape(lambda: jax.tree.map(zeros, tree))
 
 
+def zeros(x: Any) -> jax.Array:
+    """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`."""
+    return jnp.zeros(jnp.shape(x), x.dtype if hasattr(x, "dtype") else None)
+
+
 def keyword_only(
     f: Callable[..., Any], without: tuple[str, ...] = (), *, after: int | None = None
 ) -> dict[str, bool]:
-    """The arguments that are given to a function by name: name -> whether it must be given.
+    """The arguments that a function takes by name: name -> True if it has no default.
 
     Args:
       f: a function.
       without: names to leave out.
-      after: how many arguments come by place; those behind them count as keyword-only ones do. By
-        default only what is behind a `*` counts.
+      after: number of leading arguments that are passed by position; all later ones count. By
+        default only those behind a `*` count.
     """
     parameters = list(inspect.signature(f).parameters.values())
     late = parameters[after:] if after is not None else []
@@ -275,14 +277,9 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """Those of `key` and `train` that a function names behind its first two arguments."""
+    """`key` and `train` as keyword arguments for f, if it names them after its first two."""
     try:
         named = keyword_only(f, after=2)
-    except (ValueError, TypeError):  # a builtin, whose signature is not known
+    except (ValueError, TypeError):  # a builtin without a signature
         return {}
     return {name: value for name, value in (("key", key), ("train", train)) if name in named}
-
-
-def zeros(x: Any) -> jax.Array:
-    """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`."""
-    return jnp.zeros(jnp.shape(x), x.dtype if hasattr(x, "dtype") else None)

@@ -1,4 +1,4 @@
-"""Networks: layers made of layers, by plain Python or one after the other."""
+"""Networks: layers made of layers, by plain Python or one after another."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from fdl.checks import said
 from fdl.core.inputs import check_inputs, check_pass, missing
 from fdl.core.layer import (
     Layer,
@@ -15,7 +16,6 @@ from fdl.core.layer import (
     as_layer,
     check_key,
     check_training_key,
-    key_and_train,
     keyword_only,
     subkey,
     zeros,
@@ -24,21 +24,30 @@ from fdl.paths import PathError, at, traced_in
 from fdl.typing import Params, State
 
 
-def network(forward: Callable[..., Any], /, *, name: str = "network", **children: Any) -> Layer:
+def network(
+    forward: Callable[..., Any],
+    /,
+    *,
+    inputs: Any = (),
+    name: str = "network",
+    **children: Any,
+) -> Layer:
     """A layer made of layers by plain Python.
 
     `forward(f, x, **inputs)` calls its children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
     Skip connections, several inputs and shared weights (a child called twice) need no adapter.
-    Children are handed their random keys and `train` by themselves; a `forward` that draws or acts
-    otherwise in training names `key` or `train` among its inputs, and gets a key of its own (None
-    outside training) and `train` as given. Shapes are inferred by tracing `forward` once. A child
-    that moves state is to be called by `forward` itself, not inside a `jax.checkpoint` or
-    `jax.lax.scan` of forward's own; wrap the whole network instead.
+    The network passes random keys and `train` to its children. A `forward` that draws random
+    numbers, or does something else in training, names `key` or `train` among its arguments: the key
+    is a separate one, None outside training. Shapes are inferred by tracing `forward` once. Call a
+    child with state from `forward` itself, not inside a `jax.checkpoint` or `jax.lax.scan` in it;
+    wrap the whole network instead.
 
     Args:
-      forward: `(f, x, *, ...) -> y`; its further arguments are the network's extra inputs, but for
-        `key` and `train`.
-      name: what the network is called inside another.
+      forward: `(f, x, *, ...) -> y`; its further arguments, except `key` and `train`, are extra
+        inputs of the network.
+      inputs: a tuple of names of further extra inputs. They go to every child that names them, as
+        in `chain`, unless `forward` passes another value. A `forward` with `**given` gets them too.
+      name: name of the network in another one.
       children: layers, or plain functions of one array, by name.
 
     Returns:
@@ -46,8 +55,9 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
       key is folded from the network's by the child's name, so a new sibling changes no bits of it.
 
     Raises:
-      PathError: where a child is given what it cannot take; the child's path stands in front.
-      ValueError: a name that is not one level of a path; a forward that does not name its inputs.
+      PathError: a child gets a wrong input; the message begins with the child's path.
+      ValueError: a child's name that is not one level of a path; a `forward` with `**given` and no
+        `inputs`; a name in `inputs` that nothing takes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,33 +69,60 @@ def network(forward: Callable[..., Any], /, *, name: str = "network", **children
       >>> y, state = net.apply(params, state, jnp.ones((2, 3)))
       >>> y.shape
       (2, 1)
+
+      Every child that names `mask` gets it:
+
+      >>> from fdl.layers import attention, layer_norm
+      >>> parts = {"norm": layer_norm(), "attend": attention(2)}
+      >>> block = network(lambda f, x: x + f.attend(f.norm(x)), inputs=("mask",), **parts)
+      >>> block.inputs
+      ('mask',)
     """
+    layers = {child: as_layer(value) for child, value in children.items()}
+    _check_names(inputs)
+    takes = keyword_only(forward, after=2)
     if any(each.kind is each.VAR_KEYWORD for each in signature(forward).parameters.values()):
+        if not inputs:
+            raise ValueError(
+                f"network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
+                f"{signature(forward)}; name them, or pass inputs=('mask',)"
+            )
+        takes |= dict.fromkeys((each for each in inputs if each not in takes), False)
+    known = {*takes, *_inputs_of(layers)}
+    for each in inputs:
+        if each not in known:
+            raise ValueError(
+                f"{name}: expected inputs that forward or a child names, got {each!r}; leave it "
+                "out, or name it in the layer that should read it"
+            )
+    named = tuple(each for each in takes if each not in ("key", "train"))
+    required = tuple(each for each in named if takes[each])
+    extra = tuple(dict.fromkeys((*named, *inputs)))
+    return _Network(forward, layers, name, extra, required, inputs, tuple(takes)).layer()
+
+
+def _check_names(inputs: Any) -> None:
+    if not isinstance(inputs, tuple) or not all(isinstance(each, str) for each in inputs):
         raise ValueError(
-            f"network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
-            f"{signature(forward)}; only named inputs can be handed on and checked"
+            f"network: expected inputs as a tuple of names, got {said(inputs)}; write "
+            "inputs=('mask',); no child can be called 'inputs'"
         )
-    named = {child: as_layer(value) for child, value in children.items()}
-    inputs = keyword_only(forward, ("key", "train"), after=2)
-    required = tuple(each for each in inputs if inputs[each])
-    own = tuple(key_and_train(forward, None, False))
-    return _Network(forward, named, name, tuple(inputs), required, own).layer()
 
 
 def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
-    """Layers one after the other: the output of each is the input of the next.
+    """Layers one after another: the output of one is the input of the next.
 
     Args:
-      layers: layers, or plain functions of one array. Unnamed ones are called after their kind and
-        counted: `dense_0`, `relu_0`, `dense_1`.
-      name: what the chain is called inside another network.
-      named: further layers with names of your own, after the unnamed ones.
+      layers: layers, or plain functions of one array. They are named after their kind and numbered:
+        `dense_0`, `relu_0`, `dense_1`.
+      name: name of the chain in another network.
+      named: further layers, by name; they follow the unnamed ones.
 
     Returns:
-      A layer. It hands an extra input to the children that name it.
+      A layer. An extra input goes to every child that names it.
 
     Raises:
-      PathError: as `network`; also for an extra input that no child names.
+      PathError: as in `network`; also for an extra input that no child names.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,29 +135,27 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
     """
     children = named_layers(name, layers, named)
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
-        return in_order(f, children, x, given)
-
-    return wired(forward, children, name)
+    return wired(lambda f, x: in_order(f, children, x), children, name)
 
 
 def named_layers(
     owner: str, layers: Sequence[Any], named: Mapping[str, Any], least: int = 0
 ) -> dict[str, Layer]:
-    """The children of a combinator by name: the unnamed ones after their kind, and counted.
+    """The children of a combinator by name; those without a name get their kind and a number.
 
     Args:
-      owner: the name of the combinator, for messages.
+      owner: name of the combinator, for messages.
       layers: layers or functions without a name.
-      named: those with one.
-      least: how many there must be.
+      named: layers or functions with a name.
+      least: least number of layers.
 
     Raises:
-      ValueError: a name twice; fewer layers than `least`.
+      ValueError: two layers of one name; fewer layers than `least`.
     """
     children: dict[str, Layer] = {}
     kinds: dict[str, int] = {}
-    for layer in map(as_layer, layers):
+    for value in layers:
+        layer = as_layer(value, owner)
         count = kinds.get(layer.name, 0)
         kinds[layer.name] = count + 1
         children[f"{layer.name}_{count}"] = layer
@@ -129,7 +164,7 @@ def named_layers(
             raise ValueError(
                 f"{owner}: expected a name that is still free, got {child!r} twice; choose another"
             )
-        children[child] = as_layer(value)
+        children[child] = as_layer(value, owner)
     if len(children) < least:
         raise ValueError(
             f"{owner}: expected at least {least} layer{'s' * (least > 1)}, got {len(children)}; "
@@ -138,29 +173,34 @@ def named_layers(
     return children
 
 
-def in_order(f: Any, children: Mapping[str, Layer], x: Any, given: Mapping[str, Any]) -> Any:
-    """x through every child of `f` in turn, each with those inputs of `given` that it names."""
-    for child, layer in children.items():
-        x = f[child](x, **those_of(layer, given))
+def in_order(f: Any, children: Iterable[str], x: Any) -> Any:
+    """x passed through every child of `f` in turn."""
+    for child in children:
+        x = f[child](x)
     return x
 
 
-def those_of(layer: Layer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given extra inputs that a layer names."""
-    return {each: given[each] for each in layer.inputs or () if each in given}
-
-
 def wired(forward: Callable[..., Any], children: Mapping[str, Layer], name: str) -> Layer:
-    """`network` for a combinator: its extra inputs are those that its children name."""
-    inputs = dict.fromkeys(each for child in children.values() for each in child.inputs or ())
-    return _Network(forward, children, name, tuple(inputs), required=()).layer()
+    """`network` for a combinator: every extra input that a child names goes to that child."""
+    inputs = _inputs_of(children)
+    return _Network(forward, children, name, inputs, required=(), shared=inputs).layer()
+
+
+def _inputs_of(children: Mapping[str, Layer]) -> tuple[str, ...]:
+    """The extra inputs that at least one child names."""
+    names = (each for child in children.values() for each in child.inputs or ())
+    return tuple(dict.fromkeys(names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Network:
-    """`forward` over `children`, with extra inputs of which some are required.
+    """`forward` over `children`.
 
-    `own` are those of key and train that `forward` itself is handed.
+    Args:
+      inputs: names of all extra inputs.
+      required: those that must be given.
+      shared: those that go to every child that names them.
+      takes: the keyword arguments of `forward`: extra inputs, `key` and `train`.
     """
 
     forward: Callable[..., Any]
@@ -168,7 +208,8 @@ class _Network:
     name: str
     inputs: tuple[str, ...]
     required: tuple[str, ...]
-    own: tuple[str, ...] = ()
+    shared: tuple[str, ...]
+    takes: tuple[str, ...] = ()
 
     def layer(self) -> Layer:
         if not isinstance(self.name, str):
@@ -194,7 +235,9 @@ class _Network:
 
     def rebuild(self, others: Mapping[str, Layer]) -> Layer:
         children = {child: others[child] for child in self.children}
-        return dataclasses.replace(self, children=children).layer()
+        known = {*self.takes, *_inputs_of(children)}
+        inputs = tuple(each for each in self.inputs if each in known)
+        return dataclasses.replace(self, children=children, inputs=inputs).layer()
 
     def init(self, key: Any, x: Any, **given: Any) -> tuple[Params, State]:
         check_inputs(self.name, self.inputs, self.required, given)
@@ -208,32 +251,27 @@ class _Network:
         # for 64 of them); one by one, layers of one shape share their programs.
         jax.eval_shape(trace, key)
         made = {}
-        for child, (own_x, own_given) in seen.items():
+        for child, (child_x, child_given) in seen.items():
             with at(child):
-                made[child] = self.children[child].init(subkey(key, child), own_x, **own_given)
-        params = {child: own for child, (own, _) in made.items()}
-        state = {child: own for child, (_, own) in made.items()}
+                made[child] = self.children[child].init(subkey(key, child), child_x, **child_given)
+        params = {child: pair[0] for child, pair in made.items()}
+        state = {child: pair[1] for child, pair in made.items()}
         return self.without_empty(params), self.without_empty(state)
 
     def trace(self, key: Any, x: Any, given: Any, seen: dict[str, Any]) -> tuple[Params, State]:
-        """One pass over shapes; `seen` notes what each child is given."""
+        """One pass over shapes; `seen` records the input of each child."""
         params: Params = {}
         state: State = {}
 
-        def call(child: str, x: Any, **given: Any) -> Any:
-            layer = self.children[child]
-            with at(child):
-                check_inputs(child, layer.inputs or (), layer.required, given)
-                if child not in seen:
-                    seen[child] = abstract((x, given))
-                    params[child], state[child] = layer.init(subkey(key, child), x, **given)
-                y, _ = jax.eval_shape(layer.apply, params[child], state[child], x, **given)
+        def call(child: str, layer: Layer, x: Any, given: dict[str, Any]) -> Any:
+            if child not in seen:
+                seen[child] = abstract((x, given))
+                params[child], state[child] = layer.init(subkey(key, child), x, **given)
+            y, _ = jax.eval_shape(layer.apply, params[child], state[child], x, **given)
             return jax.tree.map(zeros, y)
 
         x, given = jax.tree.map(zeros, (x, given))
-        handed = self.handed(key, train=False)  # only for the shapes, so that it may draw
-        with traced_in(self.name):
-            self.forward(_Children(call, self.children), x, **given, **handed)
+        self.run(call, x, given, key, train=False)
         return self.without_empty(params), self.without_empty(state)
 
     def apply(
@@ -247,45 +285,56 @@ class _Network:
         **given: Any,
     ) -> tuple[Any, State]:
         check_inputs(self.name, self.inputs, self.required, given)
+        check_key(key, self.name)
         check_pass(self.name, tuple(self.children), params, state, key, train)
+        if "key" in self.takes and train:
+            check_training_key(key, self.name)
         new_state = dict(state)
         calls: dict[str, int] = {}
 
-        def call(child: str, x: Any, **given: Any) -> Any:
-            own, own_state = params.get(child, {}), new_state.get(child, {})
-            own_key = subkey(key, child)
-            if own_key is not None and child in calls:
-                own_key = jax.random.fold_in(own_key, calls[child])
+        def call(child: str, layer: Layer, x: Any, given: dict[str, Any]) -> Any:
+            child_params, child_state = params.get(child, {}), new_state.get(child, {})
+            child_key = subkey(key, child)
+            if child_key is not None and child in calls:
+                child_key = jax.random.fold_in(child_key, calls[child])
             calls[child] = calls.get(child, 0) + 1
-            layer = self.children[child]
-            with at(child):
-                check_inputs(child, layer.inputs or (), layer.required, given)
-                try:
-                    y, new_state[child] = layer.apply(
-                        own, own_state, x, key=own_key, train=train, **given
-                    )
-                except KeyError as error:
-                    raise missing(error, own, own_state) from error
+            try:
+                y, new_state[child] = layer.apply(
+                    child_params, child_state, x, key=child_key, train=train, **given
+                )
+            except KeyError as error:
+                raise missing(error, child_params, child_state) from error
             return y
 
-        handed = self.handed(key, train)
-        with traced_in(self.name):
-            y = self.forward(_Children(call, self.children), x, **given, **handed)
-        return y, self.without_empty(new_state)
+        return self.run(call, x, given, key, train), self.without_empty(new_state)
 
-    def handed(self, key: Any, train: bool) -> dict[str, Any]:
-        """What `forward` is given of key and train; no child can have the name of its key."""
-        if "key" in self.own and train:
-            check_training_key(key, self.name)
-        both = {"key": subkey(key, "/forward"), "train": train}
-        return {name: both[name] for name in self.own}
+    def run(
+        self, call: Callable[..., Any], x: Any, given: dict[str, Any], key: Any, train: bool
+    ) -> Any:
+        """One pass of `forward`, each child of which is run by `call(name, layer, x, given)`."""
+        shared = {each: given[each] for each in self.shared if each in given}
+
+        def bound(child: str, x: Any, **given: Any) -> Any:
+            layer = self.children[child]
+            passed_on = {each: shared[each] for each in layer.inputs or () if each in shared}
+            given = passed_on | given
+            with at(child):
+                check_inputs(child, layer.inputs or (), layer.required, given)
+                return call(child, layer, x, given)
+
+        arguments = {**given, "train": train}
+        if "key" in self.takes:
+            arguments["key"] = subkey(key, "/forward")  # a name that no child can have
+        arguments = {each: arguments[each] for each in self.takes if each in arguments}
+        with traced_in(self.name):
+            return self.forward(_Children(bound, self.children), x, **arguments)
 
     def without_empty(self, tree: dict[str, Any]) -> dict[str, Any]:
         return {name: tree[name] for name in self.children if tree.get(name)}
 
 
 class _Children:
-    """What `forward` sees as `f`: the children of one network, bound for one pass."""
+    """`f` in `forward`: the children of one network as functions, for one pass."""
 
     def __init__(self, call: Callable[..., Any], names: Iterable[str]):
         self.__dict__.update({name: functools.partial(call, name) for name in names})
@@ -298,4 +347,4 @@ class _Children:
             )
         return self.__dict__[name]
 
-    __getattr__ = __getitem__  # asked only for what is not there
+    __getattr__ = __getitem__  # Python calls it only for names that do not exist

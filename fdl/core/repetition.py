@@ -1,4 +1,4 @@
-"""The same block n times, each with weights of its own."""
+"""The same block n times, with separate weights."""
 
 import dataclasses
 import zlib
@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count
+from fdl.checks import check_count, kind
 from fdl.core.combinators import remat
 from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs, check_pass, missing
 from fdl.core.layer import Layer, as_layer, check_key, subkey
-from fdl.core.networks import those_of, wired
+from fdl.core.networks import wired
 from fdl.ops.fence import fence
 from fdl.paths import PathError, at, leaves
 from fdl.typing import Params, State
@@ -29,28 +29,28 @@ def repeat(
     policy: Callable[..., bool] | None = None,
     name: str = "repeat",
 ) -> Layer:
-    """n equal blocks one after the other: y = f(...f(f(x, params["0"]), params["1"])...).
+    """n equal blocks one after another: y = f(...f(f(x, params["0"]), params["1"])...).
 
-    Two forms compute the same. Unrolled, the compiler sees n blocks, and steps are fastest.
-    Scanned, it sees one: compiling takes as long for any depth.
+    There are two forms of the same computation. If unrolled, the compiler sees n blocks, and steps
+    are fastest. If scanned, it sees one block, and the time to compile does not depend on n.
 
     Args:
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
-      n: how many, >= 1.
+      n: number of blocks, >= 1.
       scan: whether to scan; by default for more than 16 blocks.
-      policy: what the backward pass finds saved, a value of `jax.checkpoint_policies`; the rest it
-        computes again. By default everything where unrolled, and the matrix products where scanned,
-        which is also the fastest there.
-      name: what the layer is called inside another network.
+      policy: which inner values are saved for the backward pass, a value of
+        `jax.checkpoint_policies`; it recomputes the others. By default all are saved if unrolled,
+        and matrix products if scanned, which is fastest there.
+      name: name of the layer in another network.
 
     Returns:
-      A layer. In both forms params, state, random keys and paths are those of n layers called "0",
-      "1", ...; it hands an extra input to every block. In the scanned form the path of an error
-      reads `*` for the number, and `capture` of what is inside runs the unrolled form.
+      A layer. In both forms params, state, random keys and paths are those of n layers named "0",
+      "1", ...; an extra input goes to every block. In the scanned form, an error's path has `*`
+      instead of the number, and `capture` of a path inside runs the unrolled form.
 
     Raises:
-      ValueError: n below 1.
-      PathError: a block that changes the shape or dtype of x; params of blocks that differ.
+      ValueError: n < 1.
+      PathError: a block changes the shape or dtype of x; the params of two blocks differ in kind.
 
     Example:
       >>> from fdl.layers import dense
@@ -60,8 +60,8 @@ def repeat(
       >>> list(leaves(params))
       ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
     """
-    n = check_count(name, "n", n, "say how many blocks there are")
-    inner = as_layer(block)
+    n = check_count(name, "n", n, "it is the number of blocks")
+    inner = as_layer(block, name)
     unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
     scanned = n > FEW if scan is None else scan
     return dataclasses.replace(
@@ -74,9 +74,9 @@ def repeat(
 def _unrolled(block: Layer, n: int, name: str) -> Layer:
     children = {str(number): block for number in range(n)}
 
-    def forward(f: Any, x: Any, **given: Any) -> Any:
+    def forward(f: Any, x: Any) -> Any:
         for child in children:
-            y = f[child](fence(x), **those_of(block, given))
+            y = f[child](fence(x))
             with at(child):
                 _check_kept(x, y)
             x = y
@@ -97,8 +97,8 @@ def _scanned(
         check_inputs(name, block.inputs or (), block.required, given)
         check_pass(name, names, params, state, key, train)
 
-        own = _stack(params, names), _stack(state, names), _keys(key, names, name)
-        y, states = _scan(x, own, given, block=block, n=n, policy=kept, train=train)
+        per_block = _stack(params, names), _stack(state, names), _keys(key, names, name)
+        y, states = _scan(x, per_block, given, block=block, n=n, policy=kept, train=train)
         return y, _unstack(states, names)
 
     return apply
@@ -107,7 +107,7 @@ def _scanned(
 @weak_jit(static=["block", "n", "policy", "train"], inline=True)
 def _scan(
     x: Any,
-    own: Any,
+    per_block: Any,
     given: dict[str, Any],
     *,
     block: Layer,
@@ -115,10 +115,10 @@ def _scan(
     policy: Callable[..., bool],
     train: bool,
 ) -> tuple[Any, State]:
-    """A program of its own, since a scan outside of `jax.jit` is compiled again at every call."""
+    """Compiled here because a scan outside of `jax.jit` is compiled again at every call."""
 
-    def body(x: Any, own: Any) -> tuple[Any, State]:
-        params, state, key = own
+    def body(x: Any, of_block: Any) -> tuple[Any, State]:
+        params, state, key = of_block
         with at("*"):
             try:
                 y, new = block.apply(params, state, x, key=key, train=train, **given)
@@ -127,14 +127,14 @@ def _scan(
             _check_kept(x, y)
         return y, new
 
-    # Inside a scan nothing can be merged across the two passes; forbidding it only costs.
+    # Inside a scan XLA cannot merge the two passes, and preventing it takes time.
     body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    return jax.lax.scan(body, x, own, length=n)
+    return jax.lax.scan(body, x, per_block, length=n)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Init:
-    """`init` of both forms: one key for each block, folded from its number's text."""
+    """`init` of both forms: each block has a key, folded from its number as text."""
 
     block: Layer
     n: int
@@ -149,57 +149,54 @@ class _Init:
             y, _ = jax.eval_shape(self.block.apply, *made["0"], x, **given)
             _check_kept(x, y)
         if isinstance(key, jax.core.Tracer):
-            # Inside a program, n times the same drawing would be compiled n times.
+            # Under jit, n calls of init would be compiled n times.
             keys = _keys(key, names, self.name)
-            params, state = jax.vmap(lambda own: self.block.init(own, x, **given))(keys)
+            params, state = jax.vmap(lambda key: self.block.init(key, x, **given))(keys)
             return _unstack(params, names), _unstack(state, names)
-        for each in names[1:]:
-            made[each] = self.block.init(subkey(key, each), x, **given)
-        params, state = ({each: own[i] for each, own in made.items() if own[i]} for i in (0, 1))
+        for number in names[1:]:
+            made[number] = self.block.init(subkey(key, number), x, **given)
+        params = {number: pair[0] for number, pair in made.items() if pair[0]}
+        state = {number: pair[1] for number, pair in made.items() if pair[1]}
         return params, state
 
 
 def _keys(key: Any, names: tuple[str, ...], layer: str) -> Any:
-    """`subkey` of every name, stacked."""
+    """`subkey(key, name)` for every name, stacked."""
     check_key(key, layer)
     if key is None:
         return None
-    numbers = jnp.asarray([zlib.crc32(each.encode()) for each in names], jnp.uint32)
+    numbers = jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
 def _stack(tree: dict[str, Any], names: tuple[str, ...]) -> Any:
-    blocks = [tree.get(each, {}) for each in names]
+    blocks = [tree.get(name, {}) for name in names]
     first = leaves(blocks[0])
-    for each, own in zip(names, map(leaves, blocks), strict=True):
-        with at(each):
-            for path in [*first, *own]:
-                kinds = [_kind(there[path]) if path in there else "none" for there in (first, own)]
-                if kinds[0] != kinds[1]:
+    for name, block in zip(names, map(leaves, blocks), strict=True):
+        with at(name):
+            for path in [*first, *block]:
+                wanted, found = (kind(of[path]) if path in of else "none" for of in (first, block))
+                if found != wanted:
                     raise PathError(
-                        f"expected {kinds[0]} as in block {names[0]}, got {kinds[1]}; pass the "
+                        f"expected {wanted} as in block {names[0]}, got {found}; pass the "
                         "params and state that init made for this network",
                         path,
                     )
-    return jax.tree.map(lambda *each: jnp.stack(each), *blocks)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
 
 def _unstack(stacked: Any, names: tuple[str, ...]) -> dict[str, Any]:
     if not jax.tree.leaves(stacked):
         return {}
     return {
-        each: jax.tree.map(lambda leaf, number=number: leaf[number], stacked)
-        for number, each in enumerate(names)
+        name: jax.tree.map(lambda leaf, number=number: leaf[number], stacked)
+        for number, name in enumerate(names)
     }
 
 
 def _check_kept(x: Any, y: Any) -> None:
-    if _kind(x) != _kind(y):
+    if kind(x) != kind(y):
         raise PathError(
-            f"expected a block that keeps x {_kind(x)}, so that another can follow, got "
-            f"{_kind(y)}; give its last layer as many features as x has"
+            f"expected a block that keeps x {kind(x)}, so that another can follow, got "
+            f"{kind(y)}; give its last layer as many features as x has"
         )
-
-
-def _kind(x: Any) -> str:
-    return f"{x.dtype} {list(x.shape)}"

@@ -1,7 +1,7 @@
-"""Attention itself, as a pure function of queries, keys and values.
+"""Attention as a pure function of queries, keys and values.
 
-The letters: T queries and S keys (T = S where a sequence attends to itself), H query heads, G heads
-of keys and values, K features of a query and a key, V of a value.
+T queries and S keys (T = S if a sequence attends to itself), H query heads, G heads of keys and
+values, K features of a query and a key, V features of a value.
 """
 
 import dataclasses
@@ -17,6 +17,12 @@ from fdl.ops.attention_blocks import in_blocks
 from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
+
+# How to write a mask or a bias of other axes.
+PAIRS = {
+    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
+    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
+}
 
 
 def dot_product_attention(
@@ -38,40 +44,40 @@ def dot_product_attention(
 ) -> jax.Array:
     """y = softmax(q k^T / sqrt(K) + bias) v, for every head.
 
-    Scores, softmax and sums are in at least float32. A query that may see no key gives zeros, with
-    zero gradients. What a query does not see, key or value, never reaches it or its gradient, NaN
-    and infinity neither. A key that it sees and that is not finite gives it NaN, which no gradient
-    passes; so does a query that is not finite, where there are masks.
+    Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
+    key is 0, with gradient 0. A key or value that a query does not see has no effect on its output
+    or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, its output
+    is NaN, and no gradient flows from it; the same holds for a query that is not finite, if there
+    is a mask.
 
     Args:
       q: queries [..., T, H, K].
-      k: keys [..., S, G, K], G a divisor of H; each is shared by H / G neighbouring query heads.
+      k: keys [..., S, G, K], G a divisor of H; H / G neighbouring query heads share a head of keys.
       v: values [..., S, G, V].
-      mask: bool [..., H, T, S] or [T, S], any axis of which may be 1; a query sees a key only
-        where it is True.
-      bias: floating [..., H, T, S] or [T, S], any axis of which may be 1, added to the scores after
-        all else; minus infinity hides a key as the mask does. Its gradient is 0 where a key is not
-        seen.
-      segments: integers [..., T], for T = S; only equal ones see each other (packed sequences).
-      start: the index of the first query among the keys, an integer or a scalar array; 0 unless
-        the keys before it come from a cache.
-      causal: a query sees no key of a larger index.
-      window: a query sees only keys whose index differs from its own by less than this.
-      scale: what the products q k^T are multiplied by, finite; None for 1 / sqrt(K).
-      slopes: H numbers, how much a head's scores fall with a step of distance (`alibi_slopes`).
-      soft_cap: c, the scores become c * tanh(scores / c), before slopes, bias and masks. Scale,
+      mask: bool [..., H, T, S] or [T, S], any axis may be 1; True where a query sees a key.
+      bias: floating [..., H, T, S] or [T, S], any axis may be 1; added to the scores last. Minus
+        infinity hides a key, like the mask. The gradient is 0 where a key is hidden.
+      segments: integers [..., T], for T = S; tokens see only those of an equal number (packed
+        sequences).
+      start: index of the first query among the keys, an integer or a scalar array; 0 unless the
+        earlier keys come from a cache.
+      causal: True hides keys with a larger index than the query's.
+      window: a query sees only keys whose index differs by less than this from its own.
+      scale: factor of the products q k^T, finite; None for 1 / sqrt(K).
+      slopes: H numbers: a head's scores fall by this for each step of distance (`alibi_slopes`).
+      soft_cap: c > 0; scores become c * tanh(scores / c), before slopes, bias and masks. Scale,
         slopes and soft_cap may be traced.
-      on_weights: a function of the weights [..., H, T, S], as dropout; not with `chunk`.
-      chunk: queries and keys are taken in blocks of this many, so that no [T, S] is ever held, in
-        the backward pass neither, which recomputes. Same numbers but for rounding. None holds all
-        scores, which is faster as long as they are few.
+      on_weights: a function of the weights [..., H, T, S], such as dropout; not with `chunk`.
+      chunk: size of blocks of queries and keys, so that no array [T, S] is ever in memory; the
+        backward pass recomputes the scores. The result is the same except for rounding. None
+        computes all scores at once, which is faster while they are few.
 
     Returns:
       y [..., T, H, V], in v's dtype.
 
     Raises:
       ValueError: a scale or a soft_cap out of range.
-      PathError: shapes that do not fit each other; a mask that is not bool, a bias that is not
+      PathError: shapes that do not fit each other; a mask that is not bool; a bias that is not
         floating; on_weights with chunk.
 
     Example:
@@ -111,12 +117,13 @@ def _answered(
     rules = (*pairs, queries.segments, scoring.window)
     if not scoring.causal and all(rule is None for rule in rules):
         return _attended(queries, keys, pairs, scoring, on_weights, chunk).astype(v.dtype)
-    # A weight of 0 times NaN is NaN, forward or backward: so all that is not finite comes after.
-    asked, seen = queries._replace(q=_finite(q)), keys._replace(k=_finite(k), v=_finite(v))
-    y = _attended(asked, seen, pairs, scoring, on_weights, chunk)
+    # A weight of 0 times NaN is NaN, forward and backward, so non-finite values are added later.
+    finite_queries = queries._replace(q=_finite(q))
+    finite_keys = keys._replace(k=_finite(k), v=_finite(v))
+    y = _attended(finite_queries, finite_keys, pairs, scoring, on_weights, chunk)
     y = _spoiled(y, queries, keys, pairs, scoring, chunk)
-    whole = jnp.isfinite(q).all(-1, keepdims=True)
-    return jnp.where(whole, y, jnp.nan).astype(v.dtype)
+    good = jnp.isfinite(q).all(-1, keepdims=True)
+    return jnp.where(good, y, jnp.nan).astype(v.dtype)
 
 
 def _finite(x: jax.Array) -> jax.Array:
@@ -138,7 +145,7 @@ def _attended(
 
 
 def _nothing(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """What no queries give, or queries without any keys."""
+    """The output for no queries or no keys: zeros."""
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     return jnp.zeros((*lead, *q.shape[-3:-1], v.shape[-1]), v.dtype)
 
@@ -152,10 +159,10 @@ def _spoiled(
     scoring: Scoring,
     chunk: int | None,
 ) -> jax.Array:
-    """y, and what is not finite for the queries that see a value of that kind.
+    """y, with NaN or infinity for queries that see a non-finite key or value.
 
-    Which they are takes a second product, so it is found only if there is such a value. That is a
-    loop of at most one step rather than a condition, both sides of which `vmap` would compute.
+    Finding these queries takes a second product, so it runs only if there is a non-finite number.
+    It is a loop of at most one step and not a `cond`, because `vmap` computes both branches of one.
     """
     nothing = jnp.where(y == y, 0, 0)
     queries, keys, pairs, scoring, nothing = jax.lax.stop_gradient(
@@ -164,16 +171,16 @@ def _spoiled(
     broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # Where all keys score alike, what is mixed of their marks is above 0 for each that is seen.
+        # If all keys score alike, the mixture of their marks is > 0 where a marked key is seen.
         alike = dataclasses.replace(scoring, alike=True)
         no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
         marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
-        # The score is made of what the loop carries: XLA takes out of loops what is not, and
-        # computes it always.
-        score = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
-        asked, seen = queries._replace(q=score), keys._replace(k=ones, v=marks)
-        up, down = jnp.split(_attended(asked, seen, pairs, alike, None, chunk) > 0, 2, -1)
+        # The queries depend on the loop's carry: XLA moves what does not out of the loop, and then
+        # always computes it.
+        zeros = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
+        equal, marked = queries._replace(q=zeros), keys._replace(k=ones, v=marks)
+        up, down = jnp.split(_attended(equal, marked, pairs, alike, None, chunk) > 0, 2, -1)
         kind = jnp.where(up & down, jnp.nan, jnp.where(up, jnp.inf, jnp.where(down, -jnp.inf, 0)))
         return carry[0] & False, kind.astype(y.dtype) + carry[1]
 
@@ -182,7 +189,7 @@ def _spoiled(
     return jnp.where(kind == 0, y, kind)
 
 
-# Traced once for all layers of one kind and shape, and one program where nothing else is compiled.
+# Jitted so that equal layers trace it once, and so that it is one program outside of jit.
 @functools.partial(jax.jit, inline=True)
 def _weights(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> jax.Array:
     scores, seen = scoring(queries, keys, pairs)
@@ -208,17 +215,17 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
         "mask": (pairs.mask, jnp.bool_, "bool"),
         "bias": (pairs.bias, jnp.floating, "floating"),
     }
-    for what, (array, kind, said) in kinds.items():
+    for what, (array, kind, kind_name) in kinds.items():
         if array is None:
             continue
         check_array("dot_product_attention", array, what)
         whole = (*q.shape[:-3], q.shape[-2], t, s)
-        # [B, T, S] would be taken for [H, T, S] where B happens to be H.
+        # [B, T, S] would pass for [H, T, S] if B happens to equal H.
         known_axes = array.ndim in (2, len(whole))
         right = jnp.issubdtype(array.dtype, kind)
         if not right or not known_axes or not _broadcasts(array.shape, whole):
             _refuse(
-                f"{what} {said} {list(whole)} or {[t, s]}, or 1 for any of the numbers",
+                f"{what} {kind_name} {list(whole)} or {[t, s]}, or 1 for any of the numbers",
                 f"{array.dtype} {list(array.shape)}",
                 PAIRS[what],
             )
@@ -232,12 +239,6 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
                 f"{segments.dtype} {list(segments.shape)}",
                 "number the sequence that each token belongs to",
             )
-
-
-PAIRS = {
-    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
-    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
-}
 
 
 def _check_options(
@@ -261,11 +262,7 @@ def _check_options(
 
 
 def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
-    """Refuses a soft cap or a scale of scores that is out of range.
-
-    Raises:
-      ValueError: names the argument.
-    """
+    """Raises an OptionError for a `soft_cap` or a `scale` out of range."""
     if soft_cap is not None:
         remedy = "50 is usual, None leaves it out"
         check_number(who, "soft_cap", soft_cap, "(0, inf]", remedy)

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries and keys, which never holds all scores."""
+"""Attention in blocks of queries and keys, without all scores in memory at once."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,22 +10,26 @@ from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
 
+# The axis to split of every field of Queries and Keys.
+QUERY_AXES = (-3, -1, -1)
+KEY_AXES = (-3, -3, -1, -1)
+
 
 @functools.partial(jax.jit, static_argnames="chunk", inline=True)
 def in_blocks(
     queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, chunk: int
 ) -> jax.Array:
-    """Query block by query block, and each with a running softmax over blocks of keys.
+    """Attention for one block of queries after another, with a running softmax over key blocks.
 
     Args:
-      queries: with q [..., T, H, K].
-      keys: with k [..., S, G, K] and v [..., S, G, V].
-      pairs: mask and bias, [..., H, T, S] both, any axis of which may be 1, or None.
-      scoring: what says how much they attend to each other.
-      chunk: the size of a block.
+      queries: q [..., T, H, K] and their places.
+      keys: k [..., S, G, K] and v [..., S, G, V] and their places.
+      pairs: mask and bias, [..., H, T, S] each, any axis may be 1, or None.
+      scoring: computes the scores.
+      chunk: size of a block.
 
     Returns:
-      y [..., T, H, V], in at least float32.
+      y [..., T, H, V], in float32 or wider.
 
     Source: Rabe and Staats 2021, arXiv 2112.05682, section 3.
     """
@@ -33,17 +37,17 @@ def in_blocks(
     rows, columns = min(chunk, t), min(chunk, scoring.count)
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
-    # Both are recomputed in the backward pass: without the inner checkpoint a block of queries
-    # would keep its weights for all keys, without the outer one every block of queries would.
+    # The backward pass recomputes both. Without the inner checkpoint a block of queries would save
+    # its weights for all keys; without the outer one, all blocks of queries would.
     @jax.checkpoint
     def of_queries(block: tuple[Queries, Pairs]) -> jax.Array:
-        queries, own = block
-        row = _either(own, pairs)
+        queries, row_pairs = block
+        row = _either(row_pairs, pairs)
 
         @jax.checkpoint
         def step(so_far: _SoFar, block: tuple[Keys, Pairs]) -> tuple[_SoFar, None]:
-            keys, own = block
-            here = _either(own, row)
+            keys, block_pairs = block
+            here = _either(block_pairs, row)
             reached = scoring.reaches(queries, keys)
             if reached is True:
                 return _and(so_far, queries, keys, here, scoring), None
@@ -70,15 +74,11 @@ def in_blocks(
     return jax.lax.collapse(y, y.ndim - 4, y.ndim - 2)[..., :t, :, :]
 
 
-QUERY_AXES = (-3, -1, -1)
-KEY_AXES = (-3, -3, -1, -1)
-
-
 class _SoFar(NamedTuple):
-    """The softmax over the keys so far, of every query.
+    """The softmax of every query over the keys up to now.
 
-    Largest score and sum of exponentials [..., H, T], mixed values [..., T, H, V], both as if the
-    largest score were 0.
+    Largest score [..., H, T]; sum of exponentials [..., H, T] and mixed values [..., T, H, V], both
+    computed from scores minus the largest.
     """
 
     largest: jax.Array
@@ -104,25 +104,25 @@ def _of_rows(x: jax.Array) -> jax.Array:
 
 
 def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
-    """None too for an array of length 1, which broadcasts: every block then takes all of it."""
+    """`_split` of mask and bias; None for an axis of length 1, because all blocks use it whole."""
     cut = (None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
     return Pairs(*cut)
 
 
-def _either(own: Pairs, whole: Pairs) -> Pairs:
-    """What a block has of its own, else the whole."""
-    return Pairs(*(y if x is None else x for x, y in zip(own, whole, strict=True)))
+def _either(block: Pairs, whole: Pairs) -> Pairs:
+    """Mask and bias of a block, or the whole array if it was not split."""
+    return Pairs(*(y if x is None else x for x, y in zip(block, whole, strict=True)))
 
 
 def _split(x: Any, axis: int, size: int) -> Any:
-    """An axis in blocks of `size`, the last one padded; the blocks stand in front."""
+    """An axis split into blocks of `size`, the last one padded; the blocks become axis 0."""
     if x is None:
         return None
     axis = x.ndim + axis
     number = -(-x.shape[axis] // size)
     missing = number * size - x.shape[axis]
     if missing and jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1:
-        # Indices go on counting, so that what stands in for a key is past the real ones.
+        # The indices continue, so that padding has indices after those of real keys.
         x = jnp.concatenate([x, x[-1] + 1 + jnp.arange(missing, dtype=x.dtype)])
     elif missing:
         x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])

@@ -1,4 +1,4 @@
-"""How much queries attend to keys: scores, and which of them count."""
+"""Scores of attention: how much queries attend to keys, and which keys they see."""
 
 import dataclasses
 import functools
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from fdl.ops.numerics import wide
 
-# The score of what must not be seen: below any other, and finite, so that a row with nothing to see
-# has a finite maximum and finite gradients.
+# The score of a hidden key. It is finite, so that a row without visible keys has a finite maximum
+# and finite gradients.
 UNSEEN = -1e38
 
 
@@ -43,18 +43,18 @@ class Keys(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What is given for pairs of a query and a key, [..., H, T, S], any axis of which may be 1.
+    """Mask and bias for pairs of a query and a key, [..., H, T, S], any axis may be 1.
 
     Args:
-      mask: bool, True where the query sees the key; None for everywhere.
-      bias: what is added to the score; minus infinity hides the key as False does. None for 0.
+      mask: bool, True where the query sees the key; None if it sees all.
+      bias: added to the score; minus infinity hides the key, like a mask of False. None for 0.
     """
 
     mask: jax.Array | None
     bias: jax.Array | None
 
     def seen(self) -> jax.Array | None:
-        """Which keys a query sees, by mask and bias; None where neither hides any."""
+        """True where mask and bias let a query see a key; None if there is neither."""
         if self.bias is None:
             return self.mask
         shown = self.bias != -jnp.inf
@@ -68,15 +68,15 @@ class Pairs(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How much queries attend to keys, for all of them or for a block.
+    """Computes scores, for all queries and keys or for a block of them.
 
     Args:
-      causal, window: as of `dot_product_attention`.
-      count: how many keys are real.
+      causal, window: as in `dot_product_attention`.
+      count: number of real keys, without padding.
       slopes: [H], or None.
       soft_cap: a scalar, or None.
       scale: a scalar; None for 1 / sqrt(K).
-      alike: scores are products alone, so that equal keys score alike.
+      alike: True gives plain products, so that equal keys have equal scores.
     """
 
     causal: bool
@@ -88,9 +88,9 @@ class Scoring:
     alike: bool = False
 
     def __call__(self, queries: Queries, keys: Keys, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-        """Scores [..., H, T, S], UNSEEN where they do not count, and where they do, a bool.
+        """Scores [..., H, T, S], UNSEEN for hidden keys; and a bool mask of the visible keys.
 
-        The latter broadcasts to the shape of the former.
+        The mask broadcasts to the shape of the scores.
         """
         *lead, t, h, features = queries.q.shape
         s, g = keys.k.shape[-3:-1]
@@ -110,7 +110,7 @@ class Scoring:
     def moved(
         self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
     ) -> jax.Array:
-        """Products as scores: scaled, capped, falling with the distance, and with the bias."""
+        """Products as scores: scaled, capped, lowered with distance, and with the bias added."""
         if self.scale is None:
             scores = scores / math.sqrt(max(features, 1))
         else:
@@ -124,7 +124,7 @@ class Scoring:
         return scores if bias is None else scores + bias.astype(scores.dtype)
 
     def seen(self, queries: Queries, keys: Keys, pairs: Pairs) -> jax.Array:
-        """Which keys each query sees, broadcast to [..., H, T, S]."""
+        """True where a query sees a key; broadcasts to [..., H, T, S]."""
         ahead = keys.place - queries.place[:, None]
         seen = keys.place < self.count
         if self.causal:
@@ -138,7 +138,7 @@ class Scoring:
         return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
-        """Whether any of these queries could see any of these keys, by their places."""
+        """True if any of these queries could see any of these keys, by their places."""
         reached: Any = True
         if self.causal:
             reached = keys.place[0] <= queries.place[-1]

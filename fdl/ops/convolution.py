@@ -1,14 +1,13 @@
-"""Convolution, a bilinear map, and its two gradients, each fast on every platform.
+"""Convolution and its two gradients, fast on every platform.
 
     convolve          x [N, *input, C],   w [*kernel, C / G, F]   -> y [N, *output, F]
     _input_gradient   dy [N, *output, F], w                       -> dx
     _kernel_gradient  x, dy                                       -> dw
 
 N images of C channels, F features, G groups; input, kernel and output are sizes of 1 to 3 spatial
-axes. Each of the three is linear in either operand and its transpose is another of the three, so
-three primitives, closed under derivatives, give every derivative of any order in both directions,
-each in the form that is fast on its platform. On CPU these are the forms of convolution_cpu.py;
-elsewhere XLA's own.
+axes. Each of the three functions is linear in each operand, and its transpose is one of the other
+two. So three primitives give derivatives of any order, forward and reverse, each in a form that is
+fast on its platform: convolution_cpu.py on CPU, XLA's operations elsewhere.
 """
 
 import functools
@@ -24,14 +23,16 @@ from fdl.ops import convolution_cpu
 from fdl.ops.sharding import by_batch, full_beside, typed_like
 from fdl.ops.windows import Window
 
+Fold = tuple[int, bool]
+
 
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """y[n, p, f] = sum over t, c of x[n, p * stride + t * dilation - low, c] w[t, c, f], no flip.
 
     Args:
       x: [N, *input, C].
-      w: [*kernel, C / G, F]; features f of group g see the channels of group g.
-      window: the sizes, and where the kernel stands on x.
+      w: [*kernel, C / G, F]; features of group g see only channels of group g.
+      window: sizes, stride, padding and dilation.
 
     Returns:
       y [N, *output, F].
@@ -44,12 +45,12 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """The transpose of `convolve` in its input: what takes dy to dx there takes x to y here.
+    """The transpose of `convolve` in its input: the map from dy to dx of a convolution.
 
     Args:
-      x: [N, *output, F], as an output of the convolution.
+      x: [N, *output, F], of the shape of the convolution's output.
       w: [*kernel, C / G, F], the kernel of the convolution.
-      window: that of the convolution.
+      window: the window of the convolution.
 
     Returns:
       y [N, *input, C].
@@ -96,9 +97,6 @@ def _kernel_shape(x: Any, dy: Any, window: Window) -> tuple[int, ...]:
     return (*window.kernel, x.shape[-1] // window.groups, dy.shape[-1])
 
 
-Fold = tuple[int, bool]
-
-
 def _primitive(
     name: str,
     by_xla: Callable[..., jax.Array],
@@ -106,7 +104,14 @@ def _primitive(
     shape: Callable[..., tuple[int, ...]],
     folds: dict[tuple[bool, bool], tuple[Fold | None, Fold | None, Fold]],
 ) -> Primitive:
-    """A primitive of two operands and one result, with all that does not name the other two."""
+    """A primitive of two operands and one result, without derivatives.
+
+    Args:
+      by_xla, on_cpu: implementations.
+      shape: the result's shape.
+      folds: where a batch axis goes under `vmap`, see `_fold`: (a has one, b has one) ->
+        its places in a, b and the result.
+    """
 
     def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
         return jax.lax.platform_dependent(
@@ -137,7 +142,7 @@ def _primitive(
 
 
 def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
-    """A leading batch axis taken into `axis`: in front of it, or in front of each group's part."""
+    """The leading batch axis merged into `axis`: before all of it, or before each group's part."""
     parts = groups if within else 1
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
@@ -156,9 +161,8 @@ def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> ja
     return jax.lax.collapse(y, axis + 1, axis + 3)
 
 
-# Where a batch goes under vmap, by which of the two operands have one: (axis, whether it goes
-# within each group) for the operands and for the result. One batched operand makes a larger
-# convolution, of more images or more channels; two make one of more groups.
+# Where a batch goes under vmap: (axis, True if it goes inside every group). One batched operand
+# gives a larger convolution, of more images or channels; two give one with more groups.
 IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 
@@ -184,7 +188,7 @@ _kernel_gradient = _primitive(
     {(True, False): (WITHIN, None, INPUTS), (False, True): (None, WITHIN, WITHIN), **BOTH},
 )
 
-# Each bilinear map's transposes: given a cotangent of the result, the cotangent of either operand.
+# The transposes: from a cotangent of the result to the cotangent of the first or second operand.
 ad.defbilinear(
     _convolve,
     lambda dy, x, w, *, window: _input_gradient.bind(dy, w, window=window),

@@ -1,11 +1,11 @@
-"""Convolution and its two gradients in the forms that are fast on a CPU, inside a loop too.
+"""Convolution and its two gradients in forms that are fast on a CPU, also inside a loop.
 
-XLA's CPU compiler has fast code for a convolution only where it is written NHWC by HWIO to NHWC.
-Gradients are written otherwise, and outside of a program's outermost computation (in the body of a
-`lax.scan`, where training runs) nothing turns them round. So the gradient by the input is written
-that way here, the gradient by the kernel as matrix products, and groups one by one, or, where
-they are narrow, as shifted images times numbers. benchmarks/convolution.py measures all of it.
-Shapes and letters are those of convolve.py.
+XLA's CPU compiler has fast code only for a convolution from NHWC and HWIO to NHWC. JAX's gradients
+have other layouts, and XLA changes these only in a program's outermost computation, not in the body
+of a `lax.scan`, where training runs. So here the gradient by the input has the fast layout, and the
+gradient by the kernel is written as matrix products. Groups are computed one by one, or, if they
+are narrow, as shifted images times numbers. benchmarks/convolution.py measures all of these.
+Shapes and letters are those of convolution.py.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ import jax.numpy as jnp
 from fdl.ops.sharding import full_beside
 from fdl.ops.windows import Window
 
-# So many numbers of patches are held at once: 4 MB of float32, which stay in the cache.
+# The most numbers of patches in memory at once: 4 MB of float32, which stay in the cache.
 PATCHES = 2**20
-# In groups with at most so many products for each element of the kernel, there is no matrix product
-# worth the name, and shifted images win (64 groups of one channel: 0.7 ms against 30).
+# Groups are narrow if they have at most this many products for each element of the kernel. Matrix
+# products are then tiny, and shifted images are faster (64 groups of one channel: 0.7 ms, not 30).
 NARROW = 4
 
 
 def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Half precision computed and summed in float32, which is faster here as well."""
+    """Computes half precision in float32, which is also faster here."""
 
     @functools.wraps(form)
     def wide(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
@@ -40,29 +40,29 @@ def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 @_in_float32
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """y as of convolve.convolve."""
+    """y, see `convolution.convolve`."""
     return _convolve(x, w, window, spread=(1,) * len(window.kernel))
 
 
 @_in_float32
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """dx: dy with stride - 1 zeros between its elements, convolved with the kernel turned round."""
+    """dx: dy with stride - 1 zeros between its elements, convolved with the flipped kernel."""
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
-    # As many above as make a result of the size of x; below 0 where no window reached its end.
+    # The high padding makes a result of the size of x; it is < 0 if no window reached the end of x.
     each = zip(window.input, window.extent, spread, low, strict=True)
     padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
-    turned = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
+    flipped = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
     w = jnp.flip(w, tuple(range(rank)))
     w = jnp.swapaxes(w.reshape(*w.shape[:-1], window.groups, -1), -3, -1)
     w = w.reshape(*w.shape[:-2], -1)
-    return _convolve(dy, w, turned, spread=window.stride)
+    return _convolve(dy, w, flipped, spread=window.stride)
 
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of the kernel, what it saw of x times dy, summed over all windows."""
+    """dw: for each element of the kernel, the sum over windows of the x that it saw times dy."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
@@ -73,7 +73,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
-    """With spread - 1 zeros between the elements of x, and padding that may be below 0."""
+    """A convolution of x with spread - 1 zeros between its elements; padding may be negative."""
     if x.shape[0] == 0:
         return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:
@@ -94,14 +94,14 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
 
 
 def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
-    """One wide image, of all images in a row along the last spatial axis, and zeros between them.
+    """Convolves one wide image: all images side by side along the last spatial axis, zeros between.
 
-    The fast code works row by row of the result, on a single core if a row is short; in rows that
-    hold all images there is work for every core (3 x 3 on 28 x 28: 8 ms against 17 on two).
+    XLA's fast code splits the result into rows, and uses a single core for short rows. Rows that
+    contain all images give work to every core (3 x 3 on 28 x 28, two cores: 8 ms instead of 17).
     """
     images, size, apart = x.shape[0], x.shape[-2], spread[-1]
     (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
-    # An image's last window ends so far beyond it; what is there is also what is before the next.
+    # How far an image's last window reaches beyond it. The zeros there also precede the next image.
     high = (window.output[-1] - 1) * stride + extent - low - ((size - 1) * apart + 1)
     gap = max(0, -(-(max(low, high) - apart + 1) // apart))
     period = max(size + gap, -(-window.output[-1] * stride // apart))
@@ -131,7 +131,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
 def _group_by_group(
     form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
 ) -> jax.Array:
-    """Groups are parts of the last axis of both operands and of the result of all three maps."""
+    """`form` for one group after another; groups are parts of the last axis of a, b and y."""
     a, b = (
         jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
     )
@@ -140,7 +140,7 @@ def _group_by_group(
 
 
 def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """Narrow groups: one pass over images that need no padding, without a matrix product."""
+    """A convolution with narrow groups and without padding, in one pass and no matrix product."""
     w = w.reshape(-1, w.shape[-2], window.groups, w.shape[-1] // window.groups)
     x = x.reshape(*x.shape[:-1], window.groups, -1)
     terms = (
@@ -153,10 +153,10 @@ def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """As `_shift_and_add`: each shifted image times dy, summed over all windows.
+    """The gradient by a kernel with narrow groups: every shifted image times dy, summed.
 
-    The sum is a product with ones: XLA's own sum computes what it sums number by number, in four
-    times as long.
+    The sum is a matrix product with ones, because XLA's sum computes its operand number by number
+    and takes four times as long.
     """
     x, window = _fitted(x, window, window.output)
     x, dy = (each.reshape(*each.shape[:-1], window.groups, -1) for each in (x, dy))
@@ -167,15 +167,15 @@ def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.
         seen = (each[..., i, None] for each in _shifts(x, window) for i in range(x.shape[-1]))
         return jnp.stack([jnp.tensordot(ones, each * dy, (places, places)) for each in seen])
 
-    # Image by image, since a loop begins with numbers in memory: what computes x and dy would be
-    # fused into every product otherwise, and computed once for each (9 ms against 17).
+    # Image by image, because a loop reads x and dy from memory. Otherwise XLA would fuse their
+    # computation into every product and repeat it (9 ms with the loop, 17 without).
     shape = jax.eval_shape(of, x[:1], dy[:1]).shape
     dw = _over_images(of, x, dy, 1, shape)
     return dw.reshape(*window.kernel, x.shape[-1], -1)
 
 
 def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """Patches of x [N * output, kernel * C] by dy [N * output, F], some images at a time."""
+    """The product of patches of x [N * output, kernel * C] and dy [N * output, F], in chunks."""
     x, window = _fitted(x, window, window.output)
     images, sums = len(x), tuple(range(x.ndim - 1))
 
@@ -196,8 +196,8 @@ def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array
 def _over_images(
     form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The sum of form(x, dy), of that shape, over chunks of images."""
-    # The images of a chunk lie apart: a batch that is cut over devices stays where it is.
+    """The sum of form(x, dy), an array of `shape`, over chunks of images."""
+    # A chunk takes images from the whole batch, so that a batch split over devices does not move.
     x, dy = (each.reshape(chunk, len(each) // chunk, *each.shape[1:]) for each in (x, dy))
 
     def add(i: jax.Array, dw: jax.Array) -> jax.Array:
@@ -207,7 +207,7 @@ def _over_images(
 
 
 def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
-    """x with its padding, and without what no window sees, for `output` windows."""
+    """x with its padding and without elements that no window sees; a window without padding."""
     sizes = tuple(
         (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
     )
@@ -219,7 +219,7 @@ def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.
 
 
 def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
-    """What each element of the kernel sees of x [N, *input, ...]: [N, *output, ...], one by one."""
+    """For each element of the kernel, the x that it sees: [N, *input, ...] to [N, *output, ...]."""
     for place in itertools.product(*map(range, window.kernel)):
         seen = x
         for axis, at in enumerate(place):

@@ -1,9 +1,9 @@
-"""A hyper-parameter that may change while a program runs, and is as exact as one that may not.
+"""Hyperparameters that may change while a program runs, as exact as constants.
 
-A number written into a program meets an array as Python's number: 1 - 0.999 is computed in double
-precision and only then rounded. One that is read from an array of float32 is rounded first, and
-1 - 0.999 is then off by 1.3e-5 of itself, and so is every second moment of Adam. Here a number is
-kept as two of float32 whose sum has 48 bits, as Dekker did it in 1971.
+Python computes the constant 1 - 0.999 in double precision, and it is rounded once, when it meets an
+array. A hyperparameter in a float32 array is rounded first: 1 - 0.999 then has a relative error of
+1.3e-5, and so has every second moment of Adam. Here a hyperparameter is two float32 numbers whose
+sum has 48 bits (Dekker 1971).
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ import numpy as np
 class Hyperparameter:
     """The number high + low, |low| at most half a unit in the last place of high.
 
-    It behaves as Python's number: with such numbers, and with its like, it is joined in twice the
-    precision; where it meets an array, it is rounded once and takes the array's dtype.
+    It behaves like a Python number. Arithmetic with Python numbers and other Hyperparameters has
+    twice the precision; with an array, it is rounded once and takes the array's dtype.
 
     Args:
       high: the number, rounded.
-      low: what the rounding left.
+      low: the rounding error.
 
     Example:
       >>> b2 = hyperparameter(0.999)
@@ -36,11 +36,11 @@ class Hyperparameter:
     high: Any
     low: Any
 
-    # NumPy's arrays are to leave the arithmetic to this class.
+    # NumPy arrays leave the arithmetic to this class.
     __array_ufunc__ = None
 
     def __jax_array__(self) -> jax.Array:
-        # Weakly typed, as Python's numbers are: the dtype is then the other operand's.
+        # Weakly typed, like Python numbers, so that the result has the other operand's dtype.
         high = jnp.asarray(self.high, jnp.result_type(float))
         return jnp.full(jnp.shape(high), 0.0).at[...].set(high)
 
@@ -101,16 +101,13 @@ class Hyperparameter:
     def __ge__(self, other: Any) -> Any:
         return _compared(self, other, jnp.greater_equal)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
-    """A number, or an array of numbers for `vmap`, split into two of float32.
+    """A number, or an array of numbers for `vmap`, as a `Hyperparameter`.
 
     Args:
-      value: Python's or NumPy's numbers, of any shape, split exactly as far as 48 bits go; JAX's
-        arrays are as exact as they are.
-      dtype: of both parts; float32 by default, and float64 under `jax.enable_x64`.
+      value: Python or NumPy numbers of any shape, kept to 48 bits; or a JAX array, kept as it is.
+      dtype: of both parts; by default float32, or float64 under `jax.enable_x64`.
 
     Returns:
       A `Hyperparameter`, which optimizers take in place of a number, under `vmap` too.
@@ -129,7 +126,7 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
     exact = np.asarray(value, np.float64)
     high = exact.astype(dtype)
     low = (exact - high.astype(np.float64)).astype(dtype)
-    # XLA makes (x + 1) - 1 of constants x, which is what the sums below are there to prevent.
+    # XLA simplifies (x + c) - c to x for constants, which would break the sums below.
     return Hyperparameter(*jax.lax.optimization_barrier((jnp.asarray(high), jnp.asarray(low))))
 
 
@@ -156,7 +153,7 @@ def _add(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
 
 
 def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
-    """Of halves of 12 bits, whose products are exact: a fused multiply-add then changes nothing."""
+    """The product, by halves of 12 bits: their products are exact, with fused multiply-add too."""
     (a1, a2), (b1, b2) = _halves(a.high), _halves(b.high)
     part, first = _sum(a1 * b1, a1 * b2)
     high, second = _sum(part, a2 * b1)
@@ -164,14 +161,14 @@ def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
 
 
 def _divide(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
-    """A quotient, and the quotient of what it leaves."""
+    """The quotient, plus the remainder divided by b."""
     first = a.high / b.high
     rest = _add(a, -_multiply(Hyperparameter(first, jnp.zeros_like(first)), b))
     return _settled(first, (rest.high + rest.low) / b.high)
 
 
 def _sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """Knuth's: a sum, and what its rounding lost."""
+    """The sum and its rounding error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -183,7 +180,7 @@ def _settled(high: Any, low: Any) -> Hyperparameter:
 
 
 def _halves(x: Any) -> tuple[Any, Any]:
-    # Not by Dekker's own splitting, which a compiler may fuse with what follows.
+    # Not Dekker's splitting, because a compiler may fuse it with later operations.
     exponent, mantissa = (8, 11) if x.dtype == jnp.float32 else (11, 25)
     first = jax.lax.reduce_precision(x, exponent, mantissa)
     return first, x - first

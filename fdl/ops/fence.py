@@ -1,15 +1,16 @@
-"""The fence: an identity whose gradient XLA's CPU compiler computes once.
+"""The fence: an identity whose gradient XLA's CPU compiler computes only once.
 
-In `x + f(x)` the gradient of x is used by every layer before it. XLA's CPU compiler fuses that sum
-into each of its users, and with it the sums before, so that an unrolled residual network of n
-blocks computes n * n / 2 of them. On other platforms the fence is nothing at all.
+In `x + f(x)` every earlier layer uses the gradient by x. XLA's CPU compiler fuses that sum into
+all its users, together with earlier sums, so an unrolled residual network of n blocks computes
+n * n / 2 of them. On other platforms the fence does nothing.
 
 Transformer blocks of width 128, a training step inside `scan` on two cores (benchmarks/depth.py):
-16 blocks at 4 x 64 tokens compile in 1.4 s instead of 8 and take 0.6 of the time; 64 compile in
-8 s, and without the fence in no reasonable time. Seven ways were measured: `optimization_barrier`
-and `reduce_precision` alone change nothing; a `cond` of two equal branches, a loop of one trip and
-a call that is never inlined all serve. The call is the only one that needs no predicate, which
-`vmap` and sharding would change, and that leaves the bits of every dtype alone.
+with the fence, 16 blocks at 4 x 64 tokens compile in 1.4 s instead of 8 and run in 0.6 of the
+time; 64 compile in 8 s, and without the fence in no reasonable time. Of seven ways that were
+measured, `optimization_barrier` and `reduce_precision` alone change nothing; a `cond` with two
+equal branches, a loop of one step and a call that is never inlined work. The call was chosen
+because it needs no predicate, which `vmap` and sharding would change, and keeps the bits of every
+dtype.
 """
 
 from typing import Any
@@ -21,13 +22,13 @@ from jax.interpreters import ad, batching, mlir
 
 
 def fence(x: Any) -> Any:
-    """x itself; its gradient is computed once, however many layers use it.
+    """x; its gradient is computed once, even if many layers use it.
 
     Args:
       x: a pytree of arrays.
 
     Returns:
-      x, the same bits. Linear, so that `jvp`, `grad` and Hessian products of any order work.
+      x, bit for bit. It is linear, so `jvp`, `grad` and derivatives of any order work.
     """
     return jax.tree.map(_open.bind, x)
 
@@ -37,11 +38,11 @@ def _apart(x: Any) -> Any:
         return _barrier(x)
 
 
-# A function that returned its argument would be dropped before XLA sees the call.
+# JAX would drop a function that returns its argument, so this one has an operation.
 _barrier = jax.jit(jax.lax.optimization_barrier)
 
-# Two linear identities, each the other's transpose: the first lets the forward pass be fused as
-# ever, the second stands in the backward pass.
+# Two linear identities, each the transpose of the other: the first is in the forward pass, which
+# may be fused; the second is in the backward pass.
 _open = Primitive("fence")
 _closed = Primitive("fence_of_gradient")
 for _one, _other in [(_open, _closed), (_closed, _open)]:

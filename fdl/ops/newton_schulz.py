@@ -1,4 +1,4 @@
-"""A matrix made orthogonal by matrix products alone: the Newton-Schulz iteration."""
+"""The Newton-Schulz iteration, which makes a matrix orthogonal by matrix products only."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ COEFFICIENTS = {
     ),
 }
 PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
-LEAST = 1e-8  # a matrix of zeros stays one
+LEAST = 1e-8  # keeps a matrix of zeros at zero
 
 
 def orthogonalize(
@@ -28,20 +28,20 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     eps: float = 1e-8,
 ) -> jax.Array:
-    """U S V^T with its singular values S pushed towards 1, without a decomposition.
+    """x = U S V^T with its singular values S moved towards 1, without a decomposition.
 
         A = x x^H,    x = a x + (b A + c A A) x
 
-    takes every singular value s to a s + b s^3 + c s^5. The standard coefficients have the largest
-    slope at 0 and end anywhere in 0.7 to 1.2, which is near enough.
+    maps every singular value s to a s + b s^3 + c s^5. The standard coefficients grow small values
+    fastest, and the result has singular values between 0.7 and 1.2.
 
     Args:
       x: [..., m, n].
-      ns_coeffs: (a, b, c), or [i, 3] with a row for each step.
-      ns_steps: i, with one triple.
+      ns_coeffs: (a, b, c) for all steps, or [i, 3] with a row for each step.
+      ns_steps: i, the number of steps for one triple.
       preconditioning: x is first divided by its "frobenius" norm; or by its "spectral" norm, which
-        needs a decomposition; or by its "schatten" norm |A|^(1/2); or its rows by the roots of the
-        sums of |A| ("aol"). The last two come at no cost, with the first step's A.
+        needs a decomposition; or by its "schatten" norm |A|^(1/2); or each row by the square root
+        of its sum of |A| ("aol"). The last two are free, because the first step computes A anyway.
       eps: added to the Frobenius or spectral norm.
 
     Returns:
@@ -56,11 +56,11 @@ def orthogonalize(
     al. 2025, arXiv 2512.04632, for "aol"; Grishina et al. 2025, arXiv 2506.10935, for "schatten".
     """
     if x.shape[-2] > x.shape[-1]:
-        # The smaller of x x^H and x^H x.
+        # x x^H is then the smaller of x x^H and x^H x.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
-    # Squares of the elements are to be in range, in any dtype.
+    # Scaled so that squares of the elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
     x = widened(x) * (1 / power).astype(widened(x).dtype)  # (x / a) / b may become x / (a b)
     if preconditioning in ("frobenius", "spectral"):
@@ -72,12 +72,12 @@ def orthogonalize(
             each.astype(dtype) for each in _rescaled(x, x @ x.mT.conj(), power, preconditioning)
         )
         x, rows = _polynomial(x, gram, rows[0]), rows[1:]
-    # A loop and not its copies: less to compile, less memory, and no slower.
+    # A scan compiles faster than unrolled steps, needs less memory, and is as fast.
     return jax.lax.scan(lambda x, row: (_polynomial(x, x @ x.mT.conj(), row), None), x, rows)[0]
 
 
 def check_preconditioning(who: str, preconditioning: str) -> None:
-    """Refuses a name that is none."""
+    """Raises a ValueError unless `preconditioning` is a known name."""
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(
             f"{who}: expected a preconditioning of {', '.join(PRECONDITIONINGS)}, got "
@@ -94,8 +94,8 @@ def _rescaled(
     x: jax.Array, gram: jax.Array, power: jax.Array, preconditioning: str
 ) -> tuple[jax.Array, jax.Array]:
     """x and x x^H, both divided so that the singular values of x are at most 1."""
-    # The smallest normal number besides, written down: XLA then knows that the root is of no 0, and
-    # makes 1 / size of its square, as it does for optax.
+    # The clip at the smallest normal number tells XLA that `size` is not 0, so that it simplifies
+    # the square of s to 1 / size, as it does for optax.
     least, tiny = LEAST / power / power, float(jnp.finfo(power.dtype).tiny)
     if preconditioning == "aol":
         size = jnp.abs(gram).sum(-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Dtypes wide enough to sum in, and numbers scaled so that their squares stay in range.
+"""Dtypes wide enough for sums, and scaling that keeps squares in range.
 
-Whatever the dtype of the parameters, moments, sums and norms are kept and computed in float32 or
-wider; only a result is rounded to the dtype of what was given, once.
+For parameters of any dtype, moments, sums and norms are computed in float32 or wider; only the
+result is rounded, once, to the dtype of the input.
 """
 
 import functools
@@ -18,26 +18,26 @@ Axes = int | tuple[int, ...] | None
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype to compute and sum in: float32 or complex64 at least, wider dtypes as they are."""
+    """The dtype for sums: float32 or complex64, or `dtype` itself if it is wider."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(dtype, jnp.float32)
 
 
 def widened(x: Any) -> jax.Array:
-    """`x` in the dtype `wide(x.dtype)`."""
+    """x in the dtype `wide(x.dtype)`."""
     return jnp.asarray(x, wide(jnp.result_type(x)))
 
 
 def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two near each size, to divide by without a rounding error.
+    """A power of two near each size, because division by it has no rounding error.
 
     Args:
-      size: [...], float32 or float64, >= 0: usually the largest magnitude of what is scaled.
+      size: [...], float32 or float64, >= 0: usually the largest magnitude of an array.
 
     Returns:
-      As size: 2^floor(log2(size)) within [2^-126, 2^126] (float64: 2^1022), so that both it and its
-      inverse are normal numbers; 1 where size is 0, subnormal, infinite or NaN. It is a constant
-      for gradients.
+      [...]: 2^floor(log2(size)) within [2^-126, 2^126] (float64: 2^1022), so that it and its
+      inverse are normal numbers; 1 where size is 0, subnormal, infinite or NaN. Gradients treat it
+      as a constant.
     """
     size = jax.lax.stop_gradient(size)
     limits = jnp.finfo(size.dtype)
@@ -50,7 +50,7 @@ def power_of_two(size: jax.Array) -> jax.Array:
 
 
 def largest(x: jax.Array, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
-    """The largest magnitude over `axes`, 0 of nothing; of a complex x, of its two parts."""
+    """The largest |x| over `axes`, 0 if there are no elements; for complex x, of its two parts."""
     if jnp.iscomplexobj(x):
         x = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
     # Two reductions of x itself take half the time of one of |x| on CPU.
@@ -59,18 +59,18 @@ def largest(x: jax.Array, axes: Axes = None, *, keepdims: bool = False) -> jax.A
 
 
 def norm(x: Any, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
-    """sqrt(sum |x|^2), finite wherever the result itself can be represented.
+    """sqrt(sum |x|^2), finite if the result is in the range of the dtype.
 
     Args:
       x: [...], floating or complex.
-      axes: over which the sum is taken; by default all.
-      keepdims: whether they stay, with length 1.
+      axes: axes of the sum; by default all.
+      keepdims: True keeps these axes, with length 1.
 
     Returns:
-      A real array, float32 or wider; its gradient is 0 where x is all 0.
+      A real array, float32 or wider; the gradient is 0 where all x are 0.
 
     Source: Blue 1978, "A portable Fortran program to find the Euclidean norm of a vector": scaled
-    sums of squares; by a power of two, they round as the plain sum does.
+    sums of squares. The scale is a power of two, so the rounding is that of the plain sum.
     """
     x = widened(x)
     scale = power_of_two(largest(x, axes, keepdims=True))
@@ -83,7 +83,7 @@ def norm(x: Any, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
 
 
 def pairwise_sum(x: jax.Array) -> jax.Array:
-    """The sum of a vector by halves, whose error grows with log2(N) and not with N.
+    """The sum of a vector by halves; its error grows with log2(N), not with N.
 
     Args:
       x: [N].
@@ -101,7 +101,7 @@ def pairwise_sum(x: jax.Array) -> jax.Array:
 
 
 def direction(x: jax.Array, axes: Axes = None) -> jax.Array:
-    """x / |x| over `axes`, in float32 or wider, at any length; 0 for 0, with a finite gradient."""
+    """x / |x| over `axes`, in float32 or wider, for any |x|; 0 for 0, with a finite gradient."""
     x = widened(x)
     x = x / power_of_two(largest(x, axes, keepdims=True))
     square = jnp.square(x).sum(axes, keepdims=True)
@@ -109,14 +109,14 @@ def direction(x: jax.Array, axes: Axes = None) -> jax.Array:
 
 
 class Deviations(NamedTuple):
-    """Numbers seen from near their mean: x = center + apart * unit.
+    """Numbers relative to a center near their mean: x = center + apart * unit.
 
     Args:
       apart: [...], within [-4, 4].
-      mean: of `apart`, [..., 1], and 0 but for what rounding left of the mean in `center`.
-      variance: of `apart`, biased.
-      center: a number between the smallest and the largest x; a constant for gradients.
-      unit: a power of two; a constant for gradients.
+      mean: mean of `apart`, [..., 1]; it is the rounding error of `center`.
+      variance: variance of `apart`, biased.
+      center: a number between the smallest and the largest x; gradients treat it as a constant.
+      unit: a power of two; gradients treat it as a constant.
     """
 
     apart: jax.Array
@@ -130,7 +130,7 @@ class Deviations(NamedTuple):
         return (self.apart - self.mean) * _inverse_root(self.variance, epsilon, self.unit)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of x; the variance is at most the largest number of its dtype."""
+        """Mean and variance of x; the variance is finite, at most the dtype's largest number."""
         variance = self.variance * self.unit * self.unit
         most = float(jnp.finfo(variance.dtype).max)
         return self.center + self.mean * self.unit, jnp.minimum(variance, most)
@@ -139,21 +139,21 @@ class Deviations(NamedTuple):
 def deviations(
     x: jax.Array, axes: tuple[int, ...], epsilon: Any, mask: jax.Array | None = None
 ) -> Deviations:
-    """What mean, variance and standard scores over `axes` are made of, in float32 or wider.
+    """Deviations from the mean over `axes`, in float32 or wider.
 
     Args:
       x: [...], a floating dtype; finite where the mask is False.
-      axes: over which mean and variance are taken; they stay with length 1.
-      epsilon: what will be added to the variance, > 0, may be traced: far smaller squares may
-        vanish.
+      axes: axes of mean and variance, which keep them with length 1.
+      epsilon: the number that will be added to the variance, > 0, may be traced; squares far
+        smaller than it may become 0.
       mask: bool, of x's shape, True where x counts; by default everywhere.
 
     Returns:
-      A constant x has `apart` exactly 0, and no finite x overflows. Mean and variance of nothing
-      are 0 where there is a mask.
+      Deviations. For constant x, `apart` is exactly 0; no finite x overflows. With a mask that is
+      False everywhere, mean and variance are 0.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation
-    1.7. Mean, smallest and largest are one pass over x, both sums of `apart` another.
+    1.7. Mean, smallest and largest x take one pass over x, both sums of `apart` a second one.
     """
     x = widened(x)
     fixed = jax.lax.stop_gradient(x)
@@ -164,7 +164,8 @@ def deviations(
         nothing = low > high
         low, high = (jnp.where(nothing, 0, end) for end in (low, high))
     mean = mean_of(fixed)
-    # The sum may overflow, and its rounding leave the range. Halves, because high - low overflows.
+    # The sum may overflow, and rounding may move the mean out of the range of x. Halves, because
+    # high - low may overflow.
     mean = jnp.where(jnp.isfinite(mean), mean, low / 2 + high / 2)
     center = jnp.clip(mean, low, high)
     half = center / 2
@@ -177,7 +178,7 @@ def deviations(
 
 
 def mean_over(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
-    """The mean over `axes` of those x where the mask is True, 0 of none; the axes stay."""
+    """The mean of x where the mask is True, 0 if it is nowhere; keeps `axes` with length 1."""
     if mask is None:
         return x.mean(axes, keepdims=True)
     count = jnp.maximum(mask.sum(axes, keepdims=True, dtype=jnp.int32), 1)
@@ -189,7 +190,7 @@ def over_root_mean_square(
 ) -> jax.Array:
     """x / sqrt(mean(x^2) + epsilon) over `axes`, in float32 or wider.
 
-    The mean is over those x where the mask is True; where it is False x must be 0.
+    The mean is over x where the mask is True; where it is False x must be 0.
     """
     x = widened(x)
     unit = power_of_two(largest(x, axes, keepdims=True))
@@ -206,17 +207,17 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
-    """A power of two at most sqrt(epsilon): beside epsilon, squares of far less do not count."""
+    """A power of two <= sqrt(epsilon): squares of far smaller numbers are negligible."""
     if not known(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
 
 
 def wide_inside(update: Callable[..., Any]) -> Callable[..., Any]:
-    """An `update` that works on float32 or wider, whatever the dtype of the gradients.
+    """An optimizer's `update` that computes in float32 or wider for gradients of any dtype.
 
-    Its updates are narrowed to the dtypes of the gradients, and its state keeps its own, also where
-    a transformation inside is optax's. Without half precision nothing is added to the program.
+    Updates are cast to the dtypes of the gradients, and the state keeps its dtypes, also if
+    `update` calls transformations of optax. Without half precision the program does not change.
     """
 
     @functools.wraps(update)
@@ -230,18 +231,18 @@ def wide_inside(update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_half(x: Any) -> bool:
-    """Whether x has fewer bits than float32."""
+    """True if x has a floating dtype with fewer bits than float32."""
     dtype = getattr(x, "dtype", jnp.float32)
     return jnp.issubdtype(dtype, jnp.inexact) and wide(dtype) != dtype
 
 
 def widened_tree(tree: Any) -> Any:
-    """Half precision as float32, and all else as it is."""
+    """The tree with half-precision leaves in float32."""
     return jax.tree.map(_widened, tree)
 
 
 def cast_like(tree: Any, like: Any) -> Any:
-    """Each leaf in the dtype of the other tree's; a tree of another structure as it is."""
+    """The tree with the dtypes of the leaves of `like`; unchanged if the structures differ."""
     structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
     if structure != jax.tree.structure(like):
         return tree
@@ -249,7 +250,7 @@ def cast_like(tree: Any, like: Any) -> Any:
 
 
 def narrowed(x: Any, dtype: Any) -> jax.Array:
-    """x in another dtype; a finite number beyond its range becomes its largest one."""
+    """x in another dtype; finite numbers out of its range become its largest number."""
     have = jnp.result_type(x)
     if jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(have, jnp.floating):
         limits = jnp.finfo(dtype)
@@ -260,13 +261,14 @@ def narrowed(x: Any, dtype: Any) -> jax.Array:
 
 
 def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
-    """g and |g|^2, both held where the sum of `terms` such squares stays finite.
+    """g and |g|^2, both clipped so that the sum of `terms` such squares is finite.
 
-    Without the bound one finite gradient can make a second moment infinite, which ends the training
-    of its weight. In float32 the bound is 1.3e19 for one term. NaN passes, and an infinity in g.
+    Without the bound, one finite gradient can make a second moment infinite, and its weight stops
+    learning. In float32 the bound on |g| is 1.3e19 for one term. NaN passes, and so does an
+    infinity in g.
 
-    The square is of g as it came, and held by itself: computed from the first result, it would have
-    XLA write that out on a CPU, and RMSProp take twice the time.
+    The square is computed from the unclipped g and clipped separately. Computed from the clipped g,
+    XLA would write that to memory on a CPU, and RMSProp would take twice the time.
     """
     most = float(jnp.finfo(g.dtype).max) / (2 * terms)
     limit = math.sqrt(most)
@@ -280,15 +282,15 @@ def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
 
 
 def squared_size(g: jax.Array) -> jax.Array:
-    """|g|^2, a real number for a complex g."""
+    """|g|^2, real for a complex g."""
     g = jnp.asarray(g)  # NumPy warns where the square overflows.
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
 def shortened(g: Any) -> jax.Array:
-    """g, the whole array divided by a power of two where its largest element is beyond 2^50.
+    """g, divided by a power of two if its largest element is above 2^50.
 
-    For rules that sum products of elements, and must keep their ratios.
+    For rules that sum products of elements and need only their ratios.
     """
     most = 2.0**50
     size = power_of_two(largest(g))
@@ -296,7 +298,7 @@ def shortened(g: Any) -> jax.Array:
 
 
 def saturated(x: Any, *given: Any) -> jax.Array:
-    """x, held at the largest number where it is infinite though all that was given is finite."""
+    """x, clipped to the dtype's largest number where all of `given` is finite."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(*(saturated(part, *given) for part in (x.real, x.imag)))
     finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, given))

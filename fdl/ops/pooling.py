@@ -1,9 +1,9 @@
 """Sliding windows along one axis: their largest elements and their sums.
 
-Windows of k elements, one every s, are seen in blocks of s: window p begins with block p, so that
-element q * s + r of every window lies in blocks q, q + 1, ... at place r. What there is to add up
-in either direction then lies side by side, where strided slices would go back as zeros between
-numbers, once for each of the k.
+Windows have k elements and a stride of s. The axis is split into blocks of s: window p begins with
+block p, so element q * s + r of every window is at place r of the blocks q, q + 1, ... The elements
+to combine are then contiguous, forward and backward. The gradient of strided slices would instead
+write zeros between numbers, k times.
 """
 
 import functools
@@ -13,17 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# So many elements are compared one by one, twice as fast on CPU as a reduction of them; of more, a
-# reduction is faster, and of hundreds the other takes minutes to compile.
+# Up to this number of elements are compared one by one, twice as fast on CPU as a reduction. For
+# more, a reduction is faster, and one-by-one code for hundreds takes minutes to compile.
 FEW = 3
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The largest of each window; its derivative is that of the first of them.
+    """The largest element of every window; equal ones give the gradient to the first.
 
-    XLA's own maximum over windows takes 10 to 40 times as long backwards on CPU, and `jnp.max`
-    shares the gradient among equals.
+    XLA's maximum over windows takes 10 to 40 times as long in the backward pass on CPU, and
+    `jnp.max` splits the gradient among equal elements.
     """
     parts = (_reduced(jnp.maximum, jnp.max, part, axis + 1) for part in _blocks(x, axis, k, s))
     return functools.reduce(jnp.maximum, parts)
@@ -43,7 +43,7 @@ def _(axis: int, k: int, s: int, primals: tuple, tangents: tuple) -> tuple[jax.A
 
 
 def total(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The sum of each window."""
+    """The sum of every window."""
     return functools.reduce(jnp.add, (part.sum(axis + 1) for part in _blocks(x, axis, k, s)))
 
 
@@ -55,10 +55,10 @@ def dilated(
     s: int,
     d: int,
 ) -> jax.Array:
-    """`largest` or `total` of windows whose elements are d apart.
+    """`largest` or `total` of windows with dilation d.
 
-    Every d-th element is a sequence of its own, on which the windows are as ever. They are taken at
-    every place, and then every s-th is kept.
+    Every d-th element forms a sequence, on which the windows have no dilation. They are computed
+    with stride 1, and then every s-th is kept.
     """
     if d == 1 or k == 1:
         return pool(x, axis, k, s)
@@ -73,14 +73,14 @@ def dilated(
 
 
 def exact(x: jax.Array) -> jax.Array:
-    """x in float32 where it has fewer bits."""
+    """x in float32, or in its dtype if that is wider."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
-    """Elements q * s to q * s + s - 1 of every window, up to k, for q = 0, 1, ...
+    """For q = 0, 1, ...: elements q * s to q * s + s - 1, below k, of every window.
 
-    [..., n, ...] to [..., windows, elements, ...] each.
+    Each is [..., windows, elements, ...], for x [..., n, ...].
     """
     windows, parts = (x.shape[axis] - k) // s + 1, -(-k // s)
     size = (windows + parts - 1) * s
@@ -96,14 +96,14 @@ def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
 def _reduced(
     pair: Callable[[Any, Any], jax.Array], whole: Callable[..., jax.Array], x: jax.Array, axis: int
 ) -> jax.Array:
-    """The elements along an axis made one, by a function of two of them or of all."""
+    """The elements along an axis reduced by `pair`, or by `whole` if there are many."""
     if x.shape[axis] > FEW:
         return whole(x, axis)
     return functools.reduce(pair, _elements(x, axis))
 
 
 def _first(hits: jax.Array, axis: int) -> jax.Array:
-    """True at the first True along an axis."""
+    """True only at the first True along an axis."""
     n = hits.shape[axis]
     if n > FEW:
         places = jax.lax.broadcasted_iota(jnp.int32, hits.shape, axis)

@@ -1,4 +1,4 @@
-"""Rank promotion is free in fdl: x @ w + b is the vocabulary's own expression."""
+"""Rank promotion, as in x @ w + b, is always allowed inside fdl."""
 
 import contextlib
 import functools
@@ -12,17 +12,17 @@ R = TypeVar("R")
 
 
 def free_ranks() -> contextlib.AbstractContextManager[None]:
-    """Lets fdl's own code add arrays of different ranks where the user's settings forbid it.
+    """A context in which arrays of different ranks may be added, even if the user forbids it.
 
-    Where they do not, this changes nothing, and no program is compiled anew for it.
+    If the user's settings allow it, this changes nothing, and no program is compiled again.
     """
-    # getattr, since only some of JAX's versions declare the types of their switches.
+    # getattr, because only some versions of JAX declare the types of their settings.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
     return contextlib.nullcontext() if free else jax.numpy_rank_promotion("allow")
 
 
 def with_free_ranks(f: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs within `free_ranks`."""
+    """f, run inside `free_ranks`."""
 
     @functools.wraps(f)
     def free(*args: P.args, **given: P.kwargs) -> R:

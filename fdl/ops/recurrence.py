@@ -1,6 +1,6 @@
-"""A linear recurrence along time, as a scan whose steps can be joined in any order.
+"""A linear recurrence along time, as a parallel scan.
 
-T is the length of a sequence, D its features. Every product goes element by element.
+T is the length of a sequence, D its number of features. All products are elementwise.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     """h[t] = a[t] h[t - 1] + b[t] in about log T parallel steps.
 
     Args:
-      a: [..., T, D]; 0 forgets all that came before, NaN and infinity too.
+      a: [..., T, D]; 0 forgets all earlier values, also NaN and infinity.
       b: [..., T, D].
       start: h[-1], [..., D]; by default zeros.
 
@@ -24,7 +24,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
       h [..., T, D] in the dtype of b, computed in float32 or wider.
 
     Raises:
-      PathError: a and b, or start, that do not fit each other.
+      PathError: the shapes of a, b and start do not fit each other.
 
     Example:
       >>> a, b = jnp.full((3, 1), 0.5), jnp.ones((3, 1))
@@ -52,7 +52,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
 
 
 def kept(a: jax.Array, h: jax.Array) -> jax.Array:
-    """a h, and 0 for a = 0 whatever h is."""
+    """a h, and 0 if a is 0, even for h that is not finite."""
     return a * jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
 
 

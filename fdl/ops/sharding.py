@@ -1,7 +1,7 @@
-"""Arrays whose types say how they lie on devices: on explicit meshes, and inside `jax.shard_map`.
+"""Shardings in array types, on explicit meshes and inside `jax.shard_map`.
 
-Most operations of JAX hand such types on by themselves. Here is what those layers need that begin
-from zeros of their own, or that are primitives of their own.
+Most operations of JAX keep these types. The functions here are for layers that create arrays, such
+as initial zeros, and for fdl's own primitives.
 """
 
 from collections.abc import Callable
@@ -15,50 +15,50 @@ from jax.sharding import AxisType, PartitionSpec
 def full_beside(
     x: jax.Array, axes: int, shape: tuple[int, ...], value: float, dtype: Any
 ) -> jax.Array:
-    """One value, lying on devices as the first axes of x do.
+    """An array of one value whose first axes are sharded like those of x.
 
     Args:
-      x: [...]; its numbers are not read.
-      axes: how many axes of x are those of the result.
-      shape: of the result's other axes.
-      value: of every element.
-      dtype: of the result.
+      x: [...]; its values are not used.
+      axes: number of leading axes of x that the result has too.
+      shape: shape of the result's other axes.
+      value: value of every element.
+      dtype: dtype of the result.
 
     Returns:
       [*x.shape[:axes], *shape].
     """
-    each = jnp.full_like(jnp.sum(x, tuple(range(axes, x.ndim))), value, dtype)
+    front = jnp.full_like(jnp.sum(x, tuple(range(axes, x.ndim))), value, dtype)
     return jnp.broadcast_to(
-        jnp.expand_dims(each, range(axes, axes + len(shape))), each.shape + shape
+        jnp.expand_dims(front, range(axes, axes + len(shape))), front.shape + shape
     )
 
 
 def by_batch(
     form: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, w: jax.Array
 ) -> jax.Array:
-    """form(x, w), a batch like x, where `form` is a primitive that knows nothing of such types.
+    """form(x, w) with the sharding of x, for a primitive that has no rule for shardings.
 
     Args:
       form: from x [N, ...] and w to y [N, ...], with as many axes as x.
-      x: cut along its first axis, or not at all.
+      x: sharded along its first axis, or not at all.
       w: the same on every device.
 
     Returns:
-      y, cut as x is. What happens inside is left to the compiler.
+      y, sharded like x. The compiler chooses the shardings inside.
     """
     axes = _varying(x) | _varying(w)
     x, w = (jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, w))
-    cut = sharding_beside(x, 1, x.ndim - 1)
-    return form(x, w) if cut is None else jax.sharding.auto_axes(form, out_sharding=cut)(x, w)
+    spec = sharding_beside(x, 1, x.ndim - 1)
+    return form(x, w) if spec is None else jax.sharding.auto_axes(form, out_sharding=spec)(x, w)
 
 
 def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
-    """How an array lies on an explicit mesh whose first axes are those of x; None on no such mesh.
+    """The sharding of an array whose first axes are those of x; None without an explicit mesh.
 
     Args:
       x: [...].
-      axes: how many axes of x are those of the result.
-      more: how many others the result has, which are not cut.
+      axes: number of leading axes of x that the array has too.
+      more: number of its other axes, which are not sharded.
     """
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return None
@@ -66,14 +66,14 @@ def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
 
 
 def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
-    """w[ids], with NaN for an id that is none.
+    """w[ids], with NaN for an id out of range.
 
     Args:
       w: [V, ...].
       ids: [...], integers.
 
     Returns:
-      [..., ...], the dtype of w.
+      [*ids.shape, ...], the dtype of w.
     """
     return w.at[ids].get(
         mode="fill",
@@ -84,7 +84,7 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
-    """The abstract value of another shape that varies over devices as `a` does."""
+    """An abstract value of another shape that varies over devices like `a`."""
     whole = a.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, sharding=whole)
 

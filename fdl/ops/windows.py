@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_floating, is_count, said
+from fdl.checks import check_floating, check_shape, is_count, said
 from fdl.paths import PathError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -22,15 +22,15 @@ OWN_ELEMENTS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A window on the spatial axes of an image, with every number an int: hashable, static.
+    """A window on the spatial axes of an image; every number is an int, so it is hashable.
 
     Args:
-      input: the image's size, axis by axis.
-      kernel: the window's size.
-      stride: how far one window is from the next.
-      padding: (low, high), how many elements are added at either end.
-      dilation: how far one element of the window is from the next.
-      groups: into how many independent parts the channels fall.
+      input: size of the image, for each axis.
+      kernel: size of the window.
+      stride: distance between neighbouring windows.
+      padding: (low, high), the numbers of elements added at either end.
+      dilation: distance between neighbouring elements of the window.
+      groups: number of independent groups of channels.
     """
 
     input: tuple[int, ...]
@@ -42,30 +42,67 @@ class Window:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """How many elements lie from the window's first to its last, both included."""
+        """Distance from the window's first element to its last, both counted."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
     @property
     def output(self) -> tuple[int, ...]:
-        """How many windows there are."""
+        """The number of windows along each axis."""
         each = zip(self.input, self.extent, self.stride, self.padding, strict=True)
         return tuple((n + sum(pads) - e) // s + 1 for n, e, s, pads in each)
 
     def with_groups(self, groups: int) -> "Window":
-        """The same window on channels in other groups."""
+        """The same window with another number of groups."""
         return dataclasses.replace(self, groups=groups)
 
 
+def as_images(x: jax.Array, rank: int) -> jax.Array:
+    """x with all axes before the `rank` spatial ones merged into one."""
+    return x.reshape(math.prod(x.shape[: -rank - 1]), *x.shape[-rank - 1 :])
+
+
+def fit(
+    layer: str,
+    x: jax.Array,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: Edges,
+    dilation: tuple[int, ...],
+    groups: int = 1,
+) -> tuple[jax.Array, Window]:
+    """x [N, *spatial, C] and its window.
+
+    "CIRCULAR", "REFLECT" and "EDGE" add the image's elements to x; the window then pads nothing.
+
+    Raises:
+      PathError: x, with its padding, is smaller than one window.
+    """
+    none = ((0, 0),) * len(kernel)
+    window = Window(x.shape[1:-1], kernel, stride, none, dilation, groups)
+    found = pads(padding, window)
+    if padding in OWN_ELEMENTS:
+        x = jnp.pad(x, ((0, 0), *found, (0, 0)), mode=OWN_ELEMENTS[str(padding)])
+        found = none
+    window = Window(x.shape[1:-1], kernel, stride, found, dilation, groups)
+    if min(window.output) < 1:
+        raise PathError(
+            f"expected an image of at least {list(window.extent)}, the window with its dilation, "
+            f"got {list(window.input)} and padding {list(found)}; pad more, or pool less before",
+            layer=layer,
+        )
+    return x, window
+
+
 def pads(padding: Edges, window: Window) -> Pairs:
-    """What a padding means for a window: (low, high) for each axis.
+    """The padding of a window as (low, high) for each axis.
 
     Args:
-      padding: "VALID" is none. "SAME" makes ceil(input / stride) windows, low = total // 2 (XLA's,
-        TensorFlow's and Keras's; torch has it for stride 1 only). "CAUSAL" puts all of it below, so
-        that no window sees what comes later. "CIRCULAR", "REFLECT" and "EDGE" add extent - 1
-        elements of the image's own, low = total // 2, as torch with `padding="same"`. Pairs are
-        taken as they are.
-      window: the sizes; its own padding is not read.
+      padding: "VALID" pads nothing. "SAME" makes ceil(input / stride) windows, low = total // 2
+        (like XLA, TensorFlow and Keras; torch has it for stride 1 only). "CAUSAL" pads only the low
+        end, so that no window sees a later element. "CIRCULAR", "REFLECT" and "EDGE" add extent - 1
+        elements of the image, low = total // 2, like torch with `padding="same"`. Pairs are
+        returned unchanged.
+      window: the sizes; its `padding` is not read.
     """
     if padding == "VALID":
         return ((0, 0),) * len(window.kernel)
@@ -81,8 +118,12 @@ def pads(padding: Edges, window: Window) -> Pairs:
     return padding
 
 
+def _halves(total: int) -> tuple[int, int]:
+    return total // 2, total - total // 2
+
+
 def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] = NAMES) -> Edges:
-    """A name, or a pair for each axis; an integer p, for all axes or for one, is torch's: (p, p).
+    """A padding as one of `names` or as a pair for each axis; an integer p means (p, p).
 
     Raises:
       ValueError: neither a known name nor integers or pairs for `rank` axes.
@@ -111,8 +152,12 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
     return found
 
 
+def _is_pair(value: Any) -> bool:
+    return len(value) == 2 and all(is_count(n, 0) for n in value)
+
+
 def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:
-    """An integer for every axis, or one for each, as a tuple of integers >= 1."""
+    """An option as a tuple of `rank` integers >= 1; one integer is repeated for all axes."""
     each = (value,) * rank if is_count(value) else value
     if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
         raise ValueError(
@@ -123,7 +168,7 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
 
 
 def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
-    """The sizes of a window, whose number says how many spatial axes there are."""
+    """The sizes of a window as 1 to 3 integers, one for each spatial axis."""
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
     if not sized or not all(map(is_count, value)):
         raise ValueError(
@@ -131,49 +176,6 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
             f"one for each, got {said(value)}; write 3, or (3, 3) for images"
         )
     return tuple(map(int, value))
-
-
-def _is_pair(value: Any) -> bool:
-    return len(value) == 2 and all(is_count(n, 0) for n in value)
-
-
-def _halves(total: int) -> tuple[int, int]:
-    return total // 2, total - total // 2
-
-
-def as_images(x: jax.Array, rank: int) -> jax.Array:
-    """All axes in front of the spatial ones made one."""
-    return x.reshape(math.prod(x.shape[: -rank - 1]), *x.shape[-rank - 1 :])
-
-
-def fit(
-    layer: str,
-    x: jax.Array,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: Edges,
-    dilation: tuple[int, ...],
-    groups: int = 1,
-) -> tuple[jax.Array, Window]:
-    """x [N, *spatial, C], surrounded by its own elements where the padding says so, and its window.
-
-    Raises:
-      PathError: x, with its padding, is smaller than one window.
-    """
-    none = ((0, 0),) * len(kernel)
-    window = Window(x.shape[1:-1], kernel, stride, none, dilation, groups)
-    found = pads(padding, window)
-    if padding in OWN_ELEMENTS:
-        x = jnp.pad(x, ((0, 0), *found, (0, 0)), mode=OWN_ELEMENTS[str(padding)])
-        found = none
-    window = Window(x.shape[1:-1], kernel, stride, found, dilation, groups)
-    if min(window.output) < 1:
-        raise PathError(
-            f"expected an image of at least {list(window.extent)}, the window with its dilation, "
-            f"got {list(window.input)} and padding {list(found)}; pad more, or pool less before",
-            layer=layer,
-        )
-    return x, window
 
 
 def check_images(
@@ -185,35 +187,31 @@ def check_images(
     groups: int = 1,
     lead: int = 0,
 ) -> None:
-    """Refuses what is not images [..., *spatial, C] of floating point.
+    """Raises unless x is images [..., *spatial, C] of a floating dtype.
 
     Args:
-      layer: the name of the layer, for the message.
-      x: what came.
-      rank: how many spatial axes there have to be.
-      channels: how many channels there have to be.
-      groups: what has to divide the channels.
-      lead: how many axes there have to be in front of the spatial ones at least.
+      layer: name of the layer, for the message.
+      x: any value.
+      rank: number of spatial axes.
+      channels: C; None for any.
+      groups: a divisor of C.
+      lead: least number of axes before the spatial ones, 0 or 1.
 
     Raises:
-      PathError: says what was expected, what came and what to do.
+      PathError: x is something else.
     """
     check_floating(layer, x)
-    front = "B, ..." if lead else "..."
-    wanted = f"x [{front}, {AXES[rank]}, {'C' if channels is None else channels}]"
-    if x.ndim < lead + rank + 1:
-        short = x.ndim == lead + rank
-        remedy = "add the axis of channels with x[..., None]" if short else "reshape x"
-        raise PathError(f"expected {wanted}, got {list(x.shape)}; {remedy}", layer=layer)
-    if channels is not None and x.shape[-1] != channels:
-        raise PathError(
-            f"expected {wanted}, got {list(x.shape)}; give x that many channels, or make new "
-            "params with init",
-            layer=layer,
-        )
+    axes = f"{'B, ' * lead}..., {AXES[rank]}, C"
+    if x.ndim > lead + rank:
+        remedy = "give x that many channels, or make new params with init"
+    else:
+        missing = x.ndim == lead + rank
+        remedy = "add the axis of channels with x[..., None]" if missing else "reshape x"
+    lengths = {} if channels is None else {"C": channels}
+    check_shape(layer, x, axes, remedy, **lengths)
     if x.shape[-1] % groups:
         raise PathError(
-            f"expected {wanted} with C a multiple of {groups} groups, got {list(x.shape)}; choose "
-            "groups that divide the channels",
+            f"expected x [{axes}] with C a multiple of {groups} groups, got {list(x.shape)}; "
+            "choose groups that divide the channels",
             layer=layer,
         )

@@ -1,4 +1,4 @@
-"""residual, parallel, remat and the fence: numbers, paths, and every message."""
+"""residual, parallel, remat, frozen and the fence: numbers, paths and messages."""
 
 import re
 
@@ -63,7 +63,7 @@ X = jnp.arange(12.0).reshape(3, 4) / 7 - 0.8
 
 
 def told(text):
-    """The start of a complete sentence, as a pattern."""
+    """A pattern for the whole message `text`."""
     return "^" + re.escape(text) + r"(?:\n|$)"
 
 
@@ -81,7 +81,7 @@ def test_a_residual_adds_its_input():
     )
 
 
-def test_parallel_merges_as_it_says():
+def test_parallel_merges_by_sum_concat_and_tuple():
     children = {"a": fdl.dense(4), "b": fdl.tanh, "c": fdl.function(lambda x: 2 * x)}
     params, _ = fdl.parallel(**children).init(KEY, X)
     w, b = (np.asarray(params["a"][leaf], np.float64) for leaf in "wb")
@@ -199,7 +199,7 @@ def test_remat_is_the_same_layer_in_all_but_memory():
 
 
 def residuals(net, params):
-    """What the backward pass keeps, as text."""
+    """The shapes of the arrays that the backward pass saves."""
     jaxpr = jax.make_jaxpr(lambda p, x: jax.vjp(lambda p, x: net.apply(p, {}, x)[0], p, x)[1])(
         params, X
     )
@@ -289,7 +289,7 @@ def normalized(x):
 
 
 def operations(blocks, around):
-    """How many a training step of a residual network takes once XLA has fused it, in a scan."""
+    """The operations of a training step of a residual network in a scan, after XLA's fusion."""
     block = fdl.chain(normalized, fdl.dense(8), fdl.gelu, fdl.dense(8))
     net = fdl.chain(*[around(block)] * blocks)
     params, _ = net.init(KEY, jnp.ones((4, 8)))
@@ -304,7 +304,7 @@ def operations(blocks, around):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the fence stands on CPU alone")
 def test_the_cost_of_a_residual_network_is_linear_in_its_depth():
-    """Without the fence it is not, which shows that this test can fail."""
+    """Without the fence it grows faster, so this test can fail."""
 
     def unfenced(block):
         return fdl.network(lambda f, x: x + f.block(x), block=block, name="residual")
@@ -343,7 +343,7 @@ def test_outputs_that_cannot_be_merged_are_refused():
     with pytest.raises(
         fdl.PathError,
         match=told(
-            "sides: expected outputs that differ in the last axis alone, as float32 [3, 3] of a, "
+            "sides: expected outputs that differ only in the last axis, as float32 [3, 3] of a, "
             "got float32 [12] of b; bring both to one shape, or merge by 'tuple'"
         ),
     ):
@@ -385,7 +385,7 @@ def test_a_message_from_inside_a_remat_has_its_path():
             wrap(net.apply)(params, state, jnp.ones((3, 5)))
 
 
-# A part that does not learn.
+# Frozen layers.
 
 
 def learned():
@@ -462,10 +462,10 @@ SEEDED_BUGS = {
             ("batch_apply(rebuild(others), axes=axes)", "rebuild(others)"),
             ("if axes > 1 else same", ""),
             ("return x + y", "return y"),
-            ("f[child](x, **those_of(layer, given))", "f[child](x)"),
+            ("_MERGES[merge](name", "_MERGES['sum'](name"),
             ("policy=policy)(params", "policy=None)(params"),
             ("jax.checkpoint(again, policy=policy)(", "again("),
-            ("if _kind(y) != _kind(x)", "if False"),
+            ("if kind(y) != kind(x)", "if False"),
             ("rebuild and (lambda", "None and (lambda"),
         ],
     ),

@@ -136,7 +136,7 @@ def test_the_cache_is_a_value_by_path_in_the_dtype_of_the_params():
     assert y.dtype == after["cache"]["k"].dtype == jnp.bfloat16
 
 
-def test_a_mask_is_over_the_places_of_the_cache_and_positions_are_as_given():
+def test_a_mask_covers_the_places_of_the_cache_and_positions_may_be_passed():
     layer = fdl.attention(2, causal=True, rotary=True)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((B, 5, 8)), jnp.float32)
     seen = jnp.array([[False, True, True, True, True], [True, True, False, True, True]])
@@ -172,7 +172,7 @@ def test_a_context_is_given_at_every_step():
 
 
 def running_scale():
-    """x times a number that training moves, and decoding does not."""
+    """A layer that multiplies x by a number in its state, which only training changes."""
 
     def init(key, x):
         return {}, {"scale": jnp.ones((), x.dtype)}
@@ -183,7 +183,7 @@ def running_scale():
     return fdl.Layer("running_scale", init, apply)
 
 
-def test_the_state_of_the_model_goes_with_the_cache():
+def test_the_cache_contains_the_state_of_the_model():
     model = fdl.chain(one_hot, running_scale(), fdl.attention(1, causal=True))
     params, state = model.init(KEY, TOKENS)
     trained = jax.tree.map(lambda s: 3 * s, state)
@@ -202,7 +202,7 @@ def test_the_state_of_the_model_goes_with_the_cache():
 
 
 @pytest.mark.parametrize("name", ["plain", "window_in_chunks"])
-def test_past_its_end_a_cache_gives_no_number(name):
+def test_tokens_beyond_the_length_of_the_cache_give_nan(name):
     model, params, whole = made(name)
     cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)
     y, cache = decoder(model)(params, cache, TOKENS[:, :4])
@@ -233,7 +233,7 @@ def test_past_its_end_a_cache_gives_no_number(name):
         *("each_token", "each_image", "one_axis", "chain_of_one_axis"),
     ],
 )
-def test_a_causal_convolution_remembers_what_its_windows_see(layer):
+def test_a_causal_convolution_remembers_the_elements_of_its_window(layer):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 4)), jnp.float32)
     model = fdl.chain(fdl.dense(4), layer(), fdl.attention(1, causal=True), fdl.dense(2))
     params, state = model.init(KEY, x)
@@ -300,7 +300,7 @@ def test_layers_without_a_cache_may_share_their_weights():
     np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_positions_that_the_model_does_not_know_are_refused_before_they_are_needed():
+def test_a_cache_longer_than_the_positions_of_the_model_is_refused():
     model = fdl.models.gpt(C, 6, layers=1, heads=1, features=4)
     params, _ = model.init(KEY, TOKENS[:, :2])
     told = (
@@ -342,8 +342,8 @@ def test_what_cannot_decode_says_why():
     x = jnp.ones((1, 2, 4))
     with pytest.raises(
         fdl.PathError,
-        match=r"^see: expected one call in a pass, got two; layers that share weights need a cache "
-        r"each, so give them names and weights of their own to decode",
+        match=r"^see: expected one call in a pass, got two; a layer that is called twice needs "
+        r"two caches, so make two layers with separate names and weights to decode(\n|$)",
     ):
         fdl.start_decoding(shared, shared.init(KEY, x)[0], x, 5)
     cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)

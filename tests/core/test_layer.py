@@ -1,4 +1,4 @@
-"""network, chain, function, stateless: names, keys, extra inputs, state, and every message."""
+"""network, chain, function, stateless: names, keys, extra inputs, state and messages."""
 
 import functools
 import re
@@ -84,17 +84,17 @@ KEY = jax.random.key(0)
 X = jnp.arange(12.0).reshape(3, 4) / 7 - 0.8
 
 
-# JAX hangs notes of its own below the last line.
+# JAX adds notes below the last line.
 END = r"(?:\n|$)"
 
 
 def told(text):
-    """The start of a complete sentence, as a pattern."""
+    """A pattern for a message that begins with `text`."""
     return "^" + re.escape(text)
 
 
 def noise(name="noise"):
-    """x plus one random number: shows which key a layer is given."""
+    """A layer that adds one random number to x: shows which key it gets."""
 
     def apply(params, state, x, *, key=None, train=False):
         return (x + jax.random.normal(key) if train else x), state
@@ -158,7 +158,7 @@ def test_rebuild_makes_the_same_layer_of_other_children():
 # Keys.
 
 
-def test_a_key_is_folded_from_the_path():
+def test_a_key_is_folded_from_the_names_of_the_path():
     net = fdl.chain(outer=fdl.chain(inner=fdl.dense(3)), noise=noise())
     params, _ = net.init(KEY, X)
     key = KEY
@@ -181,7 +181,7 @@ def test_subkey_takes_both_kinds_of_key_and_none():
 
 
 @pytest.mark.parametrize("key", [0, 1.5, np.int32(7), jnp.zeros(3), "seed"])
-def test_what_is_no_key_is_refused(key):
+def test_a_value_that_is_not_a_key_is_refused(key):
     message = r"^(mlp: )?expected one random key, got .*; make it with jax\.random\.key\(seed\)$"
     for call in (
         lambda: subkey(key, "w"),
@@ -194,7 +194,7 @@ def test_what_is_no_key_is_refused(key):
 
 
 @pytest.mark.parametrize("key", [0, 1.5, jnp.zeros(3)])
-def test_dropout_alone_refuses_what_is_no_key(key):
+def test_dropout_alone_refuses_a_value_that_is_not_a_key(key):
     with pytest.raises(fdl.PathError, match=told("dropout: expected one random key, got ")):
         fdl.dropout(0.5).apply({}, {}, X, key=key, train=True)
 
@@ -215,7 +215,7 @@ def test_no_key_in_init_names_the_layer():
     assert fdl.chain(fdl.relu).init(None, X) == ({}, {})
 
 
-def test_a_child_called_twice_shares_its_weights_and_draws_anew():
+def test_a_child_called_twice_shares_its_weights_but_not_its_random_numbers():
     net = fdl.network(
         lambda f, x: jnp.stack([f.drop(x), f.drop(x), f.other(x)]),
         drop=fdl.dropout(0.5),
@@ -252,7 +252,7 @@ def test_a_shared_child_gets_the_sum_of_both_gradients():
 
 
 def recorder(name, **wanted):
-    """Adds the sum of each extra input times its weight: shows what arrives."""
+    """A layer that adds every extra input, times its weight, to x: shows which inputs arrive."""
 
     def init(key, x, **given):
         return {}, {}
@@ -280,7 +280,7 @@ def test_a_chain_hands_an_input_to_the_children_that_name_it():
     np.testing.assert_allclose(fewer, (X + 2) @ weights["w"] + weights["b"] + 20, rtol=1e-6)
 
 
-def test_the_inputs_of_a_layer_are_read_off_its_signature():
+def test_the_inputs_of_a_layer_are_the_keyword_arguments_of_apply():
     assert masked().inputs == ("mask",)
     assert fdl.dense(3).inputs == fdl.dropout(0.1).inputs == ()
     net = fdl.network(lambda f, x, *, context, mask=None: x, child=fdl.relu)
@@ -292,7 +292,7 @@ def test_the_inputs_of_a_layer_are_read_off_its_signature():
         fdl.network(lambda f, x: f.a(x), a=read).init(KEY, X)
 
 
-def test_a_network_hands_on_what_forward_says():
+def test_a_child_gets_the_inputs_that_forward_passes():
     net = fdl.network(
         lambda f, x, *, mask, scale=None: f.gate(x, mask=mask) * (1 if scale is None else scale),
         gate=masked(),
@@ -303,6 +303,73 @@ def test_a_network_hands_on_what_forward_says():
     np.testing.assert_allclose(y, X * jnp.array([1.5, 1.0, 1.0, 1.5]), rtol=1e-6)
     z, _ = net.apply(params, {}, X, mask=mask, scale=jnp.float32(3))
     np.testing.assert_allclose(z, 3 * y, rtol=1e-6)
+
+
+def test_a_network_hands_its_inputs_to_the_children_that_name_them():
+    net = fdl.network(
+        lambda f, x, *, shift: f.both(f.one(f.plain(x) + shift, mask=2 * shift)),
+        inputs=("mask", "context"),
+        plain=fdl.tanh,
+        one=recorder("one", mask=1.0),
+        both=recorder("both", mask=10.0, context=100.0),
+    )
+    assert (net.inputs, net.required) == (("shift", "mask", "context"), ("shift",))
+    given = {"shift": jnp.float32(3), "mask": jnp.float32(5)}
+    assert net.init(KEY, X, **given) == ({}, {})
+    y, _ = net.apply({}, {}, X, **given)
+    np.testing.assert_allclose(y, jnp.tanh(X) + 3 + 6 + 50, rtol=1e-6)
+    y, _ = net.apply({}, {}, X, **given, context=jnp.float32(7))
+    np.testing.assert_allclose(y, jnp.tanh(X) + 3 + 6 + 50 + 700, rtol=1e-6)
+
+
+def test_a_forward_with_any_arguments_gets_the_inputs_of_its_network():
+    def forward(f, x, **given):
+        return f.one(x) + sum((i + 2) * value for i, value in enumerate(given.values()))
+
+    net = fdl.network(forward, inputs=("mask", "bias"), one=recorder("one", mask=1.0))
+    assert (net.inputs, net.required) == (("mask", "bias"), ())
+    y, _ = net.apply({}, {}, X, mask=jnp.float32(5), bias=jnp.float32(100))
+    np.testing.assert_allclose(y, X + 5 + 2 * 5 + 3 * 100, rtol=1e-6)
+    np.testing.assert_allclose(net.apply({}, {}, X)[0], X)
+    y = jax.jit(jax.grad(lambda m: net.apply({}, {}, X, mask=m)[0].sum()))(jnp.float32(5))
+    np.testing.assert_allclose(y, X.size * 3)
+
+
+def test_a_rebuilt_network_takes_the_inputs_of_its_new_children():
+    net = fdl.network(lambda f, x: f.one(x), inputs=("mask",), one=recorder("one", mask=1.0))
+    other = net.rebuild({"one": as_layer(fdl.tanh)})
+    assert other.inputs == ()
+    with pytest.raises(
+        fdl.PathError,
+        match=told(
+            "network: expected extra inputs among [], got 'mask', which no layer here takes; leave "
+            "it out, or name it in the layer that should read it"
+        )
+        + END,
+    ):
+        other.apply({}, {}, X, mask=X)
+
+
+def test_inputs_that_nothing_names_are_refused():
+    with pytest.raises(
+        ValueError,
+        match=told(
+            "block: expected inputs that forward or a child names, got 'mask'; leave it out, or "
+            "name it in the layer that should read it"
+        )
+        + END,
+    ):
+        fdl.network(lambda f, x: f.a(x), inputs=("mask",), name="block", a=fdl.tanh)
+    for wrong, got in (("mask", "'mask'"), (fdl.tanh, "the function tanh"), ((1,), "(1,)")):
+        with pytest.raises(
+            ValueError,
+            match=told(
+                f"network: expected inputs as a tuple of names, got {got}; write "
+                "inputs=('mask',); no child can be called 'inputs'"
+            )
+            + END,
+        ):
+            fdl.network(lambda f, x: x, inputs=wrong)
 
 
 def test_an_input_nobody_takes_is_refused():
@@ -392,15 +459,19 @@ def test_function_is_a_layer_without_weights():
 
 
 @pytest.mark.parametrize("value", [3, None, "dense", {"w": 1}])
-def test_what_is_no_layer_is_refused(value):
-    message = f"network: expected a Layer or a function of one array, got {value!r}; call the "
+def test_a_value_that_is_not_a_layer_is_refused(value):
+    message = f"expected a Layer or a function of one array, got {value!r}; call the "
     message += "layer's factory, as dense(8), or pass the function itself"
-    for call in (
-        lambda: as_layer(value),
-        lambda: fdl.chain(fdl.relu, value),
-        lambda: fdl.network(lambda f, x: x, child=value),
-    ):
-        with pytest.raises(TypeError, match=told(message) + END):
+    for who, call in {
+        "block": lambda: fdl.chain(fdl.relu, value, name="block"),
+        "residual": lambda: fdl.residual(child=value),
+        "network": lambda: fdl.network(lambda f, x: x, child=value),
+        "remat": lambda: fdl.remat(value),
+        "frozen": lambda: fdl.frozen(value),
+        "batch_apply": lambda: fdl.batch_apply(value),
+        "repeat": lambda: fdl.repeat(value, 2),
+    }.items():
+        with pytest.raises(TypeError, match=told(f"{who}: {message}") + END):
             call()
 
 
@@ -512,7 +583,7 @@ def test_init_of_a_network_names_the_path_too():
         jax.jit(mended.init)(KEY, X)
 
 
-def test_a_high_dimensional_input_gets_another_remedy():
+def test_an_input_with_more_axes_gets_another_remedy():
     layer = fdl.dense(2, name="read")
     params, _ = layer.init(KEY, X)
     with pytest.raises(
@@ -622,9 +693,8 @@ def test_dense_refuses_no_features(features):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
-def test_dropout_refuses_what_is_no_rate(rate):
-    message = f"dropout: expected a rate in [0, 1], the probability of dropping, got {rate}; "
-    message += "0.1 drops one in ten"
+def test_dropout_refuses_a_rate_out_of_range(rate):
+    message = f"dropout: expected rate in [0, 1], got {rate}; 0.1 drops one in ten"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.dropout(rate)
     with pytest.raises(ValueError, match=told(message) + END):
@@ -663,7 +733,11 @@ def test_mlp_begins_he_normal_and_the_last_layer_lecun_normal():
 def test_a_forward_names_its_inputs():
     with pytest.raises(
         ValueError,
-        match=r"^network: expected a forward that names its extra inputs, as \(f, x, \*, mask\)",
+        match=told(
+            "network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
+            "(f, x, **inputs); name them, or pass inputs=('mask',)"
+        )
+        + END,
     ):
         fdl.network(lambda f, x, **inputs: f.a(x, **inputs), a=fdl.tanh)
 
@@ -793,8 +867,13 @@ SEEDED_BUGS = {
             ('subkey(key, "/forward")', "key"),
             ('"train": train}', '"train": False}'),
             ("check_inputs(child, layer.inputs or (), layer.required, given)", "pass"),
-            ("own_key = jax.random.fold_in(own_key, calls[child])", "pass"),
+            ("child_key = jax.random.fold_in(child_key, calls[child])", "pass"),
             ("new_state = dict(state)", "new_state = state"),
+            ("if each in shared}", "if False}"),
+            ("passed_on | given", "given | passed_on"),
+            ("children=children, inputs=inputs)", "children=children)"),
+            ("if each not in known", "if False"),
+            ("for each in inputs if each not in takes)", "for each in ())"),
         ],
     ),
     "fdl/core/inputs.py": (

@@ -1,4 +1,4 @@
-"""repeat: one meaning in two forms, paths without stacks, and every message."""
+"""repeat: two forms with the same results, paths without stacked leaves, and messages."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"
 
 
 def told(text):
-    """The start of a complete sentence, as a pattern."""
+    """A pattern for the whole message `text`."""
     return "^" + re.escape(text) + r"(?:\n|$)"
 
 
@@ -29,7 +29,7 @@ def block():
 
 
 def by_hand(params, state, x, key):
-    """Three blocks, one after the other, each with what is its own."""
+    """Three blocks one after another, with separate params, state and keys."""
     new = {}
     for i in ("0", "1", "2"):
         x, new[i] = block().apply(
@@ -75,7 +75,7 @@ def test_both_forms_have_the_same_paths_masks_and_bits():
         f"{i}/dense_0/{leaf}" for i in numbers for leaf in ("b", "w")
     ]
     assert fdl.select(one[0], "1*/**/w") == fdl.select(other[0], "1*/**/w")
-    # Block by block, as a program of many keys, and as a chain that somebody wrote out.
+    # Both forms, a chain of the same blocks, and many keys in one program.
     chain = fdl.chain(**dict.fromkeys(numbers, inner))
     keys = jax.random.split(KEY, 2)
     several = jax.jit(jax.vmap(lambda key: scanned.init(key, X)))(keys)
@@ -91,7 +91,7 @@ def test_both_forms_have_the_same_paths_masks_and_bits():
 
 
 @BOTH
-def test_each_block_draws_for_itself(scan):
+def test_every_block_draws_its_own_random_numbers(scan):
     net = fdl.repeat(fdl.dropout(0.5), 2, scan=scan)
 
     @jax.jit
@@ -109,7 +109,7 @@ def traced(n, **options):
 
 
 def scans(jaxpr):
-    """Those in a `jit` too: newer versions of JAX inline it after tracing only."""
+    """All scans, also inside a `jit`, which newer versions of JAX inline only after tracing."""
     found = []
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
@@ -137,7 +137,7 @@ def test_few_blocks_are_unrolled_and_many_scanned():
 
 
 @BOTH
-def test_a_policy_decides_what_is_computed_again(scan):
+def test_a_policy_decides_what_is_recomputed(scan):
     keep = jax.checkpoint_policies
     count = {
         policy: str(traced(2, scan=scan, policy=policy)).count("dot_general")
@@ -243,7 +243,7 @@ def test_a_block_that_changes_the_shape_is_refused(scan):
         grown.apply({}, {}, X)
 
 
-def test_params_of_blocks_that_differ_are_refused_where_they_are_stacked():
+def test_blocks_with_params_of_different_shapes_are_refused():
     net = fdl.chain(block=fdl.repeat(fdl.dense(4), 3, scan=True))
     params, _ = net.init(KEY, X)
     rest = "pass the params and state that init made for this network"
@@ -287,7 +287,7 @@ def test_an_input_no_block_takes_is_refused(scan):
 
 @pytest.mark.parametrize("n", [0, -2])
 def test_no_blocks_are_refused(n):
-    message = f"stack: expected n >= 1, an integer, got {n}; say how many blocks there are"
+    message = f"stack: expected n >= 1, an integer, got {n}; it is the number of blocks"
     with pytest.raises(ValueError, match=told(message)):
         fdl.repeat(fdl.dense(3), n, name="stack")
 
@@ -298,7 +298,7 @@ SEEDED_BUGS = {
         [
             ("_keys(key, names, name)", "_keys(key, names[:1] * n, name)"),
             ("FEW = 16", "FEW = 12"),
-            ("f[child](fence(x), **those_of(block, given))", "f[child](fence(x))"),
+            ("for child in children:\n", "for child in reversed(children):\n"),
             ('with at("*"):', 'with at("0"):'),
             ("policy=policy, prevent_cse", "policy=None, prevent_cse"),
             ("if policy is None else remat(inner, policy=policy)", ""),
