@@ -1,4 +1,4 @@
-"""Writes RESULTS.md, and the three ratios of the README, from results/*.json: no number is typed."""
+"""Writes RESULTS.md and the ratios of the README from results/*.json: no number is typed."""
 
 import json
 import re
@@ -53,8 +53,8 @@ def results() -> str:
     """The whole page."""
     parts = [
         "# Measured",
-        "Written by `python benchmarks/tables.py` from `benchmarks/results/`, which the scripts named "
-        f"below write. On {machine()}. Times vary by some percent from run to run, so what counts "
+        "Written by `python benchmarks/tables.py` from `benchmarks/results/`, which the scripts "
+        f"named below write. On {machine()}. Times vary by some percent from run to run, so what counts "
         "is ratios within one run, and a program against itself is shown beside them.",
         section("Accuracy", accuracy()),
         section("The compiled loop", overhead()),

@@ -71,7 +71,8 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
     above = numbers >= least if interval[0] == "[" else numbers > least
     below = numbers <= most if interval[-1] == "]" else numbers < most
     if not np.all(above & below):
-        finite = "a finite " if np.isinf(numbers).any() and interval[-1] == ")" else ""
+        infinite = np.isinf(numbers).any() and most == math.inf and least > -math.inf
+        finite = "a finite " if infinite and interval[-1] == ")" else ""
         got = shortened(str(value), 200)
         raise OptionError(who, f"expected {finite}{_range(what, interval)}, got {got}; {remedy}")
 
@@ -107,11 +108,11 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
       remedy: what to do, the end of the message.
 
     Raises:
-      ValueError: `value` is something else.
+      OptionError: `value` is something else.
     """
     value = counted(value)
     if not is_count(value):
-        raise ValueError(f"{who}: expected {what} >= 1, an integer, got {said(value)}; {remedy}")
+        raise OptionError(who, f"expected {what} >= 1, an integer, got {said(value)}; {remedy}")
     return int(value)
 
 
@@ -257,9 +258,11 @@ def amount(tree: Any) -> str:
 
 
 def _range(what: str, interval: str | None) -> str:
-    """An argument with its interval, as one writes it: "eps >= 0", "level in (0, 1)"."""
-    if interval is None or "(-inf, inf)" in interval:
+    """An argument and its interval, as one would write them: eps >= 0, level in (0, 1)."""
+    if interval in (None, "[-inf, inf]"):
         return f"{what}, a number"
+    if interval == "(-inf, inf)":
+        return f"a finite {what}"
     least, most = interval[1:-1].split(", ")
     if most == "inf":
         return f"{what} {'>=' if interval[0] == '[' else '>'} {least}"

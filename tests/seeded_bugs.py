@@ -27,7 +27,7 @@ def bugs() -> list[tuple[str, str, str, str]]:
     found = []
     for path in sorted(TESTS.rglob("test_*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and node.targets[0].id == "SEEDED_BUGS":
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEEDED_BUGS":
                 for file, (tests, changes) in ast.literal_eval(node.value).items():
                     found += [(file, tests, old, new) for old, new in changes]
     return found

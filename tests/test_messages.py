@@ -572,8 +572,8 @@ WRONG |= {
     ),
     "an_axis_twice": (
         lambda x: made(fdl.einsum_dense("dd,dk->dk", {"k": 2}), x),
-        "einsum_dense: expected an equation x,w->y as '...td,dhk->...thk', got 'dd,dk->dk'; each "
-        "axis of w is in x or in y, and what x loses is summed with w",
+        "einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got 'dd,dk->dk'; "
+        "each axis of w must be in x or in y, and each axis of x in w or in y",
     ),
     "a_window_of_padding_alone": (
         lambda x: made(fdl.max_pool((2,), padding=2), x),

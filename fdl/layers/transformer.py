@@ -308,8 +308,13 @@ class _Attention:
     incremental: bool = False
 
     def layer(self) -> Layer:
-        whole = network(self.forward(), name=self.name, **self.parts)
-        return whole if self.cross else dataclasses.replace(whole, decoding=self.decoding)
+        if self.cross:
+            return network(self.look_across, name=self.name, **self.parts)
+        inputs = ["mask", "bias"]
+        inputs += [] if self.incremental else ["segments"]
+        inputs += ["positions"] if self.rotate else []
+        whole = network(self.look_within, name=self.name, inputs=tuple(inputs), **self.parts)
+        return dataclasses.replace(whole, decoding=self.decoding)
 
     def decoding(self, length: int) -> Layer:
         if not self.causal:
@@ -321,32 +326,26 @@ class _Attention:
         cache = {"position": position(), "cache": key_value_cache(length)}
         return dataclasses.replace(self, parts={**self.parts, **cache}, incremental=True).layer()
 
-    def forward(self) -> Callable[..., Array]:
-        """`attend` with only the extra inputs of this form, since `network` reads the signature."""
-        attend = self.attend
-        if self.cross:
-            return lambda f, x, *, context, context_mask=None, context_bias=None: attend(
-                f, x, context, mask=context_mask, bias=context_bias
-            )
-        if self.incremental and self.rotate:
-            return lambda f, x, *, mask=None, bias=None, positions=None: attend(
-                f, x, x, positions, mask=mask, bias=bias
-            )
-        if self.incremental:
-            return lambda f, x, *, mask=None, bias=None: attend(f, x, x, mask=mask, bias=bias)
-        if self.rotate:
-            return lambda f, x, *, mask=None, bias=None, segments=None, positions=None: attend(
-                f, x, x, positions, mask=mask, bias=bias, segments=segments
-            )
-        return lambda f, x, *, mask=None, bias=None, segments=None: attend(
-            f, x, x, mask=mask, bias=bias, segments=segments
-        )
+    def look_within(self, f: Any, x: Array, **given: Any) -> Array:
+        return self.attend(f, x, x, **given)
 
-    def attend(self, f: Any, x: Array, context: Array, positions: Any = None, **seen: Any) -> Array:
+    def look_across(
+        self, f: Any, x: Array, *, context: Any, context_mask: Any = None, context_bias: Any = None
+    ) -> Array:
+        return self.attend(f, x, context, mask=context_mask, bias=context_bias)
+
+    def attend(
+        self,
+        f: Any,
+        x: Array,
+        context: Array,
+        positions: Any = None,
+        mask: Any = None,
+        bias: Any = None,
+        segments: Any = None,
+    ) -> Array:
         self.check(x, context)
-        x, context, broken = self.finite_where_unseen(
-            x, context, Pairs(seen["mask"], seen["bias"]).seen()
-        )
+        x, context, broken = self.finite_where_unseen(x, context, Pairs(mask, bias).seen())
         q = _by_head(f.q(x, like=x), self.heads)
         k = _by_head(f.k(context, like=x), self.kv_heads)
         v = _by_head(f.v(context, like=x), self.kv_heads)
@@ -361,6 +360,7 @@ class _Attention:
         if self.incremental:
             k, v, fits = f.cache((k, v, start))
         on_weights = f.weights if "weights" in self.parts else None
+        seen = {"mask": mask, "bias": bias, "segments": segments}
         y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
         if fits is not None:
             y = jnp.where(fits, y, jnp.nan)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_floating, check_shape, is_count, said
+from fdl.checks import OptionError, check_floating, check_shape, is_count, said
 from fdl.paths import PathError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -145,9 +145,10 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
             causal = padding == "CAUSAL" and "CAUSAL" in names
             kept = "write 'SAME' to keep the size, or 'VALID' to pad nothing"
             remedy = "CAUSAL is for one axis" if causal else kept
-        raise ValueError(
-            f"{layer}: expected padding {', '.join(names)}, an integer, or an integer or a pair "
-            f"for each of {rank} axes, none below 0, got {padding!r}; {remedy}"
+        raise OptionError(
+            layer,
+            f"expected padding {', '.join(names)}, an integer, or an integer or a pair "
+            f"for each of {rank} axes, none below 0, got {padding!r}; {remedy}",
         )
     return found
 
@@ -160,9 +161,10 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
     """An option as a tuple of `rank` integers >= 1; one integer is repeated for all axes."""
     each = (value,) * rank if is_count(value) else value
     if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
-        raise ValueError(
-            f"{layer}: expected {what} >= 1, an integer or one for each of {rank} axes, "
-            f"got {value!r}; write 2, or {(2,) * rank}"
+        raise OptionError(
+            layer,
+            f"expected {what} >= 1, an integer or one for each of {rank} axes, "
+            f"got {value!r}; write 2, or {(2,) * rank}",
         )
     return tuple(map(int, each))
 
@@ -171,9 +173,10 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
     """The sizes of a window as 1 to 3 integers, one for each spatial axis."""
     sized = isinstance(value, Sequence) and not isinstance(value, str) and 1 <= len(value) <= 3
     if not sized or not all(map(is_count, value)):
-        raise ValueError(
-            f"{layer}: expected {what} >= 1, an integer for all spatial axes or 1 to 3 integers, "
-            f"one for each, got {said(value)}; write 3, or (3, 3) for images"
+        raise OptionError(
+            layer,
+            f"expected {what} >= 1, an integer for all spatial axes or 1 to 3 integers, "
+            f"one for each, got {said(value)}; write 3, or (3, 3) for images",
         )
     return tuple(map(int, value))
 

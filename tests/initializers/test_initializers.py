@@ -270,7 +270,7 @@ MISTAKES = {
     },
     "factor": (
         lambda: initializers.scaled(initializers.ones, np.inf),
-        "scaled: expected a finite factor, a number, got inf; the weights are multiplied by it",
+        "scaled: expected a finite factor, got inf; the weights are multiplied by it",
     ),
     "text": (
         lambda: initializers.normal("0.1"),

@@ -890,7 +890,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
     with pytest.raises(
         ValueError,
-        match=r"^dot_product_attention: expected a finite scale, a number, got inf; None takes 1 / "
+        match=r"^dot_product_attention: expected a finite scale, got inf; None takes 1 / "
         r"sqrt\(K\), of K features of a query$",
     ):
         fdl.dot_product_attention(q, k, v, scale=jnp.inf)
