@@ -495,7 +495,7 @@ def test_master_weights_refuses_what_it_cannot_keep():
         (
             lambda: optim.master_weights(0.1),
             "master_weights: expected a transformation, got 0.1; pass what a factory such as "
-            "sgd(0.1) gives",
+            "sgd(0.1) returns",
         ),
         (
             lambda: optimizer.update({"v": w["w"]}, state, {"v": w["w"]}),
@@ -533,7 +533,7 @@ def test_a_network_trains_in_half_precision(dtype, wrap):
 
 
 SEEDED_BUGS = {
-    "fdl/ops/widths.py": (
+    "fdl/ops/numerics.py": (
         "optim/test_widths.py optim/optimizers/test_optimizers.py",
         [
             (

@@ -38,7 +38,7 @@ DION = (  # arXiv 2504.05295; optax's preset "dion"
 
 @dataclasses.dataclass(kw_only=True)
 class Oracle:
-    """The protocol. A subclass states its hyper-parameters and the `rule` for one leaf."""
+    """The protocol. A subclass has its hyper-parameters and the `rule` for one leaf."""
 
     def init(self, params: Arrays) -> None:
         self.params = {name: np.array(w, np.float64) for name, w in params.items()}
@@ -208,7 +208,7 @@ class Rmsprop(Oracle):
 
 @dataclasses.dataclass(kw_only=True)
 class Rprop(Oracle):
-    """Steps of their own size, by the sign of the gradient; the rate is the first size.
+    """Steps by the sign of the gradient, with a size for every weight; the rate is the first size.
 
     reading "irprop-": Igel and Huesken 2003, section 2.4, and torch: on a change of sign the
     gradient is taken as 0, so nothing moves. "rprop+": Riedmiller and Braun 1993, with weight

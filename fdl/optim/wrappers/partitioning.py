@@ -63,7 +63,8 @@ def partition(
     if rest is not None:
         if REST in keys:
             raise OptionError(
-                "partition", f"expected no key {REST!r} in transforms beside rest; rename it"
+                "partition",
+                f"expected no key {REST!r} in transforms beside rest, got one; rename it",
             )
         parts.append(as_transformation("partition", rest))
     names = _sortable([*keys, REST] if rest is not None else keys)

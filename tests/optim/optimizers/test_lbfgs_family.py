@@ -249,7 +249,7 @@ def test_a_found_step_satisfies_both_conditions(first):
 
 
 def test_a_direction_uphill_is_not_taken_into_nowhere():
-    """Where no number is to be had, nothing moves; and the search ends."""
+    """If the loss is not finite everywhere, nothing moves and the search ends."""
     nowhere = lambda w: jnp.where(w > 0.0, jnp.nan, w)  # noqa: E731
     search = optim.scale_by_zoom_linesearch(5)
     w = jnp.float32(0.0)
@@ -324,7 +324,7 @@ def test_dtypes_and_trees_are_kept(dtype):
 
 
 def test_optaxs_reader_of_the_state_and_arguments_of_the_loss():
-    """`value_and_grad_from_state` reads it; the loss gets what it names, the rest is tolerated."""
+    """`value_and_grad_from_state` reads the state; the loss gets the arguments that it names."""
 
     def loss(params, shift):
         return rosenbrock(params) + shift
@@ -350,13 +350,13 @@ def assert_refused(message):
     return pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)")
 
 
-def test_mistakes_are_refused():
+def test_mistakes_raise():
     who = "scale_by_zoom_linesearch"
-    with assert_refused("scale_by_lbfgs: expected a memory_size >= 1, got 0; 10 is usual"):
+    with assert_refused("lbfgs: expected memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
     with assert_refused(
-        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; take 'keep' to begin "
-        "at the last search's step"
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; 'keep' starts at the "
+        "step of the last search"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
     with assert_refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
@@ -407,7 +407,7 @@ SEEDED_BUGS = {
             ("rules.curv_rtol * jnp.abs", "jnp.abs"),
             ("scale = (to_b * to_c) ** 2", "scale = to_b * to_c"),
             ("slope / (2.0 * second)", "slope / second"),
-            ("if name in wanted}", "}"),
+            ("if name in named}", "}"),
             ('1.0 if initial_guess_strategy == "one" else', "1.0 if True else"),
             ("jnp.conj, grad), updates)", "jnp.negative, grad), updates)"),
         ],

@@ -443,13 +443,11 @@ def test_the_example_draws_every_schedule(tmp_path):
     [
         (
             lambda: optim.constant_schedule(float("inf")),
-            "constant_schedule: expected a finite value, got inf; a schedule gives it to every "
-            "step",
+            "constant_schedule: expected a finite value, a number, got inf; pass a finite number",
         ),
         (
             lambda: optim.polynomial_schedule(0.1, float("nan"), 2, 5),
-            "polynomial_schedule: expected a finite end_value, got nan; a schedule gives it to "
-            "every step",
+            "polynomial_schedule: expected end_value, a number, got nan; pass a finite number",
         ),
         (
             lambda: optim.linear_schedule(0.1, 0.0, 0),
@@ -465,7 +463,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, "0.1", 1, 10),
-            "warmup_cosine_decay_schedule: expected a finite peak_value, got '0.1'; pass a number",
+            "warmup_cosine_decay_schedule: expected peak_value, a number, got '0.1'; pass a number",
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 1, "10"),
@@ -473,38 +471,37 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.polynomial_schedule(0.1, 0.0, -2, 4),
-            "polynomial_schedule: expected a finite power > 0, got -2; what remains is raised "
-            "to it",
+            "polynomial_schedule: expected power > 0, got -2; it is the power of the remaining "
+            "steps",
         ),
         (
             lambda: optim.cosine_decay_schedule(0.1, 4, exponent=-1.0),
-            "cosine_decay_schedule: expected a finite exponent > 0, got -1.0; the cosine is raised "
-            "to it",
+            "cosine_decay_schedule: expected exponent > 0, got -1.0; it is the power of the cosine",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
-            "exponential_decay: expected a finite end_value, got nan; a schedule gives it to every "
-            "step",
+            "exponential_decay: expected end_value, a number, got nan; pass a finite number",
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {5: "0.5"}),
-            "piecewise_constant_schedule: expected a finite scale >= 0 at 5, got '0.5'; pass a "
+            "piecewise_constant_schedule: expected boundaries_and_scales[5] >= 0, got '0.5'; "
+            "pass a "
             "number",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, "0.3"),
-            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 0.3; they are shares of "
-            "all steps",
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got '0.3'; pass a number",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.0),
-            "exponential_decay: expected decay_rate > 0, got 0.0; it is the factor of every "
-            "transition; 1, or constant_schedule, is no decay",
+            "exponential_decay: expected decay_rate > 0, got 0.0; it is a factor; for no decay "
+            "pass "
+            "1, or use constant_schedule",
         ),
         (
             lambda: optim.inverse_time_decay(0.1, 5, -0.5),
-            "inverse_time_decay: expected decay_rate >= 0, got -0.5; a negative one divides by 0 "
-            "on its way",
+            "inverse_time_decay: expected decay_rate >= 0, got -0.5; with a negative value the "
+            "schedule divides by 0 at some step",
         ),
         (
             lambda: optim.inverse_sqrt_schedule(0.1, 0),
@@ -516,33 +513,32 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {-1: 0.5}),
-            "piecewise_constant_schedule: expected every boundary >= 0, got -1; it is a number of "
-            "steps",
+            "piecewise_constant_schedule: expected every boundary of boundaries_and_scales >= 0, "
+            "got -1; it is a number of steps",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cosine", 0.1, {5: -0.5}),
-            "piecewise_interpolate_schedule: expected a finite scale >= 0 at 5, got -0.5; it "
+            "piecewise_interpolate_schedule: expected boundaries_and_scales[5] >= 0, got -0.5; it "
             "multiplies the value before",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cubic", 0.1, {5: 0.5}),
             "piecewise_interpolate_schedule: expected interpolate_type 'linear' or 'cosine', got "
-            "'cubic'; take 'linear' for straight lines",
+            "'cubic'; pass 'linear' for straight lines",
         ),
         (
             lambda: optim.linear_onecycle_schedule(10, 0.1, 0.5, 0.4),
-            "linear_onecycle_schedule: expected pct_start <= pct_final in [0, 1], got 0.5 and "
-            "0.4; they are shares of all steps",
+            "linear_onecycle_schedule: expected pct_start <= pct_final, got 0.5 and 0.4; they are "
+            "fractions of all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, 1.5),
-            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; they are shares of "
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; it is a fraction of "
             "all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, div_factor=0.0),
-            "cosine_onecycle_schedule: expected a finite div_factor > 0, got 0.0; a value is "
-            "divided by it",
+            "cosine_onecycle_schedule: expected div_factor > 0, got 0.0; a value is divided by it",
         ),
         (
             lambda: optim.warmup_constant_schedule(0.0, 0.1, -1),
@@ -551,7 +547,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 10, 10),
             "warmup_cosine_decay_schedule: expected decay_steps > warmup_steps, got 10 and 10; "
-            "decay_steps counts the warm-up too",
+            "decay_steps includes the warm-up",
         ),
         (
             lambda: optim.warmup_stable_decay_schedule(0.0, 0.1, 10, -1, 10),
@@ -560,27 +556,43 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)], [3]),
-            "join_schedules: expected one boundary less than schedules, got 1 and 1; each but "
-            "the first begins at a boundary",
+            "join_schedules: expected one boundary less than schedules, got 1 and 1; every "
+            "schedule but the first starts at a boundary",
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)] * 3, [5, 3]),
             "join_schedules: expected boundaries in ascending order, got [5, 3]; sort them "
-            "together with their schedules",
+            "together with the schedules",
         ),
         (
             lambda: optim.sgdr_schedule([]),
-            "join_schedules: expected one boundary less than schedules, got 0 and 0; each but "
-            "the first begins at a boundary",
+            "sgdr_schedule: expected one boundary less than schedules, got 0 and 0; every schedule "
+            "but the first starts at a boundary",
         ),
     ],
 )
-def test_a_schedule_that_is_none_is_refused(make, message):
+def test_bad_arguments_raise(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
 
-def test_a_schedule_that_is_none_is_refused_under_jit():
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name, case in SCHEDULES.items()
+        for argument, value in case.kwargs.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ],
+)
+def test_an_error_about_an_argument_names_the_schedule_and_the_argument(name, argument):
+    case = SCHEDULES[name]
+    text = rf"^{case.make.__name__}: expected {argument}[^\n]*, got '1'; pass a number$"
+    with pytest.raises(ValueError, match=text):
+        case.make(**{**case.kwargs, argument: "1"})
+
+
+def test_bad_arguments_raise_under_jit():
     message = "cosine_decay_schedule: expected decay_steps >= 1, got 0; it is a number of steps"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         jax.jit(lambda c: optim.cosine_decay_schedule(0.1, 0)(c))(jnp.int32(3))
@@ -590,13 +602,13 @@ SEEDED_BUGS = {
     "fdl/optim/schedules/decay.py": (
         "optim/schedules/test_schedules.py",
         [
-            ("left = jnp.maximum(1 - part, 0)", "left = jnp.maximum(1 - part**power, 0)"),
+            ("left = jnp.maximum(1 - done, 0)", "left = jnp.maximum(1 - done**power, 0)"),
             ("(init - end) * left**power + end", "init * left**power + end"),
             ("jnp.maximum(value, end), jnp.minimum", "jnp.minimum(value, end), jnp.maximum"),
             ("t // as_count(steps, t)", "jnp.floor(fraction(t, steps))"),
             ("(1 - alpha) * cosine**exponent + alpha", "cosine**exponent + alpha"),
             ("cosine = 0.5 * (1 + ", "cosine = 0.5 * (1 - "),
-            ("up / jnp.sqrt(beyond)", "up / beyond"),
+            ("rise / jnp.sqrt(beyond)", "rise / beyond"),
             (
                 "since(count, transition_begin, transition_steps)",
                 "since(count, 0, transition_steps)",
@@ -626,7 +638,7 @@ SEEDED_BUGS = {
     "fdl/optim/schedules/warmup.py": (
         "optim/schedules/test_schedules.py",
         [
-            ("scalar(following(elapsed))", "scalar(following(count))"),
+            ("scalar(later(elapsed))", "scalar(later(count))"),
             ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
             ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
             ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
