@@ -209,6 +209,11 @@ def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueErr
     )
 
 
+def where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """jnp.where, leaf by leaf, for two trees of the same structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 def _as(x: Any, like: Any) -> jax.Array:
     return narrowed(x, jnp.result_type(like))
 
@@ -223,8 +228,3 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _is_none(leaf: Any) -> bool:
     return leaf is None
-
-
-def where(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """jnp.where, leaf by leaf, for two trees of the same structure."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -912,13 +912,14 @@ MISTAKES = {
 
 
 LEAST = "a smaller value can flip the sign of a step or give NaN"
+NOT_AT_LEAST_0 = (-1e-3, float("nan"), float("inf"))
 nadam_scheduled = functools.partial(optim.nadam, momentum_decay=0.004)
 
 # (factory with valid arguments, name of an option, bad value, expected interval, remedy).
 OUT_OF_RANGE = [
     *(
         (functools.partial(make, 0.1), name, value, ">= 0", LEAST)
-        for value in (-1e-3, float("nan"), float("inf"))
+        for value in NOT_AT_LEAST_0
         for make, names in [
             *((make, "eps eps_root") for make in (fdl.adam, fdl.adamw, optim.nadam, optim.nadamw)),
             *((make, "eps eps_root") for make in (optim.lamb, optim.amsgrad, optim.adabelief)),
@@ -962,8 +963,8 @@ OUT_OF_RANGE = [
                 functools.partial(optim.schedule_free_sgd, 0.1),
                 *("b1", (0.0, 1.1), "in (0, 1]", "x is computed by a division by b1"),
             ),
-            (optim.scale_by_trust_ratio, "min_norm", (-1.0, float("inf")), ">= 0", LEAST),
-            (optim.scale_by_param_block_rms, "min_scale", (-1.0, float("nan")), ">= 0", LEAST),
+            (optim.scale_by_trust_ratio, "min_norm", NOT_AT_LEAST_0, ">= 0", LEAST),
+            (optim.scale_by_param_block_rms, "min_scale", NOT_AT_LEAST_0, ">= 0", LEAST),
             (fdl.adam, "learning_rate", ("0.1", True, None), ">= 0", "pass a number"),
         ]
         for value in values
@@ -993,6 +994,7 @@ BAD = dict.fromkeys(FRACTIONS.split(), 1.5) | dict.fromkeys(POSITIVE.split(), -0
 VALID = {
     "learning_rate": 0.1,
     "decay": 0.5,
+    "clipping": 0.1,
     "sync_period": 2,
     "slow_step_size": 0.5,
     "max_linesearch_steps": 5,

@@ -354,13 +354,13 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: set_hyperparams(made(1), learning_rate=0.5),
-            "set_hyperparams: expected a whole number for learning_rate, got 0.5; give the factory "
-            "a float to begin with",
+            "set_hyperparams: expected a whole number for learning_rate, got 0.5; pass a float "
+            "to the factory first",
         ),
         (
             lambda: set_hyperparams(made(), momentum=np.ones(3)),
             "set_hyperparams: expected momentum of shape [] or a scalar, got [3]; make a state of "
-            "many members by jax.vmap(optimizer.init)",
+            "members with jax.vmap(optimizer.init)",
         ),
     ],
 )
