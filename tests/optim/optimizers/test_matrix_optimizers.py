@@ -616,6 +616,7 @@ SEEDED_BUGS = {
             ("count + 1, jnp.float32) ** -", "count + 2, jnp.float32) ** -"),
             ("square = square + epsilon", "pass"),
             ("ema(momentum, False", "ema(momentum, True"),
+            ('check_momenta("adafactor", momentum=momentum)', "pass"),
             ("jnp.maximum(rms.value, min_scale)", "rms.value"),
         ],
     ),

@@ -1197,6 +1197,7 @@ SEEDED_BUGS = {
             ("momentum_decay * t))", "momentum_decay * t / 2))"),
             ("product = product * b1_now", "product = b1_now"),
             ("nesterov: bool = True", "nesterov: bool = False"),
+            ("@named_in_errors\ndef nadamw(", "def nadamw("),
             ("jnp.maximum(largest, before(v))", "before(v)"),
             ("if correct_maximum else (v_hat", "if not correct_maximum else (v_hat"),
             ("jnp.sqrt(after(largest) + eps_root) + eps)", "jnp.sqrt(after(largest) + eps))"),

@@ -1,4 +1,4 @@
-"""Schedules: held against optax's or the formula, at every count and at the largest; their laws."""
+"""Schedules against optax or a formula, at every count and at very large counts; and their laws."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from fdl import optim
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleCase:
-    """A schedule, its arguments, and what it is held against.
+    """A schedule, its arguments, and what it is compared with.
 
     Args:
       make: builds the schedule.
@@ -180,13 +180,13 @@ def exact(name, counts):
     theirs = joined(optax) if name == "join_schedules" else case.theirs()
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         counts = jnp.asarray(np.asarray(counts), jnp.int64)
-        # Some of optax's give a constant back as it is.
+        # Some schedules of optax return a constant that is not an array.
         return np.asarray(jax.vmap(lambda count: jnp.float64(theirs(count)))(counts))
 
 
 @over_schedules
 def test_a_schedule_has_the_values_of_optax_or_of_its_formula(name, standard_promotion):
-    """To one unit in the last place of the largest value, the ends and beyond included.
+    """To one unit in the last place of the largest value, at the ends and beyond too.
 
     Two for the one cycle of cosines, where optax itself is 1.4 units from the float64 values.
     """
@@ -234,7 +234,7 @@ def test_a_schedule_stays_finite_and_falls(name):
 
 
 def stretched(scale):
-    """Long schedules: pieces of up to 2 billion steps, which float32 cannot count."""
+    """Schedules of up to 2 billion steps, which float32 cannot count."""
     return {
         "linear_schedule": ((0.4, 0.03, 1000 * scale, 500 * scale), 1500),
         "polynomial_schedule": ((0.4, 0.03, 2.5, 1000 * scale, 500 * scale), 1500),
@@ -248,7 +248,7 @@ def stretched(scale):
 
 @pytest.mark.parametrize("name", stretched(1))
 def test_large_counts_are_exact(name, standard_promotion):
-    """Counts up to 2^31 at steps of one against optax in float64: nothing rounds on the way in."""
+    """Neighbouring counts up to 2^31, against optax in float64: counts are not rounded."""
     args, end = stretched(1_400_000)[name]
     counts = np.array([1, 499, 500, 501, 999, 1499, 1500]) * 1_400_000
     counts = np.sort(np.concatenate([counts - 1, counts, counts + 1]))
@@ -256,7 +256,7 @@ def test_large_counts_are_exact(name, standard_promotion):
     assert counts.max() > 2**30.9 and end * 1_400_000 < LAST
     with jax.enable_x64(True):
         theirs = getattr(optax, name)(*args)
-        # As floats: optax divides integers in float32 here, and its power is then NaN at the end.
+        # Float counts: optax would divide integers in float32 and give NaN at the end.
         expected = jax.vmap(theirs)(jnp.asarray(counts, jnp.float64))
     np.testing.assert_allclose(found, expected, rtol=0, atol=4e-7 * 0.4)
 
@@ -284,7 +284,7 @@ steps = st.integers(1, 10**9)
 @settings(max_examples=60, deadline=None)
 @given(number, number, st.floats(0.2, 4.0), steps, st.integers(0, 10**9), st.integers(0, LAST))
 def test_a_polynomial_stays_between_its_ends(init, end, power, length, begin, count):
-    """Bounds, end values, and never a way back, in whatever direction it goes."""
+    """It has its end values, stays between them, and is monotonic."""
     schedule = optim.polynomial_schedule(init, end, power, length, begin)
     value, later = float(schedule(count)), float(schedule(min(count + length // 7 + 1, LAST)))
     slack = 3e-7 * max(init, end)
@@ -326,7 +326,7 @@ FRACTIONAL = {
 
 @pytest.mark.parametrize("name", FRACTIONAL)
 def test_a_fraction_of_a_step_counts_as_in_optax(name):
-    """As 0.05 * total is: the end is reached between two counts."""
+    """A number of steps such as 0.05 * total: the end is between two counts."""
     ours = getattr(optim, name)(*FRACTIONAL[name])
     found = jax.jit(jax.vmap(ours))(jnp.arange(20))
     each = [float(ours(count)) for count in range(20)]
@@ -345,7 +345,7 @@ def test_a_fraction_of_a_step_counts_under_vmap_and_far_along():
     np.testing.assert_allclose(found, [0.0, 0.4, 0.25], atol=1e-7)
     stairs = jax.vmap(lambda t: optim.exponential_decay(1.0, t, 0.5, 0, True)(jnp.int32(5)))
     np.testing.assert_array_equal(stairs(jnp.array([2.5, 4.0])), [0.25, 0.5])
-    # A float32 has no 2^24 + 1.5.
+    # float32 cannot represent 2^24 + 1.5.
     late = optim.linear_schedule(1.0, 0.0, 2.0, 2**24 + 1.5)
     assert [float(late(jnp.int32(2**24 + n))) for n in (1, 2, 3, 4)] == [1.0, 0.75, 0.25, 0.0]
 
@@ -373,7 +373,7 @@ def arguments_that_are_numbers(case: ScheduleCase):
 
 @pytest.mark.parametrize("name", [n for n, c in SCHEDULES.items() if arguments_that_are_numbers(c)])
 def test_a_schedule_is_differentiable_by_its_arguments(name):
-    """Each argument's gradient at many counts, past the end too, against central differences."""
+    """The gradient by every argument, at many counts, against central differences."""
     case = SCHEDULES[name]
     numbers = arguments_that_are_numbers(case)
     counts = np.arange(2 * case.end + 5)
@@ -410,7 +410,7 @@ def test_a_schedule_in_each_member():
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
-def test_a_schedule_of_ours_drives_either_side():
+def test_optimizers_of_fdl_and_optax_take_a_schedule_of_fdl():
     schedule = optim.cosine_decay_schedule(0.4, 5)
     w = jnp.array([1.0, -2.0])
     for make in (optim.sgd, optax.sgd):
@@ -640,6 +640,7 @@ SEEDED_BUGS = {
         [
             ("scalar(later(elapsed))", "scalar(later(count))"),
             ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
+            ("@named_in_errors\ndef warmup_cosine_decay_", "def warmup_cosine_decay_"),
             ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
             ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
         ],

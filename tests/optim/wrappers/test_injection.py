@@ -52,7 +52,7 @@ def steps(optimizer):
 @pytest.mark.parametrize("library", [optim, optax], ids=["fdl", "optax"])
 @pytest.mark.parametrize("name", CASES)
 def test_injected_numbers_make_the_steps_of_static_ones(name, library, standard_promotion):
-    """Of both libraries' factories, over 100 steps at b2 = 0.9999: most to the bit, and all within
+    """For factories of both libraries, 100 steps at b2 = 0.9999: most bit for bit, all within
     four units in the last place of the largest, since XLA fuses a constant otherwise than a value.
     """
     make = getattr(library, name)
@@ -107,7 +107,7 @@ def test_each_member_is_its_solo_run():
 
 
 def test_members_without_a_state_take_hyperparameters_too():
-    """A Hyperparameter is a pytree: vmap over it gives each factory its own."""
+    """A Hyperparameter is a pytree, so vmap can map over it."""
     b2 = np.array([0.9, 0.999, 0.9999])
     g = jnp.array([0.3, -2.0])
 
@@ -160,7 +160,7 @@ def test_a_number_put_in_by_hand_has_no_remainder_of_the_one_before():
 
 
 def test_schedules_can_replace_numbers(standard_promotion):
-    """As optax's inject_hyperparams, whose state moves across in both directions."""
+    """As in optax, and states move between both libraries."""
     kwargs = {
         "learning_rate": optim.cosine_decay_schedule(0.1, 7),
         "momentum": lambda count: 0.5 + 0.01 * jnp.float32(count),
