@@ -517,7 +517,7 @@ def scale_by_scheduled_nadam(
         return rule
 
     slots = {"product": lambda p: jnp.ones(()), "mu": filled(dtype=mu_dtype), "nu": filled()}
-    return leafwise("scale_by_nadam", at_step, ScheduledNadamState, slots, counted=True)
+    return leafwise("nadam", at_step, ScheduledNadamState, slots, counted=True)
 
 
 @named_in_errors

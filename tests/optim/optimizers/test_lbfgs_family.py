@@ -190,7 +190,7 @@ def waves(w, offset, sizes, phases):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_searches_along_many_lines_end_where_optaxs_do(strict, offset, standard_promotion):
-    """300 lines at once: that succeed, fail, take the best safe step, or reach rounding."""
+    """300 searches at once: some succeed, fail, take the best safe step, or reach rounding."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(7)
         lines = (rng.standard_normal((300, 4)), rng.uniform(0, 6, (300, 4)))
