@@ -1,20 +1,20 @@
-"""Optimizers: hand-written, in optax's protocol; either side's pieces chain with the other's.
+"""Optimizers in optax's protocol: transformations of fdl and of optax can be chained.
 
-Names, arguments, defaults and states are optax's, and where both compute in float32 or float64, so
-are the bits. fdl leaves optax in two things, for every optimizer:
+Names, arguments, defaults and states are optax's. In float32 and float64 the updates are optax's
+too, bit for bit. Every optimizer differs from optax in two ways:
 
 - Half precision. Moments, sums and norms are kept and computed in float32 or wider, whatever the
-  dtype of parameters and gradients; updates have the dtype of the gradients, rounded once. optax
-  takes the parameters' dtype, in which 0.999 may round to 1 and eps to 0. A state that is given in
-  narrower dtypes keeps them: `keep_state_in(optimizer, jnp.bfloat16)` makes optax's. Steps too
-  small for the parameters' dtype need `master_weights(optimizer)`.
-- Squares out of range. Lengths are right for every finite gradient. A second moment of float32 is
-  of gradients held within 1.3e19 in size, so that it stays finite; after a larger one the weight
-  rests until the moment has decayed, in adam 80,000 steps, and does not rest for ever.
+  dtype of parameters and gradients. Updates are rounded once, to the dtype of the gradients. optax
+  computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. A state that comes in
+  narrower dtypes keeps them: `keep_state_in(optimizer, jnp.bfloat16)` has the dtypes of optax.
+  Where steps are too small for the parameters' dtype, use `master_weights(optimizer)`.
+- Squares out of range. Norms are right for every finite gradient. For a float32 second moment the
+  gradient is clipped to 1.3e19 in size, so that the moment stays finite. After such a gradient the
+  weight hardly moves until the moment has decayed (about 80,000 steps in adam).
 
-A number that cannot be meant is refused where optax takes it: a decay of 1 or more in a mean, whose
-zeros would stay; a negative one in a mean of squares, which would be none; a weight decay below 0,
-which would have weights grow without bound; an exponential decay by a factor of 0.
+These values raise here and pass in optax: a decay of 1 or more in a mean (the mean would stay 0); a
+negative decay in a mean of squares (the mean could become negative); a negative weight decay
+(weights would grow without bound); an exponential decay by the factor 0.
 """
 
 from fdl.exports import public as _public

@@ -1,4 +1,4 @@
-"""How optimizers are put together, and how their updates reach the parameters."""
+"""Chaining transformations, and adding updates to the parameters."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from fdl.optim.protocol import transformation
 
 
 def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Transformations one after the other: the updates of each go into the next.
+    """Applies transformations in order: the updates of one are the input of the next.
 
     Args:
-      transforms: fdl's or optax's, mixed as you like.
+      transforms: transformations of fdl or optax, in any mix.
 
     Returns:
-      One transformation; its state is the tuple of theirs, as optax's `chain` has it. Gradients in
-      half precision go through in float32, and the end is rounded once; in optax's each piece
-      rounds.
+      One transformation. Its state is the tuple of their states, as in `optax.chain`. Updates in
+      half precision are passed on in float32 and rounded once at the end; optax rounds after every
+      transformation.
 
     Raises:
-      ValueError: what is no transformation; a state of another length.
+      ValueError: an argument is not a transformation; at update, the state has another length.
 
     Example:
       >>> import optax
@@ -34,10 +34,10 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
       >>> updates["w"]
       Array([-0.05, -0.05], dtype=float32)
     """
-    parts = [as_transformation("chain", each) for each in transforms]
+    parts = [as_transformation("chain", transform) for transform in transforms]
 
     def init(params: Any) -> Any:
-        return tuple(each.init(params) for each in parts)
+        return tuple(part.init(params) for part in parts)
 
     @wide_inside
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -46,11 +46,11 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
                 f"chain: expected a state of {len(parts)} parts, got {len(state)}; "
                 "make it with this chain's init"
             )
-        new_state = []
-        for each, own in zip(parts, state, strict=True):
-            updates, own = each.update(updates, own, params, **extra_args)
-            new_state.append(own)
-        return updates, tuple(new_state)
+        new_states = []
+        for part, part_state in zip(parts, state, strict=True):
+            updates, new_state = part.update(updates, part_state, params, **extra_args)
+            new_states.append(new_state)
+        return updates, tuple(new_states)
 
     return transformation(init, update)
 
@@ -59,14 +59,15 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """W += update, for every leaf.
 
     Args:
-      params: a pytree of arrays; None leaves stay.
-      updates: as params; where one is None, the parameter stays.
+      params: a pytree of arrays. A leaf that is None stays None.
+      updates: the same structure and shapes as params. Where an update is None, the parameter
+        stays.
 
     Returns:
-      As params, each leaf in its own dtype.
+      The new parameters, in the dtypes of params.
 
     Raises:
-      ValueError: two different trees, or shapes; names the first path that differs.
+      ValueError: structures or shapes differ; names the first path that differs.
 
     Example:
       >>> apply_updates({"w": jnp.ones(2)}, {"w": -jnp.ones(2)})
@@ -76,12 +77,12 @@ def apply_updates(params: Any, updates: Any) -> Any:
     def add(p: Any, u: Any) -> Any:
         if p is None or u is None:
             return p
-        if jnp.shape(p) != jnp.shape(u):  # which could be added, and would reshape the parameter
+        if jnp.shape(p) != jnp.shape(u):  # broadcasting would reshape the parameter
             raise different_trees("apply_updates", "params", params, "updates", updates)
         return jnp.asarray(p + u, jnp.result_type(p))
 
     try:
-        # A bfloat16 and a float32 are added in float32, as optax does.
+        # As in optax, a bfloat16 and a float32 are added in float32.
         with jax.numpy_dtype_promotion("standard"):
             return jax.tree.map(add, params, updates, is_leaf=lambda leaf: leaf is None)
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""An optimizer is written for one array, in its paper's symbols; here it is lifted to trees."""
+"""Rules for one array, written in the symbols of a paper, become transformations of trees."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,26 +24,29 @@ def leafwise(
     counted: bool = False,
     uses_params: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """A transformation of trees from a rule for one array.
+    """Makes a transformation of trees from a rule for one array.
 
-    `at_step(t)` computes what is the same for all leaves, and gives the rule
-    `(g, [w,] *slots) -> (u, *new slots)` of one leaf: gradient, parameter, its state; update.
+    `at_step(t)` computes what all leaves share and returns the rule for one leaf,
+    `(g, [w,] *slots) -> (u, *new_slots)`: g is the gradient, w the parameter, u the update, and the
+    slots are the state of the leaf, such as its moments.
 
     Args:
-      who: in front of error messages.
-      at_step: called with the number of the step, int32, from 1; without argument if not counted.
-      make_state: optax's type of the state, with a field for each slot, and `count` if counted.
-      slots: name -> the slot's first value, from a parameter. In the order of the rule's arguments.
-      counted: whether steps are counted.
-      uses_params: whether the rule is given the parameter, after the gradient.
+      who: name of the transformation, for error messages.
+      at_step: called with the step t, int32, counted from 1; without arguments if not `counted`.
+      make_state: type of the state, with a field for every slot, and `count` if `counted`.
+      slots: name -> function of a parameter that returns the slot's first value. The order is that
+        of the rule's arguments.
+      counted: True counts the steps in the state.
+      uses_params: True passes w to the rule.
 
     Returns:
-      A transformation whose update keeps the gradients' dtype, and whose state keeps its dtypes,
-      also one that was made elsewhere. The rule is given gradient and parameter in float32 or
-      wider. Where a gradient is None, the update is None and the state stays.
+      A transformation. Updates have the dtypes of the gradients, and a state keeps its dtypes, even
+      if other code made it. The rule gets g and w in float32 or wider. Where a gradient is None,
+      the update is None and the state stays.
 
     Raises:
-      ValueError: gradients of another tree than the state's or the parameters'; integer parameters.
+      ValueError: at init, integer parameters; at update, gradients whose structure or shapes differ
+        from those of the state or the parameters.
 
     Example:
       >>> from optax import TraceState
@@ -81,24 +84,24 @@ def per_leaf(
     *,
     kept: int = 0,
 ) -> list[Any]:
-    """The rule at every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
+    """Applies a rule to every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
 
-    Dtypes are decided here and nowhere else: g and all others that are not kept are given to the
-    rule in float32 or wider, and mixed dtypes are computed in the wider one, as optax does; the
-    update gets the dtype of g, and each kept leaf its own.
+    This is the only place that decides about dtypes. The rule gets g, and the leaves that it does
+    not replace, in float32 or wider; mixed dtypes are computed in the wider one, as in optax. The
+    update has the dtype of g, and a replaced leaf keeps its dtype.
 
     Args:
-      who: in front of error messages.
+      who: name of the transformation, for error messages.
       rule: for one array.
-      updates: a pytree; at a None the rule is not called, and all stays as it is.
+      updates: a pytree. Where it is None, the rule is not called and the kept leaves stay.
       others: name -> pytree of the same structure.
-      kept: how many of the others, counted from the end, the rule gives back new.
+      kept: the number of trees at the end of `others` that the rule replaces.
 
     Returns:
-      [the new updates, then the new trees of the kept ones].
+      [the new updates, then the new trees in the place of the last `kept` ones].
 
     Raises:
-      ValueError: two structures, or shapes that the rule cannot join; says both, and where.
+      ValueError: structures differ, or shapes that the rule cannot join; names the first path.
     """
     structure: Any  # mypy knows no methods of a PyTreeDef
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
@@ -108,47 +111,47 @@ def per_leaf(
             raise different_trees(who, "updates", updates, name, tree)
         columns.append(structure.flatten_up_to(tree))
     rows = []
-    for g, *own in zip(leaves, *columns, strict=True):
+    for g, *rest in zip(leaves, *columns, strict=True):
+        inputs, state = rest[: len(rest) - kept], rest[len(rest) - kept :]
         if g is None:
-            rows.append((None, *own[len(own) - kept :]))
+            rows.append((None, *state))
             continue
-        first = len(own) - kept
-        before, error = (g, *own[first:]), None
+        old, error = (g, *state), None
         with jax.numpy_dtype_promotion("standard"):
             try:
-                given = widened_tree((g, *own[:first]))
-                new = tuple(map(_as, rule(*given, *own[first:]), before))
+                outputs = rule(*widened_tree((g, *inputs)), *state)
+                new = tuple(map(_as, outputs, old))
             except (TypeError, ValueError) as raised:
                 new, error = (), raised
-        if error is not None or any(map(_reshaped, new, before)):
+        if error is not None or any(map(_reshaped, new, old)):
             for name, tree in others.items():
                 if _shapes(tree) != _shapes(updates):
                     raise different_trees(who, "updates", updates, name, tree) from error
             if error is not None:
                 raise error
         rows.append(new)
-    transposed = zip(*rows, strict=True) if rows else [()] * (1 + kept)
-    return [jax.tree.unflatten(structure, each) for each in transposed]
+    trees = zip(*rows, strict=True) if rows else [()] * (1 + kept)
+    return [jax.tree.unflatten(structure, leaves) for leaves in trees]
 
 
 def stateless(
     who: str, rule: Callable[..., jax.Array], *, uses_params: bool = False
 ) -> GradientTransformationExtraArgs:
-    """A transformation without state from a rule `(g, [w]) -> u`."""
+    """Makes a transformation without state from a rule `(g, [w]) -> u`."""
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        given = {"params": need_params(who, params)} if uses_params else {}
-        return per_leaf(who, lambda *leaves: (rule(*leaves),), updates, given)[0], state
+        others = {"params": need_params(who, params)} if uses_params else {}
+        return per_leaf(who, lambda *leaves: (rule(*leaves),), updates, others)[0], state
 
     return transformation(lambda params: EmptyState(), update)
 
 
 def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
-    """A slot that begins as an array like the parameter, all of one value.
+    """A slot whose first value is an array of the parameter's shape, filled with one value.
 
     Args:
-      value: of every element.
-      dtype: by default the parameter's, float32 at least; optax takes the parameter's.
+      value: the value of every element.
+      dtype: by default the parameter's dtype, at least float32; optax takes the parameter's.
     """
     return lambda p: jnp.full_like(
         p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
@@ -156,16 +159,16 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """count + 1; it stays at its largest value instead of turning negative."""
+    """count + 1; stops at the largest value of the dtype instead of overflowing."""
     last = np.iinfo(count.dtype).max
     return jnp.where(count < last, count + 1, last).astype(count.dtype)
 
 
 def check_params(who: str, params: Any) -> None:
-    """Refuses parameters that cannot be moved by a little.
+    """Raises unless all parameters have a floating or complex dtype.
 
     Raises:
-      ValueError: an integer parameter, with its path.
+      ValueError: names the path of the first integer parameter.
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
@@ -179,7 +182,7 @@ def check_params(who: str, params: Any) -> None:
 
 
 def need_params(who: str, params: Any) -> Any:
-    """The parameters, or an error that says how to give them."""
+    """The parameters; raises if they are None."""
     if params is None:
         raise ValueError(
             f"{who}: expected the parameters, got None; call update(updates, state, params)"
@@ -188,24 +191,27 @@ def need_params(who: str, params: Any) -> Any:
 
 
 def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueError:
-    """An error that names the first path at which two trees differ, and then shows both."""
-    mine, other = _shapes(left), _shapes(right)
-    path = next(
-        (each for each in sorted({*mine, *other}) if mine.get(each) != other.get(each)), None
-    )
+    """An error that names the first path at which two trees differ and then shows both trees."""
+    lefts, rights = _shapes(left), _shapes(right)
+    differing = (path for path in sorted({*lefts, *rights}) if lefts.get(path) != rights.get(path))
+    path = next(differing, None)
     name = paths.shortened(repr(path), 200)
-    said = f"one tree in {a} and {b}", "two structures with the same paths"
-    if path in mine and path in other:
-        shapes = f"{list(mine[path])} and {list(other[path])}"
-        said = f"one shape in {a} and {b} at {name}", shapes
+    expected, got = f"one tree in {a} and {b}", "two structures with the same paths"
+    if path in lefts and path in rights:
+        expected = f"one shape in {a} and {b} at {name}"
+        got = f"{list(lefts[path])} and {list(rights[path])}"
     elif path is not None:
-        where = a if path in mine else b
-        said = f"one tree in {a} and {b}", f"{name} in {where} alone"
+        got = f"{name} in {a if path in lefts else b} alone"
     structures = [paths.shortened(str(jax.tree.structure(tree)), 600) for tree in (left, right)]
     both = f"\n  {a}: {structures[0]}\n  {b}: {structures[1]}"
     return ValueError(
-        f"{who}: expected {said[0]}, got {said[1]}; make both from the same parameters{both}"
+        f"{who}: expected {expected}, got {got}; make both from the same parameters{both}"
     )
+
+
+def where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """jnp.where, leaf by leaf, for two trees of the same structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _as(x: Any, like: Any) -> jax.Array:
@@ -222,8 +228,3 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _is_none(leaf: Any) -> bool:
     return leaf is None
-
-
-def where(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """One tree or another of the same structure."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

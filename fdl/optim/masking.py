@@ -1,4 +1,4 @@
-"""Some leaves and not others: what part of a tree a transformation sees."""
+"""Masks: which leaves of a tree a transformation sees."""
 
 import functools
 from typing import Any
@@ -13,6 +13,7 @@ from optax import (
 )
 
 from fdl import paths
+from fdl.checks import OptionError
 from fdl.optim.checks import as_transformation
 from fdl.optim.protocol import is_placeholder, transformation
 from fdl.typing import Mask
@@ -21,23 +22,24 @@ from fdl.typing import Mask
 def masked(
     inner: GradientTransformation, mask: Mask, *, mask_compatible_extra_args: bool = False
 ) -> GradientTransformationExtraArgs:
-    """A transformation for some leaves; the updates of the others pass unchanged.
+    """Applies a transformation to some leaves; the updates of the others pass unchanged.
 
     Args:
-      inner: fdl's or optax's.
-      mask: one path pattern or a tuple of them (`"**/w"`; see `fdl.paths`), or, as in optax, a
-        pytree of bool with the structure of params or a prefix of it, or a function of params that
-        gives one. A module whose leaves are bools is read, also where it can be called.
-      mask_compatible_extra_args: whether extra arguments of `update` that have the structure of the
-        updates, such as `grad`, are masked as well.
+      inner: a transformation of fdl or optax.
+      mask: which leaves `inner` sees. One path pattern or a tuple of them (`"**/w"`; see
+        `fdl.paths`); or, as in optax, a pytree of bool with the structure of params or a prefix of
+        it, or a function of params that returns one. A callable pytree whose leaves are bools
+        counts as a pytree.
+      mask_compatible_extra_args: True also masks those extra arguments of `update` that have the
+        structure of the updates, such as `grad`.
 
     Returns:
-      A transformation with state `optax.MaskedState(inner_state)`, which holds nothing for the
-      leaves that are left out.
+      A transformation with state `optax.MaskedState(inner_state)`, which keeps nothing for the
+      leaves outside the mask.
 
     Raises:
-      ValueError: what is no mask, or does not fit the parameters; a pattern that matches nothing,
-        with the nearest paths.
+      ValueError: `inner` is not a transformation; `mask` is not a mask or does not fit the
+        parameters; a pattern matches nothing (the message lists the nearest paths).
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +69,7 @@ def masked(
             }
         new, inner_state = inner.update(cut(updates, wanted), state.inner_state, part, **extra_args)
         updates = jax.tree.map(
-            lambda keep, mine, other: mine if keep else other, wanted, new, updates
+            lambda keep, changed, old: changed if keep else old, wanted, new, updates
         )
         return updates, MaskedState(inner_state)
 
@@ -75,25 +77,29 @@ def masked(
 
 
 def mask_of(mask: Mask, tree: Any) -> Any:
-    """The mask as a pytree of bool: patterns and functions applied to a tree."""
+    """The mask as a pytree of bool for this tree."""
     if isinstance(mask, str):
         return paths.select(tree, mask)
-    if isinstance(mask, tuple | list) and mask and all(isinstance(each, str) for each in mask):
+    if (
+        isinstance(mask, tuple | list)
+        and mask
+        and all(isinstance(pattern, str) for pattern in mask)
+    ):
         return paths.select(tree, *mask)
     function: Any = mask
     return function(tree) if is_function(mask) else mask
 
 
 def is_function(value: Any) -> bool:
-    """Whether a mask or labels are a function of the parameters; else they are a pytree.
+    """True if a mask or labels are a function of the parameters, False if they are a pytree.
 
-    A module may be both: it can be called, but if its leaves are bools or labels, it is read.
+    A module can be both. It counts as a pytree if its leaves are bools or labels.
     """
     if isinstance(value, functools.partial):  # such as JAX's, whose leaves are its arguments
         return True
     leaves, arrays = jax.tree.leaves(value), jax.Array | np.ndarray
-    read = leaves and not any(callable(leaf) or isinstance(leaf, arrays) for leaf in leaves)
-    return callable(value) and not read
+    labels = leaves and not any(callable(leaf) or isinstance(leaf, arrays) for leaf in leaves)
+    return callable(value) and not labels
 
 
 def cut(tree: Any, mask: Any) -> Any:
@@ -103,7 +109,7 @@ def cut(tree: Any, mask: Any) -> Any:
 
 
 def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
-    """Refuses what has neither the structure of a tree nor that of its upper levels.
+    """Raises unless `prefix` has the structure of the tree or of its upper levels.
 
     Raises:
       ValueError: names the first path that differs.
@@ -113,15 +119,15 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
     except (ValueError, TypeError):
         raise ValueError(
             f"{who}: expected {what} with the structure of params or a prefix of it, got "
-            f"{_difference(prefix, tree)}; make it by jax.tree.map over the params"
+            f"{_difference(prefix, tree)}; make it with jax.tree.map over params"
         ) from None
 
 
 def _difference(prefix: Any, tree: Any) -> str:
-    """Where a prefix does not fit a tree."""
-    given, there = paths.leaves(prefix), paths.leaves(tree)
+    """The first place where a prefix does not fit a tree, in words."""
+    given, expected = paths.leaves(prefix), paths.leaves(tree)
     levels: set[str] = set()
-    for path in there:
+    for path in expected:
         names = path.split("/")
         above = {"/".join(names[:depth]) for depth in range(len(names) + 1)}
         if above.isdisjoint(given):
@@ -130,14 +136,15 @@ def _difference(prefix: Any, tree: Any) -> str:
     unknown = next((path for path in given if path not in levels), None)
     if unknown is None:
         return "other containers at the same paths"
-    return f"one for {paths.shortened(repr(unknown), 200)}, which is no part of them"
+    return f"one for {paths.shortened(repr(unknown), 200)}, which is not in params"
 
 
 def _check_mask(mask: Any) -> None:
     leaves = [None] if mask is None else jax.tree.leaves(mask)
     kinds = str | bool | np.bool_
     if not is_function(mask) and not all(isinstance(leaf, kinds) for leaf in leaves):
-        raise ValueError(
-            f"masked: expected path patterns, a pytree of bool or a function of params, got "
-            f"{mask!r:.60}; give '**/w' for all weights"
+        raise OptionError(
+            "masked",
+            "expected a mask of path patterns, a pytree of bool or a function of params, got "
+            f"{mask!r:.60}; pass '**/w' for all weights",
         )

@@ -1,6 +1,6 @@
-"""Moments: moving averages that begin at 0, and the correction of that bias.
+"""Bias correction of moments, which are moving averages that start at 0.
 
-m is a moment, g a gradient, t the step from 1.
+m is a moment, g a gradient, t the step, counted from 1.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 
 
 def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..., jax.Array]:
-    """m^ as a function of (m, g): Kingma's m / (1 - b1^t), or Dozat's."""
+    """`(m, g) -> m^`, the corrected first moment of `adam`, or with nesterov that of `nadam`."""
     c1 = correction(b1, t)
     if not nesterov:
         return lambda m, g: corrected(m, c1)
@@ -20,18 +20,18 @@ def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..
 
 @functools.partial(jax.jit, inline=True)
 def correction(decay: float, t: jax.Array) -> jax.Array:
-    """1 - decay^t, what is missing from a moment that began at 0.
+    """1 - decay^t, the sum of the weights in a moment that started at 0.
 
-    Compiled by itself, so that its rounding is the same in and outside of a larger program: at
-    decay = 0.999 and t = 1 nearly all digits of it are rounding.
+    It is compiled separately, so that it rounds the same way inside and outside of a larger
+    program: at decay = 0.999 and t = 1 most of its digits are rounding.
     """
     return 1 - decay**t
 
 
-def corrected(moment: jax.Array, missing: jax.Array) -> jax.Array:
+def corrected(moment: jax.Array, total_weight: jax.Array) -> jax.Array:
     """A moment without its bias: moment / (1 - decay^t).
 
-    The divisor is computed in float32 or better and only then narrowed: decay^t would round to 1 in
-    bfloat16, and the quotient would not be finite.
+    The divisor is computed in float32 or wider and then cast to the moment's dtype: in bfloat16
+    decay^t could round to 1, and the quotient would not be finite.
     """
-    return moment / missing.astype(moment.dtype)
+    return moment / total_weight.astype(moment.dtype)

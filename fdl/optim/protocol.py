@@ -1,4 +1,4 @@
-"""optax's protocol: what every optimizer is, and what stands in the place of parameters."""
+"""optax's protocol: the type of every optimizer, and the placeholder that optax passes to init."""
 
 import functools
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from fdl.ops.rank_promotion import with_free_ranks
 def transformation(
     init: Callable[..., Any], update: Callable[..., Any]
 ) -> GradientTransformationExtraArgs:
-    """`optax.GradientTransformationExtraArgs` whose functions may join arrays of different ranks.
+    """An `optax.GradientTransformationExtraArgs` that may broadcast arrays of different ranks.
 
-    Every optimizer of fdl is made here, so that it works where the user's settings forbid that.
+    Every optimizer of fdl is made here, so that all work under `jax_numpy_rank_promotion="raise"`.
     """
     return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
 
 
 def is_placeholder(params: Any) -> bool:
-    """Whether `optax.tree_utils.tree_map_params` asks where in a state the parameters stand.
+    """True if `optax.tree_utils.tree_map_params` called `init`, to find parameters in the state.
 
-    It calls `init` with a tree that has no leaves, to which no mask fits.
+    It passes a tree without leaves, which no mask fits.
     """
     return isinstance(params, _placeholder_type())
 
 
 @functools.cache
 def _placeholder_type() -> type:
-    """optax's type of it, which has no public name."""
+    """The type of optax's placeholder, which has no public name."""
     seen: list[type] = []
 
     def init(params: Any) -> None:

@@ -1,8 +1,8 @@
-"""A tree of arrays taken as one long vector, and lengths whose squares neither overflow nor vanish.
+"""A tree of arrays as one vector: its norm, which neither overflows nor underflows, and products.
 
-A length is measured by plain squares, which cost nothing more than optax's; only where one of them
-is out of range are all measured again, scaled by a power of two. The choice is one for a whole
-tree, because a branch costs an accelerator a pause.
+A norm is first computed from plain squares, at the cost of optax's. If one of the sums is out of
+range, all are computed again, scaled by a power of two. There is one branch for the whole tree,
+because a branch makes an accelerator wait.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from fdl.ops.numerics import largest, power_of_two, squared_size, widened
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A length as sqrt(squares) * power, which may be too long for its dtype.
+    """A norm as sqrt(squares) * power, which can be too large for its dtype.
 
     Args:
       squares: a real scalar, float32 or wider.
@@ -29,39 +29,39 @@ class Size:
 
     @property
     def part(self) -> jax.Array:
-        """The length in units of power; its gradient is 0 at 0."""
+        """The norm divided by `power`; its gradient at 0 is 0."""
         zero = self.squares == 0
         root = jnp.sqrt(jnp.where(zero, jnp.ones_like(self.squares), self.squares))
         return jnp.where(zero, self.squares, root)
 
     @property
     def value(self) -> jax.Array:
-        """The length itself; infinite if it is too long."""
+        """The norm; infinite if it is too large for the dtype."""
         return self.part * self.power
 
     def of(self, x: jax.Array) -> jax.Array:
-        """x in units of power."""
-        # No quotient, which XLA would join with a next one: x / (power * part) may be x / infinity.
+        """x divided by `power`."""
+        # A product, because XLA merges two quotients: x / (power * part) can be x / infinity.
         return x * (1 / self.power).astype(x.dtype)
 
 
 def size(tree: Any) -> Size:
-    """The length of a whole tree: sqrt(sum |x|^2)."""
+    """The norm of a whole tree: sqrt(sum |x|^2)."""
     return _sizes([jax.tree.leaves(tree)])[0]
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """Trees with the size of each leaf: its length, or its root mean square."""
+    """Trees with the Size of every leaf: its norm, or with `mean` its root mean square."""
     leaves, structure = jax.tree.flatten(list(trees))
     return jax.tree.unflatten(structure, _sizes([[leaf] for leaf in leaves], mean))
 
 
 def dot(a: Any, b: Any) -> jax.Array:
-    """Re <a, b>, the sum over all leaves of conj(a) b, in at least float32.
+    """Re <a, b>, the sum over all leaves of conj(a) b, in float32 or wider.
 
     Args:
       a: a tree of arrays.
-      b: of the same structure and shapes.
+      b: a tree of the same structure and shapes.
     """
 
     def one(x: Any, y: Any) -> jax.Array:
@@ -75,7 +75,7 @@ def dot(a: Any, b: Any) -> jax.Array:
 
 
 def add_scaled(a: Any, scale: Any, b: Any) -> Any:
-    """a + scale * b, each leaf in the dtype of a's."""
+    """a + scale * b, leaf by leaf, in the dtypes of a."""
 
     def one(x: Any, y: Any) -> jax.Array:
         with jax.numpy_dtype_promotion("standard"):
@@ -86,12 +86,12 @@ def add_scaled(a: Any, scale: Any, b: Any) -> Any:
 
 def _sizes(groups: list[list[Any]], mean: bool = False) -> list[Size]:
     with jax.numpy_dtype_promotion("standard"):
-        return [Size(*each) for each in _measured(groups, mean)]
+        return [Size(squares, power) for squares, power in _measured(groups, mean)]
 
 
 @functools.partial(jax.jit, static_argnames="mean", inline=True)
 def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.Array]]:
-    """(squares, power) of each group of arrays."""
+    """(squares, power) for every group of arrays."""
     groups = [[widened(x) for x in group if jnp.size(x)] for group in groups]
 
     def total(group: list[Any]) -> jax.Array:
@@ -100,7 +100,7 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
         return squares / sum(x.size for x in group) if mean and group else squares
 
     def usable(squares: jax.Array) -> jax.Array:
-        # Above the least by so much that what vanished of smaller elements is below rounding.
+        # So far above the smallest number that elements whose squares underflow do not count.
         limits = jnp.finfo(squares.dtype)
         return (squares > limits.tiny * 2.0**66) & (squares <= limits.max)
 
@@ -114,7 +114,7 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
     if not fits:
         return plain
 
-    def again() -> list[tuple[jax.Array, jax.Array]]:
+    def rescaled() -> list[tuple[jax.Array, jax.Array]]:
         return [scaled(group) if group else one for one, group in zip(plain, groups, strict=True)]
 
-    return jax.lax.cond(functools.reduce(jnp.logical_and, fits), lambda: plain, again)
+    return jax.lax.cond(functools.reduce(jnp.logical_and, fits), lambda: plain, rescaled)

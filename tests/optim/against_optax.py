@@ -20,7 +20,7 @@ RATES = {"lamb_0": lambda count: 0.01 / (1 + 0.07 * count)}
 
 
 class Problem(NamedTuple):
-    """What is to be learned.
+    """The task.
 
     Args:
       loss: (params, number of the step) -> scalar.
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 
 @functools.cache
 def digits(activation=fdl.relu, dtype="float32", width=16, batch_size=32):
-    """A classifier of 8 x 8 scans: about 1,400 parameters, four leaves."""
+    """A classifier of 8 x 8 images: about 1,400 parameters in four leaves."""
     split = fdl.data.digits()
     x = jnp.asarray(split.train[0].reshape(-1, 64) / 16, dtype)
     data = (x, jnp.asarray(split.train[1]))
@@ -102,7 +102,7 @@ def displacements(optimizers, problem, steps=STEPS):
 
 
 def displacement_distance(first, second):
-    """|a - b| / |b| of two displacements: how far from the same way two runs went."""
+    """|a - b| / |b|, the relative distance of two displacements."""
     apart = jax.tree.map(lambda a, b: a - b, first, second)
     return float(optax.tree.norm(apart) / optax.tree.norm(second))
 

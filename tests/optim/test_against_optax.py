@@ -1,4 +1,4 @@
-"""Every optimizer that optax has, on a real network for 500 steps; and that the yardstick measures.
+"""Every optimizer of optax on a real network for 500 steps, and tests of that comparison.
 
 All of them in one program for each side, so that they are compiled and run at once.
 """
@@ -46,7 +46,7 @@ def test_free_runs_in_float64_go_the_same_way(standard_promotion):
 
 @pytest.mark.slow
 def test_a_step_five_percent_too_long_is_seen(standard_promotion):
-    """In the update, and in the displacement, at the size that it has."""
+    """A step that is 5% too long shows as 5% in the update and in the displacement."""
     problem = against_optax.digits()
     ours, theirs = fdl.optim.adam(0.00105), optax.adam(0.001)
     pairs = {"adam": (ours, theirs, lambda params: params)}

@@ -1,4 +1,4 @@
-"""What users of optax do with an optimizer, done with every one of fdl's, wrapped and not."""
+"""What users of optax do with an optimizer, tested for every optimizer of fdl."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ def is_matrix(params):
     return jax.tree.map(lambda p: len(p.shape) == 2, params)
 
 
-# name -> (makes the optimizer, the parameters it wants of plain ones, makes optax's or None).
+# name -> (factory of fdl, params -> the parameters that it needs, factory of optax or None).
 EVERY = {
     **{name: (case.ours, case.start, None) for name, case in DEFAULTS.items()},
     **{
@@ -99,7 +99,7 @@ over_every = pytest.mark.parametrize("name", EVERY)
 
 
 def made(name):
-    """(the optimizer, its parameters, the gradients, the arguments of its update)."""
+    """(optimizer, parameters, gradients, extra arguments of its update)."""
     make, start, _ = EVERY[name]
     params = start(tree(0))
     gradient = getattr(start(tree(1)), "fast", start(tree(1)))
@@ -121,7 +121,7 @@ def shapes(tree):
 
 @over_every
 def test_parameters_in_a_state_are_mapped(name):
-    """With a value for each parameter, such as a sharding, and without."""
+    """`tree_map_params` with and without a value for every parameter, such as a sharding."""
     optimizer, params, _, _ = made(name)
     state = jax.eval_shape(optimizer.init, params)
     plain = getattr(params, "fast", params)
@@ -133,7 +133,7 @@ def test_parameters_in_a_state_are_mapped(name):
     )
     seen, there = set(jax.tree.leaves(mapped)), set(jax.tree.leaves(names))
     assert seen <= there
-    # Every array with the shape of a parameter is one: all, or those of the mask.
+    # All arrays of the state with the shape of a parameter are mapped, or those inside the mask.
     arrays = {leaf.shape for leaf in jax.tree.leaves(state)} & {(3, 2), (4,)}
     paths = fdl.paths.leaves(plain)
     assert {paths[path].shape for path in seen} >= arrays
@@ -143,12 +143,12 @@ def test_parameters_in_a_state_are_mapped(name):
 
 @over_every
 def test_states_are_made_from_shapes_alone(name):
-    """Under eval_shape always, and from ShapeDtypeStructs themselves where optax's are."""
+    """init works under eval_shape, and with ShapeDtypeStructs where optax's does."""
     optimizer, params, _, _ = made(name)
     struct = jax.eval_shape(lambda: params)
     expected = shapes(optimizer.init(params))
     assert shapes(jax.eval_shape(optimizer.init, struct)) == expected
-    # These two keep copies of the parameters themselves.
+    # These two keep copies of the parameters.
     copies = {"schedule_free", "schedule_free_sgd", "schedule_free_adamw", "sam"}
     if name not in copies:
         assert shapes(optimizer.init(struct)) == expected
@@ -159,7 +159,7 @@ def test_states_are_made_from_shapes_alone(name):
 
 
 @over_every
-def test_it_works_where_ranks_may_not_be_promoted(name):
+def test_it_works_where_rank_promotion_raises(name):
     optimizer, params, gradient, more = made(name)
     with jax.numpy_rank_promotion("raise"):
         state = optimizer.init(params)
@@ -171,7 +171,7 @@ def test_it_works_where_ranks_may_not_be_promoted(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_works_where_ranks_may_not_be_promoted(name):
+def test_a_schedule_works_where_rank_promotion_raises(name):
     with jax.numpy_rank_promotion("raise"):
         assert SCHEDULES[name].ours()(jnp.int32(3)).shape == ()
 
@@ -221,7 +221,7 @@ def test_every_hyperparameter_is_found_and_set_by_its_name(name):
         assert new == state._replace(hyperparams=state.hyperparams | {key: "new"})
 
 
-def test_a_step_goes_by_the_rate_that_was_set():
+def test_a_step_uses_the_rate_that_was_set():
     optimizer = optim.inject_hyperparams(fdl.sgd)(0.1)
     state = optimizer.init(jnp.zeros(1))
     np.testing.assert_array_equal(
@@ -233,13 +233,13 @@ def test_a_step_goes_by_the_rate_that_was_set():
     np.testing.assert_array_equal(optax.tree_utils.tree_get(state, "learning_rate"), 0.25)
 
 
-# Masks and labels that can be called.
+# Callable masks and labels.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Module:
-    """A network as Equinox has it: a pytree that can be called."""
+    """A network like those of Equinox: a callable pytree."""
 
     w: object
     b: object
@@ -288,7 +288,7 @@ def test_a_partial_is_a_function():
 
 # Arguments.
 
-# fdl's name for optax's class, and why an argument of optax's is not among fdl's.
+# The name in fdl of a class of optax, and why fdl lacks an argument of optax.
 NAMES = {"accumulate": optax.MultiSteps}
 REASONS = {
     ("chain", "args"): "transforms, in any number",
@@ -327,7 +327,7 @@ def test_lion_has_the_signs_of_optax(mode):
         assert_equal((updates, mine), (expected, state), rtol=1e-6)
 
 
-def test_extra_arguments_are_masked_if_asked():
+def test_extra_arguments_are_masked_on_request():
     def seen(given):
         taken = optax.GradientTransformationExtraArgs(
             lambda params: (), lambda u, s, p=None, *, tags, n: (given.append((tags, n)), (u, s))[1]
@@ -387,9 +387,9 @@ def test_dampening_is_that_of_torch():
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(None, False), (0.0, False), (0.9, True)], ids=str
 )
-def test_dampening_wants_a_plain_momentum(momentum, nesterov):
+def test_dampening_needs_a_plain_momentum(momentum, nesterov):
     message = (
-        "sgd: expected a momentum, without nesterov, for dampening, got momentum "
+        "sgd: expected a momentum, and nesterov=False, with dampening, got momentum "
         f"{momentum} and nesterov {nesterov}; leave dampening out"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
@@ -397,16 +397,15 @@ def test_dampening_wants_a_plain_momentum(momentum, nesterov):
     optim.sgd(0.1, momentum, nesterov, dampening=0)  # torch's default
     with pytest.raises(
         ValueError,
-        match=r"^trace: expected dampening in \[0, 1\), got 1.5; it is the share of the past that "
+        match=r"^sgd: expected dampening in \[0, 1\), got 1.5; it is the share of the past that "
         "each step keeps$",
     ):
         optim.sgd(0.1, 0.9, dampening=1.5)
 
 
-def test_an_unknown_sign_of_lion_is_refused():
+def test_an_unknown_mode_of_lion_raises():
     message = (
-        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; take 'hard', "
-        "the paper's"
+        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; the paper has 'hard'"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.scale_by_lion(mode="soft")
@@ -426,7 +425,7 @@ def test_nadamw_with_a_scheduled_momentum_is_that_of_torch():
     )
 
 
-# Numbers at the end of their range, as optax takes them.
+# Numbers at the ends of their ranges.
 
 EXTREMES = {
     "sums": ("trace", {"decay": 1.0}),
@@ -440,7 +439,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("name", EXTREMES)
-def test_a_number_that_can_be_meant_is_taken(name, standard_promotion):
+def test_numbers_at_the_ends_of_their_ranges_are_accepted(name, standard_promotion):
     which, hyper = EXTREMES[name]
     theirs = getattr(optax, which, None) or getattr(contrib, which)
     np.testing.assert_allclose(run(getattr(optim, which)(**hyper)), run(theirs(**hyper)), rtol=1e-6)
@@ -449,7 +448,7 @@ def test_a_number_that_can_be_meant_is_taken(name, standard_promotion):
 # Tuples of patterns.
 
 
-def test_a_partition_by_tuples_is_carried_through_compiled_steps():
+def test_a_partition_by_tuples_works_in_compiled_steps():
     params = {"a": jnp.ones(2), "b": jnp.ones(1), "c": jnp.ones(3)}
     optimizer = optim.partition({("a", "b"): fdl.sgd(1.0, 0.5)}, rest=fdl.sgd(0.25))
 
@@ -464,16 +463,14 @@ def test_a_partition_by_tuples_is_carried_through_compiled_steps():
     assert_equal(end, {"a": jnp.full(2, -1.5), "b": jnp.full(1, -1.5), "c": jnp.full(3, 0.5)})
 
 
-def test_labels_of_several_types_are_carried_too():
+def test_labels_of_several_types_work_too():
     optimizer = optim.partition(
         {0: fdl.sgd(1.0), 1: fdl.sgd(2.0)}, {"a": 0, "b": 1, "c": 5}, rest=fdl.sgd(3.0)
     )
     params = {"a": jnp.ones(1), "b": jnp.ones(1), "c": jnp.ones(1)}
     updates, _ = jax.jit(optimizer.update)(params, jax.jit(optimizer.init)(params))
     assert_equal(updates, {"a": -jnp.ones(1), "b": jnp.full(1, -2.0), "c": jnp.full(1, -3.0)})
-    message = (
-        "^partition: expected keys that are told apart by their text, got [1, '1']; rename one$"
-    )
+    message = "^partition: expected keys with different texts, got [1, '1']; rename one$"
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         optim.partition({1: fdl.sgd(1.0), "1": fdl.sgd(2.0)}, {"a": 1})
 
@@ -489,26 +486,27 @@ LONG = {
     "mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True, "other")).init(tree),
         "masked: expected a mask with the structure of params or a prefix of it, got none for "
-        "'leaf_0'; make it by jax.tree.map over the params",
+        "'leaf_0'; make it with jax.tree.map over params",
     ),
     "mask of too much": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True) | {"z": True}).init(tree),
         "masked: expected a mask with the structure of params or a prefix of it, got one for 'z', "
-        "which is no part of them; make it by jax.tree.map over the params",
+        "which is not in params; make it with jax.tree.map over params",
     ),
     "mask of lists": (
         lambda tree: optim.masked(fdl.sgd(1.0), [True] * 5_000).init(tuple(tree.values())),
         "masked: expected a mask with the structure of params or a prefix of it, got other "
-        "containers at the same paths; make it by jax.tree.map over the params",
+        "containers at the same paths; make it with jax.tree.map over params",
     ),
     "no mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(0.5)),
-        "masked: expected path patterns, a pytree of bool or a function of params, got {'leaf_0': ",
+        "masked: expected a mask of path patterns, a pytree of bool or a function of params, got "
+        "{'leaf_0': ",
     ),
     "labels": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("a", "other")).init(tree),
         "partition: expected labels with the structure of params or a prefix of it, got none for "
-        "'leaf_0'; make it by jax.tree.map over the params",
+        "'leaf_0'; make it with jax.tree.map over params",
     ),
     "unknown label": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("b" * 9_999)).init(tree),
@@ -545,7 +543,7 @@ def test_a_message_about_a_large_tree_is_short(name):
 
 SEEDED_BUGS = {
     "fdl/optim/protocol.py": (
-        "optim/test_beside_optax.py -k ranks",
+        "optim/test_beside_optax.py -k rank",
         [("with_free_ranks(update))", "update)")],
     ),
 }

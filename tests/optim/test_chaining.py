@@ -1,4 +1,4 @@
-"""sgd and its pieces: what is not the same for every optimizer (that is in test_optimizers.py)."""
+"""sgd, chain and apply_updates. The laws of all optimizers are in test_optimizers.py."""
 
 import re
 
@@ -77,7 +77,7 @@ def test_chains_mix_both_sides_both_ways():
     )
 
 
-def test_a_chain_hands_on_extra_arguments():
+def test_a_chain_passes_extra_arguments_on():
     def update(updates, state, params=None, *, value, **extra):
         return jax.tree.map(lambda u: u * value, updates), state
 
@@ -109,7 +109,7 @@ def test_the_count_of_a_schedule_stops_at_its_largest_value(start):
         assert int(state.count) == min(start + 1, LAST)
 
 
-def test_an_accumulator_of_another_dtype(standard_promotion):
+def test_the_trace_can_have_another_dtype(standard_promotion):
     """The trace has the dtype asked for; the updates keep the dtype of the gradients."""
     for dtype, accumulator in [("bfloat16", "float32"), ("float32", "bfloat16")]:
         ours = fdl.sgd(0.1, 0.9, accumulator_dtype=accumulator)
@@ -128,7 +128,7 @@ def test_an_accumulator_of_another_dtype(standard_promotion):
 
 
 @pytest.mark.parametrize("accumulator", ["float32", "bfloat16"])
-def test_an_accumulator_of_another_dtype_passes_strict_promotion(accumulator):
+def test_a_trace_of_another_dtype_passes_strict_promotion(accumulator):
     dtype = {"float32": "bfloat16", "bfloat16": "float32"}[accumulator]
     optimizer = fdl.sgd(0.1, 0.5, accumulator_dtype=accumulator)
     w = jnp.array([1.0, -2.0], dtype)
@@ -178,7 +178,7 @@ def test_updates_of_another_dtype_pass_strict_promotion():
             {"w": jnp.ones(3), "b": jnp.ones(())},
             "expected one shape in params and updates at 'w', got [2] and [3]; make both from the ",
         ),
-        # Shapes that could be added.
+        # Shapes that would broadcast.
         (
             {"w": jnp.ones((3, 2)), "b": jnp.ones(())},
             "expected one shape in params and updates at 'w', got [2] and [3, 2]; make both from ",
@@ -189,7 +189,7 @@ def test_updates_of_another_dtype_pass_strict_promotion():
         ),
     ],
 )
-def test_updates_of_another_tree_are_refused(updates, message):
+def test_updates_of_another_tree_raise(updates, message):
     params = {"w": jnp.ones(2), "b": jnp.ones(())}
     with pytest.raises(ValueError, match="^" + re.escape(f"apply_updates: {message}")):
         fdl.apply_updates(params, updates)
@@ -198,7 +198,7 @@ def test_updates_of_another_tree_are_refused(updates, message):
 # optax's wrappers.
 
 
-def test_masked_and_multi_transform_take_it():
+def test_masked_and_multi_transform_of_optax_wrap_it():
     params, gradient = tree(0), tree(1)
     mask = fdl.select(params, "**/w")
     masked = optax.masked(fdl.sgd(0.5, 0.9), mask)
@@ -215,7 +215,7 @@ def test_masked_and_multi_transform_take_it():
 
 @pytest.mark.bits
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_inject_hyperparams_and_multi_steps_take_it(nesterov, standard_promotion):
+def test_inject_hyperparams_and_multi_steps_of_optax_wrap_it(nesterov, standard_promotion):
     params = tree(0)
     kwargs = {"learning_rate": halving, "momentum": 0.8, "nesterov": nesterov}
 
@@ -286,34 +286,36 @@ def test_a_run_is_differentiable_by_its_rate():
 
 
 @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf"), np.float32(-1), -1])
-def test_a_rate_that_is_none_is_refused(rate):
-    message = f"^{re.escape(f'learning_rate: expected a finite rate >= 0, got {rate}; ')}"
-    with pytest.raises(ValueError, match=message + "the step already goes downhill$"):
+def test_a_bad_rate_raises(rate):
+    finite = "a finite " if rate == float("inf") else ""
+    message = re.escape(f": expected {finite}learning_rate >= 0, got {rate}; ")
+    message += "the update is already subtracted; pass a positive rate$"
+    with pytest.raises(ValueError, match="^sgd" + message):
         fdl.sgd(rate)
-    with pytest.raises(ValueError, match=r"^learning_rate: expected a finite rate >= 0, got "):
+    with pytest.raises(ValueError, match=r"^scale_by_learning_rate: expected (a finite )?learning"):
         optim.scale_by_learning_rate(jnp.float32(rate))
 
 
 @pytest.mark.parametrize("momentum", [-1.1, 9.0, float("nan")])
-def test_a_momentum_that_is_none_is_refused(momentum):
-    message = rf"^trace: expected a decay \(momentum\) in \[-1, 1\], got {momentum}; beyond 1 "
-    with pytest.raises(ValueError, match=message):
+def test_a_bad_momentum_raises(momentum):
+    message = rf" in \[-1, 1\], got {momentum}; beyond 1 the trace has no bound$"
+    with pytest.raises(ValueError, match="^sgd: expected momentum" + message):
         fdl.sgd(0.1, momentum)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="^trace: expected decay" + message):
         optim.trace(momentum)
 
 
-def test_a_schedule_that_gives_no_scalar_is_refused():
+def test_a_schedule_that_does_not_return_a_scalar_raises():
     optimizer = fdl.sgd(lambda count: jnp.ones(2))
     w = jnp.ones(2)
     with pytest.raises(
         ValueError,
-        match=r"^learning_rate: expected a schedule that gives a scalar, got shape \[2\]; return ",
+        match=r"^learning_rate: expected a schedule that returns a scalar, got shape \[2\]; ",
     ):
         optimizer.update(w, optimizer.init(w))
 
 
-def test_a_state_of_other_parameters_is_refused():
+def test_a_state_of_other_parameters_raises():
     optimizer = fdl.sgd(0.1, momentum=0.9)
     w = {"w": jnp.ones(2)}
     state = optimizer.init({"v": jnp.ones(2)})
@@ -340,8 +342,8 @@ SEEDED_BUGS = {
         "optim/test_chaining.py",
         [
             (
-                "each.update(updates, own, params, **extra_args)",
-                "each.update(updates, own, params)",
+                "part.update(updates, part_state, params, **extra_args)",
+                "part.update(updates, part_state, params)",
             ),
             ("jnp.asarray(p + u, jnp.result_type(p))", "p + u"),
             ("jnp.asarray(p + u,", "jnp.asarray(p - u,"),

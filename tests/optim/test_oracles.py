@@ -58,7 +58,7 @@ def run_oracle(oracle, params=PARAMS, gradients=GRADIENTS):
     return {name: np.stack([p[name] for p in path]) for name in params}
 
 
-# Sixty steps of tiny arrays: nearly all of the time is the compiler's, so it shall not optimize.
+# Sixty steps of tiny arrays take little time; without optimization they also compile fast.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -222,7 +222,7 @@ def test_adafactor_of_optax_computes_its_decay_in_float32():
     assert_differ(alias, path, 1e-9)
 
 
-# --- where optax and the papers part -------------------------------------------------------------
+# --- where optax and the papers differ -----------------------------------------------------------
 
 
 def test_rprop_of_optax_is_late_by_one_step():
@@ -293,7 +293,7 @@ def test_amsgrad_readings_differ_and_agree_without_correction():
 
 
 def test_readings_that_differ():
-    """Each pair is a choice that shows, so that a test against one reading decides."""
+    """The readings of every pair give different results, so tests can tell them apart."""
     common = {"learning_rate": 0.1}
     for name, one, other in [
         ("adagrad", {"eps": 0.03}, {"eps": 0.03, "reading": "paper"}),
@@ -577,7 +577,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_protocol(name):
-    """init starts anew, arguments stay as they were, and what step returned never changes."""
+    """init starts again, arguments are not modified, and results of step never change."""
     hyper = WRAPPED[name]() if name in WRAPPED else {"learning_rate": 0.1}
     oracle = ORACLES[name](**hyper)
     params = {key: w.astype(np.float32) for key, w in PARAMS.items()}

@@ -1,4 +1,4 @@
-"""Half precision, and numbers whose squares float32 cannot hold: every optimizer, and lengths.
+"""Half precision, and squares that overflow float32: every optimizer, and norms.
 
 The laws run over `DEFAULTS`: optimizers with the hyper-parameters that users leave alone, because a
 large eps would hide what is looked for here.
@@ -32,7 +32,7 @@ STEPS = 6001
 
 @pytest.fixture(autouse=True)
 def standard(standard_promotion):
-    """For optax, which does not pass strict promotion."""
+    """optax fails under strict promotion."""
 
 
 def finite(tree):
@@ -103,7 +103,7 @@ def test_half_precision_is_float32_rounded_once(name):
 
 @over_defaults
 def test_no_finite_gradient_ends_training(name):
-    """Each of these alone and in both signs, among ordinary ones; weights go on moving."""
+    """Every extreme value, with both signs, between ordinary gradients; the weights keep moving."""
     sizes = np.ones(STEPS)
     for number, size in enumerate((1e-30, 1e-20, 1e20, 3e20, 3e38)):
         at = 3 + 1000 * number
@@ -112,30 +112,30 @@ def test_no_finite_gradient_ends_training(name):
     params = cast(dict.fromkeys(MIXED, WEIGHTS), single)
     updates, state = path(name)(params, dict.fromkeys(MIXED, gradients_of(sizes)))
     assert finite(updates) and finite(state)
-    # adamax's step is the gradient over 3e38 e^-2 by now: too small a number for float32.
+    # The step of adamax is now the gradient / (3e38 e^-2), which is too small for float32.
     assert name == "adamax" or all(np.any(leaf[-100:] != 0) for leaf in updates.values())
 
 
-# Those whose first step is a formula, and that bound nothing in it; not those around another.
+# Optimizers whose first step is a formula without bounds; no wrappers.
 ORACLE_OF = [n for n in DEFAULTS if n in ORACLES and n not in ("radam", "soap", "sam", "lookahead")]
 
 
 @pytest.mark.parametrize("name", ORACLE_OF)
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 3e20, 1.5e38])
 def test_the_first_step_is_that_of_float64(name, size):
-    """In NumPy, where the square of 3e20 is a number."""
+    """Against NumPy in float64, which can hold the square of 3e20."""
     rate = {} if name == "adadelta" else {"learning_rate": 0.1}
     optimizer, oracle = DEFAULTS[name].ours(), ORACLES[name](**rate)
     params, gradient = {"w": jnp.asarray(WEIGHTS)}, {"w": gradients_of([size])[0]}
     oracle.init(params)
     expected = oracle.step(gradient)["w"] - WEIGHTS
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    # Schedule-Free finds x from y and z, which are as large as the weights.
+    # Schedule-Free computes x from y and z, whose rounding is that of the weights.
     near = 1e-6 if name.startswith("schedule_free") else 1e-15
     np.testing.assert_allclose(updates["w"], expected, rtol=2e-5, atol=near)
 
 
-# Within so many steps the moments of a gradient of 3e20 are below rounding beside those of 1.
+# The number of steps after which the moments of a gradient of 3e20 have decayed below rounding.
 RECOVERY = {"rmsprop": 1200, "adadelta": 1500, "soap": 2500}
 RECOVERY |= dict.fromkeys(["adam", "adamax", "adabelief", "nadam", "radam"], 120_000)
 
@@ -143,7 +143,7 @@ RECOVERY |= dict.fromkeys(["adam", "adamax", "adabelief", "nadam", "radam"], 120
 @pytest.mark.parametrize("name", RECOVERY)
 @pytest.mark.parametrize("size", [3e20])
 def test_a_weight_recovers_from_a_huge_gradient(name, size):
-    """After it, the steps are at last those of a weight that never saw it."""
+    """In the end the steps are those of a weight without the huge gradient."""
     make = getattr(optim, name)
     optimizer = make() if name == "adadelta" else make(0.1)
     w = jnp.ones((2,))
@@ -160,12 +160,12 @@ def test_a_weight_recovers_from_a_huge_gradient(name, size):
         return optimizer.update(jnp.array([1.0, -2.0]), state, w)[0]
 
     expected = after(jnp.ones(2))
-    # adadelta's own unit of length is what it makes of its steps; it need only move.
+    # The step size of adadelta depends on its past steps: it only has to move.
     bounds = {"rtol": 3.0} if name == "adadelta" else {"rtol": 2e-3}
     np.testing.assert_allclose(after(jnp.array([size, -size])), expected, **bounds)
 
 
-# The numbers of the issue.
+# Single cases.
 
 
 @over_halves
@@ -250,7 +250,7 @@ def test_pieces_of_optax_keep_their_dtypes_in_a_chain(dtype):
 
 @over_halves
 def test_a_state_of_optax_keeps_its_dtypes(dtype):
-    """The state goes over from optax, and back."""
+    """The state moves from optax to fdl and back."""
     w, g = jnp.ones(3, dtype), jnp.array([1.0, -2.0, 0.5], dtype)
     for name in ("adam", "lion", "adagrad", "sgd", "rmsprop", "amsgrad", "adafactor"):
         theirs = getattr(optax, name)(0.1)
@@ -282,7 +282,7 @@ def test_a_state_can_be_kept_in_fewer_bits():
         optim.keep_state_in(optim.adam(0.1), jnp.int8)
 
 
-# Lengths whose squares are too large or too small.
+# Lengths (norms) whose squares overflow or underflow.
 
 
 SIZES = [1e-35, 1e-30, 1e-20, 1.0, 1e19, 1e20, 6e37]
@@ -327,7 +327,7 @@ def test_lengths_are_those_of_float64(size):
 
 
 def test_lengths_that_float32_cannot_hold():
-    """|g| itself is 5e38: the direction is right, and the length infinite."""
+    """|g| is 5e38: the direction is right, and the length infinite."""
     g = jnp.array([3e38, -3e38, 0.0])
     direction = [0.5**0.5, -(0.5**0.5), 0.0]
     assert np.isinf(optim.global_norm(g))
@@ -367,7 +367,7 @@ def test_huge_complex_gradients(name):
         assert finite(updates) and finite(state)
 
 
-# Weights too coarse for their steps.
+# Master weights: weights too coarse for their steps.
 
 
 def narrow(tree, dtype):
@@ -406,7 +406,7 @@ MASTERS = {
 @pytest.mark.parametrize("name", MASTERS)
 @over_halves
 def test_coarse_weights_are_the_float32_run_rounded(name, dtype):
-    """Exactly, at every step: by scan, and by vmap; with a leaf that is in float32 anyway."""
+    """Exactly, at every step, in a scan and under vmap; one leaf is in float32."""
     rng = np.random.default_rng(0)
     shapes = {"w": (3, 2), "b": (2,), "f": (2,)}
     dtypes = {"w": dtype, "b": dtype, "f": jnp.float32}
@@ -434,7 +434,7 @@ def test_steps_below_rounding_arrive():
     assert lost[-1].tolist() == [1.0, 1.0]
     np.testing.assert_allclose(state.master, [0.9, 1.1], rtol=1e-4)
     assert_equal(found[-1], state.master.astype(jnp.bfloat16))
-    # Inside of a chain the update is rounded: near, at every step, and never farther.
+    # Inside a chain the update is rounded; the error stays within one rounding at every step.
     for outer in (optim.chain, optax.chain):
         near, state = run(outer(optim.master_weights(fdl.sgd(3e-3))), w * 0.01, gradients)
         np.testing.assert_allclose(near[-1].astype(jnp.float32), state[0].master, rtol=2**-7)
@@ -442,7 +442,7 @@ def test_steps_below_rounding_arrive():
 
 @over_halves
 def test_coarse_weights_far_and_through_zero(dtype):
-    """Sizes that change by a thousand in a step, and signs that turn, are met to the bit."""
+    """Exact where sizes change by a factor of 1000 in a step, and where signs change."""
     w = jnp.array([1.0, -3.0, 1e-3, 0.5], dtype)
     optimizer = optim.master_weights(fdl.sgd(1.0))
     gradients = np.random.default_rng(0).standard_normal((50, 4)) * 10.0 ** np.arange(-2, 2)
@@ -453,7 +453,7 @@ def test_coarse_weights_far_and_through_zero(dtype):
 
 
 def test_coarse_weights_and_the_loss_along_a_line():
-    """The search of L-BFGS, and SAM's other gradients, see the weights in their own dtype."""
+    """The line search of L-BFGS and the gradients of SAM get the weights in their dtype."""
     target = jnp.array([0.3, -0.7], jnp.bfloat16)
     seen = []
 
@@ -478,7 +478,7 @@ def test_coarse_weights_and_the_loss_along_a_line():
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_master_weights_refuses_what_it_cannot_keep():
+def test_master_weights_raises_for_what_it_cannot_keep():
     optimizer, w = optim.master_weights(fdl.sgd(0.1)), {"w": jnp.ones(2, jnp.bfloat16)}
     state = optimizer.init(w)
     for call, message in [
@@ -495,7 +495,7 @@ def test_master_weights_refuses_what_it_cannot_keep():
         (
             lambda: optim.master_weights(0.1),
             "master_weights: expected a transformation, got 0.1; pass what a factory such as "
-            "sgd(0.1) gives",
+            "sgd(0.1) returns",
         ),
         (
             lambda: optimizer.update({"v": w["w"]}, state, {"v": w["w"]}),
@@ -533,7 +533,7 @@ def test_a_network_trains_in_half_precision(dtype, wrap):
 
 
 SEEDED_BUGS = {
-    "fdl/ops/widths.py": (
+    "fdl/ops/numerics.py": (
         "optim/test_widths.py optim/optimizers/test_optimizers.py",
         [
             (

@@ -12,7 +12,7 @@ OTHER_MASK = {"scalar": False, "vector": False, "matrix": True, "cube": True}
 
 
 def falling(count):
-    """A schedule for optax and NumPy alike: 0.3, then less."""
+    """A schedule for optax and NumPy: 0.3, then less."""
     return 0.3 / (1.0 + 0.07 * count)
 
 
@@ -20,8 +20,8 @@ def growing(count):
     return 0.01 + 0.002 * count
 
 
-# Each case: hyper-parameters for optax and the oracle alike. Together the cases of one optimizer
-# move every hyper-parameter of its signature from its default (a test below counts them).
+# name -> hyper-parameters for optax and the oracle. Together the cases of an optimizer change every
+# hyper-parameter of its signature from its default; a test checks that.
 CASES = {
     "sgd": [
         {"learning_rate": falling, "momentum": 0.8, "nesterov": True},

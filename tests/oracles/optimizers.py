@@ -1,6 +1,6 @@
 """Optimizers as plain NumPy float64 loops, written from the papers: no JAX, no optax, no fdl.
 
-Every oracle speaks one protocol:
+Every oracle has the same protocol:
 
     oracle = ORACLES["adam"](learning_rate=0.1, b1=0.8)
     oracle.init(params)                 # dict of arrays, any shape
@@ -10,8 +10,8 @@ Names and defaults of the hyper-parameters are optax 0.2.8's. A learning rate or
 float or a function of the step count, from 0. A mask is a dict of booleans or a function of params.
 Options that only choose a dtype (mu_dtype and the like) do not exist: everything is float64.
 
-Where optax and the paper part, `reading` offers both. The default is optax's reading, except where
-optax's own is taken for a mistake: rprop (it applies each update one step late), schedule_free
+Where optax and the paper differ, `reading` chooses one. The default is that of optax, except where
+optax is thought to be wrong: rprop (it applies each update one step late), schedule_free
 (under a schedule, the weights of the average look one step ahead) and adadelta's
 learning_rate=None (optax climbs), where the default is the paper's.
 
@@ -38,7 +38,7 @@ DION = (  # arXiv 2504.05295; optax's preset "dion"
 
 @dataclasses.dataclass(kw_only=True)
 class Oracle:
-    """The protocol. A subclass states its hyper-parameters and the `rule` for one leaf."""
+    """The protocol. A subclass has its hyper-parameters and the `rule` for one leaf."""
 
     def init(self, params: Arrays) -> None:
         self.params = {name: np.array(w, np.float64) for name, w in params.items()}
@@ -208,7 +208,7 @@ class Rmsprop(Oracle):
 
 @dataclasses.dataclass(kw_only=True)
 class Rprop(Oracle):
-    """Steps of their own size, by the sign of the gradient; the rate is the first size.
+    """Steps by the sign of the gradient, with a size for every weight; the rate is the first size.
 
     reading "irprop-": Igel and Huesken 2003, section 2.4, and torch: on a change of sign the
     gradient is taken as 0, so nothing moves. "rprop+": Riedmiller and Braun 1993, with weight

@@ -1,4 +1,4 @@
-"""Optimizers, a file for each family; the best known member names it."""
+"""Optimizers; one file per family, named after its best known member."""
 
 from fdl.exports import public as _public
 

@@ -1,6 +1,6 @@
-"""Adafactor: each matrix's squared gradients in the memory of one row and one column.
+"""Adafactor: the second moment of a matrix, kept as one row and one column.
 
-In the formulas g is a gradient [..., rows, columns], v a record of g^2, t the step from 1.
+In the formulas g is a gradient [..., rows, columns], v a mean of g^2, t the step, counted from 1.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from optax import EmptyState, FactoredState, GradientTransformationExtraArgs
 from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import bounded, wide
 from fdl.optim.chaining import chain
-from fdl.optim.checks import check_least, check_positive
+from fdl.optim.checks import check_decays, check_least, check_momenta, check_positive
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import leafwise, need_params, per_leaf, stateless
 from fdl.optim.protocol import transformation
 from fdl.optim.tree_vectors import sizes
 from fdl.optim.wrappers.averaging import ema
-from fdl.optim.wrappers.clipping import clip_by_block_rms
+from fdl.optim.wrappers.clipping import check_bound, clip_by_block_rms
 from fdl.typing import Mask, ScalarOrSchedule
 
 
@@ -39,7 +39,7 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Adafactor: steps divided by the root of v, which is kept as the means of rows and columns.
+    """Adafactor: steps divided by the root of v, which is kept as means of its rows and columns.
 
         b = 1 - t^-decay_rate
         r = b r + (1 - b) mean of g^2 + eps over columns,    c = the same over rows
@@ -48,48 +48,53 @@ def adafactor(
         W -= learning_rate * max(0.001, rms(W)) * u
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None is 1.
-      min_dim_size_to_factor: a leaf is factored along its two largest axes if both are this long.
-      decay_rate: > 0; the larger, the longer the memory.
-      decay_offset: the step, from 0, at which t is 1 (where fine-tuning begins).
-      multiply_by_parameter_scale: steps in proportion to each leaf's size; else W -= rate * u.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None for 1.
+      min_dim_size_to_factor: >= 1. A leaf is factored along its two largest axes if both are at
+        least this long.
+      decay_rate: > 0; a larger value averages over more steps.
+      decay_offset: the count at which t is 1, such as the first step of fine-tuning.
+      multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
       clipping_threshold: > 0, the largest root mean square of u; None for no limit.
-      momentum: in (-1, 1), of the finished steps; None for none.
-      dtype_momentum: of the momentum.
-      weight_decay_rate: >= 0, or a schedule; not multiplied by the rate. None for none.
-      eps: >= 0, in the squared gradients.
-      factored: False keeps the whole of v.
-      weight_decay_mask: what to decay; see `masked`.
+      momentum: in (-1, 1), the decay of a mean of the steps; None for none.
+      dtype_momentum: dtype of that mean.
+      weight_decay_rate: >= 0, or a schedule; not multiplied by the learning rate. None for none.
+      eps: >= 0, added to g^2.
+      factored: False keeps all of v.
+      weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
-      A transformation that needs params, if it multiplies by their scale or decays them; the state
+      A transformation, which needs params for the parameter scale and for weight decay. The state
       is that of `optax.adafactor`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; momentum outside (-1, 1); a
-        decay_rate, clipping_threshold or min_dim_size_to_factor out of range.
+      ValueError: the rate, the weight decay or eps is negative or not finite; momentum is outside
+        (-1, 1); decay_rate, clipping_threshold or min_dim_size_to_factor is out of range.
 
     Example:
       >>> optimizer, w = adafactor(0.5), jnp.array([3.0, -3.0])
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)[0]
       Array([-1.5,  1.5], dtype=float32)
 
-    Source: Shazeer and Stern 2018, arXiv 1804.04235, algorithms 4 and 5, with means for the paper's
-    sums. The paper's rate is min(0.01, 1 / sqrt(t)), and it has no momentum and no decay. The same
-    in optax.
+    Source: Shazeer and Stern 2018, arXiv 1804.04235, algorithms 4 and 5, with means instead of
+    sums. The paper's rate is min(0.01, 1 / sqrt(t)); it has no momentum and no weight decay. The
+    same in optax.
     """
+    check_least("adafactor", eps=eps)
     pieces = [
         scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
     ]
     if clipping_threshold is not None:
+        check_bound("adafactor", clipping_threshold=clipping_threshold)
         pieces.append(clip_by_block_rms(clipping_threshold))
     if learning_rate is not None:
         pieces.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:
         pieces.append(scale_by_param_block_rms())
     if momentum is not None:
+        check_momenta("adafactor", momentum=momentum)
         pieces.append(ema(momentum, False, dtype_momentum))
     if weight_decay_rate is not None:
+        check_decays("adafactor", weight_decay_rate=weight_decay_rate)
         pieces.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
     return chain(*pieces, stateless("adafactor", lambda u: -u))
 
@@ -110,22 +115,22 @@ def scale_by_factored_rms(
     epsilon: float = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
 ) -> GradientTransformationExtraArgs:
-    """g / sqrt(v) of `adafactor`.
+    """The direction of `adafactor`: g / sqrt(v).
 
     Args:
-      factored: False keeps the whole of v.
-      decay_rate: > 0, given to decay_rate_fn.
-      step_offset: taken off the count.
-      min_dim_size_to_factor: >= 1.
-      epsilon: >= 0, in the squared gradients.
+      factored: False keeps all of v.
+      decay_rate: > 0, the second argument of decay_rate_fn.
+      step_offset: subtracted from the count.
+      min_dim_size_to_factor: >= 1, the least length of two axes that are factored.
+      epsilon: >= 0, added to g^2.
       decay_rate_fn: `(count from 0, decay_rate) -> b`, the share of v that the step keeps.
 
     Returns:
-      A transformation with state `optax.FactoredState(count, v_row, v_col, v)`: of each leaf, the
-      fields that it has no use for have shape [1].
+      A transformation with state `optax.FactoredState(count, v_row, v_col, v)`. A field that a leaf
+      does not use has shape [1] there.
 
     Raises:
-      ValueError: a min_dim_size_to_factor below 1, a decay_rate or epsilon out of range.
+      ValueError: min_dim_size_to_factor is below 1; decay_rate or epsilon is out of range.
 
     Example:
       >>> transform, g = scale_by_factored_rms(min_dim_size_to_factor=2), jnp.array([[1.0, -2.0]])
@@ -134,17 +139,12 @@ def scale_by_factored_rms(
       Array([[ 1., -1.],
              [ 1., -1.]], dtype=float32)
 
-    Source: Shazeer and Stern 2018, algorithms 4 and 5; more than two axes as in optax.
+    Source: Shazeer and Stern 2018, algorithms 4 and 5; leaves of more than two axes as in optax.
     """
     who = "scale_by_factored_rms"
-    check_number(
-        who,
-        "min_dim_size_to_factor",
-        min_dim_size_to_factor,
-        "[1, inf]",
-        "factored=False keeps v whole",
-    )
-    check_positive(who, "the memory grows as t does to this power", decay_rate=decay_rate)
+    least, remedy = min_dim_size_to_factor, "pass factored=False to keep all of v"
+    check_number(who, "min_dim_size_to_factor", least, "[1, inf]", remedy)
+    check_positive(who, "v averages over about t^decay_rate steps", decay_rate=decay_rate)
     check_least(who, epsilon=epsilon)
 
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -158,7 +158,7 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # Rows, columns, and the rows' averages are summed; 4, because XLA inverts such a sum.
+            # Sums over rows, columns and row means must be finite; 4, because XLA inverts the sums.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon
@@ -179,7 +179,7 @@ def scale_by_factored_rms(
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationExtraArgs:
-    """u * max(min_scale, rms(W)), leaf by leaf.
+    """Scales by the size of the parameters: u * max(min_scale, rms(W)), leaf by leaf.
 
     Example:
       >>> transform, w = scale_by_param_block_rms(), jnp.array([3.0, -3.0])
@@ -210,7 +210,7 @@ def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 
 def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
-    """v_row is without the columns, v_col without the rows; what is not used has shape [1]."""
+    """v_row has no axis of columns, v_col none of rows; an unused field has shape [1]."""
 
     def slot(p: Any) -> jax.Array:
         axes = axes_of(p.shape)

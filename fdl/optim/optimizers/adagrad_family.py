@@ -1,6 +1,6 @@
-"""Each weight's own step size, from the size of its past gradients: AdaGrad, RMSProp, AdaDelta.
+"""AdaGrad, RMSProp, AdaDelta: a step size for every weight, from the size of its past gradients.
 
-In the formulas g is the gradient, v a record of g^2.
+In the formulas g is the gradient, v a sum or a mean of g^2.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from optax import (
 from fdl.checks import named_in_errors
 from fdl.ops.numerics import bounded, squared_size
 from fdl.optim.chaining import chain
-from fdl.optim.checks import check_fractions, check_least
+from fdl.optim.checks import check_fractions, check_least, check_traces
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import filled, leafwise, stateless
 from fdl.optim.moments import corrected, correction
@@ -32,28 +32,28 @@ from fdl.typing import Mask, ScalarOrSchedule
 def adagrad(
     learning_rate: ScalarOrSchedule, initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransformationExtraArgs:
-    """AdaGrad: steps that shrink with the sum of all squared gradients so far.
+    """AdaGrad: steps divided by the root of the sum of all squared gradients so far.
 
         v = v + g^2,     W -= learning_rate * g / sqrt(v + eps)
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      initial_accumulator_value: of v, >= 0.
+      initial_accumulator_value: the first value of v, >= 0.
       eps: >= 0, inside the root.
 
     Returns:
       A transformation; the state is that of `optax.adagrad`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite.
+      ValueError: the rate or eps is negative or not finite.
 
     Example:
       >>> optimizer = adagrad(0.5, initial_accumulator_value=0.0)
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(jnp.ones(2)))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Duchi, Hazan and Singer 2011, figure 1, with eps outside the root, as torch; optax has
-    it inside, and so has this. v never falls: one huge gradient makes all later steps tiny.
+    Source: Duchi, Hazan and Singer 2011, figure 1. eps is inside the root, as in optax; the paper
+    and torch have it outside. v never falls: one huge gradient makes all later steps tiny.
     """
     return chain(
         scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
@@ -104,18 +104,19 @@ def rmsprop(
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       decay: in [0, 1), the share of v that each step keeps.
       eps: >= 0.
-      initial_scale: of v, >= 0.
-      eps_in_sqrt: sqrt(v + eps), else sqrt(v) + eps, as in torch.
-      centered: divide by the standard deviation instead, sqrt(v - m^2), m the running mean of g.
-      momentum: in [-1, 1], of the steps (the rate is inside); None for none.
-      nesterov: of the momentum.
-      bias_correction: v / (1 - decay^t) in the place of v, and so for m.
+      initial_scale: the first value of v, >= 0.
+      eps_in_sqrt: True divides by sqrt(v + eps), False by sqrt(v) + eps, as torch does.
+      centered: True divides by the standard deviation sqrt(v - m^2), m the running mean of g.
+      momentum: in [-1, 1], of the steps, which include the rate; None for none. See `trace`.
+      nesterov: True takes Nesterov's form of the momentum; see `trace`.
+      bias_correction: True divides v and m by 1 - decay^t.
 
     Returns:
       A transformation; the state is that of `optax.rmsprop`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; decay or momentum outside [0, 1).
+      ValueError: the rate, eps or initial_scale is negative or not finite; decay is outside [0, 1),
+        or momentum outside [-1, 1].
 
     Example:
       >>> optimizer = rmsprop(0.5, decay=0.75)
@@ -123,10 +124,12 @@ def rmsprop(
       Array([-1.,  1.], dtype=float32)
 
     Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
-    1308.0850, equations 38 to 45, for the centered form. The same in optax, but that a variance
-    which is negative by rounding, as the first with bias_correction is, gives NaN there, and here
-    the step of one that is at the limit of rounding.
+    1308.0850, equations 38 to 45, for the centered form. The same in optax, except for a variance
+    that is negative by rounding, such as the first one with bias_correction: optax gives NaN, and
+    fdl takes the smallest variance that rounding can tell from 0.
     """
+    if momentum is not None:
+        check_traces("rmsprop", momentum=momentum)
     scale = scale_by_stddev if centered else scale_by_rms
     return chain(
         scale(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
@@ -193,7 +196,7 @@ def scale_by_stddev(
             v = (1 - decay) * square + decay * v
             v_hat = unbiased(v)
             variance = v_hat - squared_size(unbiased(m))
-            # Below 0 by rounding alone; then all that is known is that it is within rounding of 0.
+            # A variance below 0 is rounding: all that is known is that it is near 0.
             known = variance + eps > 0 if eps_in_sqrt else variance >= 0
             variance = jnp.where(known, variance, jnp.finfo(v_hat.dtype).eps * v_hat)
             return _over_root(variance, eps, eps_in_sqrt) * g, m, v
@@ -213,24 +216,24 @@ def adadelta(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """AdaDelta: steps in the units of the weights, with no rate to choose.
+    """AdaDelta: steps in the units of the weights; it needs no learning rate.
 
         v = rho v + (1 - rho) g^2
         u = sqrt(x + eps) / sqrt(v + eps) * g
         x = rho x + (1 - rho) u^2,     W -= learning_rate * u
 
     Args:
-      learning_rate: >= 0, or a schedule; None is the paper's 1.
-      rho: in [0, 1), the share of v and x that each step keeps.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None for 1, as in the paper.
+      rho: in [0, 1), the share of v and of x that each step keeps.
       eps: >= 0.
-      weight_decay: >= 0, or a schedule; added to the gradient (L2).
-      weight_decay_mask: what to decay; see `masked`.
+      weight_decay: >= 0, or a schedule; weight_decay * W is added to the gradient (L2).
+      weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
       A transformation; the state is that of `optax.adadelta`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; rho outside [0, 1).
+      ValueError: the rate, the decay or eps is negative or not finite; rho is outside [0, 1).
 
     Example:
       >>> optimizer, w = adadelta(eps=0.1), jnp.ones(2)
@@ -239,7 +242,7 @@ def adadelta(
       [-0.1, 0.99]
 
     Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8 learning_rate=None goes
-    uphill; x is of the step before the rate in all three.
+    uphill. In the paper, optax and fdl, x is the mean of u^2, without the rate.
     """
     rate = 1.0 if learning_rate is None else learning_rate
     return chain(
@@ -275,11 +278,11 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 
 
 def _without_bias(decay: float, *t: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The bias correction of step t; without t, none."""
+    """moment -> moment without its bias at step t; without t, the moment itself."""
     if not t:
         return lambda moment: moment
-    missing = correction(decay, *t)
-    return lambda moment: corrected(moment, missing)
+    total_weight = correction(decay, *t)
+    return lambda moment: corrected(moment, total_weight)
 
 
 def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
@@ -287,5 +290,5 @@ def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
 
 
 def _counted_state(theirs: Callable[..., Any]) -> Callable[..., Any]:
-    """optax's type of a state with a count, which has no public name."""
+    """The state with a count of an optax transformation, whose type has no public name."""
     return lambda **fields: type(theirs(bias_correction=True).init(()))(**fields)

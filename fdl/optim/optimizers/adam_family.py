@@ -1,6 +1,6 @@
 """Adam and its relatives.
 
-In the formulas g is the gradient, m and v its first and second moment, t the step from 1.
+In the formulas g is the gradient, m and v its first and second moment, t the step, counted from 1.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Adam: a step of about one size in each direction, from two moments of the gradient.
+    """Adam: the mean of the gradients, divided by the root of the mean of their squares.
 
         m = b1 m + (1 - b1) g,     m^ = m / (1 - b1^t)
         v = b2 v + (1 - b2) g^2,   v^ = v / (1 - b2^t)
@@ -45,26 +45,26 @@ def adam(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it; needed to differentiate through the optimizer.
-      mu_dtype: of m; by default the parameters', float32 at least.
-      nesterov: as `nadam`.
+      eps_root: >= 0, inside the root; > 0 is needed to differentiate through the optimizer.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
+      nesterov: True makes it `nadam`.
 
     Returns:
       A transformation; the state is that of `optax.adam`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = adam(0.5), jnp.array([2.0, -2.0])
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, but for
-    half precision and gradients beyond 1.3e19, see `fdl.optim`; Keras applies eps before the bias
-    correction (the sentence before section 2.1).
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, except
+    for half precision and gradients beyond 1.3e19 (see `fdl.optim`). Keras applies eps before the
+    bias correction (the sentence before section 2.1 of the paper).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -90,19 +90,19 @@ def adamw(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters', float32 at least.
+      eps_root: >= 0, inside the root.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       weight_decay: >= 0, or a schedule.
-      mask: what to decay; `"**/w"` leaves norms and biases alone; see `masked`.
-      nesterov: as `nadamw`.
+      mask: which leaves to decay; `"**/w"` leaves out norms and biases; see `masked`.
+      nesterov: True makes it `nadamw`.
 
     Returns:
       A transformation; the state is that of `optax.adamw`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate, the decay or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = adamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -110,8 +110,8 @@ def adamw(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.51, 0.51]
 
-    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay times the
-    whole learning rate, as optax and torch have it (the paper: times the schedule alone).
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay multiplied
+    by the learning rate, as in optax and torch (in the paper only by the schedule).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -171,35 +171,36 @@ def amsgrad(
     *,
     correct_maximum: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Adam whose steps never grow back: the largest second moment so far takes v's place.
+    """AMSGrad: Adam divided by the root of the largest second moment so far.
 
         v_max = max(v_max, v^),     W -= learning_rate * m^ / (sqrt(v_max + eps_root) + eps)
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters', float32 at least.
-      bias_correction_mu: m^ is m / (1 - b1^t), else m.
-      bias_correction_nu: v^ is v / (1 - b2^t), else v.
-      correct_maximum: the maximum is taken of v, and corrected afterwards, as in torch and Keras.
+      eps_root: >= 0, inside the root.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
+      bias_correction_mu: True makes m^ = m / (1 - b1^t), False m^ = m.
+      bias_correction_nu: True makes v^ = v / (1 - b2^t), False v^ = v.
+      correct_maximum: True takes the maximum of v and corrects it afterwards, as torch and Keras
+        do.
 
     Returns:
       A transformation; the state is that of `optax.amsgrad`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = amsgrad(0.5), jnp.array([2.0, -2.0])
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which corrects no bias. optax
-    takes the maximum after the correction, torch and Keras before. v_max never falls: one huge
-    gradient makes all later steps tiny.
+    Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, without bias correction.
+    optax takes the maximum after the correction, torch and Keras before. v_max never falls: one
+    huge gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
         b1,
@@ -259,21 +260,21 @@ def scale_by_amsgrad(
 def adamax(
     learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> GradientTransformationExtraArgs:
-    """Adam with the largest recent gradient in the place of the root of v.
+    """AdaMax: Adam divided by u, a decaying maximum of |g|, instead of the root of v.
 
         u = max(b2 u, |g| + eps),     W -= learning_rate * m^ / u
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of u.
+      b2: in [0, 1), the share of u that each step keeps.
       eps: >= 0.
 
     Returns:
       A transformation; the state is that of `optax.adamax`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = adamax(0.5), jnp.array([2.0, -2.0])
@@ -324,23 +325,23 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Adam that steps far where gradients are as expected, by their variance around m.
+    """AdaBelief: Adam divided by the root of s, the mean squared distance of g from m.
 
         s = b2 s + (1 - b2) (g - m)^2 + eps_root,     W -= learning_rate * m^ / (sqrt(s^) + eps)
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of s.
+      b2: in [0, 1), the share of s that each step keeps.
       eps: >= 0, outside the root.
       eps_root: >= 0, added to s at every step.
-      nesterov: the momentum of `nadam`.
+      nesterov: True takes the m^ of `nadam`.
 
     Returns:
       A transformation; the state is that of `optax.adabelief`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = adabelief(0.5), jnp.array([2.0, -2.0])
@@ -401,27 +402,27 @@ def nadam(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Adam with Nesterov's momentum, in which the newest gradient counts once more.
+    """NAdam: Adam with Nesterov's momentum, which counts the newest gradient twice.
 
-        m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t),     the rest as `adam`
+        m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t),     else as `adam`
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it.
-      mu_dtype: of m; by default the parameters', float32 at least.
+      eps_root: >= 0, inside the root.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       nesterov: False makes it `adam`.
-      momentum_decay: psi >= 0; the paper's momentum b1 (1 - 0.96^(psi t) / 2), psi = 0.004, takes
-        the place of b1 in m^. None keeps b1, as optax does.
+      momentum_decay: psi >= 0, which replaces b1 in m^ by b1 (1 - 0.96^(psi t) / 2); 0.004 in the
+        paper. None keeps b1, as optax does.
 
     Returns:
-      A transformation; the state is that of `optax.nadam`, with the product of the momenta besides
-      if they change.
+      A transformation. The state is that of `optax.nadam`; with momentum_decay it also holds the
+      product of all momenta so far.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = nadam(0.5), jnp.array([2.0, -2.0])
@@ -429,8 +430,8 @@ def nadam(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.737, 0.737]
 
-    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2. torch and Keras
-    have the schedule of the momentum, optax has not.
+    Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2. The
+    schedule of the momentum is in torch and Keras, but not in optax.
     """
     direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -450,7 +451,7 @@ def nadamw(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """`adamw` with the momentum of `nadam`; arguments, returns and errors as there.
+    """NAdamW: `nadam` with the weight decay of `adamw`. See there for arguments and errors.
 
     Example:
       >>> optimizer, w = nadamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -458,8 +459,8 @@ def nadamw(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.747, 0.747]
 
-    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax, and
-    with momentum_decay=0.004 in torch's `NAdam(decoupled_weight_decay=True)`.
+    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax;
+    with momentum_decay=0.004 the same as `torch.optim.NAdam(decoupled_weight_decay=True)`.
     """
     return chain(
         _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
@@ -483,7 +484,7 @@ def _direction(
 
 
 class ScheduledNadamState(NamedTuple):
-    """As `optax.ScaleByAdamState`, and the product of all momenta so far."""
+    """The fields of `optax.ScaleByAdamState`, and the product of all momenta so far."""
 
     count: Any
     product: Any
@@ -503,20 +504,20 @@ def scale_by_scheduled_nadam(
         return b1 * (1 - 0.5 * 0.96 ** (momentum_decay * t))
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        now, following, c2 = momentum(t), momentum(t + 1), correction(b2, t)
+        b1_now, b1_next, c2 = momentum(t), momentum(t + 1), correction(b2, t)
 
         def rule(g: Any, product: Any, m: Any, v: Any) -> Any:
             g, square = bounded(g)
-            product = product * now
+            product = product * b1_now
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * square + b2 * v
-            m_hat = following * m / (1 - product * following) + (1 - now) * g / (1 - product)
+            m_hat = b1_next * m / (1 - product * b1_next) + (1 - b1_now) * g / (1 - product)
             return m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps), product, m, v
 
         return rule
 
     slots = {"product": lambda p: jnp.ones(()), "mu": filled(dtype=mu_dtype), "nu": filled()}
-    return leafwise("scale_by_nadam", at_step, ScheduledNadamState, slots, counted=True)
+    return leafwise("nadam", at_step, ScheduledNadamState, slots, counted=True)
 
 
 @named_in_errors
@@ -530,7 +531,7 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Adam that waits until v has seen enough: momentum alone in the first steps.
+    """RAdam: Adam that divides by the root of v only after v has averaged enough gradients.
 
         rho_inf = 2 / (1 - b2) - 1,     rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho))
@@ -540,17 +541,18 @@ def radam(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it.
-      threshold: how many steps v must stand for, >= 4.
-      nesterov: the momentum of `nadam`.
+      eps_root: >= 0, inside the root.
+      threshold: >= 4, the least rho at which to divide by the root of v. rho is about the number of
+        gradients in v.
+      nesterov: True takes the m^ of `nadam`.
 
     Returns:
       A transformation; the state is that of `optax.radam`.
 
     Raises:
-      ValueError: a rate or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = radam(0.5), jnp.array([2.0, -2.0])
@@ -558,9 +560,9 @@ def radam(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.05, 3.5]
 
-    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which adapts where rho > 4 and has no
-    eps; optax where rho >= 5, torch where rho > 5. Also where momentum moves alone, g is held
-    within 1.3e19 (float32), for the steps after it.
+    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which divides where rho > 4 and has
+    no eps; optax divides where rho >= 5, torch where rho > 5. Gradients are clipped to 1.3e19
+    (float32) in the first steps too, for the sake of later ones.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -586,16 +588,16 @@ def scale_by_radam(
     check_momenta("scale_by_radam", b1=b1)
     check_fractions("scale_by_radam", b2=b2)
     check_least("scale_by_radam", eps=eps, eps_root=eps_root)
-    check_least("scale_by_radam", 4, threshold=threshold)  # at fewer, r is no number
+    check_least("scale_by_radam", 4, threshold=threshold)  # below 4, r is not real
     rho_inf = 2.0 / (1.0 - b2) - 1.0
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
         first, c2, b2t = first_moment(b1, t, nesterov), correction(b2, t), b2**t
         rho = rho_inf - 2 * t * b2t / (1 - b2t)
-        trusted = rho >= threshold
+        adapts = rho >= threshold
         squared = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-        # Of a negative number the root has no gradient, not even where nothing depends on it.
-        r = jnp.sqrt(jnp.where(trusted, squared, 1.0))
+        # The root of a negative number would make the gradient NaN, even where r is not used.
+        r = jnp.sqrt(jnp.where(adapts, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:
             g, square = bounded(g)
@@ -603,7 +605,7 @@ def scale_by_radam(
             v = (1 - b2) * square + b2 * v
             m_hat = first(m, g)
             adapted = r.astype(m.dtype) * m_hat / (jnp.sqrt(corrected(v, c2) + eps_root) + eps)
-            return jnp.where(trusted, adapted, m_hat), m, v
+            return jnp.where(adapts, adapted, m_hat), m, v
 
         return rule
 

@@ -1,4 +1,4 @@
-"""Steps in proportion to the length of each layer's weights, for very large batches: LARS, LAMB."""
+"""LARS and LAMB, for very large batches: steps in proportion to the norm of a leaf's weights."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from optax import EmptyState, GradientTransformationExtraArgs
 
 from fdl.checks import named_in_errors
 from fdl.optim.chaining import chain
-from fdl.optim.checks import check_least, check_positive
+from fdl.optim.checks import check_least, check_positive, check_traces
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import need_params, per_leaf
 from fdl.optim.masking import masked
@@ -29,7 +29,7 @@ def lars(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """LARS: momentum, in which each layer's step is a fixed part of its weights' length.
+    """LARS: momentum, with the gradient of a leaf scaled to a fraction of the norm of its weights.
 
         g = g + weight_decay * W
         t = learning_rate * trust_coefficient * |W| / (|g| + eps) * g + momentum * t,     W -= t
@@ -37,18 +37,19 @@ def lars(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       weight_decay: >= 0, or a schedule.
-      weight_decay_mask: what to decay; see `masked`.
+      weight_decay_mask: which leaves to decay; see `masked`.
       trust_coefficient: > 0.
       eps: >= 0.
-      trust_ratio_mask: what to scale by the lengths, usually all but norms and biases.
-      momentum: in [-1, 1].
-      nesterov: of the momentum.
+      trust_ratio_mask: which leaves to scale, usually all but norms and biases; see `masked`.
+      momentum: in [-1, 1]; see `trace`.
+      nesterov: True takes Nesterov's form of the momentum; see `trace`.
 
     Returns:
       A transformation; the state is that of `optax.lars`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; momentum outside [-1, 1].
+      ValueError: the rate, the decay or eps is negative or not finite; trust_coefficient is not >
+        0; momentum is outside [-1, 1].
 
     Example:
       >>> optimizer, w = lars(0.5, trust_coefficient=0.1), jnp.array([3.0, 4.0])
@@ -57,6 +58,7 @@ def lars(
 
     Source: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1. The same in optax.
     """
+    check_traces("lars", momentum=momentum)
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
         masked(scale_by_trust_ratio(0.0, trust_coefficient, eps), trust_ratio_mask),
@@ -75,7 +77,7 @@ def lamb(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """LAMB: Adam, in which each layer's step is a fixed part of its weights' length.
+    """LAMB: Adam, with the step of a leaf scaled to the norm of its weights.
 
         u = m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * W,     as in `adamw`
         W -= learning_rate * |W| / |u| * u
@@ -83,17 +85,17 @@ def lamb(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       eps: >= 0, outside the root.
-      eps_root: >= 0, inside it.
+      eps_root: >= 0, inside the root.
       weight_decay: >= 0, or a schedule.
-      mask: what to decay; see `masked`.
+      mask: which leaves to decay; see `masked`.
 
     Returns:
       A transformation; the state is that of `optax.lamb`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; b1 or b2 out of range.
+      ValueError: the rate, the decay or an eps is negative or not finite; b1 or b2 is out of range.
 
     Example:
       >>> optimizer, w = lamb(0.5), jnp.array([3.0, 4.0])
@@ -117,7 +119,7 @@ def scale_by_trust_ratio(
     """u * trust_coefficient * |W| / (|u| + eps), leaf by leaf; u where |W| or |u| is 0.
 
     Args:
-      min_norm: both lengths count as at least this, >= 0.
+      min_norm: >= 0; a smaller |W| or |u| counts as this.
       trust_coefficient: > 0.
       eps: >= 0.
 
@@ -125,7 +127,7 @@ def scale_by_trust_ratio(
       A transformation that needs params; its state is empty.
 
     Raises:
-      ValueError: numbers out of range.
+      ValueError: trust_coefficient is not > 0; min_norm or eps is negative or not finite.
 
     Example:
       >>> transform, w = scale_by_trust_ratio(), jnp.array([3.0, 4.0])
@@ -135,17 +137,17 @@ def scale_by_trust_ratio(
     Source: You, Gitman and Ginsburg 2017, equation 6.
     """
     who = "scale_by_trust_ratio"
-    check_positive(who, "it is the part of |W| to move by", trust_coefficient=trust_coefficient)
+    check_positive(who, "it is the step as a fraction of |W|", trust_coefficient=trust_coefficient)
     check_least(who, min_norm=min_norm, eps=eps)
 
     def rule(u: Any, _: Any, u_size: Any, w_size: Any) -> Any:
-        u_length, w_length = (
-            jnp.maximum(each.part, min_norm / each.power) for each in (u_size, w_size)
+        u_norm, w_norm = (
+            jnp.maximum(size.part, min_norm / size.power) for size in (u_size, w_size)
         )
-        ratio = trust_coefficient * w_length / (u_length + eps / u_size.power)
-        none = (w_length == 0) | (u_length == 0)
-        moved = u_size.of(u) * ratio.astype(u.dtype) * w_size.power.astype(u.dtype)
-        return (jnp.where(none, u, moved),)
+        ratio = trust_coefficient * w_norm / (u_norm + eps / u_size.power)
+        zero = (w_norm == 0) | (u_norm == 0)
+        scaled = u_size.of(u) * ratio.astype(u.dtype) * w_size.power.astype(u.dtype)
+        return (jnp.where(zero, u, scaled),)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         others = {"params": need_params(who, params)}

@@ -1,7 +1,7 @@
-"""L-BFGS: Newton's method with a Hessian that is guessed from the last few steps.
+"""L-BFGS: Newton's method with an inverse Hessian that is estimated from the last few steps.
 
-Letters, as in the book: s a difference of parameters, y of gradients, rho = 1 / <s, y>; m pairs are
-kept, in a ring. A tree of parameters is taken as one vector.
+The letters are those of Nocedal and Wright: s is a difference of parameters, y of gradients, rho =
+1 / <s, y>. The last m pairs are kept in a ring buffer. A tree counts as one vector.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
 
-from fdl.checks import named_in_errors
+from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import wide_inside, widened
 from fdl.optim.chaining import chain
 from fdl.optim.learning_rate import scale_by_learning_rate
@@ -38,26 +38,26 @@ def lbfgs(
         max_linesearch_steps=20, initial_guess_strategy="one"
     ),
 ) -> GradientTransformationExtraArgs:
-    """L-BFGS: W -= step * H g, H a guess of the inverse Hessian, step by a line search.
+    """L-BFGS: W -= step * H g; H estimates the inverse Hessian, and a line search finds the step.
 
-    H is the matrix nearest to gamma I under which the last m steps explain the changes of the
-    gradient, H y = s; it is never formed. For whole batches and smooth losses.
+    H is gamma I, changed as little as possible so that H y = s holds for the last m steps. It is
+    never formed. L-BFGS is made for smooth losses and gradients of the whole data set.
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`; multiplies H g before the line search.
-        None is 1.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; multiplies H g before the
+        line search. None for 1.
       memory_size: m >= 1.
-      scale_init_precond: gamma = <s, y> / <y, y> of the last pair (min(1, 1 / |g|) at first); else
-        1.
-      linesearch: fdl's or optax's; None for none.
+      scale_init_precond: True takes gamma = <s, y> / <y, y> of the last pair, and min(1, 1 / |g|)
+        at the first step; False takes gamma = 1.
+      linesearch: a transformation of fdl or optax; None for none.
 
     Returns:
-      A transformation; with a line search, its update wants `value`, `grad` and `value_fn`, as
-      `fdl.train_step` gives them. The state is that of `optax.lbfgs`, and
-      `optax.value_and_grad_from_state` reads it.
+      A transformation. With a line search, its update needs `value`, `grad` and `value_fn`, which
+      `fdl.train_step` passes. The state is that of `optax.lbfgs`, and
+      `optax.value_and_grad_from_state` can read it.
 
     Raises:
-      ValueError: a rate that is negative or not finite; memory_size below 1.
+      ValueError: the rate is negative or not finite; memory_size is below 1.
 
     Example:
       >>> w, optimizer = jnp.array([3.0, -1.0]), lbfgs()
@@ -70,7 +70,8 @@ def lbfgs(
       Array([1., 1.], dtype=float32)
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 7.4 and 7.5; Liu and
-    Nocedal 1989. The same in optax. A gradient whose squares overflow is divided by a power of two.
+    Nocedal 1989. The same in optax. A gradient whose squares would overflow is divided by a power
+    of two.
     """
     return chain(
         scale_by_lbfgs(memory_size, scale_init_precond),
@@ -84,15 +85,15 @@ def lbfgs(
 def scale_by_lbfgs(
     memory_size: int = 10, scale_init_precond: bool = True
 ) -> GradientTransformationExtraArgs:
-    """H g of `lbfgs`, whose arguments these are.
+    """The direction H g of `lbfgs`; see there for the arguments.
 
     Returns:
       A transformation that needs params, with state `optax.ScaleByLBFGSState(count, params,
       updates, diff_params_memory, diff_updates_memory, weights_memory)`: the last parameters and
-      gradients, and m of s, y and rho, stacked.
+      gradients, and the last m of s, y and rho, stacked.
 
     Raises:
-      ValueError: memory_size below 1.
+      ValueError: memory_size is below 1.
 
     Example:
       >>> transform, g = scale_by_lbfgs(), jnp.array([3.0, 4.0])
@@ -100,8 +101,7 @@ def scale_by_lbfgs(
       Array([0.6, 0.8], dtype=float32)
     """
     who = "scale_by_lbfgs"
-    if memory_size < 1:
-        raise ValueError(f"{who}: expected a memory_size >= 1, got {memory_size}; 10 is usual")
+    check_number(who, "memory_size", memory_size, "[1, inf]", "10 is usual")
 
     def init(params: Any) -> ScaleByLBFGSState:
         check_params(who, params)
@@ -119,9 +119,9 @@ def scale_by_lbfgs(
         s = _difference(who, "params", params, state.params)
         y = _difference(who, "updates", updates, state.updates)
         curvature = dot(y, s)
-        # A curvature of 0, or of so little that this is infinite, says nothing.
+        # A pair whose curvature is 0, or so small that 1 / curvature is infinite, is not used.
         rho = jnp.where(jnp.isinf(1.0 / curvature), jnp.zeros_like(curvature), 1.0 / curvature)
-        # At the first step there is no difference yet.
+        # The first step has no differences.
         pair = (s, y, rho.astype(state.weights_memory.dtype))
         pair = where(state.count > 0, pair, jax.tree.map(jnp.zeros_like, pair))
         rings = (state.diff_params_memory, state.diff_updates_memory, state.weights_memory)
@@ -139,10 +139,10 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
     """H g from m pairs, in 4 m products of vectors.
 
     Args:
-      g: a vector.
-      rings: (s, y, rho), each stacked m times.
-      gamma: H is gamma times the identity before the pairs are heard.
-      oldest_first: [m], the places of the ring in the order of time.
+      g: a tree.
+      rings: (s, y, rho), stacked along a first axis of length m.
+      gamma: H without any pairs is gamma times the identity.
+      oldest_first: [m], the places in the rings, ordered by time.
 
     Source: Nocedal and Wright 1999, algorithm 7.4.
     """
@@ -167,7 +167,7 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
 
 
 def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
-    """<s, y> / <y, y>, equation 7.20; at first, no step is longer than 1."""
+    """<s, y> / <y, y>, equation 7.20; at the first step min(1, 1 / |g|)."""
     s, y, _ = pair
     length = size(y)
     unit = jax.tree.map(length.of, y)
@@ -178,7 +178,7 @@ def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
 
 
 def _shorter(g: Any) -> Any:
-    """g, divided by a power of two where its squares would overflow."""
+    """g, divided by a power of two if its squares would overflow."""
     divisor = jnp.maximum(size(g).power * 2.0**-50, 1)
     return jax.tree.map(lambda x: x / divisor.astype(x.dtype), g)
 

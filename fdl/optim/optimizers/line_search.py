@@ -1,7 +1,8 @@
-"""A line search: the step along a given direction, found by trying the loss.
+"""A line search: finds the step along a direction by evaluating the loss.
 
-Letters, as in the book: phi(a) is the loss at W + a u, a >= 0 the step, u the direction; phi'(a)
-its slope, negative at 0. A bracket has a good step inside; of its ends, `low` has the smaller loss.
+The letters are those of Nocedal and Wright: u is the direction, a >= 0 the step, phi(a) the loss at
+W + a u, and phi'(a) its slope, which is negative at 0. A bracket is a pair of steps with a good
+step between them; `low` is its end with the smaller loss.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from optax import (
     ZoomLinesearchInfo,
 )
 
+from fdl.checks import OptionError, check_number
 from fdl.ops.numerics import wide, wide_inside
 from fdl.optim.lifting import check_params, need_params, where
 from fdl.optim.protocol import transformation
@@ -33,34 +35,36 @@ def scale_by_zoom_linesearch(
     stepsize_precision: float = 1e-5,
     initial_guess_strategy: str = "keep",
 ) -> GradientTransformationExtraArgs:
-    """a * u, with a step a that lowers the loss and flattens its slope (the Wolfe conditions):
+    """a * u, with a step a that decreases the loss and flattens its slope (the Wolfe conditions):
 
         phi(a) <= phi(0) + slope_rtol * a * phi'(0)
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
-    First a grows until it has passed a good step, then the bracket shrinks around one.
+    First a grows until there is a bracket, then the bracket shrinks until it has a good step.
 
     Args:
-      max_linesearch_steps: evaluations of the loss, >= 1. If they do not suffice, the best step
-        that satisfies the first condition is taken, else the last one.
-      max_learning_rate: the largest a; None for none.
+      max_linesearch_steps: number of evaluations of the loss, >= 1. If none of them is good, the
+        best step that satisfies the first condition is taken, else the last step.
+      max_learning_rate: the largest a; None for no limit.
       tol: by how much a condition may fail.
-      increase_factor: > 1, by which a grows.
+      increase_factor: > 1, the factor by which a grows.
       slope_rtol: in (0, 1).
       curv_rtol: in (slope_rtol, 1).
-      approx_dec_rtol: where phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|, the first condition may
-        be phi'(a) <= (2 slope_rtol - 1) phi'(0) instead: near a minimum, differences of losses are
-        rounding. None for the first condition alone.
-      stepsize_precision: a bracket shorter than this is given up, if there is a safe step.
-      initial_guess_strategy: the first a: "keep" the last search's, or "one".
+      approx_dec_rtol: where phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|, the condition
+        phi'(a) <= (2 slope_rtol - 1) phi'(0) can replace the first one, because near a minimum
+        differences of losses are rounding. None for only the first condition.
+      stepsize_precision: the search ends if the bracket is shorter than this and a step satisfies
+        the first condition.
+      initial_guess_strategy: the first a: "keep" for the step of the last search, or "one" for 1.
 
     Returns:
-      A transformation whose update wants the `value` of the loss, its `grad`, and `value_fn=params
-      -> loss`; further arguments that value_fn names are handed to it. Its state is
-      `optax.ScaleByZoomLinesearchState`, with the loss and gradient at the end of the step.
+      A transformation whose update needs `value`, the loss; `grad`, its gradient; and
+      `value_fn=params -> loss`. Extra arguments that value_fn names are passed to it. The state is
+      `optax.ScaleByZoomLinesearchState`, with the loss and the gradient after the step.
 
     Raises:
-      ValueError: an unknown strategy; no steps; an update without value, grad or value_fn.
+      ValueError: the strategy is unknown; max_linesearch_steps is below 1; at update, value, grad
+        or value_fn is missing.
 
     Example:
       >>> loss, w, u = lambda w: (w - 3.0) ** 2, jnp.array(0.0), jnp.array(1.0)
@@ -70,11 +74,17 @@ def scale_by_zoom_linesearch(
       1.0
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 3.5 and 3.6; Hager and
-    Zhang 2006, "Algorithm 851", equations 23 and 26. The same in optax, which can also print:
-    `optax.scale_by_zoom_linesearch(verbose=True)` takes this one's place.
+    Zhang 2006, "Algorithm 851", equations 23 and 26. The same in optax. To print the
+    search, use `optax.scale_by_zoom_linesearch(verbose=True)` instead.
     """
     who = "scale_by_zoom_linesearch"
-    _check_search(who, initial_guess_strategy, max_linesearch_steps)
+    if initial_guess_strategy not in ("one", "keep"):
+        raise OptionError(
+            who,
+            "expected initial_guess_strategy 'one' or 'keep', got "
+            f"{initial_guess_strategy!r}; 'keep' starts at the step of the last search",
+        )
+    check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
     rules = Rules(
         max_linesearch_steps,
         max_learning_rate,
@@ -111,18 +121,6 @@ def scale_by_zoom_linesearch(
     return transformation(lambda params: _first_state(who, params), update)
 
 
-def _check_search(who: str, initial_guess_strategy: str, max_linesearch_steps: int) -> None:
-    if initial_guess_strategy not in ("one", "keep"):
-        raise ValueError(
-            f"{who}: expected initial_guess_strategy 'one' or 'keep', got "
-            f"{initial_guess_strategy!r}; take 'keep' to begin at the last search's step"
-        )
-    if max_linesearch_steps < 1:
-        raise ValueError(
-            f"{who}: expected max_linesearch_steps >= 1, got {max_linesearch_steps}; 20 is usual"
-        )
-
-
 def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
     check_params(who, params)
     leaves = jax.tree.leaves(params)
@@ -139,15 +137,15 @@ def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
 def _arguments(
     who: str, value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """The loss and its gradient at the parameters, the loss, and what else the loss wants."""
-    for name, given in (("value", value), ("grad", grad), ("value_fn", value_fn)):
-        if given is None:
+    """(value, grad, value_fn, the other arguments of value_fn); raises if one is missing."""
+    for name, argument in (("value", value), ("grad", grad), ("value_fn", value_fn)):
+        if argument is None:
             raise ValueError(
                 f"{who}: expected value, grad and value_fn, got no {name}; call "
                 "update(updates, state, params, value=..., grad=..., value_fn=params -> loss)"
             )
-    wanted = inspect.signature(value_fn).parameters
-    return value, grad, value_fn, {name: x for name, x in extra_args.items() if name in wanted}
+    named = inspect.signature(value_fn).parameters
+    return value, grad, value_fn, {name: x for name, x in extra_args.items() if name in named}
 
 
 class Point(NamedTuple):
@@ -159,7 +157,7 @@ class Point(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The numbers of a search, under the names of `scale_by_zoom_linesearch`, which explains."""
+    """The options of a search; see `scale_by_zoom_linesearch`."""
 
     max_linesearch_steps: int
     max_learning_rate: float | None
@@ -172,13 +170,13 @@ class Rules(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Where a good step lies.
+    """Two points with a good step between them.
 
     Args:
       low: the end with the smaller loss.
       high: the other end.
-      third: a point that was an end before, for the cubic.
-      found: whether low and high are a bracket yet.
+      third: an earlier end, for the cubic interpolation.
+      found: True once there is a good step between low and high.
     """
 
     low: Point
@@ -188,18 +186,19 @@ class Bracket(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where a search stands.
+    """The state of a search.
 
     Args:
-      count: evaluations so far.
-      last: the last point; `grad` the gradient there.
-      bracket: see there.
-      safe: a point that is low enough, if not flat enough; `safe_grad` the gradient there. At first
-        the start.
-      decrease_error: by how much the last point is too high.
-      curvature_error: by how much it is too steep.
-      done: the last point is good.
-      failed: nothing better is to be expected.
+      count: number of evaluations so far.
+      last: the last point.
+      grad: the gradient of the loss at `last`.
+      bracket: see `Bracket`.
+      safe: the best point that satisfies the first Wolfe condition; at first the start.
+      safe_grad: the gradient of the loss at `safe`.
+      decrease_error: by how much `last` violates the first condition.
+      curvature_error: by how much `last` violates the second condition.
+      done: True if `last` is good.
+      failed: True if the search ends without a good point.
     """
 
     count: Any
@@ -217,14 +216,14 @@ class Search(NamedTuple):
 def search(
     along: Callable[[Any], tuple[Point, Any]], start: Point, grad: Any, guess: Any, rules: Rules
 ) -> Search:
-    """The end of a line search; its `last` is the step to take.
+    """Runs a line search; `last` of the result is the step to take.
 
     Args:
       along: a -> (the point at a, the gradient of the loss there).
       start: the point at a = 0.
-      grad: the gradient there.
+      grad: the gradient at `start`.
       guess: the first step to try.
-      rules: when a point is good, and when to give up.
+      rules: when a point is good, and when the search fails.
 
     Source: Nocedal and Wright 1999, algorithms 3.5 and 3.6.
     """
@@ -251,14 +250,14 @@ def search(
         return _judge(now, start, *along(step), rules)
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
-    # A step that is only low enough is better than none, and none better than no number.
+    # Prefers a step that only decreases the loss to no step, and no step to a non-finite loss.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)
 
 
 def between(bracket: Bracket) -> jax.Array:
-    """A step inside of a bracket: the minimum of a cubic, or of a parabola, or the middle.
+    """A step inside a bracket: the minimum of a cubic or of a parabola, or else the middle.
 
     Source: Nocedal and Wright 1999, section 3.5, interpolation.
     """
@@ -280,7 +279,7 @@ def _longer(now: Search, guess: Any, rules: Rules) -> jax.Array:
 
 
 def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Search:
-    """What a new point says: is it good, is it safe, and where is the bracket now?"""
+    """The state of the search after a new point."""
     too_high = _decrease_error(start, new, rules)
     too_steep = _positive(jnp.abs(new.slope) - rules.curv_rtol * jnp.abs(start.slope))
     good = jnp.maximum(too_high, too_steep) <= rules.tol
@@ -291,19 +290,19 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
     grown = _grown(now, new, too_high, good)
     bracket = where(narrowing, _narrowed(now.bracket, new, too_high), grown)
 
-    done, short = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
+    done, length = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
     if rules.max_learning_rate is not None:
-        # Every longer step would be refused, and this one is at least low enough.
+        # No longer step is allowed, and this one satisfies the first condition.
         done = good | (~narrowing & (new.step >= rules.max_learning_rate) & ~grown.found)
-    hopeless = narrowing & (short <= rules.stepsize_precision) & (safe.step > 0)
-    failed = ((now.count + 1 >= rules.max_linesearch_steps) | hopeless) & ~done
+    too_short = narrowing & (length <= rules.stepsize_precision) & (safe.step > 0)
+    failed = ((now.count + 1 >= rules.max_linesearch_steps) | too_short) & ~done
     return Search(
         now.count + 1, new, grad, bracket, safe, safe_grad, too_high, too_steep, done, failed
     )
 
 
 def _grown(now: Search, new: Point, too_high: Any, good: Any) -> Bracket:
-    """Algorithm 3.5: a bracket, once a step is too high or the slope has turned."""
+    """Algorithm 3.5: there is a bracket if the loss is too large or the slope has changed sign."""
     above = (too_high > 0) | ((new.value >= now.last.value) & (now.count > 0))
     turned = (new.slope >= 0) & ~above
     low, high = where(turned, (new, now.last), (now.last, new))
@@ -311,7 +310,7 @@ def _grown(now: Search, new: Point, too_high: Any, good: Any) -> Bracket:
 
 
 def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
-    """Algorithm 3.6: the new point takes the place of an end."""
+    """Algorithm 3.6: the new point replaces an end."""
     low, high, _, found = bracket
     above = (too_high > 0) | (new.value >= low.value)
     beyond = (new.slope * (high.step - low.step) >= 0) & ~above
@@ -321,7 +320,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """By how much phi(a) is too high: equation 3.7a, or Hager and Zhang's 23 near a minimum."""
+    """By how much phi(a) is too large: equation 3.7a, or near a minimum Hager and Zhang's 23."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:
@@ -332,13 +331,13 @@ def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
 
 
 def _positive(error: jax.Array) -> jax.Array:
-    """The violation: 0 if there is none, infinite if it is no number."""
+    """max(error, 0), or infinity for NaN."""
     error = jnp.maximum(error, 0.0)
     return jnp.where(jnp.isnan(error), jnp.full_like(error, jnp.inf), error)
 
 
 def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
-    """The minimum of the cubic through three points with the slope of the first; NaN if none."""
+    """The minimum of the cubic through three points with the slope of the first, or NaN."""
     to_b, to_c = b.step - a.step, c.step - a.step
     over_b = b.value - a.value - a.slope * to_b
     over_c = c.value - a.value - a.slope * to_c

@@ -1,4 +1,4 @@
-"""Lookahead: weights that move fast, and weights that follow."""
+"""Lookahead: fast weights, and slow weights that follow them."""
 
 from typing import Any
 
@@ -23,27 +23,28 @@ def lookahead(
     slow_step_size: float,
     reset_state: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Lookahead: k fast steps forward, then both sets of weights meet a part of the way.
+    """Lookahead: after every k steps the weights go back to a point between start and end.
 
-        fast -= fast optimizer's step
+        fast += update of the fast optimizer
         every k steps:  slow += slow_step_size * (fast - slow),  fast = slow
 
-    The parameters are `optax.LookaheadParams(fast, slow)`: gradients are taken at `fast`, tests at
+    The parameters are `optax.LookaheadParams(fast, slow)`: compute gradients at `fast`, and test
     `slow`.
 
     Args:
-      fast_optimizer: fdl's or optax's.
+      fast_optimizer: a transformation of fdl or optax.
       sync_period: k >= 1.
       slow_step_size: in [0, 1].
-      reset_state: begin the fast optimizer's state anew after every meeting.
+      reset_state: True starts the fast optimizer with a new state after every k steps.
 
     Returns:
-      A transformation of updates for `fast`, or of LookaheadParams whose `slow` part is ignored (as
-      `jax.grad` of a loss that reads `fast` gives them). Its updates are LookaheadParams, and its
-      state is `optax.LookaheadState`.
+      A transformation. The updates that it takes are those of `fast`, or LookaheadParams whose
+      `slow` is ignored, such as `jax.grad` of a loss at `fast` returns. The updates that it returns
+      are LookaheadParams, and its state is `optax.LookaheadState`.
 
     Raises:
-      ValueError: a period below 1; a step size outside [0, 1]; params that are not LookaheadParams.
+      ValueError: sync_period is below 1; slow_step_size is outside [0, 1]; at init and update,
+        params are not LookaheadParams.
 
     Example:
       >>> from fdl.optim import sgd
@@ -69,16 +70,16 @@ def lookahead(
         params = _pair(params)
         gradient = updates.fast if isinstance(updates, LookaheadParams) else updates
         steps, fast_state = inner.update(gradient, state.fast_state, params.fast, **extra_args)
-        meeting = state.steps_since_sync == sync_period - 1
+        syncs = state.steps_since_sync == sync_period - 1
 
         def rule(u: Any, fast: Any, slow: Any) -> Any:
             apart = fast + u - slow
-            return u - meeting * (1 - slow_step_size) * apart, slow_step_size * meeting * apart
+            return u - syncs * (1 - slow_step_size) * apart, slow_step_size * syncs * apart
 
         pair = {"params.fast": params.fast, "params.slow": params.slow}
         fast, slow = per_leaf("lookahead", rule, steps, pair, kept=1)
         if reset_state:
-            fast_state = where(meeting, inner.init(params.fast), fast_state)
+            fast_state = where(syncs, inner.init(params.fast), fast_state)
         since = (state.steps_since_sync + 1) % sync_period
         return LookaheadParams(fast, slow), LookaheadState(fast_state, since)
 
@@ -89,6 +90,6 @@ def _pair(params: Any) -> LookaheadParams:
     if not isinstance(params, LookaheadParams):
         raise ValueError(
             f"lookahead: expected params as optax.LookaheadParams(fast, slow), got "
-            f"{type(params).__name__}; begin with optax.LookaheadParams.init_synced(params)"
+            f"{type(params).__name__}; start with optax.LookaheadParams.init_synced(params)"
         )
     return params

@@ -1,6 +1,6 @@
-"""Muon: momentum whose matrices are made orthogonal, so that every direction moves equally far.
+"""Muon: momentum made orthogonal, matrix by matrix, so that all directions get steps of one size.
 
-Letters: m and n the sides of a matrix, i the step of the iteration, t the step of training from 1.
+In the formulas g is the gradient, m its first moment; t is the step of training, counted from 1.
 """
 
 import dataclasses
@@ -15,11 +15,18 @@ from optax import EmptyState, GradientTransformationExtraArgs
 from optax.contrib import MuonDimensionNumbers, MuonState
 
 from fdl import paths
-from fdl.checks import named_in_errors
+from fdl.checks import OptionError, check_number, named_in_errors
 from fdl.ops.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
 from fdl.ops.numerics import shortened
 from fdl.optim.chaining import chain
-from fdl.optim.checks import check_least, check_momenta, check_positive
+from fdl.optim.checks import (
+    check_decays,
+    check_fractions,
+    check_least,
+    check_momenta,
+    check_positive,
+    check_rates,
+)
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import check_params, filled, increment, per_leaf
 from fdl.optim.masking import is_function
@@ -30,7 +37,7 @@ from fdl.optim.wrappers.partitioning import partition
 from fdl.typing import Mask, ScalarOrSchedule
 
 Coefficients = Sequence[Any]
-# optax.contrib.MuonDimensionNumbers or None, a tree of them, or a function of params to one.
+# optax.contrib.MuonDimensionNumbers or None, a tree of them, or a function params -> tree.
 DimensionNumbers = Any
 
 
@@ -65,33 +72,34 @@ def muon(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      ns_coeffs: (a, b, c) of the iteration, or such a row for each step, or "standard" or "dion".
-      ns_steps: of the iteration, >= 1; of rows, at most the last ns_steps are taken.
+      ns_coeffs: (a, b, c) of the iteration, or one such row per iteration, or "standard" or "dion".
+      ns_steps: number of iterations, >= 1. Of the rows of ns_coeffs the last ns_steps are taken.
       beta: in (-1, 1), the share of m that each step keeps.
-      eps: >= 0, added to norms, and AdamW's.
-      weight_decay: >= 0, or a schedule; of the matrices.
-      weight_decay_mask: which of them to decay; see `masked`.
-      mu_dtype: of m; by default the parameters', float32 at least.
-      nesterov: Dozat's first moment instead of Adam's.
-      adaptive: multiply u by the dual norm of m^, the sum of its singular values.
-      preconditioning: what is divided by at first; see `orthogonalize`.
+      eps: >= 0, added to norms; also the eps of AdamW.
+      weight_decay: >= 0, or a schedule; decay of the matrices.
+      weight_decay_mask: which matrices to decay; see `masked`.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
+      nesterov: True takes the m^ of `nadam`, False that of `adam`.
+      adaptive: True multiplies u by the dual norm of m^, the sum of its singular values.
+      preconditioning: how m^ is scaled before the iteration; see `orthogonalize`.
       adam_b1: AdamW's b1.
       adam_b2: AdamW's b2.
       adam_eps_root: AdamW's eps_root.
       adam_weight_decay: AdamW's weight_decay.
-      adam_learning_rate: AdamW's rate; by default learning_rate.
-      muon_weight_dimension_numbers: which leaves are matrices, and how: for each leaf
-        `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, or None for AdamW; a
-        tree, a prefix of it, or a function of params. By default all leaves of two axes,
-        `[in, out]`. Axes that are not named are batches of matrices.
-      consistent_rms: scale u by this times sqrt(max(fan_in, fan_out)); 0.2 is as large as AdamW's.
+      adam_learning_rate: AdamW's learning rate; by default learning_rate.
+      muon_weight_dimension_numbers: which leaves are matrices, and which axes are their sides. For
+        every leaf `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, or None for
+        AdamW; as a tree, a prefix of it, or a function of params. Other axes are a batch of
+        matrices. By default all leaves of two axes are matrices, `[in, out]`.
+      consistent_rms: multiplies u by consistent_rms * sqrt(max(fan_in, fan_out)) instead of
+        sqrt(max(1, fan_out / fan_in)); with 0.2 steps are about as large as AdamW's.
 
     Returns:
       A transformation; the state is that of `optax.contrib.muon`.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; beta, adam_b1 or adam_b2
-        out of range; coefficients, steps or a preconditioning that do not exist.
+      ValueError: a rate, a decay or an eps is negative or not finite; beta, adam_b1, adam_b2 or
+        consistent_rms is out of range; ns_coeffs, ns_steps or preconditioning are not as above.
 
     Example:
       >>> optimizer, params = muon(0.5), {"w": 3 * jnp.eye(2), "b": jnp.ones(2)}
@@ -101,17 +109,24 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ is corrected for its bias, which the authors leave out. A matrix
-    with an element beyond 2^50 is divided by a power of two first; half precision is computed in
+    for adaptive. As in optax, m^ has a bias correction, which the authors leave out. A matrix with
+    an element beyond 2^50 is first divided by a power of two. Half precision is computed in
     float32.
     """
+    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_rates("muon", learning_rate=learning_rate, adam_learning_rate=adam_rate)
+    check_decays("muon", adam_weight_decay=adam_weight_decay)
+    check_momenta("muon", adam_b1=adam_b1)
+    check_fractions("muon", adam_b2=adam_b2)
+    check_least("muon", adam_eps_root=adam_eps_root)
+    check_preconditioning("muon", preconditioning)
     dimensions = muon_weight_dimension_numbers
 
     def labels(params: Any) -> Any:
         if dimensions is None:
             return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
-        found = dimensions(params) if is_function(dimensions) else dimensions
-        return spread(found, params, lambda one, p: "adam" if one is None else "muon")
+        numbers = dimensions(params) if is_function(dimensions) else dimensions
+        return spread(numbers, params, lambda number, p: "adam" if number is None else "muon")
 
     matrices = chain(
         scale_by_muon(
@@ -130,7 +145,7 @@ def muon(
         scale_by_learning_rate(learning_rate),
     )
     rest = adamw(
-        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        adam_rate,
         adam_b1,
         adam_b2,
         eps,
@@ -154,14 +169,14 @@ def scale_by_muon(
     preconditioning: str = "frobenius",
     weight_dimension_numbers: DimensionNumbers = None,
 ) -> GradientTransformationExtraArgs:
-    """orthogonal(m^) of `muon`, whose arguments these are.
+    """The direction of `muon`, orthogonal(m^); see there for the arguments.
 
     Returns:
       A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
 
     Raises:
-      ValueError: beta outside (-1, 1); coefficients, steps or a preconditioning that do not
-        exist; a leaf that is no matrix and has no dimension numbers.
+      ValueError: beta, eps, ns_coeffs, ns_steps or preconditioning are not as in `muon`; at init, a
+        leaf that does not have two axes has no dimension numbers.
 
     Example:
       >>> transform, g = scale_by_muon(), jnp.diag(jnp.array([1.0, 7.0]))
@@ -172,7 +187,7 @@ def scale_by_muon(
     check_momenta(who, beta=beta)
     check_least(who, eps=eps)
     check_preconditioning(who, preconditioning)
-    coefficients = _coefficients(ns_coeffs, ns_steps)
+    coefficients = _coefficients(who, ns_coeffs, ns_steps)
 
     def init(params: Any) -> MuonState:
         check_params(who, params)
@@ -214,7 +229,8 @@ def scale_by_shape(
       Array([[2., 2., 2., 2.]], dtype=float32)
     """
     if consistent_rms is not None:
-        check_positive("scale_by_shape", "0.2 is AdamW's size", consistent_rms=consistent_rms)
+        remedy = "with 0.2 steps are about as large as AdamW's"
+        check_positive("scale_by_shape", remedy, consistent_rms=consistent_rms)
 
     def rule(u: Any, fold: Fold) -> Any:
         fan_in, fan_out = fold.fans
@@ -229,33 +245,34 @@ def scale_by_shape(
     return transformation(lambda params: EmptyState(), update)
 
 
-def _coefficients(given: Any, steps: int) -> Any:
-    """(3,), or a row for each step; the last ones, if there are too many."""
-    if isinstance(given, str) and given not in COEFFICIENTS:
-        raise ValueError(
-            f"muon: expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {given!r}; "
-            "leave it out for the usual ones"
+def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
+    """(a, b, c), or one such row per iteration: at most the last ns_steps."""
+    if isinstance(ns_coeffs, str) and ns_coeffs not in COEFFICIENTS:
+        raise OptionError(
+            who,
+            f"expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {ns_coeffs!r}; "
+            "leave it out for the usual ones",
         )
-    found = COEFFICIENTS[given] if isinstance(given, str) else given
-    shape = np.shape(found)
+    rows = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
+    shape = np.shape(rows)
     if len(shape) not in (1, 2) or shape[-1] != 3:
-        raise ValueError(
-            f"muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape "
-            f"{list(shape)}; give three numbers, those of a x + b x^3 + c x^5"
+        raise OptionError(
+            who,
+            "expected ns_coeffs as (a, b, c) or one such row per iteration, got shape "
+            f"{list(shape)}; pass the three numbers of a x + b x^3 + c x^5",
         )
-    if steps < 1:
-        raise ValueError(f"muon: expected ns_steps >= 1, got {steps}; 5 is usual")
-    return found[-steps:] if len(shape) == 2 else found
+    check_number(who, "ns_steps", ns_steps, "[1, inf]", "5 is usual")
+    return rows[-ns_steps:] if len(shape) == 2 else rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """How an array is seen as matrices [batch, fan_in, fan_out], and back.
+    """How to reshape an array to matrices [batch, fan_in, fan_out], and back.
 
     Args:
-      shape: of the array.
-      reduction: the axes that x W sums over, from 0.
-      output: the axes that stay. Those in neither are the batch.
+      shape: shape of the array.
+      reduction: the axes that x W sums over, counted from 0.
+      output: the axes of the output of x W. All other axes are the batch.
     """
 
     shape: tuple[int, ...]
@@ -264,53 +281,54 @@ class Fold:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The axes as batch, reduction, output."""
+        """The axes in the order batch, reduction, output."""
         named = (*self.reduction, *self.output)
         return (*(axis for axis in range(len(self.shape)) if axis not in named), *named)
 
     @property
     def fans(self) -> tuple[int, int]:
-        """(fan_in, fan_out): the sizes of the matrices."""
+        """(fan_in, fan_out), the sides of the matrices."""
         fan_in, fan_out = (
             math.prod(self.shape[axis] for axis in axes) for axes in (self.reduction, self.output)
         )
         return fan_in, fan_out
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The array as matrices."""
+        """Reshapes an array to matrices."""
         return x.transpose(self.order).reshape(-1, *self.fans)
 
     def back(self, x: jax.Array) -> jax.Array:
-        """Matrices as the array."""
+        """Reshapes matrices to an array of the first shape."""
         place = [self.order.index(axis) for axis in range(len(self.shape))]
         return x.reshape([self.shape[axis] for axis in self.order]).transpose(place)
 
 
 def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
-    """The tree with a Fold at each leaf.
+    """A tree with a Fold for every leaf.
 
     Args:
-      who: in front of error messages.
-      dimensions: `optax.contrib.MuonDimensionNumbers` for each leaf, or None where it is a matrix
-        [in, out]; a tree, a prefix of it, or a function of the tree.
-      tree: of arrays.
+      who: name of the transformation, for error messages.
+      dimensions: `optax.contrib.MuonDimensionNumbers` for every leaf, or None for a matrix
+        [in, out]; as a tree, a prefix of it, or a function of the tree.
+      tree: a pytree of arrays.
 
     Raises:
-      ValueError: an array that is no matrix, without dimension numbers; axes that it has not.
+      ValueError: a leaf without dimension numbers does not have two axes; dimension numbers name
+        axes that do not exist.
     """
-    found = dimensions(tree) if is_function(dimensions) else dimensions
-    numbers = spread(found, tree, lambda one, leaf: _Leaf(one))
+    dimensions = dimensions(tree) if is_function(dimensions) else dimensions
+    numbers = spread(dimensions, tree, lambda number, leaf: _Leaf(number))
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf, own: _fold(who, paths.path_of(keys), jnp.shape(leaf), own.numbers),
+        lambda keys, leaf, held: _fold(who, paths.path_of(keys), jnp.shape(leaf), held.numbers),
         tree,
         numbers,
     )
 
 
 def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
-    """f(dimension numbers or None, leaf) at each leaf; the numbers may be a prefix of the tree."""
+    """f(dimension numbers or None, leaf) at every leaf; dimensions may be a prefix of the tree."""
     return jax.tree.map(
-        lambda one, part: jax.tree.map(lambda leaf: f(one, leaf), part),
+        lambda number, part: jax.tree.map(lambda leaf: f(number, leaf), part),
         dimensions,
         tree,
         is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
@@ -319,7 +337,7 @@ def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """Dimension numbers as one leaf of a tree."""
+    """Holds dimension numbers, which are a tuple, as one leaf of a tree."""
 
     numbers: Any
 
@@ -338,7 +356,7 @@ def _fold(who: str, path: str, shape: tuple[int, ...], numbers: Any) -> Fold:
     if not (inside and reduction and output) or len(set(positive)) < len(positive):
         raise ValueError(
             f"{who}: expected reduction and output axes of shape {list(shape)} at {path!r}, each "
-            f"once, got {tuple(numbers)}; give None to a leaf that is no matrix"
+            f"once, got {tuple(numbers)}; pass None for a leaf that is not a matrix"
         )
     split = len(reduction)
     return Fold(shape, tuple(positive[:split]), tuple(positive[split:]))

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the step downhill is taken by the gradient at a point uphill."""
+"""Sharpness-aware minimization (SAM): descends by the gradient at a nearby point of larger loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,32 +30,33 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> GradientTransformationExtraArgs:
-    """SAM: climb to where the loss is bad nearby, and go down by the gradient from there.
+    """SAM: climbs to a nearby point of larger loss and descends by the gradient there.
 
-        e = rho g(W) / |g(W)|,     W -= optimizer's step by g(W + e)
+        e = rho g(W) / |g(W)|,     W += optimizer's update for g(W + e)
 
-    which is `sam(optimizer, chain(normalize(), sgd(rho)))`. With sync_period k, k - 1 steps are
-    climbed.
+    This is `sam(optimizer, chain(normalize(), sgd(rho)))`. A whole step takes k = sync_period
+    gradients: k - 1 to climb and one to descend.
 
-    Transparent, one update is one gradient: k - 1 updates climb, and the k-th goes back to W and
-    down from there; in between the parameters are W + e. Opaque, one update is a whole step, which
-    takes the other k - 1 gradients itself, and the parameters are always W. A network with running
-    statistics, and every count of steps, wants the opaque mode.
+    In transparent mode one update takes one gradient. The first k - 1 updates climb, and the k-th
+    returns to W and descends; in between the parameters are W + e. In opaque mode one update is a
+    whole step: it computes the other k - 1 gradients itself, and the parameters are always W. Use
+    opaque mode for networks with running statistics, and wherever steps are counted.
 
     Args:
-      optimizer: fdl's or optax's, that goes down.
-      adv_optimizer: fdl's or optax's, whose steps are taken with the other sign.
-      sync_period: k >= 1; 1 is the optimizer alone.
-      reset_state: begin adv_optimizer's state anew after every whole step.
-      opaque_mode: see above. `update` is then called with `grad_fn=(params, i) -> gradient at the
-        i-th climbed point`, or with `value_fn=params -> loss`, as `fdl.train_step` does.
-      batch_axis_name: of a `jax.lax.pmean` over the gradients of grad_fn, in opaque mode.
+      optimizer: the transformation that descends, of fdl or optax.
+      adv_optimizer: the transformation that climbs, of fdl or optax; its updates are negated.
+      sync_period: k >= 1; with 1, only `optimizer` is used.
+      reset_state: True starts adv_optimizer with a new state after every whole step.
+      opaque_mode: True chooses opaque mode. `update` then needs `grad_fn=(params, i) -> gradient at
+        the i-th point of the climb`, or `value_fn=params -> loss`, which `fdl.train_step` passes.
+      batch_axis_name: in opaque mode, the axis of `jax.lax.pmean` over the gradients of grad_fn.
 
     Returns:
       A transformation that needs params; its state is `optax.contrib.SAMState`.
 
     Raises:
-      ValueError: a period below 1; in opaque mode, neither grad_fn nor value_fn.
+      ValueError: sync_period is below 1; at update in opaque mode, grad_fn and value_fn are
+        missing.
 
     Example:
       >>> from fdl.optim import chain, sgd
@@ -65,22 +66,25 @@ def sam(
       -1.25
 
     Source: Foret et al. 2021, arXiv 2010.01412, algorithm 1 and equation 2. The same in optax,
-    but for a sync_period of 1 in transparent mode, where optax steps from the point before.
+    except for a sync_period of 1 in transparent mode, where optax steps from the point before.
     """
-    check_number("sam", "sync_period", sync_period, "[1, inf]", "2 is the paper's")
-    down, up = (as_transformation("sam", each) for each in (optimizer, adv_optimizer))
+    check_number("sam", "sync_period", sync_period, "[1, inf]", "the paper has 2")
+    down, up = as_transformation("sam", optimizer), as_transformation("sam", adv_optimizer)
 
     def init(params: Any) -> SAMState:
         zero, cache = jnp.zeros((), jnp.int32), None if opaque_mode else params
         return SAMState(zero, down.init(params), up.init(params), cache)
 
-    how = (down, up, sync_period, reset_state)
-    update = _opaque(*how, batch_axis_name) if opaque_mode else _transparent(*how)
+    update = (
+        _opaque(down, up, sync_period, reset_state, batch_axis_name)
+        if opaque_mode
+        else _transparent(down, up, sync_period, reset_state)
+    )
     return transformation(init, wide_inside(update))
 
 
 def normalize() -> GradientTransformationExtraArgs:
-    """g / |g|, the length taken over all leaves together; 0 where it is 0.
+    """g / |g|, with the norm over all leaves; 0 for a gradient of 0.
 
     Example:
       >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]
@@ -90,9 +94,9 @@ def normalize() -> GradientTransformationExtraArgs:
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        whole = size(updates)
-        divisor = jnp.where(whole.part > 0, whole.part, jnp.ones_like(whole.part))
-        return per_leaf("normalize", lambda g: (whole.of(g) / divisor,), updates, {})[0], state
+        norm = size(updates)
+        divisor = jnp.where(norm.part > 0, norm.part, jnp.ones_like(norm.part))
+        return per_leaf("normalize", lambda g: (norm.of(g) / divisor,), updates, {})[0], state
 
     return transformation(lambda params: EmptyState(), update)
 

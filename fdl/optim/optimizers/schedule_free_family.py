@@ -1,4 +1,4 @@
-"""Schedule-Free: an average of the path takes the place of a schedule of the rate."""
+"""Schedule-Free optimizers: an average of the weights instead of a schedule of the rate."""
 
 from typing import Any
 
@@ -13,11 +13,7 @@ from optax.contrib import ScheduleFreeState
 from fdl.checks import check_number, named_in_errors
 from fdl.ops.numerics import wide, wide_inside, widened
 from fdl.optim.chaining import apply_updates, chain
-from fdl.optim.checks import (
-    as_transformation,
-    check_least,
-    check_rate,
-)
+from fdl.optim.checks import as_transformation, check_fractions, check_least, check_rates
 from fdl.optim.learning_rate import add_decayed_weights, at, scale_by_learning_rate
 from fdl.optim.lifting import increment, need_params, per_leaf
 from fdl.optim.optimizers.adagrad_family import scale_by_rms
@@ -37,30 +33,31 @@ def schedule_free(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free: an average of the path in the place of a schedule of the rate.
+    """Schedule-Free: an average of the weights instead of a schedule of the rate.
 
-    The parameters are y; z is where the base optimizer stands, and x, which is to be tested, the
-    average of all z:
+    The parameters are y. The base optimizer moves z by the gradient at y. The average x of all z is
+    what to test:
 
-        z = z + base optimizer's step at y
+        z = z + update of the base optimizer
         c = w_t / (w_1 + ... + w_t),    w_t = (largest rate so far)^weight_lr_power
         x = (1 - c) x + c z,     y = b1 x + (1 - b1) z
 
     Args:
-      base_optimizer: fdl's or optax's, without momentum; its rate is to be `learning_rate`.
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0: a warm-up.
-      b1: in (0, 1], how near y is to x; at 1 they are the same.
-      weight_lr_power: >= 0, of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters', float32 at least.
-      look_ahead: weigh a step by the schedule's rate of the next one, as optax does; False: by its
-        own, as the paper. With a constant rate they are the same.
+      base_optimizer: a transformation of fdl or optax, without momentum, whose rate is
+        `learning_rate`.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0, such as a warm-up.
+      b1: in (0, 1], the share of x in y; with 1, y is x.
+      weight_lr_power: >= 0, the power of the rate in w_t.
+      state_dtype: dtype of z; by default the parameters' dtype, at least float32.
+      look_ahead: True computes w_t from the schedule's rate at the next step, as optax does; False
+        from the rate at this step, as the paper does. With a constant rate they are the same.
 
     Returns:
-      A transformation with state `optax.contrib.ScheduleFreeState`. Test the parameters of
-      `schedule_free_eval_params`.
+      A transformation with state `optax.contrib.ScheduleFreeState`. To test, use the parameters
+      that `schedule_free_eval_params` or `eval_params` returns.
 
     Raises:
-      ValueError: a rate or weight_lr_power that is negative or not finite; b1 outside (0, 1].
+      ValueError: the rate or weight_lr_power is negative or not finite; b1 is outside (0, 1].
 
     Example:
       >>> optimizer, y = schedule_free(sgd(0.5), 0.5), jnp.array(4.0)
@@ -71,23 +68,25 @@ def schedule_free(
     Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
     """
     who = "schedule_free"
-    check_number(who, "b1", b1, "(0, 1]", "x is found by dividing by it")
-    check_rate(who, learning_rate)
+    check_number(who, "b1", b1, "(0, 1]", "x is computed by a division by b1")
+    check_rates(who, learning_rate=learning_rate)
     check_least(who, weight_lr_power=weight_lr_power)
     base = as_transformation(who, base_optimizer)
 
     def init(params: Any) -> ScheduleFreeState:
-        return _begin(params, b1, state_dtype)._replace(base_optimizer_state=base.init(params))
+        return _first_state(params, b1, state_dtype)._replace(
+            base_optimizer_state=base.init(params)
+        )
 
     @wide_inside
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreeState]:
         params = need_params(who, params)
-        # step_count begins at 1, and the base optimizer's own count at 0.
+        # step_count starts at 1; the count of the base optimizer starts at 0.
         count = state.step_count if look_ahead else state.step_count - 1
         rate = at("learning_rate", learning_rate, count)
-        c, largest, total = _share_of_step(state, rate, weight_lr_power)
+        c, max_lr, weight_sum = _averaging(state, rate, weight_lr_power)
         steps, base_state = base.update(updates, state.base_optimizer_state, params, **extra_args)
         new_z = apply_updates(state.z, steps)
 
@@ -99,9 +98,9 @@ def schedule_free(
         others = {"params": params, "state.z": state.z, "new z": new_z}
         (updates,) = per_leaf(who, rule, steps, others)
         new = state._replace(
-            weight_sum=total,
+            weight_sum=weight_sum,
             step_count=increment(state.step_count),
-            max_lr=largest,
+            max_lr=max_lr,
             base_optimizer_state=base_state,
             z=new_z,
         )
@@ -111,17 +110,17 @@ def schedule_free(
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
-    """x, the parameters to test and keep: (y - (1 - b1) z) / b1.
+    """x, the parameters to test and to keep: (y - (1 - b1) z) / b1.
 
     Args:
-      state: of `schedule_free`, fdl's or optax's.
+      state: the state of `schedule_free`, of fdl or optax.
       params: y, the parameters in training.
 
     Returns:
-      As params.
+      x, with the structure, shapes and dtypes of params.
 
     Raises:
-      ValueError: a state of another optimizer.
+      ValueError: `state` is that of another optimizer.
 
     Example: see `schedule_free`.
     """
@@ -148,17 +147,18 @@ def schedule_free_sgd(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free SGD; see `schedule_free`. The decay is added to the gradient at y.
+    """Schedule-Free SGD; see `schedule_free`. Weight decay adds weight_decay * y to the gradient.
 
     Args:
       learning_rate: >= 0, after the warm-up.
-      warmup_steps: T, over which the rate rises, linearly.
+      warmup_steps: T >= 0, the steps of a linear warm-up; None for no warm-up.
       b1: in (0, 1].
-      weight_decay: >= 0.
-      weight_lr_power: of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters', float32 at least.
-      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
-        False: from rate / T, and by its own, as the paper.
+      weight_decay: >= 0; None for none.
+      weight_lr_power: >= 0, the power of the rate in the weights of the average.
+      state_dtype: dtype of z; by default the parameters' dtype, at least float32.
+      look_ahead: True warms up from rate 0 and takes the weight of a step from the rate at the next
+        step, as optax does; False warms up from rate / T and takes the rate at this step, as the
+        paper does.
 
     Example:
       >>> optimizer, y = schedule_free_sgd(0.5), jnp.array(4.0)
@@ -167,6 +167,7 @@ def schedule_free_sgd(
 
     Source: Defazio et al. 2024, arXiv 2405.15682, section 2.
     """
+    check_rates("schedule_free_sgd", learning_rate=learning_rate)
     rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
     base = sgd(rate)
     if weight_decay is not None:
@@ -187,19 +188,20 @@ def schedule_free_adamw(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free AdamW: as `adamw`, with the average in the place of momentum.
+    """Schedule-Free AdamW: `adamw` with averaging instead of momentum; see `schedule_free`.
 
     Args:
       learning_rate: >= 0, after the warm-up.
-      warmup_steps: T, over which the rate rises, linearly.
+      warmup_steps: T >= 0, the steps of a linear warm-up; None for no warm-up.
       b1: in (0, 1].
       b2: in [0, 1), as in `adam`.
       eps: >= 0, outside the root.
-      weight_decay: >= 0, at y.
-      weight_lr_power: of the rate in the weights of the average.
-      state_dtype: of z; by default the parameters', float32 at least.
-      look_ahead: warm up from rate 0, and weigh a step by the next one's rate, as optax does;
-        False: from rate / T, and by its own, as the paper.
+      weight_decay: >= 0, multiplied by y.
+      weight_lr_power: >= 0, the power of the rate in the weights of the average.
+      state_dtype: dtype of z; by default the parameters' dtype, at least float32.
+      look_ahead: True warms up from rate 0 and takes the weight of a step from the rate at the next
+        step, as optax does; False warms up from rate / T and takes the rate at this step, as the
+        paper does.
 
     Example:
       >>> optimizer, y = schedule_free_adamw(0.5), jnp.array(4.0)
@@ -207,8 +209,10 @@ def schedule_free_adamw(
       -0.5
 
     Source: Defazio et al. 2024, arXiv 2405.15682, algorithm 1; as in optax, the bias correction is
-    in the step and not in the weights of the average.
+    applied to the step and not to the weights of the average.
     """
+    check_rates("schedule_free_adamw", learning_rate=learning_rate)
+    check_fractions("schedule_free_adamw", b2=b2)
     rate = _warmed_up(learning_rate, warmup_steps, 0 if look_ahead else 1)
     base = chain(
         scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
@@ -218,8 +222,8 @@ def schedule_free_adamw(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, look_ahead=look_ahead)
 
 
-def _begin(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
-    """The first state, but for the base optimizer's."""
+def _first_state(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
+    """The first state, without that of the base optimizer."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     dtype = wide(min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32)))
     return ScheduleFreeState(
@@ -232,12 +236,12 @@ def _begin(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
     )
 
 
-def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
-    """(c, the largest rate so far, the sum of weights so far)."""
+def _averaging(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
+    """(c, the largest rate so far, the sum of the weights so far)."""
     largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
     weight = largest**power
     total = state.weight_sum + weight
-    # While the rate is still 0 there is nothing to average.
+    # While the rate is 0, all weights are 0.
     c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
     return c, largest, total
 
@@ -245,5 +249,5 @@ def _share_of_step(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
 def _warmed_up(peak: float, steps: int | None, first: int) -> ScalarOrSchedule:
     if steps is None:
         return peak
-    rising = warmup_constant_schedule(0.0, peak, steps)
-    return rising if not first else lambda count: rising(count + first)
+    warmup = warmup_constant_schedule(0.0, peak, steps)
+    return warmup if not first else lambda count: warmup(count + first)

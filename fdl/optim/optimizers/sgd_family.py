@@ -1,4 +1,4 @@
-"""Gradient descent, plain, with momentum, and with Nesterov's; and steps by the sign alone."""
+"""Gradient descent, with and without momentum, and optimizers that step by the sign."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
-from fdl.checks import check_number, check_ordered, known, named_in_errors, said
+from fdl.checks import OptionError, check_number, check_ordered, is_zero, named_in_errors, said
 from fdl.ops.numerics import saturated
 from fdl.optim.chaining import chain
 from fdl.optim.checks import (
     check_fractions,
     check_momenta,
     check_positive,
-    check_rate,
+    check_rates,
+    check_traces,
 )
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import filled, leafwise, stateless
@@ -32,7 +33,7 @@ def sgd(
 ) -> GradientTransformationExtraArgs:
     """Gradient descent: W -= learning_rate * gradient.
 
-    With momentum m, the trace t of past gradients takes the gradient's place:
+    With momentum m, the step follows the trace t, a decaying sum of past gradients:
 
         t = gradient + m * t
         W -= learning_rate * t                     (momentum)
@@ -40,20 +41,19 @@ def sgd(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      momentum: m in [-1, 1], or None for no trace at all; see `trace`.
-      nesterov: take the step as seen from where momentum leads.
-      accumulator_dtype: of the trace; by default the parameters', float32 at least.
-      dampening: d in [0, 1), which makes the trace t = (1 - d) * gradient + m * t, but for the
-        first gradient, which is taken whole. It needs a momentum other than 0, without nesterov;
-        None or 0 for none.
+      momentum: m in [-1, 1], or None for no trace; see `trace`.
+      nesterov: True steps along gradient + m * t instead of t.
+      accumulator_dtype: dtype of the trace; by default the parameters' dtype, at least float32.
+      dampening: d in [0, 1): t = (1 - d) * gradient + m * t, except at the first step, where t is
+        the gradient. It needs a momentum other than 0, and nesterov=False. None or 0 for none.
 
     Returns:
-      A transformation whose updates are to be added; the state is that of `optax.sgd`, and has a
-      count besides if there is a dampening.
+      A transformation whose updates are added to params. The state is that of `optax.sgd`; with
+      dampening it also counts the steps.
 
     Raises:
-      ValueError: a rate that is negative or not finite; momentum outside [-1, 1]; dampening outside
-        [0, 1), without momentum or with nesterov.
+      ValueError: the rate is negative or not finite; momentum is outside [-1, 1]; dampening is
+        outside [0, 1), or there without momentum or with nesterov.
 
     Example:
       >>> optimizer, params = sgd(0.5), {"w": jnp.ones(2)}
@@ -63,13 +63,16 @@ def sgd(
 
     Source: Robbins and Monro 1951; Polyak 1964; Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning", equations 1 to 4, with the rate outside the
-    trace, as optax and torch have it (the paper puts it inside). Dampening is torch's.
+    trace, as in optax and torch (the paper has it inside). Dampening is torch's.
     """
-    dampening = None if _is_zero(dampening) else dampening
-    if dampening is not None and (momentum is None or _is_zero(momentum) or nesterov):
-        raise ValueError(
-            f"sgd: expected a momentum, without nesterov, for dampening, got momentum "
-            f"{said(momentum)} and nesterov {nesterov}; leave dampening out"
+    if momentum is not None:
+        check_traces("sgd", momentum=momentum)
+    dampening = None if is_zero(dampening) else dampening
+    if dampening is not None and (momentum is None or is_zero(momentum) or nesterov):
+        raise OptionError(
+            "sgd",
+            "expected a momentum, and nesterov=False, with dampening, got momentum "
+            f"{said(momentum)} and nesterov {nesterov}; leave dampening out",
         )
     direction = (
         stateless("sgd", lambda g: g)
@@ -79,12 +82,8 @@ def sgd(
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
-def _is_zero(value: Any) -> bool:
-    return known(value) and bool(value == 0)
-
-
 class DampenedTraceState(NamedTuple):
-    """As `optax.TraceState`, and the number of gradients so far."""
+    """The fields of `optax.TraceState`, and the number of steps so far."""
 
     count: Any
     trace: Any
@@ -100,20 +99,20 @@ def trace(
     """The trace of past gradients: t = gradient + decay * t.
 
     Args:
-      decay: in [-1, 1]. 1 adds all gradients up; a negative one, which turns against the last step,
-        serves two players (Gidel et al. 2019, arXiv 1807.04740). Beyond 1, where optax lets it
-        grow, a trace has no bound.
-      nesterov: give gradient + decay * t instead of t.
-      accumulator_dtype: of t; by default the parameters', float32 at least.
-      dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first gradient, as torch.
+      decay: in [-1, 1]. 1 sums all gradients. A negative decay helps games of two players (Gidel et
+        al. 2019, arXiv 1807.04740). optax accepts a decay beyond 1, with which the trace has no
+        bound.
+      nesterov: True returns gradient + decay * t instead of t.
+      accumulator_dtype: dtype of t; by default the parameters' dtype, at least float32.
+      dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first step, as in torch.
 
     Returns:
       A transformation with state `optax.TraceState(trace)`, or with dampening
       `DampenedTraceState(count, trace)`.
 
     Raises:
-      ValueError: decay outside [-1, 1]; dampening outside [0, 1); gradients of another tree than
-        the state's.
+      ValueError: decay is outside [-1, 1]; dampening is outside [0, 1); at update, the gradients
+        and the state have different structures.
 
     Example:
       >>> transform = trace(0.5)
@@ -125,11 +124,11 @@ def trace(
 
     Source: Sutskever et al. 2013, equations 1 and 3; `optax.trace`.
     """
-    check_number("trace", "decay (momentum)", decay, "[-1, 1]", "beyond 1 the trace has no bound")
+    check_traces("trace", decay=decay)
     slots = {"trace": filled(dtype=accumulator_dtype)}
 
-    def moved(g: Any, share: Any, t: Any) -> Any:
-        new = saturated(share + decay * t, share, t)
+    def moved(g: Any, added: Any, t: Any) -> Any:
+        new = saturated(added + decay * t, added, t)
         return saturated(g + decay * new, g, new) if nesterov else new, new
 
     if dampening is None:
@@ -144,7 +143,7 @@ def trace(
 
 @named_in_errors
 def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs:
-    """Steps of one size by the sign: W -= learning_rate * sign(gradient).
+    """Sign descent: W -= learning_rate * sign(gradient).
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`; the size of every step.
@@ -153,7 +152,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs
       A transformation; the state is that of `optax.sign_sgd`.
 
     Raises:
-      ValueError: a rate that is negative or not finite.
+      ValueError: the rate is negative or not finite.
 
     Example:
       >>> optimizer = sign_sgd(0.5)
@@ -184,25 +183,26 @@ def lion(
     weight_decay: ScalarOrSchedule = 1e-3,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Lion: the sign of a momentum, which itself moves more slowly.
+    """Lion: steps by the sign of c, a mean of gradients; m is a slower mean.
 
         c = b1 m + (1 - b1) g
         m = b2 m + (1 - b2) g
         W -= learning_rate * (sign(c) + weight_decay * W)
 
     Args:
-      learning_rate: >= 0, or a schedule; 3 to 10 times smaller than for AdamW.
-      b1: in (-1, 1), of the step.
-      b2: in (-1, 1), of the momentum.
-      mu_dtype: of m; by default the parameters', float32 at least.
+      learning_rate: >= 0, or a schedule `count -> rate`, count from 0. A good rate is 3 to 10 times
+        smaller than that of AdamW.
+      b1: in (-1, 1), the share of m in c.
+      b2: in (-1, 1), the share of m that each step keeps.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       weight_decay: >= 0, or a schedule.
-      mask: what to decay; see `masked`.
+      mask: which leaves to decay; see `masked`.
 
     Returns:
       A transformation; the state is that of `optax.lion`.
 
     Raises:
-      ValueError: a rate or decay that is negative or not finite; b1 or b2 outside (-1, 1).
+      ValueError: the rate or the decay is negative or not finite; b1 or b2 is outside (-1, 1).
 
     Example:
       >>> optimizer, w = lion(0.5), jnp.array([2.0, -2.0])
@@ -227,21 +227,21 @@ def scale_by_lion(
     mode: str = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `lion`, whose arguments these are; c is its momentum as of this step.
+    """The direction of `lion`: sign(c), or a smooth form of it.
 
     Args:
-      b1: in (-1, 1), of the step.
-      b2: in (-1, 1), of the momentum.
-      mu_dtype: of m; by default the parameters', float32 at least.
-      mode: "hard", sign(c); "smooth", tanh(smooth_beta c); or "refined", c itself where it is
-        shorter than 1, else sign(c).
-      smooth_beta: > 0, how steep the smooth one is at 0.
+      b1: in (-1, 1), the share of m in c.
+      b2: in (-1, 1), the share of m that each step keeps.
+      mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
+      mode: "hard" for sign(c); "smooth" for tanh(smooth_beta c); "refined" for c where |c| < 1 and
+        sign(c) elsewhere.
+      smooth_beta: > 0, the slope of "smooth" at 0.
 
     Returns:
       A transformation with state `optax.ScaleByLionState(count, mu)`.
 
     Raises:
-      ValueError: b1 or b2 outside (-1, 1); a mode that does not exist; a smooth_beta out of range.
+      ValueError: b1 or b2 is outside (-1, 1); the mode does not exist; smooth_beta is not > 0.
 
     Example:
       >>> transform = scale_by_lion()
@@ -256,9 +256,9 @@ def scale_by_lion(
         "refined": lambda c: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
     }
     if mode not in signs:
-        raise ValueError(
-            f"scale_by_lion: expected a mode of {', '.join(signs)}, got {said(mode)}; take 'hard', "
-            "the paper's"
+        raise OptionError(
+            "scale_by_lion",
+            f"expected a mode of {', '.join(signs)}, got {said(mode)}; the paper has 'hard'",
         )
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
@@ -283,25 +283,26 @@ def rprop(
     *,
     delayed: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Resilient propagation: every weight has a step size of its own, grown or cut by signs.
+    """Resilient propagation: W -= size * sign(g), with a step size for every weight.
 
-    Where the gradient keeps its sign, size *= eta_plus; where it turns, size *= eta_minus, and the
-    weight rests for that step. W -= size * sign(g). For whole batches, not for noisy gradients.
+    Where the gradient keeps its sign, size *= eta_plus. Where it changes sign, size *= eta_minus
+    and the weight does not move in this step. It is made for gradients of the whole data set, not
+    for noisy ones.
 
     Args:
       learning_rate: the first size, >= 0.
       eta_minus: in (0, 1).
       eta_plus: > 1.
       min_step_size: the smallest size, >= 0.
-      max_step_size: the largest, >= min_step_size; may be infinite.
-      delayed: emit the update of the step before, as optax 0.2.8 does.
+      max_step_size: the largest size, >= min_step_size; may be infinite.
+      delayed: True returns the update of the step before, as optax 0.2.8 does.
 
     Returns:
       A transformation; the state is that of `optax.rprop`.
 
     Raises:
-      ValueError: a rate that is negative or not finite; factors on the wrong side of 1; sizes that
-        are negative, or in the wrong order.
+      ValueError: the rate is negative or not finite; eta_minus is outside (0, 1) or eta_plus not
+        above 1; min_step_size is negative or above max_step_size.
 
     Example:
       >>> optimizer = rprop(0.5)
@@ -312,7 +313,7 @@ def rprop(
       (-0.5, -0.6)
 
     Source: Igel and Huesken 2003, "Empirical evaluation of the improved Rprop learning
-    algorithms", section 2.4 (iRprop-, as torch). optax emits each update one step late.
+    algorithms", section 2.4 (iRprop-, as torch). optax returns every update one step late.
     """
     return chain(
         scale_by_rprop(
@@ -331,19 +332,20 @@ def scale_by_rprop(
     *,
     delayed: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """size * sign(g) of `rprop`, uphill.
+    """size * sign(g) of `rprop`.
 
     Example:
       >>> transform = scale_by_rprop(0.5)
       >>> transform.update(jnp.array([3.0, -3.0]), transform.init(jnp.ones(2)))[0]
       Array([ 0.5, -0.5], dtype=float32)
     """
-    check_rate("rprop", learning_rate)
-    check_number("rprop", "eta_minus", eta_minus, "(0, 1)", "0.5 is usual")
-    check_number("rprop", "eta_plus", eta_plus, "(1, inf]", "1.2 is usual")
-    check_number("rprop", "min_step_size", min_step_size, "[0, inf]", "it bounds every step")
+    who = "scale_by_rprop"
+    check_rates(who, learning_rate=learning_rate)
+    check_number(who, "eta_minus", eta_minus, "(0, 1)", "0.5 is usual")
+    check_number(who, "eta_plus", eta_plus, "(1, inf]", "1.2 is usual")
+    check_number(who, "min_step_size", min_step_size, "[0, inf]", "it bounds every step")
     sizes = (min_step_size, max_step_size)
-    check_ordered("rprop", "min_step_size <= max_step_size", sizes, "they bound every step")
+    check_ordered(who, "min_step_size <= max_step_size", sizes, "they bound every step")
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, size: Any, last: Any) -> Any:
@@ -357,4 +359,4 @@ def scale_by_rprop(
         return rule
 
     slots = {"step_sizes": filled(learning_rate), "prev_updates": filled()}
-    return leafwise("scale_by_rprop", at_step, ScaleByRpropState, slots)
+    return leafwise(who, at_step, ScaleByRpropState, slots)

@@ -1,7 +1,8 @@
-"""SOAP: Adam, run in the directions in which each matrix's gradients mostly point.
+"""SOAP: Adam in the eigenbasis of the second moments of the gradient's rows and columns.
 
-In the formulas g is the gradient of a leaf, m and v Adam's moments, and each axis of the leaf has a
-factor L [n, n] and an orthogonal basis Q [n, n]; t is the step of Adam from 1.
+In the formulas g is the gradient of a leaf, m and v the moments of Adam. Every axis of the leaf, of
+length n, has a factor L [n, n] and an orthogonal basis Q [n, n]. t is the step of Adam, counted
+from 1.
 """
 
 import dataclasses
@@ -40,38 +41,38 @@ def soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """SOAP: Adam in the eigenbasis of Shampoo's factors. For a matrix, [out, in] or [in, out]:
+    """SOAP: Adam in the eigenbasis of the factors of Shampoo. For a matrix, [out, in] or [in, out]:
 
         g' = Q1^T g Q2,     m = b1 m + (1 - b1) g,     v = b2 v + (1 - b2) g'^2
         u = Q1 (Q1^T m Q2 / (sqrt(v) + eps)) Q2^T * sqrt(1 - b2^t) / (1 - b1^t)
         W -= learning_rate * (u + weight_decay * W)
         L1 = b L1 + (1 - b) g g^T,     L2 = b L2 + (1 - b) g^T g
-        every k steps:  Q = qr(L Q), which leads to L's eigenvectors; each axis its own
+        every k steps:  Q = qr(L Q) for both axes, which converges to the eigenvectors of L
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
       b1: in (-1, 1), the share of m that each step keeps.
-      b2: in [0, 1), of v.
+      b2: in [0, 1), the share of v that each step keeps.
       shampoo_beta: b in [0, 1); by default b2.
       eps: >= 0.
       weight_decay: >= 0, or a schedule.
       precondition_frequency: k >= 1.
-      max_precond_dim: an axis longer than this keeps its own directions (no L, no Q).
-      precondition_1d: also for leaves of one axis; else they get Adam.
-      normalize_grads: scale every leaf's u to root mean square 1, before the bias correction.
-      correct_bias: False leaves out the last factor of u.
-      mask: what to decay; see `masked`.
-      skip_first: the first gradient makes L and Q and moves nothing but the decay; else Q, and a
-        step as well.
+      max_precond_dim: an axis longer than this has no L and no Q, and is not rotated.
+      precondition_1d: True also rotates leaves of one axis; False gives them plain Adam.
+      normalize_grads: True scales u to root mean square 1, leaf by leaf, before bias correction.
+      correct_bias: False leaves out the factor sqrt(1 - b2^t) / (1 - b1^t) of u.
+      mask: which leaves to decay; see `masked`.
+      skip_first: True uses the first gradient only to compute L and Q, and moves the weights only
+        by their decay; False also takes a step with it.
 
     Returns:
-      A transformation with state `(ScaleBySoapState(count, mu, nu, factors, bases), ...)`, in at
-      least float32. Under `vmap` both branches of a `cond` are computed: every step then pays for
-      new bases. `jax.grad` through it takes bases as constants.
+      A transformation with state `(ScaleBySoapState(count, mu, nu, factors, bases), ...)`, in
+      float32 or wider. Under `vmap` new bases are computed at every step, because both branches of
+      a `cond` run. `jax.grad` through it treats the bases as constants.
 
     Raises:
-      ValueError: a rate, decay or eps that is negative or not finite; b1, b2 or shampoo_beta
-        out of range; a frequency below 1.
+      ValueError: the rate, the decay or eps is negative or not finite; b1, b2 or shampoo_beta is
+        out of range; precondition_frequency is below 1.
 
     Example:
       >>> optimizer, w = soap(0.5, weight_decay=0.0), jnp.ones((2, 2))
@@ -81,11 +82,11 @@ def soap(
       >>> float(jnp.abs(skipped).max()), round(float(jnp.linalg.norm(u)), 3)
       (0.0, 1.0)
 
-    Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As the authors' code, the first
-    gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns (and
-    v) are sorted by diag(Q^T L Q). Their code decays after the step, by learning_rate *
-    weight_decay of the new W; here it is beside the step, as in the paper and in `adamw`. A leaf
-    with an element beyond 2^50 is divided by a power of two first.
+    Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As in the authors' code, the
+    first gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns
+    (and v) are sorted by diag(Q^T L Q). Their code decays W after the step; here the decay is of W
+    before the step, as in the paper and in `adamw`. A leaf with an element beyond 2^50 is first
+    divided by a power of two.
     """
     return chain(
         scale_by_soap(
@@ -106,15 +107,15 @@ def soap(
 
 
 class ScaleBySoapState(NamedTuple):
-    """SOAP's state.
+    """The state of SOAP.
 
     Args:
-      count: gradients so far.
-      mu: m, in the axes of the parameters.
-      nu: v, in those of Q.
-      factors: of each leaf a tuple with L for each axis, or None. They are not shaped as the
-        parameters: `optax.tree_utils.tree_map_params` counts them among what is no parameter.
-      bases: the same of Q.
+      count: number of gradients so far.
+      mu: m, in the basis of the parameters.
+      nu: v, in the basis Q.
+      factors: for every leaf a tuple with L, or None, for every axis. Their shapes are not those of
+        the parameters, so `optax.tree_utils.tree_map_params` does not map them.
+      bases: the same for Q.
     """
 
     count: Any
@@ -137,7 +138,7 @@ def scale_by_soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """u of `soap`, whose arguments these are.
+    """The direction u of `soap`; see there for the arguments.
 
     Example:
       >>> transform = scale_by_soap(skip_first=False)
@@ -149,7 +150,7 @@ def scale_by_soap(
     check_momenta(who, b1=b1)
     check_fractions(who, b2=b2, shampoo_beta=beta)
     check_least(who, eps=eps)
-    k, remedy = precondition_frequency, "it counts the steps from one basis to the next"
+    k, remedy = precondition_frequency, "it is the number of steps between new bases"
     check_number(who, "precondition_frequency", k, "[1, inf]", remedy)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
@@ -166,14 +167,14 @@ def scale_by_soap(
         skipped = first & skip_first
         count = increment(state.count)
         t = jnp.maximum(count - int(skip_first), 1)
-        factors = jax.tree.map(lambda g, own: _averaged(own, g, beta), updates, state.factors)
+        factors = jax.tree.map(lambda g, factor: _averaged(factor, g, beta), updates, state.factors)
         bases = jax.lax.cond(
             first, lambda: jax.tree.map(eigenvectors, factors), lambda: state.bases
         )
         with jax.numpy_dtype_promotion("standard"):  # complex m over real v
             moved = jax.tree.map(adam.rule(t, skipped), updates, state.mu, state.nu, bases)
-        three = jax.tree.structure((0, 0, 0))
-        updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), three, moved)
+        triple = jax.tree.structure((0, 0, 0))
+        updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), triple, moved)
         nu, bases = jax.lax.cond(
             ~skipped & (t % k == 0),
             lambda: tuple(jax.tree.map(f, nu, factors, bases) for f in (_sorted, _turned)),
@@ -195,8 +196,8 @@ class _Adam:
     correct: bool
 
     def rule(self, t: jax.Array, skipped: jax.Array) -> Callable[..., Any]:
-        """(g, m, v, bases) -> (u, m, v) of step t; all as it was, if the step is skipped."""
-        size = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
+        """(g, m, v, bases) -> (u, m, v) of step t; a skipped step has u = 0 and keeps m and v."""
+        correction = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
             before, g = (jnp.zeros_like(g), m, v), shortened(widened(g))
@@ -204,7 +205,7 @@ class _Adam:
             v = (1 - self.b2) * squared_size(rotate(g, bases)) + self.b2 * v
             u = rotate(rotate(m, bases) / (jnp.sqrt(v) + self.eps), bases, back=True)
             u = _unit(u) if self.normalize else u
-            after = (size.astype(v.dtype) * u, m, v)
+            after = (correction.astype(v.dtype) * u, m, v)
             return tuple(
                 jnp.where(skipped, old, narrowed(new, old.dtype))
                 for old, new in zip(before, after, strict=True)
@@ -214,7 +215,7 @@ class _Adam:
 
 
 def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
-    """Q^H x along every axis that has a basis; Q x on the way back."""
+    """Q^H x along every axis that has a basis; Q x with `back`."""
     for axis, q in enumerate(bases):
         if q is not None:
             turned = jnp.tensordot(x, q if back else q.conj(), (axis, 1 if back else 0))
@@ -223,12 +224,12 @@ def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
 
 
 def eigenvectors(factor: jax.Array) -> jax.Array:
-    """Orthonormal columns, by descending eigenvalue."""
+    """Orthonormal eigenvectors as columns, by descending eigenvalue."""
     return jnp.linalg.eigh(jax.lax.stop_gradient(factor))[1][:, ::-1]
 
 
 def _unit(u: jax.Array) -> jax.Array:
-    """u with a root mean square of 1, or 0."""
+    """u scaled to root mean square 1; 0 stays 0."""
     (rms,) = sizes(u, mean=True)
     zero = rms.part == 0
     return rms.of(u) / jnp.where(zero, jnp.ones_like(rms.part), rms.part).astype(u.dtype)
@@ -242,7 +243,7 @@ def _sorted(v: Any, factors: Any, bases: Any) -> Any:
 
 
 def _turned(v: Any, factors: Any, bases: Any) -> Any:
-    """One power iteration for every basis, Algorithm 4."""
+    """One power iteration for every basis, algorithm 4."""
     return tuple(
         q if q is None else jnp.linalg.qr(jax.lax.stop_gradient(L @ q[:, _order(L, q)]))[0]
         for L, q in zip(factors, bases, strict=True)
@@ -250,12 +251,12 @@ def _turned(v: Any, factors: Any, bases: Any) -> Any:
 
 
 def _order(factor: jax.Array, q: jax.Array) -> jax.Array:
-    """By descending eigenvalue: power iteration keeps an order, and would mix a wrong one."""
+    """The order of columns by descending eigenvalue, which power iteration needs to converge."""
     return jnp.argsort(-jnp.real(jnp.sum(q.conj() * (factor @ q), 0)))
 
 
 def _averaged(factors: Any, g: Any, beta: float) -> Any:
-    """L = b L + (1 - b) times g with itself over all axes but one."""
+    """The new L of every axis: b L + (1 - b) g g^H, summed over all other axes."""
     g = shortened(widened(g))
 
     def gram(axis: int) -> jax.Array:
@@ -273,7 +274,7 @@ def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState
 
     count, mu = jnp.zeros((), jnp.int32), jax.tree.map(filled(), params)
     nu = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.finfo(m.dtype).dtype), mu)
-    if is_placeholder(params):  # whose factors have no tree like the parameters'
+    if is_placeholder(params):  # it has no shapes to make factors of
         return ScaleBySoapState(count, mu, nu, 0, 0)
     bases = jax.tree.map(identities, params)
     factors = jax.tree.map(jnp.zeros_like, bases)

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate, or another number, at each step."""
+"""Schedules: the learning rate, or another hyper-parameter, as a function of the step."""
 
 from fdl.exports import public as _public
 

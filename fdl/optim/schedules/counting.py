@@ -1,4 +1,4 @@
-"""What schedules are made of: steps counted as integers, and numbers that are one scalar."""
+"""Helpers of schedules: exact arithmetic of steps, and checks of arguments."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from fdl.checks import check_number, known
 def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
     """The steps since `begin`, at least 0 and at most `most`.
 
-    Whole steps are counted exactly, in the dtype of the count. Nothing is subtracted that is
-    larger: an unsigned count must not wrap. Of a `begin` between two steps the rest is taken off in
-    floating point, and so is `most` kept to: rounding never puts it in another order.
+    Whole steps are exact: they are subtracted as integers, in the dtype of the count, and never
+    below 0, where an unsigned count would wrap. The fraction of a `begin` between two steps is
+    subtracted in floating point, and `most` is applied there.
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)
@@ -25,7 +25,7 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
 
 
 def reached(count: Any, boundary: Any) -> jax.Array:
-    """Whether the count has come to a boundary."""
+    """True from the boundary on."""
     count = jnp.asarray(count)
     whole = as_count(boundary, count)
     if _is_integer(count) and not is_whole(boundary):
@@ -39,39 +39,39 @@ def fraction(part: jax.Array, whole: Any) -> jax.Array:
 
 
 def scalar(value: Any) -> jax.Array:
-    """A float32, or what stands for it under `jax.enable_x64`."""
+    """A float32 scalar, or float64 under `jax.enable_x64`."""
     return jnp.asarray(value, jnp.result_type(float))
 
 
 def numbers(who: str, **values: Any) -> list[Any]:
-    """Python's numbers as they are, and everything else as an array of one dtype.
+    """Python's numbers unchanged, and all other numbers as float32 scalars.
 
-    Python's numbers are joined in double precision before they meet an array, as optax does it.
+    As in optax, arithmetic between Python's numbers is in double precision.
 
     Raises:
-      ValueError: what is no number, or known and not finite.
+      OptionError: a value is not a number, or is known and not finite.
     """
     for name, value in values.items():
-        check_number(who, name, value, "(-inf, inf)", "a schedule gives it to every step")
-    plain = [each.item() if isinstance(each, np.generic) else each for each in values.values()]
-    return [each if isinstance(each, int | float) else scalar(each) for each in plain]
+        check_number(who, name, value, "(-inf, inf)", "pass a finite number")
+    plain = [x.item() if isinstance(x, np.generic) else x for x in values.values()]
+    return [x if isinstance(x, int | float) else scalar(x) for x in plain]
 
 
 def check_steps(who: str, least: int, **steps: Any) -> None:
-    """Refuses numbers of steps that are known to be too small."""
+    """Raises unless every number of steps is at least `least`; traced ones pass."""
     for name, value in steps.items():
         check_number(who, name, value, f"[{least}, inf)", "it is a number of steps")
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:
-    """Steps in the dtype of the count: whole ones, or the most that it holds, never passed."""
+    """Whole steps in the dtype of the count, at most the largest value of that dtype."""
     if _is_integer(count) and known(steps):
         steps = min(steps, np.iinfo(count.dtype).max)
     return jnp.asarray(steps, count.dtype)
 
 
 def is_whole(steps: Any) -> bool:
-    """Whether a number of steps is known to be whole, by its value or by its dtype."""
+    """True if a number of steps is known to be whole, by its value or its dtype."""
     return bool(steps % 1 == 0) if known(steps) else _is_integer(steps)
 
 

@@ -1,9 +1,9 @@
 """Schedules: a hyper-parameter as a pure function of the number of steps taken, count -> scalar.
 
-Wherever a rate is wanted, a schedule can stand. The count begins at 0 and is an integer of any
-dtype, traced or not; whole steps are counted exactly, as integers, before anything is divided. A
-number of steps may be a fraction, such as 0.05 * total: its end lies between two counts. In the
-formulas t is the count less `transition_begin`, held within [0, T].
+A schedule can replace any learning rate. The count starts at 0 and is an integer of any dtype,
+traced or not. Whole steps are subtracted exactly, as integers, before any division. A number of
+steps may be a fraction, such as 0.05 * total. In the formulas t is count - transition_begin,
+clipped to [0, T].
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from fdl.typing import Schedule
 
 
 def constant_schedule(value: Any) -> Schedule:
-    """One value for ever.
+    """The same value at every step.
 
     Args:
       value: any number.
@@ -36,13 +36,13 @@ def constant_schedule(value: Any) -> Schedule:
       A schedule.
 
     Raises:
-      ValueError: a value that is not finite.
+      ValueError: the value is not finite.
 
     Example:
       >>> float(constant_schedule(0.5)(1000))
       0.5
 
-    Source: `optax.constant_schedule`, which gives the value back as it is.
+    Source: `optax.constant_schedule`, which returns the value in its own dtype.
     """
     (value,) = numbers("constant_schedule", value=value)
     return lambda count: scalar(value)
@@ -63,14 +63,14 @@ def linear_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: a value is not finite; steps are out of range.
 
     Example:
       >>> schedule = linear_schedule(1.0, 0.0, transition_steps=4)
       >>> [float(schedule(count)) for count in range(6)]
       [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
-    Source: `optax.linear_schedule`, which holds init_value for ever where T is below 1.
+    Source: `optax.linear_schedule`, which stays at init_value if T is below 1.
     """
     ends, steps = (init_value, end_value), (transition_steps, transition_begin)
     return _polynomial("linear_schedule", ends, 1, steps)
@@ -79,12 +79,12 @@ def linear_schedule(
 def polynomial_schedule(
     init_value: Any, end_value: Any, power: Any, transition_steps: Any, transition_begin: Any = 0
 ) -> Schedule:
-    """A power of what remains: end + (init - end) (1 - t / T)^power.
+    """A power of the remaining steps: end + (init - end) (1 - t / T)^power.
 
     Args:
       init_value: before and at `transition_begin`.
       end_value: after T more steps.
-      power: > 0; 1 is a line, 2 begins steep and ends flat.
+      power: > 0; 1 is a line, 2 starts steep and ends flat.
       transition_steps: T >= 1.
       transition_begin: >= 0.
 
@@ -92,14 +92,14 @@ def polynomial_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range, another power.
+      ValueError: a value is not finite; steps or power are out of range.
 
     Example:
       >>> schedule = polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)
       >>> [float(schedule(count)) for count in range(6)]
       [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
 
-    Source: `optax.polynomial_schedule`, which holds init_value for ever where T is below 1.
+    Source: `optax.polynomial_schedule`, which stays at init_value if T is below 1.
     """
     ends, steps = (init_value, end_value), (transition_steps, transition_begin)
     return _polynomial("polynomial_schedule", ends, power, steps)
@@ -113,40 +113,36 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Any = None,
 ) -> Schedule:
-    """The same factor every T steps: init * decay_rate^(t / T).
+    """Exponential decay: init * decay_rate^(t / T).
 
     Args:
       init_value: before and at `transition_begin`.
-      transition_steps: T >= 1; t goes on beyond it.
-      decay_rate: > 0. 0 is refused: as a factor it ends training at the first step, and optax takes
-        it for no decay at all, which is `constant_schedule`.
+      transition_steps: T >= 1; here t may exceed T.
+      decay_rate: > 0, the factor per T steps. 0 raises: it would end training at the first step,
+        and optax takes it to mean no decay, which is `constant_schedule`.
       transition_begin: >= 0.
-      staircase: change at every T-th step only.
-      end_value: where the decay (or, with a decay_rate above 1, the growth) stops; None for never.
+      staircase: True changes the value only at every T-th step.
+      end_value: bound at which the decay (or growth, for a decay_rate above 1) stops; None for
+        none.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range, a decay_rate that is not positive.
+      ValueError: a value is not finite; steps are out of range; decay_rate is not > 0.
 
     Example:
       >>> schedule = exponential_decay(1.0, transition_steps=2, decay_rate=0.25, end_value=0.1)
       >>> [round(float(schedule(count)), 4) for count in range(5)]
       [1.0, 0.5, 0.25, 0.125, 0.1]
 
-    Source: `optax.exponential_decay`, which holds init_value for ever where T is below 1 or
-    decay_rate 0.
+    Source: `optax.exponential_decay`, which stays at init_value if T is below 1 or decay_rate
+    is 0.
     """
     elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
-    check_number(
-        "exponential_decay",
-        "decay_rate",
-        decay_rate,
-        "(0, inf]",
-        "it is the factor of every transition; 1, or constant_schedule, is no decay",
-    )
+    remedy = "it is a factor; for no decay pass 1, or use constant_schedule"
+    check_number("exponential_decay", "decay_rate", decay_rate, "(0, inf]", remedy)
     if end_value is not None:
         numbers("exponential_decay", end_value=end_value)
 
@@ -167,20 +163,20 @@ def inverse_time_decay(
     transition_begin: Any = 0,
     staircase: bool = False,
 ) -> Schedule:
-    """A hyperbola: init / (1 + decay_rate * t / T).
+    """Inverse time decay: init / (1 + decay_rate * t / T).
 
     Args:
       init_value: before and at `transition_begin`.
-      transition_steps: T >= 1; t goes on beyond it.
+      transition_steps: T >= 1; here t may exceed T.
       decay_rate: >= 0.
       transition_begin: >= 0.
-      staircase: change at every T-th step only.
+      staircase: True changes the value only at every T-th step.
 
     Returns:
-      A schedule, which optax has not.
+      A schedule. It is not in optax.
 
     Raises:
-      ValueError: values that are not finite, steps out of range, a negative decay_rate.
+      ValueError: a value is not finite; steps are out of range; decay_rate is negative.
 
     Example:
       >>> schedule = inverse_time_decay(1.0, transition_steps=2, decay_rate=1.0)
@@ -192,28 +188,23 @@ def inverse_time_decay(
     """
     elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
-    check_number(
-        "inverse_time_decay",
-        "decay_rate",
-        decay_rate,
-        "[0, inf]",
-        "a negative one divides by 0 on its way",
-    )
+    remedy = "with a negative value the schedule divides by 0 at some step"
+    check_number("inverse_time_decay", "decay_rate", decay_rate, "[0, inf]", remedy)
     return lambda count: scalar(init / (1 + rate * elapsed(count)))
 
 
 def inverse_sqrt_schedule(peak_value: Any, warmup_steps: Any) -> Schedule:
-    """A line up, then the inverse root: peak * min(count / warmup, sqrt(warmup / count)).
+    """Linear warm-up, then inverse square root: peak * min(count / warmup, sqrt(warmup / count)).
 
     Args:
       peak_value: at `warmup_steps`.
       warmup_steps: >= 1.
 
     Returns:
-      A schedule, which optax has not.
+      A schedule. It is not in optax.
 
     Raises:
-      ValueError: a peak that is not finite, no warm-up.
+      ValueError: peak_value is not finite; warmup_steps is below 1.
 
     Example:
       >>> schedule = inverse_sqrt_schedule(1.0, warmup_steps=4)
@@ -227,9 +218,9 @@ def inverse_sqrt_schedule(peak_value: Any, warmup_steps: Any) -> Schedule:
     check_steps("inverse_sqrt_schedule", 1, warmup_steps=warmup_steps)
 
     def schedule(count: Any) -> jax.Array:
-        up = fraction(since(count, 0, warmup_steps), warmup_steps)
+        rise = fraction(since(count, 0, warmup_steps), warmup_steps)
         beyond = jnp.maximum(fraction(since(count, 0), warmup_steps), 1)
-        return scalar(peak * up / jnp.sqrt(beyond))
+        return scalar(peak * rise / jnp.sqrt(beyond))
 
     return schedule
 
@@ -240,16 +231,16 @@ def cosine_decay_schedule(
     """Half a cosine: init * (alpha + (1 - alpha) ((1 + cos(pi t / T)) / 2)^exponent).
 
     Args:
-      init_value: at 0.
+      init_value: at count 0.
       decay_steps: T >= 1.
-      alpha: the share of init_value that is left at the end.
-      exponent: > 0; above 1 it falls sooner.
+      alpha: last value / init_value.
+      exponent: > 0; above 1 the value falls sooner.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range, another exponent.
+      ValueError: a value is not finite; steps or exponent are out of range.
 
     Example:
       >>> schedule = cosine_decay_schedule(1.0, decay_steps=4, alpha=0.5)
@@ -261,7 +252,7 @@ def cosine_decay_schedule(
     who = "cosine_decay_schedule"
     init, alpha, exponent = numbers(who, init_value=init_value, alpha=alpha, exponent=exponent)
     check_steps(who, 1, decay_steps=decay_steps)
-    check_positive(who, "the cosine is raised to it", exponent=exponent)
+    check_positive(who, "it is the power of the cosine", exponent=exponent)
 
     def schedule(count: Any) -> jax.Array:
         angle = fraction(jnp.pi * scalar(since(count, 0, decay_steps)), decay_steps)
@@ -273,22 +264,22 @@ def cosine_decay_schedule(
 
 def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, Any]) -> Schedule:
     init, end, power = numbers(who, init_value=ends[0], end_value=ends[1], power=power)
-    check_positive(who, "what remains is raised to it", power=power)
+    check_positive(who, "it is the power of the remaining steps", power=power)
     transition_steps, transition_begin = steps
     check_steps(who, 1, transition_steps=transition_steps)
     check_steps(who, 0, transition_begin=transition_begin)
 
     def schedule(count: Any) -> jax.Array:
-        part = fraction(since(count, transition_begin, transition_steps), transition_steps)
-        # A quotient that were rounded to above 1 would make its power NaN.
-        left = jnp.maximum(1 - part, 0)
+        done = fraction(since(count, transition_begin, transition_steps), transition_steps)
+        # If `done` is rounded to above 1, a power of the rest would be NaN.
+        left = jnp.maximum(1 - done, 0)
         return scalar((init - end) * left**power + end)
 
     return schedule
 
 
 def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any], jax.Array]:
-    """t / T, or under a staircase its whole part, which is counted before anything is rounded."""
+    """count -> t / T; for a staircase its floor, exact for whole steps."""
     check_steps(who, 1, transition_steps=steps)
     check_steps(who, 0, transition_begin=begin)
 

@@ -1,6 +1,6 @@
-"""Schedules of several pieces in a row: jumps, straight lines, half cosines, and the one cycle.
+"""Piecewise schedules: constants, straight lines, half cosines, and the one-cycle schedules.
 
-Counts and values as in `fdl.optim.schedules`.
+Counts and values are as in `fdl.optim.schedules.decay`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number, is_number
+from fdl.checks import OptionError, check_number, check_ordered
 from fdl.optim.checks import check_positive
 from fdl.optim.schedules.counting import check_steps, fraction, numbers, reached, scalar, since
 from fdl.typing import Schedule
 
-# optax's order of operations, as functions of (start, end, the part of the way).
+# Interpolations (start, end, fraction of the way) -> value, with optax's order of operations.
 BETWEEN = {
     "linear": lambda start, end, part: (end - start) * part + start,
     "cosine": lambda start, end, part: end + (start - end) / 2.0 * (jnp.cos(jnp.pi * part) + 1),
@@ -24,17 +24,17 @@ BETWEEN = {
 def piecewise_constant_schedule(
     init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
-    """Jumps: at each boundary the value is multiplied by the boundary's scale.
+    """Constant pieces: at every boundary the value is multiplied by the scale of the boundary.
 
     Args:
       init_value: before the first boundary.
-      boundaries_and_scales: count -> factor >= 0, from that count on. None for no boundary.
+      boundaries_and_scales: count -> scale >= 0, the factor from that count on. None for none.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, a negative boundary or scale.
+      ValueError: a value is not finite; a boundary or a scale is negative.
 
     Example:
       >>> schedule = piecewise_constant_schedule(1.0, {2: 0.5, 4: 0.5})
@@ -59,18 +59,19 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: str, init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
-    """As `piecewise_constant_schedule`, with a line or half a cosine between the boundaries.
+    """`piecewise_constant_schedule` with a line or half a cosine between the boundaries.
 
     Args:
       interpolate_type: "linear" or "cosine".
-      init_value: at 0.
-      boundaries_and_scales: count -> factor >= 0, which is reached at that count.
+      init_value: at count 0.
+      boundaries_and_scales: count -> scale >= 0, the factor that is reached at that count. None for
+        none.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: another type; values that are not finite, a negative boundary or scale.
+      ValueError: the type is unknown; a value is not finite; a boundary or a scale is negative.
 
     Example:
       >>> schedule = piecewise_interpolate_schedule("linear", 1.0, {2: 0.5, 4: 2.0})
@@ -81,9 +82,10 @@ def piecewise_interpolate_schedule(
     """
     who = "piecewise_interpolate_schedule"
     if interpolate_type not in BETWEEN:
-        raise ValueError(
-            f"{who}: expected interpolate_type 'linear' or 'cosine', got {interpolate_type!r}; "
-            "take 'linear' for straight lines"
+        raise OptionError(
+            who,
+            f"expected interpolate_type 'linear' or 'cosine', got {interpolate_type!r}; pass "
+            "'linear' for straight lines",
         )
     (init,) = numbers(who, init_value=init_value)
     return _interpolated(interpolate_type, init, _pieces(who, boundaries_and_scales))
@@ -97,13 +99,13 @@ def linear_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """One cycle of straight lines: up to the peak, back down, and further down at the end.
+    """One cycle of straight lines: up to the peak, back down, and lower still at the end.
 
     Args:
-      transition_steps: T >= 1, of all three lines.
+      transition_steps: T >= 1, the steps of all three lines together.
       peak_value: at `pct_start` of T.
-      pct_start: the share of T in which the value rises, in [0, 1].
-      pct_final: the share of T after which it is down again, in [pct_start, 1].
+      pct_start: in [0, 1], the fraction of T in which the value rises.
+      pct_final: in [pct_start, 1], the fraction of T at which the first value is reached again.
       div_factor: peak / first value, > 0.
       final_div_factor: first value / last value, > 0.
 
@@ -111,7 +113,7 @@ def linear_onecycle_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, shares or steps out of range.
+      ValueError: a value is not finite; fractions, factors or steps are out of range.
 
     Example:
       >>> schedule = linear_onecycle_schedule(10, 1.0, 0.4, 0.8, 4.0, 2.0)
@@ -121,7 +123,8 @@ def linear_onecycle_schedule(
     Source: Smith and Topin 2018, arXiv 1708.07120, section 2; `optax.linear_onecycle_schedule`.
     """
     who, t = "linear_onecycle_schedule", transition_steps
-    (peak,) = _cycle(who, t, peak_value, (pct_start, pct_final), div_factor, final_div_factor)
+    fractions = {"pct_start": pct_start, "pct_final": pct_final}
+    (peak,) = _cycle(who, t, peak_value, fractions, div_factor, final_div_factor)
     pieces = [
         (int(pct_start * t), div_factor),
         (int(pct_final * t), 1.0 / div_factor),
@@ -137,12 +140,12 @@ def cosine_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """One cycle of two half cosines: up to the peak, and down to nearly nothing.
+    """One cycle of two half cosines: up to the peak, and down to nearly 0.
 
     Args:
-      transition_steps: T >= 1, of both.
+      transition_steps: T >= 1, the steps of both together.
       peak_value: at `pct_start` of T.
-      pct_start: the share of T in which the value rises, in [0, 1].
+      pct_start: in [0, 1], the fraction of T in which the value rises.
       div_factor: peak / first value, > 0.
       final_div_factor: first value / last value, > 0.
 
@@ -150,7 +153,7 @@ def cosine_onecycle_schedule(
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, a share or steps out of range.
+      ValueError: a value is not finite; pct_start, factors or steps are out of range.
 
     Example:
       >>> schedule = cosine_onecycle_schedule(10, 1.0, 0.4, 4.0, 2.0)
@@ -161,7 +164,8 @@ def cosine_onecycle_schedule(
     `optax.cosine_onecycle_schedule`.
     """
     who, t = "cosine_onecycle_schedule", transition_steps
-    (peak,) = _cycle(who, t, peak_value, (pct_start,), div_factor, final_div_factor)
+    fractions = {"pct_start": pct_start}
+    (peak,) = _cycle(who, t, peak_value, fractions, div_factor, final_div_factor)
     pieces = [(int(pct_start * t), div_factor), (int(t), 1.0 / (div_factor * final_div_factor))]
     return _interpolated("cosine", peak / div_factor, pieces)
 
@@ -183,23 +187,22 @@ def _interpolated(kind: str, init: Any, pieces: Sequence[tuple[int, Any]]) -> Sc
 
 def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
     for boundary, scale in (boundaries or {}).items():
-        check_steps(who, 0, **{"every boundary": boundary})
-        check_number(
-            who, f"scale at {boundary}", scale, "[0, inf)", "it multiplies the value before"
-        )
+        check_steps(who, 0, **{"every boundary of boundaries_and_scales": boundary})
+        name, remedy = f"boundaries_and_scales[{boundary}]", "it multiplies the value before"
+        check_number(who, name, scale, "[0, inf)", remedy)
     return sorted((boundaries or {}).items())
 
 
 def _cycle(
-    who: str, steps: int, peak: Any, shares: tuple[float, ...], div: float, final_div: float
+    who: str, steps: int, peak: Any, fractions: dict[str, float], div: float, final_div: float
 ) -> list[Any]:
+    """[peak], after a check of all arguments of a one-cycle schedule."""
     check_steps(who, 1, transition_steps=steps)
-    fit = all(is_number(share) and 0 <= share <= 1 for share in shares)
-    if not fit or list(shares) != sorted(shares):
-        names = "pct_start <= pct_final" if len(shares) == 2 else "pct_start"
-        got = " and ".join(map(str, shares))
-        raise ValueError(
-            f"{who}: expected {names} in [0, 1], got {got}; they are shares of all steps"
-        )
+    remedy = "it is a fraction of all steps"
+    for name, value in fractions.items():
+        check_number(who, name, value, "[0, 1]", remedy)
+    if len(fractions) == 2:
+        pair = (fractions["pct_start"], fractions["pct_final"])
+        check_ordered(who, "pct_start <= pct_final", pair, "they are fractions of all steps")
     check_positive(who, "a value is divided by it", div_factor=div, final_div_factor=final_div)
     return numbers(who, peak_value=peak)

@@ -1,15 +1,16 @@
-"""Schedules joined: a warm-up and what follows, and restarts.
+"""Schedules joined to one: a warm-up and a decay, and restarts.
 
-Counts and values as in `fdl.optim.schedules`. A warm-up of 0 steps is none.
+Counts and values are as in `fdl.optim.schedules.decay`. With 0 warm-up steps there is no warm-up.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import known
+from fdl.checks import OptionError, check_ordered, known, named_in_errors
 from fdl.optim.schedules.counting import check_steps, numbers, reached, scalar, since
 from fdl.optim.schedules.decay import (
     constant_schedule,
@@ -23,53 +24,57 @@ from fdl.typing import Schedule
 def join_schedules(
     schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[Any]
 ) -> Schedule:
-    """One schedule after the other; each counts from its own beginning.
+    """One schedule after the other; every schedule counts from its first step.
 
     Args:
-      schedules: fdl's, optax's, or any functions of a count.
-      boundaries: the count at which each but the first begins, in ascending order.
+      schedules: schedules of fdl or optax, or any functions of a count.
+      boundaries: the counts at which the second and later schedules start, in ascending order.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: another number of boundaries, or boundaries that go back.
+      ValueError: the number of boundaries does not fit; boundaries are negative or not ascending.
 
     Example:
       >>> schedule = join_schedules([constant_schedule(0.5), linear_schedule(1.0, 0.0, 4)], [2])
       >>> [float(schedule(count)) for count in range(6)]
       [0.5, 0.5, 1.0, 0.75, 0.5, 0.25]
 
-    Source: `optax.join_schedules`, which leaves out what has no boundary.
+    Source: `optax.join_schedules`, which ignores schedules without a boundary.
     """
     schedules, boundaries = list(schedules), list(boundaries)
     if not schedules or len(boundaries) != len(schedules) - 1:
-        raise ValueError(
-            "join_schedules: expected one boundary less than schedules, got "
-            f"{len(boundaries)} and {len(schedules)}; each but the first begins at a boundary"
+        raise OptionError(
+            "join_schedules",
+            f"expected one boundary less than schedules, got {len(boundaries)} and "
+            f"{len(schedules)}; every schedule but the first starts at a boundary",
         )
     if all(map(known, boundaries)) and sorted(boundaries) != boundaries:
-        raise ValueError(
-            f"join_schedules: expected boundaries in ascending order, got {boundaries}; "
-            "sort them together with their schedules"
+        raise OptionError(
+            "join_schedules",
+            f"expected boundaries in ascending order, got {boundaries}; sort them together with "
+            "the schedules",
         )
-    check_steps("join_schedules", 0, **{f"boundary {i}": b for i, b in enumerate(boundaries)})
+    names = {f"boundaries[{i}]": boundary for i, boundary in enumerate(boundaries)}
+    check_steps("join_schedules", 0, **names)
 
     def schedule(count: Any) -> jax.Array:
         value = scalar(schedules[0](count))
-        for boundary, following in zip(boundaries, schedules[1:], strict=True):
+        for boundary, later in zip(boundaries, schedules[1:], strict=True):
             elapsed = since(count, boundary)
-            value = jnp.where(reached(count, boundary), scalar(following(elapsed)), value)
+            value = jnp.where(reached(count, boundary), scalar(later(elapsed)), value)
         return value
 
     return schedule
 
 
+@named_in_errors
 def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any) -> Schedule:
-    """A line up, and on at the peak.
+    """Linear warm-up, then constant at the peak.
 
     Args:
-      init_value: at 0.
+      init_value: at count 0.
       peak_value: from `warmup_steps` on.
       warmup_steps: >= 0.
 
@@ -77,14 +82,14 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: a value is not finite; steps are out of range.
 
     Example:
       >>> schedule = warmup_constant_schedule(0.0, 1.0, warmup_steps=2)
       >>> [float(schedule(count)) for count in range(4)]
       [0.0, 0.5, 1.0, 1.0]
 
-    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2. Without steps
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2. With warmup_steps=0
     `optax.warmup_constant_schedule` stays at init_value.
     """
     (peak,) = numbers("warmup_constant_schedule", peak_value=peak_value)
@@ -94,6 +99,7 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
     return linear_schedule(init_value, peak, warmup_steps)
 
 
+@named_in_errors
 def warmup_cosine_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -102,21 +108,21 @@ def warmup_cosine_decay_schedule(
     end_value: Any = 0.0,
     exponent: Any = 1.0,
 ) -> Schedule:
-    """A line up, then half a cosine down.
+    """Linear warm-up, then half a cosine down.
 
     Args:
-      init_value: at 0.
+      init_value: at count 0.
       peak_value: at `warmup_steps`.
       warmup_steps: >= 0.
-      decay_steps: of the whole, the warm-up included; > warmup_steps.
+      decay_steps: > warmup_steps, the steps of the whole schedule, including the warm-up.
       end_value: from `decay_steps` on.
-      exponent: of `cosine_decay_schedule`.
+      exponent: > 0; see `cosine_decay_schedule`.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: a value is not finite; steps are out of range.
 
     Example:
       >>> schedule = warmup_cosine_decay_schedule(0.0, 1.0, 2, 6, end_value=0.5)
@@ -129,17 +135,15 @@ def warmup_cosine_decay_schedule(
     who = "warmup_cosine_decay_schedule"
     peak, end = numbers(who, peak_value=peak_value, end_value=end_value)
     check_steps(who, 0, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    if known(decay_steps) and known(warmup_steps) and not decay_steps > warmup_steps:
-        raise ValueError(
-            f"{who}: expected decay_steps > warmup_steps, got {decay_steps} and {warmup_steps}; "
-            "decay_steps counts the warm-up too"
-        )
+    pair, remedy = (decay_steps, warmup_steps), "decay_steps includes the warm-up"
+    check_ordered(who, "decay_steps > warmup_steps", pair, remedy, operator.gt)
     alpha = 0.0 if known(peak) and peak == 0 else end / peak
     down = cosine_decay_schedule(peak, decay_steps - warmup_steps, alpha, exponent)
     up = warmup_constant_schedule(init_value, peak, warmup_steps)
     return join_schedules([up, down], [warmup_steps])
 
 
+@named_in_errors
 def warmup_exponential_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -150,23 +154,23 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Any = None,
 ) -> Schedule:
-    """A line up, then `exponential_decay`.
+    """Linear warm-up, then `exponential_decay`.
 
     Args:
-      init_value: at 0.
+      init_value: at count 0.
       peak_value: at `warmup_steps`.
       warmup_steps: >= 0.
-      transition_steps: >= 1, in which the value falls by one decay_rate.
+      transition_steps: >= 1, the steps in which the value is multiplied by decay_rate.
       decay_rate: > 0.
-      transition_begin: >= 0, the steps at the peak.
-      staircase: change at every `transition_steps`-th step only.
-      end_value: where the decay stops; None for never.
+      transition_begin: >= 0, the number of steps at the peak.
+      staircase: True changes the value only at every `transition_steps`-th step.
+      end_value: bound at which the decay stops; None for none.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: values that are not finite, steps out of range, a decay_rate that is not positive.
+      ValueError: a value is not finite; steps are out of range; decay_rate is not > 0.
 
     Example:
       >>> schedule = warmup_exponential_decay_schedule(0.0, 1.0, 2, 1, 0.5)
@@ -182,6 +186,7 @@ def warmup_exponential_decay_schedule(
     return join_schedules([up, down], [warmup_steps])
 
 
+@named_in_errors
 def warmup_stable_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -190,28 +195,28 @@ def warmup_stable_decay_schedule(
     decay_steps: Any,
     end_value: Any = 0.0,
 ) -> Schedule:
-    """A line up, a long plateau, and a short line down; the end need not be known at the start.
+    """Linear warm-up, a long plateau, and a short line down (WSD).
 
     Args:
-      init_value: at 0.
+      init_value: at count 0.
       peak_value: from `warmup_steps` on.
       warmup_steps: >= 0.
-      stable_steps: at the peak, >= 0.
-      decay_steps: of the last line alone, >= 1.
-      end_value: after all of them.
+      stable_steps: >= 0, the number of steps at the peak.
+      decay_steps: >= 1, the number of steps of the last line.
+      end_value: after the last line.
 
     Returns:
-      A schedule, which optax has not.
+      A schedule. It is not in optax.
 
     Raises:
-      ValueError: values that are not finite, steps out of range.
+      ValueError: a value is not finite; steps are out of range.
 
     Example:
       >>> schedule = warmup_stable_decay_schedule(0.0, 1.0, 2, 3, 2)
       >>> [float(schedule(count)) for count in range(8)]
       [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
 
-    Source: Hu et al. 2024, arXiv 2404.06395, section 4, with the straight decay of Hagele et al.
+    Source: Hu et al. 2024, arXiv 2404.06395, section 4, with the linear decay of Hagele et al.
     2024, arXiv 2405.18392, section 3.
     """
     who = "warmup_stable_decay_schedule"
@@ -222,17 +227,18 @@ def warmup_stable_decay_schedule(
     return join_schedules([up, down], [warmup_steps])
 
 
+@named_in_errors
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     """Warm restarts: one `warmup_cosine_decay_schedule` after the other.
 
     Args:
-      cosine_kwargs: the arguments of each; `decay_steps` is the length of its cycle.
+      cosine_kwargs: the arguments of every cycle; `decay_steps` is the length of the cycle.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: no cycle, or what `warmup_cosine_decay_schedule` refuses.
+      ValueError: there is no cycle, or `warmup_cosine_decay_schedule` raises.
 
     Example:
       >>> cycle = {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": 4}
@@ -242,9 +248,9 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
     Source: Loshchilov and Hutter 2017, arXiv 1608.03983, section 3; `optax.sgdr_schedule`.
     """
-    cycles = [dict(each) for each in cosine_kwargs]
+    cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     ends, end = [], 0
     for cycle in cycles:
         end = end + cycle["decay_steps"]
         ends.append(end)
-    return join_schedules([warmup_cosine_decay_schedule(**each) for each in cycles], ends[:-1])
+    return join_schedules([warmup_cosine_decay_schedule(**cycle) for cycle in cycles], ends[:-1])

@@ -1,4 +1,4 @@
-"""What goes around an optimizer or in front of it: bounds, averages, parts of a tree, dtypes."""
+"""Wrappers: clipping, accumulation, averages, partitions of a tree, dtypes, hyper-parameters."""
 
 from fdl.exports import public as _public
 

@@ -1,4 +1,4 @@
-"""Large batches in small pieces: one step for the mean of several gradients."""
+"""Gradient accumulation: one step for the mean of several gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from fdl.optim.lifting import increment, per_leaf
 from fdl.optim.protocol import transformation
 from fdl.optim.wrappers.non_finite import step_if
 
-# As `skip_not_finite`: (updates, gradient_step, params) -> (whether to leave it out, why).
+# (updates, gradient_step, params) -> (True to skip, the reason); see `skip_not_finite`.
 Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -29,24 +29,24 @@ def accumulate(
     should_skip_update_fn: Skip | None = None,
     accumulator_dtype: Any = jnp.float32,
 ) -> GradientTransformationExtraArgs:
-    """One step of an optimizer for every k gradients, by their mean.
+    """Takes one step of an optimizer for every k gradients, with their mean.
 
-    Between the steps the updates are 0 and the optimizer's state stays. k gradients of B examples
-    make the step that one of k B examples would make, if the loss is a mean over examples and all
-    have as many.
+    Between the steps the updates are 0 and the state of the optimizer stays. If the loss is a mean
+    over examples, k batches of B examples give the same step as one batch of k * B examples.
 
     Args:
-      opt: fdl's or optax's.
-      every_k_schedule: k >= 1, or a schedule: steps taken -> k.
-      use_grad_mean: False adds the gradients up.
-      should_skip_update_fn: leaves a gradient out as if it had never come; `skip_not_finite`.
-      accumulator_dtype: of the mean; None for the gradients' own.
+      opt: a transformation of fdl or optax.
+      every_k_schedule: k >= 1, or a schedule `steps taken -> k`.
+      use_grad_mean: False takes the sum of the gradients.
+      should_skip_update_fn: `(updates, steps taken, params) -> (skip, reason)`, which decides about
+        ignoring a gradient, such as `skip_not_finite`. None ignores none.
+      accumulator_dtype: dtype of the mean; None for that of the parameters.
 
     Returns:
       A transformation with state `optax.MultiStepsState`.
 
     Raises:
-      ValueError: k below 1 or not whole; what is no transformation.
+      ValueError: k is below 1 or not a whole number; `opt` is not a transformation.
 
     Example:
       >>> from fdl.optim import sgd
@@ -56,7 +56,7 @@ def accumulate(
       >>> float(first), float(second)
       (0.0, -2.0)
 
-    Source: `optax.MultiSteps`, which computes a step every time and drops all but the k-th.
+    Source: `optax.MultiSteps`, which computes a step for every gradient and uses every k-th.
     """
     _check_period(every_k_schedule)
     inner = as_transformation("accumulate", opt)
@@ -72,14 +72,14 @@ def accumulate(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultiStepsState]:
-        left_out, why = skip(updates, state.gradient_step, params)
+        skipped, reason = skip(updates, state.gradient_step, params)
         k = every_k_schedule
         k = jnp.asarray(k(state.gradient_step) if callable(k) else k, jnp.int32)
-        last = ~left_out & (state.mini_step >= k - 1)
+        last = ~skipped & (state.mini_step >= k - 1)
 
         def rule(g: Any, mean: Any) -> Any:
             new = mean + (g - mean) / (state.mini_step + 1) if use_grad_mean else g + mean
-            kept = jnp.where(left_out, mean, jnp.where(last, jnp.zeros_like(mean), new))
+            kept = jnp.where(skipped, mean, jnp.where(last, jnp.zeros_like(mean), new))
             return new, kept
 
         means = {"state.acc_grads": state.acc_grads}
@@ -89,17 +89,17 @@ def accumulate(
             return inner.update(total, state.inner_opt_state, params, **extra_args)
 
         new, inner_state = step_if(last, step, state.inner_opt_state)
-        counted = jnp.where(left_out, state.mini_step, increment(state.mini_step))
+        counted = jnp.where(skipped, state.mini_step, increment(state.mini_step))
         mini = jnp.where(last, jnp.zeros_like(counted), counted)
         steps = jnp.where(last, increment(state.gradient_step), state.gradient_step)
-        return new, MultiStepsState(mini, steps, inner_state, acc, why)
+        return new, MultiStepsState(mini, steps, inner_state, acc, reason)
 
     return transformation(init, update)
 
 
 def _check_period(k: Any) -> None:
     if not callable(k):
-        remedy = "it is the number of gradients to a step, a whole number"
+        remedy = "pass the number of gradients per step, a whole number"
         check_number("accumulate", "every_k_schedule", k, "[1, inf]", remedy)
         if known(k) and k % 1:
             raise OptionError("accumulate", f"expected every_k_schedule >= 1, got {k}; {remedy}")

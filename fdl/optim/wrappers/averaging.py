@@ -1,4 +1,4 @@
-"""Exponential moving averages: of the updates, and of the parameters."""
+"""Exponential moving averages of updates and of parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,18 +19,19 @@ from fdl.optim.protocol import transformation
 def ema(
     decay: Any, debias: bool = True, accumulator_dtype: Any = None
 ) -> GradientTransformationExtraArgs:
-    """The moving average of the updates: m = decay m + (1 - decay) g.
+    """An exponential moving average of the updates: m = decay m + (1 - decay) g.
 
     Args:
       decay: in (-1, 1).
-      debias: give m / (1 - decay^t) instead of m, which began at 0.
-      accumulator_dtype: of m; by default the parameters', float32 at least.
+      debias: True returns m / (1 - decay^t), which corrects for the start at 0; False returns m.
+      accumulator_dtype: dtype of m; by default the parameters' dtype, at least float32.
 
     Returns:
       A transformation with state `optax.EmaState(count, ema)`.
 
     Raises:
-      ValueError: decay outside (-1, 1); gradients of another tree than the state's.
+      ValueError: decay is outside (-1, 1); at update, the updates and the state have different
+        structures.
 
     Example:
       >>> transform = ema(0.5, debias=False)
@@ -42,11 +43,11 @@ def ema(
     check_momenta("ema", decay=decay)
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
-        correction = 1 - decay**t
+        total_weight = 1 - decay**t
 
         def rule(g: Any, m: Any) -> Any:
             m = (1 - decay) * g + decay * m
-            return corrected(m, correction) if debias else m, m
+            return corrected(m, total_weight) if debias else m, m
 
         return rule
 
@@ -56,28 +57,28 @@ def ema(
 
 
 class ParamsEmaState(NamedTuple):
-    """The average so far and the weight that it stands for, which begins at 0 and goes to 1."""
+    """The average so far, and the sum of its weights, which grows from 0 to 1."""
 
     weight: Any
     ema: Any
 
 
 def params_ema(decay: Any) -> GradientTransformationExtraArgs:
-    """The moving average of the parameters, kept beside them: the updates pass unchanged.
+    """Keeps an exponential moving average of the parameters; the updates pass unchanged.
 
         A = decay A + (1 - decay) (W + update)
 
-    It goes last in a chain, where the updates are what is added to the parameters. Read the
-    average with `averaged_params`.
+    Put it last in a chain, where the updates are those that are added to the parameters. Read the
+    average with `averaged_params` or `eval_params`.
 
     Args:
       decay: in [0, 1); 0.999 averages over about the last 1000 steps.
 
     Returns:
-      A transformation that needs params, with state `ParamsEmaState`, in float32 or better.
+      A transformation that needs params, with state `ParamsEmaState`, in float32 or wider.
 
     Raises:
-      ValueError: decay outside [0, 1); integer parameters.
+      ValueError: decay is outside [0, 1); at init, there are integer parameters.
 
     Example:
       >>> from fdl.optim import chain, sgd
@@ -89,8 +90,8 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
       >>> float(w), round(float(averaged_params(state, w)), 3)
       (2.0, 2.333)
 
-    Source: Polyak and Juditsky 1992 averaged uniformly; the exponential form is of Kingma and Ba
-    2015, arXiv 1412.6980, section 7.2, whose bias correction the weight is. optax has none.
+    Source: Kingma and Ba 2015, arXiv 1412.6980, section 7.2, with its bias correction; Polyak and
+    Juditsky 1992 for a uniform average. It is not in optax.
     """
     check_fractions("params_ema", decay=decay)
 
@@ -101,10 +102,10 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ParamsEmaState]:
-        # As it will be rounded, if a chain goes on in float32 with half of it.
+        # A chain passes updates of half precision on in float32; they are rounded at its end.
         moved = apply_updates(need_params("params_ema", params), cast_like(updates, params))
 
-        # Of the difference, so that parameters which rest leave the average at rest to the bit.
+        # In this form the average of parameters that do not change keeps every bit.
         def rule(u: Any, w: Any, average: Any) -> Any:
             return u, average + (1 - decay) * (w - average)
 
@@ -117,18 +118,18 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
 
 
 def averaged_params(state: Any, params: Any) -> Any:
-    """The average of `params_ema`, without its bias, for tests and for keeping.
+    """The average of `params_ema`, corrected for its bias, to test and to keep.
 
     Args:
-      state: any optimizer's state that holds one, however deep.
-      params: the parameters in training; they stand where there is no average, because the leaf is
-        left out by a mask, or no step has been taken.
+      state: the state of an optimizer that contains `params_ema`, at any depth.
+      params: the parameters in training. They are returned for leaves without an average: those
+        outside a mask, and all leaves before the first step.
 
     Returns:
-      As params, each leaf in its own dtype.
+      The average, with the structure, shapes and dtypes of params.
 
     Raises:
-      ValueError: a state without an average, or with two of one leaf.
+      ValueError: the state contains no average, or two averages of one leaf.
 
     Example: see `params_ema`.
     """
@@ -139,24 +140,24 @@ def averaged_params(state: Any, params: Any) -> Any:
     found = [part for part in jax.tree.leaves(state, is_leaf=is_average) if is_average(part)]
     if not found:
         raise ValueError(
-            "averaged_params: expected a state that holds an average, got none; "
+            "averaged_params: expected a state with an average, got none; "
             "put params_ema last in the chain"
         )
-    read: dict[str, Any] = {}
-    for each in found:
-        for path, average in paths.leaves(each.ema).items():
-            if path in read:
+    averages: dict[str, Any] = {}
+    for part in found:
+        for path, average in paths.leaves(part.ema).items():
+            if path in averages:
                 raise ValueError(
                     f"averaged_params: expected one average of {path!r}, got two; "
-                    "pass the part of the state that holds one of them"
+                    "pass the part of the state that contains one of them"
                 )
-            read[path] = each.weight, average
+            averages[path] = part.weight, average
 
     def one(keys: Any, p: Any) -> Any:
         path = paths.path_of(keys)
-        if path not in read:
+        if path not in averages:
             return p
-        weight, average = read[path]
+        weight, average = averages[path]
         unbiased = average / jnp.where(weight > 0, weight, 1).astype(average.dtype)
         return jnp.where(weight > 0, unbiased.astype(jnp.result_type(p)), p)
 

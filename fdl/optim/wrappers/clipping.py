@@ -1,7 +1,7 @@
-"""Gradients held within bounds before the optimizer sees them, and centred.
+"""Clipping and centering of gradients.
 
-In the formulas g is the gradient of one leaf. All lengths are computed in float32 or wider, and are
-right also where their squares are too large or too small for it.
+In the formulas g is the gradient of one leaf. Norms are computed in float32 or wider, and are right
+even where squares would overflow or underflow.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from fdl.optim.tree_vectors import size, sizes
 
 
 def clip(max_delta: Any) -> GradientTransformationExtraArgs:
-    """Each element held within [-max_delta, max_delta].
+    """Clips every element to [-max_delta, max_delta].
 
     Args:
       max_delta: > 0.
@@ -27,20 +27,20 @@ def clip(max_delta: Any) -> GradientTransformationExtraArgs:
       A transformation without state.
 
     Raises:
-      ValueError: a bound that is not positive and finite.
+      ValueError: max_delta is not positive and finite.
 
     Example:
       >>> clip(1.0).update(jnp.array([3.0, -0.5]), clip(1.0).init(None))[0]
       Array([ 1. , -0.5], dtype=float32)
 
-    Source: `optax.clip`. It turns the gradient; `clip_by_global_norm` keeps its direction.
+    Source: `optax.clip`. It changes the direction of the gradient; `clip_by_global_norm` keeps it.
     """
-    check_bound("clip", "max_delta", max_delta)
+    check_bound("clip", max_delta=max_delta)
     return stateless("clip", lambda g: jnp.clip(g, -max_delta, max_delta))
 
 
 def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
-    """Each leaf's root mean square held below a threshold: g / max(1, rms(g) / threshold).
+    """Clips the root mean square of every leaf: g / max(1, rms(g) / threshold).
 
     Args:
       threshold: > 0.
@@ -49,7 +49,7 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
       A transformation without state.
 
     Raises:
-      ValueError: a threshold that is not positive and finite.
+      ValueError: threshold is not positive and finite.
 
     Example:
       >>> transform = clip_by_block_rms(0.5)
@@ -58,7 +58,7 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
 
     Source: Shazeer and Stern 2018, arXiv 1804.04235, section 6; `optax.clip_by_block_rms`.
     """
-    check_bound("clip_by_block_rms", "threshold", threshold)
+    check_bound("clip_by_block_rms", threshold=threshold)
 
     def rule(g: Any, rms: Any) -> Any:
         return (rms.of(g) / jnp.maximum(1 / rms.power, rms.part / threshold),)
@@ -71,9 +71,9 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
 
 
 def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
-    """The length of the whole gradient held at max_norm, its direction kept.
+    """Clips the norm of the whole gradient and keeps its direction.
 
-        g = g / |g, all leaves| * max_norm     where that length is max_norm or more
+        g = g / norm * max_norm     where norm >= max_norm, the norm of all leaves together
 
     Args:
       max_norm: > 0.
@@ -82,7 +82,7 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
       A transformation without state.
 
     Raises:
-      ValueError: a length that is not positive and finite.
+      ValueError: max_norm is not positive and finite.
 
     Example:
       >>> transform = clip_by_global_norm(1.0)
@@ -90,9 +90,9 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
       {'b': Array(0.6, dtype=float32), 'w': Array(0.8, dtype=float32)}
 
     Source: Pascanu, Mikolov and Bengio 2013, arXiv 1211.5063, algorithm 1;
-    `optax.clip_by_global_norm`. A gradient that is not finite passes as one.
+    `optax.clip_by_global_norm`. A gradient that is not finite stays not finite.
     """
-    check_bound("clip_by_global_norm", "max_norm", max_norm)
+    check_bound("clip_by_global_norm", max_norm=max_norm)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         whole = size(updates)
@@ -109,21 +109,22 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
 def adaptive_grad_clip(
     clipping: Any, eps: Any = 1e-3, axis: int | tuple[int, ...] | None = None
 ) -> GradientTransformationExtraArgs:
-    """Each unit's gradient held below a part of the unit's own weights.
+    """Clips the gradient of every unit to a fraction of the norm of the unit's weights.
 
-        g = g * clipping max(|W|, eps) / |g|     where |g| is that much or more, unit by unit
+        g = g * bound / |g|     where |g| >= bound = clipping max(|W|, eps), unit by unit
 
     Args:
       clipping: > 0, the largest |g| / |W|.
-      eps: > 0, the least that |W| counts as, so that zeros can begin to move.
-      axis: what belongs to one unit. None: all of a vector, axis 0 of 2 or 3 dimensions, all but
-        the last of 4 or 5.
+      eps: > 0; a smaller |W| counts as this, so that weights of 0 can move.
+      axis: the axes that belong to one unit. By default all of a vector, axis 0 of 2 or 3
+        dimensions, and all but the last axis of 4 or 5.
 
     Returns:
       A transformation that needs params, without state.
 
     Raises:
-      ValueError: a bound that is not positive and finite; more than 5 dimensions without axis.
+      ValueError: clipping or eps is not positive and finite; at update, a leaf has more than 5
+        dimensions and axis is None.
 
     Example:
       >>> transform, w = adaptive_grad_clip(0.5), jnp.array([[3.0, 0.1], [4.0, 0.0]])
@@ -132,18 +133,18 @@ def adaptive_grad_clip(
 
     Source: Brock et al. 2021, arXiv 2102.06171, equation 3; `optax.adaptive_grad_clip`.
     """
-    check_bound("adaptive_grad_clip", "clipping", clipping)
-    check_positive("adaptive_grad_clip", "zeros could not begin to move", eps=eps)
+    check_bound("adaptive_grad_clip", clipping=clipping)
+    check_positive("adaptive_grad_clip", "with 0, weights of 0 could never move", eps=eps)
 
     def rule(g: Any, w: Any) -> Any:
         axes = _unit(g) if axis is None else axis
         power = power_of_two(largest(g, axes, keepdims=True))
         unit = g / power.astype(g.dtype)
         lengths = (norm(x, axes, keepdims=True) for x in (unit, w))
-        # As large as g, as optax has them: else XLA divides in another order.
+        # Broadcast to the shape of g, as in optax: else XLA divides in another order.
         length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
         most = clipping * jnp.maximum(w_length, eps)
-        # optax's divisor, 1e-6, which no gradient that is clipped comes near.
+        # optax's lower bound of the divisor, 1e-6; a clipped gradient is always longer.
         shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
         return jnp.where(length * power < most, g, shorter)
 
@@ -151,13 +152,13 @@ def adaptive_grad_clip(
 
 
 def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
-    """The mean of each output unit's gradient taken away: g - mean(g), over all axes but its own.
+    """Subtracts the mean of the gradient of every output unit: g - mean(g) over all other axes.
 
     Leaves of fewer than two dimensions pass unchanged.
 
     Args:
-      out_axis: where the output units are: the last axis of fdl's weights, `[in, out]`; 0 as in
-        torch's.
+      out_axis: the axis of the output units: the last one for weights of fdl, `[in, out]`; 0 for
+        weights of torch.
 
     Returns:
       A transformation without state.
@@ -167,8 +168,8 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
       >>> transform.update(jnp.array([[1.0, 2.0], [3.0, 6.0]]), transform.init(None))[0]
       Array([[-1., -2.], [ 1.,  2.]], dtype=float32)
 
-    Source: Yong et al. 2020, arXiv 2004.01461, equation 1. `optax.centralize` has out_axis=0,
-    whatever the layout of the weights.
+    Source: Yong et al. 2020, arXiv 2004.01461, equation 1. `optax.centralize` always has
+    out_axis=0.
     """
 
     def rule(g: Any) -> Any:
@@ -181,14 +182,14 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The length of a whole tree as one vector: sqrt(sum |x|^2).
+    """The norm of a whole tree as one vector: sqrt(sum |x|^2).
 
     Args:
       tree: any pytree of arrays.
 
     Returns:
-      A scalar, float32 or wider; right also where the squares overflow or vanish, and its gradient
-      is 0 where all is 0.
+      A scalar, float32 or wider. It is right even where squares would overflow or underflow, and
+      its gradient at 0 is 0.
 
     Example:
       >>> global_norm({"b": jnp.array(3.0), "w": jnp.array([4.0])})
@@ -197,9 +198,9 @@ def global_norm(tree: Any) -> jax.Array:
     return size(tree).value
 
 
-def check_bound(who: str, name: str, value: Any) -> None:
-    """Refuses a bound that is none."""
-    check_positive(who, "it is the largest size that passes", **{name: value})
+def check_bound(who: str, **bounds: Any) -> None:
+    """Raises unless every bound is positive and finite."""
+    check_positive(who, "it is the largest size that passes", **bounds)
 
 
 def _unit(x: Any) -> tuple[int, ...] | int | None:
@@ -208,6 +209,6 @@ def _unit(x: Any) -> tuple[int, ...] | int | None:
     if x.ndim > 5:
         raise ValueError(
             f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; "
-            "say by axis what belongs to one unit"
+            "pass axis, the axes that belong to one unit"
         )
     return 0 if x.ndim < 4 else tuple(range(x.ndim - 1))

@@ -1,4 +1,4 @@
-"""The parameters to test and to keep, where an optimizer trains others."""
+"""The parameters to test and to keep, where they are not those in training."""
 
 import functools
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from fdl.optim.wrappers.averaging import ParamsEmaState, averaged_params
 
 
 def eval_params(state: Any, params: Any) -> Any:
-    """The parameters to test and to keep, as the optimizer's state tells.
+    """The parameters to test and to keep, read from the state of the optimizer.
 
-    Those of `params_ema` are the average, those of `schedule_free` are x, those of `lookahead` the
-    slow ones, and those of `sam` in transparent mode are where it will come back to. Any other
-    optimizer tests what it trains.
+    `params_ema` has the average, `schedule_free` has x, `lookahead` has the slow weights, and `sam`
+    in transparent mode has the point to which it returns. For all other optimizers they are params.
 
     Args:
-      state: any optimizer's state, fdl's or optax's, chained and nested as you like.
-      params: the parameters in training; they stand where the state says nothing of a leaf.
+      state: the state of any optimizer of fdl or optax, chained and nested in any way.
+      params: the parameters in training. Leaves that the state does not mention are returned.
 
     Returns:
-      As params, each leaf in its own dtype. A `params_ema` goes before the others.
+      The parameters to test, with the structure, shapes and dtypes of params. If there are several
+      of these, the average of `params_ema` is returned.
 
     Example:
       >>> from fdl.optim import sgd, schedule_free
@@ -39,22 +39,22 @@ def eval_params(state: Any, params: Any) -> Any:
     if isinstance(params, LookaheadParams):
         params = LookaheadParams(params.slow, params.slow)
     for part in _parts(state, SAMState):
-        params = _where_known(params, part.cache, functools.partial(_start_of_sam, part))
+        params = _replaced(params, part.cache, functools.partial(_sam_start, part))
     for part in _parts(state, ScheduleFreeState):
-        params = _where_known(params, part.z, functools.partial(_x_of_schedule_free, part))
+        params = _replaced(params, part.z, functools.partial(_schedule_free_x, part))
     for part in _parts(state, ParamsEmaState):
         params = averaged_params(part, params)
     return params
 
 
 def has_eval_params(state: Any, params: Any) -> bool:
-    """Whether `eval_params` can differ from `params`."""
+    """True if `eval_params` can differ from `params`."""
     kinds = (SAMState, ScheduleFreeState, ParamsEmaState)
     return isinstance(params, LookaheadParams) or any(_parts(state, kind) for kind in kinds)
 
 
 def _parts(state: Any, kind: Any) -> list[Any]:
-    """All parts of a state that are of one kind, the outer ones first."""
+    """All parts of a state that are of one type, outer parts first."""
     found = []
     for part in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kind)):
         if isinstance(part, kind):
@@ -62,22 +62,22 @@ def _parts(state: Any, kind: Any) -> list[Any]:
     return found
 
 
-def _where_known(params: Any, known: Any, rule: Callable[[Any, Any], Any]) -> Any:
-    """The parameters with `rule(p, leaf of known)` where `known` has a leaf."""
-    leaves = paths.leaves(known)
+def _replaced(params: Any, stored: Any, rule: Callable[[Any, Any], Any]) -> Any:
+    """The parameters, replaced by `rule(p, leaf of stored)` where `stored` has a leaf."""
+    leaves = paths.leaves(stored)
 
-    def tested(keys: Any, p: Any) -> Any:
+    def replaced(keys: Any, p: Any) -> Any:
         path = paths.path_of(keys)
         return rule(p, leaves[path]) if path in leaves else p
 
     masked = lambda part: isinstance(part, MaskedNode)  # noqa: E731
-    return jax.tree_util.tree_map_with_path(tested, params, is_leaf=masked)
+    return jax.tree_util.tree_map_with_path(replaced, params, is_leaf=masked)
 
 
-def _start_of_sam(state: SAMState, w: Any, start: Any) -> Any:
+def _sam_start(state: SAMState, w: Any, start: Any) -> Any:
     return jnp.where(state.steps_since_sync == 0, w, start)
 
 
-def _x_of_schedule_free(state: ScheduleFreeState, y: Any, z: Any) -> Any:
+def _schedule_free_x(state: ScheduleFreeState, y: Any, z: Any) -> Any:
     with jax.numpy_dtype_promotion("standard"):
         return jnp.asarray((y - (1.0 - state.b1) * z) / state.b1, jnp.result_type(y))

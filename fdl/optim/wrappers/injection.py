@@ -1,4 +1,4 @@
-"""Hyper-parameters as leaves of the state: a new value needs no new program."""
+"""Hyper-parameters as leaves of the state, which can change without a new compilation."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ from optax.schedules import StatefulSchedule
 
 from fdl.checks import is_number, known
 from fdl.ops.double_float import Hyperparameter, hyperparameter
-from fdl.optim.checks import check_rate
+from fdl.optim.checks import check_rates
 from fdl.optim.learning_rate import at
 from fdl.optim.lifting import increment
 from fdl.optim.protocol import transformation
@@ -29,29 +29,30 @@ def inject_hyperparams(
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: Any = None,
 ) -> Callable[..., GradientTransformationExtraArgs]:
-    """Moves an optimizer's numbers into its state, where they may change between steps.
+    """Moves the hyper-parameters of an optimizer into its state, so that they can change.
 
-    Every number becomes a leaf of `state.hyperparams`, changed by `set_hyperparams`, read by a
-    compiled step without compiling again, and different in each member under `vmap`. A schedule may
-    stand in the place of any number. The steps are those of the numbers written into the program:
-    see `Hyperparameter`.
+    Every number becomes a leaf of `state.hyperparams`. `set_hyperparams` changes it, a compiled
+    step uses the new value without a new compilation, and members of a `vmap` can have different
+    values. A schedule can replace any number. The updates are the same as with constants in the
+    program: see `Hyperparameter`.
 
     Args:
-      inner_factory: makes an optimizer, fdl's or optax's.
-      static_args: names of arguments to be left as they are, such as functions that are no
-        schedules. Flags, names, dtypes, None and masks by path are left anyway.
-      hyperparam_dtype: of the numbers in the state; float32 by default, and float64 under
+      inner_factory: a factory of optimizers, of fdl or optax.
+      static_args: names of arguments to leave as they are, such as functions that are not
+        schedules. bools, strings, dtypes, None and masks by path are always left.
+      hyperparam_dtype: dtype of the numbers in the state; by default float32, or float64 under
         `jax.enable_x64`.
 
     Returns:
-      A factory with the same arguments. The state of what it makes is
-      `optax.InjectStatefulHyperparamsState`, so that `optax.tree_utils.tree_get(state, name)` and
-      `tree_set` find a number by its name (that of a schedule twice, as optax's: its value and its
-      count). What float32 leaves of a number is kept as "remainder of ..." in
-      `hyperparams_states`; where it is missing, as from optax, it counts as 0.
+      A factory with the same arguments. Its optimizers have the state
+      `optax.InjectStatefulHyperparamsState`, so `optax.tree_utils.tree_get(state, name)` and
+      `tree_set` find a number by its name (a schedule twice, as in optax: its value and its count).
+      The difference between a number and its float32 value is in `hyperparams_states`, as
+      "remainder of ..."; if it is missing, as in a state of optax, it counts as 0.
 
     Raises:
-      ValueError: what is no factory; static_args that are no arguments; what the factory refuses.
+      ValueError: `inner_factory` is not callable; static_args are not its arguments;
+        `inner_factory` raises.
 
     Example:
       >>> from fdl.optim import sgd
@@ -60,12 +61,13 @@ def inject_hyperparams(
       >>> float(optimizer.update(jnp.array(1.0), state)[0])
       -0.25
 
-    Source: `optax.inject_hyperparams`, in which 1 - b2 is off by 1.3e-5 of itself at b2 = 0.999.
+    Source: `optax.inject_hyperparams`, in which 1 - b2 has a relative error of 1.3e-5 at b2 =
+    0.999.
     """
     if not callable(inner_factory):
         raise ValueError(
-            f"inject_hyperparams: expected a factory of optimizers, got {inner_factory!r}; pass "
-            "sgd itself, and its arguments to what comes back"
+            f"inject_hyperparams: expected a factory of optimizers, got {inner_factory!r}; call "
+            "it as inject_hyperparams(sgd)(0.1)"
         )
     signature = inspect.signature(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
@@ -83,37 +85,40 @@ def inject_hyperparams(
         moving = {
             name: value
             for name, value in bound.arguments.items()
-            # A dtype can be called, and is no schedule.
+            # A dtype is callable, but not a schedule.
             if name not in static and not isinstance(value, bool | type)
         }
-        schedules = {name: _stateful(name, each) for name, each in moving.items() if callable(each)}
-        numbers = {name: each for name, each in moving.items() if isinstance(each, NUMBERS)}
+        schedules = {
+            name: _stateful(name, value) for name, value in moving.items() if callable(value)
+        }
+        numbers = {name: value for name, value in moving.items() if isinstance(value, NUMBERS)}
 
         def make(values: dict[str, Any]) -> GradientTransformationExtraArgs:
             filled = inspect.BoundArguments(signature, {**bound.arguments, **values})
             return with_extra_args_support(inner_factory(*filled.args, **filled.kwargs))
 
-        # Now, while the numbers can be looked at, the factory refuses what it has to.
-        make({name: hyperparameter(each(each.init())) for name, each in schedules.items()})
+        # Called once while all numbers are known, so that the factory can check them.
+        make({name: hyperparameter(s(s.init())) for name, s in schedules.items()})
         return _injected(make, numbers, schedules, hyperparam_dtype)
 
     return factory
 
 
 def set_hyperparams(state: Any, **values: Any) -> Any:
-    """A state with other hyper-parameters, for a step that is already compiled.
+    """Changes hyper-parameters in a state; a compiled step needs no new compilation.
 
     Args:
-      state: of `inject_hyperparams`, or any that holds one, such as a chain's.
-      values: by name: a number; after `jax.vmap(optimizer.init)` also an array of one for each
-        member, NumPy's float64 for full precision; or a `Hyperparameter`.
+      state: a state of `inject_hyperparams`, or one that contains it, such as that of a chain.
+      values: name -> new value: a number or a `Hyperparameter`. For the state of
+        `jax.vmap(optimizer.init)` also an array with a value for every member; pass NumPy's float64
+        for full precision.
 
     Returns:
       A new state.
 
     Raises:
-      ValueError: a name that is not in the state, or is a schedule's; a value that is not finite, a
-        negative rate, or an array of another shape.
+      ValueError: a name is not in the state, is there twice, or belongs to a schedule; a value is
+        not finite, a learning rate is negative, or an array has another shape.
 
     Example:
       >>> from fdl.optim import adam
@@ -123,21 +128,20 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
     """
     holders = [part for part in jax.tree.leaves(state, is_leaf=_holds) if _holds(part)]
     for name in values:
-        having = [each for each in holders if name in each.hyperparams]
-        if len(having) != 1:
-            known_names = sorted({key for each in holders for key in each.hyperparams})
+        number = sum(name in part.hyperparams for part in holders)
+        if number != 1:
+            names = sorted({key for part in holders for key in part.hyperparams})
             raise ValueError(
-                f"set_hyperparams: expected {name!r} in one part of the state, got it in "
-                f"{len(having)}; there are {known_names}"
+                f"set_hyperparams: expected {name!r} in one part of the state, found it in "
+                f"{number}; the state has {names}"
             )
 
     def renewed(part: Any) -> Any:
         if not _holds(part):
             return part
-        own = {name: value for name, value in values.items() if name in part.hyperparams}
         numbers, states = dict(part.hyperparams), dict(part.hyperparams_states)
-        for name, value in own.items():
-            numbers[name], states[_rest(name)] = _new_value(part, name, value)
+        for name in [name for name in values if name in part.hyperparams]:
+            numbers[name], states[_rest(name)] = _new_value(part, name, values[name])
         return part._replace(
             hyperparams=numbers,
             hyperparams_states={k: v for k, v in states.items() if v is not None},
@@ -147,20 +151,20 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 class Remainder(NamedTuple):
-    """What float32 leaves of a number, and of which: another number in its place has none."""
+    """A float32 value `of`, and `low`, the number minus that value."""
 
     of: Any
     low: Any
 
 
 class WrappedScheduleState(NamedTuple):
-    """How often a schedule was read; optax's of this name is not public."""
+    """The count of a schedule; the type of this name in optax is not public."""
 
     count: Any
 
 
 class CountedSchedule(NamedTuple):
-    """A function of a count as a schedule with a state, in optax's protocol."""
+    """A schedule in optax's protocol of schedules with a state, which is the count."""
 
     name: str
     schedule: Callable[[Any], Any]
@@ -170,11 +174,11 @@ class CountedSchedule(NamedTuple):
         return WrappedScheduleState(jnp.zeros((), jnp.int32))
 
     def update(self, state: Any, **extra_args: Any) -> Any:
-        """One more."""
+        """Count + 1."""
         return state._replace(count=increment(state.count))
 
     def __call__(self, state: Any, **extra_args: Any) -> Any:
-        """The value now."""
+        """The value at the count of the state."""
         return at(self.name, self.schedule, state.count)
 
 
@@ -190,13 +194,13 @@ def _injected(
     def scheduled(states: Any, **extra_args: Any) -> dict[str, jax.Array]:
         kind = jnp.result_type(float) if dtype is None else dtype
         return {
-            name: jnp.asarray(each(states[name], **extra_args), kind)
-            for name, each in schedules.items()
+            name: jnp.asarray(schedule(states[name], **extra_args), kind)
+            for name, schedule in schedules.items()
         }
 
     def init(params: Any) -> InjectStatefulHyperparamsState:
         parts = {name: _stored(value, dtype) for name, value in numbers.items()}
-        states = {name: each.init() for name, each in schedules.items()}
+        states = {name: schedule.init() for name, schedule in schedules.items()}
         stored = {name: high for name, (high, _) in parts.items()} | scheduled(states)
         states |= {_rest(name): rest for name, (_, rest) in parts.items() if rest is not None}
         inner_state = make(_values(stored, states)).init(params)
@@ -206,13 +210,13 @@ def _injected(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, InjectStatefulHyperparamsState]:
         states = dict(state.hyperparams_states)
-        # Whatever was put in by hand is an array of the same dtype from here on.
+        # Values that users put into the state become arrays of its dtype.
         stored = {name: _like(state, name) for name in state.hyperparams}
         stored |= scheduled(states, **extra_args)
         updates, inner_state = make(_values(stored, states)).update(
             updates, state.inner_state, params, **extra_args
         )
-        states |= {n: each.update(states[n], **extra_args) for n, each in schedules.items()}
+        states |= {n: s.update(states[n], **extra_args) for n, s in schedules.items()}
         count = increment(state.count)
         return updates, InjectStatefulHyperparamsState(count, stored, states, inner_state)
 
@@ -220,7 +224,7 @@ def _injected(
 
 
 def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
-    """The numbers as the factory is to see them; integers stay integers."""
+    """The arguments of the factory: floating numbers as `Hyperparameter`, integers as they are."""
     values = {}
     for name, high in stored.items():
         rest = states.get(_rest(name))
@@ -236,7 +240,7 @@ def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored(value: Any, dtype: Any) -> tuple[jax.Array, Remainder | None]:
-    """What the state keeps of a number: the number itself, and what float32 leaves of it."""
+    """(the number in the dtype of the state, its remainder or None for integers)."""
     if not isinstance(value, Hyperparameter) and not jnp.issubdtype(
         jnp.result_type(value), jnp.floating
     ):
@@ -255,26 +259,26 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
     rest = states.get(_rest(name))
     if name in states:
         raise ValueError(
-            f"set_hyperparams: expected a number that is not scheduled, got {name!r}; "
-            "its schedule would take its place at once"
+            f"set_hyperparams: expected a number without a schedule, got {name!r}; "
+            "its schedule would overwrite the value"
         )
     finite = isinstance(value, Hyperparameter | jax.core.Tracer)
     if not finite and not (is_number(value) and np.isfinite(value).all()):
         raise ValueError(
-            f"set_hyperparams: expected a finite {name}, got {value}; see what computed it"
+            f"set_hyperparams: expected a finite {name}, got {value}; pass a finite number"
         )
     if name == "learning_rate" and known(value):
-        check_rate("set_hyperparams", value)
+        check_rates("set_hyperparams", learning_rate=value)
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):
         raise ValueError(
             f"set_hyperparams: expected a whole number for {name}, got {value}; "
-            "give the factory a float to begin with"
+            "pass a float to the factory first"
         )
     number, kept = _stored(value, old.dtype)
     if jnp.shape(number) not in ((), old.shape):
         raise ValueError(
             f"set_hyperparams: expected {name} of shape {list(old.shape)} or a scalar, got "
-            f"{list(jnp.shape(number))}; make a state of many members by jax.vmap(optimizer.init)"
+            f"{list(jnp.shape(number))}; make a state of members with jax.vmap(optimizer.init)"
         )
     spread = lambda x: jnp.broadcast_to(jnp.asarray(x, old.dtype), old.shape)  # noqa: E731
     return spread(number), None if rest is None else jax.tree.map(spread, kept)
@@ -285,7 +289,7 @@ def _stateful(name: str, schedule: Any) -> Any:
 
 
 def _rest(name: str) -> str:
-    """Not the name itself, which is to be found once in a state."""
+    """The key of the remainder; not the name itself, which may be in a state only once."""
     return f"remainder of {name}"
 
 

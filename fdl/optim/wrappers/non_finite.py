@@ -1,4 +1,4 @@
-"""Steps that survive gradients which are not finite."""
+"""What to do about gradients that are not finite."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from optax import (
     ZeroNansState,
 )
 
+from fdl.checks import check_number
 from fdl.ops.numerics import cast_like
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import increment, per_leaf
@@ -20,19 +21,19 @@ from fdl.optim.protocol import transformation
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: int
 ) -> GradientTransformationExtraArgs:
-    """A step whose gradient is not finite is left out: no update, and the state stays.
+    """Skips the step of a gradient that is not finite: the update is 0 and the state stays.
 
     Args:
-      inner: fdl's or optax's.
-      max_consecutive_errors: >= 0; after so many steps left out in a row the next is taken
-        whatever it is, so that a run that is lost is seen to be.
+      inner: a transformation of fdl or optax.
+      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. The next step
+        is taken even if it is not finite, so that a run that has diverged does not go unnoticed.
 
     Returns:
-      A transformation with state `optax.ApplyIfFiniteState`: how many in a row and in all were left
-      out, and whether the last gradient was finite.
+      A transformation with state `optax.ApplyIfFiniteState`: the number of steps skipped in a row
+      and in total, and whether the last gradient was finite.
 
     Raises:
-      ValueError: a negative number of errors.
+      ValueError: max_consecutive_errors is negative; `inner` is not a transformation.
 
     Example:
       >>> from fdl.optim import sgd
@@ -43,11 +44,10 @@ def apply_if_finite(
 
     Source: `optax.apply_if_finite`.
     """
-    if max_consecutive_errors < 0:
-        raise ValueError(
-            f"apply_if_finite: expected max_consecutive_errors >= 0, got {max_consecutive_errors}; "
-            "it is how many steps in a row may be left out"
-        )
+    remedy = "it is the number of steps in a row that may be skipped"
+    check_number(
+        "apply_if_finite", "max_consecutive_errors", max_consecutive_errors, "[0, inf]", remedy
+    )
     inner = as_transformation("apply_if_finite", inner)
 
     def init(params: Any) -> ApplyIfFiniteState:
@@ -75,15 +75,15 @@ def apply_if_finite(
 def skip_not_finite(
     updates: Any, gradient_step: Any, params: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Tells `accumulate` to leave out a gradient that is not finite.
+    """Makes `accumulate` skip gradients that are not finite; pass it as should_skip_update_fn.
 
     Args:
-      updates: any pytree.
-      gradient_step: not looked at.
-      params: not looked at.
+      updates: a pytree of arrays.
+      gradient_step: ignored.
+      params: ignored.
 
     Returns:
-      (whether to leave it out, the same and the number of such elements by name).
+      (skip, {"should_skip": skip, "num_not_finite": number of elements that are not finite}).
 
     Example:
       >>> skip, why = skip_not_finite({"w": jnp.array([1.0, jnp.inf, jnp.nan])}, 0, None)
@@ -97,10 +97,11 @@ def skip_not_finite(
 
 
 def zero_nans() -> GradientTransformationExtraArgs:
-    """NaN becomes 0; the state says for each leaf whether the last gradient held one.
+    """Replaces NaN by 0.
 
     Returns:
-      A transformation with state `optax.ZeroNansState(found_nan)`.
+      A transformation with state `optax.ZeroNansState(found_nan)`: for every leaf, whether the last
+      gradient contained NaN.
 
     Example:
       >>> transform = zero_nans()
@@ -109,7 +110,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
       >>> updates["w"], bool(state.found_nan["w"])
       (Array([0., 2.], dtype=float32), True)
 
-    Source: `optax.zero_nans`. It hides a mistake rather than mending it; infinities pass.
+    Source: `optax.zero_nans`. It hides the cause of the NaN; infinities pass.
     """
 
     def init(params: Any) -> ZeroNansState:
@@ -126,17 +127,17 @@ def zero_nans() -> GradientTransformationExtraArgs:
 
 
 def count_not_finite(tree: Any) -> jax.Array:
-    """How many elements are infinite or not a number."""
-    wrong = [jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
-    return jnp.asarray(sum(wrong), jnp.int32)
+    """The number of elements that are infinite or NaN."""
+    counts = [jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
+    return jnp.asarray(sum(counts), jnp.int32)
 
 
 def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any]:
-    """`step()` where the condition holds, else zeros and the old state: (updates, state)."""
+    """`step()` if the condition holds, else (zeros, the old state)."""
 
     def stepped() -> tuple[Any, Any]:
         updates, new = step()
-        return updates, cast_like(new, inner_state)  # optax's, where a chain works in float32
+        return updates, cast_like(new, inner_state)  # optax may return float32 inside a chain
 
     shapes, _ = jax.eval_shape(step)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

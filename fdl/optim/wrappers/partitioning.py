@@ -1,4 +1,4 @@
-"""Different optimizers for different leaves, and leaves that stay as they are."""
+"""Different optimizers for different leaves, and frozen leaves."""
 
 import difflib
 from collections.abc import Callable, Hashable, Mapping
@@ -13,6 +13,7 @@ from optax import (
 )
 
 from fdl import paths
+from fdl.checks import OptionError, named_in_errors
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import stateless
 from fdl.optim.masking import check_prefix, is_function, masked
@@ -29,24 +30,24 @@ def partition(
     rest: GradientTransformation | None = None,
     mask_compatible_extra_args: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """An optimizer for each part of the tree.
+    """Applies different optimizers to different parts of the tree.
 
     Args:
-      transforms: by path pattern, `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`, or tuple of patterns;
-        with param_labels, by label.
+      transforms: path pattern, or tuple of patterns, -> optimizer, such as
+        `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`; with param_labels, label -> optimizer.
       param_labels: as in optax, a pytree of labels with the structure of params or a prefix of it,
-        or a function of params that gives one. A module whose leaves are labels is read, also where
-        it can be called. None: the keys of transforms are path patterns.
-      rest: for the leaves that no pattern picks, or whose label is not in transforms.
+        or a function of params that returns one. A callable pytree whose leaves are labels counts
+        as a pytree. None if the keys of transforms are path patterns.
+      rest: optimizer of the leaves that match no pattern, or whose label is not in transforms.
       mask_compatible_extra_args: as in `masked`.
 
     Returns:
-      A transformation with state `optax.PartitionState`: key -> the state of its part; that of
-      `rest` under "rest". A tuple of patterns stands there joined by commas, `"**/b, **/scale"`.
+      A transformation with state `optax.PartitionState`: key -> the state of that part, and "rest"
+      -> that of `rest`. The key of a tuple of patterns is joined by commas, `"**/b, **/scale"`.
 
     Raises:
-      ValueError: a pattern that matches nothing, with the nearest paths; a leaf that two patterns
-        pick, or none and there is no rest.
+      ValueError: a value is not a transformation; at init or update, a pattern matches nothing (the
+        message lists the nearest paths), two patterns match a leaf, or a leaf has no optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -55,60 +56,65 @@ def partition(
       >>> optimizer.update(params, optimizer.init(params))[0]
       {'dense': {'b': Array([-1.], dtype=float32), 'w': Array([-0.5], dtype=float32)}}
 
-    Source: `optax.partition`, known as `multi_transform` before; patterns and rest are fdl's.
+    Source: `optax.partition`, formerly `multi_transform`; patterns and rest are new in fdl.
     """
     keys = list(transforms)
-    parts = [as_transformation("partition", each) for each in transforms.values()]
+    parts = [as_transformation("partition", transform) for transform in transforms.values()]
     if rest is not None:
         if REST in keys:
-            raise ValueError(f"partition: expected no key {REST!r} beside rest, got one; rename it")
+            raise OptionError(
+                "partition",
+                f"expected no key {REST!r} in transforms beside rest, got one; rename it",
+            )
         parts.append(as_transformation("partition", rest))
     names = _sortable([*keys, REST] if rest is not None else keys)
 
     def split(tree: Any) -> dict[Hashable, Any]:
-        """name -> its transformation, for the leaves of this tree that are its own."""
+        """name -> its transformation, masked to its leaves of this tree."""
         if is_placeholder(tree):
-            return {name: masked(each, True) for name, each in zip(names, parts, strict=True)}
-        # By number, because a tuple of patterns is no leaf.
+            return {name: masked(part, True) for name, part in zip(names, parts, strict=True)}
+        # Numbers replace the keys, because a tuple of patterns cannot be a leaf.
         labels = _numbered(keys, param_labels, rest is not None, tree)
 
-        def own(number: int) -> Callable[[Any], Any]:
+        def mask(number: int) -> Callable[[Any], Any]:
             return lambda _: jax.tree.map(lambda label: label == number, labels)
 
         return {
-            name: masked(each, own(number), mask_compatible_extra_args=mask_compatible_extra_args)
-            for number, (name, each) in enumerate(zip(names, parts, strict=True))
+            name: masked(part, mask(number), mask_compatible_extra_args=mask_compatible_extra_args)
+            for number, (name, part) in enumerate(zip(names, parts, strict=True))
         }
 
     def init(params: Any) -> PartitionState:
-        return PartitionState({key: each.init(params) for key, each in split(params).items()})
+        return PartitionState({key: part.init(params) for key, part in split(params).items()})
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PartitionState]:
         states = {}
-        for key, each in split(updates).items():
-            own = state.inner_states[key]
-            updates, states[key] = each.update(updates, own, params, **extra_args)
+        for key, part in split(updates).items():
+            part_state = state.inner_states[key]
+            updates, states[key] = part.update(updates, part_state, params, **extra_args)
         return updates, PartitionState(states)
 
     return transformation(init, update)
 
 
+@named_in_errors
 def freeze(mask: Mask) -> GradientTransformationExtraArgs:
-    """Leaves that stay as they are: their updates become 0.
+    """Freezes leaves: their updates become 0.
 
-    It goes last in a chain. To keep no state for them either, give the others to `masked` or
-    `partition`.
+    Put it last in a chain. The optimizer before it still keeps a state for the frozen leaves; to
+    save that memory, apply the optimizer only to the others with `masked` or `partition`.
 
     Args:
-      mask: what to freeze, as in `masked`: a path pattern, several, a pytree of bool or a function.
+      mask: which leaves to freeze, as in `masked`: path patterns, a pytree of bool or a function.
 
     Returns:
       A transformation whose state is that of `optax.freeze`.
 
     Raises:
-      ValueError: a pattern that matches nothing; the message lists the nearest paths.
+      ValueError: `mask` is not a mask; at update, a pattern matches nothing (the message lists the
+        nearest paths).
 
     Example:
       >>> from fdl.optim import chain, sgd
@@ -122,7 +128,7 @@ def freeze(mask: Mask) -> GradientTransformationExtraArgs:
 
 
 def set_to_zero() -> GradientTransformationExtraArgs:
-    """All updates 0, whatever comes.
+    """Replaces all updates by 0, even NaN.
 
     Example:
       >>> set_to_zero().update(jnp.array([3.0, jnp.nan]), set_to_zero().init(None))[0]
@@ -132,40 +138,39 @@ def set_to_zero() -> GradientTransformationExtraArgs:
 
 
 def _sortable(keys: list[Any]) -> list[Any]:
-    """The keys as names that JAX can sort in a dict: as they are, if it can sort those."""
+    """The keys as names of a dict, which JAX must be able to sort: unchanged if possible."""
     names = [", ".join(key) if isinstance(key, tuple) else key for key in keys]
     try:
         sorted(names)
     except TypeError:
         names = [name if isinstance(name, str) else repr(name) for name in names]
     if len(set(names)) < len(names):
-        raise ValueError(
-            f"partition: expected keys that are told apart by their text, got "
-            f"{_short(keys)}; rename one"
+        raise OptionError(
+            "partition", f"expected keys with different texts, got {_short(keys)}; rename one"
         )
     return names
 
 
 def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> Any:
-    """At each leaf the number of its key; that after the last is the rest's."""
+    """For every leaf the number of its key; the number after the last key stands for `rest`."""
     if param_labels is None:
         return _by_pattern(keys, has_rest, tree)
     labels = param_labels(tree) if is_function(param_labels) else param_labels
     check_prefix("partition", "labels", labels, tree)
     for path, label in paths.leaves(labels).items():
         if label not in keys and not has_rest:
-            said = paths.shortened(str(label), 200)
-            near = difflib.get_close_matches(said, map(str, keys), n=3, cutoff=0.0)
+            text = paths.shortened(str(label), 200)
+            near = difflib.get_close_matches(text, map(str, keys), n=3, cutoff=0.0)
             raise ValueError(
                 f"partition: expected a label of transforms at {_short(path)}, got "
                 f"{_short(label)}; the nearest are {', '.join(map(_short, near)) or 'none'}, or "
-                "give rest"
+                "pass rest"
             )
     return jax.tree.map(lambda label: keys.index(label) if label in keys else len(keys), labels)
 
 
 def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
-    """The number of the key whose pattern picks each leaf, and no other does."""
+    """For every leaf the number of the only key that matches it."""
     picked: dict[str, int] = {}
     leaves = paths.leaves(tree)
     for number, key in enumerate(keys):
@@ -180,7 +185,7 @@ def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
     if left is not None and not has_rest:
         raise ValueError(
             f"partition: expected a pattern for every leaf, got none for {_short(left)}; "
-            "add one, or give rest"
+            "add one, or pass rest"
         )
     return jax.tree_util.tree_map_with_path(
         lambda keypath, _: picked.get(paths.path_of(keypath), len(keys)), tree

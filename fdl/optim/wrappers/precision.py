@@ -1,4 +1,4 @@
-"""How finely an optimizer keeps things: float32 copies of coarse weights, and coarser moments."""
+"""Precision: float32 copies of weights in half precision, and moments in a narrower dtype."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, MaskedNode
 
+from fdl.checks import OptionError
 from fdl.ops.numerics import cast_like, is_half, narrowed, wide, widened_tree
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import check_params, different_trees, need_params
@@ -14,32 +15,33 @@ from fdl.optim.protocol import transformation
 
 
 class MasterWeightsState(NamedTuple):
-    """The float32 copies, of the parameters in half precision alone, and the optimizer's state."""
+    """The float32 copies of the parameters in half precision, and the state of the optimizer."""
 
     master: Any
     inner_state: Any
 
 
 def master_weights(optimizer: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Steps too small for half precision are not lost: they are added to float32 copies.
+    """Adds updates to float32 copies M of parameters W in half precision, so that none are lost.
 
-        M = M + optimizer's step at M,     W = M rounded to W's dtype
+        M = M + optimizer's update at M,     W = M rounded to the dtype of W
 
-    A bfloat16 of 1 has neighbours at 0.996 and 1.008: steps of 0.001 leave it where it is for ever.
+    The neighbours of 1 in bfloat16 are 0.996 and 1.008: adding 0.001 to 1 gives 1, every time.
 
     Args:
-      optimizer: fdl's or optax's; it is given gradients and parameters in float32.
+      optimizer: a transformation of fdl or optax; it gets gradients and parameters in float32.
 
     Returns:
       A transformation that needs params, with state `MasterWeightsState(master, inner_state)`.
-      Parameters in float32 or wider have no copy and are moved as ever. Updates of the others are
-      in float32, so that `apply_updates` arrives at the rounded copy; where a chain around this
-      rounds them, the arrival is within one rounding of the update. Either way nothing adds up,
-      because the next update begins at the parameters as they are. The copies are what counts: to
-      change parameters by hand, change `state.master` as well, or call `init` again.
+      Parameters in float32 or wider have no copy, and their updates are those of the optimizer.
+      The other updates are in float32, so that `apply_updates` gives exactly the rounded copy. If a
+      chain around this rounds the updates, the result is off by at most that rounding; such errors
+      do not accumulate, because every update starts from the current params. To change parameters
+      by hand, change `state.master` too, or call `init` again.
 
     Raises:
-      ValueError: what is no transformation; integer parameters; an update without params.
+      ValueError: `optimizer` is not a transformation; at init, there are integer parameters; at
+        update, params are missing.
 
     Example:
       >>> from fdl.optim import apply_updates, sgd
@@ -51,7 +53,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
       >>> w, round(float(state.master[0]), 3)
       (Array([0.898438], dtype=bfloat16), 0.9)
 
-    Source: Micikevicius et al. 2018, arXiv 1710.03740, section 3.1. optax has none.
+    Source: Micikevicius et al. 2018, arXiv 1710.03740, section 3.1. It is not in optax.
     """
     who = "master_weights"
     inner = as_transformation(who, optimizer)
@@ -90,23 +92,23 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
 
 
 def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTransformationExtraArgs:
-    """An optimizer whose moments are kept in a narrower dtype, to save memory.
+    """Keeps the moments of an optimizer in a narrower dtype, to save memory.
 
-    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax in that of
-    the parameters, and `keep_state_in(optimizer, jnp.bfloat16)` with bfloat16 parameters has its
-    dtypes. Know what that costs: in bfloat16, 0.999 v rounds to v, and a second moment that has
-    grown never falls. `mu_dtype`, where an optimizer has it, narrows the first moment alone.
+    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax keeps them in
+    the dtype of the parameters. With bfloat16 parameters, `keep_state_in(optimizer, jnp.bfloat16)`
+    has the dtypes of optax. The cost: in bfloat16, 0.999 v rounds to v, so a second moment that has
+    grown never falls. Some optimizers have `mu_dtype`, which narrows only the first moment.
 
     Args:
-      optimizer: fdl's or optax's.
-      dtype: floating. It is given to the arrays of the state that have the shape of a parameter
-        with at least one axis, and more bits; scalars and factors stay.
+      optimizer: a transformation of fdl or optax.
+      dtype: a floating dtype. Wider arrays of the state are cast to it if they have one or more
+        axes and the shape of a parameter; scalars and factors keep their dtypes.
 
     Returns:
-      A transformation with the optimizer's state.
+      A transformation with the state of the optimizer.
 
     Raises:
-      ValueError: what is no transformation, or no floating dtype.
+      ValueError: `optimizer` is not a transformation; dtype is not a floating dtype.
 
     Example:
       >>> from fdl.optim import adam
@@ -117,17 +119,17 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
     who = "keep_state_in"
     inner, dtype = as_transformation(who, optimizer), jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"{who}: expected a floating dtype, got {dtype}; jnp.bfloat16 is usual")
+        raise OptionError(who, f"expected a floating dtype, got {dtype}; jnp.bfloat16 is usual")
 
     def init(params: Any) -> Any:
         shapes = {jnp.shape(p) for p in jax.tree.leaves(params)} - {()}
 
-        def kept(x: Any) -> Any:
-            have = jnp.result_type(x)
-            wider = jnp.issubdtype(have, jnp.floating) and have.itemsize > dtype.itemsize
+        def cast(x: Any) -> Any:
+            old = jnp.result_type(x)
+            wider = jnp.issubdtype(old, jnp.floating) and old.itemsize > dtype.itemsize
             return narrowed(x, dtype) if wider and jnp.shape(x) in shapes else x
 
-        return jax.tree.map(kept, inner.init(params))
+        return jax.tree.map(cast, inner.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, new_state = inner.update(updates, state, params, **extra_args)
@@ -137,19 +139,19 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
 
 
 def _whole(params: Any, master: Any) -> Any:
-    """The parameters, with the copies in the place of those that have one."""
+    """The parameters, replaced by their float32 copies where there are any."""
     return _map(lambda p, m: p if isinstance(m, MaskedNode) else m, params, master)
 
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
-    """Over the leaves of a tree; what stands in their place in the others may be None or masked."""
+    """jax.tree.map over the leaves of a tree; the others may have None or MaskedNode there."""
     structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
-    columns = (structure.flatten_up_to(each) for each in others)
+    columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
 
 
 def _for_whole(extra_args: dict[str, Any], params: Any) -> dict[str, Any]:
-    """The gradient in float32, and functions that round parameters to what the network knows."""
+    """The extra arguments for float32 parameters: `grad` is widened, functions round parameters."""
 
     def rounding(function: Any) -> Any:
         @functools.wraps(function)
@@ -158,5 +160,5 @@ def _for_whole(extra_args: dict[str, Any], params: Any) -> dict[str, Any]:
 
         return rounded
 
-    how = {"grad": widened_tree, "value_fn": rounding, "grad_fn": rounding}
-    return {name: how.get(name, lambda x: x)(value) for name, value in extra_args.items()}
+    convert = {"grad": widened_tree, "value_fn": rounding, "grad_fn": rounding}
+    return {name: convert.get(name, lambda x: x)(value) for name, value in extra_args.items()}

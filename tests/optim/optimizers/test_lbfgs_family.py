@@ -59,7 +59,7 @@ def stepper(optimizer, loss=rosenbrock):
     """(params, state) -> (updates, state), compiled."""
     update = optax.with_extra_args_support(optimizer).update
 
-    # As users compile it: in the suite's own way of compiling both sides sum in other orders.
+    # Compiled as users do: with the XLA flags of the suite the sums would have other orders.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 2})
     def step(params, state):
         value, grad = jax.value_and_grad(loss)(params)
@@ -82,7 +82,7 @@ def moved_by_one_ulp(step, params, state, updates):
 @pytest.mark.parametrize("case", ["default", "unscaled", "search", "strict", "plain"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_step_and_decision_is_optaxs(case, dtype, standard_promotion):
-    """Each step from the same state, each state given to the other side in turn.
+    """Every step starts from the same state, made by fdl and optax in turn.
 
     The line searches try as many steps, and the updates are 50 ULPs apart at most: sums over pairs
     of vectors cancel, so that one rounding in them is more than one in the update. Near the
@@ -131,7 +131,7 @@ def dense_direction(g, pairs, gamma):
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_the_direction_is_that_of_the_matrices(scaled):
-    """More steps than pairs are kept, through the ring's end, in float64."""
+    """In float64, for more steps than the ring holds pairs."""
     with jax.enable_x64(True):
         transform = optim.scale_by_lbfgs(3, scaled)
         update = jax.jit(transform.update)
@@ -183,14 +183,14 @@ def test_the_first_direction_is_never_longer_than_1():
 
 
 def waves(w, offset, sizes, phases):
-    """A line with many minima, and an offset that makes differences of losses vague."""
+    """A line with many minima, and an offset that makes differences of losses inexact."""
     return offset + (sizes * jnp.sin(jnp.arange(1, 5) * w + phases)).sum() + 0.02 * w**2
 
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_searches_along_many_lines_end_where_optaxs_do(strict, offset, standard_promotion):
-    """300 lines at once: found, given up, with the best of several safe steps, near rounding."""
+    """300 searches at once: some succeed, fail, take the best safe step, or reach rounding."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(7)
         lines = (rng.standard_normal((300, 4)), rng.uniform(0, 6, (300, 4)))
@@ -215,7 +215,7 @@ def test_searches_along_many_lines_end_where_optaxs_do(strict, offset, standard_
             ends(optax.scale_by_zoom_linesearch),
         )
         same = state.info.num_linesearch_steps == other.info.num_linesearch_steps
-        # At 1e9 a loss is a multiple of 1e-7, and a decision may hang on one.
+        # Near 1e9 a loss is a multiple of 1e-7, and one such step can change a decision.
         assert same.mean() >= (1.0 if offset == 0 else 0.97)
         near = np.isclose(u, expected, rtol=1e-6, atol=1e-9)
         assert near.mean() >= (1.0 if offset == 0 else 0.97)
@@ -224,7 +224,7 @@ def test_searches_along_many_lines_end_where_optaxs_do(strict, offset, standard_
 
 
 def line(a):
-    """Along w: high at both ends, with a maximum in between, and no number beyond 4."""
+    """Along w: large at both ends, with a maximum in between, and NaN beyond 4."""
     return jnp.where(a < 4.0, jnp.sin(2 * a) + 0.3 * (a - 2.0) ** 2, jnp.nan)
 
 
@@ -248,8 +248,8 @@ def test_a_found_step_satisfies_both_conditions(first):
         assert state.learning_rate == scaled
 
 
-def test_a_direction_uphill_is_not_taken_into_nowhere():
-    """Where no number is to be had, nothing moves; and the search ends."""
+def test_a_direction_uphill_does_not_end_in_nan():
+    """If the loss is not finite everywhere, nothing moves and the search ends."""
     nowhere = lambda w: jnp.where(w > 0.0, jnp.nan, w)  # noqa: E731
     search = optim.scale_by_zoom_linesearch(5)
     w = jnp.float32(0.0)
@@ -263,7 +263,7 @@ def test_a_direction_uphill_is_not_taken_into_nowhere():
 
 
 def test_it_trains_in_fit_and_scans_and_batches():
-    """Inside `fit` (a scan); a batch of starts is a loop; the second call compiles nothing."""
+    """It works in `fit` (a scan); vmap equals a loop; the second call compiles nothing."""
     objective = fdl.plain(lambda params, batch: rosenbrock(params) + batch.sum())
     optimizer = optim.lbfgs()
     run = fdl.fit(
@@ -324,7 +324,7 @@ def test_dtypes_and_trees_are_kept(dtype):
 
 
 def test_optaxs_reader_of_the_state_and_arguments_of_the_loss():
-    """`value_and_grad_from_state` reads it; the loss gets what it names, the rest is tolerated."""
+    """`value_and_grad_from_state` reads the state; the loss gets the arguments that it names."""
 
     def loss(params, shift):
         return rosenbrock(params) + shift
@@ -350,13 +350,13 @@ def assert_refused(message):
     return pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)")
 
 
-def test_mistakes_are_refused():
+def test_mistakes_raise():
     who = "scale_by_zoom_linesearch"
-    with assert_refused("scale_by_lbfgs: expected a memory_size >= 1, got 0; 10 is usual"):
+    with assert_refused("lbfgs: expected memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
     with assert_refused(
-        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; take 'keep' to begin "
-        "at the last search's step"
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; 'keep' starts at the "
+        "step of the last search"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
     with assert_refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
@@ -407,7 +407,7 @@ SEEDED_BUGS = {
             ("rules.curv_rtol * jnp.abs", "jnp.abs"),
             ("scale = (to_b * to_c) ** 2", "scale = to_b * to_c"),
             ("slope / (2.0 * second)", "slope / second"),
-            ("if name in wanted}", "}"),
+            ("if name in named}", "}"),
             ('1.0 if initial_guess_strategy == "one" else', "1.0 if True else"),
             ("jnp.conj, grad), updates)", "jnp.negative, grad), updates)"),
         ],

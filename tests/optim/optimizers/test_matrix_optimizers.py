@@ -23,7 +23,7 @@ from tests.trees import assert_equal, kinds, stacked
 
 
 def numbers(seed, dtype=jnp.float32):
-    """Matrices of both orientations, more axes, a tie of axes, and leaves that are no matrix."""
+    """Matrices of both orientations, leaves of more axes, equal axes, and leaves of fewer axes."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
     layer = {"v": draw(3, 7), "k": draw(2, 4, 3), "tie": draw(4, 4)}
@@ -35,7 +35,7 @@ def slope(params, i=0):
 
 
 def axes(params):
-    """Dimension numbers: every kind that there is."""
+    """Dimension numbers of every kind."""
     layer = {
         "v": MuonDimensionNumbers(1, 0),
         "k": MuonDimensionNumbers((-1, 0), 1),
@@ -452,7 +452,7 @@ def test_a_gradient_of_zero_has_no_direction():
     assert_equal(optim.normalize().update(zero, optax.EmptyState())[0], zero)
 
 
-def test_of_too_many_coefficients_the_last_are_taken():
+def test_the_last_coefficients_are_taken_if_there_are_too_many():
     x, rows = numbers(0)["w"], (*ROWS, (2.0, -1.5, 0.5))
     last = optim.scale_by_muon(rows[1:], 5)
     several = optim.scale_by_muon(rows, 2)
@@ -502,7 +502,7 @@ def assert_refused(message):
     [
         (
             lambda: optim.muon(0.1, preconditioning="none"),
-            "scale_by_muon: expected a preconditioning of frobenius, spectral, aol, schatten, got "
+            "muon: expected a preconditioning of frobenius, spectral, aol, schatten, got "
             "'none'; leave it out for 'frobenius'",
         ),
         (
@@ -512,8 +512,8 @@ def assert_refused(message):
         ),
         (
             lambda: optim.muon(0.1, (1.0, 2.0)),
-            "muon: expected ns_coeffs (a, b, c) or one such row for each step, got shape [2]; "
-            "give three numbers, those of a x + b x^3 + c x^5",
+            "muon: expected ns_coeffs as (a, b, c) or one such row per iteration, got shape [2]; "
+            "pass the three numbers of a x + b x^3 + c x^5",
         ),
         (
             lambda: optim.muon(0.1, ns_steps=0),
@@ -521,40 +521,41 @@ def assert_refused(message):
         ),
         (
             lambda: optim.muon(0.1, beta=1.0),
-            "scale_by_muon: expected beta in (-1, 1), got 1.0; it is the share of the past that "
+            "muon: expected beta in (-1, 1), got 1.0; it is the share of the past that "
             "each step keeps",
         ),
         (
             lambda: optim.scale_by_factored_rms(min_dim_size_to_factor=0),
-            "scale_by_factored_rms: expected a min_dim_size_to_factor >= 1, got 0; factored=False "
-            "keeps v whole",
+            "scale_by_factored_rms: expected min_dim_size_to_factor >= 1, got 0; pass "
+            "factored=False to keep all of v",
         ),
         (
             lambda: optim.adafactor(clipping_threshold=0.0),
-            "clip_by_block_rms: expected a finite threshold > 0, got 0.0; it is the largest size "
-            "that passes",
+            "adafactor: expected clipping_threshold > 0, got 0.0; it is the largest size that "
+            "passes",
         ),
         (
             lambda: optim.adafactor(-0.1),
-            "learning_rate: expected a finite rate >= 0, got -0.1; the step already goes downhill",
+            "adafactor: expected learning_rate >= 0, got -0.1; the update is already subtracted; "
+            "pass a positive rate",
         ),
         (
             lambda: optim.adafactor(0.1, momentum=1.0),
-            "ema: expected decay in (-1, 1), got 1.0; it is the share of the past that "
+            "adafactor: expected momentum in (-1, 1), got 1.0; it is the share of the past that "
             "each step keeps",
         ),
         (
             lambda: optim.sam(fdl.sgd(0.1), fdl.sgd(0.1), sync_period=0),
-            "sam: expected a sync_period >= 1, got 0; 2 is the paper's",
+            "sam: expected sync_period >= 1, got 0; the paper has 2",
         ),
     ],
 )
-def test_what_cannot_be_made_is_refused(make, message):
+def test_bad_options_raise(make, message):
     with assert_refused(message):
         make()
 
 
-def test_leaves_that_are_no_matrix_are_refused():
+def test_leaves_that_are_not_matrices_raise():
     optimizer = optim.scale_by_muon()
     message = (
         "scale_by_muon: expected a matrix at 'layer/k', got shape [2, 4, 3]; name its axes with "
@@ -562,20 +563,20 @@ def test_leaves_that_are_no_matrix_are_refused():
     )
     with assert_refused(message):
         jax.jit(optimizer.init)({"layer": {"k": jnp.ones((2, 4, 3))}})
-    for numbers_of, said in [
+    for numbers_of, text in [
         (MuonDimensionNumbers(0, 0), "(0, 0)"),
         (MuonDimensionNumbers(0, 2), "(0, 2)"),
         (MuonDimensionNumbers((), 1), "((), 1)"),
     ]:
         message = (
             "scale_by_muon: expected reduction and output axes of shape [2, 4] at 'w', each once, "
-            f"got {said}; give None to a leaf that is no matrix"
+            f"got {text}; pass None for a leaf that is not a matrix"
         )
         with assert_refused(message):
             optim.muon(0.1, muon_weight_dimension_numbers=numbers_of).init({"w": jnp.ones((2, 4))})
 
 
-def test_what_an_update_lacks_is_said():
+def test_missing_arguments_of_an_update_raise():
     w = jnp.ones((2, 2))
     for name, optimizer in [
         ("scale_by_param_block_rms", optim.adafactor(0.1)),
@@ -596,7 +597,7 @@ def test_what_an_update_lacks_is_said():
 @pytest.mark.parametrize(
     ("name", "where"), [("adafactor", "scale_by_factored_rms"), ("muon", "scale_by_muon")]
 )
-def test_a_state_of_other_parameters_is_refused(name, where):
+def test_a_state_of_other_parameters_raises(name, where):
     optimizer = getattr(optim, name)(0.1)
     state = optimizer.init({"v": jnp.ones((2, 3))})
     w = {"w": jnp.ones((2, 3))}
@@ -615,6 +616,7 @@ SEEDED_BUGS = {
             ("count + 1, jnp.float32) ** -", "count + 2, jnp.float32) ** -"),
             ("square = square + epsilon", "pass"),
             ("ema(momentum, False", "ema(momentum, True"),
+            ('check_momenta("adafactor", momentum=momentum)', "pass"),
             ("jnp.maximum(rms.value, min_scale)", "rms.value"),
         ],
     ),
@@ -625,7 +627,7 @@ SEEDED_BUGS = {
             ("first_moment(beta, t, nesterov)", "first_moment(beta, t, False)"),
             ("jnp.sum(m_hat.conj() * u) * u", "jnp.sum(m.conj() * u) * u"),
             ("fan_out / fan_in", "fan_in / fan_out"),
-            ("found[-steps:]", "found[:steps]"),
+            ("rows[-ns_steps:]", "rows[:ns_steps]"),
             ("transpose(place)", "transpose(self.order)"),
             ("Fold(shape, tuple(positive[:split])", "Fold(shape, tuple(positive[-split:])"),
         ],
@@ -644,7 +646,7 @@ SEEDED_BUGS = {
         [
             ("start - w + u, -e)", "start - w + u, e)"),
             ("start - w + u, -e)", "u, -e)"),
-            ("jnp.where(whole.part > 0, whole.part, jnp.ones_like(whole.part))", "whole.part"),
+            ("jnp.where(norm.part > 0, norm.part, jnp.ones_like(norm.part))", "norm.part"),
             ("if reset_state else up_state", "if reset_state else state.adv_state"),
             ("up.update(updates, up_state, point", "up.update(updates, up_state, params"),
             ("updates = gradient_at(point, i)", "updates = gradient_at(point, 0)"),

@@ -181,16 +181,16 @@ def test_a_run_has_a_gradient_by_its_rate():
 # Mistakes.
 
 
-def test_mistakes_are_refused():
+def test_mistakes_raise():
     for make, message in [
         (
             lambda: optim.soap(precondition_frequency=0),
-            "scale_by_soap: expected a precondition_frequency >= 1, got 0; it counts the steps "
-            "from one basis to the next",
+            "soap: expected precondition_frequency >= 1, got 0; it is the number of steps between "
+            "new bases",
         ),
         (
             lambda: optim.soap(shampoo_beta=1.0),
-            "scale_by_soap: expected shampoo_beta in [0, 1), got 1.0; it is the share of the past "
+            "soap: expected shampoo_beta in [0, 1), got 1.0; it is the share of the past "
             "that each step keeps",
         ),
     ]:

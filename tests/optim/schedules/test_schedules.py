@@ -1,4 +1,4 @@
-"""Schedules: held against optax's or the formula, at every count and at the largest; their laws."""
+"""Schedules against optax or a formula, at every count and at very large counts; and their laws."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from fdl import optim
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleCase:
-    """A schedule, its arguments, and what it is held against.
+    """A schedule, its arguments, and what it is compared with.
 
     Args:
       make: builds the schedule.
@@ -180,13 +180,13 @@ def exact(name, counts):
     theirs = joined(optax) if name == "join_schedules" else case.theirs()
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         counts = jnp.asarray(np.asarray(counts), jnp.int64)
-        # Some of optax's give a constant back as it is.
+        # Some schedules of optax return a constant that is not an array.
         return np.asarray(jax.vmap(lambda count: jnp.float64(theirs(count)))(counts))
 
 
 @over_schedules
 def test_a_schedule_has_the_values_of_optax_or_of_its_formula(name, standard_promotion):
-    """To one unit in the last place of the largest value, the ends and beyond included.
+    """To one unit in the last place of the largest value, at the ends and beyond too.
 
     Two for the one cycle of cosines, where optax itself is 1.4 units from the float64 values.
     """
@@ -234,7 +234,7 @@ def test_a_schedule_stays_finite_and_falls(name):
 
 
 def stretched(scale):
-    """Long schedules: pieces of up to 2 billion steps, which float32 cannot count."""
+    """Schedules of up to 2 billion steps, which float32 cannot count."""
     return {
         "linear_schedule": ((0.4, 0.03, 1000 * scale, 500 * scale), 1500),
         "polynomial_schedule": ((0.4, 0.03, 2.5, 1000 * scale, 500 * scale), 1500),
@@ -248,7 +248,7 @@ def stretched(scale):
 
 @pytest.mark.parametrize("name", stretched(1))
 def test_large_counts_are_exact(name, standard_promotion):
-    """Counts up to 2^31 at steps of one against optax in float64: nothing rounds on the way in."""
+    """Neighbouring counts up to 2^31, against optax in float64: counts are not rounded."""
     args, end = stretched(1_400_000)[name]
     counts = np.array([1, 499, 500, 501, 999, 1499, 1500]) * 1_400_000
     counts = np.sort(np.concatenate([counts - 1, counts, counts + 1]))
@@ -256,7 +256,7 @@ def test_large_counts_are_exact(name, standard_promotion):
     assert counts.max() > 2**30.9 and end * 1_400_000 < LAST
     with jax.enable_x64(True):
         theirs = getattr(optax, name)(*args)
-        # As floats: optax divides integers in float32 here, and its power is then NaN at the end.
+        # Float counts: optax would divide integers in float32 and give NaN at the end.
         expected = jax.vmap(theirs)(jnp.asarray(counts, jnp.float64))
     np.testing.assert_allclose(found, expected, rtol=0, atol=4e-7 * 0.4)
 
@@ -284,7 +284,7 @@ steps = st.integers(1, 10**9)
 @settings(max_examples=60, deadline=None)
 @given(number, number, st.floats(0.2, 4.0), steps, st.integers(0, 10**9), st.integers(0, LAST))
 def test_a_polynomial_stays_between_its_ends(init, end, power, length, begin, count):
-    """Bounds, end values, and never a way back, in whatever direction it goes."""
+    """It has its end values, stays between them, and is monotonic."""
     schedule = optim.polynomial_schedule(init, end, power, length, begin)
     value, later = float(schedule(count)), float(schedule(min(count + length // 7 + 1, LAST)))
     slack = 3e-7 * max(init, end)
@@ -326,7 +326,7 @@ FRACTIONAL = {
 
 @pytest.mark.parametrize("name", FRACTIONAL)
 def test_a_fraction_of_a_step_counts_as_in_optax(name):
-    """As 0.05 * total is: the end is reached between two counts."""
+    """A number of steps such as 0.05 * total: the end is between two counts."""
     ours = getattr(optim, name)(*FRACTIONAL[name])
     found = jax.jit(jax.vmap(ours))(jnp.arange(20))
     each = [float(ours(count)) for count in range(20)]
@@ -345,7 +345,7 @@ def test_a_fraction_of_a_step_counts_under_vmap_and_far_along():
     np.testing.assert_allclose(found, [0.0, 0.4, 0.25], atol=1e-7)
     stairs = jax.vmap(lambda t: optim.exponential_decay(1.0, t, 0.5, 0, True)(jnp.int32(5)))
     np.testing.assert_array_equal(stairs(jnp.array([2.5, 4.0])), [0.25, 0.5])
-    # A float32 has no 2^24 + 1.5.
+    # float32 cannot represent 2^24 + 1.5.
     late = optim.linear_schedule(1.0, 0.0, 2.0, 2**24 + 1.5)
     assert [float(late(jnp.int32(2**24 + n))) for n in (1, 2, 3, 4)] == [1.0, 0.75, 0.25, 0.0]
 
@@ -373,7 +373,7 @@ def arguments_that_are_numbers(case: ScheduleCase):
 
 @pytest.mark.parametrize("name", [n for n, c in SCHEDULES.items() if arguments_that_are_numbers(c)])
 def test_a_schedule_is_differentiable_by_its_arguments(name):
-    """Each argument's gradient at many counts, past the end too, against central differences."""
+    """The gradient by every argument, at many counts, against central differences."""
     case = SCHEDULES[name]
     numbers = arguments_that_are_numbers(case)
     counts = np.arange(2 * case.end + 5)
@@ -410,7 +410,7 @@ def test_a_schedule_in_each_member():
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
-def test_a_schedule_of_ours_drives_either_side():
+def test_optimizers_of_fdl_and_optax_take_a_schedule_of_fdl():
     schedule = optim.cosine_decay_schedule(0.4, 5)
     w = jnp.array([1.0, -2.0])
     for make in (optim.sgd, optax.sgd):
@@ -443,13 +443,11 @@ def test_the_example_draws_every_schedule(tmp_path):
     [
         (
             lambda: optim.constant_schedule(float("inf")),
-            "constant_schedule: expected a finite value, got inf; a schedule gives it to every "
-            "step",
+            "constant_schedule: expected a finite value, a number, got inf; pass a finite number",
         ),
         (
             lambda: optim.polynomial_schedule(0.1, float("nan"), 2, 5),
-            "polynomial_schedule: expected a finite end_value, got nan; a schedule gives it to "
-            "every step",
+            "polynomial_schedule: expected end_value, a number, got nan; pass a finite number",
         ),
         (
             lambda: optim.linear_schedule(0.1, 0.0, 0),
@@ -465,7 +463,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, "0.1", 1, 10),
-            "warmup_cosine_decay_schedule: expected a finite peak_value, got '0.1'; pass a number",
+            "warmup_cosine_decay_schedule: expected peak_value, a number, got '0.1'; pass a number",
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 1, "10"),
@@ -473,38 +471,37 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.polynomial_schedule(0.1, 0.0, -2, 4),
-            "polynomial_schedule: expected a finite power > 0, got -2; what remains is raised "
-            "to it",
+            "polynomial_schedule: expected power > 0, got -2; it is the power of the remaining "
+            "steps",
         ),
         (
             lambda: optim.cosine_decay_schedule(0.1, 4, exponent=-1.0),
-            "cosine_decay_schedule: expected a finite exponent > 0, got -1.0; the cosine is raised "
-            "to it",
+            "cosine_decay_schedule: expected exponent > 0, got -1.0; it is the power of the cosine",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
-            "exponential_decay: expected a finite end_value, got nan; a schedule gives it to every "
-            "step",
+            "exponential_decay: expected end_value, a number, got nan; pass a finite number",
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {5: "0.5"}),
-            "piecewise_constant_schedule: expected a finite scale >= 0 at 5, got '0.5'; pass a "
+            "piecewise_constant_schedule: expected boundaries_and_scales[5] >= 0, got '0.5'; "
+            "pass a "
             "number",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, "0.3"),
-            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 0.3; they are shares of "
-            "all steps",
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got '0.3'; pass a number",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.0),
-            "exponential_decay: expected decay_rate > 0, got 0.0; it is the factor of every "
-            "transition; 1, or constant_schedule, is no decay",
+            "exponential_decay: expected decay_rate > 0, got 0.0; it is a factor; for no decay "
+            "pass "
+            "1, or use constant_schedule",
         ),
         (
             lambda: optim.inverse_time_decay(0.1, 5, -0.5),
-            "inverse_time_decay: expected decay_rate >= 0, got -0.5; a negative one divides by 0 "
-            "on its way",
+            "inverse_time_decay: expected decay_rate >= 0, got -0.5; with a negative value the "
+            "schedule divides by 0 at some step",
         ),
         (
             lambda: optim.inverse_sqrt_schedule(0.1, 0),
@@ -516,33 +513,32 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {-1: 0.5}),
-            "piecewise_constant_schedule: expected every boundary >= 0, got -1; it is a number of "
-            "steps",
+            "piecewise_constant_schedule: expected every boundary of boundaries_and_scales >= 0, "
+            "got -1; it is a number of steps",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cosine", 0.1, {5: -0.5}),
-            "piecewise_interpolate_schedule: expected a finite scale >= 0 at 5, got -0.5; it "
+            "piecewise_interpolate_schedule: expected boundaries_and_scales[5] >= 0, got -0.5; it "
             "multiplies the value before",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cubic", 0.1, {5: 0.5}),
             "piecewise_interpolate_schedule: expected interpolate_type 'linear' or 'cosine', got "
-            "'cubic'; take 'linear' for straight lines",
+            "'cubic'; pass 'linear' for straight lines",
         ),
         (
             lambda: optim.linear_onecycle_schedule(10, 0.1, 0.5, 0.4),
-            "linear_onecycle_schedule: expected pct_start <= pct_final in [0, 1], got 0.5 and "
-            "0.4; they are shares of all steps",
+            "linear_onecycle_schedule: expected pct_start <= pct_final, got 0.5 and 0.4; they are "
+            "fractions of all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, 1.5),
-            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; they are shares of "
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; it is a fraction of "
             "all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, div_factor=0.0),
-            "cosine_onecycle_schedule: expected a finite div_factor > 0, got 0.0; a value is "
-            "divided by it",
+            "cosine_onecycle_schedule: expected div_factor > 0, got 0.0; a value is divided by it",
         ),
         (
             lambda: optim.warmup_constant_schedule(0.0, 0.1, -1),
@@ -551,7 +547,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 10, 10),
             "warmup_cosine_decay_schedule: expected decay_steps > warmup_steps, got 10 and 10; "
-            "decay_steps counts the warm-up too",
+            "decay_steps includes the warm-up",
         ),
         (
             lambda: optim.warmup_stable_decay_schedule(0.0, 0.1, 10, -1, 10),
@@ -560,27 +556,43 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)], [3]),
-            "join_schedules: expected one boundary less than schedules, got 1 and 1; each but "
-            "the first begins at a boundary",
+            "join_schedules: expected one boundary less than schedules, got 1 and 1; every "
+            "schedule but the first starts at a boundary",
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)] * 3, [5, 3]),
             "join_schedules: expected boundaries in ascending order, got [5, 3]; sort them "
-            "together with their schedules",
+            "together with the schedules",
         ),
         (
             lambda: optim.sgdr_schedule([]),
-            "join_schedules: expected one boundary less than schedules, got 0 and 0; each but "
-            "the first begins at a boundary",
+            "sgdr_schedule: expected one boundary less than schedules, got 0 and 0; every schedule "
+            "but the first starts at a boundary",
         ),
     ],
 )
-def test_a_schedule_that_is_none_is_refused(make, message):
+def test_bad_arguments_raise(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
 
-def test_a_schedule_that_is_none_is_refused_under_jit():
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name, case in SCHEDULES.items()
+        for argument, value in case.kwargs.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ],
+)
+def test_an_error_about_an_argument_names_the_schedule_and_the_argument(name, argument):
+    case = SCHEDULES[name]
+    text = rf"^{case.make.__name__}: expected {argument}[^\n]*, got '1'; pass a number$"
+    with pytest.raises(ValueError, match=text):
+        case.make(**{**case.kwargs, argument: "1"})
+
+
+def test_bad_arguments_raise_under_jit():
     message = "cosine_decay_schedule: expected decay_steps >= 1, got 0; it is a number of steps"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         jax.jit(lambda c: optim.cosine_decay_schedule(0.1, 0)(c))(jnp.int32(3))
@@ -590,13 +602,13 @@ SEEDED_BUGS = {
     "fdl/optim/schedules/decay.py": (
         "optim/schedules/test_schedules.py",
         [
-            ("left = jnp.maximum(1 - part, 0)", "left = jnp.maximum(1 - part**power, 0)"),
+            ("left = jnp.maximum(1 - done, 0)", "left = jnp.maximum(1 - done**power, 0)"),
             ("(init - end) * left**power + end", "init * left**power + end"),
             ("jnp.maximum(value, end), jnp.minimum", "jnp.minimum(value, end), jnp.maximum"),
             ("t // as_count(steps, t)", "jnp.floor(fraction(t, steps))"),
             ("(1 - alpha) * cosine**exponent + alpha", "cosine**exponent + alpha"),
             ("cosine = 0.5 * (1 + ", "cosine = 0.5 * (1 - "),
-            ("up / jnp.sqrt(beyond)", "up / beyond"),
+            ("rise / jnp.sqrt(beyond)", "rise / beyond"),
             (
                 "since(count, transition_begin, transition_steps)",
                 "since(count, 0, transition_steps)",
@@ -626,8 +638,9 @@ SEEDED_BUGS = {
     "fdl/optim/schedules/warmup.py": (
         "optim/schedules/test_schedules.py",
         [
-            ("scalar(following(elapsed))", "scalar(following(count))"),
+            ("scalar(later(elapsed))", "scalar(later(count))"),
             ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
+            ("@named_in_errors\ndef warmup_cosine_decay_", "def warmup_cosine_decay_"),
             ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
             ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
         ],

@@ -1,4 +1,4 @@
-"""Hyper-parameters in the state: the same steps as numbers in the program, to the bit."""
+"""Hyper-parameters in the state give the same updates as constants in the program, bit for bit."""
 
 import operator
 import re
@@ -52,7 +52,7 @@ def steps(optimizer):
 @pytest.mark.parametrize("library", [optim, optax], ids=["fdl", "optax"])
 @pytest.mark.parametrize("name", CASES)
 def test_injected_numbers_make_the_steps_of_static_ones(name, library, standard_promotion):
-    """Of both libraries' factories, over 100 steps at b2 = 0.9999: most to the bit, and all within
+    """For factories of both libraries, 100 steps at b2 = 0.9999: most bit for bit, all within
     four units in the last place of the largest, since XLA fuses a constant otherwise than a value.
     """
     make = getattr(library, name)
@@ -65,8 +65,8 @@ def test_injected_numbers_make_the_steps_of_static_ones(name, library, standard_
         assert np.asarray(b).any()
 
 
-def test_a_number_of_optax_is_off_where_ours_is_not(standard_promotion):
-    """The divergence that is kept out: this test would not see it if both were right."""
+def test_injection_by_optax_is_inexact_where_that_of_fdl_is_exact(standard_promotion):
+    """The error that fdl avoids is large enough for the test above to see it."""
     static = steps(optax.adam(**CASES["adam"]))
     theirs = steps(optax.inject_hyperparams(optax.adam)(**CASES["adam"]))
     apart = max(
@@ -107,7 +107,7 @@ def test_each_member_is_its_solo_run():
 
 
 def test_members_without_a_state_take_hyperparameters_too():
-    """A Hyperparameter is a pytree: vmap over it gives each factory its own."""
+    """A Hyperparameter is a pytree, so vmap can map over it."""
     b2 = np.array([0.9, 0.999, 0.9999])
     g = jnp.array([0.3, -2.0])
 
@@ -159,8 +159,8 @@ def test_a_number_put_in_by_hand_has_no_remainder_of_the_one_before():
     assert after.hyperparams["b2"].dtype == jnp.float32 and not after.hyperparams["b2"].weak_type
 
 
-def test_schedules_stand_in_for_numbers(standard_promotion):
-    """As optax's inject_hyperparams, whose state moves across in both directions."""
+def test_schedules_can_replace_numbers(standard_promotion):
+    """As in optax, and states move between both libraries."""
     kwargs = {
         "learning_rate": optim.cosine_decay_schedule(0.1, 7),
         "momentum": lambda count: 0.5 + 0.01 * jnp.float32(count),
@@ -304,12 +304,13 @@ def test_under_float64_it_is_float64():
     [
         (
             lambda: inject_hyperparams(optim.adam)(-0.1),
-            "learning_rate: expected a finite rate >= 0, got -0.1; the step already goes downhill",
+            "adam: expected learning_rate >= 0, got -0.1; the update is already subtracted; pass a "
+            "positive rate",
         ),
         (
             lambda: inject_hyperparams(optim.adam)(0.1, b2=1.0),
-            "scale_by_adam: expected b2 in [0, 1), got 1.0; it is the share of the past that each "
-            "step keeps",
+            "adam: expected b2 in [0, 1), got 1.0; it is the share of the past that each step "
+            "keeps",
         ),
         (
             lambda: inject_hyperparams(optim.sgd, static_args="rate"),
@@ -319,49 +320,51 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: inject_hyperparams(optim.sgd)(lambda count: jnp.ones(2)),
-            "learning_rate: expected a schedule that gives a scalar, got shape [2]; return one "
-            "number for each count",
+            "learning_rate: expected a schedule that returns a scalar, got shape [2]; return one "
+            "number per count",
         ),
         (
             lambda: set_hyperparams(made(), rate=0.1),
-            "set_hyperparams: expected 'rate' in one part of the state, got it in 0; there are "
-            "['learning_rate', 'momentum']",
+            "set_hyperparams: expected 'rate' in one part of the state, found it in 0; the state "
+            "has ['learning_rate', 'momentum']",
         ),
         (
             lambda: set_hyperparams((made(), made()), momentum=0.1),
-            "set_hyperparams: expected 'momentum' in one part of the state, got it in 2; there are "
-            "['learning_rate', 'momentum']",
+            "set_hyperparams: expected 'momentum' in one part of the state, found it in 2; the "
+            "state "
+            "has ['learning_rate', 'momentum']",
         ),
         (
             lambda: set_hyperparams(made(), learning_rate=0.1),
-            "set_hyperparams: expected a number that is not scheduled, got 'learning_rate'; its "
-            "schedule would take its place at once",
+            "set_hyperparams: expected a number without a schedule, got 'learning_rate'; its "
+            "schedule would overwrite the value",
         ),
         (
             lambda: set_hyperparams(made(), momentum=float("nan")),
-            "set_hyperparams: expected a finite momentum, got nan; see what computed it",
+            "set_hyperparams: expected a finite momentum, got nan; pass a finite number",
         ),
         (
             lambda: set_hyperparams(made(), momentum="0.9"),
-            "set_hyperparams: expected a finite momentum, got 0.9; see what computed it",
+            "set_hyperparams: expected a finite momentum, got 0.9; pass a finite number",
         ),
         (
             lambda: set_hyperparams(made(0.1), learning_rate=-1.0),
-            "learning_rate: expected a finite rate >= 0, got -1.0; the step already goes downhill",
+            "set_hyperparams: expected learning_rate >= 0, got -1.0; the update is already "
+            "subtracted; pass a positive rate",
         ),
         (
             lambda: set_hyperparams(made(1), learning_rate=0.5),
-            "set_hyperparams: expected a whole number for learning_rate, got 0.5; give the factory "
-            "a float to begin with",
+            "set_hyperparams: expected a whole number for learning_rate, got 0.5; pass a float "
+            "to the factory first",
         ),
         (
             lambda: set_hyperparams(made(), momentum=np.ones(3)),
             "set_hyperparams: expected momentum of shape [] or a scalar, got [3]; make a state of "
-            "many members by jax.vmap(optimizer.init)",
+            "members with jax.vmap(optimizer.init)",
         ),
     ],
 )
-def test_hyperparameters_that_are_none_are_refused(make, message):
+def test_bad_hyperparameters_raise(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 

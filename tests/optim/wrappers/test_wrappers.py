@@ -1,4 +1,4 @@
-"""What stands around an optimizer and before it, held against optax's, and the laws it keeps."""
+"""Wrappers of optimizers and transformations of gradients, against optax, and their laws."""
 
 import dataclasses
 import functools
@@ -100,7 +100,7 @@ TRANSFORMATIONS = {
     ),
 }
 
-# Public names of fdl.optim that are no transformation, and have tests of their own.
+# Public names of fdl.optim that are not transformations; other tests cover them.
 HELPERS = {
     "Hyperparameter",
     "averaged_params",
@@ -161,12 +161,12 @@ def test_updates_and_states_have_the_bits_of_optax(name, standard_promotion):
     params = tree(0)
     state = init(params)
     assert_equal(state, their_init(params))
-    # MultiSteps without a test of the gradients stays NaN for ever; ours begins anew.
+    # MultiSteps without a skip function stays NaN; accumulate starts a new mean.
     wrong = () if name == "accumulate" else (3, 7, 8, 9, 10, 11, 16)
     for step, gradient in enumerate(gradients(24, wrong)):
         updates, mine = ours(gradient, state, params)
         expected, other = theirs(gradient, state, params)
-        # Where optax multiplies by 0 it makes -0.
+        # optax multiplies by 0, which can give -0.
         assert_equal(jax.tree.map(lambda u: u + 0.0, updates), expected, rtol=0, atol=0)
         assert_equal(mine, other, rtol=0, atol=0)
         state = mine if step % 2 else other
@@ -345,11 +345,11 @@ def test_the_average_is_found_in_any_state():
         assert found["b"] is moved["b"] and found["z"] is moved["z"]
 
 
-def test_an_average_that_is_none_or_two_is_refused():
+def test_no_average_or_two_averages_raise():
     w = {"w": jnp.ones(2)}
     with pytest.raises(
         ValueError,
-        match=r"^averaged_params: expected a state that holds an average, got none; put "
+        match=r"^averaged_params: expected a state with an average, got none; put "
         r"params_ema last in the chain$",
     ):
         optim.averaged_params(fdl.sgd(0.1).init(w), w)
@@ -357,15 +357,15 @@ def test_an_average_that_is_none_or_two_is_refused():
     with pytest.raises(
         ValueError,
         match=r"^averaged_params: expected one average of 'w', got two; pass the part of the "
-        r"state that holds one of them$",
+        r"state that contains one of them$",
     ):
         optim.averaged_params(twice.init(w), w)
 
 
-# Steps that are left out, and steps that are put together.
+# Skipped steps and accumulated steps.
 
 
-def test_a_wrong_step_changes_nothing_until_there_are_too_many():
+def test_a_step_that_is_not_finite_is_skipped_until_there_are_too_many():
     w = jnp.array([1.0, 2.0])
     optimizer = optim.apply_if_finite(fdl.sgd(0.5, 0.9), 2)
     bad = jnp.array([jnp.nan, 1.0])
@@ -421,7 +421,7 @@ def test_a_gradient_that_is_not_finite_is_not_accumulated():
     assert not state.skip_state["should_skip"]
 
 
-def test_one_wrong_gradient_does_not_outlive_its_step():
+def test_one_nan_gradient_affects_only_its_step():
     """optax.MultiSteps multiplies its mean by 0, and stays NaN."""
     optimizer = optim.accumulate(fdl.sgd(1.0), 2)
     w = jnp.array(1.0)
@@ -522,7 +522,7 @@ def test_each_part_has_its_optimizer():
         ),
         (
             lambda: optim.partition({"**/w": fdl.sgd(0.1)}),
-            "partition: expected a pattern for every leaf, got none for 'b'; add one, or give rest",
+            "partition: expected a pattern for every leaf, got none for 'b'; add one, or pass rest",
         ),
         (
             lambda: optim.partition({"**": fdl.sgd(0.1), "**/w": fdl.sgd(0.1)}),
@@ -532,11 +532,11 @@ def test_each_part_has_its_optimizer():
         (
             lambda: optim.partition({"fast": fdl.sgd(0.1)}, {"b": "fast", "layer": "fats"}),
             "partition: expected a label of transforms at 'layer', got 'fats'; the nearest are "
-            "'fast', or give rest",
+            "'fast', or pass rest",
         ),
     ],
 )
-def test_a_partition_that_is_none_is_refused(make, message):
+def test_a_bad_partition_raises(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make().init(tree(0))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -548,17 +548,17 @@ def test_a_partition_that_is_none_is_refused(make, message):
     [
         (
             lambda: optim.clip(0.0),
-            "clip: expected a finite max_delta > 0, got 0.0; it is the largest size that passes",
+            "clip: expected max_delta > 0, got 0.0; it is the largest size that passes",
         ),
         (
             lambda: optim.clip_by_block_rms(-1.0),
-            "clip_by_block_rms: expected a finite threshold > 0, got -1.0; it is the largest size "
-            "that passes",
+            "clip_by_block_rms: expected threshold > 0, got -1.0; it is the largest size that "
+            "passes",
         ),
         (
             lambda: optim.clip_by_global_norm(float("nan")),
-            "clip_by_global_norm: expected a finite max_norm > 0, got nan; it is the largest size "
-            "that passes",
+            "clip_by_global_norm: expected max_norm > 0, got nan; it is the largest size that "
+            "passes",
         ),
         (
             lambda: optim.adaptive_grad_clip(float("inf")),
@@ -577,24 +577,24 @@ def test_a_partition_that_is_none_is_refused(make, message):
         ),
         (
             lambda: optim.accumulate(fdl.sgd(0.1), 0),
-            "accumulate: expected every_k_schedule >= 1, a whole number, got 0; it is the number "
-            "of gradients to a step",
+            "accumulate: expected every_k_schedule >= 1, got 0; pass the number of gradients per "
+            "step, a whole number",
         ),
         (
             lambda: optim.apply_if_finite(fdl.sgd(0.1), -1),
-            "apply_if_finite: expected max_consecutive_errors >= 0, got -1; it is how many steps "
-            "in a row may be left out",
+            "apply_if_finite: expected max_consecutive_errors >= 0, got -1; it is the number of "
+            "steps in a row that may be skipped",
         ),
         (
             lambda: optim.partition({"rest": fdl.sgd(0.1)}, rest=fdl.sgd(0.1)),
-            "partition: expected no key 'rest' beside rest, got one; rename it",
+            "partition: expected no key 'rest' in transforms beside rest, got one; rename it",
         ),
         (
             lambda: optim.adaptive_grad_clip(0.1).update(
                 jnp.ones((2,) * 6), optax.EmptyState(), jnp.ones((2,) * 6)
             ),
-            "adaptive_grad_clip: expected at most 5 dimensions, got [2, 2, 2, 2, 2, 2]; say by "
-            "axis what belongs to one unit",
+            "adaptive_grad_clip: expected at most 5 dimensions, got [2, 2, 2, 2, 2, 2]; pass "
+            "axis, the axes that belong to one unit",
         ),
         (
             lambda: optim.adaptive_grad_clip(0.1).update(jnp.ones(2), optax.EmptyState()),
@@ -603,7 +603,7 @@ def test_a_partition_that_is_none_is_refused(make, message):
         ),
     ],
 )
-def test_a_transformation_that_is_none_is_refused(make, message):
+def test_bad_options_raise(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
@@ -638,14 +638,14 @@ SEEDED_BUGS = {
         [
             ("(state.mini_step + 1) if", "(state.mini_step + 2) if"),
             ("jnp.where(last, jnp.zeros_like(mean), new)", "new"),
-            ("jnp.where(left_out, mean, ", "jnp.where(False, mean, "),
+            ("jnp.where(skipped, mean, ", "jnp.where(False, mean, "),
             ("state.mini_step >= k - 1", "state.mini_step >= k"),
         ],
     ),
     "fdl/optim/wrappers/averaging.py": (
         "optim/wrappers/test_wrappers.py",
         [
-            ("corrected(m, correction) if debias else m, m", "m, m"),
+            ("corrected(m, total_weight) if debias else m, m", "m, m"),
             ("(w - average)", "(w - u - average)"),
             ("jax.tree.map(filled(), params)", "jax.tree.map(jnp.zeros_like, params)"),
             ("average / jnp.where(weight > 0, weight, 1)", "average / jnp.where(weight > 0, 1, 1)"),
