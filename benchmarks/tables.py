@@ -54,8 +54,8 @@ def results() -> str:
     parts = [
         "# Measured",
         "Written by `python benchmarks/tables.py` from `benchmarks/results/`, which the scripts "
-        f"named below write. On {machine()}. Times vary by some percent from run to run, so what counts "
-        "is ratios within one run, and a program against itself is shown beside them.",
+        f"named below write. On {machine()}. Times vary by some percent from run to run, so what "
+        "counts is ratios within one run, and a program against itself is shown beside them.",
         section("Accuracy", accuracy()),
         section("The compiled loop", overhead()),
         section("Beside peers", peers()),

@@ -11,7 +11,7 @@ trains them. The others stand in their rooms: `fdl.data.mnist`, `fdl.metrics.f1`
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 # The rooms, in the order of the story.
 from fdl import typing as typing

@@ -476,7 +476,7 @@ SEEDED_BUGS = {
             ),
         ],
     ),
-    "fdl/activations/vectors.py": (
+    "fdl/activations/softmax_and_gates.py": (
         "test_numbers.py activations/test_activations.py",
         [
             ("jax.nn.softmax(x, axis=axis)", "jax.nn.softmax(x)"),
@@ -486,7 +486,7 @@ SEEDED_BUGS = {
             ("1 + ranks * falling >", "ranks * falling >"),
         ],
     ),
-    "fdl/initializers/shapes.py": (
+    "fdl/initializers/fan_counts.py": (
         "test_numbers.py",
         [
             (

@@ -16,7 +16,7 @@ import fdl
 
 ROOT = Path(fdl.__file__).parent
 TIERS = [
-    {"paths", "exports", "version", "typing", "checks", "ops"},
+    {"paths", "public_names", "version", "typing", "checks", "ops"},
     {"activations", "initializers", "gradients", "data"},
     {"core"},
     {"layers", "losses", "metrics", "optim"},
@@ -169,7 +169,7 @@ def test_functions_have_an_example_if_they_are_exported():
     assert without == []
     for path in FILES:
         name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
-        if path.name != "__init__.py" and name not in ("fdl.paths", "fdl.exports"):
+        if path.name != "__init__.py" and name not in ("fdl.paths", "fdl.public_names"):
             for f in vars(importlib.import_module(name)).values():
                 if inspect.isfunction(f) and f.__module__ == name and f not in exported:
                     assert "Example" not in (f.__doc__ or ""), f"{name}.{f.__name__} is private"
@@ -211,9 +211,9 @@ def test_no_module_bears_the_name_of_a_function_that_its_package_hands_on():
 
 
 SEEDED_BUGS = {
-    "fdl/exports.py": (
+    "fdl/public_names.py": (
         "test_rooms.py",
-        [("if name in bound and", "if name in bound and name.islower() and")],
+        [("name in caller.f_code.co_names or not", "name.islower() and not")],
     ),
 }
 
@@ -223,4 +223,4 @@ def test_the_map_of_contributing_names_every_room():
     start = text.index("## The map")
     rooms = text[start : text.index("\n## ", start + 1)]
     missing = [room for room in TIER if f"`{room}/`" not in rooms and f"`{room}.py`" not in rooms]
-    assert missing == ["exports", "version"] or missing == ["version", "exports"]
+    assert set(missing) == {"public_names", "version"}

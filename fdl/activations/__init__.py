@@ -1,6 +1,6 @@
 """Activations: functions of one array; the result has the same shape, except in the gates."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.activations.rectifiers import relu as relu
 from fdl.activations.rectifiers import relu6 as relu6
 from fdl.activations.rectifiers import squared_relu as squared_relu
@@ -27,14 +27,14 @@ from fdl.activations.smooth import softplus as softplus
 from fdl.activations.smooth import squareplus as squareplus
 from fdl.activations.smooth import sparse_plus as sparse_plus
 from fdl.activations.smooth import identity as identity
-from fdl.activations.vectors import softmax as softmax
-from fdl.activations.vectors import log_softmax as log_softmax
-from fdl.activations.vectors import softmin as softmin
-from fdl.activations.vectors import sparsemax as sparsemax
-from fdl.activations.vectors import standardize as standardize
-from fdl.activations.vectors import glu as glu
-from fdl.activations.vectors import swiglu as swiglu
-from fdl.activations.vectors import geglu as geglu
+from fdl.activations.softmax_and_gates import softmax as softmax
+from fdl.activations.softmax_and_gates import log_softmax as log_softmax
+from fdl.activations.softmax_and_gates import softmin as softmin
+from fdl.activations.softmax_and_gates import sparsemax as sparsemax
+from fdl.activations.softmax_and_gates import standardize as standardize
+from fdl.activations.softmax_and_gates import glu as glu
+from fdl.activations.softmax_and_gates import swiglu as swiglu
+from fdl.activations.softmax_and_gates import geglu as geglu
 
 # Aliases that are common in the field.
 swish = silu

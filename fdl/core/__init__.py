@@ -1,6 +1,6 @@
 """What a layer is, and how layers join to a network."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.core.layer import Layer as Layer
 from fdl.core.layer import function as function

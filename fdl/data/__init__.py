@@ -1,6 +1,6 @@
 """Data sets, checks of data, and the order in which batches are drawn."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.data.datasets import *
 from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data

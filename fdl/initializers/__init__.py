@@ -4,9 +4,9 @@ An initializer is a function `(key, shape, dtype) -> array`. For weights `[*rece
 out]`, fan_in = in * prod(receptive_field) and fan_out = out * prod(receptive_field).
 """
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.typing import Initializer as Initializer
-from fdl.initializers.shapes import fans as fans
+from fdl.initializers.fan_counts import fans as fans
 from fdl.initializers.distributions import glorot_normal as glorot_normal
 from fdl.initializers.distributions import glorot_uniform as glorot_uniform
 from fdl.initializers.distributions import he_normal as he_normal

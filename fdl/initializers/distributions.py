@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
-from fdl.initializers.shapes import drawn_in, fans, need_key, sizes
+from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
 
 

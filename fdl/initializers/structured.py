@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_count, check_number, in_dtype, known, named_in_errors
 from fdl.initializers.distributions import normal
-from fdl.initializers.shapes import drawn_in, fans, need_dtype, need_key, sizes
+from fdl.initializers.fan_counts import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
 from fdl.typing import Initializer, Key
 

@@ -1,6 +1,6 @@
 """Layers, one file per family."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.layers.linear import dense as dense
 from fdl.layers.linear import bilinear as bilinear
 from fdl.layers.linear import einsum_dense as einsum_dense

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_count, counted, is_count, named_in_errors
-from fdl.core.any_rank import one_for_all_axes
-from fdl.core.cache import at_once, sliding
+from fdl.core.any_spatial_axes import one_for_all_axes
+from fdl.core.decoding_cache import at_once, sliding
 from fdl.core.layer import Layer, subkey
 from fdl.core.networks import chain
 from fdl.initializers import lecun_normal, zeros
-from fdl.initializers.shapes import Shared
+from fdl.initializers.fan_counts import Shared
 from fdl.ops.convolution import convolve, convolve_transposed
-from fdl.ops.windows import (
+from fdl.ops.windows_and_padding import (
     NAMES,
     Edges,
     Padding,

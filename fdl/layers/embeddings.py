@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.checks import check_array, check_count, check_known, is_count, said
-from fdl.core.cache import counted
+from fdl.core.decoding_cache import counted
 from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.data.arrays import to_jax
 from fdl.initializers import normal

@@ -20,7 +20,7 @@ from fdl.checks import (
     in_dtype,
     said,
 )
-from fdl.core.cache import at_once
+from fdl.core.decoding_cache import at_once
 from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.initializers import ones, zeros
 from fdl.ops.numerics import Deviations, deviations, over_root_mean_square, wide, widened

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.core.any_rank import one_for_all_axes
+from fdl.core.any_spatial_axes import one_for_all_axes
 from fdl.core.layer import Layer
 from fdl.layers.weightless import on_images
 from fdl.ops.pooling import dilated, exact, largest, total
-from fdl.ops.windows import (
+from fdl.ops.windows_and_padding import (
     Padding,
     Window,
     as_images,

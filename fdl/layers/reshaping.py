@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_count, check_number, in_dtype
-from fdl.core.any_rank import one_for_all_axes
-from fdl.core.cache import at_once
+from fdl.core.any_spatial_axes import one_for_all_axes
+from fdl.core.decoding_cache import at_once
 from fdl.core.layer import Layer, function
 from fdl.layers.weightless import on_images
 from fdl.ops.pooling import exact
-from fdl.ops.windows import as_images, check_sizes
+from fdl.ops.windows_and_padding import as_images, check_sizes
 from fdl.paths import PathError
 
 FACTOR = "2 trades 2 x 2 pixels for 4 channels"

@@ -15,7 +15,7 @@ from fdl.checks import named_in_errors
 from fdl.core.layer import Layer, subkey
 from fdl.core.networks import network
 from fdl.data.arrays import to_jax
-from fdl.initializers.shapes import need_key
+from fdl.initializers.fan_counts import need_key
 from fdl.layers.linear import dense
 from fdl.ops.numerics import wide
 from fdl.ops.recurrence import linear_recurrence, without_time

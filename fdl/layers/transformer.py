@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fdl.activations import gelu, silu
 from fdl.checks import check_array, check_count, check_number, is_zero, named_in_errors, said
-from fdl.core.cache import key_value_cache, position
+from fdl.core.decoding_cache import key_value_cache, position
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
 from fdl.initializers import lecun_normal, zeros

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from fdl.core.cache import at_once
+from fdl.core.decoding_cache import at_once
 from fdl.core.layer import Layer, check_training_key
-from fdl.ops.windows import check_images
+from fdl.ops.windows_and_padding import check_images
 from fdl.typing import Key, Params, State
 
 

@@ -1,11 +1,11 @@
 """Looking into a network: its layers, their outputs, and pictures of training."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.look import draw as draw
 from fdl.look.representations import capture as capture
 from fdl.look.representations import layer_paths as layer_paths
-from fdl.look.differences import Difference as Difference
-from fdl.look.differences import difference as difference
+from fdl.look.tree_difference import Difference as Difference
+from fdl.look.tree_difference import difference as difference
 from fdl.look.representations import linear_readout as linear_readout
 from fdl.look.representations import principal_components as principal_components
 from fdl.look.optimizer_comparison import best_curves as best_curves

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdl.checks import check_count, is_count
-from fdl.look import checks, panels
+from fdl.look import checks, figure_parts
 from fdl.metrics import exact_auc, exact_average_precision, precision_recall_curve, roc_curve
 from fdl.paths import quoted, shortened
 
@@ -55,14 +55,14 @@ def learning_curves(histories: Any) -> "Figure":
     across = "epoch" if all("epoch" in record for record in records) else "step"
     columns = min(len(metrics), 3)
     rows = math.ceil(len(metrics) / columns)
-    figure = panels.blank("learning_curves", 5.4 * columns, 3.6 * rows + 0.4)
+    figure = figure_parts.blank("learning_curves", 5.4 * columns, 3.6 * rows + 0.4)
     lines: dict[str, Any] = {}
     for number, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, number + 1)
-        panels.curves(axes, runs, metric, across)
+        figure_parts.curves(axes, runs, metric, across)
         lines |= {str(line.get_label()): line for line in axes.lines}
     both = any(name.endswith("validation") for name in lines)
-    panels.legend(figure, lines, together=2 if both else 1)
+    figure_parts.legend(figure, lines, together=2 if both else 1)
     return figure
 
 
@@ -98,10 +98,12 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
     limit = float(np.quantile(np.abs(images), 0.99)) or most or 1.0
     scale = {"cmap": "gray" if shape[2:] == (3,) else SIGNED, "vmin": -limit, "vmax": limit}
     shown = np.clip((images / limit + 1) / 2, 0, 1) if shape[2:] == (3,) else images
-    figure = panels.gallery("weight_images", shown, [str(unit) for unit in units], 0.95, scale, 1.7)
+    figure = figure_parts.gallery(
+        "weight_images", shown, [str(unit) for unit in units], 0.95, scale, 1.7
+    )
     few = f"{len(units)} of {w.shape[1]}" if len(units) < w.shape[1] else f"{len(units)}"
     figure.suptitle(f"Weights of {few} units, the strongest first", fontsize=12)
-    panels.scale_bar(figure, scale, most > limit)
+    figure_parts.scale_bar(figure, scale, most > limit)
     return figure
 
 
@@ -142,17 +144,17 @@ def representations(
     checks.check_rows(rows, labels, readouts)
     names = checks.class_names("representations", labels, class_names)
     width = max(2.5 * len(before), 5.0)
-    figure = panels.blank("representations", width + 0.4, 6.0)
+    figure = figure_parts.blank("representations", width + 0.4, 6.0)
     for row, (when, found) in enumerate(rows.items()):
         for column, (path, h) in enumerate(found.items()):
             axes = figure.add_subplot(2, len(before), row * len(before) + column + 1)
-            panels.scatter(axes, h, labels, names)
+            figure_parts.scatter(axes, h, labels, names)
             readout = readouts.get(when, {}).get(path)
             score = "" if readout is None else f"\nlinear readout {readout:.3f}"
             axes.set_title((path if len(path) <= 24 else f"…{path[-23:]}") + score, fontsize=10)
             if column == 0:
                 _row_title(axes, f"{when} training")
-    panels.class_legend(figure, names)
+    figure_parts.class_legend(figure, names)
     return figure
 
 
@@ -195,9 +197,12 @@ def mistakes(
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     shown = wrong[:count]
     if not len(shown):
-        figure = panels.blank("mistakes", 5.0, 1.5)
+        figure = figure_parts.blank("mistakes", 5.0, 1.5)
         figure.text(
-            0.5, 0.5, f"No mistakes: all {len(labels)} predictions are right", **panels.CENTRED
+            0.5,
+            0.5,
+            f"No mistakes: all {len(labels)} predictions are right",
+            **figure_parts.CENTRED,
         )
         return figure
     titles = [f"true {names[labels[row]]}\nsaid {names[predicted[row]]}" for row in shown]
@@ -210,8 +215,8 @@ def mistakes(
         images = (images - low) / ((high - low) or 1)
     scale = {"cmap": "gray", "vmin": low, "vmax": high}
     longest = max(len(line) for title in titles for line in title.split("\n"))
-    size = max(1.15, panels.LETTER * longest + 0.1)
-    figure = panels.gallery("mistakes", images[shown], titles, size, scale)
+    size = max(1.15, figure_parts.LETTER * longest + 0.1)
+    figure = figure_parts.gallery("mistakes", images[shown], titles, size, scale)
     which = "" if confidence is None else ", the most confident first"
     some = f"{len(shown)} shown of " if len(shown) < len(wrong) else ""
     title = f"Mistakes: {some}{len(wrong)} in {len(labels)} predictions{which}"
@@ -248,11 +253,11 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
             f"confusion: expected {classes} class_names, got {len(names)}; give one for each row"
         )
     side = min(max(0.5 * classes, 3.0), 16.0)
-    figure = panels.blank("confusion", side + 1.5, side + 1.5)
+    figure = figure_parts.blank("confusion", side + 1.5, side + 1.5)
     axes = figure.add_subplot()
     mistaken = np.where(np.eye(classes, dtype=bool), 0, counts)
     cell = 72 * side / classes
-    panels.heat_map(axes, counts, mistaken, cell)
+    figure_parts.heat_map(axes, counts, mistaken, cell)
     axes.set_xticks(range(classes), names, rotation=90 if 8 * max(map(len, names)) > cell else 0)
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted class")
@@ -309,7 +314,7 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
             "image and what became of it"
         )
     columns = next(iter(counts.values()))
-    figure = panels.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
+    figure = figure_parts.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
     first = next(iter(images.values()))
     low, high = float(first.min()), float(first.max())
     for number, (name, row) in enumerate(images.items()):
@@ -398,9 +403,9 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
 
 
 def _row_title(axes: "Axes", text: str) -> None:
-    """A title left of a row of panels."""
+    """A title left of a row of figure_parts."""
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **panels.CENTRED)
+    title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **figure_parts.CENTRED)
     title.set(rotation=90, fontsize=11, weight="bold")
 
 
@@ -421,10 +426,10 @@ def _short(name: Any) -> str:
 
 def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "Axes"]:
     """A panel from 0 to 1 with lines, name -> (x, y, text for the area)."""
-    figure = panels.blank(who, 5.0, 4.9)
+    figure = figure_parts.blank(who, 5.0, 4.9)
     axes = figure.add_subplot()
     drawn = {}
-    colours = panels.palette(len(lines))
+    colours = figure_parts.palette(len(lines))
     for (name, (x, y, area)), colour in zip(lines.items(), colours, strict=True):
         (drawn[f"{name}: {area}"],) = axes.plot(x, y, color=colour, linewidth=1.8, zorder=2)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -432,7 +437,7 @@ def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "A
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         axes.set_title(what, fontsize=11)
-        panels.legend(figure, drawn)
+        figure_parts.legend(figure, drawn)
     else:
         name, (_, _, area) = next(iter(lines.items()))
         title = f"{what} of {name}" if name else what
@@ -443,10 +448,10 @@ def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "A
 
 def _guessing(axes: "Axes", low: float, high: float) -> None:
     """The line of a model that guesses, labelled near its right end."""
-    axes.plot([0, 1], [low, high], color=panels.QUIET, linestyle="--", linewidth=1, zorder=1)
+    axes.plot([0, 1], [low, high], color=figure_parts.QUIET, linestyle="--", linewidth=1, zorder=1)
     rising = high > low
     how: dict[str, Any] = {"ha": "right", "va": "bottom" if high < 0.1 else "top"}
-    how |= {"fontsize": 9, "color": panels.QUIET, "textcoords": "offset points"}
+    how |= {"fontsize": 9, "color": figure_parts.QUIET, "textcoords": "offset points"}
     how |= {"rotation": 45, "rotation_mode": "anchor"} if rising else {}
     shift = (4 if rising else 0, 3 if high < 0.1 else -4)
     axes.annotate("guessing", (0.98, low + 0.98 * (high - low)), shift, **how)

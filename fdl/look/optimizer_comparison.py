@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdl.look import panels
-from fdl.look.table import Table
+from fdl.look import figure_parts
+from fdl.look.notebook_table import Table
 from fdl.train import Comparison
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
         if name in best:
             _band(axes, each.steps, best[name], colour)
         else:
-            place = {"transform": axes.transAxes, **panels.CENTRED}
+            place = {"transform": axes.transAxes, **figure_parts.CENTRED}
             axes.text(0.5, 0.5, "diverged at every rate", **place)
 
     behind = {name: (found[name].steps, curve.mean(1)) for name, curve in best.items()}
@@ -192,7 +192,7 @@ def _small_multiples(
     """A panel for each optimizer, drawn by `draw`; behind it the lines (x, y) of the others."""
     columns = min(len(found), 4)
     rows = math.ceil(len(found) / columns)
-    figure = panels.blank(caller, max(2.8 * columns, 4.5) + 0.4, 2.3 * rows + 0.6)
+    figure = figure_parts.blank(caller, max(2.8 * columns, 4.5) + 0.4, 2.3 * rows + 0.6)
     first = None
     for place, (name, each) in enumerate(found.items()):
         first = axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)

@@ -10,8 +10,8 @@ from fdl import paths
 from fdl.core.layer import Layer, abstract, as_layer
 from fdl.core.networks import chain
 from fdl.data.arrays import as_arrays
+from fdl.look.notebook_table import Table
 from fdl.look.representations import capture, layer_paths
-from fdl.look.table import Table
 from fdl.paths import PathError
 
 

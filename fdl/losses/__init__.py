@@ -5,7 +5,7 @@ can keep sums and counts. Losses compute and return float32, or float64 for floa
 gradients have the dtype of the arguments.
 """
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.losses.targets import check_targets as check_targets
 from fdl.losses.classification import hinge as hinge
 from fdl.losses.classification import multiclass_hinge as multiclass_hinge

@@ -11,7 +11,7 @@ every option has a default, the plain name is enough:
 `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
 """
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.metrics.classification import accuracy as accuracy
 from fdl.metrics.classification import binary_accuracy as binary_accuracy
 from fdl.metrics.classification import confusion as confusion

@@ -1,6 +1,6 @@
 """Ready networks, made of public names only."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.models.convolutional import lenet as lenet
 from fdl.models.convolutional import resnet as resnet
 from fdl.models.perceptron import autoencoder as autoencoder

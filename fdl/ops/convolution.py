@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching, mlir
 
 from fdl.ops import convolution_cpu
 from fdl.ops.sharding import by_batch, full_beside, typed_like
-from fdl.ops.windows import Window
+from fdl.ops.windows_and_padding import Window
 
 Fold = tuple[int, bool]
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.ops.sharding import full_beside
-from fdl.ops.windows import Window
+from fdl.ops.windows_and_padding import Window
 
 # The most numbers of patches in memory at once: 4 MB of float32, which stay in the cache.
 PATCHES = 2**20

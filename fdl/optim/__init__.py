@@ -17,7 +17,7 @@ negative decay in a mean of squares (the mean could become negative); a negative
 (weights would grow without bound); an exponential decay by the factor 0.
 """
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 # The chapters.
 from fdl.optim.optimizers import *

@@ -1,6 +1,6 @@
 """Import and export: weights in safetensors files."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.port.weights import load_weights as load_weights
 from fdl.port.weights import save_weights as save_weights

@@ -12,7 +12,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.data.arrays import to_jax
-from fdl.port.files import replacing
+from fdl.port.atomic_files import replacing
 
 # The name of each dtype in safetensors. Tensors are written in this order, that of alignment.
 _CODES = {

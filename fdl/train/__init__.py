@@ -1,6 +1,6 @@
 """Training: the step, the loop that runs many of them as one program, evaluation, and sweeps."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 from fdl.train.sweeps import Comparison as Comparison
 from fdl.train.sweeps import compare_optimizers as compare_optimizers
 from fdl.train.evaluation import evaluate as evaluate
@@ -8,10 +8,10 @@ from fdl.train.evaluation import predict as predict
 from fdl.train.hooks import Best as Best
 from fdl.train.loop import Result as Result
 from fdl.train.loop import fit as fit
-from fdl.train.reports import Mean as Mean
-from fdl.train.reports import Seen as Seen
-from fdl.train.reports import Tally as Tally
-from fdl.train.reports import weighted_mean as weighted_mean
+from fdl.train.accumulators import Mean as Mean
+from fdl.train.accumulators import Seen as Seen
+from fdl.train.accumulators import Tally as Tally
+from fdl.train.accumulators import weighted_mean as weighted_mean
 from fdl.train.objective import Supervised as Supervised
 from fdl.train.objective import plain as plain
 from fdl.train.objective import supervised as supervised

@@ -15,8 +15,9 @@ from fdl.core.layer import Layer, key_and_train
 from fdl.data import arrays, check_data, length
 from fdl.data.arrays import to_jax
 from fdl.ops.numerics import pairwise_sum
-from fdl.optim.wrappers.evaluation import eval_params, has_eval_params
+from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
 from fdl.paths import PathError, traced_in
+from fdl.train.accumulators import Mean, Seen, Tally, added, as_means, tallied
 from fdl.train.batches import batch_of
 from fdl.train.checks import (
     check_model,
@@ -25,7 +26,6 @@ from fdl.train.checks import (
     check_params_of_layer,
 )
 from fdl.train.objective import report_of
-from fdl.train.reports import Mean, Seen, Tally, added, as_means, tallied
 from fdl.typing import Objective
 
 BATCH_SIZE = 256

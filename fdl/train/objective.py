@@ -22,9 +22,9 @@ from fdl.metrics import Metric
 from fdl.metrics.metric import weight_of_counted
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, leaves, shortened, traced_in
+from fdl.train.accumulators import Mean, Seen, Tally, weighted_mean
 from fdl.train.batches import batch_of, check_weight, unpack, without_ignored
 from fdl.train.checks import check_loss, check_model, check_params_of_layer, metric_of
-from fdl.train.reports import Mean, Seen, Tally, weighted_mean
 from fdl.typing import Loss, Objective
 
 

@@ -8,7 +8,7 @@ from optax import GradientTransformation
 
 from fdl import paths
 from fdl.core.compilation import weak_jit
-from fdl.train.reports import added
+from fdl.train.accumulators import added
 from fdl.train.run import Run
 from fdl.train.step import train_step
 from fdl.typing import Objective

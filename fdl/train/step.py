@@ -17,9 +17,9 @@ from optax import GradientTransformation, with_extra_args_support
 
 from fdl.ops.rank_promotion import free_ranks
 from fdl.optim import apply_updates
+from fdl.train.accumulators import as_means, tallied
 from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.objective import report_of
-from fdl.train.reports import as_means, tallied
 from fdl.train.run import Run, draw_batch
 from fdl.typing import Array, Batch, Objective
 

@@ -20,12 +20,12 @@ from fdl.core.compilation import weak_jit
 from fdl.data.arrays import to_jax
 from fdl.ops.rank_promotion import free_ranks
 from fdl.optim.lifting import check_params
-from fdl.optim.wrappers.evaluation import eval_params, has_eval_params
+from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
+from fdl.train.accumulators import added
 from fdl.train.checks import check_mode, check_objective_given
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples, totals
 from fdl.train.loop import BATCH_SIZE_REMEDY, last_step
 from fdl.train.program import zero_means
-from fdl.train.reports import added
 from fdl.train.run import Run, copied
 from fdl.train.step import train_step
 from fdl.typing import Objective

@@ -10,7 +10,7 @@ import pytest
 
 import fdl
 from fdl.ops.fence import fence
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 from tests.toys import masked, running_mean
 
 

@@ -388,7 +388,7 @@ def test_a_layer_decodes_with_the_weights_that_its_wrapper_makes(wrap, inner):
 
 
 SEEDED_BUGS = {
-    "fdl/core/cache.py": (
+    "fdl/core/decoding_cache.py": (
         "core/test_decoding.py",
         [
             ('{"count": state["count"] + x.shape[-2]}', '{"count": state["count"] + 1}'),

@@ -13,9 +13,9 @@ import scipy.stats
 
 import fdl
 from fdl import initializers
-from fdl.initializers.shapes import Shared
+from fdl.initializers.fan_counts import Shared
 from fdl.paths import PathError
-from tests.cases import InitializerCase
+from tests.registry_entries import InitializerCase
 
 _of = fdl.initializers
 _jax = jax.nn.initializers

@@ -11,7 +11,7 @@ import pytest
 
 import fdl
 from fdl.layers.embeddings import alibi_slopes
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 
 def _every_option():
@@ -904,7 +904,7 @@ SEEDED_BUGS = {
                 "x, context, broken = self.finite_where_unseen(",
                 "_, _, broken = self.finite_where_unseen(",
             ),
-            ('Pairs(seen["mask"], seen["bias"]).seen()', 'seen["mask"]'),
+            ("Pairs(mask, bias).seen()", "mask"),
             ("mask=context_mask, bias=context_bias", "mask=context_mask"),
             ("scale=scale,\n        soft_cap", "soft_cap"),
             ("y if broken is None else jnp.where(broken, jnp.nan, y)", "y"),

@@ -14,8 +14,8 @@ from jax import export
 
 import fdl
 from fdl.ops import convolution, convolution_cpu
-from fdl.ops.windows import Window
-from tests.cases import LayerCase
+from fdl.ops.windows_and_padding import Window
+from tests.registry_entries import LayerCase
 
 LAYERS = {
     "conv": LayerCase(lambda: fdl.conv(3, (2, 3)), (2, 4, 3, 2)),
@@ -736,7 +736,7 @@ SEEDED_BUGS = {
             ("(low, high - extra)", "(low, high)"),
         ],
     ),
-    "fdl/core/any_rank.py": (
+    "fdl/core/any_spatial_axes.py": (
         "layers/test_convolution.py -k one_integer",
         [
             ("(int(size),) * rank", "(int(size),) * 2"),
@@ -745,7 +745,7 @@ SEEDED_BUGS = {
             ("if x.ndim - 2 not in AXES", "if False"),
         ],
     ),
-    "fdl/ops/windows.py": (
+    "fdl/ops/windows_and_padding.py": (
         "layers/test_convolution.py",
         [
             ("return total // 2, total - total // 2", "return total - total // 2, total // 2"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 
 def _tied():

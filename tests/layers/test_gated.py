@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 LAYERS = {
     "gated": LayerCase(lambda: fdl.gated(3, activation=fdl.sigmoid), (4, 2)),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 LAYERS = {
     "low_rank": LayerCase(

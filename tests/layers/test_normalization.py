@@ -13,7 +13,7 @@ import pytest
 from jax.test_util import check_grads
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 UNLIKE = {
     "scale_init": fdl.initializers.normal(0.8),

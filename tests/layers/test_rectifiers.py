@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 LAYERS = {
     "prelu": LayerCase(fdl.prelu, (4, 3)),

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 
 def with_lengths(layer):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.cases import LayerCase
+from tests.registry_entries import LayerCase
 
 LAYERS = {
     "spatial_dropout": LayerCase(lambda: fdl.spatial_dropout(0.4), (4, 3, 6), random=True),

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from fdl import confusion_matrix, softmax
 from fdl.look import (
     draw,
+    figure_parts,
     image_rows,
-    panels,
     precision_recall_curves,
     principal_components,
     roc_curves,
@@ -491,11 +491,11 @@ def closest(colours):
 
 
 def test_no_two_colours_are_close_to_any_eyes():
-    normal, *others = closest(panels.PALETTE)
+    normal, *others = closest(figure_parts.PALETTE)
     assert normal > 0.18 and min(others) > 0.09
     # A palette that was made for this, and has ten: half as far apart.
     assert closest(matplotlib.color_sequences["petroff10"]).min() < 0.065
-    white = closest([*panels.PALETTE, "white"])
+    white = closest([*figure_parts.PALETTE, "white"])
     assert white[0] > 0.14  # and each can be seen on the page
 
 
@@ -840,7 +840,7 @@ SEEDED_BUGS = {
             ('"bottom" if high < 0.1 else "top"', '"top"'),
         ],
     ),
-    "fdl/look/panels.py": (
+    "fdl/look/figure_parts.py": (
         "look/test_draw.py",
         [
             ("(last - before) / 2", "(last - before) / 3"),

@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 
 import fdl
-from tests.cases import LossCase
+from tests.registry_entries import LossCase
 
 
 def _huber(predictions, targets, delta=1.0):

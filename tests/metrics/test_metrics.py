@@ -861,7 +861,7 @@ SEEDED_BUGS = {
             ("(true / true[-1])[::-1], [0.0]", "(true / true[-1])[::-1], [1.0]"),
         ],
     ),
-    "fdl/train/reports.py": (
+    "fdl/train/accumulators.py": (
         "metrics/test_metrics.py train/test_step.py train/test_loop.py",
         [
             ("Sum(self.total, self.lost[0])", "Sum(self.total, 0.0)"),

@@ -795,7 +795,7 @@ SEEDED_BUGS = {
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],
     ),
-    "fdl/port/files.py": (
+    "fdl/port/atomic_files.py": (
         "port/test_weights.py",
         [
             ("temporary.unlink(missing_ok=True)", "pass"),

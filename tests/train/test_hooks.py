@@ -53,8 +53,8 @@ def test_the_bar_shows_the_last_values_of_validation(terminal, columns):
 
 
 def test_between_records_the_bar_keeps_what_validation_gave(terminal):
+    from fdl.train.accumulators import Mean
     from fdl.train.hooks import Progress
-    from fdl.train.reports import Mean
 
     screen = terminal(80)
     with Progress(True, 0, 30) as bar:

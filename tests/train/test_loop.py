@@ -18,9 +18,9 @@ import pytest
 import fdl
 from fdl.core.compilation import weak_jit
 from fdl.train import Mean
+from fdl.train.accumulators import added
 from fdl.train.evaluation import mixes_examples
 from fdl.train.hooks import Log
-from fdl.train.reports import added
 from tests.toys import running_mean
 
 N, BATCH = 53, 8
@@ -914,7 +914,7 @@ SEEDED_BUGS = {
         "train/test_loop.py -k ranks",
         [('None) == "allow"', 'None) != "raise_"')],
     ),
-    "fdl/optim/wrappers/evaluation.py": (
+    "fdl/optim/wrappers/evaluation_params.py": (
         "train/test_loop.py",
         [
             ("LookaheadParams(params.slow, params.slow)", "params"),

@@ -1,6 +1,6 @@
 """Data sets: read from a folder, or downloaded once and checked."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.data.datasets.optical_digits import digits as digits
 from fdl.data.datasets.mnist_like import FASHION_CLASSES as FASHION_CLASSES

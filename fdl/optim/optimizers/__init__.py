@@ -1,6 +1,6 @@
 """Optimizers; one file per family, named after its best known member."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.optim.optimizers.sgd_family import sgd as sgd
 from fdl.optim.optimizers.sgd_family import sign_sgd as sign_sgd

@@ -1,6 +1,6 @@
 """Schedules: the learning rate, or another hyper-parameter, as a function of the step."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.optim.schedules.piecewise import cosine_onecycle_schedule as cosine_onecycle_schedule
 from fdl.optim.schedules.piecewise import linear_onecycle_schedule as linear_onecycle_schedule

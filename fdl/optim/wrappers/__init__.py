@@ -1,12 +1,12 @@
 """Wrappers: clipping, accumulation, averages, partitions of a tree, dtypes, hyper-parameters."""
 
-from fdl.exports import public as _public
+from fdl.public_names import public as _public
 
 from fdl.optim.wrappers.accumulation import accumulate as accumulate
 from fdl.optim.wrappers.averaging import averaged_params as averaged_params
 from fdl.optim.wrappers.averaging import ema as ema
 from fdl.optim.wrappers.averaging import params_ema as params_ema
-from fdl.optim.wrappers.evaluation import eval_params as eval_params
+from fdl.optim.wrappers.evaluation_params import eval_params as eval_params
 from fdl.optim.wrappers.clipping import adaptive_grad_clip as adaptive_grad_clip
 from fdl.optim.wrappers.clipping import centralize as centralize
 from fdl.optim.wrappers.clipping import clip as clip

@@ -15,10 +15,10 @@ from optax import contrib
 
 import fdl
 from fdl import optim
-from tests.cases import OptimizerCase
 from tests.optim.test_oracles import GRADIENTS, PARAMS, assert_same, jit, run_optax, run_oracle
 from tests.oracles.cases import CASES, SHAPES, falling
 from tests.oracles.optimizers import ORACLES
+from tests.registry_entries import OptimizerCase
 from tests.toys import halving
 from tests.trees import assert_equal, stacked
 
@@ -1087,7 +1087,7 @@ def test_lookahead_trains_in_fit():
 
 SEEDED_BUGS = {
     "fdl/optim/lifting.py": (
-        "optim/optimizers/test_optimizers.py optim/test_chaining.py optim/test_widths.py",
+        "optim/optimizers/test_optimizers.py optim/test_chaining.py optim/test_half_precision.py",
         [
             ('{"count": increment(state.count)}', '{"count": state.count}'),
             ("tuple(map(_as, outputs, old))", "tuple(outputs)"),

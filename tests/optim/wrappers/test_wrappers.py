@@ -610,7 +610,8 @@ def test_bad_options_raise(make, message):
 
 SEEDED_BUGS = {
     "fdl/optim/wrappers/clipping.py": (
-        "optim/wrappers/test_wrappers.py optim/test_widths.py -k clip_or_length_or_centr_or_norm",
+        "optim/wrappers/test_wrappers.py optim/test_half_precision.py "
+        "-k clip_or_length_or_centr_or_norm",
         [
             (
                 "jnp.where(part * whole.power < max_norm, g,",

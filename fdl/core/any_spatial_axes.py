@@ -9,7 +9,7 @@ import jax
 
 from fdl.checks import check_array, counted, is_count
 from fdl.core.layer import Layer
-from fdl.ops.windows import AXES
+from fdl.ops.windows_and_padding import AXES
 from fdl.paths import PathError
 from fdl.typing import Params, State
 

@@ -40,7 +40,7 @@ def blank(caller: str, width: float, height: float) -> "Figure":
     try:
         import matplotlib.figure  # noqa: F401
 
-        from fdl.look.figure import Figure
+        from fdl.look.notebook_figure import Figure
     except ImportError as error:
         raise ImportError(
             f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"

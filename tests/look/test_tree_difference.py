@@ -84,8 +84,8 @@ def test_other_trees_are_refused():
 
 
 SEEDED_BUGS = {
-    "fdl/look/differences.py": (
-        "look/test_differences.py",
+    "fdl/look/tree_difference.py": (
+        "look/test_tree_difference.py",
         [
             ("np.where(bits < 0, lowest - bits, bits)", "bits"),
             ("max(apart, key", "min(apart, key"),

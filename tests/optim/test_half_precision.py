@@ -534,7 +534,7 @@ def test_a_network_trains_in_half_precision(dtype, wrap):
 
 SEEDED_BUGS = {
     "fdl/ops/numerics.py": (
-        "optim/test_widths.py optim/optimizers/test_optimizers.py",
+        "optim/test_half_precision.py optim/optimizers/test_optimizers.py",
         [
             (
                 "return cast_like(new, updates), cast_like(new_state, state)",
@@ -550,7 +550,7 @@ SEEDED_BUGS = {
         ],
     ),
     "fdl/optim/tree_vectors.py": (
-        "optim/test_widths.py -k length",
+        "optim/test_half_precision.py -k length",
         [
             ("(squares > limits.tiny * 2.0**66)", "(squares >= 0)"),
             ("& (squares <= limits.max)", ""),
@@ -558,7 +558,7 @@ SEEDED_BUGS = {
         ],
     ),
     "fdl/optim/wrappers/precision.py": (
-        "optim/test_widths.py -k coarse_or_steps_below_or_master_or_bits",
+        "optim/test_half_precision.py -k coarse_or_steps_below_or_master_or_bits",
         [
             ("jnp.asarray(narrowed(m, p.dtype), m.dtype) - jnp.asarray(p, m.dtype)", "u"),
             ("else m + jnp.asarray(u, m.dtype)", "else jnp.asarray(p, m.dtype) + u"),
