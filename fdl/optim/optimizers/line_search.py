@@ -82,7 +82,7 @@ def scale_by_zoom_linesearch(
         raise OptionError(
             who,
             "expected initial_guess_strategy 'one' or 'keep', got "
-            f"{initial_guess_strategy!r}; 'keep' starts at the step of the last search",
+            f"{initial_guess_strategy!r}; keep starts at the step of the last search",
         )
     check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
     rules = Rules(

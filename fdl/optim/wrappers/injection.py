@@ -132,7 +132,7 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
         if number != 1:
             names = sorted({key for part in holders for key in part.hyperparams})
             raise ValueError(
-                f"set_hyperparams: expected {name!r} in one part of the state, found it in "
+                f"set_hyperparams: expected {name!r} in one part of the state, got it in "
                 f"{number}; the state has {names}"
             )
 

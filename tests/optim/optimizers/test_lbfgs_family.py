@@ -355,7 +355,7 @@ def test_mistakes_raise():
     with assert_refused("lbfgs: expected memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
     with assert_refused(
-        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; 'keep' starts at the "
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; keep starts at the "
         "step of the last search"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")

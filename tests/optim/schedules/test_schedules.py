@@ -443,7 +443,7 @@ def test_the_example_draws_every_schedule(tmp_path):
     [
         (
             lambda: optim.constant_schedule(float("inf")),
-            "constant_schedule: expected a finite value, a number, got inf; pass a finite number",
+            "constant_schedule: expected a finite value, got inf; pass a finite number",
         ),
         (
             lambda: optim.polynomial_schedule(0.1, float("nan"), 2, 5),

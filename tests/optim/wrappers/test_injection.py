@@ -325,12 +325,12 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: set_hyperparams(made(), rate=0.1),
-            "set_hyperparams: expected 'rate' in one part of the state, found it in 0; the state "
+            "set_hyperparams: expected 'rate' in one part of the state, got it in 0; the state "
             "has ['learning_rate', 'momentum']",
         ),
         (
             lambda: set_hyperparams((made(), made()), momentum=0.1),
-            "set_hyperparams: expected 'momentum' in one part of the state, found it in 2; the "
+            "set_hyperparams: expected 'momentum' in one part of the state, got it in 2; the "
             "state "
             "has ['learning_rate', 'momentum']",
         ),
