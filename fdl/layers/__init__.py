@@ -50,8 +50,8 @@ from fdl.ops.recurrence import linear_recurrence as linear_recurrence
 from fdl.layers.state_space import rg_lru as rg_lru
 from fdl.layers.experts import load_balance as load_balance
 from fdl.layers.experts import mixture_of_experts as mixture_of_experts
-from fdl.layers.rectifiers import prelu as prelu
-from fdl.layers.rectifiers import rrelu as rrelu
+from fdl.layers.leaky_rectifiers import prelu as prelu
+from fdl.layers.leaky_rectifiers import rrelu as rrelu
 from fdl.layers.reshaping import flatten as flatten
 from fdl.layers.reshaping import rescale as rescale
 from fdl.layers.reparametrization import low_rank as low_rank

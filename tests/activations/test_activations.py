@@ -10,7 +10,7 @@ import scipy.special
 from jax.test_util import check_grads
 
 import fdl
-from tests.registry_entries import ActivationCase
+from tests.entry_types import ActivationCase
 
 
 def _normal_chance(x):

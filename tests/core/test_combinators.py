@@ -10,7 +10,7 @@ import pytest
 
 import fdl
 from fdl.ops.fence import fence
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 from tests.toys import masked, running_mean
 
 

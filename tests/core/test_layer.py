@@ -11,7 +11,7 @@ import pytest
 
 import fdl
 from fdl.core.layer import abstract, as_layer, subkey
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 from tests.toys import masked, running_mean
 
 

@@ -15,7 +15,7 @@ import fdl
 from fdl import initializers
 from fdl.initializers.fan_counts import Shared
 from fdl.paths import PathError
-from tests.registry_entries import InitializerCase
+from tests.entry_types import InitializerCase
 
 _of = fdl.initializers
 _jax = jax.nn.initializers

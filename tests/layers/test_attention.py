@@ -11,7 +11,7 @@ import pytest
 
 import fdl
 from fdl.layers.embeddings import alibi_slopes
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 
 def _every_option():

@@ -15,7 +15,7 @@ from jax import export
 import fdl
 from fdl.ops import convolution, convolution_cpu
 from fdl.ops.windows_and_padding import Window
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "conv": LayerCase(lambda: fdl.conv(3, (2, 3)), (2, 4, 3, 2)),

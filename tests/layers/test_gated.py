@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "gated": LayerCase(lambda: fdl.gated(3, activation=fdl.sigmoid), (4, 2)),

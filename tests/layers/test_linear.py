@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 
 def _two_inputs():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "low_rank": LayerCase(

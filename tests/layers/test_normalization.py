@@ -13,7 +13,7 @@ import pytest
 from jax.test_util import check_grads
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 UNLIKE = {
     "scale_init": fdl.initializers.normal(0.8),

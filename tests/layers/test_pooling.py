@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "max_pool": LayerCase(lambda: fdl.max_pool((2, 2)), (2, 4, 5, 2)),

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 
 def with_lengths(layer):

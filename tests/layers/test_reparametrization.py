@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "weight_norm": LayerCase(lambda: fdl.weight_norm(fdl.dense(3)), (4, 2)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "spatial_dropout": LayerCase(lambda: fdl.spatial_dropout(0.4), (4, 3, 6), random=True),

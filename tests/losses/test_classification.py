@@ -10,8 +10,8 @@ import pytest
 import scipy.special
 
 import fdl
+from tests.entry_types import LossCase
 from tests.losses import oracles
-from tests.registry_entries import LossCase
 
 
 def _sigmoid_focal(logits, targets, gamma=2.0, alpha=None):

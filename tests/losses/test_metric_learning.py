@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import fdl
+from tests.entry_types import LossCase
 from tests.losses import oracles
-from tests.registry_entries import LossCase
 
 
 def _unit(x):

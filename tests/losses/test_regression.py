@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 
 import fdl
-from tests.registry_entries import LossCase
+from tests.entry_types import LossCase
 
 
 def _huber(predictions, targets, delta=1.0):

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.special
 
 import fdl
-from tests.registry_entries import LossCase
+from tests.entry_types import LossCase
 
 
 def _dice(logits, targets, smooth=1.0):

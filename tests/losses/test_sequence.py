@@ -10,8 +10,8 @@ import optax
 import scipy.special
 
 import fdl
+from tests.entry_types import LossCase
 from tests.losses import oracles
-from tests.registry_entries import LossCase
 
 
 def _texts(rng, rows, classes, size):

@@ -11,8 +11,8 @@ import pytest
 import scipy.special
 
 import fdl
+from tests.entry_types import LossCase
 from tests.losses import oracles
-from tests.registry_entries import LossCase
 
 
 def _tokens(rng, rows, classes, size):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.registry_entries import LayerCase
+from tests.entry_types import LayerCase
 
 LAYERS = {
     "lenet": LayerCase(lambda: fdl.lenet(3), (2, 4, 4, 1)),

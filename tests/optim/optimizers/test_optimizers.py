@@ -15,10 +15,10 @@ from optax import contrib
 
 import fdl
 from fdl import optim
+from tests.entry_types import OptimizerCase
 from tests.optim.test_oracles import GRADIENTS, PARAMS, assert_same, jit, run_optax, run_oracle
 from tests.oracles.cases import CASES, SHAPES, falling
 from tests.oracles.optimizers import ORACLES
-from tests.registry_entries import OptimizerCase
 from tests.toys import halving
 from tests.trees import assert_equal, stacked
 
