@@ -166,7 +166,8 @@ def gpt(
     Args:
       vocabulary: V, the number of different tokens.
       length: the largest number of tokens of a sequence. A learned vector is added at each
-        position. None means no learned positions, and sequences of any length; use None with `rotary`.
+        position. None means no learned positions, and sequences of any length. Use None with
+        `rotary`.
       layers: the number of blocks.
       heads: the number of attention heads of each block. It must divide `features`.
       features: D, the number of features of each token.
