@@ -64,7 +64,7 @@ def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
 
 def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """The probabilities nearest to x; many of them are exactly 0.
+    """The vector of probabilities that is nearest to x. Many of them are exactly 0.
 
     p = max(x - tau, 0), where tau is chosen so that the sum of p is 1.
 
@@ -79,8 +79,8 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     Source: Martins and Astudillo 2016, arXiv 1602.02068, algorithm 1 and proposition 2.
     """
     exact = widened(x)
-    # Adding a constant to x does not change the result. Subtracting the maximum makes the largest z
-    # 0, so the sums below, over the largest z, are of small numbers.
+    # Adding a constant to x does not change the result. The maximum is subtracted so that the
+    # largest z is 0, and the sums of the largest z, below, stay small.
     z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
     count = z.shape[axis]
     falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))

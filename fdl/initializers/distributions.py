@@ -141,7 +141,7 @@ def check_stddev(who: str, stddev: Any) -> None:
 
 
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
-    """An initializer that draws in 32 bits or more, then converts the values to its dtype."""
+    """An initializer that draws in 32 bits or more, then converts the values to the dtype."""
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         exact = drawn_in(dtype, who)

@@ -146,7 +146,7 @@ def dirac(groups: int = 1) -> Initializer:
 
     Raises:
       ValueError: groups is below 1.
-      PathError: the shape has no spatial axes, or groups does not divide its out.
+      PathError: the shape has no spatial axes, or groups does not divide out.
 
     Example:
       >>> w = dirac()(None, (3, 2, 2))

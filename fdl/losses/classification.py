@@ -172,8 +172,8 @@ def multiclass_hinge(
       Array([1.5], dtype=float32)
 
     Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
-    Vector Machines", equation 2. (torch's `multi_margin_loss` sums over
-    the other classes instead of taking their maximum.)
+    Vector Machines", equation 2. (torch's `multi_margin_loss` sums over the other
+    classes instead of taking their maximum.)
     """
     scores, labels = logits_and_labels("multiclass_hinge", scores, labels)
     right = one_hot(labels, scores.shape[-1])

@@ -1,4 +1,4 @@
-"""`per_example`, the decorator of per-example losses and metrics. It leaves elements out of them.
+"""`per_example`, the decorator of losses and metrics. It sets options and leaves out elements.
 
 Losses and metrics have `where` and `ignore_index` in their signatures, but only this module reads
 these two options.
@@ -40,8 +40,9 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     them reaches neither the value nor the gradient; and the value is set to 0.
 
     Args:
-      f: a function of arrays. The first axes of each array are the axes of the value. An array of
-        labels is named `labels`. Options are keyword-only arguments.
+      f: a function of arrays. The first axes of each array are the axes of the value. The
+        second array is the labels or targets; `ignore_index` needs the name `labels`. Options are
+        keyword-only arguments.
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -93,7 +94,7 @@ def counting(f: Any, targets: Any) -> jax.Array | None:
 
     Args:
       f: a function. Its options are read only if it is a loss or metric of fdl with options set, by
-        `functools.partial` or by a call without arrays.
+        `functools.partial` or by a call without arrays. Otherwise the result is None.
       targets: [...], the second argument of f.
 
     Returns:

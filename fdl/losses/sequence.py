@@ -33,7 +33,7 @@ def ctc(
 
     Args:
       logits: [..., T, C], a floating dtype.
-      labels: [..., S], integers in [0, C), without the blank. Texts shorter than S are padded with
+      labels: [..., S], integers in [0, C) except the blank. Texts shorter than S are padded with
         -1 at the end. Any other label gives NaN.
       lengths: [...], integers in [0, T], the number of frames of each sequence; by default T.
         Frames past this number are not read. A length outside this range gives NaN.

@@ -28,8 +28,8 @@ def accuracy(
     Args:
       logits: [..., C], C >= 2. For one logit per example, use `binary_accuracy`.
       labels: [...], integers in [0, C).
-      ignore_index: the label to leave out, such as -100. In `supervised`, the
-        `ignore_index` of the loss also applies to the metrics.
+      ignore_index: the label to leave out, such as -100. In `supervised`, the `ignore_index` of the
+        loss also applies to the metrics.
       where: bool [...]. Where it is False, the value is 0.
 
     Returns:

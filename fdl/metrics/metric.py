@@ -29,8 +29,8 @@ class Metric(NamedTuple):
       update: `(state, predictions, targets, weight=None) -> state`. Adds a batch. The shape of
         weight is the first axes of the shape of the targets, such as [B]; by default all weights
         are 1. Elements of weight 0 are ignored, even if they are NaN.
-      merge: `(state, state) -> state`. Combines two states into the state of the batches of both.
-        Use it for states from several devices.
+      merge: `(state, state) -> state`. Combines two states into one state for all batches of the
+        two. Use it for states from several devices.
       compute: `state -> value`.
 
     Example:
@@ -127,7 +127,7 @@ def summed(
 
     Args:
       shapes: dict from the name of each sum to its shape.
-      count: `(predictions, targets, weight or None) -> {name: sum over a batch}`.
+      count: `(predictions, targets, weight) -> {name: sum over a batch}`; weight may be None.
       compute: `{name: sum over all batches} -> value`.
     """
 
@@ -182,7 +182,7 @@ def _finite(low: jax.Array) -> jax.Array:
 def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
     """The weight of each element: int32 if weight is None or bool, otherwise float32.
 
-    int32, because a count in float32 would stop growing at 2^24 within a batch.
+    Counts use int32, because a count in float32 would stop growing at 2^24 within a batch.
 
     Args:
       name: the name of the metric, for error messages.

@@ -14,7 +14,7 @@ from fdl.metrics.metric import Metric, ratio, summed, weighted_sum, weights_of
 
 
 def perplexity() -> Metric:
-    """exp(mean cross-entropy): the number of equally likely classes that are as hard to predict.
+    """exp(mean cross-entropy): the number of equally likely classes with the same uncertainty.
 
     Returns:
       Metric whose inputs are logits [..., C] and integer labels [...].

@@ -14,7 +14,7 @@ from fdl.paths import shortened
 
 # Scores are counted in bins, one bin for each bfloat16 number, except in [1/2, 1). There, only 128
 # bfloat16 numbers exist, too few for probabilities near 1. So a score s in [1/2, 1) is binned by
-# 1 - s in bfloat16. 1 - s is between 2^-24 and 1/2, and NEAR_ONE is a sufficient number of bins.
+# 1 - s, rounded to bfloat16. 1 - s is between 2^-24 and 1/2, so NEAR_ONE bins are enough.
 HALF, ONE = 0xBF00, 0xBF80
 NEAR_ONE = 24 * 128
 BINS = 2**16 + NEAR_ONE - (ONE - HALF)
@@ -279,7 +279,7 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
 
 def _bin(scores: jax.Array) -> jax.Array:
     """The bin of a score: an integer in [0, BINS) that rises with the score."""
-    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # -0.0 is 0.0
+    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # -0.0 gets the bin of 0.0
     place = _rank(scores)
     more = NEAR_ONE - (ONE - HALF)
     near = HALF + (HALF - _rank(1 - scores))
