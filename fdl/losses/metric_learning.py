@@ -116,8 +116,8 @@ def triplet(
         inputs there are NaN.
 
     Returns:
-      [...], float32 or wider, >= 0. The distances are not squared; in FaceNet they
-        are.
+      [...], float32 or wider, >= 0. The distances are not squared, unlike in
+      FaceNet.
 
     Raises:
       PathError: the arguments differ in shape.

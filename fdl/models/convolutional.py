@@ -84,9 +84,9 @@ def resnet(
       width: the number of channels of the first stage.
       block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
         3 x 3. A "bottleneck" block has three, 1 x 1, 3 x 3 and 1 x 1; the last has four times as
-        many channels. In the first block of a stage, the 3 x 3 convolution has stride 2 (v1.5, as
-        in torchvision). In "bottleneck_v1", the first 1 x 1 convolution has stride 2 instead, as in
-        the paper.
+        many channels. In the first block of each stage but the first stage, the 3 x 3 convolution
+        has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution
+        has stride 2 instead, as in the paper.
       stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.

@@ -82,7 +82,7 @@ def autoencoder(
       shape: the shape of one input, without the batch axis.
       hidden: the hidden widths of the encoder. The decoder has the same widths in reverse order.
       code: the length of the code: how many numbers encode an input, >= 1.
-      activation: the function after each hidden dense layer. It is not applied to the code and to
+      activation: the function after each hidden dense layer. It is not applied to the code or to
         the output.
 
     Returns:
