@@ -1,4 +1,4 @@
-"""Derivatives by differences, checks of `jax.grad`, per-example gradients and Hessian products."""
+"""Numerical derivatives, checks of `jax.grad`, per-example gradients, products with the Hessian."""
 
 import functools
 from collections.abc import Callable
@@ -12,17 +12,18 @@ from fdl import paths
 
 
 def derivative(f: Callable[[jax.Array], jax.Array], x: Any, step: float | None = None) -> jax.Array:
-    """The rate of change of f at x: (f(x + h) - f(x - h)) / 2h, the central difference.
+    """The derivative of f at x by the central difference: (f(x + h) - f(x - h)) / 2h.
 
-    h is eps^(1/3) * max(|x|, 1), where eps is the spacing of the dtype at 1. The curvature of f
-    causes an error of about h^2, and the rounding of f one of about eps / h; this h makes their sum
-    small. In float32 h is 0.005 and about 5 digits are right; in float64 it is 6e-6, and about 10
-    are. h is then rounded so that x + h and x - h are exactly 2h apart.
+    By default, h is eps^(1/3) * max(|x|, 1), where eps is the spacing of the dtype at 1. The
+    derivative has an error of about h^2 because f is curved, and an error of about eps / h because
+    f(x) is rounded. With this h, the sum of the two errors is small. In float32, h is 0.005 and
+    about 5 digits are right. In float64, h is 6e-6 and about 10 digits are right. The difference is
+    divided by the exact distance between the rounded points x + h and x - h.
 
     Args:
-      f: a function of one array, elementwise: y[i] depends only on x[i].
+      f: an elementwise function of one array: the output y[i] depends only on x[i].
       x: [...], a floating dtype.
-      step: h, > 0; by default as above.
+      step: h, > 0; by default the h described above.
 
     Returns:
       [...], dy/dx at each element.
@@ -54,22 +55,24 @@ def check_gradient(
 ) -> dict[str, float]:
     """Compares `jax.grad(f)` with central differences, leaf by leaf.
 
-    Each leaf moves along random directions v of length 1. The gradient predicts that f changes at
-    the rate <gradient, v>; the difference measures that rate.
+    For each leaf, some random directions v of norm 1 are drawn. The gradient predicts that f
+    changes along v at the rate <gradient, v>; the central difference measures this rate.
 
     Args:
       f: a function from a pytree to a scalar.
-      params: a pytree of floating arrays, not at a kink of f (relu at 0).
-      key: a random key for the directions; by default a fixed one.
+      params: a pytree of floating arrays. f must not have a kink there, such as relu at 0.
+      key: a random key for the directions; by default a fixed key.
       directions: number of directions for each leaf.
-      tolerance: the largest error allowed, relative to the gradient's length or to |f| / 5,
-        whichever is larger; by default 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
+      tolerance: the largest relative error that is allowed. A relative error is the difference
+        between the two rates, divided by the norm of the leaf's gradient or by |f| / 5, whichever
+        is larger. By default 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
 
     Returns:
-      path -> the largest relative error of that leaf.
+      A dict from the path of each leaf to the largest relative error of this leaf.
 
     Raises:
-      PathError: an error above the tolerance; names the leaf, both rates and the tolerance.
+      PathError: an error is above the tolerance. The message names the leaf, both rates and the
+        tolerance.
       TypeError: a leaf is not of a floating dtype, or f is not a scalar.
 
     Example:
@@ -81,10 +84,10 @@ def check_gradient(
     """
     key = jax.random.key(0) if key is None else key
     y, gradient = jax.value_and_grad(f)(params)
-    # Rounding of f changes a difference by about eps^(2/3) |f|, even where the gradient is 0, as it
-    # is for the bias of the keys in attention.
+    # The rounding of f changes a central difference by about eps^(2/3) |f|, even if the gradient is
+    # 0. (For the bias of the keys in attention, it is 0.)
     least = max(abs(float(y)) / 5, _eps(y.dtype) ** 0.5)
-    # NumPy, because JAX would compile a program for the shape of each leaf.
+    # NumPy draws the directions, because JAX would compile a function for the shape of each leaf.
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     gradients = paths.leaves(gradient)
     errors = {}
@@ -112,16 +115,18 @@ def check_gradient(
 def per_example_gradients(
     loss: Callable[[Any, Any], jax.Array], params: Any, batch: Any, *, chunk: int | None = None
 ) -> Any:
-    """The gradient of the loss for every example separately.
+    """The gradient of the loss for each example separately.
 
     Args:
       loss: `(params, example) -> scalar`, for one example without a batch axis.
       params: a pytree of floating arrays.
       batch: a pytree of arrays [B, ...].
-      chunk: number of gradients computed at once, to save memory; by default all B.
+      chunk: the number of gradients computed at the same time. A small chunk saves memory; by
+        default all B.
 
     Returns:
-      A pytree like params, with leaves [B, ...]. Their mean is the gradient of the mean loss.
+      A pytree like params, with a batch axis in front of each leaf: [B, ...]. The mean over this
+      axis is the gradient of the mean loss.
 
     Example:
       >>> loss = lambda w, example: (w * example) ** 2 / 2
@@ -133,7 +138,9 @@ def per_example_gradients(
 
 
 def hessian_vector_product(f: Callable[[Any], jax.Array], params: Any, vector: Any) -> Any:
-    """H v, the change of the gradient of f along v; costs about two gradients.
+    """H v, where H is the Hessian of f: the derivative of the gradient along v.
+
+    The cost is about two gradients. H itself is never computed.
 
     Args:
       f: a function from a pytree to a scalar.
@@ -141,20 +148,21 @@ def hessian_vector_product(f: Callable[[Any], jax.Array], params: Any, vector: A
       vector: v, a pytree like params.
 
     Returns:
-      A pytree like params. The Hessian H itself is never computed.
+      A pytree like params.
 
     Example:
       >>> f = lambda w: w[0] ** 2 * w[1]
       >>> hessian_vector_product(f, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
       Array([4., 2.], dtype=float32)
 
-    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian"; forward over reverse.
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian". The method is
+    forward-mode differentiation of a reverse-mode gradient.
     """
     return jax.jvp(jax.grad(f), (params,), (vector,))[1]
 
 
 def _along(f: Callable[[Any], jax.Array], params: Any, path: str, v: np.ndarray) -> Any:
-    """f as a function of t, where one leaf is moved by t * v."""
+    """The function t -> f(params), where the leaf at `path` is moved by t * v."""
 
     def at_distance(t: jax.Array) -> jax.Array:
         def moved(keys: Any, leaf: Any) -> Any:

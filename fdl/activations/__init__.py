@@ -1,4 +1,4 @@
-"""Activations: functions of one array; the result has the same shape, except in the gates."""
+"""Activations: functions of one array. The result has the shape of x; gates halve the last axis."""
 
 from fdl.public_names import public as _public
 from fdl.activations.rectifiers import relu as relu

@@ -1,8 +1,8 @@
 """Rectifiers: 0 or a small value below a corner, the input itself above it.
 
-All take x [...] of a floating dtype and return [...] of the same dtype. At a corner the slope is
-that of the flat side, as in torch. Options are numbers, or arrays that broadcast to x; they may be
-traced.
+Each function takes x [...] of a floating dtype and returns [...] of the same dtype. The slope at a
+corner is the slope of the flat side, as in torch. Options are numbers, or arrays that broadcast to
+x; they may be traced.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def relu(x: jax.Array) -> jax.Array:
       x: [...], a real dtype.
 
     Returns:
-      [...], the same dtype; NaN stays NaN.
+      [...], same dtype as x. NaN stays NaN.
 
     Example:
       >>> relu(jnp.array([-2.0, 0.0, 3.0]))
@@ -56,7 +56,9 @@ def squared_relu(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax.Array:
-    """x above 0, negative_slope * x below. The layer `prelu` learns the slope, `rrelu` draws it.
+    """x where x > 0, else negative_slope * x.
+
+    The layer `prelu` learns the slope; the layer `rrelu` draws it at random.
 
     Example:
       >>> leaky_relu(jnp.array([-2.0, 3.0]), negative_slope=0.5)
@@ -69,7 +71,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
 
 
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
-    """x above 0, alpha * (e^x - 1) below.
+    """x where x > 0, else alpha * (e^x - 1).
 
     Example:
       >>> elu(jnp.array([-100.0, 3.0]))
@@ -81,7 +83,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
-    """x above 0, alpha * (e^(x / alpha) - 1) below: an ELU with a continuous slope.
+    """x where x > 0, else alpha * (e^(x / alpha) - 1): an ELU with a continuous slope.
 
     Example:
       >>> celu(jnp.array([-100.0, 3.0]), alpha=2.0)
@@ -93,7 +95,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """1.0507 * elu(x, alpha=1.6733): keeps mean and variance near 0 and 1 from layer to layer.
+    """1.0507 * elu(x, alpha=1.6733). In a deep network, means stay near 0 and variances near 1.
 
     Example:
       >>> selu(jnp.array([-100.0, 1.0])).round(2)
@@ -105,13 +107,13 @@ def selu(x: jax.Array) -> jax.Array:
 
 
 def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
-    """x above `level`, `value` elsewhere.
+    """x where x > level, else `value`.
 
     Example:
       >>> threshold(jnp.array([1.0, 3.0]), level=2.0, value=-5.0)
       Array([-5.,  3.], dtype=float32)
 
-    Source: torch; `relu` has level 0 and value 0.
+    Source: `torch.nn.functional.threshold`. `relu` is the case of level 0 and value 0.
     """
     other = jnp.full_like(x, like(x, "threshold", "value", value))
     return jnp.where(x <= like(x, "threshold", "level", level), other, x)
@@ -130,7 +132,7 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
-    """x moved towards 0 by `level`, and 0 where |x| <= level.
+    """x moved towards 0 by `level`; 0 where |x| <= level.
 
     Example:
       >>> soft_shrink(jnp.array([-2.0, 0.3, 1.5]))
@@ -143,10 +145,10 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 
 def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
-    """An option in the dtype of x, so that a NumPy number does not widen the result.
+    """An option converted to the dtype of x, so that a NumPy number does not widen the result.
 
     Raises:
-      ValueError: names the activation and the option that is not a number.
+      ValueError: the option is not a number. The message names the activation and the option.
     """
     check_number(who, what, option, None, "pass a number")
     return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
@@ -155,7 +157,7 @@ def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
 def clipped(x: jax.Array, low: float, high: float) -> jax.Array:
     """min(max(x, low), high), with slope 0 at both corners.
 
-    Source: Collobert 2004, "Large scale machine learning", for low -1 and high 1.
+    Source: Collobert 2004, "Large scale machine learning", with low = -1 and high = 1.
     """
     below = jnp.where(x >= high, jnp.full_like(x, high), x)
     return jnp.where(x <= low, jnp.full_like(x, low), below)

@@ -1,6 +1,6 @@
-"""Sigmoids, which rise from one constant to another, and functions made of them.
+"""Sigmoids, which rise from one constant to another, and functions made of sigmoids.
 
-All take x [...] of a floating dtype and return [...] of the same dtype.
+Each function takes x [...] of a floating dtype and returns [...] of the same dtype.
 """
 
 import jax
@@ -16,7 +16,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
       x: [...], a floating dtype.
 
     Returns:
-      [...], the same dtype; no overflow at any x.
+      [...], same dtype as x. It does not overflow for any x.
 
     Example:
       >>> sigmoid(jnp.array([-1000.0, 0.0]))
@@ -35,7 +35,7 @@ def tanh(x: jax.Array) -> jax.Array:
       x: [...], a floating dtype.
 
     Returns:
-      [...], the same dtype.
+      [...], same dtype as x.
 
     Example:
       >>> tanh(jnp.array([0.0, 100.0]))
@@ -47,13 +47,13 @@ def tanh(x: jax.Array) -> jax.Array:
 
 
 def log_sigmoid(x: jax.Array) -> jax.Array:
-    """log(sigmoid(x)) = -softplus(-x), without underflow.
+    """log(sigmoid(x)), computed as -softplus(-x), without underflow.
 
     Example:
       >>> log_sigmoid(jnp.array([-1000.0, 1000.0]))
       Array([-1000.,    -0.], dtype=float32)
 
-    Source: jax.nn.
+    Source: `jax.nn.log_sigmoid`.
     """
     return jax.nn.log_sigmoid(x)
 
@@ -113,6 +113,6 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
       >>> tanh_shrink(jnp.array([0.0, 100.0]))
       Array([ 0., 99.], dtype=float32)
 
-    Source: torch.
+    Source: `torch.nn.Tanhshrink`.
     """
     return x - jnp.tanh(x)

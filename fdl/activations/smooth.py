@@ -1,6 +1,6 @@
 """Smooth rectifiers: near 0 for large negative x, near x for large positive x, without a corner.
 
-All take x [...] of a floating dtype and return [...] of the same dtype.
+Each function takes x [...] of a floating dtype and returns [...] of the same dtype.
 """
 
 import math
@@ -13,18 +13,19 @@ from fdl.activations.sigmoids import hard_sigmoid, sigmoid
 from fdl.checks import check_floating
 from fdl.ops.numerics import widened
 
-FAR = 2.0**40  # beyond it, sqrt(x^2 + b) is |x| in float32 and the square could overflow
+# For |x| > FAR, sqrt(x^2 + b) equals |x| in float32, and x^2 could overflow.
+FAR = 2.0**40
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
-    """The Gaussian error linear unit: x times the probability that a standard normal is below x.
+    """The Gaussian error linear unit: x * P(Z < x), with Z standard normal.
 
     Args:
       x: [...], a floating dtype.
-      approximate: the paper's approximation by tanh; False for the exact function.
+      approximate: True uses the paper's approximation by tanh; False computes the exact function.
 
     Returns:
-      [...], the same dtype.
+      [...], same dtype as x.
 
     Example:
       >>> gelu(jnp.array([0.0, 1.0])).round(3)
@@ -36,8 +37,9 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     if not approximate:
         return jax.nn.gelu(y, approximate=False).astype(x.dtype)
-    # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel. Beyond 12 it is 0 or 1, and the slope
-    # would be 0 * inf from the cube.
+    # The paper's (1 + tanh u) / 2 equals sigmoid(2 u), which has no cancellation for u < 0.
+    # Beyond |x| = 12 the sigmoid is exactly 0 or 1. Without the clip, its slope of 0 would be
+    # multiplied by the infinite slope of the cube, giving NaN.
     near = jnp.clip(y, -12, 12)
     share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
     return (y * share).astype(x.dtype)
@@ -50,7 +52,7 @@ def silu(x: jax.Array) -> jax.Array:
       x: [...], a floating dtype.
 
     Returns:
-      [...], the same dtype.
+      [...], same dtype as x.
 
     Example:
       >>> silu(jnp.array([0.0, 1.0])).round(3)
@@ -99,7 +101,9 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
-    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials; b >= 0 may be traced.
+    """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials.
+
+    b must be >= 0, and may be traced.
 
     Example:
       >>> squareplus(jnp.array([-1e4, 0.0]))
@@ -107,8 +111,8 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
     Source: Barron 2021, arXiv 2112.11687, equation 1.
     """
-    # The formula itself cancels far below 0: it would give 0 at -1e4.
-    # |x| is max(x, -x), which has slope 0 at 0 in JAX; that of abs is 1.
+    # The formula above loses all digits for large negative x: at -1e4 it would give 0.
+    # |x| is computed as max(x, -x), whose slope at 0 is 0 in JAX; the slope of jnp.abs at 0 is 1.
     y = widened(x)
     size, constant = jnp.maximum(y, -y), like(y, "squareplus", "b", b)
     root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))
@@ -116,7 +120,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:
-    """0 below -1, x above 1, (x + 1)^2 / 4 between: a softplus that is exact outside [-1, 1].
+    """0 for x <= -1, x for x >= 1, (x + 1)^2 / 4 between: an approximation of softplus.
 
     Example:
       >>> sparse_plus(jnp.array([-2.0, 0.0, 2.0]))
@@ -129,7 +133,7 @@ def sparse_plus(x: jax.Array) -> jax.Array:
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """x itself, for places that need an activation.
+    """x itself. Use it where an activation is required but none is wanted.
 
     Example:
       >>> identity(jnp.array([2.0]))

@@ -1,4 +1,4 @@
-"""Activations of a whole vector: class probabilities, standardization, gated halves."""
+"""Activations of a whole vector: class probabilities, standardization, and gates."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from fdl.typing import Activation
 
 
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """e^x / sum e^x: probabilities.
+    """e^x / sum e^x: the probabilities of classes.
 
     Args:
       x: [..., C], a floating dtype.
       axis: the axis of the classes.
 
     Returns:
-      [..., C], the same dtype; sums to 1 along `axis`.
+      [..., C], same dtype as x. The sum along `axis` is 1.
 
     Example:
       >>> softmax(jnp.array([1000.0, 1000.0]))
@@ -42,7 +42,7 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
       >>> log_softmax(jnp.array([0.0, -1000.0]))
       Array([    0., -1000.], dtype=float32)
 
-    Source: jax.nn.
+    Source: `jax.nn.log_softmax`.
     """
     return jax.nn.log_softmax(x, axis=axis)
 
@@ -58,15 +58,15 @@ def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
       >>> softmin(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
 
-    Source: torch.
+    Source: `torch.nn.Softmin`.
     """
     return jax.nn.softmax(-x, axis=axis)
 
 
 def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    """The nearest point of the probability simplex: many probabilities are exactly 0.
+    """The vector of probabilities that is nearest to x. Many of them are exactly 0.
 
-    p = max(x - tau, 0), with tau such that p sums to 1.
+    p = max(x - tau, 0), where tau is chosen so that the sum of p is 1.
 
     Args:
       x: [..., C], a floating dtype.
@@ -79,7 +79,8 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     Source: Martins and Astudillo 2016, arXiv 1602.02068, algorithm 1 and proposition 2.
     """
     exact = widened(x)
-    # Adding a constant to x changes nothing; below a maximum of 0, the sums stay small.
+    # Adding a constant to x does not change the result. The maximum is subtracted so that the
+    # largest z is 0, and the sums of the largest z, below, stay small.
     z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
     count = z.shape[axis]
     falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))
@@ -95,42 +96,43 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
 
 def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) along an axis: `layer_norm` without scale and bias.
+    """(x - mean) / sqrt(variance + epsilon) along one axis: `layer_norm` without scale and bias.
 
     Args:
-      x: [..., D], a floating dtype; mean and variance are taken in float32 or wider.
-      axis: the axis of mean and variance.
+      x: [..., D], a floating dtype. Mean and variance are computed in float32 or wider.
+      axis: the axis over which mean and variance are computed.
       epsilon: > 0; may be traced.
 
     Raises:
-      ValueError: an epsilon that is not above 0.
+      ValueError: epsilon is not above 0.
 
     Example:
       >>> standardize(jnp.array([1.0, 3.0])).round(3)
       Array([-1.,  1.], dtype=float32)
 
-    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3; jax.nn computes the variance as
-    a difference of means, which cancels.
+    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 3. `jax.nn.standardize` computes
+    the variance as mean(x^2) - mean(x)^2, which loses digits if the mean is large; this function
+    averages the squared deviations.
     """
     check_number("standardize", "epsilon", epsilon, "(0, inf]", "a constant x would give NaN")
     return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
 
 
 def glu(x: jax.Array) -> jax.Array:
-    """The first half of x times the sigmoid of the second, [..., 2 C] to [..., C].
+    """The first half of x times the sigmoid of the second half; maps [..., 2 C] to [..., C].
 
     Example:
       >>> glu(jnp.array([6.0, 0.0]))
       Array([3.], dtype=float32)
 
-    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1; the halves are in the order
-    of torch and jax.nn.
+    Source: Dauphin et al. 2016, arXiv 1612.08083, equation 1. The halves are in the same
+    order as in torch and jax.nn.
     """
     return _halves("glu", x, sigmoid)
 
 
 def swiglu(x: jax.Array) -> jax.Array:
-    """The first half of x times the silu of the second, [..., 2 C] to [..., C].
+    """The first half of x times the silu of the second half; maps [..., 2 C] to [..., C].
 
     Example:
       >>> swiglu(jnp.array([6.0, 0.0]))
@@ -142,7 +144,7 @@ def swiglu(x: jax.Array) -> jax.Array:
 
 
 def geglu(x: jax.Array) -> jax.Array:
-    """The first half of x times the gelu of the second, [..., 2 C] to [..., C].
+    """The first half of x times the gelu of the second half; maps [..., 2 C] to [..., C].
 
     Example:
       >>> geglu(jnp.array([6.0, 0.0]))
@@ -154,7 +156,7 @@ def geglu(x: jax.Array) -> jax.Array:
 
 
 def _halves(name: str, x: jax.Array, gate: Activation) -> jax.Array:
-    """value * gate(x), of the two halves of the last axis."""
+    """Splits the last axis in halves a and b, and returns a * gate(b)."""
     if x.ndim < 1 or x.shape[-1] % 2:
         raise PathError(
             f"expected x [..., 2 C], got {list(x.shape)}; its halves are the value and the gate",

@@ -1,4 +1,4 @@
-"""Initializers: the values that weights start with.
+"""Initializers: functions that return the initial values of weights.
 
 An initializer is a function `(key, shape, dtype) -> array`. For weights `[*receptive_field, in,
 out]`, fan_in = in * prod(receptive_field) and fan_out = out * prod(receptive_field).

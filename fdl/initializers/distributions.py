@@ -1,4 +1,4 @@
-"""Independent random weights: normal, truncated normal, uniform, and scaled by the fans."""
+"""Independent random weights: normal, truncated normal, uniform, and scaled by their fans."""
 
 import functools
 import inspect
@@ -15,13 +15,13 @@ from fdl.typing import Initializer, Key
 
 
 def normal(stddev: float = 0.01) -> Initializer:
-    """Independent normal values of mean 0.
+    """Independent values from a normal distribution of mean 0.
 
     Args:
       stddev: the standard deviation, finite and >= 0; may be traced.
 
     Raises:
-      ValueError: stddev out of range.
+      ValueError: stddev is out of range.
 
     Example:
       >>> normal(0.1)(jax.random.key(0), (3, 2)).shape
@@ -32,13 +32,13 @@ def normal(stddev: float = 0.01) -> Initializer:
 
 
 def uniform(limit: float = 0.01) -> Initializer:
-    """Independent values, uniform between -limit and limit; their variance is limit**2 / 3.
+    """Independent values, uniform between -limit and limit. Their variance is limit^2 / 3.
 
     Args:
-      limit: finite and > 0; may be traced.
+      limit: the bound of the values, finite and > 0; may be traced.
 
     Raises:
-      ValueError: limit out of range.
+      ValueError: limit is out of range.
 
     Example:
       >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
@@ -54,17 +54,16 @@ def uniform(limit: float = 0.01) -> Initializer:
 
 
 def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
-    """Independent values of a truncated normal distribution of mean 0.
+    """Independent values from a normal distribution of mean 0, truncated to an interval.
 
     Args:
-      stddev: the standard deviation before truncation, finite and >= 0. That of the values is
-        smaller: 0.88 * stddev by default.
-      lower: the lower bound, in units of stddev; may be infinite.
-      upper: the upper bound, in units of stddev, > lower; may be infinite. All three may be
-        traced.
+      stddev: the standard deviation before truncation, finite and >= 0; may be traced. Truncation
+        makes the standard deviation of the values smaller: 0.88 * stddev for the default bounds.
+      lower: the lower bound, in units of stddev; may be infinite or traced.
+      upper: the upper bound, in units of stddev, > lower; may be infinite or traced.
 
     Raises:
-      ValueError: stddev out of range, or lower >= upper.
+      ValueError: stddev is out of range, or lower >= upper.
 
     Example:
       >>> w = truncated_normal(0.1)(jax.random.key(0), (1000,))
@@ -85,16 +84,16 @@ def variance_scaling(
     mode: Literal["fan_in", "fan_out", "fan_avg"],
     distribution: Literal["normal", "uniform"],
 ) -> Initializer:
-    """Independent values of mean 0 and variance scale / fan.
+    """Independent values of mean 0 and variance scale / fan, where mode says which fan.
 
     Args:
       scale: finite and > 0; may be traced.
-      mode: the fan: of inputs, of outputs, or the mean of both.
+      mode: the fan: "fan_in", "fan_out", or "fan_avg", the mean of fan_in and fan_out.
       distribution: "normal" (not truncated) or "uniform".
 
     Raises:
-      PathError: a shape of fewer than two dimensions, which has no fans; no key.
-      ValueError: scale out of range, an unknown mode or distribution.
+      PathError: the shape has fewer than two dimensions, and so no fans; or the key is None.
+      ValueError: scale is out of range, or mode or distribution is unknown.
 
     Example:
       >>> w = variance_scaling(1.0, "fan_in", "normal")(jax.random.key(0), (400, 300))
@@ -137,12 +136,12 @@ lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
 
 
 def check_stddev(who: str, stddev: Any) -> None:
-    """Raises unless stddev is finite and >= 0."""
+    """Raises an error unless stddev is finite and >= 0."""
     check_number(who, "stddev", stddev, "[0, inf)", "values are multiplied by it")
 
 
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
-    """An initializer that calls `draw(key, shape, dtype)` with dtypes of 32 bits or more."""
+    """An initializer that draws in 32 bits or more, then converts the values to the dtype."""
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         exact = drawn_in(dtype, who)
@@ -152,10 +151,11 @@ def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
 
 
 def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
-    """A compiled `draw(key, shape, dtype, *options)` as a function of (key, shape, dtype).
+    """The function `(key, shape, dtype) -> draw(key, shape, dtype, *options)`.
 
-    Known options are static, so that XLA rounds in the same way inside a larger program and
-    outside. Traced options cannot be static: then `draw` is not compiled here.
+    `draw` is a compiled function. Options that are known numbers are static arguments of it, so
+    that XLA rounds in the same way whether or not the call is inside a larger compiled function.
+    Traced options cannot be static; for them, the uncompiled function is called.
     """
     if all(map(known, options)):
         numbers = tuple(map(float, options))

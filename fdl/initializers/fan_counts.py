@@ -1,4 +1,4 @@
-"""Fans, and checks of the key, shape and dtype that an initializer gets."""
+"""fan_in and fan_out, and checks of the key, shape and dtype that an initializer gets."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
-    """A shape of weights where an output sees only some of them, as in a transposed convolution.
+    """The shape of weights of which each output uses only some, as in a transposed convolution.
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      share: the share of these weights that an output uses, averaged over outputs, in (0, 1].
+      share: the share of its weights that an output uses, averaged over outputs, in (0, 1].
     """
 
     share: float
@@ -28,7 +28,7 @@ class Shared(tuple[int, ...]):
         made.share = share
         return made
 
-    # As a static argument of jax.jit it must not equal a plain tuple.
+    # A `Shared` may be a static argument of jax.jit, so it must not equal a plain tuple.
     def __eq__(self, other: object) -> bool:
         """True if shape and share are equal."""
         return isinstance(other, Shared) and self.share == other.share and super().__eq__(other)
@@ -39,17 +39,17 @@ class Shared(tuple[int, ...]):
 
 
 def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
-    """The number of inputs of one output, and the number of outputs of one input.
+    """fan_in, the number of inputs of one output, and fan_out, the number of outputs of one input.
 
     Args:
       shape: `[*receptive_field, in, out]`, a tuple or a `Shared`.
-      who: the initializer's name, for the message.
+      who: the name of the initializer, for error messages.
 
     Returns:
       (fan_in, fan_out).
 
     Raises:
-      PathError: fewer than two dimensions, or not a shape.
+      PathError: the shape has fewer than two dimensions, or it is not a shape.
 
     Example:
       >>> fans((3, 3, 16, 32))
@@ -68,7 +68,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
 
 
 def need_key(key: Key | None, who: str) -> Key:
-    """The key; raises if it is None or not a random key."""
+    """Returns the key. Raises an error if it is None or not a random key."""
     if key is None:
         raise PathError("expected a random key, got None; pass jax.random.key(seed)", layer=who)
     check_key(key, who)
@@ -79,7 +79,7 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
     """The shape as a tuple.
 
     Raises:
-      PathError: not a sequence of integers >= 0.
+      PathError: the argument is not a sequence of integers >= 0.
     """
     found = tuple(shape) if isinstance(shape, Iterable) else (None,)
     if not all(isinstance(size, Integral) and int(size) >= 0 for size in found):
@@ -92,10 +92,10 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
 
 
 def drawn_in(dtype: Any, who: str) -> Any:
-    """The dtype to draw in: float32 for narrower dtypes, in which draws would be biased.
+    """The dtype to draw in: float32 if dtype is narrower, because narrow draws would be biased.
 
     Raises:
-      PathError: a dtype that is not floating, or not a dtype.
+      PathError: the argument is not a floating dtype.
     """
     if not jnp.issubdtype(need_dtype(dtype, who), jnp.inexact):
         raise PathError(
@@ -106,10 +106,10 @@ def drawn_in(dtype: Any, who: str) -> Any:
 
 
 def need_dtype(dtype: Any, who: str) -> Any:
-    """The dtype, unchanged.
+    """Checks the dtype and returns it unchanged.
 
     Raises:
-      PathError: not a dtype.
+      PathError: the argument is not a dtype.
     """
     try:
         jnp.dtype(dtype)

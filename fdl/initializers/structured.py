@@ -1,4 +1,4 @@
-"""Structured weights: constants, orthogonal maps, identities, and sparse matrices."""
+"""Structured weights: constants, orthogonal and identity matrices, and sparse matrices."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fdl.typing import Initializer, Key
 
 
 def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All zeros; needs no key.
+    """All zeros. The key is not used and may be None.
 
     Example:
       >>> zeros(None, (2,))
@@ -25,7 +25,7 @@ def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> ja
 
 
 def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All ones; needs no key.
+    """All ones. The key is not used and may be None.
 
     Example:
       >>> ones(None, (2,))
@@ -35,7 +35,7 @@ def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax
 
 
 def constant(value: float) -> Initializer:
-    """All one value; needs no key.
+    """All equal to one value. The key is not used and may be None.
 
     Args:
       value: a number; may be traced.
@@ -59,12 +59,14 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
     Args:
-      scale: finite and > 0; may be traced. A shape `[..., out]` is treated as the matrix
-        `[prod(...), out]`.
+      scale: finite and > 0; may be traced.
+
+    Returns:
+      An initializer. It treats weights of shape `[..., out]` as a matrix `[prod(...), out]`.
 
     Raises:
-      ValueError: scale out of range.
-      PathError: a shape of fewer than two dimensions, no key.
+      ValueError: scale is out of range.
+      PathError: the shape has fewer than two dimensions, or the key is None.
 
     Example:
       >>> w = orthogonal()(jax.random.key(0), (4, 2))
@@ -73,7 +75,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
              [0., 1.]], dtype=float32)
 
     Source: Saxe, McClelland and Ganguli 2013, arXiv 1312.6120; Mezzadri 2006, math-ph/0609050,
-    section 5, for the signs that make the matrix uniform.
+    section 5, for the signs that make the distribution of the matrix uniform.
     """
     check_number(
         "orthogonal", "scale", scale, "(0, inf)", "the length of every vector is multiplied by it"
@@ -94,14 +96,17 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
 @named_in_errors
 def delta_orthogonal(scale: float = 1.0) -> Initializer:
-    """A convolution kernel that is an orthogonal map at its center, and 0 elsewhere.
+    """A convolution kernel that is an orthogonal matrix at its center and 0 elsewhere.
 
     Args:
-      scale: finite and > 0; may be traced. Shapes are `[*spatial, in, out]` with in <= out.
+      scale: finite and > 0; may be traced. It multiplies the matrix.
+
+    Returns:
+      An initializer for shapes `[*spatial, in, out]` with in <= out.
 
     Raises:
-      ValueError: scale out of range.
-      PathError: a shape without spatial axes, or with in > out.
+      ValueError: scale is out of range.
+      PathError: the shape has no spatial axes, or in > out.
 
     Example:
       >>> w = delta_orthogonal()(jax.random.key(0), (3, 3, 2, 4))
@@ -109,8 +114,8 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
       (Array([[1., 0.],
              [0., 1.]], dtype=float32), 0.0)
 
-    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1: images keep their norm through any
-    number of layers.
+    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1. The norm of an image stays the same
+    through any number of layers.
     """
     matrix = orthogonal(scale)
 
@@ -129,14 +134,19 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
 
 
 def dirac(groups: int = 1) -> Initializer:
-    """A convolution kernel that returns its input: 1 at its center from channel i to channel i.
+    """A convolution kernel that copies its input: 1 at the center from channel i to channel i.
 
     Args:
-      groups: the groups of the convolution, >= 1; every group is an identity of its channels.
+      groups: the number of groups of the convolution, >= 1. Each group copies its channels.
+
+    Returns:
+      An initializer for shapes `[*spatial, in, out]`, where in counts the inputs of one group. If
+      the numbers of inputs and outputs of a group differ, the weights of the channels in excess
+      are 0.
 
     Raises:
-      ValueError: groups below 1.
-      PathError: a shape without spatial axes, or groups that do not divide its outputs.
+      ValueError: groups is below 1.
+      PathError: the shape has no spatial axes, or groups does not divide out.
 
     Example:
       >>> w = dirac()(None, (3, 2, 2))
@@ -144,8 +154,7 @@ def dirac(groups: int = 1) -> Initializer:
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 
-    Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`. If inputs and
-    outputs differ in number, the channels in excess get 0.
+    Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`.
     """
     groups = check_count("dirac", "groups", groups, "pass the groups of the convolution")
 
@@ -165,14 +174,14 @@ def dirac(groups: int = 1) -> Initializer:
 
 
 def identity(scale: float = 1.0) -> Initializer:
-    """The identity matrix times `scale`; 0 outside the square part. Needs no key.
+    """The identity matrix times `scale`, padded with 0 if in and out differ. The key may be None.
 
     Args:
       scale: finite; may be traced.
 
     Raises:
-      ValueError: a scale that is not finite.
-      PathError: a shape that is not [in, out].
+      ValueError: scale is not finite.
+      PathError: the shape is not [in, out].
 
     Example:
       >>> identity(0.5)(None, (2, 3))
@@ -196,15 +205,16 @@ def identity(scale: float = 1.0) -> Initializer:
 
 @named_in_errors
 def sparse(share: float, stddev: float = 0.01) -> Initializer:
-    """Normal weights with zeros: every output sees only some of the inputs.
+    """Normal weights, some of them set to 0: each output depends on only some of the inputs.
 
     Args:
-      share: the share of zeros in every column, in [0, 1); rounded up to whole inputs.
-      stddev: of the other weights, finite and >= 0. Both may be traced.
+      share: the share of zeros in each column, in [0, 1); may be traced. The number of zeros is
+        rounded up.
+      stddev: the standard deviation of the other weights, finite and >= 0; may be traced.
 
     Raises:
-      ValueError: share or stddev out of range.
-      PathError: a shape that is not [in, out].
+      ValueError: share or stddev is out of range.
+      PathError: the shape is not [in, out].
 
     Example:
       >>> w = sparse(0.75)(jax.random.key(0), (8, 5))
@@ -234,27 +244,28 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 
 
 def scaled(initializer: Initializer, factor: float) -> Initializer:
-    """Another initializer's values, times a factor.
+    """The values of another initializer, times a factor.
 
-    With factor 0, a residual branch starts as 0. With 1 / sqrt(2 * layers), the sum of all branches
-    of a transformer starts with the variance of one branch.
+    Use it for the last weights of a residual branch. With factor 0, the branch is 0 before
+    training. With factor 1 / sqrt(2 * layers), the sum of all branches of a transformer has the
+    variance of one branch before training.
 
     Args:
       initializer: any initializer.
       factor: finite; may be traced.
 
     Returns:
-      An initializer with the shape and dtype of the other.
+      An initializer. Its values have the shape and dtype of the other initializer's values.
 
     Raises:
-      ValueError: a factor that is not finite.
+      ValueError: factor is not finite.
 
     Example:
       >>> scaled(ones, 0.5)(None, (2,))
       Array([0.5, 0.5], dtype=float32)
 
     Source: Radford et al. 2019, GPT-2, section 2.3; Goyal et al. 2017, arXiv 1706.02677, section
-    5.1, for the zero.
+    5.1, for factor 0.
     """
     _check_factor("scaled", "factor", factor)
 

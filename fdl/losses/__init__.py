@@ -1,8 +1,8 @@
 """Losses: how far a prediction is from its target, for each example.
 
-A loss returns one value for each example. `supervised` takes the weighted mean, so that evaluation
-can keep sums and counts. Losses compute and return float32, or float64 for float64 arguments;
-gradients have the dtype of the arguments.
+A loss returns one value for each example. `supervised` takes the weighted mean of these values;
+evaluation adds them up over batches. Losses compute and return float32, or float64 if an argument
+is float64. A gradient has the dtype of its argument.
 """
 
 from fdl.public_names import public as _public

@@ -28,22 +28,26 @@ def sigmoid_focal(
     alpha: float | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-a (1 - p)^gamma log p, in nats; p is the predicted probability of the target.
+    """-a (1 - p)^gamma log p, in nats, where p is the predicted probability of the target.
+
+    The weight a is set by alpha.
 
     Args:
-      logits: [...], a floating dtype; stable at any size.
-      targets: [...], 0 or 1. Any other value gives NaN; `fit` and `evaluate` raise an error for
-        such data before they start.
-      gamma: >= 0; with 0 the loss is the cross-entropy.
-      alpha: in [0, 1]: a is alpha for targets of 1 and 1 - alpha for targets of 0; None: a is 1.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      logits: [...], a floating dtype. Large values do not overflow.
+      targets: [...], 0 or 1. Any other value gives NaN. `fit` and `evaluate` check the data
+        before they start, and raise an error for other values.
+      gamma: the exponent, >= 0. With gamma 0 the loss is the cross-entropy, times a.
+      alpha: in [0, 1]. The weight a is alpha where the target is 1, and 1 - alpha where it is 0.
+        None means that a is 1.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: alpha or gamma out of range.
+      PathError: the arguments differ in shape.
+      ValueError: alpha or gamma is out of range.
 
     Example:
       >>> sigmoid_focal(jnp.array([0.0, 0.0]), jnp.array([0.0, 1.0]), gamma=1.0)
@@ -58,7 +62,8 @@ def sigmoid_focal(
             "sigmoid_focal", "alpha", alpha, "[0, 1]", "the paper has 0.25; None leaves it out"
         )
     target_logits = jnp.where(targets == 1, logits, -logits)
-    # log(1 - p) is -softplus(target_logits). A power of 1 - p would have no slope at p = 1.
+    # (1 - p)^gamma is computed from log(1 - p) = -softplus(target_logits), because the power has no
+    # finite slope at p = 1 for gamma < 1.
     other_nats = bounded(jax.nn.softplus(fixed_at_infinity(target_logits)))
     loss = jax.nn.softplus(-target_logits) * jnp.exp(-jnp.asarray(gamma, logits.dtype) * other_nats)
     if alpha is not None:
@@ -76,21 +81,22 @@ def softmax_focal(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-(1 - p)^gamma log p, in nats; p is softmax(logits)[label].
+    """-(1 - p)^gamma log p, in nats, where p is softmax(logits)[label].
 
     Args:
-      logits: [..., C], a floating dtype; stable at any size.
-      labels: [...], integers in [0, C); a label out of range gives NaN.
-      gamma: >= 0; with 0 the loss is the cross-entropy.
+      logits: [..., C], a floating dtype. Large values do not overflow.
+      labels: [...], integers in [0, C); a label outside this range gives NaN.
+      gamma: the exponent, >= 0. With gamma 0 the loss is the cross-entropy.
       ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0.
+      [...], float32 or wider, >= 0.
 
     Raises:
-      PathError: labels that are not integers, or not shaped as the logits without their last axis.
-      ValueError: gamma out of range.
+      PathError: labels are not integers, or their shape is not logits.shape[:-1].
+      ValueError: gamma is out of range.
 
     Example:
       >>> softmax_focal(jnp.array([[0.0, 0.0]]), jnp.array([1]), gamma=1.0)
@@ -101,7 +107,8 @@ def softmax_focal(
     logits, labels = logits_and_labels("softmax_focal", logits, labels)
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
-    # A power below 1 has an infinite slope at 0: stay at the smallest positive number or above.
+    # If gamma < 1, the power has an infinite slope at 0. So its base is at least the smallest
+    # positive number.
     other = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
     return nats * other ** jnp.asarray(gamma, nats.dtype)
 
@@ -118,13 +125,14 @@ def hinge(
     Args:
       scores: [...], a floating dtype.
       targets: [...], -1 or 1.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> hinge(jnp.array([0.25, 3.0]), jnp.array([-1.0, 1.0]))
@@ -144,26 +152,28 @@ def multiclass_hinge(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """max(0, 1 + the largest score of the other classes - the score of the label).
+    """max(0, 1 + (largest score among the other classes) - (score of the label)).
 
     Args:
       scores: [..., C], a floating dtype.
-      labels: [...], integers in [0, C); a label out of range gives NaN.
+      labels: [...], integers in [0, C); a label outside this range gives NaN.
       ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0.
+      [...], float32 or wider, >= 0.
 
     Raises:
-      PathError: labels that are not integers, or not shaped as the scores without their last axis.
+      PathError: labels are not integers, or their shape is not scores.shape[:-1].
 
     Example:
       >>> multiclass_hinge(jnp.array([[0.5, 1.0, 0.0]]), jnp.array([0]))
       Array([1.5], dtype=float32)
 
     Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
-    Vector Machines", equation 2. (torch's `multi_margin_loss` sums over the other classes.)
+    Vector Machines", equation 2. (torch's `multi_margin_loss` sums over the other
+    classes instead of taking their maximum.)
     """
     scores, labels = logits_and_labels("multiclass_hinge", scores, labels)
     right = one_hot(labels, scores.shape[-1])

@@ -25,36 +25,41 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """-log softmax(logits)[label], in nats.
 
-    With options: -sum_c v_c q_c log softmax(logits)_c, where q_c = (1 - smoothing) [c is the label]
-    + smoothing / C, and v_c is the weight of class c.
+    With smoothing or class_weight, the loss is -sum_c v_c q_c log softmax(logits)_c. Here v_c is
+    the weight of class c, and q_c is smoothing / C, plus 1 - smoothing if c is the label.
 
     Args:
-      logits: [..., C], a floating dtype; stable at any size.
-      labels: [...], integers in [0, C). A label out of range gives NaN; `fit` and `evaluate` raise
-        an error for such data before they start.
-      smoothing: in [0, 1), the share of the label that is spread evenly over all classes.
-      class_weight: [C], >= 0; by default 1 for every class. The mean is still taken over examples.
-        (torch divides by the sum of their weights; for that, give `supervised` these weights.)
-      ignore_index: the label to leave out, such as torch's -100: loss and gradient are 0 there.
-        `supervised(model, softmax_cross_entropy(ignore_index=-100))` leaves these elements out of
-        its mean and of the means of its metrics. If the loss is wrapped, as in a lambda,
-        `supervised` cannot see the option, and the zeros count.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      logits: [..., C], a floating dtype. Large values do not overflow.
+      labels: [...], integers in [0, C). A label outside this range gives NaN. `fit` and `evaluate`
+        check the data before they start, and raise an error for such a label.
+      smoothing: in [0, 1), the part of the label's probability that is spread evenly over all
+        classes.
+      class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
+        still divides by the number of examples, whereas torch divides by the sum of the labels'
+        class weights. To get torch's mean, leave class_weight out, and in the batch make the class
+        weight of each label the weight of its example.
+      ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
+        loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
+        leaves these elements out of the mean of the loss and of the means of the metrics. But if
+        the loss is wrapped in another function, such as a lambda, `supervised` cannot see the
+        option, and the zeros enter the means.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0.
+      [...], float32 or wider, >= 0.
 
     Raises:
-      PathError: labels that are not integers, or not shaped as the logits without their last axis;
-        class weights that are not [C].
-      ValueError: smoothing or class weights out of range.
+      PathError: labels are not integers, their shape is not logits.shape[:-1], or the shape of
+        class_weight is not [C].
+      ValueError: smoothing or a class weight is out of range.
 
     Example:
       >>> softmax_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1]))
       Array([0.6931472], dtype=float32)
 
-    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.3; smoothing is
-    section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
+    Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.3; for
+    smoothing, section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
     logits, labels = logits_and_labels("softmax_cross_entropy", logits, labels)
     check_number(
@@ -83,21 +88,25 @@ def categorical_nll(
 ) -> jax.Array:
     """-v_label * log_chances[label], in nats: the cross-entropy of log-probabilities.
 
+    v_label is the class weight of the label.
+
     Args:
-      log_chances: [..., C], log-probabilities, as from `log_softmax`; a floating dtype. They are
-        not normalized: for logits use `softmax_cross_entropy`.
-      labels: [...], integers in [0, C); a label out of range gives NaN.
-      class_weight: [C], >= 0; by default 1 for every class; see `softmax_cross_entropy`.
+      log_chances: [..., C], log-probabilities, such as the output of `log_softmax`; a floating
+        dtype. This function does not normalize them; for logits, use `softmax_cross_entropy`.
+      labels: [...], integers in [0, C); a label outside this range gives NaN.
+      class_weight: [C], >= 0, the weight of each class; by default 1. See
+        `softmax_cross_entropy`.
       ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better; infinite where the label has probability 0.
+      [...], float32 or wider; infinite where the label has probability 0.
 
     Raises:
-      PathError: labels that are not integers, or not shaped as the log-probabilities without their
-        last axis; class weights that are not [C].
-      ValueError: class weights out of range.
+      PathError: labels are not integers, their shape is not log_chances.shape[:-1], or the shape
+        of class_weight is not [C].
+      ValueError: a class weight is out of range.
 
     Example:
       >>> categorical_nll(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0]))
@@ -120,18 +129,19 @@ def soft_cross_entropy(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-sum_c target_c log softmax(logits)_c, in nats: for labels that are probabilities.
+    """-sum_c target_c log softmax(logits)_c, in nats, for targets that are probabilities.
 
     Args:
-      logits: [..., C], a floating dtype; stable at any size.
-      targets: [..., C], >= 0 and summing to 1 over the classes.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      logits: [..., C], a floating dtype. Large values do not overflow.
+      targets: [..., C], probabilities: >= 0, with sum 1 over the classes.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0.
+      [...], float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> soft_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.3, 0.7]]))
@@ -154,15 +164,16 @@ def kl_divergence(
     """sum_c target_c (log target_c - log softmax(logits)_c), in nats.
 
     Args:
-      logits: [..., C], a floating dtype; log-probabilities are valid logits.
-      targets: [..., C], >= 0 and summing to 1 over the classes; 0 log 0 is 0.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      logits: [..., C], a floating dtype. They may be log-probabilities.
+      targets: [..., C], probabilities: >= 0, with sum 1 over the classes. 0 log 0 is taken as 0.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better; >= 0 up to rounding.
+      [...], float32 or wider; >= 0 up to rounding.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> kl_divergence(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[0.0, 1.0]]))
@@ -187,18 +198,19 @@ def sigmoid_cross_entropy(
     """-target * log sigmoid(logit) - (1 - target) * log(1 - sigmoid(logit)), in nats.
 
     Args:
-      logits: [...], a floating dtype; stable at any size.
+      logits: [...], a floating dtype. Large values do not overflow.
       targets: [...], in [0, 1].
-      positive_weight: >= 0, multiplies the first term; a number or an array that broadcasts to
-        [...].
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      positive_weight: >= 0, a number or an array that broadcasts to [...]. It multiplies the first
+        term.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: positive_weight out of range.
+      PathError: the arguments differ in shape.
+      ValueError: positive_weight is out of range.
 
     Example:
       >>> sigmoid_cross_entropy(jnp.array([0.0, 100.0]), jnp.array([1.0, 1.0]))
@@ -226,15 +238,16 @@ def _expected_nats(probabilities: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
-    """-log softmax(logits)[label], accurate to the last digits also where it is near 0.
+    """-log softmax(logits)[label], computed so that it stays accurate where it is near 0.
 
-    It is log(1 + sum of e^(z_c - z_label) over the other classes c), shifted by the largest
-    exponent.
+    The loss equals log(1 + sum over c of e^(z_c - z_label)), where z are the logits and c runs over
+    the classes other than the label. To avoid overflow, the largest exponent is factored out.
     """
     label_logit = jnp.where(right, logits, 0).sum(-1, keepdims=True)
     others = jnp.where(right, -jnp.inf, logits)
     top = jax.lax.stop_gradient(others.max(-1, keepdims=True))
-    # At a logit of -inf the loss is infinite, with the slopes of a logit far below the others.
+    # If the label's logit is -inf, the loss is infinite. Its gradient is then the limit of the
+    # gradient for a label's logit that falls towards -inf.
     never = label_logit == -jnp.inf
     behind = top + bounded(label_logit) - jax.lax.stop_gradient(bounded(label_logit))
     ahead = others - jnp.where(never, behind, label_logit)
@@ -245,7 +258,7 @@ def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def nats_of_all(logits: jax.Array) -> jax.Array:
-    """[..., C], -log softmax(logits); one logit may be infinite."""
+    """-log softmax(logits), [..., C]. One logit of each row may be infinite."""
     most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = jnp.where(logits == jnp.inf, bounded(logits) - bounded(most), logits - most)
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits

@@ -1,4 +1,4 @@
-"""Losses that pull matching representations together. B is the batch size, D the width."""
+"""Losses that pull matching representations together. B: batch size; D: length of a vector."""
 
 from typing import Any
 
@@ -25,13 +25,14 @@ def cosine_distance(
     Args:
       predictions: [..., D].
       targets: [..., D].
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, in [0, 2] up to rounding; 1 where one vector is 0.
+      [...], float32 or wider, in [0, 2] up to rounding; 1 where a vector is all zeros.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> cosine_distance(jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[-2.0, 0.0], [1.0, 1.0]]))
@@ -57,18 +58,19 @@ def contrastive(
 
     Args:
       a: [..., D], the first vector of each pair.
-      b: [..., D], the second.
-      same: [...], 1 for matching pairs and 0 for the others; bool, integer or floating. A number
-        outside [0, 1] gives NaN.
-      margin: > 0, the distance from which pairs that do not match cost nothing.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      b: [..., D], the second vector of each pair.
+      same: [...], bool, integer or floating: 1 for pairs that match, 0 for pairs that do not. A
+        number outside [0, 1] gives NaN.
+      margin: > 0. A pair that does not match has loss 0 if its distance is margin or more.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0. Where a equals b, the slope is 0.
+      [...], float32 or wider, >= 0. Where a equals b, the gradient is 0.
 
     Raises:
-      PathError: shapes that do not fit.
-      ValueError: margin out of range.
+      PathError: a and b differ in shape, or the shape of same is not a.shape[:-1].
+      ValueError: margin is out of range.
 
     Example:
       >>> contrastive(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.array([True, False]))
@@ -106,17 +108,20 @@ def triplet(
 
     Args:
       anchor: [..., D].
-      positive: [..., D], matches the anchor.
-      negative: [..., D], does not match it.
-      margin: > 0.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      positive: [..., D], a vector that matches the anchor.
+      negative: [..., D], a vector that does not match the anchor.
+      margin: > 0. The loss is 0 if the negative is farther from the anchor than the positive by
+        margin or more.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0. The distances are not squared (FaceNet's are).
+      [...], float32 or wider, >= 0. The distances are not squared, unlike in
+      FaceNet.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: margin out of range.
+      PathError: the arguments differ in shape.
+      ValueError: margin is out of range.
 
     Example:
       >>> triplet(jnp.array([0.0]), jnp.array([1.0]), jnp.array([-4.0]), margin=3.5)
@@ -137,30 +142,31 @@ def triplet(
 def info_nce(
     queries: jax.Array, keys: jax.Array, *, temperature: float | jax.Array = 0.07
 ) -> jax.Array:
-    """-log softmax(cos(query_i, key_j) / temperature over j)[i], in nats.
+    """-log softmax over j of (cos(query_i, key_j) / temperature), taken at j = i, in nats.
 
-    Every query has to find its key among the keys of the whole batch. So the loss needs a batch:
-    `evaluate`, which scores one example at a time, gives 0. CLIP's loss is the mean of
-    info_nce(a, b) and info_nce(b, a).
+    Each query is classified: which of the keys in the batch is its own? So the loss depends on the
+    whole batch. `evaluate` scores one example at a time, and there this loss is always 0. The loss
+    of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
 
     Args:
       queries: [B, D].
-      keys: [B, D]; row i belongs to query i.
+      keys: [B, D]. Row i is the key that matches query i.
       temperature: > 0; a number, or a learned scalar array.
 
     Returns:
-      [B], float32 or better, >= 0.
+      [B], float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes, or not [B, D].
-      ValueError: temperature out of range.
+      PathError: the arguments differ in shape, or do not have two axes.
+      ValueError: temperature is out of range.
 
     Example:
       >>> [round(float(nats), 3) for nats in info_nce(jnp.eye(2), jnp.eye(2), temperature=1.0)]
       [0.313, 0.313]
 
     Source: van den Oord, Li and Vinyals 2018, "Representation Learning with Contrastive Predictive
-    Coding", equation 4; the cosine and the temperature are Wu et al.'s 2018, equation 2.
+    Coding", equation 4; the cosine and the temperature are from Wu et al. 2018, equation
+    2.
     """
     scores = _cosines("info_nce", queries, keys)
     check_number("info_nce", "temperature", temperature, "(0, inf]", "0.07 is usual")
@@ -176,22 +182,22 @@ def sigmoid_contrastive(
     scale: float | jax.Array = 10.0,
     bias: float | jax.Array = -10.0,
 ) -> jax.Array:
-    """-sum_j log sigmoid(z_ij (scale * cos(a_i, b_j) + bias)), z_ij = 1 where i = j, else -1.
+    """-sum_j log sigmoid(z_ij (scale * cos(a_i, b_j) + bias)), where z_ij = 1 if i = j, else -1.
 
-    Like `info_nce` it needs a batch, but it scores every pair independently.
+    Like `info_nce`, this loss needs a batch, but each pair (i, j) is scored independently.
 
     Args:
       a: [B, D].
-      b: [B, D]; row i belongs to row i of a.
+      b: [B, D]. Row i of b matches row i of a.
       scale: > 0; a number, or a learned scalar array.
       bias: a number, or a learned scalar array. (The paper starts with scale 10 and bias -10.)
 
     Returns:
-      [B], float32 or better, >= 0; the mean over B is the paper's loss.
+      [B], float32 or wider, >= 0. The mean over B is the loss of the paper.
 
     Raises:
-      PathError: arguments of different shapes, or not [B, D].
-      ValueError: scale out of range.
+      PathError: the arguments differ in shape, or do not have two axes.
+      ValueError: scale is out of range.
 
     Example:
       >>> [round(float(nats), 3) for nats in sigmoid_contrastive(jnp.eye(2), jnp.eye(2), bias=0.0)]

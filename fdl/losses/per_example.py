@@ -1,6 +1,7 @@
-"""`per_example`, the decorator of per-example losses and metrics: options and left-out elements.
+"""`per_example`, the decorator of losses and metrics. It sets options and leaves out elements.
 
-The functions list `where` and `ignore_index` in their signatures, but only this module reads them.
+Losses and metrics have `where` and `ignore_index` in their signatures, but only this module reads
+these two options.
 """
 
 import functools
@@ -16,12 +17,12 @@ from fdl.checks import check_array, counted, is_count, said
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, quoted
 
-OPTIONS = ("where", "ignore_index")  # the options that leave elements out
+OPTIONS = ("where", "ignore_index")  # the options that say which elements to leave out
 P = ParamSpec("P")
 
 
 class PerExample(Protocol[P]):
-    """A function of arrays; called with options only, it returns itself with the options set."""
+    """A function of arrays. Called with options only, it returns itself with these options set."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -31,16 +32,17 @@ class PerExample(Protocol[P]):
 
 
 def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
-    """A loss or metric with the behaviour that all of them share.
+    """Adds to a loss or metric the behaviour that all losses and metrics share.
 
-    Arrays of different ranks may be combined in it. Called with options only, it returns itself
-    with these options set. Where `where` is False, or a label is `ignore_index`, it gets zeros
-    instead of the arrays' elements, so that a NaN there reaches neither value nor gradient, and its
-    value is 0.
+    The function may combine arrays of different ranks. Called with options only, it returns itself
+    with these options set. An element is left out where `where` is False or the label is
+    `ignore_index`. There, the function gets zeros instead of its arrays' elements, so a NaN among
+    them reaches neither the value nor the gradient; and the value is set to 0.
 
     Args:
-      f: its positional arguments are arrays that begin with the axes of the value, the second one
-        being the labels; its options are keyword-only.
+      f: a function of arrays. The first axes of each array are the axes of the value. The
+        second array is the labels or targets; `ignore_index` needs the name `labels`. Options are
+        keyword-only arguments.
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -60,10 +62,10 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
             found = [jnp.asarray(x) if isinstance(x, Number) else x for x in found]
             clear = all(hasattr(x, "shape") for x in found) and not kwargs.keys() - takes.keys()
             if none_left_out or not clear:
-                return call(*args, **kwargs)  # which raises for arguments that are no arrays
+                return call(*args, **kwargs)  # f itself raises for arguments that are not arrays
             mask = mask_of(name, dict(zip(arrays, found, strict=True)).get("labels"), **options)
             if any(x.shape[: mask.ndim] != mask.shape for x in found):
-                shape = call(*args, **kwargs).shape  # which raises for arrays that do not fit
+                shape = call(*args, **kwargs).shape  # f itself raises for arrays that do not fit
                 raise _misshapen(name, shape, mask)
             hidden = dict(zip(arrays, _hidden(mask, found), strict=True))
             value = call(**{**named, **hidden})
@@ -76,7 +78,7 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
 
 
 def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """The function with options set, a `functools.partial`."""
+    """A `functools.partial` of the function, with the options set."""
     known = [n for n, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY]
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
@@ -88,12 +90,15 @@ def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..
 
 
 def counting(f: Any, targets: Any) -> jax.Array | None:
-    """True where an element counts for a mean, by the options of a loss or metric; None for all.
+    """The mask of the elements that enter a mean, from the options of a loss or metric.
 
     Args:
-      f: a loss or metric of fdl with options set, by `functools.partial` or by a call without
-        arrays; for any other function the result is None.
+      f: a function. Its options are read only if it is a loss or metric of fdl with options set, by
+        `functools.partial` or by a call without arrays. Otherwise the result is None.
       targets: [...], the second argument of f.
+
+    Returns:
+      bool [...], True where an element enters the mean. None means that all elements do.
     """
     if not isinstance(f, functools.partial) or not hasattr(f.func, "leaves_out"):
         return None
@@ -104,10 +109,10 @@ def counting(f: Any, targets: Any) -> jax.Array | None:
 
 
 def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None) -> jax.Array:
-    """True where an element counts.
+    """The mask of the elements that are not left out: bool, True where an element stays.
 
     Raises:
-      ValueError: a `where` that is not an array of bool, an `ignore_index` that is not an integer.
+      ValueError: `where` is not an array of bool, or `ignore_index` is not an integer.
     """
     if where is not None:
         check_array(name, where, "where")
@@ -138,7 +143,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
 
 
 def shown(value: Any, mask: jax.Array | None) -> Any:
-    """The value, and 0 where the mask is False."""
+    """The value where the mask is True, and 0 elsewhere. With mask None, the value unchanged."""
     return value if mask is None else jnp.where(mask, value, jnp.zeros_like(value))
 
 

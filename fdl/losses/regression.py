@@ -10,7 +10,7 @@ from fdl.losses.per_example import per_example
 from fdl.losses.shapes import magnitude, precise, product, real, same_shape
 from fdl.paths import PathError
 
-# e^60 exceeds any count, and leaves room to multiply it within float32.
+# e^60 is larger than any count, but so small that products with it do not overflow float32.
 LARGEST_LOG_RATE = 60.0
 
 
@@ -26,14 +26,15 @@ def squared_error(
     Args:
       predictions: [...].
       targets: [...].
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0. (As optax's `squared_error`; optax's `l2_loss` is
-      half of it.)
+      [...], elementwise, float32 or wider, >= 0. Equal to `optax.squared_error`, and
+      twice `optax.l2_loss`.
 
     Raises:
-      PathError: two different shapes; [B, 1] and [B] would silently broadcast to [B, B].
+      PathError: the arguments differ in shape: [B, 1] and [B] would silently broadcast to [B, B].
 
     Example:
       >>> squared_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
@@ -55,13 +56,14 @@ def absolute_error(
     Args:
       predictions: [...].
       targets: [...].
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0; the slope is 0 where the error is 0.
+      [...], elementwise, float32 or wider, >= 0. The gradient is 0 where the error is 0.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> absolute_error(jnp.array([1.0, 3.0]), jnp.array([1.5, 1.0]))
@@ -79,20 +81,22 @@ def huber(
     delta: float | jax.Array = 1.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2); e is prediction - target.
+    """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), with e = prediction - target.
 
     Args:
       predictions: [...].
       targets: [...].
-      delta: > 0, the error at which the parabola becomes a straight line; infinity: always e^2 / 2.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      delta: > 0, the error at which the parabola becomes a straight line. With infinity, the loss
+        is always e^2 / 2.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: delta out of range.
+      PathError: the arguments differ in shape.
+      ValueError: delta is out of range.
 
     Example:
       >>> huber(jnp.array([1.0, 4.0]), jnp.array([0.5, 1.0]))
@@ -105,7 +109,8 @@ def huber(
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta
-    # The two parts are computed apart: in a sum of both, a large delta would cancel the slope.
+    # The parabola and the line are computed separately. In one formula that adds both, rounding
+    # would cancel the slope for large delta.
     near, slope = jnp.where(far, 0, error), jnp.where(far, delta, 0)
     return jnp.where(far, slope * (magnitude(error) - slope / 2), jnp.square(near) / 2)
 
@@ -120,15 +125,16 @@ def log_cosh(
     """log cosh(prediction - target): a parabola near 0, straight lines far from it.
 
     Args:
-      predictions: [...]; stable at any size.
+      predictions: [...]. Large values do not overflow.
       targets: [...].
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> [round(float(each), 3) for each in log_cosh(jnp.array([1.0, 1e4]), jnp.zeros(2))]
@@ -140,7 +146,7 @@ def log_cosh(
     predictions, targets = same_shape("log_cosh", predictions, targets)
     error = magnitude(predictions - targets)
     far = error > 1
-    # cosh e = 1 + 2 sinh(e / 2)^2, which does not cancel near 0.
+    # cosh e = 1 + 2 sinh(e / 2)^2. This form has no cancellation near 0.
     near = jnp.log1p(2 * jnp.square(jnp.sinh(jnp.where(far, 0, error) / 2)))
     return jnp.where(far, error + jnp.log1p(jnp.exp(-2 * error)) - math.log(2), near)
 
@@ -153,23 +159,24 @@ def quantile(
     level: float | jax.Array = 0.5,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """level * e where e > 0, else (level - 1) * e; e is target - prediction.
+    """level * e where e > 0, else (level - 1) * e, with e = target - prediction.
 
-    The prediction with the smallest mean loss is the quantile of the targets at `level`: at 0.9,
-    nine of ten targets lie below it.
+    The prediction with the smallest mean loss is the quantile of the targets at `level`. For
+    level 0.9, nine in ten targets lie below this prediction.
 
     Args:
       predictions: [...].
       targets: [...].
-      level: in (0, 1).
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      level: in (0, 1); 0.5 is the median.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0.
+      [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: level out of range.
+      PathError: the arguments differ in shape.
+      ValueError: level is out of range.
 
     Example:
       >>> quantile(jnp.array([1.0, 3.0]), jnp.array([2.0, 2.0]), level=0.75)
@@ -194,17 +201,18 @@ def gaussian_nll(
     """(log(2 pi v) + (target - mean)^2 / v) / 2, with v = exp(log_variance) + epsilon, in nats.
 
     Args:
-      predictions: [..., 2], the mean and the log of the variance.
+      predictions: [..., 2]: the mean, then the log of the variance.
       targets: [...].
-      epsilon: > 0, the smallest variance; with 0, a perfect fit could have a loss of -infinity.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      epsilon: > 0, the smallest variance. With 0, a perfect fit could have a loss of -infinity.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better; negative where the density is above 1.
+      [...], elementwise, float32 or wider. The loss is negative where the density is above 1.
 
     Raises:
-      PathError: predictions whose shape is not that of the targets with an axis of 2 appended.
-      ValueError: epsilon out of range.
+      PathError: the shape of the predictions is not (*targets.shape, 2).
+      ValueError: epsilon is out of range.
 
     Example:
       >>> round(float(gaussian_nll(jnp.array([3.0, 0.0]), jnp.array(4.0))), 3)
@@ -239,31 +247,33 @@ def poisson_nll(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """rate - target * log_rate + log target!, in nats; rate = exp(log_rate).
+    """rate - target * log_rate + log(target!), in nats, with rate = exp(log_rate).
 
     Args:
-      predictions: [...], log_rate. Above 60 the exponential is replaced by its tangent at 60, so
-        that a huge prediction has a finite loss and a finite slope.
+      predictions: [...], log_rate. Where log_rate > 60, exp is replaced by its tangent at 60, so
+        that loss and gradient stay finite.
       targets: [...], counts >= 0.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], elementwise, float32 or better, >= 0 for integer counts, up to rounding.
+      [...], elementwise, float32 or wider. For integer targets it is >= 0 up to rounding.
 
     Raises:
-      PathError: arguments of different shapes.
+      PathError: the arguments differ in shape.
 
     Example:
       >>> round(float(poisson_nll(jnp.log(2.0), jnp.array(3.0))), 3)
       1.712
 
-    Source: McCullagh and Nelder 1989, "Generalized Linear Models", section 6.2. (The last term is
+    Source: McCullagh and Nelder 1989, "Generalized Linear Models", section 6.2. (log(target!) is
     exact; torch's `poisson_nll_loss(full=True)` approximates it.)
     """
     predictions, targets = same_shape("poisson_nll", predictions, targets)
     far = predictions > LARGEST_LOG_RATE
     near = jnp.where(far, 0, predictions)
-    # One product (largest - targets) * x: the difference of two products could be inf - inf.
+    # Written as one product, (largest - targets) * x, because largest * x - targets * x could be
+    # inf - inf.
     largest = jnp.exp(jnp.asarray(LARGEST_LOG_RATE, predictions.dtype))
     slope = (largest - targets) * jnp.where(far, predictions, 0)
     tangent = largest * (1 - LARGEST_LOG_RATE) + slope

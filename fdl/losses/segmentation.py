@@ -1,4 +1,4 @@
-"""Losses of regions: how far two sets of pixels overlap."""
+"""Losses for regions of images: how far two sets of pixels overlap."""
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,21 @@ def dice(
     axis: int | tuple[int, ...] = -1,
     smooth: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """1 - (2 sum p t + smooth) / (sum p + sum t + smooth), with p = sigmoid(logits).
+    """1 - (2 sum p t + smooth) / (sum p + sum t + smooth), p = sigmoid(logits), t = targets.
 
     Args:
       logits: [...], a floating dtype.
       targets: [...], in [0, 1].
-      axis: the axes of the pixels, summed over: `axis=(1, 2)` for images [B, H, W, K].
-      smooth: > 0, which makes the loss of two empty regions 0.
+      axis: an axis or a tuple of axes to sum over, the axes of the pixels. For images [B, H, W, K],
+        use `axis=(1, 2)`.
+      smooth: > 0. It makes the loss 0 if both regions are empty.
 
     Returns:
-      The shape without `axis`, float32 or better, in [0, 1].
+      Shape of the arguments without `axis`, float32 or wider, in [0, 1].
 
     Raises:
-      PathError: two different shapes.
-      ValueError: smooth out of range.
+      PathError: the arguments differ in shape.
+      ValueError: smooth is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -49,7 +50,8 @@ def dice(
             layer="dice",
         )
     check_number("dice", "smooth", smooth, "(0, inf]", "1 is usual")
-    # The numerator is a sum of misses, so that the loss is never below 0: 1 - ratio could be.
+    # The numerator is a sum of misses, each >= 0, so the loss is never negative. In the form
+    # 1 - ratio, rounding could make it negative.
     probabilities, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
     missed = (probabilities * (1 - targets) + misses * targets).sum(axis)
     smallest = jnp.asarray(smooth, missed.dtype)

@@ -1,4 +1,7 @@
-"""Losses of sequences. T is the number of frames, C of classes, S the longest text."""
+"""Losses for sequences.
+
+T is the number of frames, C the number of classes, S the length of the longest text.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,8 @@ from fdl.losses.per_example import per_example
 from fdl.losses.shapes import precise, real, wide_labels
 from fdl.paths import PathError
 
-# Stands for log 0. Finite, so that sums and slopes stay finite; no alignment comes near it.
+# NEVER stands for log 0. It is finite so that sums and gradients stay finite. The log-probability
+# of a possible alignment is always far above it.
 NEVER = -1e30
 
 
@@ -24,24 +28,26 @@ def ctc(
 ) -> jax.Array:
     """-log of the probability that the frames spell the text, summed over all alignments, in nats.
 
-    An alignment gives every frame a class or the blank. It spells the text that remains when
-    repetitions are merged and then blanks removed.
+    An alignment assigns a class to each frame; one of the classes is the blank. To read the text
+    that an alignment spells, merge repeated classes, then remove the blanks.
 
     Args:
       logits: [..., T, C], a floating dtype.
-      labels: [..., S], integers in [0, C) other than the blank; shorter texts are padded with -1 at
-        the end. Any other label gives NaN.
-      lengths: [...], integers in [0, T], the number of frames of every text; by default T. Later
-        frames are not read. A length out of range gives NaN.
-      blank: the class that stands for no label; may be traced.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      labels: [..., S], integers in [0, C) except the blank. Texts shorter than S are padded with
+        -1 at the end. Any other label gives NaN.
+      lengths: [...], integers in [0, T], the number of frames of each sequence; by default T.
+        Frames past this number are not read. A length outside this range gives NaN.
+      blank: the class that stands for no label, in [0, C); may be traced.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0; infinity, with slope 0, where there are too few frames for the
-      text.
+      [...], float32 or wider, >= 0. Where a sequence has too few frames for its text, the loss is
+      infinite and its gradient is 0.
 
     Raises:
-      PathError: shapes that do not fit, labels that are not integers, or a blank out of range.
+      PathError: the shapes do not fit, labels or lengths are not integers, or blank is out of
+        range.
 
     Example:
       >>> round(float(jnp.exp(-ctc(jnp.zeros((2, 2)), jnp.array([1])))), 3)  # not: blank, blank
@@ -56,12 +62,12 @@ def ctc(
     _check(logits, labels, lengths, blank)
     labels, lengths = wide_labels(labels), wide_labels(lengths)
     blank = jnp.asarray(blank, labels.dtype)
-    # Frames past the end are not read, so that a NaN there changes nothing.
+    # Frames past the end are set to 0, so that a NaN there has no effect.
     inside = jnp.arange(frames, dtype=lengths.dtype) < lengths[..., None]
     nats = nats_of_all(jnp.where(inside[..., None], precise(logits), 0))
     log_probabilities = -jnp.minimum(nats, -NEVER)
     states = _with_blanks(labels, blank)
-    # [T, ..., 2 S + 1]: the log-probability of every state at every frame.
+    # emissions: [T, ..., 2 S + 1], the log-probability of each state at each frame.
     places = jnp.broadcast_to(states[..., None, :], (*states.shape[:-1], frames, states.shape[-1]))
     emissions = jnp.moveaxis(jnp.take_along_axis(log_probabilities, places, axis=-1), -2, 0)
     skips = _may_skip(states, blank)
@@ -72,7 +78,7 @@ def ctc(
         come = jnp.where(skips, jnp.logaddexp(come, _shifted(before, 2)), come)
         return jnp.where((frame < lengths)[..., None], come + emission, before), None
 
-    # Before the first frame, the alignment is in the first blank.
+    # Before the first frame, the alignment is in the first state, which is a blank.
     first = jnp.full(states.shape, NEVER, log_probabilities.dtype).at[..., 0].set(0)
     last, _ = jax.lax.scan(step, first, (jnp.arange(frames, dtype=lengths.dtype), emissions))
     loss = _loss(last, (labels >= 0).sum(-1))
@@ -82,24 +88,24 @@ def ctc(
 
 
 def _with_blanks(labels: jax.Array, blank: jax.Array) -> jax.Array:
-    """[..., 2 S + 1]: blank, label, blank, label, ..., blank."""
+    """The states of an alignment, [..., 2 S + 1]: blank, label, blank, label, ..., blank."""
     states = jnp.full((*labels.shape[:-1], 2 * labels.shape[-1] + 1), blank, labels.dtype)
     return states.at[..., 1::2].set(jnp.where(labels < 0, blank, labels))
 
 
 def _may_skip(states: jax.Array, blank: jax.Array) -> jax.Array:
-    """True where the blank before a state may be skipped: between two different labels."""
+    """True for a label that differs from the label before it: no blank is needed between them."""
     before = jnp.roll(states, 2, axis=-1)
     return (states != blank) & (states != before) & (jnp.arange(states.shape[-1]) >= 2)
 
 
 def _shifted(x: jax.Array, by: int) -> jax.Array:
-    """x moved `by` states to the right, with NEVER in the first ones."""
+    """x moved `by` states to the right, with NEVER in the first `by` states."""
     return jnp.where(jnp.arange(x.shape[-1]) < by, NEVER, jnp.roll(x, by, axis=-1))
 
 
 def _loss(last: jax.Array, count: jax.Array) -> jax.Array:
-    """-log of the probability to end in the last label or in the blank after it."""
+    """-log of the probability that the alignment ends in the last label or the blank after it."""
     place = 2 * count[..., None]
     in_blank = jnp.take_along_axis(last, place, axis=-1)[..., 0]
     in_label = jnp.take_along_axis(last, jnp.maximum(place - 1, 0), axis=-1)[..., 0]

@@ -11,16 +11,16 @@ from fdl.paths import PathError
 
 
 def precise(x: jax.Array) -> jax.Array:
-    """x in float32; float64 stays float64."""
+    """x converted to float32, except that float64 stays float64."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def real(name: str, x: Any, what: str) -> jax.Array:
-    """x as an array of real numbers; x may be an array or a number.
+    """x as an array of real numbers.
 
     Raises:
-      PathError: a list, None, text, or complex numbers.
+      PathError: x is neither an array nor a number (a list, None or text), or it is complex.
     """
     if not isinstance(x, Number):
         check_array(name, x, what)
@@ -34,18 +34,18 @@ def real(name: str, x: Any, what: str) -> jax.Array:
 
 
 def magnitude(x: jax.Array) -> jax.Array:
-    """|x|, with slope 0 at 0, where `jnp.abs` has slope 1."""
+    """|x|. The slope at 0 is 0; the slope of `jnp.abs` at 0 is 1."""
     return jnp.maximum(x, -x)
 
 
 def product(chances: jax.Array, nats: jax.Array) -> jax.Array:
-    """chances * nats, with 0 * inf = 0."""
+    """chances * nats, where 0 * inf is taken as 0."""
     return chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)
 
 
 @jax.custom_jvp
 def bounded(x: jax.Array) -> jax.Array:
-    """x with infinities replaced by the largest finite number, and with slope 1 everywhere.
+    """x with each infinity replaced by the largest finite number of its sign; slope 1 everywhere.
 
     Use it where inf - inf or 0 * inf would give NaN.
     """
@@ -59,24 +59,24 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def fixed_at_infinity(x: jax.Array) -> jax.Array:
-    """x, with slope 0 where it is infinite, for products whose slope would be 0 * inf."""
+    """x with slope 0 where x is infinite. Use it where the slope of a product would be 0 * inf."""
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
 
 
 def same_shape(
     name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-    """Predictions and targets of one shape, both in float32 or better.
+    """Checks that predictions and targets have one shape; returns both in float32 or wider.
 
     Args:
-      name: the loss, for the message.
+      name: the name of the loss, for error messages.
       predictions: [...].
-      targets: [...]; floating, integer or bool.
-      axes: the smallest number of axes.
+      targets: [...], floating, integer or bool.
+      axes: the smallest number of axes that predictions may have.
 
     Raises:
-      PathError: not arrays of real numbers, or different shapes; [B, 1] and [B] would otherwise
-        broadcast to [B, B].
+      PathError: an argument is not an array of real numbers, or the shapes differ: [B, 1] and [B]
+        would otherwise broadcast to [B, B].
     """
     predictions = real(name, predictions, "predictions")
     targets = real(name, targets, "targets")
@@ -101,15 +101,15 @@ def same_shape(
 def logits_and_labels(
     name: str, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits in float32 or better, and labels in a dtype wide enough for any number of classes.
+    """Logits in float32 or wider, and labels in a dtype that can hold any number of classes.
 
     Args:
-      name: the loss, for the message.
+      name: the name of the loss, for error messages.
       logits: [..., C].
       labels: [...], integers.
 
     Raises:
-      PathError: labels that are not integers, or not shaped as the logits without their last axis.
+      PathError: labels are not integers, or their shape is not logits.shape[:-1].
     """
     logits, labels = real(name, logits, "logits"), real(name, labels, "labels")
     if logits.ndim < 1 or logits.shape[-1] == 0:
@@ -128,15 +128,15 @@ def logits_and_labels(
 
 
 def wide_labels(labels: jax.Array) -> jax.Array:
-    """Labels in a dtype wide enough for any number of classes."""
+    """Labels in a dtype that can hold any number of classes."""
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def one_hot(labels: jax.Array, classes: int) -> jax.Array:
-    """[..., C], True at the label; all False for a label out of range."""
+    """bool [..., C], True at the label. For a label out of range, all are False."""
     return jnp.arange(classes, dtype=labels.dtype) == labels[..., None]
 
 
 def nan_outside(loss: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """The loss, with NaN where the label is not in [0, classes)."""
+    """The loss, replaced by NaN where the label is not in [0, classes)."""
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.full_like(loss, jnp.nan))

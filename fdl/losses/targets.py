@@ -1,4 +1,4 @@
-"""Checks that targets are in the range of a loss; reads values on the host, before training."""
+"""Checks, before training, that all targets are in the range of a loss. It reads their values."""
 
 import functools
 from typing import Any
@@ -12,15 +12,17 @@ from fdl.typing import Loss
 
 
 def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
-    """Raises for targets that a loss cannot score. It reads values, so it does not run under jit.
+    """Raises an error for targets that a loss cannot score. It reads values: not for use under jit.
 
     Args:
-      loss: a loss of fdl, or a partial of one; for any other function nothing is checked.
+      loss: a loss of fdl, or a `functools.partial` of one. For any other function, nothing is
+        checked.
       predictions: [..., C], an array or a `jax.ShapeDtypeStruct`.
       targets: a concrete array.
 
     Raises:
-      ValueError: names the loss, the range, and the first target out of range with its row.
+      ValueError: a target is out of range. The message names the loss, the range, and the first
+        such target with its row.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,7 +56,7 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
 
 def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
     if not predictions.shape or targets.dtype.kind not in "iu":
-        return np.zeros(0), "", ""  # the loss itself raises for these
+        return np.zeros(0), "", ""  # for these, the loss itself raises an error
     classes = predictions.shape[-1]
     return (
         (targets < 0) | (targets >= classes),

@@ -1,4 +1,7 @@
-"""Losses of a large vocabulary. N is the number of tokens, D the width, V the vocabulary."""
+"""Losses for a large vocabulary.
+
+N is the number of tokens, D the number of features, V the number of different tokens.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +24,33 @@ def linear_cross_entropy(
 ) -> jax.Array:
     """-log softmax(hidden @ w)[label], in nats, without holding all logits in memory.
 
-    It computes the logits for one chunk of tokens after the other, and again in the backward pass:
-    one more matrix product, and a memory of [chunk, V] instead of [N, V].
+    Logits are computed for one chunk of tokens after the other, and computed again in the backward
+    pass. This costs one more matrix product, and reduces the memory for logits from [N, V] to
+    [chunk, V].
 
     Args:
       hidden: [..., D], the output of the last layer before the logits.
-      w: [D, V]; for a tied embedding, its transpose.
-      labels: [...], integers in [0, V); a label out of range gives NaN.
-      chunk: tokens per chunk, >= 1; it changes memory and speed, not the result.
+      w: [D, V], the weights. If they are tied to an embedding [V, D], pass its transpose.
+      labels: [...], integers in [0, V); a label outside this range gives NaN.
+      chunk: the number of tokens in a chunk, >= 1. It affects memory and speed, not the result.
       ignore_index: the label to leave out, such as -100; see `softmax_cross_entropy`.
-      where: bool, of the labels' shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the labels. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0. Products of bfloat16 and the gradient of w are summed in
-      float32.
+      [...], float32 or wider, >= 0. For bfloat16 arguments, the matrix products and the
+      gradient of w are accumulated in float32.
 
     Raises:
-      PathError: shapes that do not fit.
-      ValueError: a chunk below 1.
+      PathError: the shapes do not fit, or labels are not integers.
+      ValueError: chunk is below 1.
 
     Example:
       >>> linear_cross_entropy(jnp.ones((3, 2)), jnp.zeros((2, 4)), jnp.array([0, 3, 1]), chunk=2)
       Array([1.3862944, 1.3862944, 1.3862944], dtype=float32)
 
-    Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4;
-    simpler, since it keeps one chunk of logits.
+    Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4.
+    This version is simpler: it holds the logits of a whole chunk.
     """
     chunk = check_count("linear_cross_entropy", "chunk", chunk, "it is a number of tokens")
     _check(hidden, w, labels)
@@ -60,14 +65,16 @@ def z_loss(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """(log sum exp logits)^2: a penalty that keeps logits from drifting.
+    """(log sum exp logits)^2, a penalty that keeps logits from drifting away from 0.
 
     Args:
       logits: [..., C], a floating dtype.
-      where: bool, of the loss's shape; where False, loss and gradient are 0, even for a NaN.
+      where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
+        inputs there are NaN.
 
     Returns:
-      [...], float32 or better, >= 0; add it to a cross-entropy, times 1e-4 as in the paper.
+      [...], float32 or wider, >= 0. Multiply it by a small number, 1e-4 in the paper, and
+      add it to a cross-entropy.
 
     Example:
       >>> z_loss(jnp.log(jnp.array([0.5, 0.5])))
@@ -90,7 +97,7 @@ def _linear_cross_entropy(
     where: jax.Array | None = None,
 ) -> jax.Array:
     tokens, flat = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    # In float32, so that the gradients of the chunks are summed in float32.
+    # w is widened to float32 so that the gradients of the chunks are summed in float32.
     wide_w = precise(w)
 
     def one(token: jax.Array, label: jax.Array) -> jax.Array:

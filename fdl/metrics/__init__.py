@@ -1,13 +1,13 @@
-"""Metrics: numbers for people to read, as the loss is a number for the optimizer.
+"""Metrics: numbers for people to read. (The loss is a number for the optimizer.)
 
 There are two kinds. A per-example metric (`accuracy`, `top_k`, and every loss) is a function that
-returns one value for each example; its mean is reported. A `Metric` (`f1`, `auc`) is for values
-that are not means over examples: a state that accumulates, and a value computed from it. `mean_of`
-turns a per-example metric into a `Metric`.
+returns one value for each example; the mean of these values is reported. A `Metric` (`f1`, `auc`)
+is for a value that is not a mean over examples: it accumulates a state over batches, and computes
+the value from the state. `mean_of` turns a per-example metric into a `Metric`.
 
-Both are used in the same way. Called with predictions and targets, they return a value. Called with
-options, they return a metric with these options: `top_k(k=3)`, `f1("macro", classes=10)`. Where
-every option has a default, the plain name is enough:
+Both kinds are used in the same way. Called with predictions and targets, they return a value.
+Called with options, they return a metric with these options: `top_k(k=3)`,
+`f1("macro", classes=10)`. If every option has a default, the name without a call is enough:
 `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
 """
 

@@ -23,20 +23,21 @@ def accuracy(
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """1 where the largest logit is at the label, else 0.
+    """1 where the class with the largest logit is the label, else 0.
 
     Args:
-      logits: [..., C], C >= 2; for one logit per example use `binary_accuracy`.
+      logits: [..., C], C >= 2. For one logit per example, use `binary_accuracy`.
       labels: [...], integers in [0, C).
       ignore_index: the label to leave out, such as -100. In `supervised`, the `ignore_index` of the
-        loss also holds for its metrics.
-      where: bool [...]; where it is False, the value is 0.
+        loss also applies to the metrics.
+      where: bool [...]. Where it is False, the value is 0.
 
     Returns:
-      [...], float32; of equal largest logits the first is the prediction. A row with a NaN gives 0.
+      [...], float32. If several logits are largest, the first of them is the prediction. A row with
+      a NaN gives 0.
 
     Raises:
-      PathError: labels not shaped as the logits without their last axis, or a single logit.
+      PathError: the shape of the labels is not logits.shape[:-1], or C is 1.
 
     Example:
       >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))
@@ -54,20 +55,20 @@ def binary_accuracy(
     threshold: float | jax.Array = 0.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """1 where logit > threshold agrees with the target, else 0.
+    """1 where the prediction, logit > threshold, agrees with the target, else 0.
 
     Args:
-      logits: [...], one per example.
+      logits: [...], one logit per example.
       targets: [...], 0 or 1; any other target gives 0.
-      threshold: above it the prediction is 1. Use 0 for logits, 0.5 for probabilities.
-      where: bool [...]; where it is False, the value is 0.
+      threshold: a logit above the threshold predicts 1. Use 0 for logits, 0.5 for probabilities.
+      where: bool [...]. Where it is False, the value is 0.
 
     Returns:
-      [...], float32; a logit of NaN gives 0.
+      [...], float32. A logit of NaN gives 0.
 
     Raises:
-      PathError: arguments of different shapes.
-      ValueError: a threshold that is not a number.
+      PathError: the arguments differ in shape.
+      ValueError: threshold is not a number.
 
     Example:
       >>> binary_accuracy(jnp.array([[2.0], [-1.0], [0.5]]), jnp.array([[1], [1], [0]]))[:, 0]
@@ -93,15 +94,15 @@ def top_k(
     Args:
       logits: [..., C], C >= 2.
       labels: [...], integers in [0, C).
-      k: in [1, C]; with 1 it is `accuracy`. It may be traced.
+      k: an integer in [1, C]; may be traced. With k = 1, the value is `accuracy`.
       ignore_index: the label to leave out, such as -100; see `accuracy`.
-      where: bool [...]; where it is False, the value is 0.
+      where: bool [...]. Where it is False, the value is 0.
 
     Returns:
-      [...], float32; of equal logits the first ones rank higher. A row with a NaN gives 0.
+      [...], float32. Among equal logits, the first ranks highest. A row with a NaN gives 0.
 
     Raises:
-      PathError: labels not shaped as the logits without their last axis, or k out of range.
+      PathError: the shape of the labels is not logits.shape[:-1], or k is out of range.
 
     Example:
       >>> top_k(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.1]]), jnp.array([2, 2]), k=2)
@@ -126,21 +127,22 @@ def top_k(
 def precision(
     average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
 ) -> Metric:
-    """The share of predicted positives that are right: tp / (tp + fp).
+    """The share of predicted positives that are positive: tp / (tp + fp).
 
     Args:
-      average: "binary", for logits [...] and targets [...] of 0 or 1 (any other target counts as
-        0): a logit above the threshold predicts 1. For logits [..., C] and integer labels [...],
-        "macro", the mean over the classes that occur in labels or predictions, or "micro", the
-        score of the counts summed over all classes.
-      classes: C, >= 2; only for "macro" and "micro".
-      threshold: only for "binary"; by default 0, for logits. Use 0.5 for probabilities.
+      average: "binary", "macro" or "micro". "binary" is for logits [...] and targets [...]: a logit
+        above the threshold predicts 1, and a target other than 1 is treated as 0. "macro" and
+        "micro" are for logits [..., C] and integer labels [...]. "macro" computes the score of each
+        class, and takes the mean over the classes that occur in labels or predictions. "micro" sums
+        the counts tp, fp, ... over all classes, and computes one score from the sums.
+      classes: C, >= 2. Pass it only with "macro" and "micro".
+      threshold: pass it only with "binary"; by default 0, for logits. For probabilities, use 0.5.
 
     Returns:
-      Metric; 0 if nothing was predicted positive.
+      Metric. Its value is 0 if nothing was predicted positive.
 
     Raises:
-      ValueError: an unknown average, or classes or a threshold that do not go with it.
+      ValueError: average is unknown, or it does not allow the classes or threshold passed.
 
     Example:
       >>> metric = precision("binary")
@@ -164,14 +166,14 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2; only for "macro" and "micro".
-      threshold: only for "binary"; by default 0, for logits.
+      classes: C, >= 2. Pass it only with "macro" and "micro".
+      threshold: pass it only with "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 if there are no actual positives.
+      Metric. Its value is 0 if there are no actual positives.
 
     Raises:
-      ValueError: an unknown average, or classes or a threshold that do not go with it.
+      ValueError: average is unknown, or it does not allow the classes or threshold passed.
 
     Example:
       >>> metric = recall("macro", classes=2)
@@ -193,14 +195,14 @@ def specificity(
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2; only for "macro" and "micro".
-      threshold: only for "binary"; by default 0, for logits.
+      classes: C, >= 2. Pass it only with "macro" and "micro".
+      threshold: pass it only with "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 if there are no actual negatives.
+      Metric. Its value is 0 if there are no actual negatives.
 
     Raises:
-      ValueError: an unknown average, or classes or a threshold that do not go with it.
+      ValueError: average is unknown, or it does not allow the classes or threshold passed.
 
     Example:
       >>> metric = specificity("binary")
@@ -223,14 +225,14 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
 
     Args:
       average: as in `precision`.
-      classes: C, >= 2; only for "macro" and "micro".
-      threshold: only for "binary"; by default 0, for logits.
+      classes: C, >= 2. Pass it only with "macro" and "micro".
+      threshold: pass it only with "binary"; by default 0, for logits.
 
     Returns:
-      Metric; 0 if there are no true positives.
+      Metric. Its value is 0 if there are no true positives.
 
     Raises:
-      ValueError: an unknown average, or classes or a threshold that do not go with it.
+      ValueError: average is unknown, or it does not allow the classes or threshold passed.
 
     Example:
       >>> metric = f1("binary")
@@ -250,18 +252,19 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
 
 
 def confusion(classes: int) -> Metric:
-    """How often each label was predicted as each class: an accumulated `confusion_matrix`.
+    """How often each label was predicted as each class: `confusion_matrix` over many batches.
 
     Args:
       classes: C, >= 1.
 
     Returns:
-      Metric of logits [..., C] and integer labels [...]: [C, C], float32; row: the label, column:
-      the prediction. Logits with a NaN and labels out of range are not counted.
+      Metric whose inputs are logits [..., C] and integer labels [...]. Its value is
+      [C, C], float32: rows are labels, columns are predictions. Logits with a NaN and labels out of
+      range are not counted.
 
     Raises:
-      ValueError: classes below 1.
-      PathError: in `update`, logits with another number of classes.
+      ValueError: classes is below 1.
+      PathError: `update` gets logits whose number of classes is not C.
 
     Example:
       >>> metric = confusion(2)
@@ -294,10 +297,11 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
       classes: C.
 
     Returns:
-      [C, C], int64; row: the label, column: the prediction. In NumPy, so not for use under jit.
+      [C, C], int64: rows are labels, columns are predictions. Computed in NumPy: not for use
+      under jit.
 
     Raises:
-      ValueError: different lengths, or a class out of range.
+      ValueError: the lengths differ, or a number is not an integer in [0, classes).
 
     Example:
       >>> confusion_matrix([0, 1, 1], [0, 1, 0], 2)
@@ -329,13 +333,13 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
 def class_numbers(
     name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
 ) -> jax.Array:
-    """Labels in a dtype wide enough for any number of classes, after checks of shape.
+    """Checks shapes; returns the labels in a dtype that can hold any number of classes.
 
     Args:
-      name: the metric, for the message.
+      name: the name of the metric, for error messages.
       logits: [..., C].
       labels: [...], integers.
-      classes: C, where it is known.
+      classes: C; None if it is not known in advance.
     """
     if jnp.shape(logits)[-1:] == (1,):
         raise PathError(
@@ -355,7 +359,7 @@ def class_numbers(
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:
-    """[...], int32: the index of the first largest logit; -1 where a logit is NaN."""
+    """The index of the first largest logit, int32 [...]; -1 where a row of logits has a NaN."""
     place = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jnp.where(jnp.isnan(logits).any(-1), -1, place)
 
@@ -373,7 +377,7 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
-    """A metric of the counts right (tp), said (tp + fp), true (tp + fn) and all, [C]."""
+    """A metric of four counts [C]: right (tp), said (tp + fp), true (tp + fn), all examples."""
     _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:

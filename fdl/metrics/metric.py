@@ -1,7 +1,8 @@
 """Metrics that accumulate over batches.
 
-Counts of examples stay exact, however they are split into batches. Other sums are taken over a
-batch in float32 and then added without further rounding. Values are float32, also for float64 data.
+Counts of examples are exact for any split into batches. Other sums are computed in float32 within
+a batch; adding the sums of batches causes no further rounding. Values are float32, also for float64
+data.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +22,15 @@ from fdl.typing import Loss
 class Metric(NamedTuple):
     """A metric over any number of batches: four pure functions, which work in `scan` and `vmap`.
 
-    `metric(predictions, targets, weight=None)` is its value for one batch alone.
+    `metric(predictions, targets, weight=None)` is the value of the metric on one batch alone.
 
     Args:
-      init: `() -> state`, the state before the first batch; a pytree of arrays.
-      update: `(state, predictions, targets, weight=None) -> state`, adds a batch. The weight
-        [B, ...] has the shape of the first axes of the targets, by default 1. Elements of weight
-        0 are ignored, even if they are NaN.
-      merge: `(state, state) -> state`, the state for the batches of both, as for several devices.
+      init: `() -> state`. Returns the state before the first batch, a pytree of arrays.
+      update: `(state, predictions, targets, weight=None) -> state`. Adds a batch. The shape of
+        weight is the first axes of the shape of the targets, such as [B]; by default all weights
+        are 1. Elements of weight 0 are ignored, even if they are NaN.
+      merge: `(state, state) -> state`. Combines two states into one state for all batches of the
+        two. Use it for states from several devices.
       compute: `state -> value`.
 
     Example:
@@ -57,11 +59,11 @@ class Metric(NamedTuple):
 class Sum(NamedTuple):
     """A sum as two float32 numbers, `high` and its rounding error: exact for integers below 2^48.
 
-    A single float32 count would stop growing at 2^24.
+    A count in a single float32 number would stop growing at 2^24.
 
     Args:
-      high: [...].
-      low: [...], the rounding error, below half a unit in the last place of high.
+      high: [...], the sum rounded to float32.
+      low: [...], the rounding error of high, below half a unit in the last place of high.
 
     Example:
       >>> total = Sum(jnp.float32(2**24), jnp.float32(0)).plus(Sum(jnp.float32(1), jnp.float32(0)))
@@ -75,7 +77,7 @@ class Sum(NamedTuple):
     low: Any
 
     def plus(self, other: "Sum") -> "Sum":
-        """The sum of both."""
+        """The sum of the two sums."""
         high = self.high + other.high
         part = high - self.high
         error = (self.high - (high - part)) + (other.high - part)
@@ -92,14 +94,14 @@ def mean_of(f: Loss) -> Metric:
     """The weighted mean of a per-example loss or metric.
 
     Args:
-      f: `(predictions, targets) -> [B, ...]`; elements that its `ignore_index` or `where`
-        leaves out do not count, see `softmax_cross_entropy`.
+      f: `(predictions, targets) -> [B, ...]`. Elements that f leaves out by its `ignore_index` or
+        `where` do not enter the mean; see `softmax_cross_entropy`.
 
     Returns:
-      Metric; 0 if nothing counts.
+      Metric. Its value is 0 if the weights sum to 0.
 
     Raises:
-      TypeError: f is a Metric already, or not a function.
+      TypeError: f is already a Metric, or it is not a function.
 
     Example: see `Metric`.
     """
@@ -124,9 +126,9 @@ def summed(
     """A metric whose state is a dict of `Sum`s over examples.
 
     Args:
-      shapes: name -> shape of the sum.
-      count: `(predictions, targets, weight or None) -> {name: sum over a batch}`.
-      compute: `{name: sum} -> value`.
+      shapes: dict from the name of each sum to its shape.
+      count: `(predictions, targets, weight) -> {name: sum over a batch}`; weight may be None.
+      compute: `{name: sum over all batches} -> value`.
     """
 
     def init() -> dict[str, Sum]:
@@ -151,12 +153,12 @@ def with_ranks(
     merge: Callable[..., Any],
     compute: Callable[..., Any],
 ) -> Metric:
-    """A Metric in which arrays of different ranks may be combined."""
+    """A Metric of these functions; in each of them, arrays of different ranks may be combined."""
     return Metric(init, with_free_ranks(update), with_free_ranks(merge), with_free_ranks(compute))
 
 
 def check_per_example(who: str, f: Any) -> None:
-    """Raises unless `f` is a function, and neither a Metric nor a function that returns one."""
+    """Raises unless f is a function. A Metric, or a function that returns a Metric, is refused."""
     makes = getattr(f, "__annotations__", {}).get("return") is Metric
     if isinstance(f, Metric) or makes or not callable(f):
         got = "a Metric" if isinstance(f, Metric) or makes else type(f).__name__
@@ -173,22 +175,22 @@ def as_sum(x: jax.Array) -> Sum:
 
 
 def _finite(low: jax.Array) -> jax.Array:
-    """`low`, with 0 where it is not finite: the rounding error of an infinite sum is inf - inf."""
+    """`low`, or 0 where it is not finite. (The rounding error of an infinite sum is inf - inf.)"""
     return jnp.where(jnp.isfinite(low), low, jnp.zeros_like(low))
 
 
 def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
-    """A weight for each element: float32, or 1 as int32 if there are no weights or they are bool.
+    """The weight of each element: int32 if weight is None or bool, otherwise float32.
 
-    A float32 count of one batch would stop growing at 2^24.
+    Counts use int32, because a count in float32 would stop growing at 2^24 within a batch.
 
     Args:
-      name: the metric, for the message.
+      name: the name of the metric, for error messages.
       shape: the shape of the elements.
-      weight: has the shape of their first axes; None for 1.
+      weight: an array whose shape is the first axes of `shape`. None means weight 1.
 
     Raises:
-      PathError: a weight of another shape.
+      PathError: the shape of weight is not the first axes of `shape`.
     """
     if weight is None:
         return jnp.ones(shape, jnp.int32)
@@ -207,30 +209,32 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
 def weight_of_counted(
     weight: jax.Array | None, counts: jax.Array | None, shape: tuple[int, ...]
 ) -> jax.Array | None:
-    """The weights, with 0 for elements that do not count.
+    """The weights, replaced by 0 for elements that are left out.
 
     Args:
       weight: [B, ...] or None.
-      counts: bool [B, ...] or None, see `fdl.losses.per_example.counting`.
-      shape: the shape of the elements; unless `counts` has the shape of its first axes, all count.
+      counts: bool [B, ...], False for elements that are left out; None if none are. See
+        `fdl.losses.per_example.counting`. It is ignored if its shape is not the first axes of
+        `shape`.
+      shape: the shape of the elements.
     """
     if counts is None or shape[: counts.ndim] != counts.shape:
         return weight
     if weight is None:
         return counts
     if not hasattr(weight, "shape") or shape[: weight.ndim] != weight.shape:
-        return weight  # `weights_of` will raise for it
+        return weight  # `weights_of` will raise an error for this weight
     axes = max(weight.ndim, counts.ndim)
     weight, counts = (x.reshape(x.shape + (1,) * (axes - x.ndim)) for x in (weight, counts))
     return jnp.where(counts, weight, jnp.zeros_like(weight))
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """sum weight * value; elements of weight 0 are ignored, even if they are NaN."""
+    """The sum of weight * value. Elements of weight 0 are ignored, even if they are NaN."""
     weight = weight.astype(values.dtype)
     return jnp.where(weight == 0, 0, values * weight).sum()
 
 
 def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b, with 0 where b is 0."""
+    """a / b, or 0 where b is 0."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

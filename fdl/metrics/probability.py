@@ -14,10 +14,10 @@ from fdl.metrics.metric import Metric, ratio, summed, weighted_sum, weights_of
 
 
 def perplexity() -> Metric:
-    """exp of the mean cross-entropy: as uncertain as a choice of this many equally likely classes.
+    """exp(mean cross-entropy): the number of equally likely classes with the same uncertainty.
 
     Returns:
-      Metric of logits [..., C] and integer labels [...].
+      Metric whose inputs are logits [..., C] and integer labels [...].
 
     Example:
       >>> metric = perplexity()
@@ -41,16 +41,16 @@ def perplexity() -> Metric:
 
 
 def bits_per_byte(bytes_of: jax.Array) -> Metric:
-    """sum of the cross-entropies in bits / number of bytes: comparable between vocabularies.
+    """The total cross-entropy in bits / the number of bytes: comparable between vocabularies.
 
     Args:
-      bytes_of: [C], the number of bytes of every token; all 1 if tokens are bytes.
+      bytes_of: [C], the number of bytes of each token. If tokens are bytes, all are 1.
 
     Returns:
-      Metric of logits [..., C] and integer labels [...].
+      Metric whose inputs are logits [..., C] and integer labels [...].
 
     Raises:
-      PathError: in `update`, logits with another number of classes.
+      PathError: `update` gets logits whose number of classes is not C.
 
     Example:
       >>> metric = bits_per_byte(jnp.array([1, 3, 1, 1]))
@@ -78,17 +78,19 @@ def bits_per_byte(bytes_of: jax.Array) -> Metric:
 def calibration_error(bins: int = 15) -> Metric:
     """The expected calibration error: the mean of |confidence - accuracy| over bins of confidence.
 
-    The confidence is the probability of the predicted class. Examples fall into bins
-    ((m - 1) / bins, m / bins] of it; every bin is weighted by its number of examples.
+    The confidence of an example is the probability of its predicted class. Bin m = 1, ..., bins
+    holds the examples whose confidence is in ((m - 1) / bins, m / bins]. In the mean, a bin is
+    weighted by its number of examples.
 
     Args:
-      bins: >= 1.
+      bins: the number of bins, >= 1.
 
     Returns:
-      Metric of logits [..., C] and integer labels [...], in [0, 1].
+      Metric whose inputs are logits [..., C] and integer labels [...]. Its value is in
+      [0, 1].
 
     Raises:
-      ValueError: bins below 1.
+      ValueError: bins is below 1.
 
     Example:
       >>> metric = calibration_error()

@@ -1,4 +1,4 @@
-"""Ranking metrics: whether positive examples (target 1) score higher than negative ones."""
+"""Ranking metrics: whether positive examples (target 1) have higher scores than negative ones."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,24 +12,26 @@ from fdl.losses.shapes import same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
 from fdl.paths import shortened
 
-# A bin for every bfloat16 number. Only [1/2, 1) is divided more finely than in its 128 numbers: by
-# the bfloat16 number of the distance from 1, which may be as small as 2^-24.
+# Scores are counted in bins, one bin for each bfloat16 number, except in [1/2, 1). There, only 128
+# bfloat16 numbers exist, too few for probabilities near 1. So a score s in [1/2, 1) is binned by
+# 1 - s, rounded to bfloat16. 1 - s is between 2^-24 and 1/2, so NEAR_ONE bins are enough.
 HALF, ONE = 0xBF00, 0xBF80
 NEAR_ONE = 24 * 128
 BINS = 2**16 + NEAR_ONE - (ONE - HALF)
 
 
 def auc() -> Metric:
-    """The area under the ROC curve: how often a positive outscores a negative; ties count 1/2.
+    """The area under the ROC curve: how often a positive scores above a negative; a tie adds 1/2.
 
-    It accumulates a histogram of the scores rounded to bfloat16, so the value does not depend on
-    the batches, and scores may have any size. Two scores that differ by less than 1 in 128 may
-    count as tied; between 1/2 and 1, two whose distances from 1 differ by less than 1 in 128.
-    `exact_auc` has no such ties; it needs all scores at once.
+    The metric accumulates a histogram of the scores, rounded to bfloat16. So the value does not
+    depend on the split into batches, and scores may have any magnitude. Because of the rounding,
+    two different scores may be treated as tied: if their relative difference is below 1/128, or,
+    between 1/2 and 1, if the relative difference of 1 - score is below 1/128. `exact_auc` does not
+    round, but needs all scores at once.
 
     Returns:
-      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN if
-      all targets are equal, a score is NaN, or a target is another number.
+      Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its
+      value is NaN if all targets are equal, a score is NaN, or a target is not 0 or 1.
 
     Example:
       >>> metric = auc()
@@ -52,12 +54,13 @@ def auc() -> Metric:
 def average_precision() -> Metric:
     """The area under the precision-recall curve: sum_n (R_n - R_(n-1)) P_n over falling thresholds.
 
-    It is the mean over the positives of the precision among all examples that score as high or
-    higher. Random scores give the share of positives. It accumulates the histogram of `auc`.
+    P_n is the precision and R_n the recall at threshold n. For each positive example, take the
+    precision among the examples with the same score or a higher one; the value is the mean of these
+    precisions. Random scores give the share of positives. Scores are rounded as in `auc`.
 
     Returns:
-      Metric of scores [...] (logits or probabilities) and targets [...] that are 0 or 1. NaN if
-      there are no positives, a score is NaN, or a target is another number.
+      Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its
+      value is NaN if there are no positives, a score is NaN, or a target is not 0 or 1.
 
     Example:
       >>> scores, targets = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])
@@ -83,10 +86,11 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
       targets: [N], 0 or 1.
 
     Returns:
-      In [0, 1]. In NumPy, so not for use under jit.
+      A number in [0, 1]. Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
+      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
+        equal.
 
     Example:
       >>> exact_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -110,10 +114,11 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
       targets: [N], 0 or 1.
 
     Returns:
-      In (0, 1], see `average_precision`. In NumPy, so not for use under jit.
+      A number in (0, 1]; see `average_precision`. Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
+      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
+        equal.
 
     Example:
       >>> round(exact_average_precision([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
@@ -128,14 +133,17 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 class RocCurve(NamedTuple):
-    """Points of a ROC curve, from no predicted positive to all.
+    """Points of a ROC curve. At the first point no example is predicted positive, at the last all.
+
+    T is the number of different scores.
 
     Args:
-      false_positive_rate: [T + 1], float64, rising from 0 to 1: the share of negatives predicted
+      false_positive_rate: [T + 1], float64, rising from 0 to 1: the share of the negative examples
+        that are predicted positive.
+      true_positive_rate: [T + 1], float64, rising from 0 to 1: the share of the positive examples
+        that are predicted positive.
+      thresholds: [T + 1], falling; the first is infinity. A score >= the threshold predicts
         positive.
-      true_positive_rate: [T + 1], float64, rising from 0 to 1: the share of positives predicted
-        positive.
-      thresholds: [T + 1], falling from infinity: a score >= the threshold predicts positive.
     """
 
     false_positive_rate: np.ndarray
@@ -144,12 +152,15 @@ class RocCurve(NamedTuple):
 
 
 class PrecisionRecallCurve(NamedTuple):
-    """Points of a precision-recall curve, from all predicted positive to none.
+    """Points of a precision-recall curve. At the first point all examples are predicted positive.
+
+    At the last point no example is predicted positive. T is the number of different scores.
 
     Args:
-      precision: [T + 1], float64; the last one, without predicted positives, is 1.
+      precision: [T + 1], float64. The last one is set to 1, because there are no predicted
+        positives.
       recall: [T + 1], float64, falling from 1 to 0.
-      thresholds: [T], rising: a score >= the threshold predicts positive.
+      thresholds: [T], rising. A score >= the threshold predicts positive.
     """
 
     precision: np.ndarray
@@ -161,15 +172,16 @@ def roc_curve(scores: ArrayLike, targets: ArrayLike) -> RocCurve:
     """The rates of true and false positives at every threshold; `fdl.look.roc_curves` draws them.
 
     Args:
-      scores: [N], with T different values.
+      scores: [N]; T is the number of different scores.
       targets: [N], 0 or 1.
 
     Returns:
-      RocCurve, as scikit-learn's with `drop_intermediate=False`. In NumPy, so not for use under
-      jit.
+      RocCurve, with the same points as scikit-learn's `roc_curve(drop_intermediate=False)`.
+      Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
+      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
+        equal.
 
     Example:
       >>> curve = roc_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -187,14 +199,16 @@ def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRe
     """Precision and recall at every threshold; `fdl.look.precision_recall_curves` draws them.
 
     Args:
-      scores: [N], with T different values.
+      scores: [N]; T is the number of different scores.
       targets: [N], 0 or 1.
 
     Returns:
-      PrecisionRecallCurve, as scikit-learn's. In NumPy, so not for use under jit.
+      PrecisionRecallCurve, with the same points as scikit-learn's `precision_recall_curve`.
+      Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: different shapes, a NaN, targets other than 0 and 1, or targets all equal.
+      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
+        equal.
 
     Example:
       >>> curve = precision_recall_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -211,7 +225,7 @@ def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRe
 
 
 def _at_thresholds(name: str, scores: Any, targets: Any) -> tuple[Any, Any, np.ndarray]:
-    """Counts of positives and negatives with scores >= the threshold; the falling thresholds."""
+    """(positives, negatives, thresholds): counts of scores >= each threshold; thresholds fall."""
     scores, targets = _checked(name, scores, targets)
     values, place = np.unique(scores, return_inverse=True)
     true, false = (np.cumsum(np.bincount(place, targets == kind)[::-1]) for kind in (1, 0))
@@ -244,7 +258,7 @@ def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarr
 
 
 def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]) -> Metric:
-    """A metric of two histograms of scores: of the positives and of the negatives, [BINS]."""
+    """A metric of two histograms [BINS]: the scores of positives and the scores of negatives."""
 
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         scores, targets = same_shape(name, scores, targets)
@@ -264,8 +278,8 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _bin(scores: jax.Array) -> jax.Array:
-    """The bin of a score: an index that rises with the score."""
-    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # -0.0 is 0.0
+    """The bin of a score: an integer in [0, BINS) that rises with the score."""
+    scores = jnp.where(scores == 0, 0, scores).astype(jnp.float32)  # -0.0 gets the bin of 0.0
     place = _rank(scores)
     more = NEAR_ONE - (ONE - HALF)
     near = HALF + (HALF - _rank(1 - scores))
@@ -273,7 +287,7 @@ def _bin(scores: jax.Array) -> jax.Array:
 
 
 def _rank(scores: jax.Array) -> jax.Array:
-    """The rank of a score, rounded towards 0 to bfloat16, among all bfloat16 numbers."""
+    """Rounds a score towards 0 to bfloat16; returns its rank among all bfloat16 numbers."""
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     sign = jnp.uint32(1 << 31)
     ordered = jnp.where(bits >= sign, ~bits, bits | sign)

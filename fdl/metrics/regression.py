@@ -1,4 +1,4 @@
-"""Regression metrics, from the count, the mean and the sum of squared deviations of numbers."""
+"""Regression metrics. They accumulate a count, a mean and a sum of squared deviations."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ def statistics_of(f: Loss) -> Metric:
       f: `(predictions, targets) -> [B, ...]`.
 
     Returns:
-      Metric: {"mean": scalar, "variance": scalar}, both divided by the sum of the weights.
+      Metric. Its value is {"mean": scalar, "variance": scalar}, both divided by the sum of the
+      weights.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -59,8 +60,8 @@ def r2() -> Metric:
     """1 - sum (target - prediction)^2 / sum (target - mean target)^2.
 
     Returns:
-      Metric of predictions [...] and targets [...] over all their elements. If all targets are
-      equal, it is 1 if every prediction is right, else 0.
+      Metric whose inputs are predictions [...] and targets [...]; the sums are over all elements.
+      If all targets are equal, its value is 1 if all predictions equal their targets, else 0.
 
     Example:
       >>> metric = r2()
@@ -92,28 +93,28 @@ def r2() -> Metric:
 
 
 class Squares(NamedTuple):
-    """A sum of squares as total * unit^2, so that it neither overflows nor underflows.
+    """A sum of squares, stored as total * unit^2 so that it neither overflows nor underflows.
 
     Args:
-      total: Sum.
-      unit: a power of two near the largest number squared.
+      total: the sum of the squares of number / unit, as a `Sum`.
+      unit: a power of two near the largest absolute value among the numbers.
     """
 
     total: Sum
     unit: jax.Array
 
     def plus(self, other: "Squares") -> "Squares":
-        """The sum of both."""
+        """The sum of the two sums."""
         unit = jnp.maximum(self.unit, other.unit)
         return Squares(self.within(unit).plus(other.within(unit)), unit)
 
     def within(self, unit: jax.Array) -> Sum:
-        """The total in a larger unit: total * unit^2 stays the same."""
+        """The total for a larger unit: the new total * unit^2 equals the old one."""
         factor = self.unit / unit
         return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
 
     def over(self, other: "Squares") -> jax.Array:
-        """This sum divided by the other, with 0 where the other is 0."""
+        """This sum divided by the other sum, or 0 where the other sum is 0."""
         factor = self.unit / other.unit
         return ratio(self.total.value(), other.total.value()) * factor * factor
 
@@ -123,18 +124,19 @@ class Squares(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The count of numbers, their mean, and the sum of their squared deviations from it.
+    """The count of some numbers, their mean, and the sum of squared deviations from the mean.
 
-    The difference of two sums of squares would cancel: for 10,000.0 and 10,000.1 nothing is left of
-    it in float32.
+    The variance is not computed as mean(x^2) - mean(x)^2, because this difference loses digits: for
+    the numbers 10,000.0 and 10,000.1 it loses all of them in float32.
 
     Args:
-      n: Sum of the weights.
-      mean: Sum.
-      squares: Squares.
+      n: the sum of the weights, as a `Sum`.
+      mean: the weighted mean, as a `Sum`.
+      squares: the weighted sum of squared deviations, as `Squares`.
 
     Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", equations 2.1; for one number at a time it is Welford's, 1962.
+    Sample Variances", equations 2.1; for one number at a time, it is the
+    formula of Welford 1962.
     """
 
     n: Sum
@@ -142,7 +144,7 @@ class Moments(NamedTuple):
     squares: Squares
 
     def plus(self, other: "Moments") -> "Moments":
-        """The moments of the numbers of both."""
+        """The moments of the numbers of both arguments together."""
         n = self.n.plus(other.n)
         minus_mean = Sum(-self.mean.high, -self.mean.low)
         delta = other.mean.plus(minus_mean)
@@ -156,13 +158,13 @@ class Moments(NamedTuple):
 
 
 def no_moments() -> Moments:
-    """The moments of no numbers."""
+    """The moments of an empty set of numbers."""
     nothing = as_sum(jnp.zeros(()))
     return Moments(nothing, nothing, squares_of(jnp.zeros(()), jnp.zeros(())))
 
 
 def squares_of(values: jax.Array, weight: jax.Array) -> Squares:
-    """sum weight * value^2 over all elements."""
+    """The sum of weight * value^2 over all elements."""
     size = largest(jnp.where(weight == 0, 0, values))
     smallest = float(jnp.finfo(jnp.float32).tiny)
     unit = jnp.where(size == 0, smallest, jnp.maximum(power_of_two(size), smallest))
@@ -181,7 +183,8 @@ def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
         return ratio(weighted_sum(values / unit, weight), count.astype(values.dtype)) * unit
 
     mean = mean_of(values)
-    # The mean of the deviations is the rounding error of the mean: it matters for means far from 0.
+    # The mean of the deviations is the rounding error of the mean. It matters if the mean is far
+    # from 0.
     deviations = values - mean
     error = mean_of(deviations)
     squares = squares_of(deviations - error, weight)

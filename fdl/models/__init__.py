@@ -1,4 +1,4 @@
-"""Ready networks, made of public names only."""
+"""Ready-made networks, built only from the public functions of fdl."""
 
 from fdl.public_names import public as _public
 from fdl.models.convolutional import lenet as lenet

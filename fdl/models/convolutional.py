@@ -27,18 +27,20 @@ _Normed = Callable[..., list[Layer]]
 def lenet(classes: int, *, scale: float | None = None) -> Layer:
     """Two convolutions, a max pooling and two dense layers, for small images.
 
-    conv 3 x 3 x 32, relu, conv 3 x 3 x 64, relu, max_pool 2, flatten, dense 128, relu, dense.
+    The layers are: conv 3 x 3 with 32 channels, relu, conv 3 x 3 with 64 channels, relu, max_pool
+    2 x 2, flatten, dense to 128, relu, dense to the classes.
 
     Args:
-      classes: number of classes, >= 1.
-      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
+      classes: the number of classes, >= 1.
+      scale: a number that multiplies the input, such as 1 / 255 for 8-bit images. None means no
+        scaling.
 
     Returns:
-      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu start He-normal,
-      biases at 0.
+      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu are initialized
+      He-normal, biases to 0.
 
     Raises:
-      ValueError: classes below 1.
+      ValueError: classes is below 1.
 
     Example:
       >>> import jax
@@ -48,7 +50,7 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
       ((3, 3, 32, 64), (12544, 128))
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section
-    II; with relu, max pooling and more features, as in the examples of Keras and PyTorch.
+    II, but with relu, max pooling and more features, as in the examples of Keras and PyTorch.
     """
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     for features in (32, 64):
@@ -69,34 +71,37 @@ def resnet(
     symmetric_padding: bool = False,
     scale: float | None = None,
 ) -> Layer:
-    """A residual network: stages of blocks; every stage halves the image and doubles the channels.
+    """A residual network of stages: each stage but the first halves the image and doubles channels.
 
-    A convolution (the stem); the stages, with width, 2 * width, 4 * width, ... channels; the mean
-    over the image; and a dense layer.
+    The parts are: a stem, which starts with a convolution; the stages, with width, 2 * width,
+    4 * width, ... channels, each made of blocks; the mean over the image; and a dense layer.
 
     Args:
-      classes: C.
-      depth: the number of blocks of every stage, such as (3, 4, 6, 3). Or an integer 6 n + 2, such
-        as 8, 14, 20, 32, 44, 56, 110: the paper's network for small images with this number of
-        layers, three stages of n basic blocks.
-      width: number of channels of the first stage.
-      block: "basic" is two convolutions of 3 x 3. "bottleneck" is three, of 1 x 1, 3 x 3 and 1 x 1;
-        the last one has four times the channels. In the first block of a stage, the 3 x 3 has the
-        stride (v1.5, as in torchvision); in "bottleneck_v1" the first 1 x 1 has it, as in the
-        paper.
-      stem: "small" is a convolution of 3 x 3. "large", for large images, is one of 7 x 7 with
-        stride 2 and a max pooling of 3 x 3 with stride 2.
-      norm: a layer after every convolution; by default `fdl.batch_norm()`.
-      symmetric_padding: True pads s // 2 zeros on either side for a window of size s, as in torch;
-        False pads as "SAME" in `conv`, which differs at stride 2.
-      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
+      classes: C, the number of classes.
+      depth: either a sequence, the number of blocks of each stage, such as (3, 4, 6, 3); or an
+        integer 6 n + 2, such as 8, 14, 20, 32, 44, 56 or 110. The integer is the number of layers
+        of the paper's network for small images, which has three stages of n basic blocks.
+      width: the number of channels of the first stage.
+      block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
+        3 x 3. A "bottleneck" block has three, 1 x 1, 3 x 3 and 1 x 1; the last has four times as
+        many channels. In the first block of each stage but the first stage, the 3 x 3 convolution
+        has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution
+        has stride 2 instead, as in the paper.
+      stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
+        stride 2, then a 3 x 3 max pooling with stride 2.
+      norm: the layer after each convolution; by default `fdl.batch_norm()`.
+      symmetric_padding: True pads s // 2 zeros on each side for a window of size s, as in torch.
+        False pads like padding "SAME" of `conv`; at stride 2, this gives different results.
+      scale: a number that multiplies the input, such as 1 / 255 for 8-bit images. None means no
+        scaling.
 
     Returns:
-      A layer from x [B, H, W, channels] to logits [B, C], with running statistics in its state.
-      Where a block changes the shape, the shortcut is a convolution of 1 x 1 (option B).
+      A layer from x [B, H, W, channels] to logits [B, C]. Its state holds the running statistics of
+      the norms. If a block changes the shape, its shortcut is a 1 x 1 convolution (option B of the
+      paper).
 
     Raises:
-      ValueError: an unknown block or stem, or a depth that is none of these.
+      ValueError: block or stem is unknown, or depth is neither of the two forms above.
 
     Example:
       >>> import jax
@@ -110,8 +115,8 @@ def resnet(
       ...     1000, (3, 4, 6, 3), width=64, block="bottleneck", stem="large", symmetric_padding=True
       ... )
 
-    Source: He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1 and section 4.2; option B of
-    section 4.1; the stride of v1.5: Goyal et al. 2017, arXiv 1706.02677, section 5.1.
+    Source: He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1 and section 4.2; option B is in
+    section 4.1. For the stride of v1.5: Goyal et al. 2017, arXiv 1706.02677, section 5.1.
     """
     for what, value, choices in (
         ("block", block, tuple(_BLOCKS)),
@@ -143,7 +148,7 @@ def resnet(
 
 
 def _stages(depth: Any, block: str) -> tuple[int, ...]:
-    """The number of blocks of every stage."""
+    """The number of blocks of each stage."""
     if isinstance(depth, Sequence) and depth and all(map(is_count, depth)):
         return tuple(map(int, depth))
     if isinstance(depth, Sequence) or block != "basic":
@@ -163,14 +168,14 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
 def _normed(
     norm: Layer, symmetric_padding: bool, features: int, size: int, stride: int = 1
 ) -> list[Layer]:
-    """A convolution without bias, and a norm."""
+    """The layers of a convolution without bias, followed by a norm."""
     padding: Any = size // 2 if symmetric_padding else "SAME"
     window: dict[str, Any] = {"stride": stride, "padding": padding}
     return [conv(features, (size, size), **window, bias=False, w_init=he_normal), norm]
 
 
 def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
-    """relu(shortcut(x) + inside(x)); an empty shortcut is x itself."""
+    """A layer x -> relu(shortcut(x) + inside(x)). An empty shortcut returns x itself."""
     both: dict[str, Any] = {
         "inside": chain(*inside, name="inside"),
         "shortcut": chain(*shortcut, name="shortcut"),
@@ -179,7 +184,7 @@ def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
 
 
 def _basic(normed: _Normed, features: int, stride: int) -> tuple[list[Any], int]:
-    """The layers of a block beside its shortcut, and its number of output channels."""
+    """The layers of a block without its shortcut, and the number of its output channels."""
     return [*normed(features, 3, stride), relu, *normed(features, 3)], features
 
 

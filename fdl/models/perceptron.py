@@ -25,20 +25,23 @@ def mlp(
     dropout_rate: float = 0.0,
     scale: float | None = None,
 ) -> Layer:
-    """A multilayer perceptron: dense, activation, dropout for every hidden width; then dense.
+    """A multilayer perceptron: dense, activation and dropout for each hidden width; then dense.
 
     Args:
       hidden: the hidden widths, such as `[64, 64, 64]` for three hidden layers.
       outputs: C, the number of outputs.
-      activation: after every hidden dense layer.
-      dropout_rate: of the dropout after every activation, in [0, 1]; 0 leaves out these layers.
-      scale: multiplies the input, such as 1 / 255 for 8-bit images; None leaves it as it is.
+      activation: the function after each hidden dense layer.
+      dropout_rate: the rate of the dropout after each activation, in [0, 1]. With 0, there are no
+        dropout layers.
+      scale: a number that multiplies the input, such as 1 / 255 for 8-bit images. None means no
+        scaling.
 
     Returns:
-      A layer from x [B, ...] to logits [B, C]. Hidden weights start He-normal, biases at 0.
+      A layer from x [B, ...] to logits [B, C]. Hidden weights are initialized He-normal,
+      biases to 0.
 
     Raises:
-      ValueError: a width or a rate out of range.
+      ValueError: a width or the rate is out of range.
       TypeError: hidden is not a sequence.
 
     Example:
@@ -73,20 +76,21 @@ def autoencoder(
     *,
     activation: Activation = relu,
 ) -> Layer:
-    """A perceptron that encodes its input in a few numbers, and another that decodes them.
+    """A perceptron that encodes its input in a few numbers, and another that decodes these numbers.
 
     Args:
       shape: the shape of one input, without the batch axis.
-      hidden: the hidden widths of the encoder; the decoder has them in reverse.
-      code: the number of numbers that encode an input, >= 1.
-      activation: after every hidden dense layer; the code and the output have none.
+      hidden: the hidden widths of the encoder. The decoder has the same widths in reverse order.
+      code: the length of the code: how many numbers encode an input, >= 1.
+      activation: the function after each hidden dense layer. It is not applied to the code or to
+        the output.
 
     Returns:
       A layer from x [B, *shape] to [B, *shape]; its children are `encode` and `decode`.
 
     Raises:
-      ValueError: a width below 1.
-      PathError: x of another shape.
+      ValueError: a width is below 1.
+      PathError: x does not have shape [B, *shape].
 
     Example:
       >>> import jax.numpy as jnp

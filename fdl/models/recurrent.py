@@ -1,4 +1,4 @@
-"""Recurrent networks: a classifier of sequences."""
+"""Recurrent networks: a classifier of sequences of tokens."""
 
 from typing import Any
 
@@ -18,23 +18,24 @@ def lstm_classifier(
     both_ways: bool = False,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """An embedding, LSTM layers, and a dense layer on the last state.
+    """A classifier of sequences: an embedding, LSTM layers, and a dense layer on the last output.
 
     Args:
       count: V, the number of different tokens.
-      features: the width of the embedding and of every LSTM.
+      features: the width of the embedding and of each LSTM.
       classes: the number of classes.
       depth: the number of LSTM layers, >= 1.
-      both_ways: True makes every LSTM `bidirectional`.
-      dropout_rate: of the dropout before every LSTM and before the dense layer, in [0, 1]; 0
-        leaves out these layers.
+      both_ways: True makes each LSTM `bidirectional`.
+      dropout_rate: the rate of the dropout before each LSTM and before the dense layer, in [0, 1].
+        With 0, there are no dropout layers.
 
     Returns:
-      A layer from ids [B, T] to logits [B, classes]. Extra input: `lengths`, integers [B], for
-      padded sequences; ids past the end are not read. Forget biases start at 1.
+      A layer from ids [B, T] to logits [B, classes]. Optional extra input: `lengths`, integers
+      [B], the number of tokens of each sequence without padding; ids past this number are not read.
+      The biases of the forget gates are initialized to 1.
 
     Raises:
-      ValueError: a number or a rate out of range.
+      ValueError: a number or the rate is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp

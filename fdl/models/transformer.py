@@ -1,6 +1,7 @@
 """Transformer blocks, and networks made of them.
 
-B is the batch size, T the length of a sequence, D the number of features, V of different tokens.
+B is the batch size, T the length of a sequence, D the number of features, V the number of different
+tokens.
 """
 
 from collections.abc import Callable
@@ -44,25 +45,29 @@ def encoder_block(
     norm(x + feed_forward(x)).
 
     Args:
-      heads: number of attention heads; it divides D.
-      features: D.
-      hidden: hidden width of the feed-forward layer; by default 4 * D.
-      kv_heads: number of heads of keys and values, as in `attention`; by default `heads`.
-      causal: True hides later tokens from every token.
-      rotary: True rotates queries and keys by their positions; or a function that rotates, as in
-        `attention`.
-      norm: a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default `fdl.layer_norm()`.
-      norm_first: True puts the norms before attention and feed-forward layer, False after the sums.
-      activation: of the feed-forward layer.
-      gate: True makes the feed-forward layer gated: with silu it is SwiGLU.
-      bias: True gives biases to all dense layers and projections.
-      dropout_rate: of the attention weights and of the feed-forward output, in training.
+      heads: the number of attention heads. It must divide D.
+      features: D, the number of features of each token.
+      hidden: the hidden width of the feed-forward layer; by default 4 * D.
+      kv_heads: the number of heads of keys and values, as in `attention`; by default `heads`.
+      causal: True hides from each token the tokens after it.
+      rotary: True rotates queries and keys by their positions; False does not. It may also be a
+        function that does the rotation, as in `attention`.
+      norm: the normalization, a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default
+        `fdl.layer_norm()`.
+      norm_first: True puts a norm before the attention and one before the feed-forward layer. False
+        puts the norms after the two sums.
+      activation: the activation of the feed-forward layer.
+      gate: True makes the feed-forward layer gated. With activation silu, this is SwiGLU.
+      bias: True adds biases to all dense layers and projections.
+      dropout_rate: the dropout rate, in training, of the attention weights and of the output of the
+        feed-forward layer.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, D], with the extra inputs of `attention`, all optional.
+      A layer from x [..., T, D] to [..., T, D]. It has the extra inputs of `attention`; all are
+      optional.
 
     Raises:
-      ValueError: an option out of range.
+      ValueError: an option is out of range.
 
     Example:
       >>> import fdl
@@ -106,19 +111,19 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A causal encoder block with an attention to a context between its two parts.
+    """A causal `encoder_block`, with an attention to a context before the feed-forward layer.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in
         `encoder_block`.
       kv_heads: as in `encoder_block`, for both attentions.
-      rotary: as in `encoder_block`, for the attention of x to itself.
+      rotary: as in `encoder_block`, but only for the attention of x to itself.
 
     Returns:
-      A layer from x [..., T, D] and the extra input `context` [..., S, C] to [..., T, D].
+      A layer from x [..., T, D] to [..., T, D]. Required extra input: `context` [..., S, C].
 
     Raises:
-      ValueError: an option out of range.
+      ValueError: an option is out of range.
 
     Example:
       >>> block = decoder_block(2, 8)
@@ -160,24 +165,25 @@ def gpt(
 
     Args:
       vocabulary: V, the number of different tokens.
-      length: the longest sequence; every position has a learned vector. None, as with `rotary`:
-        no learned positions, and sequences of any length.
-      layers: number of blocks.
-      heads: number of attention heads of every block; it divides `features`.
-      features: D.
-      tied: True computes the logits with the weights of the embedding, False with a dense layer
-        `head` without bias.
-      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: of every block, as in
+      length: the largest number of tokens of a sequence. A learned vector is added at each
+        position. None means no learned positions, and sequences of any length. Use None with
+        `rotary`.
+      layers: the number of blocks.
+      heads: the number of attention heads of each block. It must divide `features`.
+      features: D, the number of features of each token.
+      tied: True computes the logits with the weights of the embedding. False computes them with a
+        dense layer `head` without bias.
+      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: options of each block, as in
         `encoder_block`.
-      norm: of the blocks and after them, as in `encoder_block`.
-      norm_first: as in `encoder_block`; False also leaves out the norm after the blocks.
+      norm: the normalization in the blocks and after the last block, as in `encoder_block`.
+      norm_first: as in `encoder_block`. With False, there is no norm after the last block.
 
     Returns:
       A layer from integer ids [..., T] to logits [..., T, V].
 
     Raises:
-      ValueError: a number out of range.
-      PathError: more than `length` tokens.
+      ValueError: an argument is out of range.
+      PathError: a sequence has more than `length` tokens.
 
     Example:
       >>> import fdl
@@ -250,24 +256,25 @@ def encoder(
 ) -> Layer:
     """A bidirectional encoder of tokens: embedding, positions, blocks, norm.
 
-    To label every token, add a dense layer; to label the text, a mean over tokens and a dense
+    To label each token, add a dense layer. To label the text, add a mean over tokens and a dense
     layer.
 
     Args:
       vocabulary, length, layers, heads, features: as in `gpt`.
-      token_types: number of token types, such as 2 in BERT for the first and the second sentence:
-        every type has a learned vector, added to the embeddings of its tokens. None: no types.
+      token_types: the number of token types, such as 2 in BERT, for the first and the second
+        sentence. Each type has a learned vector, which is added to the embedding of each token of
+        this type. None means no types.
       embed_norm: True puts a norm after the sum of the embeddings.
       hidden, kv_heads, rotary, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
-      A layer from integer ids [..., T] to [..., T, D]. Extra inputs: `mask`, as in `attention`,
-      which may hide padding; with token_types, `types`, integers [..., T], the type of every token,
-      by default 0.
+      A layer from integer ids [..., T] to [..., T, D]. Optional extra inputs: `mask`, as in
+      `attention`, for example to hide padding; and, if token_types is not None, `types`, integers
+      [..., T], the type of each token, by default 0.
 
     Raises:
-      ValueError: a number out of range.
-      PathError: more than `length` tokens.
+      ValueError: an argument is out of range.
+      PathError: a sequence has more than `length` tokens.
 
     Example:
       >>> import fdl
@@ -342,22 +349,23 @@ def vit(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A vision transformer: the patches of an image are tokens, and their mean is classified.
+    """A vision transformer: the patches of an image are the tokens; their mean is classified.
 
     Args:
-      classes: C.
+      classes: C, the number of classes.
       image: (H, W), the size of the images.
-      patch: P, the side length of a patch; it divides H and W.
+      patch: P, the side length of a patch. It must divide H and W.
       layers, heads, features: as in `gpt`.
-      class_token: True puts a learned token before the patches, and classifies it instead of the
-        mean.
+      class_token: True puts a learned token before the patches. The output at this token is
+        classified instead of the mean.
       hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
     Returns:
       A layer from images [B, H, W, channels] to logits [B, C].
 
     Raises:
-      ValueError: a patch that does not divide H and W, or a number out of range.
+      ValueError: patch does not divide H and W, or an argument is out of range.
+      PathError: the images do not have size (H, W).
 
     Example:
       >>> import fdl
@@ -371,8 +379,8 @@ def vit(
       ...     activation=lambda x: fdl.gelu(x, approximate=False),
       ... )
 
-    Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1; the mean instead of a class
-    token: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
+    Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1. For the mean instead of a
+    class token: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
     """
     height, width = image
     if not is_count(patch) or height % patch or width % patch:
@@ -416,8 +424,8 @@ def patches(x: jax.Array, patch: int) -> jax.Array:
     """The square patches of images [B, H, W, C], row by row: [B, H * W / P^2, P^2 * C].
 
     Args:
-      x: images.
-      patch: P, which divides H and W.
+      x: images [B, H, W, C].
+      patch: P, which must divide H and W.
     """
     b, h, w, c = x.shape
     rows = x.reshape(b, h // patch, patch, w, c)
@@ -454,7 +462,7 @@ def _feed_forward(
 
 
 def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> Layer:
-    """The parts in sequence, each with a skip connection and a norm."""
+    """The parts one after the other, each with a skip connection and a norm."""
     norm = norm or layer_norm()
     around = {
         part: residual(norm, layer) if norm_first else chain(residual(layer), norm)
@@ -464,5 +472,5 @@ def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> L
 
 
 def _last_norm(norm: Layer | None, norm_first: bool) -> Any:
-    """The norm after the blocks; none if the blocks end with a norm."""
+    """The norm after the last block, or `identity` if the blocks already end with a norm."""
     return (norm or layer_norm()) if norm_first else identity
