@@ -95,7 +95,7 @@ def is_function(value: Any) -> bool:
 
     A module can be both. It is treated as a pytree if its leaves are bools or labels.
     """
-    if isinstance(value, functools.partial):  # of JAX: a pytree of its arguments
+    if isinstance(value, functools.partial):  # such as jax.tree_util.Partial
         return True
     leaves, arrays = jax.tree.leaves(value), jax.Array | np.ndarray
     labels = leaves and not any(callable(leaf) or isinstance(leaf, arrays) for leaf in leaves)

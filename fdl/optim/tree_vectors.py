@@ -99,7 +99,7 @@ def _sizes(groups: list[list[Any]], mean: bool = False) -> list[Size]:
 
 @functools.partial(jax.jit, static_argnames="mean", inline=True)
 def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.Array]]:
-    """(squares, power) for every group of arrays."""
+    """The `squares` and `power` of a `Size`, for each group of arrays."""
     groups = [[widened(x) for x in group if jnp.size(x)] for group in groups]
 
     def total(group: list[Any]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Adafactor: the second moment of a matrix, kept as one row and one column.
+"""Adafactor: the second moment of a matrix, stored as one row and one column.
 
 In the formulas, g is a gradient [..., rows, columns], v is a mean of g^2, and t is the step, which
 starts at 1.
@@ -61,7 +61,7 @@ def adafactor(
       weight_decay_rate: >= 0, or a schedule. The learning rate does not multiply it. None means no
         weight decay.
       eps: >= 0, added to g^2.
-      factored: True stores v as means where axes are large enough, False always stores it whole.
+      factored: True stores v as means if two axes are large enough. False always stores v whole.
       weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
@@ -120,7 +120,7 @@ def scale_by_factored_rms(
     """The direction of `adafactor`: g / sqrt(v).
 
     Args:
-      factored: True stores v as means where axes are large enough, False always stores it whole.
+      factored: True stores v as means if two axes are large enough. False always stores v whole.
       decay_rate: > 0, the second argument of decay_rate_fn.
       step_offset: subtracted from the count.
       min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both

@@ -1,4 +1,4 @@
-"""AdaGrad, RMSProp, AdaDelta: a step size for every weight, from the size of its past gradients.
+"""AdaGrad, RMSProp, AdaDelta: each weight has a step size that depends on its past gradients.
 
 In the formulas, g is the gradient, and v is a sum or a mean of g^2.
 """

@@ -1,4 +1,4 @@
-"""LARS and LAMB, for very large batches: each leaf's step is proportional to its weights' norm."""
+"""LARS and LAMB, for very large batches: the step of a leaf is proportional to its norm."""
 
 from typing import Any
 

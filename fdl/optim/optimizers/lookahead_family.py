@@ -23,7 +23,7 @@ def lookahead(
     slow_step_size: float,
     reset_state: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Lookahead: every k steps, the weights go back to a point between their start and their end.
+    """Lookahead: every k steps, the weights move back towards their values k steps before.
 
         fast += update of the fast optimizer
         every k steps:  slow += slow_step_size * (fast - slow),  fast = slow
@@ -40,7 +40,7 @@ def lookahead(
 
     Returns:
       A transformation. Its `update` takes the gradient with respect to `fast`, or a LookaheadParams
-      that holds this gradient in `fast`; its field `slow` is ignored. (`jax.grad` of a loss that
+      that holds this gradient in `fast`. The field `slow` is ignored. (`jax.grad` of a loss that
       uses `fast` returns such a LookaheadParams.) The updates returned are a LookaheadParams. The
       state is `optax.LookaheadState`.
 

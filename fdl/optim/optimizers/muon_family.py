@@ -1,4 +1,4 @@
-"""Muon: makes the momentum of each matrix orthogonal, so that it moves equally in all directions.
+"""Muon: makes momentum orthogonal, matrix by matrix, so that steps are equal in all directions.
 
 In the formulas, g is the gradient, m is its first moment, and t is the step of training, which
 starts at 1.
@@ -38,8 +38,8 @@ from fdl.optim.wrappers.partitioning import partition
 from fdl.typing import Mask, ScalarOrSchedule
 
 Coefficients = Sequence[Any]
-# An optax.contrib.MuonDimensionNumbers or None, a tree of these, or a function that takes params and
-# returns such a tree.
+# An optax.contrib.MuonDimensionNumbers or None, a tree of these values, or a function that takes
+# params and returns such a tree.
 DimensionNumbers = Any
 
 

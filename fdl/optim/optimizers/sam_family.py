@@ -49,8 +49,9 @@ def sam(
       sync_period: k >= 1. With 1, only `optimizer` is used.
       reset_state: True starts adv_optimizer with a new state after every whole step.
       opaque_mode: True means opaque mode, False transparent mode. In opaque mode, `update` needs
-        one of two extra arguments: `grad_fn`, a function `(params, i) -> gradient` for the i-th point
-        of the climb; or `value_fn`, a function `params -> loss`, which `fdl.train_step` passes.
+        one of two extra arguments: `grad_fn`, a function `(params, i) -> gradient` for the i-th
+        point of the climb; or `value_fn`, a function `params -> loss`. `fdl.train_step` passes
+        value_fn.
       batch_axis_name: in opaque mode, the name of the axis over which `jax.lax.pmean` averages the
         gradients of grad_fn or value_fn. None means no averaging.
 

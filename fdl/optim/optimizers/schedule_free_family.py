@@ -198,7 +198,7 @@ def schedule_free_adamw(
       b1: in (0, 1], the share of x in y.
       b2: in [0, 1), as in `adam`.
       eps: >= 0, added outside the root.
-      weight_decay: >= 0, the factor of y in the update, as in `adamw`.
+      weight_decay: >= 0. weight_decay * y is added to the step, as in `adamw`.
       weight_lr_power: >= 0, the power of the learning rate in the weights w_t of the average.
       state_dtype: dtype of z; by default the parameters' dtype, at least float32.
       look_ahead: True starts the warm-up at 0 and computes w_t from the learning rate of the next

@@ -2,8 +2,8 @@
 
 In the formulas, g is the gradient of a leaf, m and v are the moments of Adam, and t is the step of
 Adam, which starts at 1. For an axis of length n, L [n, n] is a running mean of g g^T, summed over
-all other axes (a "factor" of Shampoo). Q [n, n] is an orthogonal matrix, whose columns approximate
-the eigenvectors of L (a "basis").
+all other axes. It is called a factor. Q [n, n] is an orthogonal matrix, whose columns
+approximate the eigenvectors of L. It is called a basis.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def soap(
       max_precond_dim: an axis longer than this has no L and no Q, and is not rotated.
       precondition_1d: True also rotates leaves with one axis. False applies plain Adam to them.
       normalize_grads: True scales u of each leaf to root mean square 1 before the bias correction.
-      correct_bias: False leaves out the factor sqrt(1 - b2^t) / (1 - b1^t) of u.
+      correct_bias: True multiplies u by sqrt(1 - b2^t) / (1 - b1^t), False does not.
       mask: which leaves to decay; see `masked`.
       skip_first: True uses the first gradient only to compute L and Q. The first step then moves
         the weights only by their decay. False also steps along the first gradient.

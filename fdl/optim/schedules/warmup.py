@@ -1,4 +1,4 @@
-"""Schedules that consist of others: warm-up followed by decay, and warm restarts.
+"""Schedules that join other schedules: a warm-up and a decay, and warm restarts.
 
 `fdl.optim.schedules.decay` says what counts and values can be. With warmup_steps=0 there is no
 warm-up.

@@ -105,8 +105,8 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
     Args:
       optimizer: a transformation of fdl or optax.
       dtype: a floating dtype. An array of the state is cast to it if its own dtype is wider and if
-        it has one or more axes and the shape of a parameter. All other arrays, such as counts or
-        the row and column means of `adafactor`, keep their dtypes.
+        it has one or more axes and the shape of a parameter. Scalars keep their dtypes, and so
+        do arrays whose shape is not the shape of any parameter.
 
     Returns:
       A transformation whose state has the structure of the optimizer's state.
@@ -148,7 +148,7 @@ def _whole(params: Any, master: Any) -> Any:
 
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
-    """jax.tree.map over the leaves of `tree`. There, `others` may have a None or a MaskedNode."""
+    """jax.tree.map over the leaves of `tree`. `others` may have None or MaskedNode there."""
     structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
     columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
