@@ -54,7 +54,7 @@ def size(tree: Any) -> Size:
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """For each tree, a tree of the same structure with the `Size` of each leaf.
+    """A list that has, for each tree, a tree of the same structure with the `Size` of each leaf.
 
     Args:
       trees: pytrees of arrays.

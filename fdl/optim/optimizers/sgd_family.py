@@ -101,8 +101,8 @@ def trace(
 
     Args:
       decay: in [-1, 1]. With 1, t is the sum of all gradients. A negative decay helps in games of
-        two players (Gidel et al. 2019, arXiv 1807.04740). optax also accepts a decay above 1, which
-        would make the trace grow without bound.
+        two players (Gidel et al. 2019, arXiv 1807.04740). optax also accepts other values, which
+        can make the trace grow without bound.
       nesterov: True returns gradient + decay * t instead of t.
       accumulator_dtype: dtype of t; by default the parameters' dtype, at least float32.
       dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first step, as in torch.

@@ -2,8 +2,8 @@
 
 In the formulas, g is the gradient of a leaf, m and v are the moments of Adam, and t is the step of
 Adam, which starts at 1. For an axis of length n, L [n, n] is a running mean of g g^T, summed over
-all other axes. It is called a factor. Q [n, n] is an orthogonal matrix, whose columns
-approximate the eigenvectors of L. It is called a basis.
+all other axes; it is called a factor. Q [n, n] is an orthogonal matrix, whose columns approximate
+the eigenvectors of L; it is called a basis.
 """
 
 import dataclasses

@@ -47,8 +47,8 @@ def scalar(value: Any) -> jax.Array:
 def numbers(who: str, **values: Any) -> list[Any]:
     """Returns Python and NumPy scalars as Python numbers, and JAX arrays as float32 scalars.
 
-    float32 becomes float64 under `jax.enable_x64`. Python numbers stay such because their
-    arithmetic is in double precision, as in optax.
+    float32 becomes float64 under `jax.enable_x64`. Python numbers are not converted to float32,
+    because arithmetic between Python numbers is in double precision, as in optax.
 
     Raises:
       OptionError: a value is not a number, or it is not traced and is not finite.
