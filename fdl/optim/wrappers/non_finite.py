@@ -21,7 +21,7 @@ from fdl.optim.protocol import transformation
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: int
 ) -> GradientTransformationExtraArgs:
-    """Skips the step if the gradient is not finite: the update is 0, and the inner state does not change.
+    """Skips the step if the gradient is not finite: the update is 0, the inner state unchanged.
 
     Args:
       inner: a transformation of fdl or optax.
