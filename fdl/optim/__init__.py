@@ -1,20 +1,22 @@
 """Optimizers in optax's protocol: transformations of fdl and of optax can be chained.
 
-Names, arguments, defaults and states are optax's. In float32 and float64 the updates are optax's
-too, bit for bit. Every optimizer differs from optax in two ways:
+Names, arguments, defaults and states are the same as in optax. In float32 and float64 the updates
+are the same too, bit for bit. Every optimizer differs from optax in two ways:
 
 - Half precision. Moments, sums and norms are kept and computed in float32 or wider, whatever the
   dtype of parameters and gradients. Updates are rounded once, to the dtype of the gradients. optax
-  computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. A state that comes in
-  narrower dtypes keeps them: `keep_state_in(optimizer, jnp.bfloat16)` has the dtypes of optax.
-  Where steps are too small for the parameters' dtype, use `master_weights(optimizer)`.
-- Squares out of range. Norms are right for every finite gradient. For a float32 second moment the
-  gradient is clipped to 1.3e19 in size, so that the moment stays finite. After such a gradient the
-  weight hardly moves until the moment has decayed (about 80,000 steps in adam).
+  computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. If the state passed to
+  `update` has narrower dtypes, the new state has the same ones. For bfloat16 parameters,
+  `keep_state_in(optimizer, jnp.bfloat16)` makes a state with the dtypes that optax would use. If
+  steps are so small that the parameters' dtype rounds them away, use `master_weights(optimizer)`.
+- Squares out of range. Norms are correct for every finite gradient. Where a second moment is
+  float32, the absolute value of each gradient element is limited to 1.3e19, so that the moment
+  stays finite. After such a gradient the weight hardly moves until the moment has decayed (about
+  80,000 steps in `adam`).
 
-These values raise here and pass in optax: a decay of 1 or more in a mean (the mean would stay 0); a
-negative decay in a mean of squares (the mean could become negative); a negative weight decay
-(weights would grow without bound); an exponential decay by the factor 0.
+fdl raises an error for these values, which optax accepts: a decay of 1 or more in a mean (the mean
+would stay 0); a negative decay in a mean of squares (the mean could become negative); a negative
+weight decay (weights would grow without bound); decay_rate=0 in `exponential_decay`.
 """
 
 from fdl.public_names import public as _public
@@ -24,7 +26,7 @@ from fdl.optim.optimizers import *
 from fdl.optim.schedules import *
 from fdl.optim.wrappers import *
 
-# The pieces of optimizers: directions, the learning rate, and what joins them.
+# Building blocks of optimizers: directions, the learning rate, and functions that combine them.
 from fdl.optim.optimizers.adafactor_family import scale_by_factored_rms as scale_by_factored_rms
 from fdl.optim.optimizers.adafactor_family import (
     scale_by_param_block_rms as scale_by_param_block_rms,

@@ -19,12 +19,13 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
       transforms: transformations of fdl or optax, in any mix.
 
     Returns:
-      One transformation. Its state is the tuple of their states, as in `optax.chain`. Updates in
-      half precision are passed on in float32 and rounded once at the end; optax rounds after every
-      transformation.
+      One transformation. Its state is the tuple of the states of `transforms`, as in `optax.chain`.
+      Half-precision updates are passed on in float32 and rounded once at the end. optax rounds them
+      after each transformation.
 
     Raises:
-      ValueError: an argument is not a transformation; at update, the state has another length.
+      ValueError: an argument is not a transformation; at update, the state does not have one
+        part for each transformation.
 
     Example:
       >>> import optax
@@ -56,18 +57,19 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
-    """W += update, for every leaf.
+    """W += update, for each leaf W of params.
 
     Args:
       params: a pytree of arrays. A leaf that is None stays None.
-      updates: the same structure and shapes as params. Where an update is None, the parameter
-        stays.
+      updates: a pytree with the same structure and shapes as params. Where an update is None, the
+        parameter does not change.
 
     Returns:
       The new parameters, in the dtypes of params.
 
     Raises:
-      ValueError: structures or shapes differ; names the first path that differs.
+      ValueError: params and updates have different structures or shapes. The message names the
+        first path that differs.
 
     Example:
       >>> apply_updates({"w": jnp.ones(2)}, {"w": -jnp.ones(2)})
@@ -77,7 +79,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
     def add(p: Any, u: Any) -> Any:
         if p is None or u is None:
             return p
-        if jnp.shape(p) != jnp.shape(u):  # broadcasting would reshape the parameter
+        if jnp.shape(p) != jnp.shape(u):  # else broadcasting could change its shape
             raise different_trees("apply_updates", "params", params, "updates", updates)
         return jnp.asarray(p + u, jnp.result_type(p))
 

@@ -1,7 +1,8 @@
-"""Checks of the options of optimizers: numbers in range, and transformations.
+"""Checks of the options of optimizers: ranges of numbers, and arguments that are transformations.
 
-Each check takes the name of the function that was called, and the options by the names that the
-user wrote. A traced number, under `vmap` or as a leaf of the state, passes.
+Each check takes the name of the function that the user called, and the options as keyword
+arguments under the names that the user wrote. A traced number (under `vmap`, or a leaf of the
+state) is not checked.
 """
 
 from typing import Any
@@ -29,7 +30,7 @@ def check_momenta(who: str, **values: Any) -> None:
 
 
 def check_traces(who: str, **values: Any) -> None:
-    """Raises unless every value is in [-1, 1]: beyond 1 a sum of past gradients has no bound."""
+    """Raises unless every value is in [-1, 1]: else a sum of past gradients has no bound."""
     for name, value in values.items():
         check_number(who, name, value, "[-1, 1]", "beyond 1 the trace has no bound")
 
@@ -64,7 +65,7 @@ def _check_strengths(who: str, remedy: str, values: dict[str, Any]) -> None:
 
 
 def as_transformation(who: str, value: Any) -> GradientTransformationExtraArgs:
-    """A transformation of fdl or optax as one whose `update` takes extra arguments.
+    """Returns a transformation of fdl or optax in a form whose `update` takes extra arguments.
 
     Raises:
       OptionError: `value` has no init or no update.

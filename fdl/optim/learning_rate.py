@@ -25,7 +25,7 @@ def scale_by_learning_rate(
     """Multiplies updates by the learning rate: -learning_rate * update.
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       flip_sign: False keeps the sign, for gradient ascent.
 
     Returns:
@@ -66,16 +66,16 @@ def add_decayed_weights(
 ) -> GradientTransformation:
     """Weight decay: gradient + weight_decay * W.
 
-    In a chain before `scale_by_adam` and the like it is L2 regularization, after it decoupled
-    decay.
+    In a chain before `scale_by_adam` or a similar transformation, this is L2 regularization. After
+    such a transformation, it is decoupled weight decay.
 
     Args:
-      weight_decay: >= 0, or a schedule `count -> strength`, count from 0. optax accepts a negative
-        value, with which weights grow without bound.
-      mask: which leaves to decay; see `masked`. `"**/w"` leaves out norms and biases.
+      weight_decay: >= 0, or a schedule `count -> strength`, where count starts at 0. optax also
+        accepts a negative value, which would make weights grow without bound.
+      mask: which leaves to decay; see `masked`. `"**/w"` excludes norms and biases.
 
     Returns:
-      A transformation that needs params; its state is that of `optax.add_decayed_weights`.
+      A transformation that needs params. Its state is the same as in `optax.add_decayed_weights`.
 
     Raises:
       ValueError: the strength is negative, not finite or not a number; at update, the schedule
@@ -86,8 +86,8 @@ def add_decayed_weights(
       >>> pull.update(jnp.array(1.0), pull.init(jnp.array(4.0)), jnp.array(4.0))[0]
       Array(3., dtype=float32)
 
-    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, a constant 0 adds
-    nothing to the program.
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, with the
+    constant 0 nothing is computed.
     """
     check_decays("add_decayed_weights", weight_decay=weight_decay)
 
@@ -104,7 +104,7 @@ def add_decayed_weights(
 
 
 def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
-    """The value of a hyper-parameter at a step: itself, or its schedule at `count`.
+    """The value of a hyper-parameter at a step: its schedule at `count`, or the number itself.
 
     Raises:
       ValueError: the schedule returns an array that is not a scalar.
@@ -119,7 +119,7 @@ def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
 
 
 def _counting(make: Callable[..., Any], value: ScalarOrSchedule) -> Any:
-    """The first state: with a count for a schedule, empty for a number."""
+    """The first state: it has a count if `value` is a schedule, and is empty if it is a number."""
     return make(count=jnp.zeros((), jnp.int32)) if callable(value) else EmptyState()
 
 

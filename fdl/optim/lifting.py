@@ -1,4 +1,4 @@
-"""Rules for one array, written in the symbols of a paper, become transformations of trees."""
+"""Turns an update rule for one array, written as in the paper, into a transformation of trees."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,26 +27,28 @@ def leafwise(
     """Makes a transformation of trees from a rule for one array.
 
     `at_step(t)` computes what all leaves share and returns the rule for one leaf,
-    `(g, [w,] *slots) -> (u, *new_slots)`: g is the gradient, w the parameter, u the update, and the
-    slots are the state of the leaf, such as its moments.
+    `(g, [w,] *slots) -> (u, *new_slots)`. g is the gradient, w the parameter, u the update. The
+    slots are the arrays that the state holds for this leaf, such as its moments.
 
     Args:
       who: name of the transformation, for error messages.
-      at_step: called with the step t, int32, counted from 1; without arguments if not `counted`.
-      make_state: type of the state, with a field for every slot, and `count` if `counted`.
-      slots: name -> function of a parameter that returns the slot's first value. The order is that
-        of the rule's arguments.
+      at_step: if `counted`, it is called with the step t, an int32 scalar that starts at 1; else it
+        is called without arguments.
+      make_state: type of the state. It has one field for each slot, and `count` if `counted`.
+      slots: name of the state's field -> function that takes a parameter and returns the first
+        value of the slot. The rule takes the slots in the order of this mapping.
       counted: True counts the steps in the state.
       uses_params: True passes w to the rule.
 
     Returns:
-      A transformation. Updates have the dtypes of the gradients, and a state keeps its dtypes, even
-      if other code made it. The rule gets g and w in float32 or wider. Where a gradient is None,
-      the update is None and the state stays.
+      A transformation. Updates have the dtypes of the gradients. The new state has the dtypes of
+      the state that is passed to `update`, even if optax made that state. The rule gets g and w in
+      float32 or wider, and the slots in the dtypes of the state. Where a gradient is None, the
+      update is None and the state does not change.
 
     Raises:
-      ValueError: at init, integer parameters; at update, gradients whose structure or shapes differ
-        from those of the state or the parameters.
+      ValueError: at init, a parameter has an integer dtype; at update, the gradients have a
+        different structure or different shapes than the state or the parameters.
 
     Example:
       >>> from optax import TraceState
@@ -86,22 +88,27 @@ def per_leaf(
 ) -> list[Any]:
     """Applies a rule to every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
 
-    This is the only place that decides about dtypes. The rule gets g, and the leaves that it does
-    not replace, in float32 or wider; mixed dtypes are computed in the wider one, as in optax. The
-    update has the dtype of g, and a replaced leaf keeps its dtype.
+    This function alone decides about dtypes. The last `kept` trees of `others` are state: the rule
+    gets their leaves in their own dtypes, and returns new values, which are cast back to those
+    dtypes. g and the leaves of all other trees are cast to float32 or wider for the rule. If the
+    arguments of the rule have different dtypes, it computes in the wider one, as in optax. The new
+    update is cast to the dtype of g.
 
     Args:
       who: name of the transformation, for error messages.
-      rule: for one array.
-      updates: a pytree. Where it is None, the rule is not called and the kept leaves stay.
-      others: name -> pytree of the same structure.
-      kept: the number of trees at the end of `others` that the rule replaces.
+      rule: takes the arrays of one leaf, and returns a tuple of 1 + `kept` arrays.
+      updates: a pytree of arrays or None. At a None, the rule is not called, and the update stays
+        None and the state as it was.
+      others: name for error messages -> pytree of the same structure as updates.
+      kept: the number of trees at the end of `others` that are state and that the rule returns
+        anew.
 
     Returns:
-      [the new updates, then the new trees in the place of the last `kept` ones].
+      A list: the new updates, and then the `kept` new trees of the state.
 
     Raises:
-      ValueError: structures differ, or shapes that the rule cannot join; names the first path.
+      ValueError: the trees have different structures, or shapes that do not fit together. The
+        message names the first path that differs.
     """
     structure: Any  # mypy knows no methods of a PyTreeDef
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
@@ -147,11 +154,14 @@ def stateless(
 
 
 def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
-    """A slot whose first value is an array of the parameter's shape, filled with one value.
+    """A slot of `leafwise` whose first value is an array full of one number.
+
+    The array has the shape of the parameter.
 
     Args:
-      value: the value of every element.
-      dtype: by default the parameter's dtype, at least float32; optax takes the parameter's.
+      value: the number.
+      dtype: dtype of the array; by default the parameter's dtype, but at least float32. optax takes
+        the parameter's dtype itself.
     """
     return lambda p: jnp.full_like(
         p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
@@ -159,7 +169,7 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """count + 1; stops at the largest value of the dtype instead of overflowing."""
+    """Returns count + 1, or the largest value of the dtype where count + 1 would overflow."""
     last = np.iinfo(count.dtype).max
     return jnp.where(count < last, count + 1, last).astype(count.dtype)
 
@@ -168,7 +178,7 @@ def check_params(who: str, params: Any) -> None:
     """Raises unless all parameters have a floating or complex dtype.
 
     Raises:
-      ValueError: names the path of the first integer parameter.
+      ValueError: a parameter has another dtype. The message names the path of the first one.
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
@@ -182,7 +192,7 @@ def check_params(who: str, params: Any) -> None:
 
 
 def need_params(who: str, params: Any) -> Any:
-    """The parameters; raises if they are None."""
+    """Returns the parameters. Raises an error if they are None."""
     if params is None:
         raise ValueError(
             f"{who}: expected the parameters, got None; call update(updates, state, params)"

@@ -22,20 +22,20 @@ from fdl.typing import Mask
 def masked(
     inner: GradientTransformation, mask: Mask, *, mask_compatible_extra_args: bool = False
 ) -> GradientTransformationExtraArgs:
-    """Applies a transformation to some leaves; the updates of the others pass unchanged.
+    """Applies a transformation to some leaves. The updates of all other leaves pass unchanged.
 
     Args:
       inner: a transformation of fdl or optax.
-      mask: which leaves `inner` sees. One path pattern or a tuple of them (`"**/w"`; see
-        `fdl.paths`); or, as in optax, a pytree of bool with the structure of params or a prefix of
-        it, or a function of params that returns one. A callable pytree whose leaves are bools
-        counts as a pytree.
+      mask: which leaves `inner` sees. Either one path pattern or a tuple of path patterns, such as
+        `"**/w"` (see `fdl.paths`). Or, as in optax, a pytree of bool that has the structure of
+        params or a prefix of that structure, or a function that takes params and returns such a
+        pytree. A callable pytree whose leaves are bools is treated as a pytree.
       mask_compatible_extra_args: True also masks those extra arguments of `update` that have the
         structure of the updates, such as `grad`.
 
     Returns:
-      A transformation with state `optax.MaskedState(inner_state)`, which keeps nothing for the
-      leaves outside the mask.
+      A transformation with state `optax.MaskedState(inner_state)`. The inner state holds no arrays
+      for leaves outside the mask.
 
     Raises:
       ValueError: `inner` is not a transformation; `mask` is not a mask or does not fit the
@@ -77,7 +77,7 @@ def masked(
 
 
 def mask_of(mask: Mask, tree: Any) -> Any:
-    """The mask as a pytree of bool for this tree."""
+    """Turns a mask of any kind into a pytree of bool for this tree."""
     if isinstance(mask, str):
         return paths.select(tree, mask)
     if (
@@ -91,11 +91,11 @@ def mask_of(mask: Mask, tree: Any) -> Any:
 
 
 def is_function(value: Any) -> bool:
-    """True if a mask or labels are a function of the parameters, False if they are a pytree.
+    """True if a mask (or labels) is a function of the parameters, False if it is a pytree.
 
-    A module can be both. It counts as a pytree if its leaves are bools or labels.
+    A module can be both. It is treated as a pytree if its leaves are bools or labels.
     """
-    if isinstance(value, functools.partial):  # such as JAX's, whose leaves are its arguments
+    if isinstance(value, functools.partial):  # such as jax.tree_util.Partial
         return True
     leaves, arrays = jax.tree.leaves(value), jax.Array | np.ndarray
     labels = leaves and not any(callable(leaf) or isinstance(leaf, arrays) for leaf in leaves)
@@ -103,7 +103,7 @@ def is_function(value: Any) -> bool:
 
 
 def cut(tree: Any, mask: Any) -> Any:
-    """The tree with `optax.MaskedNode()`, which has no leaves, where the mask is False."""
+    """Replaces the parts of a tree where the mask is False by `optax.MaskedNode()` (no leaves)."""
     check_prefix("masked", "a mask", mask, tree)
     return jax.tree.map(lambda keep, part: part if keep else MaskedNode(), mask, tree)
 
@@ -112,7 +112,7 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
     """Raises unless `prefix` has the structure of the tree or of its upper levels.
 
     Raises:
-      ValueError: names the first path that differs.
+      ValueError: `prefix` does not fit the tree. The message names the first path that differs.
     """
     try:
         jax.tree.map(lambda leaf, part: None, prefix, tree)

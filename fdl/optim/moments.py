@@ -1,6 +1,6 @@
 """Bias correction of moments, which are moving averages that start at 0.
 
-m is a moment, g a gradient, t the step, counted from 1.
+m is a moment, g is a gradient, and t is the step, which starts at 1.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 
 
 def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..., jax.Array]:
-    """`(m, g) -> m^`, the corrected first moment of `adam`, or with nesterov that of `nadam`."""
+    """`(m, g) -> m^`, the corrected first moment of `adam`, or of `nadam` if nesterov is True."""
     c1 = correction(b1, t)
     if not nesterov:
         return lambda m, g: corrected(m, c1)
@@ -22,8 +22,9 @@ def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..
 def correction(decay: float, t: jax.Array) -> jax.Array:
     """1 - decay^t, the sum of the weights in a moment that started at 0.
 
-    It is compiled separately, so that it rounds the same way inside and outside of a larger
-    program: at decay = 0.999 and t = 1 most of its digits are rounding.
+    This function is compiled on its own, so that its result is rounded in the same way inside and
+    outside of a larger compiled function: at decay = 0.999 and t = 1 rounding errors reach most of
+    the digits of the result.
     """
     return 1 - decay**t
 
@@ -31,7 +32,7 @@ def correction(decay: float, t: jax.Array) -> jax.Array:
 def corrected(moment: jax.Array, total_weight: jax.Array) -> jax.Array:
     """A moment without its bias: moment / (1 - decay^t).
 
-    The divisor is computed in float32 or wider and then cast to the moment's dtype: in bfloat16
-    decay^t could round to 1, and the quotient would not be finite.
+    The divisor is computed in float32 or wider and then cast to the moment's dtype. If it were
+    computed in bfloat16, decay^t could round to 1, and the division by 0 would not be finite.
     """
     return moment / total_weight.astype(moment.dtype)

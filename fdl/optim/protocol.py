@@ -15,15 +15,17 @@ def transformation(
 ) -> GradientTransformationExtraArgs:
     """An `optax.GradientTransformationExtraArgs` that may broadcast arrays of different ranks.
 
-    Every optimizer of fdl is made here, so that all work under `jax_numpy_rank_promotion="raise"`.
+    Every optimizer of fdl is made by this function, so that all of them work under
+    `jax_numpy_rank_promotion="raise"`.
     """
     return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
 
 
 def is_placeholder(params: Any) -> bool:
-    """True if `optax.tree_utils.tree_map_params` called `init`, to find parameters in the state.
+    """True if `params` is the placeholder that `optax.tree_utils.tree_map_params` passes to `init`.
 
-    It passes a tree without leaves, which no mask fits.
+    optax calls `init` in this way to find out which parts of the state belong to parameters. The
+    placeholder is a tree without leaves, so no mask has its structure.
     """
     return isinstance(params, _placeholder_type())
 

@@ -1,8 +1,9 @@
-"""A tree of arrays as one vector: its norm, which neither overflows nor underflows, and products.
+"""Norms and scalar products of a tree of arrays, which is treated as one vector.
 
-A norm is first computed from plain squares, at the cost of optax's. If one of the sums is out of
-range, all are computed again, scaled by a power of two. There is one branch for the whole tree,
-because a branch makes an accelerator wait.
+The norms neither overflow nor underflow. A norm is first computed as a plain sum of squares, which
+costs as much as the norm in optax. If one of the sums is out of range, all sums are computed again
+from elements that are divided by a power of two. All sums share one branch (`jax.lax.cond`),
+because an accelerator has to wait at every branch.
 """
 
 import dataclasses
@@ -17,11 +18,12 @@ from fdl.ops.numerics import largest, power_of_two, squared_size, widened
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A norm as sqrt(squares) * power, which can be too large for its dtype.
+    """A norm in two parts, sqrt(squares) * power, because the product can overflow the dtype.
 
     Args:
-      squares: a real scalar, float32 or wider.
-      power: a power of two, usually 1.
+      squares: the sum of the squares of all elements, divided by power^2; a real scalar, float32 or
+        wider. For a root mean square, their mean instead of their sum.
+      power: a power of two, usually 1; a scalar of the same dtype as squares.
     """
 
     squares: Any
@@ -41,7 +43,8 @@ class Size:
 
     def of(self, x: jax.Array) -> jax.Array:
         """x divided by `power`."""
-        # A product, because XLA merges two quotients: x / (power * part) can be x / infinity.
+        # This multiplies by 1 / power. If it divided by `power`, XLA would merge that with a later
+        # division by `part` into one by power * part, which can be infinite.
         return x * (1 / self.power).astype(x.dtype)
 
 
@@ -51,7 +54,12 @@ def size(tree: Any) -> Size:
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """Trees with the Size of every leaf: its norm, or with `mean` its root mean square."""
+    """A list that has, for each tree, a tree of the same structure with the `Size` of each leaf.
+
+    Args:
+      trees: pytrees of arrays.
+      mean: False measures the norm of each leaf, True its root mean square.
+    """
     leaves, structure = jax.tree.flatten(list(trees))
     return jax.tree.unflatten(structure, _sizes([[leaf] for leaf in leaves], mean))
 
@@ -91,7 +99,7 @@ def _sizes(groups: list[list[Any]], mean: bool = False) -> list[Size]:
 
 @functools.partial(jax.jit, static_argnames="mean", inline=True)
 def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.Array]]:
-    """(squares, power) for every group of arrays."""
+    """The `squares` and `power` of a `Size`, for each group of arrays."""
     groups = [[widened(x) for x in group if jnp.size(x)] for group in groups]
 
     def total(group: list[Any]) -> jax.Array:
@@ -100,7 +108,8 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
         return squares / sum(x.size for x in group) if mean and group else squares
 
     def usable(squares: jax.Array) -> jax.Array:
-        # So far above the smallest number that elements whose squares underflow do not count.
+        # Small elements can have squares that underflow to 0. If the sum is above tiny * 2^66, the
+        # sum of all such squares is too small to matter.
         limits = jnp.finfo(squares.dtype)
         return (squares > limits.tiny * 2.0**66) & (squares <= limits.max)
 

@@ -1,6 +1,7 @@
-"""Adafactor: the second moment of a matrix, kept as one row and one column.
+"""Adafactor: the second moment of a matrix, stored as one row and one column.
 
-In the formulas g is a gradient [..., rows, columns], v a mean of g^2, t the step, counted from 1.
+In the formulas, g is a gradient [..., rows, columns], v is a mean of g^2, and t is the step, which
+starts at 1.
 """
 
 from collections.abc import Callable
@@ -39,32 +40,33 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Adafactor: steps divided by the root of v, which is kept as means of its rows and columns.
+    """Adafactor: steps divided by the root of v, of which only row and column means are stored.
 
         b = 1 - t^-decay_rate
-        r = b r + (1 - b) mean of g^2 + eps over columns,    c = the same over rows
+        r = b r + (1 - b) (mean of g^2 + eps over columns),    c: the same with means over rows
         v = r c / mean(r),    u = g / sqrt(v)
         u = u / max(1, rms(u) / clipping_threshold)
         W -= learning_rate * max(0.001, rms(W)) * u
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None for 1.
-      min_dim_size_to_factor: >= 1. A leaf is factored along its two largest axes if both are at
-        least this long.
-      decay_rate: > 0; a larger value averages over more steps.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1.
+      min_dim_size_to_factor: >= 1. For a leaf whose two largest axes both have at least this size,
+        v is stored as means over these two axes. For all other leaves, v is stored whole.
+      decay_rate: > 0. With a larger value, v averages over more steps.
       decay_offset: the count at which t is 1, such as the first step of fine-tuning.
       multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
-      clipping_threshold: > 0, the largest root mean square of u; None for no limit.
-      momentum: in (-1, 1), the decay of a mean of the steps; None for none.
-      dtype_momentum: dtype of that mean.
-      weight_decay_rate: >= 0, or a schedule; not multiplied by the learning rate. None for none.
+      clipping_threshold: > 0, the largest root mean square of u. None means no limit.
+      momentum: in (-1, 1), the decay of a running mean of the steps. None means no momentum.
+      dtype_momentum: dtype of the running mean of the steps.
+      weight_decay_rate: >= 0, or a schedule. The learning rate does not multiply it. None means no
+        weight decay.
       eps: >= 0, added to g^2.
-      factored: False keeps all of v.
+      factored: True stores v as means if two axes are large enough. False always stores v whole.
       weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
-      A transformation, which needs params for the parameter scale and for weight decay. The state
-      is that of `optax.adafactor`.
+      A transformation with the same state as `optax.adafactor`. It needs params if
+      multiply_by_parameter_scale is True or if there is weight decay.
 
     Raises:
       ValueError: the rate, the weight decay or eps is negative or not finite; momentum is outside
@@ -76,8 +78,8 @@ def adafactor(
       Array([-1.5,  1.5], dtype=float32)
 
     Source: Shazeer and Stern 2018, arXiv 1804.04235, algorithms 4 and 5, with means instead of
-    sums. The paper's rate is min(0.01, 1 / sqrt(t)); it has no momentum and no weight decay. The
-    same in optax.
+    sums. The paper's rate is min(0.01, 1 / sqrt(t)); the paper has no momentum and no weight decay.
+    Gives the same results as optax.
     """
     check_least("adafactor", eps=eps)
     pieces = [
@@ -118,16 +120,18 @@ def scale_by_factored_rms(
     """The direction of `adafactor`: g / sqrt(v).
 
     Args:
-      factored: False keeps all of v.
+      factored: True stores v as means if two axes are large enough. False always stores v whole.
       decay_rate: > 0, the second argument of decay_rate_fn.
       step_offset: subtracted from the count.
-      min_dim_size_to_factor: >= 1, the least length of two axes that are factored.
+      min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both
+        have at least this size.
       epsilon: >= 0, added to g^2.
-      decay_rate_fn: `(count from 0, decay_rate) -> b`, the share of v that the step keeps.
+      decay_rate_fn: a function `(count, decay_rate) -> b`, where count starts at 0. b is the share
+        of v that the step keeps.
 
     Returns:
-      A transformation with state `optax.FactoredState(count, v_row, v_col, v)`. A field that a leaf
-      does not use has shape [1] there.
+      A transformation with state `optax.FactoredState(count, v_row, v_col, v)`. If a leaf
+      does not use one of the last three fields, the array of this leaf in that field has shape [1].
 
     Raises:
       ValueError: min_dim_size_to_factor is below 1; decay_rate or epsilon is out of range.
@@ -158,7 +162,8 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # Sums over rows, columns and row means must be finite; 4, because XLA inverts the sums.
+            # Sums over rows, columns and row means must be finite. The factor 4 is there because
+            # XLA divides by computing the inverse of a sum.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon
@@ -179,7 +184,7 @@ def scale_by_factored_rms(
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationExtraArgs:
-    """Scales by the size of the parameters: u * max(min_scale, rms(W)), leaf by leaf.
+    """Scales the update of each leaf by the size of its weights: u * max(min_scale, rms(W)).
 
     Example:
       >>> transform, w = scale_by_param_block_rms(), jnp.array([3.0, -3.0])
@@ -202,7 +207,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
 
 
 def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
-    """(rows, columns): the second largest axis and the largest; None if they are too short."""
+    """(rows, columns), the second largest axis and the largest, or None if rows < `least`."""
     if len(shape) < 2:
         return None
     rows, columns = np.argsort(shape, kind="stable")[-2:].tolist()
@@ -210,7 +215,10 @@ def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 
 def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
-    """v_row has no axis of columns, v_col none of rows; an unused field has shape [1]."""
+    """The slot of the field `name`: v_row has no axis of columns, and v_col no axis of rows.
+
+    A field that a leaf does not use has shape [1].
+    """
 
     def slot(p: Any) -> jax.Array:
         axes = axes_of(p.shape)

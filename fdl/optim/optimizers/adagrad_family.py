@@ -1,6 +1,6 @@
-"""AdaGrad, RMSProp, AdaDelta: a step size for every weight, from the size of its past gradients.
+"""AdaGrad, RMSProp, AdaDelta: each weight has a step size that depends on its past gradients.
 
-In the formulas g is the gradient, v a sum or a mean of g^2.
+In the formulas, g is the gradient, and v is a sum or a mean of g^2.
 """
 
 from collections.abc import Callable
@@ -37,12 +37,12 @@ def adagrad(
         v = v + g^2,     W -= learning_rate * g / sqrt(v + eps)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       initial_accumulator_value: the first value of v, >= 0.
-      eps: >= 0, inside the root.
+      eps: >= 0, added inside the root.
 
     Returns:
-      A transformation; the state is that of `optax.adagrad`.
+      A transformation with the same state as `optax.adagrad`.
 
     Raises:
       ValueError: the rate or eps is negative or not finite.
@@ -52,8 +52,8 @@ def adagrad(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(jnp.ones(2)))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Duchi, Hazan and Singer 2011, figure 1. eps is inside the root, as in optax; the paper
-    and torch have it outside. v never falls: one huge gradient makes all later steps tiny.
+    Source: Duchi, Hazan and Singer 2011, figure 1. eps is added inside the root, as in optax; the
+    paper and torch add it outside. v never falls, so one huge gradient makes all later steps tiny.
     """
     return chain(
         scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
@@ -63,7 +63,7 @@ def adagrad(
 def scale_by_rss(
     initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransformationExtraArgs:
-    """g / sqrt(v + eps) of `adagrad`; 0 where v is 0.
+    """The direction of `adagrad`: g / sqrt(v + eps), or 0 where v is 0.
 
     Example:
       >>> transform = scale_by_rss(0.0)
@@ -101,18 +101,20 @@ def rmsprop(
         v = decay v + (1 - decay) g^2,     W -= learning_rate * g / sqrt(v + eps)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       decay: in [0, 1), the share of v that each step keeps.
-      eps: >= 0.
+      eps: >= 0, added to v or to its root; see eps_in_sqrt.
       initial_scale: the first value of v, >= 0.
-      eps_in_sqrt: True divides by sqrt(v + eps), False by sqrt(v) + eps, as torch does.
-      centered: True divides by the standard deviation sqrt(v - m^2), m the running mean of g.
-      momentum: in [-1, 1], of the steps, which include the rate; None for none. See `trace`.
-      nesterov: True takes Nesterov's form of the momentum; see `trace`.
+      eps_in_sqrt: True divides by sqrt(v + eps). False divides by sqrt(v) + eps, as torch does.
+      centered: True divides by the standard deviation sqrt(v - m^2), where m is the running mean
+        of g.
+      momentum: in [-1, 1], the decay of a `trace` of the steps, in which the rate is already
+        included. None means no momentum.
+      nesterov: True uses Nesterov's form of the momentum; see `trace`.
       bias_correction: True divides v and m by 1 - decay^t.
 
     Returns:
-      A transformation; the state is that of `optax.rmsprop`.
+      A transformation with the same state as `optax.rmsprop`.
 
     Raises:
       ValueError: the rate, eps or initial_scale is negative or not finite; decay is outside [0, 1),
@@ -124,9 +126,10 @@ def rmsprop(
       Array([-1.,  1.], dtype=float32)
 
     Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
-    1308.0850, equations 38 to 45, for the centered form. The same in optax, except for a variance
-    that is negative by rounding, such as the first one with bias_correction: optax gives NaN, and
-    fdl takes the smallest variance that rounding can tell from 0.
+    1308.0850, equations 38 to 45, for the centered form. Gives the same results as
+    optax, except where rounding makes a variance negative, which can happen at the first step with
+    bias_correction. There optax gives NaN, and fdl uses the smallest variance that is larger than
+    its rounding error.
     """
     if momentum is not None:
         check_traces("rmsprop", momentum=momentum)
@@ -145,7 +148,7 @@ def scale_by_rms(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """g / sqrt(v + eps) of `rmsprop`.
+    """The direction of `rmsprop`: g / sqrt(v + eps).
 
     Example:
       >>> transform = scale_by_rms(0.75)
@@ -177,7 +180,7 @@ def scale_by_stddev(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """g / sqrt(v - m^2 + eps) of the centered `rmsprop`.
+    """The direction of `rmsprop` with centered=True: g / sqrt(v - m^2 + eps).
 
     Example:
       >>> transform = scale_by_stddev(0.5)
@@ -196,7 +199,7 @@ def scale_by_stddev(
             v = (1 - decay) * square + decay * v
             v_hat = unbiased(v)
             variance = v_hat - squared_size(unbiased(m))
-            # A variance below 0 is rounding: all that is known is that it is near 0.
+            # If rounding has made the variance negative, we only know that it is near 0.
             known = variance + eps > 0 if eps_in_sqrt else variance >= 0
             variance = jnp.where(known, variance, jnp.finfo(v_hat.dtype).eps * v_hat)
             return _over_root(variance, eps, eps_in_sqrt) * g, m, v
@@ -216,21 +219,23 @@ def adadelta(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """AdaDelta: steps in the units of the weights; it needs no learning rate.
+    """AdaDelta: steps that have the units of the weights, so that it needs no learning rate.
 
         v = rho v + (1 - rho) g^2
         u = sqrt(x + eps) / sqrt(v + eps) * g
         x = rho x + (1 - rho) u^2,     W -= learning_rate * u
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; None for 1, as in the paper.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1, as
+        in the paper.
       rho: in [0, 1), the share of v and of x that each step keeps.
-      eps: >= 0.
-      weight_decay: >= 0, or a schedule; weight_decay * W is added to the gradient (L2).
+      eps: >= 0, added to v and to x inside the roots.
+      weight_decay: >= 0, or a schedule. weight_decay * W is added to the gradient (L2
+        regularization).
       weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
-      A transformation; the state is that of `optax.adadelta`.
+      A transformation with the same state as `optax.adadelta`.
 
     Raises:
       ValueError: the rate, the decay or eps is negative or not finite; rho is outside [0, 1).
@@ -241,8 +246,9 @@ def adadelta(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.1, 0.99]
 
-    Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8 learning_rate=None goes
-    uphill. In the paper, optax and fdl, x is the mean of u^2, without the rate.
+    Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8, learning_rate=None
+    steps in the wrong direction, uphill. In the paper, optax and fdl, x is the mean of u^2 and does
+    not include the rate.
     """
     rate = 1.0 if learning_rate is None else learning_rate
     return chain(
@@ -278,7 +284,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 
 
 def _without_bias(decay: float, *t: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """moment -> moment without its bias at step t; without t, the moment itself."""
+    """A function that removes the bias of a moment at step t. Without t, it changes nothing."""
     if not t:
         return lambda moment: moment
     total_weight = correction(decay, *t)
@@ -290,5 +296,8 @@ def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
 
 
 def _counted_state(theirs: Callable[..., Any]) -> Callable[..., Any]:
-    """The state with a count of an optax transformation, whose type has no public name."""
+    """A function that makes the state that an optax transformation has with bias_correction=True.
+
+    The type of this state, which also has a count, has no public name.
+    """
     return lambda **fields: type(theirs(bias_correction=True).init(()))(**fields)

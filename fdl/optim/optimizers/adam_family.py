@@ -1,6 +1,7 @@
 """Adam and its relatives.
 
-In the formulas g is the gradient, m and v its first and second moment, t the step, counted from 1.
+In the formulas, g is the gradient, m and v are its first and second moment, and t is the step,
+which starts at 1.
 """
 
 from collections.abc import Callable
@@ -36,23 +37,23 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Adam: the mean of the gradients, divided by the root of the mean of their squares.
+    """Adam: steps along the mean gradient, divided by the root of the mean squared gradient.
 
         m = b1 m + (1 - b1) g,     m^ = m / (1 - b1^t)
         v = b2 v + (1 - b2) g^2,   v^ = v / (1 - b2^t)
         W -= learning_rate * m^ / (sqrt(v^ + eps_root) + eps)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root; > 0 is needed to differentiate through the optimizer.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root. To differentiate through the optimizer, it must be > 0.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       nesterov: True makes it `nadam`.
 
     Returns:
-      A transformation; the state is that of `optax.adam`.
+      A transformation with the same state as `optax.adam`.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -62,9 +63,9 @@ def adam(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. The same in optax and torch, except
-    for half precision and gradients beyond 1.3e19 (see `fdl.optim`). Keras applies eps before the
-    bias correction (the sentence before section 2.1 of the paper).
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. Gives the same results as optax
+    and torch, except in half precision and for gradients beyond 1.3e19 (see `fdl.optim`). Keras
+    adds eps before the bias correction (the sentence before section 2.1 of the paper).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -88,18 +89,18 @@ def adamw(
     """Adam with decoupled weight decay: W -= learning_rate * (Adam's step + weight_decay * W).
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       weight_decay: >= 0, or a schedule.
-      mask: which leaves to decay; `"**/w"` leaves out norms and biases; see `masked`.
+      mask: which leaves to decay; see `masked`. `"**/w"` excludes norms and biases.
       nesterov: True makes it `nadamw`.
 
     Returns:
-      A transformation; the state is that of `optax.adamw`.
+      A transformation with the same state as `optax.adamw`.
 
     Raises:
       ValueError: the rate, the decay or an eps is negative or not finite; b1 or b2 is out of range.
@@ -111,7 +112,7 @@ def adamw(
       [-0.51, 0.51]
 
     Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay multiplied
-    by the learning rate, as in optax and torch (in the paper only by the schedule).
+    by the learning rate, as in optax and torch. The paper multiplies it only by the schedule.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -171,24 +172,24 @@ def amsgrad(
     *,
     correct_maximum: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """AMSGrad: Adam divided by the root of the largest second moment so far.
+    """AMSGrad: Adam, but m^ is divided by the root of the largest second moment so far.
 
         v_max = max(v_max, v^),     W -= learning_rate * m^ / (sqrt(v_max + eps_root) + eps)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       bias_correction_mu: True makes m^ = m / (1 - b1^t), False m^ = m.
       bias_correction_nu: True makes v^ = v / (1 - b2^t), False v^ = v.
-      correct_maximum: True takes the maximum of v and corrects it afterwards, as torch and Keras
-        do.
+      correct_maximum: False computes the maximum of v^. True computes the maximum of v and then
+        corrects its bias, as torch and Keras do.
 
     Returns:
-      A transformation; the state is that of `optax.amsgrad`.
+      A transformation with the same state as `optax.amsgrad`.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -198,9 +199,9 @@ def amsgrad(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, without bias correction.
-    optax takes the maximum after the correction, torch and Keras before. v_max never falls: one
-    huge gradient makes all later steps tiny.
+    Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which has no bias
+    correction. optax computes the maximum after the bias correction, torch and Keras before it.
+    v_max never falls, so one huge gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
         b1,
@@ -260,18 +261,18 @@ def scale_by_amsgrad(
 def adamax(
     learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> GradientTransformationExtraArgs:
-    """AdaMax: Adam divided by u, a decaying maximum of |g|, instead of the root of v.
+    """AdaMax: Adam, but m^ is divided by u, a decaying maximum of |g|, instead of the root of v.
 
         u = max(b2 u, |g| + eps),     W -= learning_rate * m^ / u
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of u that each step keeps.
-      eps: >= 0.
+      eps: >= 0, added to |g|.
 
     Returns:
-      A transformation; the state is that of `optax.adamax`.
+      A transformation with the same state as `optax.adamax`.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -282,7 +283,7 @@ def adamax(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 2, which has no eps; optax and torch add
-    it to |g|.
+    eps to |g|.
     """
     return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
@@ -325,20 +326,20 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """AdaBelief: Adam divided by the root of s, the mean squared distance of g from m.
+    """AdaBelief: Adam, but m^ is divided by the root of s, the mean of (g - m)^2.
 
         s = b2 s + (1 - b2) (g - m)^2 + eps_root,     W -= learning_rate * m^ / (sqrt(s^) + eps)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of s that each step keeps.
-      eps: >= 0, outside the root.
+      eps: >= 0, added outside the root.
       eps_root: >= 0, added to s at every step.
-      nesterov: True takes the m^ of `nadam`.
+      nesterov: True computes m^ as in `nadam`, False as in `adam`.
 
     Returns:
-      A transformation; the state is that of `optax.adabelief`.
+      A transformation with the same state as `optax.adabelief`.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -349,7 +350,7 @@ def adabelief(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.556, 0.556]
 
-    Source: Zhuang et al. 2020, arXiv 2010.07468, algorithm 2. The same in optax.
+    Source: Zhuang et al. 2020, arXiv 2010.07468, algorithm 2. Gives the same results as optax.
     """
     direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -402,24 +403,26 @@ def nadam(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """NAdam: Adam with Nesterov's momentum, which counts the newest gradient twice.
+    """NAdam: Adam with Nesterov's momentum, which uses the newest gradient twice, in m and in m^.
 
-        m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t),     else as `adam`
+        m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
+
+    Everything else is as in `adam`.
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       nesterov: False makes it `adam`.
-      momentum_decay: psi >= 0, which replaces b1 in m^ by b1 (1 - 0.96^(psi t) / 2); 0.004 in the
-        paper. None keeps b1, as optax does.
+      momentum_decay: psi >= 0. In m^, b1 is replaced by b1 (1 - 0.96^(psi t) / 2). The paper has
+        psi = 0.004. None means that b1 stays constant, as in optax.
 
     Returns:
-      A transformation. The state is that of `optax.nadam`; with momentum_decay it also holds the
-      product of all momenta so far.
+      A transformation. It has the same state as `optax.nadam`. With momentum_decay, the state also
+      holds the product of all momenta so far.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -431,7 +434,7 @@ def nadam(
       [-0.737, 0.737]
 
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam", algorithm 2. The
-    schedule of the momentum is in torch and Keras, but not in optax.
+    schedule of the momentum is also in torch and Keras, but not in optax.
     """
     direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -451,7 +454,7 @@ def nadamw(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """NAdamW: `nadam` with the weight decay of `adamw`. See there for arguments and errors.
+    """NAdamW: `nadam` with the weight decay of `adamw`. They describe the arguments and errors.
 
     Example:
       >>> optimizer, w = nadamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -459,8 +462,9 @@ def nadamw(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.747, 0.747]
 
-    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. The same in optax;
-    with momentum_decay=0.004 the same as `torch.optim.NAdam(decoupled_weight_decay=True)`.
+    Source: Dozat 2016, algorithm 2; Loshchilov and Hutter 2019, algorithm 2. Gives the same results
+    as optax, and with momentum_decay=0.004 the same as
+    `torch.optim.NAdam(decoupled_weight_decay=True)`.
     """
     return chain(
         _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
@@ -531,7 +535,7 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """RAdam: Adam that divides by the root of v only after v has averaged enough gradients.
+    """RAdam: Adam, but it divides by the root of v only after v has averaged enough gradients.
 
         rho_inf = 2 / (1 - b2) - 1,     rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho))
@@ -539,17 +543,17 @@ def radam(
         W -= learning_rate * m^                                     otherwise
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root.
-      threshold: >= 4, the least rho at which to divide by the root of v. rho is about the number of
-        gradients in v.
-      nesterov: True takes the m^ of `nadam`.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root.
+      threshold: >= 4, the smallest rho at which m^ is divided by the root of v. rho is roughly the
+        number of gradients that v averages over.
+      nesterov: True computes m^ as in `nadam`, False as in `adam`.
 
     Returns:
-      A transformation; the state is that of `optax.radam`.
+      A transformation with the same state as `optax.radam`.
 
     Raises:
       ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
@@ -560,9 +564,9 @@ def radam(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.05, 3.5]
 
-    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which divides where rho > 4 and has
-    no eps; optax divides where rho >= 5, torch where rho > 5. Gradients are clipped to 1.3e19
-    (float32) in the first steps too, for the sake of later ones.
+    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which has no eps and divides if
+    rho > 4. optax divides if rho >= 5, and torch if rho > 5. In float32, gradients are clipped to
+    1.3e19 also in the steps that do not divide by the root of v, because v must stay finite.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -588,7 +592,7 @@ def scale_by_radam(
     check_momenta("scale_by_radam", b1=b1)
     check_fractions("scale_by_radam", b2=b2)
     check_least("scale_by_radam", eps=eps, eps_root=eps_root)
-    check_least("scale_by_radam", 4, threshold=threshold)  # below 4, r is not real
+    check_least("scale_by_radam", 4, threshold=threshold)  # below 4, r can be imaginary
     rho_inf = 2.0 / (1.0 - b2) - 1.0
 
     def at_step(t: jax.Array) -> Callable[..., Any]:

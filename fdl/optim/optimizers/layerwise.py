@@ -1,4 +1,4 @@
-"""LARS and LAMB, for very large batches: steps in proportion to the norm of a leaf's weights."""
+"""LARS and LAMB, for very large batches: the step of a leaf is proportional to its norm."""
 
 from typing import Any
 
@@ -29,34 +29,35 @@ def lars(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """LARS: momentum, with the gradient of a leaf scaled to a fraction of the norm of its weights.
+    """LARS: momentum, with each leaf's gradient scaled to a fraction of the norm of its weights.
 
         g = g + weight_decay * W
         t = learning_rate * trust_coefficient * |W| / (|g| + eps) * g + momentum * t,     W -= t
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       weight_decay: >= 0, or a schedule.
       weight_decay_mask: which leaves to decay; see `masked`.
-      trust_coefficient: > 0.
-      eps: >= 0.
-      trust_ratio_mask: which leaves to scale, usually all but norms and biases; see `masked`.
+      trust_coefficient: > 0, the fraction of |W| to which the gradient is scaled.
+      eps: >= 0, added to |g|.
+      trust_ratio_mask: which leaves to scale, usually all except norms and biases; see `masked`.
       momentum: in [-1, 1]; see `trace`.
-      nesterov: True takes Nesterov's form of the momentum; see `trace`.
+      nesterov: True uses Nesterov's form of the momentum; see `trace`.
 
     Returns:
-      A transformation; the state is that of `optax.lars`.
+      A transformation with the same state as `optax.lars`.
 
     Raises:
-      ValueError: the rate, the decay or eps is negative or not finite; trust_coefficient is not >
-        0; momentum is outside [-1, 1].
+      ValueError: the rate, the decay or eps is negative or not finite; trust_coefficient is 0 or
+        negative; momentum is outside [-1, 1].
 
     Example:
       >>> optimizer, w = lars(0.5, trust_coefficient=0.1), jnp.array([3.0, 4.0])
       >>> optimizer.update(jnp.array([0.0, 7.0]), optimizer.init(w), w)[0].round(3)
       Array([ 0.  , -0.25], dtype=float32)
 
-    Source: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1. The same in optax.
+    Source: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1. Gives the same
+    results as optax.
     """
     check_traces("lars", momentum=momentum)
     return chain(
@@ -77,22 +78,24 @@ def lamb(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """LAMB: Adam, with the step of a leaf scaled to the norm of its weights.
+    """LAMB: Adam, with each leaf's step scaled to the norm of its weights.
 
-        u = m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * W,     as in `adamw`
+        u = m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * W
         W -= learning_rate * |W| / |u| * u
 
+    with m^ and v^ as in `adam`.
+
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      eps: >= 0, outside the root.
-      eps_root: >= 0, inside the root.
+      eps: >= 0, added outside the root.
+      eps_root: >= 0, added inside the root.
       weight_decay: >= 0, or a schedule.
       mask: which leaves to decay; see `masked`.
 
     Returns:
-      A transformation; the state is that of `optax.lamb`.
+      A transformation with the same state as `optax.lamb`.
 
     Raises:
       ValueError: the rate, the decay or an eps is negative or not finite; b1 or b2 is out of range.
@@ -102,8 +105,8 @@ def lamb(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)[0].round(2)
       Array([-1.77,  1.77], dtype=float32)
 
-    Source: You et al. 2020, arXiv 1904.00962, algorithm 2, with the identity for phi. The same in
-    optax.
+    Source: You et al. 2020, arXiv 1904.00962, algorithm 2, with the identity for phi. Gives the
+    same results as optax.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root),
@@ -116,18 +119,18 @@ def lamb(
 def scale_by_trust_ratio(
     min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0
 ) -> GradientTransformationExtraArgs:
-    """u * trust_coefficient * |W| / (|u| + eps), leaf by leaf; u where |W| or |u| is 0.
+    """Scales each leaf: u * trust_coefficient * |W| / (|u| + eps), or u if |W| or |u| is 0.
 
     Args:
-      min_norm: >= 0; a smaller |W| or |u| counts as this.
-      trust_coefficient: > 0.
-      eps: >= 0.
+      min_norm: >= 0. If |W| or |u| is smaller than min_norm, min_norm is used instead.
+      trust_coefficient: > 0, the fraction of |W| to which u is scaled.
+      eps: >= 0, added to |u|.
 
     Returns:
       A transformation that needs params; its state is empty.
 
     Raises:
-      ValueError: trust_coefficient is not > 0; min_norm or eps is negative or not finite.
+      ValueError: trust_coefficient is 0 or negative; min_norm or eps is negative or not finite.
 
     Example:
       >>> transform, w = scale_by_trust_ratio(), jnp.array([3.0, 4.0])

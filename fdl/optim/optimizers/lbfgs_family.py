@@ -1,7 +1,8 @@
 """L-BFGS: Newton's method with an inverse Hessian that is estimated from the last few steps.
 
-The letters are those of Nocedal and Wright: s is a difference of parameters, y of gradients, rho =
-1 / <s, y>. The last m pairs are kept in a ring buffer. A tree counts as one vector.
+The letters are those of Nocedal and Wright. s is the difference between the parameters of two
+successive steps, y is the difference between their gradients, and rho = 1 / <s, y>. A ring buffer
+holds the last m pairs (s, y). A tree of arrays is treated as one vector.
 """
 
 from typing import Any
@@ -38,23 +39,26 @@ def lbfgs(
         max_linesearch_steps=20, initial_guess_strategy="one"
     ),
 ) -> GradientTransformationExtraArgs:
-    """L-BFGS: W -= step * H g; H estimates the inverse Hessian, and a line search finds the step.
+    """L-BFGS: W -= step * H g, where H estimates the inverse Hessian. A line search finds the step.
 
-    H is gamma I, changed as little as possible so that H y = s holds for the last m steps. It is
-    never formed. L-BFGS is made for smooth losses and gradients of the whole data set.
+    H starts as gamma I, gamma times the identity. Each of the last m pairs (s, y), oldest first,
+    then changes H as little as possible so that H y = s. Here s is a change of W from one step to
+    the next, and y the change of g. H is never stored as a matrix. L-BFGS is made for smooth losses
+    and for gradients of the whole data set.
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0; multiplies H g before the
-        line search. None for 1.
-      memory_size: m >= 1.
-      scale_init_precond: True takes gamma = <s, y> / <y, y> of the last pair, and min(1, 1 / |g|)
-        at the first step; False takes gamma = 1.
-      linesearch: a transformation of fdl or optax; None for none.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. The rate
+        multiplies H g before the line search. None means 1.
+      memory_size: m >= 1, the number of pairs (s, y) that are stored.
+      scale_init_precond: True computes gamma = <s, y> / <y, y> from the last pair, and gamma =
+        min(1, 1 / |g|) at the first step. False means gamma = 1.
+      linesearch: a transformation of fdl or optax that scales the direction to a step. None means
+        no line search.
 
     Returns:
-      A transformation. With a line search, its update needs `value`, `grad` and `value_fn`, which
-      `fdl.train_step` passes. The state is that of `optax.lbfgs`, and
-      `optax.value_and_grad_from_state` can read it.
+      A transformation with the same state as `optax.lbfgs`, which `optax.value_and_grad_from_state`
+      can read. With a line search, `update` needs the extra arguments `value`, `grad` and
+      `value_fn`, which `fdl.train_step` passes.
 
     Raises:
       ValueError: the rate is negative or not finite; memory_size is below 1.
@@ -70,8 +74,8 @@ def lbfgs(
       Array([1., 1.], dtype=float32)
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 7.4 and 7.5; Liu and
-    Nocedal 1989. The same in optax. A gradient whose squares would overflow is divided by a power
-    of two.
+    Nocedal 1989. Gives the same results as optax. A gradient whose squares would
+    overflow is first divided by a power of two.
     """
     return chain(
         scale_by_lbfgs(memory_size, scale_init_precond),
@@ -85,12 +89,13 @@ def lbfgs(
 def scale_by_lbfgs(
     memory_size: int = 10, scale_init_precond: bool = True
 ) -> GradientTransformationExtraArgs:
-    """The direction H g of `lbfgs`; see there for the arguments.
+    """The direction H g of `lbfgs`, which describes the arguments.
 
     Returns:
-      A transformation that needs params, with state `optax.ScaleByLBFGSState(count, params,
-      updates, diff_params_memory, diff_updates_memory, weights_memory)`: the last parameters and
-      gradients, and the last m of s, y and rho, stacked.
+      A transformation that needs params. Its state is `optax.ScaleByLBFGSState(count, params,
+      updates, diff_params_memory, diff_updates_memory, weights_memory)`. The fields `params` and
+      `updates` are the parameters and gradients of the last step. The three memories hold the last
+      m values of s, y and rho, in this order, stacked along a first axis of length m.
 
     Raises:
       ValueError: memory_size is below 1.
@@ -119,9 +124,10 @@ def scale_by_lbfgs(
         s = _difference(who, "params", params, state.params)
         y = _difference(who, "updates", updates, state.updates)
         curvature = dot(y, s)
-        # A pair whose curvature is 0, or so small that 1 / curvature is infinite, is not used.
+        # If the curvature is 0, or so small that 1 / curvature is infinite, rho = 0 disables the
+        # pair.
         rho = jnp.where(jnp.isinf(1.0 / curvature), jnp.zeros_like(curvature), 1.0 / curvature)
-        # The first step has no differences.
+        # At the first step there are no differences yet, so the pair is 0.
         pair = (s, y, rho.astype(state.weights_memory.dtype))
         pair = where(state.count > 0, pair, jax.tree.map(jnp.zeros_like, pair))
         rings = (state.diff_params_memory, state.diff_updates_memory, state.weights_memory)
@@ -136,13 +142,13 @@ def scale_by_lbfgs(
 
 
 def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
-    """H g from m pairs, in 4 m products of vectors.
+    """Computes H g from m pairs, with 2 m scalar products and 2 m scaled sums of vectors.
 
     Args:
-      g: a tree.
-      rings: (s, y, rho), stacked along a first axis of length m.
-      gamma: H without any pairs is gamma times the identity.
-      oldest_first: [m], the places in the rings, ordered by time.
+      g: the gradient, a tree of arrays.
+      rings: (s, y, rho). Each holds m values, stacked along a first axis of length m.
+      gamma: a scalar. Without any pairs, H would be gamma times the identity.
+      oldest_first: [m] integers, the indices along the first axis, oldest pair first.
 
     Source: Nocedal and Wright 1999, algorithm 7.4.
     """
@@ -167,7 +173,7 @@ def two_loop(g: Any, rings: Any, gamma: Any, oldest_first: Any) -> Any:
 
 
 def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
-    """<s, y> / <y, y>, equation 7.20; at the first step min(1, 1 / |g|)."""
+    """gamma = <s, y> / <y, y> (equation 7.20). At the first step it is min(1, 1 / |g|)."""
     s, y, _ = pair
     length = size(y)
     unit = jax.tree.map(length.of, y)
@@ -178,7 +184,7 @@ def _gamma(g: Any, pair: Any, count: Any) -> jax.Array:
 
 
 def _shorter(g: Any) -> Any:
-    """g, divided by a power of two if its squares would overflow."""
+    """Returns g, divided by a power of two if the squares of its elements would overflow."""
     divisor = jnp.maximum(size(g).power * 2.0**-50, 1)
     return jax.tree.map(lambda x: x / divisor.astype(x.dtype), g)
 

@@ -1,8 +1,8 @@
 """A line search: finds the step along a direction by evaluating the loss.
 
-The letters are those of Nocedal and Wright: u is the direction, a >= 0 the step, phi(a) the loss at
-W + a u, and phi'(a) its slope, which is negative at 0. A bracket is a pair of steps with a good
-step between them; `low` is its end with the smaller loss.
+The letters are those of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a) is the
+loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a pair of
+steps with a good step between them; `low` is the end of the bracket with the smaller loss.
 """
 
 import inspect
@@ -35,36 +35,40 @@ def scale_by_zoom_linesearch(
     stepsize_precision: float = 1e-5,
     initial_guess_strategy: str = "keep",
 ) -> GradientTransformationExtraArgs:
-    """a * u, with a step a that decreases the loss and flattens its slope (the Wolfe conditions):
+    """Returns a * u, where the step a satisfies the Wolfe conditions (smaller loss, flatter slope):
 
         phi(a) <= phi(0) + slope_rtol * a * phi'(0)
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
-    First a grows until there is a bracket, then the bracket shrinks until it has a good step.
+    First a grows until there is a bracket. Then the bracket shrinks until one of the steps tried in
+    it is good, which means that it satisfies both conditions.
 
     Args:
-      max_linesearch_steps: number of evaluations of the loss, >= 1. If none of them is good, the
-        best step that satisfies the first condition is taken, else the last step.
-      max_learning_rate: the largest a; None for no limit.
-      tol: by how much a condition may fail.
+      max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends
+        without a good step, it takes the best step that satisfies the first condition. If there is
+        none, it takes the last step, or the step 0 if the loss at the last step is not finite.
+      max_learning_rate: the largest a. None means no limit.
+      tol: by how much a condition may be violated.
       increase_factor: > 1, the factor by which a grows.
-      slope_rtol: in (0, 1).
-      curv_rtol: in (slope_rtol, 1).
-      approx_dec_rtol: where phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|, the condition
-        phi'(a) <= (2 slope_rtol - 1) phi'(0) can replace the first one, because near a minimum
-        differences of losses are rounding. None for only the first condition.
+      slope_rtol: in (0, 1); see the first condition.
+      curv_rtol: in (slope_rtol, 1); see the second condition.
+      approx_dec_rtol: near a minimum, where differences of losses are mostly rounding errors, the
+        condition phi'(a) <= (2 slope_rtol - 1) phi'(0) can replace the first condition. It can do
+        so if phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|. None means that it never can.
       stepsize_precision: the search ends if the bracket is shorter than this and a step satisfies
         the first condition.
-      initial_guess_strategy: the first a: "keep" for the step of the last search, or "one" for 1.
+      initial_guess_strategy: the first a that is tried. "keep" means the step of the last search,
+        "one" means 1.
 
     Returns:
-      A transformation whose update needs `value`, the loss; `grad`, its gradient; and
-      `value_fn=params -> loss`. Extra arguments that value_fn names are passed to it. The state is
-      `optax.ScaleByZoomLinesearchState`, with the loss and the gradient after the step.
+      A transformation. Its `update` needs three extra arguments: `value`, the loss; `grad`, the
+      gradient of the loss; and `value_fn`, a function `params -> loss`. If value_fn has more
+      arguments, the extra arguments of the same names are passed to it. The state is
+      `optax.ScaleByZoomLinesearchState`. It holds the loss and the gradient after the step.
 
     Raises:
-      ValueError: the strategy is unknown; max_linesearch_steps is below 1; at update, value, grad
-        or value_fn is missing.
+      ValueError: initial_guess_strategy is unknown; max_linesearch_steps is below 1; at update,
+        value, grad or value_fn is missing.
 
     Example:
       >>> loss, w, u = lambda w: (w - 3.0) ** 2, jnp.array(0.0), jnp.array(1.0)
@@ -74,7 +78,7 @@ def scale_by_zoom_linesearch(
       1.0
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 3.5 and 3.6; Hager and
-    Zhang 2006, "Algorithm 851", equations 23 and 26. The same in optax. To print the
+    Zhang 2006, "Algorithm 851", equations 23 and 26. Gives the same results as optax. To print the
     search, use `optax.scale_by_zoom_linesearch(verbose=True)` instead.
     """
     who = "scale_by_zoom_linesearch"
@@ -137,7 +141,11 @@ def _first_state(who: str, params: Any) -> ScaleByZoomLinesearchState:
 def _arguments(
     who: str, value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(value, grad, value_fn, the other arguments of value_fn); raises if one is missing."""
+    """(value, grad, value_fn, a dict of further arguments of value_fn).
+
+    Raises:
+      ValueError: value, grad or value_fn is missing.
+    """
     for name, argument in (("value", value), ("grad", grad), ("value_fn", value_fn)):
         if argument is None:
             raise ValueError(
@@ -149,7 +157,7 @@ def _arguments(
 
 
 class Point(NamedTuple):
-    """A step a, phi(a) and phi'(a)."""
+    """A step a, with its loss phi(a) and its slope phi'(a)."""
 
     step: Any
     value: Any
@@ -175,8 +183,8 @@ class Bracket(NamedTuple):
     Args:
       low: the end with the smaller loss.
       high: the other end.
-      third: an earlier end, for the cubic interpolation.
-      found: True once there is a good step between low and high.
+      third: a point that was an end before, for the cubic interpolation.
+      found: True if there is a good step between low and high, False while a still grows.
     """
 
     low: Point
@@ -189,11 +197,12 @@ class Search(NamedTuple):
     """The state of a search.
 
     Args:
-      count: number of evaluations so far.
-      last: the last point.
+      count: the number of evaluations of the loss so far.
+      last: the last point that was tried.
       grad: the gradient of the loss at `last`.
       bracket: see `Bracket`.
-      safe: the best point that satisfies the first Wolfe condition; at first the start.
+      safe: the best point so far that satisfies the first Wolfe condition. Before there is one, it
+        is the start.
       safe_grad: the gradient of the loss at `safe`.
       decrease_error: by how much `last` violates the first condition.
       curvature_error: by how much `last` violates the second condition.
@@ -216,14 +225,14 @@ class Search(NamedTuple):
 def search(
     along: Callable[[Any], tuple[Point, Any]], start: Point, grad: Any, guess: Any, rules: Rules
 ) -> Search:
-    """Runs a line search; `last` of the result is the step to take.
+    """Runs a line search. The field `last` of the result is the step to take.
 
     Args:
-      along: a -> (the point at a, the gradient of the loss there).
+      along: a function a -> (the point at a, the gradient of the loss at W + a u).
       start: the point at a = 0.
       grad: the gradient at `start`.
       guess: the first step to try.
-      rules: when a point is good, and when the search fails.
+      rules: the options that decide when a point is good and when the search fails.
 
     Source: Nocedal and Wright 1999, algorithms 3.5 and 3.6.
     """
@@ -250,14 +259,15 @@ def search(
         return _judge(now, start, *along(step), rules)
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
-    # Prefers a step that only decreases the loss to no step, and no step to a non-finite loss.
+    # If the search has failed, a step that satisfies only the first condition is better than the
+    # last step. If there is none, no step is better than a step to a loss that is not finite.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)
 
 
 def between(bracket: Bracket) -> jax.Array:
-    """A step inside a bracket: the minimum of a cubic or of a parabola, or else the middle.
+    """A step inside a bracket: the minimum of a cubic, else of a parabola, else the middle.
 
     Source: Nocedal and Wright 1999, section 3.5, interpolation.
     """
@@ -292,7 +302,7 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
 
     done, length = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
     if rules.max_learning_rate is not None:
-        # No longer step is allowed, and this one satisfies the first condition.
+        # The step satisfies the first condition, and max_learning_rate allows no longer step.
         done = good | (~narrowing & (new.step >= rules.max_learning_rate) & ~grown.found)
     too_short = narrowing & (length <= rules.stepsize_precision) & (safe.step > 0)
     failed = ((now.count + 1 >= rules.max_linesearch_steps) | too_short) & ~done
@@ -302,7 +312,7 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
 
 
 def _grown(now: Search, new: Point, too_high: Any, good: Any) -> Bracket:
-    """Algorithm 3.5: there is a bracket if the loss is too large or the slope has changed sign."""
+    """Algorithm 3.5: finds a bracket if the loss is too large or the slope has changed sign."""
     above = (too_high > 0) | ((new.value >= now.last.value) & (now.count > 0))
     turned = (new.slope >= 0) & ~above
     low, high = where(turned, (new, now.last), (now.last, new))
@@ -320,7 +330,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """By how much phi(a) is too large: equation 3.7a, or near a minimum Hager and Zhang's 23."""
+    """By how much phi(a) is too large, by equation 3.7a, or near a minimum by approx_dec_rtol."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:
@@ -331,13 +341,13 @@ def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
 
 
 def _positive(error: jax.Array) -> jax.Array:
-    """max(error, 0), or infinity for NaN."""
+    """Returns max(error, 0), or infinity if the error is NaN."""
     error = jnp.maximum(error, 0.0)
     return jnp.where(jnp.isnan(error), jnp.full_like(error, jnp.inf), error)
 
 
 def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
-    """The minimum of the cubic through three points with the slope of the first, or NaN."""
+    """The minimum of the cubic through 3 points that has the slope of the first one; can be NaN."""
     to_b, to_c = b.step - a.step, c.step - a.step
     over_b = b.value - a.value - a.slope * to_b
     over_c = c.value - a.value - a.slope * to_c
@@ -349,7 +359,7 @@ def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
 
 
 def _parabola(a: Point, b: Point) -> jax.Array:
-    """The minimum of the parabola through two points with the slope of the first."""
+    """The minimum of the parabola through 2 points that has the slope of the first one."""
     apart = b.step - a.step
     second = (b.value - a.value - a.slope * apart) / apart**2
     return a.step - a.slope / (2.0 * second)

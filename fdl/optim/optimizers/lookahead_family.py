@@ -23,7 +23,7 @@ def lookahead(
     slow_step_size: float,
     reset_state: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Lookahead: after every k steps the weights go back to a point between start and end.
+    """Lookahead: every k steps, the weights move back towards their values k steps before.
 
         fast += update of the fast optimizer
         every k steps:  slow += slow_step_size * (fast - slow),  fast = slow
@@ -33,18 +33,20 @@ def lookahead(
 
     Args:
       fast_optimizer: a transformation of fdl or optax.
-      sync_period: k >= 1.
-      slow_step_size: in [0, 1].
-      reset_state: True starts the fast optimizer with a new state after every k steps.
+      sync_period: k >= 1, the number of steps of the fast optimizer between two steps of the slow
+        weights.
+      slow_step_size: in [0, 1], the fraction of the way from slow to fast that is taken.
+      reset_state: True starts the fast optimizer with a new state every k steps.
 
     Returns:
-      A transformation. The updates that it takes are those of `fast`, or LookaheadParams whose
-      `slow` is ignored, such as `jax.grad` of a loss at `fast` returns. The updates that it returns
-      are LookaheadParams, and its state is `optax.LookaheadState`.
+      A transformation. Its `update` takes the gradient with respect to `fast`, or a LookaheadParams
+      that holds this gradient in `fast`. The field `slow` is ignored. (`jax.grad` of a loss that
+      uses `fast` returns such a LookaheadParams.) The updates returned are a LookaheadParams. The
+      state is `optax.LookaheadState`.
 
     Raises:
-      ValueError: sync_period is below 1; slow_step_size is outside [0, 1]; at init and update,
-        params are not LookaheadParams.
+      ValueError: sync_period is below 1; slow_step_size is outside [0, 1]; at init or update,
+        params is not a LookaheadParams.
 
     Example:
       >>> from fdl.optim import sgd
@@ -54,7 +56,7 @@ def lookahead(
       >>> float(updates.fast), float(updates.slow)
       (-0.5, -0.5)
 
-    Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. The same in optax.
+    Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. Gives the same results as optax.
     """
     check_number("lookahead", "sync_period", sync_period, "[1, inf]", "5 is usual")
     check_number("lookahead", "slow_step_size", slow_step_size, "[0, 1]", "0.5 is usual")

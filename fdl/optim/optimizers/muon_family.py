@@ -1,6 +1,7 @@
-"""Muon: momentum made orthogonal, matrix by matrix, so that all directions get steps of one size.
+"""Muon: makes momentum orthogonal, matrix by matrix, so that steps are equal in all directions.
 
-In the formulas g is the gradient, m its first moment; t is the step of training, counted from 1.
+In the formulas, g is the gradient, m is its first moment, and t is the step of training, which
+starts at 1.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ from fdl.optim.wrappers.partitioning import partition
 from fdl.typing import Mask, ScalarOrSchedule
 
 Coefficients = Sequence[Any]
-# optax.contrib.MuonDimensionNumbers or None, a tree of them, or a function params -> tree.
+# An optax.contrib.MuonDimensionNumbers or None, a tree of these values, or a function that takes
+# params and returns such a tree.
 DimensionNumbers = Any
 
 
@@ -68,38 +70,44 @@ def muon(
         m = beta m + (1 - beta) g,    u = orthogonal(m^)
         W -= learning_rate * (sqrt(max(1, fan_out / fan_in)) * u + weight_decay * W)
 
-    with m^ as in `nadam` (or `adam`); orthogonal(U S V^T) is about U V^T: see `orthogonalize`.
+    m^ is as in `nadam`, or as in `adam` if nesterov is False. orthogonal(U S V^T) is approximately
+    U V^T; see `orthogonalize`.
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      ns_coeffs: (a, b, c) of the iteration, or one such row per iteration, or "standard" or "dion".
-      ns_steps: number of iterations, >= 1. Of the rows of ns_coeffs the last ns_steps are taken.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
+      ns_coeffs: the coefficients (a, b, c) of all iterations, or one row (a, b, c) for each
+        iteration, or the name "standard" or "dion".
+      ns_steps: >= 1, the number of iterations. If ns_coeffs has more rows, the last ones are used.
       beta: in (-1, 1), the share of m that each step keeps.
-      eps: >= 0, added to norms; also the eps of AdamW.
-      weight_decay: >= 0, or a schedule; decay of the matrices.
+      eps: >= 0, added to norms, and also used as the eps of AdamW.
+      weight_decay: >= 0, or a schedule; the weight decay of the matrices.
       weight_decay_mask: which matrices to decay; see `masked`.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
-      nesterov: True takes the m^ of `nadam`, False that of `adam`.
+      nesterov: True computes m^ as in `nadam`, False as in `adam`. The same holds for AdamW.
       adaptive: True multiplies u by the dual norm of m^, the sum of its singular values.
       preconditioning: how m^ is scaled before the iteration; see `orthogonalize`.
       adam_b1: AdamW's b1.
       adam_b2: AdamW's b2.
       adam_eps_root: AdamW's eps_root.
       adam_weight_decay: AdamW's weight_decay.
-      adam_learning_rate: AdamW's learning rate; by default learning_rate.
-      muon_weight_dimension_numbers: which leaves are matrices, and which axes are their sides. For
-        every leaf `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, or None for
-        AdamW; as a tree, a prefix of it, or a function of params. Other axes are a batch of
-        matrices. By default all leaves of two axes are matrices, `[in, out]`.
-      consistent_rms: multiplies u by consistent_rms * sqrt(max(fan_in, fan_out)) instead of
-        sqrt(max(1, fan_out / fan_in)); with 0.2 steps are about as large as AdamW's.
+      adam_learning_rate: AdamW's learning rate, a number or a schedule. None means learning_rate.
+      muon_weight_dimension_numbers: which leaves are matrices, and which of their axes are rows and
+        columns. For each leaf it has an `optax.contrib.MuonDimensionNumbers(reduction_axis,
+        output_axis)`, or None, which means AdamW. It is a tree with the structure of params or a
+        prefix of that structure, or a function that takes params and returns such a tree. All axes
+        that it does not mention are batch axes. By default, all leaves with two axes are matrices
+        `[in, out]`.
+      consistent_rms: a number > 0, or None. A number means that u is multiplied by consistent_rms *
+        sqrt(max(fan_in, fan_out)) instead of sqrt(max(1, fan_out / fan_in)). With 0.2, steps are
+        about as large as those of AdamW.
 
     Returns:
-      A transformation; the state is that of `optax.contrib.muon`.
+      A transformation with the same state as `optax.contrib.muon`.
 
     Raises:
       ValueError: a rate, a decay or an eps is negative or not finite; beta, adam_b1, adam_b2 or
-        consistent_rms is out of range; ns_coeffs, ns_steps or preconditioning are not as above.
+        consistent_rms is out of range; ns_coeffs, ns_steps or preconditioning is not one
+        of the values above.
 
     Example:
       >>> optimizer, params = muon(0.5), {"w": 3 * jnp.eye(2), "b": jnp.ones(2)}
@@ -109,9 +117,9 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ has a bias correction, which the authors leave out. A matrix with
-    an element beyond 2^50 is first divided by a power of two. Half precision is computed in
-    float32.
+    for adaptive. As in optax, m^ has a bias correction; the authors have none. A matrix with an
+    element larger than 2^50 in absolute value is first divided by a power of two. Half-precision
+    matrices are computed in float32.
     """
     adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     check_rates("muon", learning_rate=learning_rate, adam_learning_rate=adam_rate)
@@ -169,14 +177,14 @@ def scale_by_muon(
     preconditioning: str = "frobenius",
     weight_dimension_numbers: DimensionNumbers = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `muon`, orthogonal(m^); see there for the arguments.
+    """The direction of `muon`, orthogonal(m^). `muon` describes the arguments.
 
     Returns:
       A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
 
     Raises:
-      ValueError: beta, eps, ns_coeffs, ns_steps or preconditioning are not as in `muon`; at init, a
-        leaf that does not have two axes has no dimension numbers.
+      ValueError: beta, eps, ns_coeffs, ns_steps or preconditioning is not allowed by `muon`; at
+        init, a leaf has no dimension numbers and does not have exactly two axes.
 
     Example:
       >>> transform, g = scale_by_muon(), jnp.diag(jnp.array([1.0, 7.0]))
@@ -223,6 +231,8 @@ def scale_by_shape(
 ) -> GradientTransformationExtraArgs:
     """sqrt(max(1, fan_out / fan_in)) * u, or consistent_rms * sqrt(max(fan_in, fan_out)) * u.
 
+    The second form is used if consistent_rms is given.
+
     Example:
       >>> u = jnp.ones((1, 4))
       >>> scale_by_shape().update(u, scale_by_shape().init(u))[0]
@@ -246,7 +256,7 @@ def scale_by_shape(
 
 
 def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
-    """(a, b, c), or one such row per iteration: at most the last ns_steps."""
+    """(a, b, c), or one row (a, b, c) for each iteration: at most the last ns_steps rows."""
     if isinstance(ns_coeffs, str) and ns_coeffs not in COEFFICIENTS:
         raise OptionError(
             who,
@@ -267,12 +277,12 @@ def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """How to reshape an array to matrices [batch, fan_in, fan_out], and back.
+    """Reshapes an array to matrices [batch, fan_in, fan_out], and back.
 
     Args:
-      shape: shape of the array.
-      reduction: the axes that x W sums over, counted from 0.
-      output: the axes of the output of x W. All other axes are the batch.
+      shape: shape of the array W.
+      reduction: the axes of W that a product x W sums over. The first axis is 0.
+      output: the axes of W that remain in x W. All other axes are batch axes.
     """
 
     shape: tuple[int, ...]
@@ -298,23 +308,24 @@ class Fold:
         return x.transpose(self.order).reshape(-1, *self.fans)
 
     def back(self, x: jax.Array) -> jax.Array:
-        """Reshapes matrices to an array of the first shape."""
+        """Reshapes matrices to an array of the original shape."""
         place = [self.order.index(axis) for axis in range(len(self.shape))]
         return x.reshape([self.shape[axis] for axis in self.order]).transpose(place)
 
 
 def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
-    """A tree with a Fold for every leaf.
+    """A tree with a `Fold` for each leaf.
 
     Args:
       who: name of the transformation, for error messages.
-      dimensions: `optax.contrib.MuonDimensionNumbers` for every leaf, or None for a matrix
-        [in, out]; as a tree, a prefix of it, or a function of the tree.
+      dimensions: for each leaf an `optax.contrib.MuonDimensionNumbers`, or None, which means a
+        matrix [in, out]. It is a tree with the structure of `tree` or a prefix of that structure,
+        or a function that takes `tree` and returns such a tree.
       tree: a pytree of arrays.
 
     Raises:
-      ValueError: a leaf without dimension numbers does not have two axes; dimension numbers name
-        axes that do not exist.
+      ValueError: a leaf without dimension numbers does not have exactly two axes; dimension numbers
+        contain an axis that does not exist, or the same axis twice.
     """
     dimensions = dimensions(tree) if is_function(dimensions) else dimensions
     numbers = spread(dimensions, tree, lambda number, leaf: _Leaf(number))
@@ -326,7 +337,7 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
 
 
 def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
-    """f(dimension numbers or None, leaf) at every leaf; dimensions may be a prefix of the tree."""
+    """f(dimension numbers or None, leaf) at each leaf. `dimensions` can be a prefix of the tree."""
     return jax.tree.map(
         lambda number, part: jax.tree.map(lambda leaf: f(number, leaf), part),
         dimensions,
@@ -337,7 +348,7 @@ def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """Holds dimension numbers, which are a tuple, as one leaf of a tree."""
+    """Wraps dimension numbers, so that JAX treats this tuple as one leaf of a tree."""
 
     numbers: Any
 

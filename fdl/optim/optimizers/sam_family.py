@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization (SAM): descends by the gradient at a nearby point of larger loss."""
+"""Sharpness-aware minimization (SAM): descends along the gradient at a point of larger loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,33 +30,37 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> GradientTransformationExtraArgs:
-    """SAM: climbs to a nearby point of larger loss and descends by the gradient there.
+    """SAM: climbs to a nearby point of larger loss and descends along the gradient there.
 
         e = rho g(W) / |g(W)|,     W += optimizer's update for g(W + e)
 
-    This is `sam(optimizer, chain(normalize(), sgd(rho)))`. A whole step takes k = sync_period
-    gradients: k - 1 to climb and one to descend.
+    The paper's SAM is `sam(optimizer, chain(normalize(), sgd(rho)))`. A whole step takes k =
+    sync_period gradients: k - 1 to climb and one to descend.
 
-    In transparent mode one update takes one gradient. The first k - 1 updates climb, and the k-th
-    returns to W and descends; in between the parameters are W + e. In opaque mode one update is a
-    whole step: it computes the other k - 1 gradients itself, and the parameters are always W. Use
-    opaque mode for networks with running statistics, and wherever steps are counted.
+    In transparent mode, one call of `update` takes one gradient. The first k - 1 calls climb, and
+    call k returns to W and descends. Between these calls the parameters are W + e. In opaque mode,
+    one call of `update` is a whole step: it gets the first gradient, computes the k - 1 that follow
+    itself, and the parameters are always W. Use opaque mode for networks with running statistics,
+    and wherever steps are counted.
 
     Args:
       optimizer: the transformation that descends, of fdl or optax.
       adv_optimizer: the transformation that climbs, of fdl or optax; its updates are negated.
-      sync_period: k >= 1; with 1, only `optimizer` is used.
+      sync_period: k >= 1. With 1, only `optimizer` is used.
       reset_state: True starts adv_optimizer with a new state after every whole step.
-      opaque_mode: True chooses opaque mode. `update` then needs `grad_fn=(params, i) -> gradient at
-        the i-th point of the climb`, or `value_fn=params -> loss`, which `fdl.train_step` passes.
-      batch_axis_name: in opaque mode, the axis of `jax.lax.pmean` over the gradients of grad_fn.
+      opaque_mode: True means opaque mode, False transparent mode. In opaque mode, `update` needs
+        one of two extra arguments: `grad_fn`, a function `(params, i) -> gradient` for the i-th
+        point of the climb; or `value_fn`, a function `params -> loss`. `fdl.train_step` passes
+        value_fn.
+      batch_axis_name: in opaque mode, the name of the axis over which `jax.lax.pmean` averages the
+        gradients of grad_fn or value_fn. None means no averaging.
 
     Returns:
       A transformation that needs params; its state is `optax.contrib.SAMState`.
 
     Raises:
-      ValueError: sync_period is below 1; at update in opaque mode, grad_fn and value_fn are
-        missing.
+      ValueError: sync_period is below 1; at update in opaque mode, neither grad_fn nor
+        value_fn is passed.
 
     Example:
       >>> from fdl.optim import chain, sgd
@@ -65,8 +69,9 @@ def sam(
       >>> float(optimizer.update(slope(w, 0), optimizer.init(w), w, grad_fn=slope)[0])
       -1.25
 
-    Source: Foret et al. 2021, arXiv 2010.01412, algorithm 1 and equation 2. The same in optax,
-    except for a sync_period of 1 in transparent mode, where optax steps from the point before.
+    Source: Foret et al. 2021, arXiv 2010.01412, algorithm 1 and equation 2. Gives the same
+    results as optax, except for sync_period=1 in transparent mode, where optax steps from the
+    previous parameters.
     """
     check_number("sam", "sync_period", sync_period, "[1, inf]", "the paper has 2")
     down, up = as_transformation("sam", optimizer), as_transformation("sam", adv_optimizer)
@@ -84,7 +89,7 @@ def sam(
 
 
 def normalize() -> GradientTransformationExtraArgs:
-    """g / |g|, with the norm over all leaves; 0 for a gradient of 0.
+    """g / |g|, where |g| is the norm of all leaves together. A gradient of 0 stays 0.
 
     Example:
       >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]

@@ -1,4 +1,4 @@
-"""Schedule-Free optimizers: an average of the weights instead of a schedule of the rate."""
+"""Schedule-Free optimizers: they average the weights instead of lowering the learning rate."""
 
 from typing import Any
 
@@ -33,24 +33,26 @@ def schedule_free(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free: an average of the weights instead of a schedule of the rate.
+    """Schedule-Free: averages the weights instead of lowering the learning rate by a schedule.
 
-    The parameters are y. The base optimizer moves z by the gradient at y. The average x of all z is
-    what to test:
+    The parameters in training are y. The base optimizer gets the gradient at y and moves z. The
+    parameters to test are x, the weighted average of all z so far:
 
         z = z + update of the base optimizer
         c = w_t / (w_1 + ... + w_t),    w_t = (largest rate so far)^weight_lr_power
         x = (1 - c) x + c z,     y = b1 x + (1 - b1) z
 
     Args:
-      base_optimizer: a transformation of fdl or optax, without momentum, whose rate is
-        `learning_rate`.
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0, such as a warm-up.
-      b1: in (0, 1], the share of x in y; with 1, y is x.
-      weight_lr_power: >= 0, the power of the rate in w_t.
+      base_optimizer: a transformation of fdl or optax, without momentum, whose learning
+        rate is `learning_rate`.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0, such as a
+        warm-up.
+      b1: in (0, 1], the share of x in y. With 1, y is x.
+      weight_lr_power: >= 0, the power of the learning rate in w_t.
       state_dtype: dtype of z; by default the parameters' dtype, at least float32.
-      look_ahead: True computes w_t from the schedule's rate at the next step, as optax does; False
-        from the rate at this step, as the paper does. With a constant rate they are the same.
+      look_ahead: True computes w_t from the learning rate of the next step, as optax does. False
+        computes w_t from the rate of the current step, as the paper does. With a constant rate both
+        give the same w_t.
 
     Returns:
       A transformation with state `optax.contrib.ScheduleFreeState`. To test, use the parameters
@@ -83,7 +85,7 @@ def schedule_free(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreeState]:
         params = need_params(who, params)
-        # step_count starts at 1; the count of the base optimizer starts at 0.
+        # step_count starts at 1, but the count of the base optimizer starts at 0.
         count = state.step_count if look_ahead else state.step_count - 1
         rate = at("learning_rate", learning_rate, count)
         c, max_lr, weight_sum = _averaging(state, rate, weight_lr_power)
@@ -110,17 +112,17 @@ def schedule_free(
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
-    """x, the parameters to test and to keep: (y - (1 - b1) z) / b1.
+    """x, the parameters to test and to save: (y - (1 - b1) z) / b1.
 
     Args:
-      state: the state of `schedule_free`, of fdl or optax.
+      state: the state of `schedule_free`, from fdl or from optax.
       params: y, the parameters in training.
 
     Returns:
       x, with the structure, shapes and dtypes of params.
 
     Raises:
-      ValueError: `state` is that of another optimizer.
+      ValueError: `state` is not a ScheduleFreeState.
 
     Example: see `schedule_free`.
     """
@@ -147,18 +149,18 @@ def schedule_free_sgd(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free SGD; see `schedule_free`. Weight decay adds weight_decay * y to the gradient.
+    """Schedule-Free SGD; see `schedule_free`.
 
     Args:
-      learning_rate: >= 0, after the warm-up.
-      warmup_steps: T >= 0, the steps of a linear warm-up; None for no warm-up.
-      b1: in (0, 1].
-      weight_decay: >= 0; None for none.
-      weight_lr_power: >= 0, the power of the rate in the weights of the average.
+      learning_rate: >= 0, the learning rate after the warm-up.
+      warmup_steps: T >= 0, the number of steps of a linear warm-up. None means no warm-up.
+      b1: in (0, 1], the share of x in y.
+      weight_decay: >= 0. weight_decay * y is added to the gradient. None means no decay.
+      weight_lr_power: >= 0, the power of the learning rate in the weights w_t of the average.
       state_dtype: dtype of z; by default the parameters' dtype, at least float32.
-      look_ahead: True warms up from rate 0 and takes the weight of a step from the rate at the next
-        step, as optax does; False warms up from rate / T and takes the rate at this step, as the
-        paper does.
+      look_ahead: True starts the warm-up at 0 and computes w_t from the learning rate of the next
+        step, as optax does. False starts the warm-up at learning_rate / T and computes w_t from the
+        rate of the current step, as the paper does.
 
     Example:
       >>> optimizer, y = schedule_free_sgd(0.5), jnp.array(4.0)
@@ -191,17 +193,17 @@ def schedule_free_adamw(
     """Schedule-Free AdamW: `adamw` with averaging instead of momentum; see `schedule_free`.
 
     Args:
-      learning_rate: >= 0, after the warm-up.
-      warmup_steps: T >= 0, the steps of a linear warm-up; None for no warm-up.
-      b1: in (0, 1].
+      learning_rate: >= 0, the learning rate after the warm-up.
+      warmup_steps: T >= 0, the number of steps of a linear warm-up. None means no warm-up.
+      b1: in (0, 1], the share of x in y.
       b2: in [0, 1), as in `adam`.
-      eps: >= 0, outside the root.
-      weight_decay: >= 0, multiplied by y.
-      weight_lr_power: >= 0, the power of the rate in the weights of the average.
+      eps: >= 0, added outside the root.
+      weight_decay: >= 0. weight_decay * y is added to the step, as in `adamw`.
+      weight_lr_power: >= 0, the power of the learning rate in the weights w_t of the average.
       state_dtype: dtype of z; by default the parameters' dtype, at least float32.
-      look_ahead: True warms up from rate 0 and takes the weight of a step from the rate at the next
-        step, as optax does; False warms up from rate / T and takes the rate at this step, as the
-        paper does.
+      look_ahead: True starts the warm-up at 0 and computes w_t from the learning rate of the next
+        step, as optax does. False starts the warm-up at learning_rate / T and computes w_t from the
+        rate of the current step, as the paper does.
 
     Example:
       >>> optimizer, y = schedule_free_adamw(0.5), jnp.array(4.0)
@@ -223,7 +225,7 @@ def schedule_free_adamw(
 
 
 def _first_state(params: Any, b1: Any, state_dtype: Any) -> ScheduleFreeState:
-    """The first state, without that of the base optimizer."""
+    """The first state, but without the state of the base optimizer."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     dtype = wide(min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32)))
     return ScheduleFreeState(
@@ -241,7 +243,7 @@ def _averaging(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
     largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
     weight = largest**power
     total = state.weight_sum + weight
-    # While the rate is 0, all weights are 0.
+    # While the learning rate is 0, all weights w_t are 0, and so is c.
     c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
     return c, largest, total
 

@@ -1,4 +1,4 @@
-"""Gradient descent, with and without momentum, and optimizers that step by the sign."""
+"""Gradient descent, with and without momentum, and optimizers that use the sign of the gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,24 +36,25 @@ def sgd(
     With momentum m, the step follows the trace t, a decaying sum of past gradients:
 
         t = gradient + m * t
-        W -= learning_rate * t                     (momentum)
-        W -= learning_rate * (gradient + m * t)    (Nesterov)
+        W -= learning_rate * t                     (nesterov=False)
+        W -= learning_rate * (gradient + m * t)    (nesterov=True)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
-      momentum: m in [-1, 1], or None for no trace; see `trace`.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
+      momentum: m in [-1, 1]; see `trace`. None means that there is no trace.
       nesterov: True steps along gradient + m * t instead of t.
       accumulator_dtype: dtype of the trace; by default the parameters' dtype, at least float32.
       dampening: d in [0, 1): t = (1 - d) * gradient + m * t, except at the first step, where t is
-        the gradient. It needs a momentum other than 0, and nesterov=False. None or 0 for none.
+        the gradient. A dampening above 0 needs a momentum that is not 0, and nesterov=False. None
+        or 0 means no dampening.
 
     Returns:
-      A transformation whose updates are added to params. The state is that of `optax.sgd`; with
-      dampening it also counts the steps.
+      A transformation whose updates are added to params. It has the same state as `optax.sgd`. With
+      dampening, the state also counts the steps.
 
     Raises:
       ValueError: the rate is negative or not finite; momentum is outside [-1, 1]; dampening is
-        outside [0, 1), or there without momentum or with nesterov.
+        outside [0, 1); dampening is given, but momentum is None or 0, or nesterov is True.
 
     Example:
       >>> optimizer, params = sgd(0.5), {"w": jnp.ones(2)}
@@ -63,7 +64,7 @@ def sgd(
 
     Source: Robbins and Monro 1951; Polyak 1964; Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning", equations 1 to 4, with the rate outside the
-    trace, as in optax and torch (the paper has it inside). Dampening is torch's.
+    trace, as in optax and torch; in the paper the rate is inside. Dampening is as in torch.
     """
     if momentum is not None:
         check_traces("sgd", momentum=momentum)
@@ -83,7 +84,7 @@ def sgd(
 
 
 class DampenedTraceState(NamedTuple):
-    """The fields of `optax.TraceState`, and the number of steps so far."""
+    """The fields of `optax.TraceState`, and `count`, the number of steps so far."""
 
     count: Any
     trace: Any
@@ -99,12 +100,13 @@ def trace(
     """The trace of past gradients: t = gradient + decay * t.
 
     Args:
-      decay: in [-1, 1]. 1 sums all gradients. A negative decay helps games of two players (Gidel et
-        al. 2019, arXiv 1807.04740). optax accepts a decay beyond 1, with which the trace has no
-        bound.
+      decay: in [-1, 1]. With 1, t is the sum of all gradients. A negative decay helps in games of
+        two players (Gidel et al. 2019, arXiv 1807.04740). optax also accepts other values, which
+        can make the trace grow without bound.
       nesterov: True returns gradient + decay * t instead of t.
       accumulator_dtype: dtype of t; by default the parameters' dtype, at least float32.
       dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first step, as in torch.
+        None means no dampening.
 
     Returns:
       A transformation with state `optax.TraceState(trace)`, or with dampening
@@ -146,10 +148,11 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs
     """Sign descent: W -= learning_rate * sign(gradient).
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`; the size of every step.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. It is the size of
+        each step.
 
     Returns:
-      A transformation; the state is that of `optax.sign_sgd`.
+      A transformation with the same state as `optax.sign_sgd`.
 
     Raises:
       ValueError: the rate is negative or not finite.
@@ -165,7 +168,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs
 
 
 def scale_by_sign() -> GradientTransformationExtraArgs:
-    """sign(gradient): -1, 0 or 1; for a complex one, gradient / |gradient|.
+    """sign(gradient): -1, 0 or 1. For a complex gradient, gradient / |gradient|.
 
     Example:
       >>> scale_by_sign().update(jnp.array([3.0, -0.1]), scale_by_sign().init(None))[0]
@@ -183,15 +186,15 @@ def lion(
     weight_decay: ScalarOrSchedule = 1e-3,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Lion: steps by the sign of c, a mean of gradients; m is a slower mean.
+    """Lion: steps along the sign of c, a running mean of gradients. m is a slower running mean.
 
         c = b1 m + (1 - b1) g
         m = b2 m + (1 - b2) g
         W -= learning_rate * (sign(c) + weight_decay * W)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0. A good rate is 3 to 10 times
-        smaller than that of AdamW.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. A good
+        rate is 3 to 10 times smaller than a good rate for AdamW.
       b1: in (-1, 1), the share of m in c.
       b2: in (-1, 1), the share of m that each step keeps.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
@@ -199,7 +202,7 @@ def lion(
       mask: which leaves to decay; see `masked`.
 
     Returns:
-      A transformation; the state is that of `optax.lion`.
+      A transformation with the same state as `optax.lion`.
 
     Raises:
       ValueError: the rate or the decay is negative or not finite; b1 or b2 is outside (-1, 1).
@@ -210,7 +213,7 @@ def lion(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.501, -0.499]
 
-    Source: Chen et al. 2023, arXiv 2302.06675, algorithm 2. The same in optax.
+    Source: Chen et al. 2023, arXiv 2302.06675, algorithm 2. Gives the same results as optax.
     """
     return chain(
         scale_by_lion(b1, b2, mu_dtype),
@@ -227,7 +230,7 @@ def scale_by_lion(
     mode: str = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `lion`: sign(c), or a smooth form of it.
+    """The direction of `lion`: sign(c), or a smooth function like it.
 
     Args:
       b1: in (-1, 1), the share of m in c.
@@ -241,7 +244,7 @@ def scale_by_lion(
       A transformation with state `optax.ScaleByLionState(count, mu)`.
 
     Raises:
-      ValueError: b1 or b2 is outside (-1, 1); the mode does not exist; smooth_beta is not > 0.
+      ValueError: b1 or b2 is outside (-1, 1); mode is unknown; smooth_beta is 0 or negative.
 
     Example:
       >>> transform = scale_by_lion()
@@ -283,25 +286,25 @@ def rprop(
     *,
     delayed: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Resilient propagation: W -= size * sign(g), with a step size for every weight.
+    """Resilient propagation: W -= size * sign(g), with a separate step size for each weight.
 
-    Where the gradient keeps its sign, size *= eta_plus. Where it changes sign, size *= eta_minus
-    and the weight does not move in this step. It is made for gradients of the whole data set, not
-    for noisy ones.
+    Where the gradient keeps its sign, size *= eta_plus. Where the gradient changes sign, size *=
+    eta_minus, and the weight does not move in this step. Rprop is made for gradients of the whole
+    data set, not for noisy gradients.
 
     Args:
       learning_rate: the first size, >= 0.
-      eta_minus: in (0, 1).
-      eta_plus: > 1.
+      eta_minus: in (0, 1), the factor by which a step size shrinks.
+      eta_plus: > 1, the factor by which a step size grows.
       min_step_size: the smallest size, >= 0.
       max_step_size: the largest size, >= min_step_size; may be infinite.
-      delayed: True returns the update of the step before, as optax 0.2.8 does.
+      delayed: True returns the update of the previous step, as optax 0.2.8 does.
 
     Returns:
-      A transformation; the state is that of `optax.rprop`.
+      A transformation with the same state as `optax.rprop`.
 
     Raises:
-      ValueError: the rate is negative or not finite; eta_minus is outside (0, 1) or eta_plus not
+      ValueError: the rate is negative or not finite; eta_minus is outside (0, 1); eta_plus is not
         above 1; min_step_size is negative or above max_step_size.
 
     Example:
@@ -313,7 +316,7 @@ def rprop(
       (-0.5, -0.6)
 
     Source: Igel and Huesken 2003, "Empirical evaluation of the improved Rprop learning
-    algorithms", section 2.4 (iRprop-, as torch). optax returns every update one step late.
+    algorithms", section 2.4 (iRprop-, as in torch). optax returns each update one step late.
     """
     return chain(
         scale_by_rprop(
@@ -332,7 +335,7 @@ def scale_by_rprop(
     *,
     delayed: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """size * sign(g) of `rprop`.
+    """The direction of `rprop`: size * sign(g).
 
     Example:
       >>> transform = scale_by_rprop(0.5)

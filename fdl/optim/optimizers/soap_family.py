@@ -1,8 +1,9 @@
 """SOAP: Adam in the eigenbasis of the second moments of the gradient's rows and columns.
 
-In the formulas g is the gradient of a leaf, m and v the moments of Adam. Every axis of the leaf, of
-length n, has a factor L [n, n] and an orthogonal basis Q [n, n]. t is the step of Adam, counted
-from 1.
+In the formulas, g is the gradient of a leaf, m and v are the moments of Adam, and t is the step of
+Adam, which starts at 1. For an axis of length n, L [n, n] is a running mean of g g^T, summed over
+all other axes; it is called a factor. Q [n, n] is an orthogonal matrix, whose columns approximate
+the eigenvectors of L; it is called a basis.
 """
 
 import dataclasses
@@ -41,34 +42,34 @@ def soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """SOAP: Adam in the eigenbasis of the factors of Shampoo. For a matrix, [out, in] or [in, out]:
+    """SOAP: Adam in the eigenbasis of the factors L of Shampoo. For a matrix, in either layout:
 
         g' = Q1^T g Q2,     m = b1 m + (1 - b1) g,     v = b2 v + (1 - b2) g'^2
         u = Q1 (Q1^T m Q2 / (sqrt(v) + eps)) Q2^T * sqrt(1 - b2^t) / (1 - b1^t)
         W -= learning_rate * (u + weight_decay * W)
         L1 = b L1 + (1 - b) g g^T,     L2 = b L2 + (1 - b) g^T g
-        every k steps:  Q = qr(L Q) for both axes, which converges to the eigenvectors of L
+        every k steps:  Q = qr(L Q) for both axes, so that Q converges to the eigenvectors of L
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, count from 0.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
-      shampoo_beta: b in [0, 1); by default b2.
-      eps: >= 0.
+      shampoo_beta: b in [0, 1), the share of L that each step keeps; by default b2.
+      eps: >= 0, added to the root of v.
       weight_decay: >= 0, or a schedule.
-      precondition_frequency: k >= 1.
+      precondition_frequency: k >= 1, the number of steps between two computations of Q.
       max_precond_dim: an axis longer than this has no L and no Q, and is not rotated.
-      precondition_1d: True also rotates leaves of one axis; False gives them plain Adam.
-      normalize_grads: True scales u to root mean square 1, leaf by leaf, before bias correction.
-      correct_bias: False leaves out the factor sqrt(1 - b2^t) / (1 - b1^t) of u.
+      precondition_1d: True also rotates leaves with one axis. False applies plain Adam to them.
+      normalize_grads: True scales u of each leaf to root mean square 1 before the bias correction.
+      correct_bias: True multiplies u by sqrt(1 - b2^t) / (1 - b1^t), False does not.
       mask: which leaves to decay; see `masked`.
-      skip_first: True uses the first gradient only to compute L and Q, and moves the weights only
-        by their decay; False also takes a step with it.
+      skip_first: True uses the first gradient only to compute L and Q. The first step then moves
+        the weights only by their decay. False also steps along the first gradient.
 
     Returns:
       A transformation with state `(ScaleBySoapState(count, mu, nu, factors, bases), ...)`, in
-      float32 or wider. Under `vmap` new bases are computed at every step, because both branches of
-      a `cond` run. `jax.grad` through it treats the bases as constants.
+      float32 or wider. Under `vmap`, Q is computed at each step, because `vmap` runs both branches
+      of a `jax.lax.cond`. `jax.grad` through the update treats Q as constant.
 
     Raises:
       ValueError: the rate, the decay or eps is negative or not finite; b1, b2 or shampoo_beta is
@@ -83,10 +84,11 @@ def soap(
       (0.0, 1.0)
 
     Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As in the authors' code, the
-    first gradient is skipped, eps is added to the uncorrected root, and before a new Q its columns
-    (and v) are sorted by diag(Q^T L Q). Their code decays W after the step; here the decay is of W
-    before the step, as in the paper and in `adamw`. A leaf with an element beyond 2^50 is first
-    divided by a power of two.
+    first gradient is skipped, eps is added to the root before the bias correction, and the columns
+    of Q (and v) are sorted by diag(Q^T L Q) before a new Q is computed. The authors' code decays
+    the weights after the step. Here the decay uses the weights before the step, as in the paper and
+    in `adamw`. A leaf with an element larger than 2^50 in absolute value is first divided by a
+    power of two.
     """
     return chain(
         scale_by_soap(
@@ -110,12 +112,13 @@ class ScaleBySoapState(NamedTuple):
     """The state of SOAP.
 
     Args:
-      count: number of gradients so far.
+      count: the number of gradients so far.
       mu: m, in the basis of the parameters.
       nu: v, in the basis Q.
-      factors: for every leaf a tuple with L, or None, for every axis. Their shapes are not those of
-        the parameters, so `optax.tree_utils.tree_map_params` does not map them.
-      bases: the same for Q.
+      factors: for each leaf a tuple, which has for each axis L, or None if the axis is not rotated.
+        `optax.tree_utils.tree_map_params` does not map the factors, because they do not have the
+        shapes of parameters.
+      bases: the same as factors, but with Q instead of L.
     """
 
     count: Any
@@ -138,7 +141,7 @@ def scale_by_soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """The direction u of `soap`; see there for the arguments.
+    """The direction u of `soap`, which describes the arguments.
 
     Example:
       >>> transform = scale_by_soap(skip_first=False)
@@ -171,7 +174,7 @@ def scale_by_soap(
         bases = jax.lax.cond(
             first, lambda: jax.tree.map(eigenvectors, factors), lambda: state.bases
         )
-        with jax.numpy_dtype_promotion("standard"):  # complex m over real v
+        with jax.numpy_dtype_promotion("standard"):  # a complex m is divided by a real v
             moved = jax.tree.map(adam.rule(t, skipped), updates, state.mu, state.nu, bases)
         triple = jax.tree.structure((0, 0, 0))
         updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), triple, moved)
@@ -187,7 +190,7 @@ def scale_by_soap(
 
 @dataclasses.dataclass(frozen=True)
 class _Adam:
-    """Adam in the basis of a leaf."""
+    """Adam in the eigenbases of a leaf."""
 
     b1: float
     b2: float
@@ -196,7 +199,7 @@ class _Adam:
     correct: bool
 
     def rule(self, t: jax.Array, skipped: jax.Array) -> Callable[..., Any]:
-        """(g, m, v, bases) -> (u, m, v) of step t; a skipped step has u = 0 and keeps m and v."""
+        """(g, m, v, bases) -> (u, m, v) for step t. If `skipped`, u is 0 and m and v stay as is."""
         correction = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
@@ -215,7 +218,7 @@ class _Adam:
 
 
 def rotate(x: jax.Array, bases: Any, back: bool = False) -> jax.Array:
-    """Q^H x along every axis that has a basis; Q x with `back`."""
+    """Multiplies x by Q^H, or by Q if `back` is True, along each axis that has a basis Q."""
     for axis, q in enumerate(bases):
         if q is not None:
             turned = jnp.tensordot(x, q if back else q.conj(), (axis, 1 if back else 0))
@@ -229,21 +232,21 @@ def eigenvectors(factor: jax.Array) -> jax.Array:
 
 
 def _unit(u: jax.Array) -> jax.Array:
-    """u scaled to root mean square 1; 0 stays 0."""
+    """Returns u, scaled to root mean square 1. If u is 0, it stays 0."""
     (rms,) = sizes(u, mean=True)
     zero = rms.part == 0
     return rms.of(u) / jnp.where(zero, jnp.ones_like(rms.part), rms.part).astype(u.dtype)
 
 
 def _sorted(v: Any, factors: Any, bases: Any) -> Any:
-    """v in the order that the columns of its bases will have."""
+    """Reorders v in the way in which `_turned` will reorder the columns of its bases."""
     for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
         v = v if q is None else jnp.take(v, _order(factor, q), axis)
     return v
 
 
 def _turned(v: Any, factors: Any, bases: Any) -> Any:
-    """One power iteration for every basis, algorithm 4."""
+    """The bases after one power iteration (algorithm 4)."""
     return tuple(
         q if q is None else jnp.linalg.qr(jax.lax.stop_gradient(L @ q[:, _order(L, q)]))[0]
         for L, q in zip(factors, bases, strict=True)
@@ -251,12 +254,12 @@ def _turned(v: Any, factors: Any, bases: Any) -> Any:
 
 
 def _order(factor: jax.Array, q: jax.Array) -> jax.Array:
-    """The order of columns by descending eigenvalue, which power iteration needs to converge."""
+    """Column indices by descending eigenvalue. Power iteration converges only in this order."""
     return jnp.argsort(-jnp.real(jnp.sum(q.conj() * (factor @ q), 0)))
 
 
 def _averaged(factors: Any, g: Any, beta: float) -> Any:
-    """The new L of every axis: b L + (1 - b) g g^H, summed over all other axes."""
+    """The new L of each axis: b L + (1 - b) g g^H, where the product sums over all other axes."""
     g = shortened(widened(g))
 
     def gram(axis: int) -> jax.Array:
@@ -274,7 +277,7 @@ def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState
 
     count, mu = jnp.zeros((), jnp.int32), jax.tree.map(filled(), params)
     nu = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.finfo(m.dtype).dtype), mu)
-    if is_placeholder(params):  # it has no shapes to make factors of
+    if is_placeholder(params):  # a placeholder has no shapes to make factors from
         return ScaleBySoapState(count, mu, nu, 0, 0)
     bases = jax.tree.map(identities, params)
     factors = jax.tree.map(jnp.zeros_like, bases)

@@ -10,11 +10,12 @@ from fdl.checks import check_number, known
 
 
 def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
-    """The steps since `begin`, at least 0 and at most `most`.
+    """The number of steps since `begin`, clipped to [0, most]; None means no upper limit.
 
-    Whole steps are exact: they are subtracted as integers, in the dtype of the count, and never
-    below 0, where an unsigned count would wrap. The fraction of a `begin` between two steps is
-    subtracted in floating point, and `most` is applied there.
+    Whole steps are exact: they are subtracted as integers in the dtype of the count. The result of
+    this subtraction is never negative, so an unsigned count does not wrap around. If `begin` is not
+    whole, its fraction is then subtracted in floating point. The upper limit is also applied in
+    floating point.
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)
@@ -25,7 +26,7 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
 
 
 def reached(count: Any, boundary: Any) -> jax.Array:
-    """True from the boundary on."""
+    """True if the count is at the boundary or after it."""
     count = jnp.asarray(count)
     whole = as_count(boundary, count)
     if _is_integer(count) and not is_whole(boundary):
@@ -34,7 +35,7 @@ def reached(count: Any, boundary: Any) -> jax.Array:
 
 
 def fraction(part: jax.Array, whole: Any) -> jax.Array:
-    """part / whole in floating point."""
+    """Returns part / whole, computed in floating point."""
     return scalar(part) / scalar(whole)
 
 
@@ -44,12 +45,13 @@ def scalar(value: Any) -> jax.Array:
 
 
 def numbers(who: str, **values: Any) -> list[Any]:
-    """Python's numbers unchanged, and all other numbers as float32 scalars.
+    """Returns Python and NumPy scalars as Python numbers, and JAX arrays as float32 scalars.
 
-    As in optax, arithmetic between Python's numbers is in double precision.
+    float32 becomes float64 under `jax.enable_x64`. Python numbers are not converted to float32,
+    because arithmetic between Python numbers is in double precision, as in optax.
 
     Raises:
-      OptionError: a value is not a number, or is known and not finite.
+      OptionError: a value is not a number, or it is not traced and is not finite.
     """
     for name, value in values.items():
         check_number(who, name, value, "(-inf, inf)", "pass a finite number")
@@ -58,20 +60,20 @@ def numbers(who: str, **values: Any) -> list[Any]:
 
 
 def check_steps(who: str, least: int, **steps: Any) -> None:
-    """Raises unless every number of steps is at least `least`; traced ones pass."""
+    """Raises unless each number of steps is at least `least`. Traced numbers are not checked."""
     for name, value in steps.items():
         check_number(who, name, value, f"[{least}, inf)", "it is a number of steps")
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:
-    """Whole steps in the dtype of the count, at most the largest value of that dtype."""
+    """A number of steps in the dtype of the count, at most the largest value of that dtype."""
     if _is_integer(count) and known(steps):
         steps = min(steps, np.iinfo(count.dtype).max)
     return jnp.asarray(steps, count.dtype)
 
 
 def is_whole(steps: Any) -> bool:
-    """True if a number of steps is known to be whole, by its value or its dtype."""
+    """True if the value or the dtype of a number of steps shows that it is whole."""
     return bool(steps % 1 == 0) if known(steps) else _is_integer(steps)
 
 

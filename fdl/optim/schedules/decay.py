@@ -1,9 +1,9 @@
-"""Schedules: a hyper-parameter as a pure function of the number of steps taken, count -> scalar.
+"""Schedules: a hyper-parameter as a pure function `count -> scalar` of the number of steps taken.
 
 A schedule can replace any learning rate. The count starts at 0 and is an integer of any dtype,
-traced or not. Whole steps are subtracted exactly, as integers, before any division. A number of
-steps may be a fraction, such as 0.05 * total. In the formulas t is count - transition_begin,
-clipped to [0, T].
+traced or not. Whole numbers of steps are subtracted exactly, as integers, before any division. An
+argument that is a number of steps may be a fraction, such as 0.05 * total. In the formulas, t is
+count - transition_begin, clipped to [0, T].
 """
 
 from collections.abc import Callable
@@ -54,10 +54,10 @@ def linear_schedule(
     """A straight line: init + t / T (end - init).
 
     Args:
-      init_value: before and at `transition_begin`.
-      end_value: after T more steps.
-      transition_steps: T >= 1.
-      transition_begin: >= 0.
+      init_value: the value before and at `transition_begin`.
+      end_value: the value from transition_begin + T on.
+      transition_steps: T >= 1, the number of steps from init_value to end_value.
+      transition_begin: >= 0, the count at which the value starts to change.
 
     Returns:
       A schedule.
@@ -82,11 +82,11 @@ def polynomial_schedule(
     """A power of the remaining steps: end + (init - end) (1 - t / T)^power.
 
     Args:
-      init_value: before and at `transition_begin`.
-      end_value: after T more steps.
-      power: > 0; 1 is a line, 2 starts steep and ends flat.
-      transition_steps: T >= 1.
-      transition_begin: >= 0.
+      init_value: the value before and at `transition_begin`.
+      end_value: the value from transition_begin + T on.
+      power: > 0. With 1 the curve is a straight line; with 2 it starts steep and ends flat.
+      transition_steps: T >= 1, the number of steps from init_value to end_value.
+      transition_begin: >= 0, the count at which the value starts to change.
 
     Returns:
       A schedule.
@@ -116,20 +116,21 @@ def exponential_decay(
     """Exponential decay: init * decay_rate^(t / T).
 
     Args:
-      init_value: before and at `transition_begin`.
-      transition_steps: T >= 1; here t may exceed T.
-      decay_rate: > 0, the factor per T steps. 0 raises: it would end training at the first step,
-        and optax takes it to mean no decay, which is `constant_schedule`.
-      transition_begin: >= 0.
-      staircase: True changes the value only at every T-th step.
-      end_value: bound at which the decay (or growth, for a decay_rate above 1) stops; None for
-        none.
+      init_value: the value before and at `transition_begin`.
+      transition_steps: T >= 1. In this schedule t may be larger than T.
+      decay_rate: > 0, the factor by which the value changes in T steps. 0 raises an error, because
+        it would make the value 0 after the first step. optax treats 0 as no decay; for that, use
+        `constant_schedule`.
+      transition_begin: >= 0, the count at which the value starts to change.
+      staircase: True changes the value only once every T steps.
+      end_value: the value at which the decay stops, or the growth if decay_rate is above 1. None
+        means no bound.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: a value is not finite; steps are out of range; decay_rate is not > 0.
+      ValueError: a value is not finite; steps are out of range; decay_rate is 0 or negative.
 
     Example:
       >>> schedule = exponential_decay(1.0, transition_steps=2, decay_rate=0.25, end_value=0.1)
@@ -166,11 +167,11 @@ def inverse_time_decay(
     """Inverse time decay: init / (1 + decay_rate * t / T).
 
     Args:
-      init_value: before and at `transition_begin`.
-      transition_steps: T >= 1; here t may exceed T.
+      init_value: the value before and at `transition_begin`.
+      transition_steps: T >= 1. In this schedule t may be larger than T.
       decay_rate: >= 0.
-      transition_begin: >= 0.
-      staircase: True changes the value only at every T-th step.
+      transition_begin: >= 0, the count at which the value starts to change.
+      staircase: True changes the value only once every T steps.
 
     Returns:
       A schedule. It is not in optax.
@@ -183,8 +184,8 @@ def inverse_time_decay(
       >>> [round(float(schedule(count)), 4) for count in (0, 2, 6)]
       [1.0, 0.5, 0.25]
 
-    Source: Bottou 2012, "Stochastic gradient descent tricks", section 5.2; arguments as
-    `exponential_decay`.
+    Source: Bottou 2012, "Stochastic gradient descent tricks", section 5.2, with the
+    arguments of `exponential_decay`.
     """
     elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
@@ -197,8 +198,8 @@ def inverse_sqrt_schedule(peak_value: Any, warmup_steps: Any) -> Schedule:
     """Linear warm-up, then inverse square root: peak * min(count / warmup, sqrt(warmup / count)).
 
     Args:
-      peak_value: at `warmup_steps`.
-      warmup_steps: >= 1.
+      peak_value: the value at count = warmup_steps.
+      warmup_steps: >= 1, the number of steps of the warm-up.
 
     Returns:
       A schedule. It is not in optax.
@@ -231,10 +232,10 @@ def cosine_decay_schedule(
     """Half a cosine: init * (alpha + (1 - alpha) ((1 + cos(pi t / T)) / 2)^exponent).
 
     Args:
-      init_value: at count 0.
-      decay_steps: T >= 1.
-      alpha: last value / init_value.
-      exponent: > 0; above 1 the value falls sooner.
+      init_value: the value at count 0.
+      decay_steps: T >= 1, the number of steps after which the value is constant.
+      alpha: the last value, divided by init_value.
+      exponent: > 0. With an exponent above 1 the value falls sooner.
 
     Returns:
       A schedule.
@@ -271,7 +272,7 @@ def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, A
 
     def schedule(count: Any) -> jax.Array:
         done = fraction(since(count, transition_begin, transition_steps), transition_steps)
-        # If `done` is rounded to above 1, a power of the rest would be NaN.
+        # Rounding can make `done` larger than 1. A power of a negative number could be NaN.
         left = jnp.maximum(1 - done, 0)
         return scalar((init - end) * left**power + end)
 
@@ -279,7 +280,7 @@ def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, A
 
 
 def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any], jax.Array]:
-    """count -> t / T; for a staircase its floor, exact for whole steps."""
+    """count -> t / T. For a staircase, t / T is rounded down, exactly if all steps are whole."""
     check_steps(who, 1, transition_steps=steps)
     check_steps(who, 0, transition_begin=begin)
 

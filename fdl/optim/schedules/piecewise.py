@@ -1,6 +1,6 @@
 """Piecewise schedules: constants, straight lines, half cosines, and the one-cycle schedules.
 
-Counts and values are as in `fdl.optim.schedules.decay`.
+`fdl.optim.schedules.decay` says what counts and values can be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from fdl.optim.checks import check_positive
 from fdl.optim.schedules.counting import check_steps, fraction, numbers, reached, scalar, since
 from fdl.typing import Schedule
 
-# Interpolations (start, end, fraction of the way) -> value, with optax's order of operations.
+# Interpolation functions (start, end, fraction of the way) -> value. The operations are in the same
+# order as in optax, so that results are equal bit for bit.
 BETWEEN = {
     "linear": lambda start, end, part: (end - start) * part + start,
     "cosine": lambda start, end, part: end + (start - end) / 2.0 * (jnp.cos(jnp.pi * part) + 1),
@@ -24,11 +25,12 @@ BETWEEN = {
 def piecewise_constant_schedule(
     init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
-    """Constant pieces: at every boundary the value is multiplied by the scale of the boundary.
+    """Constant pieces: at each boundary the value is multiplied by the scale of that boundary.
 
     Args:
-      init_value: before the first boundary.
-      boundaries_and_scales: count -> scale >= 0, the factor from that count on. None for none.
+      init_value: the value before the first boundary.
+      boundaries_and_scales: boundary -> scale. The boundary is a count >= 0; the scale is a number
+        >= 0, which multiplies the value from that count on. None means no boundaries.
 
     Returns:
       A schedule.
@@ -63,15 +65,17 @@ def piecewise_interpolate_schedule(
 
     Args:
       interpolate_type: "linear" or "cosine".
-      init_value: at count 0.
-      boundaries_and_scales: count -> scale >= 0, the factor that is reached at that count. None for
-        none.
+      init_value: the value at count 0.
+      boundaries_and_scales: boundary -> scale. The boundary is a count >= 0; the scale is a number
+        >= 0. At that count, the schedule reaches its value at the previous boundary times the
+        scale. None means no boundaries.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: the type is unknown; a value is not finite; a boundary or a scale is negative.
+      ValueError: interpolate_type is unknown; a value is not finite; a boundary or a scale is
+        negative.
 
     Example:
       >>> schedule = piecewise_interpolate_schedule("linear", 1.0, {2: 0.5, 4: 2.0})
@@ -99,21 +103,22 @@ def linear_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """One cycle of straight lines: up to the peak, back down, and lower still at the end.
+    """One cycle of three straight lines: up to the peak, back to the first value, and below it.
 
     Args:
-      transition_steps: T >= 1, the steps of all three lines together.
-      peak_value: at `pct_start` of T.
+      transition_steps: T >= 1, the number of steps of the three lines together.
+      peak_value: the value at count = pct_start * T.
       pct_start: in [0, 1], the fraction of T in which the value rises.
       pct_final: in [pct_start, 1], the fraction of T at which the first value is reached again.
-      div_factor: peak / first value, > 0.
-      final_div_factor: first value / last value, > 0.
+      div_factor: > 0, the peak value divided by the first value.
+      final_div_factor: > 0, the first value divided by the last value.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: a value is not finite; fractions, factors or steps are out of range.
+      ValueError: peak_value is not finite; transition_steps, pct_start, pct_final, div_factor or
+        final_div_factor is out of range.
 
     Example:
       >>> schedule = linear_onecycle_schedule(10, 1.0, 0.4, 0.8, 4.0, 2.0)
@@ -143,17 +148,18 @@ def cosine_onecycle_schedule(
     """One cycle of two half cosines: up to the peak, and down to nearly 0.
 
     Args:
-      transition_steps: T >= 1, the steps of both together.
-      peak_value: at `pct_start` of T.
+      transition_steps: T >= 1, the number of steps of the two half cosines together.
+      peak_value: the value at count = pct_start * T.
       pct_start: in [0, 1], the fraction of T in which the value rises.
-      div_factor: peak / first value, > 0.
-      final_div_factor: first value / last value, > 0.
+      div_factor: > 0, the peak value divided by the first value.
+      final_div_factor: > 0, the first value divided by the last value.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: a value is not finite; pct_start, factors or steps are out of range.
+      ValueError: peak_value is not finite; transition_steps, pct_start, div_factor or
+        final_div_factor is out of range.
 
     Example:
       >>> schedule = cosine_onecycle_schedule(10, 1.0, 0.4, 4.0, 2.0)
@@ -196,7 +202,7 @@ def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, A
 def _cycle(
     who: str, steps: int, peak: Any, fractions: dict[str, float], div: float, final_div: float
 ) -> list[Any]:
-    """[peak], after a check of all arguments of a one-cycle schedule."""
+    """Checks all arguments of a one-cycle schedule and returns the list [peak]."""
     check_steps(who, 1, transition_steps=steps)
     remedy = "it is a fraction of all steps"
     for name, value in fractions.items():

@@ -1,6 +1,7 @@
-"""Schedules joined to one: a warm-up and a decay, and restarts.
+"""Schedules that join other schedules: a warm-up and a decay, and warm restarts.
 
-Counts and values are as in `fdl.optim.schedules.decay`. With 0 warm-up steps there is no warm-up.
+`fdl.optim.schedules.decay` says what counts and values can be. With warmup_steps=0 there is no
+warm-up.
 """
 
 import operator
@@ -24,24 +25,25 @@ from fdl.typing import Schedule
 def join_schedules(
     schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[Any]
 ) -> Schedule:
-    """One schedule after the other; every schedule counts from its first step.
+    """Runs schedules one after the other. Each schedule gets the count since its own first step.
 
     Args:
-      schedules: schedules of fdl or optax, or any functions of a count.
+      schedules: a sequence of schedules of fdl or optax, or of any functions of a count.
       boundaries: the counts at which the second and later schedules start, in ascending order.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: the number of boundaries does not fit; boundaries are negative or not ascending.
+      ValueError: there is not exactly one boundary less than schedules; a boundary is negative; the
+        boundaries are not in ascending order.
 
     Example:
       >>> schedule = join_schedules([constant_schedule(0.5), linear_schedule(1.0, 0.0, 4)], [2])
       >>> [float(schedule(count)) for count in range(6)]
       [0.5, 0.5, 1.0, 0.75, 0.5, 0.25]
 
-    Source: `optax.join_schedules`, which ignores schedules without a boundary.
+    Source: `optax.join_schedules`, which ignores the schedules for which there is no boundary.
     """
     schedules, boundaries = list(schedules), list(boundaries)
     if not schedules or len(boundaries) != len(schedules) - 1:
@@ -74,9 +76,9 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
     """Linear warm-up, then constant at the peak.
 
     Args:
-      init_value: at count 0.
-      peak_value: from `warmup_steps` on.
-      warmup_steps: >= 0.
+      init_value: the value at count 0.
+      peak_value: the value from count = warmup_steps on.
+      warmup_steps: >= 0, the number of steps of the warm-up.
 
     Returns:
       A schedule.
@@ -111,11 +113,11 @@ def warmup_cosine_decay_schedule(
     """Linear warm-up, then half a cosine down.
 
     Args:
-      init_value: at count 0.
-      peak_value: at `warmup_steps`.
-      warmup_steps: >= 0.
-      decay_steps: > warmup_steps, the steps of the whole schedule, including the warm-up.
-      end_value: from `decay_steps` on.
+      init_value: the value at count 0.
+      peak_value: the value at count = warmup_steps.
+      warmup_steps: >= 0, the number of steps of the warm-up.
+      decay_steps: > warmup_steps, the number of steps of the whole schedule, including the warm-up.
+      end_value: the value from count = decay_steps on.
       exponent: > 0; see `cosine_decay_schedule`.
 
     Returns:
@@ -157,20 +159,20 @@ def warmup_exponential_decay_schedule(
     """Linear warm-up, then `exponential_decay`.
 
     Args:
-      init_value: at count 0.
-      peak_value: at `warmup_steps`.
-      warmup_steps: >= 0.
-      transition_steps: >= 1, the steps in which the value is multiplied by decay_rate.
-      decay_rate: > 0.
+      init_value: the value at count 0.
+      peak_value: the value at count = warmup_steps.
+      warmup_steps: >= 0, the number of steps of the warm-up.
+      transition_steps: >= 1, the number of steps in which the value is multiplied by decay_rate.
+      decay_rate: > 0, the factor by which the value changes in `transition_steps` steps.
       transition_begin: >= 0, the number of steps at the peak.
-      staircase: True changes the value only at every `transition_steps`-th step.
-      end_value: bound at which the decay stops; None for none.
+      staircase: True changes the value only once every `transition_steps` steps.
+      end_value: the value at which the decay stops. None means no bound.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: a value is not finite; steps are out of range; decay_rate is not > 0.
+      ValueError: a value is not finite; steps are out of range; decay_rate is 0 or negative.
 
     Example:
       >>> schedule = warmup_exponential_decay_schedule(0.0, 1.0, 2, 1, 0.5)
@@ -195,15 +197,15 @@ def warmup_stable_decay_schedule(
     decay_steps: Any,
     end_value: Any = 0.0,
 ) -> Schedule:
-    """Linear warm-up, a long plateau, and a short line down (WSD).
+    """Linear warm-up, a long plateau, and a short linear decay (WSD).
 
     Args:
-      init_value: at count 0.
-      peak_value: from `warmup_steps` on.
-      warmup_steps: >= 0.
+      init_value: the value at count 0.
+      peak_value: the value from count = warmup_steps on.
+      warmup_steps: >= 0, the number of steps of the warm-up.
       stable_steps: >= 0, the number of steps at the peak.
-      decay_steps: >= 1, the number of steps of the last line.
-      end_value: after the last line.
+      decay_steps: >= 1, the number of steps of the decay.
+      end_value: the value after the decay.
 
     Returns:
       A schedule. It is not in optax.
@@ -232,13 +234,14 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     """Warm restarts: one `warmup_cosine_decay_schedule` after the other.
 
     Args:
-      cosine_kwargs: the arguments of every cycle; `decay_steps` is the length of the cycle.
+      cosine_kwargs: for each cycle a dict of the arguments of `warmup_cosine_decay_schedule`. Its
+        `decay_steps` is the number of steps of the cycle.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: there is no cycle, or `warmup_cosine_decay_schedule` raises.
+      ValueError: cosine_kwargs is empty; `warmup_cosine_decay_schedule` raises an error.
 
     Example:
       >>> cycle = {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": 4}

@@ -18,7 +18,8 @@ from fdl.optim.lifting import increment, per_leaf
 from fdl.optim.protocol import transformation
 from fdl.optim.wrappers.non_finite import step_if
 
-# (updates, gradient_step, params) -> (True to skip, the reason); see `skip_not_finite`.
+# (updates, gradient_step, params) -> (skip, reason). skip is a bool scalar: True ignores the
+# gradient. See `skip_not_finite`.
 Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -31,16 +32,18 @@ def accumulate(
 ) -> GradientTransformationExtraArgs:
     """Takes one step of an optimizer for every k gradients, with their mean.
 
-    Between the steps the updates are 0 and the state of the optimizer stays. If the loss is a mean
-    over examples, k batches of B examples give the same step as one batch of k * B examples.
+    Between two such steps the updates are 0 and the state of the optimizer does not change. If the
+    loss is a mean over examples, k batches of B examples give the same step as one batch of k * B
+    examples.
 
     Args:
       opt: a transformation of fdl or optax.
       every_k_schedule: k >= 1, or a schedule `steps taken -> k`.
-      use_grad_mean: False takes the sum of the gradients.
-      should_skip_update_fn: `(updates, steps taken, params) -> (skip, reason)`, which decides about
-        ignoring a gradient, such as `skip_not_finite`. None ignores none.
-      accumulator_dtype: dtype of the mean; None for that of the parameters.
+      use_grad_mean: True takes the mean of the k gradients, False their sum.
+      should_skip_update_fn: a function `(updates, steps taken, params) -> (skip, reason)`, such as
+        `skip_not_finite`. If skip is True, the gradient is ignored. None means that no gradient is
+        ignored.
+      accumulator_dtype: dtype of the mean. None means the dtype of the parameters.
 
     Returns:
       A transformation with state `optax.MultiStepsState`.
@@ -56,7 +59,7 @@ def accumulate(
       >>> float(first), float(second)
       (0.0, -2.0)
 
-    Source: `optax.MultiSteps`, which computes a step for every gradient and uses every k-th.
+    Source: `optax.MultiSteps`, which computes a step for each gradient, but uses only one in k.
     """
     _check_period(every_k_schedule)
     inner = as_transformation("accumulate", opt)

@@ -22,7 +22,7 @@ def ema(
     """An exponential moving average of the updates: m = decay m + (1 - decay) g.
 
     Args:
-      decay: in (-1, 1).
+      decay: in (-1, 1), the share of m that each step keeps.
       debias: True returns m / (1 - decay^t), which corrects for the start at 0; False returns m.
       accumulator_dtype: dtype of m; by default the parameters' dtype, at least float32.
 
@@ -57,28 +57,28 @@ def ema(
 
 
 class ParamsEmaState(NamedTuple):
-    """The average so far, and the sum of its weights, which grows from 0 to 1."""
+    """The average `ema` so far, and `weight`, the sum of its weights, which grows from 0 to 1."""
 
     weight: Any
     ema: Any
 
 
 def params_ema(decay: Any) -> GradientTransformationExtraArgs:
-    """Keeps an exponential moving average of the parameters; the updates pass unchanged.
+    """Keeps an exponential moving average A of the parameters W. The updates pass unchanged.
 
         A = decay A + (1 - decay) (W + update)
 
-    Put it last in a chain, where the updates are those that are added to the parameters. Read the
+    Put it last in a chain, because there the updates are what is added to the parameters. Read the
     average with `averaged_params` or `eval_params`.
 
     Args:
       decay: in [0, 1); 0.999 averages over about the last 1000 steps.
 
     Returns:
-      A transformation that needs params, with state `ParamsEmaState`, in float32 or wider.
+      A transformation that needs params. Its state is a `ParamsEmaState` in float32 or wider.
 
     Raises:
-      ValueError: decay is outside [0, 1); at init, there are integer parameters.
+      ValueError: decay is outside [0, 1); at init, a parameter has an integer dtype.
 
     Example:
       >>> from fdl.optim import chain, sgd
@@ -90,8 +90,8 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
       >>> float(w), round(float(averaged_params(state, w)), 3)
       (2.0, 2.333)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, section 7.2, with its bias correction; Polyak and
-    Juditsky 1992 for a uniform average. It is not in optax.
+    Source: Kingma and Ba 2015, arXiv 1412.6980, section 7.2, with the bias correction of this
+    paper; Polyak and Juditsky 1992 for a uniform average. It is not in optax.
     """
     check_fractions("params_ema", decay=decay)
 
@@ -102,10 +102,11 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ParamsEmaState]:
-        # A chain passes updates of half precision on in float32; they are rounded at its end.
+        # Inside a chain, half-precision updates are in float32. The end of the chain rounds them,
+        # so they are rounded here too.
         moved = apply_updates(need_params("params_ema", params), cast_like(updates, params))
 
-        # In this form the average of parameters that do not change keeps every bit.
+        # Written in this form, the average of parameters that do not change is exact in every bit.
         def rule(u: Any, w: Any, average: Any) -> Any:
             return u, average + (1 - decay) * (w - average)
 
@@ -118,18 +119,18 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
 
 
 def averaged_params(state: Any, params: Any) -> Any:
-    """The average of `params_ema`, corrected for its bias, to test and to keep.
+    """The bias-corrected average of `params_ema`: the parameters to test and to save.
 
     Args:
       state: the state of an optimizer that contains `params_ema`, at any depth.
-      params: the parameters in training. They are returned for leaves without an average: those
-        outside a mask, and all leaves before the first step.
+      params: the parameters in training. Where a leaf has no average, because it is outside a mask
+        or because no step has been taken, the leaf of params is returned.
 
     Returns:
       The average, with the structure, shapes and dtypes of params.
 
     Raises:
-      ValueError: the state contains no average, or two averages of one leaf.
+      ValueError: the state contains no average, or it contains two averages of the same leaf.
 
     Example: see `params_ema`.
     """

@@ -1,7 +1,7 @@
 """Clipping and centering of gradients.
 
-In the formulas g is the gradient of one leaf. Norms are computed in float32 or wider, and are right
-even where squares would overflow or underflow.
+In the formulas, g is the gradient of one leaf. Norms are computed in float32 or wider, and are
+correct even where the squares of elements would overflow or underflow.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def clip(max_delta: Any) -> GradientTransformationExtraArgs:
     """Clips every element to [-max_delta, max_delta].
 
     Args:
-      max_delta: > 0.
+      max_delta: > 0, the largest absolute value of an element.
 
     Returns:
       A transformation without state.
@@ -33,7 +33,7 @@ def clip(max_delta: Any) -> GradientTransformationExtraArgs:
       >>> clip(1.0).update(jnp.array([3.0, -0.5]), clip(1.0).init(None))[0]
       Array([ 1. , -0.5], dtype=float32)
 
-    Source: `optax.clip`. It changes the direction of the gradient; `clip_by_global_norm` keeps it.
+    Source: `optax.clip`. It changes the direction of the gradient; `clip_by_global_norm` does not.
     """
     check_bound("clip", max_delta=max_delta)
     return stateless("clip", lambda g: jnp.clip(g, -max_delta, max_delta))
@@ -43,7 +43,7 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
     """Clips the root mean square of every leaf: g / max(1, rms(g) / threshold).
 
     Args:
-      threshold: > 0.
+      threshold: > 0, the largest root mean square.
 
     Returns:
       A transformation without state.
@@ -73,10 +73,10 @@ def clip_by_block_rms(threshold: Any) -> GradientTransformationExtraArgs:
 def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
     """Clips the norm of the whole gradient and keeps its direction.
 
-        g = g / norm * max_norm     where norm >= max_norm, the norm of all leaves together
+        g = g / norm * max_norm     if norm >= max_norm; norm is the norm of all leaves together
 
     Args:
-      max_norm: > 0.
+      max_norm: > 0, the largest norm.
 
     Returns:
       A transformation without state.
@@ -90,7 +90,7 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
       {'b': Array(0.6, dtype=float32), 'w': Array(0.8, dtype=float32)}
 
     Source: Pascanu, Mikolov and Bengio 2013, arXiv 1211.5063, algorithm 1;
-    `optax.clip_by_global_norm`. A gradient that is not finite stays not finite.
+    `optax.clip_by_global_norm`. If a gradient is not finite, the result is not finite either.
     """
     check_bound("clip_by_global_norm", max_norm=max_norm)
 
@@ -109,18 +109,21 @@ def clip_by_global_norm(max_norm: Any) -> GradientTransformationExtraArgs:
 def adaptive_grad_clip(
     clipping: Any, eps: Any = 1e-3, axis: int | tuple[int, ...] | None = None
 ) -> GradientTransformationExtraArgs:
-    """Clips the gradient of every unit to a fraction of the norm of the unit's weights.
+    """Clips the norm of the gradient of each unit to a fraction of the norm of the unit's weights.
 
-        g = g * bound / |g|     where |g| >= bound = clipping max(|W|, eps), unit by unit
+        g = g * bound / |g|     if |g| >= bound,     bound = clipping max(|W|, eps)
+
+    with the gradient g and the weights W of one unit.
 
     Args:
       clipping: > 0, the largest |g| / |W|.
-      eps: > 0; a smaller |W| counts as this, so that weights of 0 can move.
-      axis: the axes that belong to one unit. By default all of a vector, axis 0 of 2 or 3
-        dimensions, and all but the last axis of 4 or 5.
+      eps: > 0. If |W| is smaller, eps is used instead, so that weights of 0 can move.
+      axis: the axes over which the norm of a unit is taken. By default these are all axes of a
+        vector, axis 0 of an array of 2 or 3 dimensions, and all axes but the last of an array of 4
+        or 5 dimensions.
 
     Returns:
-      A transformation that needs params, without state.
+      A transformation without state. It needs params.
 
     Raises:
       ValueError: clipping or eps is not positive and finite; at update, a leaf has more than 5
@@ -141,10 +144,12 @@ def adaptive_grad_clip(
         power = power_of_two(largest(g, axes, keepdims=True))
         unit = g / power.astype(g.dtype)
         lengths = (norm(x, axes, keepdims=True) for x in (unit, w))
-        # Broadcast to the shape of g, as in optax: else XLA divides in another order.
+        # The norms are broadcast to the shape of g, as in optax. Otherwise XLA would divide in a
+        # different order, which rounds differently.
         length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
         most = clipping * jnp.maximum(w_length, eps)
-        # optax's lower bound of the divisor, 1e-6; a clipped gradient is always longer.
+        # 1e-6 is the lower bound of the divisor in optax. The norm of a gradient that is clipped is
+        # always larger.
         shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
         return jnp.where(length * power < most, g, shorter)
 
@@ -152,13 +157,13 @@ def adaptive_grad_clip(
 
 
 def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
-    """Subtracts the mean of the gradient of every output unit: g - mean(g) over all other axes.
+    """Centers the gradient of each output unit: g - mean(g), a mean over all axes but out_axis.
 
     Leaves of fewer than two dimensions pass unchanged.
 
     Args:
-      out_axis: the axis of the output units: the last one for weights of fdl, `[in, out]`; 0 for
-        weights of torch.
+      out_axis: the axis of the output units. It is the last axis for weights `[in, out]`, as in
+        fdl, and 0 for weights `[out, in]`, as in torch.
 
     Returns:
       A transformation without state.
@@ -188,8 +193,8 @@ def global_norm(tree: Any) -> jax.Array:
       tree: any pytree of arrays.
 
     Returns:
-      A scalar, float32 or wider. It is right even where squares would overflow or underflow, and
-      its gradient at 0 is 0.
+      A scalar, float32 or wider. It is correct even where squares would overflow or underflow. Its
+      gradient at 0 is 0.
 
     Example:
       >>> global_norm({"b": jnp.array(3.0), "w": jnp.array([4.0])})

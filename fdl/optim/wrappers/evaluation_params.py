@@ -1,4 +1,4 @@
-"""The parameters to test and to keep, where they are not those in training."""
+"""The parameters to test and to save, for optimizers that train different parameters."""
 
 import functools
 from collections.abc import Callable
@@ -14,18 +14,20 @@ from fdl.optim.wrappers.averaging import ParamsEmaState, averaged_params
 
 
 def eval_params(state: Any, params: Any) -> Any:
-    """The parameters to test and to keep, read from the state of the optimizer.
+    """The parameters to test and to save, read from the state of the optimizer.
 
-    `params_ema` has the average, `schedule_free` has x, `lookahead` has the slow weights, and `sam`
-    in transparent mode has the point to which it returns. For all other optimizers they are params.
+    For `params_ema` they are the average, for `schedule_free` x, for `lookahead` the slow weights,
+    and for `sam` in transparent mode the point to which it returns. For all other optimizers they
+    are `params`.
 
     Args:
       state: the state of any optimizer of fdl or optax, chained and nested in any way.
-      params: the parameters in training. Leaves that the state does not mention are returned.
+      params: the parameters in training. A leaf for which the state holds nothing is returned
+        unchanged.
 
     Returns:
-      The parameters to test, with the structure, shapes and dtypes of params. If there are several
-      of these, the average of `params_ema` is returned.
+      The parameters to test, with the structure, shapes and dtypes of params. If the optimizer
+      combines `params_ema` with another one of the four above, the average is returned.
 
     Example:
       >>> from fdl.optim import sgd, schedule_free
@@ -34,7 +36,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> round(float(eval_params(state, y + updates)), 3)
       3.0
 
-    Source: `optax.contrib.schedule_free_eval_params`, for one optimizer.
+    Source: `optax.contrib.schedule_free_eval_params`, which only works for `schedule_free`.
     """
     if isinstance(params, LookaheadParams):
         params = LookaheadParams(params.slow, params.slow)
@@ -54,7 +56,7 @@ def has_eval_params(state: Any, params: Any) -> bool:
 
 
 def _parts(state: Any, kind: Any) -> list[Any]:
-    """All parts of a state that are of one type, outer parts first."""
+    """All parts of a state that are instances of `kind`. Outer parts come before inner ones."""
     found = []
     for part in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kind)):
         if isinstance(part, kind):
@@ -63,7 +65,7 @@ def _parts(state: Any, kind: Any) -> list[Any]:
 
 
 def _replaced(params: Any, stored: Any, rule: Callable[[Any, Any], Any]) -> Any:
-    """The parameters, replaced by `rule(p, leaf of stored)` where `stored` has a leaf."""
+    """The parameters. Where `stored` has a leaf, p is replaced by `rule(p, leaf of stored)`."""
     leaves = paths.leaves(stored)
 
     def replaced(keys: Any, p: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Hyper-parameters as leaves of the state, which can change without a new compilation."""
+"""Hyper-parameters as leaves of the state, so that changing them needs no new compilation."""
 
 import functools
 import inspect
@@ -31,28 +31,29 @@ def inject_hyperparams(
 ) -> Callable[..., GradientTransformationExtraArgs]:
     """Moves the hyper-parameters of an optimizer into its state, so that they can change.
 
-    Every number becomes a leaf of `state.hyperparams`. `set_hyperparams` changes it, a compiled
-    step uses the new value without a new compilation, and members of a `vmap` can have different
-    values. A schedule can replace any number. The updates are the same as with constants in the
-    program: see `Hyperparameter`.
+    Each argument that is a number becomes a leaf of `state.hyperparams`, and `set_hyperparams`
+    changes it. A compiled step uses the new value without a new compilation, and the members of a
+    `vmap` can have different values. A schedule can replace any number. The updates are the same as
+    with numbers that are compiled in: see `Hyperparameter`.
 
     Args:
       inner_factory: a factory of optimizers, of fdl or optax.
-      static_args: names of arguments to leave as they are, such as functions that are not
-        schedules. bools, strings, dtypes, None and masks by path are always left.
+      static_args: names of arguments to leave out of the state, such as functions that are not
+        schedules. Bools, strings, dtypes, None and masks by path are always left out.
       hyperparam_dtype: dtype of the numbers in the state; by default float32, or float64 under
         `jax.enable_x64`.
 
     Returns:
       A factory with the same arguments. Its optimizers have the state
       `optax.InjectStatefulHyperparamsState`, so `optax.tree_utils.tree_get(state, name)` and
-      `tree_set` find a number by its name (a schedule twice, as in optax: its value and its count).
-      The difference between a number and its float32 value is in `hyperparams_states`, as
-      "remainder of ..."; if it is missing, as in a state of optax, it counts as 0.
+      `tree_set` find a number by its name. (As in optax, they find a schedule twice: its value and
+      its count.) `hyperparams_states` holds, under the key "remainder of NAME", the difference
+      between a number and its float32 value. If this key is missing, as in a state made by optax,
+      the difference is taken to be 0.
 
     Raises:
-      ValueError: `inner_factory` is not callable; static_args are not its arguments;
-        `inner_factory` raises.
+      ValueError: `inner_factory` is not callable, or raises an error; static_args contains a name
+        that is not an argument of it.
 
     Example:
       >>> from fdl.optim import sgd
@@ -85,7 +86,7 @@ def inject_hyperparams(
         moving = {
             name: value
             for name, value in bound.arguments.items()
-            # A dtype is callable, but not a schedule.
+            # A dtype is callable, but it is not a schedule.
             if name not in static and not isinstance(value, bool | type)
         }
         schedules = {
@@ -97,7 +98,7 @@ def inject_hyperparams(
             filled = inspect.BoundArguments(signature, {**bound.arguments, **values})
             return with_extra_args_support(inner_factory(*filled.args, **filled.kwargs))
 
-        # Called once while all numbers are known, so that the factory can check them.
+        # The factory is called once here, where all numbers are known, so that it can check them.
         make({name: hyperparameter(s(s.init())) for name, s in schedules.items()})
         return _injected(make, numbers, schedules, hyperparam_dtype)
 
@@ -105,20 +106,22 @@ def inject_hyperparams(
 
 
 def set_hyperparams(state: Any, **values: Any) -> Any:
-    """Changes hyper-parameters in a state; a compiled step needs no new compilation.
+    """Changes hyper-parameters in a state. A compiled step does not have to be compiled again.
 
     Args:
-      state: a state of `inject_hyperparams`, or one that contains it, such as that of a chain.
-      values: name -> new value: a number or a `Hyperparameter`. For the state of
-        `jax.vmap(optimizer.init)` also an array with a value for every member; pass NumPy's float64
-        for full precision.
+      state: a state of `inject_hyperparams`, or a state that contains one, such as the state of a
+        chain.
+      values: name -> new value, which is a number or a `Hyperparameter`. If the state was made by
+        `jax.vmap(optimizer.init)`, the value can also be an array with one number for each member.
+        Use a NumPy array of dtype float64 for full precision.
 
     Returns:
       A new state.
 
     Raises:
-      ValueError: a name is not in the state, is there twice, or belongs to a schedule; a value is
-        not finite, a learning rate is negative, or an array has another shape.
+      ValueError: a name is not in the state, is in it twice, or belongs to a schedule; a value is
+        not finite; a learning rate is negative; an array does not have the shape of the leaf in the
+        state.
 
     Example:
       >>> from fdl.optim import adam
@@ -151,34 +154,34 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 class Remainder(NamedTuple):
-    """A float32 value `of`, and `low`, the number minus that value."""
+    """What float32 cannot hold of a number: `low` is the number minus `of`, its float32 value."""
 
     of: Any
     low: Any
 
 
 class WrappedScheduleState(NamedTuple):
-    """The count of a schedule; the type of this name in optax is not public."""
+    """The count of a schedule. optax has a type of the same name, which is not public."""
 
     count: Any
 
 
 class CountedSchedule(NamedTuple):
-    """A schedule in optax's protocol of schedules with a state, which is the count."""
+    """A schedule as a `StatefulSchedule` of optax. The state is the count."""
 
     name: str
     schedule: Callable[[Any], Any]
 
     def init(self) -> WrappedScheduleState:
-        """Count 0."""
+        """The first state: the count 0."""
         return WrappedScheduleState(jnp.zeros((), jnp.int32))
 
     def update(self, state: Any, **extra_args: Any) -> Any:
-        """Count + 1."""
+        """The next state: the count plus 1."""
         return state._replace(count=increment(state.count))
 
     def __call__(self, state: Any, **extra_args: Any) -> Any:
-        """The value at the count of the state."""
+        """The value of the schedule at the count that the state holds."""
         return at(self.name, self.schedule, state.count)
 
 
@@ -210,7 +213,7 @@ def _injected(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, InjectStatefulHyperparamsState]:
         states = dict(state.hyperparams_states)
-        # Values that users put into the state become arrays of its dtype.
+        # Values that users wrote into the state become arrays with the dtype of the old value.
         stored = {name: _like(state, name) for name in state.hyperparams}
         stored |= scheduled(states, **extra_args)
         updates, inner_state = make(_values(stored, states)).update(
@@ -224,7 +227,7 @@ def _injected(
 
 
 def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the factory: floating numbers as `Hyperparameter`, integers as they are."""
+    """The arguments of the factory: integers unchanged, floating numbers as `Hyperparameter`."""
     values = {}
     for name, high in stored.items():
         rest = states.get(_rest(name))
@@ -240,7 +243,7 @@ def _values(stored: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored(value: Any, dtype: Any) -> tuple[jax.Array, Remainder | None]:
-    """(the number in the dtype of the state, its remainder or None for integers)."""
+    """(the number in the dtype of the state, its remainder). An integer has the remainder None."""
     if not isinstance(value, Hyperparameter) and not jnp.issubdtype(
         jnp.result_type(value), jnp.floating
     ):
@@ -289,7 +292,7 @@ def _stateful(name: str, schedule: Any) -> Any:
 
 
 def _rest(name: str) -> str:
-    """The key of the remainder; not the name itself, which may be in a state only once."""
+    """The key of the remainder. It is not just the name, which a state may contain only once."""
     return f"remainder of {name}"
 
 

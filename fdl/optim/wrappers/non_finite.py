@@ -1,4 +1,4 @@
-"""What to do about gradients that are not finite."""
+"""Handles gradients that are not finite: skips the step, or replaces NaN by 0."""
 
 from typing import Any
 
@@ -21,16 +21,17 @@ from fdl.optim.protocol import transformation
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: int
 ) -> GradientTransformationExtraArgs:
-    """Skips the step of a gradient that is not finite: the update is 0 and the state stays.
+    """Skips the step if the gradient is not finite: the update is 0, the inner state unchanged.
 
     Args:
       inner: a transformation of fdl or optax.
-      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. The next step
-        is taken even if it is not finite, so that a run that has diverged does not go unnoticed.
+      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After so many,
+        the next step is taken even if its gradient is not finite, so that a run that has diverged
+        does not go unnoticed.
 
     Returns:
-      A transformation with state `optax.ApplyIfFiniteState`: the number of steps skipped in a row
-      and in total, and whether the last gradient was finite.
+      A transformation with state `optax.ApplyIfFiniteState`. It holds the number of gradients that
+      were not finite, in a row and in total, and whether the last gradient was finite.
 
     Raises:
       ValueError: max_consecutive_errors is negative; `inner` is not a transformation.
@@ -75,7 +76,7 @@ def apply_if_finite(
 def skip_not_finite(
     updates: Any, gradient_step: Any, params: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Makes `accumulate` skip gradients that are not finite; pass it as should_skip_update_fn.
+    """The should_skip_update_fn of `accumulate` that skips gradients that are not finite.
 
     Args:
       updates: a pytree of arrays.
@@ -83,7 +84,8 @@ def skip_not_finite(
       params: ignored.
 
     Returns:
-      (skip, {"should_skip": skip, "num_not_finite": number of elements that are not finite}).
+      The pair (skip, {"should_skip": skip, "num_not_finite": number of elements that are not
+      finite}). skip is a bool scalar.
 
     Example:
       >>> skip, why = skip_not_finite({"w": jnp.array([1.0, jnp.inf, jnp.nan])}, 0, None)
@@ -100,8 +102,8 @@ def zero_nans() -> GradientTransformationExtraArgs:
     """Replaces NaN by 0.
 
     Returns:
-      A transformation with state `optax.ZeroNansState(found_nan)`: for every leaf, whether the last
-      gradient contained NaN.
+      A transformation with state `optax.ZeroNansState(found_nan)`. For each leaf, found_nan says
+      whether the last gradient contained NaN.
 
     Example:
       >>> transform = zero_nans()
@@ -110,7 +112,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
       >>> updates["w"], bool(state.found_nan["w"])
       (Array([0., 2.], dtype=float32), True)
 
-    Source: `optax.zero_nans`. It hides the cause of the NaN; infinities pass.
+    Source: `optax.zero_nans`. It hides the cause of the NaN. Infinities pass unchanged.
     """
 
     def init(params: Any) -> ZeroNansState:
@@ -133,7 +135,7 @@ def count_not_finite(tree: Any) -> jax.Array:
 
 
 def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any]:
-    """`step()` if the condition holds, else (zeros, the old state)."""
+    """Returns `step()` if the condition is True, else (zeros, inner_state)."""
 
     def stepped() -> tuple[Any, Any]:
         updates, new = step()

@@ -33,21 +33,25 @@ def partition(
     """Applies different optimizers to different parts of the tree.
 
     Args:
-      transforms: path pattern, or tuple of patterns, -> optimizer, such as
-        `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`; with param_labels, label -> optimizer.
-      param_labels: as in optax, a pytree of labels with the structure of params or a prefix of it,
-        or a function of params that returns one. A callable pytree whose leaves are labels counts
-        as a pytree. None if the keys of transforms are path patterns.
-      rest: optimizer of the leaves that match no pattern, or whose label is not in transforms.
+      transforms: a dict from path patterns to optimizers, such as
+        `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`. A key can also be a tuple of path patterns. If
+        param_labels is given, the keys are labels instead.
+      param_labels: as in optax, a pytree of labels that has the structure of params or a prefix of
+        that structure, or a function that takes params and returns such a pytree. A callable pytree
+        whose leaves are labels is treated as a pytree. None means that the keys of transforms are
+        path patterns.
+      rest: the optimizer of all leaves that match no pattern, or whose label is not in transforms.
       mask_compatible_extra_args: as in `masked`.
 
     Returns:
-      A transformation with state `optax.PartitionState`: key -> the state of that part, and "rest"
-      -> that of `rest`. The key of a tuple of patterns is joined by commas, `"**/b, **/scale"`.
+      A transformation with state `optax.PartitionState`. It maps each key of transforms to the
+      state of that optimizer, and "rest" to the state of `rest`. A key that is a tuple of patterns
+      becomes one string with commas, such as `"**/b, **/scale"`.
 
     Raises:
-      ValueError: a value is not a transformation; at init or update, a pattern matches nothing (the
-        message lists the nearest paths), two patterns match a leaf, or a leaf has no optimizer.
+      ValueError: a value of transforms is not a transformation; at init or update, a pattern
+        matches nothing (the message lists the nearest paths), two patterns match the same leaf, or
+        a leaf has no optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -70,10 +74,10 @@ def partition(
     names = _sortable([*keys, REST] if rest is not None else keys)
 
     def split(tree: Any) -> dict[Hashable, Any]:
-        """name -> its transformation, masked to its leaves of this tree."""
+        """name -> the transformation of that name, masked so that it sees only its leaves."""
         if is_placeholder(tree):
             return {name: masked(part, True) for name, part in zip(names, parts, strict=True)}
-        # Numbers replace the keys, because a tuple of patterns cannot be a leaf.
+        # The labels are the numbers of the keys, because a tuple of patterns cannot be a leaf.
         labels = _numbered(keys, param_labels, rest is not None, tree)
 
         def mask(number: int) -> Callable[[Any], Any]:
@@ -103,14 +107,14 @@ def partition(
 def freeze(mask: Mask) -> GradientTransformationExtraArgs:
     """Freezes leaves: their updates become 0.
 
-    Put it last in a chain. The optimizer before it still keeps a state for the frozen leaves; to
-    save that memory, apply the optimizer only to the others with `masked` or `partition`.
+    Put it last in a chain. The optimizer before it still holds a state for the frozen leaves. To
+    save that memory, use `masked` or `partition` to apply the optimizer only to the other leaves.
 
     Args:
       mask: which leaves to freeze, as in `masked`: path patterns, a pytree of bool or a function.
 
     Returns:
-      A transformation whose state is that of `optax.freeze`.
+      A transformation with the same state as `optax.freeze`.
 
     Raises:
       ValueError: `mask` is not a mask; at update, a pattern matches nothing (the message lists the
@@ -128,7 +132,7 @@ def freeze(mask: Mask) -> GradientTransformationExtraArgs:
 
 
 def set_to_zero() -> GradientTransformationExtraArgs:
-    """Replaces all updates by 0, even NaN.
+    """Replaces all updates by 0, even where they are NaN.
 
     Example:
       >>> set_to_zero().update(jnp.array([3.0, jnp.nan]), set_to_zero().init(None))[0]
@@ -138,7 +142,7 @@ def set_to_zero() -> GradientTransformationExtraArgs:
 
 
 def _sortable(keys: list[Any]) -> list[Any]:
-    """The keys as names of a dict, which JAX must be able to sort: unchanged if possible."""
+    """The keys as names that JAX can sort. Tuples are joined; other keys change only if needed."""
     names = [", ".join(key) if isinstance(key, tuple) else key for key in keys]
     try:
         sorted(names)
@@ -152,7 +156,7 @@ def _sortable(keys: list[Any]) -> list[Any]:
 
 
 def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> Any:
-    """For every leaf the number of its key; the number after the last key stands for `rest`."""
+    """For each leaf the index of its key in `keys`. The index len(keys) stands for `rest`."""
     if param_labels is None:
         return _by_pattern(keys, has_rest, tree)
     labels = param_labels(tree) if is_function(param_labels) else param_labels
@@ -170,7 +174,7 @@ def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> 
 
 
 def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
-    """For every leaf the number of the only key that matches it."""
+    """For each leaf the index of the one key that matches it, or len(keys) for `rest`."""
     picked: dict[str, int] = {}
     leaves = paths.leaves(tree)
     for number, key in enumerate(keys):

@@ -1,4 +1,4 @@
-"""Precision: float32 copies of weights in half precision, and moments in a narrower dtype."""
+"""Precision: float32 copies of half-precision weights, and moments in a narrower dtype."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,33 +15,35 @@ from fdl.optim.protocol import transformation
 
 
 class MasterWeightsState(NamedTuple):
-    """The float32 copies of the parameters in half precision, and the state of the optimizer."""
+    """`master`, float32 copies of half-precision parameters, and the state of the optimizer."""
 
     master: Any
     inner_state: Any
 
 
 def master_weights(optimizer: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Adds updates to float32 copies M of parameters W in half precision, so that none are lost.
+    """Adds updates to a float32 copy M of half-precision parameters W, so that no update is lost.
 
-        M = M + optimizer's update at M,     W = M rounded to the dtype of W
+        M = M + update,     W = M rounded to the dtype of W
 
-    The neighbours of 1 in bfloat16 are 0.996 and 1.008: adding 0.001 to 1 gives 1, every time.
+    The optimizer computes the update at M. Without the copy, small updates are lost: the numbers in
+    bfloat16 next to 1 are 0.996 and 1.008, so adding 0.001 to 1 gives 1, however often it is done.
 
     Args:
-      optimizer: a transformation of fdl or optax; it gets gradients and parameters in float32.
+      optimizer: a transformation of fdl or optax. It gets gradients and parameters in float32.
 
     Returns:
       A transformation that needs params, with state `MasterWeightsState(master, inner_state)`.
-      Parameters in float32 or wider have no copy, and their updates are those of the optimizer.
-      The other updates are in float32, so that `apply_updates` gives exactly the rounded copy. If a
-      chain around this rounds the updates, the result is off by at most that rounding; such errors
-      do not accumulate, because every update starts from the current params. To change parameters
-      by hand, change `state.master` too, or call `init` again.
+      Parameters in float32 or wider have no copy, and the updates of the optimizer pass unchanged.
+      For half-precision parameters, the updates returned are in float32, so that `apply_updates`
+      gives exactly the rounded copy. If this transformation is inside a chain that rounds the
+      updates, the new parameters differ from the rounded copy by at most that rounding. Such errors
+      do not accumulate, because each update is computed from the current params. To change
+      parameters by hand, change `state.master` too, or call `init` again.
 
     Raises:
-      ValueError: `optimizer` is not a transformation; at init, there are integer parameters; at
-        update, params are missing.
+      ValueError: `optimizer` is not a transformation; at init, a parameter has an integer dtype;
+        at update, params are missing.
 
     Example:
       >>> from fdl.optim import apply_updates, sgd
@@ -94,18 +96,20 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
 def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTransformationExtraArgs:
     """Keeps the moments of an optimizer in a narrower dtype, to save memory.
 
-    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax keeps them in
-    the dtype of the parameters. With bfloat16 parameters, `keep_state_in(optimizer, jnp.bfloat16)`
-    has the dtypes of optax. The cost: in bfloat16, 0.999 v rounds to v, so a second moment that has
-    grown never falls. Some optimizers have `mu_dtype`, which narrows only the first moment.
+    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax keeps moments
+    in the dtype of the parameters. With bfloat16 parameters, the state of
+    `keep_state_in(optimizer, jnp.bfloat16)` has the same dtypes as in optax. The drawback is that
+    0.999 v rounds to v in bfloat16, so a second moment that has grown never falls. Some optimizers
+    have an argument `mu_dtype`, which narrows only the first moment.
 
     Args:
       optimizer: a transformation of fdl or optax.
-      dtype: a floating dtype. Wider arrays of the state are cast to it if they have one or more
-        axes and the shape of a parameter; scalars and factors keep their dtypes.
+      dtype: a floating dtype. An array of the state is cast to it if its own dtype is wider and if
+        it has one or more axes and the shape of a parameter. Scalars keep their dtypes, and so
+        do arrays whose shape is not the shape of any parameter.
 
     Returns:
-      A transformation with the state of the optimizer.
+      A transformation whose state has the structure of the optimizer's state.
 
     Raises:
       ValueError: `optimizer` is not a transformation; dtype is not a floating dtype.
@@ -139,19 +143,23 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
 
 
 def _whole(params: Any, master: Any) -> Any:
-    """The parameters, replaced by their float32 copies where there are any."""
+    """The parameters. Where a parameter has a float32 copy, the copy replaces it."""
     return _map(lambda p, m: p if isinstance(m, MaskedNode) else m, params, master)
 
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
-    """jax.tree.map over the leaves of a tree; the others may have None or MaskedNode there."""
+    """jax.tree.map over the leaves of `tree`. `others` may have None or MaskedNode there."""
     structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
     columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
 
 
 def _for_whole(extra_args: dict[str, Any], params: Any) -> dict[str, Any]:
-    """The extra arguments for float32 parameters: `grad` is widened, functions round parameters."""
+    """The extra arguments for an optimizer that sees float32 parameters.
+
+    `grad` is cast to float32. `value_fn` and `grad_fn` still get parameters in the dtypes of
+    `params`: the float32 parameters are rounded before the call.
+    """
 
     def rounding(function: Any) -> Any:
         @functools.wraps(function)
