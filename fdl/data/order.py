@@ -111,7 +111,7 @@ def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array,
 
 
 def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
-    """`bijection` for few examples: the result is the rank of the hash of index among all hashes."""
+    """`bijection` for few examples: it gives the rank of the hash of an index among all hashes."""
     key = _mix(_mix(seed) ^ epoch)
     indexes = jnp.arange(examples, dtype=jnp.uint32)
     hashes = _mix(key[:, None] ^ _mix(key[:, None] + indexes))

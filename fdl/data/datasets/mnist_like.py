@@ -250,7 +250,7 @@ def _cache_folder() -> Path:
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files in a folder, by name; if `ends` is empty, only those that `_check_sum` can check."""
+    """The files in a folder, by name; if `ends` is empty, only those `_check_sum` can check."""
     files = {}
     for name in source.sha256:
         spellings = (name, name.replace("-idx", ".idx"))
