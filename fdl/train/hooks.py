@@ -96,8 +96,8 @@ class Recorder:
           means: the means over zero steps, all of them 0.
 
         Returns:
-          The means over the steps since the last record of `before` that was due. If `before` is None, or if its
-          means do not have the names, shapes and dtypes of `means`, then `means`.
+          The means over the steps since the last record of `before` that was due. But `means` is
+          returned if `before` is None, or if its means have different names, shapes or dtypes.
         """
         if before is None:
             return means
@@ -160,7 +160,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def keeping_the_run(self) -> Iterator[None]:
-        """Warns of an error in the block and makes it the reason to stop, so that no run is lost."""
+        """Warns if the block raises, and makes the error the reason to stop, to keep the run."""
         try:
             yield
         except Exception as error:

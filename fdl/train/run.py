@@ -105,7 +105,7 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
 
 
 def copied(tree: Any) -> Any:
-    """Copies all arrays to new JAX arrays, for compiled functions that overwrite their arguments."""
+    """Copies all arrays to new JAX arrays, for a compiled function that overwrites its inputs."""
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
