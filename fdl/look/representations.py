@@ -192,8 +192,7 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
 
 
 def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
-    """A copy of the layer that adds the outputs of the wanted layers to the state that it returns.
-    """
+    """A copy of the layer that adds the outputs of wanted layers to the state that it returns."""
     above = f"{path}/" if path else ""
     # The layer is rebuilt only if a layer inside it is wanted, because `rebuild` unrolls the scan
     # of a `repeat` layer.
