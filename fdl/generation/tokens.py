@@ -66,7 +66,7 @@ def generate(
         contain, a positive logit is divided by it and a negative logit is multiplied by it. It also
         has an effect without a key. None means no penalty.
       state: the network's state; None means `{}`.
-      inputs: the model's extra inputs by name, the same at every step.
+      inputs: the model's extra inputs by name. Each step gets the same extra inputs.
 
     Returns:
       [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens. Its

@@ -27,7 +27,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
 
 
 def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
-    """Raises unless representations, labels and readouts have the same paths and lengths."""
+    """Raises unless representations, labels and readouts agree in their paths and lengths."""
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(

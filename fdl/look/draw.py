@@ -36,7 +36,7 @@ def learning_curves(histories: Any) -> "Figure":
         otherwise steps.
 
     Returns:
-      A figure. For one run, one colour is for training and one for validation, and the title of a
+      A figure. For one run, one colour is for training, and one is for validation. The title of a
       panel has the last values. For several runs, each run has a colour, and the training curves
       are dashed.
 

@@ -16,9 +16,8 @@ class Difference(NamedTuple):
       absolute: the largest absolute difference of two elements. It is infinite if one element is
         NaN and the other one is not.
       ulps: the largest difference of two elements in units in the last place, which may be in a
-        different leaf. For floating-point numbers, this is the number of steps from one number to
-        the next representable number that lead from one element to the other; near zero it can be
-        large. For integers, it is their difference.
+        different leaf. Neighbouring floating-point numbers differ by 1 unit, so near zero even a
+        small difference can be many units. For integers, this is their difference.
     """
 
     path: str

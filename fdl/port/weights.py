@@ -101,11 +101,11 @@ def save_weights(
 def load_weights(
     file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
 ) -> Any:
-    """Loads a file that `save_weights` wrote; its paths, shapes and dtypes must be those of `like`.
+    """Loads a file from `save_weights`, which must have the paths, shapes and dtypes of `like`.
 
-    With `only`, only the leaves that match a pattern are read and checked; all other leaves get
-    their value from `like`. For example, this loads the body of a network that was trained for
-    another task.
+    If `only` is given, only the leaves that match a pattern are read and checked; all other leaves
+    get their value from `like`. For example, this can load the body of a network that was trained
+    for a different task, while the new head stays as it is in `like`.
 
     Args:
       file: path of a safetensors file.
@@ -263,7 +263,7 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     if os.path.isdir(file):
         raise _not_whole(file, "a folder")
     try:
-        # safetensors checks the header and the size of the file.
+        # safe_open checks the header and the size of the file.
         with safe_open(file, framework="np"), open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(size), object_pairs_hook=once)

@@ -149,7 +149,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: the `Mean` of a scalar has this count.
+      count: a scalar becomes a `Mean` with this count, and with itself as the value.
 
     Returns:
       name -> Mean, Tally or Seen. The loss has the name "loss".

@@ -37,7 +37,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The mean loss and metrics over a data set. Works under `jax.jit`.
 
-    Each example is evaluated as a batch of one, so the result does not depend on batch_size.
+    Each example is evaluated exactly once, as a batch of one, so the result does not depend on
+    batch_size.
 
     The exception is an objective that compares the examples of a batch, such as one with
     `info_nce`. It is evaluated on batches of batch_size examples (the last batch may be smaller),

@@ -74,7 +74,7 @@ class Unfinished(NamedTuple):
 class Recorder:
     """Stores the history, the log, the best parameters and the reason to stop training.
 
-    The arguments are those of `fit`.
+    See `fit` for the arguments.
     """
 
     def __init__(self, monitor: str, mode: str, patience: int | None, log: Any):
@@ -328,7 +328,7 @@ def _bar(console: Any) -> Any:
 
 
 def _training(record: dict[str, float]) -> dict[str, float]:
-    """The training loss and metrics of a record."""
+    """The training loss and metrics of a record, without its validation values."""
     rest = ("step", "epoch", "seconds")
     return {
         name: value
@@ -362,8 +362,8 @@ class Pace:
         result = jax.block_until_ready(program(*args))
         seconds = time.perf_counter() - begun
         if self.fixed is None and self.warm:
-            # The next chunk has at most ten times as many steps, because the time of a short chunk
-            # is mostly that of the call itself.
+            # The next chunk has at most ten times as many steps. The reason is that a short chunk
+            # spends most of its time on the call itself, so its time says little about a step.
             self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
         elif self.fixed is None:
             self.warm = True  # The time of the first chunk is mostly compilation.

@@ -177,7 +177,7 @@ def fit(
     validate = _validation(objective, first, validation, batch_size, monitor)
     now, step, data = copied(first), int(first.step), to_jax(data, "fit")
     if isinstance(objective, Supervised):
-        mixes_examples(objective, now.params, now.state, data)  # raises if the model mixes them
+        mixes_examples(objective, now.params, now.state, data)  # raises if it does
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     zeros = zero_means(now, *one_step.eval_shape(now, data, **settings))
     means = recorder.resume(before, copied(zeros))

@@ -147,8 +147,8 @@ def compare_optimizers(
         the parameters that `fdl.optim.eval_params` gives.
       record_every: the number of steps from one record to the next. None means one epoch.
       monitor: the name of the metric that decides which rate is best: the best rate has the best
-        value at the last record, averaged over seeds. The metric is that of the validation data, or
-        that of training if there are no validation data.
+        value at the last record, averaged over seeds. The validation metric is used; if there
+        are no validation data, the training metric is used.
       mode: "min" if smaller values of the monitored metric are better, "max" if larger values are
         better.
       target: a value of the monitored metric, or None. The results then say how many steps each

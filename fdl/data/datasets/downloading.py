@@ -1,4 +1,4 @@
-"""Downloads a file whose checksum is known."""
+"""Downloads a file, and checks it against a known checksum."""
 
 import contextlib
 import errno
