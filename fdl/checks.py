@@ -1,4 +1,4 @@
-"""Checks of arguments: every public function refuses a wrong one in the same words."""
+"""Checks of arguments, so that all public functions report a wrong argument in the same words."""
 
 import functools
 import math
@@ -19,11 +19,11 @@ R = TypeVar("R")
 
 
 class OptionError(ValueError):
-    """A wrong option: reads `who: expected ..., got ...; remedy`.
+    """An option has a wrong value. The text is `who: expected ..., got ...; remedy`.
 
     Args:
-      who: name of the function that the user called.
-      what: what was expected, what came, and what to do.
+      who: the name of the function that the user called.
+      what: says what was expected, what was given instead, and what to do.
     """
 
     def __init__(self, who: str, what: str):
@@ -35,7 +35,10 @@ class OptionError(ValueError):
 
 
 def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
-    """A factory that calls other factories: their OptionErrors name this one instead."""
+    """A decorator for a factory that calls other factories.
+
+    If one of these raises an OptionError, the error names the decorated factory instead.
+    """
 
     @functools.wraps(factory)
     def outer(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -49,17 +52,18 @@ def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_number(who: str, what: str, value: Any, interval: str | None, remedy: str) -> None:
-    """Raises unless `value` is a number, or an array of numbers, in the interval.
+    """Raises unless `value` is a number in the interval, or an array of such numbers.
 
     Args:
-      who: name of the function that the user called, for the message.
-      what: name of the argument, for the message.
-      value: a number of Python, NumPy or JAX, or an array of them; a traced value passes.
-      interval: for example "(0, 1]", or "[0, inf)" for finite numbers; None for any number.
-      remedy: what to do, the end of the message.
+      who: the name of the function that the user called, for the error message.
+      what: the name of the argument, for the error message.
+      value: the value to check. The range of a traced value is not checked.
+      interval: for example "(0, 1]", or "[0, inf)" for finite numbers >= 0. None means that all
+        numbers are allowed.
+      remedy: the end of the error message, which says what to do.
 
     Raises:
-      OptionError: `value` is not a number, or is outside the interval.
+      OptionError: `value` is not a number or an array of numbers, or is outside the interval.
     """
     if not is_number(value):
         got = said(value)
@@ -78,7 +82,7 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
 
 
 def check_known(who: str, what: str, value: Any, interval: str, why: str) -> None:
-    """`check_number` that also refuses a traced value."""
+    """`check_number`, but also raises if `value` is an array with axes or is traced."""
     check_number(who, what, value, interval, why)
     if not known(value):
         raise OptionError(who, f"expected {_range(what, interval)}, got {said(value)}; {why}")
@@ -91,7 +95,7 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Raises unless both of `pair` are numbers and `order(*pair)` is true; traced values pass."""
+    """Raises unless `pair` is two numbers with `order(*pair)`; traced ones are not compared."""
     bad = all(map(known, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
         got = f"{said(pair[0])} and {said(pair[1])}"
@@ -102,13 +106,14 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
     """Raises unless `value` is an integer >= 1; returns it as an int.
 
     Args:
-      who: name of the function that the user called, for the message.
-      what: name of the argument, for the message.
-      value: an integer of Python or NumPy, or a scalar array of integers, not traced.
-      remedy: what to do, the end of the message.
+      who: the name of the function that the user called, for the error message.
+      what: the name of the argument, for the error message.
+      value: the value to check. An int, a NumPy integer, or a scalar array of an integer dtype that
+        is not traced is allowed.
+      remedy: the end of the error message, which says what to do.
 
     Raises:
-      OptionError: `value` is something else.
+      OptionError: `value` is not such an integer, or is below 1.
     """
     value = counted(value)
     if not is_count(value):
@@ -117,7 +122,7 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
 
 
 def check_array(layer: str, x: Any, what: str = "x") -> None:
-    """Raises a PathError unless x is an array: not a list, a number or None."""
+    """Raises a PathError unless x is an array. Lists, Python numbers and None are not arrays."""
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise PathError(
             f"expected {what} as an array, got a {type(x).__name__}; convert it with jnp.asarray",
@@ -137,18 +142,19 @@ def check_floating(layer: str, x: Any) -> None:
 
 
 def check_shape(layer: str, x: Any, axes: str, remedy: str, **lengths: int) -> None:
-    """Raises unless x is an array with these axes.
+    """Raises unless x is an array with the given axes.
 
     Args:
-      layer: name of the layer, for the message.
-      x: any value.
-      axes: as a docstring writes them, for example "..., H, W, C"; `...` stands for any number of
-        axes, none included.
-      remedy: what to do, the end of the message.
-      lengths: the length of an axis by its name, for example C=64.
+      layer: the name of the layer, for the error message.
+      x: the value to check.
+      axes: the names of the axes, as a docstring writes them, for example "..., H, W, C". `...`
+        stands for zero or more axes.
+      remedy: the end of the error message, which says what to do.
+      lengths: the required length of an axis, by the name of the axis, for example C=64. An axis
+        without an entry may have any length.
 
     Raises:
-      PathError: x is not an array, or has other axes.
+      PathError: x is not an array, or has a wrong number of axes, or an axis has a wrong length.
     """
     check_array(layer, x)
     names = expanded = axes.split(", ")
@@ -164,7 +170,10 @@ def check_shape(layer: str, x: Any, axes: str, remedy: str, **lengths: int) -> N
 
 
 def check_key(key: Any, layer: str = "") -> None:
-    """Raises a PathError unless `key` is one random key, of either kind, or None."""
+    """Raises a PathError unless `key` is None or one random key.
+
+    The key may be from `jax.random.key`, or from the older `jax.random.PRNGKey`.
+    """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     if key is not None and not typed and not (dtype == jnp.uint32 and shape == (2,)):
@@ -178,7 +187,7 @@ def is_number(value: Any) -> bool:
     """True if `value` is a real number (not a bool) or an array of them; it may be traced."""
     if isinstance(value, bool | int | float):
         return not isinstance(value, bool)
-    if hasattr(value, "__jax_array__"):  # such as a Hyperparameter
+    if hasattr(value, "__jax_array__"):  # for example a Hyperparameter
         return True
     dtype = getattr(value, "dtype", jnp.bool_)
     return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
@@ -190,42 +199,49 @@ def is_count(value: Any, least: int = 1) -> bool:
 
 
 def is_zero(value: Any) -> bool:
-    """True if `value` is 0 and not traced."""
+    """True if `value` is the number 0 and is not traced."""
     return known(value) and value == 0
 
 
 def known(value: Any) -> bool:
-    """True if `value` is one number that is not traced."""
+    """True if `value` is a single number and is not traced."""
     return _concrete(value) and np.ndim(value) == 0
 
 
 def counted(value: Any) -> Any:
-    """A scalar array of integers as an int, unless it is traced; other values unchanged."""
+    """Converts a scalar array of an integer dtype to an int; returns all else unchanged.
+
+    A traced array is returned unchanged.
+    """
     if not isinstance(value, jax.Array | np.ndarray) or not known(value):
         return value
     return int(value) if jnp.issubdtype(value.dtype, jnp.integer) else value
 
 
 def plain(value: Any) -> Any:
-    """A number as a Python float, which does not change an array's dtype; traced ones unchanged."""
+    """Converts a number to a Python float; returns a traced number or an array unchanged.
+
+    In arithmetic with an array, a Python float does not change the array's dtype.
+    """
     return float(value) if known(value) else value
 
 
 def in_dtype(value: Any, dtype: Any) -> Any:
-    """An option for arithmetic with arrays of `dtype`: a Python float, or a cast traced value.
+    """Converts an option for arithmetic with arrays of `dtype`.
 
-    A constant keeps the precision of Python's floats, and a traced option widens nothing.
+    A known number becomes a Python float, so that its precision is not reduced. A traced number is
+    cast to `dtype`, so that the result of the arithmetic also has `dtype`.
     """
     return float(value) if known(value) else jnp.asarray(value, dtype)
 
 
 def square_root(value: Any) -> Any:
-    """The square root of an option: Python's of a known number, JAX's of a traced one."""
+    """The square root of an option: a Python float, or a JAX array if the option is traced."""
     return math.sqrt(value) if known(value) else jnp.sqrt(value)
 
 
 def said(value: Any) -> str:
-    """A value in a few words, for a message."""
+    """Describes a value in a few words, for an error message."""
     if type(value) in (tuple, list):
         parts = ", ".join([said(each) for each in value[:3]] + ["..."] * (len(value) > 3))
         comma = "," * (len(value) == 1 and isinstance(value, tuple))
@@ -246,19 +262,19 @@ def said(value: Any) -> str:
 
 
 def kind(x: Any) -> str:
-    """Dtype and shape of an array, such as "float32 [2, 3]"."""
+    """The dtype and shape of an array as text, such as "float32 [2, 3]"."""
     return f"{x.dtype} {list(x.shape)}"
 
 
 def amount(tree: Any) -> str:
-    """The size of a pytree in words, such as "12 numbers in 2 arrays"."""
+    """The size of a pytree as text, such as "12 numbers in 2 arrays"."""
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(tree)]
     arrays = f"{len(sizes)} array{'s' * (len(sizes) > 1)}"
     return f"{sum(sizes)} numbers in {arrays}" if sizes else "nothing"
 
 
 def _range(what: str, interval: str | None) -> str:
-    """An argument and its interval, as one would write them: eps >= 0, level in (0, 1)."""
+    """An argument and its interval as text, such as "eps >= 0" or "level in (0, 1)"."""
     if interval in (None, "[-inf, inf]"):
         return f"{what}, a number"
     if interval == "(-inf, inf)":

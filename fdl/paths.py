@@ -1,9 +1,11 @@
-"""Paths: every leaf of a pytree has one, and patterns select leaves by path.
+"""Paths: each leaf of a pytree has a path, and patterns select leaves by path.
 
-A path joins the keys from the root to a leaf by `/`: `block/3/attn/w`. In a pattern, `*` stands for
-any text inside one level and `**` for any number of whole levels, none included: `**/w`,
-`block/*/attn/**`, `dense_*`. The same patterns select leaves for weight decay, freezing, loading,
-summaries and capture, and the same paths begin every error message.
+A path is the keys from the root to a leaf, joined by `/`, for example `block/3/attn/w`. A key is
+one level of the path. In a pattern, `*` stands for any text within one level, and `**` stands for
+zero or more whole levels. Examples are `**/w`, `block/*/attn/**` and `dense_*`.
+
+The same patterns select leaves for weight decay, freezing and loading, and layers for `capture`.
+Error messages about a place in a network begin with its path.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ from typing import Any
 
 import jax
 
-# JAX's errors for Python code that needs the value of a traced array.
+# The errors that JAX raises if Python code needs the value of a traced array.
 _VALUE_NEEDED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -23,16 +25,16 @@ _VALUE_NEEDED = (
 
 
 class PathError(ValueError):
-    """A mistake at a known place: reads `path: expected ..., got ...; remedy`.
+    """An error at a known path. Its text is `path: expected ..., got ...; remedy`.
 
     A combinator runs each child inside `at(name)`, which puts the child's name in front of the
-    error's path. So the error arrives with its whole path, through `jit`, `grad`, `vmap` and `scan`
-    too.
+    error's path. So the user sees the path from the root of the network. This also works through
+    `jit`, `grad`, `vmap` and `scan`.
 
     Args:
-      message: what was expected, what came, what to do; one line if it fits.
-      path: the place, relative to the code that raises.
-      layer: name of the layer that raises; the message begins with it if the path is empty.
+      message: says what was expected, what was given instead, and what to do; one line if it fits.
+      path: where the error is, relative to the code that raises.
+      layer: the name of the layer that raises. The text begins with it if the path is empty.
 
     Example:
       >>> str(PathError("expected x [..., 64], got [8, 48]; transpose x", "decoder/q"))
@@ -51,7 +53,7 @@ class PathError(ValueError):
 
 
 def shortened(text: str, most: int) -> str:
-    """A text cut to at most `most` characters: a longer one keeps its beginning and its end.
+    """Shortens a text to at most `most` characters by leaving out its middle.
 
     Example:
       >>> shortened("a" * 50, 20)
@@ -61,7 +63,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def quoted(path: Any) -> str:
-    """A path, a name or a pattern for a message: in quotes, at most 120 characters.
+    """Quotes a path, a name or a pattern for a message, shortened to at most 120 characters.
 
     Example:
       >>> quoted("decoder/w"), len(quoted("a" * 5000))
@@ -72,7 +74,7 @@ def quoted(path: Any) -> str:
 
 @contextlib.contextmanager
 def traced_in(layer: str) -> Iterator[None]:
-    """Translates JAX's error for a user's function that needs the value of a traced array."""
+    """Raises a PathError in place of JAX's error if the block needs the value of a traced array."""
     try:
         yield
     except _VALUE_NEEDED as error:
@@ -91,10 +93,12 @@ def _value_needed(path: str, layer: str) -> PathError:
 
 @contextlib.contextmanager
 def at(name: str) -> Iterator[None]:
-    """Puts `name` in front of the path of any error that leaves the block.
+    """Puts `name` in front of the path of each PathError that the block raises.
+
+    Any other error keeps its type and gets a note that names the layer.
 
     Args:
-      name: one level of a path. An error from other code keeps its type and gets a note.
+      name: one level of a path.
 
     Example:
       >>> with at("encoder"), at("dense_0"):
@@ -116,13 +120,13 @@ def at(name: str) -> Iterator[None]:
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """One of JAX's key paths as text.
+    """Converts one of JAX's key paths to a path.
 
     Args:
-      keys: a leaf's keys, from `jax.tree_util.tree_flatten_with_path`.
+      keys: the keys of a leaf, from `jax.tree_util.tree_flatten_with_path`.
 
     Returns:
-      The keys joined by `/`; the empty string for a tree that is a single leaf.
+      The keys joined by `/`. If the whole tree is a single leaf, the path is the empty string.
 
     Example:
       >>> [(keys, _)], _ = jax.tree_util.tree_flatten_with_path({"block": [{"w": 1.0}]})
@@ -133,16 +137,18 @@ def path_of(keys: Iterable[Any]) -> str:
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """All leaves of a pytree by path, sorted; levels of digits are sorted as numbers.
+    """A dict of all leaves of a pytree by path.
+
+    The paths are sorted level by level; levels that consist of digits are sorted as numbers.
 
     Args:
       tree: any pytree.
 
     Returns:
-      path -> leaf.
+      A dict, path -> leaf.
 
     Raises:
-      PathError: two leaves have the same path (a key contains a `/`).
+      PathError: two leaves have the same path. This can happen if a key contains a `/`.
 
     Example:
       >>> list(leaves({"10": 0, "9": {"w": 0, "b": 0}}))
@@ -158,18 +164,19 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
-    """The inverse of `leaves`: a pytree from the leaves by path.
+    """The inverse of `leaves`: makes a pytree from a dict of leaves by path.
 
     Args:
-      leaves: path -> leaf.
-      like: a pytree with the same paths, whose structure the result has; by default the result is
-        nested dicts, and their keys are the levels as strings.
+      leaves: a dict, path -> leaf.
+      like: a pytree with the same paths; the result has its structure. None gives nested dicts,
+        whose keys are the levels of the paths as strings.
 
     Returns:
-      A new pytree: `tree(leaves(t), like=t)` is t, and `leaves(tree(found))` is `found`.
+      A new pytree. `tree(leaves(t), like=t)` equals `t`, and `leaves(tree(found))` equals `found`.
 
     Raises:
-      PathError: a path is the beginning of another; the paths are not those of `like`.
+      PathError: `like` is None and a path is both a leaf and a level above another leaf, or the
+        paths are not the paths of `like`.
 
     Example:
       >>> tree({"dense_0/w": 1.0, "dense_0/b": 0.0})
@@ -199,7 +206,7 @@ def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
 
 
 def _above(path: str) -> list[str]:
-    """The paths of the levels above a leaf, without the root."""
+    """The paths of all levels above a leaf, except the root."""
     names = path.split("/")
     return ["/".join(names[:depth]) for depth in range(1, len(names))]
 
@@ -223,7 +230,8 @@ def matches(pattern: str, path: str) -> bool:
     """True if a pattern selects a path.
 
     Args:
-      pattern: levels joined by `/`; `*` and `?` within a level, `**` for any number of levels.
+      pattern: levels joined by `/`. Within a level, `*` stands for any text and `?` for any one
+        character. A level `**` stands for zero or more levels.
       path: a path.
 
     Example:
@@ -237,11 +245,11 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """The paths that at least one pattern matches, in the order of `paths`.
 
     Args:
-      paths: all paths.
+      paths: the paths to choose from.
       patterns: see `matches`.
 
     Raises:
-      ValueError: a pattern matches nothing; the message lists the nearest paths.
+      ValueError: a pattern matches no path; the message lists the paths most similar to it.
 
     Example:
       >>> pick(["dense_0/w", "dense_0/b", "dense_1/w"], ["*/w"])
@@ -259,7 +267,7 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
 
 
 def select(tree: Any, *patterns: str) -> Any:
-    """A mask: the tree with True for leaves whose path a pattern matches, and False for others.
+    """A mask of a tree: True for each leaf whose path at least one pattern matches, else False.
 
     Args:
       tree: any pytree.
@@ -269,7 +277,7 @@ def select(tree: Any, *patterns: str) -> Any:
       A pytree of bool with the structure of `tree`, as `optax.masked` takes it.
 
     Raises:
-      ValueError: a pattern matches nothing; the message lists the nearest paths.
+      ValueError: a pattern matches no path; the message lists the paths most similar to it.
 
     Example:
       >>> select({"dense": {"w": 1.0, "b": 0.0}}, "**/w")
@@ -280,8 +288,9 @@ def select(tree: Any, *patterns: str) -> Any:
 
 
 def _match(pattern: list[str], path: list[str]) -> bool:
-    # After each level of the path: the numbers of pattern levels that can have matched so far. A
-    # set, because trying the ways to share levels among several "**" one by one takes too long.
+    # After each level of the path, `used` is the set of all k such that the first k levels of the
+    # pattern match the path so far. A set is fast; a recursive search takes too long if a pattern
+    # has several "**".
     used = _past_stars(pattern, {0})
     for level in path:
         stay = {place for place in used if pattern[place : place + 1] == ["**"]}
@@ -291,7 +300,7 @@ def _match(pattern: list[str], path: list[str]) -> bool:
 
 
 def _past_stars(pattern: list[str], used: set[int]) -> set[int]:
-    """Adds the places after each `**`, which may also stand for no level."""
+    """Adds the place after each `**` that is reached, because `**` may stand for zero levels."""
     for place, level in enumerate(pattern):
         if level == "**" and place in used:
             used.add(place + 1)
@@ -299,7 +308,7 @@ def _past_stars(pattern: list[str], used: set[int]) -> set[int]:
 
 
 def _fits(pattern: list[str], level: str) -> bool:
-    # Only * and ? are special.
+    # In fnmatch, "[" is special too, so it is escaped.
     return bool(pattern) and fnmatch.fnmatchcase(level, pattern[0].replace("[", "[[]"))
 
 

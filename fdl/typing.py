@@ -1,4 +1,4 @@
-"""Types with the names that docstrings use."""
+"""Type aliases, with the names that docstrings use."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,34 +9,34 @@ Array = jax.Array
 """A JAX array; arguments may also be NumPy arrays."""
 
 Key = jax.Array
-"""A random key, as `jax.random.key(seed)` makes it."""
+"""A random key, made by `jax.random.key(seed)`."""
 
 Params = dict[str, Any]
-"""What an optimizer updates: nested dicts whose leaves are arrays."""
+"""The parameters, which an optimizer updates: nested dicts whose leaves are arrays."""
 
 State = dict[str, Any]
-"""What a forward pass in training updates, such as running statistics: nested dicts of arrays."""
+"""Arrays that a forward pass in training updates, such as running statistics, in nested dicts."""
 
 Batch = Any
-"""A pytree of arrays [B, ...]: `(x, y)`, or `{"x": x, "y": y, "mask": mask}`."""
+"""A pytree of arrays [B, ...], for example `(x, y)` or `{"x": x, "y": y, "mask": mask}`."""
 
 Initializer = Callable[..., Array]
-"""`(key, shape, dtype) -> Array`: initial values of weights."""
+"""A function `(key, shape, dtype) -> Array` that gives the initial values of weights."""
 
 Activation = Callable[[Array], Array]
-"""`x -> y`, of the same shape."""
+"""A function `x -> y`, where y has the shape of x."""
 
 Loss = Callable[..., Array]
-"""`(prediction, target) -> [B, ...]`: one number for each example, smaller is better."""
+"""A function `(prediction, target) -> [B, ...]`, with smaller values for better predictions."""
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
-"""`(params, state, batch, key) -> (loss, (state, metrics))`: training minimizes the loss."""
+"""A function `(params, state, batch, key) -> (loss, (state, metrics))`; training minimizes loss."""
 
 Schedule = Callable[[Any], Array]
-"""`step -> number`: the learning rate, or another number, at each step; steps count from 0."""
+"""A function `step -> number` that gives, for example, the learning rate. The first step is 0."""
 
 ScalarOrSchedule = float | Array | Callable[[Array], Any]
-"""A number, or a schedule."""
+"""Either a number or a schedule."""
 
 Mask = str | Sequence[str] | Callable[[Any], Any] | Any
-"""Which leaves: path patterns, a pytree of bool, or a function from params to a pytree of bool."""
+"""Selects leaves: path patterns, a pytree of bool, or a function `params -> pytree of bool`."""

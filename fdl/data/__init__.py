@@ -1,4 +1,4 @@
-"""Data sets, checks of data, and the order in which batches are drawn."""
+"""Data sets, checks of data, and the order in which examples are drawn for batches."""
 
 from fdl.public_names import public as _public
 from fdl.data.datasets import *

@@ -1,4 +1,4 @@
-"""Data: a pytree of arrays [N, ...], such as `(x, y)` or a dict, and checks of it."""
+"""Checks and conversions of data: a pytree of arrays [N, ...], such as `(x, y)` or a dict."""
 
 from typing import Any, NamedTuple
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from fdl import paths
 
-_CHUNK = 1 << 16  # numbers that are checked at a time
-MOST_NAMED = 8  # in a message
+_CHUNK = 1 << 16  # how many numbers are checked at a time
+MOST_NAMED = 8  # how many paths or columns an error message lists at most
 
 
 class Split(NamedTuple):
@@ -17,7 +17,7 @@ class Split(NamedTuple):
 
     Args:
       train: a pytree of arrays [N, ...], such as `(x, y)`.
-      test: a pytree of the same structure with other rows, [M, ...].
+      test: a pytree of arrays [M, ...], with the same structure but different examples.
 
     Example:
       >>> split = Split(train=(np.ones((3, 2)), np.ones(3)), test=(np.ones((1, 2)), np.ones(1)))
@@ -33,15 +33,15 @@ def length(data: Any) -> int:
     """N, the number of examples.
 
     Args:
-      data: a pytree of arrays [N, ...]. An array is anything that NumPy can read: an array of NumPy
-        or JAX, a tensor of torch, a table of pandas or polars whose columns are numbers.
+      data: a pytree of arrays [N, ...]. An array is anything that NumPy can convert: an array of
+        NumPy or JAX, a tensor of torch, or a table of pandas or polars whose columns are numbers.
 
     Returns:
       N, an int >= 1.
 
     Raises:
-      ValueError: no arrays, no examples, lists of numbers instead of arrays, or arrays of different
-        lengths; the message names their paths.
+      ValueError: data has no arrays or no examples, has a list of numbers where an array belongs,
+        or has arrays of different lengths. The message names the paths.
 
     Example:
       >>> length({"x": np.ones((5, 2)), "y": np.ones(5)})
@@ -74,17 +74,18 @@ def length(data: Any) -> int:
 
 
 def check_data(data: Any) -> int:
-    """N, after a check that all numbers are finite.
+    """Checks that all numbers are finite, and returns N, the number of examples.
 
     Args:
-      data: a pytree of arrays [N, ...], as `length` takes them.
+      data: a pytree of arrays [N, ...], as `length` takes it.
 
     Returns:
       N, an int >= 1.
 
     Raises:
-      ValueError: as `length`; also a leaf that cannot be read as an array, and a NaN or infinity,
-        with its path, its row and the number of such rows.
+      ValueError: `length` raises, a leaf cannot be converted to an array, or a number is NaN or
+        infinite. In the last case, the message gives the path, the first such row, and the number
+        of such rows.
 
     Example:
       >>> check_data((np.array([1.0, np.nan]), np.array([0, 1])))
@@ -94,8 +95,8 @@ def check_data(data: Any) -> int:
     """
     examples = length(data)
     for path, leaf in _named(data):
-        # If the sum is finite, so are its terms; if not, it may have overflowed, so look at them
-        # all. The sum of a JAX array is taken on its device.
+        # If the sum is finite, all terms are finite. If it is not, the sum may have overflowed, so
+        # each number is checked below. The sum of a JAX array is computed on its device.
         leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "it")
         with np.errstate(over="ignore", invalid="ignore"):
             if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf.sum()):
@@ -113,7 +114,10 @@ def check_data(data: Any) -> int:
 
 
 def as_arrays(data: Any) -> Any:
-    """Data with NumPy arrays in place of tensors and tables; JAX arrays and shapes stay."""
+    """The data with tensors and tables converted to NumPy arrays.
+
+    JAX arrays and `jax.ShapeDtypeStruct`s are returned unchanged.
+    """
 
     def read(keys: Any, leaf: Any) -> Any:
         stays = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
@@ -124,22 +128,23 @@ def as_arrays(data: Any) -> Any:
 
 
 def to_jax(tree: Any, who: str, what: str = "data") -> Any:
-    """The same pytree with JAX arrays; raises if a number would overflow.
+    """Converts a pytree to JAX arrays; raises if a number would overflow.
 
-    By default JAX converts 64 bits to 32. An int64 of 2^32 + 5 would become 5, and a float64 of
-    1e300 infinity: both raise. A float64 that is only rounded passes.
+    By default, JAX converts 64-bit numbers to 32 bits. The int64 number 2**32 + 5 would become 5,
+    and the float64 number 1e300 would become infinity: both raise. A float64 number that is only
+    rounded does not raise.
 
     Args:
-      tree: a pytree of arrays, as `length` takes them. JAX arrays, traced or not, stay as they are.
-      who: the function that the user called, for the message.
-      what: the argument's name, for the message.
+      tree: a pytree of arrays, as `length` takes it. JAX arrays, traced or not, stay as they are.
+      who: the name of the function that the user called, for the error message.
+      what: the name of the argument, for the error message.
 
     Returns:
-      A pytree of JAX arrays.
+      A pytree of JAX arrays with the structure of `tree`.
 
     Raises:
-      PathError: a leaf that is not an array of numbers, such as a list or a table with a column of
-        text; or a number that overflows, with its index.
+      PathError: a leaf is not an array of numbers (for example a list, or a table with a column of
+        text), or a number would overflow; the message gives the index of that number.
     """
 
     def convert(keys: Any, leaf: Any) -> jax.Array:
@@ -164,7 +169,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
 
 
 def _refuse_lists(tree: Any, who: str, what: str) -> None:
-    """Raises if the tree has a list of numbers, each of which would be a leaf."""
+    """Raises if the tree has a list of numbers, because each number would be a leaf of its own."""
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_list_of_numbers):
         if _is_list_of_numbers(leaf):
             path = paths.path_of(keys)
@@ -186,18 +191,18 @@ def _place(path: str) -> str:
 
 
 def _is_list_of_numbers(node: Any) -> bool:
-    """Whether a node is a list or tuple of numbers or texts, or a list of such lists."""
+    """Whether a node is a list or tuple of numbers or strings, or a list of such lists."""
     if not isinstance(node, list | tuple) or hasattr(node, "_fields") or not node:
         return False
     first = node[0]
     if isinstance(first, list | tuple):
-        # A tuple of lists may be (x, y), so the message names its parts.
+        # A tuple of lists may be (x, y). It is not one array, so the message names its parts.
         return isinstance(node, list) and _is_list_of_numbers(first)
     return _is_single(first)
 
 
 def _is_single(leaf: Any) -> bool:
-    """Whether a leaf is one number or text."""
+    """Whether a leaf is a single number or string."""
     single = isinstance(leaf, complex | float | int | str | bytes | np.generic)
     return single or getattr(leaf, "shape", None) == ()
 
@@ -214,14 +219,14 @@ def _shape(path: str, leaf: Any) -> tuple[int, ...]:
 
 
 def _read(leaf: Any, who: str, named: str) -> np.ndarray:
-    """A leaf as a NumPy array; raises for text, objects and masked arrays."""
+    """Converts a leaf to a NumPy array; raises if it is text, an object or a masked array."""
     try:
         array = np.asanyarray(leaf)
         if array.dtype.kind == "O":
             array = _read_columns(leaf, array, who, named)
     except paths.PathError:
         raise
-    except Exception as error:  # of any library
+    except Exception as error:  # a tensor or table library may raise any type of error
         reason = str(error).partition("\n")[0]
         raise paths.PathError(
             f"expected {named} as an array that NumPy can read, got a {type(leaf).__name__} "
@@ -248,7 +253,11 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
 
 
 def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndarray:
-    """A table that NumPy reads as objects, as numbers; raises unless all columns are numbers."""
+    """Converts a leaf that NumPy reads as an array of objects to an array of numbers, if possible.
+
+    Raises:
+      PathError: the leaf is a table with a column that is not of numbers.
+    """
     if not (hasattr(leaf, "columns") and array.ndim == 2 and hasattr(leaf, "__getitem__")):
         return _read_column(leaf, array)
     columns = {name: _read_column(leaf[name], np.asarray(leaf[name])) for name in leaf.columns}
@@ -266,7 +275,7 @@ def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndar
 
 
 def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
-    """A column as an array; numbers in dtypes of pandas, which NumPy reads as objects, too."""
+    """Converts a column to an array; also one in a dtype of pandas that NumPy reads as objects."""
     dtype = getattr(leaf, "dtype", None)
     if array.dtype.kind == "O" and getattr(dtype, "kind", "O") in "biuf":
         return np.asarray(leaf, getattr(dtype, "numpy_dtype", None))
@@ -274,9 +283,9 @@ def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that overflows in a narrower dtype, or None."""
+    """The index of the first value that would overflow in a narrower dtype; None if none would."""
     seen = 0
-    iterate: Any = np.nditer  # Any, because its type stubs do not know "contig"
+    iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
     flags = ["external_loop", "buffered", "zerosize_ok"]
     for chunk in iterate(array, flags, ["readonly", "contig"], order="C", buffersize=_CHUNK):
         with np.errstate(over="ignore"):

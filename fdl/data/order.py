@@ -1,7 +1,8 @@
 """The order of the examples: an endless stream of shuffled epochs, cut into batches.
 
-Position p of the stream is example `bijection(seed, p // N)(p % N)`. Nothing is stored, so the
-batch of a step is a function of `(seed, step)` alone. A batch may straddle two epochs.
+At position p of the stream is example `bijection(seed, epoch=p // N, index=p % N, examples=N)`.
+Nothing is stored, so the batch of a step is a function of `(seed, step)` alone. A batch may begin
+in one epoch and end in the next.
 """
 
 import math
@@ -10,27 +11,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# With fewer examples the order of an epoch is that of random numbers: a Feistel network over few
-# values is uneven, and ranking a few takes only microseconds.
+# If N is smaller than this, an epoch is ordered by the ranks of N hashes (`_rank`), because the
+# orders of a Feistel network on few values are not uniform. Ranking so few takes microseconds.
 RANKED_BELOW = 128
 ROUNDS = 8
 
 
 def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
-    """The rows of the batch of a step.
+    """The indices of the examples in the batch of a step.
 
     Args:
-      seed: an integer or uint32 scalar, which determines the order.
-      step: an integer or uint32 scalar, from 0.
+      seed: an int or uint32 scalar, which determines the order.
+      step: an int or uint32 scalar; the first step is 0.
       batch_size: B, an int >= 1.
-      examples: N, an int in [1, 2**30].
+      examples: N, the number of examples, an int in [1, 2**30].
 
     Returns:
-      int32 [B], rows in [0, N): the positions from step * B to step * B + B - 1 of the stream. In
-      each epoch (N positions, beginning at a multiple of N) every example comes exactly once.
+      int32 [B], indices in [0, N): the examples at the positions step * B to step * B + B - 1 of
+      the stream. An epoch is N consecutive positions, starting at a multiple of N, and contains
+      each example exactly once.
 
     Raises:
-      ValueError: a batch_size below 1, or examples out of range.
+      ValueError: batch_size is below 1, or examples is out of range.
 
     Example:
       >>> two_epochs = jnp.concatenate([stream(0, step, 4, 6) for step in range(3)])
@@ -51,16 +53,16 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
 
 
 def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
-    """A one-to-one map of [0, N) to itself, for each seed and epoch: the order of the epoch.
+    """Maps positions in an epoch to examples: one-to-one on [0, N), for each seed and epoch.
 
-    A Feistel network on pairs (left, right) in [0, a) x [0, b), with a * b just above N. It is
-    applied again to the few values outside [0, N) until they are inside.
+    The map is a Feistel network on pairs (left, right) in [0, a) x [0, b), where a * b is equal to
+    N or slightly larger. A result outside [0, N) is mapped again until it is inside.
 
     Args:
       seed: uint32 scalar.
       epoch: uint32 [B].
-      index: uint32 [B], in [0, N).
-      examples: N, an int; the orders are uniform for N of some hundreds and more.
+      index: uint32 [B], positions in the epoch, in [0, N).
+      examples: N, an int. If N is at least a few hundred, all orders are about equally likely.
 
     Returns:
       uint32 [B], in [0, N).
@@ -91,9 +93,10 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
 
 
 def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array, jax.Array]:
-    """(epoch, offset) of position step * batch_size, which may not fit 32 bits.
+    """(epoch, offset) = divmod(step * batch_size, examples), without overflow.
 
-    The step is split into digits of few bits, so that a digit times an offset fits 32 bits.
+    The product step * batch_size may need more than 32 bits. So the step is split into digits, each
+    with so few bits that digit * offset fits in 32 bits, and the results of all digits are added.
     """
     bits = 32 - examples.bit_length()
     epoch = offset = jnp.zeros((), jnp.uint32)
@@ -108,7 +111,7 @@ def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array,
 
 
 def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
-    """As `bijection`, for few examples: the rank of the hash of an index among all hashes."""
+    """`bijection` for few examples: it gives the rank of the hash of an index among all hashes."""
     key = _mix(_mix(seed) ^ epoch)
     indexes = jnp.arange(examples, dtype=jnp.uint32)
     hashes = _mix(key[:, None] ^ _mix(key[:, None] + indexes))
@@ -117,7 +120,7 @@ def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) ->
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A one-to-one hash of 32 bits; each output bit depends on every input bit.
+    """A one-to-one hash of 32-bit integers; each output bit depends on all input bits.
 
     Source: Wellons 2018, "Prospecting for hash functions", the constants of `triple32`.
     """

@@ -1,4 +1,4 @@
-"""Text as examples for a language model: pieces of one length, and the tokens that follow."""
+"""Text as examples for a language model: pieces of equal length, and the token after each token."""
 
 from fractions import Fraction
 from typing import Any
@@ -10,20 +10,20 @@ from fdl.data.arrays import Split
 
 
 def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Training examples of a language model: pieces of a text, and the token after each token.
+    """Training examples of a language model: pieces of a text, and the next token of each token.
 
     Args:
       ids: [N], the token ids of the text.
       length: T, the number of tokens in a piece, >= 1.
-      stride: tokens from the beginning of one piece to that of the next, >= 1. With 1 all pieces
-        are taken, with T they do not overlap.
+      stride: how many tokens after the start of one piece the next piece starts, >= 1. With stride
+        1, a piece starts at every token; with stride T, pieces do not overlap.
 
     Returns:
-      (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids; y[i, t] follows x[i, t] in
-      the text.
+      (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids. y[i, t] is the token after
+      x[i, t] in the text.
 
     Raises:
-      ValueError: ids that are not [N] with N > T, or a length or stride below 1.
+      ValueError: ids is not one-dimensional, N <= T, or length or stride is below 1.
 
     Example:
       >>> x, y = windows(np.array([3, 1, 4, 1, 5]), length=2, stride=2)
@@ -46,21 +46,22 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
 
 
 def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test examples of a language model: every token of a text but the first counts once.
+    """Test examples of a language model: each token except the first has weight 1 exactly once.
 
-    Pieces overlap by half, and only the second half of a piece counts, so that its tokens are
-    predicted from more than T / 2 tokens before them. The first piece counts as a whole.
+    Each piece overlaps the piece before it by half. Only the second half of a piece has weight 1,
+    so that each scored token is predicted from more than T / 2 tokens before it. In the first
+    piece, both halves have weight 1.
 
     Args:
       ids: [N], the token ids of the text.
-      length: T, the number of tokens in a piece, even.
+      length: T, the number of tokens in a piece, an even number.
 
     Returns:
-      (x, y, weight), each [P, T]; x and y in the dtype of ids, weight float32, 1 or 0, with sum
-      N - 1.
+      (x, y, weight), each [P, T], where P is the number of pieces. x and y are in the dtype of ids.
+      weight is float32, each value is 1 or 0, and their sum is N - 1.
 
     Raises:
-      ValueError: as `windows`; an odd length.
+      ValueError: length is odd, ids is not one-dimensional, or the text is too short for one piece.
 
     Example:
       >>> x, y, weight = scored(np.array([3, 1, 4, 1, 5, 9]), length=2)
@@ -74,7 +75,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"take {length + 1}, half of which is past"
         )
     half = length // 2
-    missing = -(len(ids) - 1) % half  # fills the last piece; these tokens do not count
+    missing = -(len(ids) - 1) % half  # number of tokens that fill the last piece; they weigh 0
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
     x, y = windows(filled, length, half)
     weight = np.zeros(y.shape, np.float32)
@@ -85,18 +86,19 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
-    """A text as ids of its characters, cut in two: the beginning for training, the end for testing.
+    """Converts a text to ids of its characters; its beginning is for training, its end for testing.
 
     Args:
       text: a str of at least two characters.
-      test: the share of the text for testing, in (0, 1).
+      test: the fraction of the text that is for testing, in (0, 1).
 
     Returns:
-      (Split(train [N], test [M]), alphabet): alphabet is the sorted characters of the text, and an
-      id is a place in it; uint8 for up to 256 characters, otherwise int32.
+      (Split(train [N], test [M]), alphabet). alphabet is a str of the sorted characters of the
+      text, and the id of a character is its index in alphabet. The ids are uint8 if alphabet has at
+      most 256 characters, and int32 otherwise.
 
     Raises:
-      ValueError: a share out of range, or a text too short to be cut.
+      ValueError: test is out of range, or the text is so short that one of the parts is empty.
 
     Example:
       >>> split, alphabet = characters("abracadabra", test=0.3)
@@ -105,7 +107,7 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
     """
     alphabet = "".join(sorted(set(text)))
     share = is_number(test) and 0 < float(test) < 1
-    # Exact for decimals: the float 1 - 0.8 is a little less than 0.2.
+    # A Fraction is exact for decimals such as 0.8; as a float, 1 - 0.8 is slightly less than 0.2.
     cut = int(len(text) * (1 - Fraction(str(float(test))))) if share else 0
     if not 0 < cut < len(text):
         raise ValueError(

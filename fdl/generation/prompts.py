@@ -1,4 +1,4 @@
-"""Prompts of different lengths in one array [B, T], and checks of them."""
+"""Prompts of different lengths in one array [B, T], and the checks of such prompts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fdl.paths import PathError
 
 
 def check_counts(who: str, steps: Any, top_k: Any) -> None:
-    """Raises unless `steps` is an int >= 1, and `top_k` is one or None."""
+    """Raises unless `steps` is an int >= 1 and `top_k` is either None or an int >= 1."""
     if not is_count(steps) or not (top_k is None or is_count(top_k)):
         raise ValueError(
             f"{who}: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
@@ -23,7 +23,7 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
     """The prompts as {"tokens": [B, T], "lengths": [B] or None, "mask": [B, T] or None}.
 
     Raises:
-      ValueError: an argument of the wrong shape or dtype; lengths and a mask.
+      ValueError: an argument has the wrong shape or dtype, or both lengths and mask are given.
     """
     check_array(who, tokens, "tokens")
     if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -57,11 +57,17 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
 def aligned(
     tokens: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any], jax.Array]:
-    """The prompts with all padding at the end.
+    """Moves the padding of each prompt to its end.
 
     Returns:
-      (tokens [B, T], {"lengths": [B] in [1, T], "before": [B], the padding before each prompt, or
-      None without a mask}, misplaced [B]: True for a length or mask that is wrong).
+      (tokens, places, misplaced):
+
+      - tokens [B, T]: the prompts, with all padding at the end.
+      - places["lengths"]: int32 [B] in [1, T], the number of tokens of each prompt.
+      - places["before"]: int32 [B], the number of padding positions that were before each prompt.
+        It is None if there is no mask.
+      - misplaced: bool [B]. True if the length of the prompt is outside [1, T], or if its mask is
+        not True for one contiguous, non-empty run of tokens.
     """
     count, width = tokens.shape
     places = jnp.arange(width, dtype=jnp.int32)
@@ -75,16 +81,16 @@ def aligned(
     if lengths is None:
         lengths = jnp.full(count, width, jnp.int32)
     misplaced |= (lengths < 1) | (lengths > width)
-    # Clipped, because a compiled program cannot raise.
+    # The lengths are clipped, because a compiled function cannot raise.
     lengths = jnp.clip(lengths.astype(jnp.int32), 1, width)
     return tokens, {"lengths": lengths, "before": before}, misplaced
 
 
 def check_ids(end: tuple[int, ...], vocabulary: int, dtype: Any) -> None:
-    """Raises unless the ids in `end` are in the vocabulary, and `dtype` holds all ids of it.
+    """Raises unless all ids in `end` are in the vocabulary and `dtype` can hold every id of it.
 
     Args:
-      end: ids.
+      end: the ids that end a sequence.
       vocabulary: C, the number of ids that the network chooses from.
       dtype: the dtype of the tokens.
     """
@@ -101,13 +107,13 @@ def check_ids(end: tuple[int, ...], vocabulary: int, dtype: Any) -> None:
 
 
 def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) -> None:
-    """Raises for the first prompt with a wrong length or mask, or an id that is not known.
+    """Raises for the first prompt that has a wrong length, a wrong mask or an unknown id.
 
     Args:
-      who: the function that the user called, for messages.
-      prompts: from `checked_prompts`.
-      wrong: {"misplaced": bool [B], "outside": bool [B], "ids": the number of ids that the network
-        takes}.
+      who: the name of the function that the user called, for the error message.
+      prompts: the result of `checked_prompts`.
+      wrong: a dict. "misplaced" is bool [B], True if the length or the mask is wrong; "outside" is
+        bool [B], True if an id is unknown; "ids" is the number of ids that the network accepts.
     """
     tokens = np.asarray(prompts["tokens"])
     width = tokens.shape[1]
@@ -117,8 +123,8 @@ def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) 
         row = int(np.argmax(wrong["misplaced"]))
         if mask is not None:
             raise ValueError(
-                f"{who}: expected a mask that is True for at least one token of each prompt, side "
-                f"by side, got {mask[row].astype(int).tolist()} for prompt {row}; pad at one side"
+                f"{who}: expected a mask that is True for one or more contiguous tokens of each "
+                f"prompt, got {mask[row].astype(int).tolist()} for prompt {row}; pad at one side"
             )
         assert lengths is not None
         raise ValueError(

@@ -25,12 +25,12 @@ class Choice:
     """The options of `generate` as one pytree; top_k and end are static.
 
     Args:
-      key: None for the most likely token; a random key; or [B] keys, one for each sequence.
+      key: None (take the most likely token), one random key, or [B] keys, one for each sequence.
       temperature: a float32 scalar.
       top_p: a float32 scalar, or None.
       repetition_penalty: a float32 scalar, or None.
       top_k: an int, or None.
-      end: the ids that end a sequence.
+      end: the ids that end a sequence; empty if no id does.
     """
 
     key: Any
@@ -57,15 +57,15 @@ def checked_choice(
     repetition_penalty: Any,
     end: Any,
 ) -> Choice:
-    """The options of `generate` as a `Choice`; the ranges of traced ones are not checked.
+    """The options of `generate` as a `Choice`; the range of a traced option is not checked.
 
     Args:
-      who: the function that the user called, for messages.
-      count: B.
+      who: the name of the function that the user called, for the error message.
+      count: B, the number of sequences.
       key, temperature, top_k, top_p, repetition_penalty, end: as in `generate`.
 
     Raises:
-      ValueError: an option out of range.
+      ValueError: an option is out of range.
     """
     _check_keys(who, count, key)
     greedy = "key=None takes the likeliest token every time"
@@ -95,12 +95,14 @@ def choose(
     Args:
       choice: the options.
       logits: [B, C].
-      seen: bool [B, C], True for the tokens to be penalized; None without a repetition penalty.
-      numbers: int32 [B], the number of the new token of each sequence, from 0.
+      seen: bool [B, C], True for the tokens to be penalized; None if there is no repetition
+        penalty.
+      numbers: int32 [B], the index of the token to be chosen among the new tokens of its sequence,
+        starting at 0.
 
     Returns:
-      (ids int32 [B], finite bool [B]): finite is False if a logit is NaN or +infinity, or all are
-      -infinity.
+      (ids int32 [B], finite bool [B]). finite is False for a sequence with a logit that is NaN or
+      +infinity, and for a sequence whose logits are all -infinity.
     """
     if choice.repetition_penalty is not None:
         logits = _penalized(logits, seen, choice.repetition_penalty)
@@ -108,12 +110,12 @@ def choose(
     finite = jnp.isfinite(highest)
     if choice.key is None:
         return logits.argmax(-1).astype(jnp.int32), finite
-    # The bound keeps the highest logit finite at any temperature.
+    # The division uses at least this temperature, so that the highest logit stays finite.
     bound = 1e-37 * (1 + jnp.abs(highest.astype(jnp.float32)))
     heat = jnp.maximum(choice.temperature, bound)[:, None]
     logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)
     if choice.one_key:
-        # One number for all: that of the sequence with the most new tokens.
+        # One key serves all sequences: it is derived from the largest of their token numbers.
         key = jax.random.fold_in(choice.key, numbers.max(initial=0))
         return jax.random.categorical(key, logits), finite
     keys = jax.vmap(jax.random.fold_in)(choice.key, jnp.maximum(numbers, 0))
@@ -121,12 +123,13 @@ def choose(
 
 
 def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Array:
-    """The logits [B, C] with -infinity for the tokens that top_k and top_p leave out.
+    """The logits [B, C], with -infinity for each token that top_k or top_p excludes.
 
     Args:
       logits: [B, C].
-      top_k: keeps the top_k largest logits (lowest id wins ties); None keeps all.
-      top_p: keeps the smallest set of them whose probabilities add up to at least top_p.
+      top_k: keeps the top_k largest logits (the lowest id wins ties); None keeps all logits.
+      top_p: keeps, of the logits that top_k keeps, the smallest set of most likely tokens whose
+        probabilities add up to at least top_p; None keeps all of them.
     """
     vocabulary = logits.shape[-1]
     kept = min(top_k or vocabulary, vocabulary)
@@ -135,9 +138,9 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
     values, ids = jax.lax.top_k(logits, kept)
     if top_p is not None:
         mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
-        # -infinity before the first token, so that it always stays.
+        # before[0] is -infinity, so the most likely token is never cut off.
         before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
-        # With top_p 1 rounding must not cut off the tail.
+        # With top_p = 1 all tokens stay; a rounded sum of 1 must not cut off the last ones.
         values = jnp.where((before < top_p) | (top_p >= 1), values, -jnp.inf)
     nothing = jnp.full_like(logits, -jnp.inf)
     return jnp.put_along_axis(nothing, ids, values, axis=-1, inplace=False)
@@ -151,7 +154,7 @@ def _penalized(logits: jax.Array, seen: Any, penalty: jax.Array) -> jax.Array:
 
 
 def _check_keys(who: str, count: int, key: Any) -> None:
-    """Raises unless `key` is None, one random key, or one for each sequence."""
+    """Raises unless `key` is None, one random key, or `count` keys, one for each sequence."""
     shape, typed = jnp.shape(key) if hasattr(key, "shape") else (), _typed(key)
     several = len(shape) == 1 if typed else len(shape) == 2 and key.dtype == jnp.uint32
     if not several:
@@ -168,7 +171,7 @@ def _typed(key: Any) -> bool:
 
 
 def _ids(who: str, end: Any) -> tuple[int, ...]:
-    """The ids in `end`: None, an id, or several."""
+    """The ids in `end` as a tuple; `end` is None, one id, or several ids."""
     if end is None:
         return ()
     ids = [end] if isinstance(end, jax.core.Tracer) else np.ravel(end).tolist()

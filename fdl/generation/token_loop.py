@@ -1,8 +1,9 @@
-"""The compiled programs of generation: one reads the prompts, one writes token by token.
+"""The compiled functions of generation: one reads the prompts, one writes token by token.
 
-The prompts are read together up to about the end of the shortest one. Then, at each step, a
-sequence whose prompt goes on reads the next token of its prompt, any other its last new token. So
-every sequence begins at position 0 of the cache, and no layer needs to know about padding.
+All prompts are read together up to about the end of the shortest prompt. After that, the network
+reads one token of each sequence at each step: the next token of its prompt if the prompt has not
+ended, and otherwise the new token that was chosen last. So every sequence begins at position 0 of
+the cache, and no layer needs to know about padding.
 
 B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
 """
@@ -30,26 +31,35 @@ Known = dict[str, Any]
 def read_prompts(
     choice: Choice, known: Known, prompts: dict[str, Any], *, model: Layer, steps: int
 ) -> tuple[Known, Loop, dict[str, Any]]:
-    """Reads the prompts up to about the end of the shortest one.
+    """Reads the prompts up to about the end of the shortest prompt.
 
-    Without padding it reads all of them, and chooses the first new tokens.
+    If there is no padding, it reads all prompts to their end and chooses the first new tokens.
 
     Args:
       choice: the options of `generate`.
       known: {"params", "state", "inputs"}.
       prompts: from `checked_prompts`.
       model: the network.
-      steps: N.
+      steps: N, the number of tokens to add.
 
     Returns:
-      (known, loop, wrong). known has also "tokens" [B, T], padded at the end, and "lengths" and
-      "before", as `aligned` gives them. loop has "text" [B, T + N]; "at", the position of the token
-      that the network reads next; "cache", of the network; "done" [B], True for ended sequences;
-      "broken" [B], the position of the first token whose logits were not finite; with a repetition
-      penalty "seen" [B, C], True for ids that have come. wrong is as `check_read` takes it.
+      (known, loop, wrong):
+
+      - known: the argument `known`, with "tokens" [B, T], padded at the end, and with "lengths" and
+        "before" from `aligned`.
+      - loop["text"]: [B, T + N], each prompt, followed by its new tokens.
+      - loop["at"]: the position of the token that the network reads next.
+      - loop["cache"]: the cache of the network.
+      - loop["done"]: bool [B], True for ended sequences.
+      - loop["broken"]: [B], the position of the first token whose logits were not finite; T + N if
+        all were finite.
+      - loop["seen"]: bool [B, C], True for ids that the sequence contains so far. It exists only
+        with a repetition penalty.
+      - wrong: a dict that `check_read` takes.
 
     Raises:
-      PathError: tokens or inputs that the network cannot take; an `end` that it cannot choose.
+      PathError: the network cannot take the tokens or inputs, or an id in `end` is outside the
+        vocabulary.
     """
     tokens, places, misplaced = aligned(**prompts)
     lengths, width = places["lengths"], tokens.shape[1]
@@ -84,10 +94,11 @@ def read_prompts(
 def write_on(
     choice: Choice, known: Known, loop: Loop, count: Any, *, model: Layer
 ) -> tuple[Loop, jax.Array, jax.Array]:
-    """Goes on until each sequence has `count` new tokens, or all are done.
+    """Chooses tokens until each sequence has `count` new tokens, or all sequences have ended.
 
     Returns:
-      (loop, the last of these tokens [B], finite [B]: whether all logits so far were finite).
+      (loop, token [B], finite [B]): token is the new token number `count` of each sequence, and
+      finite is True if all logits of the sequence were finite so far.
     """
     lengths = known["lengths"]
 
@@ -102,7 +113,7 @@ def write_on(
 
     loop = jax.lax.while_loop(more, step, loop)
     newest = lengths + count - 1
-    # If all were done before, each sequence repeats its last token.
+    # If all sequences ended before this token, each repeats its last token.
     place = jnp.minimum(newest, loop["at"])[:, None]
     token = jnp.take_along_axis(loop["text"], place, 1)[:, 0]
     return loop, token, loop["broken"] > newest
@@ -126,7 +137,11 @@ def whole_text(known: Known, loop: Loop) -> jax.Array:
 
 
 def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[int, int]:
-    """(C, the number of ids that the network takes: C, or the rows of a longer embedding)."""
+    """(C, the number of ids that the network accepts).
+
+    The second number is C, or the number of rows of the network's largest embedding if that is
+    larger.
+    """
     tables: list[int] = []
     one = tokens[:, :1]
     logits, _ = jax.eval_shape(
@@ -147,7 +162,10 @@ def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> 
 
 
 def _noting(layer: Layer, tables: list[int]) -> Layer:
-    """The network; when traced, it adds the number of rows of each embedding to `tables`."""
+    """A copy of the network that, when traced, appends each embedding's number of rows to `tables`.
+
+    An embedding is a layer with a matrix `w` and integer inputs.
+    """
     if layer.decoding is not None:
         return layer
     if layer.rebuild is not None:
@@ -165,10 +183,14 @@ def _noting(layer: Layer, tables: list[int]) -> Layer:
 
 
 def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
-    """Reads the prompts in pieces while none has ended: (the number of tokens read, the cache)."""
+    """Reads the prompts in pieces, as long as a piece ends before the shortest prompt does.
+
+    Returns:
+      (the number of tokens read from each prompt, the cache).
+    """
     width = tokens.shape[1]
     shortest = known["lengths"].min(initial=width)
-    # Then there are about as many pieces as tokens that are left to be read one by one.
+    # With this size, there are about as many pieces as tokens that remain to be read one by one.
     piece = math.isqrt(width)
 
     def more(carry: tuple[jax.Array, State]) -> jax.Array:
@@ -184,7 +206,7 @@ def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tupl
 
 
 def _added(choice: Choice, known: Known, loop: Loop, logits: jax.Array) -> Loop:
-    """The loop with the next token of each sequence, from its prompt or chosen from the logits."""
+    """The loop after one more token: each sequence gets it from its prompt or from the logits."""
     text, at, done = loop["text"], loop["at"], loop["done"]
     lengths = known["lengths"]
     last = jax.lax.dynamic_index_in_dim(text, at, 1, keepdims=False)
@@ -209,6 +231,6 @@ def _added(choice: Choice, known: Known, loop: Loop, logits: jax.Array) -> Loop:
 
 
 def _marked(seen: jax.Array, ids: jax.Array, real: jax.Array) -> jax.Array:
-    """`seen` [B, C] with True for the ids [B, T] where `real` is True."""
+    """`seen` [B, C], set to True for each id in `ids` [B, T] where `real` is True."""
     rows = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
     return seen.at[rows, ids].max(jnp.broadcast_to(real, ids.shape))

@@ -1,4 +1,4 @@
-"""Generation: a network continues prompts, all at once or as a stream of tokens.
+"""Generation: a network continues prompts, either all at once or as a stream of tokens.
 
 B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
 """
@@ -35,48 +35,57 @@ def generate(
     state: State | None = None,
     **inputs: Any,
 ) -> jax.Array:
-    """Continues prompts: chooses each new token from the logits that follow the tokens before it.
+    """Continues prompts: chooses each new token from the logits at the position before it.
 
     The options change the logits in this order: repetition_penalty, temperature, top_k, top_p.
 
     Args:
       model: a network from tokens [B, T] to logits [B, T, C].
       params: the network's parameters.
-      tokens: integers [B, T], T >= 1, the prompts. Shorter prompts are padded at either side with
-        any ids; pass `lengths` or `mask` to say where.
+      tokens: integers [B, T], T >= 1, the prompts. A prompt shorter than T is padded with any ids,
+        before or after it. Pass `lengths` or `mask` to say where the padding is.
       steps: N, the number of tokens to add to each prompt, an int >= 1.
-      lengths: integers [B] in [1, T], the length of each prompt, for padding at the end.
-      mask: bool [B, T], True for the tokens of a prompt, which must be contiguous, for padding at
-        either side. A mask with another number of axes is passed to the model, as in `decode`.
-      end: an id that ends a sequence, or several. An ended sequence repeats the id up to `steps`
-        tokens; generation stops when all sequences have ended. Ids in the prompt end nothing.
-      key: None takes the most likely token every time; a random key samples; [B] keys sample each
-        sequence with a key, so that its tokens do not depend on the other sequences.
-      temperature: a number > 0 that divides the logits: below 1 likely tokens become more likely,
-        above 1 less.
-      top_k: samples from the top_k most likely tokens (lowest id wins ties), an int >= 1; None
-        samples from all.
-      top_p: samples from the smallest set of most likely tokens whose probabilities add up to at
-        least top_p, in (0, 1]; None samples from all.
-      repetition_penalty: a number > 0 that divides the positive logits and multiplies the negative
-        logits of the tokens in the prompt and among the new tokens; also without a key.
-      state: the network's state; None is `{}`.
-      inputs: the model's extra inputs by name, the same at every step.
+      lengths: integers [B] in [1, T], the number of tokens of each prompt, if the padding is after
+        the prompts. Pass either `lengths` or `mask`, not both.
+      mask: bool [B, T], True for the tokens of a prompt, which must be contiguous. The padding may
+        be before or after them. A mask that does not have 2 axes is passed to the model, as in
+        `decode`.
+      end: an id that ends a sequence when it is chosen, or several such ids. An ended sequence
+        repeats the id until it has N new tokens. Generation stops early when all sequences have
+        ended. These ids have no effect inside a prompt.
+      key: None takes the most likely token every time. One random key samples all sequences. An
+        array of B keys samples each sequence with its own key, so that its tokens do not depend on
+        the rest of the batch.
+      temperature: a number > 0 that divides the logits. Below 1, likely tokens become even more
+        likely; above 1, they become less likely.
+      top_k: an int >= 1: samples from the top_k most likely tokens (the lowest id wins ties). None
+        samples from all tokens.
+      top_p: a number in (0, 1]: samples from the smallest set of most likely tokens whose
+        probabilities add up to at least top_p. None samples from all tokens.
+      repetition_penalty: a number > 0. For each token that the prompt or the new tokens already
+        contain, a positive logit is divided by it and a negative logit is multiplied by it. It also
+        has an effect without a key. None means no penalty.
+      state: the network's state; None means `{}`.
+      inputs: the model's extra inputs by name. Each step gets the same extra inputs.
 
     Returns:
-      [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens, with
-      its padding on the side where it was. A prompt gives the same tokens with and without padding
-      and other prompts (with a key: if each sequence has one). Programs are compiled once for each
-      model, shape, steps, top_k and end. `jit` and `vmap` cannot raise: there, new tokens are -1
-      (the largest value of an unsigned dtype) from the first logits that are not finite, and for a
-      prompt with an id outside the vocabulary or a wrong length or mask; the ranges of traced
-      options are not checked.
+      [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens. Its
+      padding stays on the side where it was.
+
+      The new tokens of a prompt do not depend on its padding or on the rest of the batch; when
+      sampling, this requires one key for each sequence. The function is compiled once for each
+      model, shape, steps, top_k and end.
+
+      Under `jit` and `vmap` nothing can be raised. Instead, a new token is -1 (in an unsigned
+      dtype, the largest value) from the first logits on that are not finite. All new tokens are -1
+      if the prompt has an id outside the vocabulary, a wrong length or a wrong mask. The ranges of
+      traced options are not checked.
 
     Raises:
-      ValueError: an option out of range; ids outside the vocabulary; an empty prompt; logits that
-        are NaN or +infinity, or all -infinity.
-      PathError: tokens or inputs that the network cannot take, see `start_decoding`; it needs
-        T + N - 1 positions, padding included; a key that is not a random key.
+      ValueError: an option is out of range, an id in a prompt is outside the vocabulary, a prompt
+        is empty, a logit is NaN or +infinity, or all logits of a token are -infinity.
+      PathError: the network cannot take the tokens or inputs (see `start_decoding`; the network
+        needs T + N - 1 positions, which include the padding), or `key` is not a random key.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,8 +101,8 @@ def generate(
       True
 
     Source: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1; repetition_penalty: Keskar
-    et al. 2019, arXiv 1909.05858, section 4.1. The paper divides all logits; here negative ones are
-    multiplied, as is usual, because dividing them would make their tokens more likely.
+    et al. 2019, arXiv 1909.05858, section 4.1. The paper divides all logits. Here negative logits
+    are multiplied, as is usual, because a division would make their tokens more likely.
     """
     options = {"end": end, "key": key, "temperature": temperature, "top_k": top_k}
     options |= {"top_p": top_p, "repetition_penalty": repetition_penalty}
@@ -120,7 +129,7 @@ def stream_tokens(
     state: State | None = None,
     **inputs: Any,
 ) -> Iterator[jax.Array]:
-    """The new tokens of `generate`, one after the other as they are made.
+    """Yields the new tokens of `generate` one by one, as they are chosen.
 
     Args:
       model, params, tokens, steps, lengths, mask, end, key, temperature, top_k, top_p,
@@ -128,12 +137,14 @@ def stream_tokens(
 
     Returns:
       An iterator of arrays [B] in the dtype of `tokens`: the first new token of every sequence,
-      then the second, and so on, until there are `steps` or all sequences have ended. The tokens
-      and the compiled programs are those of `generate`.
+      then the second new token of every sequence, and so on. It ends after `steps` arrays, or when
+      all sequences have ended. The tokens are the same as those of `generate`, and both functions
+      share their compiled code.
 
     Raises:
-      ValueError, PathError: as `generate`, and for traced arrays. Wrong arguments raise at the
-        call, logits that are not finite when their token is due.
+      ValueError, PathError: in the same cases as `generate`, and if an array is traced. Wrong
+        arguments raise when `stream_tokens` is called. Logits that are not finite raise when the
+        iterator reaches their token.
 
     Example:
       >>> import jax.numpy as jnp
@@ -159,7 +170,7 @@ def stream_tokens(
 
 @dataclasses.dataclass
 class _Writer:
-    """A generation in progress: calls the compiled programs, and checks what they report."""
+    """A generation in progress: calls the compiled functions, and checks what they report."""
 
     who: str
     model: Layer
@@ -168,7 +179,11 @@ class _Writer:
     loop: Loop
 
     def write(self, count: int) -> jax.Array:
-        """Goes on until every sequence has `count` new tokens; gives the last ones, [B]."""
+        """Chooses tokens until every sequence has `count` new ones; returns the last of them, [B].
+
+        Raises:
+          ValueError: logits are not finite.
+        """
         self.loop, newest, finite = write_on(
             self.choice, self.known, self.loop, count, model=self.model
         )
@@ -183,7 +198,7 @@ class _Writer:
         return newest
 
     def stream(self, steps: int) -> Iterator[jax.Array]:
-        """The new tokens [B], one after the other."""
+        """Yields the new tokens, arrays [B], one by one."""
         for count in range(1, steps + 1):
             newest = self.write(count)
             yield newest
@@ -201,7 +216,7 @@ def _start(
     inputs: dict[str, Any],
     options: dict[str, Any],
 ) -> _Writer:
-    """Checks the arguments of `generate`, and calls `read_prompts`."""
+    """Checks the arguments of `generate`, calls `read_prompts`, and returns the writer."""
     check_counts(who, steps, options["top_k"])
     if prompts["mask"] is not None and np.ndim(prompts["mask"]) != 2:
         inputs = {**inputs, "mask": prompts["mask"]}

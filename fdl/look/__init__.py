@@ -1,4 +1,4 @@
-"""Looking into a network: its layers, their outputs, and pictures of training."""
+"""Looking into a network: its layers, the outputs of its layers, and pictures of its training."""
 
 from fdl.public_names import public as _public
 from fdl.look import draw as draw

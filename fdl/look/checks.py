@@ -1,4 +1,4 @@
-"""Checks of the arguments of `draw`: arrays, histories, representations."""
+"""Checks of the arguments of the functions in `draw`: arrays, histories and representations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from fdl.paths import quoted, shortened
 
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """The histories by name; one history gets an empty name."""
+    """A dict of the histories by name; a single history gets the empty name."""
     named = histories if isinstance(histories, Mapping) else {"": histories}
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0
@@ -27,7 +27,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
 
 
 def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any) -> None:
-    """Raises unless representations, labels and readouts have the same paths and lengths."""
+    """Raises unless representations, labels and readouts agree in their paths and lengths."""
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
 
 
 def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
-    """The name of each class in the labels; its number if `names` is None."""
+    """A dict, class in the labels -> its name; if `names` is None, its number as text."""
     classes = np.unique(labels).tolist()
     if names is None:
         return {label: str(label) for label in classes}
@@ -72,7 +72,14 @@ def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
 
 
 def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any) -> Any:
-    """The probability of each prediction; None without probabilities. Raises unless all fit."""
+    """Checks the arguments of `mistakes`, and returns the probability of each prediction.
+
+    Returns:
+      [N], or None if `probabilities` is None.
+
+    Raises:
+      ValueError: an argument has a wrong shape or is out of range.
+    """
     fits = labels.shape == predicted.shape == images.shape[:1] and images.size
     if not fits or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
@@ -101,9 +108,9 @@ def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any)
 
 
 def finite(who: str, what: str, values: Any) -> np.ndarray:
-    """The values as an array; raises if one is NaN or infinite."""
+    """Converts the values to an array; raises if a value is NaN or infinite."""
     array = np.asarray(values)
-    array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16, say
+    array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # e.g. bfloat16
     if not np.isfinite(array).all():
         raise ValueError(
             f"{who}: expected {what} finite, got NaN or infinity; see where training diverged"
@@ -112,7 +119,7 @@ def finite(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def integers(who: str, what: str, values: Any) -> np.ndarray:
-    """The values as an array of integers; raises for another dtype."""
+    """Converts the values to an array; raises unless its dtype is integer or bool."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
         raise ValueError(
@@ -123,7 +130,7 @@ def integers(who: str, what: str, values: Any) -> np.ndarray:
 
 
 def counts(who: str, what: str, values: Any) -> np.ndarray:
-    """The values as an array of integers; floats that are integers are converted."""
+    """Converts the values to an array of integers; floats are allowed if they are whole numbers."""
     array = np.asarray(values)
     if array.dtype.kind not in "biu" and (array == np.rint(array.astype(np.float64))).all():
         array = array.astype(np.int64)

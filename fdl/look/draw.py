@@ -1,7 +1,8 @@
 """Pictures of training, weights, images, representations, mistakes and thresholds.
 
-Every function returns a new `matplotlib.figure.Figure` that pyplot does not know: no window opens
-and no global state changes. Save it with `figure.savefig("name.png")`; `.pdf` and `.svg` work too.
+Each function returns a new `matplotlib.figure.Figure` that is not registered with pyplot, so no
+window opens and no global state changes. Save it with `figure.savefig("name.png")`; the endings
+`.pdf` and `.svg` work too.
 
 N examples, C classes; images of H rows, W columns and K colour channels.
 """
@@ -22,25 +23,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COUNT_REMEDY = "it is how many images are drawn at most"
-SIGNED = "RdBu_r"  # diverging, and safe for colour-blind readers
+SIGNED = "RdBu_r"  # a diverging colour map that colour-blind readers can tell apart
 
 
 def learning_curves(histories: Any) -> "Figure":
-    """The loss and each metric over training, one panel each; several runs in the same panels.
+    """The loss and the metrics over training, with a panel for each of them.
 
     Args:
-      histories: the `history` of a result of `fit`; or a dict of them, run name -> history. A
-        record is a dict with `step`, perhaps `epoch` (then the x axis is epochs), and training
-        values, or validation values under `val_...`, or both.
+      histories: the `history` of a result of `fit`, or a dict, run name -> history. A history is a
+        list of records. A record is a dict with `step` and training values, or validation values
+        whose names begin with `val_`, or both. If all records have `epoch`, the x axis is epochs,
+        otherwise steps.
 
     Returns:
-      A figure. For one run, the colours are training and validation, and each title has the last
-      values; for several, the colours are the runs, and training is dashed. The loss has a log
-      scale if it spans a factor of 10 or more. The training values of the last record are left out
-      if they are means over less than half as many steps as those of the record before.
+      A figure. For one run, one colour is for training, and one is for validation. The title of a
+      panel has the last values. For several runs, each run has a colour, and the training curves
+      are dashed.
+
+      The y axis of the loss is logarithmic if its largest value is at least 10 times its smallest.
+      The training values of the last record are not drawn if they are means over less than half as
+      many steps as the previous record has.
 
     Raises:
-      ValueError: not a history, or a history without records or metrics.
+      ValueError: histories is not a history or a dict of histories, or a history has no records or
+        no metrics.
     """
     runs = checks.runs(histories)
     records = [record for history in runs.values() for record in history]
@@ -67,20 +73,22 @@ def learning_curves(histories: Any) -> "Figure":
 
 
 def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Figure":
-    """The weights of each unit of the first layer as an image, the largest weights first.
+    """The weights of each unit of the first layer as an image, beginning with the largest weights.
 
     Args:
-      w: [D, F], floating: the weights of F units, D = H * W * K.
-      image_shape: (H, W) or (H, W, K), the shape of the network's input, K = 1 or 3.
-      count: the most units to draw, >= 1; those whose weights have the largest Euclidean norm.
+      w: [D, F], floating: the weights of F units, where D = H * W * K.
+      image_shape: (H, W) or (H, W, K), the shape of the network's input, where K is 1 or 3.
+      count: the number of units to draw at most, >= 1. The units whose weights have the largest
+        Euclidean norm are drawn.
 
     Returns:
-      A figure: an image for each unit under its number, all on one scale that is symmetric about
-      0, which is white. The largest 1% of the weights may lie beyond the scale. With K = 3 the
-      channels are red, green and blue, and 0 is mid-grey.
+      A figure with an image for each unit; the title of the image is the index of the unit. All
+      images have the same colour scale, which is symmetric about 0. The largest 1% of the absolute
+      weights may be beyond the ends of the scale. The colour of 0 is white. If K = 3, the channels
+      are red, green and blue, and the colour of 0 is mid-grey.
 
     Raises:
-      ValueError: a w of another shape or not finite; a count below 1.
+      ValueError: w does not have the shape [H * W * K, F], w is not finite, or count is below 1.
     """
     w = checks.finite("weight_images", "w", w)
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
@@ -115,26 +123,28 @@ def representations(
     class_names: Sequence[str] | None = None,
     readouts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> "Figure":
-    """The two principal components of each layer's output, before and after training.
+    """The first two principal components of each layer's output, before and after training.
 
     Args:
-      before: path -> h [N, ...], from `capture` with the parameters before training; a few hundred
-        examples are enough.
-      after: the same paths, from the parameters after training.
-      labels: [N], integers, the class of each example. A class has a colour; with more than 12
-        classes, a colour and a mark.
-      class_names: a list of texts, class c is `class_names[c]`; None takes the numbers. Names of
-        one or two letters also stand in the panels, at or near the median of their class.
-      readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, the accuracies of
-        `linear_readout`, for the titles of these layers.
+      before: a dict, path -> h [N, ...], from `capture` with the parameters before training. A few
+        hundred examples are enough.
+      after: a dict with the same paths, from `capture` with the parameters after training.
+      labels: [N], integers, the class of each example. Each class is drawn in its own colour. If
+        there are more than 12 classes, each class has its own pair of a colour and a marker.
+      class_names: a list of strings, where class c has the name `class_names[c]`. None means that
+        the name of a class is its number. Names of one or two letters are also written in the
+        panels, at or near the median of their class.
+      readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, where the accuracies are
+        from `linear_readout`. They are written in the titles of the panels. None writes none.
 
     Returns:
-      A figure: a column for each path, a row before and a row after training. Both axes of a panel
-      have the same unit; their labels say which share of the variance they hold.
+      A figure with a column for each path, a row for before and a row for after training. Both axes
+      of a panel have the same scale. The label of an axis gives the fraction of the variance along
+      this component.
 
     Raises:
-      ValueError: different paths before and after; an h that is not finite or whose length is not
-        that of labels; a class without a name; readouts for other paths.
+      ValueError: before and after have different paths, an h is not finite or its length is not
+        the length of labels, a class has no name, or readouts has a path that before lacks.
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
@@ -167,24 +177,27 @@ def mistakes(
     class_names: Sequence[str] | None = None,
     count: int = 36,
 ) -> "Figure":
-    """The images that a classifier gets wrong, the most confident mistakes first.
+    """The images that a classifier gets wrong, beginning with the most confident predictions.
 
     Args:
-      images: [N, H, W] or [N, H, W, K], K = 1 or 3, any real dtype; drawn from their smallest to
-        their largest value.
+      images: [N, H, W] or [N, H, W, K], where K is 1 or 3, in any real dtype. The colour scale
+        ranges from the smallest to the largest value of all images.
       labels: [N], integers >= 0, the true classes.
       predicted: [N], integers >= 0, the predicted classes.
-      probabilities: [N, C] in [0, 1], as `softmax` gives them; None keeps the order of the data.
-      class_names: a list of texts, class c is `class_names[c]`; None takes the numbers.
-      count: the most images to draw, >= 1.
+      probabilities: [N, C] in [0, 1], for example from `softmax`. None means that the mistakes are
+        drawn in the order of the data.
+      class_names: a list of strings, where class c has the name `class_names[c]`. None means that
+        the name of a class is its number.
+      count: the number of images to draw at most, >= 1.
 
     Returns:
-      A figure: a grid of images, above each its true class, its predicted class and the probability
-      of that prediction. If there are no mistakes, a figure that says so.
+      A figure with a grid of images. The title of an image gives its true class, its predicted
+      class and, if probabilities are given, the probability of the prediction. If there are no
+      mistakes, the figure says so.
 
     Raises:
-      ValueError: arrays of other shapes or lengths; a class below 0 or without a name;
-        probabilities outside [0, 1]; a count below 1.
+      ValueError: an array has a wrong shape or length, a class is below 0 or has no name, a
+        probability is outside [0, 1], or count is below 1.
     """
     images = checks.finite("mistakes", "images", images)
     labels = checks.integers("mistakes", "labels [N]", labels)
@@ -225,20 +238,20 @@ def mistakes(
 
 
 def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure":
-    """A confusion matrix: the mistakes in colour, the right predictions in grey.
+    """A confusion matrix, with the mistakes in colour and the right predictions in grey.
 
     Args:
-      matrix: [C, C], counts, as `confusion_matrix` gives them; rows are true classes, columns are
-        predictions.
-      class_names: C texts; None takes the numbers.
+      matrix: [C, C], counts, for example from `confusion_matrix`. A row is a true class, and a
+        column is a predicted class.
+      class_names: C strings. None means that the name of a class is its number.
 
     Returns:
-      A figure: the matrix with its counts; zeros are empty. The title names the most frequent
-      mistake.
+      A figure of the matrix. A count is written in its cell, and cells with a count of 0 are empty.
+      The title names the most frequent mistake.
 
     Raises:
-      ValueError: a matrix that is not square, not of counts, or empty; a number of names other than
-        C.
+      ValueError: the matrix is not square, is empty or has a value that is not a count, or the
+        number of names is not C.
     """
     counts = checks.counts("confusion", "a matrix [C, C] of counts", matrix)
     if counts.ndim != 2 or not counts.size or len(counts.T) != len(counts) or counts.min() < 0:
@@ -272,18 +285,19 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
 
 
 def image_rows(rows: Mapping[str, Any]) -> "Figure":
-    """Rows of images, one below the other, such as inputs and their reconstructions.
+    """Rows of images, one below the other, for example inputs and their reconstructions.
 
     Args:
-      rows: name -> images [N, H, W] or [N, H, W, K], K = 1 or 3, any real dtype, the same N in all
-        rows. All rows are drawn on the scale of the first, from its smallest to its largest value;
-        values beyond are black or white.
+      rows: a dict, name -> images [N, H, W] or [N, H, W, K], where K is 1 or 3, in any real dtype.
+        All rows must have the same N. The colour scale of all rows ranges from the smallest to the
+        largest value in the first row; smaller values are black, and larger values are white.
 
     Returns:
       A `matplotlib.figure.Figure` with N columns.
 
     Raises:
-      ValueError: not a dict, an empty dict, images of another shape, or rows of different lengths.
+      ValueError: rows is not a dict or is empty, images have a wrong shape, or the rows do not all
+        have the same number of images.
 
     Example:
       >>> import numpy as np
@@ -332,14 +346,16 @@ def roc_curves(scores: Any, targets: Any) -> "Figure":
     """ROC curves: the true positive rate over the false positive rate.
 
     Args:
-      scores: [N], logits or probabilities of one model; or a dict of them, model name -> [N].
-      targets: [N], 0 or 1.
+      scores: [N], the logits or probabilities of one model; or a dict, model name -> [N].
+      targets: [N], each 0 or 1.
 
     Returns:
-      A figure: a curve for each model, with the area under it; the dashed diagonal is guessing.
+      A figure with a curve for each model, labelled with the area under the curve. The dashed
+      diagonal is the curve of a model that guesses.
 
     Raises:
-      ValueError: no scores; scores or targets that `fdl.metrics.roc_curve` refuses.
+      ValueError: scores is an empty dict, or `fdl.metrics.roc_curve` does not accept the scores or
+        targets.
 
     Example:
       >>> figure = roc_curves(scores=[0.1, 0.4, 0.35, 0.8], targets=[0, 0, 1, 1])
@@ -365,15 +381,17 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     """Precision-recall curves: precision over recall.
 
     Args:
-      scores: [N], logits or probabilities of one model; or a dict of them, model name -> [N].
-      targets: [N], 0 or 1.
+      scores: [N], the logits or probabilities of one model; or a dict, model name -> [N].
+      targets: [N], each 0 or 1.
 
     Returns:
-      A figure: a curve for each model, with its average precision, the area under it; the dashed
-      line is guessing, at the share of targets that are 1.
+      A figure with a curve for each model, labelled with its average precision, which is the area
+      under the curve. The dashed line is the precision of a model that guesses, which is the
+      fraction of targets that are 1.
 
     Raises:
-      ValueError: no scores; scores or targets that `fdl.metrics.precision_recall_curve` refuses.
+      ValueError: scores is an empty dict, or `fdl.metrics.precision_recall_curve` does not accept
+        the scores or targets.
 
     Example:
       >>> scores = {"small": [0.1, 0.4, 0.35, 0.8]}
@@ -389,7 +407,8 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     for name, each in named.items():
         curve = precision_recall_curve(each, targets)
         average = exact_average_precision(each, targets)
-        # By convention the last point has precision 1; the curve keeps the height before it.
+        # By convention, the last point has precision 1. The drawn curve ends at the precision of
+        # the point before it instead.
         heights = np.append(curve.precision[:-1], curve.precision[-2])
         lines[name] = (curve.recall, heights, f"average precision {average:.3f}")
     figure, axes = _square("precision_recall_curves", "Precision and recall", lines)
@@ -403,14 +422,14 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
 
 
 def _row_title(axes: "Axes", text: str) -> None:
-    """A title left of a row of figure_parts."""
+    """Writes a title to the left of a row of panels."""
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     title = axes.annotate(text, (0, 0.5), (-30, 0), **place, **figure_parts.CENTRED)
     title.set(rotation=90, fontsize=11, weight="bold")
 
 
 def _by_name(who: str, scores: Any) -> dict[str, Any]:
-    """Scores by a short name of the model; the name is empty for one model."""
+    """A dict of the scores by the shortened name of the model; a single model has an empty name."""
     named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
         raise ValueError(f"{who}: expected scores of at least one model, got none; name each")
@@ -420,12 +439,18 @@ def _by_name(who: str, scores: Any) -> dict[str, Any]:
 
 
 def _short(name: Any) -> str:
-    """The last 32 characters of a name."""
+    """A name, shortened to its last 31 characters after "…" if it has more than 32."""
     return str(name) if len(str(name)) <= 32 else f"…{str(name)[-31:]}"
 
 
 def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "Axes"]:
-    """A panel from 0 to 1 with lines, name -> (x, y, text for the area)."""
+    """A panel whose axes range from 0 to 1, with a curve for each model.
+
+    Args:
+      who: the name of the function that the user called, for the error message.
+      what: the title of the panel.
+      lines: name -> (x, y, the text that gives the area under the curve).
+    """
     figure = figure_parts.blank(who, 5.0, 4.9)
     axes = figure.add_subplot()
     drawn = {}
@@ -447,7 +472,7 @@ def _square(who: str, what: str, lines: Mapping[str, Any]) -> tuple["Figure", "A
 
 
 def _guessing(axes: "Axes", low: float, high: float) -> None:
-    """The line of a model that guesses, labelled near its right end."""
+    """Draws the line of a model that guesses, and labels it near its right end."""
     axes.plot([0, 1], [low, high], color=figure_parts.QUIET, linestyle="--", linewidth=1, zorder=1)
     rising = high > low
     how: dict[str, Any] = {"ha": "right", "va": "bottom" if high < 0.1 else "top"}

@@ -1,4 +1,4 @@
-"""Parts of the pictures of `draw`: panels, grids, legends and colours."""
+"""Parts of the figures that `draw` makes: panels, grids, legends and colours."""
 
 import math
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
-# Found by a search: any two are at least 0.09 apart in OKLab for eyes without red, green or blue
-# cones, and 0.18 for others; the first ones are the farthest apart.
+# These colours were found by a search. Their smallest distance in OKLab is 0.18 for most readers,
+# and 0.09 for readers whose eyes lack red, green or blue cones. The first colours differ the most.
 PALETTE = (
     "#3377cc",
     "#ee8811",
@@ -30,13 +30,13 @@ PALETTE = (
     "#ee0011",
     "#eebbcc",
 )
-MARKS = "o^sDvPX*"  # for the first 12 classes, for the next 12, and so on
+MARKS = "o^sDvPX*"  # the marker of the first 12 classes, the marker of the next 12, and so on
 LETTER = 0.085  # about the width of a letter, in inches
-QUIET = "0.4"  # the grey of what is less important
+QUIET = "0.4"  # the shade of grey of less important parts
 
 
 def blank(caller: str, width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches; raises ImportError without matplotlib."""
+    """An empty figure, with its size in inches; raises ImportError if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
 
@@ -51,7 +51,7 @@ def blank(caller: str, width: float, height: float) -> "Figure":
 
 
 def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> None:
-    """One metric of every run over epochs or steps."""
+    """Draws one metric of all runs over epochs or steps."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     kinds = {"training": metric, "validation": f"val_{metric}"}
@@ -88,7 +88,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
 
 
 def _without_short_end(records: list[Any]) -> list[Any]:
-    """Without the last record if it is a mean over few steps, and so mostly noise."""
+    """The records without the last one if it is a mean over few steps, because it is then noisy."""
     if len(records) < 3:
         return records
     before, last, end = (records[place]["step"] for place in (-3, -2, -1))
@@ -96,7 +96,7 @@ def _without_short_end(records: list[Any]) -> list[Any]:
 
 
 def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
-    """The title of the curves of one run: their last values and steps."""
+    """The title of a panel with the curves of one run: their last values and steps."""
     if len({step for _, step in ends}) == 1:
         return f"{metric} {ends[0][1]}: {', '.join(value for value, _ in ends)}"
     title = f"{metric}: {', '.join(' '.join(end) for end in ends)}"
@@ -104,12 +104,12 @@ def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
 
 
 def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **how: Any) -> None:
-    """A legend below all panels, row by row, in rows of about the same length.
+    """Draws a legend below all panels, row by row, with about as many names in each row.
 
     Args:
-      figure: a figure whose width is final.
-      marks: name -> matplotlib's artist for it.
-      together: the number of consecutive names that stay in one row.
+      figure: a figure whose width does not change any more.
+      marks: name -> the matplotlib artist that the legend shows beside the name.
+      together: groups of this many consecutive names are not split over two rows.
       how: options of `figure.legend`.
     """
     names = list(marks)
@@ -117,7 +117,7 @@ def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **h
     most = max(int(figure.get_figwidth() / wide) // together, 1) * together
     rows = math.ceil(len(names) / most)
     ncols = math.ceil(len(names) / rows / together) * together
-    # matplotlib fills a legend column by column, so the names are sorted for that.
+    # matplotlib fills a legend column by column, so the names are reordered to appear row by row.
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
     order = [name for column in range(ncols) for name in names[column::ncols]]
     figure.legend([marks[name] for name in order], order, ncols=ncols, **how, **BELOW)
@@ -126,7 +126,7 @@ def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **h
 def gallery(
     caller: str, images: Any, titles: list[str], size: float, scale: Any, wider: float = 0.2
 ) -> "Figure":
-    """A grid of images, each about `size` inches wide, with its title above it."""
+    """A figure with a grid of images, each about `size` inches wide and with a title above it."""
     columns = _columns(len(images))
     rows = math.ceil(len(images) / columns)
     tall = min(max(images.shape[1] / images.shape[2], 0.4), 2.5)
@@ -143,7 +143,7 @@ def gallery(
 
 
 def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
-    """The colour scale of all images, with pointed ends if some weights lie beyond it."""
+    """Draws the colour scale of all images, with pointed ends if some weights are beyond it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -153,7 +153,7 @@ def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
 
 
 def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) -> None:
-    """The first two principal components of h, coloured by class."""
+    """Draws the first two principal components of h, coloured by class."""
     rows = np.asarray(h, np.float32).reshape(len(h), -1)
     if rows.shape[1] == 1:
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
@@ -165,7 +165,7 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) 
         colours = [looks[label][0] for label in labels[marked].tolist()]
         style: dict[str, Any] = {"s": size, "marker": marker, "alpha": 0.8, "linewidths": 0}
         points = axes.scatter(plane[marked, 0], plane[marked, 1], c=colours, **style)
-        points.set_rasterized(True)  # otherwise a .pdf of many examples is slow to show
+        points.set_rasterized(True)  # otherwise a viewer is slow to show a .pdf of many examples
     if len(names) <= len(PALETTE) and max(map(len, names.values())) <= 2:
         _name_classes(axes, plane, labels, names)
     axes.set_aspect("equal", "datalim")
@@ -184,7 +184,8 @@ def _name_classes(
     figure: Any = axes.get_figure()
     grid = axes.get_subplotspec()
     rows, columns = (1, 1) if grid is None else grid.get_gridspec().get_geometry()
-    panel = np.array([0.75 / columns, 0.7 / rows]) * figure.get_size_inches()  # about, in inches
+    # The approximate size of a panel in inches.
+    panel = np.array([0.75 / columns, 0.7 / rows]) * figure.get_size_inches()
     unit = float((np.ptp([axes.get_xlim(), axes.get_ylim()], axis=1) / panel).max())
     middles = np.array([np.median(plane[labels == label], axis=0) for label in names])
     apart = 0.2 if max(map(len, names.values())) == 1 else 0.26
@@ -197,7 +198,10 @@ def _name_classes(
 
 
 def _spread(places: np.ndarray, apart: float) -> np.ndarray:
-    """Places [C, 2], moved a little until all are at least `apart` from each other."""
+    """The places [C, 2], each moved slightly until all distances are at least `apart`.
+
+    It gives up after 200 rounds.
+    """
     places = places.copy()
     for _ in range(200):
         still = True
@@ -207,7 +211,7 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
                 distance = float(np.linalg.norm(gap))
                 if distance < apart:
                     still = False
-                    angle = 2.4 * one  # places that coincide part in different directions
+                    angle = 2.4 * one  # the direction in which to move a place that coincides
                     away = np.array([math.cos(angle), math.sin(angle)])
                     way = gap / distance if distance > 1e-3 * apart else away
                     move = 0.51 * (apart - distance) * way
@@ -219,7 +223,7 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
 
 
 def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
-    """A legend of the classes, below all panels."""
+    """Draws a legend of the classes below all panels."""
     from matplotlib.lines import Line2D
 
     how: dict[str, Any] = {"linestyle": "", "markersize": 8}
@@ -231,7 +235,7 @@ def class_legend(figure: "Figure", names: Mapping[int, str]) -> None:
 
 
 def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float) -> None:
-    """The cells, each `cell` points wide, and their counts in a font that fits."""
+    """Draws the cells of a matrix, each `cell` points wide, and the counts in a font that fits."""
     import matplotlib
 
     diagonal = np.eye(len(counts), dtype=bool)
@@ -252,7 +256,7 @@ def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float
 
 
 def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
-    """A colour and a mark for each class."""
+    """Class -> (colour, marker)."""
     return {
         label: (PALETTE[number % len(PALETTE)], MARKS[number // len(PALETTE) % len(MARKS)])
         for number, label in enumerate(names)
@@ -260,7 +264,7 @@ def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
 
 
 def palette(count: int) -> list[Any]:
-    """`count` colours; up to 12 differ for colour-blind readers too."""
+    """`count` colours. If `count` is at most 12, colour-blind readers can tell them apart too."""
     import matplotlib
 
     if count > len(PALETTE):
@@ -269,6 +273,6 @@ def palette(count: int) -> list[Any]:
 
 
 def _columns(count: int) -> int:
-    """The number of columns of a grid at least as wide as high, with few empty places."""
+    """The number of columns of a grid that is at least as wide as high and has few empty places."""
     square = min(math.ceil(math.sqrt(count)), 16)
     return min(range(square, int(1.5 * square) + 1), key=lambda columns: -count % columns)

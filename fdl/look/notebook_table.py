@@ -1,4 +1,4 @@
-"""Text in columns, which a notebook and the interactive prompt show without `print`."""
+"""A table of text that a notebook and the interactive prompt show without `print`."""
 
 
 class Table(str):

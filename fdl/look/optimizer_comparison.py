@@ -1,4 +1,4 @@
-"""Results of `compare_optimizers` as a table, and as pictures with a panel for each optimizer.
+"""Shows results of `compare_optimizers` as a table, or as a figure with a panel per optimizer.
 
 R learning rates, S seeds, P records of a training run.
 """
@@ -27,12 +27,18 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
       found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      Text. Its columns: the best rate; the last loss and metrics (of the validation data if there
-      are any) as mean ± standard deviation over seeds; the mean number of steps to the target, or
-      how many seeds met it; how many of all networks diverged; microseconds per step.
+      Text with these columns:
+
+      - the best learning rate
+      - the last loss and each last metric (of the validation data if there are any), as mean ±
+        standard deviation over seeds
+      - the mean number of steps to the target. If some seeds did not meet the target, the number of
+        seeds that did. There is no such column without a target.
+      - the number of networks, of all rates and seeds, that diverged
+      - microseconds per step
 
     Raises:
-      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
+      ValueError: found is not a result of `fdl.compare_optimizers`, or is empty.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
@@ -61,19 +67,19 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
 
 
 def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
-    """The final loss or metric of each optimizer over its learning rate.
+    """The monitored loss or metric of each optimizer at the last record, over the learning rate.
 
     Args:
       found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      A figure: a panel for each optimizer, with the others in grey. The line is the mean over
-      seeds, the band reaches from the smallest to the largest value. A ring marks the best rate. A
-      cross at the edge marks a rate at which some seed diverged, or whose mean lies outside the
-      panel.
+      A figure with a panel for each optimizer, which also shows the lines of all other optimizers
+      in grey. The line is the mean over seeds, and the band around it ranges from the smallest to
+      the largest value. A ring marks the best rate. A cross at the edge of the panel marks a rate
+      at which the network of some seed diverged, or whose mean is outside the panel.
 
     Raises:
-      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
+      ValueError: found is not a result of `fdl.compare_optimizers`, or is empty.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
@@ -84,8 +90,8 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
       >>> rate_sensitivity({"sgd": tried}).axes[0].get_title()
       'sgd\\n0.5 at rate 1'
 
-    Source: Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for tuning as part of the cost of
-    an optimizer.
+    Source: Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, which treats tuning as part of the
+    cost of an optimizer.
     """
     _check_found("rate_sensitivity", found)
     ends = {name: each.final(each.monitor) for name, each in found.items()}
@@ -109,18 +115,18 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
 
 
 def best_curves(found: Mapping[str, Comparison]) -> "Figure":
-    """The monitored loss or metric of each optimizer over training, at its best rate.
+    """The monitored loss or metric of each optimizer over training, at its best learning rate.
 
     Args:
       found: name -> `Comparison`, from `fdl.compare_optimizers`.
 
     Returns:
-      A figure: a panel for each optimizer, with the others in grey. The line is the mean over
-      seeds, the band reaches from the smallest to the largest value. The panel of an optimizer that
-      diverged at every rate says so.
+      A figure with a panel for each optimizer, which also shows the lines of all other optimizers
+      in grey. The line is the mean over seeds, and the band around it ranges from the smallest to
+      the largest value. If an optimizer diverged at all rates, its panel says so.
 
     Raises:
-      ValueError: not a result of `fdl.compare_optimizers`, or an empty one.
+      ValueError: found is not a result of `fdl.compare_optimizers`, or is empty.
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]]])}
@@ -154,11 +160,11 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
 
 
 class _Scale:
-    """The y axis of all panels; a loss is drawn up to about twice that of the first record."""
+    """The y axis of all panels. A loss is drawn up to about twice its value at the first record."""
 
     def __init__(self, found: Mapping[str, Comparison], values: np.ndarray):
         self.name = next(iter(found.values())).monitor
-        # At the smallest rate the first record has learned little yet.
+        # The values at the first record and the smallest rate, where a network has learned little.
         begun = np.array([each.curves[each.monitor][0, :, 0].mean() for each in found.values()])
         values = values[np.isfinite(values)]
         self.loss = self.name.removeprefix("val_") == "loss"
@@ -189,7 +195,11 @@ def _small_multiples(
     draw: Callable[..., None],
     scale: _Scale,
 ) -> "Figure":
-    """A panel for each optimizer, drawn by `draw`; behind it the lines (x, y) of the others."""
+    """A figure with a panel for each optimizer.
+
+    `draw` draws the panel of an optimizer; the lines (x, y) in `behind` of all other optimizers are
+    drawn in grey behind it.
+    """
     columns = min(len(found), 4)
     rows = math.ceil(len(found) / columns)
     figure = figure_parts.blank(caller, max(2.8 * columns, 4.5) + 0.4, 2.3 * rows + 0.6)
@@ -201,7 +211,7 @@ def _small_multiples(
             if other != name:
                 axes.plot(*line, **BEHIND)
         scale.set(axes)
-        axes.set_title(_title(name, each), fontsize=10, pad=9)  # above the crosses
+        axes.set_title(_title(name, each), fontsize=10, pad=9)  # pad: keep above the crosses
         axes.grid(color="0.93")
         below, left = place + columns >= len(found), place % columns == 0
         axes.tick_params(labelsize=8, labelbottom=below, labelleft=left)
@@ -212,7 +222,7 @@ def _small_multiples(
 
 
 def _band(axes: "Axes", x: Any, values: np.ndarray, colour: Any) -> None:
-    """A line of the mean of values [R or P, S] over seeds, and a band of their range."""
+    """Draws values [R or P, S]: a line of their mean over seeds, and a band of their range."""
     axes.plot(x, values.mean(-1), color=colour, zorder=3)
     axes.fill_between(x, values.min(-1), values.max(-1), color=colour, alpha=0.25, linewidth=0)
 
@@ -225,7 +235,7 @@ def _title(name: str, each: Comparison) -> str:
 
 
 def _row(each: Comparison) -> dict[str, str]:
-    """The cells of the line of an optimizer, by column."""
+    """The row of an optimizer in the table: column -> cell."""
     validated = each.monitor.startswith("val_")
     names = [name for name in each.curves if name.startswith("val_") == validated]
     names.sort(key=lambda name: name.removeprefix("val_") != "loss")

@@ -1,4 +1,4 @@
-"""Representations: the outputs of the layers of a network, and measures of them."""
+"""Representations: captures the outputs of the layers of a network, and measures them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,27 +17,28 @@ from fdl.metrics import accuracy
 from fdl.ops.numerics import largest, power_of_two, wide
 from fdl.typing import Params, State
 
-# The key under which a tapped layer adds its outputs to the state that it returns. They leave the
-# network in no other way, so `jit`, `grad`, `vmap` and `scan` work on a tapped network.
+# A tapped layer is a layer that `capture` changed: it adds its outputs, under this key, to the
+# state that it returns. It has no side effects, so `jit`, `grad`, `vmap` and `scan` work on it.
 OUTPUTS = "<outputs>"
 READOUT_STEPS = 500
 READOUT_DECAY = 1e-3
 
 
 def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
-    """A pure function that gives the outputs of chosen layers.
+    """Makes a pure function that returns the outputs of chosen layers.
 
     Args:
       model: a network.
-      patterns: paths of layers, or patterns of them: `dense_0`, `encoder/*`, `**` for all.
+      patterns: paths of layers, or patterns such as `encoder/*`. The pattern `**` selects all
+        layers.
 
     Returns:
-      A function `(params, state, x, *, key=None, train=False, **inputs) -> {path: output}`. A layer
-      that is called several times gives `path`, `path#1`, and so on.
+      A function `(params, state, x, *, key=None, train=False, **inputs) -> {path: output}`. If a
+      layer is called several times, its outputs have the names `path`, `path#1`, and so on.
 
     Raises:
-      ValueError: no pattern, a pattern that is not a str, or one that matches no layer; the message
-        lists the nearest paths.
+      ValueError: no pattern is given, a pattern is not a str, or a pattern matches no layer. In the
+        last case, the message lists the paths most similar to it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -76,13 +77,15 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
 
 
 def layer_paths(model: Layer) -> list[str]:
-    """The paths of all layers inside a network, in the order in which they were passed.
+    """The paths of all layers inside a network.
+
+    Layers are in the order in which they were passed to the function that combines them.
 
     Args:
       model: a network.
 
     Returns:
-      A list of paths; a layer stands before the layers inside it.
+      A list of paths, in which a layer is followed by the layers inside it.
 
     Example:
       >>> from fdl.models import mlp
@@ -98,21 +101,22 @@ def layer_paths(model: Layer) -> list[str]:
 def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) -> float:
     """The accuracy of a linear classifier trained on a representation (a linear probe).
 
-    Softmax regression on standardized features with weight decay 0.001, trained on all examples at
-    once by 500 steps of accelerated gradient descent. The learning rate is 1 / (a bound of the
-    curvature), so there is nothing to tune.
+    The classifier is softmax regression on standardized features with weight decay 0.001. It is
+    trained by 500 steps of accelerated gradient descent, where each step uses all examples. The
+    learning rate is 1 / (an upper bound of the curvature), so there is nothing to tune.
 
     Args:
-      train: (h, labels): h [N, ...] of any real dtype, flattened to [N, D]; labels [N], integers.
-      test: the same for the examples on which the accuracy is measured.
-      classes: C, an int >= 1.
+      train: a pair (h, labels) for training. h is [N, ...] of any real dtype and is flattened to
+        [N, D]; labels is [N], integers in [0, C).
+      test: a pair (h, labels) of the examples on which the accuracy is measured.
+      classes: C, the number of classes, an int >= 1.
 
     Returns:
       The accuracy on test, in [0, 1].
 
     Raises:
-      ValueError: classes that is not an int >= 1; labels of another length than h, or not in
-        [0, C); a different D in train and test; no rows; numbers that are not finite.
+      ValueError: classes is not an int >= 1, labels does not have the length of h, a label is not
+        in [0, C), train and test have a different D, h has no rows, or h is not finite.
 
     Example:
       >>> h, labels = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 0, 1, 1])
@@ -147,15 +151,16 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
     """Principal component analysis: coordinates along the directions of largest variance.
 
     Args:
-      h: [N, ...], any real dtype; flattened to [N, D].
-      count: K, the number of components, 1 <= K <= min(N, D).
+      h: [N, ...], of any real dtype. It is flattened to [N, D].
+      count: K, the number of components, an int in [1, min(N, D)].
 
     Returns:
-      (coordinates [N, K], share [K] of the variance that each component holds). The sign of a
-      component makes its weight of largest absolute value positive.
+      (coordinates [N, K], share [K]). share is the fraction of the total variance along each
+      component. The sign of a component is chosen such that the element of its direction with the
+      largest absolute value is positive.
 
     Raises:
-      ValueError: a count that is not an int in [1, min(N, D)]; numbers that are not finite.
+      ValueError: count is not an int in [1, min(N, D)], or h is not finite.
 
     Example:
       >>> h = jnp.array([[0.0, 0.0], [2.0, 2.0]])
@@ -172,7 +177,7 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
             f"principal_components: expected 1 to {min(rows.shape)} components of h "
             f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
         )
-    # Scaled, because squares of large numbers are infinite, and those of small ones 0.
+    # rows is scaled, because squares of large numbers would be infinite, and of small numbers 0.
     unit = power_of_two(largest(rows))
     rows = rows / unit
     rows = rows - rows.mean(0)
@@ -187,9 +192,10 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
 
 
 def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
-    """The layer, with the outputs of the wanted layers added to the state that it returns."""
+    """A copy of the layer that adds the outputs of wanted layers to the state that it returns."""
     above = f"{path}/" if path else ""
-    # Only if a layer inside is wanted, because `rebuild` unrolls a scanned `repeat`.
+    # The layer is rebuilt only if a layer inside it is wanted, because `rebuild` unrolls the scan
+    # of a `repeat` layer.
     if layer.rebuild is not None and any(each.startswith(above) for each in wanted):
         inside = {name: _tap(child, above + name, wanted) for name, child in layer.children.items()}
         layer = layer.rebuild(inside)
@@ -206,12 +212,12 @@ def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
 
 @jax.jit(static_argnums=4)
 def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -> jax.Array:
-    """The accuracy of `linear_readout`."""
-    # Scaled, because squares of large numbers are infinite, and those of small ones 0.
+    """The compiled part of `linear_readout`: the accuracy on the test examples."""
+    # h is scaled, because squares of large numbers would be infinite, and squares of small ones 0.
     unit = power_of_two(largest(h, 0))
     h, h_test = h / unit, h_test / unit
     mean, spread = h.mean(0), h.std(0)
-    # A feature that is constant up to rounding becomes 0.
+    # A feature that is constant up to rounding is divided by infinity, so it becomes 0.
     spread = jnp.where(spread > 1e-6 * jnp.abs(h).max(0), spread, jnp.inf)
 
     def standard(rows: jax.Array) -> jax.Array:
@@ -224,8 +230,8 @@ def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -
         fit = softmax_cross_entropy(features @ w, labels).mean()
         return fit + READOUT_DECAY / 2 * jnp.square(w[:-1]).sum()
 
-    # A bound of the curvature of softmax cross-entropy (Boehning 1992): half of the largest
-    # eigenvalue of the features' second moments.
+    # An upper bound of the curvature of softmax cross-entropy (Boehning 1992): half of the largest
+    # eigenvalue of the matrix of second moments of the features. The decay adds to the curvature.
     curvature = jnp.linalg.eigvalsh(features.T @ features / len(features))[-1] / 2 + READOUT_DECAY
 
     def step(number: jax.Array, carry: Any) -> Any:
@@ -241,7 +247,7 @@ def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -
 
 
 def _rows(who: str, h: Any) -> jax.Array:
-    """h as [N, D] in float32 or float64; raises unless it has rows and is finite."""
+    """Converts h to [N, D] in float32 or float64; raises if h has no rows or is not finite."""
     h = to_jax(h, who, "h")
     if h.ndim < 1 or not h.size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The layers of a network, as a table."""
+"""A table of the layers of a network, and the number of layers with weights."""
 
 import math
 from typing import Any
@@ -16,18 +16,19 @@ from fdl.paths import PathError
 
 
 def summary(model: Layer, x: Any, **inputs: Any) -> Table:
-    """A table of the layers: path, output shape and number of parameters.
+    """A table of the layers of a network: path, output shape and number of parameters.
 
     Args:
       model: a network.
-      x: an array, a `jax.ShapeDtypeStruct`, or a pytree of them; only shapes and dtypes are read.
+      x: the input of the network: an array, a `jax.ShapeDtypeStruct`, or a pytree of these. Only
+        shapes and dtypes are used.
       inputs: the model's extra inputs, by name.
 
     Returns:
-      Text with a line for each layer and a line of totals; a notebook shows it without `print`.
+      Text with a line for each layer and a line of totals. A notebook shows it without `print`.
 
     Raises:
-      PathError: an x that the model cannot take.
+      PathError: the model cannot take x.
 
     Example:
       >>> from fdl.models import mlp
@@ -82,10 +83,10 @@ def depth(params: Any) -> int:
     """The number of layers with weights.
 
     Args:
-      params: a pytree of arrays; each node with arrays directly below it counts as a layer.
+      params: a pytree of arrays. Each node that has arrays directly below it is taken as a layer.
 
     Returns:
-      An int.
+      The number of such nodes, an int.
 
     Example:
       >>> depth({"dense_0": {"w": 1.0, "b": 0.0}, "dense_1": {"w": 1.0, "b": 0.0}})

@@ -1,4 +1,4 @@
-"""The largest difference between two sets of parameters."""
+"""Finds the largest difference between two pytrees, for example two sets of parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,12 @@ class Difference(NamedTuple):
     """Where two pytrees differ most.
 
     Args:
-      path: the path of the leaf with the largest absolute difference; "" if the trees are equal.
-      absolute: that difference; infinite if one value is NaN and the other is not.
-      ulps: the largest difference of any two elements in units in the last place: the number of
-        steps from one floating point number to the other, which near zero can be many; of integers
-        the difference.
+      path: the path of the leaf with the largest absolute difference, or "" if the trees are equal.
+      absolute: the largest absolute difference of two elements. It is infinite if one element is
+        NaN and the other one is not.
+      ulps: the largest difference of two elements in units in the last place, which may be in a
+        different leaf. Neighbouring floating-point numbers differ by 1 unit, so near zero even a
+        small difference can be many units. For integers, this is their difference.
     """
 
     path: str
@@ -28,15 +29,17 @@ def difference(a: Any, b: Any) -> Difference:
     """The largest differences between two pytrees of the same structure.
 
     Args:
-      a: a pytree of arrays; real and imaginary parts of complex numbers are compared separately.
-      b: a pytree with the same structure, shapes and dtypes.
+      a: a pytree of arrays. The real and imaginary parts of complex numbers are compared
+        separately.
+      b: a pytree with the structure, shapes and dtypes of a.
 
     Returns:
-      Difference(path, absolute, ulps). It is ("", 0.0, 0) if and only if all values are equal bit
-      for bit, where 0 equals -0 and NaN equals NaN.
+      Difference(path, absolute, ulps). It is ("", 0.0, 0) if and only if all elements are equal,
+      where 0 equals -0 and NaN equals NaN.
 
     Raises:
-      ValueError: different paths, shapes or dtypes; the message names the first.
+      ValueError: the paths, shapes or dtypes of a and b differ; the message names the first
+        difference.
 
     Example:
       >>> difference({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([1.0, 2.0000002])})
@@ -64,11 +67,11 @@ def _kind(leaf: Any) -> str:
 
 
 def _absolute(a: Any, b: Any) -> float:
-    """The largest |a - b|, infinite if only one of them is NaN."""
+    """The largest |a - b|. It is infinite if an element is NaN in only one of a and b."""
     a, b = _exact(_parts(a)), _exact(_parts(b))
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(a - b)
-    same = (a == b) | ((a != a) & (b != b))  # inf - inf is NaN
+    same = (a == b) | ((a != a) & (b != b))  # needed because inf - inf is NaN, not 0
     gap = np.where(same, 0.0, np.where(gap != gap, np.inf, gap))
     return float(gap.max(initial=0.0))
 
@@ -79,23 +82,30 @@ def _ulps(a: Any, b: Any) -> int:
 
 
 def _place(x: np.ndarray) -> np.ndarray:
-    """The place of each float among all floats: its bits as an integer, mirrored if negative."""
+    """The position of each float in the sorted list of all floats, with 0 at position 0.
+
+    It is the bits of the float as an integer, mirrored at 0 if the float is negative. An integer is
+    returned unchanged.
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return _exact(x)
-    x = np.where(x != x, np.full_like(x, np.nan), x)  # NaN has many bit patterns
+    x = np.where(x != x, np.full_like(x, np.nan), x)  # many bit patterns mean NaN; use only one
     bits = _exact(x.view(f"i{x.dtype.itemsize}"))
     lowest = -(2 ** (8 * x.dtype.itemsize - 1))
     return np.where(bits < 0, lowest - bits, bits)
 
 
 def _exact(x: np.ndarray) -> np.ndarray:
-    """x in a dtype that holds the difference of any two integers, or of any two narrow floats."""
+    """Converts x to a dtype in which a difference of two elements is exact.
+
+    Floats become float64, so differences of float64 elements are rounded.
+    """
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(np.float64)
     return x.astype(object if x.dtype.itemsize == 8 else np.int64)
 
 
 def _parts(x: Any) -> np.ndarray:
-    """x as real numbers: of complex ones, the real and imaginary parts."""
+    """x as an array of real numbers; a complex number becomes its real and its imaginary part."""
     x = np.ascontiguousarray(x)
     return x.view(x.real.dtype) if np.iscomplexobj(x) else x

@@ -1,4 +1,4 @@
-"""Import and export: weights in safetensors files."""
+"""Saves weights to safetensors files and loads them."""
 
 from fdl.public_names import public as _public
 

@@ -1,4 +1,4 @@
-"""Writes a file that appears complete or not at all."""
+"""Writes a file so that it appears either complete or not at all."""
 
 import contextlib
 import errno
@@ -20,18 +20,18 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[bytes]]:
-    """A temporary file to write to; it replaces `file` when the block ends, or is deleted on error.
+    """Opens a temporary file, which replaces `file` when the block ends; an error deletes it.
 
-    An older file is unchanged until then, and passes on its permissions. Links are followed. After
-    the block the bytes are on the disk.
+    Until the block ends, an existing `file` is unchanged. The new file has the permissions of the
+    existing file. Symbolic links are followed. When the block has ended, the bytes are on the disk.
 
     Args:
       file: path of the file.
-      who: the function that the user called, for the message.
-      size: the number of bytes to be written, for the message.
+      who: the name of the function that the user called, for the error message.
+      size: the number of bytes to be written, for the error message.
 
     Raises:
-      OSError: a file that cannot be written; the message says what to do.
+      OSError: the file cannot be written; the message says what to do.
     """
     target = Path(os.path.realpath(file))
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
@@ -53,9 +53,9 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """`replacing` with the errors of the system."""
+    """Does the work of `replacing`, and raises the operating system's own errors."""
     before = _mode(target)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short, whatever the target's name
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short even if target.name is long
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         handle = os.open(temporary, flags, 0o666 if before is None else 0o600)
@@ -68,7 +68,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # systems that cannot open a folder, such as Windows
+    with contextlib.suppress(OSError):  # some systems, such as Windows, cannot open a folder
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -77,7 +77,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _mode(target: Path) -> int | None:
-    """The permissions of an existing file, None if there is none; raises if it is read-only."""
+    """The permissions of the file, or None if it does not exist; raises if it is read-only."""
     try:
         handle = os.open(target, os.O_WRONLY)
     except FileNotFoundError:

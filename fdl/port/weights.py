@@ -1,4 +1,4 @@
-"""Weights in safetensors files: one tensor for each path."""
+"""Saves weights to safetensors files and loads them; a file has one tensor for each path."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from fdl import paths
 from fdl.data.arrays import to_jax
 from fdl.port.atomic_files import replacing
 
-# The name of each dtype in safetensors. Tensors are written in this order, that of alignment.
+# dtype -> its name in safetensors. Tensors are written in this order, which keeps them aligned.
 _CODES = {
     "uint64": "U64",
     "int64": "I64",
@@ -39,31 +39,31 @@ _CODES = {
 }
 _NAMES = {code: name for name, code in _CODES.items()}
 _ORDER = list(_NAMES)
-_KEY = "prng_key:"  # in the header, before the path of a tensor that is a random key
+_KEY = "prng_key:"  # the header has an entry _KEY + path for each tensor that is a random key
 
 
 def save_weights(
     file: str | os.PathLike[str], tree: Any, *, only: str | Sequence[str] | None = None
 ) -> None:
-    """Writes a pytree of arrays to a safetensors file, each leaf under its path.
+    """Saves a pytree of arrays to a safetensors file, with one tensor for each leaf, named by path.
 
-    The file appears complete or not at all; every bit is kept.
+    The file appears either complete or not at all. The arrays are saved bit for bit.
 
     Args:
-      file: path of the file. An older file is replaced, and its permissions are kept. Links are
-        followed.
+      file: path of the file. An existing file is replaced; the new file has its permissions.
+        Symbolic links are followed.
       tree: any pytree of arrays: params, `{"params": params, "state": state}`, or a whole run with
-        its optimizer state. Random keys are written too; a Python number as JAX reads it, in 32
-        bits.
-      only: a pattern of paths such as `"body/**"`, or several: the leaves to write; None writes
-        all.
+        its optimizer state. Random keys are saved too. A Python number is saved as the 32-bit
+        value that JAX would convert it to.
+      only: selects the leaves to save: a path pattern such as `"body/**"`, or a sequence of
+        patterns. None saves all leaves.
 
     Raises:
-      ValueError: a pattern that matches nothing.
-      OSError: a folder that is missing or cannot be written, or a full disk. An older file is
-        unchanged.
-      PathError: two leaves with the same path, or a leaf of a dtype that safetensors does not have,
-        such as int4 or complex128.
+      ValueError: a pattern matches no path.
+      OSError: the folder does not exist, the file cannot be written, or the disk is full. An
+        existing file is then unchanged.
+      PathError: two leaves have the same path, or safetensors does not have a leaf's dtype (for
+        example int4 or complex128).
 
     Example:
       >>> import tempfile
@@ -76,8 +76,8 @@ def save_weights(
       >>> again.params, int(again.seed)
       ({'w': Array([1., 1.], dtype=float32)}, 7)
 
-    Source: the safetensors format: an 8-byte length, a JSON header and the bytes. Reading it runs
-    no code from the file.
+    Source: the safetensors format: the length of the header in 8 bytes, a JSON header, and the
+    bytes of the tensors. Reading such a file never runs code from it.
     """
     tensors, notes = {}, {}
     leaves = paths.leaves(tree)
@@ -101,29 +101,31 @@ def save_weights(
 def load_weights(
     file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
 ) -> Any:
-    """Reads a safetensors file that `save_weights` wrote; paths, shapes and dtypes must be equal.
+    """Loads a file from `save_weights`, which must have the paths, shapes and dtypes of `like`.
 
-    With `only`, for example for a network whose body was trained for another task, only the leaves
-    that the patterns match are read and checked, and the others keep their values in `like`.
+    If `only` is given, only the leaves that match a pattern are read and checked; all other leaves
+    get their value from `like`. For example, this can load the body of a network that was trained
+    for a different task, while the new head stays as it is in `like`.
 
     Args:
       file: path of a safetensors file.
-      like: a pytree of arrays or `jax.ShapeDtypeStruct`s, such as
-        `jax.eval_shape(model.init, key, x)` gives.
-      only: a pattern of paths such as `"body/**"`, or several: the leaves to read; None reads all.
-        The other leaves must be arrays in `like`, and may be missing in the file. The rest of the
-        file is not read.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct`s, for example the params of `model.init`,
+        or the result of `jax.eval_shape(model.init, key, x)`.
+      only: selects the leaves to read: a path pattern such as `"body/**"`, or a sequence of
+        patterns. None reads all leaves. Leaves that no pattern matches must be arrays in `like`;
+        they are not read, so the file need not have them.
 
     Returns:
-      A new pytree like `like` of JAX arrays with the values of the file. Besides them it needs
-      memory for one array at a time.
+      A new pytree of JAX arrays with the structure of `like` and the values of the file. While
+      loading, the peak memory is the result plus one array.
 
     Raises:
-      FileNotFoundError: no such file.
-      PathError: a leaf that is not read, and is not an array in `like`.
-      ValueError: a pattern that matches nothing; a damaged file, or another format; or a file of
-        another model, with each path that is missing, unexpected, or of another shape or dtype. An
-        array of 64 bits has another dtype than JAX's, unless `jax_enable_x64` is set.
+      FileNotFoundError: the file does not exist.
+      PathError: a leaf is not read, and `like` has only its shape, not an array.
+      ValueError: a pattern matches no path; the file is damaged or is not a safetensors file; or
+        the file does not fit `like` (the message lists each path that is missing, unexpected, or
+        has a different shape or dtype). A 64-bit array in the file does not fit a 32-bit leaf;
+        JAX has 64-bit leaves only if `jax_enable_x64` is set.
 
     Example:
       >>> import tempfile
@@ -158,14 +160,14 @@ def load_weights(
 
 
 def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) -> list[str]:
-    """The paths that `only` matches; all if it is None."""
+    """The paths that a pattern in `only` matches; all paths if `only` is None."""
     if only is None:
         return list(leaves)
     patterns = _patterns(only)
     if not patterns or not all(isinstance(each, str) for each in patterns):
         raise ValueError(
-            f"{who}: expected only to be a pattern of paths, or several, got {only!r:.200}; pass "
-            "one such as 'body/**', or leave it out for all"
+            f"{who}: expected `only` to be a path pattern, or several, got {only!r:.200}; pass "
+            "a pattern such as 'body/**', or leave `only` out to select all leaves"
         )
     try:
         return paths.pick(leaves, patterns)
@@ -183,11 +185,15 @@ def _is_picked(path: str, only: str | Sequence[str]) -> bool:
 
 
 def _kept(path: str, leaf: Any) -> jax.Array:
-    """A leaf that is not read; raises if it is only a shape."""
+    """The JAX array of a leaf that is not read from the file; raises if the leaf is only a shape.
+
+    Raises:
+      PathError: the leaf is a `jax.ShapeDtypeStruct`.
+    """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise paths.PathError(
-            f"expected arrays in like where nothing is read, got a shape at {path!r}; give the "
-            "params of model.init, or patterns that read it too",
+            "expected `like` to have arrays for the leaves that `only` does not match, got a shape "
+            f"at {path!r}; pass the params of model.init, or patterns in `only` that match it too",
             layer="load_weights",
         )
     return to_jax(leaf, "load_weights", f"the leaf at {path!r}")
@@ -225,7 +231,7 @@ def _bits(name: str) -> int:
 
 
 def _header(tensors: dict[str, Any], notes: dict[str, str]) -> tuple[bytes, int]:
-    """(the bytes before the first tensor, the number of bytes after them)."""
+    """(the bytes before the first tensor, the total number of bytes of all tensors)."""
     header: dict[str, Any] = {"__metadata__": notes} if notes else {}
     end = 0
     for path, leaf in tensors.items():
@@ -245,7 +251,7 @@ def _bytes_of(leaf: Any) -> memoryview:
 
 
 def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
-    """(path -> dtype, shape, data_offsets and kind; the place of the first tensor)."""
+    """(path -> {"dtype", "shape", "data_offsets", "kind"}, the file offset of the first tensor)."""
     from safetensors import SafetensorError, safe_open
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -257,7 +263,7 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     if os.path.isdir(file):
         raise _not_whole(file, "a folder")
     try:
-        # safetensors checks the header and the size of the file.
+        # safe_open checks the header and the size of the file.
         with safe_open(file, framework="np"), open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(size), object_pairs_hook=once)
@@ -302,7 +308,7 @@ def _check_fit(
 def _read(
     file: str | os.PathLike[str], stream: BufferedReader, start: int, tensor: dict[str, Any]
 ) -> np.ndarray:
-    """One tensor of the file."""
+    """Reads one tensor from the file, into a NumPy array."""
     begin, end = tensor["data_offsets"]
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)

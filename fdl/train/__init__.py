@@ -1,4 +1,4 @@
-"""Training: the step, the loop that runs many of them as one program, evaluation, and sweeps."""
+"""Training: one training step, a compiled loop of many steps, evaluation, and sweeps."""
 
 from fdl.public_names import public as _public
 from fdl.train.sweeps import Comparison as Comparison

@@ -1,4 +1,8 @@
-"""What an objective reports for a batch: means and tallies, which can be added over batches."""
+"""The loss and metrics that an objective reports for a batch, as values that can be added.
+
+A `Mean` is the mean of a loss or metric. A `Tally` is the state of a `Metric`. The `Mean`s or
+`Tally`s of several batches can be added, which gives the mean or metric over all their examples.
+"""
 
 import dataclasses
 import functools
@@ -14,18 +18,19 @@ from fdl.metrics.metric import Sum, weighted_sum, weights_of
 
 
 class Mean(NamedTuple):
-    """A weighted mean as two sums, so that means of several batches can be added.
+    """A weighted mean, stored as two sums, so that the means of several batches can be added.
 
     Args:
       total: scalar, the sum of weight * value.
       count: scalar, the sum of the weights.
-      lost: the rounding errors of total and count, so that millions of small values still count.
+      lost: the rounding errors of total and of count. They are added at the end, so that a sum of
+        millions of small values stays accurate.
 
     Example:
       >>> float(Mean(total=6.0, count=4.0).value())
       1.5
 
-    Source: the compensated sums of Knuth 1997, see `fdl.metrics.metric.Sum`.
+    Source: the compensated sums of Knuth 1997; see `fdl.metrics.metric.Sum`.
     """
 
     total: Any
@@ -38,13 +43,13 @@ class Mean(NamedTuple):
         return total / jnp.where(count == 0, jnp.ones_like(count), count)
 
     def plus(self, other: "Mean") -> "Mean":
-        """The mean over both."""
+        """The mean over the examples of both means."""
         total = Sum(self.total, self.lost[0]).plus(Sum(other.total, other.lost[0]))
         count = Sum(self.count, self.lost[1]).plus(Sum(other.count, other.lost[1]))
         return Mean(total.high, count.high, (total.low, count.low))
 
     def nothing(self) -> "Mean":
-        """The mean over no examples, in the same dtypes."""
+        """The mean over zero examples, in the dtypes of this mean."""
         total, count = self.total.dtype, self.count.dtype
         lost = jnp.zeros((), total), jnp.zeros((), count)
         return Mean(jnp.zeros((), total), jnp.zeros((), count), lost)
@@ -53,11 +58,11 @@ class Mean(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["state"], meta_fields=["metric"])
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """What a `Metric` has counted so far; tallies of several batches can be added.
+    """The state of a `Metric` after some batches; the tallies of several batches can be added.
 
     Args:
       metric: a `fdl.metrics.Metric`.
-      state: its state.
+      state: the state of the metric.
     """
 
     metric: Metric
@@ -68,11 +73,11 @@ class Tally:
         return self.metric.compute(self.state)
 
     def plus(self, other: "Tally") -> "Tally":
-        """The tally over both."""
+        """The tally over the examples of both tallies."""
         return Tally(self.metric, self.metric.merge(self.state, other.state))
 
     def nothing(self) -> "Tally":
-        """The tally over no examples."""
+        """The tally over zero examples."""
         return Tally(self.metric, self.metric.init())
 
 
@@ -83,16 +88,17 @@ class Tally:
 )
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A batch that a `Metric` has still to count.
+    """A batch that is not yet in the state of a `Metric`; `tally` converts it to a Tally.
 
-    An objective reports this and not a Tally because `evaluate` calls it with one example at a
-    time: so the state of the metric is made once for a whole batch, not once for each example.
+    An objective reports a Seen and not a Tally, because `evaluate` calls the objective with one
+    example at a time. It joins the Seens of a whole batch and makes one Tally of them, which is
+    faster than one Tally for each example.
 
     Args:
       metric: a `fdl.metrics.Metric`.
       predictions: [B, ...].
       targets: [B, ...].
-      weight: [B, ...] or None.
+      weight: [B, ...], or None if all examples have the same weight.
     """
 
     metric: Metric
@@ -115,14 +121,15 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
 
     Args:
       values: [B, ...], a loss or metric for each example.
-      weight: [B], or any leading part of the shape of values, >= 0; None weighs all equally. Values
-        of weight 0 are ignored, even NaNs.
+      weight: numbers >= 0. Its shape is [B] or more generally `values.shape[:k]` for some k. None
+        means that all values have the same weight. Values of weight 0 are ignored, even if they are
+        NaN.
 
     Returns:
       A `Mean` in float32 or float64.
 
     Raises:
-      PathError: a weight whose shape is not a leading part of the shape of values.
+      PathError: the shape of weight is not `values.shape[:k]` for any k.
 
     Example:
       >>> mean = weighted_mean(jnp.array([1.0, 3.0]), weight=jnp.array([3.0, 1.0]))
@@ -137,15 +144,15 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
 
 
 def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[str, Any]:
-    """The loss and metrics that an objective reports, as means that can be added.
+    """Converts the scalars among the loss and metrics that an objective reports to `Mean`s.
 
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: the count of the Mean that a scalar becomes.
+      count: a scalar becomes a `Mean` with this count, and with itself as the value.
 
     Returns:
-      name -> Mean, Tally or Seen, the loss under "loss".
+      name -> Mean, Tally or Seen. The loss has the name "loss".
     """
 
     def mean(value: Any) -> Any:
@@ -158,10 +165,10 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
 
 
 def tallied(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The means with a Tally in place of each Seen."""
+    """Converts each Seen to a Tally; returns Means and Tallies unchanged."""
     return {name: mean.tally() if isinstance(mean, Seen) else mean for name, mean in means.items()}
 
 
 def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The means and tallies over both; name -> Mean or Tally, with the same names."""
+    """Adds each Mean or Tally of `more` to the one of the same name in `means`."""
     return {name: mean.plus(more[name]) for name, mean in means.items()}

@@ -1,4 +1,4 @@
-"""Batches of `supervised`: x, y, perhaps weight, and the model's extra inputs."""
+"""Batches for `supervised`: x, y, an optional weight, and the model's extra inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,10 @@ import numpy as np
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(x, y, weight, extra inputs) of a batch: a tuple (x, y) or (x, y, weight), or a dict."""
+    """(x, y, weight, extra inputs) of a batch, a tuple (x, y) or (x, y, weight) or a dict.
+
+    weight is None if the batch has none.
+    """
     if isinstance(batch, Mapping):
         rest = dict(batch)
         if "x" in rest and "y" in rest:
@@ -25,7 +28,10 @@ def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 
 def check_weight(weight: Any) -> None:
-    """Raises unless weights [N, ...] are finite, >= 0 and not all 0; traced ones and None pass."""
+    """Raises unless the weights [N, ...] are finite, >= 0 and not all 0.
+
+    Does not raise if `weight` is None or traced.
+    """
     if weight is None or isinstance(weight, jax.core.Tracer):
         return
     array = np.asarray(weight)
@@ -44,12 +50,14 @@ def check_weight(weight: Any) -> None:
 
 
 def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """x, y and inputs with 0 in place of the numbers of weight 0 that could harm the gradient.
+    """Replaces numbers of weight 0 in x, y and inputs by 0, so that they cannot make gradients NaN.
 
-    The mean leaves out an example of weight 0, but the gradient multiplies it by 0, and 0 * NaN is
-    NaN. If a whole example has weight 0, all its numbers become 0. If only a part of it has, such
-    as the padding of a sequence, the model may read that part for the rest: then the targets become
-    0, and in x and inputs only the NaNs and infinities.
+    The mean loss ignores an example of weight 0. But its gradient is multiplied by 0, and 0 * NaN
+    is NaN. So if a whole example has weight 0, all its numbers become 0.
+
+    If only a part of an example has weight 0, such as the padding of a sequence, the targets of
+    this part become 0. In x and inputs, only NaNs and infinities of this part become 0, because the
+    model may need its finite numbers to predict the rest of the example.
     """
     if weight is None:
         return x, y, inputs
@@ -67,7 +75,11 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
 
 
 def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
-    """A leaf with 0 where `out`, a mask over its first axes, is True; only floats change."""
+    """Sets a floating leaf to 0 where `out`, a mask over the first axes of the leaf, is True.
+
+    Any other leaf, and a leaf whose first axes do not have the shape of `out`, is unchanged. With
+    `only_not_finite`, only NaNs and infinities are set to 0.
+    """
     floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     if not floating or jnp.shape(leaf)[: out.ndim] != out.shape:
         return leaf
@@ -78,7 +90,7 @@ def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
 
 
 def batch_of(rows: int, tree: Any) -> Any:
-    """The shapes and dtypes of a batch of `rows` rows of `tree`."""
+    """The shapes and dtypes of a batch that consists of `rows` rows of `tree`."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((rows, *np.shape(leaf)[1:]), jnp.result_type(leaf)), tree
     )

@@ -1,4 +1,4 @@
-"""Checks of the arguments of training: is each what its place needs?"""
+"""Checks of the types of arguments of training, which find arguments in the wrong order."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ def check_objective_given(who: str, objective: Any) -> None:
 
 
 def check_optimizer(who: str, optimizer: Any) -> None:
-    """Raises unless `optimizer` is one of fdl's or optax's."""
+    """Raises unless `optimizer` is an optimizer of fdl or optax."""
     if isinstance(optimizer, GradientTransformation):
         return
     parts = [getattr(optimizer, part, None) for part in ("init", "update")]
@@ -49,7 +49,7 @@ def check_optimizer(who: str, optimizer: Any) -> None:
 
 
 def check_run(who: str, run: Any) -> None:
-    """Raises unless `run` is a Run, or a Result, which has one."""
+    """Raises unless `run` is a Run, or a Result, which contains a Run."""
     if not all(hasattr(getattr(run, "run", run), part) for part in ("params", "opt_state", "step")):
         raise TypeError(
             f"{who}: expected a run, or a result of fit, got {said(run)}; begin with "
@@ -58,11 +58,11 @@ def check_run(who: str, run: Any) -> None:
 
 
 def check_opt_state(who: str, optimizer: GradientTransformation, params: Any, state: Any) -> None:
-    """Raises unless the optimizer state `state` has the paths and shapes of this optimizer's."""
+    """Raises unless `state` has the paths and shapes of a state of `optimizer`."""
     try:
         expected = paths.leaves(jax.eval_shape(optimizer.init, params))
         found = paths.leaves(state)
-    except Exception:  # an init that cannot be traced; the step will say what is wrong
+    except Exception:  # `optimizer.init` cannot be traced; the training step reports why
         return
     shapes = [{path: np.shape(leaf) for path, leaf in each.items()} for each in (expected, found)]
     if shapes[0] != shapes[1]:
@@ -86,7 +86,10 @@ def check_mode(who: str, mode: Any) -> None:
 
 
 def check_params_given(who: str, params: Any) -> None:
-    """Raises unless `params` is a pytree of numbers, and not the pair that `Layer.init` gives."""
+    """Raises unless `params` is a pytree of numbers.
+
+    Raises also for the pair (params, state) that `Layer.init` returns, if state is empty.
+    """
     pair = type(params) is tuple and len(params) == 2
     if pair and isinstance(params[1], dict) and not params[1]:
         raise TypeError(
@@ -119,7 +122,7 @@ def check_state_given(who: str, state: Any) -> None:
 
 
 def check_params_of_layer(who: str, model: Any, params: Any) -> None:
-    """Raises unless `params` is a dict, as those of a Layer are."""
+    """Raises if `model` is a Layer and `params` is not a dict."""
     if isinstance(model, Layer) and not isinstance(params, Mapping):
         raise TypeError(
             f"{who}: expected the params of {model!r}, a dict, got {said(params)}; "
@@ -128,7 +131,7 @@ def check_params_of_layer(who: str, model: Any, params: Any) -> None:
 
 
 def check_model(who: str, model: Any) -> None:
-    """Raises unless `model` is a Layer or a function, and not a factory of layers."""
+    """Raises unless `model` is a Layer or a function; raises also for a factory of layers."""
     if makes(model, Layer):
         raise TypeError(
             f"{who}: expected a model, got {said(model)}, which makes a layer; call it first, as "
@@ -171,7 +174,10 @@ def check_loss(who: str, name: str, loss: Any) -> None:
 
 
 def metric_of(who: str, name: str, metric: Any) -> Any:
-    """The metric, a function or a Metric; a factory of a Metric without options is called."""
+    """Checks and returns a metric, which is a function or a Metric.
+
+    A factory of a Metric is called if all its arguments have defaults.
+    """
     if makes(metric, Metric) and not _needed(metric):
         return metric()
     if not isinstance(metric, Metric):
@@ -180,7 +186,7 @@ def metric_of(who: str, name: str, metric: Any) -> Any:
 
 
 def _call(factory: Callable[..., Any]) -> str:
-    """How to call a factory: `f1(average=...)`."""
+    """A call of a factory as text, such as `f1(average=...)`."""
     options = ", ".join(f"{each}=..." for each in _needed(factory))
     return f"{getattr(factory, '__name__', 'f1')}({options or '...'})"
 
@@ -192,7 +198,7 @@ def _needed(factory: Callable[..., Any]) -> list[str]:
 
 
 def _not_numbers(tree: Any) -> dict[str, Any]:
-    """The leaves that are not numbers, by path."""
+    """The leaves that are not numbers or arrays of numbers, by path."""
 
     def number(leaf: Any) -> bool:
         kind = getattr(getattr(leaf, "dtype", None), "kind", None)
@@ -202,7 +208,7 @@ def _not_numbers(tree: Any) -> dict[str, Any]:
 
 
 def _places(f: Callable[..., Any]) -> list[str] | None:
-    """The names of the arguments that can be passed by place; None if they are unknown."""
+    """The names of the positional arguments of `f`; None if they are unknown."""
     try:
         parameters = inspect.signature(f).parameters.values()
         return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
@@ -211,7 +217,7 @@ def _places(f: Callable[..., Any]) -> list[str] | None:
 
 
 def _takes(f: Callable[..., Any], count: int) -> bool:
-    """Whether `f` can be called with `count` arguments."""
+    """Whether `f` can be called with `count` positional arguments."""
     try:
         inspect.signature(f).bind(*range(count))
     except TypeError:
@@ -220,5 +226,5 @@ def _takes(f: Callable[..., Any], count: int) -> bool:
 
 
 def _leaf(named: tuple[str, Any] | None) -> str:
-    """A leaf of an optimizer state in a message: its path and shape."""
+    """Describes a leaf of an optimizer state, by its path and shape, for an error message."""
     return f"with {named[0]!r} {list(named[1])}" if named else "with no more leaves"

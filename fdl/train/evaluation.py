@@ -1,4 +1,4 @@
-"""Evaluation and prediction: exact for any number of examples and any batch size."""
+"""Evaluation and prediction, with results that do not depend on the batch size."""
 
 import functools
 import operator
@@ -35,32 +35,39 @@ BATCH_SIZE_REMEDY = "say how many examples go at once"
 def evaluate(
     objective: Objective, params: Any, data: Any, *, state: Any = None, batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
-    """The mean loss and metrics over a data set; every example counts once. Works under `jax.jit`.
+    """The mean loss and metrics over a data set. Works under `jax.jit`.
 
-    Each example is evaluated as a batch of one, so the result does not depend on batch_size. The
-    exception is an objective that compares the examples of a batch, such as one with `info_nce`: it
-    is evaluated on batches of batch_size (the last may be smaller), so its result depends on
-    batch_size. `evaluate` finds out by evaluating the first two examples together and one by one.
+    Each example is evaluated exactly once, as a batch of one, so the result does not depend on
+    batch_size.
 
-    Under `jit`, `grad` and `vmap` values are not known yet, so both ways are compiled and the
-    program chooses between them; checks that need values are left out.
+    The exception is an objective that compares the examples of a batch, such as one with
+    `info_nce`. It is evaluated on batches of batch_size examples (the last batch may be smaller),
+    so its result depends on batch_size. To find out whether an objective is of this kind,
+    `evaluate` compares its results for the first two examples together and one by one.
+
+    Under `jit`, `grad` and `vmap`, the values needed for this comparison are not yet known. Then
+    both ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
+    skipped.
 
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; it gets key None.
-      params: a pytree; or a run, a result of `fit` or its `best`, which bring their state, and
-        whose parameters are those that `fdl.optim.eval_params` gives.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`; key is None.
+      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result. The last
+        three contain a state, and `fdl.optim.eval_params` gives their parameters.
       data: a pytree of arrays [N, ...], N >= 1.
-      state: the network's state; None is `{}`, or the state that `params` brings.
-      batch_size: how many examples at once, an int >= 1; it decides memory and speed.
+      state: the network's state. None means the state that `params` contains, or `{}` if it
+        contains none.
+      batch_size: the number of examples that are evaluated at once, an int >= 1. Larger values need
+        more memory and may be faster.
 
     Returns:
-      name -> mean, the loss under "loss"; Python floats, or scalar arrays under a transformation.
+      A dict, name -> mean, where the loss has the name "loss". The means are Python floats, or
+      scalar arrays under `jit`, `grad` and `vmap`.
 
     Raises:
-      TypeError: an argument in the wrong place.
-      ValueError: data that are empty, of different lengths or not finite; targets out of the range
-        of the loss.
-      PathError: data that the model cannot take.
+      TypeError: an argument is in the wrong place.
+      ValueError: data is empty, has arrays of different lengths, or has numbers that are not
+        finite; or a target is out of the range that the loss allows.
+      PathError: the model cannot take the data.
 
     Example:
       >>> from fdl.train.objective import plain
@@ -91,25 +98,28 @@ def predict(
     batch_size: int = BATCH_SIZE,
     **inputs: Any,
 ) -> Any:
-    """The outputs of a network, in evaluation, for any number of inputs.
+    """The outputs of a network in evaluation (not training), for any number of examples.
 
-    Each input is a batch of one, so the result does not depend on batch_size.
+    Each example is passed to the network as a batch of one, so the result does not depend on
+    batch_size.
 
     Args:
       model: a Layer, or a function `(params, x, **inputs) -> y`.
-      params: a pytree; or a run, a result of `fit` or its `best`, as in `evaluate`.
+      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result, as in
+        `evaluate`.
       x: a pytree of arrays [N, ...], N >= 1.
-      state: the network's state; None is `{}`, or the state that `params` brings.
-      batch_size: how many inputs at once, an int >= 1.
+      state: the network's state. None means the state that `params` contains, or `{}` if it
+        contains none.
+      batch_size: the number of examples that are computed at once, an int >= 1.
       inputs: the model's extra inputs by name, pytrees of arrays [N, ...].
 
     Returns:
       y, a pytree of arrays [N, ...].
 
     Raises:
-      TypeError: an argument in the wrong place.
-      ValueError: no inputs, or arrays of different lengths.
-      PathError: an input that the model cannot take.
+      TypeError: an argument is in the wrong place.
+      ValueError: x is empty, or has arrays of different lengths.
+      PathError: the model cannot take x or an extra input.
 
     Example:
       >>> predict(lambda w, x: w * x, 2.0, jnp.array([[1.0], [2.0], [3.0]]), batch_size=2)
@@ -129,11 +139,13 @@ def predict(
 
 
 def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
-    """(params, state) to evaluate.
+    """(params, state) with which a network is evaluated.
 
     Args:
-      params: a pytree, or a value with `params` and `state`: a run, a result of `fit` or its best.
-      state: the network's state; None is the state that `params` brings, or `{}`.
+      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result, which have
+        the attributes `params` and `state`.
+      state: the network's state. None means `params.state`, or `{}` if `params` is a pytree of
+        arrays.
     """
     if hasattr(params, "params") and hasattr(params, "state"):
         state = params.state if state is None else state
@@ -148,13 +160,13 @@ _eval_params = jax.jit(eval_params)
 
 
 def check_objective(objective: Objective, params: Any, state: Any, data: Any) -> int:
-    """N, if the objective can take the data; raises as `evaluate` does."""
+    """Returns N, the number of examples; raises as `evaluate` does if the data is wrong."""
     data = arrays.as_arrays(data)
     without_ignored = getattr(objective, "without_ignored", lambda data: data)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
         examples = length(data)
     else:
-        with jax.ensure_compile_time_eval():  # so that known values are checked inside `jit` too
+        with jax.ensure_compile_time_eval():  # so that constant data is also checked inside `jit`
             examples = check_data(without_ignored(data))
     if hasattr(objective, "check"):
         objective.check(params, state, data)
@@ -162,18 +174,20 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
 
 
 def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> Any:
-    """Whether the report for two examples differs from the mean of the reports for each of them.
+    """Whether an objective compares the examples of a batch.
+
+    It does if its means for two examples in one batch differ from its means for two batches of one.
 
     Args:
       objective, params, state: as in `evaluate`.
-      data: a pytree of JAX arrays [N, ...]; the first two rows are used.
+      data: a pytree of JAX arrays [N, ...]. Only the first two examples are used.
 
     Returns:
-      A bool; traced if values are not known yet, and then nothing is raised.
+      A bool. If the values are not yet known, it is a traced bool, and nothing is raised.
 
     Raises:
-      PathError: a `supervised` objective whose model gives an example another output beside another
-        example than alone.
+      PathError: the objective is from `supervised`, and its model's output for an example depends
+        on the rest of the batch.
     """
     if length(data) < 2:
         return False
@@ -181,7 +195,7 @@ def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> 
     try:
         together, alone = _together_and_alone(params, state, pair, objective=objective)
     except (ValueError, TypeError, ArithmeticError):
-        # The objective may need two examples. If something else is wrong, it is raised later.
+        # The objective may need at least two examples. All other errors are raised later.
         return True
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, pair))} | {jnp.float32}
     rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
@@ -215,7 +229,11 @@ def _differ(a: Any, b: Any, rounding: float) -> Any:
 
 @weak_jit(static=["objective"])
 def _together_and_alone(params: Any, state: Any, pair: Any, *, objective: Objective) -> Any:
-    """(means by name, outputs [2, ...]) of two examples in one batch, and in two batches of one."""
+    """Evaluates two examples in one batch, and in two batches of one.
+
+    Returns:
+      Two pairs (means by name, outputs [2, ...]).
+    """
     report = functools.partial(_means_and_outputs, objective, params, state)
     together = report(pair)
     alone = jax.lax.map(report, jax.tree.map(lambda leaf: leaf[:, None], pair))
@@ -231,9 +249,10 @@ def _values(means: dict[str, Mean]) -> dict[str, Any]:
 def _means_and_outputs(
     objective: Objective, params: Any, state: Any, batch: Any
 ) -> tuple[dict[str, Mean], list[Any]]:
-    """The means reported for a batch, and the model's outputs if the objective gives them.
+    """The means that an objective reports for a batch, and the outputs of the model.
 
-    Tallies are left out: they count examples one by one.
+    There are no outputs if the objective does not report them. Metrics of type Seen or Tally are
+    left out, because they never depend on how examples are put into batches.
     """
     if hasattr(objective, "report"):
         means, outputs, _ = objective.report(params, state, batch, None)
@@ -255,11 +274,12 @@ def totals(
     batch_size: int,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """The compiled part of `evaluate`: name -> Mean or Tally over all data.
+    """The compiled part of `evaluate`: name -> Mean or Tally over all examples.
 
     Args:
       params, state, data, objective, batch_size: as in `evaluate`.
-      whole: True if the objective gets whole batches, False if it gets one example at a time.
+      whole: True calls the objective with batches of batch_size examples. False calls it with one
+        example at a time.
     """
 
     def report(batch: Any) -> dict[str, Any]:
@@ -267,7 +287,7 @@ def totals(
         return as_means(loss, metrics, float(length(batch)))
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
-        """The tallies with these rows added, and the means of each batch of the objective."""
+        """(the tallies after these rows, the means of each call of the objective)."""
         size = 1 if not whole else length(rows)
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows)
         means = jax.vmap(report)(batches)
@@ -284,24 +304,24 @@ def totals(
     if full < examples:
         tallies, last = add(tallies, jax.tree.map(lambda x: x[full:], data))
         means = jax.tree.map(lambda *parts: jnp.concatenate(parts), means, last)
-    # Added at the end, in an order that does not depend on batch_size.
+    # The means are added here, in an order that does not depend on batch_size.
     return {**jax.tree.map(pairwise_sum, means), **tallies}
 
 
 def _empty_tallies(report: Any, data: Any, size: int) -> dict[str, Any]:
-    """The tallies over no examples, of the metrics in the report of a batch."""
+    """The tallies over zero examples, for each Metric that the objective reports."""
     batch = batch_of(size, data)
     means = jax.eval_shape(lambda batch: tallied(report(batch)), batch)
     return {name: mean.nothing() for name, mean in means.items() if isinstance(mean, Tally)}
 
 
 def _joined(batches: Seen) -> Seen:
-    """Batches [P, B, ...] as one batch [P * B, ...]."""
+    """Joins P batches, arrays [P, B, ...], to one batch, arrays [P * B, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
 
 
 def values(means: dict[str, Any]) -> dict[str, Any]:
-    """The means as Python floats; traced ones as scalar arrays."""
+    """The values of the means and tallies: Python floats, or scalar arrays if they are traced."""
 
     def number(mean: Any) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(mean)):
@@ -317,7 +337,7 @@ def values(means: dict[str, Any]) -> dict[str, Any]:
 
 @weak_jit(static=["model", "batch_size"])
 def _outputs(params: Any, state: Any, examples: Any, *, model: Any, batch_size: int) -> Any:
-    """The compiled part of `predict`; examples is (x, inputs)."""
+    """The compiled part of `predict`; `examples` is the pair (x, inputs)."""
 
     def one(example: Any) -> Any:
         x, inputs = jax.tree.map(lambda leaf: leaf[None], example)

@@ -1,4 +1,7 @@
-"""What `fit` does between two chunks of steps: records, log file, progress, pace, Ctrl-C."""
+"""What `fit` does between two chunks of steps: it records, logs, shows progress, and may stop.
+
+A chunk is a number of steps that one call of a compiled function takes.
+"""
 
 import contextlib
 import json
@@ -20,20 +23,21 @@ from fdl.core.layer import abstract
 from fdl.train.evaluation import params_and_state, values
 from fdl.train.run import Run, copied
 
-# Each call of a program takes fresh memory from the system, tens of megabytes for a large network:
-# with calls of 0.25 seconds that took a sixth of the CPU time. Longer calls delay Ctrl-C.
+# How long a chunk should take. Each call of a compiled function allocates new memory, tens of
+# megabytes for a large network; with chunks of 0.25 seconds, this took a sixth of the CPU time.
+# Longer chunks delay the reaction to Ctrl-C.
 CHUNK_SECONDS = 1.0
-PRINTED_LINES = 20  # of a whole run, when there is no terminal for a bar
+PRINTED_LINES = 20  # about how many records are printed if there is no terminal for a progress bar
 
 
 class Best(NamedTuple):
     """The parameters at the record with the best value of the monitored metric.
 
     Args:
-      step: the step of that record.
-      value: the metric; finite.
-      params: a pytree, the parameters that `fdl.optim.eval_params` gives.
-      state: a pytree, the network's state.
+      step: the step of this record.
+      value: the value of the monitored metric in this record, a finite number.
+      params: a pytree, the parameters that `fdl.optim.eval_params` gave at this record.
+      state: a pytree, the network's state at this record.
     """
 
     step: int
@@ -46,13 +50,15 @@ class Best(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """What the next `fit` needs besides the run to go on as if this one had never stopped.
+    """What the next call of `fit` needs, besides the run, to continue as if training never stopped.
+
+    A record is due if its step is a multiple of `record_every`.
 
     Args:
-      means: the means of the steps since the last record that was due.
-      records: the number of records at that time.
-      best: the best of them.
-      worse: the number of records since the best one.
+      means: the means over the steps since the last record that was due.
+      records: the number of records up to and including the last one that was due.
+      best: the parameters at the best of these records; None if there is none.
+      worse: the number of these records after the best one.
     """
 
     means: Any
@@ -66,7 +72,10 @@ class Unfinished(NamedTuple):
 
 
 class Recorder:
-    """History, log, best parameters and the reason to stop; see `fit` for the arguments."""
+    """Stores the history, the log, the best parameters and the reason to stop training.
+
+    See `fit` for the arguments.
+    """
 
     def __init__(self, monitor: str, mode: str, patience: int | None, log: Any):
         self.monitor = f"val_{monitor}"
@@ -80,15 +89,15 @@ class Recorder:
         self.worse = 0
 
     def resume(self, before: Any, means: Any) -> Any:
-        """Goes on from an earlier result.
+        """Continues from an earlier result.
 
         Args:
-          before: a Result of `fit`, or None.
-          means: zeros, the means of no steps.
+          before: a Result of `fit`, or None to begin without one.
+          means: the means over zero steps, all of them 0.
 
         Returns:
-          The means of the steps since the last record of `before`, if they have the names, shapes
-          and dtypes of `means`; otherwise `means`.
+          The means over the steps since the last record of `before` that was due. But `means` is
+          returned if `before` is None, or if its means have different names, shapes or dtypes.
         """
         if before is None:
             return means
@@ -101,18 +110,22 @@ class Recorder:
         return copied(unfinished.means) if alike else means
 
     def unfinished(self, means: Any) -> Unfinished:
-        """What a later `fit` needs, with the means of the steps since the last record."""
+        """What a later call of `fit` needs; `means` are over the steps since the last record."""
         return Unfinished(means, len(self.history), self.best, self.worse)
 
     def add(self, record: dict[str, float], run: Run) -> dict[str, float]:
-        """Adds a record to the history and the log, and keeps the run's parameters if best."""
+        """Adds a record to the history and the log; if it is the best, copies the parameters.
+
+        Returns:
+          The record, with the entry "seconds" added.
+        """
         record = record | {"seconds": time.perf_counter() - self.begun}
         self.history.append(record)
         self.log.write(json.dumps(record) + "\n")
         if self.monitor not in record:
             return record
         value = self.sign * record[self.monitor]
-        # A NaN is never better, and any finite value is better than none.
+        # NaN and infinity are never better. The first finite value is always better.
         if np.isfinite(value) and (self.best is None or value < self.sign * self.best.value):
             step, value = int(record["step"]), record[self.monitor]
             self.best = Best(step, value, *copied(params_and_state(run)))
@@ -122,7 +135,14 @@ class Recorder:
         return record
 
     def stop_if_needed(self, run: Run, finite: bool, interrupted: bool, due: bool) -> None:
-        """Sets the reason to stop, if there is one; patience counts only records that are due."""
+        """Sets the reason to stop, if there is one.
+
+        Args:
+          run: the run after a chunk.
+          finite: False if a parameter or a number in the state is not finite.
+          interrupted: True if Ctrl-C was pressed.
+          due: True if the record at this step is due. Only then can patience end training.
+        """
         if self.reason:
             return
         if not finite:
@@ -140,7 +160,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def keeping_the_run(self) -> Iterator[None]:
-        """Turns an error between two chunks into a reason to stop, with a warning."""
+        """Warns if the block raises, and makes the error the reason to stop, to keep the run."""
         try:
             yield
         except Exception as error:
@@ -156,7 +176,7 @@ class Recorder:
 
 
 def _not_finite(run: Run) -> str:
-    """The first value that is not finite, and where."""
+    """Describes the first parameter or state value that is not finite, with its path."""
     for part in ("params", "state"):
         for path, leaf in paths.leaves(getattr(run, part)).items():
             if jax.numpy.issubdtype(leaf.dtype, np.inexact):
@@ -168,14 +188,14 @@ def _not_finite(run: Run) -> str:
 
 
 class Log:
-    """A file of JSON lines. After training has begun, a failed write only warns.
+    """A log file of JSON lines. A failed write raises here, but only warns during training.
 
     Args:
-      file: a path, or None for no log.
+      file: path of the log file; None means that there is no log.
 
     Raises:
-      ValueError: a file that is not a path.
-      OSError: a file that cannot be written.
+      ValueError: `file` is not a path.
+      OSError: the file cannot be written.
     """
 
     def __init__(self, file: Any):
@@ -197,7 +217,11 @@ class Log:
             ) from error
 
     def write(self, line: str) -> None:
-        """Appends a line. If that fails, it warns once and writes the line with the next one."""
+        """Appends a line to the log.
+
+        If this fails, the line is saved and written together with the next line. Only the first of
+        several failures in a row warns.
+        """
         warned = bool(self.waiting)
         self.waiting += line
         try:
@@ -211,7 +235,7 @@ class Log:
                 )
 
     def append(self) -> None:
-        """Writes the waiting lines, all or none of them."""
+        """Appends the lines that are not yet written to the file, either all or none of them."""
         if self.file is not None:
             with open(self.file, "ab", buffering=0) as file:
                 size = file.tell()
@@ -220,7 +244,7 @@ class Log:
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    with contextlib.suppress(OSError):  # a device such as /dev/full has no size
+                    with contextlib.suppress(OSError):  # /dev/full, for example, has no size
                         file.truncate(size)
                     raise
         self.waiting = ""
@@ -230,9 +254,9 @@ class Progress:
     """Shows how far training is, with the loss and metrics of the latest steps.
 
     Args:
-      wanted: False shows nothing and does not import rich.
+      wanted: True shows progress. False shows nothing and does not import rich.
       step: the step at which training begins.
-      last: the step at which it ends.
+      last: the step at which training ends.
     """
 
     def __init__(self, wanted: bool, step: int, last: int):
@@ -266,17 +290,17 @@ class Progress:
             self.bar.stop()
 
     def show(self, step: int, means: dict[str, Any]) -> None:
-        """Moves the bar to a step.
+        """Moves the bar to a step, and shows values below it.
 
-        It shows the loss and metrics since the last record, and the validation values of that
-        record.
+        The values are the loss and metrics since the last record, and the validation values of the
+        last record.
         """
         if self.bar is not None:
             seen = _numbers(values(means) | self.validated)
             self.bar.update(self.task, completed=step, seen=seen)
 
     def record(self, record: dict[str, float]) -> None:
-        """Shows a record in the bar; without a bar, prints about `PRINTED_LINES` of all records."""
+        """Shows a record in the bar. Without a bar, prints only about `PRINTED_LINES` records."""
         self.validated = {name: value for name, value in record.items() if name.startswith("val_")}
         if self.bar is not None:
             self.bar.update(self.task, seen=_numbers(_training(record) | self.validated))
@@ -289,7 +313,7 @@ class Progress:
 
 
 def _bar(console: Any) -> Any:
-    """A bar with the values in lines below it, so that many metrics do not push it off screen."""
+    """A progress bar with the values in lines below it, so that many values do not hide the bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.text import Text
@@ -304,7 +328,7 @@ def _bar(console: Any) -> Any:
 
 
 def _training(record: dict[str, float]) -> dict[str, float]:
-    """The training loss and metrics of a record."""
+    """The training loss and metrics of a record, without its validation values."""
     rest = ("step", "epoch", "seconds")
     return {
         name: value
@@ -318,7 +342,10 @@ def _numbers(named: dict[str, float]) -> str:
 
 
 class Pace:
-    """The number of steps of the next chunk: fixed, or as many as take about CHUNK_SECONDS."""
+    """The number of steps in the next chunk.
+
+    It is `chunk`, or if `chunk` is None, the number of steps that take about CHUNK_SECONDS.
+    """
 
     def __init__(self, chunk: int | None):
         self.fixed = chunk
@@ -326,12 +353,17 @@ class Pace:
         self.warm = False
 
     def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
-        """Runs a chunk of `length` steps, and sets the length of the next one from its time."""
+        """Runs a chunk of `length` steps; sets the number of steps of the next chunk by its time.
+
+        Returns:
+          The result of `program(*args)`.
+        """
         begun = time.perf_counter()
         result = jax.block_until_ready(program(*args))
         seconds = time.perf_counter() - begun
         if self.fixed is None and self.warm:
-            # At most ten times as long: a short first chunk is mostly the call itself.
+            # The next chunk has at most ten times as many steps. The reason is that a short chunk
+            # spends most of its time on the call itself, so its time says little about a step.
             self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
         elif self.fixed is None:
             self.warm = True  # The time of the first chunk is mostly compilation.
@@ -340,9 +372,10 @@ class Pace:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function: was Ctrl-C pressed? A second Ctrl-C raises KeyboardInterrupt.
+    """Yields a function that returns True if Ctrl-C was pressed once in the block.
 
-    Outside the main thread, which alone receives signals, it always gives False.
+    A second Ctrl-C raises KeyboardInterrupt. In a thread other than the main thread the function
+    always returns False, because only the main thread receives signals.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The training loop: compiled chunks of steps, with records and validation between them."""
+"""The training loop: compiled chunks of steps; between chunks, it records and validates."""
 
 import functools
 import math
@@ -40,18 +40,19 @@ BATCH_SIZE_REMEDY = "say how many examples a step sees"
 
 
 class Result(NamedTuple):
-    """What `fit` returns. Pass it to `fit` again to go on as if training had never stopped.
+    """What `fit` returns. Pass it to `fit` again to continue as if training had never stopped.
 
     Args:
       run: the run after the last step.
-      history: a list of records, each a dict: step, epoch, seconds, the training loss and metrics
-        since the record before, and the validation loss and metrics under `val_...`.
-      best: the parameters at the record with the best validation value; None without validation
-        data, or if no value was finite.
+      history: a list of records. Each record is a dict with step, epoch, seconds, the mean training
+        loss and metrics over the steps since the previous record, and the validation loss and
+        metrics, whose names begin with `val_`.
+      best: the parameters at the record with the best value of the monitored validation metric.
+        None if there are no validation data, or if no value was finite.
       reason: why training ended: "done", "interrupted", "not finite", "no better for ..." or
         "failed: ...".
-      unfinished: what else the next `fit` needs: the means of the steps since the last record, and
-        the count of `patience`.
+      unfinished: what the next call of `fit` needs besides the run, for example the number of
+        records without a better value, for `patience`.
     """
 
     run: Run
@@ -69,7 +70,7 @@ class Result(NamedTuple):
 
     @property
     def params(self) -> Any:
-        """The parameters after the last step, as `fdl.optim.eval_params` gives them."""
+        """The parameters that `fdl.optim.eval_params` gives after the last step."""
         return params_and_state(self.run)[0]
 
     @property
@@ -96,50 +97,59 @@ def fit(
     progress: bool = False,
     log: str | os.PathLike[str] | None = None,
 ) -> Result:
-    """Trains a run up to a number of steps, in compiled chunks of steps.
+    """Trains a run until it has taken a given number of steps, in compiled chunks of steps.
 
-    The same seed gives the same bits, whatever the chunk length, and however often training stops
-    and goes on.
+    The same seed gives bit-identical results. They do not depend on the number of steps in a chunk,
+    or on whether training is stopped and continued.
 
-    A program is compiled once for an objective and an optimizer, and is freed with the last
-    reference to them. `fdl.sgd(0.1)` and `fdl.sgd(0.2)` are two optimizers, so they need two
-    programs; to try many rates with one program, make the rate part of the optimizer's state with
-    `fdl.optim.inject_hyperparams`.
+    The training code is compiled once for each pair of an objective and an optimizer, and is freed
+    when the objective or the optimizer is no longer referenced. `fdl.sgd(0.1)` and `fdl.sgd(0.2)`
+    are different optimizers, so the code is compiled for each of them. To compile once for many
+    learning rates, use `fdl.optim.inject_hyperparams`, which makes the rate part of the optimizer's
+    state.
 
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`, as `supervised` makes
-        it.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
+        `supervised`.
       optimizer: from fdl or optax.
-      run: from `start`, or from an earlier result; its arrays are copied and stay valid. Pass the
-        whole earlier `Result` to go on with its history, best and patience too.
+      run: a run from `start` or from an earlier result. Its arrays are copied and stay valid. Pass
+        the whole earlier `Result` to also continue its history, best and patience.
       data: a pytree of arrays [N, ...], from NumPy or JAX.
-      batch_size: B, an int >= 1. Every batch has B examples; it may straddle two epochs.
-      epochs: passes over the data, >= 0: ceil(epochs * N / B) steps, counted from step 0 of the
-        run.
-      steps: total number of steps, counted from step 0 of the run. Pass either epochs or steps.
-      validation: data like `data`, evaluated at every record with the parameters that
-        `fdl.optim.eval_params` gives; see `evaluate`.
-      record_every: steps from one record of the history to the next; None is one epoch.
-      monitor: the validation metric that decides `best` and early stopping.
-      mode: "min" if smaller values of the monitor are better, "max" if larger ones are. NaN is
-        never better.
-      patience: stop after this many records in a row without a better value; None never stops.
-      chunk: steps in one call of the compiled program; None chooses about one second of them.
-      progress: show a bar in a terminal; elsewhere print about 20 of the records.
-      log: path of a file to which each record is appended as a line of JSON.
+      batch_size: B, an int >= 1. Each batch has exactly B examples, so a batch may begin in one
+        epoch and end in the next.
+      epochs: the number of passes over the data, >= 0. Training ends at step ceil(epochs * N / B).
+        Steps are counted from the start of the run, including earlier calls of `fit`.
+      steps: the step at which training ends, counted in the same way. Pass either epochs or steps.
+      validation: data with the structure of `data`, or None. It is evaluated at each record, with
+        the parameters that `fdl.optim.eval_params` gives; see `evaluate`.
+      record_every: the number of steps from one record of the history to the next. None means one
+        epoch.
+      monitor: the name of the validation metric that decides `best` and early stopping.
+      mode: "min" if smaller values of the monitored metric are better, "max" if larger values are
+        better. NaN is never better.
+      patience: training stops after this many records in a row without a better value. None means
+        that it never stops early.
+      chunk: the number of steps in a chunk, which is one call of the compiled code. None chooses a
+        number of steps that takes about one second.
+      progress: True shows a progress bar in a terminal; without a terminal, it prints about 20 of
+        the records. False shows nothing.
+      log: path of a file to which each record is appended as a line of JSON. None writes no file.
 
     Returns:
-      `Result(run, history, best, reason, unfinished)`. Ctrl-C ends training after the current
-      chunk, and `fit` returns as usual; a second Ctrl-C raises KeyboardInterrupt. Training also
-      ends, with a warning, if parameters or state are not finite, or if an error occurs while a
-      record is made. A loss that is not finite does not end training while the parameters stay
-      finite.
+      `Result(run, history, best, reason, unfinished)`.
+
+      Ctrl-C ends training after the current chunk, and `fit` returns as usual; a second Ctrl-C
+      raises KeyboardInterrupt. Training also ends, with a warning, if parameters or state are not
+      finite, or if an error occurs while a record is made. A loss that is not finite does not end
+      training as long as parameters and state are finite.
 
     Raises:
-      TypeError: an argument in the wrong place, or a traced run.
-      ValueError: arguments or data that cannot be trained on; before the first step.
-      PathError: data that the model cannot take, with the path of the layer.
-      OSError: a log that cannot be written; only before the first step, later it is a warning.
+      TypeError: an argument is in the wrong place, or the run is traced.
+      ValueError: an argument is wrong, or the data cannot be trained on. This is raised before the
+        first step.
+      PathError: the model cannot take the data; the message gives the path of the layer.
+      OSError: the log cannot be written. This is raised only before the first step; later, `fit`
+        warns instead.
 
     Example:
       >>> import jax.numpy as jnp
@@ -167,7 +177,7 @@ def fit(
     validate = _validation(objective, first, validation, batch_size, monitor)
     now, step, data = copied(first), int(first.step), to_jax(data, "fit")
     if isinstance(objective, Supervised):
-        mixes_examples(objective, now.params, now.state, data)  # raises if the model mixes them
+        mixes_examples(objective, now.params, now.state, data)  # raises if it does
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     zeros = zero_means(now, *one_step.eval_shape(now, data, **settings))
     means = recorder.resume(before, copied(zeros))
@@ -186,7 +196,8 @@ def fit(
                     unfinished = recorder.unfinished(copied(means))
                     record = {"step": step, "epoch": step * batch_size / examples} | values(means)
                     record = recorder.add(record | validate(now), now)
-                    # A record that is not due only shows where training stopped.
+                    # If a record is not due, it only shows where training stopped, and a later call
+                    # of `fit` drops it. So `unfinished` is from before this record.
                     unfinished = None if due else unfinished
                     bar.record(record)
             means = copied(zeros) if due else means
@@ -199,10 +210,10 @@ def fit(
 def last_step(
     who: str, examples: int, batch_size: int, epochs: float | None, steps: int | None
 ) -> int:
-    """The step at which training ends, from epochs or steps.
+    """The step at which training ends, computed from epochs or steps.
 
     Raises:
-      ValueError: both or neither of epochs and steps; a number out of range.
+      ValueError: both epochs and steps are given, or neither, or the number is out of range.
     """
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
@@ -213,7 +224,7 @@ def last_step(
                 f"{who}: expected epochs >= 0, a number of passes over the data, got "
                 f"{said(epochs)}; say how many"
             )
-        # Exact for decimals: the float 1.1 is a little more than 1.1.
+        # A Fraction is exact for decimals; as a float, 1.1 is slightly more than 1.1.
         steps = math.ceil(Fraction(str(float(epochs))) * examples / batch_size)
     steps = counted(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
@@ -225,11 +236,11 @@ def last_step(
 
 
 def _checked_run(objective: Any, optimizer: Any, run: Any) -> Run:
-    """The run in `run`, a Run or a Result.
+    """Checks the arguments, and returns the Run: `run` itself, or `run.run` if it is a Result.
 
     Raises:
-      TypeError: an argument in the wrong place, or a traced run.
-      ValueError: a run of another optimizer.
+      TypeError: an argument is in the wrong place, or the run is traced.
+      ValueError: the run was started with a different optimizer.
     """
     check_objective_given("fit", objective)
     check_optimizer("fit", optimizer)
@@ -263,7 +274,11 @@ def _count_or_none(name: str, value: Any) -> int | None:
 def _validation(
     objective: Objective, run: Run, validation: Any, batch_size: int, monitor: str
 ) -> Callable[[Run], dict[str, float]]:
-    """`run -> {"val_loss": ...}`: evaluates a run on the validation data, which it checks first."""
+    """Checks the validation data, and returns a function that evaluates a run on it.
+
+    Returns:
+      A function `run -> {"val_loss": ...}`; it gives {} if there are no validation data.
+    """
     if validation is None:
         return lambda run: {}
     params, state = params_and_state(run)
@@ -291,7 +306,7 @@ def _validation(
 
 
 def _add_to_first_line(error: Exception, more: str) -> None:
-    """Adds to the first line of an error's message."""
+    """Adds the text `more` to the end of the first line of an error's message."""
 
     def longer(text: str) -> str:
         first, newline, rest = text.partition("\n")

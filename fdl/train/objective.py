@@ -1,8 +1,9 @@
 """Objectives: the forward pass and the loss as one pure function, for `jax.grad`.
 
-An objective is any function `(params, state, batch, key) -> (loss, (state, metrics))`. It gets a
-key in training, and None in evaluation. `supervised` makes one from a model and a loss, `plain`
-from a function `(params, batch) -> loss`; you can also write one yourself.
+An objective is any function `(params, state, batch, key) -> (loss, (state, metrics))`. In training,
+key is a random key; in evaluation, key is None. `supervised` makes an objective from a model and a
+loss. `plain` makes an objective from a function `(params, batch) -> loss`. You can also write an
+objective yourself.
 """
 
 import dataclasses
@@ -31,31 +32,32 @@ from fdl.typing import Loss, Objective
 def supervised(
     model: Layer | Callable[..., Any], loss: Loss, **metrics: Loss | Metric
 ) -> "Supervised":
-    """An objective for learning from examples: predict y from x, and score the prediction.
+    """An objective for supervised learning: predict y from x, and score the prediction.
 
-    loss = sum weight * loss(y_pred, y) / sum weight, over the examples of the batch.
+    The loss of a batch is sum(weight * loss(y_pred, y)) / sum(weight), over all its examples.
 
     Args:
-      model: a Layer, or a function `(params, x) -> y_pred`. A function with an argument `key` or
-        `train` gets them.
-      loss: `(y_pred, y) -> [B, ...]`, per example. Targets that an option of fdl's loss leaves out,
-        as in `fdl.softmax_cross_entropy(ignore_index=-100)` or a `functools.partial` of it, count
-        neither in the mean loss nor in the metrics.
-      metrics: what else to report, by name: a function like `loss` (`accuracy=fdl.accuracy`), or a
-        `fdl.metrics.Metric` whose value is one number
-        (`f1=fdl.metrics.f1("macro", classes=10)`). If all options of a Metric have defaults, its
-        function will do (`auc=fdl.metrics.auc`).
+      model: a Layer, or a function `(params, x) -> y_pred`. If the function has an argument named
+        `key` or `train`, the objective passes it.
+      loss: a function `(y_pred, y) -> [B, ...]`, with one or more values for each example. A loss
+        of fdl may have an option to ignore some targets, for example
+        `functools.partial(fdl.softmax_cross_entropy, ignore_index=-100)`. Such targets are left out
+        of the mean loss and of the metrics.
+      metrics: other values to report, by name. Each is a function like `loss`
+        (`accuracy=fdl.accuracy`) or a `fdl.metrics.Metric` whose value is one number
+        (`f1=fdl.metrics.f1("macro", classes=10)`). If all arguments of the function that makes a
+        Metric have defaults, you can pass the function itself (`auc=fdl.metrics.auc`).
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
-      inputs and perhaps weight. weight is [B] or any leading part of the shape of the loss, >= 0.
-      Examples of weight 0 are ignored; NaNs and infinities in them become 0, so they cannot reach
-      the gradient.
+      inputs and optionally weight. The weights are >= 0, and their shape is [B] or more generally
+      `loss.shape[:k]` for some k, where loss is the result of `loss`. Examples of weight 0 are
+      ignored: NaNs and infinities in them are set to 0, so they cannot reach the gradient.
 
     Raises:
-      TypeError: a model, loss or metric in the wrong place.
-      ValueError: a metric called loss, or a Metric whose value is not one number.
-      PathError: when the objective is called with a batch that the model or the loss cannot take.
+      TypeError: a model, a loss or a metric is in the wrong place.
+      ValueError: a metric has the name "loss", or the value of a Metric is not one number.
+      PathError: the objective is called with a batch that the model or the loss cannot take.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -86,12 +88,14 @@ def supervised(
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Supervised:
-    """What `supervised` returns. Two with the same model, loss and metrics share their programs.
+    """What `supervised` returns.
+
+    Two objectives with the same model, loss and metrics are equal, so they share compiled code.
 
     Args:
       model: a Layer, or a function `(params, x) -> y_pred`.
-      loss: `(y_pred, y) -> [B, ...]`.
-      metrics: pairs (name, function or Metric).
+      loss: a function `(y_pred, y) -> [B, ...]`.
+      metrics: pairs (name, metric), where the metric is a function or a Metric.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -110,20 +114,20 @@ class Supervised:
         return f"<Supervised of {said(self.model)}; {shortened(given, 200)}>"
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        """Forward pass and loss: (scalar loss, (state, metrics))."""
+        """Computes the forward pass and the loss; returns (scalar loss, (state, metrics))."""
         with free_ranks():
             means, _, state = self.report(params, state, batch, key)
         return means["loss"].value(), (state, means)
 
     def report(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
-        """Forward pass and loss: (means by name, y_pred, state)."""
+        """Computes the forward pass and the loss; returns (means by name, y_pred, state)."""
         x, y, weight, inputs = unpack(batch)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         y_pred, state = self.forward(params, state, x, key, **inputs)
         return self.score(y_pred, y, weight), y_pred, state
 
     def forward(self, params: Any, state: Any, x: Any, key: Any, **inputs: Any) -> tuple[Any, Any]:
-        """Step 2 of the training loop: run the network on x, obtain y_pred."""
+        """Step 2 of the training loop: runs the network on x; returns (y_pred, state)."""
         train = key is not None
         if not isinstance(self.model, Layer):
             wanted = key_and_train(self.model, key, train)
@@ -131,7 +135,11 @@ class Supervised:
         return self.model.apply(params, state, x, key=key, train=train, **inputs)
 
     def score(self, y_pred: Any, y: Any, weight: Any = None) -> dict[str, Any]:
-        """Step 3: how far y_pred is from y: the mean loss and metrics, by name."""
+        """Step 3 of the training loop: measures how far y_pred is from y.
+
+        Returns:
+          A dict, name -> mean loss or metric.
+        """
         with free_ranks():
             return {
                 name: self._mean(f, y_pred, y, weight)
@@ -147,7 +155,7 @@ class Supervised:
         )
 
     def without_ignored(self, data: Any) -> Any:
-        """The data with 0 in place of NaNs and infinities in examples of weight 0."""
+        """The data, with NaNs and infinities in examples of weight 0 replaced by 0."""
         x, y, weight, inputs = unpack(data)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         if isinstance(data, Mapping):
@@ -183,14 +191,15 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
     """An objective from a function `(params, batch) -> loss`.
 
     Args:
-      loss: a pure function that returns a scalar, the mean over the batch. A function with an
-        argument `key` or `train` gets them; in evaluation key is None and train is False.
+      loss: a pure function that returns a scalar, the mean loss of the batch. If it has an argument
+        named `key` or `train`, the objective passes it. In evaluation, key is None and train is
+        False.
 
     Returns:
-      An objective without state and metrics.
+      An objective that reports no metrics and returns the state unchanged.
 
     Raises:
-      TypeError: a loss that is not a function.
+      TypeError: loss is not a function.
 
     Example:
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))
@@ -210,26 +219,26 @@ class Plain:
     """What `plain` returns.
 
     Args:
-      loss: `(params, batch) -> scalar`.
+      loss: a function `(params, batch) -> scalar`.
     """
 
     loss: Callable[[Any, Any], Any]
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        """(loss, (state, {}))."""
+        """Computes the loss; returns (loss, (state, {})), with the state unchanged."""
         wanted = key_and_train(self.loss, key, key is not None)
         return self.loss(params, batch, **wanted), (state, {})
 
 
 @weak_jit(static=["objective"])
 def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
-    """Only its `eval_shape` is used, which a jitted function remembers for each shape."""
+    """Only the `eval_shape` of this function is used; being jitted, it is cached for each shape."""
     return objective.forward(params, state, x, None, **inputs)
 
 
 @weak_jit(static=["objective"])
 def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
-    """The loss and the metrics of each example; only its `eval_shape` is used."""
+    """The loss and metrics of each example. Only the `eval_shape` of this function is used."""
     functions = (("loss", objective.loss), *objective.metrics)
     return {name: f(y_pred, y) for name, f in functions if not isinstance(f, Metric)}
 
@@ -237,21 +246,22 @@ def _scores(y_pred: Any, y: Any, *, objective: Supervised) -> Any:
 def report_of(
     objective: Objective, params: Any, state: Any, batch: Any, key: Any
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """(loss, state, metrics) of a batch.
+    """Calls an objective on a batch; returns (loss, state, metrics).
 
     Raises:
-      ValueError: an objective that gives something else, see `_checked_report`.
-      PathError: an objective that needs the value of a traced array.
+      ValueError: the objective returns a wrong value; see `_checked_report`.
+      PathError: the objective needs the value of a traced array.
     """
     with traced_in("objective"):
         return _checked_report(objective(params, state, batch, key))
 
 
 def _checked_report(report: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """(loss, state, metrics) from what an objective returned.
+    """Checks what an objective returned; returns (loss, state, metrics).
 
     Raises:
-      ValueError: another structure, or a loss or metric that is not one number.
+      ValueError: the structure is not (loss, (state, metrics)), or a loss or metric is not one
+        number.
     """
     pair = report if isinstance(report, tuple) and len(report) == 2 else (None, None)
     loss, rest = pair

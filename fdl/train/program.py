@@ -1,4 +1,4 @@
-"""Many steps as one compiled program, which `fit` calls for each chunk."""
+"""Many training steps as one compiled function, which `fit` calls for each chunk of steps."""
 
 from typing import Any
 
@@ -25,12 +25,13 @@ def advance(
     optimizer: GradientTransformation,
     batch_size: int,
 ) -> tuple[Run, dict[str, Any], jax.Array]:
-    """Takes `length` steps, and adds their loss and metrics to `means`.
+    """Takes `length` training steps, and adds their loss and metrics to `means`.
 
-    The buffers of `run` and `means` are reused: pass copies of what is still needed.
+    The memory of `run` and `means` is reused for the results. If you still need these arguments
+    afterwards, pass copies.
 
     Returns:
-      (run, means, finite): finite is True if all params and the state are finite.
+      (run, means, finite). finite is True if all numbers in the params and the state are finite.
     """
 
     def body(_: Any, carry: Any) -> Any:
@@ -53,20 +54,20 @@ def _all_finite(tree: Any) -> jax.Array:
 def one_step(
     run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
 ) -> tuple[Run, dict[str, Any]]:
-    """`train_step`, jitted so that `eval_shape` and `advance` share one trace."""
+    """`train_step`, jitted so that it is traced only once for `eval_shape` and `advance`."""
     return train_step(objective, optimizer, run, data, batch_size)
 
 
 def zero_means(run: Any, after: Any, means: Any) -> Any:
-    """The means of no steps, to which those of steps are added.
+    """The means over zero steps, to which the means of training steps are added.
 
     Args:
       run: the run before a step.
-      after: the shapes of the run after the step.
-      means: the shapes of the means that the step reports.
+      after: the shapes and dtypes of the run after the step.
+      means: the shapes and dtypes of the means that the step reports.
 
     Raises:
-      PathError: a step that adds, drops or changes a leaf of the run.
+      PathError: the step adds or removes a leaf of the run, or changes its shape or dtype.
     """
     leaves_before, leaves_after = paths.leaves(run), paths.leaves(after)
     for path in sorted({*leaves_before, *leaves_after}):

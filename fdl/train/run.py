@@ -1,4 +1,4 @@
-"""A training run as one value, and the batch of each of its steps."""
+"""A training run as one value, and the batch that each step of a run draws."""
 
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ from fdl.typing import Batch
 
 
 class Run(NamedTuple):
-    """A whole training run as one pytree; saving it saves everything.
+    """A training run as one pytree. Saving this pytree saves all that is needed to continue.
 
     Args:
-      params: a pytree of floating arrays, which the optimizer moves.
-      state: a pytree of what a training forward pass moves, such as running statistics; `{}` if
-        there is none.
+      params: a pytree of floating arrays, which the optimizer updates.
+      state: a pytree of arrays that a forward pass in training updates, such as running statistics.
+        It is `{}` if the network has no state.
       opt_state: the optimizer's state.
       step: uint32 scalar, the number of steps taken.
       seed: uint32 scalar. The batch and all random numbers of a step are a function of (seed,
@@ -45,20 +45,21 @@ class Run(NamedTuple):
 def start(
     params: Any, optimizer: GradientTransformation, *, state: Any = None, seed: Any = 0
 ) -> Run:
-    """A new run, at step 0.
+    """Makes a new run, at step 0.
 
     Args:
-      params: a pytree of floating arrays, from `Layer.init` or your own.
+      params: a pytree of floating arrays, for example from `Layer.init`.
       optimizer: from fdl or optax.
-      state: a pytree of arrays, from `Layer.init`; None is `{}`.
-      seed: an integer in [0, 2**32), or a scalar array of one, which may be traced.
+      state: a pytree of arrays, for example from `Layer.init`. None means `{}`.
+      seed: an int in [0, 2**32), or a scalar integer array, which may be traced.
 
     Returns:
       A `Run` whose opt_state is `optimizer.init(params)`.
 
     Raises:
-      TypeError: an argument in the wrong place, such as a layer for params.
-      ValueError: an integer parameter, with its path; a seed that is not an integer in range.
+      TypeError: an argument is in the wrong place, for example a layer in place of params.
+      ValueError: a parameter is an integer (the message gives its path), or the seed is not an
+        integer in [0, 2**32).
 
     Example:
       >>> from fdl.optim import sgd
@@ -77,19 +78,20 @@ def start(
 
 
 def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
-    """Step 1 of the training loop: draw the batch of a step, a function of (seed, step) alone.
+    """Step 1 of the training loop: draws the batch of a step, which depends only on (seed, step).
 
     Args:
       data: a pytree of arrays [N, ...].
-      seed: an integer or uint32 scalar.
-      step: an integer or uint32 scalar, from 0.
+      seed: an int or uint32 scalar.
+      step: an int or uint32 scalar; the first step is 0.
       batch_size: B, an int >= 1.
 
     Returns:
-      The same pytree with arrays [B, ...]: the rows that `fdl.data.stream` gives.
+      A pytree with the structure of data and arrays [B, ...]: the examples at the indices that
+      `fdl.data.stream` gives.
 
     Raises:
-      ValueError: a batch_size that is not an int >= 1; data that `fdl.data.length` refuses.
+      ValueError: batch_size is not an int >= 1, or `fdl.data.length(data)` raises.
 
     Example:
       >>> sorted(draw_batch(jnp.arange(4), seed=0, step=0, batch_size=4).tolist())
@@ -103,7 +105,7 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
 
 
 def copied(tree: Any) -> Any:
-    """A copy of every array, as JAX's, for a program that overwrites its arguments."""
+    """Copies all arrays to new JAX arrays, for a compiled function that overwrites its inputs."""
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -115,7 +117,7 @@ def copied(tree: Any) -> Any:
 
 
 def _seed(who: str, seed: Any) -> jax.Array:
-    """A seed as a uint32 scalar; the range of a traced one is not checked."""
+    """Checks a seed and converts it to a uint32 scalar; a traced one is not range-checked."""
     if isinstance(seed, jax.core.Tracer):
         if jnp.issubdtype(seed.dtype, jnp.integer) and seed.shape == ():
             return seed.astype(jnp.uint32)

@@ -3,10 +3,10 @@
     1  draw a batch of x and y          draw_batch
     2  forward pass: y_pred             Supervised.forward
     3  loss: how far y_pred is from y   Supervised.score
-    4  update all weights               update_weights, which counts the step
+    4  update all weights               update_weights, which also increments run.step
 
-`train_step` does all four; 2 and 3 are inside the objective, because `jax.grad` needs them as one
-function.
+`train_step` does all four. Parts 2 and 3 are inside the objective, because `jax.grad` needs them in
+one function.
 """
 
 from typing import Any
@@ -27,27 +27,29 @@ from fdl.typing import Array, Batch, Objective
 def train_step(
     objective: Objective, optimizer: GradientTransformation, run: Run, data: Batch, batch_size: int
 ) -> tuple[Run, dict[str, Any]]:
-    """One step: draw a batch, forward pass, loss, update. Pure; jit, scan, vmap and grad it freely.
+    """Takes one training step: draws a batch, computes the loss, and updates the weights.
 
-    If the loss is not finite, the state stays as it was. Whether the parameters move is up to the
-    optimizer: see `fdl.optim.apply_if_finite`.
+    This is a pure function; jit, scan, vmap and grad can transform it.
+
+    If the loss is not finite, the state is not changed. Whether the parameters change in this case
+    depends on the optimizer; see `fdl.optim.apply_if_finite`.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`.
-      optimizer: from fdl or optax; it gets the keyword arguments value, grad and value_fn if it
-        takes any.
+      optimizer: from fdl or optax. If its update takes keyword arguments, it gets value, grad and
+        value_fn.
       run: the run before the step.
       data: a pytree of arrays [N, ...].
       batch_size: B, an int >= 1.
 
     Returns:
-      (run, means): the run one step on; and the loss and metrics of the batch before the update,
-      name -> `Mean` or `Tally`.
+      (run, means). run is the run after the step. means is a dict, name -> `Mean` or `Tally`, of
+      the loss and metrics of the batch, computed before the update.
 
     Raises:
-      TypeError: an argument in the wrong place.
-      ValueError: a batch_size below 1, an objective that gives something else, or a run of another
-        optimizer.
+      TypeError: an argument is in the wrong place.
+      ValueError: batch_size is below 1, the objective returns a wrong value, or the run was started
+        with a different optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -87,21 +89,23 @@ def train_step(
 def update_weights(
     optimizer: GradientTransformation, run: Run, gradients: Any, **extra_args: Any
 ) -> Run:
-    """Step 4: move all weights so that the loss on this batch falls slightly, and count the step.
+    """Step 4 of the training loop: updates all weights, and increments `run.step`.
+
+    The update changes the weights so that the loss on the batch becomes slightly smaller.
 
     Args:
       optimizer: from fdl or optax.
       run: the run before the update.
-      gradients: a pytree like run.params.
-      extra_args: keyword arguments for the optimizer, if it takes any; otherwise ignored.
+      gradients: a pytree with the structure and shapes of run.params.
+      extra_args: keyword arguments for the optimizer's update; ignored if it takes none.
 
     Returns:
-      The run one step on, with new params and opt_state. Its state is unchanged: set a new one with
-      `run._replace(state=...)`.
+      The run with new params, a new opt_state, and step increased by 1. `run.state` is unchanged;
+      set a new state with `run._replace(state=...)`.
 
     Raises:
-      TypeError: an argument in the wrong place.
-      ValueError: a run of another optimizer.
+      TypeError: an argument is in the wrong place.
+      ValueError: the run was started with a different optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -125,12 +129,13 @@ def update_weights(
 
 
 def _state_if_finite(loss: Array, state: Any, before: Any) -> Any:
-    """The new state, or the one before the step if the loss is not finite.
+    """The new state if the loss is finite, otherwise the state before the step.
 
-    The optimizer can skip a bad batch, but running statistics never recover from a NaN.
+    The reason is that running statistics never recover from a NaN. The parameters need no such
+    check here, because an optimizer can skip an update that is not finite.
     """
     kinds = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (state, before)]
     if kinds[0] != kinds[1]:
-        return state  # `fit` raises with the leaf's path.
+        return state  # `fit` raises an error with the path of the leaf that changed its shape
     finite = jnp.isfinite(loss)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before)

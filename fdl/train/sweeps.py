@@ -1,4 +1,4 @@
-"""Sweeps: an optimizer over a grid of learning rates and seeds, as one compiled program.
+"""Sweeps: trains with an optimizer at each rate and seed of a grid, in one compiled function.
 
 R learning rates, S seeds, P records of a training run.
 """
@@ -31,29 +31,33 @@ from fdl.train.step import train_step
 from fdl.typing import Objective
 
 Make = Callable[[Any], GradientTransformation]
-"""`rate -> optimizer`."""
+"""A function `rate -> optimizer`."""
 
-# The axes of `vmap`. All networks share the step, and all rates share the seed, so a batch is drawn
-# once for all rates.
+# The mapped axes of a Run in `vmap`: None means that all networks share the value. The step is
+# shared by all networks. The seed is shared by all rates, so each batch is drawn only once for
+# all rates.
 OF_SEEDS = Run(params=0, state=0, opt_state=0, step=None, seed=0)
 OF_RATES = OF_SEEDS._replace(seed=None)
 
 
 class Comparison(NamedTuple):
-    """How one optimizer trained at each learning rate from each seed.
+    """The training curves of one optimizer, for each learning rate and each seed.
 
     Args:
-      rates: [R], float64, rising.
-      seeds: [S].
+      rates: [R], the learning rates, float64, in increasing order.
+      seeds: [S], the seeds.
       steps: [P], the step of each record.
-      curves: name -> [R, S, P]: the training loss and metrics, as means since the record before,
-        and the validation loss and metrics under `val_...`. Not finite if a network diverged.
-      monitor: the name of the curve that decided which rate is best.
-      best: the index of the best rate; None if at every rate some seed diverged.
-      steps_to_target: [R, S], the step of the first record that met the target, infinite if none
-        did; None without a target.
-      seconds_per_step: seconds for one step of one network, with all R * S trained at once.
-      compile_seconds: seconds for tracing and compiling the program.
+      curves: a dict, name -> [R, S, P], of the training loss and metrics, and of the validation
+        loss and metrics, whose names begin with `val_`. A training value is the mean over the steps
+        since the previous record. The values of a network that diverged are not finite.
+      monitor: the name of the curve that decides which rate is best.
+      best: the index of the best rate. None if, at each rate, the networks of one or more seeds
+        diverged.
+      steps_to_target: [R, S], the step of the first record that met the target, or infinity if no
+        record did. None if there is no target.
+      seconds_per_step: the time to train all R * S networks at once, divided by R * S and by the
+        number of steps.
+      compile_seconds: the time to trace and compile the training code, in seconds.
     """
 
     rates: np.ndarray
@@ -74,11 +78,11 @@ class Comparison(NamedTuple):
         )
 
     def final(self, name: str) -> np.ndarray:
-        """The last values of a curve, [R, S]."""
+        """The values of a curve at the last record, [R, S]."""
         return self.curves[name][..., -1]
 
     def diverged(self) -> np.ndarray:
-        """Whether a network ended with a loss or metric that is not finite, bool [R, S]."""
+        """bool [R, S], True if a loss or metric of the network is not finite at the last record."""
         return ~_finite(self.curves)
 
 
@@ -86,10 +90,11 @@ class Trained(NamedTuple):
     """What `train_grid` returns.
 
     Args:
-      run: one run of all networks: params, state and opt_state [R, S, ...], step [], seed [S].
-      curves: name -> [R, S, P].
-      seconds: for the steps, without compilation and evaluation.
-      compile_seconds: for tracing and compiling the program of the steps.
+      run: one run that contains all networks. params, state and opt_state have arrays [R, S, ...];
+        step is a scalar, and seed is [S].
+      curves: a dict, name -> [R, S, P].
+      seconds: the time of the training steps in seconds, without compilation and evaluation.
+      compile_seconds: the time to trace and compile the training code, in seconds.
     """
 
     run: Run
@@ -115,43 +120,50 @@ def compare_optimizers(
     mode: Literal["min", "max"] = "min",
     target: float | None = None,
 ) -> dict[str, Comparison]:
-    """Trains with each optimizer at each learning rate from each seed.
+    """Trains a network with each optimizer, at each learning rate and with each seed.
 
-    All R * S networks of an optimizer train at once, in one compiled program. Each gets the
-    parameters that `fit` would give from `start(params, make(rate), seed=seed)`; one that diverges
-    does not change the others.
+    All R * S networks of an optimizer are trained at once, by one compiled function. The final
+    parameters of each network are the ones that `fit` would give, beginning with
+    `start(params, make(rate), seed=seed)`, where make is the entry in `optimizers`. A network that
+    diverges does not affect the rest.
 
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`, as `supervised` makes
-        it.
-      init: seed -> (params, state), such as `lambda seed: model.init(jax.random.key(seed), x)`.
-        With `lambda seed: (params, {})` all seeds begin with the same parameters.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
+        `supervised`.
+      init: a function seed -> (params, state), for example
+        `lambda seed: model.init(jax.random.key(seed), x)`. With `lambda seed: (params, {})`, all
+        seeds begin with the same parameters.
       data: a pytree of arrays [N, ...].
-      optimizers: name -> function of the rate, such as `fdl.adam` or
-        `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate is a traced scalar.
-      rates: R numbers > 0, rising; a constant ratio between them is best.
-      seeds: S different integers in [0, 2**32), of the parameters, the batches and all random
-        numbers.
+      optimizers: a dict, name -> function that makes an optimizer from a learning rate, for example
+        `fdl.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate is a traced scalar.
+      rates: R learning rates > 0 in increasing order. It is best if the ratio of neighbouring rates
+        is constant.
+      seeds: S different integers in [0, 2**32). A seed determines the initial parameters, the
+        batches and all random numbers.
       batch_size: B, an int >= 1.
-      epochs: passes over the data, >= 0: ceil(epochs * N / B) steps.
-      steps: number of steps. Pass either epochs or steps.
-      validation: data like `data`, evaluated at every record with the parameters that
-        `fdl.optim.eval_params` gives.
-      record_every: steps from one record to the next; None is one epoch.
-      monitor: the metric that decides which rate is best, by its last value, averaged over seeds:
-        of the validation data, or of training if there are none.
-      mode: "min" if smaller values of the monitor are better, "max" if larger ones are.
-      target: a value of the monitor; the steps until it is met are counted.
+      epochs: the number of passes over the data, >= 0, which is ceil(epochs * N / B) steps.
+      steps: the number of steps. Pass either epochs or steps.
+      validation: data with the structure of `data`, or None. It is evaluated at each record, with
+        the parameters that `fdl.optim.eval_params` gives.
+      record_every: the number of steps from one record to the next. None means one epoch.
+      monitor: the name of the metric that decides which rate is best: the best rate has the best
+        value at the last record, averaged over seeds. The validation metric is used; if there
+        are no validation data, the training metric is used.
+      mode: "min" if smaller values of the monitored metric are better, "max" if larger values are
+        better.
+      target: a value of the monitored metric, or None. The results then say how many steps each
+        network needed to reach it.
 
     Returns:
-      name -> `Comparison`. `fdl.look.comparison_table` prints it, `fdl.look.rate_sensitivity` and
-      `fdl.look.best_curves` draw it. Warns if the best rate is the smallest or the largest, because
-      a better one may lie outside the grid.
+      A dict, name -> `Comparison`. `fdl.look.comparison_table` makes a table of it, and
+      `fdl.look.rate_sensitivity` and `fdl.look.best_curves` draw it. `compare_optimizers` warns if
+      the best rate is the smallest or the largest one, because a better rate may be outside the
+      grid.
 
     Raises:
-      TypeError: an argument in the wrong place.
-      ValueError: arguments or data that cannot be trained on.
-      PathError: data that the model cannot take, with the path of the layer.
+      TypeError: an argument is in the wrong place.
+      ValueError: an argument is wrong, or the data cannot be trained on.
+      PathError: the model cannot take the data; the message gives the path of the layer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -234,7 +246,7 @@ def _check_grid(optimizers: Any, rates: Any, seeds: Any, mode: str) -> None:
 
 
 def _params_and_state(init: Callable[[int], tuple[Any, Any]], seed: int) -> tuple[Any, Any]:
-    """(params, state) of `init(seed)`, checked."""
+    """Calls `init(seed)`, and checks that it returns (params, state)."""
     if not callable(init):
         raise ValueError(
             f"compare_optimizers: expected init to be a function seed -> (params, state), got "
@@ -266,14 +278,14 @@ def train_grid(
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`.
-      make: rate -> optimizer.
-      begun: (params, state) at step 0, stacked over seeds: [S, ...].
+      make: a function rate -> optimizer.
+      begun: (params, state) at step 0, where each array has a leading axis of seeds: [S, ...].
       data: a pytree of arrays [N, ...].
-      validation: data like `data`, or None.
+      validation: data with the structure of `data`, or None.
       rates: [R].
       seeds: [S].
       batch_size: B.
-      records: [P], rising: the steps at which a record is made.
+      records: [P], the steps at which a record is made, in increasing order.
     """
     member_rates = jnp.asarray(rates)
     run = _start(make, member_rates, seeds, *begun)
@@ -299,7 +311,7 @@ def train_grid(
 
 
 def _start(make: Any, rates: Any, seeds: Any, params: Any, state: Any) -> Run:
-    """The networks at step 0, in arrays [R, S, ...] that the program may overwrite."""
+    """The networks at step 0, in new arrays [R, S, ...], which the compiled code may overwrite."""
     over_seeds = jax.vmap(lambda rate, params: make(rate).init(params), (None, 0))
     with free_ranks():
         opt_state = jax.jit(jax.vmap(over_seeds, (0, None)))(rates, params)
@@ -313,14 +325,18 @@ def _start(make: Any, rates: Any, seeds: Any, params: Any, state: Any) -> Run:
 def _compiled(
     objective: Any, make: Any, batch_size: int, rates: Any, run: Run, data: Any
 ) -> tuple[Callable[..., Any], float]:
-    """(the program of a number of steps, the seconds that its compilation took).
+    """Compiles the training of all networks for a number of steps.
 
-    Compiled ahead of time, so that it leaves the memory with the last reference to it.
+    It is compiled ahead of time. So its memory is freed when the compiled function is no longer
+    referenced.
+
+    Returns:
+      (the compiled function, the time that compiling took in seconds).
     """
 
     @functools.partial(jax.jit, inline=True)
     def step(rate: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
-        # Jitted, so that `eval_shape` and the program share one trace.
+        # This is jitted so that it is traced only once for `eval_shape` and `steps`.
         return train_step(objective, make(rate), run, data, batch_size)
 
     def steps(rate: Any, run: Run, data: Any, length: Any) -> tuple[Run, dict[str, Any]]:
@@ -342,20 +358,23 @@ def _compiled(
 
 @weak_jit(static=["objective", "batch_size", "whole"])
 def _evaluated(params: Any, state: Any, data: Any, **settings: Any) -> dict[str, Any]:
-    """`totals` of all networks; compiled once for all optimizers, whose params have one shape."""
+    """`totals` of all networks. It is compiled once for all optimizers.
+
+    This works because the parameters have the same shapes with all optimizers.
+    """
     one = functools.partial(totals, **settings)
     return jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))(params, state, data)
 
 
 def _tested(run: Run) -> tuple[Any, Any]:
-    """(params, state) to evaluate, as `fdl.optim.eval_params` gives them."""
+    """(params, state) with which the networks are evaluated; params are from `eval_params`."""
     if not has_eval_params(run.opt_state, run.params):
         return run.params, run.state
     return jax.vmap(jax.vmap(eval_params))(run.opt_state, run.params), run.state
 
 
 def _values(means: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The values [R, S] of means [R, S], by name."""
+    """The values of the means of all networks: name -> float64 [R, S]."""
     of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
     found = jax.vmap(jax.vmap(of_one))(means)
     return {name: np.asarray(value, np.float64) for name, value in found.items()}
@@ -364,7 +383,7 @@ def _values(means: dict[str, Any]) -> dict[str, np.ndarray]:
 def _judged(
     trained: Trained, watched: str, mode: str, target: float | None, settings: dict[str, Any]
 ) -> Comparison:
-    """The Comparison: the best rate, and the steps to the target, from the curves."""
+    """Finds the best rate and the steps to the target in the curves, and makes the Comparison."""
     rates, seeds, records = (settings[name] for name in ("rates", "seeds", "records"))
     if watched not in trained.curves:
         known = ", ".join(name.removeprefix("val_") for name in trained.curves)
@@ -389,7 +408,7 @@ def _judged(
 
 
 def _finite(curves: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Whether a network ended with finite values in all curves, bool [R, S]."""
+    """bool [R, S], True if all curves of the network are finite at the last record."""
     ends = np.stack([curve[..., -1] for curve in curves.values()])
     return np.asarray(np.isfinite(ends).all(0))
 

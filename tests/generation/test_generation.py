@@ -650,7 +650,7 @@ REFUSED = [
     *(
         (
             {"mask": jnp.array([[True, True, True], row])},
-            r"expected a mask that is True for at least one token of each prompt, side by side, "
+            r"expected a mask that is True for one or more contiguous tokens of each prompt, "
             rf"got {re.escape(str(np.asarray(row, int).tolist()))} for prompt 1; pad at one side",
         )
         for row in ([True, False, True], [False, False, False])

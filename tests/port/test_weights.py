@@ -729,8 +729,9 @@ def test_shapes_say_what_is_wanted_of_a_part_and_arrays_what_is_kept(tmp_path):
     shapes = jax.eval_shape(other_head)
     with pytest.raises(
         fdl.PathError,
-        match=r"^load_weights: expected arrays in like where nothing is read, got a shape at "
-        r"'blocks/0'; give the params of model.init, or patterns that read it too$",
+        match=r"^load_weights: expected `like` to have arrays for the leaves that `only` does not "
+        r"match, got a shape at 'blocks/0'; pass the params of model.init, or patterns in `only` "
+        r"that match it too$",
     ):
         fdl.load_weights(tmp_path / "w", shapes, only="encoder/**")
     like = other_head() | {"encoder": shapes["encoder"], "new": {"w": np.ones(3, ">f4")}, "one": 1}
@@ -768,9 +769,9 @@ def test_a_pattern_that_picks_nothing_is_an_error(tmp_path, verb):
             r"pattern 'encodr/\*\*': expected at least one match among 6 paths, got none; ",
         ),
         (("encoder/*", "x"), "pattern 'x': expected at least one match among 6 paths, got none; "),
-        ((), r"expected only to be a pattern of paths, or several, got \(\); pass one such as "),
-        (3, "expected only to be a pattern of paths, or several, got 3; pass one such as 'body/"),
-        ((None,), r"expected only to be a pattern of paths, or several, got \(None,\); pass one"),
+        ((), r"expected `only` to be a path pattern, or several, got \(\); pass a pattern such as"),
+        (3, "expected `only` to be a path pattern, or several, got 3; pass a pattern such as 'bod"),
+        ((None,), r"expected `only` to be a path pattern, or several, got \(None,\); pass a patt"),
     ):
         with pytest.raises(ValueError, match=f"^{verb}: {said}"):
             getattr(fdl, verb)(file, tree(), only=only)

@@ -1,4 +1,4 @@
-"""Downloads a file whose checksum is known."""
+"""Downloads a file, and checks it against a known checksum."""
 
 import contextlib
 import errno
@@ -29,25 +29,29 @@ def download(
 ) -> None:
     """Downloads a gzipped file from the first mirror that works, and uncompresses it.
 
-    The file appears at `path` complete and with the right checksum, or not at all. If it is there
-    already, nothing is downloaded. The bytes that arrive are kept in `path` + ".part"; the next
-    mirror, or the next call, asks only for the rest. A damaged partial file is deleted, and the
-    mirror that was continuing it is asked once more from the start. Several processes may call this
-    at once: one of them owns the partial file; the others, and systems without `flock` such as
-    Windows, use a temporary file that is not kept.
+    The file appears at `path` complete and with the right checksum, or not at all. If `path`
+    already has that checksum, nothing is downloaded. Received bytes are saved in `path` + ".part",
+    so that the next mirror, or the next call, requests only the missing bytes. A damaged partial
+    file is deleted. If the mirror was continuing that file, it is asked once more, from the start.
+
+    Several processes may call this function at the same time. One of them uses `path` + ".part".
+    The other processes, and systems without `flock` such as Windows, use a temporary file, which is
+    deleted after the call.
 
     Args:
       urls: addresses of the gzipped file, tried in this order.
-      path: path of the file; its folder is made if it does not exist.
+      path: path of the file to be written. Its folder is created if it does not exist.
       sha256: SHA-256 of the file at `path`, in hexadecimal.
-      size: an upper bound of the bytes of the file at `path`. No more is downloaded or unpacked, so
-        that a wrong mirror cannot fill the disk.
-      timeout: seconds without data after which the next mirror is tried.
-      unpack: False keeps the file compressed; then sha256 is that of the compressed file.
+      size: the most bytes that the file at `path` may have. Downloading and unpacking stop beyond
+        it, so that a wrong mirror cannot fill the disk.
+      timeout: after this many seconds without data, the next mirror is tried.
+      unpack: True writes the uncompressed file. False writes the gzipped file, and sha256 and size
+        are then those of the gzipped file.
 
     Raises:
-      ConnectionError: no mirror worked; the message lists the reason for each.
-      OSError: the folder cannot be written (checked before the download), or the disk is full.
+      ConnectionError: no mirror worked; the message lists the reason for each mirror.
+      OSError: the folder cannot be written (this is checked before the download), or the disk is
+        full.
       ValueError: `urls` is not a list of addresses.
 
     Source: RFC 9110, section 14 (range requests).
@@ -86,7 +90,7 @@ def sha256_of(path: Path) -> str:
 
 
 class _Damaged(Exception):
-    """The bytes in the partial file are not the beginning of the right file."""
+    """The bytes in the partial file are not the start of the right file."""
 
 
 def _require_writable(folder: Path) -> None:
@@ -102,15 +106,15 @@ def _require_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _open_part(path: Path) -> Iterator[IO[bytes]]:
-    """The partial file, open for appending; removed at the end if it is empty."""
+    """Opens the partial file for appending; at the end, deletes it if it is empty."""
     named = Path(f"{path}.part")
     part: IO[bytes]
     with contextlib.ExitStack() as stack:
         try:
-            import fcntl  # not on Windows
+            import fcntl  # does not exist on Windows
 
             part = stack.enter_context(named.open("a+b"))
-            # The kernel drops the lock of a process that dies.
+            # If the process dies, the kernel releases the lock.
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             owned = True
         except (ImportError, OSError):
@@ -126,7 +130,7 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
 def _try_mirror(
     url: str, part: IO[bytes], path: Path, sha256: str, size: int, timeout: float, unpack: bool
 ) -> None:
-    """Tries one mirror: fetches the rest of the partial file, checks it and moves it to path."""
+    """Tries one mirror: downloads the missing bytes, then unpacks and checks them."""
     while True:
         continued = part.seek(0, os.SEEK_END) > 0
         try:
@@ -136,7 +140,7 @@ def _try_mirror(
             return
         except _Damaged:
             _empty(part)
-            # The damage may come from an earlier call or another mirror.
+            # The damage may be from an earlier call or a different mirror, so this one tries again.
             if not continued:
                 raise
 
@@ -147,8 +151,8 @@ def _empty(part: IO[bytes]) -> None:
 
 
 def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
-    """Appends the bytes that are missing in the partial file."""
-    import urllib.error  # imported here to keep `import fdl` fast
+    """Downloads the bytes that the partial file lacks, and appends them."""
+    import urllib.error  # imported here so that `import fdl` stays fast
     import urllib.request
 
     start = part.seek(0, os.SEEK_END)
@@ -158,7 +162,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing, or the checksum will say what is wrong
+            return  # the partial file is complete, or else its checksum will be wrong
         raise
     with response:
         if response.status == http.client.PARTIAL_CONTENT:
@@ -170,7 +174,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
                 )
         else:
             _empty(part)
-        most = size + size // 1000 + 1000  # gzip makes incompressible data a little longer
+        most = size + size // 1000 + 1000  # gzip makes incompressible data slightly larger
         while block := response.read(_BLOCK):
             part.write(block)
             if part.tell() > most:
@@ -178,7 +182,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
                     f"expected a gzip file of at most {most} bytes, got more; deleted the partial "
                     "file"
                 )
-        # http.client does not raise if the connection ends too early.
+        # http.client does not raise if the connection closes before all bytes were received.
         if missing := getattr(response, "length", None):
             raise ConnectionError(
                 f"expected {missing} more bytes, got the end of the connection; "
@@ -187,7 +191,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
 
 
 def _unpack(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
-    """Unpacks the partial file to a temporary file, checks it, and moves it to path."""
+    """Unpacks the partial file to a temporary file, checks that one, and renames it to `path`."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     part.seek(0)
     try:

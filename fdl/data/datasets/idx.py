@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST and similar data sets."""
+"""Reads IDX, the file format of MNIST and similar data sets."""
 
 import gzip
 import math
@@ -15,21 +15,22 @@ _BLOCK = 1 << 20
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an array from an IDX file, gzipped or not.
 
-    An IDX file has two zero bytes, a byte for the dtype, a byte for the number of dimensions, each
-    dimension as a big-endian 32-bit integer, then the values in C order, big-endian. Gzip is
-    recognised by the first bytes, not by the name. Only as much is read and uncompressed as the
-    header says.
+    An IDX file consists of two zero bytes, a byte for the dtype, a byte for the number of
+    dimensions, the size of each dimension as a big-endian 32-bit integer, and the values in C
+    order, also big-endian. A gzipped file is recognised by its first bytes, not by its name. The
+    header gives the number of bytes; at most one more byte is read or uncompressed.
 
     Args:
       path: path of the file.
 
     Returns:
-      A new array with the shape in the file (any rank; rank 0 is a scalar) and its dtype: uint8,
-      int8, int16, int32, float32 or float64, in native byte order.
+      A new array with the shape and the dtype that the file has. The rank may be any; rank 0 gives
+      a scalar. The dtype is uint8, int8, int16, int32, float32 or float64, in native byte order.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is not IDX, is damaged, or has fewer or more bytes than its header says.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not an IDX file, is damaged, or has fewer or more bytes than its
+        header says.
 
     Source: "The IDX file format" in LeCun, Cortes and Burges, The MNIST database of handwritten
     digits, http://yann.lecun.com/exdb/mnist/.
@@ -38,7 +39,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         packed = file.peek(2).startswith(b"\x1f\x8b")
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
         try:
-            content = _read(bytearray(), stream, 4 + 4 * 255)  # the longest header
+            content = _read(bytearray(), stream, 4 + 4 * 255)  # the size of the longest header
             dtype, shape, start = _read_header(path, content)
             expected = start + math.prod(shape) * dtype.itemsize
             _read(content, stream, expected + 1)
@@ -65,7 +66,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _read(content: bytearray, stream: IO[bytes], size: int) -> bytearray:
-    """Appends bytes of the stream to the content, up to `size` bytes in all."""
+    """Appends bytes from the stream to `content`, until `content` has `size` bytes."""
     while len(content) < size and (block := stream.read(min(_BLOCK, size - len(content)))):
         content += block
     return content

@@ -1,4 +1,4 @@
-"""MNIST (handwritten digits) and Fashion-MNIST (clothes), in the same format."""
+"""MNIST (handwritten digits) and Fashion-MNIST (clothes), which have the same format."""
 
 import hashlib
 import os
@@ -13,14 +13,14 @@ from fdl.data.datasets.idx import read_idx
 
 
 class _Files(NamedTuple):
-    """Four IDX files: their mirrors, checksums and sizes."""
+    """The four IDX files of a data set: their mirrors, checksums and sizes."""
 
     title: str
-    name: str  # of the function, and of the folder in FDL_DATA and in the cache
+    name: str  # the name of the function, and of the folder in FDL_DATA and in the cache
     mirrors: tuple[str, ...]
     sha256: dict[str, str]
-    sizes: dict[str, int]  # in bytes, of the files with these checksums
-    packed: bool  # whether the checksums are those of the gzipped files
+    sizes: dict[str, int]  # bytes of the files that have these checksums
+    packed: bool  # True if checksums and sizes are those of the gzipped files
 
 
 _MNIST = _Files(
@@ -101,28 +101,32 @@ FASHION_CLASSES = (
 def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     """The MNIST digits: 60,000 images for training and 10,000 for testing.
 
-    With `folder`, the four IDX files are read from there. Without it, they are read from `mnist` in
-    the folder that the environment variable FDL_DATA names, from that folder itself, or from the
-    cache: `mnist` in FDL_CACHE, or `fdl/mnist` in XDG_CACHE_HOME or ~/.cache. Files that the cache
-    does not have are downloaded (11 MB).
+    If `folder` is given, the four IDX files are read from it. Otherwise, the files are searched in
+    this order:
 
-    Files may be gzipped or not: `train-images-idx3-ubyte`, `train-images-idx3-ubyte.gz` or
-    `train-images.idx3-ubyte`, and so on. Their SHA-256 is checked. Files in `folder` are checked
-    only for format, shapes and labels, so that other data sets in the same format can be read.
+    1. `$FDL_DATA/mnist`, then `$FDL_DATA` itself, if the environment variable FDL_DATA is set
+    2. the cache folder: `$FDL_CACHE/mnist`, or `$XDG_CACHE_HOME/fdl/mnist`, or `~/.cache/fdl/mnist`
+
+    Files that the cache folder lacks are downloaded to it (11 MB).
+
+    A file may be gzipped or not; for example, its name is `train-images-idx3-ubyte`,
+    `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Its SHA-256 must be that of MNIST.
+    Files in `folder` may have any SHA-256, so that other data sets in the same format can be read;
+    only their format, shapes and labels are checked.
 
     Args:
-      folder: path of the folder with the four files; None looks in FDL_DATA and in the cache, and
-        downloads missing files.
+      folder: path of the folder with the four files. None reads them from FDL_DATA or the cache
+        folder, and downloads missing files.
 
     Returns:
-      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 28, 28, 1], ink 255 on paper
-      0; labels int32 [N] in [0, 10).
+      `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 28, 28, 1], where ink is up
+      to 255 and paper is 0; labels is int32 [N] in [0, 10).
 
     Raises:
       FileNotFoundError: a file is missing in `folder`, or FDL_DATA is not a folder.
-      ConnectionError: no mirror worked; run again to resume.
-      ValueError: a file is damaged, or does not have images of 28 x 28 pixels or labels in [0, 10);
-        without `folder`, also a file that is not that of MNIST.
+      ConnectionError: no mirror worked; run again to resume the download.
+      ValueError: a file is damaged, its images are not 28 x 28 pixels, or its labels are not in
+        [0, 10). If `folder` is None, also if the SHA-256 of a file is not that of MNIST.
 
     Example:
       >>> import pathlib, tempfile
@@ -145,21 +149,22 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     """Fashion-MNIST: 60,000 images of clothes for training and 10,000 for testing.
 
-    The four files have the names and the format of those of `mnist`, and are found in the same way,
-    in folders called `fashion_mnist`; the download is 31 MB. In FDL_DATA and in the cache they must
-    be gzipped, because the published checksums are those of the gzipped files. In `folder` they may
-    be gzipped or not.
+    The four files have the same names and the same format as the files of `mnist`. They are
+    searched in the same folders, with `fashion_mnist` in place of `mnist`; the download is 31 MB.
+    Files in FDL_DATA and in the cache folder must be gzipped, because the published checksums are
+    those of the gzipped files. Files in `folder` may be gzipped or not.
 
     Args:
-      folder: path of the folder with the four files; None looks in FDL_DATA and in the cache, and
-        downloads missing files.
+      folder: path of the folder with the four files. None reads them from FDL_DATA or the cache
+        folder, and downloads missing files.
 
     Returns:
-      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 28, 28, 1], cloth up to 255 on
-      a background of 0; labels int32 [N] in [0, 10), whose names are `fdl.data.FASHION_CLASSES`.
+      `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 28, 28, 1], where cloth is
+      up to 255 and the background is 0; labels is int32 [N] in [0, 10), and class c is named
+      `fdl.data.FASHION_CLASSES[c]`.
 
     Raises:
-      FileNotFoundError, ConnectionError, ValueError: as `mnist`.
+      FileNotFoundError, ConnectionError, ValueError: in the same cases as `mnist`.
 
     Example:
       >>> FASHION_CLASSES[:3]
@@ -172,7 +177,7 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
 
 
 def _split(source: _Files, folder: str | os.PathLike[str] | None) -> Split:
-    """The data set, read and checked."""
+    """Reads and checks the data set."""
     if folder is not None:
         files = _from_folder(source, Path(folder))
     else:
@@ -204,10 +209,10 @@ def _from_environment(source: _Files) -> dict[str, Path] | None:
                 f"{source.name}: expected FDL_DATA to name a folder, got {data!r}, where there is "
                 "none; correct it, or unset it to download the files"
             )
-        # All four from one folder, so that images and labels are of the same data set.
+        # All four files must be in one folder, so that images and labels are of one data set.
         for folder in (above / source.name, above):
             files = _find(source, folder)
-            # These may be the files of MNIST, which have the same names.
+            # Files directly in FDL_DATA may be the files of MNIST, which have the same names.
             labels = files.get("train-labels-idx1-ubyte")
             other = source.packed and folder == above and labels and not _is_known(source, labels)
             if len(files) == len(source.sha256) and not other:
@@ -245,7 +250,7 @@ def _cache_folder() -> Path:
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files in a folder, by name; by default only those whose checksum is known."""
+    """The files in a folder, by name; if `ends` is empty, only those `_check_sum` can check."""
     files = {}
     for name in source.sha256:
         spellings = (name, name.replace("-idx", ".idx"))
@@ -285,11 +290,12 @@ def _read(source: _Files, files: dict[str, Path], part: str) -> tuple[np.ndarray
 
 
 def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndarray) -> None:
-    """Raises unless the array, and with it the file, is that of the data set."""
+    """Raises unless the file that the array was read from has the checksum of the data set."""
     if source.packed:
         got = sha256_of(files[name])
     else:
-        # The file is a header with the shape, and the bytes, so it need not be read again.
+        # An IDX file is a header with the shape, followed by the values. So the checksum of the
+        # file can be computed from the array, and the file need not be read again.
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
         digest = hashlib.sha256(bytes([0, 0, 8, array.ndim]) + sizes)
         digest.update(np.ascontiguousarray(array, np.uint8).data)

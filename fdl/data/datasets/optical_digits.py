@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: handwriting that comes with the package, without a download."""
+"""The digits of scikit-learn: handwritten digits that the package contains, without a download."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
     """1,797 handwritten digits by 43 people, scanned to 8 x 8 pixels.
 
     Args:
-      test_fraction: the share of each class that is held out for testing, in (0, 1).
-      seed: an integer, which determines the held-out examples.
+      test_fraction: the fraction of each class that is held out for testing, in (0, 1).
+      seed: an int, which determines which examples are held out.
 
     Returns:
-      `Split(train, test)`, each `(images, labels)`: images uint8 [N, 8, 8, 1] in [0, 16], labels
-      int32 [N] in [0, 10). The split is stratified: each class is split separately.
+      `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 8, 8, 1] in [0, 16], and
+      labels is int32 [N] in [0, 10). The split is stratified: each class is split separately.
 
     Raises:
       ImportError: scikit-learn is not installed.
-      ValueError: a fraction outside (0, 1).
+      ValueError: test_fraction is outside (0, 1).
 
     Example:
       >>> split = digits()
@@ -26,7 +26,7 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
       ((1348, 8, 8, 1), (449,))
 
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
-    Learning Repository; its test part, which is what scikit-learn ships.
+    Learning Repository. scikit-learn contains only the test part of that data set.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(
@@ -48,7 +48,7 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
 
 
 def _held_out(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """The rows of the test part: `fraction` of the rows of each class, rounded."""
+    """The rows that are held out: about `fraction` of the rows of each class, chosen at random."""
     parts, taken, seen = [], 0, 0
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
