@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array, is_zero, named_in_errors, said
+from fdl.checks import check_array, check_number, is_zero, named_in_errors, said
 from fdl.core.layer import Layer, function
 from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
@@ -59,6 +59,7 @@ def mlp(
             f"mlp([{said(hidden)}], {said(outputs)}) for one hidden layer, mlp([], "
             f"{said(outputs)}) for none; the width of x is read off x"
         )
+    check_number("mlp", "dropout_rate", dropout_rate, "[0, 1]", "0.1 drops one in ten")
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     layers.append(flatten())
     for width in hidden:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fdl.checks import check_count, is_zero, named_in_errors
+from fdl.checks import check_count, check_number, is_zero, named_in_errors
 from fdl.core.layer import Layer
 from fdl.core.networks import chain
 from fdl.layers import bidirectional, dense, dropout, embedding, lstm_cell, recurrent
@@ -48,6 +48,8 @@ def lstm_classifier(
     Source: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
     depth = check_count("lstm_classifier", "depth", depth, "say how many LSTMs to stack")
+    remedy = "0.1 drops one in ten"
+    check_number("lstm_classifier", "dropout_rate", dropout_rate, "[0, 1]", remedy)
     cell = lstm_cell(features, forget_bias=1.0)
     over_time = bidirectional if both_ways else recurrent
     layers: list[Any] = [embedding(count, features)]

@@ -196,8 +196,7 @@ def fit(
                     unfinished = recorder.unfinished(copied(means))
                     record = {"step": step, "epoch": step * batch_size / examples} | values(means)
                     record = recorder.add(record | validate(now), now)
-                    # If a record is not due, it only shows where training stopped, and a later call
-                    # of `fit` drops it. So `unfinished` is from before this record.
+                    # A record that is not due shows where training stopped; a later `fit` drops it.
                     unfinished = None if due else unfinished
                     bar.record(record)
             means = copied(zeros) if due else means

@@ -680,24 +680,22 @@ def test_an_error_of_other_code_keeps_its_type_and_gets_the_path_as_notes():
 
 @pytest.mark.parametrize("features", [0, -3])
 def test_dense_refuses_no_features(features):
-    message = (
-        f"dense: expected features >= 1, an integer, got {features}; say how many outputs there are"
-    )
-    for make in (
-        lambda: fdl.dense(features),
-        lambda: fdl.mlp([4, features], 3),
-        lambda: fdl.mlp([4], features),
+    message = f"expected features >= 1, an integer, got {features}; say how many outputs there are"
+    for who, make in (
+        ("dense", lambda: fdl.dense(features)),
+        ("mlp", lambda: fdl.mlp([4, features], 3)),
+        ("mlp", lambda: fdl.mlp([4], features)),
     ):
-        with pytest.raises(ValueError, match=told(message) + END):
+        with pytest.raises(ValueError, match=told(f"{who}: {message}") + END):
             make()
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
 def test_dropout_refuses_a_rate_out_of_range(rate):
-    message = f"dropout: expected rate in [0, 1], got {rate}; 0.1 drops one in ten"
-    with pytest.raises(ValueError, match=told(message) + END):
+    message = f"in [0, 1], got {rate}; 0.1 drops one in ten"
+    with pytest.raises(ValueError, match=told(f"dropout: expected rate {message}") + END):
         fdl.dropout(rate)
-    with pytest.raises(ValueError, match=told(message) + END):
+    with pytest.raises(ValueError, match=told(f"mlp: expected dropout_rate {message}") + END):
         fdl.mlp([4], 2, dropout_rate=rate)
 
 

@@ -264,7 +264,7 @@ MISTAKES = {
                 "the variance of the weights is scale / fan",
             ),
             (initializers.orthogonal, (), (-1.0,), "scale > 0", "the length of every"),
-            (initializers.identity, (), (np.nan,), "scale, a number", "the weights are"),
+            (initializers.identity, (), (np.nan,), "a finite scale", "the weights are"),
         ]
         for value in values
     },

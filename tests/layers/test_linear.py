@@ -183,7 +183,7 @@ def test_batch_axes_that_do_not_fit_are_refused():
     ):
         model.apply(params, {}, X, other=X[:, 0])
     with pytest.raises(
-        ValueError, match=r"^batch_apply: expected axes >= 1, an integer, got 0; say"
+        ValueError, match=r"^batch_apply: expected axes >= 1, an integer, got 0; it is the "
     ):
         fdl.batch_apply(fdl.tanh, axes=0)
 

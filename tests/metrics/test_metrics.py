@@ -713,7 +713,7 @@ def test_binary_accuracy_compares_with_the_threshold():
     assert metrics.binary_accuracy(chances, jnp.array([0, 1]), threshold=0.5).tolist() == [1, 1]
     with pytest.raises(
         ValueError,
-        match=r"^binary_accuracy: expected threshold >= -inf, got nan; use 0 for logits, 0\.5 "
+        match=r"^binary_accuracy: expected threshold, a number, got nan; use 0 for logits, 0\.5 "
         r"for probabilities$",
     ):
         metrics.binary_accuracy(chances, chances, threshold=np.nan)

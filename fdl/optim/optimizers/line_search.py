@@ -85,20 +85,12 @@ def scale_by_zoom_linesearch(
     if initial_guess_strategy not in ("one", "keep"):
         raise OptionError(
             who,
-            "expected initial_guess_strategy 'one' or 'keep', got "
-            f"{initial_guess_strategy!r}; keep starts at the step of the last search",
+            f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; keep "
+            "starts at the step of the last search",
         )
     check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
-    rules = Rules(
-        max_linesearch_steps,
-        max_learning_rate,
-        tol,
-        increase_factor,
-        slope_rtol,
-        curv_rtol,
-        approx_dec_rtol,
-        stepsize_precision,
-    )
+    steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)
+    rules = Rules(*steps, slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision)
 
     @wide_inside
     def update(

@@ -5,6 +5,7 @@ starts at 1.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -130,12 +131,6 @@ def muon(
     check_preconditioning("muon", preconditioning)
     dimensions = muon_weight_dimension_numbers
 
-    def labels(params: Any) -> Any:
-        if dimensions is None:
-            return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
-        numbers = dimensions(params) if is_function(dimensions) else dimensions
-        return spread(numbers, params, lambda number, p: "adam" if number is None else "muon")
-
     matrices = chain(
         scale_by_muon(
             ns_coeffs,
@@ -162,7 +157,15 @@ def muon(
         adam_weight_decay,
         nesterov=nesterov,
     )
-    return partition({"muon": matrices, "adam": rest}, labels)
+    return partition({"muon": matrices, "adam": rest}, functools.partial(_labels, dimensions))
+
+
+def _labels(dimensions: DimensionNumbers, params: Any) -> Any:
+    """The optimizer of each leaf, by its name."""
+    if dimensions is None:
+        return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
+    numbers = dimensions(params) if is_function(dimensions) else dimensions
+    return spread(numbers, params, lambda number, p: "adam" if number is None else "muon")
 
 
 def scale_by_muon(

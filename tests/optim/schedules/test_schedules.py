@@ -447,7 +447,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.polynomial_schedule(0.1, float("nan"), 2, 5),
-            "polynomial_schedule: expected end_value, a number, got nan; pass a finite number",
+            "polynomial_schedule: expected a finite end_value, got nan; pass a finite number",
         ),
         (
             lambda: optim.linear_schedule(0.1, 0.0, 0),
@@ -463,7 +463,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, "0.1", 1, 10),
-            "warmup_cosine_decay_schedule: expected peak_value, a number, got '0.1'; pass a number",
+            "warmup_cosine_decay_schedule: expected a finite peak_value, got '0.1'; pass a number",
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 1, "10"),
@@ -480,7 +480,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
-            "exponential_decay: expected end_value, a number, got nan; pass a finite number",
+            "exponential_decay: expected a finite end_value, got nan; pass a finite number",
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {5: "0.5"}),
@@ -587,7 +587,7 @@ def test_bad_arguments_raise(make, message):
 )
 def test_an_error_about_an_argument_names_the_schedule_and_the_argument(name, argument):
     case = SCHEDULES[name]
-    text = rf"^{case.make.__name__}: expected {argument}[^\n]*, got '1'; pass a number$"
+    text = rf"^{case.make.__name__}: expected (a finite )?{argument}[^\n]*, got '1'; pass a number$"
     with pytest.raises(ValueError, match=text):
         case.make(**{**case.kwargs, argument: "1"})
 
