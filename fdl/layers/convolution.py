@@ -271,7 +271,7 @@ def conv_transpose(
     b_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """The gradient of a convolution with respect to its input: x[p] adds x[p] w to the window at p.
+    """The gradient of a convolution with respect to its input: adds x[p] w to the window of y at p.
 
     y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
 

@@ -345,7 +345,7 @@ def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
 
 
 def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
-    """The running statistics after a batch; `count`, a number or [C], is the values per channel."""
+    """The running statistics after a batch with `count` values per channel, a number or [C]."""
     mean, variance = (each.ravel() for each in batch.moments())
     if unbiased:
         most = float(jnp.finfo(variance.dtype).max)

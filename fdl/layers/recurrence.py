@@ -88,7 +88,8 @@ def lstm(
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer like that of `recurrent`, from x [..., T, D] to y [..., T, H] if returns is "sequence".
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.
@@ -122,7 +123,8 @@ def gru(
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer like that of `recurrent`, from x [..., T, D] to y [..., T, H] if returns is "sequence".
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.
@@ -154,7 +156,8 @@ def simple_recurrent(
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer like that of `recurrent`, from x [..., T, D] to y [..., T, H] if returns is "sequence".
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.

@@ -50,7 +50,7 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
 
 
 def flatten() -> Layer:
-    """Joins all axes except the first to one.
+    """Merges all axes except the first into one.
 
     Returns:
       A layer from x [B, ...] to y [B, D].

@@ -20,7 +20,7 @@ def dropout(rate: float, *, name: str = "dropout") -> Layer:
     In training y = x * mask / (1 - rate), which does not change the mean; otherwise y = x.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
@@ -46,8 +46,8 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     Neighbouring pixels of a channel are nearly equal, so dropping single pixels has little effect.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. Channels that are kept are scaled by
-        1 / (1 - rate). At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Channels that are not dropped are
+        divided by 1 - rate. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
@@ -79,8 +79,8 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     At the end of a residual branch, it makes the block the identity for the dropped examples.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. Examples that are kept are scaled by
-        1 / (1 - rate). At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Examples that are not dropped are
+        divided by 1 - rate. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
@@ -113,7 +113,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
     The variance of that number is rate / (1 - rate), as for `dropout` at the same rate.
 
     Args:
-      rate: a number in [0, 1); may be traced. At 1 the variance would be infinite.
+      rate: a number in [0, 1); may be traced. With 1 the variance would be infinite.
       name: what the layer is called in a network.
 
     Returns:
@@ -149,7 +149,7 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
     and variance 1, a and b are such that y has them too.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
