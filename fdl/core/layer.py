@@ -42,8 +42,8 @@ class Layer:
       decoding: a function `length -> Layer`, for a layer that looks back at earlier tokens. It
         makes the layer's incremental form, which gets tokens in pieces and whose state is a cache
         for `length` tokens; `decode` needs it.
-      required: names of the extra inputs that must be given; by default the arguments of `apply`
-        among `inputs` that have no default value.
+      required: names of the extra inputs that must be given. If `inputs` is None, they are the
+        keyword-only arguments of `apply` that have no default value.
 
     Example:
       >>> double = Layer("double", lambda key, x: ({}, {}),
