@@ -237,8 +237,8 @@ MISTAKES = {
         lambda: fdl.network(lambda f, x, *, key=None: f.a(x, key=key), a=fdl.dropout(0.5)).init(
             jax.random.key(0), X
         ),
-        "a: expected extra inputs among [], got 'key', which no layer here takes; leave it out: "
-        "a network passes it to every layer",
+        "a: expected extra inputs among [], got 'key', which is not an extra input; leave it "
+        "out: a network passes key and train to its layers itself",
     ),
     "a width of mlp that is a number": (
         lambda: fdl.mlp(784, 10),

@@ -1,4 +1,4 @@
-"""Layers whose window may be one integer, for all spatial axes of x."""
+"""Layers that take one integer as the size of their window along all spatial axes of x."""
 
 import functools
 import inspect
@@ -17,15 +17,17 @@ P = ParamSpec("P")
 
 
 def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
-    """Lets a factory take one integer instead of one for each spatial axis of x.
+    """A decorator for a layer's factory: the argument `what` may be one integer for all axes.
 
-    The layer then takes x [B, *spatial, C] with one batch axis and 1 to 3 spatial axes.
+    Without it, the argument is a tuple with one integer for each spatial axis of x. If the argument
+    is one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to 3 spatial axes.
 
     Args:
-      what: name of the argument.
+      what: name of the argument, such as "kernel_size".
 
     Raises:
-      PathError: from the layer, if x has other axes, or other spatial axes than its kernels.
+      PathError: raised by the layer if x does not have one batch axis and 1 to 3 spatial axes, or
+        if the kernels in params are for a different number of spatial axes.
     """
 
     def decorated(factory: Callable[P, Layer]) -> Callable[P, Layer]:
@@ -50,12 +52,12 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
 
 
 def _of_any_rank(size: str, make: Callable[[int], Layer]) -> Layer:
-    """The layer that acts as `make(rank)` for x with `rank` spatial axes."""
+    """A layer that calls the layer `make(rank)`, where rank is the number of x's spatial axes."""
     made, errors = {}, {}
     for rank in AXES:
         try:
             made[rank] = make(rank)
-        except ValueError as error:  # for example, a stride for each of two axes
+        except ValueError as error:  # for example, stride=(2, 2) fits only two axes
             errors[rank] = error
     if not made:
         raise errors[2]

@@ -1,6 +1,6 @@
-"""Layers made of layers that have a name in the field, such as residual and parallel ones.
+"""Functions that make a layer from layers in a common way: residual, parallel, frozen and others.
 
-Any other way to join layers is a `network` in plain Python.
+To join layers in any other way, write a `network` in plain Python.
 """
 
 import dataclasses
@@ -20,20 +20,21 @@ from fdl.typing import Params, State
 
 
 def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
-    """y = x + f(x), where f is the layers one after another.
+    """y = x + f(x), where f applies the layers one after another.
 
     Args:
-      layers: as in `chain`; f(x) has the shape and dtype of x.
+      layers: as in `chain`; f(x) must have the shape and dtype of x.
       name: name of the layer in another network.
-      named: further layers, by name; they follow the unnamed ones.
+      named: more layers, name -> layer; they come after the unnamed ones.
 
     Returns:
-      A layer. An extra input goes to every child that names it. On CPU the gradient of x passes a
-      fence, see fdl/ops/fence.py.
+      A layer. An extra input is passed to every child that has an input of that name. On CPU the
+      gradient with respect to x is computed once and not once in every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
-      PathError: f(x) has another shape or dtype than x.
-      ValueError: no layers, or two of one name.
+      PathError: f(x) differs from x in shape or dtype.
+      ValueError: no layer is passed, or two layers have the same name.
 
     Example:
       >>> from fdl.layers import dense
@@ -73,15 +74,16 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
       layers: as in `chain`.
       merge: "sum" adds the outputs, "concat" joins them along the last axis, "tuple" returns them.
       name: name of the layer in another network.
-      named: further layers, by name; they follow the unnamed ones.
+      named: more layers, name -> layer; they come after the unnamed ones.
 
     Returns:
-      A layer. An extra input goes to every child that names it. On CPU the gradient of x passes a
-      fence, see fdl/ops/fence.py.
+      A layer. An extra input is passed to every child that has an input of that name. On CPU the
+      gradient with respect to x is computed once and not once in every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
-      PathError: the outputs cannot be added or joined; names the first that differs.
-      ValueError: no layers, two of one name, or an unknown merge.
+      PathError: the outputs cannot be added or joined; the message names the first that differs.
+      ValueError: no layer is passed, two layers have the same name, or merge is unknown.
 
     Example:
       >>> from fdl.layers import dense
@@ -108,15 +110,15 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
 
 def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The same layer with less memory: its backward pass recomputes the layer's inner values.
+    """The same layer, which saves memory: its backward pass recomputes the layer's inner values.
 
     Args:
       layer: a layer, or a plain function of one array.
-      policy: which inner values are saved, a value of `jax.checkpoint_policies`; by default only
-        the layer's inputs.
+      policy: which inner values the forward pass stores for the backward pass, a function of
+        `jax.checkpoint_policies`; by default only the layer's inputs are stored.
 
     Returns:
-      A layer with the same name, params, state and inputs, and with bit-identical outputs.
+      A layer with the same name, params, state and inputs. Its outputs are bit-identical.
 
     Example:
       >>> from fdl.layers import dense
@@ -145,17 +147,19 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
 
 def frozen(layer: Any) -> Layer:
-    """The same layer without learning, to fine-tune the layers before or after it.
+    """The same layer, which does not learn: for fine-tuning the layers before or after it.
 
-    It always runs as outside training: batch norm uses its running statistics and does not update
-    them, and dropout is off. The gradient by its params is 0; the gradient by x is not changed.
+    It always runs with train=False: batch norm uses its running statistics and does not update
+    them, and dropout is off. The gradient with respect to its params is 0; the gradient with
+    respect to x is not changed.
 
     Args:
       layer: a layer, or a plain function of one array.
 
     Returns:
-      A layer with the same name, params, state and inputs, so that weights fit both layers. Weight
-      decay changes params without a gradient too; `fdl.optim.freeze` prevents that.
+      A layer with the same name, params, state and inputs, so the same weights fit `layer` and the
+      result. Weight decay changes params even if their gradient is 0; `fdl.optim.freeze` prevents
+      that.
 
     Example:
       >>> from fdl.layers import dense
@@ -184,21 +188,22 @@ def frozen(layer: Any) -> Layer:
 
 
 def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
-    """The same layer for x with several batch axes, which it sees as one.
+    """The same layer for x with several batch axes, which are merged to one for the layer.
 
-    A layer for images [B, H, W, C] then takes videos [B, T, H, W, C].
+    For example, a layer for images [B, H, W, C] then takes videos [B, T, H, W, C].
 
     Args:
       layer: a layer, or a plain function of one array, that takes one batch axis.
       axes: number of batch axes, >= 1.
 
     Returns:
-      A layer with the same name, params, state and inputs. Its extra inputs have these axes too. In
-      decoding with two or more axes, every token is a separate example.
+      A layer with the same name, params, state and inputs. The first axes of its extra inputs are
+      these batch axes too. If axes >= 2, time is one of the batch axes [B, T], so in decoding the
+      layer gets every token as a separate example.
 
     Raises:
       ValueError: axes < 1.
-      PathError: x or an extra input has fewer axes, or their batch axes differ.
+      PathError: x or an extra input has fewer than `axes` axes, or their batch axes differ.
 
     Example:
       >>> from fdl.layers import conv
@@ -244,7 +249,7 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
         rebuild=rebuild and (lambda others: batch_apply(rebuild(others), axes=axes)),
         decoding=decoding and (lambda length: batch_apply(decoding(length), axes=axes)),
     )
-    # The axis of time is one of the batch axes, so every token is a separate example.
+    # With axes > 1 time is one of the batch axes, so every token is a separate example.
     return dataclasses.replace(same, decoding=lambda length: same) if axes > 1 else same
 
 

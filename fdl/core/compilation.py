@@ -1,7 +1,8 @@
-"""`jax.jit` that frees a program when its static arguments, such as a model, are freed.
+"""A `jax.jit` that frees what it compiled when the static arguments, such as a model, are freed.
 
-`jax.jit` keeps its static arguments, and the programs compiled for them, until the process ends.
-Models and objectives are such arguments, so training a thousand small networks would keep them all.
+`jax.jit` keeps its static arguments, and what it compiled for them, in memory until the process
+ends. Models and objectives are static arguments, so after training a thousand small networks, all
+of them would still be in memory.
 """
 
 import dataclasses
@@ -24,13 +25,13 @@ def weak_jit(
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` that does not keep its static arguments alive.
 
-    Static arguments are compared by equality, as in `jax.jit`. The parts of tuples, frozen
-    dataclasses, `functools.partial`s and bound methods are compared one by one, so a program is
-    shared as long as all parts (a model, a loss, an optimizer's functions) are alive.
+    Static arguments are compared by equality, as in `jax.jit`. Tuples, frozen dataclasses,
+    `functools.partial`s and bound methods are compared part by part, so a compiled function is
+    reused as long as all parts (a model, a loss, an optimizer's functions) are alive.
 
     Args:
-      static: names of keyword-only arguments that are not arrays.
-      donate: names of arguments whose buffers the program may overwrite.
+      static: names of the static arguments, which are keyword-only and not arrays.
+      donate: names of arguments whose buffers the compiled function may overwrite.
       inline: as in `jax.jit`.
 
     Returns:
@@ -66,7 +67,7 @@ class _WeakJit:
 
 
 class _Program:
-    """The program for one set of static arguments, to which it refers only during a call."""
+    """The function jitted for one set of static arguments; it refers to them only in a call."""
 
     def __init__(self, owner: _WeakJit, static: dict[str, Any]):
         f, held = owner.f, threading.local()
@@ -98,11 +99,11 @@ class _Program:
 
 
 def _known_by(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
-    """A key that equals the keys of equal static arguments, made of weak references where possible.
+    """A dict key for static arguments, equal for equal ones; made of weak references if possible.
 
     Args:
-      value: a static argument, or a dict of them by name.
-      forget: called when a part of `value` is freed.
+      value: a static argument, or a dict name -> static argument.
+      forget: a function that is called when a part of `value` is freed.
     """
     key = functools.partial(_known_by, forget=forget)
     if isinstance(value, tuple):

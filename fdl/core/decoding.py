@@ -1,14 +1,15 @@
-"""Decoding: a network gets its tokens in pieces, and remembers the earlier ones in a cache.
+"""Decoding: a network gets a sequence in pieces, and remembers earlier tokens in a cache.
 
-The cache is a value, made for a batch and a length. A layer that looks back at earlier tokens has
-an incremental form (`Layer.decoding`), which replaces it; all other layers stay and must treat
-every token separately. The parameters are the same. A layer of fdl that cannot be decoded raises.
+The cache is a nested dict of arrays, made for a number of sequences and a length. In decoding, each
+layer that looks back at earlier tokens is replaced by its incremental form (`Layer.decoding`). All
+other layers are used as they are, and must treat every token separately. The parameters are the
+same. If a layer of fdl cannot be used in decoding, it raises an error.
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
     logits, cache = decode(model, params, cache, tokens[:, 5:6])
 
-The letters: B sequences, T tokens, L places in the cache.
+B is the number of sequences, T the number of tokens, L the number of places in the cache.
 """
 
 from collections.abc import Iterator
@@ -31,20 +32,21 @@ def start_decoding(
 
     Args:
       model: a network.
-      params: its parameters; only shapes and dtypes are read.
-      x: its first input, [B, T] tokens or [B, T, D]; only shape and dtype are read.
+      params: the model's parameters; only shapes and dtypes are read.
+      x: the model's input x, [B, T] tokens or [B, T, D]; only shape and dtype are read.
       length: L, the number of tokens of a sequence that fit in the cache.
-      state: the model's state, such as running statistics; needed if it has any.
+      state: the model's state, such as running statistics; required if the model has state.
       inputs: the model's extra inputs; only shapes and dtypes are read.
 
     Returns:
-      A nested dict by the layers' paths, which also contains the model's state. For attention it
-      has {"position": {"count"}, "cache": {"k", "v"}}, k and v [B, L, G, K].
+      A nested dict with the paths of the layers, which also contains the model's state. The entry
+      of an attention layer is {"position": {"count"}, "cache": {"k", "v"}}, where k and v are
+      [B, L, G, K], for G heads of K features.
 
     Raises:
-      PathError: a layer uses later tokens, or uses other tokens and has no cache; a layer with a
-        cache is called twice in a pass (it would need two caches); a state of another model; T > L;
-        L is more than the number of positions of the model.
+      PathError: a layer uses later tokens, or uses earlier tokens and has no incremental form; a
+        layer with a cache is called twice in one pass (it would need two caches); `state` is
+        missing or belongs to another model; T > L; or the model has fewer than L positions.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +69,7 @@ def start_decoding(
         )
     once = _incremental(model, length, _once)
     empty = jax.eval_shape(once.init, jax.random.key(0), x, **inputs)[1]
-    # One pass over shapes finds the dtype that these params give the cache.
+    # Tracing one pass on shapes alone finds the dtypes that the cache has with these params.
     _, after = jax.eval_shape(
         lambda params, cache, x, inputs: once.apply(params, cache, x, **inputs),
         abstract(params),
@@ -81,23 +83,26 @@ def start_decoding(
 def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) -> tuple[Any, State]:
     """The network's output for the next tokens, and the cache with these tokens added.
 
-    The output equals that of a pass over all tokens, whether tokens come one by one or several at
-    once. The cost of a new token depends only on the length of the cache. In a loop, carry the
-    cache through `jax.lax.scan`, or donate it to `jax.jit`, which then updates it in place.
+    The outputs equal those of one pass over all tokens, whether tokens are passed one at a time or
+    several at once. The cost of a new token depends only on the length of the cache. In a loop, use
+    the cache as the carry of `jax.lax.scan`, or donate it to a function under `jax.jit`, which then
+    updates it in place.
 
     Args:
       model: the network that the cache was made for.
-      params: its parameters.
-      cache: from `start_decoding` or the previous call.
+      params: the network's parameters.
+      cache: the cache from `start_decoding` or from the previous call of `decode`.
       x: the next tokens, [B, T] or [B, T, D], T >= 1.
-      inputs: the model's extra inputs. A `mask` covers the places of the cache, [B, H, T, L].
+      inputs: the model's extra inputs. The last axis of a `mask` is the places of the cache:
+        [B, H, T, L].
 
     Returns:
-      (y, cache), y like the network's output. For tokens that do not fit in the cache y is NaN,
-      because a compiled program cannot raise.
+      (y, cache), where y is the network's output for x. If the tokens do not fit in the cache, y is
+      NaN, because a compiled function cannot raise an error.
 
     Raises:
-      PathError: an input that the network refuses, or a cache of another batch or network.
+      PathError: an input does not fit the network, or the cache was made for a different batch or
+        network.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,12 +117,12 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
       >>> bool(jnp.allclose(whole, jnp.concatenate([first, last], 1), atol=1e-5))
       True
     """
-    # An incremental layer needs a length only to make a cache.
+    # The length 0 has no effect: an incremental layer needs a length only to make a cache.
     return _incremental(model, 0).apply(params, cache, x, **inputs)
 
 
 def _incremental(layer: Layer, length: int, wrap: Any = lambda layer: layer) -> Layer:
-    """The network with every layer that has an incremental form replaced by it."""
+    """The network, in which each layer that has an incremental form is replaced by that form."""
     if layer.decoding is not None:
         return wrap(layer.decoding(length))
     if layer.rebuild is None:
@@ -143,7 +148,7 @@ def _with_decoding(layer: Layer) -> Iterator[Layer]:
 
 
 def _once(layer: Layer) -> Layer:
-    """The same incremental layer, which marks its cache and raises if the cache has a mark."""
+    """The same incremental layer, which marks its cache, and raises if the cache has the mark."""
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         if CALLED in state:
@@ -159,7 +164,7 @@ def _once(layer: Layer) -> Layer:
 
 
 def _overlaid(below: Any, above: Any) -> Any:
-    """Nested dicts: `below` with leaves replaced by those of `above`, without marks."""
+    """The nested dict `below`, with the leaves of `above` where it has any, and without marks."""
     if not isinstance(below, dict):
         return above
     return {

@@ -1,8 +1,9 @@
 """Caches: what a layer remembers from one decoding step to the next.
 
-A layer that looks back at earlier tokens has an incremental form (`Layer.decoding`): the same
-function of the same parameters, which continues where its cache ends. The cache is the state of
-that form: `init` makes it, `apply` takes it and returns it beside y.
+A layer that looks back at earlier tokens has an incremental form (`Layer.decoding`). It computes
+the same function with the same parameters, but gets only the next tokens and finds the earlier
+ones in its cache. The cache is the state of the incremental form: `init` makes an empty cache, and
+`apply` takes a cache and returns y and the new cache.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ def position(*, name: str = "position") -> Layer:
     """A layer that counts earlier tokens.
 
     Returns:
-      A layer from x [..., T, D] to the number of tokens before x, a scalar int32; its state
-      {"count": []} grows by T.
+      A layer from x [..., T, D] to the number of tokens before x, an int32 scalar. Each call adds T
+      to its state {"count": []}.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -36,20 +37,20 @@ def position(*, name: str = "position") -> Layer:
 
 
 def key_value_cache(length: int, *, name: str = "cache") -> Layer:
-    """All keys and values up to now, with room for later ones.
+    """A layer that returns all keys and values up to now, with room for later ones.
 
     Args:
-      length: L, the number of tokens that fit.
+      length: L, the number of tokens that fit in the cache.
       name: name of the layer in a network.
 
     Returns:
       A layer from (k [..., T, G, K], v [..., T, G, V], start) to (k [..., L, G, K],
-      v [..., L, G, V], fits), where `start` is the index of the first new token. The new k and v
-      are also its state. `fits` is False as soon as a token had no room: a compiled program cannot
-      raise, so the caller must make its later outputs invalid.
+      v [..., L, G, V], fits), where `start` is the index of the first new token. The returned k and
+      v are also the layer's state. `fits` is False if the new tokens do not fit in the cache; the
+      caller must then make its outputs NaN, because a compiled function cannot raise an error.
 
     Raises:
-      PathError: more than L tokens in one step; another batch than the cache's.
+      PathError: T > L, or k has a different batch shape than the cache.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -85,18 +86,18 @@ def at_once(layer: Layer) -> Layer:
 
 
 def sliding(layer: Layer, before: int) -> Layer:
-    """A layer with a sliding window on a sequence that remembers the elements for the next window.
+    """The incremental form of a layer with a sliding window: it remembers the last elements of x.
 
     Args:
-      layer: from x [..., before + T, C] to y [..., T, F], without state.
+      layer: a layer from x [..., before + T, C] to y [..., T, F], without state.
       before: number of elements in a window before its last one.
 
     Returns:
-      A layer from x [..., T, C] to y [..., T, F], as if zeros came before the first x; its state
-      {"before": [..., before, C]} holds the last elements.
+      A layer from x [..., T, C] to y [..., T, F]; it uses zeros for the elements before the first
+      x. Its state {"before": [..., before, C]} holds the last elements of x.
 
     Raises:
-      PathError: another batch than the cache's.
+      PathError: x has a different batch shape or C than the cache.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -121,18 +122,18 @@ def sliding(layer: Layer, before: int) -> Layer:
 
 
 def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
-    """The incremental form of a layer with positions, which continues to count them.
+    """The incremental form of a layer with positions: each call continues at the next position.
 
     Args:
       layer: a layer with the extra input `positions`, integers [..., T], and no state.
       length: L, the number of tokens that fit in the caches of the network.
-      most: number of positions that the layer has; None for any number.
+      most: number of positions that the layer has; None means no limit.
 
     Returns:
-      A layer; its state {"count": []} grows by T.
+      A layer. Each call adds T to its state {"count": []}.
 
     Raises:
-      PathError: L > most, unless the caller passes positions.
+      PathError: L > most, and no positions are passed.
     """
     count = position()
 

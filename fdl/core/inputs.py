@@ -1,4 +1,4 @@
-"""Checks of the extra inputs, parameters and keys that a network gets."""
+"""Checks of the extra inputs, parameters and random keys that are passed to a network."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,24 +10,24 @@ from fdl.typing import Params, State
 def check_inputs(
     layer: str, inputs: Collection[str], required: Collection[str], given: Mapping[str, Any]
 ) -> None:
-    """Raises a PathError for an unknown extra input and for a missing one.
+    """Raises a PathError if an extra input is unknown, or a required one is missing.
 
     Args:
       layer: name of the layer, for the message.
-      inputs: names that the layer takes.
-      required: names that must be given.
-      given: name -> value.
+      inputs: names of the extra inputs that the layer takes.
+      required: names of the extra inputs that must be given.
+      given: the extra inputs of the call, name -> value.
     """
     for each in given:
         if each not in inputs:
-            remedy = (
-                "leave it out: a network passes it to every layer"
-                if each in ("key", "train")
-                else "leave it out, or name it in the layer that should read it"
-            )
+            problem = "which no layer here takes"
+            remedy = "leave it out, or name it in the layer that should read it"
+            if each in ("key", "train"):
+                problem = "which is not an extra input"
+                remedy = "leave it out: a network passes key and train to its layers itself"
             raise PathError(
-                f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, which no layer "
-                f"here takes; {remedy}",
+                f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, {problem}; "
+                f"{remedy}",
                 layer=layer,
             )
     for each in required:
@@ -40,12 +40,12 @@ def check_inputs(
 def check_pass(
     layer: str, names: tuple[str, ...], params: Params, state: State, key: Any, train: bool
 ) -> None:
-    """Raises a PathError for params or state of another network, and for a key outside training.
+    """Raises a PathError if params or state are another network's, or a key comes with train=False.
 
     Args:
       layer: name of the network, for the message.
-      names: names of its children.
-      params, state, key, train: arguments of its `apply`.
+      names: names of the network's children.
+      params, state, key, train: arguments of the network's `apply`.
     """
     for what, tree in {"parameters": params, "state": state}.items():
         for child in tree:
@@ -64,14 +64,15 @@ def check_pass(
 
 
 def missing(error: KeyError, params: Params, state: State) -> Exception:
-    """The error to raise for a KeyError in a layer: a PathError if params or state lack an entry.
+    """The error to raise in place of a layer's KeyError: a PathError if an entry is missing.
 
     Args:
-      error: the layer's error.
-      params, state: arguments of the layer.
+      error: the KeyError that the layer raised.
+      params, state: the params and state that were passed to the layer.
 
     Returns:
-      A PathError, or `error` itself if the key is not an entry of params or state.
+      `error` itself if its key is an entry of params or state, so that nothing is missing there, or
+      if its key is not a string. Otherwise a PathError, which says which entry is missing.
     """
     known = [*params, *state]
     if not error.args or error.args[0] in known or not isinstance(error.args[0], str):

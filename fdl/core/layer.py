@@ -4,8 +4,9 @@
     apply(params, state, x, *, key=None, train=False, **inputs)  -> (y, state)
 
 An optimizer updates `params`; a forward pass in training updates `state`. Both are nested dicts
-whose leaves are arrays, `{}` if there are none. `init` reads only the shapes and dtypes of `x` and
-`inputs`; it runs no forward pass.
+whose leaves are arrays. A layer without parameters has the params `{}`; a layer without state has
+the state `{}`. `init` reads only the shapes and dtypes of `x` and `inputs`; it runs no forward
+pass.
 """
 
 import dataclasses
@@ -30,16 +31,19 @@ class Layer:
     """A value with a name and two pure functions.
 
     Args:
-      name: name of the layer in a network, unless the network names it.
+      name: what the layer is called in a network that does not name it by keyword.
       init: `(key, x, **inputs) -> (params, state)`; `x` may be a `jax.ShapeDtypeStruct`.
       apply: `(params, state, x, *, key=None, train=False, **inputs) -> (y, state)`.
-      inputs: names of the extra inputs; by default the keyword-only arguments of `apply`.
-      children: the layers inside, by name, in order.
-      rebuild: `children -> Layer`: the same layer with other children; `capture` needs it.
-      decoding: `length -> Layer`, for a layer that looks back at earlier tokens: its incremental
-        form, which gets tokens in pieces and whose state is a cache for `length` tokens; `decode`
-        needs it.
-      required: the inputs that must be given; by default those without a default in `apply`.
+      inputs: names of the extra inputs; by default the keyword-only arguments of `apply` except
+        `key` and `train`.
+      children: the layers inside this one, name -> layer, in order.
+      rebuild: a function `children -> Layer` that makes the same layer with the children that are
+        passed to it; `capture` needs it.
+      decoding: a function `length -> Layer`, for a layer that looks back at earlier tokens. It
+        makes the layer's incremental form, which gets tokens in pieces and whose state is a cache
+        for `length` tokens; `decode` needs it.
+      required: names of the extra inputs that must be given. If `inputs` is None, they are the
+        keyword-only arguments of `apply` that have no default value.
 
     Example:
       >>> double = Layer("double", lambda key, x: ({}, {}),
@@ -75,7 +79,7 @@ class Layer:
         return f"<Layer {shortened(self.name, 40)}{inside}>"
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        """Raises: a layer is not a function."""
+        """Raises a TypeError, because a layer is not a function."""
         raise TypeError(
             f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
             f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
@@ -113,10 +117,11 @@ def stateless(model: Layer) -> Callable[..., Any]:
       model: a layer.
 
     Returns:
-      Its forward pass outside training, as a pure function of parameters and input.
+      The model's forward pass with train=False, as a pure function of params and x.
 
     Raises:
-      PathError: at the call, if the model has state; names the layers that have it.
+      PathError: the returned function is called and the model has state; the message names the
+        layers that have state.
 
     Example:
       >>> from fdl.layers import dense
@@ -140,11 +145,11 @@ def stateless(model: Layer) -> Callable[..., Any]:
 
 
 def subkey(key: Any, name: str) -> Any:
-    """The random key of a child or a parameter: the parent's key folded with its name.
+    """The random key of a child or a parameter: the parent's key folded with `name`.
 
     Args:
-      key: a key from `jax.random.key`, or None.
-      name: one level of a path.
+      key: the parent's key, from `jax.random.key`, or None.
+      name: name of the child or the parameter, which is one level of a path.
 
     Returns:
       A key that depends only on `key` and `name`; None if `key` is None.
@@ -161,7 +166,7 @@ def subkey(key: Any, name: str) -> Any:
 
 
 def as_layer(value: Any, who: str = "network") -> Layer:
-    """`value` if it is a layer, or `function(value)`; raises a TypeError if it is neither.
+    """`value` if it is a layer, `function(value)` if it is a function; otherwise a TypeError.
 
     Args:
       value: a layer, or a function of one array.
@@ -184,7 +189,7 @@ def as_layer(value: Any, who: str = "network") -> Layer:
 
 
 def makes(f: Any, kind: type) -> bool:
-    """True if f is annotated to return a `kind`: a factory that the user forgot to call."""
+    """True if f is annotated to return a `kind`, so f is a factory that the user did not call."""
     result = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
     of_kind = isinstance(result, type) and issubclass(result, kind)
     return callable(f) and not isinstance(f, type) and (of_kind or result == kind.__name__)
@@ -204,7 +209,7 @@ def check_initializer(layer: str, what: str, value: Any) -> None:
 
 
 def _check_initializers(name: str, init: Callable[..., Any]) -> None:
-    """`check_initializer` for every argument `*_init` of the factory that `init` belongs to."""
+    """Calls `check_initializer` for each argument `*_init` of the factory that defines `init`."""
     names = getattr(getattr(init, "__code__", None), "co_freevars", ())
     for what, cell in zip(names, getattr(init, "__closure__", None) or (), strict=True):
         if what.endswith("_init"):
@@ -214,7 +219,7 @@ def _check_initializers(name: str, init: Callable[..., Any]) -> None:
 def _entered(
     name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
 ) -> Callable[..., Any]:
-    """A layer's init or apply with free ranks and a check of the number of arguments."""
+    """A layer's init or apply, run inside `free_ranks` after a check of the argument count."""
     if hasattr(f, "entered"):  # dataclasses.replace made this layer from another
         return f
 
@@ -234,7 +239,7 @@ def _entered(
 
 
 def check_training_key(key: Any, layer: str = "") -> None:
-    """Raises a PathError unless a layer that draws random numbers gets one key in training."""
+    """Raises a PathError unless `key` is a random key; for layers that draw in training."""
     if key is None:
         raise PathError(
             "expected a random key in training, got none; pass key=jax.random.key(seed), or "
@@ -262,8 +267,8 @@ def keyword_only(
     Args:
       f: a function.
       without: names to leave out.
-      after: number of leading arguments that are passed by position; all later ones count. By
-        default only those behind a `*` count.
+      after: number of leading arguments that are passed by position; all arguments after them are
+        returned. By default only the keyword-only arguments (after a `*`) are returned.
     """
     parameters = list(inspect.signature(f).parameters.values())
     late = parameters[after:] if after is not None else []
@@ -277,7 +282,7 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """`key` and `train` as keyword arguments for f, if it names them after its first two."""
+    """`key` and `train` as keyword arguments, those that f has after its first two arguments."""
     try:
         named = keyword_only(f, after=2)
     except (ValueError, TypeError):  # a builtin without a signature

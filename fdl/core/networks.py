@@ -1,4 +1,4 @@
-"""Networks: layers made of layers, by plain Python or one after another."""
+"""Networks: layers made of layers, which a Python function calls or which follow each other."""
 
 import dataclasses
 import functools
@@ -32,32 +32,35 @@ def network(
     name: str = "network",
     **children: Any,
 ) -> Layer:
-    """A layer made of layers by plain Python.
+    """A layer made of layers, which the Python function `forward` calls.
 
-    `forward(f, x, **inputs)` calls its children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
+    `forward(f, x, **inputs)` calls the children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
     Skip connections, several inputs and shared weights (a child called twice) need no adapter.
-    The network passes random keys and `train` to its children. A `forward` that draws random
-    numbers, or does something else in training, names `key` or `train` among its arguments: the key
-    is a separate one, None outside training. Shapes are inferred by tracing `forward` once. Call a
-    child with state from `forward` itself, not inside a `jax.checkpoint` or `jax.lax.scan` in it;
-    wrap the whole network instead.
+    The network passes random keys and `train` to its children. If `forward` itself draws random
+    numbers, give it an argument `key`; if it computes something different in training, give it an
+    argument `train`. Its key differs from the children's keys, and is None outside training.
+    `init` finds all shapes by tracing `forward` once. `forward` must call a child that has state
+    directly, and not inside a function that it passes to `jax.checkpoint` or `jax.lax.scan`;
+    apply these to the whole network instead.
 
     Args:
-      forward: `(f, x, *, ...) -> y`; its further arguments, except `key` and `train`, are extra
-        inputs of the network.
-      inputs: a tuple of names of further extra inputs. They go to every child that names them, as
-        in `chain`, unless `forward` passes another value. A `forward` with `**given` gets them too.
-      name: name of the network in another one.
-      children: layers, or plain functions of one array, by name.
+      forward: `(f, x, *, ...) -> y`; the arguments after f and x, except `key` and `train`, are
+        extra inputs of the network.
+      inputs: tuple of names of more extra inputs. As in `chain`, each is passed to every child that
+        has an input of that name, unless `forward` passes that child a different value. A `forward`
+        with `**given` gets them too.
+      name: name of the network in another network.
+      children: name -> layer, or plain function of one array.
 
     Returns:
-      A layer. Its params and state hold an entry for each child that has any. A child's random
-      key is folded from the network's by the child's name, so a new sibling changes no bits of it.
+      A layer. Its params have an entry for each child that has params, and its state has one for
+      each child that has state. A child's random key is the network's key folded with the child's
+      name, so it stays the same if other children are added.
 
     Raises:
-      PathError: a child gets a wrong input; the message begins with the child's path.
-      ValueError: a child's name that is not one level of a path; a `forward` with `**given` and no
-        `inputs`; a name in `inputs` that nothing takes.
+      PathError: an input does not fit a child; the message begins with the child's path.
+      ValueError: a child's name is empty or contains `/` or `*`; `forward` has `**given` but
+        `inputs` is empty; or `inputs` has a name that neither `forward` nor a child takes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,7 +73,7 @@ def network(
       >>> y.shape
       (2, 1)
 
-      Every child that names `mask` gets it:
+      Every child that has an input `mask` gets it:
 
       >>> from fdl.layers import attention, layer_norm
       >>> parts = {"norm": layer_norm(), "attend": attention(2)}
@@ -113,16 +116,16 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
     """Layers one after another: the output of one is the input of the next.
 
     Args:
-      layers: layers, or plain functions of one array. They are named after their kind and numbered:
+      layers: layers, or plain functions of one array. Each is named after its kind, with a number:
         `dense_0`, `relu_0`, `dense_1`.
       name: name of the chain in another network.
-      named: further layers, by name; they follow the unnamed ones.
+      named: more layers, name -> layer; they come after the unnamed ones.
 
     Returns:
-      A layer. An extra input goes to every child that names it.
+      A layer. An extra input is passed to every child that has an input of that name.
 
     Raises:
-      PathError: as in `network`; also for an extra input that no child names.
+      PathError: as in `network`; also if an extra input is passed that no child takes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -141,16 +144,16 @@ def chain(*layers: Any, name: str = "chain", **named: Any) -> Layer:
 def named_layers(
     owner: str, layers: Sequence[Any], named: Mapping[str, Any], least: int = 0
 ) -> dict[str, Layer]:
-    """The children of a combinator by name; those without a name get their kind and a number.
+    """The children of a combinator, name -> layer; unnamed ones are named by kind and number.
 
     Args:
       owner: name of the combinator, for messages.
-      layers: layers or functions without a name.
-      named: layers or functions with a name.
-      least: least number of layers.
+      layers: layers or functions that were passed without a name.
+      named: name -> layer or function.
+      least: minimum number of layers.
 
     Raises:
-      ValueError: two layers of one name; fewer layers than `least`.
+      ValueError: two layers have the same name, or there are fewer than `least` layers.
     """
     children: dict[str, Layer] = {}
     kinds: dict[str, int] = {}
@@ -174,33 +177,33 @@ def named_layers(
 
 
 def in_order(f: Any, children: Iterable[str], x: Any) -> Any:
-    """x passed through every child of `f` in turn."""
+    """The result of passing x through the children of `f`, one after another."""
     for child in children:
         x = f[child](x)
     return x
 
 
 def wired(forward: Callable[..., Any], children: Mapping[str, Layer], name: str) -> Layer:
-    """`network` for a combinator: every extra input that a child names goes to that child."""
+    """`network` for a combinator: each extra input is passed to every child that takes it."""
     inputs = _inputs_of(children)
     return _Network(forward, children, name, inputs, required=(), shared=inputs).layer()
 
 
 def _inputs_of(children: Mapping[str, Layer]) -> tuple[str, ...]:
-    """The extra inputs that at least one child names."""
+    """The names of the extra inputs that at least one child takes."""
     names = (each for child in children.values() for each in child.inputs or ())
     return tuple(dict.fromkeys(names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Network:
-    """`forward` over `children`.
+    """The network in which `forward` calls `children`; `layer` returns it as a layer.
 
     Args:
       inputs: names of all extra inputs.
-      required: those that must be given.
-      shared: those that go to every child that names them.
-      takes: the keyword arguments of `forward`: extra inputs, `key` and `train`.
+      required: names of the extra inputs that must be given.
+      shared: names of the extra inputs that are passed to every child that takes them.
+      takes: names of the keyword arguments of `forward`: extra inputs, `key` and `train`.
     """
 
     forward: Callable[..., Any]
@@ -247,8 +250,9 @@ class _Network:
         trace = functools.partial(self.trace, x=x, given=given, seen=seen)
         if isinstance(key, jax.core.Tracer):
             return jax.jit(trace)(key)
-        # Drawing the weights of a whole network as one program would compile every layer anew (7 s
-        # for 64 of them); one by one, layers of one shape share their programs.
+        # If one compiled function drew the weights of the whole network, every layer would be
+        # compiled again (7 s for 64 layers). Layers of equal shapes that are drawn one by one share
+        # their compiled functions.
         jax.eval_shape(trace, key)
         made = {}
         for child, (child_x, child_given) in seen.items():
@@ -259,7 +263,7 @@ class _Network:
         return self.without_empty(params), self.without_empty(state)
 
     def trace(self, key: Any, x: Any, given: Any, seen: dict[str, Any]) -> tuple[Params, State]:
-        """One pass over shapes; `seen` records the input of each child."""
+        """Runs `forward` once on shapes alone; `seen` records the input of each child."""
         params: Params = {}
         state: State = {}
 
@@ -311,7 +315,7 @@ class _Network:
     def run(
         self, call: Callable[..., Any], x: Any, given: dict[str, Any], key: Any, train: bool
     ) -> Any:
-        """One pass of `forward`, each child of which is run by `call(name, layer, x, given)`."""
+        """Runs `forward` once; `call(name, layer, x, given)` runs each child that it calls."""
         shared = {each: given[each] for each in self.shared if each in given}
 
         def bound(child: str, x: Any, **given: Any) -> Any:
@@ -334,7 +338,7 @@ class _Network:
 
 
 class _Children:
-    """`f` in `forward`: the children of one network as functions, for one pass."""
+    """The argument `f` of `forward`: a network's children as functions, for one pass."""
 
     def __init__(self, call: Callable[..., Any], names: Iterable[str]):
         self.__dict__.update({name: functools.partial(call, name) for name in names})

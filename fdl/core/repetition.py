@@ -31,26 +31,30 @@ def repeat(
 ) -> Layer:
     """n equal blocks one after another: y = f(...f(f(x, params["0"]), params["1"])...).
 
-    There are two forms of the same computation. If unrolled, the compiler sees n blocks, and steps
-    are fastest. If scanned, it sees one block, and the time to compile does not depend on n.
+    The computation has two forms. In the unrolled form, the compiler gets n blocks, and training
+    steps are fastest. In the scanned form (`jax.lax.scan`), it gets one block, so the time to
+    compile does not depend on n.
 
     Args:
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
       n: number of blocks, >= 1.
-      scan: whether to scan; by default for more than 16 blocks.
-      policy: which inner values are saved for the backward pass, a value of
-        `jax.checkpoint_policies`; it recomputes the others. By default all are saved if unrolled,
-        and matrix products if scanned, which is fastest there.
+      scan: True for the scanned form, False for the unrolled form; by default n > 16.
+      policy: which inner values the forward pass stores for the backward pass, a function of
+        `jax.checkpoint_policies`; the backward pass recomputes the others. By default the unrolled
+        form stores all of them, and the scanned form the results of matrix products, which is
+        fastest in that form.
       name: name of the layer in another network.
 
     Returns:
-      A layer. In both forms params, state, random keys and paths are those of n layers named "0",
-      "1", ...; an extra input goes to every block. In the scanned form, an error's path has `*`
-      instead of the number, and `capture` of a path inside runs the unrolled form.
+      A layer. In both forms params, state, random keys and paths are the same as for n layers named
+      "0", "1", ...; an extra input is passed to every block. In the scanned form, the path in an
+      error message has `*` in place of the block's number, and `capture` of a path inside a block
+      runs the unrolled form.
 
     Raises:
       ValueError: n < 1.
-      PathError: a block changes the shape or dtype of x; the params of two blocks differ in kind.
+      PathError: a block changes the shape or dtype of x, or the params of two blocks differ in
+        structure, shape or dtype.
 
     Example:
       >>> from fdl.layers import dense
@@ -115,7 +119,7 @@ def _scan(
     policy: Callable[..., bool],
     train: bool,
 ) -> tuple[Any, State]:
-    """Compiled here because a scan outside of `jax.jit` is compiled again at every call."""
+    """The scan over blocks. Without this jit, JAX would compile it again at every eager call."""
 
     def body(x: Any, of_block: Any) -> tuple[Any, State]:
         params, state, key = of_block
@@ -127,14 +131,15 @@ def _scan(
             _check_kept(x, y)
         return y, new
 
-    # Inside a scan XLA cannot merge the two passes, and preventing it takes time.
+    # Inside a scan, XLA cannot merge the recomputation with the forward pass, so preventing that
+    # (prevent_cse=True) would only take time.
     body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     return jax.lax.scan(body, x, per_block, length=n)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Init:
-    """`init` of both forms: each block has a key, folded from its number as text."""
+    """`init` of both forms. A block's key is the layer's key folded with its number as text."""
 
     block: Layer
     n: int
@@ -161,7 +166,7 @@ class _Init:
 
 
 def _keys(key: Any, names: tuple[str, ...], layer: str) -> Any:
-    """`subkey(key, name)` for every name, stacked."""
+    """The keys `subkey(key, name)` of all names, stacked to one array; None if key is None."""
     check_key(key, layer)
     if key is None:
         return None

@@ -1,8 +1,8 @@
 """Cells: one step of a recurrent layer, from a carry and a new x to the next carry.
 
-H is the number of features of the carry, D that of x. The weights of all gates stand side by side,
-in the order that the cell names. In formulas, W x and U h are matrix products; all other products
-are elementwise.
+H is the number of features of the carry, D the number of features of x. The weights of all gates
+are side by side in one matrix, in the order that the cell's docstring gives. In formulas, W x and
+U h are matrix products; all other products are elementwise.
 """
 
 import dataclasses
@@ -26,16 +26,17 @@ ORTHOGONAL = orthogonal()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One step of a recurrence, in the two parts that `recurrent` calls: drive and step.
+    """One step of a recurrence, in the two parts that `recurrent` calls: `drive` and `step`.
 
     Args:
-      name: what a layer of this cell is called.
+      name: what a recurrent layer of this cell is called by default.
       features: H, the size of each part of the carry.
       carried: names of the parts of the carry; one of them is "h", the output of the step.
       init: `(key, x) -> params`; reads only the last axis and the dtype of x.
-      drive: `(params, x [..., D]) -> driven`, the part of a step that depends only on x; it is
-        computed for all steps at once.
-      step: `(params, carry, driven) -> carry`, in the dtype of the carry, float32 or wider.
+      drive: `(params, x [..., D]) -> driven`, the part of a step that does not depend on the carry;
+        `recurrent` computes it for all steps at once.
+      step: `(params, carry, driven) -> carry`, in the dtype of the carry, which is float32 or
+        wider.
     """
 
     name: str
@@ -61,7 +62,7 @@ def simple_cell(
 
     Args:
       features: H, >= 1.
-      activation: an array to one of the same shape.
+      activation: a function from an array to an array of the same shape.
       w_init: initializer of W.
       hidden_init: initializer of U.
 
@@ -95,11 +96,11 @@ def lstm_cell(
 ) -> Cell:
     """c = f c + i g and h = o tanh(c); i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b).
 
-    Each of i, f, g and o has separate W, U and b, in this order.
+    Each of i, f, g and o has a separate W, U and b; they are stored in this order.
 
     Args:
       features: H, >= 1.
-      forget_bias: the initial b of f, may be traced; 1 lets a new network remember.
+      forget_bias: the initial value of f's b, may be traced; with 1 a new network remembers longer.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
@@ -146,18 +147,18 @@ def gru_cell(
 ) -> Cell:
     """h = (1 - z) n + z h; r, z = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')).
 
-    Each of r, z and n has separate W, U and b, in this order.
+    Each of r, z and n has a separate W, U and b; they are stored in this order.
 
     Args:
       features: H, >= 1.
-      reset_after: True multiplies U h + b' by r, as in torch, cuDNN and Keras; False is the paper's
-        n = tanh(W x + b + U (r h)).
+      reset_after: True multiplies U h + b' by r, as in torch, cuDNN and Keras; False computes
+        n = tanh(W x + b + U (r h)), as in the paper.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
     Returns:
       A cell that carries {"h"}; params {"input": {"w": [D, 3 H], "b": [3 H]}, "hidden": {"w": [H,
-      3 H]}}; with reset_after also hidden/b [H], which is b'.
+      3 H]}}; with reset_after, "hidden" also has "b": [H], the b' of the formula.
 
     Raises:
       ValueError: features < 1.
@@ -198,7 +199,7 @@ def gru_cell(
 def _affine(
     gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
 ) -> Callable[[Any, Any], Params]:
-    """Draws each gate's weights separately, so that an initializer sees the matrix of one gate."""
+    """The cell's `init`. It draws each gate's weights separately, with the fans of one gate."""
     check_initializer("cell", "w_init", w_init)
     check_initializer("cell", "hidden_init", hidden_init)
 
@@ -229,5 +230,5 @@ def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:
 
 
 def _product(h: jax.Array, w: jax.Array) -> jax.Array:
-    """h @ w, computed in the dtype of w, as the dtype of h."""
+    """h @ w, computed in the dtype of w and returned in the dtype of h."""
     return (h.astype(w.dtype) @ w).astype(h.dtype)

@@ -60,12 +60,12 @@ def conv(
         for volumes. An integer is the size for all axes; x is then [B, *spatial, C], and every axis
         between the first and the last is spatial.
       stride: the step from one window to the next; an integer for all axes, or one for each.
-      padding: "SAME" makes ceil(size / stride) windows with low = total // 2 (as XLA, TensorFlow
-        and Keras; torch's "same" is the case of stride 1). "VALID" pads nothing. "CAUSAL", for one
-        axis, puts all padding before the first element. "CIRCULAR", "REFLECT" and "EDGE" repeat
-        elements of the image, as torch's padding_mode circular, reflect and replicate with padding
-        "same". An integer p adds p zeros at both ends, as in torch. A tuple has an integer or a
-        pair (low, high) for each axis.
+      padding: "SAME" adds as many zeros as ceil(size / stride) windows need, low = total // 2 of
+        them before the first element (as in XLA, TensorFlow and Keras; torch has "same" only for
+        stride 1). "VALID" pads nothing. "CAUSAL", for one axis, puts all padding before the first
+        element. "CIRCULAR", "REFLECT" and "EDGE" repeat elements of the image, as in torch
+        padding="same" with the padding_mode circular, reflect and replicate. An integer p adds p
+        zeros at both ends, as in torch. A tuple has an integer or a pair (low, high) for each axis.
       dilation: the step on the image from one element of the kernel to the next; an integer for all
         axes, or one for each.
       groups: G. Features and channels are divided into G parts; each part of the features reads
@@ -76,14 +76,14 @@ def conv(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., *spatial, C] to y [..., *windows, F]; params {"w", "b"} in the dtype of
-      the x that is passed to `init`.
+      A layer from x [..., *spatial, C] to y [..., *windows, F]; params {"w", "b"}, with the dtype
+      of the x that is passed to `init`.
 
     Raises:
       ValueError: an option is out of range, padding has an unknown name, or F is not a multiple of
         G.
-      PathError: x lacks these axes, has a C that differs from w's or is not a multiple of G, has an
-        integer dtype, or is smaller than one window.
+      PathError: x lacks these axes, has an integer dtype, or is smaller than one window; or C is
+        not a multiple of G, or does not fit w.
 
     Example:
       >>> import jax.numpy as jnp
@@ -143,7 +143,7 @@ def depthwise_conv(
     b_init: Initializer = zeros,
     name: str = "depthwise_conv",
 ) -> Layer:
-    """A convolution of each channel alone: `conv` with as many groups as channels.
+    """A separate convolution of each channel: `conv` with as many groups as channels.
 
     Args:
       kernel_size, stride, padding, dilation: as in `conv`.
@@ -158,7 +158,7 @@ def depthwise_conv(
       A layer from x [..., *spatial, C] to y [..., *windows, C * M].
 
     Raises:
-      ValueError, PathError: as `conv`.
+      ValueError, PathError: as in `conv`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -217,13 +217,13 @@ def separable_conv(
     b_init: Initializer = zeros,
     name: str = "separable_conv",
 ) -> Layer:
-    """A depthwise convolution, then a dense layer over its features at each position.
+    """A depthwise convolution, then a dense layer at each position.
 
     Args:
       features: F, the number of outputs at each position, >= 1.
       kernel_size, stride, padding, dilation, multiplier: as in `depthwise_conv`.
       bias: whether the dense layer adds b; the depthwise convolution adds none.
-      w_init: initializer of both kernels.
+      w_init: initializer of the depthwise and of the pointwise w.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -232,7 +232,7 @@ def separable_conv(
       "pointwise": {"w", "b"}}.
 
     Raises:
-      ValueError, PathError: as `conv`.
+      ValueError, PathError: as in `conv`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -271,7 +271,7 @@ def conv_transpose(
     b_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """The gradient of a convolution with respect to its input: x[p] adds x[p] w to the window at p.
+    """The gradient of a convolution with respect to its input: adds x[p] w to the window of y at p.
 
     y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
 
@@ -279,18 +279,21 @@ def conv_transpose(
       features: F, the number of outputs at each position, >= 1.
       kernel_size: one size for each spatial axis, or an integer for all, as in `conv`.
       stride: the step from one window to the next on y, so y is about `stride` times larger than x.
-      padding: the padding of the convolution. "SAME" makes size * stride outputs; "VALID" makes all
-        outputs that a window reaches, (size - 1) * stride + max(extent, stride) with extent =
-        (kernel - 1) * dilation + 1; both as TensorFlow, Keras and Flax. Integers or pairs, as in
-        `conv`, are the number of outputs to leave out at the ends, as in torch.
-      output_padding: the number of outputs to add at the high end, as in torch; less than stride or
-        dilation. Only with a padding of integers or pairs.
+      padding: the padding of the convolution from y to x. "SAME" makes size * stride outputs;
+        "VALID" makes all outputs that a window reaches: (size - 1) * stride + max(extent, stride),
+        where extent = (kernel - 1) * dilation + 1. Both are the same as in TensorFlow, Keras and
+        Flax. Integers or pairs, as in `conv`, are the numbers of outputs that are left out at the
+        ends, as in torch.
+      output_padding: the number of outputs that are added at the high end, as in torch; less than
+        stride or dilation. Allowed only if padding is integers or pairs.
       dilation: the step on y from one element of the kernel to the next.
-      groups: G. Each of G parts of the features reads only the matching part of the channels.
+      groups: G. Features and channels are divided into G parts; each part of the features reads
+        only the matching part of the channels.
       bias: whether to add b.
-      w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from F to C.
-        It draws [*kernel_size, C / G, F]; its fan_in is the number of inputs of one output: the
-        product of that shape without F, divided by the strides.
+      w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from y to x.
+        It draws an array [*kernel_size, C / G, F], which is then rearranged. Its fan_in is the
+        number of inputs of one output: the product of that shape without F, divided by the product
+        of the strides.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -299,7 +302,7 @@ def conv_transpose(
 
     Raises:
       ValueError: an option is out of range, or padding has an unknown name.
-      PathError: as `conv`.
+      PathError: as in `conv`.
 
     Example:
       >>> layer = conv_transpose(8, (4, 4), stride=2)
@@ -320,7 +323,7 @@ def conv_transpose(
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
-        # Along each axis, one in `stride` of the elements of the kernel reaches an output.
+        # Along each axis, only one in `stride` elements of the kernel reaches a given output.
         shape = Shared((*kernel, x.shape[-1] // groups, features), 1 / math.prod(strides))
         w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)
         params = {"w": jnp.swapaxes(w, -1, -3).reshape(*kernel, features // groups, -1)}
@@ -359,7 +362,7 @@ def _with_decoding(
     padding: Edges,
     without_padding: Callable[[], Layer],
 ) -> Layer:
-    """The layer with its incremental form, unless a window sees elements after its position."""
+    """The layer, with its incremental form if no window sees elements after its position."""
     extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
     unpadded = padding in NAMES or not any(map(any, padding))
     if {*extent, *stride} == {1} and unpadded:
@@ -382,7 +385,7 @@ def _window(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Window:
-    """The window of the convolution whose output has these sizes: its input is our output."""
+    """The window of the convolution from y to x, where x has the spatial axes `sizes`."""
     rank = len(kernel)
     found = ((0, 0),) * rank if isinstance(padding, str) else padding
     input, edges = [], []

@@ -24,7 +24,7 @@ from fdl.paths import PathError
 from fdl.typing import Initializer, Params, State
 
 SMALL = normal(0.02)
-# Frequencies are computed in float64 before there is a program, so a base cannot be traced.
+# Frequencies are computed in float64 by NumPy, so a base cannot be traced.
 USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
 
 
@@ -36,27 +36,27 @@ def embedding(
     dtype: Any = jnp.float32,
     name: str = "embedding",
 ) -> Layer:
-    """y = w[id] for integer ids, and the scores x @ w.T of all ids for floating vectors x.
+    """y = w[id] for integer ids, and y = x @ w.T, the scores of all ids, for floating vectors x.
 
-    The two directions share w, so a language model with tied weights calls one embedding both first
-    and last.
+    Both directions use the same w, so a language model with tied weights calls one embedding twice:
+    first with ids and last with vectors.
 
     Args:
       count: V, the number of ids, >= 1.
       features: D, >= 1.
       w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), so
-        that vectors have length about 1.
-      dtype: the dtype of w, which cannot be taken from integer ids.
+        that the norm of a vector is about 1.
+      dtype: the dtype of w. It is not the dtype of x as in other layers, because ids are integers.
       name: what the layer is called in a network.
 
     Returns:
       A layer from ids [...] to [..., D], and from vectors [..., D] to scores [..., V]; params
-      {"w": [V, D]}. An id outside [0, V) gives NaN and has no gradient; negative ids do not count
-      from the end.
+      {"w": [V, D]}. An id outside [0, V) gives NaN and has no gradient; this includes negative ids,
+      which are not indices from the end.
 
     Raises:
       ValueError: count or features < 1.
-      PathError: vectors whose D differs from w's; NumPy ids that do not fit in 32 bits.
+      PathError: the D of vectors differs from w's D, or NumPy ids do not fit in 32 bits.
 
     Example:
       >>> from fdl.core.networks import network
@@ -150,9 +150,10 @@ def learned_positions(
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
-    """y[t] = x[t] + p(positions[t]): adds sines and cosines of falling frequencies.
+    """y[t] = x[t] + p(positions[t]): adds sines and cosines of decreasing frequencies.
 
-    p[2i] = sin(position / base^(2i / D)) and p[2i + 1] = cos(position / base^(2i / D)).
+    Feature 2i of p is sin(position / base^(2i / D)), feature 2i + 1 is cos(position / base^(2i /
+    D)).
 
     Args:
       base: > 1, not traced; the longest wavelength is almost 2 pi * base.
@@ -215,17 +216,17 @@ def rotary(
     features: int | None = None,
     interleaved: bool = False,
 ) -> jax.Array:
-    """Rotary positions: rotates pairs of features by an angle proportional to the position.
+    """Rotary positions: rotates pairs of features by angles proportional to the position.
 
-    Pair i of R / 2 is rotated by position * base^(-2 i / R), so that the product of a query and a
-    key depends only on the distance between them. The error of the angles is about 1e-6 at any
-    position.
+    The first R features are rotated in R / 2 pairs, i = 0, 1, ...; pair i is rotated by the angle
+    position * base^(-2 i / R). The product of a query and a key that are rotated then depends only
+    on the distance between their positions. The error of the angles is about 1e-6 at any position.
 
     Args:
       x: queries or keys [..., T, H, K].
       positions: [..., T], integers or floating; for a whole sequence `jnp.arange(T)`.
       base: > 0, not traced; a larger base rotates the last pairs more slowly.
-      features: R, even, the number of features that are rotated, the first of K; by default all.
+      features: R, an even number <= K: the first R of the K features are rotated; by default all K.
       interleaved: True pairs features (2i, 2i + 1), as in the paper and GPT-J; False pairs
         (i, i + R / 2), as in Llama.
 
@@ -234,7 +235,7 @@ def rotary(
 
     Raises:
       ValueError: base is out of range; features is odd or < 2.
-      PathError: K is odd or < R; positions do not fit x.
+      PathError: K < R, or K is odd and features is None, or positions do not fit x.
 
     Example:
       >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 2)
@@ -259,10 +260,11 @@ def rotary(
 def rotary_by_tables(
     x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
 ) -> jax.Array:
-    """`rotary` with tables of cosines and sines, for angles of any other formula.
+    """`rotary` with tables of cosines and sines, for angles that a different formula gives.
 
-    Pair i is rotated by the angle whose cosine is cos[position, i]. Models that stretch the angles
-    for longer sequences need this (Llama 3.1, YaRN). If cos and sin are scaled, so is x.
+    Pair i is rotated by the angle whose cosine is cos[position, i] and whose sine is sin[position,
+    i]. Models that change the angles for longer sequences need this (Llama 3.1, YaRN). If cos and
+    sin are multiplied by a number, the rotated features are multiplied by it too.
 
     Args:
       x: queries or keys [..., T, H, K].
@@ -275,7 +277,7 @@ def rotary_by_tables(
       [..., T, H, K], in x's dtype; NaN at a position outside the tables.
 
     Raises:
-      PathError: cos and sin differ in shape, or R > K; positions do not fit x or are not integers.
+      PathError: cos and sin differ in shape; R > K; or positions do not fit x or are not integers.
 
     Example:
       >>> import functools
@@ -302,10 +304,11 @@ def rotary_by_tables(
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """The slopes of ALiBi: how much the scores of each head fall for each token of distance.
+    """The slopes of ALiBi: by how much each head's scores are reduced for each token of distance.
 
-    For H a power of two they are 2^(-8 / H), 2^(-16 / H), ..., 2^-8. Otherwise they are the slopes
-    for P, the largest power of two below H, then every second of the slopes for 2 P.
+    If H is a power of two, the slopes are 2^(-8 / H), 2^(-16 / H), ..., 2^-8. Otherwise, let P be
+    the largest power of two below H: the first P slopes are the slopes for P heads, and the other
+    H - P are the first, third, fifth, ... of the slopes for 2 P heads.
 
     Args:
       heads: H, >= 1.
@@ -313,7 +316,8 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     Returns:
       H numbers.
 
-    Source: Press, Smith and Lewis 2021, arXiv 2108.12409, section 3; other H: the authors' code.
+    Source: Press, Smith and Lewis 2021, arXiv 2108.12409, section 3; the authors' code for an H
+    that is not a power of two.
     """
     below = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * i / below) for i in range(1, below + 1)]
@@ -322,27 +326,30 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
-    """positions / base^(i / count), up to whole turns, exact at any position.
+    """positions / base^(i / count), without whole turns of 2 pi, exact at any position.
 
     Args:
       positions: [...], integers or floating.
-      count: the number of frequencies, i = 0, 1, ...
+      count: the number of frequencies; i is 0 to count - 1.
       base: > 0.
       dtype: float32 or float64.
 
     Returns:
       [..., count], in `dtype`.
     """
-    # A product in float32 would be wrong by 0.01 at position 100,000. A frequency here is a number
-    # of turns in fixed point, in units of 2**-32: the integer product overflows, which drops whole
-    # turns exactly. The rest, from rounding the frequency, is small and added in floating point.
+    # In float32, the product of position and frequency would be wrong by 0.01 at position 100,000.
+    # So a frequency is stored as turns per position, as an integer in units of 2**-32 turns. Its
+    # product with an integer position is taken modulo 2**32 (by overflow), which drops whole turns
+    # exactly. `rest` is the error of rounding the frequency to such an integer; its product with
+    # the position is small, and is added in floating point.
     turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
     fixed = np.rint(turns * 2**32)
     part, whole = jnp.zeros((), dtype), positions[..., None]
     if jnp.issubdtype(whole.dtype, jnp.floating):
         whole = jnp.floor(positions.astype(dtype))[..., None]
         part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
-        # Exact, and within the range of int32: casting a float beyond it is undefined.
+        # `number` is `whole` modulo 2**32, in the range of int32, because casting a float outside
+        # that range is undefined. Both operations are exact.
         number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
         number = number - 2.0**32 * (
             (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)
@@ -419,7 +426,7 @@ def _by_tables(
 
 
 def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
-    """x with its first R features rotated in pairs, by cos and sin [..., T, 1, R / 2]."""
+    """x, whose first R features are rotated in pairs, with cos and sin [..., T, 1, R / 2]."""
     pairs, dtype = cos.shape[-1], cos.dtype
     rotary_part, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:

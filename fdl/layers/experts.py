@@ -1,7 +1,7 @@
 """Mixture of experts: a router sends each token through a few of many layers of one kind.
 
-T is the number of tokens of a sequence, D the number of their features, E the number of experts, C
-the number of tokens that an expert has room for, F the number of features of the result.
+T is the number of tokens of a sequence, D the number of features of a token, E the number of
+experts, C the number of tokens that an expert has room for, F the number of features of the result.
 """
 
 import dataclasses
@@ -31,25 +31,25 @@ def mixture_of_experts(
 ) -> Layer:
     """y[t] = sum over the k likeliest experts e of p[t, e] expert_e(x[t]), p = softmax(router(x)).
 
-    For k > 1 the p of the chosen experts are divided by their sum. Each sequence is routed alone.
-    An expert takes tokens in order, all first choices before all second choices, until it is full;
-    a choice that finds no room adds zero, so put a residual around this layer. Because of this
-    order, the first choice of a later token can displace the second choice of an earlier token. If
-    that breaks a causal network, pass capacity_factor=None.
+    For k > 1, the p of the chosen experts are divided by their sum. Each sequence is routed
+    independently. An expert takes tokens in order, all first choices before all second choices,
+    until it is full. If a chosen expert is full, it adds zero to y, so put a residual around this
+    layer. Because of this order, the first choice of a later token can displace the second choice
+    of an earlier token. If that breaks a causal network, pass capacity_factor=None.
 
     Args:
       expert: a layer from [..., D] to [..., F], such as `feed_forward(64, hidden=256)`.
       count: E, the number of experts, which have separate weights, >= 1.
       top_k: k, the number of experts for each token, 1 to E.
-      capacity_factor: > 0; C = ceil(capacity_factor k T / E). C is a size, so the factor cannot be
-        traced. None gives room for all tokens.
+      capacity_factor: > 0, not traced, because it determines the size of an array, C =
+        ceil(capacity_factor * k * T / E). None gives every expert room for all tokens.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., T, D] to y [..., T, F]; params {"router": {"w": [D, E]}, "experts": the
-      expert's, stacked along a first axis [E, ...]}. `capture` finds the router's logits at the
-      path `router`; pass them to `load_balance`, and add the result to the loss. In decoding there
-      is room for all tokens.
+      experts' params, stacked along a new first axis [E, ...]}. `capture` finds the router's logits
+      at the path `router`; pass them to `load_balance`, and add the result to the loss. In
+      decoding, every expert has room for all tokens.
 
     Raises:
       ValueError: count, top_k or capacity_factor is out of range.
@@ -104,7 +104,8 @@ def mixture_of_experts(
 def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
     """E * sum over experts of f[e] P[e]: 1 for tokens spread evenly, E if all go to one expert.
 
-    f[e] is the share of choices of expert e, P[e] its mean probability. Only P has a gradient.
+    f[e] is the share of all choices that are expert e, and P[e] the mean probability of expert e
+    over tokens. Only P has a gradient.
 
     Args:
       logits: the router's logits, [..., T, E].
@@ -144,7 +145,7 @@ def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Ar
     weights, chosen = jax.lax.top_k(chances, top_k)
     if top_k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
-    # [..., k, T, E]: counting along k and T together puts first choices first.
+    # choices is [..., k, T, E]; counting along k and T together puts first choices first.
     choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
     *lead, k, tokens, experts = choices.shape
     queue = choices.reshape(*lead, k * tokens, experts)
@@ -178,7 +179,7 @@ def _combined(y: jax.Array, weights: jax.Array, slots: jax.Array) -> jax.Array:
 
 
 def _vmapped(axes: int, f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """f mapped over the first axes."""
+    """f, mapped by `jax.vmap` over the first `axes` axes."""
     for _ in range(axes):
         f = jax.vmap(f)
     return f

@@ -14,22 +14,22 @@ from fdl.typing import Array, Key, Params, State
 
 
 def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu") -> Layer:
-    """y = x for x > 0 and a * x otherwise, where a is learned.
+    """y = x for x > 0, and y = a * x otherwise, where a is learned.
 
-    Exclude a from weight decay, which would pull it towards 0, the slope of relu.
+    Exclude a from weight decay, which would move it towards 0, the negative slope of relu.
 
     Args:
-      each_channel: whether each channel has a separate a, as in the paper; else all share one.
+      each_channel: True gives each channel a separate a, as in the paper; with False all share one.
       slope: the initial value of a; may be traced.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., C] to y, the same shape and dtype; params {"slope": []}, or [C] with
-      each_channel. The derivative with respect to x at 0 is a.
+      A layer from x [..., C] to y of the same shape and dtype; params {"slope": []}, or
+      {"slope": [C]} with each_channel. At x = 0, the derivative with respect to x is a.
 
     Raises:
       ValueError: slope is not a number.
-      PathError: x has an integer dtype, or a C that differs from slope's.
+      PathError: x has an integer dtype, or its C differs from the C of params["slope"].
 
     Example:
       >>> layer = prelu(slope=0.5)
@@ -63,20 +63,21 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
 
 def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") -> Layer:
-    """y = x for x > 0 and a * x otherwise, where training draws a new a for each element.
+    """y = x for x > 0, and y = a * x otherwise, where training draws a new a for each element.
 
     Outside training a is the mean, (lower + upper) / 2.
 
     Args:
-      lower, upper: a is uniform in [lower, upper), 0 <= lower <= upper; both may be traced.
+      lower, upper: a is drawn uniformly from [lower, upper), where 0 <= lower <= upper; both may be
+        traced.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [...] to y, the same shape and dtype; no params, no state.
+      A layer from x [...] to y of the same shape and dtype; no params, no state.
 
     Raises:
       ValueError: lower > upper, or lower < 0.
-      PathError: no key in training.
+      PathError: no key is passed in training.
 
     Example:
       >>> rrelu(0.0, 1.0).apply({}, {}, jnp.array([-2.0, 3.0]))[0]

@@ -32,12 +32,12 @@ def dense(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] to y [..., F]; params {"w": [D, F], "b": [F]} in the dtype of the x
+      A layer from x [..., D] to y [..., F]; params {"w": [D, F], "b": [F]}, with the dtype of the x
       that is passed to `init`.
 
     Raises:
       ValueError: features < 1.
-      PathError: x has no feature axis, a D that differs from w's, or an integer dtype.
+      PathError: x has no feature axis or an integer dtype, or its D differs from the D of w.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,21 +80,21 @@ def einsum_dense(
     """y = einsum(equation, x, w) + b: a dense layer over any axes.
 
     Args:
-      equation: of x and w, as for `jnp.einsum`: "...td,dhk->...thk" makes h heads of k features,
-        "...thk,hkd->...td" sums over both.
+      equation: the axes x,w->y, as in `jnp.einsum`: "...td,dhk->...thk" makes h heads of k
+        features, "...thk,hkd->...td" sums over h and k.
       sizes: sizes of the axes of w that are not in x, such as {"h": 4, "k": 8}.
-      bias: the axes of b, which must be the last axes of y, such as "hk"; "" for no b.
-      w_init: initializer of w. It draws a matrix [in, out], where `in` is the product of the axes
-        that are summed over. Axes that x, w and y share are batch axes: each index along them draws
-        one matrix.
+      bias: the axes of b, which must be the last axes of y, such as "hk"; "" means no b.
+      w_init: initializer of w. It draws a matrix [in, out], where `in` is the product of the sizes
+        of the axes that are summed over. Axes that x, w and y share are batch axes: for each index
+        along them, one matrix is drawn.
       b_init: initializer of b.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x to y; params {"w", "b"}, w with the axes of the equation.
+      A layer from x to y; params {"w", "b"}, where w has the axes that the equation gives.
 
     Raises:
-      ValueError: the equation is not of the form x,w->y, or sizes or bias name the wrong axes.
+      ValueError: the equation is not of the form x,w->y, or sizes or bias has the wrong axes.
       PathError: the axes of x do not fit the equation.
 
     Example:
@@ -145,9 +145,9 @@ def bilinear(
     """y[f] = b[f] + sum over d, c of x[d] w[d, c, f] other[c].
 
     Args:
-      features: F, >= 1.
-      w_init: initializer of w, drawn as a matrix [D * C, F].
-      b_init: initializer of b.
+      features: F, the number of outputs, >= 1.
+      w_init: initializer of w, which is drawn as a matrix [D * C, F].
+      b_init: initializer of b [F].
       name: what the layer is called in a network.
 
     Returns:
@@ -156,7 +156,7 @@ def bilinear(
 
     Raises:
       ValueError: features < 1.
-      PathError: the width of x or other does not fit w, or their batch axes differ.
+      PathError: the last axis of x or of `other` does not fit w, or their batch axes differ.
 
     Example:
       >>> layer = bilinear(2)
@@ -212,7 +212,7 @@ def _check_width(name: str, x: Any, w: Any) -> None:
 
 
 def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
-    """The axes of x, w and y; raises unless the equation is that of a dense layer."""
+    """The axes of x, w and y; raises unless equation, sizes and bias are those of a dense layer."""
     inputs, arrow, of_y = equation.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}
@@ -238,7 +238,7 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
 
 
 def _sizes(name: str, x: Any, of_x: str, known: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of the axes of x; raises if its axes, or the sizes known already, do not fit."""
+    """The sizes of x's axes; raises if x does not have the axes `of_x` with the sizes `known`."""
     check_floating(name, x)
     letters = of_x.replace("...", "")
     fits = x.ndim == len(letters) if "..." not in of_x else x.ndim >= len(letters)

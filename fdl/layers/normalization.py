@@ -1,6 +1,7 @@
-"""Normalization: vectors, groups of channels or channels are brought to mean 0 and variance 1.
+"""Normalization: vectors, channels or groups of channels get mean 0 and variance 1.
 
-B is the batch; C, or D, the number of features, along the last axis.
+B is the number of examples in a batch. C, also called D, is the number of features, the size of the
+last axis.
 """
 
 import dataclasses
@@ -41,24 +42,24 @@ def layer_norm(
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, computed for each vector alone.
 
     Args:
-      axes: the axes of mean and variance, negative: -1 normalizes each vector, (-3, -2, -1) each
-        image.
-      epsilon: added to the variance, > 0; may be traced.
+      axes: the axes over which mean and variance are computed, as negative numbers: -1 normalizes
+        each vector, (-3, -2, -1) each image.
+      epsilon: a number that is added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
-      scale_init: initializer of scale, whose shape is the sizes of `axes`: [D].
-      bias_init: initializer of bias, of the same shape.
+      scale_init: initializer of scale; its shape is the sizes of `axes`, [D] by default.
+      bias_init: initializer of bias, which has the same shape as scale.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D], "bias": [D]}.
-      With more axes than the last it reads a sequence as a whole (so it cannot decode), and has the
-      optional extra input `mask`: bool of x's shape, where any axis may have size 1. Positions
-      where it is False are not read, and y is 0 there.
+      A layer from x [..., D] to y [..., D] of the same dtype; params {"scale": [D], "bias": [D]}.
+      If `axes` is not just the last axis, the layer reads a sequence as a whole, so it cannot be
+      used in decoding. It then has the optional extra input `mask`: bool, same shape as x, where
+      any axis may have size 1. Where the mask is False, x is not read and y is 0.
 
     Raises:
-      ValueError: epsilon <= 0; axes that are not negative, or not distinct.
-      PathError: x has no feature axis, a D that differs from scale's, or an integer dtype.
+      ValueError: epsilon <= 0, or axes are not negative or not distinct.
+      PathError: x has no feature axis or an integer dtype, or its D differs from the D of scale.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,18 +92,18 @@ def rms_norm(
     """y = x / sqrt(mean(x^2) + epsilon) * scale: a layer norm that does not subtract the mean.
 
     Args:
-      axes: the axes of the mean, as in `layer_norm`.
-      epsilon: added to the mean square, > 0; may be traced.
+      axes: the axes over which the mean is computed, as in `layer_norm`.
+      epsilon: a number that is added to the mean square, > 0; may be traced.
       scale: whether to multiply by a learned scale.
-      scale_init: initializer of scale, whose shape is the sizes of `axes`: [D].
+      scale_init: initializer of scale; its shape is the sizes of `axes`, [D] by default.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., D] to y [..., D], the same dtype; params {"scale": [D]}; `mask` as in
-      `layer_norm`.
+      A layer from x [..., D] to y [..., D] of the same dtype; params {"scale": [D]}. The extra
+      input `mask` is as in `layer_norm`.
 
     Raises:
-      ValueError, PathError: as `layer_norm`.
+      ValueError, PathError: as in `layer_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,11 +135,11 @@ def group_norm(
 ) -> Layer:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for groups of channels.
 
-    Mean and variance are computed for each example and group alone.
+    Mean and variance are computed separately for each example and each group.
 
     Args:
-      groups: G, the number of groups of C / G neighbouring channels, >= 1, a divisor of C.
-      epsilon: added to the variance, > 0; may be traced.
+      groups: G, the number of groups, >= 1, a divisor of C. A group is C / G neighbouring channels.
+      epsilon: a number that is added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
       scale_init: initializer of scale [C].
@@ -146,13 +147,14 @@ def group_norm(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
-      "bias": [C]}. Optional extra input: `mask`, bool of x's shape, where any axis may have size 1.
-      Positions where it is False are not read, and y is 0 there.
+      A layer from x [B, ..., C] to y [B, ..., C] of the same dtype; params {"scale": [C],
+      "bias": [C]}. Optional extra input: `mask`, bool, same shape as x, where any axis may have
+      size 1. Where the mask is False, x is not read and y is 0.
 
     Raises:
       ValueError: groups < 1, or epsilon <= 0.
-      PathError: C is not a multiple of groups; x as for `batch_norm`.
+      PathError: C is not a multiple of groups; x has no batch axis or an integer dtype, or its C
+        differs from the C of scale.
 
     Example:
       >>> import jax.numpy as jnp
@@ -190,20 +192,21 @@ def instance_norm(
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for each example and channel.
 
     Args:
-      epsilon: added to the variance, > 0; may be traced.
-      scale: whether to multiply by a learned scale (torch's default is not to).
-      bias: whether to add a learned bias (torch's default is not to).
+      epsilon: a number that is added to the variance, > 0; may be traced.
+      scale: whether to multiply by a learned scale (torch by default does not).
+      bias: whether to add a learned bias (torch by default does not).
       scale_init: initializer of scale [C].
       bias_init: initializer of bias [C].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ..., C], with at least one axis between, to y of the same shape and dtype;
-      params {"scale": [C], "bias": [C]}. Optional extra input: `mask`, as in `group_norm`.
+      A layer from x [B, ..., C], with at least one axis between B and C, to y of the same shape and
+      dtype; params {"scale": [C], "bias": [C]}. Optional extra input: `mask`, as in `group_norm`.
 
     Raises:
       ValueError: epsilon <= 0.
-      PathError: x has no axis between B and C; x as for `batch_norm`.
+      PathError: x has no axis between B and C or an integer dtype, or its C differs from the C of
+        scale.
 
     Example:
       >>> import jax.numpy as jnp
@@ -236,34 +239,36 @@ def batch_norm(
 ) -> Layer:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for each channel, over the batch.
 
-    In training, mean and variance are those of the batch, over all axes but the last, and the
-    running statistics in `state` move: running = momentum * running + (1 - momentum) * batch. An
-    empty or fully masked batch moves nothing. Outside training the running statistics are used.
-    If the batch is sharded over devices, the mean is over all devices, without an axis name: it is
-    a plain reduction over array axes, which XLA distributes.
+    In training, mean and variance are computed from the batch, over all axes except the last, and
+    the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
+    batch. An empty or fully masked batch changes nothing. Outside training, mean and variance are
+    the running statistics. If the batch is sharded over devices, mean and variance are over all
+    devices, and no axis name is needed: they are reductions over array axes, which XLA distributes.
 
     Args:
-      momentum: the weight of the old statistics, in [0, 1], may be traced; torch's is one minus
-        this.
-      epsilon: added to the variance, > 0; may be traced.
-      unbiased: whether the running variance is n / (n - 1) times the batch's, as in torch.
+      momentum: the weight of the old running statistics, in [0, 1], may be traced. The momentum of
+        torch is 1 - momentum.
+      epsilon: a number that is added to the variance, > 0; may be traced.
+      unbiased: True updates the running variance with n / (n - 1) times the variance of the batch,
+        as in torch, where n is the number of values for each channel.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
-      scale_init: initializer of scale [C]; with `zeros` a residual branch starts as zero.
+      scale_init: initializer of scale [C]; with `zeros`, the output of a residual branch starts at
+        zero.
       bias_init: initializer of bias [C].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ..., C] to y [B, ..., C], the same dtype; params {"scale": [C],
+      A layer from x [B, ..., C] to y [B, ..., C] of the same dtype; params {"scale": [C],
       "bias": [C]}; state {"mean": [C], "variance": [C]} in float32 or wider. A variance beyond the
       range of its dtype is stored as the dtype's largest number, so that evaluation stays finite.
-      Optional extra input: `mask`, bool of x's shape, where any axis may have size 1. Positions
-      where it is False are not read, and y is 0 there.
+      Optional extra input: `mask`, bool, same shape as x, where any axis may have size 1. Where the
+      mask is False, x is not read and y is 0.
 
     Raises:
-      ValueError: momentum or epsilon out of range.
-      PathError: x has no batch axis, a C that differs from scale's, or an integer dtype; in
-        training, x has only one value for each channel, so its variance is always 0.
+      ValueError: momentum or epsilon is out of range.
+      PathError: x has no batch axis or an integer dtype, or its C differs from the C of scale; or,
+        in training, x has only one value for each channel, so that its variance is 0.
 
     Example:
       >>> layer = batch_norm()
@@ -314,7 +319,7 @@ def _over(
     initializers: tuple[Initializer | None, Initializer | None],
     standard: Callable[..., jax.Array],
 ) -> Layer:
-    """A norm over `axes`; over more than the last axis it takes a mask and cannot decode."""
+    """A norm over `axes`. If these are not just the last, it takes a mask and cannot decode."""
     affine = Affine(name, *initializers, axes=-axes[0], features=axes)
     return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
 
@@ -333,14 +338,14 @@ def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
 
 
 def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon); x - mean is halved since it may overflow."""
+    """(x - mean) / sqrt(variance + epsilon); the code halves x - mean, which may overflow."""
     half = widened(x) / 2 - state["mean"] / 2
     variance = state["variance"]
     return half * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))
 
 
 def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
-    """The running statistics after a batch of `count` values of each channel, [C] under a mask."""
+    """The running statistics after a batch with `count` values per channel, a number or [C]."""
     mean, variance = (each.ravel() for each in batch.moments())
     if unbiased:
         most = float(jnp.finfo(variance.dtype).max)
@@ -360,7 +365,7 @@ def _running(momentum: Any, old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def _over_one_less(count: Any, dtype: Any) -> Any:
-    """count / (count - 1); finite for fewer than two values, whose variance is 0."""
+    """count / (count - 1), but finite for a count below 2, where the variance is 0."""
     if isinstance(count, jax.Array):
         return (jnp.maximum(count, 2) / jnp.maximum(count - 1, 1)).astype(dtype)
     return count / (count - 1)
@@ -388,11 +393,11 @@ class Affine:
 
     Args:
       name: the name of the norm.
-      scale_init: initializer of scale [C]; None for no scale.
-      bias_init: initializer of bias [C]; None for no bias.
-      axes: the least number of axes of x.
-      groups: C must be a multiple of it.
-      features: the axes of x, negative, whose sizes are the shape of scale and bias.
+      scale_init: initializer of scale [C]; None means no scale.
+      bias_init: initializer of bias [C]; None means no bias.
+      axes: the minimum number of axes of x.
+      groups: a number that must divide C.
+      features: axes of x, as negative numbers; their sizes are the shape of scale and bias.
     """
 
     name: str
@@ -440,7 +445,7 @@ class Affine:
         return Layer(self.name, init, apply)
 
     def init(self, key: Any, x: Any) -> Params:
-        """{"scale": [C], "bias": [C]}, without those whose initializer is None."""
+        """{"scale": [C], "bias": [C]}, without a parameter whose initializer is None."""
         self.check(x, {})
         initializers = {"scale": self.scale_init, "bias": self.bias_init}
         return {
@@ -450,7 +455,7 @@ class Affine:
         }
 
     def apply(self, params: Params, y: jax.Array, dtype: Any, mask: Any = None) -> jax.Array:
-        """y * scale + bias, computed in the dtype of y, cast to `dtype`; 0 where masked."""
+        """y * scale + bias, computed in the dtype of y, cast to `dtype`; 0 where mask is False."""
         axes = range(self.features[0], 0)
         shape = [y.shape[axis] if axis in self.features else 1 for axis in axes]
         if self.scale_init is not None:
@@ -486,7 +491,7 @@ class Affine:
             )
 
     def check(self, x: Any, known: dict[str, Any]) -> None:
-        """Raises unless x has the shape that the norm takes; `known` are parameters [C]."""
+        """Raises unless x has the shape that the norm takes, and fits the parameters `known`."""
         check_floating(self.name, x)
         made = next(iter(known.values())).shape if known else None
         if x.ndim < self.axes or (known and self.sizes(x) != made):

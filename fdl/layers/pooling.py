@@ -1,7 +1,8 @@
 """Pooling: every window of an image becomes one number, for each channel.
 
 [..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. Images are
-pooled along one axis after the other. The result is the same, and a 3 x 3 window takes 3 + 3 steps.
+pooled along one axis after another, which gives the same result; a 3 x 3 window then takes 3 + 3
+steps instead of 9.
 """
 
 import functools
@@ -42,18 +43,19 @@ def max_pool(
 ) -> Layer:
     """y[p] = max over the positions t of the window of x[p * stride + t * dilation - low].
 
-    If several elements are the largest, the gradient goes to the first of them in row-major order,
-    as in torch.
+    If several elements of a window are equally large, the first of them in row-major order gets the
+    gradient, as in torch.
 
     Args:
       window: one size for each spatial axis. An integer is the size for all axes; x is then [B,
         *spatial, C], and every axis between the first and the last is spatial.
-      stride: the step from one window to the next; None for the sizes of the window, so that
-        windows do not overlap.
-      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as in `conv`;
-        padding is minus infinity.
-      dilation: the step on the image from one element of the window to the next. A dilated window
-        may contain only padding, which gives minus infinity, as in torch.
+      stride: the step from one window to the next, an integer for all axes, or one for each. None
+        means the sizes of the window, so that windows do not overlap.
+      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as in `conv`. The
+        added elements are minus infinity.
+      dilation: the step on the image from one element of the window to the next, an integer for all
+        axes, or one for each. If all elements of a dilated window are padding, y is minus infinity,
+        as in torch.
       name: what the layer is called in a network.
 
     Returns:
@@ -85,18 +87,19 @@ def average_pool(
 ) -> Layer:
     """y[p] = mean over the positions t of the window of x[p * stride + t * dilation - low].
 
-    The sum is in float32 or wider.
+    The sum is computed in float32 or wider.
 
     Args:
-      window, stride, padding, dilation: as in `max_pool`, but padding is 0.
-      count_padding: whether the mean counts padding, as in torch.
+      window, stride, padding, dilation: as in `max_pool`, but the added elements are 0.
+      count_padding: True divides by the size of the window, as in torch; False divides by the
+        number of elements that are not padding.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *windows, C]; no params, no state.
 
     Raises:
-      ValueError, PathError: as `max_pool`.
+      ValueError, PathError: as in `max_pool`.
 
     Example:
       >>> x = jnp.array([1.0, 3.0, 2.0]).reshape(1, 3, 1)
@@ -110,7 +113,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. If several are largest, the first has the gradient.
+    """y[b, c] = the largest x of channel c. Of equally large x, the first gets the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -119,7 +122,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x has no spatial axis, or an integer dtype.
+      PathError: x has no spatial axis or has an integer dtype.
 
     Example:
       >>> global_max_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -140,7 +143,7 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x has no spatial axis, or an integer dtype.
+      PathError: x has no spatial axis or has an integer dtype.
 
     Example:
       >>> global_average_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -153,9 +156,10 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
 
 @one_for_all_axes("sizes")
 def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
-    """The maxima of `sizes` windows, whatever the size of the image.
+    """The maximum of each of `sizes` windows, whose number does not depend on the image's size.
 
-    Of n elements, window i begins at floor(i * n / size) and ends before ceil((i + 1) * n / size).
+    Along an axis of n elements, window i of `size` windows begins at floor(i * n / size) and ends
+    before ceil((i + 1) * n / size).
 
     Args:
       sizes: the number of windows along each spatial axis; or an integer for all axes, as in
@@ -166,7 +170,7 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
       A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
 
     Raises:
-      ValueError: a size < 1.
+      ValueError: a size is < 1.
       PathError: x lacks these axes, or has an integer dtype.
 
     Example:
@@ -182,7 +186,7 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
 def adaptive_average_pool(
     sizes: int | tuple[int, ...], *, name: str = "adaptive_average_pool"
 ) -> Layer:
-    """The means of the windows of `adaptive_max_pool`, summed in float32 or wider.
+    """The mean of each window of `adaptive_max_pool`, summed in float32 or wider.
 
     Args:
       sizes: the number of windows along each spatial axis; or an integer for all axes, as in
@@ -193,7 +197,7 @@ def adaptive_average_pool(
       A layer from x [..., *spatial, C] to y [..., *sizes, C]; no params, no state.
 
     Raises:
-      ValueError, PathError: as `adaptive_max_pool`.
+      ValueError, PathError: as in `adaptive_max_pool`.
 
     Example:
       >>> adaptive_average_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
@@ -233,7 +237,7 @@ def _pooling(
 
 
 def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
-    """The layer of `pool` from [B, positions, C] to [B, C]."""
+    """A layer for images that applies `pool`, a function from [B, positions, C] to [B, C]."""
     return on_images(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
 
 
@@ -252,7 +256,7 @@ def _adaptive(
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
-    # The last axis first, so that of equal elements the first in row-major order wins.
+    # The last axis is pooled first, so that of equal elements the first in row-major order wins.
     for axis in reversed(range(len(window.kernel))):
         x = _padded(x, axis, window, -jnp.inf)
         k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))
@@ -280,7 +284,7 @@ def _padded(x: jax.Array, axis: int, window: Window, value: float) -> jax.Array:
 
 
 def _parts(n: int, size: int) -> list[tuple[int, int]]:
-    """(start, end) of each of `size` windows on n elements."""
+    """The (start, end) of each of `size` windows on n elements."""
     return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
 
 

@@ -1,6 +1,6 @@
 """Recurrent layers: a cell is applied at every step of a sequence, by `jax.lax.scan`.
 
-T is the length of a sequence, D the number of features of x, H that of the cell.
+T is the length of a sequence, D the number of features of x, H the number of features of the cell.
 """
 
 import dataclasses
@@ -30,26 +30,28 @@ def recurrent(
 ) -> Layer:
     """carry = step(carry, x[t]) and y[t] = carry["h"], for t = 0, 1, ...
 
-    For several layers, chain them. The carry is float32 or wider.
+    To stack several of these layers, use `chain`. The carry is float32 or wider.
 
     Args:
       cell: the step, such as `lstm_cell(64)`.
-      reverse: whether to go from the end of each sequence to its beginning; y[t] still belongs to
-        x[t].
-      returns: "sequence" is y [..., T, H]; "last" is y of the last step, [..., H]; "carry" is (y,
-        carry), from which another layer can continue.
+      reverse: whether to go from the end of each sequence to its beginning; y[t] is still the
+        output at x[t].
+      returns: "sequence" returns y [..., T, H]; "last" returns y of the last step, [..., H];
+        "carry" returns (y, carry), and another layer can continue from this carry.
       name: what the layer is called in a network; by default the name of the cell.
 
     Returns:
-      A layer from x [..., T, D]; params are those of the cell. Optional extra inputs: `lengths`,
-      integers [...], the length of each sequence: beyond it, y is 0, the carry stays and x is not
-      read; lengths > T count as T; `carry`, the initial carry, by default zeros: {"h": [..., H]},
-      for an LSTM also "c". In decoding the cache is the carry; to start a decoder from an encoder,
-      put the encoder's carry in the place of the cache.
+      A layer from x [..., T, D]; its params are the params of the cell. It has two optional extra
+      inputs. `lengths`, integers [...], are the lengths of the sequences: beyond the end of a
+      sequence, y is 0, the carry does not change and x is not read; a length > T means T. `carry`
+      is the initial carry, by default zeros: {"h": [..., H]}, and for an LSTM also "c". In
+      decoding, the cache is the carry; to start a decoder from an encoder, replace the cache with
+      the carry of the encoder.
 
     Raises:
       ValueError: returns is unknown.
-      PathError: x, lengths or carry has the wrong shape or dtype; decoding with reverse.
+      PathError: x, lengths or carry has the wrong shape or dtype; or the layer is used in decoding
+        and reverse is True.
 
     Example:
       >>> layer = recurrent(gru_cell(4), returns="last")
@@ -82,11 +84,12 @@ def lstm(
 
     Args:
       features: H, >= 1.
-      forget_bias: the initial bias of the forget gate; may be traced.
+      forget_bias: the initial bias of the forget gate, may be traced.
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, H], as `recurrent`.
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.
@@ -120,7 +123,8 @@ def gru(
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, H], as `recurrent`.
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.
@@ -152,7 +156,8 @@ def simple_recurrent(
       reverse, returns, name: as in `recurrent`.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, H], as `recurrent`.
+      The layer that `recurrent` makes of this cell, from x [..., T, D]; y is [..., T, H] with
+      returns="sequence".
 
     Raises:
       ValueError: features < 1, or returns is unknown.
@@ -172,22 +177,24 @@ def simple_recurrent(
 def bidirectional(
     cell: Cell, *, returns: str = "sequence", merge: str = "concat", name: str = "bidirectional"
 ) -> Layer:
-    """Two recurrent layers of one cell, one forward in time and one backward, merged.
+    """Two recurrent layers, one forward in time and one backward, whose outputs are merged.
 
     Args:
       cell: the step of both layers, which have separate weights.
-      returns: "sequence" or "last", as in `recurrent`; "last" of the backward layer is y of t = 0.
+      returns: "sequence" or "last", as in `recurrent`. With "last", the backward layer returns its
+        y at t = 0, which is its last step.
       merge: "concat" or "sum", as in `parallel`.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to y [..., T, 2 H], or [..., T, H] for "sum"; params {"forward",
-      "backward"}. Optional extra input: `lengths`, integers [...]; the backward layer begins at the
-      end of each sequence.
+      A layer from x [..., T, D] to y [..., T, 2 H], or [..., T, H] if merge is "sum"; without T if
+      returns is "last"; params {"forward", "backward"}. Optional extra input: `lengths`, integers
+      [...]; the backward layer begins at the end of each sequence.
 
     Raises:
       ValueError: returns or merge is unknown.
-      PathError: as `recurrent`; in decoding, since the backward layer sees later tokens.
+      PathError: as in `recurrent`; or the layer is used in decoding, where later tokens, which the
+        backward layer needs, are not known.
 
     Example:
       >>> layer = bidirectional(lstm_cell(4))
@@ -223,7 +230,7 @@ class _Recurrent:
         return Layer(self.name, self.init, self.apply, inputs, decoding=self.decoding)
 
     def decoding(self, length: int) -> Layer:
-        """The incremental form, whose cache is the carry, for any length."""
+        """The incremental form, whose cache is the carry; it has the same size for any length."""
         if self.reverse:
             raise PathError(
                 "expected a layer that goes forward in time, got one with reverse, whose answers "
@@ -292,7 +299,7 @@ class _Recurrent:
         return {part: carry[part].astype(dtype) for part in parts}
 
     def alive(self, x: Any, lengths: Any) -> Any:
-        """Bool [T, ..., 1], True for steps within their sequence; None if all are."""
+        """Bool [T, ..., 1], True for steps before the end of their sequence; None if all are."""
         if lengths is None:
             return None
         lengths = to_jax(lengths, self.name, "lengths")
@@ -334,7 +341,7 @@ class _Recurrent:
 def _unroll(
     params: Params, x: Any, carry: Carry, alive: Any, *, cell: Cell, reverse: bool
 ) -> tuple[jax.Array, Carry]:
-    """Compiled by itself: a scan outside `jax.jit` would be compiled again at every call."""
+    """The scan over steps. Without this jit, JAX would compile it again at every eager call."""
 
     def step(carry: Carry, at_this_step: Any) -> tuple[Carry, jax.Array]:
         driven, alive = at_this_step

@@ -1,7 +1,7 @@
-"""Layers whose weights are computed from other parameters: normalized, or with a low-rank update.
+"""Layers whose weights are computed from parameters: normalized, or with a low-rank update.
 
-Each function here wraps a layer and keeps its name, inputs and children. It changes the parameters
-at the paths that patterns pick, before the layer sees them.
+Each function here wraps a layer. The result has the layer's name, inputs and children, but computes
+the weights at the paths that a pattern matches before it calls the layer.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ POWER = "power_iteration"
 
 
 def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
-    """w = scale * direction / |direction|: the weights of each output have a learned length.
+    """w = scale * direction / |direction|: the weights of each output have a learned norm.
 
     Args:
       layer: any layer.
-      weights: a pattern of the paths of the weights, each [..., out].
+      weights: a pattern that matches the paths of the weights, each [..., out].
 
     Returns:
-      The same layer; its params have {"direction": [..., out], "scale": [out]} in place of each of
-      these leaves. Scales start at 1, as in Flax (in torch at the lengths of the drawn weights).
-      The lengths that `lecun_normal` draws are also about 1.
+      The same layer; its params have {"direction": [..., out], "scale": [out]} in place of each
+      leaf w that the pattern matches. The initial scales are 1, as in Flax; in torch they are the
+      norms of the initial weights, which are also about 1 with `lecun_normal`.
 
     Raises:
-      ValueError: at init, the pattern matches nothing; the message lists the nearest paths.
+      ValueError: `init` is called and the pattern matches no path; the message lists similar paths.
 
     Example:
       >>> from fdl.layers.linear import dense
@@ -53,7 +53,8 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
         return _changed(params, picked, split), state
 
     def split(w: jax.Array, path: str) -> Params:
-        # Not the length of w: its last bits would depend on the program that draws it.
+        # The scale does not start at the norm of w, whose last bits would differ with and without
+        # jit.
         return {"direction": w, "scale": jnp.ones(w.shape[-1:], w.dtype)}
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
@@ -65,14 +66,14 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
 def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -> Layer:
     """w / sigma(w), where sigma estimates the largest singular value by power iteration.
 
-    v = normalize(w u) and u = normalize(w.T v), `iterations` times from the u in the state; then
-    sigma = v w u. u and v are constants for gradients, as in the paper. A training pass stores the
-    new u.
+    Each iteration computes v = normalize(w u), then u = normalize(w.T v); the first one uses the u
+    in the state. Then sigma = v w u. Gradients treat u and v as constants, as in the paper. A pass
+    with train=True stores the new u in the state.
 
     Args:
       layer: any layer.
-      weights: a pattern of the paths of the weights; each [..., out] is used as a matrix
-        [prod(...), out].
+      weights: a pattern that matches the paths of the weights; each w [..., out] is used as a
+        matrix [prod(...), out].
       iterations: the number of iterations in a pass, >= 1.
 
     Returns:
@@ -80,8 +81,8 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
       of w: u [out]}}, where the levels of the path are joined by `.`.
 
     Raises:
-      ValueError: iterations < 1; at init, the pattern matches nothing.
-      PathError: at init, the layer has spectral norm already.
+      ValueError: iterations < 1, or `init` is called and the pattern matches no path.
+      PathError: `init` is called and the layer already has spectral norm.
 
     Example:
       >>> from fdl.layers.linear import dense
@@ -137,28 +138,28 @@ def low_rank(
     scale: float = 1.0,
     a_init: Initializer = he_uniform,
 ) -> Layer:
-    """The same network with weights w + scale / rank * a @ b at the paths that patterns pick.
+    """The same network with weights w + scale / rank * a @ b at the paths that patterns match.
 
-    b starts at zero, so at first the outputs equal the model's, bit for bit. Train `low_rank/**`
-    and freeze `base/**`; `merge_low_rank` turns the result into parameters of the model.
+    The initial b is zero, so at first the outputs equal the model's outputs, bit for bit. Train
+    `low_rank/**` and freeze `base/**`; `merge_low_rank` then computes parameters of the model.
 
     Args:
       model: any layer.
-      patterns: patterns of the paths of weights, such as `**/w` or `block/*/attn/q/w`. A kernel
-        [..., out] is used as a matrix [prod(...), out].
-      rank: r, the width between a and b, >= 1.
-      scale: the factor of a @ b (the paper's alpha), may be traced. It is divided by the rank, so
-        that a learning rate found for one rank works for others.
+      patterns: patterns that match the paths of weights, such as `**/w` or `block/*/attn/q/w`. A
+        kernel [..., out] is used as a matrix [prod(...), out].
+      rank: r, the number of columns of a and of rows of b, >= 1.
+      scale: alpha of the paper, may be traced. a @ b is multiplied by scale / rank, so a learning
+        rate that is good for one rank is also good for other ranks.
       a_init: initializer of a [in, r]; b [r, out] is zero.
 
     Returns:
-      A layer with the inputs and state of `model`, and params {"base": the model's, "low_rank": a
-      tree with {"a", "b"} at the paths of the picked weights}.
+      A layer with the inputs and state of `model`, and params {"base": the model's params,
+      "low_rank": a tree with {"a", "b"} at the path of each matched weight}.
 
     Raises:
-      ValueError: rank < 1; no pattern; at init, a pattern matches no weights: the message lists the
-        nearest paths.
-      PathError: at init, a picked leaf is not a matrix.
+      ValueError: rank < 1; no pattern is passed; or `init` is called and a pattern matches no path,
+        where the message lists similar paths.
+      PathError: `init` is called and a matched weight has fewer than two axes.
 
     Example:
       >>> import jax
@@ -212,7 +213,7 @@ def merge_low_rank(params: Params, *, scale: float = 1.0) -> Params:
 
 
 def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, jax.Array]:
-    """w / sigma in the dtype of u, and the next u; for w = 0, 0 and the same u."""
+    """w / sigma in the dtype of u, and the next u. If w is 0, returns 0 and the same u."""
     matrix = w.reshape(-1, w.shape[-1]).astype(u.dtype)
     matrix = matrix / power_of_two(largest(matrix))
     fixed = jax.lax.stop_gradient(matrix)
@@ -223,7 +224,8 @@ def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
         new = direction(v @ fixed)
         u = jnp.where((new == 0).all(), u, new)
     sigma = v @ matrix @ u
-    # Not a quotient: XLA turns a / b / c into a / (b c), and b c may overflow.
+    # The code multiplies by 1 / sigma and does not divide by sigma, because matrix is a quotient
+    # too: XLA turns a / b / c into a / (b c), where b c may overflow.
     return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
 
 
@@ -240,7 +242,7 @@ def _normalized(params: Any) -> Any:
 def _changed(
     tree: Any, picked: list[str], change: Callable[[Any, str], Any], path: str = ""
 ) -> Any:
-    """The tree with `change(leaf, path)` at the picked paths, in the same order."""
+    """The tree with `change(leaf, path)` in place of the leaf at each picked path."""
     if isinstance(tree, Mapping):
         return {
             name: _changed(value, picked, change, f"{path}/{name}" if path else name)
@@ -255,7 +257,7 @@ def _wrapped(
     apply: Callable[..., Any],
     again: Callable[[Layer], Layer],
 ) -> Layer:
-    """The layer with another init and apply; `again` wraps its other forms in the same way."""
+    """The layer with a new init and apply; `again` wraps its rebuilt and incremental forms too."""
     rebuild, decoding = layer.rebuild, layer.decoding
     return dataclasses.replace(
         layer,

@@ -21,13 +21,13 @@ FACTOR = "2 trades 2 x 2 pixels for 4 channels"
 def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> Layer:
     """y = x * scale + offset, in floating point.
 
-    Put it first in a network that reads images, so that data stay uint8 in memory: they take a
+    Put it first in a network for images, so that the data stay uint8 in memory: they then take a
     quarter of the space of float32, and batches are drawn faster.
 
     Args:
-      scale: 1 / 255 maps 8-bit pixels to [0, 1]; may be traced.
-      offset: may be traced.
-      dtype: the dtype of y, floating.
+      scale: number by which x is multiplied, may be traced; 1 / 255 maps 8-bit pixels to [0, 1].
+      offset: number that is added, may be traced.
+      dtype: the dtype of y, a floating dtype.
 
     Returns:
       A layer from x [...] of any real dtype to y [...].
@@ -50,7 +50,7 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
 
 
 def flatten() -> Layer:
-    """Joins all axes but the first.
+    """Merges all axes except the first into one.
 
     Returns:
       A layer from x [B, ...] to y [B, D].
@@ -72,18 +72,20 @@ def upsample(
     """Enlarges images: repeats each element `scale` times, or interpolates between elements.
 
     Args:
-      scale: the factor for each spatial axis, >= 1, or an integer for all axes, as in `conv`.
-      method: "nearest" repeats. "linear" interpolates along each axis (bilinear on images): output
-        i is x at (i + 1/2) / scale - 1/2, and constant beyond the first and the last element. Both
-        as in Keras, and torch's nearest and bilinear with align_corners=False.
+      scale: the integer by which the size of each spatial axis is multiplied, >= 1; or one integer
+        for all axes, as in `conv`.
+      method: "nearest" repeats elements. "linear" interpolates along each axis (bilinear on
+        images): output i is x at position (i + 1/2) / scale - 1/2, and x is constant beyond its
+        first and last element. Both are the same as in Keras, and as in torch with mode "nearest",
+        or "bilinear" and align_corners=False.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., *spatial, C] to y [..., *(spatial * scale), C]; no params, no state.
 
     Raises:
-      ValueError: scale is out of range, or method unknown.
-      PathError: x lacks these axes, or has an integer dtype.
+      ValueError: scale is out of range, or method is unknown.
+      PathError: x lacks these axes or has an integer dtype.
 
     Example:
       >>> upsample((2,)).apply({}, {}, jnp.array([[[1.0], [3.0]]]))[0].ravel()
@@ -120,16 +122,17 @@ def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
     """y[r h + i, r w + j, c] = x[h, w, (c r + i) r + j], r = factor: channels become pixels.
 
     Args:
-      factor: r, by which height and width grow, >= 1.
+      factor: r, by which height and width are multiplied, >= 1.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., H, W, C r^2] to y [..., r H, r W, C], channels in torch's order; no
-      params, no state.
+      A layer from x [..., H, W, C r^2] to y [..., r H, r W, C], with the channels in the same order
+      as in torch; no params, no state.
 
     Raises:
       ValueError: factor < 1.
-      PathError: x lacks these axes, has an integer dtype, or channels are not a multiple of r^2.
+      PathError: x lacks these axes or has an integer dtype, or its number of channels is not a
+        multiple of r^2.
 
     Example:
       >>> pixel_shuffle(2).apply({}, {}, jnp.arange(4.0).reshape(1, 1, 4))[0][..., 0]
@@ -154,7 +157,7 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
     """The inverse of `pixel_shuffle`: pixels become channels.
 
     Args:
-      factor: r, by which height and width shrink, >= 1.
+      factor: r, by which height and width are divided, >= 1.
       name: what the layer is called in a network.
 
     Returns:
@@ -187,7 +190,7 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
 
 
 def _interpolated(x: jax.Array, axis: int, times: int) -> jax.Array:
-    """Linear interpolation along one axis, whose first and last elements are repeated outwards."""
+    """Linear interpolation along one axis; x is constant beyond its first and last element."""
     n = x.shape[axis]
     ends = [jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1)]
     x = jnp.concatenate([ends[0], x, ends[1]], axis)

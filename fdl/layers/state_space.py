@@ -1,4 +1,4 @@
-"""Linear recurrences, whose steps can be computed in parallel: they are joined in any order.
+"""Linear recurrences, whose steps can be computed in parallel, because joining is associative.
 
 T is the length of a sequence, D the number of its features. All products are elementwise.
 """
@@ -24,8 +24,8 @@ from fdl.typing import Params, State
 
 # c of equation 3.
 POWER = 8.0
-# Initial decays are drawn from this table, for 1,024 values of a^c from 0.9 to 0.999. It is a table
-# because XLA rounds a logarithm differently in different programs.
+# The initial decay of a feature is drawn from this table of 1,024 values, for a^c from 0.9 to
+# 0.999. It is a table because XLA rounds a logarithm differently in different compiled functions.
 RATES = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
 DECAYS = np.log(RATES / (1 - RATES))
 
@@ -43,13 +43,13 @@ def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
 
     Returns:
       A layer from x [..., T, D] to h [..., T, D]; params {"recurrence_gate": {"w", "b"},
-      "input_gate": {"w", "b"}, "memory": {"decay": [D]}}; a^c is drawn between 0.9 and 0.999.
+      "input_gate": {"w", "b"}, "memory": {"decay": [D]}}. The initial a^c is between 0.9 and 0.999.
       Optional extra input: `segments`, integers [..., T]; where it changes, h restarts from 0. In
       decoding the cache is h.
 
     Raises:
       ValueError: features < 1.
-      PathError: the width of x is not D, or segments does not fit x.
+      PathError: the last axis of x does not have size D, or segments does not fit x.
 
     Example:
       >>> layer = rg_lru(4)
@@ -79,7 +79,7 @@ def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
 
 
 def _memory() -> Layer:
-    """The recurrence, a layer of (x, r, i), where r and i are the gates before the sigmoid."""
+    """The recurrence: a layer from (x, r, i) to h, where r and i are gates before the sigmoid."""
 
     def init(key: Any, x: Any, *, segments: Any = None) -> tuple[Params, State]:
         decay_key = need_key(subkey(key, "decay"), "memory")
@@ -136,7 +136,7 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     dtype = wide(x.dtype)
     decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
     log_a = -POWER * sigmoid(r) * softplus(-decay)
-    # If sigmoid(r) is 0, so is 1 - a^(2 c r), and the derivative of its root would be infinite.
+    # If sigmoid(r) is 0, 1 - a^(2 c r) is 0, where the derivative of the root would be infinite.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
 

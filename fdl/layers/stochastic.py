@@ -15,20 +15,20 @@ from fdl.typing import Array, Key
 
 
 def dropout(rate: float, *, name: str = "dropout") -> Layer:
-    """Sets each element to 0 with probability `rate` in training, and scales the others up.
+    """Sets each element to 0 with probability `rate` in training, and scales up the rest.
 
-    In training y = x * mask / (1 - rate), which keeps the mean; otherwise y = x.
+    In training y = x * mask / (1 - rate), which does not change the mean; otherwise y = x.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [...] to y [...], the same dtype; no params, no state.
+      A layer from x [...] to y [...] of the same dtype; no params, no state.
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key in training.
+      PathError: no key is passed in training.
 
     Example:
       >>> y, _ = dropout(0.5).apply({}, {}, jnp.ones(4), key=jax.random.key(0), train=True)
@@ -46,16 +46,16 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     Neighbouring pixels of a channel are nearly equal, so dropping single pixels has little effect.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. Channels that are kept are scaled by
-        1 / (1 - rate). At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Channels that are not dropped are
+        divided by 1 - rate. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ..., C] to y, the same shape and dtype; no params, no state.
+      A layer from x [B, ..., C] to y of the same shape and dtype; no params, no state.
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key in training; x has no batch axis or no channel axis.
+      PathError: no key is passed in training, or x has no batch axis or no channel axis.
 
     Example:
       >>> x = jnp.ones((2, 3, 3, 4))
@@ -76,19 +76,19 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     """Sets whole examples to 0 with probability `rate` in training: stochastic depth.
 
-    At the end of a residual branch, it reduces the block to the identity for these examples.
+    At the end of a residual branch, it makes the block the identity for the dropped examples.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. Examples that are kept are scaled by
-        1 / (1 - rate). At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. Examples that are not dropped are
+        divided by 1 - rate. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [B, ...] to y, the same shape and dtype; no params, no state.
+      A layer from x [B, ...] to y of the same shape and dtype; no params, no state.
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key in training; x has no batch axis.
+      PathError: no key is passed in training, or x has no batch axis.
 
     Example:
       >>> x = jnp.ones((4, 3, 2))
@@ -96,8 +96,8 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
       >>> bool((y == y[:, :1, :1]).all())
       True
 
-    Source: Huang et al. 2016, arXiv 1603.09382, section 3, scaled in training and not in
-    evaluation; Larsson et al. 2016, arXiv 1605.07648, for the name.
+    Source: Huang et al. 2016, arXiv 1603.09382, section 3, but with the scaling in training instead
+    of evaluation; Larsson et al. 2016, arXiv 1605.07648, for the name.
     """
 
     def draw(key: Key, x: Array) -> Array:
@@ -108,20 +108,20 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 
 
 def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
-    """Multiplies each element by a normal random number of mean 1 in training.
+    """Multiplies each element by a normally distributed random number of mean 1 in training.
 
     The variance of that number is rate / (1 - rate), as for `dropout` at the same rate.
 
     Args:
-      rate: in [0, 1); may be traced. At 1 the variance would be infinite.
+      rate: a number in [0, 1); may be traced. With 1 the variance would be infinite.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [...] to y [...], the same dtype; no params, no state.
+      A layer from x [...] to y [...] of the same dtype; no params, no state.
 
     Raises:
       ValueError: rate is outside [0, 1).
-      PathError: no key in training.
+      PathError: no key is passed in training.
 
     Example:
       >>> y, _ = gaussian_dropout(0.2).apply(
@@ -145,19 +145,19 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
     """Sets elements to the lower limit of SELU in training, and keeps mean 0 and variance 1.
 
-    In training y = a * (x or -1.7581) + b, where a and b are such that y has mean 0 and variance 1
-    if x has.
+    In training y = a * z + b, where z is x or, with probability `rate`, -1.7581. If x has mean 0
+    and variance 1, a and b are such that y has them too.
 
     Args:
-      rate: probability of dropping, in [0, 1]; may be traced. At 1, y is 0.
+      rate: probability of dropping, in [0, 1]; may be traced. If rate is 1, y is 0.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [...] to y [...], the same dtype; no params, no state.
+      A layer from x [...] to y [...] of the same dtype; no params, no state.
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key in training.
+      PathError: no key is passed in training.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(1), (10_000,))
@@ -167,7 +167,7 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
 
     Source: Klambauer et al. 2017, arXiv 1706.02515, section "New dropout technique".
     """
-    # selu(-infinity) = -scale * alpha.
+    # selu(-infinity) is -scale * alpha.
     floor = -1.0507009873554805 * 1.6732632423543772
 
     def draw(key: Key, x: Array) -> Array:
@@ -190,7 +190,7 @@ def _random(
 
 
 def _kept(key: Key, rate: Any, x: Array, shape: tuple[int, ...]) -> Array:
-    """x, scaled, where a mask of this shape keeps it, and 0 elsewhere."""
+    """x / (1 - rate) where a random mask of `shape` is True, and 0 elsewhere."""
     _, kept = _shares(rate)
     keep = jax.random.bernoulli(key, kept, shape)
     return jnp.where(keep, x / in_dtype(_or_one(kept), x.dtype), jnp.zeros_like(x))
@@ -203,7 +203,7 @@ def _shares(rate: Any) -> tuple[Any, Any]:
 
 
 def _or_one(share: Any) -> Any:
-    """The share, or 1 if it is 0, so that one can divide by it."""
+    """The share, or 1 if the share is 0, so that it can be a divisor."""
     return (share or 1.0) if known(share) else jnp.where(share == 0, 1, share)
 
 

@@ -1,7 +1,7 @@
 """The parts of a transformer block: attention, gated units, feed-forward layers.
 
-B is the batch, T the length of a sequence, S that of a context, D the number of features, H the
-number of heads, K the features of a head.
+B is the number of sequences, T the length of a sequence, S the length of a context, D the number of
+features, H the number of heads, K the number of features of a head.
 """
 
 import dataclasses
@@ -61,41 +61,45 @@ def attention(
       heads: H, >= 1.
       features: F, the number of features of y; by default D.
       head_features: K, the number of features of a query, key or value; by default D / H.
-      kv_heads: G, the number of heads of keys and values, a divisor of H: H / G query heads share
-        one of them; by default H. 1 is multi-query attention.
+      kv_heads: G, the number of heads of keys and values, a divisor of H; by default H. Each of
+        these heads is shared by H / G query heads. 1 is multi-query attention.
       cross: whether keys and values are computed from the extra input `context` [..., S, C] instead
         of x.
-      causal: whether a token sees no later token.
-      window: a token sees only tokens at a distance below this, >= 1; its distance to itself is 0.
-      rotary: True rotates queries and keys by `fdl.rotary`; or a function (x, positions) -> x, such
-        as `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
-      alibi: whether scores fall with distance, by `alibi_slopes`.
+      causal: whether later tokens are hidden from a token.
+      window: a token sees only tokens at a distance below this, >= 1 (the distance of a token to
+        itself is 0). None means no limit.
+      rotary: True rotates queries and keys by `fdl.rotary`. A function (x, positions) -> x rotates
+        them instead, such as `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
+      alibi: whether scores are reduced with distance, by `alibi_slopes`.
       qk_norm: whether queries and keys are divided by their root mean square, then multiplied by
         learned scales [K].
-      scale: the factor of q k^T, may be traced; None for 1 / sqrt(K).
-      soft_cap: c > 0, may be traced; scores become c * tanh(scores / c).
+      scale: the number by which q k^T is multiplied, may be traced; None means 1 / sqrt(K).
+      soft_cap: c > 0, may be traced; scores become c * tanh(scores / c). None means no cap.
       dropout_rate: the dropout rate of the attention weights, in [0, 1]; may be traced.
-      chunk: computes in blocks of `chunk` tokens, which saves memory; see `dot_product_attention`.
+      chunk: the number of tokens of a block. Computing in blocks saves memory, see
+        `dot_product_attention`; None computes all scores at once.
       bias: whether q, k, v and out have biases.
-      w_init: initializer of q/w, k/w, v/w and, without `out_init`, of out/w.
+      w_init: initializer of q/w, k/w, v/w and, if `out_init` is None, of out/w.
       b_init: initializer of the biases.
-      out_init: initializer of out/w, for deep networks whose residual branches start smaller.
+      out_init: initializer of out/w, such as one that makes residual branches of deep networks
+        start smaller.
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to y [..., T, F]; params {"q", "k", "v", "out"}, each {"w", "b"}
-      with all heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w [H * K, F]; with
-      qk_norm also {"q_norm", "k_norm"}, each {"scale": [K]}. Optional extra inputs: `mask`, bool
-      [..., H, T, T], where any axis may have size 1, True where a query sees a key; `bias`,
-      floating, of the same shape, added to the scores (minus infinity hides a key); `segments`,
-      integers [..., T]: tokens see only tokens of the same segment; with rotary also `positions`
-      [..., T], by default 0 to T - 1. With cross, the extra inputs are `context`, required, and
-      `context_mask` and `context_bias` like `mask` and `bias`. For a token that sees no key, y is
-      out(0). Without chunk, `capture` finds the attention weights [..., H, T, S] at the path
-      `weights`.
+      A layer from x [..., T, D] to y [..., T, F]. Its params are {"q", "k", "v", "out"}, each
+      {"w", "b"} with all heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w
+      [H * K, F]; with qk_norm also {"q_norm", "k_norm"}, each {"scale": [K]}.
+      Optional extra inputs without cross: `mask`, bool [..., H, T, T], where any axis may have size
+      1, is True where a query sees a key. `bias`, floating, same shape, is added to the scores;
+      minus infinity hides a key. With `segments`, integers [..., T], tokens see only tokens of the
+      same segment. With rotary also `positions` [..., T], by default 0 to T - 1.
+      Extra inputs with cross: `context`, which is required, and `context_mask` and `context_bias`,
+      which are like `mask` and `bias`.
+      For a token that sees no key, y is out(0). Without chunk, `capture` finds the attention
+      weights [..., H, T, S] at the path `weights`.
 
     Raises:
-      ValueError: options are out of range, or exclude each other.
+      ValueError: an option is out of range, or two options exclude each other.
       PathError: x or an extra input has the wrong shape or dtype.
 
     Example:
@@ -164,8 +168,8 @@ def gated(
 ) -> Layer:
     """y = activation(gate(x)) * value(x), where gate and value are dense layers.
 
-    This is GLU with `sigmoid`, SwiGLU with `silu`, GEGLU with `gelu`, ReGLU with `relu`, and the
-    bilinear unit with `identity`.
+    With the activation `sigmoid` this is GLU, with `silu` SwiGLU, with `gelu` GEGLU, with `relu`
+    ReGLU, and with `identity` the bilinear unit.
 
     Args:
       features: F, the number of outputs, >= 1.
@@ -178,7 +182,7 @@ def gated(
 
     Raises:
       ValueError: features < 1.
-      PathError: as `dense`.
+      PathError: as in `dense`.
 
     Example:
       >>> params, _ = gated(4, bias=False).init(jax.random.key(0), jnp.ones((2, 3)))
@@ -207,13 +211,14 @@ def feed_forward(
     dropout_rate: float = 0.0,
     name: str = "feed_forward",
 ) -> Layer:
-    """y = down(activation(up(x))) at each position: the part of a transformer beside attention.
+    """y = down(activation(up(x))) at each position: the second part of a transformer block.
 
     Args:
-      features: D, the width of y, >= 1; inside a residual also the width of x.
-      hidden: the width of up(x), >= 1; the papers take 4 D, or 8 D / 3 with a gate.
-      activation: an array to one of the same shape.
-      gate: whether `gated` replaces up and activation; with silu this is Llama's SwiGLU.
+      features: D, the number of features of y, >= 1; in a `residual` it must be that of x too.
+      hidden: the number of features of up(x), >= 1; the papers use 4 D, or 8 D / 3 with a gate.
+      activation: a function from an array to an array of the same shape.
+      gate: True makes up a `gated` layer, which contains the activation; with silu it is the SwiGLU
+        of Llama.
       bias: whether the dense layers have biases.
       dropout_rate: the dropout rate of y, in [0, 1], may be traced; 0 adds no dropout layer.
       name: what the layer is called in a network.
@@ -222,8 +227,8 @@ def feed_forward(
       A layer from x [..., C] to y [..., D]; params {"up": ..., "down": {"w", "b"}}.
 
     Raises:
-      ValueError: a width or the rate is out of range.
-      PathError: as `dense`.
+      ValueError: features, hidden or dropout_rate is out of range.
+      PathError: as in `dense`.
 
     Example:
       >>> layer = feed_forward(8, hidden=32)
@@ -281,7 +286,7 @@ def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer
     def init(key: Any, x: Any, *, like: Any) -> tuple[Params, State]:
         return dense(width(like.shape[-1]), name=name, **options).init(key, x)
 
-    # Only init reads the number of features.
+    # Only `init` uses the number of features, so any number, such as 1, is right for `apply`.
     of_any_width = dense(1, name=name, **options)
 
     def apply(
@@ -294,7 +299,7 @@ def _projection(name: str, width: Callable[[int], int], **options: Any) -> Layer
 
 @dataclasses.dataclass(frozen=True)
 class _Attention:
-    """The parts and options of an attention layer; `incremental` is its form with a cache."""
+    """The parts and options of an attention layer; with `incremental` it has a cache."""
 
     name: str
     parts: dict[str, Layer]
@@ -368,10 +373,10 @@ class _Attention:
         return y if broken is None else jnp.where(broken, jnp.nan, y)
 
     def finite_where_unseen(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
-        """x and context with 0 for non-finite numbers in tokens that no query sees (padding).
+        """x and context, with 0 for non-finite numbers in tokens that no query sees (padding).
 
         Without this, 0 times such a number would be NaN in the gradients of the projections. The
-        third result, bool [..., T, 1], marks these tokens of x, whose y is still NaN.
+        third result, bool [..., T, 1], is True for these tokens of x, whose y is NaN all the same.
         """
         if mask is None or self.incremental or mask.ndim < 2:
             return x, context, None

@@ -19,13 +19,13 @@ def weightless(
     training: Callable[[Key, Any], Any] | None = None,
     check: Callable[[Any], None] = lambda x: None,
 ) -> Layer:
-    """y = f(x), and in training y = training(key, x) if that is passed.
+    """A layer y = f(x); in training y = training(key, x), if `training` is passed.
 
     Args:
       name: what the layer is called in a network.
       f: a pure function of x.
-      training: draws with the random key of the training pass; None for f in training too.
-      check: raises if x has the wrong shape or dtype; `init` and `apply` call it.
+      training: a function of the random key of the pass and x; None means f in training too.
+      check: a function that raises if x has the wrong shape or dtype; `init` and `apply` call it.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -47,6 +47,6 @@ def weightless(
 def on_images(
     name: str, rank: int, f: Callable[[jax.Array], jax.Array], *, groups: int = 1, lead: int = 0
 ) -> Layer:
-    """`weightless` for images of `rank` spatial axes; `groups`, `lead` as in `check_images`."""
+    """`weightless` for images with `rank` spatial axes; `groups`, `lead` as in `check_images`."""
     check = functools.partial(check_images, name, rank=rank, groups=groups, lead=lead)
     return at_once(weightless(name, f, check=check))

@@ -1,7 +1,7 @@
 """Attention as a pure function of queries, keys and values.
 
-T queries and S keys (T = S if a sequence attends to itself), H query heads, G heads of keys and
-values, K features of a query and a key, V features of a value.
+T is the number of queries and S of keys (T = S if a sequence attends to itself), H of query heads,
+G of heads of keys and values, K of features of a query or key, V of features of a value.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
 
-# How to write a mask or a bias of other axes.
+# Remedies in the error for a mask or a bias with the wrong axes.
 PAIRS = {
     "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
     "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
@@ -45,40 +45,46 @@ def dot_product_attention(
     """y = softmax(q k^T / sqrt(K) + bias) v, for every head.
 
     Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
-    key is 0, with gradient 0. A key or value that a query does not see has no effect on its output
-    or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, its output
-    is NaN, and no gradient flows from it; the same holds for a query that is not finite, if there
-    is a mask.
+    key is 0, with gradient 0. A key or value that a query does not see has no effect on the query's
+    output or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, the
+    query's output is NaN, and no gradient flows back from this output. The same holds for a query
+    that is itself not finite, if there is a mask, bias, segments, causal or window.
 
     Args:
       q: queries [..., T, H, K].
-      k: keys [..., S, G, K], G a divisor of H; H / G neighbouring query heads share a head of keys.
+      k: keys [..., S, G, K], where G divides H; H / G neighbouring query heads share a head of
+        keys.
       v: values [..., S, G, V].
-      mask: bool [..., H, T, S] or [T, S], any axis may be 1; True where a query sees a key.
-      bias: floating [..., H, T, S] or [T, S], any axis may be 1; added to the scores last. Minus
-        infinity hides a key, like the mask. The gradient is 0 where a key is hidden.
-      segments: integers [..., T], for T = S; tokens see only those of an equal number (packed
-        sequences).
+      mask: bool [..., H, T, S] or [T, S], where any axis may have size 1; True where a query sees a
+        key.
+      bias: floating [..., H, T, S] or [T, S], where any axis may have size 1; added to the scores
+        after all other changes. Minus infinity hides a key, like a mask. The gradient with respect
+        to bias is 0 where a key is hidden.
+      segments: integers [..., T], only if T = S; a token sees only tokens with the same integer
+        (packed sequences).
       start: index of the first query among the keys, an integer or a scalar array; 0 unless the
-        earlier keys come from a cache.
+        earlier keys are in a cache.
       causal: True hides keys with a larger index than the query's.
-      window: a query sees only keys whose index differs by less than this from its own.
-      scale: factor of the products q k^T, finite; None for 1 / sqrt(K).
-      slopes: H numbers: a head's scores fall by this for each step of distance (`alibi_slopes`).
-      soft_cap: c > 0; scores become c * tanh(scores / c), before slopes, bias and masks. Scale,
-        slopes and soft_cap may be traced.
-      on_weights: a function of the weights [..., H, T, S], such as dropout; not with `chunk`.
+      window: a query sees only keys whose index differs from the query's by less than this; None
+        means no limit.
+      scale: a finite number, by which q k^T is multiplied; None means 1 / sqrt(K).
+      slopes: H numbers. A head's scores are reduced by its slope times the distance of query and
+        key (`alibi_slopes`). None means no reduction.
+      soft_cap: c > 0; scores become c * tanh(scores / c), before slopes, bias and masks. None means
+        no cap. Scale, slopes and soft_cap may be traced.
+      on_weights: a function that is applied to the weights [..., H, T, S], such as dropout; not
+        allowed with `chunk`.
       chunk: size of blocks of queries and keys, so that no array [T, S] is ever in memory; the
         backward pass recomputes the scores. The result is the same except for rounding. None
-        computes all scores at once, which is faster while they are few.
+        computes all scores at once, which is faster if there are few.
 
     Returns:
       y [..., T, H, V], in v's dtype.
 
     Raises:
-      ValueError: a scale or a soft_cap out of range.
-      PathError: shapes that do not fit each other; a mask that is not bool; a bias that is not
-        floating; on_weights with chunk.
+      ValueError: scale or soft_cap is out of range.
+      PathError: the shapes do not fit together; mask is not bool, bias not floating or segments not
+        integers; or both on_weights and chunk are passed.
 
     Example:
       >>> q = k = jnp.zeros((2, 1, 4))
@@ -117,7 +123,8 @@ def _answered(
     rules = (*pairs, queries.segments, scoring.window)
     if not scoring.causal and all(rule is None for rule in rules):
         return _attended(queries, keys, pairs, scoring, on_weights, chunk).astype(v.dtype)
-    # A weight of 0 times NaN is NaN, forward and backward, so non-finite values are added later.
+    # A weight of 0 times NaN is NaN, in both passes. So non-finite numbers in q, k and v are
+    # replaced by 0 here, and `_spoiled` adds their effect on y.
     finite_queries = queries._replace(q=_finite(q))
     finite_keys = keys._replace(k=_finite(k), v=_finite(v))
     y = _attended(finite_queries, finite_keys, pairs, scoring, on_weights, chunk)
@@ -145,7 +152,7 @@ def _attended(
 
 
 def _nothing(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """The output for no queries or no keys: zeros."""
+    """The output if there are no queries or no keys: zeros."""
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     return jnp.zeros((*lead, *q.shape[-3:-1], v.shape[-1]), v.dtype)
 
@@ -161,8 +168,8 @@ def _spoiled(
 ) -> jax.Array:
     """y, with NaN or infinity for queries that see a non-finite key or value.
 
-    Finding these queries takes a second product, so it runs only if there is a non-finite number.
-    It is a loop of at most one step and not a `cond`, because `vmap` computes both branches of one.
+    Finding these queries takes a second product, which runs only if there is a non-finite number.
+    The condition is a loop of at most one step, because `vmap` computes both branches of a `cond`.
     """
     nothing = jnp.where(y == y, 0, 0)
     queries, keys, pairs, scoring, nothing = jax.lax.stop_gradient(
@@ -171,13 +178,14 @@ def _spoiled(
     broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # If all keys score alike, the mixture of their marks is > 0 where a marked key is seen.
+        # If all keys have equal scores, the mean of their marks is > 0 where a query sees a marked
+        # key.
         alike = dataclasses.replace(scoring, alike=True)
         no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
         marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
-        # The queries depend on the loop's carry: XLA moves what does not out of the loop, and then
-        # always computes it.
+        # These queries are made to depend on the loop's carry. Otherwise XLA would move the
+        # computation out of the loop, and so always run it.
         zeros = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
         equal, marked = queries._replace(q=zeros), keys._replace(k=ones, v=marks)
         up, down = jnp.split(_attended(equal, marked, pairs, alike, None, chunk) > 0, 2, -1)
@@ -189,7 +197,8 @@ def _spoiled(
     return jnp.where(kind == 0, y, kind)
 
 
-# Jitted so that equal layers trace it once, and so that it is one program outside of jit.
+# Jitted so that layers with equal shapes trace it once, and so that, outside of a user's jit, it is
+# one compiled function.
 @functools.partial(jax.jit, inline=True)
 def _weights(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> jax.Array:
     scores, seen = scoring(queries, keys, pairs)
@@ -220,7 +229,7 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
             continue
         check_array("dot_product_attention", array, what)
         whole = (*q.shape[:-3], q.shape[-2], t, s)
-        # [B, T, S] would pass for [H, T, S] if B happens to equal H.
+        # A mask [B, T, S] would be taken for [H, T, S] if B = H, so other numbers of axes raise.
         known_axes = array.ndim in (2, len(whole))
         right = jnp.issubdtype(array.dtype, kind)
         if not right or not known_axes or not _broadcasts(array.shape, whole):
@@ -262,7 +271,7 @@ def _check_options(
 
 
 def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
-    """Raises an OptionError for a `soft_cap` or a `scale` out of range."""
+    """Raises an OptionError if `soft_cap` or `scale` is out of range."""
     if soft_cap is not None:
         remedy = "50 is usual, None leaves it out"
         check_number(who, "soft_cap", soft_cap, "(0, inf]", remedy)

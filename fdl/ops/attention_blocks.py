@@ -10,7 +10,7 @@ from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
 
-# The axis to split of every field of Queries and Keys.
+# For each field of Queries and of Keys, the axis that is split into blocks.
 QUERY_AXES = (-3, -1, -1)
 KEY_AXES = (-3, -3, -1, -1)
 
@@ -22,9 +22,9 @@ def in_blocks(
     """Attention for one block of queries after another, with a running softmax over key blocks.
 
     Args:
-      queries: q [..., T, H, K] and their places.
-      keys: k [..., S, G, K] and v [..., S, G, V] and their places.
-      pairs: mask and bias, [..., H, T, S] each, any axis may be 1, or None.
+      queries: q [..., T, H, K], and the places of the queries.
+      keys: k [..., S, G, K] and v [..., S, G, V], and the places of the keys.
+      pairs: mask and bias, each [..., H, T, S], where any axis may have size 1, or None.
       scoring: computes the scores.
       chunk: size of a block.
 
@@ -37,8 +37,9 @@ def in_blocks(
     rows, columns = min(chunk, t), min(chunk, scoring.count)
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
-    # The backward pass recomputes both. Without the inner checkpoint a block of queries would save
-    # its weights for all keys; without the outer one, all blocks of queries would.
+    # The backward pass recomputes both functions with a checkpoint. Without the inner checkpoint,
+    # the forward pass would store the weights of one block of queries for all keys; without the
+    # outer checkpoint, the weights of all blocks of queries.
     @jax.checkpoint
     def of_queries(block: tuple[Queries, Pairs]) -> jax.Array:
         queries, row_pairs = block
@@ -77,8 +78,9 @@ def in_blocks(
 class _SoFar(NamedTuple):
     """The softmax of every query over the keys up to now.
 
-    Largest score [..., H, T]; sum of exponentials [..., H, T] and mixed values [..., T, H, V], both
-    computed from scores minus the largest.
+    `largest` [..., H, T] is the largest score. `total` [..., H, T] is the sum of the exponentials,
+    and `mixed` [..., T, H, V] the sum of exponentials times values; the exponentials are of scores
+    minus `largest`.
     """
 
     largest: jax.Array
@@ -99,12 +101,12 @@ def _and(so_far: _SoFar, queries: Queries, keys: Keys, pairs: Pairs, scoring: Sc
 
 
 def _of_rows(x: jax.Array) -> jax.Array:
-    """[..., H, T] as [..., T, H, 1]."""
+    """x [..., H, T] as [..., T, H, 1]."""
     return jnp.swapaxes(x, -1, -2)[..., None]
 
 
 def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
-    """`_split` of mask and bias; None for an axis of length 1, because all blocks use it whole."""
+    """`_split` of mask and bias; None if the axis has size 1, because all blocks use it whole."""
     cut = (None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
     return Pairs(*cut)
 
@@ -122,7 +124,7 @@ def _split(x: Any, axis: int, size: int) -> Any:
     number = -(-x.shape[axis] // size)
     missing = number * size - x.shape[axis]
     if missing and jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1:
-        # The indices continue, so that padding has indices after those of real keys.
+        # The indices continue, so that padding has larger indices than real keys.
         x = jnp.concatenate([x, x[-1] + 1 + jnp.arange(missing, dtype=x.dtype)])
     elif missing:
         x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])

@@ -16,7 +16,7 @@ UNSEEN = -1e38
 
 
 class Queries(NamedTuple):
-    """Queries q [..., T, H, K], their places [T] and their segments [..., T] or None."""
+    """Queries q [..., T, H, K], places [T], segments [..., T] or None."""
 
     q: jax.Array
     place: jax.Array
@@ -24,7 +24,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys k [..., S, G, K] and values, their places [S] and their segments [..., S] or None."""
+    """Keys k [..., S, G, K], values v [..., S, G, V], places [S], segments [..., S] or None."""
 
     k: jax.Array
     v: jax.Array
@@ -43,11 +43,12 @@ class Keys(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Mask and bias for pairs of a query and a key, [..., H, T, S], any axis may be 1.
+    """Mask and bias for pairs of a query and a key, [..., H, T, S]; any axis may have size 1.
 
     Args:
-      mask: bool, True where the query sees the key; None if it sees all.
-      bias: added to the score; minus infinity hides the key, like a mask of False. None for 0.
+      mask: bool, True where the query sees the key. None means that queries see all keys.
+      bias: added to the score; minus infinity hides the key, like False in the mask. None means no
+        bias.
     """
 
     mask: jax.Array | None
@@ -73,10 +74,9 @@ class Scoring:
     Args:
       causal, window: as in `dot_product_attention`.
       count: number of real keys, without padding.
-      slopes: [H], or None.
-      soft_cap: a scalar, or None.
-      scale: a scalar; None for 1 / sqrt(K).
-      alike: True gives plain products, so that equal keys have equal scores.
+      slopes, soft_cap: as in `dot_product_attention`: [H] and a scalar, or None.
+      scale: a scalar; None means 1 / sqrt(K).
+      alike: True leaves the products q k^T as they are, so that equal keys have equal scores.
     """
 
     causal: bool
@@ -110,7 +110,7 @@ class Scoring:
     def moved(
         self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
     ) -> jax.Array:
-        """Products as scores: scaled, capped, lowered with distance, and with the bias added."""
+        """Makes scores of products: scales, caps, lowers them with distance, and adds the bias."""
         if self.scale is None:
             scores = scores / math.sqrt(max(features, 1))
         else:
@@ -138,7 +138,7 @@ class Scoring:
         return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
-        """True if any of these queries could see any of these keys, by their places."""
+        """Whether, judged by their places alone, some query may see some of the keys."""
         reached: Any = True
         if self.causal:
             reached = keys.place[0] <= queries.place[-1]

@@ -4,10 +4,11 @@
     _input_gradient   dy [N, *output, F], w                       -> dx
     _kernel_gradient  x, dy                                       -> dw
 
-N images of C channels, F features, G groups; input, kernel and output are sizes of 1 to 3 spatial
-axes. Each of the three functions is linear in each operand, and its transpose is one of the other
-two. So three primitives give derivatives of any order, forward and reverse, each in a form that is
-fast on its platform: convolution_cpu.py on CPU, XLA's operations elsewhere.
+N is the number of images, C of channels, F of features, G of groups; input, kernel and output are
+the sizes of 1 to 3 spatial axes. Each of the three functions is linear in each of its two operands,
+and its transpose with respect to one operand is one of the other two functions. So three primitives
+give derivatives of any order, in forward and in reverse mode. Each primitive runs in a form that is
+fast on its platform: convolution_cpu.py on CPU, XLA's own convolution elsewhere.
 """
 
 import functools
@@ -45,10 +46,10 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def convolve_transposed(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """The transpose of `convolve` in its input: the map from dy to dx of a convolution.
+    """The transpose of `convolve` with respect to x: the map from dy to dx of a convolution.
 
     Args:
-      x: [N, *output, F], of the shape of the convolution's output.
+      x: [N, *output, F], the shape of the convolution's output.
       w: [*kernel, C / G, F], the kernel of the convolution.
       window: the window of the convolution.
 
@@ -107,10 +108,11 @@ def _primitive(
     """A primitive of two operands and one result, without derivatives.
 
     Args:
-      by_xla, on_cpu: implementations.
-      shape: the result's shape.
-      folds: where a batch axis goes under `vmap`, see `_fold`: (a has one, b has one) ->
-        its places in a, b and the result.
+      by_xla: implementation for all platforms except CPU.
+      on_cpu: implementation for CPU.
+      shape: a function that returns the result's shape.
+      folds: where the batch axis of `vmap` goes: (a has it, b has it) -> its places in a, b and the
+        result. A place is the arguments (axis, within) of `_fold`; None for an operand without it.
     """
 
     def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
@@ -142,7 +144,7 @@ def _primitive(
 
 
 def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
-    """The leading batch axis merged into `axis`: before all of it, or before each group's part."""
+    """`a` with its leading batch axis merged into `axis`; if `within`, into each group's part."""
     parts = groups if within else 1
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
@@ -161,8 +163,8 @@ def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> ja
     return jax.lax.collapse(y, axis + 1, axis + 3)
 
 
-# Where a batch goes under vmap: (axis, True if it goes inside every group). One batched operand
-# gives a larger convolution, of more images or channels; two give one with more groups.
+# Where the batch axis of vmap goes: (axis, True if it goes inside every group). If one operand is
+# batched, the result is a convolution of more images or channels; if both are, of more groups.
 IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 

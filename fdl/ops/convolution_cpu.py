@@ -1,11 +1,12 @@
 """Convolution and its two gradients in forms that are fast on a CPU, also inside a loop.
 
-XLA's CPU compiler has fast code only for a convolution from NHWC and HWIO to NHWC. JAX's gradients
-have other layouts, and XLA changes these only in a program's outermost computation, not in the body
-of a `lax.scan`, where training runs. So here the gradient by the input has the fast layout, and the
-gradient by the kernel is written as matrix products. Groups are computed one by one, or, if they
-are narrow, as shifted images times numbers. benchmarks/convolution.py measures all of these.
-Shapes and letters are those of convolution.py.
+XLA's CPU compiler has fast code for one layout only: images NHWC, kernel HWIO and result NHWC. The
+convolutions in JAX's gradients have different layouts. XLA converts them to the fast layout only in
+the outermost computation of a compiled function, not in the body of a `lax.scan`, where training
+runs. So here the gradient with respect to the input has the fast layout, and the gradient with
+respect to the kernel is written as matrix products. Groups are computed one by one; narrow groups
+(see NARROW) are computed as shifted images times elements of the kernel. benchmarks/convolution.py
+measures all of these forms. Shapes and letters are the same as in convolution.py.
 """
 
 import dataclasses
@@ -20,15 +21,17 @@ import jax.numpy as jnp
 from fdl.ops.sharding import full_beside
 from fdl.ops.windows_and_padding import Window
 
-# The most numbers of patches in memory at once: 4 MB of float32, which stay in the cache.
+# At most this many elements of patches are in memory at once: 4 MB of float32, which stay in the
+# CPU's cache.
 PATCHES = 2**20
-# Groups are narrow if they have at most this many products for each element of the kernel. Matrix
-# products are then tiny, and shifted images are faster (64 groups of one channel: 0.7 ms, not 30).
+# Groups are narrow if C / G * F / G, the number of products of a group at each position of the
+# kernel, is at most this. Matrix products would then be tiny, and shifted images are faster (64
+# groups of one channel: 0.7 ms instead of 30 ms).
 NARROW = 4
 
 
 def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Computes half precision in float32, which is also faster here."""
+    """A decorator: `form` computes half precision in float32, which is also faster on a CPU."""
 
     @functools.wraps(form)
     def wide(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
@@ -40,17 +43,18 @@ def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 @_in_float32
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """y, see `convolution.convolve`."""
+    """The result y of `convolution.convolve`."""
     return _convolve(x, w, window, spread=(1,) * len(window.kernel))
 
 
 @_in_float32
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """dx: dy with stride - 1 zeros between its elements, convolved with the flipped kernel."""
+    """dx, which is dy with stride - 1 zeros between its elements, convolved with the flipped w."""
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
-    # The high padding makes a result of the size of x; it is < 0 if no window reached the end of x.
+    # The padding at the high end gives the result the size of x. It is negative if no window
+    # reached the end of x.
     each = zip(window.input, window.extent, spread, low, strict=True)
     padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
     flipped = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
@@ -62,7 +66,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of the kernel, the sum over windows of the x that it saw times dy."""
+    """dw: for each kernel element, the sum over windows of dy times the x that it multiplied."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
@@ -94,14 +98,16 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
 
 
 def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
-    """Convolves one wide image: all images side by side along the last spatial axis, zeros between.
+    """A convolution of one wide image: all images side by side along the last spatial axis.
 
-    XLA's fast code splits the result into rows, and uses a single core for short rows. Rows that
-    contain all images give work to every core (3 x 3 on 28 x 28, two cores: 8 ms instead of 17).
+    Zeros separate the images. XLA's fast code splits the result into rows, and uses a single core
+    if the rows are short. Rows that contain all images give work to every core (a 3 x 3 kernel on
+    28 x 28 images, two cores: 8 ms instead of 17 ms).
     """
     images, size, apart = x.shape[0], x.shape[-2], spread[-1]
     (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
-    # How far an image's last window reaches beyond it. The zeros there also precede the next image.
+    # `high` is how far an image's last window reaches beyond the image. The zeros there are also
+    # the padding before the next image.
     high = (window.output[-1] - 1) * stride + extent - low - ((size - 1) * apart + 1)
     gap = max(0, -(-(max(low, high) - apart + 1) // apart))
     period = max(size + gap, -(-window.output[-1] * stride // apart))
@@ -131,7 +137,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
 def _group_by_group(
     form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
 ) -> jax.Array:
-    """`form` for one group after another; groups are parts of the last axis of a, b and y."""
+    """`form` of one group after another; the groups are parts of the last axis of a, b and y."""
     a, b = (
         jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
     )
@@ -140,7 +146,7 @@ def _group_by_group(
 
 
 def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """A convolution with narrow groups and without padding, in one pass and no matrix product."""
+    """A convolution with narrow groups, without padding, in one pass without matrix products."""
     w = w.reshape(-1, w.shape[-2], window.groups, w.shape[-1] // window.groups)
     x = x.reshape(*x.shape[:-1], window.groups, -1)
     terms = (
@@ -153,10 +159,10 @@ def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """The gradient by a kernel with narrow groups: every shifted image times dy, summed.
+    """The gradient of a kernel with narrow groups: every shifted image times dy, summed.
 
-    The sum is a matrix product with ones, because XLA's sum computes its operand number by number
-    and takes four times as long.
+    The sum is a matrix product with ones. XLA's sum would compute the products image * dy number by
+    number, and take four times as long.
     """
     x, window = _fitted(x, window, window.output)
     x, dy = (each.reshape(*each.shape[:-1], window.groups, -1) for each in (x, dy))
@@ -167,15 +173,18 @@ def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.
         seen = (each[..., i, None] for each in _shifts(x, window) for i in range(x.shape[-1]))
         return jnp.stack([jnp.tensordot(ones, each * dy, (places, places)) for each in seen])
 
-    # Image by image, because a loop reads x and dy from memory. Otherwise XLA would fuse their
-    # computation into every product and repeat it (9 ms with the loop, 17 without).
+    # A loop over images, because a loop reads x and dy from memory. Without the loop, XLA would
+    # repeat the computation of x and dy in every product (9 ms with the loop, 17 ms without it).
     shape = jax.eval_shape(of, x[:1], dy[:1]).shape
     dw = _over_images(of, x, dy, 1, shape)
     return dw.reshape(*window.kernel, x.shape[-1], -1)
 
 
 def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """The product of patches of x [N * output, kernel * C] and dy [N * output, F], in chunks."""
+    """The matrix product of x's patches [N * output, kernel * C] and dy [N * output, F], in chunks.
+
+    It sums over N * output.
+    """
     x, window = _fitted(x, window, window.output)
     images, sums = len(x), tuple(range(x.ndim - 1))
 
@@ -197,7 +206,8 @@ def _over_images(
     form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, shape: tuple[int, ...]
 ) -> jax.Array:
     """The sum of form(x, dy), an array of `shape`, over chunks of images."""
-    # A chunk takes images from the whole batch, so that a batch split over devices does not move.
+    # Each chunk takes images from all parts of the batch, so that no images of a batch that is
+    # sharded over devices move to a different device.
     x, dy = (each.reshape(chunk, len(each) // chunk, *each.shape[1:]) for each in (x, dy))
 
     def add(i: jax.Array, dw: jax.Array) -> jax.Array:
@@ -207,7 +217,7 @@ def _over_images(
 
 
 def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
-    """x with its padding and without elements that no window sees; a window without padding."""
+    """x, padded and without elements that no window sees; and the window, without padding."""
     sizes = tuple(
         (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
     )
@@ -219,7 +229,7 @@ def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.
 
 
 def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
-    """For each element of the kernel, the x that it sees: [N, *input, ...] to [N, *output, ...]."""
+    """For each kernel element, the part [N, *output, ...] of x [N, *input, ...] it multiplies."""
     for place in itertools.product(*map(range, window.kernel)):
         seen = x
         for axis, at in enumerate(place):

@@ -1,9 +1,9 @@
-"""Hyperparameters that may change while a program runs, as exact as constants.
+"""Hyperparameters that may be traced, and are as exact as constants.
 
-Python computes the constant 1 - 0.999 in double precision, and it is rounded once, when it meets an
-array. A hyperparameter in a float32 array is rounded first: 1 - 0.999 then has a relative error of
-1.3e-5, and so has every second moment of Adam. Here a hyperparameter is two float32 numbers whose
-sum has 48 bits (Dekker 1971).
+Python computes the constant 1 - 0.999 in double precision, and JAX rounds the result once, when it
+is combined with an array. If 0.999 is in a float32 array, it is rounded before the subtraction:
+1 - 0.999 then has a relative error of 1.3e-5, and so does every second moment of Adam. Here a
+hyperparameter is two float32 numbers whose sum has 48 bits (Dekker 1971).
 """
 
 import dataclasses
@@ -18,14 +18,15 @@ import numpy as np
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hyperparameter:
-    """The number high + low, |low| at most half a unit in the last place of high.
+    """The number high + low, where |low| is at most half a unit in the last place of high.
 
     It behaves like a Python number. Arithmetic with Python numbers and other Hyperparameters has
-    twice the precision; with an array, it is rounded once and takes the array's dtype.
+    twice the precision. In arithmetic with an array, the number is rounded once, to the array's
+    dtype.
 
     Args:
-      high: the number, rounded.
-      low: the rounding error.
+      high: the number, rounded to float32 (float64 under `jax.enable_x64`).
+      low: the rounding error of high.
 
     Example:
       >>> b2 = hyperparameter(0.999)
@@ -36,11 +37,12 @@ class Hyperparameter:
     high: Any
     low: Any
 
-    # NumPy arrays leave the arithmetic to this class.
+    # With this, NumPy arrays leave arithmetic with a Hyperparameter to this class.
     __array_ufunc__ = None
 
     def __jax_array__(self) -> jax.Array:
-        # Weakly typed, like Python numbers, so that the result has the other operand's dtype.
+        # The array is weakly typed, like Python numbers, so that the result has the other operand's
+        # dtype.
         high = jnp.asarray(self.high, jnp.result_type(float))
         return jnp.full(jnp.shape(high), 0.0).at[...].set(high)
 
@@ -106,8 +108,9 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
     """A number, or an array of numbers for `vmap`, as a `Hyperparameter`.
 
     Args:
-      value: Python or NumPy numbers of any shape, kept to 48 bits; or a JAX array, kept as it is.
-      dtype: of both parts; by default float32, or float64 under `jax.enable_x64`.
+      value: a Python number or a NumPy array, whose numbers are rounded to 48 bits; or a JAX array,
+        which is not changed.
+      dtype: the dtype of both parts; by default float32, or float64 under `jax.enable_x64`.
 
     Returns:
       A `Hyperparameter`, which optimizers take in place of a number, under `vmap` too.
@@ -126,7 +129,7 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
     exact = np.asarray(value, np.float64)
     high = exact.astype(dtype)
     low = (exact - high.astype(np.float64)).astype(dtype)
-    # XLA simplifies (x + c) - c to x for constants, which would break the sums below.
+    # If x and c are constants, XLA simplifies (x + c) - c to x, which would break the sums below.
     return Hyperparameter(*jax.lax.optimization_barrier((jnp.asarray(high), jnp.asarray(low))))
 
 
@@ -153,7 +156,7 @@ def _add(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
 
 
 def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
-    """The product, by halves of 12 bits: their products are exact, with fused multiply-add too."""
+    """The product, from 12-bit halves, whose products are exact even with fused multiply-add."""
     (a1, a2), (b1, b2) = _halves(a.high), _halves(b.high)
     part, first = _sum(a1 * b1, a1 * b2)
     high, second = _sum(part, a2 * b1)
@@ -180,7 +183,7 @@ def _settled(high: Any, low: Any) -> Hyperparameter:
 
 
 def _halves(x: Any) -> tuple[Any, Any]:
-    # Not Dekker's splitting, because a compiler may fuse it with later operations.
+    # This is not Dekker's splitting, which a compiler may fuse with later operations.
     exponent, mantissa = (8, 11) if x.dtype == jnp.float32 else (11, 25)
     first = jax.lax.reduce_precision(x, exponent, mantissa)
     return first, x - first

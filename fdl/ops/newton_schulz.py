@@ -1,4 +1,4 @@
-"""The Newton-Schulz iteration, which makes a matrix orthogonal by matrix products only."""
+"""The Newton-Schulz iteration, which makes a matrix orthogonal with matrix products alone."""
 
 from typing import Any
 
@@ -28,21 +28,25 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     eps: float = 1e-8,
 ) -> jax.Array:
-    """x = U S V^T with its singular values S moved towards 1, without a decomposition.
+    """Moves the singular values of x towards 1, without a decomposition of x.
+
+    Each step maps every singular value s of x to a s + b s^3 + c s^5:
 
         A = x x^H,    x = a x + (b A + c A A) x
 
-    maps every singular value s to a s + b s^3 + c s^5. The standard coefficients grow small values
-    fastest, and the result has singular values between 0.7 and 1.2.
+    The standard coefficients increase small singular values fastest; after the last step, the
+    singular values are between 0.7 and 1.2.
 
     Args:
       x: [..., m, n].
-      ns_coeffs: (a, b, c) for all steps, or [i, 3] with a row for each step.
-      ns_steps: i, the number of steps for one triple.
-      preconditioning: x is first divided by its "frobenius" norm; or by its "spectral" norm, which
-        needs a decomposition; or by its "schatten" norm |A|^(1/2); or each row by the square root
-        of its sum of |A| ("aol"). The last two are free, because the first step computes A anyway.
-      eps: added to the Frobenius or spectral norm.
+      ns_coeffs: (a, b, c) for all steps, or an array [i, 3] with one row for each step.
+      ns_steps: i, the number of steps, if ns_coeffs is one triple; otherwise it is not used.
+      preconditioning: what x is divided by before the first step. "frobenius": its Frobenius norm.
+        "spectral": its largest singular value, which needs a decomposition. "schatten": the square
+        root of the Frobenius norm of A. "aol": each row of x is divided by the square root of the
+        sum of |A| over the same row of A. The last two cost nothing more, because the first step
+        computes A anyway.
+      eps: a number that is added to the Frobenius or spectral norm.
 
     Returns:
       [..., m, n].
@@ -56,13 +60,13 @@ def orthogonalize(
     al. 2025, arXiv 2512.04632, for "aol"; Grishina et al. 2025, arXiv 2506.10935, for "schatten".
     """
     if x.shape[-2] > x.shape[-1]:
-        # x x^H is then the smaller of x x^H and x^H x.
+        # A matrix with m <= n has an x x^H that is not larger than x^H x.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
-    # Scaled so that squares of the elements are in range in any dtype.
+    # x is scaled so that squares of its elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
-    x = widened(x) * (1 / power).astype(widened(x).dtype)  # (x / a) / b may become x / (a b)
+    x = widened(x) * (1 / power).astype(widened(x).dtype)  # XLA may make x / (a b) of x / a / b
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2
         length = jnp.linalg.norm(x, order, (-2, -1), keepdims=True) + eps / power
@@ -72,7 +76,7 @@ def orthogonalize(
             each.astype(dtype) for each in _rescaled(x, x @ x.mT.conj(), power, preconditioning)
         )
         x, rows = _polynomial(x, gram, rows[0]), rows[1:]
-    # A scan compiles faster than unrolled steps, needs less memory, and is as fast.
+    # A scan compiles faster than unrolled steps, needs less memory, and runs as fast.
     return jax.lax.scan(lambda x, row: (_polynomial(x, x @ x.mT.conj(), row), None), x, rows)[0]
 
 
@@ -95,7 +99,7 @@ def _rescaled(
 ) -> tuple[jax.Array, jax.Array]:
     """x and x x^H, both divided so that the singular values of x are at most 1."""
     # The clip at the smallest normal number tells XLA that `size` is not 0, so that it simplifies
-    # the square of s to 1 / size, as it does for optax.
+    # the square of s to 1 / size, as it does in optax's code.
     least, tiny = LEAST / power / power, float(jnp.finfo(power.dtype).tiny)
     if preconditioning == "aol":
         size = jnp.abs(gram).sum(-1, keepdims=True)

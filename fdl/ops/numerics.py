@@ -29,15 +29,15 @@ def widened(x: Any) -> jax.Array:
 
 
 def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two near each size, because division by it has no rounding error.
+    """A power of two near each size. Division by a power of two has no rounding error.
 
     Args:
       size: [...], float32 or float64, >= 0: usually the largest magnitude of an array.
 
     Returns:
-      [...]: 2^floor(log2(size)) within [2^-126, 2^126] (float64: 2^1022), so that it and its
-      inverse are normal numbers; 1 where size is 0, subnormal, infinite or NaN. Gradients treat it
-      as a constant.
+      [...]: 2^floor(log2(size)), clipped to [2^-126, 2^126] (float64: [2^-1022, 2^1022]), so that
+      the power and its inverse are normal numbers; 1 where size is 0, subnormal, infinite or NaN.
+      Gradients treat the power as a constant.
     """
     size = jax.lax.stop_gradient(size)
     limits = jnp.finfo(size.dtype)
@@ -50,10 +50,10 @@ def power_of_two(size: jax.Array) -> jax.Array:
 
 
 def largest(x: jax.Array, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
-    """The largest |x| over `axes`, 0 if there are no elements; for complex x, of its two parts."""
+    """The largest |x| over `axes`, 0 if x is empty; for complex x, of real and imaginary parts."""
     if jnp.iscomplexobj(x):
         x = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
-    # Two reductions of x itself take half the time of one of |x| on CPU.
+    # On CPU, two reductions of x take half as long as one reduction of |x|.
     above = x.max(axes, keepdims=keepdims, initial=0)
     return jnp.maximum(above, -x.min(axes, keepdims=keepdims, initial=0))
 
@@ -64,13 +64,13 @@ def norm(x: Any, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
     Args:
       x: [...], floating or complex.
       axes: axes of the sum; by default all.
-      keepdims: True keeps these axes, with length 1.
+      keepdims: True keeps these axes, with size 1.
 
     Returns:
-      A real array, float32 or wider; the gradient is 0 where all x are 0.
+      A real array, float32 or wider. Where the norm is 0, the gradient is 0.
 
     Source: Blue 1978, "A portable Fortran program to find the Euclidean norm of a vector": scaled
-    sums of squares. The scale is a power of two, so the rounding is that of the plain sum.
+    sums of squares. The scale is a power of two, so rounding is the same as in the plain sum.
     """
     x = widened(x)
     scale = power_of_two(largest(x, axes, keepdims=True))
@@ -83,7 +83,7 @@ def norm(x: Any, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
 
 
 def pairwise_sum(x: jax.Array) -> jax.Array:
-    """The sum of a vector by halves; its error grows with log2(N), not with N.
+    """The sum of a vector, computed by halves; its error grows with log2(N), not with N.
 
     Args:
       x: [N].
@@ -101,7 +101,10 @@ def pairwise_sum(x: jax.Array) -> jax.Array:
 
 
 def direction(x: jax.Array, axes: Axes = None) -> jax.Array:
-    """x / |x| over `axes`, in float32 or wider, for any |x|; 0 for 0, with a finite gradient."""
+    """x divided by its norm over `axes`, in float32 or wider.
+
+    The norm may have any size. Where it is 0, the result is 0 and the gradient is finite.
+    """
     x = widened(x)
     x = x / power_of_two(largest(x, axes, keepdims=True))
     square = jnp.square(x).sum(axes, keepdims=True)
@@ -130,7 +133,7 @@ class Deviations(NamedTuple):
         return (self.apart - self.mean) * _inverse_root(self.variance, epsilon, self.unit)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of x; the variance is finite, at most the dtype's largest number."""
+        """Mean and variance of x; the variance is clipped to the dtype's largest number."""
         variance = self.variance * self.unit * self.unit
         most = float(jnp.finfo(variance.dtype).max)
         return self.center + self.mean * self.unit, jnp.minimum(variance, most)
@@ -142,18 +145,20 @@ def deviations(
     """Deviations from the mean over `axes`, in float32 or wider.
 
     Args:
-      x: [...], a floating dtype; finite where the mask is False.
-      axes: axes of mean and variance, which keep them with length 1.
+      x: [...], a floating dtype; it must be finite where the mask is False.
+      axes: axes over which mean and variance are computed; the results keep them with size 1.
       epsilon: the number that will be added to the variance, > 0, may be traced; squares far
-        smaller than it may become 0.
-      mask: bool, of x's shape, True where x counts; by default everywhere.
+        smaller than epsilon may become 0.
+      mask: bool, same shape as x. Mean and variance are over the x where it is True; by default
+        over all x.
 
     Returns:
       Deviations. For constant x, `apart` is exactly 0; no finite x overflows. With a mask that is
       False everywhere, mean and variance are 0.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation
-    1.7. Mean, smallest and largest x take one pass over x, both sums of `apart` a second one.
+    1.7. The mean, the smallest and the largest x are computed in one pass over x, and both sums of
+    `apart` in a second pass.
     """
     x = widened(x)
     fixed = jax.lax.stop_gradient(x)
@@ -164,8 +169,8 @@ def deviations(
         nothing = low > high
         low, high = (jnp.where(nothing, 0, end) for end in (low, high))
     mean = mean_of(fixed)
-    # The sum may overflow, and rounding may move the mean out of the range of x. Halves, because
-    # high - low may overflow.
+    # The sum in the mean may overflow, and rounding may move the mean out of the range of x. The
+    # code computes with halves, because high - low may overflow.
     mean = jnp.where(jnp.isfinite(mean), mean, low / 2 + high / 2)
     center = jnp.clip(mean, low, high)
     half = center / 2
@@ -178,7 +183,7 @@ def deviations(
 
 
 def mean_over(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
-    """The mean of x where the mask is True, 0 if it is nowhere; keeps `axes` with length 1."""
+    """The mean of x where the mask is True, 0 if it is True nowhere; keeps `axes` with size 1."""
     if mask is None:
         return x.mean(axes, keepdims=True)
     count = jnp.maximum(mask.sum(axes, keepdims=True, dtype=jnp.int32), 1)
@@ -190,7 +195,7 @@ def over_root_mean_square(
 ) -> jax.Array:
     """x / sqrt(mean(x^2) + epsilon) over `axes`, in float32 or wider.
 
-    The mean is over x where the mask is True; where it is False x must be 0.
+    The mean is over the x where the mask is True. Where the mask is False, x must be 0.
     """
     x = widened(x)
     unit = power_of_two(largest(x, axes, keepdims=True))
@@ -207,7 +212,7 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
-    """A power of two <= sqrt(epsilon): squares of far smaller numbers are negligible."""
+    """A power of two <= sqrt(epsilon). Squares of far smaller numbers are negligible."""
     if not known(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
@@ -216,8 +221,9 @@ def _least_unit(epsilon: Any, dtype: Any) -> Any:
 def wide_inside(update: Callable[..., Any]) -> Callable[..., Any]:
     """An optimizer's `update` that computes in float32 or wider for gradients of any dtype.
 
-    Updates are cast to the dtypes of the gradients, and the state keeps its dtypes, also if
-    `update` calls transformations of optax. Without half precision the program does not change.
+    Updates are cast to the dtypes of the gradients, and the state keeps its dtypes, even if
+    `update` calls transformations of optax. If no gradient has half precision, `update` is called
+    without changes.
     """
 
     @functools.wraps(update)
@@ -237,7 +243,7 @@ def is_half(x: Any) -> bool:
 
 
 def widened_tree(tree: Any) -> Any:
-    """The tree with half-precision leaves in float32."""
+    """The tree with half-precision leaves converted to float32."""
     return jax.tree.map(_widened, tree)
 
 
@@ -250,7 +256,7 @@ def cast_like(tree: Any, like: Any) -> Any:
 
 
 def narrowed(x: Any, dtype: Any) -> jax.Array:
-    """x in another dtype; finite numbers out of its range become its largest number."""
+    """x in `dtype`, where finite numbers are clipped to the finite range of `dtype`."""
     have = jnp.result_type(x)
     if jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(have, jnp.floating):
         limits = jnp.finfo(dtype)
@@ -263,12 +269,13 @@ def narrowed(x: Any, dtype: Any) -> jax.Array:
 def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
     """g and |g|^2, both clipped so that the sum of `terms` such squares is finite.
 
-    Without the bound, one finite gradient can make a second moment infinite, and its weight stops
-    learning. In float32 the bound on |g| is 1.3e19 for one term. NaN passes, and so does an
-    infinity in g.
+    Without the bound, one finite gradient can make a second moment infinite, and the weight then
+    stops learning. In float32 the bound on |g| is 1.3e19 for one term. NaN is not changed, and an
+    infinity in g is not changed either.
 
-    The square is computed from the unclipped g and clipped separately. Computed from the clipped g,
-    XLA would write that to memory on a CPU, and RMSProp would take twice the time.
+    The square is computed from the unclipped g and then clipped. If it were computed from the
+    clipped g, XLA would write the clipped g to memory on a CPU, and RMSProp would take twice as
+    long.
     """
     most = float(jnp.finfo(g.dtype).max) / (2 * terms)
     limit = math.sqrt(most)
@@ -283,14 +290,14 @@ def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
 
 def squared_size(g: jax.Array) -> jax.Array:
     """|g|^2, real for a complex g."""
-    g = jnp.asarray(g)  # NumPy warns where the square overflows.
+    g = jnp.asarray(g)  # For a NumPy array, an overflow would warn.
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
 def shortened(g: Any) -> jax.Array:
     """g, divided by a power of two if its largest element is above 2^50.
 
-    For rules that sum products of elements and need only their ratios.
+    It is for update rules that sum products of elements of g and need only ratios of these sums.
     """
     most = 2.0**50
     size = power_of_two(largest(g))
@@ -298,7 +305,7 @@ def shortened(g: Any) -> jax.Array:
 
 
 def saturated(x: Any, *given: Any) -> jax.Array:
-    """x, clipped to the dtype's largest number where all of `given` is finite."""
+    """x; where all arrays in `given` are finite, x is clipped to the dtype's largest number."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(*(saturated(part, *given) for part in (x.real, x.imag)))
     finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, given))

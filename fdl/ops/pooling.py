@@ -1,9 +1,9 @@
-"""Sliding windows along one axis: their largest elements and their sums.
+"""Sliding windows along one axis: the largest element and the sum of each window.
 
-Windows have k elements and a stride of s. The axis is split into blocks of s: window p begins with
-block p, so element q * s + r of every window is at place r of the blocks q, q + 1, ... The elements
-to combine are then contiguous, forward and backward. The gradient of strided slices would instead
-write zeros between numbers, k times.
+Windows have k elements and stride s. The axis is split into blocks of s elements, and window p
+begins with block p. So element q * s + r of window p is element r of block p + q. Elements that are
+combined are then contiguous in memory, in the forward and in the backward pass. If the code used
+strided slices, the backward pass would write arrays with zeros between the numbers, k times.
 """
 
 import functools
@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Up to this number of elements are compared one by one, twice as fast on CPU as a reduction. For
-# more, a reduction is faster, and one-by-one code for hundreds takes minutes to compile.
+# Up to this number of elements are compared one by one, which is twice as fast on CPU as a
+# reduction. For more elements a reduction is faster; for hundreds, one-by-one code takes minutes to
+# compile.
 FEW = 3
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The largest element of every window; equal ones give the gradient to the first.
+    """The largest element of every window; of equal largest ones, the first gets the gradient.
 
     XLA's maximum over windows takes 10 to 40 times as long in the backward pass on CPU, and
     `jnp.max` splits the gradient among equal elements.
@@ -57,8 +58,9 @@ def dilated(
 ) -> jax.Array:
     """`largest` or `total` of windows with dilation d.
 
-    Every d-th element forms a sequence, on which the windows have no dilation. They are computed
-    with stride 1, and then every s-th is kept.
+    The elements at distance d from each other form a sequence, on which the windows have no
+    dilation. All windows of these sequences are computed, with stride 1, and then every s-th window
+    is selected.
     """
     if d == 1 or k == 1:
         return pool(x, axis, k, s)
@@ -78,9 +80,9 @@ def exact(x: jax.Array) -> jax.Array:
 
 
 def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
-    """For q = 0, 1, ...: elements q * s to q * s + s - 1, below k, of every window.
+    """For q = 0, 1, ...: elements q * s to min(q * s + s, k) - 1 of every window.
 
-    Each is [..., windows, elements, ...], for x [..., n, ...].
+    Each part is [..., windows, elements, ...], for x [..., n, ...].
     """
     windows, parts = (x.shape[axis] - k) // s + 1, -(-k // s)
     size = (windows + parts - 1) * s
@@ -96,7 +98,7 @@ def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
 def _reduced(
     pair: Callable[[Any, Any], jax.Array], whole: Callable[..., jax.Array], x: jax.Array, axis: int
 ) -> jax.Array:
-    """The elements along an axis reduced by `pair`, or by `whole` if there are many."""
+    """The elements along an axis, reduced by `pair`, or by `whole` if there are more than FEW."""
     if x.shape[axis] > FEW:
         return whole(x, axis)
     return functools.reduce(pair, _elements(x, axis))

@@ -14,7 +14,8 @@ R = TypeVar("R")
 def free_ranks() -> contextlib.AbstractContextManager[None]:
     """A context in which arrays of different ranks may be added, even if the user forbids it.
 
-    If the user's settings allow it, this changes nothing, and no program is compiled again.
+    If the user's settings allow it anyway, the context changes nothing, so JAX compiles nothing
+    again.
     """
     # getattr, because only some versions of JAX declare the types of their settings.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
@@ -22,7 +23,7 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
 
 
 def with_free_ranks(f: Callable[P, R]) -> Callable[P, R]:
-    """f, run inside `free_ranks`."""
+    """The function f, which then runs inside `free_ranks`."""
 
     @functools.wraps(f)
     def free(*args: P.args, **given: P.kwargs) -> R:

@@ -16,15 +16,15 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     """h[t] = a[t] h[t - 1] + b[t] in about log T parallel steps.
 
     Args:
-      a: [..., T, D]; 0 forgets all earlier values, also NaN and infinity.
+      a: [..., T, D]. Where a is 0, all earlier values are dropped, even NaN and infinity.
       b: [..., T, D].
-      start: h[-1], [..., D]; by default zeros.
+      start: h before the first step, [..., D]; by default zeros.
 
     Returns:
       h [..., T, D] in the dtype of b, computed in float32 or wider.
 
     Raises:
-      PathError: the shapes of a, b and start do not fit each other.
+      PathError: the shapes of a, b and start do not fit together.
 
     Example:
       >>> a, b = jnp.full((3, 1), 0.5), jnp.ones((3, 1))
@@ -52,7 +52,7 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
 
 
 def kept(a: jax.Array, h: jax.Array) -> jax.Array:
-    """a h, and 0 if a is 0, even for h that is not finite."""
+    """a * h; where a is 0, the result is 0 even if h is not finite."""
     return a * jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
 
 

@@ -1,7 +1,7 @@
 """Shardings in array types, on explicit meshes and inside `jax.shard_map`.
 
-Most operations of JAX keep these types. The functions here are for layers that create arrays, such
-as initial zeros, and for fdl's own primitives.
+With most operations of JAX, the result has the sharding of the operands. The functions here are for
+layers that create arrays, such as initial zeros, and for fdl's own primitives.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from jax.sharding import AxisType, PartitionSpec
 def full_beside(
     x: jax.Array, axes: int, shape: tuple[int, ...], value: float, dtype: Any
 ) -> jax.Array:
-    """An array of one value whose first axes are sharded like those of x.
+    """An array filled with `value`, whose first axes are sharded like the first axes of x.
 
     Args:
       x: [...]; its values are not used.
-      axes: number of leading axes of x that the result has too.
-      shape: shape of the result's other axes.
+      axes: number of leading axes of x that are also the leading axes of the result.
+      shape: sizes of the result's remaining axes.
       value: value of every element.
       dtype: dtype of the result.
 
@@ -39,12 +39,12 @@ def by_batch(
     """form(x, w) with the sharding of x, for a primitive that has no rule for shardings.
 
     Args:
-      form: from x [N, ...] and w to y [N, ...], with as many axes as x.
-      x: sharded along its first axis, or not at all.
-      w: the same on every device.
+      form: a function from x [N, ...] and w to y [N, ...], where y has as many axes as x.
+      x: an array that is sharded along its first axis, or not at all.
+      w: an array that is the same on every device.
 
     Returns:
-      y, sharded like x. The compiler chooses the shardings inside.
+      y, sharded like x. The compiler chooses the shardings inside `form`.
     """
     axes = _varying(x) | _varying(w)
     x, w = (jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, w))
@@ -53,12 +53,12 @@ def by_batch(
 
 
 def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
-    """The sharding of an array whose first axes are those of x; None without an explicit mesh.
+    """The sharding of an array that has the first axes of x; None without an explicit mesh.
 
     Args:
       x: [...].
-      axes: number of leading axes of x that the array has too.
-      more: number of its other axes, which are not sharded.
+      axes: number of leading axes of x that are also the leading axes of the array.
+      more: number of the array's remaining axes, which are not sharded.
     """
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return None
@@ -66,14 +66,14 @@ def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
 
 
 def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
-    """w[ids], with NaN for an id out of range.
+    """w[ids]; an id out of range gives NaN.
 
     Args:
       w: [V, ...].
       ids: [...], integers.
 
     Returns:
-      [*ids.shape, ...], the dtype of w.
+      [*ids.shape, ...], in the dtype of w.
     """
     return w.at[ids].get(
         mode="fill",
@@ -84,11 +84,11 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
-    """An abstract value of another shape that varies over devices like `a`."""
+    """The abstract value `a` with a new shape, unsharded; it varies over the mesh axes of `a`."""
     whole = a.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, sharding=whole)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
-    """The axes of the devices over which x differs, inside `jax.shard_map`."""
+    """The mesh axes along which x differs between devices, inside `jax.shard_map`."""
     return jax.typeof(x).manual_axis_type.varying

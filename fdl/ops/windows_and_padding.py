@@ -1,4 +1,4 @@
-"""Windows on images [..., *spatial, C]: sizes, strides, dilations, paddings and their names."""
+"""Windows on images [..., *spatial, C]: sizes, strides, dilations, paddings, names of paddings."""
 
 import dataclasses
 import math
@@ -22,14 +22,14 @@ OWN_ELEMENTS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A window on the spatial axes of an image; every number is an int, so it is hashable.
+    """A window on the spatial axes of an image; all numbers are ints, so a Window is hashable.
 
     Args:
-      input: size of the image, for each axis.
-      kernel: size of the window.
-      stride: distance between neighbouring windows.
-      padding: (low, high), the numbers of elements added at either end.
-      dilation: distance between neighbouring elements of the window.
+      input: size of the image, along each spatial axis.
+      kernel: size of the window, along each axis.
+      stride: distance between neighbouring windows, along each axis.
+      padding: (low, high) for each axis: the numbers of elements added at its two ends.
+      dilation: distance between neighbouring elements of the window, along each axis.
       groups: number of independent groups of channels.
     """
 
@@ -42,7 +42,7 @@ class Window:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Distance from the window's first element to its last, both counted."""
+        """The number of positions of the image from the window's first element to its last."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
     @property
@@ -52,7 +52,7 @@ class Window:
         return tuple((n + sum(pads) - e) // s + 1 for n, e, s, pads in each)
 
     def with_groups(self, groups: int) -> "Window":
-        """The same window with another number of groups."""
+        """The same window with a different number of groups."""
         return dataclasses.replace(self, groups=groups)
 
 
@@ -70,9 +70,9 @@ def fit(
     dilation: tuple[int, ...],
     groups: int = 1,
 ) -> tuple[jax.Array, Window]:
-    """x [N, *spatial, C] and its window.
+    """x [N, *spatial, C], and the window on it.
 
-    "CIRCULAR", "REFLECT" and "EDGE" add the image's elements to x; the window then pads nothing.
+    For "CIRCULAR", "REFLECT" and "EDGE", the returned x has the padding, and the window has none.
 
     Raises:
       PathError: x, with its padding, is smaller than one window.
@@ -97,12 +97,12 @@ def pads(padding: Edges, window: Window) -> Pairs:
     """The padding of a window as (low, high) for each axis.
 
     Args:
-      padding: "VALID" pads nothing. "SAME" makes ceil(input / stride) windows, low = total // 2
-        (like XLA, TensorFlow and Keras; torch has it for stride 1 only). "CAUSAL" pads only the low
-        end, so that no window sees a later element. "CIRCULAR", "REFLECT" and "EDGE" add extent - 1
-        elements of the image, low = total // 2, like torch with `padding="same"`. Pairs are
-        returned unchanged.
-      window: the sizes; its `padding` is not read.
+      padding: "VALID" pads nothing. "SAME" pads as much as ceil(input / stride) windows need, with
+        low = total // 2 (like XLA, TensorFlow and Keras; torch has "same" for stride 1 only).
+        "CAUSAL" pads only the low end, so that no window sees a later element. "CIRCULAR",
+        "REFLECT" and "EDGE" pad extent - 1 elements, with low = total // 2, like torch with
+        `padding="same"`. Pairs are returned unchanged.
+      window: the window, whose own padding is not read.
     """
     if padding == "VALID":
         return ((0, 0),) * len(window.kernel)
@@ -123,10 +123,10 @@ def _halves(total: int) -> tuple[int, int]:
 
 
 def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] = NAMES) -> Edges:
-    """A padding as one of `names` or as a pair for each axis; an integer p means (p, p).
+    """The padding as one of `names`, or as a pair for each axis; an integer p means (p, p).
 
     Raises:
-      ValueError: neither a known name nor integers or pairs for `rank` axes.
+      ValueError: the padding is neither one of `names` nor integers or pairs for `rank` axes.
     """
     found: Any = padding
     if isinstance(padding, str):
@@ -196,12 +196,12 @@ def check_images(
       layer: name of the layer, for the message.
       x: any value.
       rank: number of spatial axes.
-      channels: C; None for any.
-      groups: a divisor of C.
-      lead: least number of axes before the spatial ones, 0 or 1.
+      channels: the C that x must have; None allows any C.
+      groups: C must be a multiple of this.
+      lead: minimum number of axes before the spatial axes, 0 or 1.
 
     Raises:
-      PathError: x is something else.
+      PathError: x is not such an array.
     """
     check_floating(layer, x)
     axes = f"{'B, ' * lead}..., {AXES[rank]}, C"
