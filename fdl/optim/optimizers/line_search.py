@@ -85,8 +85,8 @@ def scale_by_zoom_linesearch(
     if initial_guess_strategy not in ("one", "keep"):
         raise OptionError(
             who,
-            f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; keep "
-            "starts at the step of the last search",
+            f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; "
+            "keep starts at the step of the last search",
         )
     check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
     steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)
