@@ -1,4 +1,4 @@
-"""Functions that make a layer from layers in a common way: residual, parallel, frozen and others.
+"""Functions that combine layers in the usual ways: residual, parallel, frozen and others.
 
 To join layers in any other way, write a `network` in plain Python.
 """
@@ -29,8 +29,8 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed once and not once in every layer that uses x; see
-      fdl/ops/fence.py.
+      gradient with respect to x is computed only once, instead of again in every layer that
+      uses x; see fdl/ops/fence.py.
 
     Raises:
       PathError: f(x) differs from x in shape or dtype.
@@ -78,8 +78,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed once and not once in every layer that uses x; see
-      fdl/ops/fence.py.
+      gradient with respect to x is computed only once, instead of again in every layer that
+      uses x; see fdl/ops/fence.py.
 
     Raises:
       PathError: the outputs cannot be added or joined; the message names the first that differs.
@@ -114,8 +114,8 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
     Args:
       layer: a layer, or a plain function of one array.
-      policy: which inner values the forward pass stores for the backward pass, a function of
-        `jax.checkpoint_policies`; by default only the layer's inputs are stored.
+      policy: a function of `jax.checkpoint_policies`, which decides which inner values the forward
+        pass stores for the backward pass; by default only the layer's inputs are stored.
 
     Returns:
       A layer with the same name, params, state and inputs. Its outputs are bit-identical.
@@ -147,7 +147,7 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
 
 def frozen(layer: Any) -> Layer:
-    """The same layer, which does not learn: for fine-tuning the layers before or after it.
+    """The same layer, but its params do not learn: for fine-tuning the layers before or after.
 
     It always runs with train=False: batch norm uses its running statistics and does not update
     them, and dropout is off. The gradient with respect to its params is 0; the gradient with

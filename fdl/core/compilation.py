@@ -1,4 +1,4 @@
-"""A `jax.jit` that frees what it compiled when the static arguments, such as a model, are freed.
+"""A `jax.jit` whose compiled code is freed with its static arguments, such as a model.
 
 `jax.jit` keeps its static arguments, and what it compiled for them, in memory until the process
 ends. Models and objectives are static arguments, so after training a thousand small networks, all
@@ -99,7 +99,7 @@ class _Program:
 
 
 def _known_by(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
-    """A dict key for static arguments, equal for equal ones; made of weak references if possible.
+    """A dict key for static arguments. Equal arguments have equal keys; weak where possible.
 
     Args:
       value: a static argument, or a dict name -> static argument.

@@ -282,7 +282,7 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """`key` and `train` as keyword arguments, those that f has after its first two arguments."""
+    """{"key": key, "train": train}, each only if f has such an argument after its first two."""
     try:
         named = keyword_only(f, after=2)
     except (ValueError, TypeError):  # a builtin without a signature

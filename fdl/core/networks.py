@@ -1,4 +1,4 @@
-"""Networks: layers made of layers, which a Python function calls or which follow each other."""
+"""Networks: layers built from layers, called by a Python function or applied in turn."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def network(
     The network passes random keys and `train` to its children. If `forward` itself draws random
     numbers, give it an argument `key`; if it computes something different in training, give it an
     argument `train`. Its key differs from the children's keys, and is None outside training.
-    `init` finds all shapes by tracing `forward` once. `forward` must call a child that has state
+    `init` finds all shapes by tracing `forward` once. If a child has state, `forward` must call it
     directly, and not inside a function that it passes to `jax.checkpoint` or `jax.lax.scan`;
     apply these to the whole network instead.
 

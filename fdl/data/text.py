@@ -15,8 +15,8 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
     Args:
       ids: [N], the token ids of the text.
       length: T, the number of tokens in a piece, >= 1.
-      stride: how many tokens after the start of one piece the next piece starts, >= 1. With stride
-        1, a piece starts at every token; with stride T, pieces do not overlap.
+      stride: the distance in tokens between the starts of two neighbouring pieces, >= 1. With
+        stride 1, a piece starts at every token; with stride T, pieces do not overlap.
 
     Returns:
       (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids. y[i, t] is the token after

@@ -140,13 +140,13 @@ def dirac(groups: int = 1) -> Initializer:
       groups: the number of groups of the convolution, >= 1. Each group copies its channels.
 
     Returns:
-      An initializer for shapes `[*spatial, in, out]`, where in counts the inputs of one group. If
-      the numbers of inputs and outputs of a group differ, the weights of the channels in excess
-      are 0.
+      An initializer for shapes `[*spatial, in, out]`, where `in` is the number of inputs of one
+      group. If the numbers of inputs and outputs of a group differ, the weights of the channels in
+      excess are 0.
 
     Raises:
       ValueError: groups is below 1.
-      PathError: the shape has no spatial axes, or groups does not divide out.
+      PathError: the shape has no spatial axes, or `out` is not a multiple of groups.
 
     Example:
       >>> w = dirac()(None, (3, 2, 2))

@@ -214,11 +214,11 @@ def feed_forward(
     """y = down(activation(up(x))) at each position: the second part of a transformer block.
 
     Args:
-      features: D, the number of features of y, >= 1; in a `residual` it must be that of x too.
+      features: D, the number of features of y, >= 1; inside a `residual`, equal to that of x.
       hidden: the number of features of up(x), >= 1; the papers use 4 D, or 8 D / 3 with a gate.
       activation: a function from an array to an array of the same shape.
-      gate: True makes up a `gated` layer, which contains the activation; with silu it is the SwiGLU
-        of Llama.
+      gate: if True, the layer `up` is a `gated` layer with the activation inside; with silu it is
+        the SwiGLU of Llama.
       bias: whether the dense layers have biases.
       dropout_rate: the dropout rate of y, in [0, 1], may be traced; 0 adds no dropout layer.
       name: what the layer is called in a network.
@@ -376,7 +376,7 @@ class _Attention:
         """x and context, with 0 for non-finite numbers in tokens that no query sees (padding).
 
         Without this, 0 times such a number would be NaN in the gradients of the projections. The
-        third result, bool [..., T, 1], is True for these tokens of x, whose y is NaN all the same.
+        third result, bool [..., T, 1], is True for these tokens. Their y is still set to NaN.
         """
         if mask is None or self.incremental or mask.ndim < 2:
             return x, context, None

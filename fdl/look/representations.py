@@ -177,7 +177,7 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
             f"principal_components: expected 1 to {min(rows.shape)} components of h "
             f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
         )
-    # rows is scaled, because squares of large numbers would be infinite, and of small numbers 0.
+    # rows is scaled: the squares of large numbers would be infinite, those of small numbers 0.
     unit = power_of_two(largest(rows))
     rows = rows / unit
     rows = rows - rows.mean(0)

@@ -36,8 +36,8 @@ def softmax_cross_entropy(
         classes.
       class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
         still divides by the number of examples, whereas torch divides by the sum of the labels'
-        class weights. To get torch's mean, leave class_weight out, and in the batch make the class
-        weight of each label the weight of its example.
+        class weights. To get torch's mean, leave class_weight out and set the
+        weight of each example in the batch to the class weight of its label.
       ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if

@@ -20,7 +20,7 @@ def real(name: str, x: Any, what: str) -> jax.Array:
     """x as an array of real numbers.
 
     Raises:
-      PathError: x is neither an array nor a number (a list, None or text), or it is complex.
+      PathError: x is not an array or a number (for example a list or None), or x is complex.
     """
     if not isinstance(x, Number):
         check_array(name, x, what)

@@ -37,9 +37,9 @@ def in_blocks(
     rows, columns = min(chunk, t), min(chunk, scoring.count)
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
-    # The backward pass recomputes both functions with a checkpoint. Without the inner checkpoint,
-    # the forward pass would store the weights of one block of queries for all keys; without the
-    # outer checkpoint, the weights of all blocks of queries.
+    # Both functions below are checkpoints, so the backward pass recomputes them. Without the inner
+    # one, the forward pass would store the weights of one block of queries for all keys; without
+    # the outer one, it would store the weights of all blocks of queries.
     @jax.checkpoint
     def of_queries(block: tuple[Queries, Pairs]) -> jax.Array:
         queries, row_pairs = block

@@ -66,7 +66,8 @@ def orthogonalize(
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
     # x is scaled so that squares of its elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
-    x = widened(x) * (1 / power).astype(widened(x).dtype)  # XLA may make x / (a b) of x / a / b
+    # A product, since XLA may rewrite x / a / b as x / (a b), and a b may be out of range.
+    x = widened(x) * (1 / power).astype(widened(x).dtype)
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2
         length = jnp.linalg.norm(x, order, (-2, -1), keepdims=True) + eps / power
@@ -98,8 +99,8 @@ def _rescaled(
     x: jax.Array, gram: jax.Array, power: jax.Array, preconditioning: str
 ) -> tuple[jax.Array, jax.Array]:
     """x and x x^H, both divided so that the singular values of x are at most 1."""
-    # The clip at the smallest normal number tells XLA that `size` is not 0, so that it simplifies
-    # the square of s to 1 / size, as it does in optax's code.
+    # The clip at the smallest normal number tells XLA that `size` is not 0. XLA then simplifies the
+    # square of s to 1 / size, as in optax's code.
     least, tiny = LEAST / power / power, float(jnp.finfo(power.dtype).tiny)
     if preconditioning == "aol":
         size = jnp.abs(gram).sum(-1, keepdims=True)

@@ -26,10 +26,10 @@ def masked(
 
     Args:
       inner: a transformation of fdl or optax.
-      mask: which leaves `inner` sees. Either one path pattern or a tuple of path patterns, such as
-        `"**/w"` (see `fdl.paths`). Or, as in optax, a pytree of bool that has the structure of
-        params or a prefix of that structure, or a function that takes params and returns such a
-        pytree. A callable pytree whose leaves are bools is treated as a pytree.
+      mask: which leaves `inner` sees, as one of: a path pattern such as `"**/w"` (see `fdl.paths`);
+        a tuple of path patterns; as in optax, a pytree of bool with the structure of params or a
+        prefix of it; a function from params to such a pytree. A callable pytree whose leaves are
+        bools is treated as a pytree.
       mask_compatible_extra_args: True also masks those extra arguments of `update` that have the
         structure of the updates, such as `grad`.
 

@@ -96,8 +96,8 @@ class Recorder:
           means: the means over zero steps, all of them 0.
 
         Returns:
-          The means over the steps since the last record of `before` that was due. But `means` is
-          returned if `before` is None, or if its means have different names, shapes or dtypes.
+          The means that `before` stored, over the steps since its last due record; `means` if
+          `before` is None, or if the stored means have different names, shapes or dtypes.
         """
         if before is None:
             return means
@@ -160,7 +160,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def keeping_the_run(self) -> Iterator[None]:
-        """Warns if the block raises, and makes the error the reason to stop, to keep the run."""
+        """If the block raises, warns and stops training with the error as the reason."""
         try:
             yield
         except Exception as error:
@@ -188,7 +188,7 @@ def _not_finite(run: Run) -> str:
 
 
 class Log:
-    """A log file of JSON lines. A failed write raises here, but only warns during training.
+    """A log file of JSON lines. If the file cannot be written, `Log` raises; later, it warns.
 
     Args:
       file: path of the log file; None means that there is no log.

@@ -154,7 +154,7 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 class Remainder(NamedTuple):
-    """What float32 cannot hold of a number: `low` is the number minus `of`, its float32 value."""
+    """The rounding error of a number: `of` is its float32 value, `low` the number minus `of`."""
 
     of: Any
     low: Any
@@ -292,7 +292,7 @@ def _stateful(name: str, schedule: Any) -> Any:
 
 
 def _rest(name: str) -> str:
-    """The key of the remainder. It is not just the name, which a state may contain only once."""
+    """The key of the remainder. The plain name may occur only once in a state, for `tree_get`."""
     return f"remainder of {name}"
 
 
