@@ -27,7 +27,7 @@ X = np.ones((2, 5, 6, 3))
     ],
 )
 def test_a_shape_with_these_axes_passes(axes, lengths):
-    check_shape("layer", X, axes, "reshape x", **lengths)
+    assert check_shape("layer", X, axes, "reshape x", **lengths) is None
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def inject_hyperparams(
 
     Each argument that is a number becomes a leaf of `state.hyperparams`, and `set_hyperparams`
     changes it. A compiled step uses the new value without a new compilation, and the members of a
-    `vmap` can have different values. A schedule can replace any number. The updates are the same as
-    with numbers that are compiled in: see `Hyperparameter`.
+    `vmap` can have different values. A schedule can replace any number. The updates equal those of
+    an optimizer whose numbers are constants: see `Hyperparameter`.
 
     Args:
       inner_factory: a factory of optimizers, of fdl or optax.
