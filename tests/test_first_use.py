@@ -219,7 +219,7 @@ MISTAKES = {
     ),
     "a layer called like a function": (
         lambda: model()(X),
-        "chain: expected a call of the layer's init or apply, got one of the layer itself, with "
+        "chain: expected a call of the layer's init or apply, got a call of the layer itself, with "
         "float32 [8, 4]; write params, state = layer.init(key, x), then y, state = "
         "layer.apply(params, state, x); inside a network, f.name(x)",
     ),

@@ -185,7 +185,7 @@ WRONG = {
     "a_residual_of_another_dtype": (
         lambda x: passed(inside(fdl.residual(lambda x: x > 0)), x),
         "decoder/block: expected f(x) like x float32 [3, 4], so that both can be added, got bool "
-        "[3, 4]; convert f(x) with astype(float32), or x before",
+        "[3, 4]; convert f(x) with astype(float32), or convert x before this layer",
     ),
     "a_residual_of_nothing": (
         lambda x: passed(inside(fdl.residual()), x),
@@ -194,7 +194,7 @@ WRONG = {
     "a_sum_of_two_widths": (
         lambda x: passed(inside(fdl.parallel(fdl.dense(2), fdl.dense(3))), x),
         "decoder/block: expected outputs of one shape and dtype, as float32 [3, 2] of dense_0, got "
-        "float32 [3, 3] of dense_1; give both as many features, or merge by 'concat'",
+        "float32 [3, 3] of dense_1; give both the same number of features, or merge by 'concat'",
     ),
     "two_shapes_joined": (
         lambda x: passed(inside(fdl.parallel(fdl.tanh, t=jnp.transpose, merge="concat")), x),

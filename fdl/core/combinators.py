@@ -56,7 +56,7 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
             widen = (
                 "give the last layer as many features as x has, or use parallel(f, shortcut=...)"
             )
-            convert = f"convert f(x) with astype({x.dtype}), or x before"
+            convert = f"convert f(x) with astype({x.dtype}), or convert x before this layer"
             raise PathError(
                 f"expected f(x) like x {kind(x)}, so that both can be added, got {kind(y)}; "
                 f"{convert if x.shape == y.shape else widen}",
@@ -221,7 +221,8 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
             if leaf.shape[:axes] != lead or leaf.ndim < axes:
                 raise PathError(
                     f"expected {axes} batch axes, the same for x and its inputs, got "
-                    f"{list(leaf.shape)} and {list(lead)}; give each these axes first",
+                    f"{list(leaf.shape)} and {list(lead)}; x and every extra "
+                    "input must begin with the same axes",
                     layer=inner.name,
                 )
         return jax.tree.map(lambda leaf: leaf.reshape(math.prod(lead), *leaf.shape[axes:]), tree)
@@ -259,8 +260,8 @@ def _sum(name: str, outputs: dict[str, Any]) -> Any:
         if kind(outputs[child]) != kind(outputs[first]):
             raise PathError(
                 f"expected outputs of one shape and dtype, as {kind(outputs[first])} of {first}, "
-                f"got {kind(outputs[child])} of {child}; give both as many features, or merge by "
-                "'concat'",
+                f"got {kind(outputs[child])} of {child}; give both the same number of "
+                "features, or merge by 'concat'",
                 layer=name,
             )
     return sum((outputs[child] for child in others), outputs[first])

@@ -81,8 +81,8 @@ class Layer:
     def __call__(self, *args: Any, **given: Any) -> Any:
         """Raises a TypeError, because a layer is not a function."""
         raise TypeError(
-            f"{self.name}: expected a call of the layer's init or apply, got one of the layer "
-            f"itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            f"{self.name}: expected a call of the layer's init or apply, got a call of the "
+            f"layer itself{', with ' + said(args[0]) if args else ''}; write params, state = "
             "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
             "f.name(x)"
         )

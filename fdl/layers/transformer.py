@@ -324,8 +324,8 @@ class _Attention:
     def decoding(self, length: int) -> Layer:
         if not self.causal:
             raise PathError(
-                "expected causal=True, got attention that sees later tokens, on which the answers "
-                "for earlier ones depend; such a network cannot go on from a cache",
+                "expected causal=True, got attention that sees later tokens; answers for earlier "
+                "tokens then depend on later ones, so it cannot decode with a cache",
                 layer=self.name,
             )
         cache = {"position": position(), "cache": key_value_cache(length)}

@@ -126,7 +126,9 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
     Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
     probes", arXiv 1610.01644; Nesterov 1983 for the acceleration.
     """
-    classes = check_count("linear_readout", "classes", classes, "it is how many labels there are")
+    classes = check_count(
+        "linear_readout", "classes", classes, "it is the number of different labels"
+    )
     h, h_test = _rows("linear_readout", train[0]), _rows("linear_readout", test[0])
     for rows, labels in ((h, np.asarray(train[1])), (h_test, np.asarray(test[1]))):
         if labels.shape != rows.shape[:1]:

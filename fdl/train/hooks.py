@@ -184,7 +184,7 @@ def _not_finite(run: Run) -> str:
                 bad = values[~np.isfinite(values)]
                 if bad.size:
                     return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
-    return "none any more"
+    return "values in between that were not"
 
 
 class Log:

@@ -336,7 +336,7 @@ def test_outputs_that_cannot_be_merged_are_refused():
         fdl.PathError,
         match=told(
             "parallel: expected outputs of one shape and dtype, as float32 [3, 3] of a, got "
-            "float32 [3, 4] of b; give both as many features, or merge by 'concat'"
+            "float32 [3, 4] of b; give both the same number of features, or merge by 'concat'"
         ),
     ):
         fdl.parallel(**children).init(KEY, X)

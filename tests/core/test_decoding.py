@@ -327,8 +327,8 @@ def test_what_cannot_decode_says_why():
     both = fdl.chain(top=fdl.chain(one_hot, see=fdl.attention(1)))
     with pytest.raises(
         fdl.PathError,
-        match=r"^top/see: expected causal=True, got attention that sees later tokens, on which the "
-        r"answers for earlier ones depend; such a network cannot go on from a cache",
+        match=r"^top/see: expected causal=True, got attention that sees later tokens; answers for "
+        r"earlier tokens then depend on later ones, so it cannot decode with a cache$",
     ):
         fdl.start_decoding(both, both.init(KEY, TOKENS)[0], TOKENS, T)
     hidden = fdl.Layer("hidden", both.init, both.apply, children=both.children)

@@ -179,7 +179,7 @@ def test_batch_axes_that_do_not_fit_are_refused():
     with pytest.raises(
         fdl.PathError,
         match=r"^each: expected 2 batch axes, the same for x and its inputs, got \[2, 4\] and \[2, "
-        r"3\]; give each these axes first$",
+        r"3\]; x and every extra input must begin with the same axes$",
     ):
         model.apply(params, {}, X, other=X[:, 0])
     with pytest.raises(

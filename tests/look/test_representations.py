@@ -381,7 +381,7 @@ MISUSES = {
             lambda m, x, classes=classes: fdl.linear_readout(
                 (x, np.array([0, 1])), (x, np.array([0, 1])), classes
             ),
-            f"linear_readout: expected classes >= 1, an integer, got {classes!r}; it is how many ",
+            f"linear_readout: expected classes >= 1, an integer, got {classes!r}; it is the ",
         )
         for classes in (2.0, "2")
     },
