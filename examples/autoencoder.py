@@ -33,7 +33,7 @@ def main(arguments=None):
         batch_size=given.batch,
         steps=steps,
         record_every=-(-steps // 20),
-        progress=True,
+        watch=[fdl.progress()],
     )
     params = result.run.params
     error = fdl.evaluate(objective, params, (x_test, x_test))["loss"]

@@ -114,7 +114,7 @@ def learn(model, data, given):
         batch_size=given.batch,
         steps=given.steps,
         record_every=-(-given.steps // 50),
-        progress=True,
+        watch=[fdl.progress()],
     )
     return result, objective
 

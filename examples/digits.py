@@ -56,8 +56,7 @@ def learn(split, options, scale):
     result = report.train(
         *(objective, optimizer, params, split.train, options),
         validation=split.test,
-        progress=True,
-        log=out / "history.jsonl",
+        watch=[fdl.progress(), fdl.log(out / "history.jsonl")],
     )
     if result.reason != "done":
         print(f"Training ended early: {result.reason}.")

@@ -117,7 +117,7 @@ def learn(model, split, given, seed):
         batch_size=given.batch,
         steps=steps,
         record_every=-(-steps // 20),
-        progress=True,
+        watch=[fdl.progress()],
     )
     return result, objective
 

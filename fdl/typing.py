@@ -32,6 +32,9 @@ Loss = Callable[..., Array]
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
 """A function `(params, state, batch, key) -> (loss, (state, metrics))`; training minimizes loss."""
 
+Hook = Callable[[dict[str, float], Any], str | None]
+"""A function `(record, run) -> None`, or a reason to stop training; see `fdl.fit`."""
+
 Schedule = Callable[[Any], Array]
 """A function `step -> number` that gives, for example, the learning rate. The first step is 0."""
 

@@ -441,7 +441,8 @@ def test_the_message_of_a_mistake_has_four_parts(name):
 
 def test_counts_may_be_known_scalars_of_numpy_and_jax():
     how = {"batch_size": jnp.int32(4), "record_every": np.int64(2), "chunk": jnp.int8(2)}
-    found = fit(steps=jnp.int32(4), validation=DATA, patience=np.array(3), **how)
+    stop = fdl.early_stop(patience=np.array(3))
+    found = fit(steps=jnp.int32(4), validation=DATA, watch=[stop], **how)
     assert int(found.run.step) == 4
     assert len(found.history) == 2
     assert fdl.evaluate(score(), found, DATA, batch_size=jnp.uint8(3))["loss"] == pytest.approx(
@@ -483,11 +484,13 @@ def test_texts_of_values_are_short_and_say_what_they_are():
     assert repr(net) == "<Layer chain of dense_0, relu_0, dropout_0, dense_1, head=dense>"
     assert repr(fdl.dense(2)) == "<Layer dense>"
     assert repr(run()) == RUN
-    result = fit(steps=4, record_every=1, validation=DATA)
+    best = fdl.keep_best()
+    assert repr(best) == "<keep_best('val_loss'): nothing yet>"
+    result = fit(steps=4, record_every=1, validation=DATA, watch=[best])
     assert repr(result).startswith("<Result 'done', Run at step 4 of seed 0; params: 23 numbers in")
     assert "history: 4 records, the last {'step': 4.0," in repr(result)
-    assert repr(result.best).startswith("<Best 0.")
-    assert repr(result.best).endswith(" at step 4; params: 23 numbers in 4 arrays>")
+    assert repr(best).startswith("<keep_best('val_loss'): 0.")
+    assert repr(best).endswith(" at step 4; params: 23 numbers in 4 arrays>")
     found = compare(rates=[1e-3, 0.01, 0.1], steps=2)["sgd"]
     assert repr(found).startswith("<Comparison of 3 rates and 1 seeds, 2 steps; best rate: ")
     assert repr(score()) == (
@@ -495,7 +498,7 @@ def test_texts_of_values_are_short_and_say_what_they_are():
         "accuracy>"
     )
     many = fdl.supervised(big(), fdl.squared_error, **{f"m{i}": fdl.accuracy for i in range(50)})
-    for value in (net, run(), result, result.best, result.unfinished, found, big(), many):
+    for value in (net, run(), result, best, result.unfinished, found, big(), many):
         assert len(repr(value)) < 500
     assert len(repr(big())) < 220
 

@@ -1,5 +1,6 @@
 """Checks and conversions of data: a pytree of arrays [N, ...], such as `(x, y)` or a dict."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
+from fdl.checks import kind
 
 _CHUNK = 1 << 16  # how many numbers are checked at a time
+SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
 MOST_NAMED = 8  # how many paths or columns an error message lists at most
 
 
@@ -111,6 +114,26 @@ def check_data(data: Any) -> int:
                 f"({int(bad.sum())} of {examples} rows have such); drop or mend those rows"
             )
     return examples
+
+
+def fingerprint(data: Any) -> dict[str, Any]:
+    """What tells data sets apart: their size, shapes, dtypes, and a hash of a few examples.
+
+    Args:
+      data: a pytree of arrays [N, ...].
+
+    Returns:
+      A dict with the number of examples, the kind of each array, and the SHA-256 of at most 64
+      evenly spaced examples.
+    """
+    examples = length(data)
+    rows = np.unique(np.linspace(0, examples - 1, min(examples, SAMPLED_ROWS)).astype(int))
+    sample = hashlib.sha256()
+    arrays = paths.leaves(data)
+    for leaf in arrays.values():
+        sample.update(np.ascontiguousarray(leaf[rows]).tobytes())
+    kinds = {path: kind(leaf) for path, leaf in arrays.items()}
+    return {"examples": examples, "arrays": kinds, "sha256_of_sample": sample.hexdigest()}
 
 
 def as_arrays(data: Any) -> Any:

@@ -5,9 +5,14 @@ from fdl.train.sweeps import Comparison as Comparison
 from fdl.train.sweeps import compare_optimizers as compare_optimizers
 from fdl.train.evaluation import evaluate as evaluate
 from fdl.train.evaluation import predict as predict
-from fdl.train.hooks import Best as Best
+from fdl.train.hooks import Observer as Observer
+from fdl.train.hooks import early_stop as early_stop
+from fdl.train.hooks import keep_best as keep_best
+from fdl.train.hooks import log as log
+from fdl.train.progress_bar import progress as progress
 from fdl.train.loop import Result as Result
 from fdl.train.loop import fit as fit
+from fdl.train.checkpointing import checkpoints as checkpoints
 from fdl.train.accumulators import Mean as Mean
 from fdl.train.accumulators import Seen as Seen
 from fdl.train.accumulators import Tally as Tally

@@ -1,395 +1,494 @@
-"""What `fit` does between two chunks of steps: it records, logs, shows progress, and may stop.
+"""Hooks: what needs the host at each record of `fit`, such as a log, or a reason to stop.
 
-A chunk is a number of steps that one call of a compiled function takes.
+    fit(..., watch=[fdl.progress(), fdl.log("run.jsonl"), fdl.early_stop("val_loss", 5)])
+
+A hook is any function `(record, run) -> None`, or a reason to stop, as text. A hook that needs more
+than that is an `Observer`.
 """
 
 import contextlib
 import json
 import os
-import signal
-import threading
-import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from fdl import paths
-from fdl.checks import amount, said
-from fdl.core.layer import abstract
-from fdl.train.evaluation import params_and_state, values
-from fdl.train.run import Run, copied
+from fdl.checks import amount, check_count, check_number, said
+from fdl.train.checks import check_mode
+from fdl.train.evaluation import params_and_state
+from fdl.train.run import Run
+from fdl.typing import Batch, Objective
 
-# How long a chunk should take. Each call of a compiled function allocates new memory, tens of
-# megabytes for a large network; with chunks of 0.25 seconds, this took a sixth of the CPU time.
-# Longer chunks delay the reaction to Ctrl-C.
-CHUNK_SECONDS = 1.0
-PRINTED_LINES = 20  # about how many records are printed if there is no terminal for a progress bar
+Record = dict[str, float]
 
 
-class Best(NamedTuple):
-    """The parameters at the record with the best value of the monitored metric.
+class Plan(NamedTuple):
+    """What `fit` is about to do, as it tells each `Observer` before the first step.
 
     Args:
-      step: the step of this record.
-      value: the value of the monitored metric in this record, a finite number.
-      params: a pytree, the parameters that `fdl.optim.eval_params` gave at this record.
-      state: a pytree, the network's state at this record.
+      objective, optimizer, data, batch_size: the arguments of `fit`.
+      run: the run before the first step.
+      last: the step at which training ends.
+      record_every: the number of steps from one record to the next.
+      names: the names of the values in each record.
     """
 
-    step: int
-    value: float
-    params: Any
-    state: Any
+    objective: Objective
+    optimizer: Any
+    data: Batch
+    batch_size: int
+    run: Run
+    last: int
+    record_every: int
+    names: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        return f"<Best {self.value:.4g} at step {self.step}; params: {amount(self.params)}>"
+
+class Observer:
+    """Base class of hooks that need more than a record and a run. Every method does nothing.
+
+    `fit` calls `recall`, then `begin`, then `advance` after each chunk of steps. At each record it
+    calls the hook itself, and, when all hooks were called, `save`. At the end it calls `end`, also
+    if an error ended training.
+
+    Example:
+      >>> import fdl
+      >>> class Slowest(Observer):
+      ...     seconds = 0.0
+      ...     def __call__(self, record, run):
+      ...         self.seconds = max(self.seconds, record["seconds"])
+      >>> objective = fdl.plain(lambda w, batch: ((w - batch) ** 2).mean())
+      >>> run, slowest = fdl.start(np.float32(0), fdl.sgd(0.1)), Slowest()
+      >>> _ = fdl.fit(objective, fdl.sgd(0.1), run, np.ones(8, "float32"), steps=2, watch=[slowest])
+      >>> slowest.seconds > 0
+      True
+    """
+
+    monitor: str | None = None
+    """The name of a value that must be in each record; None if there is no such name."""
+
+    @property
+    def name(self) -> str:
+        """The name under which a checkpoint keeps what `remember` returns."""
+        return " ".join(filter(None, (type(self).__name__, self.monitor)))
+
+    def recall(self, memory: dict[str, Any], run: Run) -> None:
+        """Continues from what `remember` returned, or forgets everything if `memory` is `{}`.
+
+        Args:
+          memory: a dict, path -> array or number.
+          run: the run before the first step.
+        """
+
+    def begin(self, plan: Plan) -> str | None:
+        """Called before the first step; may return a reason not to take it."""
+
+    def advance(self, step: int, means: dict[str, Any]) -> None:
+        """Called after each chunk of steps, with the means over the steps since the last record."""
+
+    def __call__(self, record: Record, run: Run) -> str | None:
+        """Called at each record; may return a reason to stop."""
+
+    def remember(self) -> dict[str, Any]:
+        """What the hook needs to continue, as a dict, path -> array or number."""
+        return {}
+
+    def save(self, result: Any) -> None:
+        """Called at each record after all hooks, with the `Result` so far; its reason may be ""."""
+
+    def end(self) -> None:
+        """Called when training ends."""
 
 
-class Unfinished(NamedTuple):
-    """What the next call of `fit` needs, besides the run, to continue as if training never stopped.
+class _Plain(Observer):
+    """An Observer made of a function `(record, run) -> None or a reason to stop`."""
 
-    A record is due if its step is a multiple of `record_every`.
+    def __init__(self, f: Callable[[Record, Run], str | None]):
+        self.f = f
+
+    def __call__(self, record: Record, run: Run) -> str | None:
+        return self.f(record, run)
+
+
+class Hooks:
+    """All hooks of one `fit`. If a hook raises, training ends and the run and history are kept.
 
     Args:
-      means: the means over the steps since the last record that was due.
-      records: the number of records up to and including the last one that was due.
-      best: the parameters at the best of these records; None if there is none.
-      worse: the number of these records after the best one.
+      watch: the argument of `fit`.
+
+    Attributes:
+      reason: the first reason to stop that a hook returned, or "".
+      failed: says which error a hook raised first, or "".
+
+    Raises:
+      TypeError: `watch` is not a sequence of functions.
     """
 
-    means: Any
-    records: int
-    best: Best | None
-    worse: int
+    def __init__(self, watch: Any):
+        listed = isinstance(watch, Iterable) and not isinstance(watch, str | dict)
+        hooks = list(watch) if listed else [watch]
+        for hook in hooks:
+            if not listed or isinstance(hook, type) or not callable(hook):
+                raise TypeError(
+                    "fit: expected watch to be a list of hooks, functions (record, run) -> None, "
+                    f"got {said(hook)}; pass watch=[fdl.progress()], for example"
+                )
+        self.observers = [hook if isinstance(hook, Observer) else _Plain(hook) for hook in hooks]
+        self.reason = self.failed = ""
 
-    def __repr__(self) -> str:
-        counts = f"{self.records} records, {self.worse} not better"
-        return f"<Unfinished after {counts}; means of {', '.join(self.means)}; best: {self.best}>"
+    def __bool__(self) -> bool:
+        return bool(self.observers)
 
+    @contextlib.contextmanager
+    def watching(self, plan: Plan, memories: dict[str, dict[str, Any]]) -> Iterator[None]:
+        """Begins all hooks before the block and ends them after it.
 
-class Recorder:
-    """Stores the history, the log, the best parameters and the reason to stop training.
-
-    See `fit` for the arguments.
-    """
-
-    def __init__(self, monitor: str, mode: str, patience: int | None, log: Any):
-        self.monitor = f"val_{monitor}"
-        self.sign = 1 if mode == "min" else -1
-        self.patience = patience
-        self.log = Log(log)
-        self.begun = time.perf_counter()
-        self.history: list[dict[str, float]] = []
-        self.best: Best | None = None
-        self.reason = ""
-        self.worse = 0
-
-    def resume(self, before: Any, means: Any) -> Any:
-        """Continues from an earlier result.
+        Errors before the first step are raised, because nothing is lost then.
 
         Args:
-          before: a Result of `fit`, or None to begin without one.
-          means: the means over zero steps, all of them 0.
-
-        Returns:
-          The means that `before` stored, over the steps since its last due record; `means` if
-          `before` is None, or if the stored means have different names, shapes or dtypes.
+          plan: what `fit` is about to do.
+          memories: what `memories` returned when the run was last stopped.
         """
-        if before is None:
-            return means
-        unfinished = before.unfinished
-        self.history = before.history[: unfinished.records]
-        self.best, self.worse = unfinished.best, unfinished.worse
-        if before.history:
-            self.begun -= before.history[-1]["seconds"]
-        alike = abstract(unfinished.means) == abstract(means)
-        return copied(unfinished.means) if alike else means
+        for observer in self.observers:
+            if observer.monitor is not None and observer.monitor not in plan.names:
+                raise ValueError(
+                    f"fit: expected {said(observer)} to watch one of {', '.join(plan.names)}, got "
+                    f"{observer.monitor!r}; choose one of these, add the metric to the objective, "
+                    "or pass validation data for names that begin with val_"
+                )
+        named = self._named()
+        begun: list[Observer] = []
+        try:
+            for name, observer in named.items():
+                observer.recall(memories.get(name, {}), plan.run)
+                begun.append(observer)
+                self.reason = self.reason or observer.begin(plan) or ""
+            yield
+        finally:
+            for observer in begun:
+                with self.keeping_the_run():
+                    observer.end()
 
-    def unfinished(self, means: Any) -> Unfinished:
-        """What a later call of `fit` needs; `means` are over the steps since the last record."""
-        return Unfinished(means, len(self.history), self.best, self.worse)
+    def _named(self) -> dict[str, Observer]:
+        """The hooks by their names; a number tells those of equal names apart."""
+        named: dict[str, Observer] = {}
+        for observer in self.observers:
+            name, number = observer.name, 2
+            while name in named:
+                name, number = f"{observer.name} {number}", number + 1
+            named[name] = observer
+        return named
 
-    def add(self, record: dict[str, float], run: Run) -> dict[str, float]:
-        """Adds a record to the history and the log; if it is the best, copies the parameters.
+    def advance(self, step: int, means: dict[str, Any]) -> None:
+        """Calls `advance` of all hooks."""
+        for observer in self.observers:
+            with self.keeping_the_run():
+                observer.advance(step, means)
 
-        Returns:
-          The record, with the entry "seconds" added.
-        """
-        record = record | {"seconds": time.perf_counter() - self.begun}
-        self.history.append(record)
-        self.log.write(json.dumps(record) + "\n")
-        if self.monitor not in record:
-            return record
-        value = self.sign * record[self.monitor]
-        # NaN and infinity are never better. The first finite value is always better.
-        if np.isfinite(value) and (self.best is None or value < self.sign * self.best.value):
-            step, value = int(record["step"]), record[self.monitor]
-            self.best = Best(step, value, *copied(params_and_state(run)))
-            self.worse = 0
-        else:
-            self.worse += 1
-        return record
+    def record(self, record: Record, run: Run) -> None:
+        """Calls all hooks with a record."""
+        for observer in self.observers:
+            with self.keeping_the_run():
+                reason = observer(dict(record), run)
+                if reason is not None and not isinstance(reason, str):
+                    raise TypeError(
+                        "fit: expected a hook to return None, or a reason to stop as text, got "
+                        f"{said(reason)}; return 'target reached' or the like to stop"
+                    )
+                self.reason = self.reason or reason or ""
 
-    def stop_if_needed(self, run: Run, finite: bool, interrupted: bool, due: bool) -> None:
-        """Sets the reason to stop, if there is one.
+    def memories(self) -> dict[str, dict[str, Any]]:
+        """What each hook needs to continue, by the hook's name."""
+        return {
+            name: memory
+            for name, observer in self._named().items()
+            if (memory := dict(observer.remember()))
+        }
 
-        Args:
-          run: the run after a chunk.
-          finite: False if a parameter or a number in the state is not finite.
-          interrupted: True if Ctrl-C was pressed.
-          due: True if the record at this step is due. Only then can patience end training.
-        """
-        if self.reason:
-            return
-        if not finite:
-            self.reason = "not finite"
-            warnings.warn(
-                f"fit: expected finite parameters and state, got {_not_finite(run)} by step "
-                f"{int(run.step)}; training ended there: try a smaller learning rate, or "
-                "fdl.optim.apply_if_finite around the optimizer",
-                stacklevel=3,
-            )
-        elif interrupted:
-            self.reason = "interrupted"
-        elif due and self.patience is not None and self.worse >= self.patience:
-            self.reason = f"no better for {self.worse} records"
+    def save(self, result: Any) -> None:
+        """Calls `save` of all hooks."""
+        for observer in self.observers:
+            with self.keeping_the_run():
+                observer.save(result)
 
     @contextlib.contextmanager
     def keeping_the_run(self) -> Iterator[None]:
-        """If the block raises, warns and stops training with the error as the reason."""
+        """If the block raises, warns with the traceback; the error is the reason to stop."""
         try:
             yield
         except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        self.reason = f"failed: {type(error).__name__}"
-        warnings.warn(
-            f"fit: expected to evaluate and record, got {type(error).__name__}: {error}; training "
-            "ended there, with the run and the history as they were",
-            stacklevel=3,
-        )
+            self.failed = self.failed or f"failed: {type(error).__name__}"
+            warnings.warn(
+                f"fit: expected to evaluate, record and call the hooks, got {type(error).__name__}:"
+                f" {error}; training ended, and the result has the run and the history\n"
+                + "".join(traceback.format_exception(error)),
+                stacklevel=4,
+            )
 
 
-def _not_finite(run: Run) -> str:
-    """Describes the first parameter or state value that is not finite, with its path."""
-    for part in ("params", "state"):
-        for path, leaf in paths.leaves(getattr(run, part)).items():
-            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
-                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
-                bad = values[~np.isfinite(values)]
-                if bad.size:
-                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
-    return "values in between that were not"
-
-
-class Log:
-    """A log file of JSON lines. If the file cannot be written, `Log` raises; later, it warns.
+def early_stop(
+    monitor: str = "val_loss",
+    patience: int = 5,
+    *,
+    min_delta: float = 0.0,
+    mode: Literal["min", "max"] = "min",
+) -> "EarlyStop":
+    """A hook that stops training when a value no longer gets better.
 
     Args:
-      file: path of the log file; None means that there is no log.
+      monitor: the name of a value in the records, such as "val_loss" or "loss".
+      patience: training stops after this many records in a row without a better value, an int >= 1.
+      min_delta: a value is better only if it is better than the best one by more than this, >= 0.
+      mode: "min" if smaller values are better, "max" if larger values are better. NaN is never
+        better.
+
+    Returns:
+      A hook for `fit(..., watch=[...])`. What it has counted is continued when `fit` continues a
+      `Result` or a checkpoint, and forgotten when `fit` begins with a `Run`.
 
     Raises:
-      ValueError: `file` is not a path.
-      OSError: the file cannot be written.
+      OptionError: patience or min_delta is out of range.
+      ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value.
+
+    Example:
+      >>> stop = early_stop("val_accuracy", patience=2, mode="max")
+      >>> [stop({"step": step, "val_accuracy": 0.9}, None) for step in range(3)]
+      [None, None, 'no better val_accuracy for 2 records']
+
+    Source: section 7.8, algorithm 7.1 of Goodfellow, Bengio and Courville 2016, "Deep Learning".
+    """
+    check_mode("early_stop", mode)
+    check_number("early_stop", "min_delta", min_delta, "[0, inf)", "use 0 for any improvement")
+    remedy = "say after how many records without a better value training stops"
+    patience = check_count("early_stop", "patience", patience, remedy)
+    return EarlyStop(monitor, patience, float(min_delta), mode)
+
+
+class EarlyStop(Observer):
+    """What `early_stop` returns.
+
+    Args:
+      monitor, patience, min_delta, mode: the arguments of `early_stop`.
     """
 
-    def __init__(self, file: Any):
-        if file is not None and not isinstance(file, str | os.PathLike):
+    def __init__(self, monitor: str, patience: int, min_delta: float, mode: str):
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.sign = 1 if mode == "min" else -1
+        self.recall({}, None)
+
+    def __repr__(self) -> str:
+        return f"early_stop({self.monitor!r}, patience={self.patience})"
+
+    def recall(self, memory: dict[str, Any], run: Any) -> None:
+        """Continues from the best value and the number of records after it."""
+        self.best = float(memory.get("best", np.inf))  # times `sign`, so smaller is better
+        self.worse = int(memory.get("worse", 0))
+
+    def remember(self) -> dict[str, Any]:
+        """The best value and the number of records after it."""
+        return {"best": self.best, "worse": self.worse}
+
+    def begin(self, plan: Plan) -> str | None:
+        """The reason to stop, if the patience was used up before."""
+        return self._reason()
+
+    def __call__(self, record: Record, run: Any) -> str | None:
+        """Compares the value with the best one."""
+        value = self.sign * record[self.monitor or ""]
+        better = np.isfinite(value) and value < self.best - self.min_delta
+        self.best, self.worse = (value, 0) if better else (self.best, self.worse + 1)
+        return self._reason()
+
+    def _reason(self) -> str | None:
+        out = self.worse >= self.patience
+        return f"no better {self.monitor} for {self.worse} records" if out else None
+
+
+def keep_best(monitor: str = "val_loss", *, mode: Literal["min", "max"] = "min") -> "KeepBest":
+    """A hook that keeps the parameters at the record with the best value.
+
+    Args:
+      monitor: the name of a value in the records, such as "val_loss".
+      mode: "min" if smaller values are better, "max" if larger values are better. NaN and infinity
+        are never better.
+
+    Returns:
+      A hook for `fit(..., watch=[...])`, with the attributes step, value, params and state.
+      `evaluate` and `predict` take it in place of params. What it keeps is continued when `fit`
+      continues a `Result` or a checkpoint, and forgotten when `fit` begins with a `Run`.
+
+    Raises:
+      ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value.
+
+    Example:
+      >>> import fdl
+      >>> objective = fdl.plain(lambda w, batch: ((w - batch) ** 2).mean())
+      >>> run, ones = fdl.start(np.float32(0), fdl.sgd(0.6)), np.ones(8, "float32")
+      >>> best, how = keep_best(), {"steps": 3, "record_every": 1, "validation": ones}
+      >>> _ = fdl.fit(objective, fdl.sgd(0.6), run, ones, watch=[best], **how)
+      >>> best.step, round(best.value, 6)
+      (3, 6.4e-05)
+    """
+    check_mode("keep_best", mode)
+    return KeepBest(monitor, mode)
+
+
+class KeepBest(Observer):
+    """What `keep_best` returns.
+
+    Args:
+      monitor, mode: the arguments of `keep_best`.
+    """
+
+    def __init__(self, monitor: str, mode: str):
+        self.monitor, self.sign = monitor, 1 if mode == "min" else -1
+        self.recall({}, None)
+
+    def __repr__(self) -> str:
+        kept = "nothing yet" if self.step is None else f"{self.value:.4g} at step {self.step}"
+        params = f"; params: {amount(self._params)}" if self.step is not None else ""
+        return f"<keep_best({self.monitor!r}): {kept}{params}>"
+
+    def recall(self, memory: dict[str, Any], run: Any) -> None:
+        """Continues from the best record of an earlier run, whose trees have the same paths."""
+        self.step: int | None = None
+        self.value: float | None = None
+        self._params = self._state = None
+        if memory:
+            self.step, self.value = int(memory["step"]), float(memory["value"])
+            self._params = _taken(memory, "params", run.params)
+            self._state = _taken(memory, "state", run.state)
+
+    def remember(self) -> dict[str, Any]:
+        """The best record as numbers and arrays by path."""
+        if self.step is None:
+            return {}
+        kept = {"step": self.step, "value": self.value}
+        return kept | _put("params", self._params) | _put("state", self._state)
+
+    def __call__(self, record: Record, run: Run) -> None:
+        """Keeps the parameters if the value is the best one so far."""
+        value = record[self.monitor or ""]
+        best = np.inf if self.value is None else self.sign * self.value
+        if np.isfinite(value) and self.sign * value < best:
+            self.step, self.value = int(record["step"]), value
+            self._params, self._state = params_and_state(run)
+
+    @property
+    def params(self) -> Any:
+        """The parameters that `fdl.optim.eval_params` gave at the best record."""
+        return self._known(self._params)
+
+    @property
+    def state(self) -> Any:
+        """The state of the network at the best record."""
+        return self._known(self._state)
+
+    def _known(self, tree: Any) -> Any:
+        if self.step is None:
             raise ValueError(
-                f"fit: expected log to be the path of a file, got {said(file)}; "
-                "pass log='history.jsonl' or the like"
+                f"keep_best: expected a record with a finite {self.monitor}, got none; train "
+                "first, with this hook in watch=[...]"
             )
-        self.file = file
+        return tree
+
+
+def _put(name: str, tree: Any) -> dict[str, Any]:
+    return {f"{name}/{path}": leaf for path, leaf in paths.leaves(tree).items()}
+
+
+def _taken(memory: dict[str, Any], name: str, like: Any) -> Any:
+    """The tree that `_put` wrote under a name, in the structure of `like`."""
+    begin = f"{name}/"
+    found = {path[len(begin) :]: leaf for path, leaf in memory.items() if path.startswith(begin)}
+    return paths.tree(found, like)
+
+
+def log(file: str | os.PathLike[str]) -> "Log":
+    """A hook that appends each record to a file, as a line of JSON.
+
+    If the file cannot be written in the middle of training, the hook warns once, and writes the
+    missing lines with a later record. A run that was killed and continued from a checkpoint repeats
+    the records after the checkpoint; the last line of a step is the one that counts.
+
+    Args:
+      file: path of the file; its folder must exist.
+
+    Returns:
+      A hook for `fit(..., watch=[...])`.
+
+    Raises:
+      TypeError: file is not a path.
+      OSError: `fit` raises it before the first step if the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write = log(f"{folder}/run.jsonl")
+      ...     write({"step": 10, "loss": 0.5}, None)
+      ...     open(f"{folder}/run.jsonl").read()
+      '{"step": 10, "loss": 0.5}\\n'
+    """
+    if not isinstance(file, str | os.PathLike):
+        raise TypeError(
+            f"log: expected the path of a file, got {said(file)}; pass 'history.jsonl', for example"
+        )
+    return Log(file)
+
+
+class Log(Observer):
+    """What `log` returns.
+
+    Args:
+      file: path of the file.
+    """
+
+    def __init__(self, file: str | os.PathLike[str]):
+        self.file, self.waiting = file, ""
+
+    def __repr__(self) -> str:
+        return f"log({str(self.file)!r})"
+
+    def begin(self, plan: Plan) -> None:
+        """Raises unless the file can be written."""
         self.waiting = ""
         try:
-            self.append()
+            self._append()
         except OSError as error:
             raise type(error)(
                 error.errno,
-                f"fit: expected a log that can be written, got {error.strerror}; "
-                "make its folder, or choose another",
-                str(file),
+                f"log: expected a file that can be written, got {error.strerror}; make its folder, "
+                "or choose another file",
+                str(self.file),
             ) from error
 
-    def write(self, line: str) -> None:
-        """Appends a line to the log.
-
-        If this fails, the line is saved and written together with the next line. Only the first of
-        several failures in a row warns.
-        """
+    def __call__(self, record: Record, run: Any) -> None:
+        """Appends the record. Only the first of several failures in a row warns."""
         warned = bool(self.waiting)
-        self.waiting += line
+        self.waiting += json.dumps(record) + "\n"
         try:
-            self.append()
+            self._append()
         except OSError as error:
             if not warned:
                 warnings.warn(
-                    f"fit: expected a log that can be written, got {error.strerror} for "
-                    f"{self.file}; training goes on, and the records are in the history",
-                    stacklevel=4,
+                    f"log: expected a file that can be written, got {error.strerror} for "
+                    f"{self.file}; training continues, and the records are in the history",
+                    stacklevel=5,
                 )
 
-    def append(self) -> None:
+    def _append(self) -> None:
         """Appends the lines that are not yet written to the file, either all or none of them."""
-        if self.file is not None:
-            with open(self.file, "ab", buffering=0) as file:
-                size = file.tell()
-                rest = self.waiting.encode()
-                try:
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                except OSError:
-                    with contextlib.suppress(OSError):  # /dev/full, for example, has no size
-                        file.truncate(size)
-                    raise
+        with open(self.file, "ab", buffering=0) as file:
+            size = file.tell()
+            rest = self.waiting.encode()
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):  # /dev/full, for example, has no size
+                    file.truncate(size)
+                raise
         self.waiting = ""
-
-
-class Progress:
-    """Shows how far training is, with the loss and metrics of the latest steps.
-
-    Args:
-      wanted: True shows progress. False shows nothing and does not import rich.
-      step: the step at which training begins.
-      last: the step at which training ends.
-    """
-
-    def __init__(self, wanted: bool, step: int, last: int):
-        self.bar: Any = None
-        self.console: Any = None
-        self.last = last
-        self.validated: dict[str, float] = {}
-        self.every = (last - step) / PRINTED_LINES
-        self.printed = step
-        if not wanted:
-            return
-        from rich.console import Console
-
-        self.console = Console()
-        if self.console.is_terminal:
-            self.bar = _bar(self.console)
-            self.task = self.bar.add_task("training", total=last, completed=step, seen="")
-
-    def __enter__(self) -> "Progress":
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def show(self, step: int, means: dict[str, Any]) -> None:
-        """Moves the bar to a step, and shows values below it.
-
-        The values are the loss and metrics since the last record, and the validation values of the
-        last record.
-        """
-        if self.bar is not None:
-            seen = _numbers(values(means) | self.validated)
-            self.bar.update(self.task, completed=step, seen=seen)
-
-    def record(self, record: dict[str, float]) -> None:
-        """Shows a record in the bar. Without a bar, prints only about `PRINTED_LINES` records."""
-        self.validated = {name: value for name, value in record.items() if name.startswith("val_")}
-        if self.bar is not None:
-            self.bar.update(self.task, seen=_numbers(_training(record) | self.validated))
-        far = record["step"] >= min(self.printed + self.every, self.last)
-        if self.console is not None and self.bar is None and far:
-            self.printed = int(record["step"])
-            seen = _numbers(_training(record) | self.validated)
-            line = f"step {record['step']:6.0f}  epoch {record['epoch']:5.1f}  {seen}"
-            self.console.print(line, highlight=False, soft_wrap=True)
-
-
-def _bar(console: Any) -> Any:
-    """A progress bar with the values in lines below it, so that many values do not hide the bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.text import Text
-
-    class Bar(Bars):
-        def get_renderables(self) -> Iterable[Any]:
-            yield from super().get_renderables()
-            yield from (Text(task.fields["seen"]) for task in self.tasks if task.fields["seen"])
-
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Bar(*columns, console=console)
-
-
-def _training(record: dict[str, float]) -> dict[str, float]:
-    """The training loss and metrics of a record, without its validation values."""
-    rest = ("step", "epoch", "seconds")
-    return {
-        name: value
-        for name, value in record.items()
-        if name not in rest and not name.startswith("val_")
-    }
-
-
-def _numbers(named: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in named.items())
-
-
-class Pace:
-    """The number of steps in the next chunk.
-
-    It is `chunk`, or if `chunk` is None, the number of steps that take about CHUNK_SECONDS.
-    """
-
-    def __init__(self, chunk: int | None):
-        self.fixed = chunk
-        self.length = chunk or 1
-        self.warm = False
-
-    def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
-        """Runs a chunk of `length` steps; sets the number of steps of the next chunk by its time.
-
-        Returns:
-          The result of `program(*args)`.
-        """
-        begun = time.perf_counter()
-        result = jax.block_until_ready(program(*args))
-        seconds = time.perf_counter() - begun
-        if self.fixed is None and self.warm:
-            # The next chunk has at most ten times as many steps. The reason is that a short chunk
-            # spends most of its time on the call itself, so its time says little about a step.
-            self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
-        elif self.fixed is None:
-            self.warm = True  # The time of the first chunk is mostly compilation.
-        return result
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns True if Ctrl-C was pressed once in the block.
-
-    A second Ctrl-C raises KeyboardInterrupt. In a thread other than the main thread the function
-    always returns False, because only the main thread receives signals.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,27 +1,29 @@
-"""The training loop: compiled chunks of steps; between chunks, it records and validates."""
+"""The training loop: compiled chunks of steps; between chunks, it records and calls the hooks."""
 
 import functools
 import math
-import os
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from optax import GradientTransformation
 
 from fdl.checks import check_count, counted, is_count, is_number, said
+from fdl.core.layer import abstract
+from fdl.data import length
 from fdl.data.arrays import to_jax
-from fdl.paths import PathError, shortened
+from fdl.paths import PathError, leaves, shortened, tree
 from fdl.train.checks import (
-    check_mode,
     check_objective_given,
     check_opt_state,
     check_optimizer,
     check_run,
 )
+from fdl.train.chunks import Pace, signals_noted
 from fdl.train.evaluation import (
     BATCH_SIZE,
     check_objective,
@@ -30,13 +32,34 @@ from fdl.train.evaluation import (
     totals,
     values,
 )
-from fdl.train.hooks import Best, Pace, Progress, Recorder, Unfinished, interruptible
+from fdl.train.hooks import Hooks, Plan
 from fdl.train.objective import Supervised
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.run import Run, copied
-from fdl.typing import Batch, Objective
+from fdl.typing import Batch, Hook, Objective
 
 BATCH_SIZE_REMEDY = "say how many examples a step sees"
+NOT_FINITE = "not finite"
+
+
+class Unfinished(NamedTuple):
+    """What `fit` needs, besides the run, to continue as if training had never stopped.
+
+    A record is due if its step is a multiple of `record_every`.
+
+    Args:
+      means: the means over the steps since the last record that was due, a dict, path -> array.
+      records: the number of records up to and including the last one that was due.
+      memories: what each hook needs to continue, a dict, name -> (path -> array or number).
+    """
+
+    means: dict[str, Any]
+    records: int
+    memories: dict[str, dict[str, Any]]
+
+    def __repr__(self) -> str:
+        names = shortened(", ".join(self.memories), 200) or "none"
+        return f"<Unfinished after {self.records} records; hooks with a memory: {names}>"
 
 
 class Result(NamedTuple):
@@ -46,18 +69,15 @@ class Result(NamedTuple):
       run: the run after the last step.
       history: a list of records. Each record is a dict with step, epoch, seconds, the mean training
         loss and metrics over the steps since the previous record, and the validation loss and
-        metrics, whose names begin with `val_`.
-      best: the parameters at the record with the best value of the monitored validation metric.
-        None if there are no validation data, or if no value was finite.
-      reason: why training ended: "done", "interrupted", "not finite", "no better for ..." or
-        "failed: ...".
+        metrics, whose names begin with `val_`. `pandas.DataFrame(result.history)` is a table of it.
+      reason: why training ended: "done", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "not
+        finite", "failed: ...", or the reason that a hook gave.
       unfinished: what the next call of `fit` needs besides the run, for example the number of
-        records without a better value, for `patience`.
+        records without a better value, for `early_stop`.
     """
 
     run: Run
     history: list[dict[str, float]]
-    best: Best | None
     reason: str
     unfinished: Unfinished
 
@@ -65,7 +85,7 @@ class Result(NamedTuple):
         last = {name: float(f"{x:.4g}") for name, x in (self.history or [{}])[-1].items()}
         return (
             f"<Result {self.reason!r}, {shortened(str(self.run)[1:-1], 200)}; history: "
-            f"{len(self.history)} records, the last {shortened(str(last), 300)}; best: {self.best}>"
+            f"{len(self.history)} records, the last {shortened(str(last), 300)}>"
         )
 
     @property
@@ -90,12 +110,8 @@ def fit(
     steps: int | None = None,
     validation: Batch | None = None,
     record_every: int | None = None,
-    monitor: str = "loss",
-    mode: Literal["min", "max"] = "min",
-    patience: int | None = None,
     chunk: int | None = None,
-    progress: bool = False,
-    log: str | os.PathLike[str] | None = None,
+    watch: Sequence[Hook] = (),
 ) -> Result:
     """Trains a run until it has taken a given number of steps, in compiled chunks of steps.
 
@@ -112,8 +128,8 @@ def fit(
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
         `supervised`.
       optimizer: from fdl or optax.
-      run: a run from `start` or from an earlier result. Its arrays are copied and stay valid. Pass
-        the whole earlier `Result` to also continue its history, best and patience.
+      run: a run from `start`. Its arrays are copied and stay valid. Pass the whole `Result` of an
+        earlier `fit`, or what a checkpoint gives, to also continue its history and its hooks.
       data: a pytree of arrays [N, ...], from NumPy or JAX.
       batch_size: B, an int >= 1. Each batch has exactly B examples, so a batch may begin in one
         epoch and end in the next.
@@ -124,32 +140,27 @@ def fit(
         the parameters that `fdl.optim.eval_params` gives; see `evaluate`.
       record_every: the number of steps from one record of the history to the next. None means one
         epoch.
-      monitor: the name of the validation metric that decides `best` and early stopping.
-      mode: "min" if smaller values of the monitored metric are better, "max" if larger values are
-        better. NaN is never better.
-      patience: training stops after this many records in a row without a better value. None means
-        that it never stops early.
       chunk: the number of steps in a chunk, which is one call of the compiled code. None chooses a
         number of steps that takes about one second.
-      progress: True shows a progress bar in a terminal; without a terminal, it prints about 20 of
-        the records. False shows nothing.
-      log: path of a file to which each record is appended as a line of JSON. None writes no file.
+      watch: hooks, each a function `(record, run) -> None`, or a reason to stop, as text. They are
+        called at each record: `fdl.progress()`, `fdl.log(file)`, `fdl.early_stop("val_loss")`,
+        `fdl.keep_best("val_loss")`, `fdl.checkpoints(folder)`, or your own. A hook may keep the
+        run that it gets.
 
     Returns:
-      `Result(run, history, best, reason, unfinished)`.
+      `Result(run, history, reason, unfinished)`.
 
-      Ctrl-C ends training after the current chunk, and `fit` returns as usual; a second Ctrl-C
-      raises KeyboardInterrupt. Training also ends, with a warning, if parameters or state are not
-      finite, or if an error occurs while a record is made. A loss that is not finite does not end
-      training as long as parameters and state are finite.
+      Ctrl-C or SIGTERM ends training after the current chunk, and `fit` returns as usual; a second
+      Ctrl-C raises KeyboardInterrupt. Training also ends, with a warning, if parameters or state
+      are not finite, or if a hook raises. A loss that is not finite does not end training as long
+      as parameters and state are finite.
 
     Raises:
       TypeError: an argument is in the wrong place, or the run is traced.
       ValueError: an argument is wrong, or the data cannot be trained on. This is raised before the
         first step.
       PathError: the model cannot take the data; the message gives the path of the layer.
-      OSError: the log cannot be written. This is raised only before the first step; later, `fit`
-        warns instead.
+      Any error that a hook raises before the first step.
 
     Example:
       >>> import jax.numpy as jnp
@@ -161,49 +172,77 @@ def fit(
       >>> bool(abs(result.run.params - data.mean()) < 5)
       True
 
-    Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python"; early stopping is
-    section 7.8 of Goodfellow, Bengio and Courville 2016, "Deep Learning".
+    Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python".
     """
     first = _checked_run(objective, optimizer, run)
-    before = run if isinstance(run, Result) else None
     examples = check_objective(objective, first.params, first.state, data)
     batch_size = check_count("fit", "batch_size", batch_size, BATCH_SIZE_REMEDY)
     last = last_step("fit", examples, batch_size, epochs, steps)
-    _check_monitoring(patience, mode, monitor, validation is not None)
-    record_every = _count_or_none("record_every", record_every)
-    chunk, patience = _count_or_none("chunk", chunk), _count_or_none("patience", patience)
-    every = record_every or math.ceil(examples / batch_size)
-    recorder, pace = Recorder(monitor, mode, patience, log), Pace(chunk)
-    validate = _validation(objective, first, validation, batch_size, monitor)
-    now, step, data = copied(first), int(first.step), to_jax(data, "fit")
+    every = _count_or_none("record_every", record_every) or math.ceil(examples / batch_size)
+    pace, hooks = Pace(_count_or_none("chunk", chunk)), Hooks(watch)
+    validate, validated = _validation(objective, first, validation, batch_size)
+    data = to_jax(data, "fit")
     if isinstance(objective, Supervised):
-        mixes_examples(objective, now.params, now.state, data)  # raises if it does
+        mixes_examples(objective, first.params, first.state, data)  # raises if it does
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
-    zeros = zero_means(now, *one_step.eval_shape(now, data, **settings))
-    means = recorder.resume(before, copied(zeros))
+    zeros = zero_means(first, *one_step.eval_shape(first, data, **settings))
+    names = ("step", "epoch", *zeros, *validated, "seconds")
+    plan = Plan(objective, optimizer, data, batch_size, first, last, every, names)
     program = functools.partial(advance, **settings)
-    unfinished = None
-    with interruptible() as interrupted, Progress(progress, step, last) as bar:
-        while step < last and not recorder.reason:
-            until = min(last, (step // every + 1) * every)
-            length = min(pace.length, until - step, 2**31 - 1)
-            now, means, finite = pace.time(length, program, now, means, data, np.int32(length))
-            step, stop = step + length, interrupted()
-            due = step % every == 0
-            with recorder.keeping_the_run():
-                bar.show(step, means)
-                if step == until or stop:
-                    unfinished = recorder.unfinished(copied(means))
-                    record = {"step": step, "epoch": step * batch_size / examples} | values(means)
-                    record = recorder.add(record | validate(now), now)
-                    # A record that is not due shows where training stopped; a later `fit` drops it.
-                    unfinished = None if due else unfinished
-                    bar.record(record)
-            means = copied(zeros) if due else means
-            recorder.stop_if_needed(now, bool(finite), stop, due)
-    unfinished = unfinished or recorder.unfinished(means)
-    _warn_if_nothing_moved(first, now, last)
-    return Result(now, recorder.history, recorder.best, recorder.reason or "done", unfinished)
+    result = _loop(plan, hooks, pace, program, validate, zeros, *_continued(run))
+    _warn_if_nothing_moved(first, result.run, last)
+    return result
+
+
+def _loop(
+    plan: Plan,
+    hooks: Hooks,
+    pace: Pace,
+    program: Callable[..., Any],
+    validate: Callable[[Run], dict[str, float]],
+    zeros: dict[str, Any],
+    history: list[dict[str, float]],
+    unfinished: Unfinished,
+) -> Result:
+    """Takes chunks of steps until the last step or a reason to stop; makes the records."""
+    now, step, means = copied(plan.run), int(plan.run.step), _means(unfinished.means, zeros)
+    begun = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    epoch = length(plan.data) / plan.batch_size  # in steps
+
+    def so_far() -> Unfinished:
+        return Unfinished(leaves(copied(means)), len(history), hooks.memories())
+
+    with signals_noted() as signalled, hooks.watching(plan, unfinished.memories):
+        reason = hooks.reason
+        while step < plan.last and not reason:
+            until = min(plan.last, (step // plan.record_every + 1) * plan.record_every)
+            count = min(pace.length, until - step, 2**31 - 1)
+            now, means, finite = pace.time(count, program, now, means, plan.data, np.int32(count))
+            step, signal = step + count, signalled()
+            hooks.advance(step, means)
+            due = step % plan.record_every == 0
+            if step == until or signal:
+                # A record that is not due shows where training stopped; a later `fit` drops it.
+                unfinished = so_far()
+                with hooks.keeping_the_run():
+                    record = {"step": step, "epoch": step / epoch} | values(means) | validate(now)
+                    history.append(record | {"seconds": time.perf_counter() - begun})
+                    hooks.record(history[-1], now)
+                if due:
+                    means = copied(zeros)
+                    unfinished = so_far()
+            reason = hooks.failed or _not_finite(now, finite) or signal
+            reason = (
+                reason or (hooks.reason if due else "") or ("done" if step == plan.last else "")
+            )
+            if step == until or signal:
+                if reason != NOT_FINITE:
+                    hooks.save(Result(now, list(history), reason, unfinished))
+                # The next chunk overwrites its run, and a hook may keep the run that it got.
+                now = copied(now) if hooks else now
+            elif reason:
+                unfinished = so_far()
+    return Result(now, history, hooks.failed or reason or "done", unfinished)
 
 
 def last_step(
@@ -254,14 +293,42 @@ def _checked_run(objective: Any, optimizer: Any, run: Any) -> Run:
     return now
 
 
-def _check_monitoring(patience: Any, mode: str, monitor: str, validated: bool) -> None:
-    wanted = {"patience": patience is not None, "monitor": monitor != "loss"}
-    for name, given in wanted.items():
-        if given and not validated:
-            raise ValueError(
-                f"fit: expected validation data for {name}, got none; pass validation=..."
-            )
-    check_mode("fit", mode)
+def _continued(run: Run | Result) -> tuple[list[dict[str, float]], Unfinished]:
+    """(history, unfinished) of a run, which has none, or of a result."""
+    if not isinstance(run, Result):
+        return [], Unfinished({}, 0, {})
+    return run.history[: run.unfinished.records], run.unfinished
+
+
+def _means(found: dict[str, Any], zeros: dict[str, Any]) -> dict[str, Any]:
+    """The means that an earlier `fit` left open; `zeros` if these are of another objective."""
+    alike = abstract(found) == abstract(leaves(zeros))
+    return copied(tree(found, zeros) if alike else zeros)
+
+
+def _not_finite(run: Run, finite: Any) -> str:
+    """The reason to stop if a parameter or the state is not finite; warns with its path."""
+    if finite:
+        return ""
+    warnings.warn(
+        f"fit: expected finite parameters and state, got {_first_not_finite(run)} by step "
+        f"{int(run.step)}; training ended there: try a smaller learning rate, or "
+        "fdl.optim.apply_if_finite around the optimizer",
+        stacklevel=3,
+    )
+    return NOT_FINITE
+
+
+def _first_not_finite(run: Run) -> str:
+    """Describes the first parameter or state value that is not finite, with its path."""
+    for part in ("params", "state"):
+        for path, leaf in leaves(getattr(run, part)).items():
+            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
+                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+                bad = values[~np.isfinite(values)]
+                if bad.size:
+                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
+    return "values in between that were not"
 
 
 def _count_or_none(name: str, value: Any) -> int | None:
@@ -271,15 +338,16 @@ def _count_or_none(name: str, value: Any) -> int | None:
 
 
 def _validation(
-    objective: Objective, run: Run, validation: Any, batch_size: int, monitor: str
-) -> Callable[[Run], dict[str, float]]:
+    objective: Objective, run: Run, validation: Any, batch_size: int
+) -> tuple[Callable[[Run], dict[str, float]], list[str]]:
     """Checks the validation data, and returns a function that evaluates a run on it.
 
     Returns:
-      A function `run -> {"val_loss": ...}`; it gives {} if there are no validation data.
+      A function `run -> {"val_loss": ...}` and the names of its values. The function gives {} if
+      there are no validation data.
     """
     if validation is None:
-        return lambda run: {}
+        return lambda run: {}, []
     params, state = params_and_state(run)
     try:
         check_objective(objective, params, state, validation)
@@ -290,18 +358,13 @@ def _validation(
     whole = mixes_examples(objective, params, state, validation)
     size = batch_size if whole else BATCH_SIZE
     settings = {"objective": objective, "batch_size": size, "whole": whole}
-    known = totals.eval_shape(params, state, validation, **settings)
-    if monitor not in known:
-        raise ValueError(
-            f"fit: expected monitor among {', '.join(known)}, got {said(monitor)}; "
-            "take one of these, or add the metric to the objective"
-        )
 
     def scores(run: Run) -> dict[str, float]:
         means = totals(*params_and_state(run), validation, **settings)
         return {f"val_{name}": value for name, value in values(means).items()}
 
-    return scores
+    known = totals.eval_shape(params, state, validation, **settings)
+    return scores, [f"val_{name}" for name in known]
 
 
 def _add_to_first_line(error: Exception, more: str) -> None:

@@ -36,7 +36,7 @@ x = np.ones((8, 2), np.float32)
 optimizer = fdl.sgd(0.1)
 objective = fdl.supervised(lambda w, x: x @ w, fdl.squared_error)
 run = fdl.start(np.zeros((2, 1), np.float32), optimizer)
-result = fdl.fit(objective, optimizer, run, (x, x[:, :1]), steps=4, progress=True)""",
+result = fdl.fit(objective, optimizer, run, (x, x[:, :1]), steps=4, watch=[fdl.progress()])""",
 }
 SUMMARY = """\
 path   output  parameters

@@ -10,6 +10,8 @@ import pytest
 import rich.console
 
 import fdl
+from fdl.train.accumulators import Mean
+from fdl.train.hooks import Plan
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def frames(screen):
 def test_the_bar_shows_the_last_values_of_validation(terminal, columns):
     screen = terminal(columns)
     x = np.ones((3, 1), np.float32)
-    result = train(steps=20, record_every=10, validation=(x, x), progress=True)
+    result = train(steps=20, record_every=10, validation=(x, x), watch=[fdl.progress()])
     bar, *seen = frames(screen)[-1]
     assert re.match(r"training ━+ 20/20 0:00:00$", bar)
     last = result.history[-1]
@@ -53,18 +55,16 @@ def test_the_bar_shows_the_last_values_of_validation(terminal, columns):
 
 
 def test_between_records_the_bar_keeps_what_validation_gave(terminal):
-    from fdl.train.accumulators import Mean
-    from fdl.train.hooks import Progress
-
-    screen = terminal(80)
-    with Progress(True, 0, 30) as bar:
-        bar.show(5, {"loss": Mean(5.0, 10.0)})
-        bar.bar.refresh()
-        bar.record({"step": 10, "epoch": 1.0, "seconds": 1.0, "loss": 0.25, "val_loss": 0.75})
-        bar.bar.refresh()
-        bar.show(15, {"loss": Mean(1.0, 8.0)})
-        bar.bar.refresh()
-        bar.record({"step": 20, "epoch": 2.0, "seconds": 2.0, "loss": 0.1, "val_loss": 0.2})
+    screen, hook = terminal(80), fdl.progress()
+    hook.begin(Plan(None, None, None, 4, fdl.start(jnp.zeros(1), fdl.sgd(0.1)), 30, 10, ()))
+    hook.advance(5, {"loss": Mean(5.0, 10.0)})
+    hook.bar.refresh()
+    hook({"step": 10, "epoch": 1.0, "seconds": 1.0, "loss": 0.25, "val_loss": 0.75}, None)
+    hook.bar.refresh()
+    hook.advance(15, {"loss": Mean(1.0, 8.0)})
+    hook.bar.refresh()
+    hook({"step": 20, "epoch": 2.0, "seconds": 2.0, "loss": 0.1, "val_loss": 0.2}, None)
+    hook.end()
     seen = list(dict.fromkeys(frame[1] for frame in frames(screen) if len(frame) > 1))
     assert seen == [
         "loss 0.5000",
@@ -76,13 +76,13 @@ def test_between_records_the_bar_keeps_what_validation_gave(terminal):
 
 def test_without_validation_there_is_nothing_of_it(terminal):
     screen = terminal(80)
-    train(steps=10, record_every=5, progress=True)
+    train(steps=10, record_every=5, watch=[fdl.progress()])
     assert "val_" not in screen.getvalue() and "loss " in screen.getvalue()
 
 
 def test_lines_have_the_values_of_validation_too(capsys):
     x = np.ones((3, 1), np.float32)
-    result = train(steps=10, record_every=10, validation=(x, x), progress=True)
+    result = train(steps=10, record_every=10, validation=(x, x), watch=[fdl.progress()])
     last = result.history[-1]
     names = ("error", "loss", "val_error", "val_loss")
     line = "  ".join(f"{name} {last[name]:.4f}" for name in names)

@@ -20,7 +20,6 @@ from fdl.core.compilation import weak_jit
 from fdl.train import Mean
 from fdl.train.accumulators import added
 from fdl.train.evaluation import mixes_examples
-from fdl.train.hooks import Log
 from tests.toys import running_mean
 
 N, BATCH = 53, 8
@@ -69,9 +68,12 @@ def uphill_after(step):
 def test_a_result_given_to_fit_goes_on_as_if_it_had_never_stopped(slices):
     """Records every 10 steps; slices that end on, before and behind them; patience in the end."""
     optimizer = uphill_after(30)
-    how = {"batch_size": BATCH, "record_every": 10, "validation": data(20, 1), "patience": 3}
-    whole = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=400, **how)
-    assert whole.reason == "no better for 3 records"
+    how = {"batch_size": BATCH, "record_every": 10, "validation": data(20, 1)}
+    hooks = [fdl.early_stop(patience=3), fdl.keep_best()]
+    whole = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=400, watch=hooks, **how)
+    assert whole.reason == "no better val_loss for 3 records"
+    expected = hooks[1].step, hooks[1].value, hooks[1].params
+    how["watch"] = hooks  # what they remember is forgotten when a run begins
     result = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=slices, **how)
     for end in range(2 * slices, 401, slices):
         result = fdl.fit(objective(), optimizer, result, data(), steps=end, **how)
@@ -81,7 +83,7 @@ def test_a_result_given_to_fit_goes_on_as_if_it_had_never_stopped(slices):
     assert result.reason == whole.reason
     assert without_seconds(result.history) == without_seconds(whole.history)
     assert_same(result.run, whole.run)
-    assert_same(result.best, whole.best)
+    assert_same((hooks[1].step, hooks[1].value, hooks[1].params), expected)
     seconds = [record["seconds"] for record in result.history]
     assert seconds == sorted(seconds)
 
@@ -216,13 +218,15 @@ def test_examples_that_look_at_each_other_are_evaluated_by_whole_batches(kind):
 def test_a_contrastive_run_is_validated_by_whole_batches_and_keeps_its_best():
     score, optimizer = fdl.supervised(both_sides, fdl.info_nce), fdl.sgd(0.1)
     run = fdl.start(0.1 * jnp.eye(3), optimizer)
-    how = {"batch_size": 8, "steps": 40, "record_every": 4, "patience": 2}
+    best = fdl.keep_best()
+    how = {"batch_size": 8, "steps": 40, "record_every": 4}
+    how["watch"] = [best, fdl.early_stop(patience=2)]
     result = fdl.fit(score, optimizer, run, pairs(), validation=pairs(), **how)
     values = [record["val_loss"] for record in result.history]
     assert result.reason == "done"
     assert values == sorted(values, reverse=True)
     assert values[-1] > 0
-    assert result.best.step == 40
+    assert best.step == 40
     again = fdl.evaluate(score, result, pairs(), batch_size=8)["loss"]
     assert again == pytest.approx(values[-1], rel=1e-6)
 
@@ -288,11 +292,13 @@ def test_a_nan_at_the_first_record_is_not_the_best():
 
     optimizer = fdl.sgd(lambda count: jnp.where(count < 2, 0.0, 0.1))
     run = fdl.start(jnp.zeros(()), optimizer)
-    how = {"batch_size": 4, "steps": 6, "record_every": 1, "monitor": "odd", "patience": 3}
+    best = fdl.keep_best("val_odd")
+    how = {"batch_size": 4, "steps": 6, "record_every": 1}
+    how["watch"] = [best, fdl.early_stop("val_odd", 3)]
     result = fdl.fit(score, optimizer, run, np.ones(8), validation=np.ones(8), **how)
     assert [np.isnan(record["val_odd"]) for record in result.history] == [True, True, *[False] * 4]
     assert result.reason == "done"
-    assert result.best.step == 6
+    assert best.step == 6
 
 
 def test_no_finite_record_is_no_best_and_patience_ends_it():
@@ -301,10 +307,17 @@ def test_no_finite_record_is_no_best_and_patience_ends_it():
 
     optimizer = fdl.sgd(0.1)
     run = fdl.start(jnp.zeros(()), optimizer)
-    how = {"batch_size": 4, "steps": 9, "record_every": 1, "monitor": "odd", "patience": 3}
+    best = fdl.keep_best("val_odd")
+    how = {"batch_size": 4, "steps": 9, "record_every": 1}
+    how["watch"] = [best, fdl.early_stop("val_odd", 3)]
     result = fdl.fit(score, optimizer, run, np.ones(8), validation=np.ones(8), **how)
-    assert result.best is None
-    assert result.reason == "no better for 3 records"
+    assert result.reason == "no better val_odd for 3 records"
+    with pytest.raises(
+        ValueError,
+        match=r"^keep_best: expected a record with a finite val_odd, got none; train first, with "
+        r"this hook in watch=\[...\]$",
+    ):
+        fdl.evaluate(score, best, np.ones(8))
 
 
 @pytest.mark.parametrize("rate", [np.inf, np.nan])
@@ -392,7 +405,8 @@ AVERAGES = {
 @pytest.mark.parametrize("name", AVERAGES)
 def test_fit_validates_and_keeps_what_the_optimizer_wants_tested(name, standard_promotion):
     optimizer, held_out = AVERAGES[name](), data(20, 1)
-    how = {"batch_size": BATCH, "steps": 15, "record_every": 5}
+    best = fdl.keep_best()
+    how = {"batch_size": BATCH, "steps": 15, "record_every": 5, "watch": [best]}
     result = fdl.fit(objective(), optimizer, begin(optimizer), data(), validation=held_out, **how)
     expected = fdl.optim.eval_params(result.run.opt_state, result.run.params)
     assert any(
@@ -410,8 +424,8 @@ def test_fit_validates_and_keeps_what_the_optimizer_wants_tested(name, standard_
             fdl.predict(model(), expected, held_out[0]),
             rtol=1e-5,
         )
-    best = fdl.evaluate(objective(), result.best, held_out)["loss"]
-    assert best == pytest.approx(result.best.value, rel=1e-6)
+    again = fdl.evaluate(objective(), best, held_out)["loss"]
+    assert again == pytest.approx(best.value, rel=1e-6)
 
 
 def test_lookahead_is_tested_at_the_slow_weights():
@@ -457,19 +471,19 @@ def test_members_of_a_comparison_are_tested_as_their_runs_are():
 def test_a_log_that_fails_waits_and_warns_once(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
-    log = Log(folder / "history.jsonl")
-    log.write('{"step": 1}\n')
+    log = fdl.log(folder / "history.jsonl")
+    log({"step": 1}, None)
     shutil.rmtree(folder)
     with pytest.warns(
         UserWarning,
-        match=r"^fit: expected a log that can be written, got No such file or directory for "
-        r".*history.jsonl; training goes on, and the records are in the history$",
+        match=r"^log: expected a file that can be written, got No such file or directory for "
+        r".*history.jsonl; training continues, and the records are in the history$",
     ) as warned:
-        log.write('{"step": 2}\n')
+        log({"step": 2}, None)
     assert len(warned) == 1
-    log.write('{"step": 3}\n')  # warnings are errors here: once is enough
+    log({"step": 3}, None)  # warnings are errors here: once is enough
     folder.mkdir()
-    log.write('{"step": 4}\n')
+    log({"step": 4}, None)
     lines = (folder / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3, 4]
 
@@ -477,31 +491,37 @@ def test_a_log_that_fails_waits_and_warns_once(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
 def test_a_full_disk_loses_no_run():
     optimizer = fdl.sgd(0.1)
-    with pytest.warns(UserWarning, match=r"^fit: expected a log that can be written, got No space"):
+    with pytest.warns(
+        UserWarning, match=r"^log: expected a file that can be written, got No space"
+    ):
         result = fdl.fit(
             *(objective(), optimizer, begin(optimizer), data()),
-            **{"steps": 9, "record_every": 3, "log": "/dev/full"},
+            **{"steps": 9, "record_every": 3, "watch": [fdl.log("/dev/full")]},
         )
     assert result.reason == "done"
     assert len(result.history) == 3
 
 
-def test_an_error_between_chunks_ends_training_and_keeps_the_run(monkeypatch):
-    def broken(self, record):
+def test_a_hook_that_raises_ends_training_and_the_run_is_kept():
+    def broken(record, run):
         if record["step"] == 6:
             raise BrokenPipeError("nobody reads this")
 
-    monkeypatch.setattr("fdl.train.hooks.Progress.record", broken)
-    optimizer = fdl.sgd(0.1)
+    optimizer, after = fdl.sgd(0.1), []
     with pytest.warns(
         UserWarning,
-        match=r"^fit: expected to evaluate and record, got BrokenPipeError: nobody reads this; "
-        r"training ended there, with the run and the history as they were$",
+        match=r"(?s)^fit: expected to evaluate, record and call the hooks, got BrokenPipeError: "
+        r"nobody reads this; training ended, and the result has the run and the history\n"
+        r"Traceback .*in broken\n.*BrokenPipeError: nobody reads this\n$",
     ):
-        result = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=30, record_every=3)
+        result = fdl.fit(
+            *(objective(), optimizer, begin(optimizer), data()),
+            **{"steps": 30, "record_every": 3},
+            watch=[broken, lambda record, run: after.append(record["step"])],
+        )
     assert result.reason == "failed: BrokenPipeError"
     assert int(result.run.step) == 6
-    monkeypatch.undo()
+    assert after == [3, 6]
     result = fdl.fit(objective(), optimizer, result, data(), steps=30, record_every=3)
     whole = fdl.fit(objective(), optimizer, begin(optimizer), data(), steps=30, record_every=3)
     assert_same(result.run, whole.run)

@@ -17,7 +17,7 @@ import pytest
 
 import fdl
 from fdl.train import Mean, weighted_mean
-from fdl.train.hooks import interruptible
+from fdl.train.chunks import signals_noted
 from fdl.train.program import advance
 
 N, BATCH = 101, 16  # the batch does not divide the data
@@ -475,25 +475,26 @@ def test_parameters_made_by_flax_train_unchanged():
 
 def test_best_keeps_the_parameters_of_the_best_record():
     held_out = data(50, 1)
-    result = train(validation=held_out, steps=60, record_every=3)
+    best, highest = fdl.keep_best(), fdl.keep_best("val_accuracy", mode="max")
+    result = train(validation=held_out, steps=60, record_every=3, watch=[best, highest])
     values = [record["val_loss"] for record in result.history]
-    assert result.best.value == min(values)
-    assert result.best.step == result.history[int(np.argmin(values))]["step"]
-    scores = fdl.evaluate(objective(), result.best.params, held_out)
-    assert scores["loss"] == pytest.approx(result.best.value, rel=1e-6)
-    highest = train(validation=held_out, steps=60, monitor="accuracy", mode="max")
-    assert highest.best.value == max(record["val_accuracy"] for record in highest.history)
+    assert best.value == min(values)
+    assert best.step == result.history[int(np.argmin(values))]["step"]
+    scores = fdl.evaluate(objective(), best.params, held_out)
+    assert scores["loss"] == pytest.approx(best.value, rel=1e-6)
+    assert highest.value == max(record["val_accuracy"] for record in result.history)
 
 
 def test_patience_stops_after_that_number_of_records_without_a_better_value():
     optimizer = fdl.sgd(lambda count: jnp.where(count < 10, 0.05, -0.05))  # then uphill
+    best, stop = fdl.keep_best(), fdl.early_stop(patience=3)
     result = fdl.fit(
         *(objective(), optimizer, begin(optimizer), data()),
-        **{"steps": 500, "record_every": 5, "validation": data(50, 1), "patience": 3},
+        **{"steps": 500, "record_every": 5, "validation": data(50, 1), "watch": [best, stop]},
     )
-    assert result.reason == "no better for 3 records"
+    assert result.reason == "no better val_loss for 3 records"
     last = int(result.history[-1]["step"])
-    assert last == result.best.step + 15
+    assert last == best.step + 15
     assert last < 100
 
 
@@ -504,7 +505,8 @@ def test_patience_counts_anew_from_every_better_value():
     optimizer = fdl.sgd(there_and_back)
     result = fdl.fit(
         *(objective(), optimizer, begin(optimizer), data()),
-        **{"steps": 40, "record_every": 5, "validation": data(50, 1), "patience": 2},
+        **{"steps": 40, "record_every": 5, "validation": data(50, 1)},
+        watch=[fdl.early_stop(patience=2)],
     )
     values = [record["val_loss"] for record in result.history]
     better = [value < min(values[:i], default=np.inf) for i, value in enumerate(values)]
@@ -520,17 +522,18 @@ def test_a_record_is_of_the_steps_since_the_one_before():
 
 
 def test_history_counts_steps_and_epochs_and_goes_to_the_log(tmp_path):
-    log = tmp_path / "history.jsonl"
-    result = train(steps=20, record_every=8, log=log, validation=data(10, 1))
+    file = tmp_path / "history.jsonl"
+    how = {"record_every": 8, "watch": [fdl.log(file)], "validation": data(10, 1)}
+    result = train(steps=20, **how)
     assert [record["step"] for record in result.history] == [8, 16, 20]
     assert [record["epoch"] for record in result.history] == [s * BATCH / N for s in (8, 16, 20)]
-    assert [json.loads(line) for line in log.read_text().splitlines()] == result.history
-    train(run=result.run, steps=24, record_every=8, log=log, validation=data(10, 1))
-    assert len(log.read_text().splitlines()) == 4
+    assert [json.loads(line) for line in file.read_text().splitlines()] == result.history
+    train(run=result.run, steps=24, **how)
+    assert len(file.read_text().splitlines()) == 4
 
 
 def test_progress_prints_some_records_where_there_is_no_terminal(capsys):
-    train(steps=100, record_every=1, progress=True)
+    train(steps=100, record_every=1, watch=[fdl.progress()])
     lines = capsys.readouterr().out.splitlines()
     assert 15 <= len(lines) <= 25
     assert re.match(r"step +100  epoch +15\.8  accuracy 0\.\d{4}  loss \d\.\d{4}", lines[-1])
@@ -611,13 +614,12 @@ BAD_CALLS = {
     "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, an integer, got 0; leave it out for the"),
     "chunk_part": ({"chunk": 2.5}, r"fit: expected chunk >= 1, an integer, got 2.5; leave it out"),
     "batch_part": ({"batch_size": 2.0}, r"fit: expected batch_size >= 1, an integer, got 2.0; say"),
-    "patience_part": (
-        {"patience": 1.5, "validation": data(10, 1)},
-        r"fit: expected patience >= 1, an integer, got 1.5; leave it out for the default",
+    "monitor": (
+        {"watch": [fdl.keep_best("val_accuracy")]},
+        r"fit: expected <keep_best\('val_accuracy'\): nothing yet> to watch one of step, epoch, "
+        r"accuracy, loss, seconds, got 'val_accuracy'; choose one of these, add the metric to the "
+        r"objective, or pass validation data for names that begin with val_$",
     ),
-    "log": ({"log": True}, r"fit: expected log to be the path of a file, got True; pass log='his"),
-    "log_number": ({"log": 1}, r"fit: expected log to be the path of a file, got 1; pass log='his"),
-    "monitor": ({"monitor": "accuracy"}, r"fit: expected validation data for monitor, got none; "),
     "record": ({"record_every": -1}, r"fit: expected record_every >= 1, an integer, got -1; l"),
     "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, an integer, got 0; l"),
     "steps": (
@@ -636,8 +638,10 @@ BAD_CALLS = {
         {"epochs": "3", "steps": None},
         r"fit: expected epochs >= 0, a number of passes over the data, got '3'; say how many",
     ),
-    "mode": ({"mode": "up"}, r"fit: expected mode 'min' or 'max', got 'up'; a loss"),
-    "patience": ({"patience": 2}, r"fit: expected validation data for patience, got none; pass"),
+    "patience": (
+        {"watch": [fdl.early_stop()], "validation": None},
+        r"fit: expected early_stop\('val_loss', patience=5\) to watch one of step, epoch, acc",
+    ),
 }
 
 
@@ -646,13 +650,6 @@ def test_bad_arguments_are_refused(kind):
     how, sentence = BAD_CALLS[kind]
     with pytest.raises(ValueError, match="^" + sentence):
         train(**how)
-
-
-def test_an_unknown_monitor_is_named():
-    with pytest.raises(
-        ValueError, match=r"^fit: expected monitor among accuracy, loss, got 'f1'; "
-    ):
-        train(validation=data(10, 1), monitor="f1")
 
 
 def test_integer_parameters_and_odd_seeds_are_refused():
@@ -694,7 +691,7 @@ def test_a_state_that_changes_its_shape_is_named():
 
 
 def test_parameters_that_are_not_finite_end_training_and_keeps_the_best():
-    optimizer = fdl.sgd(lambda count: jnp.where(count < 20, 0.1, jnp.inf))
+    optimizer, best = fdl.sgd(lambda count: jnp.where(count < 20, 0.1, jnp.inf)), fdl.keep_best()
     with pytest.warns(
         UserWarning,
         match=r"^fit: expected finite parameters and state, got (nan|-?inf) at "
@@ -702,30 +699,33 @@ def test_parameters_that_are_not_finite_end_training_and_keeps_the_best():
     ):
         result = fdl.fit(
             *(objective(), optimizer, begin(optimizer), data()),
-            **{"steps": 200, "record_every": 5, "validation": data(20, 1)},
+            **{"steps": 200, "record_every": 5, "validation": data(20, 1), "watch": [best]},
         )
     assert result.reason == "not finite"
     assert int(result.run.step) < 200
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.best.params))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(best.params))
 
 
 def test_a_log_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
     with pytest.raises(
         OSError,
-        match=r"fit: expected a log that can be written, got No such file or directory; make its",
+        match=r"log: expected a file that can be written, got No such file or directory; make its",
     ):
-        train(log=tmp_path / "nowhere" / "history.jsonl")
+        train(watch=[fdl.log(tmp_path / "nowhere" / "history.jsonl")])
 
 
-def test_ctrl_c_returns_the_run_so_far_and_it_goes_on_bit_for_bit():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_returns_the_run_so_far_and_it_goes_on_bit_for_bit(number, reason):
+    before = signal.getsignal(number)
     train(steps=1)  # compiled beforehand, so that the signal comes between chunks
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
     timer.start()
     result = train(steps=2**31, chunk=5)
     timer.join()
-    assert result.reason == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert result.reason == reason
+    assert signal.getsignal(number) is before
     reached = int(result.run.step)
     assert 0 < reached < 2**31
     assert result.history[-1]["step"] == reached
@@ -734,13 +734,25 @@ def test_ctrl_c_returns_the_run_so_far_and_it_goes_on_bit_for_bit():
 
 def test_a_second_ctrl_c_raises():
     before = signal.getsignal(signal.SIGINT)
-    with interruptible() as interrupted:
-        assert not interrupted()
+    with signals_noted() as signalled:
+        assert signalled() == ""
         signal.raise_signal(signal.SIGINT)
-        assert interrupted()
+        assert signalled() == "interrupted"
         with pytest.raises(KeyboardInterrupt, match=r"^$"):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_handler_of_the_user_for_sigterm_is_called_too():
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        with signals_noted() as signalled:
+            signal.raise_signal(signal.SIGTERM)
+            assert signalled() == "terminated"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
 
 
 def test_fit_works_outside_the_main_thread():
@@ -839,11 +851,13 @@ SEEDED_BUGS = {
         "train/test_step.py train/test_loop.py",
         [
             ("(step // every + 1) * every", "step + every"),
-            ("means = copied(zeros) if due else means", "pass"),
+            ("                    means = copied(zeros)\n", ""),
             ("now, step, data = copied(first)", "now, step, data = first"),
             ("Fraction(str(float(epochs)))", "float(epochs)"),
-            ("means = recorder.resume(before, copied(zeros))", "means = copied(zeros)"),
-            ("unfinished = None if due else unfinished", "unfinished = None"),
+            ("means = _means(unfinished.means, zeros)", "means = copied(zeros)"),
+            ("history = run.history[: run.unfinished.records]", "history = list(run.history)"),
+            ("now = copied(now) if hooks else now", "pass"),
+            ('(hooks.reason if due else "")', "hooks.reason"),
             ("size = batch_size if whole else BATCH_SIZE", "size = BATCH_SIZE"),
         ],
     ),
@@ -851,17 +865,21 @@ SEEDED_BUGS = {
         "train/test_step.py train/test_loop.py",
         [
             ('1 if mode == "min" else -1', '1 if mode == "max" else -1'),
-            ("self.worse += 1", "pass"),
-            ("            self.worse = 0\n", ""),
-            ("signal.signal(signal.SIGINT, before)", "pass"),
-            ("*copied(params_and_state(run))", "*params_and_state(run)"),
-            ("*copied(params_and_state(run))", "*copied((run.params, run.state))"),
-            ("np.isfinite(value) and (", "("),
-            ("elif due and self.patience", "elif self.patience"),
-            ("self.best, self.worse = unfinished.best, unfinished.worse", "pass"),
-            ("self._fail(error)", "raise"),
+            ("(value, 0) if better", "(value, self.worse) if better"),
+            ("self.worse + 1", "self.worse"),
+            ("params_and_state(run)", "(run.params, run.state)"),
+            ("np.isfinite(value) and self.sign", "self.sign"),
+            ("observer.recall(memories.get(name, {}), plan.run)", "pass"),
             ("warned = bool(self.waiting)", "warned = False"),
             ('        self.waiting = ""\n', ""),
+        ],
+    ),
+    "fdl/train/chunks.py": (
+        "train/test_step.py",
+        [
+            ("signal.signal(number, handler)", "pass"),
+            ("before[signal.SIGTERM](number, frame)", "pass"),
+            ("noted and number == signal.SIGINT", "noted and number == signal.SIGTERM"),
         ],
     ),
 }

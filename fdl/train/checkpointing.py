@@ -1,0 +1,315 @@
+"""Checkpoints: a hook that saves whole runs in a folder, and loads them bit for bit."""
+
+import contextlib
+import importlib.metadata
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from fdl.checks import check_count, said
+from fdl.data.arrays import fingerprint
+from fdl.optim.description import description
+from fdl.paths import shortened
+from fdl.train.checkpoint_files import package, read, write
+from fdl.train.checks import check_mode, check_run
+from fdl.train.hooks import Observer, Plan
+from fdl.train.loop import NOT_FINITE, Result
+from fdl.train.run import Run
+from fdl.version import __version__
+
+LOCK = ".lock"  # a file in each folder of checkpoints, which one process at a time holds
+
+
+def checkpoints(
+    folder: str | os.PathLike[str],
+    *,
+    keep: int = 3,
+    best: str | None = None,
+    mode: Literal["min", "max"] = "min",
+    every: int = 1,
+) -> "Checkpoints":
+    """A hook that saves the whole run in a folder, so that a killed program can continue.
+
+    Saving happens in a background thread and does not delay training. If a save is not finished
+    when the next one begins, the next one waits; of those that wait, only the newest is written.
+    The run at the end of training is always written.
+
+    Args:
+      folder: where to save; it is made if it does not exist. It belongs to one run.
+      keep: the number of newest checkpoints to keep, an int >= 1. Older ones are deleted.
+      best: the name of a value in the records, such as "val_loss". The checkpoint at its best value
+        is kept too. None keeps only the newest ones.
+      mode: "min" if smaller values of `best` are better, "max" if larger values are better.
+      every: a checkpoint is saved at every `every`-th record, an int >= 1.
+
+    Returns:
+      A hook for `fit(..., watch=[...])` with a method `latest(run)`, which gives the newest run in
+      the folder, or `run` if there is none. A program that is written as in the example continues
+      when it is started again, and ends with the bits of a program that was never interrupted.
+
+    Raises:
+      ImportError: the package orbax-checkpoint is not installed.
+      OptionError: keep or every is out of range.
+      ValueError: mode is neither "min" nor "max". `fit` raises it if the folder holds something
+        else than checkpoints, or checkpoints of a later step, or if another process writes to it.
+
+    Example:
+      >>> import tempfile
+      >>> import fdl
+      >>> objective = fdl.plain(lambda w, batch: ((w - batch) ** 2).mean())
+      >>> data, optimizer = np.ones(8, "float32"), fdl.sgd(0.1)
+      >>> run = fdl.start(np.float32(0), optimizer)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     saved = checkpoints(folder)
+      ...     first = fdl.fit(objective, optimizer, run, data, steps=2, watch=[saved])
+      ...     second = fdl.fit(
+      ...         objective, optimizer, saved.latest(run), data, steps=4, watch=[saved])
+      >>> whole = fdl.fit(objective, optimizer, run, data, steps=4)
+      >>> bool(second.run.params == whole.run.params)
+      True
+    """
+    package()
+    check_mode("checkpoints", mode)
+    keep = check_count("checkpoints", "keep", keep, "at least the newest checkpoint is kept")
+    every = check_count("checkpoints", "every", every, "1 saves at each record")
+    return Checkpoints(Path(folder), keep, best, mode, every)
+
+
+class Checkpoints(Observer):
+    """What `checkpoints` returns.
+
+    Args:
+      folder, keep, best, mode, every: the arguments of `checkpoints`.
+    """
+
+    def __init__(self, folder: Path, keep: int, best: str | None, mode: str, every: int):
+        self.folder, self.keep, self.monitor, self.every = folder, keep, best, every
+        self.sign = 1 if mode == "min" else -1
+        self.about: dict[str, Any] = {}  # of the run in training
+        self.found: dict[str, Any] = {}  # of the checkpoint that `latest` loaded
+        self.closing = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        return f"checkpoints({str(self.folder)!r})"
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints in the folder, in increasing order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdecimal())
+
+    def latest(self, run: Run | Result) -> Run | Result:
+        """The newest run in the folder, or `run` if there is none.
+
+        Args:
+          run: a run from `start`, with the same optimizer and the same shapes. Its values are
+            not used.
+
+        Returns:
+          What `fit` returned, or would have returned, when the checkpoint was made; `run` if the
+          folder has no checkpoint.
+
+        Raises:
+          ValueError: the checkpoint is damaged, was made by a newer version of fdl, or does not fit
+            the run; then the message lists the paths.
+        """
+        check_run("latest", run)
+        steps = self.steps()
+        if not steps:
+            return run
+        self.found, result = read(self.folder / str(steps[-1]), getattr(run, "run", run))
+        return result
+
+    def begin(self, plan: Plan) -> None:
+        """Takes hold of the folder, and compares the plan with the checkpoint that was loaded."""
+        self.end()
+        self.closing.enter_context(_only_writer(self.folder))
+        try:
+            self._check_newest(int(plan.run.step))
+            self.about = _about(plan)
+            if self.found:
+                _warn_of_differences(self.found, self.about)
+            self.manager = self.closing.enter_context(_manager(self.folder))
+            self.writer = self.closing.enter_context(_Writer(self._write))
+        except BaseException:
+            self.end()
+            raise
+
+    def _check_newest(self, step: int) -> None:
+        newest = max(self.steps(), default=0)
+        if newest > step:
+            raise ValueError(
+                f"checkpoints: expected a run at step {newest} or later, the newest in "
+                f"{self.folder}, got one at step {step}; pass saved.latest(run) to continue, or "
+                "choose another folder for a new run"
+            )
+
+    def save(self, result: Result) -> None:
+        """Has the background thread save the run, if it is time to."""
+        due = len(result.history) % self.every == 0
+        if (due or result.reason) and result.reason != NOT_FINITE:
+            goodness = self._goodness(result)
+            now = goodness.get(int(result.run.step), -np.inf)
+            self.writer.write(result, important=-np.inf < now == max(goodness.values()))
+
+    def _goodness(self, result: Result) -> dict[int, float]:
+        """For each record its step, and how good its value is; -infinity if that does not count."""
+        values = {int(record["step"]): record.get(self.monitor or "") for record in result.history}
+        return {
+            step: -self.sign * value if value is not None and np.isfinite(value) else -np.inf
+            for step, value in values.items()
+        }
+
+    def _write(self, result: Result) -> None:
+        """Saves a run and deletes old ones; called in the background thread."""
+        step = int(result.run.step)
+        if not (self.folder / LOCK).exists():
+            raise FileNotFoundError(f"the folder {self.folder} is gone")
+        if step not in self.steps():
+            write(self.manager, result, self.about)
+        steps, goodness = self.steps(), self._goodness(result)
+        best = max(steps, key=lambda step: goodness.get(step, -np.inf))
+        for old in {*steps[: -self.keep]} - {best} if self.monitor else steps[: -self.keep]:
+            self.manager.delete(old)
+
+    def end(self) -> None:
+        """Waits for the last save, and lets go of the folder."""
+        self.closing.close()
+
+
+class _Writer:
+    """Calls `write` in a background thread, with the newest of the values that wait for it.
+
+    A value that was called important waits until a newer important one takes its place.
+    """
+
+    def __init__(self, write: Callable[[Any], None]):
+        self.call = write
+        self.waiting: list[tuple[Any, bool]] = []
+        self.changed, self.closed = threading.Condition(), False
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name="fdl.checkpoints", daemon=True)
+
+    def __enter__(self) -> "_Writer":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        self.thread.join()
+        self._raise()
+
+    def write(self, value: Any, important: bool = False) -> None:
+        """Hands a value to the thread. Raises the error of an earlier call, if there was one."""
+        self._raise()
+        with self.changed:
+            kept = [] if important else [each for each in self.waiting if each[1]]
+            self.waiting = [*kept, (value, important)]
+            self.changed.notify()
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise OSError(
+                f"checkpoints: expected to write a checkpoint, got {type(error).__name__}: "
+                f"{shortened(str(error), 500)}; the checkpoints that were written before are "
+                "whole: make room for more, and start the program again"
+            ) from error
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.closed)
+                if not self.waiting:
+                    return
+                value, _ = self.waiting.pop(0)
+            try:
+                self.call(value)
+            except BaseException as error:
+                self.error = error
+
+
+def _manager(folder: Path) -> Any:
+    ocp = package()
+    options = ocp.CheckpointManagerOptions(
+        enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Makes the folder if needed; raises if it is not fdl's, or if another process writes to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / LOCK).exists() and any(folder.iterdir()):
+            found = min(each.name for each in folder.iterdir())
+            raise ValueError(
+                f"checkpoints: expected an empty folder or one of fdl's checkpoints, got {folder} "
+                f"with {found!r} in it; choose another folder"
+            )
+        lock = open(folder / LOCK, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"checkpoints: expected a folder to write to, got {error.strerror}; choose another",
+            str(folder),
+        ) from error
+    with lock:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"checkpoints: expected a folder for one program alone, got {folder}, to which "
+                "another one writes; wait until it has ended, or choose another folder"
+            ) from error
+        yield
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """What a checkpoint says of the program that made it."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return {
+        "seed": int(plan.run.seed),
+        "versions": {"fdl": __version__, **versions},
+        "platform": jax.default_backend(),
+        "data": fingerprint(plan.data),
+        "batch_size": plan.batch_size,
+        "record_every": plan.record_every,
+        "objective": said(plan.objective),
+        "optimizer": description(plan.optimizer),
+    }
+
+
+def _warn_of_differences(found: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warns if a checkpoint was made with other data, settings or versions."""
+    results = {
+        "data": "the examples that a step sees",
+        "batch_size": "the examples that a step sees",
+        "record_every": "the steps of the records",
+        "objective": "the loss",
+        "optimizer": "the updates",
+        "versions": "the rounding",
+        "platform": "the rounding",
+    }
+    for name, result in results.items():
+        if found[name] != now[name]:
+            warnings.warn(
+                f"checkpoints: expected the {name} with which the run was begun, "
+                f"{shortened(str(found[name]), 400)}, got {shortened(str(now[name]), 400)}; "
+                f"{result} may differ from those of an uninterrupted run",
+                stacklevel=6,
+            )
