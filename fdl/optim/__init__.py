@@ -55,6 +55,7 @@ from fdl.optim.optimizers.soap_family import scale_by_soap as scale_by_soap
 from fdl.ops.newton_schulz import orthogonalize as orthogonalize
 from fdl.optim.chaining import apply_updates as apply_updates
 from fdl.optim.chaining import chain as chain
+from fdl.optim.description import rate_of as rate_of
 from fdl.optim.learning_rate import add_decayed_weights as add_decayed_weights
 from fdl.optim.learning_rate import scale_by_learning_rate as scale_by_learning_rate
 from fdl.optim.lifting import leafwise as leafwise

@@ -1,10 +1,13 @@
-"""A description of an optimizer, found in the functions that it is made of."""
+"""What an optimizer is made of: a description, and its learning rate."""
 
 import inspect
 import types
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+import optax
 from optax import GradientTransformation
 
 from fdl.checks import is_number
@@ -35,3 +38,57 @@ def description(optimizer: Any, inside: str = "") -> str:
 
 def _is_setting(value: Any) -> bool:
     return isinstance(value, bool | str) or (is_number(value) and np.ndim(value) == 0)
+
+
+def rate_of(optimizer: GradientTransformation) -> Callable[[Any], float | None]:
+    """A function that gives the learning rate of an optimizer at a run.
+
+    Args:
+      optimizer: from fdl or optax. The rate is found if it is a leaf of the state, as with
+        `inject_hyperparams`, or if it is the constant or the schedule of one
+        `scale_by_learning_rate`, at any depth.
+
+    Returns:
+      A function `run -> rate`, where a run has an `opt_state`. The rate is that of the next step,
+      and None if there is none or more than one.
+
+    Example:
+      >>> import fdl
+      >>> optimizer = fdl.adam(fdl.optim.cosine_decay_schedule(0.1, 50))
+      >>> round(rate_of(optimizer)(fdl.start(np.ones(2, "float32"), optimizer)), 6)
+      0.1
+    """
+    constants = [value for value in _rates(optimizer) if not callable(value)]
+    schedules = [value for value in _rates(optimizer) if callable(value)]
+
+    def at(run: Any) -> float | None:
+        leaves = optax.tree_utils.tree_get_all_with_path(run.opt_state, "learning_rate")
+        if len(leaves) == 1:
+            return float(leaves[0][1])
+        if len(constants) + len(schedules) != 1:
+            return None
+        if constants:
+            return float(constants[0])
+        states = jax.tree.leaves(run.opt_state, is_leaf=_has_schedule)
+        counts = [state.count for state in states if _has_schedule(state)]
+        return float(schedules[0](counts[0])) if len(counts) == 1 else None
+
+    return at
+
+
+def _has_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
+
+
+def _rates(part: Any) -> list[Any]:
+    """The constants and schedules that the functions of an optimizer name `learning_rate`."""
+    if isinstance(part, GradientTransformation):
+        part = part.update
+    if isinstance(part, tuple | list):
+        return [rate for each in part for rate in _rates(each)]
+    if not isinstance(part, types.FunctionType):
+        return []
+    closed = inspect.getclosurevars(part).nonlocals
+    if "learning_rate" in closed:
+        return [closed["learning_rate"]]
+    return [rate for value in closed.values() for rate in _rates(value)]

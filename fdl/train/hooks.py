@@ -426,10 +426,11 @@ def log(file: str | os.PathLike[str]) -> "Log":
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     write = log(f"{folder}/run.jsonl")
       ...     write({"step": 10, "loss": 0.5}, None)
-      ...     open(f"{folder}/run.jsonl").read()
+      ...     Path(folder, "run.jsonl").read_text()
       '{"step": 10, "loss": 0.5}\\n'
     """
     if not isinstance(file, str | os.PathLike):

@@ -16,6 +16,7 @@ from fdl.checks import check_count, counted, is_count, is_number, said
 from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
+from fdl.optim.description import rate_of
 from fdl.paths import PathError, leaves, shortened, tree
 from fdl.train.checks import (
     check_objective_given,
@@ -68,8 +69,9 @@ class Result(NamedTuple):
     Args:
       run: the run after the last step.
       history: a list of records. Each record is a dict with step, epoch, seconds, the mean training
-        loss and metrics over the steps since the previous record, and the validation loss and
-        metrics, whose names begin with `val_`. `pandas.DataFrame(result.history)` is a table of it.
+        loss and metrics over the steps since the previous record, the validation loss and metrics,
+        whose names begin with `val_`, and the learning rate of the next step, if
+        `fdl.optim.rate_of` finds it. `pandas.DataFrame(result.history)` is a table of it.
       reason: why training ended: "done", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "not
         finite", "failed: ...", or the reason that a hook gave.
       unfinished: what the next call of `fit` needs besides the run, for example the number of
@@ -186,10 +188,13 @@ def fit(
         mixes_examples(objective, first.params, first.state, data)  # raises if it does
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     zeros = zero_means(first, *one_step.eval_shape(first, data, **settings))
-    names = ("step", "epoch", *zeros, *validated, "seconds")
+    rate = rate_of(optimizer)
+    named = {} if rate(first) is None else {"learning_rate": rate}
+    names = ("step", "epoch", *named, *zeros, *validated, "seconds")
     plan = Plan(objective, optimizer, data, batch_size, first, last, every, names)
     program = functools.partial(advance, **settings)
-    result = _loop(plan, hooks, pace, program, validate, zeros, *_continued(run))
+    measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
+    result = _loop(plan, hooks, pace, program, measure, zeros, *_continued(run))
     _warn_if_nothing_moved(first, result.run, last)
     return result
 
@@ -199,7 +204,7 @@ def _loop(
     hooks: Hooks,
     pace: Pace,
     program: Callable[..., Any],
-    validate: Callable[[Run], dict[str, float]],
+    measure: Callable[[Run], dict[str, float]],
     zeros: dict[str, Any],
     history: list[dict[str, float]],
     unfinished: Unfinished,
@@ -225,7 +230,7 @@ def _loop(
                 # A record that is not due shows where training stopped; a later `fit` drops it.
                 unfinished = so_far()
                 with hooks.keeping_the_run():
-                    record = {"step": step, "epoch": step / epoch} | values(means) | validate(now)
+                    record = {"step": step, "epoch": step / epoch} | values(means) | measure(now)
                     history.append(record | {"seconds": time.perf_counter() - begun})
                     hooks.record(history[-1], now)
                 if due:

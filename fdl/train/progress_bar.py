@@ -91,7 +91,7 @@ def _bar(console: Any) -> Any:
 
 def _training(record: dict[str, float]) -> dict[str, float]:
     """The training loss and metrics of a record, without its validation values."""
-    rest = ("step", "epoch", "seconds")
+    rest = ("step", "epoch", "seconds", "learning_rate")
     return {
         name: value
         for name, value in record.items()
