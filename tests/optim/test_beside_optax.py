@@ -389,23 +389,23 @@ def test_dampening_is_that_of_torch():
 )
 def test_dampening_needs_a_plain_momentum(momentum, nesterov):
     message = (
-        "sgd: expected a momentum, and nesterov=False, with dampening, got momentum "
-        f"{momentum} and nesterov {nesterov}; leave dampening out"
+        "sgd: expected a momentum and nesterov=False together with dampening, got momentum "
+        f"{momentum} and nesterov {nesterov}; leave dampening out, or pass both"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.sgd(0.1, momentum, nesterov, dampening=0.5)
     optim.sgd(0.1, momentum, nesterov, dampening=0)  # torch's default
     with pytest.raises(
         ValueError,
-        match=r"^sgd: expected dampening in \[0, 1\), got 1.5; it is the share of the past that "
-        "each step keeps$",
+        match=r"^sgd: expected dampening in \[0, 1\), got 1.5; 0 means no dampening$",
     ):
         optim.sgd(0.1, 0.9, dampening=1.5)
 
 
 def test_an_unknown_mode_of_lion_raises():
     message = (
-        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; the paper has 'hard'"
+        "scale_by_lion: expected mode to be one of hard, smooth, refined, got 'soft'; the paper "
+        "uses 'hard'"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.scale_by_lion(mode="soft")
@@ -485,18 +485,19 @@ def many(value, name="leaf"):
 LONG = {
     "mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True, "other")).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got none for "
+        "masked: expected a mask with the structure of params or a prefix of it, got no entry for "
         "'leaf_0'; make it with jax.tree.map over params",
     ),
     "mask of too much": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True) | {"z": True}).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got one for 'z', "
+        "masked: expected a mask with the structure of params or a prefix of it, got an entry for "
+        "'z', "
         "which is not in params; make it with jax.tree.map over params",
     ),
     "mask of lists": (
         lambda tree: optim.masked(fdl.sgd(1.0), [True] * 5_000).init(tuple(tree.values())),
-        "masked: expected a mask with the structure of params or a prefix of it, got other "
-        "containers at the same paths; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or a prefix of it, got containers of "
+        "other types; make it with jax.tree.map over params",
     ),
     "no mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(0.5)),
@@ -505,7 +506,8 @@ LONG = {
     ),
     "labels": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("a", "other")).init(tree),
-        "partition: expected labels with the structure of params or a prefix of it, got none for "
+        "partition: expected labels with the structure of params or a prefix of it, got no entry "
+        "for "
         "'leaf_0'; make it with jax.tree.map over params",
     ),
     "unknown label": (
@@ -522,11 +524,12 @@ LONG = {
     ),
     "updates": (
         lambda tree: fdl.adam(0.1).update(many(jnp.ones(())), fdl.adam(0.1).init(jnp.ones(()))),
-        "scale_by_adam: expected one tree in updates and state.mu, got '' in state.mu alone; make ",
+        "scale_by_adam: expected the same tree in updates and state.mu, got '' only in state.mu; "
+        "make ",
     ),
     "applied": (
         lambda tree: fdl.apply_updates(tree, many(1.0, "other")),
-        "apply_updates: expected one tree in params and updates, got 'leaf_0' in params alone",
+        "apply_updates: expected the same tree in params and updates, got 'leaf_0' only in params",
     ),
 }
 

@@ -40,7 +40,7 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Adafactor: steps divided by the root of v, of which only row and column means are stored.
+    """Adafactor: divides by the root of v, and stores v only as row means and column means.
 
         b = 1 - t^-decay_rate
         r = b r + (1 - b) (mean of g^2 + eps over columns),    c: the same with means over rows
@@ -58,8 +58,8 @@ def adafactor(
       clipping_threshold: > 0, the largest root mean square of u. None means no limit.
       momentum: in (-1, 1), the decay of a running mean of the steps. None means no momentum.
       dtype_momentum: dtype of the running mean of the steps.
-      weight_decay_rate: >= 0, or a schedule. The learning rate does not multiply it. None means no
-        weight decay.
+      weight_decay_rate: >= 0, or a schedule. It is not multiplied by the learning rate. None means
+        no weight decay.
       eps: >= 0, added to g^2.
       factored: True stores v as means if two axes are large enough. False always stores v whole.
       weight_decay_mask: which leaves to decay; see `masked`.
@@ -143,12 +143,13 @@ def scale_by_factored_rms(
       Array([[ 1., -1.],
              [ 1., -1.]], dtype=float32)
 
-    Source: Shazeer and Stern 2018, algorithms 4 and 5; leaves of more than two axes as in optax.
+    Source: Shazeer and Stern 2018, algorithms 4 and 5; leaves with more than two axes are treated
+    as in optax.
     """
     who = "scale_by_factored_rms"
-    least, remedy = min_dim_size_to_factor, "pass factored=False to keep all of v"
+    least, remedy = min_dim_size_to_factor, "to store all of v, pass factored=False"
     check_number(who, "min_dim_size_to_factor", least, "[1, inf]", remedy)
-    check_positive(who, "v averages over about t^decay_rate steps", decay_rate=decay_rate)
+    check_positive(who, "0.8 is usual", decay_rate=decay_rate)
     check_least(who, epsilon=epsilon)
 
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -162,8 +163,8 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # Sums over rows, columns and row means must be finite. The factor 4 is there because
-            # XLA divides by computing the inverse of a sum.
+            # The sums over rows, over columns and over row means must be finite. The factor 4 is
+            # there because XLA divides by computing the inverse of a sum.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon
@@ -207,7 +208,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
 
 
 def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
-    """(rows, columns), the second largest axis and the largest, or None if rows < `least`."""
+    """(second largest axis, largest axis), or None if the second largest is below `least`."""
     if len(shape) < 2:
         return None
     rows, columns = np.argsort(shape, kind="stable")[-2:].tolist()
@@ -215,7 +216,7 @@ def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 
 def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
-    """The slot of the field `name`: v_row has no axis of columns, and v_col no axis of rows.
+    """The slot of the field `name`: v_row has no column axis, and v_col has no row axis.
 
     A field that a leaf does not use has shape [1].
     """

@@ -149,7 +149,7 @@ def _whole(params: Any, master: Any) -> Any:
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
     """jax.tree.map over the leaves of `tree`. `others` may have None or MaskedNode there."""
-    structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
+    structure: Any = jax.tree.structure(tree)  # mypy does not know its methods
     columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
 

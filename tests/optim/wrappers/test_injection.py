@@ -309,8 +309,8 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: inject_hyperparams(optim.adam)(0.1, b2=1.0),
-            "adam: expected b2 in [0, 1), got 1.0; it is the share of the past that each step "
-            "keeps",
+            "adam: expected b2 in [0, 1), got 1.0; it is the fraction of the old value that each "
+            "step keeps",
         ),
         (
             lambda: inject_hyperparams(optim.sgd, static_args="rate"),
@@ -321,7 +321,7 @@ def test_under_float64_it_is_float64():
         (
             lambda: inject_hyperparams(optim.sgd)(lambda count: jnp.ones(2)),
             "learning_rate: expected a schedule that returns a scalar, got shape [2]; return one "
-            "number per count",
+            "number for each count",
         ),
         (
             lambda: set_hyperparams(made(), rate=0.1),

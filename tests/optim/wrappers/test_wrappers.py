@@ -567,13 +567,13 @@ def test_a_bad_partition_raises(make, message):
         ),
         (
             lambda: optim.ema(1.0),
-            "ema: expected decay in (-1, 1), got 1.0; it is the share of the past that each step "
-            "keeps",
+            "ema: expected decay in (-1, 1), got 1.0; it is the fraction of the old value that "
+            "each step keeps",
         ),
         (
             lambda: optim.params_ema(-0.1),
-            "params_ema: expected decay in [0, 1), got -0.1; it is the share of the past that "
-            "each step keeps",
+            "params_ema: expected decay in [0, 1), got -0.1; it is the fraction of the old value "
+            "that each step keeps",
         ),
         (
             lambda: optim.accumulate(fdl.sgd(0.1), 0),
