@@ -470,7 +470,7 @@ def test_labels_of_several_types_work_too():
     params = {"a": jnp.ones(1), "b": jnp.ones(1), "c": jnp.ones(1)}
     updates, _ = jax.jit(optimizer.update)(params, jax.jit(optimizer.init)(params))
     assert_equal(updates, {"a": -jnp.ones(1), "b": jnp.full(1, -2.0), "c": jnp.full(1, -3.0)})
-    message = "^partition: expected keys with different texts, got [1, '1']; rename one$"
+    message = "^partition: expected keys with different texts, got [1, '1']; rename one of them$"
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         optim.partition({1: fdl.sgd(1.0), "1": fdl.sgd(2.0)}, {"a": 1})
 
@@ -512,7 +512,7 @@ LONG = {
     ),
     "unknown label": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("b" * 9_999)).init(tree),
-        "partition: expected a label of transforms at 'leaf_0', got 'bbb",
+        "partition: expected a label that is a key of transforms at 'leaf_0', got 'bbb",
     ),
     "no pattern": (
         lambda tree: optim.partition({"leaf_1": fdl.sgd(1.0)}).init({"a" * 9_999: 0.0, **tree}),

@@ -27,7 +27,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
         M = M + update,     W = M rounded to the dtype of W
 
     The optimizer computes the update at M. Without the copy, small updates are lost: the numbers in
-    bfloat16 next to 1 are 0.996 and 1.008, so adding 0.001 to 1 gives 1, however often it is done.
+    bfloat16 next to 1 are 0.996 and 1.008, so adding 0.001 to 1 gives 1 again, at every step.
 
     Args:
       optimizer: a transformation of fdl or optax. It gets gradients and parameters in float32.
@@ -104,9 +104,9 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
 
     Args:
       optimizer: a transformation of fdl or optax.
-      dtype: a floating dtype. An array of the state is cast to it if its own dtype is wider and if
-        it has one or more axes and the shape of a parameter. Scalars keep their dtypes, and so
-        do arrays whose shape is not the shape of any parameter.
+      dtype: a floating dtype. An array of the state is cast to this dtype if the array is wider,
+        has one or more axes, and has the shape of a parameter. Scalars, and arrays that do not have
+        the shape of any parameter, keep their dtypes.
 
     Returns:
       A transformation whose state has the structure of the optimizer's state.

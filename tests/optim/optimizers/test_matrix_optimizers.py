@@ -531,8 +531,8 @@ def assert_refused(message):
         ),
         (
             lambda: optim.adafactor(clipping_threshold=0.0),
-            "adafactor: expected clipping_threshold > 0, got 0.0; it is the largest size that "
-            "passes",
+            "adafactor: expected clipping_threshold > 0, got 0.0; it is the largest size that is "
+            "not clipped",
         ),
         (
             lambda: optim.adafactor(-0.1),
