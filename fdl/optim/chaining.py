@@ -44,8 +44,8 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if len(state) != len(parts):
             raise ValueError(
-                f"chain: expected a state of {len(parts)} parts, got {len(state)}; "
-                "make the state with the init of this chain"
+                f"chain: expected a state of {len(parts)} parts, got {len(state)}; make the state "
+                "with the init of this chain"
             )
         new_states = []
         for part, part_state in zip(parts, state, strict=True):

@@ -112,8 +112,8 @@ def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
     now = value(count) if callable(value) else value
     if jnp.shape(now) != ():
         raise ValueError(
-            f"{name}: expected a schedule that returns a scalar, got shape "
-            f"{list(jnp.shape(now))}; return one number for each count"
+            f"{name}: expected a schedule that returns a scalar, got shape {list(jnp.shape(now))}; "
+            "return one number for each count"
         )
     return now
 

@@ -491,8 +491,7 @@ LONG = {
     "mask of too much": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True) | {"z": True}).init(tree),
         "masked: expected a mask with the structure of params or a prefix of it, got an entry for "
-        "'z', "
-        "which is not in params; make it with jax.tree.map over params",
+        "'z', which is not in params; make it with jax.tree.map over params",
     ),
     "mask of lists": (
         lambda tree: optim.masked(fdl.sgd(1.0), [True] * 5_000).init(tuple(tree.values())),
@@ -507,8 +506,7 @@ LONG = {
     "labels": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("a", "other")).init(tree),
         "partition: expected labels with the structure of params or a prefix of it, got no entry "
-        "for "
-        "'leaf_0'; make it with jax.tree.map over params",
+        "for 'leaf_0'; make it with jax.tree.map over params",
     ),
     "unknown label": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("b" * 9_999)).init(tree),

@@ -332,7 +332,11 @@ def test_numbers_of_python_are_written_as_jax_reads_them(tmp_path):
     for value, said in [
         (2**40, "that int32 can hold, got 1099511627776 at [] of int64 []; use smaller numbers"),
         (1e300, "that float32 can hold, got 1e+300 at [] of float64 []; use smaller numbers"),
-        ("adam", "as numbers that JAX has, got <U4 []; encode text and categories as integers"),
+        (
+            "adam",
+            "as numbers of a dtype that JAX has, got <U4 []; encode text and categories as "
+            "integers",
+        ),
     ]:
         message = f"save_weights: expected the leaf at 'a/b' {said}"
         with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}"):

@@ -554,13 +554,13 @@ BAD_DATA = {
     ),
     "lengths": (
         lambda x, y: (x, y[:-1]),
-        r"data: expected arrays of one length \[N, ...\], got '0': \[101, 5\], '1': \[100\]; "
-        r"every example needs a row in each",
+        r"data: expected arrays of the same length \[N, \.\.\.\], got '0': \[101, 5\], '1': "
+        r"\[100\]; every example needs one row in every array",
     ),
     "nan": (
         lambda x, y: (np.where(np.arange(N)[:, None] == 7, np.nan, x).astype(np.float32), y),
-        r"data at '0': expected finite numbers, got nan at row 7 \(1 of 101 rows have such\); "
-        r"drop or mend those rows",
+        r"data at '0': expected finite numbers, got nan at row 7 \(1 of 101 rows are not finite\); "
+        r"remove or correct these rows",
     ),
     "label too large": (
         lambda x, y: (x, np.where(np.arange(N) == 9, 3, y)),

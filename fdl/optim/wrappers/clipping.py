@@ -213,7 +213,7 @@ def _unit(x: Any) -> tuple[int, ...] | int | None:
         return None
     if x.ndim > 5:
         raise ValueError(
-            f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; "
-            "pass `axis`, the axes of one unit"
+            f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; pass `axis`, "
+            "the axes of one unit"
         )
     return 0 if x.ndim < 4 else tuple(range(x.ndim - 1))

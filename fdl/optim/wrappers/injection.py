@@ -263,8 +263,8 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
     rest = states.get(_rest(name))
     if name in states:
         raise ValueError(
-            f"set_hyperparams: expected a number without a schedule, got {name!r}; "
-            "build the optimizer with a number, because a schedule would overwrite the value"
+            f"set_hyperparams: expected a number without a schedule, got {name!r}; build the "
+            "optimizer with a number, because a schedule would overwrite the value"
         )
     finite = isinstance(value, Hyperparameter | jax.core.Tracer)
     if not finite and not (is_number(value) and np.isfinite(value).all()):
@@ -275,8 +275,8 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
         check_rates("set_hyperparams", learning_rate=value)
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):
         raise ValueError(
-            f"set_hyperparams: expected a whole number for {name}, got {value}; "
-            "if it should be a float, pass a float to the factory"
+            f"set_hyperparams: expected a whole number for {name}, got {value}; if it should be a "
+            "float, pass a float to the factory"
         )
     number, kept = _stored(value, old.dtype)
     if jnp.shape(number) not in ((), old.shape):

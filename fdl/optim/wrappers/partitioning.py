@@ -191,8 +191,8 @@ def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
     left = next((path for path in leaves if path not in picked), None)
     if left is not None and not has_rest:
         raise ValueError(
-            f"partition: expected a pattern for every leaf, got none for {_short(left)}; "
-            "add a pattern for it, or pass rest"
+            f"partition: expected a pattern for every leaf, got none for {_short(left)}; add a "
+            "pattern for it, or pass rest"
         )
     return jax.tree_util.tree_map_with_path(
         lambda keypath, _: picked.get(paths.path_of(keypath), len(keys)), tree

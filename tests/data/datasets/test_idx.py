@@ -165,7 +165,9 @@ def test_no_more_is_read_than_the_header_promises(path, packed, more):
         with path.open("wb") as file:
             file.write(DIGITS)
             file.truncate(len(DIGITS) + more)  # a sparse file
-    message = f"{path}: expected 18 bytes for uint8 [2, 3], got more; replace it by a whole copy"
+    message = (
+        f"{path}: expected 18 bytes for uint8 [2, 3], got more; replace it with a complete copy"
+    )
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

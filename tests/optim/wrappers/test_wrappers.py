@@ -533,8 +533,7 @@ def test_each_part_has_its_optimizer():
         (
             lambda: optim.partition({"fast": fdl.sgd(0.1)}, {"b": "fast", "layer": "fats"}),
             "partition: expected a label that is a key of transforms at 'layer', got 'fats'; the "
-            "nearest are "
-            "'fast', or pass rest",
+            "nearest keys are 'fast'; use one of the keys, or pass rest",
         ),
     ],
 )
