@@ -300,14 +300,21 @@ def test_a_table_with_other_columns_names_them():
     ending = "; encode text and categories as integers, or leave these columns out"
     said = f"got a Table with other values in columns 'town', 'street'{ending}"
     assert_refused(
-        f"fit: expected data at '0' as numbers that JAX has, {said}", to_jax, (table,), "fit"
+        f"fit: expected data at '0' as numbers of a dtype that JAX has, {said}",
+        to_jax,
+        (table,),
+        "fit",
     )
     assert_refused(
-        f"data at '0': expected it as numbers that JAX has, {said}", arrays.check_data, (table,)
+        f"data at '0': expected it as numbers of a dtype that JAX has, {said}",
+        arrays.check_data,
+        (table,),
     )
     one = Table(a=Wrapped(NUMBERS[:, 0]), town=texts)
     said = f"got a Table with other values in column 'town'{ending}"
-    assert_refused(f"fit: expected data as numbers that JAX has, {said}", to_jax, one, "fit")
+    assert_refused(
+        f"fit: expected data as numbers of a dtype that JAX has, {said}", to_jax, one, "fit"
+    )
 
 
 def test_what_is_no_array_at_all_is_named():

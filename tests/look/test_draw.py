@@ -547,7 +547,7 @@ def test_eight_layers_and_twelve_classes_do_not_overlap(tmp_path):
     [
         (
             lambda b, a, y: (b, {"dense_0": a["dense_0"]}, y),
-            "expected the same paths before and af",
+            "expected the same paths in before and af",
         ),
         (
             lambda b, a, y: ({}, {}, y),

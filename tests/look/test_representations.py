@@ -389,7 +389,7 @@ MISUSES = {
     },
     "table": (
         lambda m, x: fdl.look.comparison_table([1]),
-        "comparison_table: expected the result of fdl.compare_optimizers, got [1]; pass a dict ",
+        "comparison_table: expected the result of fdl.compare_optimizers, got [1]; pass a dict, ",
     ),
     "table_of_numbers": (
         lambda m, x: fdl.look.comparison_table({"sgd": 1}),

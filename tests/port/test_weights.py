@@ -310,7 +310,7 @@ def test_random_keys_of_another_kind_are_refused(tmp_path):
         (jax.random.split(jax.random.key(3, impl="rbg"), 2), "key<rbg> [2]"),
         (jnp.zeros(4, jnp.uint32), "uint32 [4]"),
     ]:
-        with pytest.raises(ValueError, match=r"that differs at 1 paths; build the model") as seen:
+        with pytest.raises(ValueError, match=r"that differs at 1 paths; load it into") as seen:
             fdl.load_weights(file, {"key": like})
         assert str(seen.value).splitlines()[1:] == [
             f"  different: key, expected {said}, got key<rbg> []"

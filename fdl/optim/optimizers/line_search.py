@@ -88,7 +88,7 @@ def scale_by_zoom_linesearch(
         raise OptionError(
             who,
             f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; "
-            "'keep' starts at the step of the last search, and 'one' starts at 1",
+            "with 'keep', the search starts at the last step; with 'one', it starts at 1",
         )
     check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
     steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)

@@ -217,8 +217,8 @@ FAULTS = {  # what the message says of each
     serve_longer_file: "expected a valid gzip file, got an invalid one (Not a gzipped file",
     serve_page: "expected a valid gzip file, got an invalid one (Not a gzipped file (b'<h'))",
     serve_nothing: f"expected SHA-256 {SHA256}, got {hashlib.sha256().hexdigest()}; deleted the ",
-    wrong_range: f"expected the bytes from 0 on, got the range 'bytes 10-{len(PACKED) - 1}/",
-    no_range: "expected the bytes from 0 on, got the range 'none'; deleted the partial file",
+    wrong_range: f"expected the bytes from byte 0 to the end, got the range 'bytes 10-{len(PACKED) - 1}/",
+    no_range: "expected the bytes from byte 0 to the end, got the range 'none'; deleted the partial file",
     never_satisfied: "HTTP Error 416: ",
     serve_bomb: f"expected at most {len(DATA)} bytes unpacked, got more; deleted the partial file",
     serve_without_end: f"expected a gzip file of at most {MOST} bytes, got more; deleted the ",
@@ -319,7 +319,9 @@ def test_another_file_in_its_place_is_replaced(mirror, path):
     path.parent.mkdir()
     path.write_bytes(DATA[:-1])
     mirror.answers = [missing]
-    with pytest.raises(ConnectionError, match=f"^{re.escape(str(path))}: expected it from one of"):
+    with pytest.raises(
+        ConnectionError, match=f"^{re.escape(str(path))}: expected a download from one of"
+    ):
         fetch(path, mirror)
     assert path.read_bytes() == DATA[:-1]
     mirror.answers = [serve]
@@ -529,7 +531,7 @@ def test_an_interrupt_keeps_the_part(mirror, path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_reported_before_any_request(mirror, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     message = f"{tmp_path / 'file'}: expected a folder that can be written, got 'File exists'; "
-    with pytest.raises(OSError, match=f"^{re.escape(message)}choose another one .FDL_CACHE"):
+    with pytest.raises(OSError, match=f"^{re.escape(message)}choose another folder .FDL_CACHE"):
         fetch(tmp_path / "file" / "data", mirror)
     assert mirror.ranges == []
 

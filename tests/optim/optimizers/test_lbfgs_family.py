@@ -355,8 +355,8 @@ def test_mistakes_raise():
     with assert_refused("lbfgs: expected memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
     with assert_refused(
-        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; 'keep' starts at the "
-        "step of the last search, and 'one' starts at 1"
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; with 'keep', the "
+        "search starts at the last step; with 'one', it starts at 1"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
     with assert_refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
