@@ -32,7 +32,7 @@ def show(names=None):
             f"choose from {', '.join(dict.fromkeys(kinds.values()))}"
         )
     print(
-        f"{against.STEPS} steps of a small network on digits, with other options than the defaults\n"
+        f"{against.STEPS} steps of a small network on digits, with options that are not defaults\n"
         "  update, ULPs  largest difference between the updates of fdl and optax, for the same\n"
         "                parameters, gradients and state, in units in the last place of the\n"
         "                largest value\n"

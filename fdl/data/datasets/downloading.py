@@ -173,7 +173,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
             span = response.headers.get("Content-Range", "none")
             if not span.startswith(f"bytes {start}-"):
                 raise _Damaged(
-                    f"expected the bytes from byte {start} to the end, got the range '{span}'; "
+                    f"expected the bytes from {start} to the end, got the range '{span}'; "
                     "deleted the partial file"
                 )
         else:
