@@ -801,7 +801,7 @@ SEEDED_BUGS = {
             ("if path not in found]", "if False]"),
             ("if path not in wanted]", "if False]"),
             ("raw[0::2] | raw[1::2] << 4", "raw[1::2] | raw[0::2] << 4"),
-            ('raise _not_whole(file, "a name that', '_not_whole(file, "a name that'),
+            ('raise _not_whole(file, "a header with', '_not_whole(file, "a header with'),
             ('f"{note} {shape[:-1]}"', "info['kind']"),
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],
