@@ -285,7 +285,7 @@ def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that would overflow in a narrower dtype; None if none would."""
+    """The index of the first value that would overflow in a narrower dtype, or None."""
     seen = 0
     iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
     flags = ["external_loop", "buffered", "zerosize_ok"]

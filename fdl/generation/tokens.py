@@ -170,7 +170,7 @@ def stream_tokens(
 
 @dataclasses.dataclass
 class _Writer:
-    """A generation in progress: calls the compiled functions, and checks what they report."""
+    """A generation in progress: calls the compiled functions, and checks their results."""
 
     who: str
     model: Layer

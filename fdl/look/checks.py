@@ -17,7 +17,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
             of = f" of {quoted(name)}" if name else ""
             raise ValueError(
                 f"learning_curves: expected the history{of} to be a list of records with step, got "
-                f"{history!r:.60}; pass result.history, where result is what fit returned"
+                f"{history!r:.60}; pass result.history, where result = fdl.fit(...)"
             )
     if not named:
         raise ValueError(

@@ -144,8 +144,8 @@ def representations(
       this component.
 
     Raises:
-      ValueError: before and after have different paths, an h is not finite or its length is not
-        the length of labels, a class has no name, or readouts has a path that before lacks.
+      ValueError: before and after have different paths, an h is not finite or its length is not the
+        length of labels, a class has no name, or readouts has a path that is not in before.
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """

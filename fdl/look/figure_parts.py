@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
 # These colours were found by a search. Their smallest distance in OKLab is 0.18 for most readers,
-# and 0.09 for readers whose eyes lack red, green or blue cones. The first colours differ the most.
+# and 0.09 for colour-blind readers without red, green or blue cones. The first colours differ the
+# most.
 PALETTE = (
     "#3377cc",
     "#ee8811",

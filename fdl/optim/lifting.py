@@ -91,8 +91,8 @@ def per_leaf(
     Only this function decides which dtypes are used. The last `kept` trees of `others` are state:
     the rule gets their leaves in their own dtypes, and returns new values, which are cast back to
     those dtypes. g and the leaves of all other trees are cast to float32 or wider for the rule. If
-    the arguments of the rule have different dtypes, it computes in the wider one, as in optax. The
-    new update is cast to the dtype of g.
+    the arguments of the rule have different dtypes, it computes in the wider dtype, as in optax.
+    The new update is cast to the dtype of g.
 
     Args:
       who: name of the transformation, for error messages.
@@ -178,7 +178,8 @@ def check_params(who: str, params: Any) -> None:
     """Raises unless all parameters have a floating or complex dtype.
 
     Raises:
-      ValueError: a parameter has another dtype. The message names the path of the first one.
+      ValueError: a parameter has another dtype. The message names the path of the first such
+        parameter.
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):

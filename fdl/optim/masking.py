@@ -125,7 +125,7 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
 
 
 def _difference(prefix: Any, tree: Any) -> str:
-    """The first place where a prefix does not fit a tree, in words."""
+    """The first place where a prefix does not fit a tree, as text."""
     given, expected = paths.leaves(prefix), paths.leaves(tree)
     levels: set[str] = set()
     for path in expected:

@@ -390,7 +390,8 @@ def test_dampening_is_that_of_torch():
 def test_dampening_needs_a_plain_momentum(momentum, nesterov):
     message = (
         "sgd: expected a momentum and nesterov=False together with dampening, got momentum "
-        f"{momentum} and nesterov {nesterov}; leave dampening out, or pass both"
+        f"{momentum} and nesterov {nesterov}; leave dampening out, or pass a momentum and "
+        "nesterov=False"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.sgd(0.1, momentum, nesterov, dampening=0.5)

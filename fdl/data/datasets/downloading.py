@@ -155,7 +155,7 @@ def _empty(part: IO[bytes]) -> None:
 
 
 def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
-    """Downloads the bytes that the partial file lacks, and appends them."""
+    """Downloads the missing bytes of the partial file, and appends them."""
     import urllib.error  # imported here so that `import fdl` stays fast
     import urllib.request
 
@@ -166,15 +166,15 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # the partial file is complete, or else its checksum will be wrong
+            return  # the partial file is complete, or its checksum will be wrong
         raise
     with response:
         if response.status == http.client.PARTIAL_CONTENT:
             span = response.headers.get("Content-Range", "none")
             if not span.startswith(f"bytes {start}-"):
                 raise _Damaged(
-                    f"expected the bytes from {start} to the end, got the range '{span}'; "
-                    "deleted the partial file"
+                    f"expected the bytes from {start} to the end, got the range '{span}'; deleted "
+                    "the partial file"
                 )
         else:
             _empty(part)

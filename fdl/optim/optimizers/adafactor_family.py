@@ -51,7 +51,7 @@ def adafactor(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1.
       min_dim_size_to_factor: >= 1. For a leaf whose two largest axes both have at least this size,
-        v is stored as means over these two axes. For all other leaves, v is stored whole.
+        v is stored as means over these two axes. For all other leaves, all of v is stored.
       decay_rate: > 0. With a larger value, v averages over more steps.
       decay_offset: the count at which t is 1, such as the first step of fine-tuning.
       multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
@@ -61,7 +61,7 @@ def adafactor(
       weight_decay_rate: >= 0, or a schedule. It is not multiplied by the learning rate. None means
         no weight decay.
       eps: >= 0, added to g^2.
-      factored: True stores v as means if two axes are large enough. False always stores v whole.
+      factored: True stores v as means if two axes are large enough. False always stores all of v.
       weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
@@ -120,7 +120,7 @@ def scale_by_factored_rms(
     """The direction of `adafactor`: g / sqrt(v).
 
     Args:
-      factored: True stores v as means if two axes are large enough. False always stores v whole.
+      factored: True stores v as means if two axes are large enough. False always stores all of v.
       decay_rate: > 0, the second argument of decay_rate_fn.
       step_offset: subtracted from the count.
       min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both

@@ -1,8 +1,8 @@
 """A line search: finds the step along a direction by evaluating the loss.
 
-The letters are those of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a) is the
-loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a pair of
-steps with a good step between them; `low` is the end of the bracket with the smaller loss.
+The formulas use the letters of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a)
+is the loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a
+pair of steps with a good step between them; `low` is the end of the bracket with the smaller loss.
 """
 
 import inspect
@@ -195,8 +195,8 @@ class Search(NamedTuple):
       last: the last point that was tried.
       grad: the gradient of the loss at `last`.
       bracket: see `Bracket`.
-      safe: the best point so far that satisfies the first Wolfe condition. Before there is one, it
-        is the start.
+      safe: the best point so far that satisfies the first Wolfe condition. Until there is such a
+        point, it is the start.
       safe_grad: the gradient of the loss at `safe`.
       decrease_error: by how much `last` violates the first condition.
       curvature_error: by how much `last` violates the second condition.
@@ -342,7 +342,7 @@ def _positive(error: jax.Array) -> jax.Array:
 
 
 def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
-    """The minimum of the cubic through 3 points that has the slope of the first one; can be NaN."""
+    """The minimum of the cubic through 3 points with the slope of the first point; can be NaN."""
     to_b, to_c = b.step - a.step, c.step - a.step
     over_b = b.value - a.value - a.slope * to_b
     over_c = c.value - a.value - a.slope * to_c
@@ -354,7 +354,7 @@ def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
 
 
 def _parabola(a: Point, b: Point) -> jax.Array:
-    """The minimum of the parabola through 2 points that has the slope of the first one."""
+    """The minimum of the parabola through 2 points with the slope of the first point."""
     apart = b.step - a.step
     second = (b.value - a.value - a.slope * apart) / apart**2
     return a.step - a.slope / (2.0 * second)

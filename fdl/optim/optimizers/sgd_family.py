@@ -72,7 +72,8 @@ def sgd(
         raise OptionError(
             "sgd",
             "expected a momentum and nesterov=False together with dampening, got momentum "
-            f"{said(momentum)} and nesterov {nesterov}; leave dampening out, or pass both",
+            f"{said(momentum)} and nesterov {nesterov}; leave dampening out, or pass a momentum "
+            "and nesterov=False",
         )
     direction = (
         stateless("sgd", lambda g: g)

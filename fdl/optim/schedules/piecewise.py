@@ -1,6 +1,6 @@
 """Piecewise schedules: constants, straight lines, half cosines, and the one-cycle schedules.
 
-`fdl.optim.schedules.decay` says what counts and values can be.
+`fdl.optim.schedules.decay` describes counts and values.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """Schedules that join other schedules: a warm-up and a decay, and warm restarts.
 
-`fdl.optim.schedules.decay` says what counts and values can be. With warmup_steps=0 there is no
-warm-up.
+`fdl.optim.schedules.decay` describes counts and values. With warmup_steps=0 there is no warm-up.
 """
 
 import operator

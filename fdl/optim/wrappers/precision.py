@@ -96,11 +96,11 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
 def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTransformationExtraArgs:
     """Keeps the moments of an optimizer in a narrower dtype, to save memory.
 
-    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax keeps moments
-    in the dtype of the parameters. With bfloat16 parameters, the state of
-    `keep_state_in(optimizer, jnp.bfloat16)` has the same dtypes as in optax. The drawback is that
-    0.999 v rounds to v in bfloat16, so a second moment that has grown never falls. Some optimizers
-    have an argument `mu_dtype`, which narrows only the first moment.
+    fdl keeps moments in float32 or wider, even for narrower parameters; optax keeps moments in the
+    dtype of the parameters. With bfloat16 parameters, the state of `keep_state_in(optimizer,
+    jnp.bfloat16)` has the same dtypes as in optax. The drawback is that 0.999 v rounds to v in
+    bfloat16, so a second moment that has grown never falls. Some optimizers have an argument
+    `mu_dtype`, which narrows only the first moment.
 
     Args:
       optimizer: a transformation of fdl or optax.
