@@ -912,7 +912,7 @@ MISTAKES = {
     ),
     "schedule_free_state": (
         lambda: optim.schedule_free_eval_params(fdl.sgd(0.1).init(jnp.ones(1)), jnp.ones(1)),
-        "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; pass the state of ",
+        "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; if schedule_free ",
     ),
 }
 
