@@ -692,7 +692,7 @@ BAD_WEIGHTS = {
     ),
     "nan": (
         np.nan,
-        r"data at '2': expected finite numbers, got nan at row 3 \(1 of 53 rows have su",
+        r"data at '2': expected finite numbers, got nan at row 3 \(1 of 53 rows are not",
     ),
     "zeros": (
         0.0,

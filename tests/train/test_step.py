@@ -550,7 +550,7 @@ def test_the_callers_arrays_are_alive_after_fit():
 BAD_DATA = {
     "empty": (
         lambda x, y: (x[:0], y[:0]),
-        r"data: expected at least one example, got none at '0'; look at",
+        r"data: expected at least one example, got none at '0'; check the",
     ),
     "lengths": (
         lambda x, y: (x, y[:-1]),
@@ -658,7 +658,7 @@ def test_an_unknown_monitor_is_named():
 def test_integer_parameters_and_odd_seeds_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; keep what",
+        match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; convert",
     ):
         fdl.start({"a": {"w": jnp.arange(3)}}, momentum())
     for seed in (-1, 2**32, 1.5, "7", True, np.arange(2)):
