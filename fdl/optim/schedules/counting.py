@@ -1,4 +1,4 @@
-"""Helpers for schedules: exact arithmetic with numbers of steps, and checks of arguments."""
+"""Functions for schedules: exact arithmetic with numbers of steps, and checks of arguments."""
 
 from typing import Any
 
