@@ -1,7 +1,7 @@
-"""Test accuracy over several seeds, of the networks that the examples train.
+"""Test accuracy of the networks that the examples train, over several seeds.
 
 python accuracy.py digits     5 seeds, each with its own split, weights, batches and dropout
-python accuracy.py mnist      3 seeds; Keras's example of the same network states 98.40 %
+python accuracy.py mnist      3 seeds; Keras's example of the same network reports 98.40 %
 """
 
 import statistics

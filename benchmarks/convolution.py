@@ -1,13 +1,15 @@
-"""Convolution and pooling: inside `lax.scan` against outside, against XLA's own, and a whole step.
+"""Convolution and pooling in `lax.scan`, compared with no scan and with XLA; and a training step.
 
-Every form runs forward, and forward with the gradients by x and by its weights, on a small batch in
-float32. "inside" is a `lax.scan` of several passes in which each waits for the one before it, over
-as many calls of the same pass compiled by itself; "XLA's own" is the same pass by
-`lax.conv_general_dilated`, `lax.reduce_window` and the like, in the same scan. The step is the
-training step of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max pooling, dense 128,
-relu, dense 10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan, beside torch and Flax
-Linen if they are installed, which run the loops of their users: torch eagerly, Linen a compiled
-step.
+Every layer is timed on a small batch in float32: the forward pass, and the forward pass with the
+gradients for x and for its weights. "inside" is a `lax.scan` of several passes, in which each pass
+waits for the pass before it. "outside" is the same number of calls of one compiled pass. "XLA's
+own" is the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar functions, in
+the same scan.
+
+The training step is that of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max
+pooling, dense 128, relu, dense 10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan. It is
+compared with torch and Flax Linen, if they are installed. These run as their users run them: torch
+eagerly, and Linen with a compiled step.
 """
 
 import functools
@@ -26,8 +28,8 @@ PASSES, BATCH, CLASSES = 3, 128, 10
 
 
 def forms():
-    """name -> (layer, the same by XLA's own if it has one, x's shape)."""
-    # Pooling does so little for each pixel that only a large batch takes a time worth measuring.
+    """name -> (layer, the same layer with XLA's operations or None, the shape of x)."""
+    # Pooling is so fast for each pixel that only a large batch takes a time that can be measured.
     image, deep, some, many = ((8, 28, 28, 32), *((n, 28, 28, 64) for n in (8, 32, 64)))
     window = functools.partial(jax.lax.reduce_window, padding="VALID")
     function = fdl.function
@@ -77,10 +79,10 @@ def forms():
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--sweeps", type=int, default=3, help="of all forms, minutes apart")
-    parser.add_argument("--only", default="", help="forms whose name holds this; writes nothing")
+    parser.add_argument("--sweeps", type=int, default=3, help="number of sweeps over all forms")
+    parser.add_argument("--only", default="", help="part of the names of forms; no file is written")
     options = parser.parse_args()
-    # First, while the process is young: after thousands of programs its memory is in pieces.
+    # This comes first: after thousands of programs, the memory of a process is fragmented.
     steps, absent = ([], []) if options.only else beside_peers(options.rounds)
     taken = []
     for _ in range(options.sweeps):
@@ -100,7 +102,7 @@ def main() -> None:
 
 
 def median(rows):
-    """One row of several of the same form, a machine's slow and fast minutes among them."""
+    """The median of several rows of the same form, measured in different minutes."""
     numbers = ("ms", "inside_over_outside", "xla_over_fdl")
     return rows[0] | {
         each: statistics.median(row[each] for row in rows)
@@ -122,7 +124,7 @@ def form(name, layer, other, shape, way, rounds):
         "xla_over_fdl": None,
     }
     if other is not None:
-        # Once is enough for a convolution, which takes up to some hundred times as long.
+        # One pass of a convolution is enough: XLA can take some hundred times as long as fdl.
         passes = 1 if other is layer else PASSES
         theirs = scanned(one_pass(other, way), params, x, passes)
         with by_xla():
@@ -144,14 +146,14 @@ def one_pass(layer, way):
 
 
 def first(tree):
-    """A number that waits for all of a pass, too small to change the next."""
+    """A number that depends on all results of a pass, but is too small to change the next."""
     return sum(leaf.ravel()[0] for leaf in jax.tree.leaves(tree)) * 1e-30
 
 
 def scanned(run, params, x, passes):
     @jax.jit
     def loop(params, x):
-        # The results are carried, so that none of them can be left out.
+        # The results are carried, so that XLA cannot leave any of them out.
         held = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(run, params, x))
 
         def body(carry, _):
@@ -180,7 +182,7 @@ def repeated(run, params, x):
 
 
 class by_xla:
-    """Traces within see XLA's own convolution and its own gradients."""
+    """A context in which functions are traced with XLA's convolution and its gradients."""
 
     def __enter__(self):
         self.before = vars(convolution).copy()

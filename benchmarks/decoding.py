@@ -1,8 +1,8 @@
-"""A token by the cache against a token by the full pass, at growing lengths.
+"""The time of a token in decoding, with a cache and with a full pass, for several lengths.
 
-Both are programs of one compiled scan. With the cache a step reads L keys and values, so its time
-is a constant plus something that grows as L; the full pass over L tokens, which a program without
-a cache would run for every token, grows at least as L, and its scores as L * L.
+Both programs are compiled. With the cache, a step reads L keys and values, so its time is a
+constant plus a part that grows with L. Without a cache, every token needs a full pass over L
+tokens. Its time grows at least with L, and the time of its attention scores grows with L * L.
 """
 
 import functools

@@ -1,12 +1,13 @@
-"""What depth costs: the fence of a residual network's gradient, and the two forms of `repeat`.
+"""The cost of depth: fences in the gradient of a residual network, and the two forms of `repeat`.
 
-    python benchmarks/depth.py fences     fdl's fence beside others and none; none takes 8 s and
-                                          1 GB to compile at depth 16, and far more beyond
+    python benchmarks/depth.py fences     fdl's fence, other fences, and no fence; without a fence,
+                                          the compilation at depth 16 takes 8 s and 1 GB, and much
+                                          more at larger depths
     python benchmarks/depth.py repeat     unrolled and scanned, for some depths and sizes
 
-Blocks are a transformer's, of width 128; a training step runs inside `lax.scan`, as in `fit`. Every
-row compares with the first of its depth and size, and so the first with itself: by time, and by the
-work of all cores together.
+The blocks are transformer blocks of width 128. A training step runs inside `lax.scan`, as in `fit`.
+Every row is compared with the first row of the same depth and size, in time and in the processor
+time of all cores; so the first row is compared with itself.
 """
 
 import time
@@ -41,14 +42,14 @@ def main() -> None:
 
 
 def fences(depth: int) -> dict[str, fdl.Layer]:
-    """One network unrolled behind each kind of fence; the others compare with the first, fdl's."""
+    """An unrolled network with each kind of fence; fdl's is first, so all are compared with it."""
     fine = {"call, never inlined (fdl)": fence}
     fine |= {name: backward(f) for name, f in OTHERS.items()}
     return {name: fdl.chain(*[block(f)] * depth) for name, f in fine.items()}
 
 
 def forms(depth: int) -> dict[str, fdl.Layer]:
-    """Both forms of `repeat`, the scanned one under several policies."""
+    """Both forms of `repeat`; the scanned form has several checkpoint policies."""
     keep = jax.checkpoint_policies
     return {
         "unrolled": fdl.repeat(block(fence), depth, scan=False),
@@ -63,7 +64,7 @@ def forms(depth: int) -> dict[str, fdl.Layer]:
 
 
 def attention() -> fdl.Layer:
-    """Causal self-attention, by hand."""
+    """Causal self-attention, written by hand."""
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
         heads = (*x.shape[:-1], HEADS, WIDTH // HEADS)
@@ -77,7 +78,7 @@ def attention() -> fdl.Layer:
 
 
 def block(fenced: Callable[[Any], Any]) -> fdl.Layer:
-    """A transformer's, before whose two skip connections x is fenced."""
+    """A transformer block, with a fence on x before each of its two skip connections."""
 
     def forward(f: Any, x: jax.Array) -> jax.Array:
         x = fenced(x)
@@ -90,7 +91,7 @@ def block(fenced: Callable[[Any], Any]) -> fdl.Layer:
 
 
 def backward(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """An identity in whose backward pass `f` stands."""
+    """An identity function whose backward pass applies `f`."""
 
     @jax.custom_vjp
     def identity(x: jax.Array) -> jax.Array:
@@ -101,12 +102,12 @@ def backward(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.A
 
 
 def same(x: jax.Array) -> jax.Array:
-    """x, by another instruction."""
+    """Returns x, but with one more instruction."""
     return jax.lax.reduce_precision(x, 8, 23)
 
 
 def one_trip(x: jax.Array) -> jax.Array:
-    """A loop whose number of trips the compiler cannot know."""
+    """A loop that runs once, which the compiler cannot know."""
     return jax.lax.fori_loop(0, jax.lax.optimization_barrier(1), lambda _, x: same(x), x)
 
 

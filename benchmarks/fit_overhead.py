@@ -1,8 +1,8 @@
-"""fit against the loop that a JAX user writes by hand: one jit of lax.scan over the same steps.
+"""`fit` compared with a loop written by hand: one jit of lax.scan over the same steps.
 
-The hand-written side uses neither Layer nor fdl's loss, optimizer or loop; it draws its batches
-with the same stream and reports the same mean loss and accuracy. The same program against itself
-shows what the machine's noise alone does to a ratio.
+The hand-written program does not use fdl's layers, loss, optimizer or loop. It draws the same
+batches and reports the same mean loss and accuracy. It is also compared with itself, which shows
+the noise of the machine.
 """
 
 import functools
@@ -20,7 +20,7 @@ BATCH, RATE, CLASSES = 128, 0.1, 10
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=21)
-    parser.add_argument("--epochs", type=int, default=4, help="in one timed call")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs in one timed call")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 512])
     options = parser.parse_args()
     x, y = jax.tree.map(jnp.asarray, fdl.data.mnist().train)
@@ -131,9 +131,9 @@ def with_fdl(x, y, width, steps, epochs, chunk):
 
 
 def assert_same(ours, theirs):
-    """Both sides must have done the same work: the parameters agree but for rounding."""
+    """Raises unless both programs give the same parameters, up to rounding."""
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        # By length: after thousands of steps rounding has moved single weights by more than that.
+        # Norms are compared: after thousands of steps, rounding changes single weights by more.
         assert np.linalg.norm(a - b) <= 2e-2 * np.linalg.norm(b)
 
 

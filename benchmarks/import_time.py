@@ -1,4 +1,4 @@
-"""What `import fdl` adds to `import jax`, and how much of that is optax."""
+"""The time that `import fdl` adds to `import jax`, and how much of it is optax."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def self_times(statement):
-    """Microseconds that each module took by itself, from `python -X importtime`."""
+    """The time of each module alone, in microseconds, from `python -X importtime`."""
     command = [sys.executable, "-X", "importtime", "-c", statement]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     lines = re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What every benchmark here needs: paired timings, a word on the machine, JSON and a table."""
+"""What every benchmark needs: paired timings, facts about the machine, JSON files and tables."""
 
 import argparse
 import json
@@ -22,13 +22,13 @@ def paired(
     pairs: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Times two programs in turn, A B then B A, after one warm-up of each.
+    """Times two programs in turn: A, B, then B, A, and so on, after one warm-up of each program.
 
-    `clock` is `time.process_time` where the work of all cores is asked for: neighbours on the
-    machine disturb that less.
+    With `clock=time.process_time`, it measures the work of all cores, which other programs on the
+    machine disturb less. Both callables must wait for their results.
 
-    Returns the median of the ratios A / B pair by pair, their quartiles, and the best time of each
-    in seconds. Both callables must wait for their result.
+    Returns the median and the quartiles of the ratios A / B of all pairs, and the best time of each
+    program in seconds.
     """
     first(), second()
     ratios, times_a, times_b = [], [], []
@@ -52,14 +52,14 @@ def paired(
 
 
 def seconds(program: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long one call takes."""
+    """The time of one call in seconds."""
     begun = clock()
     program()
     return clock() - begun
 
 
 def machine() -> dict[str, Any]:
-    """On what a number was measured."""
+    """The machine and the versions with which the numbers are measured."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Prints rows as a table, and writes them with the machine to results/name.json."""
+    """Prints rows as a table, and writes rows, facts and machine to results/name.json."""
     columns = list(rows[0])
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]

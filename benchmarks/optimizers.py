@@ -1,7 +1,8 @@
-"""A step of each optimizer against optax's: time, memory and compilation, on 10 million parameters.
+"""A step of each optimizer compared with optax: time, memory, compilation, 10 million parameters.
 
-The tree has 200 leaves. Both sides are compiled by jit with donated state and run in turn, in one
-process; fdl's program against a second copy of itself shows what the machine's noise alone does.
+The tree has 200 leaves. Both programs are compiled by jit with a donated state, and run in turn in
+one process. fdl's program is also compared with a copy of itself, which shows the noise of the
+machine.
 """
 
 import statistics
@@ -16,20 +17,20 @@ import optax
 
 import fdl
 
-sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers in tests
 
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 from tests.oracles.cases import SHAPES
 
-GROUPS = 50  # of the four leaves that the table's masks name
+GROUPS = 50  # groups of four leaves, with the names in the masks of that table
 
 
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=21)
-    parser.add_argument("--compilations", type=int, default=5, help="of each side")
+    parser.add_argument("--compilations", type=int, default=5, help="compilations of each program")
     parser.add_argument("--parameters", type=int, default=10_000_000)
-    parser.add_argument("--optimizers", nargs="+", help="cases of the registry (default: all)")
+    parser.add_argument("--optimizers", nargs="+", help="cases in that table (default: all)")
     options = parser.parse_args()
     known = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
     rows = []
@@ -63,7 +64,7 @@ def row(name, case, options):
 
 
 def tree(parameters):
-    """200 leaves of the four kinds; matrices hold as many weights as cubes."""
+    """200 leaves of the four kinds; a matrix has as many weights as a cube."""
     side = round((parameters / (2 * GROUPS)) ** 0.5)
     shapes = {
         "scalar": (),
@@ -83,7 +84,7 @@ def tree(parameters):
 
 
 class Program:
-    """A compiled step: its bytes, and a call that goes on from the state before."""
+    """A compiled step: its memory in bytes, and a call that continues from the last state."""
 
     def __init__(self, compiled, state, params):
         analysis = compiled.memory_analysis()
@@ -121,7 +122,7 @@ def compiled(optimizer, state, params):
 
 
 def compile_ratio(case, params, repetitions):
-    """Median over median, each time from empty caches and with a new optimizer."""
+    """fdl's median divided by optax's; each time with empty caches and a new optimizer."""
     seconds = {case.ours: [], case.theirs: []}
     for number in range(repetitions):
         for make in list(seconds)[:: -1 if number % 2 else 1]:
@@ -136,7 +137,7 @@ def compile_ratio(case, params, repetitions):
 
 
 def read(params):
-    """The parameters at which gradients are taken."""
+    """The parameters at which gradients are computed."""
     return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 

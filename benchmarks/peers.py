@@ -1,9 +1,10 @@
-"""One training epoch of a small network: fdl beside its peers, each as its guide writes the loop.
+"""A training epoch of a small network: fdl and other libraries, each with the loop of its guide.
 
-784-H-H-10 with ReLU on MNIST, batch 128, SGD with momentum 0.9, float32, the loss and the accuracy
-of every epoch reported. Every library shuffles each epoch. The JAX peers compile their step, torch
-runs eagerly, as most of its users do. Libraries that are not installed are left out and named. All
-run in one process, in turn; the best of several epochs counts.
+The network is 784-H-H-10 with ReLU on MNIST, with batch 128, SGD with momentum 0.9, and float32.
+Every library shuffles each epoch, and reports the loss and the accuracy of each epoch. The JAX
+libraries compile their step; torch runs eagerly, as for most of its users. Libraries that are not
+installed are left out, and their names are printed. All libraries run in turn in one process, and
+the best of several epochs is reported.
 """
 
 import importlib
@@ -36,7 +37,7 @@ def main() -> None:
                 absent.append(f"{name} ({error.name})")
         best = dict.fromkeys(epochs, float("inf"))
         loss = {}
-        for number in range(options.rounds + 1):  # the first one compiles
+        for number in range(options.rounds + 1):  # the first epoch compiles
             for name, epoch in epochs.items():
                 begun = time.perf_counter()
                 loss[name] = float(epoch(number))
@@ -58,7 +59,7 @@ def version(name):
 
 
 def batches(x, y, number):
-    """As loops are commonly written: a permutation, and slices of it."""
+    """Batches as most loops draw them: slices of a permutation."""
     order = np.random.default_rng(number).permutation(len(x))
     for step in range(len(x) // BATCH):
         rows = order[step * BATCH : (step + 1) * BATCH]

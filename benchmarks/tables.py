@@ -1,11 +1,11 @@
-"""Writes RESULTS.md and the ratios of the README from results/*.json: no number is typed."""
+"""Writes RESULTS.md and the ratios of the README from results/*.json, so no number is typed."""
 
 import json
 import re
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers in tests
 
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 
@@ -29,7 +29,7 @@ def ratios() -> str:
     small = {row["library"]: row["times_fdl"] for row in rows if row["width"] == 32}
     lenet = {row["library"]: row["times_fdl"] for row in load("convolution")["steps"]}
     lines = [
-        "| a training step of | torch | Flax Linen | Equinox |",
+        "| network | torch | Flax Linen | Equinox |",
         "|---|---|---|---|",
         f"| a perceptron 784-32-32-10 | {small['torch']:.2f} | {small['Flax Linen']:.2f} | "
         f"{small['Equinox']:.2f} |",
@@ -38,7 +38,10 @@ def ratios() -> str:
         f"| a LeNet-like convolution network | {lenet['torch']:.2f} | {lenet['Flax Linen']:.2f} | "
         "not measured |",
     ]
-    return "\n".join([f"Times fdl's, on {machine()}:", "", *lines]) + "\n"
+    return (
+        "\n".join([f"Time of a training step, divided by fdl's, on {machine()}:", "", *lines])
+        + "\n"
+    )
 
 
 def machine() -> str:
@@ -53,12 +56,13 @@ def results() -> str:
     """The whole page."""
     parts = [
         "# Measured",
-        "Written by `python benchmarks/tables.py` from `benchmarks/results/`, which the scripts "
-        f"named below write. On {machine()}. Times vary by some percent from run to run, so what "
-        "counts is ratios within one run, and a program against itself is shown beside them.",
+        "`python benchmarks/tables.py` writes this page from the files in `benchmarks/results/`, "
+        f"which the scripts named below write. The machine: {machine()}. Times vary by some "
+        "percent from run to run, so the tables show ratios of times within one run. If a program "
+        "is compared with itself, the ratio shows the noise.",
         section("Accuracy", accuracy()),
         section("The compiled loop", overhead()),
-        section("Beside peers", peers()),
+        section("Other libraries", peers()),
         section("Optimizers", optimizers()),
         section("Convolution and pooling", convolutions()),
         section("Depth", depth()),
@@ -78,19 +82,19 @@ def accuracy():
         f"Test accuracy (`benchmarks/accuracy.py`): digits {digits['mean_accuracy']:.4f}, the mean "
         f"of {len(digits['rows'])} seeds, each with its own split; MNIST "
         f"{mnist['mean_accuracy']:.4f}, the mean of {len(mnist['rows'])} seeds, with a "
-        f"784-512-512-10 network and dropout after {mnist['rows'][0]['epochs']} epochs, for which "
-        f"Keras's example states {mnist['stated_elsewhere']:.4f}."
+        f"784-512-512-10 network and dropout, after {mnist['rows'][0]['epochs']} epochs. Keras's "
+        f"example of the same network reports {mnist['stated_elsewhere']:.4f}."
     )
 
 
 def overhead():
     found = load("fit_overhead")
     lines = [
-        f"`fit` against a hand-written `jit` of `lax.scan` over the same steps, for a 784-H-10 "
-        f"network on MNIST, batch {found['batch_size']} (`benchmarks/fit_overhead.py`, median of "
-        f"{found['rows'][0]['pairs']} interleaved pairs):",
+        "`fit` compared with a hand-written `jit` of `lax.scan` over the same steps, for a "
+        f"784-H-10 network on MNIST, batch {found['batch_size']} (`benchmarks/fit_overhead.py`, "
+        f"median of {found['rows'][0]['pairs']} interleaved pairs):",
         "",
-        "| program | H | times the hand-written loop | quartiles | us a step |",
+        "| program | H | time / hand-written loop | quartiles | us per step |",
         "|---|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -105,10 +109,10 @@ def peers():
     found = load("peers")
     versions = ", ".join(f"{name} {each}" for name, each in found["versions"].items() if each)
     lines = [
-        f"Beside peers: a 784-H-H-10 network on MNIST, batch {found['batch_size']}, SGD with "
-        f"momentum, each with the loop of its own guides (`benchmarks/peers.py`; {versions}):",
+        f"A 784-H-H-10 network on MNIST, batch {found['batch_size']}, SGD with momentum; each "
+        f"library runs the loop of its own guide (`benchmarks/peers.py`; {versions}):",
         "",
-        "| library | H | us a step | times fdl |",
+        "| library | H | us per step | time / fdl |",
         "|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -122,10 +126,10 @@ def peers():
 def optimizers():
     found = load("optimizers")
     lines = [
-        f"A step of each optimizer against optax's, on {found['parameters']:,} parameters in "
-        f"{found['leaves']} leaves (`benchmarks/optimizers.py`, median of "
+        f"A step of each optimizer, divided by the same step of optax, on {found['parameters']:,} "
+        f"parameters in {found['leaves']} leaves (`benchmarks/optimizers.py`, median of "
         f"{found['rows'][0]['pairs']} interleaved pairs; memory: temporary and output bytes; "
-        "compilation: trace, lower and compile):",
+        "compilation: the time to trace, lower and compile):",
         "",
         "| optimizer | time | quartiles | against itself | memory | compilation |",
         "|---|---|---|---|---|---|",
@@ -139,7 +143,7 @@ def optimizers():
 
 
 def with_options(name):
-    """What a case of the registry is: the optimizer, and what is switched on or off in it."""
+    """A case of the table in words: the optimizer, and which of its options are on or off."""
     usual = {"learning_rate", "b1", "b2", "eps", "beta", "decay", "rho"}
     options = getattr(OPTIMIZERS[name].ours, "keywords", {})
     said = [key if value else f"no {key}" for key, value in options.items() if key not in usual]
@@ -149,11 +153,12 @@ def with_options(name):
 def depth():
     rows = load("depth_repeat")["rows"]
     lines = [
-        "A stack of transformer blocks of width 128, by `repeat` (`benchmarks/depth.py repeat`): "
-        "compilation, and a training step inside `lax.scan`, over that of the unrolled form at the "
-        "same depth and size (the median of interleaved pairs):",
+        "A stack of transformer blocks of width 128, made by `repeat` (`benchmarks/depth.py "
+        "repeat`): the time of compilation, the time of a training step inside `lax.scan`, and "
+        "this time divided by that of the unrolled form at the same depth and size (the median of "
+        "interleaved pairs):",
         "",
-        "| form | depth | size | compilation, s of all cores | ms a step | times unrolled |",
+        "| form | depth | size | compilation, s of all cores | ms per step | time / unrolled |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -167,11 +172,12 @@ def depth():
 def decoding():
     found = load("decoding")
     lines = [
-        f"A token more, in decoding, of a GPT of {found['blocks']} blocks of width "
-        f"{found['width']} (`benchmarks/decoding.py`): with the cache, and by a pass over all "
-        "tokens, whose answers are the same to the error in the last column:",
+        f"The time of one more token in decoding, for a GPT of {found['blocks']} blocks of width "
+        f"{found['width']} (`benchmarks/decoding.py`): with the cache, and with a pass over all "
+        "tokens. The last column is the largest difference between the two results, divided by the "
+        "largest value:",
         "",
-        "| tokens before | us with the cache | us by a whole pass | largest difference |",
+        "| tokens before | us with the cache | us with a full pass | largest difference |",
         "|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -185,9 +191,10 @@ def decoding():
 def convolutions():
     found = load("convolution")
     lines = [
-        "Convolution and pooling on CPU, in float32 (`benchmarks/convolution.py`): a pass inside "
-        "`lax.scan`, where training runs, over the same pass outside of it, and how many times as "
-        "long XLA's own convolution and its own gradients take inside it:",
+        "Convolution and pooling on CPU, in float32 (`benchmarks/convolution.py`): the time of a "
+        "pass inside `lax.scan`, where training runs; this time divided by that of the same pass "
+        "outside of `lax.scan`; and the time of XLA's own convolution and gradients inside "
+        "`lax.scan`, divided by fdl's:",
         "",
         "| form | pass | ms | inside / outside | XLA's own |",
         "|---|---|---|---|---|",
@@ -201,10 +208,11 @@ def convolutions():
     lines += [
         "",
         f"A training step of a LeNet-like network on {found['batch_size']} images of 28 x 28, with "
-        "Adam; fdl inside a scan, the others in the loops of their users (medians of interleaved "
-        "rounds; torch's own time varies most, so between runs its ratio does too):",
+        "Adam. fdl runs inside a scan, and the others run in the loops of their users (medians of "
+        "interleaved rounds; from run to run, the time of torch varies most, and so does its "
+        "ratio):",
         "",
-        "| library | ms a step | times fdl |",
+        "| library | ms per step | time / fdl |",
         "|---|---|---|",
     ]
     for row in found["steps"]:
@@ -216,7 +224,7 @@ def imports():
     rows = {row["program"]: row for row in load("import_time")["rows"]}
     return (
         f"`import fdl` adds {rows['import jax, fdl']['ms_beyond_jax']:.0f} ms to `import jax`; "
-        f"optax alone adds {rows['import jax, optax']['ms_beyond_jax']:.0f} ms of them "
+        f"{rows['import jax, optax']['ms_beyond_jax']:.0f} ms of this are optax "
         "(`benchmarks/import_time.py`)."
     )
 

@@ -1,8 +1,8 @@
-"""An autoencoder learns to say digits in a few numbers, and to draw them again from these.
+"""An autoencoder learns to encode digits in a few numbers, and to reconstruct them from these.
 
-Nobody tells it what the images show: the target is the image itself. What it must learn is a
-representation of 784 pixels in `--code` numbers that keeps what matters. Pictures: test images and
-what it made of them; where the digits lie in the plane of the code's two principal components.
+It gets no labels: the target is the image itself. So it must learn to represent 784 pixels by
+`--code` numbers without losing the important information. The pictures show test images and their
+reconstructions, and the two principal components of the codes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(arguments=None):
     error = fdl.evaluate(objective, params, (x_test, x_test))["loss"]
     of_mean = float(np.mean((x_test - x.mean(0)) ** 2))
     of_plane = projected(x, x_test, given.code)
-    print(f"\nSquared error of a pixel, on test images that it has never seen: {error:.5f}")
+    print(f"\nMean squared error of a pixel, on test images that it has never seen: {error:.5f}")
     print(f"  {of_plane:.5f} by {given.code} principal components, {of_mean:.5f} by the mean image")
     names = fdl.data.FASHION_CLASSES if given.data == "fashion_mnist" else None
     pictures(out, model, params, result, x_test, y_test, names)
@@ -51,8 +51,10 @@ def options(arguments=None):
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", default="mnist", choices=["mnist", "fashion_mnist", "digits"])
-    parser.add_argument("--code", type=int, default=16, help="numbers to say an image in")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 128], help="widths")
+    parser.add_argument("--code", type=int, default=16, help="numbers in the code of an image")
+    parser.add_argument(
+        "--hidden", type=int, nargs="*", default=[256, 128], help="widths of hidden layers"
+    )
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate at the start")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=float, default=20)

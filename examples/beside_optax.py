@@ -1,6 +1,6 @@
-"""How far each optimizer of fdl is from optax's, on a small classifier of digits.
+"""The difference between each optimizer of fdl and optax's, on a small classifier of digits.
 
-The hyper-parameters are those of the tests' registry, all away from their defaults.
+The hyper-parameters are those of the tests, and differ from their defaults.
 """
 
 import statistics
@@ -12,7 +12,7 @@ import jax
 
 import fdl
 
-sys.path.append(str(Path(__file__).parents[1]))  # the one table of optimizers
+sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers in tests
 
 from tests.optim import against_optax as against
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
@@ -22,23 +22,25 @@ COLUMNS = "update, ULPs", "float32", "one ULP more", "float64", "time"
 
 
 def show(names=None):
-    """Prints a line for each optimizer that optax has, and what the columns mean."""
+    """Explains the columns, and prints a line for each optimizer that optax has, too."""
     cases = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
     kinds = {name: name.rstrip("0123456789").rstrip("_") for name in cases}
     unknown = set(names or []) - {*cases, *kinds.values()}
     if unknown:
         raise SystemExit(
-            f"--optimizers: expected names of the registry, got {', '.join(sorted(unknown))}; "
-            f"there are {', '.join(dict.fromkeys(kinds.values()))}"
+            f"--optimizers: expected names from the tests, got {', '.join(sorted(unknown))}; "
+            f"choose from {', '.join(dict.fromkeys(kinds.values()))}"
         )
     print(
-        f"{against.STEPS} steps of a small network on digits, hyper-parameters away from default\n"
-        "  update, ULPs  largest distance of an update from optax's, given the same parameters,\n"
-        "                gradients and state, in units in the last place of its largest value\n"
-        "  float32       distance of the displacements of two free runs, over their length\n"
-        "  one ULP more  the same for optax's beside optax's begun one ULP away\n"
-        "  float64       as float32, with tanh in the place of ReLU, in float64\n"
-        f"  time          of a training step over optax's, median of {PAIRS} pairs\n"
+        f"{against.STEPS} steps of a small network on digits, with options that are not defaults\n"
+        "  update, ULPs  largest difference between the updates of fdl and optax, for the same\n"
+        "                parameters, gradients and state, in units in the last place of the\n"
+        "                largest value\n"
+        "  float32       difference between the total displacements of the parameters in two\n"
+        "                separate runs, divided by the length of the displacement\n"
+        "  one ULP more  the same for two runs of optax that start one ULP apart\n"
+        "  float64       the same as float32, but in float64, and with tanh instead of ReLU\n"
+        f"  time          of a training step, divided by optax's; the median of {PAIRS} pairs\n"
     )
     width = max(map(len, cases))
     print(" " * width + "".join(f"{column:>14}" for column in COLUMNS))
@@ -49,7 +51,7 @@ def show(names=None):
 
 
 def measured(name, case):
-    """The five columns."""
+    """The values of the five columns."""
     pair = against.pair_of(name, case)
     ours, theirs = ({name: each} for each in pair[:2])
     problem = against.digits()

@@ -1,9 +1,9 @@
-"""A small GPT learns a text character by character, and then writes some.
+"""A small GPT learns a text character by character, and then writes text.
 
-By default the text is Python's own standard library, real text that is on every machine: it learns
-from most of its files, and is tested on others, which it has never seen. How many bits does it need
-for a character of them, and how many do gzip, bzip2 and xz? (A language model is a compressor: with
-arithmetic coding its bits are the size of the file.)
+By default, the text is the source code of Python's standard library, which is on every machine. The
+network learns from most of its files, and is tested on the other files. The result is the number of
+bits that it needs for a character of the test files, compared with gzip, bzip2 and xz. (A language
+model is a compressor: with arithmetic coding, its bits are the size of the compressed file.)
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main(arguments=None):
     given = options(arguments)
     out = report.folder(given.out)
     train, test, alphabet = text_of(given.data)
-    print(f"{len(train):,} characters to learn from, {len(test):,} to be tested on")
+    print(f"{len(train):,} characters for training, {len(test):,} for testing")
     model = fdl.gpt(
         *(len(alphabet), given.context, given.layers, given.heads, given.features),
         dropout_rate=given.dropout,
@@ -40,10 +40,10 @@ def main(arguments=None):
 
     plain = fdl.data.windows(test, given.context, given.context)
     loss = fdl.evaluate(objective, result.run.params, plain, batch_size=64)["loss"]
-    print(f"\nValidation loss {loss:.4f} nats a character, over pieces of {given.context}")
+    print(f"\nTest loss {loss:.4f} nats per character, on pieces of {given.context} characters")
     data = fdl.data.scored(test, given.context)
     nats = fdl.evaluate(objective, result.run.params, data, batch_size=64)["loss"]
-    print(f"{nats:.4f} where each character is given a past of at least half a piece")
+    print(f"{nats:.4f} where each character is predicted from at least half a piece before it")
     table(bits(nats), as_bytes(test, alphabet))
 
     draw.learning_curves(result.history).savefig(out / "learning_curves.png")
@@ -57,10 +57,10 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data", help="a text file, whose last tenth is held out")
-    parser.add_argument("--layers", type=int, default=4, help="blocks")
-    parser.add_argument("--heads", type=int, default=4, help="of each block")
-    parser.add_argument("--features", type=int, default=128, help="width")
+    parser.add_argument("--data", help="a text file; its last tenth is for testing")
+    parser.add_argument("--layers", type=int, default=4, help="number of blocks")
+    parser.add_argument("--heads", type=int, default=4, help="heads in each block")
+    parser.add_argument("--features", type=int, default=128, help="width of the network")
     parser.add_argument("--context", type=int, default=128, help="characters it sees at once")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch", type=int, default=16, help="pieces in a batch")
@@ -68,8 +68,8 @@ def options(arguments=None):
     parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's highest learning rate")
     parser.add_argument("--optimizer", default="muon", choices=["muon", "adamw"])
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's highest rate")
-    parser.add_argument("--warmup", type=int, default=100, help="steps until it is reached")
-    parser.add_argument("--stride", type=int, default=16, help="from one piece to the next")
+    parser.add_argument("--warmup", type=int, default=100, help="steps until the highest rate")
+    parser.add_argument("--stride", type=int, default=16, help="characters between pieces")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=int, default=400, help="characters to write at the end")
     parser.add_argument("--out", default="out/char_gpt", help="folder for curve and weights")
@@ -77,7 +77,7 @@ def options(arguments=None):
 
 
 def text_of(file):
-    """(ids to learn from, ids to be tested on, alphabet)."""
+    """(ids for training, ids for testing, alphabet)."""
     if file is not None:
         split, alphabet = fdl.data.characters(Path(file).read_text())
         return split.train, split.test, alphabet
@@ -88,7 +88,7 @@ def text_of(file):
 
 
 def standard_library(held_out=20):
-    """The modules of Python's standard library, every 20th of them held out, as two texts."""
+    """The modules of Python's standard library as two texts; every 20th is for testing."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     skipped = ("test", "tests", "idlelib", "lib2to3", "site-packages", "pydoc_data", "encodings")
     files = [
@@ -97,7 +97,7 @@ def standard_library(held_out=20):
         if not any(part in skipped for part in path.relative_to(folder).parts)
     ]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
-    # A character that is not ASCII is rare, and written as "?".
+    # Characters that are not ASCII are rare. They become "?".
     texts = [text.encode("ascii", "replace").decode() for text in texts]
     held = "".join(texts[::held_out])
     learned = "".join(text for i, text in enumerate(texts) if i % held_out)
@@ -132,7 +132,7 @@ def search(given):
         chosen = adamw
     else:
         matrices = fdl.muon(rate(given.matrix_rate), weight_decay=0.01)
-        # What is no matrix of a block has no decay: embeddings, norms, biases.
+        # All other parameters have no weight decay: embeddings, norms and biases.
         plain = fdl.adamw(rate(given.rate), b2=0.99, weight_decay=0.0)
         chosen = fdl.optim.partition({"block/**/w": matrices}, rest=plain)
     return fdl.optim.chain(fdl.optim.clip_by_global_norm(1.0), chosen)
@@ -147,20 +147,20 @@ def as_bytes(ids, alphabet):
 
 
 def table(ours, text):
-    """Bits a character of the held-out text, by the network and by three compressors."""
+    """Prints the bits per character of the test text, for the network and three compressors."""
     packed = {
         "gzip -9": gzip.compress(text, 9),
         "bzip2 -9": bz2.compress(text, 9),
         "xz -9e": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
     }
     rows = {name: 8 * len(data) / len(text) for name, data in packed.items()} | {"this GPT": ours}
-    print("\nBits for a character of the held-out text (the compressors were given it as one file)")
+    print("\nBits per character of the test text (the compressors get the text as one file)")
     for name, needed in sorted(rows.items(), key=lambda row: -row[1]):
         print(f"{name:>10} {needed:6.3f}")
 
 
 def written(model, params, train, alphabet, given):
-    """Goes on from a piece of the text that it learned from."""
+    """The beginning of the training text, continued by the network."""
     start = jnp.asarray(train[: given.context // 4][None], jnp.int32)
     room = min(given.write, given.context - start.shape[1])
     made = fdl.generate(

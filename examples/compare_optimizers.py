@@ -1,9 +1,9 @@
-"""Which optimizer, and which learning rate, does a problem want?
+"""Which optimizer and which learning rate are best for a problem?
 
-Each optimizer trains the same network at every rate from every seed, on scikit-learn's digits or on
-MNIST: all of its runs at once, in one compiled program. Names are those of fdl.optim; optax.NAME
-takes optax's, and momentum and nesterov are sgd with 0.9. With --against optax it shows instead how
-far each optimizer of fdl is from optax's of the same name.
+Each optimizer trains the same network with every learning rate and every seed, on scikit-learn's
+digits or on MNIST. All runs of an optimizer are one compiled program. Names are those of fdl.optim;
+optax.NAME means the optimizer of optax; momentum and nesterov mean sgd with momentum 0.9. With
+--against optax, it shows the difference between each optimizer of fdl and the same one of optax.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(arguments=None):
 
 
 def compare(given, makes):
-    """Trains them, one optimizer after the other, so that each is told when it is done."""
+    """Trains with one optimizer after the other, and prints a line after each of them."""
     load, scale = DATA[given.data]
     split = load()
     model = fdl.mlp(given.hidden, report.CLASSES, scale=scale)
@@ -106,18 +106,30 @@ def options(arguments=None):
     add("--data", "what to learn", choices=list(DATA), default="digits")
     parser.add_argument(
         "--optimizers",
-        help=f"which (default: {' '.join(OPTIMIZERS)}; with --against optax, all)",
+        help=f"names of optimizers (default: {' '.join(OPTIMIZERS)}; with --against optax, all)",
         nargs="+",
         metavar="NAME",
     )
-    add("--rates", "learning rates, rising", type=float, nargs="+", default=RATES, metavar="RATE")
+    add(
+        "--rates",
+        "learning rates, in ascending order",
+        type=float,
+        nargs="+",
+        default=RATES,
+        metavar="RATE",
+    )
     add("--seeds", "seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     add("--hidden", "hidden widths", type=int, nargs="*", default=[128, 64], metavar="WIDTH")
     add("--batch", "examples in a batch", type=int, default=32)
-    add("--epochs", "how often every example is seen", type=float, default=20)
-    add("--target", "test loss to count the steps to", type=float, default=0.12)
+    add("--epochs", "passes over the data", type=float, default=20)
+    add(
+        "--target",
+        "test loss; the table has the steps until it is reached",
+        type=float,
+        default=0.12,
+    )
     add("--out", "folder for the table and the pictures", default="out/optimizers")
-    parser.add_argument("--against", choices=["optax"], help="show distances from optax instead")
+    parser.add_argument("--against", choices=["optax"], help="show differences from optax")
     return parser.parse_args(arguments)
 
 

@@ -1,7 +1,7 @@
 """A network learns to read handwritten digits, by gradient descent written in fdl.
 
 It is trained on three quarters of scikit-learn's 1,797 real scans, 8 x 8 pixels each, and tested on
-the rest; then trained once more, from the same seed, by optax's SGD. Nothing is downloaded.
+the rest. Then it is trained again from the same seed, with optax's SGD. Nothing is downloaded.
 """
 
 import jax
@@ -32,7 +32,7 @@ def options(arguments=None):
 
 
 def network(options, split, scale):
-    """The space of possibilities, parameters to begin with, and the feedback signal."""
+    """The model, its initial parameters, and the objective."""
     model = fdl.mlp(options.hidden, report.CLASSES, dropout_rate=options.dropout, scale=scale)
     params, _ = model.init(jax.random.key(options.seed), split.train[0][:1])
     objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
@@ -49,9 +49,9 @@ def learn(split, options, scale):
     x_test, y_test = split.test
     model, params, objective = network(options, split, scale)
     print(fdl.summary(model, split.train[0][:1]))
-    print(f"\n{len(split.train[0]):,} images to learn from, {len(x_test):,} to be tested on\n")
+    print(f"\n{len(split.train[0]):,} images for training, {len(x_test):,} for testing\n")
 
-    # The search that the feedback guides: gradient descent, written in fdl.
+    # Gradient descent, written in fdl.
     optimizer = report.optimizer(fdl, options, steps(options, split))
     result = report.train(
         *(objective, optimizer, params, split.train, options),
@@ -67,7 +67,7 @@ def learn(split, options, scale):
     print(f"\nTest accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}")
     report.print_confusion(fdl.confusion_matrix(predicted, y_test, report.CLASSES))
 
-    # The same again with optax: same seed, same batches, same program but for the optimizer.
+    # The same training with optax: only the optimizer is different.
     if not options.no_optax:
         theirs = report.optimizer(optax, options, steps(options, split))
         other = report.train(objective, theirs, params, split.train, options)

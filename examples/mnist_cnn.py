@@ -1,8 +1,8 @@
-"""A convolutional network learns to read MNIST, on images that are moved a little each time.
+"""A convolutional network learns to read MNIST, on images that are moved slightly each time.
 
 Every training step turns, stretches and shifts each image of its batch at random, inside the
-compiled program: the network never sees the same image twice. Trained from several seeds, one after
-the other; the mean of their test accuracies counts.
+compiled program, so the network never sees the same image twice. Several networks are trained, each
+from a different seed; the result is the mean of their test accuracies.
 """
 
 import argparse
@@ -46,10 +46,10 @@ def options(arguments=None):
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", metavar="FOLDER", help=report.DATA)
-    parser.add_argument("--epochs", type=float, default=10, help="how often each image is seen")
+    parser.add_argument("--epochs", type=float, default=10, help="passes over the images")
     parser.add_argument("--batch", type=int, default=128, help="images in a batch")
     parser.add_argument("--rate", type=float, default=0.004, help="highest learning rate of Adam")
-    parser.add_argument("--seeds", type=int, default=3, help="how many networks, one after another")
+    parser.add_argument("--seeds", type=int, default=3, help="number of networks to train")
     parser.add_argument("--out", default="out/mnist_cnn", help="folder for the pictures")
     return parser.parse_args(arguments)
 
@@ -78,9 +78,10 @@ def network():
 
 
 def moved(turn=0.2, stretch=0.12, shift=2.5, name="moved"):
-    """A layer that turns, stretches and shifts each image at random, in training alone.
+    """A layer that turns, stretches and shifts each image at random, only in training.
 
-    x [B, H, W, C]; at most `turn` radians, `stretch` of the size, and `shift` pixels.
+    x is [B, H, W, C]. The largest changes are a turn by `turn` radians, a stretch by the fraction
+    `stretch` of the size, and a shift by `shift` pixels.
     """
 
     def apply(params, state, x, *, key=None, train=False):
@@ -123,7 +124,7 @@ def learn(model, split, given, seed):
 
 
 def pictures(out, model, result, split):
-    """The loss and what the network still takes for another digit."""
+    """Saves pictures of the loss, of the mistakes, and of some moved images."""
     x, y = split.test
     draw.learning_curves(result.history).savefig(out / "learning_curves.png")
     logits = fdl.predict(model, result.run.params, x, state=result.run.state)

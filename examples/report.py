@@ -1,4 +1,4 @@
-"""What the image examples share: training twice, a table, and a folder of pictures."""
+"""What the image examples share: options, training, tables, and a folder of pictures."""
 
 import argparse
 import time
@@ -11,11 +11,11 @@ import fdl
 from fdl.look import difference, draw
 
 CLASSES = 10
-DATA = "folder with four IDX files like MNIST's, gzipped or not, to learn from instead"
+DATA = "folder with four IDX files in MNIST's format, gzipped or not, to use instead of MNIST"
 
 
 def folder(path, first="history.jsonl"):
-    """Makes the folder for the results, the first of them empty, or says why not."""
+    """Creates the folder for the results, with an empty first file; exits if it cannot."""
     try:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def folder(path, first="history.jsonl"):
 
 
 def mnist(folder):
-    """MNIST, or what a folder holds in its format, or why that cannot be read."""
+    """MNIST, or data in its format from a folder; exits if they cannot be read."""
     try:
         return fdl.data.mnist(folder)
     except (OSError, ValueError) as error:
@@ -37,7 +37,7 @@ def mnist(folder):
 
 
 def parser(text, **defaults):
-    """The options of an image example, with the first lines of its docstring as its help."""
+    """The options of an image example; `text`, its docstring, is the help text."""
     options = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,13 +48,13 @@ def parser(text, **defaults):
 
     add("--hidden", "widths of the hidden layers", type=int, nargs="*", metavar="WIDTH")
     add("--dropout", "probability of dropping a hidden unit", type=float, metavar="RATE")
-    add("--optimizer", "which", choices=["sgd", "momentum", "nesterov"])
+    add("--optimizer", "the optimizer", choices=["sgd", "momentum", "nesterov"])
     add("--rate", "learning rate at the start; it falls to 0 as half a cosine", type=float)
     add("--batch", "examples in a batch", type=int)
-    add("--epochs", "how often every example is seen", type=int)
-    add("--seed", "of the weights, the batches and the dropout", type=int)
+    add("--epochs", "passes over the training data", type=int)
+    add("--seed", "seed of the weights, the batches and the dropout", type=int)
     add("--out", "folder for the history and the pictures", metavar="FOLDER")
-    options.add_argument("--no-optax", action="store_true", help="leave out the second training")
+    options.add_argument("--no-optax", action="store_true", help="do not train again with optax")
     return options
 
 
@@ -69,7 +69,7 @@ def optimizer(library, options, steps):
 
 
 def train(objective, optimizer, params, data, options, **more):
-    """Trains from the seed of the options; more goes to fit."""
+    """Trains from the seed of the options; `more` is passed to fit."""
     run = fdl.start(params, optimizer, seed=options.seed)
     return fdl.fit(
         objective, optimizer, run, data, batch_size=options.batch, epochs=options.epochs, **more
@@ -77,7 +77,7 @@ def train(objective, optimizer, params, data, options, **more):
 
 
 def paces(objective, rows, params, data, options, steps=500, rounds=5):
-    """Steps per second with each optimizer, in turn, the best of a few rounds."""
+    """Steps per second of each optimizer: the best of a few rounds, in which they take turns."""
     best = dict.fromkeys(rows, 0.0)
     for _ in range(rounds):
         for name, (optimizer, _) in rows.items():
@@ -89,7 +89,7 @@ def paces(objective, rows, params, data, options, steps=500, rounds=5):
 
 
 def side_by_side(rows, pace, ours, theirs):
-    """Prints fdl's SGD and optax's in one table, and how far their parameters are apart."""
+    """Prints a table of fdl's SGD and optax's, and the difference between their parameters."""
     print(f"\n{'':12}{'test accuracy':>15}{'test loss':>12}{'steps per second':>19}")
     for name, (_, scores) in rows.items():
         print(f"{name:12}{scores['accuracy']:15.4f}{scores['loss']:12.5f}{pace[name]:19,.0f}")
@@ -104,15 +104,15 @@ def side_by_side(rows, pace, ours, theirs):
 
 
 def print_confusion(matrix):
-    """The confusion matrix, row: what it was, column: what it was taken for."""
-    print("\nConfusion (row: the digit, column: what it was taken for; a dot is 0)")
+    """Prints the confusion matrix; a row is a true digit, a column is a predicted digit."""
+    print("\nConfusion matrix (row: true digit, column: predicted digit; a dot is 0)")
     print("     " + "".join(f"{digit:5d}" for digit in range(CLASSES)))
     for digit, row in enumerate(matrix):
         print(f"{digit:5d}" + "".join(f"{count or '.':>5}" for count in row))
 
 
 def pictures(out, model, before, result, split, predicted, logits):
-    """Writes learning curves, first weights, representations and mistakes as PNG files."""
+    """Saves learning curves, first weights, representations and mistakes as PNG files."""
     (x, y), (x_test, y_test) = split.train, split.test
     after = result.run.params
     images = x.shape[1:]
@@ -124,7 +124,7 @@ def pictures(out, model, before, result, split, predicted, logits):
     )
     draw.confusion(fdl.confusion_matrix(predicted, y_test, CLASSES)).savefig(out / "confusion.png")
 
-    same = ("rescale", "dropout")  # what they give looks like what they are given
+    same = ("rescale", "dropout")  # their outputs look like their inputs
     layers = [path for path in fdl.look.layer_paths(model) if not path.startswith(same)]
     look = jax.jit(fdl.capture(model, *layers))
     rows, rows_test = slice(2000), slice(1000)

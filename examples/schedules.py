@@ -1,4 +1,4 @@
-"""Every schedule of fdl.optim in one picture: the value at each of 100 steps and a little beyond.
+"""Draws every schedule of fdl.optim in one picture, over 115 steps.
 
 python examples/schedules.py                        writes out/schedules.png
 python examples/schedules.py --out somewhere.png    writes it there
@@ -16,7 +16,7 @@ from fdl import optim
 
 CYCLE = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 5, "decay_steps": 40}
 
-# The picture's panels: what is written above -> {what is written beside a line: the schedule}.
+# The panels of the picture: title -> {label of a line: schedule}.
 PANELS = {
     "constant_schedule": {"": optim.constant_schedule(0.5)},
     "linear_schedule": {"": optim.linear_schedule(1.0, 0.1, 70, transition_begin=15)},
@@ -60,7 +60,7 @@ PANELS = {
 
 
 def draw(panels=PANELS, steps=115):
-    """A figure with a panel for each schedule, all on the same axes."""
+    """A figure with a panel for each schedule; all panels have the same axes."""
     columns = 3
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.6 * columns, 1.65 * rows), layout="constrained")

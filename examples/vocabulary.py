@@ -1,7 +1,7 @@
 """The vocabulary of deep learning, one term after the other, on real handwritten digits.
 
-First with nothing but `jax.numpy` and `jax.grad`; then the same in fdl. Both must end in the same
-parameters. Read it from top to bottom; every number it prints is computed here.
+First with only `jax.numpy` and `jax.grad`, then in fdl. Both ways must give the same parameters.
+Read this file from top to bottom; every number that it prints is computed here.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(arguments=None):
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(arguments)
-    # In float64, so that rounding does not decide whether a ReLU whose input is almost 0 is on.
+    # In float64, so that rounding does not decide whether an input of ReLU near 0 is positive.
     with jax.enable_x64(True):
         walk()
 
@@ -49,7 +49,7 @@ def relu(z):
 
 
 def forward(weights, x):
-    """Depth 2: the hidden layer's output is a representation of x, the next layer reads it."""
+    """Depth 2: the hidden layer's output is a representation of x, which the next layer uses."""
     hidden = relu(jnp.dot(x, weights["W1"]) + weights["b1"])  # relu(dot(W, input) + b)
     return jnp.dot(hidden, weights["W2"]) + weights["b2"]
 
@@ -78,19 +78,19 @@ def with_jax_alone(x, y, x_test, y_test):
     }
     print(f"Random weights read {accuracy(weights, x_test, y_test):.1%} right; chance is 10%.")
 
-    # Derivative: the rate of change of the loss as one weight changes, all else kept.
+    # Derivative: the rate of change of the loss when one weight changes and all else stays.
     def loss_of_one_weight(w):
         return loss({**weights, "W2": weights["W2"].at[0, 3].set(w)}, x[:BATCH], y[:BATCH])
 
     at, h = weights["W2"][0, 3], 0.005
     rate = (loss_of_one_weight(at + h) - loss_of_one_weight(at - h)) / (2 * h)
 
-    # Gradient: the derivatives by all weights at once, by the backward pass.
+    # Gradient: the derivatives for all weights, computed together by the backward pass.
     gradient = jax.grad(loss)(weights, x[:BATCH], y[:BATCH])
     print(f"dloss/dW2[0,3]: {rate:.6f} by differences, {gradient['W2'][0, 3]:.6f} by jax.grad.")
 
-    # Which examples make the batch of which step: any shuffled order would do. This is the one
-    # that fdl will draw below, so that the two can be compared.
+    # The examples in the batch of each step. Any shuffled order would work; this is the order
+    # that fdl uses below, so that the two ways can be compared.
     draw = jax.vmap(lambda step: fdl.data.stream(SEED, step, BATCH, len(x)))
     batches = jax.jit(draw)(jnp.arange(STEPS))
 
@@ -98,7 +98,7 @@ def with_jax_alone(x, y, x_test, y_test):
     for step in range(STEPS):
         # Training loop.
         batch_x, batch_y = x[batches[step]], y[batches[step]]  # 1 draw a batch of x and y
-        # 2 forward pass and 3 loss, and the gradient of the loss by every weight
+        # 2 forward pass and 3 loss, and the gradient of the loss for all weights
         score, gradient = value_and_gradient(weights, batch_x, batch_y)
         # 4 update all weights so that the loss on this batch falls slightly
         before = weights
@@ -125,28 +125,28 @@ def with_fdl(initial, by_hand, x, y, x_test, y_test):
     objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
     optimizer = fdl.sgd(STEP_SIZE)
 
-    # Weights: a plain dict of arrays, apart from the functions that use them.
+    # Weights: a plain dict of arrays, separate from the functions that use them.
     params, state = model.init(jax.random.key(SEED), x)  # random, from a key
     print(f"Weights: {', '.join(fdl.paths.leaves(params))}. Depth: {fdl.depth(params)} layers.")
     params = {
-        "hidden": {"w": initial["W1"], "b": initial["b1"]},  # here: those of before
+        "hidden": {"w": initial["W1"], "b": initial["b1"]},  # here: the same as above
         "output": {"w": initial["W2"], "b": initial["b2"]},
     }
 
-    # ReLU layer: the vocabulary's own expression.
+    # ReLU layer: the expression relu(dot(W, input) + b).
     hidden = fdl.capture(model, "relu")(params, state, x)["relu"]
     assert jnp.allclose(hidden, relu(jnp.dot(x, initial["W1"]) + initial["b1"]), atol=1e-6)
 
     # Derivative and gradient, checked against each other for every parameter.
     run = fdl.start(params, optimizer, state=state, seed=SEED)
     batch = fdl.draw_batch((x, y), run.seed, run.step, BATCH)
-    tanh_model = fdl.chain(fdl.dense(32), fdl.tanh, fdl.dense(10))  # smooth: no kink is crossed
+    tanh_model = fdl.chain(fdl.dense(32), fdl.tanh, fdl.dense(10))  # smooth, unlike ReLU
     smooth = fdl.supervised(tanh_model, fdl.softmax_cross_entropy)
     smooth_params, _ = tanh_model.init(jax.random.key(SEED), x)
     errors = fdl.check_gradient(lambda p: smooth(p, {}, batch, None)[0], smooth_params)
     print(f"Gradient check: largest relative error {max(errors.values()):.1e}.")
 
-    # Training loop: the four steps, once, each a function.
+    # Training loop: its four parts, once, each of which is a function.
     batch_x, batch_y = fdl.draw_batch((x, y), run.seed, run.step, BATCH)  # 1
     y_pred, _ = objective.forward(params, state, batch_x, None)  # 2
     score = objective.score(y_pred, batch_y)["loss"].value()  # 3
@@ -156,7 +156,7 @@ def with_fdl(initial, by_hand, x, y, x_test, y_test):
     print(f"Step 1: the loss on its batch falls from {score:.4f} to {new_score:.4f}.")
     assert new_score < score
 
-    # Training the system: all the steps as one compiled program; one value holds all of the run.
+    # Training the system: all steps in one compiled program; one value contains the whole run.
     result = fdl.fit(objective, optimizer, run, (x, y), batch_size=BATCH, steps=STEPS)
     scores = fdl.evaluate(objective, result.run.params, (x_test, y_test))
     print(f"After {STEPS} steps they read {scores['accuracy']:.1%}.")

@@ -293,8 +293,8 @@ MISTAKES = {
     ),
     "validation data of two lengths": (
         lambda: fit(validation=(X, Y[:3])),
-        "data: expected arrays of one length [N, ...], got '0': [8, 4], '1': [3]; every example "
-        "needs a row in each (in validation=...)",
+        "data: expected arrays of the same length [N, ...], got '0': [8, 4], '1': [3]; every "
+        "example needs one row in every array (in validation=...)",
     ),
     "validation data of another width": (
         lambda: fit(validation=(X[:, :2], Y)),
@@ -551,7 +551,10 @@ def test_arrays_of_objects_and_of_text_are_named_before_anything_is_traced(kind,
         "fit": lambda: fdl.fit(objective, optimizer, run, data, steps=1),
         "evaluate": lambda: fdl.evaluate(objective, run, data),
     }[kind]
-    told = f"data at '0': expected it as numbers that JAX has, got {got} [3]; encode text and "
+    told = (
+        f"data at '0': expected it as numbers of a dtype that JAX has, got {got} [3]; encode text "
+        "and "
+    )
     with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}categories as integers"):
         call()
 

@@ -54,8 +54,7 @@ def length(data: Any) -> int:
     lengths = {path: _shape(path, leaf)[:1] for path, leaf in _named(data)}
     if not lengths:
         raise ValueError(
-            "data: expected a pytree of arrays [N, ...], got no array at all; "
-            "pass (x, y) or the like"
+            "data: expected a pytree of arrays [N, ...], got no array; pass data such as (x, y)"
         )
     for path, each in lengths.items():
         if each != next(iter(lengths.values())) or not each:
@@ -65,13 +64,13 @@ def length(data: Any) -> int:
             more = f" and {len(shapes) - MOST_NAMED} more" if len(shapes) > MOST_NAMED else ""
             got = ", ".join(shapes[:MOST_NAMED]) + more
             raise ValueError(
-                f"data: expected arrays of one length [N, ...], got {got}; "
-                "every example needs a row in each"
+                f"data: expected arrays of the same length [N, ...], got {got}; every example "
+                "needs one row in every array"
             )
         if each == (0,):
             raise ValueError(
-                f"data: expected at least one example, got none at {paths.quoted(path)}; "
-                "look at what chose the rows"
+                f"data: expected at least one example, got none at {paths.quoted(path)}; check the "
+                "code that selects the rows"
             )
     return next(iter(lengths.values()))[0]
 
@@ -80,7 +79,7 @@ def check_data(data: Any) -> int:
     """Checks that all numbers are finite, and returns N, the number of examples.
 
     Args:
-      data: a pytree of arrays [N, ...], as `length` takes it.
+      data: a pytree of arrays [N, ...], in any form that `length` accepts.
 
     Returns:
       N, an int >= 1.
@@ -111,7 +110,8 @@ def check_data(data: Any) -> int:
             value = leaf[row][~np.isfinite(leaf[row])].flat[0]
             raise ValueError(
                 f"{_place(path)}: expected finite numbers, got {value} at row {row} "
-                f"({int(bad.sum())} of {examples} rows have such); drop or mend those rows"
+                f"({int(bad.sum())} of {examples} rows are not finite); remove or correct these "
+                "rows"
             )
     return examples
 
@@ -154,11 +154,12 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
     """Converts a pytree to JAX arrays; raises if a number would overflow.
 
     By default, JAX converts 64-bit numbers to 32 bits. The int64 number 2**32 + 5 would become 5,
-    and the float64 number 1e300 would become infinity: both raise. A float64 number that is only
-    rounded does not raise.
+    and the float64 number 1e300 would become infinity, so these two raise an error. A float64
+    number that is only rounded does not raise an error.
 
     Args:
-      tree: a pytree of arrays, as `length` takes it. JAX arrays, traced or not, stay as they are.
+      tree: a pytree of arrays, in any form that `length` accepts. JAX arrays, traced or not, stay
+        unchanged.
       who: the name of the function that the user called, for the error message.
       what: the name of the argument, for the error message.
 
@@ -181,7 +182,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
         if at is not None:
             raise paths.PathError(
                 f"expected {named} that {dtype} can hold, got {array[at]} at {list(at)} of "
-                f"{array.dtype} {list(array.shape)}; use smaller numbers, or 64 bits: "
+                f"{array.dtype} {list(array.shape)}; use smaller numbers, or enable 64 bits with "
                 "jax.config.update('jax_enable_x64', True)",
                 layer=who,
             )
@@ -192,7 +193,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
 
 
 def _refuse_lists(tree: Any, who: str, what: str) -> None:
-    """Raises if the tree has a list of numbers, because each number would be a leaf of its own."""
+    """Raises if the tree has a list of numbers, because each number would be a separate leaf."""
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_list_of_numbers):
         if _is_list_of_numbers(leaf):
             path = paths.path_of(keys)
@@ -258,8 +259,8 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
         ) from error
     if array.dtype.kind == "O" and array.ndim == 0 and array[()] is leaf:
         raise paths.PathError(
-            f"expected {named} as an array, got a {type(leaf).__name__}; give arrays [N, ...], as "
-            "np.asarray makes them",
+            f"expected {named} as an array, got a {type(leaf).__name__}; pass arrays [N, ...], for "
+            "example from np.asarray",
             layer=who,
         )
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -268,8 +269,9 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
         raise paths.PathError(
-            f"expected {named} as numbers that JAX has, got {kind}{array.dtype!s:.200} "
-            f"{list(array.shape)}; encode text and categories as integers, fill what is masked",
+            f"expected {named} as numbers of a dtype that JAX has, got {kind}{array.dtype!s:.200} "
+            f"{list(array.shape)}; encode text and categories as integers, and replace masked "
+            "values by numbers",
             layer=who,
         ) from error
     return array
@@ -289,16 +291,16 @@ def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndar
         more = f" and {len(strange) - MOST_NAMED} more" if len(strange) > MOST_NAMED else ""
         listed = ", ".join(f"{name!r:.60}" for name in strange[:MOST_NAMED]) + more
         raise paths.PathError(
-            f"expected {named} as numbers that JAX has, got a {type(leaf).__name__} with other "
-            f"things in column{'s' * (len(strange) > 1)} {listed}; encode text and categories "
-            "as integers, or leave these columns out",
+            f"expected {named} as numbers of a dtype that JAX has, got a {type(leaf).__name__} "
+            f"with other values in column{'s' * (len(strange) > 1)} {listed}; encode text and "
+            "categories as integers, or leave these columns out",
             layer=who,
         )
     return np.stack(list(columns.values()), axis=1)
 
 
 def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
-    """Converts a column to an array; also one in a dtype of pandas that NumPy reads as objects."""
+    """Converts a column to an array, even if NumPy reads its pandas dtype as objects."""
     dtype = getattr(leaf, "dtype", None)
     if array.dtype.kind == "O" and getattr(dtype, "kind", "O") in "biuf":
         return np.asarray(leaf, getattr(dtype, "numpy_dtype", None))
@@ -306,7 +308,7 @@ def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that would overflow in a narrower dtype; None if none would."""
+    """The index of the first value that would overflow in a narrower dtype, or None."""
     seen = 0
     iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
     flags = ["external_loop", "buffered", "zerosize_ok"]

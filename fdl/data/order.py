@@ -1,8 +1,8 @@
 """The order of the examples: an endless stream of shuffled epochs, cut into batches.
 
-At position p of the stream is example `bijection(seed, epoch=p // N, index=p % N, examples=N)`.
-Nothing is stored, so the batch of a step is a function of `(seed, step)` alone. A batch may begin
-in one epoch and end in the next.
+The example at position p of the stream is `bijection(seed, epoch=p // N, index=p % N, examples=N)`.
+Nothing is stored: the batch of a step depends only on `(seed, step)`. A batch may begin in one
+epoch and end in the next.
 """
 
 import math
@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# If N is smaller than this, an epoch is ordered by the ranks of N hashes (`_rank`), because the
-# orders of a Feistel network on few values are not uniform. Ranking so few takes microseconds.
+# If N is smaller than this, an epoch is ordered by the ranks of N hashes (`_rank`), because a
+# Feistel network on few values does not make all orders equally likely. Ranking so few hashes takes
+# only microseconds.
 RANKED_BELOW = 128
 ROUNDS = 8
 
@@ -95,8 +96,8 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
 def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array, jax.Array]:
     """(epoch, offset) = divmod(step * batch_size, examples), without overflow.
 
-    The product step * batch_size may need more than 32 bits. So the step is split into digits, each
-    with so few bits that digit * offset fits in 32 bits, and the results of all digits are added.
+    The product step * batch_size may need more than 32 bits. So the step is split into digits with
+    so few bits that digit * offset fits in 32 bits, and the results of all digits are added.
     """
     bits = 32 - examples.bit_length()
     epoch = offset = jnp.zeros((), jnp.uint32)

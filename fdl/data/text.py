@@ -33,13 +33,13 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
     ids = np.asarray(ids)
     if length < 1 or stride < 1:
         raise ValueError(
-            f"windows: expected length >= 1 and stride >= 1, got {length} and {stride}; "
-            "both count tokens"
+            f"windows: expected length >= 1 and stride >= 1, got {length} and {stride}; both are "
+            "numbers of tokens"
         )
     if ids.ndim != 1 or len(ids) <= length:
         raise ValueError(
-            f"windows: expected ids [N] with N > {length}, got {list(ids.shape)}; give a longer "
-            "text, or a shorter length"
+            f"windows: expected ids [N] with N > {length}, got {list(ids.shape)}; pass a longer "
+            "text or a shorter length"
         )
     pieces = np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::stride]
     return np.ascontiguousarray(pieces[:, :-1]), np.ascontiguousarray(pieces[:, 1:])
@@ -71,11 +71,12 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ids = np.asarray(ids)
     if length % 2:
         raise ValueError(
-            f"scored: expected an even length, got {length}; "
-            f"take {length + 1}, half of which is past"
+            f"scored: expected an even length, got {length}; pass an even number, such as "
+            f"{length + 1}"
         )
     half = length // 2
-    missing = -(len(ids) - 1) % half  # number of tokens that fill the last piece; they weigh 0
+    # The number of tokens that fill the last piece. These tokens have weight 0.
+    missing = -(len(ids) - 1) % half
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
     x, y = windows(filled, length, half)
     weight = np.zeros(y.shape, np.float32)
@@ -86,7 +87,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
-    """Converts a text to ids of its characters; its beginning is for training, its end for testing.
+    """Converts a text to ids of characters; the beginning is for training, the end is for testing.
 
     Args:
       text: a str of at least two characters.
@@ -111,8 +112,8 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
     cut = int(len(text) * (1 - Fraction(str(float(test))))) if share else 0
     if not 0 < cut < len(text):
         raise ValueError(
-            f"characters: expected a test share in (0, 1) of a longer text, got {test} of "
-            f"{len(text)} characters; leave at least one character on each side"
+            "characters: expected a test fraction in (0, 1) with characters left for both parts, "
+            f"got {test} of {len(text)} characters; pass a longer text or another fraction"
         )
     dtype = np.uint8 if len(alphabet) <= 256 else np.int32
     place = {character: number for number, character in enumerate(alphabet)}

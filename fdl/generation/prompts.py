@@ -15,7 +15,7 @@ def check_counts(who: str, steps: Any, top_k: Any) -> None:
     if not is_count(steps) or not (top_k is None or is_count(top_k)):
         raise ValueError(
             f"{who}: expected steps >= 1 and top_k >= 1 or None, got steps {steps} and top_k "
-            f"{top_k}; steps is how many tokens to add, and top_k=None draws among all"
+            f"{top_k}; steps is the number of tokens to add, and top_k=None samples from all tokens"
         )
 
 
@@ -29,27 +29,28 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
     if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"{who}: expected integer tokens [B, T] with T >= 1, got {tokens.dtype} "
-            f"{list(tokens.shape)}; begin with at least one token"
+            f"{list(tokens.shape)}; pass prompts of at least one token"
         )
     if lengths is not None and mask is not None:
         raise ValueError(
-            f"{who}: expected lengths or a mask [B, T] of the prompts, got both; leave one out"
+            f"{who}: expected either lengths or a mask [B, T] of the prompts, got both; leave one "
+            "of them out"
         )
     if lengths is not None:
         lengths = jnp.asarray(lengths)
         if lengths.shape != tokens.shape[:1] or not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise ValueError(
                 f"{who}: expected integer lengths [{tokens.shape[0]}] for tokens "
-                f"{list(tokens.shape)}, got {lengths.dtype} {list(lengths.shape)}; say how many "
-                "tokens each prompt has"
+                f"{list(tokens.shape)}, got {lengths.dtype} {list(lengths.shape)}; pass the number "
+                "of tokens of each prompt"
             )
     if mask is not None:
         mask = jnp.asarray(mask)
         if mask.shape != tokens.shape or mask.dtype != jnp.bool_:
             raise ValueError(
                 f"{who}: expected a bool mask {list(tokens.shape)} like tokens, got {mask.dtype} "
-                f"{list(mask.shape)}; it is True for the tokens of a prompt, or give the model's "
-                "own mask with 4 axes"
+                f"{list(mask.shape)}; pass True for the tokens of each prompt; a mask for the "
+                "model itself has 4 axes"
             )
     return {"tokens": jnp.asarray(tokens), "lengths": lengths, "mask": mask}
 
@@ -96,8 +97,8 @@ def check_ids(end: tuple[int, ...], vocabulary: int, dtype: Any) -> None:
     """
     if any(token >= vocabulary for token in end):
         raise PathError(
-            f"expected end ids from 0 to {vocabulary - 1}, as many as the network has logits, got "
-            f"{max(end)}; such a token never comes"
+            f"expected end ids from 0 to {vocabulary - 1}, the ids that the network has logits "
+            f"for, got {max(end)}; correct the ids in `end`"
         )
     if vocabulary - 1 > jnp.iinfo(dtype).max:
         raise PathError(
@@ -124,12 +125,13 @@ def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) 
         if mask is not None:
             raise ValueError(
                 f"{who}: expected a mask that is True for one or more contiguous tokens of each "
-                f"prompt, got {mask[row].astype(int).tolist()} for prompt {row}; pad at one side"
+                f"prompt, got {mask[row].astype(int).tolist()} for prompt {row}; put all padding "
+                "on one side"
             )
         assert lengths is not None
         raise ValueError(
-            f"{who}: expected lengths from 1 to {width}, got {lengths[row]} for prompt {row}; "
-            "begin each prompt with at least one token"
+            f"{who}: expected lengths from 1 to {width}, got {lengths[row]} for prompt {row}; each "
+            "prompt needs at least one token"
         )
     if wrong["outside"].any():
         row, most = int(np.argmax(wrong["outside"])), int(wrong["ids"]) - 1
@@ -140,5 +142,5 @@ def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) 
             ids = ids[: lengths[row]]
         raise ValueError(
             f"{who}: expected ids from 0 to {most}, got {ids[(ids < 0) | (ids > most)][0]} in "
-            f"prompt {row}; the network has no logits or embedding for it"
+            f"prompt {row}; the network has no logits or embedding for this id"
         )

@@ -68,20 +68,20 @@ def checked_choice(
       ValueError: an option is out of range.
     """
     _check_keys(who, count, key)
-    greedy = "key=None takes the likeliest token every time"
+    greedy = "to take the most likely token every time, pass key=None"
     check_number(who, "temperature", temperature, "(0, inf]", greedy)
     if top_p is not None:
-        whole = "None draws among all tokens"
+        whole = "None samples from all tokens"
         check_number(who, "top_p", top_p, "(0, 1]", whole)
     if repetition_penalty is not None:
-        rarer = "1 changes nothing, 1.2 makes earlier tokens rarer"
+        rarer = "1 means no penalty, and 1.2 makes earlier tokens less likely"
         check_number(who, "repetition_penalty", repetition_penalty, "(0, inf)", rarer)
     scalars = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
     for what, value in scalars.items():
         if np.ndim(value):
             raise ValueError(
                 f"{who}: expected one {what} for all sequences, got an array of shape "
-                f"{list(np.shape(value))}; jax.vmap {who} over sequences and values"
+                f"{list(np.shape(value))}; for one value per sequence, apply jax.vmap to {who}"
             )
         scalars[what] = None if value is None else jnp.asarray(value, jnp.float32)
     return Choice(key, top_k=top_k and int(top_k), end=_ids(who, end), **scalars)
@@ -115,7 +115,7 @@ def choose(
     heat = jnp.maximum(choice.temperature, bound)[:, None]
     logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)
     if choice.one_key:
-        # One key serves all sequences: it is derived from the largest of their token numbers.
+        # All sequences share one key, which is derived from the largest of their token numbers.
         key = jax.random.fold_in(choice.key, numbers.max(initial=0))
         return jax.random.categorical(key, logits), finite
     keys = jax.vmap(jax.random.fold_in)(choice.key, jnp.maximum(numbers, 0))
@@ -140,7 +140,8 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
         mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
         # before[0] is -infinity, so the most likely token is never cut off.
         before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
-        # With top_p = 1 all tokens stay; a rounded sum of 1 must not cut off the last ones.
+        # With top_p = 1, all tokens are kept, even if a rounded sum reaches 1 before the last
+        # token.
         values = jnp.where((before < top_p) | (top_p >= 1), values, -jnp.inf)
     nothing = jnp.full_like(logits, -jnp.inf)
     return jnp.put_along_axis(nothing, ids, values, axis=-1, inplace=False)
@@ -177,7 +178,7 @@ def _ids(who: str, end: Any) -> tuple[int, ...]:
     ids = [end] if isinstance(end, jax.core.Tracer) else np.ravel(end).tolist()
     if np.ndim(end) > 1 or not ids or not all(is_count(each, 0) for each in ids):
         raise ValueError(
-            f"{who}: expected end as a token's id, or several, got {end!r}; None ends no sequence "
-            "early"
+            f"{who}: expected end to be one token id or several, got {end!r}; with None, no "
+            "sequence ends early"
         )
     return tuple(ids)

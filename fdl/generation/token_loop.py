@@ -113,7 +113,7 @@ def write_on(
 
     loop = jax.lax.while_loop(more, step, loop)
     newest = lengths + count - 1
-    # If all sequences ended before this token, each repeats its last token.
+    # If all sequences ended before this token, each sequence repeats its last token.
     place = jnp.minimum(newest, loop["at"])[:, None]
     token = jnp.take_along_axis(loop["text"], place, 1)[:, 0]
     return loop, token, loop["broken"] > newest
@@ -154,9 +154,9 @@ def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> 
     )
     if logits.ndim != 3 or logits.shape[:2] != one.shape:
         raise PathError(
-            f"expected a network from tokens [B, T] to logits [B, T, C], got "
-            f"{list(logits.shape)} for tokens {list(one.shape)}; end it with a layer that gives a "
-            "score for each next token"
+            f"expected a network from tokens [B, T] to logits [B, T, C], got {list(logits.shape)} "
+            f"for tokens {list(one.shape)}; end the network with a layer that gives one logit for "
+            "each token of the vocabulary"
         )
     return logits.shape[2], max(logits.shape[2], *tables, 1)
 
@@ -190,7 +190,8 @@ def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tupl
     """
     width = tokens.shape[1]
     shortest = known["lengths"].min(initial=width)
-    # With this size, there are about as many pieces as tokens that remain to be read one by one.
+    # With this size, the number of pieces is about the number of tokens that remain to be read one
+    # by one.
     piece = math.isqrt(width)
 
     def more(carry: tuple[jax.Array, State]) -> jax.Array:

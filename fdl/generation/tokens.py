@@ -51,7 +51,7 @@ def generate(
         be before or after them. A mask that does not have 2 axes is passed to the model, as in
         `decode`.
       end: an id that ends a sequence when it is chosen, or several such ids. An ended sequence
-        repeats the id until it has N new tokens. Generation stops early when all sequences have
+        repeats this id until it has N new tokens. Generation stops early when all sequences have
         ended. These ids have no effect inside a prompt.
       key: None takes the most likely token every time. One random key samples all sequences. An
         array of B keys samples each sequence with its own key, so that its tokens do not depend on
@@ -76,10 +76,10 @@ def generate(
       sampling, this requires one key for each sequence. The function is compiled once for each
       model, shape, steps, top_k and end.
 
-      Under `jit` and `vmap` nothing can be raised. Instead, a new token is -1 (in an unsigned
-      dtype, the largest value) from the first logits on that are not finite. All new tokens are -1
-      if the prompt has an id outside the vocabulary, a wrong length or a wrong mask. The ranges of
-      traced options are not checked.
+      Under `jit` and `vmap`, no error can be raised. Instead, if the logits of a new token are not
+      finite, this token and all later tokens are -1 (or the largest value of an unsigned dtype).
+      All new tokens are -1 if the prompt has an id outside the vocabulary, a wrong length or a
+      wrong mask. The ranges of traced options are not checked.
 
     Raises:
       ValueError: an option is out of range, an id in a prompt is outside the vocabulary, a prompt
@@ -161,8 +161,8 @@ def stream_tokens(
     prompts = {"tokens": tokens, "lengths": lengths, "mask": mask}
     if _traced((params, state, prompts, inputs, options)):
         raise ValueError(
-            "stream_tokens: expected arrays, got traced ones; a compiled program cannot stream: "
-            "call generate under jit and vmap"
+            "stream_tokens: expected arrays, got traced arrays; a compiled function cannot yield "
+            "tokens one by one, so call generate under jit and vmap"
         )
     writer = _start("stream_tokens", model, params, state, prompts, steps, inputs, options)
     return writer.stream(steps)
@@ -170,7 +170,7 @@ def stream_tokens(
 
 @dataclasses.dataclass
 class _Writer:
-    """A generation in progress: calls the compiled functions, and checks what they report."""
+    """A generation in progress: calls the compiled functions, and checks their results."""
 
     who: str
     model: Layer
@@ -192,8 +192,7 @@ class _Writer:
             number = int(self.loop["broken"][row] - self.known["lengths"][row])
             raise ValueError(
                 f"{self.who}: expected finite logits, got NaN or infinity for new token {number} "
-                f"of prompt {row}; look for what is not finite in the params, the state and the "
-                "inputs"
+                f"of prompt {row}; check whether the params, the state and the inputs are finite"
             )
         return newest
 

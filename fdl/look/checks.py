@@ -9,7 +9,7 @@ from fdl.paths import quoted, shortened
 
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """A dict of the histories by name; a single history gets the empty name."""
+    """A dict, run name -> history. A single history gets the empty name."""
     named = histories if isinstance(histories, Mapping) else {"": histories}
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0
@@ -17,7 +17,7 @@ def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
             of = f" of {quoted(name)}" if name else ""
             raise ValueError(
                 f"learning_curves: expected the history{of} to be a list of records with step, got "
-                f"{history!r:.60}; pass result.history of a run that was trained"
+                f"{history!r:.60}; pass result.history, where result = fdl.fit(...)"
             )
     if not named:
         raise ValueError(
@@ -31,17 +31,17 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
     before, after = rows.values()
     if list(before) != list(after) or not before:
         raise ValueError(
-            f"representations: expected the same paths before and after, got "
-            f"{shortened(str(list(before)), 400)} and {shortened(str(list(after)), 400)}; capture "
-            "both with the same patterns"
+            "representations: expected the same paths in before and after, got "
+            f"{shortened(str(list(before)), 400)} and {shortened(str(list(after)), 400)}; call "
+            "capture with the same patterns for both"
         )
     for when, found in rows.items():
         for path, h in found.items():
             if labels.ndim != 1 or len(labels) < 2 or np.shape(h)[:1] != labels.shape:
                 raise ValueError(
-                    f"representations: expected h [N, ...] and labels [N] with N >= 2, got "
+                    "representations: expected h [N, ...] and labels [N] with N >= 2, got "
                     f"{list(np.shape(h))} at {quoted(path)} {when} training and "
-                    f"{list(labels.shape)}; every example needs a row in each"
+                    f"{list(labels.shape)}; every example needs one row in h and one label"
                 )
             finite("representations", f"h at {quoted(path)} {when} training", h)
     for when, found in readouts.items():
@@ -49,24 +49,24 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
         if not strange:
             continue
         raise ValueError(
-            f"representations: expected readouts of {shortened(str(list(before)), 400)} "
-            f"under before and after, got {shortened(str(strange), 400)} under {when}; leave "
-            "those out"
+            "representations: expected readouts for the paths "
+            f"{shortened(str(list(before)), 400)}, got {shortened(str(strange), 400)} in "
+            f"readouts[{when!r}]; leave these paths out"
         )
 
 
 def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:
-    """A dict, class in the labels -> its name; if `names` is None, its number as text."""
+    """A dict, class -> name, for all classes in labels. By default, the names are the numbers."""
     classes = np.unique(labels).tolist()
     if names is None:
         return {label: str(label) for label in classes}
     listed = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
     if not listed or classes[0] < 0 or classes[-1] >= len(names):
-        got = f"{len(names)}" if listed else f"{names!r:.60}"
+        got = f"{len(names)} names" if listed else f"{names!r:.60}"
         raise ValueError(
-            f"{who}: expected class_names, a list of a text for each class from 0 to "
-            f"{classes[-1]}, got {got} for labels from {classes[0]} to {classes[-1]}; class c is "
-            "named class_names[c]"
+            f"{who}: expected class_names to be a list with a string for each class from 0 to "
+            f"{classes[-1]}, got {got} for labels from {classes[0]} to {classes[-1]}; class c has "
+            "the name class_names[c]"
         )
     return {label: names[label] for label in classes}
 
@@ -85,13 +85,13 @@ def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any)
         raise ValueError(
             "mistakes: expected images [N, H, W] or [N, H, W, K] with K 1 or 3, labels [N] and "
             f"predicted [N], got {list(images.shape)}, {list(labels.shape)} and "
-            f"{list(predicted.shape)}; reshape the images, take the argmax of logits"
+            f"{list(predicted.shape)}; reshape the images, and replace logits by their argmax"
         )
     least = min(labels.min(), predicted.min())
     if least < 0:
         raise ValueError(
-            f"mistakes: expected labels and predicted >= 0, got {least}; leave out "
-            "what has no class"
+            f"mistakes: expected labels and predicted >= 0, got {least}; leave out examples "
+            "without a class"
         )
     if probabilities is None:
         return None
@@ -113,7 +113,7 @@ def finite(who: str, what: str, values: Any) -> np.ndarray:
     array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # e.g. bfloat16
     if not np.isfinite(array).all():
         raise ValueError(
-            f"{who}: expected {what} finite, got NaN or infinity; see where training diverged"
+            f"{who}: expected finite {what}, got NaN or infinity; check whether training diverged"
         )
     return array
 
@@ -123,8 +123,8 @@ def integers(who: str, what: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
         raise ValueError(
-            f"{who}: expected {what}, integers, got {array.dtype} {list(array.shape)}; "
-            "convert with astype, or take the argmax of logits"
+            f"{who}: expected {what}, integers, got {array.dtype} {list(array.shape)}; convert the "
+            "values with astype(int), or pass the argmax of logits"
         )
     return array
 

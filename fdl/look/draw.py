@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COUNT_REMEDY = "it is how many images are drawn at most"
+COUNT_REMEDY = "it is the largest number of images to draw"
 SIGNED = "RdBu_r"  # a diverging colour map that colour-blind readers can tell apart
 
 
@@ -36,13 +36,13 @@ def learning_curves(histories: Any) -> "Figure":
         otherwise steps.
 
     Returns:
-      A figure. For one run, one colour is for training, and one is for validation. The title of a
-      panel has the last values. For several runs, each run has a colour, and the training curves
-      are dashed.
+      A figure. For one run, the training values have one colour, and the validation values have
+      another. The title of a panel gives the last values. For several runs, each run has a colour,
+      and the training curves are dashed.
 
       The y axis of the loss is logarithmic if its largest value is at least 10 times its smallest.
-      The training values of the last record are not drawn if they are means over less than half as
-      many steps as the previous record has.
+      The training values of the last record are not drawn if this record covers less than half as
+      many steps as the record before it.
 
     Raises:
       ValueError: histories is not a history or a dict of histories, or a history has no records or
@@ -73,7 +73,7 @@ def learning_curves(histories: Any) -> "Figure":
 
 
 def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Figure":
-    """The weights of each unit of the first layer as an image, beginning with the largest weights.
+    """The weights of each unit of the first layer as an image; the largest weights come first.
 
     Args:
       w: [D, F], floating: the weights of F units, where D = H * W * K.
@@ -96,8 +96,8 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
     if not image or w.ndim != 2 or not w.size or len(w) != math.prod(shape):
         raise ValueError(
             "weight_images: expected w [H * W * K, F] and image_shape (H, W) or (H, W, K) with K 1 "
-            f"or 3, got w {list(w.shape)} and {shortened(str(shape), 200)}; reshape "
-            "w, or give the shape of the input"
+            f"or 3, got w {list(w.shape)} and {shortened(str(shape), 200)}; reshape w, or pass the "
+            "shape of the network's input"
         )
     count = check_count("weight_images", "count", count, COUNT_REMEDY)
     units = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")[:count]
@@ -129,8 +129,9 @@ def representations(
       before: a dict, path -> h [N, ...], from `capture` with the parameters before training. A few
         hundred examples are enough.
       after: a dict with the same paths, from `capture` with the parameters after training.
-      labels: [N], integers, the class of each example. Each class is drawn in its own colour. If
-        there are more than 12 classes, each class has its own pair of a colour and a marker.
+      labels: [N], integers, the class of each example. Each class is drawn in a different colour.
+        If there are more than 12 classes, each class has a different combination of colour and
+        marker.
       class_names: a list of strings, where class c has the name `class_names[c]`. None means that
         the name of a class is its number. Names of one or two letters are also written in the
         panels, at or near the median of their class.
@@ -143,8 +144,8 @@ def representations(
       this component.
 
     Raises:
-      ValueError: before and after have different paths, an h is not finite or its length is not
-        the length of labels, a class has no name, or readouts has a path that before lacks.
+      ValueError: before and after have different paths, an h is not finite or its length is not the
+        length of labels, a class has no name, or readouts has a path that is not in before.
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
@@ -177,7 +178,7 @@ def mistakes(
     class_names: Sequence[str] | None = None,
     count: int = 36,
 ) -> "Figure":
-    """The images that a classifier gets wrong, beginning with the most confident predictions.
+    """The images that a classifier gets wrong; the most confident predictions come first.
 
     Args:
       images: [N, H, W] or [N, H, W, K], where K is 1 or 3, in any real dtype. The colour scale
@@ -263,7 +264,8 @@ def confusion(matrix: Any, class_names: Sequence[str] | None = None) -> "Figure"
     names = [str(each) for each in (range(classes) if class_names is None else class_names)]
     if len(names) != classes:
         raise ValueError(
-            f"confusion: expected {classes} class_names, got {len(names)}; give one for each row"
+            f"confusion: expected {classes} class_names, got {len(names)}; pass one name for each "
+            "row of the matrix"
         )
     side = min(max(0.5 * classes, 3.0), 16.0)
     figure = figure_parts.blank("confusion", side + 1.5, side + 1.5)
@@ -307,8 +309,8 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
     """
     if not isinstance(rows, Mapping):
         raise ValueError(
-            f"image_rows: expected a dict name -> images, got a {type(rows).__name__}; "
-            "name each row"
+            f"image_rows: expected a dict name -> images, got a {type(rows).__name__}; pass a dict "
+            "with a name for each row"
         )
     images = {
         name: checks.finite("image_rows", f"images in {quoted(name)}", row)
@@ -318,14 +320,13 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
         if row.ndim not in (3, 4) or row.shape[3:] not in ((), (1,), (3,)) or not len(row):
             raise ValueError(
                 f"image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in {quoted(name)}, "
-                f"got {list(row.shape)}; reshape them"
+                f"got {list(row.shape)}; reshape the images"
             )
     counts = {name: len(row) for name, row in images.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(
-            f"image_rows: expected rows of one length, got "
-            f"{shortened(str(counts or 'none'), 400)}; every column is one "
-            "image and what became of it"
+            "image_rows: expected rows of the same length, got "
+            f"{shortened(str(counts or 'none'), 400)}; pass the same number of images in every row"
         )
     columns = next(iter(counts.values()))
     figure = figure_parts.blank("image_rows", 0.9 * columns + 1.3, len(images) + 0.2)
@@ -432,9 +433,15 @@ def _by_name(who: str, scores: Any) -> dict[str, Any]:
     """A dict of the scores by the shortened name of the model; a single model has an empty name."""
     named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
-        raise ValueError(f"{who}: expected scores of at least one model, got none; name each")
+        raise ValueError(
+            f"{who}: expected scores of at least one model, got none; pass a dict, model name -> "
+            "scores"
+        )
     if len(named) > len({_short(name) for name in named}):
-        raise ValueError(f"{who}: expected names that end differently, got {len(named)}; mend them")
+        raise ValueError(
+            f"{who}: expected names that differ in their last 31 characters, got {len(named)} "
+            "names that do not; rename some"
+        )
     return {_short(name): each for name, each in named.items()}
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
 # These colours were found by a search. Their smallest distance in OKLab is 0.18 for most readers,
-# and 0.09 for readers whose eyes lack red, green or blue cones. The first colours differ the most.
+# and 0.09 for colour-blind readers without red, green or blue cones. The first colours differ the
+# most.
 PALETTE = (
     "#3377cc",
     "#ee8811",
@@ -43,7 +44,8 @@ def blank(caller: str, width: float, height: float) -> "Figure":
         from fdl.look.notebook_figure import Figure
     except ImportError as error:
         raise ImportError(
-            f"{caller}: expected matplotlib, which draws, got none; pip install 'fdl[pictures]'"
+            f"{caller}: expected matplotlib, which draws the pictures, got none; run pip install "
+            "'fdl[pictures]'"
         ) from error
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
@@ -88,7 +90,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
 
 
 def _without_short_end(records: list[Any]) -> list[Any]:
-    """The records without the last one if it is a mean over few steps, because it is then noisy."""
+    """The records, without the last record if it is a mean over few steps and therefore noisy."""
     if len(records) < 3:
         return records
     before, last, end = (records[place]["step"] for place in (-3, -2, -1))
@@ -104,7 +106,7 @@ def _ending(metric: str, ends: list[tuple[str, str]]) -> str:
 
 
 def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **how: Any) -> None:
-    """Draws a legend below all panels, row by row, with about as many names in each row.
+    """Draws a legend below all panels, with about the same number of names in each row.
 
     Args:
       figure: a figure whose width does not change any more.
@@ -211,7 +213,7 @@ def _spread(places: np.ndarray, apart: float) -> np.ndarray:
                 distance = float(np.linalg.norm(gap))
                 if distance < apart:
                     still = False
-                    angle = 2.4 * one  # the direction in which to move a place that coincides
+                    angle = 2.4 * one  # the direction, if two places are equal
                     away = np.array([math.cos(angle), math.sin(angle)])
                     way = gap / distance if distance > 1e-3 * apart else away
                     move = 0.51 * (apart - distance) * way

@@ -32,9 +32,9 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
       - the best learning rate
       - the last loss and each last metric (of the validation data if there are any), as mean ±
         standard deviation over seeds
-      - the mean number of steps to the target. If some seeds did not meet the target, the number of
-        seeds that did. There is no such column without a target.
-      - the number of networks, of all rates and seeds, that diverged
+      - the mean number of steps to the target. If some seeds did not reach the target, the number
+        of seeds that did. This column is missing if there is no target.
+      - the number of networks that diverged, over all rates and seeds
       - microseconds per step
 
     Raises:
@@ -76,7 +76,7 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
       A figure with a panel for each optimizer, which also shows the lines of all other optimizers
       in grey. The line is the mean over seeds, and the band around it ranges from the smallest to
       the largest value. A ring marks the best rate. A cross at the edge of the panel marks a rate
-      at which the network of some seed diverged, or whose mean is outside the panel.
+      at which a network diverged, or a rate whose mean is outside the panel.
 
     Raises:
       ValueError: found is not a result of `fdl.compare_optimizers`, or is empty.
@@ -262,6 +262,6 @@ def _check_found(caller: str, found: Mapping[str, Comparison]) -> None:
     named = isinstance(found, Mapping) and len(found) > 0
     if not named or not all(isinstance(each, Comparison) for each in found.values()):
         raise ValueError(
-            f"{caller}: expected the result of fdl.compare_optimizers, got {found!r:.60}; "
-            "pass at least one name -> Comparison"
+            f"{caller}: expected the result of fdl.compare_optimizers, got {found!r:.60}; pass a "
+            "dict, name -> Comparison, with at least one entry"
         )

@@ -53,11 +53,11 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(
-                f"capture: expected patterns as texts, got {said(pattern)}; pass each by itself, "
-                "as in capture(model, 'dense_0', 'dense_1')"
+                f"capture: expected patterns as strings, got {said(pattern)}; pass each pattern as "
+                "a separate argument, as in capture(model, 'dense_0', 'dense_1')"
             )
     if not patterns:
-        raise ValueError("capture: expected a pattern, got none; pass '**' for every layer")
+        raise ValueError("capture: expected a pattern, got none; pass '**' to capture all layers")
     order = layer_paths(model)
     wanted = paths.pick(order, patterns)
     tapped = _tap(model, "", frozenset(wanted))
@@ -134,17 +134,17 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
         if labels.shape != rows.shape[:1]:
             raise ValueError(
                 f"linear_readout: expected labels [N] for h [N, ...], got {list(labels.shape)} for "
-                f"{len(rows)} rows; give one class number for each"
+                f"{len(rows)} rows; pass one class number for each row"
             )
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
                 f"linear_readout: expected labels in [0, {classes}), got {labels.min()} to "
-                f"{labels.max()}; raise classes or mend the labels"
+                f"{labels.max()}; pass a larger number of classes, or correct the labels"
             )
     if h.shape[1] != h_test.shape[1]:
         raise ValueError(
-            f"linear_readout: expected the same features in both parts, got {h.shape[1]} to train "
-            f"on and {h_test.shape[1]} to test on; take both from one layer"
+            "linear_readout: expected the same number of features in train and test, got "
+            f"{h.shape[1]} and {h_test.shape[1]}; take both representations from the same layer"
         )
     return float(_readout(h, jnp.asarray(train[1]), h_test, jnp.asarray(test[1]), classes))
 
@@ -177,9 +177,10 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
     if not is_count(count) or count > min(rows.shape):
         raise ValueError(
             f"principal_components: expected 1 to {min(rows.shape)} components of h "
-            f"{list(rows.shape)}, got {count!r}; ask for fewer, or give more rows"
+            f"{list(rows.shape)}, got {count!r}; pass a smaller count, or more rows"
         )
-    # rows is scaled: the squares of large numbers would be infinite, those of small numbers 0.
+    # rows is scaled, because squares of large numbers would be infinite, and squares of small
+    # numbers would be 0.
     unit = power_of_two(largest(rows))
     rows = rows / unit
     rows = rows - rows.mean(0)
@@ -215,7 +216,8 @@ def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
 @jax.jit(static_argnums=4)
 def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -> jax.Array:
     """The compiled part of `linear_readout`: the accuracy on the test examples."""
-    # h is scaled, because squares of large numbers would be infinite, and squares of small ones 0.
+    # h is scaled, because squares of large numbers would be infinite, and squares of small numbers
+    # would be 0.
     unit = power_of_two(largest(h, 0))
     h, h_test = h / unit, h_test / unit
     mean, spread = h.mean(0), h.std(0)
@@ -253,14 +255,14 @@ def _rows(who: str, h: Any) -> jax.Array:
     h = to_jax(h, who, "h")
     if h.ndim < 1 or not h.size:
         raise ValueError(
-            f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; "
-            "give one row for each example"
+            f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; pass one row for each "
+            "example"
         )
     rows = h.reshape(len(h), -1).astype(wide(h.dtype))
     if not bool(jnp.isfinite(rows).all()):
         bad = int((~jnp.isfinite(rows)).any(1).sum())
         raise ValueError(
-            f"{who}: expected finite numbers, got others in {bad} of {len(rows)} rows; look for "
-            "the layer or the step where they began"
+            f"{who}: expected finite numbers, got NaN or infinity in {bad} of {len(rows)} rows; "
+            "find the layer or the training step that produced them"
         )
     return rows

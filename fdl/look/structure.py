@@ -44,7 +44,7 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
     shaped = ("shape", "__array__")
     if not all(any(hasattr(leaf, name) for name in shaped) for leaf in jax.tree.leaves(x)):
         raise PathError(
-            f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; give a shape as "
+            f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; pass a shape as "
             "jax.ShapeDtypeStruct(shape, 'float32')",
             layer="summary",
         )
@@ -83,7 +83,7 @@ def depth(params: Any) -> int:
     """The number of layers with weights.
 
     Args:
-      params: a pytree of arrays. Each node that has arrays directly below it is taken as a layer.
+      params: a pytree of arrays. Each node that has arrays directly below it is counted as a layer.
 
     Returns:
       The number of such nodes, an int.

@@ -16,7 +16,7 @@ class Difference(NamedTuple):
       absolute: the largest absolute difference of two elements. It is infinite if one element is
         NaN and the other one is not.
       ulps: the largest difference of two elements in units in the last place, which may be in a
-        different leaf. Neighbouring floating-point numbers differ by 1 unit, so near zero even a
+        different leaf. Neighbouring floating-point numbers differ by 1 unit, so near zero, even a
         small difference can be many units. For integers, this is their difference.
     """
 
@@ -54,7 +54,7 @@ def difference(a: Any, b: Any) -> Difference:
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"difference: expected the same arrays in both trees, got {kinds[0]} and "
-                f"{kinds[1]} at {paths.quoted(path)}; compare parameters of one model"
+                f"{kinds[1]} at {paths.quoted(path)}; compare parameters of the same model"
             )
     apart = {path: _absolute(left[path], right[path]) for path in left}
     path = max(apart, key=lambda each: apart[each], default="")

@@ -1,22 +1,23 @@
 """Optimizers in optax's protocol: transformations of fdl and of optax can be chained.
 
-Names, arguments, defaults and states are the same as in optax. In float32 and float64 the updates
-are the same too, bit for bit. Every optimizer differs from optax in two ways:
+Names, arguments, defaults and states are the same as in optax. In float32 and float64, the updates
+are also the same, bit for bit. The results differ from optax only in these two cases:
 
-- Half precision. Moments, sums and norms are kept and computed in float32 or wider, whatever the
-  dtype of parameters and gradients. Updates are rounded once, to the dtype of the gradients. optax
-  computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. If the state passed to
-  `update` has narrower dtypes, the new state has the same ones. For bfloat16 parameters,
+- Half precision. Moments, sums and norms are kept and computed in float32 or wider, even if
+  parameters and gradients are narrower. Updates are rounded once, to the dtype of the gradients.
+  optax computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. If the state
+  passed to `update` has narrower dtypes, the new state has the same ones. For bfloat16 parameters,
   `keep_state_in(optimizer, jnp.bfloat16)` makes a state with the dtypes that optax would use. If
-  steps are so small that the parameters' dtype rounds them away, use `master_weights(optimizer)`.
+  the steps are so small that rounding to the parameters' dtype removes them, use
+  `master_weights(optimizer)`.
 - Squares out of range. Norms are correct for every finite gradient. Where a second moment is
   float32, the absolute value of each gradient element is limited to 1.3e19, so that the moment
   stays finite. After such a gradient the weight hardly moves until the moment has decayed (about
   80,000 steps in `adam`).
 
 fdl raises an error for these values, which optax accepts: a decay of 1 or more in a mean (the mean
-would stay 0); a negative decay in a mean of squares (the mean could become negative); a negative
-weight decay (weights would grow without bound); decay_rate=0 in `exponential_decay`.
+would always stay 0); a negative decay in a mean of squares (the mean could become negative); a
+negative weight decay (weights would grow without bound); decay_rate=0 in `exponential_decay`.
 """
 
 from fdl.public_names import public as _public

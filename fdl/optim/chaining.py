@@ -44,8 +44,8 @@ def chain(*transforms: GradientTransformation) -> GradientTransformationExtraArg
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if len(state) != len(parts):
             raise ValueError(
-                f"chain: expected a state of {len(parts)} parts, got {len(state)}; "
-                "make it with this chain's init"
+                f"chain: expected a state of {len(parts)} parts, got {len(state)}; make the state "
+                "with the init of this chain"
             )
         new_states = []
         for part, part_state in zip(parts, state, strict=True):
@@ -79,12 +79,12 @@ def apply_updates(params: Any, updates: Any) -> Any:
     def add(p: Any, u: Any) -> Any:
         if p is None or u is None:
             return p
-        if jnp.shape(p) != jnp.shape(u):  # else broadcasting could change its shape
+        if jnp.shape(p) != jnp.shape(u):  # otherwise, p could be broadcast
             raise different_trees("apply_updates", "params", params, "updates", updates)
         return jnp.asarray(p + u, jnp.result_type(p))
 
     try:
-        # As in optax, a bfloat16 and a float32 are added in float32.
+        # As in optax, a bfloat16 array and a float32 array are added in float32.
         with jax.numpy_dtype_promotion("standard"):
             return jax.tree.map(add, params, updates, is_leaf=lambda leaf: leaf is None)
     except (ValueError, TypeError):

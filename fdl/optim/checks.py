@@ -1,8 +1,8 @@
 """Checks of the options of optimizers: ranges of numbers, and arguments that are transformations.
 
-Each check takes the name of the function that the user called, and the options as keyword
-arguments under the names that the user wrote. A traced number (under `vmap`, or a leaf of the
-state) is not checked.
+Each check takes the name of the function that the user called, and the options as keyword arguments
+under the names that the user wrote. A traced number (for example a number under `vmap`, or a leaf
+of the state) is not checked.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from optax import GradientTransformationExtraArgs, with_extra_args_support
 
 from fdl.checks import OptionError, check_number, said
 
-KEPT = "it is the share of the past that each step keeps"
+KEPT = "it is the fraction of the old value that each step keeps"
 
 
 def check_fractions(who: str, **values: Any) -> None:
@@ -23,16 +23,18 @@ def check_fractions(who: str, **values: Any) -> None:
 def check_momenta(who: str, **values: Any) -> None:
     """Raises unless every value is in (-1, 1): a mean of gradients with decay 1 would stay 0.
 
-    A negative momentum helps two players (Gidel et al. 2019, arXiv 1807.04740).
+    A negative momentum helps in games of two players (Gidel et al. 2019, arXiv 1807.04740).
     """
     for name, value in values.items():
         check_number(who, name, value, "(-1, 1)", KEPT)
 
 
 def check_traces(who: str, **values: Any) -> None:
-    """Raises unless every value is in [-1, 1]: else a sum of past gradients has no bound."""
+    """Raises unless every value is in [-1, 1]: otherwise the trace can grow without bound."""
     for name, value in values.items():
-        check_number(who, name, value, "[-1, 1]", "beyond 1 the trace has no bound")
+        check_number(
+            who, name, value, "[-1, 1]", "outside this range, the trace can grow without bound"
+        )
 
 
 def check_least(who: str, least: float = 0, **values: Any) -> None:
@@ -68,12 +70,12 @@ def as_transformation(who: str, value: Any) -> GradientTransformationExtraArgs:
     """Returns a transformation of fdl or optax in a form whose `update` takes extra arguments.
 
     Raises:
-      OptionError: `value` has no init or no update.
+      OptionError: `value` does not have both an init and an update.
     """
     if not (hasattr(value, "init") and hasattr(value, "update")):
         raise OptionError(
             who,
-            f"expected a transformation, got {said(value)}; pass what a factory such as sgd(0.1) "
-            "returns",
+            f"expected a transformation, got {said(value)}; pass an optimizer, such as "
+            "fdl.sgd(0.1)",
         )
     return with_extra_args_support(value)

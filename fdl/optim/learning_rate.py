@@ -70,8 +70,8 @@ def add_decayed_weights(
     such a transformation, it is decoupled weight decay.
 
     Args:
-      weight_decay: >= 0, or a schedule `count -> strength`, where count starts at 0. optax also
-        accepts a negative value, which would make weights grow without bound.
+      weight_decay: >= 0, or a schedule `count -> strength`, where count starts at 0. A negative
+        value would make weights grow without bound; optax accepts it.
       mask: which leaves to decay; see `masked`. `"**/w"` excludes norms and biases.
 
     Returns:
@@ -86,8 +86,8 @@ def add_decayed_weights(
       >>> pull.update(jnp.array(1.0), pull.init(jnp.array(4.0)), jnp.array(4.0))[0]
       Array(3., dtype=float32)
 
-    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, with the
-    constant 0 nothing is computed.
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2. As in optax, nothing is
+    computed if weight_decay is the number 0.
     """
     check_decays("add_decayed_weights", weight_decay=weight_decay)
 
@@ -112,8 +112,8 @@ def at(name: str, value: ScalarOrSchedule, count: Any) -> Any:
     now = value(count) if callable(value) else value
     if jnp.shape(now) != ():
         raise ValueError(
-            f"{name}: expected a schedule that returns a scalar, got shape "
-            f"{list(jnp.shape(now))}; return one number per count"
+            f"{name}: expected a schedule that returns a scalar, got shape {list(jnp.shape(now))}; "
+            "return one number for each count"
         )
     return now
 

@@ -32,8 +32,8 @@ def leafwise(
 
     Args:
       who: name of the transformation, for error messages.
-      at_step: if `counted`, it is called with the step t, an int32 scalar that starts at 1; else it
-        is called without arguments.
+      at_step: a function. If `counted` is True, it is called with the step t, an int32 scalar that
+        starts at 1; otherwise it is called without arguments.
       make_state: type of the state. It has one field for each slot, and `count` if `counted`.
       slots: name of the state's field -> function that takes a parameter and returns the first
         value of the slot. The rule takes the slots in the order of this mapping.
@@ -88,20 +88,20 @@ def per_leaf(
 ) -> list[Any]:
     """Applies a rule to every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
 
-    This function alone decides about dtypes. The last `kept` trees of `others` are state: the rule
-    gets their leaves in their own dtypes, and returns new values, which are cast back to those
-    dtypes. g and the leaves of all other trees are cast to float32 or wider for the rule. If the
-    arguments of the rule have different dtypes, it computes in the wider one, as in optax. The new
-    update is cast to the dtype of g.
+    Only this function decides which dtypes are used. The last `kept` trees of `others` are state:
+    the rule gets their leaves in their own dtypes, and returns new values, which are cast back to
+    those dtypes. g and the leaves of all other trees are cast to float32 or wider for the rule. If
+    the arguments of the rule have different dtypes, it computes in the wider dtype, as in optax.
+    The new update is cast to the dtype of g.
 
     Args:
       who: name of the transformation, for error messages.
       rule: takes the arrays of one leaf, and returns a tuple of 1 + `kept` arrays.
-      updates: a pytree of arrays or None. At a None, the rule is not called, and the update stays
-        None and the state as it was.
+      updates: a pytree of arrays or None. Where a leaf is None, the rule is not called: the update
+        stays None, and the state does not change.
       others: name for error messages -> pytree of the same structure as updates.
-      kept: the number of trees at the end of `others` that are state and that the rule returns
-        anew.
+      kept: the number of trees at the end of `others` that are state. The rule returns new values
+        for these.
 
     Returns:
       A list: the new updates, and then the `kept` new trees of the state.
@@ -110,7 +110,7 @@ def per_leaf(
       ValueError: the trees have different structures, or shapes that do not fit together. The
         message names the first path that differs.
     """
-    structure: Any  # mypy knows no methods of a PyTreeDef
+    structure: Any  # mypy does not know its methods
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
     columns = []
     for name, tree in others.items():
@@ -160,8 +160,8 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
     Args:
       value: the number.
-      dtype: dtype of the array; by default the parameter's dtype, but at least float32. optax takes
-        the parameter's dtype itself.
+      dtype: dtype of the array; by default the parameter's dtype, but at least float32. optax uses
+        the parameter's dtype.
     """
     return lambda p: jnp.full_like(
         p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
@@ -178,7 +178,8 @@ def check_params(who: str, params: Any) -> None:
     """Raises unless all parameters have a floating or complex dtype.
 
     Raises:
-      ValueError: a parameter has another dtype. The message names the path of the first one.
+      ValueError: a parameter has another dtype. The message names the path of the first such
+        parameter.
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
@@ -187,7 +188,8 @@ def check_params(who: str, params: Any) -> None:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise ValueError(
                 f"{who}: expected parameters of a floating dtype, got {jnp.result_type(leaf)} at "
-                f"{path!r}; keep what is not learned out of params, or convert it"
+                f"{path!r}; convert this array to float32, or keep it outside params if it is not "
+                "learned"
             )
 
 
@@ -206,12 +208,12 @@ def different_trees(who: str, a: str, left: Any, b: str, right: Any) -> ValueErr
     differing = (path for path in sorted({*lefts, *rights}) if lefts.get(path) != rights.get(path))
     path = next(differing, None)
     name = paths.shortened(repr(path), 200)
-    expected, got = f"one tree in {a} and {b}", "two structures with the same paths"
+    expected, got = f"the same tree in {a} and {b}", "containers of different types"
     if path in lefts and path in rights:
-        expected = f"one shape in {a} and {b} at {name}"
+        expected = f"the same shape in {a} and {b} at {name}"
         got = f"{list(lefts[path])} and {list(rights[path])}"
     elif path is not None:
-        got = f"{name} in {a if path in lefts else b} alone"
+        got = f"{name} only in {a if path in lefts else b}"
     structures = [paths.shortened(str(jax.tree.structure(tree)), 600) for tree in (left, right)]
     both = f"\n  {a}: {structures[0]}\n  {b}: {structures[1]}"
     return ValueError(

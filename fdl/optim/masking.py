@@ -1,4 +1,4 @@
-"""Masks: which leaves of a tree a transformation sees."""
+"""Masks, which select the leaves of a tree that a transformation sees."""
 
 import functools
 from typing import Any
@@ -26,11 +26,11 @@ def masked(
 
     Args:
       inner: a transformation of fdl or optax.
-      mask: which leaves `inner` sees, as one of: a path pattern such as `"**/w"` (see `fdl.paths`);
-        a tuple of path patterns; as in optax, a pytree of bool with the structure of params or a
-        prefix of it; a function from params to such a pytree. A callable pytree whose leaves are
-        bools is treated as a pytree.
-      mask_compatible_extra_args: True also masks those extra arguments of `update` that have the
+      mask: which leaves `inner` sees. It is a path pattern such as `"**/w"` (see `fdl.paths`) or a
+        tuple of path patterns; or, as in optax, a pytree of bool with the structure of params or a
+        prefix of that structure, or a function that takes params and returns such a pytree. A
+        callable pytree whose leaves are bools is treated as a pytree.
+      mask_compatible_extra_args: True also masks the extra arguments of `update` that have the
         structure of the updates, such as `grad`.
 
     Returns:
@@ -60,7 +60,7 @@ def masked(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MaskedState]:
         wanted = mask_of(mask, updates)
-        structure: Any = jax.tree.structure(updates)  # mypy knows no methods of a PyTreeDef
+        structure: Any = jax.tree.structure(updates)  # mypy does not know its methods
         part = None if params is None else cut(params, wanted)
         if mask_compatible_extra_args:
             extra_args = {
@@ -93,7 +93,8 @@ def mask_of(mask: Mask, tree: Any) -> Any:
 def is_function(value: Any) -> bool:
     """True if a mask (or labels) is a function of the parameters, False if it is a pytree.
 
-    A module can be both. It is treated as a pytree if its leaves are bools or labels.
+    A module can be a function and a pytree at the same time. It is treated as a pytree if its
+    leaves are bools or labels.
     """
     if isinstance(value, functools.partial):  # such as jax.tree_util.Partial
         return True
@@ -124,19 +125,19 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
 
 
 def _difference(prefix: Any, tree: Any) -> str:
-    """The first place where a prefix does not fit a tree, in words."""
+    """The first place where a prefix does not fit a tree, as text."""
     given, expected = paths.leaves(prefix), paths.leaves(tree)
     levels: set[str] = set()
     for path in expected:
         names = path.split("/")
         above = {"/".join(names[:depth]) for depth in range(len(names) + 1)}
         if above.isdisjoint(given):
-            return f"none for {paths.shortened(repr(path), 200)}"
+            return f"no entry for {paths.shortened(repr(path), 200)}"
         levels |= above
     unknown = next((path for path in given if path not in levels), None)
     if unknown is None:
-        return "other containers at the same paths"
-    return f"one for {paths.shortened(repr(unknown), 200)}, which is not in params"
+        return "containers of other types"
+    return f"an entry for {paths.shortened(repr(unknown), 200)}, which is not in params"
 
 
 def _check_mask(mask: Any) -> None:
@@ -146,5 +147,5 @@ def _check_mask(mask: Any) -> None:
         raise OptionError(
             "masked",
             "expected a mask of path patterns, a pytree of bool or a function of params, got "
-            f"{mask!r:.60}; pass '**/w' for all weights",
+            f"{mask!r:.60}; pass '**/w' to select all weights",
         )

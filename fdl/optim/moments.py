@@ -23,8 +23,8 @@ def correction(decay: float, t: jax.Array) -> jax.Array:
     """1 - decay^t, the sum of the weights in a moment that started at 0.
 
     This function is compiled on its own, so that its result is rounded in the same way inside and
-    outside of a larger compiled function: at decay = 0.999 and t = 1 rounding errors reach most of
-    the digits of the result.
+    outside of a larger compiled function. This matters: at decay = 0.999 and t = 1, rounding errors
+    change most digits of the result.
     """
     return 1 - decay**t
 
@@ -33,6 +33,7 @@ def corrected(moment: jax.Array, total_weight: jax.Array) -> jax.Array:
     """A moment without its bias: moment / (1 - decay^t).
 
     The divisor is computed in float32 or wider and then cast to the moment's dtype. If it were
-    computed in bfloat16, decay^t could round to 1, and the division by 0 would not be finite.
+    computed in bfloat16, decay^t could round to 1, and the result of the division by 0 would not be
+    finite.
     """
     return moment / total_weight.astype(moment.dtype)

@@ -1,7 +1,7 @@
 """Norms and scalar products of a tree of arrays, which is treated as one vector.
 
 The norms neither overflow nor underflow. A norm is first computed as a plain sum of squares, which
-costs as much as the norm in optax. If one of the sums is out of range, all sums are computed again
+costs the same as the norm in optax. If one of the sums is out of range, all sums are computed again
 from elements that are divided by a power of two. All sums share one branch (`jax.lax.cond`),
 because an accelerator has to wait at every branch.
 """
@@ -18,11 +18,11 @@ from fdl.ops.numerics import largest, power_of_two, squared_size, widened
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A norm in two parts, sqrt(squares) * power, because the product can overflow the dtype.
+    """The norm sqrt(squares) * power, stored in two parts because the product can overflow.
 
     Args:
       squares: the sum of the squares of all elements, divided by power^2; a real scalar, float32 or
-        wider. For a root mean square, their mean instead of their sum.
+        wider. For a root mean square, it is the mean of the squares instead of their sum.
       power: a power of two, usually 1; a scalar of the same dtype as squares.
     """
 
@@ -43,8 +43,8 @@ class Size:
 
     def of(self, x: jax.Array) -> jax.Array:
         """x divided by `power`."""
-        # This multiplies by 1 / power. If it divided by `power`, XLA would merge that with a later
-        # division by `part` into one by power * part, which can be infinite.
+        # This multiplies by 1 / power. If it divided by `power`, XLA would merge this division and
+        # a later division by `part` into one division by power * part, which can be infinite.
         return x * (1 / self.power).astype(x.dtype)
 
 
@@ -54,7 +54,7 @@ def size(tree: Any) -> Size:
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """A list that has, for each tree, a tree of the same structure with the `Size` of each leaf.
+    """For each tree, a tree of the same structure with the `Size` of each leaf; all in a list.
 
     Args:
       trees: pytrees of arrays.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 _REMEDIES = {
-    errno.ENOENT: "make the folder, or choose another",
-    errno.EISDIR: "add a file's name",
+    errno.ENOENT: "create the folder, or choose another one",
+    errno.EISDIR: "add the name of a file",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOSPC: "free some space, or choose another disk",
     errno.EDQUOT: "free some space, or choose another disk",
@@ -36,7 +36,7 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
     target = Path(os.path.realpath(file))
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
         raise OSError(
-            f"{who}: expected the place of a file, got a device or a pipe at {str(file)!r}; choose "
+            f"{who}: expected the path of a file, got a device or a pipe at {str(file)!r}; choose "
             "another name"
         )
     try:
@@ -45,15 +45,15 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{who}: expected a file that can be written with {size:,} bytes, got "
-            f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another folder')}",
+            f"{who}: expected to write a file of {size:,} bytes, got {error.strerror}; "
+            f"{_REMEDIES.get(error.errno or 0, 'choose another folder')}",
             str(file),
         ) from error
 
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Does the work of `replacing`, and raises the operating system's own errors."""
+    """Does the work of `replacing`, and raises the errors of the operating system."""
     before = _mode(target)
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # short even if target.name is long
     try:

@@ -105,7 +105,7 @@ def load_weights(
 
     If `only` is given, only the leaves that match a pattern are read and checked; all other leaves
     get their value from `like`. For example, this can load the body of a network that was trained
-    for a different task, while the new head stays as it is in `like`.
+    for a different task, and keep the new head of `like`.
 
     Args:
       file: path of a safetensors file.
@@ -141,7 +141,7 @@ def load_weights(
     if only is not None:
         # The patterns must match the same paths in the file as in `like`.
         found = {path: info for path, info in found.items() if _is_picked(path, only)}
-    of = "of this model" if only is None else f"that {only!r:.200} picks"
+    of = "of this model" if only is None else f"that {only!r:.200} selects"
     _check_fit(file, found, {path: _kind(leaves[path]) for path in picked}, of)
     kept = set(leaves).difference(picked)
     with open(file, "rb") as stream:
@@ -193,7 +193,8 @@ def _kept(path: str, leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise paths.PathError(
             "expected `like` to have arrays for the leaves that `only` does not match, got a shape "
-            f"at {path!r}; pass the params of model.init, or patterns in `only` that match it too",
+            f"at {path!r}; pass the params from model.init as `like`, or let a pattern in `only` "
+            "match this path",
             layer="load_weights",
         )
     return to_jax(leaf, "load_weights", f"the leaf at {path!r}")
@@ -205,19 +206,19 @@ def _check_leaf(path: str, leaf: Any) -> None:
     got = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
     if masked or leaf.dtype.name not in _CODES:
         raise paths.PathError(
-            f"expected dtypes that safetensors has, got {got}; convert it with astype, or leave "
-            "it out",
+            f"expected a dtype that safetensors has, got {got}; convert the array with astype, or "
+            "leave it out",
             layer="save_weights",
         )
     if _bits(leaf.dtype.name) * leaf.size % 8:
         raise paths.PathError(
-            f"expected an even number of {leaf.dtype}, two to a byte, got {got}; convert it with "
-            "astype",
+            f"expected an even number of {leaf.dtype} values, because a byte holds two, got {got}; "
+            "convert the array with astype",
             layer="save_weights",
         )
     if path == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in path):
         raise paths.PathError(
-            f"expected names that safetensors can write, got {path!r}; rename it",
+            f"expected a path that safetensors can write, got {path!r}; rename this leaf",
             layer="save_weights",
         )
 
@@ -257,7 +258,7 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise _not_whole(file, "a name that stands twice in its header")
+            raise _not_whole(file, "a header with the same name twice")
         return found
 
     if os.path.isdir(file):
@@ -280,7 +281,7 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
 
 def _not_whole(file: str | os.PathLike[str], got: Any) -> ValueError:
     return ValueError(
-        f"{file}: expected a whole safetensors file, got {got}; fetch or save it again"
+        f"{file}: expected a complete safetensors file, got {got}; download it or save it again"
     )
 
 
@@ -296,12 +297,13 @@ def _check_fit(
             dtype, _, shape = got.partition(" ")
             narrowed = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
             if narrowed and f"{dtype.replace('64', '32')} {shape}" == kind:
-                line += ", for which call jax.config.update('jax_enable_x64', True)"
+                line += "; to load 64-bit arrays, call jax.config.update('jax_enable_x64', True)"
             wrong.append(line)
     if wrong:
         raise ValueError(
             f"{file}: expected the {len(wanted)} arrays {of}, got a file that differs at "
-            f"{len(wrong)} paths; build the model that it was saved from\n  " + "\n  ".join(wrong)
+            f"{len(wrong)} paths; load it into the model that it was saved from\n  "
+            + "\n  ".join(wrong)
         )
 
 
@@ -313,7 +315,7 @@ def _read(
     raw = np.empty(end - begin, np.uint8)
     stream.seek(start + begin)
     if stream.readinto(raw.data) != raw.size:
-        raise _not_whole(file, "one that was cut while it was read")
+        raise _not_whole(file, "a file that became shorter during reading")
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)
     dtype = np.dtype(_NAMES[tensor["dtype"]])

@@ -13,7 +13,7 @@ import fdl
 from fdl.data import arrays
 from fdl.data.arrays import to_jax
 
-ENDING = "; use smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)"
+ENDING = "; use smaller numbers, or enable 64 bits with jax.config.update('jax_enable_x64', True)"
 SAME = ["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32"]
 SAME += ["complex64", *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4)]
 HALFWAY = 2.0**128 * (1 - 2.0**-25)  # from the largest float32 to the first that there is not
@@ -101,8 +101,8 @@ def test_big_endian_numbers_become_native(order):
 )
 def test_what_is_not_numbers_is_named(given, said):
     assert_refused(
-        f"evaluate: expected data at '1/y' as numbers that JAX has, got {said}; encode text and "
-        "categories as integers, fill what is masked",
+        f"evaluate: expected data at '1/y' as numbers of a dtype that JAX has, got {said}; encode "
+        "text and categories as integers, and replace masked values by numbers",
         *(to_jax, (np.ones(2), {"y": given}), "evaluate"),
     )
 
@@ -298,16 +298,23 @@ def test_a_table_with_other_columns_names_them():
     texts = Wrapped(np.array(["x", "y", "z"], object))
     table = Table(a=Wrapped(NUMBERS[:, 0]), town=texts, b=Column([1, 2, 3]), street=texts)
     ending = "; encode text and categories as integers, or leave these columns out"
-    said = f"got a Table with other things in columns 'town', 'street'{ending}"
+    said = f"got a Table with other values in columns 'town', 'street'{ending}"
     assert_refused(
-        f"fit: expected data at '0' as numbers that JAX has, {said}", to_jax, (table,), "fit"
+        f"fit: expected data at '0' as numbers of a dtype that JAX has, {said}",
+        to_jax,
+        (table,),
+        "fit",
     )
     assert_refused(
-        f"data at '0': expected it as numbers that JAX has, {said}", arrays.check_data, (table,)
+        f"data at '0': expected it as numbers of a dtype that JAX has, {said}",
+        arrays.check_data,
+        (table,),
     )
     one = Table(a=Wrapped(NUMBERS[:, 0]), town=texts)
-    said = f"got a Table with other things in column 'town'{ending}"
-    assert_refused(f"fit: expected data as numbers that JAX has, {said}", to_jax, one, "fit")
+    said = f"got a Table with other values in column 'town'{ending}"
+    assert_refused(
+        f"fit: expected data as numbers of a dtype that JAX has, {said}", to_jax, one, "fit"
+    )
 
 
 def test_what_is_no_array_at_all_is_named():
@@ -327,7 +334,7 @@ def test_what_is_no_array_at_all_is_named():
     class Loader:
         pass
 
-    said = "got a Loader; give arrays [N, ...], as np.asarray makes them"
+    said = "got a Loader; pass arrays [N, ...], for example from np.asarray"
     assert_refused(f"data at 'x': expected it as an array, {said}", arrays.length, {"x": Loader()})
     assert_refused(f"fit: expected data as an array, {said}", to_jax, Loader(), "fit")
 

@@ -61,20 +61,25 @@ def test_a_text_as_numbers():
     [
         (
             lambda: windows(np.arange(9), 0),
-            "windows: expected length >= 1 and stride >= 1, got 0 and 1; both count",
+            "windows: expected length >= 1 and stride >= 1, got 0 and 1; both are numbers of "
+            "tokens",
         ),
         (
             lambda: windows(np.ones((3, 3)), 1),
-            "windows: expected ids [N] with N > 1, got [3, 3]; give",
+            "windows: expected ids [N] with N > 1, got [3, 3]; pass a longer text",
         ),
-        (lambda: scored(np.arange(9), 3), "scored: expected an even length, got 3; take 4, "),
+        (
+            lambda: scored(np.arange(9), 3),
+            "scored: expected an even length, got 3; pass an even number, such as 4",
+        ),
         (
             lambda: characters("abc", test=1.5),
-            "characters: expected a test share in (0, 1) of a long",
+            "characters: expected a test fraction in (0, 1) with ",
         ),
         (
             lambda: characters("a"),
-            "characters: expected a test share in (0, 1) of a longer text, got 0.1 of 1 character",
+            "characters: expected a test fraction in (0, 1) with characters left for both parts, "
+            "got 0.1 of 1 character",
         ),
     ],
 )

@@ -317,7 +317,7 @@ def test_logits_that_are_not_finite_raise(value, key):
     with pytest.raises(
         ValueError,
         match=r"^generate: expected finite logits, got NaN or infinity for new token 1 of prompt "
-        r"1; look for what is not finite in the params, the state and the inputs$",
+        r"1; check whether the params, the state and the inputs are finite$",
     ):
         write(prompts, 3, **options)
     # As long as no answer needs them, there is no mistake.
@@ -328,7 +328,7 @@ def test_logits_that_are_not_finite_raise(value, key):
     with pytest.raises(
         ValueError,
         match=r"^stream_tokens: expected finite logits, got NaN or infinity for new token 1 of "
-        r"prompt 1; look for what is not finite in the params, the state and the inputs$",
+        r"prompt 1; check whether the params, the state and the inputs are finite$",
     ):
         next(new)
 
@@ -382,7 +382,7 @@ def test_ids_beyond_the_logits_are_known_where_the_model_looks_them_up():
     assert (found[0, 1:] >= 0).all() and (found[0, 1:] < C).all()
     told = (
         rf"^generate: expected ids from 0 to {C}, got {C + 1} in prompt 0; the network has no "
-        r"logits or embedding for it$"
+        r"logits or embedding for this id$"
     )
     with pytest.raises(ValueError, match=told):
         fdl.generate(model, params, begin + 1, 2)
@@ -536,8 +536,8 @@ def test_a_mask_with_other_axes_is_the_models_own():
 
 RAGGED = jnp.array([[1, 2, 3], [4, 0, 0]])
 COUNTS = (
-    r"expected steps >= 1 and top_k >= 1 or None, got steps {} and top_k {}; steps is how many "
-    r"tokens to add, and top_k=None draws among all"
+    r"expected steps >= 1 and top_k >= 1 or None, got steps {} and top_k {}; steps is the number "
+    r"of tokens to add, and top_k=None samples from all tokens"
 )
 # what is given, and what is said
 REFUSED = [
@@ -546,12 +546,12 @@ REFUSED = [
     ({"top_k": 0}, COUNTS.format(2, 0)),
     (
         {"tokens": RAGGED[:, :0]},
-        r"expected integer tokens \[B, T\] with T >= 1, got int32 \[2, 0\]; begin with at least "
-        r"one token",
+        r"expected integer tokens \[B, T\] with T >= 1, got int32 \[2, 0\]; pass prompts of at "
+        r"least one token",
     ),
     (
         {"tokens": RAGGED.astype(jnp.float32)},
-        r"expected integer tokens \[B, T\] with T >= 1, got float32 \[2, 3\]; begin with at "
+        r"expected integer tokens \[B, T\] with T >= 1, got float32 \[2, 3\]; pass prompts of at "
         r"least one token",
     ),
     (
@@ -561,20 +561,20 @@ REFUSED = [
     *(
         (
             {"key": KEY, "temperature": heat},
-            rf"expected temperature > 0, got {heat}; key=None takes the likeliest token every "
-            r"time",
+            rf"expected temperature > 0, got {heat}; to take the most likely token every time, "
+            r"pass key=None",
         )
         for heat in (0.0, -1.0, np.nan)
     ),
     (
         {"key": KEY, "temperature": jnp.ones(2)},
-        r"expected one temperature for all sequences, got an array of shape \[2\]; jax\.vmap "
-        r"{who} over sequences and values",
+        r"expected one temperature for all sequences, got an array of shape \[2\]; for one value "
+        r"per sequence, apply jax\.vmap to {who}",
     ),
     *(
         (
             {"key": KEY, "top_p": top_p},
-            rf"expected top_p in \(0, 1\], got {top_p}; None draws among all tokens",
+            rf"expected top_p in \(0, 1\], got {top_p}; None samples from all tokens",
         )
         for top_p in (0.0, -0.5, 1.5, np.nan)
     ),
@@ -585,8 +585,8 @@ REFUSED = [
     *(
         (
             {"repetition_penalty": penalty},
-            rf"expected {finite}repetition_penalty > 0, got {penalty}; 1 changes nothing, 1\.2 "
-            r"makes earlier tokens rarer",
+            rf"expected {finite}repetition_penalty > 0, got {penalty}; 1 means no penalty, and "
+            r"1\.2 makes earlier tokens less likely",
         )
         for penalty, finite in ((0.0, ""), (-1.0, ""), (np.inf, "a finite "), (np.nan, ""))
     ),
@@ -602,29 +602,29 @@ REFUSED = [
     *(
         (
             {"end": end},
-            rf"expected end as a token's id, or several, got {re.escape(repr(end))}; None ends no "
-            r"sequence early",
+            rf"expected end to be one token id or several, got {re.escape(repr(end))}; with None, "
+            r"no sequence ends early",
         )
         for end in (-1, 1.0, True, [], [1, -2], [[1]], "stop")
     ),
     (
         {"end": [1, 5]},
-        r"expected end ids from 0 to 4, as many as the network has logits, got 5; such a token "
-        r"never comes",
+        r"expected end ids from 0 to 4, the ids that the network has logits for, got 5; correct "
+        r"the ids in `end`",
     ),
     *(
         (
             {"lengths": [3, length]},
-            rf"expected lengths from 1 to 3, got {length} for prompt 1; begin each prompt with at "
-            r"least one token",
+            rf"expected lengths from 1 to 3, got {length} for prompt 1; each prompt needs at least "
+            r"one token",
         )
         for length in (0, -1, 4)
     ),
     *(
         (
             {"lengths": lengths},
-            rf"expected integer lengths \[2\] for tokens \[2, 3\], got {said}; say how many "
-            r"tokens each prompt has",
+            rf"expected integer lengths \[2\] for tokens \[2, 3\], got {said}; pass the number of "
+            r"tokens of each prompt",
         )
         for lengths, said in {
             (3, 1, 1): r"int32 \[3\]",
@@ -634,13 +634,14 @@ REFUSED = [
     ),
     (
         {"lengths": [3, 1], "mask": jnp.ones((2, 3), bool)},
-        r"expected lengths or a mask \[B, T\] of the prompts, got both; leave one out",
+        r"expected either lengths or a mask \[B, T\] of the prompts, got both; leave one of them "
+        r"out",
     ),
     *(
         (
             {"mask": jnp.asarray(mask)},
-            rf"expected a bool mask \[2, 3\] like tokens, got {said}; it is True for the tokens of "
-            r"a prompt, or give the model's own mask with 4 axes",
+            rf"expected a bool mask \[2, 3\] like tokens, got {said}; pass True for the tokens of "
+            r"each prompt; a mask for the model itself has 4 axes",
         )
         for mask, said in [
             (np.ones((2, 3), np.int32), r"int32 \[2, 3\]"),
@@ -650,8 +651,9 @@ REFUSED = [
     *(
         (
             {"mask": jnp.array([[True, True, True], row])},
-            r"expected a mask that is True for one or more contiguous tokens of each prompt, "
-            rf"got {re.escape(str(np.asarray(row, int).tolist()))} for prompt 1; pad at one side",
+            r"expected a mask that is True for one or more contiguous tokens of each prompt, got "
+            rf"{re.escape(str(np.asarray(row, int).tolist()))} for prompt 1; put all padding on "
+            r"one side",
         )
         for row in ([True, False, True], [False, False, False])
     ),
@@ -659,14 +661,14 @@ REFUSED = [
         (
             {"tokens": RAGGED.at[1, 1].set(number)},
             rf"expected ids from 0 to 4, got {number} in prompt 1; the network has no logits or "
-            r"embedding for it",
+            r"embedding for this id",
         )
         for number in (5, -1, 99)
     ),
     (
         {"tokens": RAGGED.at[1].set(7), "lengths": [3, 1]},
         r"expected ids from 0 to 4, got 7 in prompt 1; the network has no logits or embedding for "
-        r"it",
+        r"this id",
     ),
 ]
 
@@ -692,7 +694,8 @@ def test_a_network_without_logits_for_each_token_is_refused():
     with pytest.raises(
         ValueError,
         match=r"^generate: expected a network from tokens \[B, T\] to logits \[B, T, C\], got "
-        r"\[2, 5\] for tokens \[2, 1\]; end it with a layer that gives a score for each next token",
+        r"\[2, 5\] for tokens \[2, 1\]; end the network with a layer that gives one logit for each "
+        r"token of the vocabulary",
     ):
         fdl.generate(model, params, RAGGED, 2)
 
@@ -709,8 +712,8 @@ def test_a_dtype_that_cannot_hold_the_ids_is_refused():
 def test_a_stream_cannot_be_compiled():
     with pytest.raises(
         ValueError,
-        match=r"^stream_tokens: expected arrays, got traced ones; a compiled program cannot "
-        r"stream: call generate under jit and vmap",
+        match=r"^stream_tokens: expected arrays, got traced arrays; a compiled function cannot "
+        r"yield tokens one by one, so call generate under jit and vmap",
     ):
         jax.jit(lambda tokens: list(stream(tokens, 2)))(RAGGED)
 

@@ -96,7 +96,10 @@ def test_drawing_leaves_pyplot_alone():
 )
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, name, given):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    said = rf"^{name}: expected matplotlib, which draws, got none; pip install 'fdl\[pictures\]'$"
+    said = (
+        rf"^{name}: expected matplotlib, which draws the pictures, got none; run pip install "
+        r"'fdl\[pictures\]'$"
+    )
     with pytest.raises(ImportError, match=said):
         getattr(draw, name)(*given)
 
@@ -282,20 +285,30 @@ def test_weights_that_are_all_zero_or_bfloat16_can_be_drawn(tmp_path):
     ("w", "shape", "count", "message"),
     [
         (np.ones((5, 2)), (2, 2), 1, r"expected w \[H \* W \* K, F\] .*, got w \[5, 2\] and \(2, "),
-        (np.ones(4), (2, 2), 1, r"got w \[4\] and \(2, 2\); reshape w, or give the shape of the"),
+        (np.ones(4), (2, 2), 1, r"got w \[4\] and \(2, 2\); reshape w, or pass the shape of the"),
         (np.ones((4, 0)), (2, 2), 1, r"got w \[4, 0\]"),
         (np.ones((4, 2)), (4,), 1, r"got w \[4, 2\] and \(4,\)"),
         (np.ones((8, 2)), (2, 2, 2), 1, r"with K 1 or 3, got w \[8, 2\] and \(2, 2, 2\)"),
         (np.ones((6, 2)), 6, 1, r"got w \[6, 2\] and \(6,\)"),
         (np.ones((6, 2)), (2.0, 3), 1, r"got w \[6, 2\] and \(2.0, 3\)"),
-        (np.ones((4, 2)), (2, 2), 2.5, "expected count >= 1, an integer, got 2.5; it is how many"),
+        (
+            np.ones((4, 2)),
+            (2, 2),
+            2.5,
+            "expected count >= 1, an integer, got 2.5; it is the largest number",
+        ),
         (
             np.ones((4, 2)),
             (2, 2),
             0,
-            "expected count >= 1, an integer, got 0; it is how many images",
+            "expected count >= 1, an integer, got 0; it is the largest number",
         ),
-        (np.full((4, 2), np.nan), (2, 2), 1, "expected w finite, got NaN or infinity; see where"),
+        (
+            np.full((4, 2), np.nan),
+            (2, 2),
+            1,
+            "expected finite w, got NaN or infinity; check whether",
+        ),
     ],
 )
 def test_weights_that_are_no_images_are_refused(w, shape, count, message):
@@ -406,7 +419,7 @@ def test_classes_have_names(layers):
 @pytest.mark.parametrize(
     ("names", "got"),
     [
-        (["a"] * 8, "8"),
+        (["a"] * 8, "8 names"),
         (("a", 3), "\\('a', 3\\)"),
         ("abcdefghi", "'abcdefghi'"),
         ({2: "a", 5: "b", 7: "c", 8: "d"}, r"\{2: 'a', 5: 'b', 7: 'c', 8: 'd'\}"),
@@ -414,8 +427,8 @@ def test_classes_have_names(layers):
 )
 def test_a_class_without_a_name_is_refused(layers, names, got):
     said = (
-        "expected class_names, a list of a text for each class from 0 to 8, got "
-        f"{got} for labels from 2 to 8; class c is named class_names\\[c\\]$"
+        f"expected class_names to be a list with a string for each class from 0 to 8, got {got} "
+        "for labels from 2 to 8; class c has the name class_names\\[c\\]$"
     )
     with pytest.raises(ValueError, match=f"^representations: {said}"):
         draw.representations(*layers, class_names=names)
@@ -534,18 +547,18 @@ def test_eight_layers_and_twelve_classes_do_not_overlap(tmp_path):
     [
         (
             lambda b, a, y: (b, {"dense_0": a["dense_0"]}, y),
-            "expected the same paths before and af",
+            "expected the same paths in before and af",
         ),
         (
             lambda b, a, y: ({}, {}, y),
-            r"expected the same paths .*, got \[\] and \[\]; capture both",
+            r"expected the same paths .*, got \[\] and \[\]; call capture",
         ),
         (lambda b, a, y: (b, a, y[1:]), r"got \[40, 6\] at 'dense_0' before training and \[39\];"),
         (lambda b, a, y: (b, a, y[:, None]), r"expected h \[N, ...\] and labels \[N\] with N >= 2"),
         (lambda b, a, y: (b, a, y * 1.0), r"expected labels \[N\], integers, got float64 \[40\]"),
         (
             lambda b, a, y: (b, a | {"dense_1": a["dense_1"] * np.nan}, y),
-            "expected h at 'dense_1' after training finite, got NaN or infinity",
+            "expected finite h at 'dense_1' after training, got NaN or infinity",
         ),
     ],
 )
@@ -556,7 +569,10 @@ def test_representations_that_do_not_fit_are_refused(layers, change, message):
 
 @pytest.mark.parametrize("readouts", [{"after": {"dense_9": 1.0}}, {"later": {"dense_0": 1.0}}])
 def test_readouts_of_what_is_not_drawn_are_refused(layers, readouts):
-    said = r"^representations: expected readouts of .*, got \['dense_.'\] under (after|later);"
+    said = (
+        r"^representations: expected readouts for the paths .*, got \['dense_.'\] in "
+        r"readouts\['(after|later)'\];"
+    )
     with pytest.raises(ValueError, match=said):
         draw.representations(*layers, readouts=readouts)
 
@@ -611,10 +627,10 @@ def test_no_mistake_is_said(tmp_path):
         ),
         (
             {"images": IMAGES.reshape(5, 6)},
-            r"got \[5, 6\], .*; reshape the images, take the argmax",
+            r"got \[5, 6\], .*; reshape the images, and replace logits",
         ),
         ({"images": np.ones((5, 2, 2, 2))}, r"with K 1 or 3, .*, got \[5, 2, 2, 2\]"),
-        ({"images": IMAGES + np.inf}, "expected images finite, got NaN or infinity"),
+        ({"images": IMAGES + np.inf}, "expected finite images, got NaN or infinity"),
         ({"labels": LABELS[1:]}, r"got \[5, 2, 3, 1\], \[4\] and \[5\]"),
         (
             {"predicted": PROBABILITIES},
@@ -634,9 +650,12 @@ def test_no_mistake_is_said(tmp_path):
             r"got \[5, 3\] from 0 to 2.7; pass fdl.softmax\(",
         ),
         ({"probabilities": -PROBABILITIES}, r"got \[5, 3\] from -0.9 to"),
-        ({"predicted": PREDICTED - 3}, r"labels and predicted >= 0, got -\d; leave out what has"),
-        ({"labels": LABELS - 3}, r"expected labels and predicted >= 0, got -\d; leave out what"),
-        ({"count": 0}, "expected count >= 1, an integer, got 0; it is how many images"),
+        ({"predicted": PREDICTED - 3}, r"labels and predicted >= 0, got -\d; leave out examples"),
+        (
+            {"labels": LABELS - 3},
+            r"expected labels and predicted >= 0, got -\d; leave out examples",
+        ),
+        ({"count": 0}, "expected count >= 1, an integer, got 0; it is the largest number"),
     ],
 )
 def test_mistakes_of_wrong_shapes_are_refused(changes, message):
@@ -705,7 +724,7 @@ def test_long_names_are_turned_and_long_numbers_shrink():
         ([[1, -1], [0, 1]], None, r"got \[2, 2\] with -1; use fdl.confusion_matrix"),
         (np.full((2, 2), np.nan), None, r"of counts, integers, got float64 \[2, 2\]"),
         (np.eye(2) / 2, None, r"of counts, integers, got float64 \[2, 2\]"),
-        ([[1, 0], [0, 1]], ["a"], "expected 2 class_names, got 1; give one for each"),
+        ([[1, 0], [0, 1]], ["a"], "expected 2 class_names, got 1; pass one name for each"),
     ],
 )
 def test_what_is_no_confusion_matrix_is_refused(matrix, names, message):
@@ -762,16 +781,21 @@ def test_an_image_may_be_one_row_high(shape):
     [
         (
             [np.ones((2, 3, 3))],
-            "image_rows: expected a dict name -> images, got a list; name each row",
+            "image_rows: expected a dict name -> images, got a list; pass a dict with a name for "
+            "each row",
         ),
-        ({}, "image_rows: expected rows of one length, got none; every column is one image and "),
+        (
+            {},
+            "image_rows: expected rows of the same length, got none; pass the same number",
+        ),
         (
             {"a": np.ones((2, 3, 3)), "b": np.ones((3, 3, 3))},
-            "image_rows: expected rows of one length, got {'a': 2, 'b': 3}; every column is one ",
+            "image_rows: expected rows of the same length, got {'a': 2, 'b': 3}; pass the same ",
         ),
         (
             {"a": np.ones((2, 9))},
-            "image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in 'a', got [2, 9]; resha",
+            "image_rows: expected images [N, H, W] or [N, H, W, 1 or 3] in 'a', got [2, 9]; "
+            "reshape",
         ),
     ],
 )
@@ -817,7 +841,10 @@ def test_long_names_of_models_stay_in_the_picture(draws):
     assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
     with pytest.raises(ValueError, match=r"_curves: expected scores of at least one model, got no"):
         draws({}, TARGETS)
-    with pytest.raises(ValueError, match=r"_curves: expected names that end differently, got 2; "):
+    with pytest.raises(
+        ValueError,
+        match=r"_curves: expected names that differ in their last 31 characters, got 2 names that ",
+    ):
         draws({"b" + "a" * 50: SCORES, "a" * 60: SCORES}, TARGETS)
 
 

@@ -319,7 +319,7 @@ def test_constant_features_give_the_frequency_of_the_largest_class(value):
 
 def test_a_readout_needs_a_label_for_each_row():
     h, y = np.ones((4, 2), np.float32), np.array([0, 1, 0, 1])
-    said = r"^linear_readout: expected labels \[N\] for h \[N, \.\.\.\], got \[3\] for 4 rows; give"
+    said = r"^linear_readout: expected labels \[N\] for h \[N, \.\.\.\], got \[3\] for 4 rows; pass"
     with pytest.raises(ValueError, match=said):
         fdl.linear_readout((h, y), (h, y[:3]), 2)
     with pytest.raises(ValueError, match=said):
@@ -330,10 +330,10 @@ def test_a_readout_refuses_what_it_cannot_measure():
     h, y = np.ones((4, 2), np.float32), np.array([0, 1, 0, 1])
     bad = np.where(np.arange(4)[:, None] == 1, np.nan, h)
     for part, sentence in {
-        "nan": r"linear_readout: expected finite numbers, got others in 1 of 4 rows; look for",
-        "labels": r"linear_readout: expected labels in \[0, 2\), got 0 to 2; raise classes or mend",
-        "widths": r"linear_readout: expected the same features in both parts, got 2 to train",
-        "empty": r"linear_readout: expected h \[N, ...\] with N >= 1, got \[0, 2\]; give one row",
+        "nan": r"linear_readout: expected finite numbers, got NaN or infinity in 1 of 4 rows; find",
+        "labels": r"linear_readout: expected labels in \[0, 2\), got 0 to 2; pass a larger number",
+        "widths": r"linear_readout: expected the same number of features in train and test, got 2",
+        "empty": r"linear_readout: expected h \[N, ...\] with N >= 1, got \[0, 2\]; pass one row",
     }.items():
         test = {
             "nan": (bad, y),
@@ -362,11 +362,13 @@ def test_other_dtypes_are_measured_as_float32():
 MISUSES = {
     "number": (
         lambda m, x: fdl.capture(m, 3),
-        "capture: expected patterns as texts, got 3; pass each by itself, as in capture(model, ",
+        "capture: expected patterns as strings, got 3; pass each pattern as a separate argument, "
+        "as in capture(model, ",
     ),
     "list": (
         lambda m, x: fdl.capture(m, ["dense_0"]),
-        "capture: expected patterns as texts, got ['dense_0']; pass each by itself, as in ",
+        "capture: expected patterns as strings, got ['dense_0']; pass each pattern as a separate "
+        "argument, as in ",
     ),
     "function": (
         lambda m, x: fdl.capture(fdl.relu, "**"),
@@ -374,7 +376,7 @@ MISUSES = {
     ),
     "shape": (
         lambda m, x: fdl.summary(m, (2, 4)),
-        "summary: expected x as an array or a jax.ShapeDtypeStruct, got (2, 4); give a shape as ",
+        "summary: expected x as an array or a jax.ShapeDtypeStruct, got (2, 4); pass a shape as ",
     ),
     **{
         f"classes_{classes}": (
@@ -387,7 +389,7 @@ MISUSES = {
     },
     "table": (
         lambda m, x: fdl.look.comparison_table([1]),
-        "comparison_table: expected the result of fdl.compare_optimizers, got [1]; pass at least ",
+        "comparison_table: expected the result of fdl.compare_optimizers, got [1]; pass a dict, ",
     ),
     "table_of_numbers": (
         lambda m, x: fdl.look.comparison_table({"sgd": 1}),
@@ -409,9 +411,7 @@ def test_the_summary_of_a_function_has_its_row():
 
 
 def test_capture_needs_a_pattern():
-    with pytest.raises(
-        ValueError, match=r"^capture: expected a pattern, got none; pass '\*\*' for"
-    ):
+    with pytest.raises(ValueError, match=r"^capture: expected a pattern, got none; pass '\*\*' to"):
         fdl.capture(fdl.mlp([2], 2))
 
 
@@ -470,7 +470,7 @@ def test_components_do_not_depend_on_the_unit(size):
 )
 def test_more_components_than_there_are_is_an_error(shape, count):
     said = rf"^principal_components: expected 1 to {min(shape)} components of h \[{shape[0]}, 3\], "
-    with pytest.raises(ValueError, match=f"{said}got {count!r}; ask"):
+    with pytest.raises(ValueError, match=f"{said}got {count!r}; pass a smaller"):
         principal_components(np.ones(shape, np.float32), count)
 
 

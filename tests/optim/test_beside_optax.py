@@ -389,23 +389,24 @@ def test_dampening_is_that_of_torch():
 )
 def test_dampening_needs_a_plain_momentum(momentum, nesterov):
     message = (
-        "sgd: expected a momentum, and nesterov=False, with dampening, got momentum "
-        f"{momentum} and nesterov {nesterov}; leave dampening out"
+        "sgd: expected a momentum and nesterov=False together with dampening, got momentum "
+        f"{momentum} and nesterov {nesterov}; leave dampening out, or pass a momentum and "
+        "nesterov=False"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.sgd(0.1, momentum, nesterov, dampening=0.5)
     optim.sgd(0.1, momentum, nesterov, dampening=0)  # torch's default
     with pytest.raises(
         ValueError,
-        match=r"^sgd: expected dampening in \[0, 1\), got 1.5; it is the share of the past that "
-        "each step keeps$",
+        match=r"^sgd: expected dampening in \[0, 1\), got 1.5; 0 means no dampening$",
     ):
         optim.sgd(0.1, 0.9, dampening=1.5)
 
 
 def test_an_unknown_mode_of_lion_raises():
     message = (
-        "scale_by_lion: expected a mode of hard, smooth, refined, got 'soft'; the paper has 'hard'"
+        "scale_by_lion: expected mode to be one of hard, smooth, refined, got 'soft'; the paper "
+        "uses 'hard'"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         optim.scale_by_lion(mode="soft")
@@ -470,7 +471,7 @@ def test_labels_of_several_types_work_too():
     params = {"a": jnp.ones(1), "b": jnp.ones(1), "c": jnp.ones(1)}
     updates, _ = jax.jit(optimizer.update)(params, jax.jit(optimizer.init)(params))
     assert_equal(updates, {"a": -jnp.ones(1), "b": jnp.full(1, -2.0), "c": jnp.full(1, -3.0)})
-    message = "^partition: expected keys with different texts, got [1, '1']; rename one$"
+    message = "^partition: expected keys with different texts, got [1, '1']; rename one of them$"
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         optim.partition({1: fdl.sgd(1.0), "1": fdl.sgd(2.0)}, {"a": 1})
 
@@ -485,18 +486,18 @@ def many(value, name="leaf"):
 LONG = {
     "mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True, "other")).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got none for "
+        "masked: expected a mask with the structure of params or a prefix of it, got no entry for "
         "'leaf_0'; make it with jax.tree.map over params",
     ),
     "mask of too much": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True) | {"z": True}).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got one for 'z', "
-        "which is not in params; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or a prefix of it, got an entry for "
+        "'z', which is not in params; make it with jax.tree.map over params",
     ),
     "mask of lists": (
         lambda tree: optim.masked(fdl.sgd(1.0), [True] * 5_000).init(tuple(tree.values())),
-        "masked: expected a mask with the structure of params or a prefix of it, got other "
-        "containers at the same paths; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or a prefix of it, got containers of "
+        "other types; make it with jax.tree.map over params",
     ),
     "no mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(0.5)),
@@ -505,12 +506,12 @@ LONG = {
     ),
     "labels": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("a", "other")).init(tree),
-        "partition: expected labels with the structure of params or a prefix of it, got none for "
-        "'leaf_0'; make it with jax.tree.map over params",
+        "partition: expected labels with the structure of params or a prefix of it, got no entry "
+        "for 'leaf_0'; make it with jax.tree.map over params",
     ),
     "unknown label": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("b" * 9_999)).init(tree),
-        "partition: expected a label of transforms at 'leaf_0', got 'bbb",
+        "partition: expected a label that is a key of transforms at 'leaf_0', got 'bbb",
     ),
     "no pattern": (
         lambda tree: optim.partition({"leaf_1": fdl.sgd(1.0)}).init({"a" * 9_999: 0.0, **tree}),
@@ -522,11 +523,12 @@ LONG = {
     ),
     "updates": (
         lambda tree: fdl.adam(0.1).update(many(jnp.ones(())), fdl.adam(0.1).init(jnp.ones(()))),
-        "scale_by_adam: expected one tree in updates and state.mu, got '' in state.mu alone; make ",
+        "scale_by_adam: expected the same tree in updates and state.mu, got '' only in state.mu; "
+        "make ",
     ),
     "applied": (
         lambda tree: fdl.apply_updates(tree, many(1.0, "other")),
-        "apply_updates: expected one tree in params and updates, got 'leaf_0' in params alone",
+        "apply_updates: expected the same tree in params and updates, got 'leaf_0' only in params",
     ),
 }
 

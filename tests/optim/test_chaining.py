@@ -168,24 +168,28 @@ def test_updates_of_another_dtype_pass_strict_promotion():
     [
         (
             {"w": 1.0},
-            "expected one tree in params and updates, got 'b' in params alone; make both ",
+            "expected the same tree in params and updates, got 'b' only in params; make both ",
         ),
         (
             {"w": 1.0, "b": 1.0, "c": 2.0},
-            "expected one tree in params and updates, got 'c' in updates alone; make both from ",
+            "expected the same tree in params and updates, got 'c' only in updates; make both "
+            "from ",
         ),
         (
             {"w": jnp.ones(3), "b": jnp.ones(())},
-            "expected one shape in params and updates at 'w', got [2] and [3]; make both from the ",
+            "expected the same shape in params and updates at 'w', got [2] and [3]; make both from "
+            "the ",
         ),
         # Shapes that would broadcast.
         (
             {"w": jnp.ones((3, 2)), "b": jnp.ones(())},
-            "expected one shape in params and updates at 'w', got [2] and [3, 2]; make both from ",
+            "expected the same shape in params and updates at 'w', got [2] and [3, 2]; make both "
+            "from ",
         ),
         (
             {"w": jnp.ones(2), "b": jnp.ones(1)},
-            "expected one shape in params and updates at 'b', got [] and [1]; make both from the ",
+            "expected the same shape in params and updates at 'b', got [] and [1]; make both from "
+            "the ",
         ),
     ],
 )
@@ -298,7 +302,9 @@ def test_a_bad_rate_raises(rate):
 
 @pytest.mark.parametrize("momentum", [-1.1, 9.0, float("nan")])
 def test_a_bad_momentum_raises(momentum):
-    message = rf" in \[-1, 1\], got {momentum}; beyond 1 the trace has no bound$"
+    message = (
+        rf" in \[-1, 1\], got {momentum}; outside this range, the trace can grow without bound$"
+    )
     with pytest.raises(ValueError, match="^sgd: expected momentum" + message):
         fdl.sgd(0.1, momentum)
     with pytest.raises(ValueError, match="^trace: expected decay" + message):
@@ -321,18 +327,20 @@ def test_a_state_of_other_parameters_raises():
     state = optimizer.init({"v": jnp.ones(2)})
     with pytest.raises(
         ValueError,
-        match=r"^trace: expected one tree in updates and state.trace, got 'v' in state.trace",
+        match=r"^trace: expected the same tree in updates and state.trace, got 'v' only in "
+        r"state.trace",
     ):
         optimizer.update(w, state)
     state = optimizer.init({"w": jnp.ones(3)})
     with pytest.raises(
         ValueError,
-        match=r"^trace: expected one shape in updates and state.trace at 'w', got \[2\] a",
+        match=r"^trace: expected the same shape in updates and state.trace at 'w', got \[2\] a",
     ):
         optimizer.update(w, state)
     with pytest.raises(
         ValueError,
-        match=r"^chain: expected a state of 2 parts, got 3; make it with this chain's init$",
+        match=r"^chain: expected a state of 2 parts, got 3; make the state with the init of this "
+        r"chain$",
     ):
         optimizer.update(w, (*optimizer.init(w), optax.EmptyState()))
 

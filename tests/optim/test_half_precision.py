@@ -489,18 +489,18 @@ def test_master_weights_raises_for_what_it_cannot_keep():
         ),
         (
             lambda: optimizer.init({"n": jnp.arange(2)}),
-            "master_weights: expected parameters of a floating dtype, got int32 at 'n'; keep what "
-            "is not learned out of params, or convert it",
+            "master_weights: expected parameters of a floating dtype, got int32 at 'n'; convert "
+            "this array to float32, or keep it outside params if it is not learned",
         ),
         (
             lambda: optim.master_weights(0.1),
-            "master_weights: expected a transformation, got 0.1; pass what a factory such as "
-            "sgd(0.1) returns",
+            "master_weights: expected a transformation, got 0.1; pass an optimizer, such as "
+            "fdl.sgd(0.1)",
         ),
         (
             lambda: optimizer.update({"v": w["w"]}, state, {"v": w["w"]}),
-            "master_weights: expected one tree in params and state.master, got 'v' in params "
-            "alone; make both from the same parameters",
+            "master_weights: expected the same tree in params and state.master, got 'v' only in "
+            "params; make both from the same parameters",
         ),
     ]:
         with pytest.raises(ValueError, match="^" + re.escape(message) + r"(\n|$)"):

@@ -83,8 +83,8 @@ def test_weights_of_another_model_are_refused_with_every_path(tmp_path):
     ) as seen:
         fdl.load_weights(file, like)
     assert str(seen.value).splitlines() == [
-        f"{file}: expected the 3 arrays of this model, got a file that differs at 4 paths; build "
-        "the model that it was saved from",
+        f"{file}: expected the 3 arrays of this model, got a file that differs at 4 paths; load it "
+        "into the model that it was saved from",
         "  missing: new float32 [5]",
         "  unexpected: old float32 [1]",
         "  different: a/b, expected bfloat16 [3], got float32 [3]",
@@ -121,8 +121,8 @@ def test_each_dtype_comes_back_bit_for_bit_or_is_refused_when_saved(tmp_path, dt
     file, array = tmp_path / "w", every_bit_pattern(dtype)
     if dtype.name not in _CODES:
         message = (
-            f"save_weights: expected dtypes that safetensors has, got {dtype} [2, 128] at 'a/0'; "
-            "convert it with astype, or leave it out"
+            f"save_weights: expected a dtype that safetensors has, got {dtype} [2, 128] at 'a/0'; "
+            "convert the array with astype, or leave it out"
         )
         with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}$"):
             fdl.save_weights(file, {"a": [array], "b": jnp.ones(2)})
@@ -172,8 +172,8 @@ def test_four_bits_are_packed_as_torch_reads_them(tmp_path):
     bits = values.view(np.uint8)
     assert found.view(torch.uint8).tolist() == (bits[:, ::2] + 16 * bits[:, 1::2]).tolist()
     message = (
-        "save_weights: expected an even number of float4_e2m1fn, two to a byte, got float4_e2m1fn "
-        "[3] at 'w'; convert it with astype"
+        "save_weights: expected an even number of float4_e2m1fn values, because a byte holds two, "
+        "got float4_e2m1fn [3] at 'w'; convert the array with astype"
     )
     with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}$"):
         fdl.save_weights(tmp_path / "w", {"w": values[0, :3]})
@@ -197,7 +197,7 @@ def test_64_bits_are_not_read_into_32(tmp_path, wide, narrow, value):
         with pytest.raises(ValueError, match=r"expected the 1 arrays of this model, got") as seen:
             fdl.load_weights(file, {"n": like})
         assert str(seen.value).splitlines()[1] == (
-            f"  different: n, expected {narrow} [1], got {wide} [1], for which call "
+            f"  different: n, expected {narrow} [1], got {wide} [1]; to load 64-bit arrays, call "
             "jax.config.update('jax_enable_x64', True)"
         )
     with jax.enable_x64(True):
@@ -310,7 +310,7 @@ def test_random_keys_of_another_kind_are_refused(tmp_path):
         (jax.random.split(jax.random.key(3, impl="rbg"), 2), "key<rbg> [2]"),
         (jnp.zeros(4, jnp.uint32), "uint32 [4]"),
     ]:
-        with pytest.raises(ValueError, match=r"that differs at 1 paths; build the model") as seen:
+        with pytest.raises(ValueError, match=r"that differs at 1 paths; load it into") as seen:
             fdl.load_weights(file, {"key": like})
         assert str(seen.value).splitlines()[1:] == [
             f"  different: key, expected {said}, got key<rbg> []"
@@ -332,7 +332,11 @@ def test_numbers_of_python_are_written_as_jax_reads_them(tmp_path):
     for value, said in [
         (2**40, "that int32 can hold, got 1099511627776 at [] of int64 []; use smaller numbers"),
         (1e300, "that float32 can hold, got 1e+300 at [] of float64 []; use smaller numbers"),
-        ("adam", "as numbers that JAX has, got <U4 []; encode text and categories as integers"),
+        (
+            "adam",
+            "as numbers of a dtype that JAX has, got <U4 []; encode text and categories as "
+            "integers",
+        ),
     ]:
         message = f"save_weights: expected the leaf at 'a/b' {said}"
         with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}"):
@@ -362,7 +366,9 @@ def test_trees_of_one_leaf_or_none_come_back(tmp_path, tree):
 
 @pytest.mark.parametrize("name", ["__metadata__", "a\ud800"], ids=ascii)
 def test_names_that_no_file_can_hold_are_refused(tmp_path, name):
-    message = f"save_weights: expected names that safetensors can write, got {name!r}; rename it"
+    message = (
+        f"save_weights: expected a path that safetensors can write, got {name!r}; rename this leaf"
+    )
     with pytest.raises(fdl.PathError, match=f"^{re.escape(message)}$"):
         fdl.save_weights(tmp_path / "w", {name: jnp.ones(1)})
     assert os.listdir(tmp_path) == []
@@ -378,7 +384,7 @@ def test_two_leaves_of_one_path_are_refused(tmp_path, tree):
 
 # Files that are damaged or hostile.
 
-WHOLE = r"w: expected a whole safetensors file, got .*; fetch or save it again$"
+WHOLE = r"w: expected a complete safetensors file, got .*; download it or save it again$"
 
 
 def test_a_file_cut_at_any_byte_is_refused(tmp_path):
@@ -449,7 +455,10 @@ def test_a_hostile_shape_or_value_does_no_harm(tmp_path):
 
 
 def test_a_folder_is_not_a_file_of_weights(tmp_path):
-    message = f"{tmp_path}: expected a whole safetensors file, got a folder; fetch or save it again"
+    message = (
+        f"{tmp_path}: expected a complete safetensors file, got a folder; download it or save it "
+        "again"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fdl.load_weights(tmp_path, {"a": jnp.ones(1)})
 
@@ -466,8 +475,8 @@ OLD, NEW = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
 
 def refusal(file, said, remedy, size=72):
     return re.escape(
-        f"save_weights: expected a file that can be written with {size} bytes, got {said}; {remedy}"
-        f": {str(file)!r}"
+        f"save_weights: expected to write a file of {size} bytes, got {said}; {remedy}: "
+        f"{str(file)!r}"
     )
 
 
@@ -481,10 +490,10 @@ def test_what_the_disk_refuses_is_said(tmp_path):
             "no/w",
             FileNotFoundError,
             "No such file or directory",
-            "make the folder, or choose another",
+            "create the folder, or choose another one",
         ),
         ("file/w", NotADirectoryError, "Not a directory", "choose another folder"),
-        (".", IsADirectoryError, "Is a directory", "add a file's name"),
+        (".", IsADirectoryError, "Is a directory", "add the name of a file"),
         ("x" * 300, OSError, "File name too long", "choose a shorter name"),
         ("loop", OSError, os.strerror(errno.ELOOP), "choose another folder"),
     ]:
@@ -493,8 +502,8 @@ def test_what_the_disk_refuses_is_said(tmp_path):
             fdl.save_weights(file, NEW)
     for file in tmp_path / "pipe", tmp_path / "link":
         message = (
-            "save_weights: expected the place of a file, got a device or a pipe at "
-            f"{str(file)!r}; choose another name"
+            f"save_weights: expected the path of a file, got a device or a pipe at {str(file)!r}; "
+            "choose another name"
         )
         with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
             fdl.save_weights(file, NEW)
@@ -716,8 +725,9 @@ def test_a_part_is_read_as_strictly(tmp_path):
     like = tree() | {"encoder": {"w": jnp.ones((3, 3)), "scale": jnp.ones(1)}}
     with pytest.raises(
         ValueError,
-        match=r"w: expected the 2 arrays that 'encoder/\*\*' picks, got a file that differs at 3 "
-        r"paths; build the model that it was saved from\n  missing: encoder/scale float32 \[1\]\n  "
+        match=r"w: expected the 2 arrays that 'encoder/\*\*' selects, got a file that differs at 3 "
+        r"paths; load it into the model that it was saved from\n  missing: encoder/scale float32 "
+        r"\[1\]\n  "
         r"unexpected: encoder/b float32 \[2\]\n  different: encoder/w, expected float32 \[3, 3\], "
         r"got float32 \[3, 2\]$",
     ):
@@ -730,8 +740,8 @@ def test_shapes_say_what_is_wanted_of_a_part_and_arrays_what_is_kept(tmp_path):
     with pytest.raises(
         fdl.PathError,
         match=r"^load_weights: expected `like` to have arrays for the leaves that `only` does not "
-        r"match, got a shape at 'blocks/0'; pass the params of model.init, or patterns in `only` "
-        r"that match it too$",
+        r"match, got a shape at 'blocks/0'; pass the params from model\.init as `like`, or let a "
+        r"pattern in `only` match this path$",
     ):
         fdl.load_weights(tmp_path / "w", shapes, only="encoder/**")
     like = other_head() | {"encoder": shapes["encoder"], "new": {"w": np.ones(3, ">f4")}, "one": 1}
@@ -791,7 +801,7 @@ SEEDED_BUGS = {
             ("if path not in found]", "if False]"),
             ("if path not in wanted]", "if False]"),
             ("raw[0::2] | raw[1::2] << 4", "raw[1::2] | raw[0::2] << 4"),
-            ('raise _not_whole(file, "a name that', '_not_whole(file, "a name that'),
+            ('raise _not_whole(file, "a header with', '_not_whole(file, "a header with'),
             ('f"{note} {shape[:-1]}"', "info['kind']"),
             ('raw.astype(bool) if dtype.kind == "b" else', ""),
         ],

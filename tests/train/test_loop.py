@@ -712,7 +712,7 @@ BAD_WEIGHTS = {
     ),
     "nan": (
         np.nan,
-        r"data at '2': expected finite numbers, got nan at row 3 \(1 of 53 rows have su",
+        r"data at '2': expected finite numbers, got nan at row 3 \(1 of 53 rows are not",
     ),
     "zeros": (
         0.0,
@@ -883,8 +883,8 @@ def test_predict_takes_the_extra_inputs_of_a_model(kind):
     np.testing.assert_allclose(jitted(params, x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(
         ValueError,
-        match=r"^data: expected arrays of one length \[N, ...\], got 'shift/by': \[6, 2\], "
-        r"'x': \[7, 3\]; every example needs a row in each$",
+        match=r"^data: expected arrays of the same length \[N, \.\.\.\], got 'shift/by': \[6, 2\], "
+        r"'x': \[7, 3\]; every example needs one row in every array$",
     ):
         fdl.predict(model, params, x, shift={"by": shift[:6]})
 

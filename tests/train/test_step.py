@@ -553,17 +553,17 @@ def test_the_callers_arrays_are_alive_after_fit():
 BAD_DATA = {
     "empty": (
         lambda x, y: (x[:0], y[:0]),
-        r"data: expected at least one example, got none at '0'; look at",
+        r"data: expected at least one example, got none at '0'; check the",
     ),
     "lengths": (
         lambda x, y: (x, y[:-1]),
-        r"data: expected arrays of one length \[N, ...\], got '0': \[101, 5\], '1': \[100\]; "
-        r"every example needs a row in each",
+        r"data: expected arrays of the same length \[N, \.\.\.\], got '0': \[101, 5\], '1': "
+        r"\[100\]; every example needs one row in every array",
     ),
     "nan": (
         lambda x, y: (np.where(np.arange(N)[:, None] == 7, np.nan, x).astype(np.float32), y),
-        r"data at '0': expected finite numbers, got nan at row 7 \(1 of 101 rows have such\); "
-        r"drop or mend those rows",
+        r"data at '0': expected finite numbers, got nan at row 7 \(1 of 101 rows are not finite\); "
+        r"remove or correct these rows",
     ),
     "label too large": (
         lambda x, y: (x, np.where(np.arange(N) == 9, 3, y)),
@@ -655,7 +655,7 @@ def test_bad_arguments_are_refused(kind):
 def test_integer_parameters_and_odd_seeds_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; keep what",
+        match=r"^start: expected parameters of a floating dtype, got int32 at 'a/w'; convert",
     ):
         fdl.start({"a": {"w": jnp.arange(3)}}, momentum())
     for seed in (-1, 2**32, 1.5, "7", True, np.arange(2)):

@@ -371,8 +371,8 @@ def test_arguments_that_cannot_be_are_refused(given, message):
         ),
         (
             lambda seed: ({"w": jnp.arange(3)}, {}),
-            "expected parameters of a floating dtype, got int32 at 'w'; keep what is not learned "
-            "out of params, or convert it",
+            "expected parameters of a floating dtype, got int32 at 'w'; convert this array to "
+            "float32, or keep it outside params if it is not learned",
         ),
     ],
 )

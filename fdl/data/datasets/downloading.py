@@ -32,7 +32,8 @@ def download(
     The file appears at `path` complete and with the right checksum, or not at all. If `path`
     already has that checksum, nothing is downloaded. Received bytes are saved in `path` + ".part",
     so that the next mirror, or the next call, requests only the missing bytes. A damaged partial
-    file is deleted. If the mirror was continuing that file, it is asked once more, from the start.
+    file is deleted. If a mirror only added to an earlier partial file, the same mirror is tried
+    once more, from the start.
 
     Several processes may call this function at the same time. One of them uses `path` + ".part".
     The other processes, and systems without `flock` such as Windows, use a temporary file, which is
@@ -42,8 +43,8 @@ def download(
       urls: addresses of the gzipped file, tried in this order.
       path: path of the file to be written. Its folder is created if it does not exist.
       sha256: SHA-256 of the file at `path`, in hexadecimal.
-      size: the most bytes that the file at `path` may have. Downloading and unpacking stop beyond
-        it, so that a wrong mirror cannot fill the disk.
+      size: the most bytes that the file at `path` may have. Downloading and unpacking stop at this
+        size, so that a wrong mirror cannot fill the disk.
       timeout: after this many seconds without data, the next mirror is tried.
       unpack: True writes the uncompressed file. False writes the gzipped file, and sha256 and size
         are then those of the gzipped file.
@@ -57,7 +58,7 @@ def download(
     Source: RFC 9110, section 14 (range requests).
     """
     if isinstance(urls, str) or not urls:
-        raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; write [address]")
+        raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; pass [address]")
     path = Path(path)
     if path.exists() and sha256_of(path) == sha256.lower():
         return
@@ -73,13 +74,15 @@ def download(
                     raise OSError(
                         error.errno,
                         f"expected space for {size:,} bytes and their compressed form, got "
-                        f"'{error.strerror}'; free some, or choose another cache by FDL_CACHE",
+                        f"'{error.strerror}'; free some space, or choose another cache folder with "
+                        "FDL_CACHE",
                         str(path),
                     ) from error
                 reasons.append(f"  {url}: {str(error) or type(error).__name__}")
     raise ConnectionError(
-        f"{path}: expected it from one of {len(urls)} mirrors, got it from none; set FDL_DATA to a "
-        "folder that has the file, or run again to resume\n" + "\n".join(reasons)
+        f"{path}: expected a download from one of {len(urls)} mirrors, got none that works; "
+        "set FDL_DATA to a folder that contains the file, or run again to resume\n"
+        + "\n".join(reasons)
     )
 
 
@@ -99,8 +102,8 @@ def _require_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(
-            f"{folder}: expected a folder that can be written, got '{error.strerror}'; "
-            "choose another one (FDL_CACHE names the cache folder) or change its permissions"
+            f"{folder}: expected a folder that can be written, got '{error.strerror}'; choose "
+            "another folder (FDL_CACHE sets the cache folder), or change its permissions"
         ) from error
 
 
@@ -140,7 +143,8 @@ def _try_mirror(
             return
         except _Damaged:
             _empty(part)
-            # The damage may be from an earlier call or a different mirror, so this one tries again.
+            # The damage may be from an earlier call or from another mirror, so this mirror is tried
+            # again.
             if not continued:
                 raise
 
@@ -151,7 +155,7 @@ def _empty(part: IO[bytes]) -> None:
 
 
 def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
-    """Downloads the bytes that the partial file lacks, and appends them."""
+    """Downloads the missing bytes of the partial file, and appends them."""
     import urllib.error  # imported here so that `import fdl` stays fast
     import urllib.request
 
@@ -162,15 +166,15 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # the partial file is complete, or else its checksum will be wrong
+            return  # the partial file is complete, or its checksum will be wrong
         raise
     with response:
         if response.status == http.client.PARTIAL_CONTENT:
             span = response.headers.get("Content-Range", "none")
             if not span.startswith(f"bytes {start}-"):
                 raise _Damaged(
-                    f"expected the bytes from {start} on, got the range '{span}'; "
-                    "deleted the partial file"
+                    f"expected the bytes from {start} to the end, got the range '{span}'; deleted "
+                    "the partial file"
                 )
         else:
             _empty(part)
@@ -191,7 +195,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
 
 
 def _unpack(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -> None:
-    """Unpacks the partial file to a temporary file, checks that one, and renames it to `path`."""
+    """Unpacks the partial file to a temporary file, checks it, and renames it to `path`."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     part.seek(0)
     try:
@@ -213,7 +217,7 @@ def _unpack(part: IO[bytes], path: Path, sha256: str, size: int, unpack: bool) -
         os.replace(temporary, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _Damaged(
-            f"expected a whole gzip file, got a damaged one ({error}); deleted the partial file"
+            f"expected a valid gzip file, got an invalid one ({error}); deleted the partial file"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,14 +18,15 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     An IDX file consists of two zero bytes, a byte for the dtype, a byte for the number of
     dimensions, the size of each dimension as a big-endian 32-bit integer, and the values in C
     order, also big-endian. A gzipped file is recognised by its first bytes, not by its name. The
-    header gives the number of bytes; at most one more byte is read or uncompressed.
+    header gives the number of bytes, and at most one byte more is read or uncompressed.
 
     Args:
       path: path of the file.
 
     Returns:
-      A new array with the shape and the dtype that the file has. The rank may be any; rank 0 gives
-      a scalar. The dtype is uint8, int8, int16, int32, float32 or float64, in native byte order.
+      A new array with the shape and the dtype of the file. It may have any rank; a file of rank 0
+      gives a scalar. The dtype is uint8, int8, int16, int32, float32 or float64, in native byte
+      order.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -45,15 +46,15 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
             _read(content, stream, expected + 1)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"{path}: expected a whole gzip file, got a damaged one ({error}); "
-                "replace it by a whole copy"
+                f"{path}: expected a valid gzip file, got an invalid one ({error}); replace it "
+                "with a complete copy"
             ) from error
     if len(content) != expected:
         short = len(content) < expected
         raise ValueError(
             f"{path}: expected {expected} bytes for {dtype.name} {list(shape)}, got "
-            f"{f'{len(content)}: the file is cut short' if short else 'more'}; "
-            "replace it by a whole copy"
+            f"{f'{len(content)}: the file is cut short' if short else 'more'}; replace it with a "
+            "complete copy"
         )
     try:
         stored = np.ndarray(shape, dtype, buffer=content, offset=start)
@@ -79,19 +80,19 @@ def _read_header(
     if content[:2] != b"\0\0"[: len(content)]:
         raise ValueError(
             f"{path}: expected an IDX file, which begins with two zero bytes, got "
-            f"{bytes(content[:8])!r}; give an IDX file, gzipped or not"
+            f"{bytes(content[:8])!r}; pass an IDX file, gzipped or not"
         )
     start = 4 + 4 * content[3] if len(content) >= 4 else 4
     if len(content) < start:
         raise ValueError(
             f"{path}: expected an IDX header of {start} bytes, got {len(content)}: the file is cut "
-            "short; replace it by a whole copy"
+            "short; replace it with a complete copy"
         )
     if content[2] not in _DTYPES:
         known = ", ".join(f"0x{code:02x} {np.dtype(name).name}" for code, name in _DTYPES.items())
         raise ValueError(
-            f"{path}: expected an IDX dtype code ({known}), got 0x{content[2]:02x}; "
-            "give an IDX file, gzipped or not"
+            f"{path}: expected an IDX dtype code ({known}), got 0x{content[2]:02x}; pass an IDX "
+            "file, gzipped or not"
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     return np.dtype(_DTYPES[content[2]]), shape, start

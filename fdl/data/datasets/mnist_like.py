@@ -16,7 +16,7 @@ class _Files(NamedTuple):
     """The four IDX files of a data set: their mirrors, checksums and sizes."""
 
     title: str
-    name: str  # the name of the function, and of the folder in FDL_DATA and in the cache
+    name: str  # the function, the folder in FDL_DATA and the folder in the cache have this name
     mirrors: tuple[str, ...]
     sha256: dict[str, str]
     sizes: dict[str, int]  # bytes of the files that have these checksums
@@ -101,13 +101,13 @@ FASHION_CLASSES = (
 def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     """The MNIST digits: 60,000 images for training and 10,000 for testing.
 
-    If `folder` is given, the four IDX files are read from it. Otherwise, the files are searched in
-    this order:
+    If `folder` is given, the four IDX files are read from it. Otherwise, fdl looks for the files in
+    these folders, in this order:
 
     1. `$FDL_DATA/mnist`, then `$FDL_DATA` itself, if the environment variable FDL_DATA is set
     2. the cache folder: `$FDL_CACHE/mnist`, or `$XDG_CACHE_HOME/fdl/mnist`, or `~/.cache/fdl/mnist`
 
-    Files that the cache folder lacks are downloaded to it (11 MB).
+    Files that are not in any of these folders are downloaded to the cache folder (11 MB).
 
     A file may be gzipped or not; for example, its name is `train-images-idx3-ubyte`,
     `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Its SHA-256 must be that of MNIST.
@@ -126,7 +126,7 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
       FileNotFoundError: a file is missing in `folder`, or FDL_DATA is not a folder.
       ConnectionError: no mirror worked; run again to resume the download.
       ValueError: a file is damaged, its images are not 28 x 28 pixels, or its labels are not in
-        [0, 10). If `folder` is None, also if the SHA-256 of a file is not that of MNIST.
+        [0, 10); or `folder` is None, and the SHA-256 of a file is not that of MNIST.
 
     Example:
       >>> import pathlib, tempfile
@@ -149,10 +149,10 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     """Fashion-MNIST: 60,000 images of clothes for training and 10,000 for testing.
 
-    The four files have the same names and the same format as the files of `mnist`. They are
-    searched in the same folders, with `fashion_mnist` in place of `mnist`; the download is 31 MB.
-    Files in FDL_DATA and in the cache folder must be gzipped, because the published checksums are
-    those of the gzipped files. Files in `folder` may be gzipped or not.
+    The four files have the same names and the same format as the files of `mnist`. fdl looks for
+    them in the same folders, with `fashion_mnist` instead of `mnist` in the paths. The download is
+    31 MB. Files in FDL_DATA and in the cache folder must be gzipped, because the published
+    checksums are those of the gzipped files. Files in `folder` may be gzipped or not.
 
     Args:
       folder: path of the folder with the four files. None reads them from FDL_DATA or the cache
@@ -194,9 +194,9 @@ def _from_folder(source: _Files, folder: Path) -> dict[str, Path]:
     files = _find(source, folder, ("", ".gz"))
     if missing := [name for name in source.sha256 if name not in files]:
         raise FileNotFoundError(
-            f"{folder}: expected the four files of {source.title}, got no {', '.join(missing)}; "
-            f"put them there, gzipped or not, or call {source.name}() without a folder to download "
-            "them"
+            f"{folder}: expected the four files of {source.title}, got a folder without "
+            f"{', '.join(missing)}; put these files there, gzipped or not, or call {source.name}() "
+            "without a folder to download them"
         )
     return files
 
@@ -206,10 +206,11 @@ def _from_environment(source: _Files) -> dict[str, Path] | None:
         above = Path(data).expanduser()
         if not above.is_dir():
             raise FileNotFoundError(
-                f"{source.name}: expected FDL_DATA to name a folder, got {data!r}, where there is "
-                "none; correct it, or unset it to download the files"
+                f"{source.name}: expected FDL_DATA to be the path of a folder, got {data!r}, which "
+                "is not a folder; correct it, or unset it to download the files"
             )
-        # All four files must be in one folder, so that images and labels are of one data set.
+        # All four files must be in one folder, so that images and labels belong to the same data
+        # set.
         for folder in (above / source.name, above):
             files = _find(source, folder)
             # Files directly in FDL_DATA may be the files of MNIST, which have the same names.
@@ -238,7 +239,7 @@ def _from_cache(source: _Files) -> dict[str, Path]:
             except OSError as error:
                 if data := os.environ.get("FDL_DATA"):
                     names = [f"{each}{end}" for each in source.sha256]
-                    error.add_note(f"FDL_DATA is {data}: it does not hold all of {names}")
+                    error.add_note(f"FDL_DATA is {data}, which does not contain all of {names}")
                 raise
     return files
 
@@ -250,7 +251,7 @@ def _cache_folder() -> Path:
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files in a folder, by name; if `ends` is empty, only those `_check_sum` can check."""
+    """The files in a folder, by name; only files that `_check_sum` can check if `ends` is empty."""
     files = {}
     for name in source.sha256:
         spellings = (name, name.replace("-idx", ".idx"))
@@ -271,15 +272,15 @@ def _read(source: _Files, files: dict[str, Path], part: str) -> tuple[np.ndarray
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(
             f"{images_path}: expected images uint8 [N, 28, 28], got {images.dtype} "
-            f"{list(images.shape)}; give the images of {source.title}, or of a data set of the "
+            f"{list(images.shape)}; pass the images of {source.title}, or of a data set in the "
             "same format"
         )
     if labels.dtype != np.uint8 or labels.ndim != 1 or (labels > 9).any():
         largest = f" up to {labels.max()}" if labels.size else ""
         raise ValueError(
             f"{labels_path}: expected labels uint8 [N] from 0 to 9, got {labels.dtype} "
-            f"{list(labels.shape)}{largest}; give the labels of {source.title}, or of a data set "
-            "of the same format"
+            f"{list(labels.shape)}{largest}; pass the labels of {source.title}, or of a data set "
+            "in the same format"
         )
     if len(images) != len(labels):
         raise ValueError(
@@ -295,7 +296,7 @@ def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndar
         got = sha256_of(files[name])
     else:
         # An IDX file is a header with the shape, followed by the values. So the checksum of the
-        # file can be computed from the array, and the file need not be read again.
+        # file can be computed from the array, without reading the file again.
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
         digest = hashlib.sha256(bytes([0, 0, 8, array.ndim]) + sizes)
         digest.update(np.ascontiguousarray(array, np.uint8).data)
@@ -303,8 +304,8 @@ def _check_sum(source: _Files, files: dict[str, Path], name: str, array: np.ndar
     if got != source.sha256[name]:
         raise ValueError(
             f"{files[name]}: expected the file of {source.title}, SHA-256 {source.sha256[name]}, "
-            f"got {got}: it is damaged, or of another data set; replace it by a whole copy, or "
-            f"read your own files with fdl.data.{source.name}({str(files[name].parent)!r})"
+            f"got {got}: it is damaged or from another data set; replace it with a complete copy, "
+            f"or read your own files with fdl.data.{source.name}({str(files[name].parent)!r})"
         )
 
 

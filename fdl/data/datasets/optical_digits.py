@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: handwritten digits that the package contains, without a download."""
+"""The handwritten digits of scikit-learn, which are part of that package: no download is needed."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
     """1,797 handwritten digits by 43 people, scanned to 8 x 8 pixels.
 
     Args:
-      test_fraction: the fraction of each class that is held out for testing, in (0, 1).
-      seed: an int, which determines which examples are held out.
+      test_fraction: the fraction of each class that is for testing, in (0, 1).
+      seed: an int, which determines which examples are for testing.
 
     Returns:
       `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 8, 8, 1] in [0, 16], and
@@ -30,15 +30,15 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
     """
     if not 0 < test_fraction < 1:
         raise ValueError(
-            f"digits: expected a test_fraction in (0, 1), got {test_fraction}; "
-            "0.25 holds out a quarter"
+            f"digits: expected a test_fraction in (0, 1), got {test_fraction}; with 0.25, a "
+            "quarter of the images is for testing"
         )
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "digits: expected scikit-learn, which holds the scans, got none; "
-            "pip install 'fdl[digits]'"
+            "digits: expected scikit-learn, which contains the images, got none; run pip install "
+            "'fdl[digits]'"
         ) from error
     images, labels = load_digits(return_X_y=True)
     test = np.sort(_held_out(labels, test_fraction, np.random.default_rng(seed)))
@@ -48,7 +48,7 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
 
 
 def _held_out(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """The rows that are held out: about `fraction` of the rows of each class, chosen at random."""
+    """The rows for testing: about `fraction` of the rows of each class, chosen at random."""
     parts, taken, seen = [], 0, 0
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))

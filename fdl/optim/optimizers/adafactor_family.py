@@ -40,7 +40,7 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Adafactor: steps divided by the root of v, of which only row and column means are stored.
+    """Adafactor: divides by the root of v, and stores v only as row means and column means.
 
         b = 1 - t^-decay_rate
         r = b r + (1 - b) (mean of g^2 + eps over columns),    c: the same with means over rows
@@ -51,17 +51,17 @@ def adafactor(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1.
       min_dim_size_to_factor: >= 1. For a leaf whose two largest axes both have at least this size,
-        v is stored as means over these two axes. For all other leaves, v is stored whole.
+        v is stored as means over these two axes. For all other leaves, all of v is stored.
       decay_rate: > 0. With a larger value, v averages over more steps.
       decay_offset: the count at which t is 1, such as the first step of fine-tuning.
       multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
       clipping_threshold: > 0, the largest root mean square of u. None means no limit.
       momentum: in (-1, 1), the decay of a running mean of the steps. None means no momentum.
       dtype_momentum: dtype of the running mean of the steps.
-      weight_decay_rate: >= 0, or a schedule. The learning rate does not multiply it. None means no
-        weight decay.
+      weight_decay_rate: >= 0, or a schedule. It is not multiplied by the learning rate. None means
+        no weight decay.
       eps: >= 0, added to g^2.
-      factored: True stores v as means if two axes are large enough. False always stores v whole.
+      factored: True stores v as means if two axes are large enough. False always stores all of v.
       weight_decay_mask: which leaves to decay; see `masked`.
 
     Returns:
@@ -120,7 +120,7 @@ def scale_by_factored_rms(
     """The direction of `adafactor`: g / sqrt(v).
 
     Args:
-      factored: True stores v as means if two axes are large enough. False always stores v whole.
+      factored: True stores v as means if two axes are large enough. False always stores all of v.
       decay_rate: > 0, the second argument of decay_rate_fn.
       step_offset: subtracted from the count.
       min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both
@@ -143,12 +143,13 @@ def scale_by_factored_rms(
       Array([[ 1., -1.],
              [ 1., -1.]], dtype=float32)
 
-    Source: Shazeer and Stern 2018, algorithms 4 and 5; leaves of more than two axes as in optax.
+    Source: Shazeer and Stern 2018, algorithms 4 and 5; leaves with more than two axes are treated
+    as in optax.
     """
     who = "scale_by_factored_rms"
-    least, remedy = min_dim_size_to_factor, "pass factored=False to keep all of v"
+    least, remedy = min_dim_size_to_factor, "to store all of v, pass factored=False"
     check_number(who, "min_dim_size_to_factor", least, "[1, inf]", remedy)
-    check_positive(who, "v averages over about t^decay_rate steps", decay_rate=decay_rate)
+    check_positive(who, "0.8 is usual", decay_rate=decay_rate)
     check_least(who, epsilon=epsilon)
 
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -162,8 +163,8 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # Sums over rows, columns and row means must be finite. The factor 4 is there because
-            # XLA divides by computing the inverse of a sum.
+            # The sums over rows, over columns and over row means must be finite. The factor 4 is
+            # there because XLA divides by computing the inverse of a sum.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon
@@ -207,7 +208,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationE
 
 
 def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
-    """(rows, columns), the second largest axis and the largest, or None if rows < `least`."""
+    """(second largest axis, largest axis), or None if the second largest is below `least`."""
     if len(shape) < 2:
         return None
     rows, columns = np.argsort(shape, kind="stable")[-2:].tolist()
@@ -215,7 +216,7 @@ def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 
 def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
-    """The slot of the field `name`: v_row has no axis of columns, and v_col no axis of rows.
+    """The slot of the field `name`: v_row has no column axis, and v_col has no row axis.
 
     A field that a leaf does not use has shape [1].
     """

@@ -126,10 +126,10 @@ def rmsprop(
       Array([-1.,  1.], dtype=float32)
 
     Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
-    1308.0850, equations 38 to 45, for the centered form. Gives the same results as
-    optax, except where rounding makes a variance negative, which can happen at the first step with
-    bias_correction. There optax gives NaN, and fdl uses the smallest variance that is larger than
-    its rounding error.
+    1308.0850, equations 38 to 45, for the centered form. Gives the same results as optax, except
+    where rounding makes a variance negative, which can happen at the first step with
+    bias_correction. In this case, optax gives NaN, and fdl uses the smallest variance that is
+    larger than its rounding error.
     """
     if momentum is not None:
         check_traces("rmsprop", momentum=momentum)
@@ -219,7 +219,7 @@ def adadelta(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """AdaDelta: steps that have the units of the weights, so that it needs no learning rate.
+    """AdaDelta: the steps have the units of the weights, so no learning rate is needed.
 
         v = rho v + (1 - rho) g^2
         u = sqrt(x + eps) / sqrt(v + eps) * g

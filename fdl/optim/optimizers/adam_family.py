@@ -63,9 +63,9 @@ def adam(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w))[0].round(3)
       Array([-0.5,  0.5], dtype=float32)
 
-    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. Gives the same results as optax
-    and torch, except in half precision and for gradients beyond 1.3e19 (see `fdl.optim`). Keras
-    adds eps before the bias correction (the sentence before section 2.1 of the paper).
+    Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. Gives the same results as optax and
+    torch, except in half precision and for gradients beyond 1.3e19 (see `fdl.optim`). Keras adds
+    eps before the bias correction (see the sentence before section 2.1 of the paper).
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -111,8 +111,8 @@ def adamw(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.51, 0.51]
 
-    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay multiplied
-    by the learning rate, as in optax and torch. The paper multiplies it only by the schedule.
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, with the decay multiplied by
+    the learning rate, as in optax and torch. The paper multiplies the decay only by the schedule.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
@@ -407,7 +407,7 @@ def nadam(
 
         m^ = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
 
-    Everything else is as in `adam`.
+    Everything else is the same as in `adam`.
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
@@ -421,7 +421,7 @@ def nadam(
         psi = 0.004. None means that b1 stays constant, as in optax.
 
     Returns:
-      A transformation. It has the same state as `optax.nadam`. With momentum_decay, the state also
+      A transformation with the same state as `optax.nadam`. With momentum_decay, the state also
       holds the product of all momenta so far.
 
     Raises:
@@ -454,7 +454,7 @@ def nadamw(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """NAdamW: `nadam` with the weight decay of `adamw`. They describe the arguments and errors.
+    """NAdamW: `nadam` with weight decay. See `nadam` and `adamw` for the arguments and errors.
 
     Example:
       >>> optimizer, w = nadamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -564,9 +564,10 @@ def radam(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.05, 3.5]
 
-    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which has no eps and divides if
-    rho > 4. optax divides if rho >= 5, and torch if rho > 5. In float32, gradients are clipped to
-    1.3e19 also in the steps that do not divide by the root of v, because v must stay finite.
+    Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which has no eps and divides by the root
+    of v if rho > 4. optax divides if rho >= 5, and torch divides if rho > 5. In float32, gradients
+    are clipped to 1.3e19 even in steps that do not divide by the root of v, because v must stay
+    finite.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))

@@ -140,7 +140,9 @@ def scale_by_trust_ratio(
     Source: You, Gitman and Ginsburg 2017, equation 6.
     """
     who = "scale_by_trust_ratio"
-    check_positive(who, "it is the step as a fraction of |W|", trust_coefficient=trust_coefficient)
+    check_positive(
+        who, "pass the length of a step as a fraction of |W|", trust_coefficient=trust_coefficient
+    )
     check_least(who, min_norm=min_norm, eps=eps)
 
     def rule(u: Any, _: Any, u_size: Any, w_size: Any) -> Any:

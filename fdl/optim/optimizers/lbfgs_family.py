@@ -1,8 +1,8 @@
 """L-BFGS: Newton's method with an inverse Hessian that is estimated from the last few steps.
 
-The letters are those of Nocedal and Wright. s is the difference between the parameters of two
-successive steps, y is the difference between their gradients, and rho = 1 / <s, y>. A ring buffer
-holds the last m pairs (s, y). A tree of arrays is treated as one vector.
+The formulas use the letters of Nocedal and Wright. s is the difference between the parameters of
+two successive steps, y is the difference between their gradients, and rho = 1 / <s, y>. A ring
+buffer holds the last m pairs (s, y). A tree of arrays is treated as one vector.
 """
 
 from typing import Any

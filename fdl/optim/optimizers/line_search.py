@@ -1,8 +1,8 @@
 """A line search: finds the step along a direction by evaluating the loss.
 
-The letters are those of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a) is the
-loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a pair of
-steps with a good step between them; `low` is the end of the bracket with the smaller loss.
+The formulas use the letters of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a)
+is the loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a
+pair of steps with a good step between them; `low` is the end of the bracket with the smaller loss.
 """
 
 import inspect
@@ -40,21 +40,23 @@ def scale_by_zoom_linesearch(
         phi(a) <= phi(0) + slope_rtol * a * phi'(0)
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
-    First a grows until there is a bracket. Then the bracket shrinks until one of the steps tried in
-    it is good, which means that it satisfies both conditions.
+    A step is good if it satisfies both conditions. First, a grows until there is a bracket. Then
+    the bracket shrinks until a step that was tried inside it is good.
 
     Args:
       max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends
         without a good step, it takes the best step that satisfies the first condition. If there is
-        none, it takes the last step, or the step 0 if the loss at the last step is not finite.
+        no such step, it takes the last step, or the step 0 if the loss at the last step is not
+        finite.
       max_learning_rate: the largest a. None means no limit.
       tol: by how much a condition may be violated.
       increase_factor: > 1, the factor by which a grows.
       slope_rtol: in (0, 1); see the first condition.
       curv_rtol: in (slope_rtol, 1); see the second condition.
-      approx_dec_rtol: near a minimum, where differences of losses are mostly rounding errors, the
-        condition phi'(a) <= (2 slope_rtol - 1) phi'(0) can replace the first condition. It can do
-        so if phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|. None means that it never can.
+      approx_dec_rtol: near a minimum, differences of losses are mostly rounding errors. There, a
+        step is also accepted without the first condition if phi(a) <= phi(0) + approx_dec_rtol *
+        |phi(0)| and phi'(a) <= (2 slope_rtol - 1) phi'(0). None means that the first condition is
+        always needed.
       stepsize_precision: the search ends if the bracket is shorter than this and a step satisfies
         the first condition.
       initial_guess_strategy: the first a that is tried. "keep" means the step of the last search,
@@ -86,7 +88,7 @@ def scale_by_zoom_linesearch(
         raise OptionError(
             who,
             f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; "
-            "keep starts at the step of the last search",
+            "with 'keep', the search starts at the last step; with 'one', it starts at 1",
         )
     check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
     steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)
@@ -175,7 +177,7 @@ class Bracket(NamedTuple):
     Args:
       low: the end with the smaller loss.
       high: the other end.
-      third: a point that was an end before, for the cubic interpolation.
+      third: an earlier end of the bracket, for the cubic interpolation.
       found: True if there is a good step between low and high, False while a still grows.
     """
 
@@ -193,8 +195,8 @@ class Search(NamedTuple):
       last: the last point that was tried.
       grad: the gradient of the loss at `last`.
       bracket: see `Bracket`.
-      safe: the best point so far that satisfies the first Wolfe condition. Before there is one, it
-        is the start.
+      safe: the best point so far that satisfies the first Wolfe condition. Until there is such a
+        point, it is the start.
       safe_grad: the gradient of the loss at `safe`.
       decrease_error: by how much `last` violates the first condition.
       curvature_error: by how much `last` violates the second condition.
@@ -252,7 +254,8 @@ def search(
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
     # If the search has failed, a step that satisfies only the first condition is better than the
-    # last step. If there is none, no step is better than a step to a loss that is not finite.
+    # last step. If there is no such step, the step 0 is better than a step to a loss that is not
+    # finite.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)
@@ -294,7 +297,7 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
 
     done, length = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
     if rules.max_learning_rate is not None:
-        # The step satisfies the first condition, and max_learning_rate allows no longer step.
+        # The first condition is satisfied, and a longer step is above max_learning_rate.
         done = good | (~narrowing & (new.step >= rules.max_learning_rate) & ~grown.found)
     too_short = narrowing & (length <= rules.stepsize_precision) & (safe.step > 0)
     failed = ((now.count + 1 >= rules.max_linesearch_steps) | too_short) & ~done
@@ -322,7 +325,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """By how much phi(a) is too large, by equation 3.7a, or near a minimum by approx_dec_rtol."""
+    """By how much phi(a) is too large by equation 3.7a (or approx_dec_rtol, near a minimum)."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:
@@ -339,7 +342,7 @@ def _positive(error: jax.Array) -> jax.Array:
 
 
 def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
-    """The minimum of the cubic through 3 points that has the slope of the first one; can be NaN."""
+    """The minimum of the cubic through 3 points with the slope of the first point; can be NaN."""
     to_b, to_c = b.step - a.step, c.step - a.step
     over_b = b.value - a.value - a.slope * to_b
     over_c = c.value - a.value - a.slope * to_c
@@ -351,7 +354,7 @@ def _cubic(a: Point, b: Point, c: Point) -> jax.Array:
 
 
 def _parabola(a: Point, b: Point) -> jax.Array:
-    """The minimum of the parabola through 2 points that has the slope of the first one."""
+    """The minimum of the parabola through 2 points with the slope of the first point."""
     apart = b.step - a.step
     second = (b.value - a.value - a.slope * apart) / apart**2
     return a.step - a.slope / (2.0 * second)

@@ -1,4 +1,4 @@
-"""Muon: makes momentum orthogonal, matrix by matrix, so that steps are equal in all directions.
+"""Muon: makes the momentum of each matrix orthogonal; steps are equally long in all directions.
 
 In the formulas, g is the gradient, m is its first moment, and t is the step of training, which
 starts at 1.
@@ -118,8 +118,8 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ has a bias correction; the authors have none. A matrix with an
-    element larger than 2^50 in absolute value is first divided by a power of two. Half-precision
+    for adaptive. As in optax, m^ has a bias correction; the authors do not use one. A matrix with
+    an element larger than 2^50 in absolute value is first divided by a power of two. Half-precision
     matrices are computed in float32.
     """
     adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
@@ -161,7 +161,7 @@ def muon(
 
 
 def _labels(dimensions: DimensionNumbers, params: Any) -> Any:
-    """The optimizer of each leaf, by its name."""
+    """The name of the optimizer of each leaf, "muon" or "adam"."""
     if dimensions is None:
         return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
     numbers = dimensions(params) if is_function(dimensions) else dimensions
@@ -186,8 +186,8 @@ def scale_by_muon(
       A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
 
     Raises:
-      ValueError: beta, eps, ns_coeffs, ns_steps or preconditioning is not allowed by `muon`; at
-        init, a leaf has no dimension numbers and does not have exactly two axes.
+      ValueError: beta, eps, ns_coeffs, ns_steps or preconditioning has a value that `muon` does not
+        allow; at init, a leaf has no dimension numbers and does not have exactly two axes.
 
     Example:
       >>> transform, g = scale_by_muon(), jnp.diag(jnp.array([1.0, 7.0]))
@@ -242,7 +242,7 @@ def scale_by_shape(
       Array([[2., 2., 2., 2.]], dtype=float32)
     """
     if consistent_rms is not None:
-        remedy = "with 0.2 steps are about as large as AdamW's"
+        remedy = "with 0.2, steps are about as large as those of AdamW"
         check_positive("scale_by_shape", remedy, consistent_rms=consistent_rms)
 
     def rule(u: Any, fold: Fold) -> Any:
@@ -264,7 +264,7 @@ def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
         raise OptionError(
             who,
             f"expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {ns_coeffs!r}; "
-            "leave it out for the usual ones",
+            "leave it out to use 'standard'",
         )
     rows = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     shape = np.shape(rows)
@@ -272,7 +272,7 @@ def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
         raise OptionError(
             who,
             "expected ns_coeffs as (a, b, c) or one such row per iteration, got shape "
-            f"{list(shape)}; pass the three numbers of a x + b x^3 + c x^5",
+            f"{list(shape)}; pass the three coefficients of a x + b x^3 + c x^5",
         )
     check_number(who, "ns_steps", ns_steps, "[1, inf]", "5 is usual")
     return rows[-ns_steps:] if len(shape) == 2 else rows
@@ -369,8 +369,8 @@ def _fold(who: str, path: str, shape: tuple[int, ...], numbers: Any) -> Fold:
     positive = [axis % len(shape) for axis in named] if inside else []
     if not (inside and reduction and output) or len(set(positive)) < len(positive):
         raise ValueError(
-            f"{who}: expected reduction and output axes of shape {list(shape)} at {path!r}, each "
-            f"once, got {tuple(numbers)}; pass None for a leaf that is not a matrix"
+            f"{who}: expected reduction and output axes of shape {list(shape)} at {path!r}, "
+            f"without repeats, got {tuple(numbers)}; pass None for a leaf that is not a matrix"
         )
     split = len(reduction)
     return Fold(shape, tuple(positive[:split]), tuple(positive[split:]))

@@ -34,14 +34,14 @@ def sam(
 
         e = rho g(W) / |g(W)|,     W += optimizer's update for g(W + e)
 
-    The paper's SAM is `sam(optimizer, chain(normalize(), sgd(rho)))`. A whole step takes k =
+    The paper's SAM is `sam(optimizer, chain(normalize(), sgd(rho)))`. A whole step needs k =
     sync_period gradients: k - 1 to climb and one to descend.
 
     In transparent mode, one call of `update` takes one gradient. The first k - 1 calls climb, and
     call k returns to W and descends. Between these calls the parameters are W + e. In opaque mode,
-    one call of `update` is a whole step: it gets the first gradient, computes the k - 1 that follow
-    itself, and the parameters are always W. Use opaque mode for networks with running statistics,
-    and wherever steps are counted.
+    one call of `update` is a whole step: it gets the first gradient and computes the other k - 1
+    gradients itself, and the parameters are always W. Use opaque mode for networks with running
+    statistics, and in training loops that count steps.
 
     Args:
       optimizer: the transformation that descends, of fdl or optax.
@@ -73,7 +73,7 @@ def sam(
     results as optax, except for sync_period=1 in transparent mode, where optax steps from the
     previous parameters.
     """
-    check_number("sam", "sync_period", sync_period, "[1, inf]", "the paper has 2")
+    check_number("sam", "sync_period", sync_period, "[1, inf]", "the paper uses 2")
     down, up = as_transformation("sam", optimizer), as_transformation("sam", adv_optimizer)
 
     def init(params: Any) -> SAMState:

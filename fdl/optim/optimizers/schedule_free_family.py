@@ -51,8 +51,8 @@ def schedule_free(
       weight_lr_power: >= 0, the power of the learning rate in w_t.
       state_dtype: dtype of z; by default the parameters' dtype, at least float32.
       look_ahead: True computes w_t from the learning rate of the next step, as optax does. False
-        computes w_t from the rate of the current step, as the paper does. With a constant rate both
-        give the same w_t.
+        computes w_t from the rate of the current step, as the paper does. With a constant rate, w_t
+        is the same in both cases.
 
     Returns:
       A transformation with state `optax.contrib.ScheduleFreeState`. To test, use the parameters
@@ -70,7 +70,7 @@ def schedule_free(
     Source: Defazio et al. 2024, arXiv 2405.15682, equations 3 to 5 and algorithm 1.
     """
     who = "schedule_free"
-    check_number(who, "b1", b1, "(0, 1]", "x is computed by a division by b1")
+    check_number(who, "b1", b1, "(0, 1]", "0.9 is usual")
     check_rates(who, learning_rate=learning_rate)
     check_least(who, weight_lr_power=weight_lr_power)
     base = as_transformation(who, base_optimizer)
@@ -129,7 +129,7 @@ def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
     if not hasattr(state, "z") or not hasattr(state, "b1"):
         raise ValueError(
             f"schedule_free_eval_params: expected a ScheduleFreeState, got {type(state).__name__}; "
-            "pass the state of schedule_free itself"
+            "if schedule_free is inside another transformation, pass its part of the state"
         )
 
     def rule(y: Any, z: Any) -> Any:
@@ -196,7 +196,7 @@ def schedule_free_adamw(
       learning_rate: >= 0, the learning rate after the warm-up.
       warmup_steps: T >= 0, the number of steps of a linear warm-up. None means no warm-up.
       b1: in (0, 1], the share of x in y.
-      b2: in [0, 1), as in `adam`.
+      b2: in [0, 1), the share of the mean squared gradient that each step keeps.
       eps: >= 0, added outside the root.
       weight_decay: >= 0. weight_decay * y is added to the step, as in `adamw`.
       weight_lr_power: >= 0, the power of the learning rate in the weights w_t of the average.

@@ -11,7 +11,6 @@ from fdl.checks import OptionError, check_number, check_ordered, is_zero, named_
 from fdl.ops.numerics import saturated
 from fdl.optim.chaining import chain
 from fdl.optim.checks import (
-    check_fractions,
     check_momenta,
     check_positive,
     check_rates,
@@ -72,8 +71,9 @@ def sgd(
     if dampening is not None and (momentum is None or is_zero(momentum) or nesterov):
         raise OptionError(
             "sgd",
-            "expected a momentum, and nesterov=False, with dampening, got momentum "
-            f"{said(momentum)} and nesterov {nesterov}; leave dampening out",
+            "expected a momentum and nesterov=False together with dampening, got momentum "
+            f"{said(momentum)} and nesterov {nesterov}; leave dampening out, or pass a momentum "
+            "and nesterov=False",
         )
     direction = (
         stateless("sgd", lambda g: g)
@@ -135,7 +135,7 @@ def trace(
 
     if dampening is None:
         return leafwise("trace", lambda: lambda g, t: moved(g, g, t), TraceState, slots)
-    check_fractions("trace", dampening=dampening)
+    check_number("trace", "dampening", dampening, "[0, 1)", "0 means no dampening")
 
     def at_step(count: jax.Array) -> Callable[..., Any]:
         return lambda g, t: moved(g, jnp.where(count == 1, g, (1 - dampening) * g), t)
@@ -193,8 +193,8 @@ def lion(
         W -= learning_rate * (sign(c) + weight_decay * W)
 
     Args:
-      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. A good
-        rate is 3 to 10 times smaller than a good rate for AdamW.
+      learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. Good rates are 3
+        to 10 times smaller than for AdamW.
       b1: in (-1, 1), the share of m in c.
       b2: in (-1, 1), the share of m that each step keeps.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
@@ -261,7 +261,8 @@ def scale_by_lion(
     if mode not in signs:
         raise OptionError(
             "scale_by_lion",
-            f"expected a mode of {', '.join(signs)}, got {said(mode)}; the paper has 'hard'",
+            f"expected mode to be one of {', '.join(signs)}, got {said(mode)}; the paper uses "
+            "'hard'",
         )
 
     def at_step(t: jax.Array) -> Callable[..., Any]:
@@ -346,9 +347,14 @@ def scale_by_rprop(
     check_rates(who, learning_rate=learning_rate)
     check_number(who, "eta_minus", eta_minus, "(0, 1)", "0.5 is usual")
     check_number(who, "eta_plus", eta_plus, "(1, inf]", "1.2 is usual")
-    check_number(who, "min_step_size", min_step_size, "[0, inf]", "it bounds every step")
+    check_number(who, "min_step_size", min_step_size, "[0, inf]", "it is the smallest step size")
     sizes = (min_step_size, max_step_size)
-    check_ordered(who, "min_step_size <= max_step_size", sizes, "they bound every step")
+    check_ordered(
+        who,
+        "min_step_size <= max_step_size",
+        sizes,
+        "they are the smallest and the largest step size",
+    )
 
     def at_step() -> Callable[..., Any]:
         def rule(g: Any, size: Any, last: Any) -> Any:

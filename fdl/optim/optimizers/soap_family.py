@@ -42,7 +42,7 @@ def soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """SOAP: Adam in the eigenbasis of the factors L of Shampoo. For a matrix, in either layout:
+    """SOAP: Adam in the eigenbasis of the factors L of Shampoo. For a matrix in any layout:
 
         g' = Q1^T g Q2,     m = b1 m + (1 - b1) g,     v = b2 v + (1 - b2) g'^2
         u = Q1 (Q1^T m Q2 / (sqrt(v) + eps)) Q2^T * sqrt(1 - b2^t) / (1 - b1^t)
@@ -55,7 +55,7 @@ def soap(
       b1: in (-1, 1), the share of m that each step keeps.
       b2: in [0, 1), the share of v that each step keeps.
       shampoo_beta: b in [0, 1), the share of L that each step keeps; by default b2.
-      eps: >= 0, added to the root of v.
+      eps: >= 0, added outside the root.
       weight_decay: >= 0, or a schedule.
       precondition_frequency: k >= 1, the number of steps between two computations of Q.
       max_precond_dim: an axis longer than this has no L and no Q, and is not rotated.
@@ -86,8 +86,8 @@ def soap(
     Source: Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4. As in the authors' code, the
     first gradient is skipped, eps is added to the root before the bias correction, and the columns
     of Q (and v) are sorted by diag(Q^T L Q) before a new Q is computed. The authors' code decays
-    the weights after the step. Here the decay uses the weights before the step, as in the paper and
-    in `adamw`. A leaf with an element larger than 2^50 in absolute value is first divided by a
+    the weights after the step. In fdl, the decay uses the weights before the step, as in the paper
+    and in `adamw`. A leaf with an element larger than 2^50 in absolute value is first divided by a
     power of two.
     """
     return chain(
@@ -115,9 +115,9 @@ class ScaleBySoapState(NamedTuple):
       count: the number of gradients so far.
       mu: m, in the basis of the parameters.
       nu: v, in the basis Q.
-      factors: for each leaf a tuple, which has for each axis L, or None if the axis is not rotated.
-        `optax.tree_utils.tree_map_params` does not map the factors, because they do not have the
-        shapes of parameters.
+      factors: for each leaf, a tuple with one entry for each axis: L, or None if the axis is not
+        rotated. `optax.tree_utils.tree_map_params` does not map the factors, because they do not
+        have the shapes of parameters.
       bases: the same as factors, but with Q instead of L.
     """
 
@@ -153,7 +153,7 @@ def scale_by_soap(
     check_momenta(who, b1=b1)
     check_fractions(who, b2=b2, shampoo_beta=beta)
     check_least(who, eps=eps)
-    k, remedy = precondition_frequency, "it is the number of steps between new bases"
+    k, remedy = precondition_frequency, "10 is usual"
     check_number(who, "precondition_frequency", k, "[1, inf]", remedy)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
@@ -199,7 +199,7 @@ class _Adam:
     correct: bool
 
     def rule(self, t: jax.Array, skipped: jax.Array) -> Callable[..., Any]:
-        """(g, m, v, bases) -> (u, m, v) for step t. If `skipped`, u is 0 and m and v stay as is."""
+        """(g, m, v, bases) -> (u, m, v) for step t. If `skipped`, u is 0, and m and v stay."""
         correction = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
@@ -239,7 +239,7 @@ def _unit(u: jax.Array) -> jax.Array:
 
 
 def _sorted(v: Any, factors: Any, bases: Any) -> Any:
-    """Reorders v in the way in which `_turned` will reorder the columns of its bases."""
+    """Reorders v in the same way as `_turned` reorders the columns of the bases."""
     for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
         v = v if q is None else jnp.take(v, _order(factor, q), axis)
     return v
@@ -285,7 +285,7 @@ def _first_state(params: Any, longest: Callable[[Any], int]) -> ScaleBySoapState
 
 
 def _check_tree(who: str, updates: Any, mu: Any) -> None:
-    like: Any = jax.tree.structure(updates)  # mypy knows no methods of a PyTreeDef
+    like: Any = jax.tree.structure(updates)  # mypy does not know its methods
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (updates, mu)]
     if like != jax.tree.structure(mu) or shapes[0] != shapes[1]:
         raise different_trees(who, "updates", updates, "state.mu", mu)

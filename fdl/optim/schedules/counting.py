@@ -1,4 +1,4 @@
-"""Helpers of schedules: exact arithmetic of steps, and checks of arguments."""
+"""Functions for schedules: exact arithmetic with numbers of steps, and checks of arguments."""
 
 from typing import Any
 
@@ -45,13 +45,14 @@ def scalar(value: Any) -> jax.Array:
 
 
 def numbers(who: str, **values: Any) -> list[Any]:
-    """Returns Python and NumPy scalars as Python numbers, and JAX arrays as float32 scalars.
+    """Converts Python and NumPy scalars to Python numbers, and JAX arrays to float32 scalars.
 
-    float32 becomes float64 under `jax.enable_x64`. Python numbers are not converted to float32,
+    Under `jax.enable_x64`, the scalars are float64. Python numbers are not converted to float32,
     because arithmetic between Python numbers is in double precision, as in optax.
 
     Raises:
-      OptionError: a value is not a number, or it is not traced and is not finite.
+      OptionError: a value is not a number, or is not finite. Whether a traced value is finite is
+        not checked.
     """
     for name, value in values.items():
         check_number(who, name, value, "(-inf, inf)", "pass a finite number")
@@ -62,7 +63,7 @@ def numbers(who: str, **values: Any) -> list[Any]:
 def check_steps(who: str, least: int, **steps: Any) -> None:
     """Raises unless each number of steps is at least `least`. Traced numbers are not checked."""
     for name, value in steps.items():
-        check_number(who, name, value, f"[{least}, inf)", "it is a number of steps")
+        check_number(who, name, value, f"[{least}, inf)", "pass a number of steps")
 
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:

@@ -55,7 +55,7 @@ def linear_schedule(
 
     Args:
       init_value: the value before and at `transition_begin`.
-      end_value: the value from transition_begin + T on.
+      end_value: the value at count transition_begin + T and later.
       transition_steps: T >= 1, the number of steps from init_value to end_value.
       transition_begin: >= 0, the count at which the value starts to change.
 
@@ -83,8 +83,8 @@ def polynomial_schedule(
 
     Args:
       init_value: the value before and at `transition_begin`.
-      end_value: the value from transition_begin + T on.
-      power: > 0. With 1 the curve is a straight line; with 2 it starts steep and ends flat.
+      end_value: the value at count transition_begin + T and later.
+      power: > 0. With 1, the curve is a straight line; with 2, it starts steep and ends flat.
       transition_steps: T >= 1, the number of steps from init_value to end_value.
       transition_begin: >= 0, the count at which the value starts to change.
 
@@ -123,7 +123,7 @@ def exponential_decay(
         `constant_schedule`.
       transition_begin: >= 0, the count at which the value starts to change.
       staircase: True changes the value only once every T steps.
-      end_value: the value at which the decay stops, or the growth if decay_rate is above 1. None
+      end_value: the value at which the decay (or growth, if decay_rate is above 1) stops. None
         means no bound.
 
     Returns:
@@ -142,7 +142,7 @@ def exponential_decay(
     """
     elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
-    remedy = "it is a factor; for no decay pass 1, or use constant_schedule"
+    remedy = "it is a factor; for no decay, pass 1 or use constant_schedule"
     check_number("exponential_decay", "decay_rate", decay_rate, "(0, inf]", remedy)
     if end_value is not None:
         numbers("exponential_decay", end_value=end_value)
@@ -189,7 +189,7 @@ def inverse_time_decay(
     """
     elapsed = _periods("inverse_time_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("inverse_time_decay", init_value=init_value, decay_rate=decay_rate)
-    remedy = "with a negative value the schedule divides by 0 at some step"
+    remedy = "a negative value can make the schedule divide by 0"
     check_number("inverse_time_decay", "decay_rate", decay_rate, "[0, inf]", remedy)
     return lambda count: scalar(init / (1 + rate * elapsed(count)))
 
@@ -253,7 +253,7 @@ def cosine_decay_schedule(
     who = "cosine_decay_schedule"
     init, alpha, exponent = numbers(who, init_value=init_value, alpha=alpha, exponent=exponent)
     check_steps(who, 1, decay_steps=decay_steps)
-    check_positive(who, "it is the power of the cosine", exponent=exponent)
+    check_positive(who, "with 1, the schedule is half a cosine", exponent=exponent)
 
     def schedule(count: Any) -> jax.Array:
         angle = fraction(jnp.pi * scalar(since(count, 0, decay_steps)), decay_steps)
@@ -265,7 +265,7 @@ def cosine_decay_schedule(
 
 def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, Any]) -> Schedule:
     init, end, power = numbers(who, init_value=ends[0], end_value=ends[1], power=power)
-    check_positive(who, "it is the power of the remaining steps", power=power)
+    check_positive(who, "with 1, the schedule is a straight line", power=power)
     transition_steps, transition_begin = steps
     check_steps(who, 1, transition_steps=transition_steps)
     check_steps(who, 0, transition_begin=transition_begin)

@@ -1,6 +1,6 @@
 """Piecewise schedules: constants, straight lines, half cosines, and the one-cycle schedules.
 
-`fdl.optim.schedules.decay` says what counts and values can be.
+`fdl.optim.schedules.decay` describes counts and values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ def piecewise_constant_schedule(
     Args:
       init_value: the value before the first boundary.
       boundaries_and_scales: boundary -> scale. The boundary is a count >= 0; the scale is a number
-        >= 0, which multiplies the value from that count on. None means no boundaries.
+        >= 0. At that count and later, the value is multiplied by the scale. None means no
+        boundaries.
 
     Returns:
       A schedule.
@@ -61,7 +62,7 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: str, init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
-    """`piecewise_constant_schedule` with a line or half a cosine between the boundaries.
+    """`piecewise_constant_schedule`, with a line or half a cosine between two boundaries.
 
     Args:
       interpolate_type: "linear" or "cosine".
@@ -194,7 +195,7 @@ def _interpolated(kind: str, init: Any, pieces: Sequence[tuple[int, Any]]) -> Sc
 def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
     for boundary, scale in (boundaries or {}).items():
         check_steps(who, 0, **{"every boundary of boundaries_and_scales": boundary})
-        name, remedy = f"boundaries_and_scales[{boundary}]", "it multiplies the value before"
+        name, remedy = f"boundaries_and_scales[{boundary}]", "the value is multiplied by it"
         check_number(who, name, scale, "[0, inf)", remedy)
     return sorted((boundaries or {}).items())
 
@@ -204,11 +205,11 @@ def _cycle(
 ) -> list[Any]:
     """Checks all arguments of a one-cycle schedule and returns the list [peak]."""
     check_steps(who, 1, transition_steps=steps)
-    remedy = "it is a fraction of all steps"
+    remedy = "pass a fraction of all steps"
     for name, value in fractions.items():
         check_number(who, name, value, "[0, 1]", remedy)
     if len(fractions) == 2:
         pair = (fractions["pct_start"], fractions["pct_final"])
-        check_ordered(who, "pct_start <= pct_final", pair, "they are fractions of all steps")
-    check_positive(who, "a value is divided by it", div_factor=div, final_div_factor=final_div)
+        check_ordered(who, "pct_start <= pct_final", pair, "pass fractions of all steps")
+    check_positive(who, "it is a divisor", div_factor=div, final_div_factor=final_div)
     return numbers(who, peak_value=peak)

@@ -1,7 +1,6 @@
 """Schedules that join other schedules: a warm-up and a decay, and warm restarts.
 
-`fdl.optim.schedules.decay` says what counts and values can be. With warmup_steps=0 there is no
-warm-up.
+`fdl.optim.schedules.decay` describes counts and values. With warmup_steps=0 there is no warm-up.
 """
 
 import operator
@@ -25,7 +24,7 @@ from fdl.typing import Schedule
 def join_schedules(
     schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[Any]
 ) -> Schedule:
-    """Runs schedules one after the other. Each schedule gets the count since its own first step.
+    """Runs schedules one after the other. Each schedule gets a count that starts at 0.
 
     Args:
       schedules: a sequence of schedules of fdl or optax, or of any functions of a count.
@@ -35,22 +34,22 @@ def join_schedules(
       A schedule.
 
     Raises:
-      ValueError: there is not exactly one boundary less than schedules; a boundary is negative; the
-        boundaries are not in ascending order.
+      ValueError: the number of boundaries is not one less than the number of schedules; a boundary
+        is negative; the boundaries are not in ascending order.
 
     Example:
       >>> schedule = join_schedules([constant_schedule(0.5), linear_schedule(1.0, 0.0, 4)], [2])
       >>> [float(schedule(count)) for count in range(6)]
       [0.5, 0.5, 1.0, 0.75, 0.5, 0.25]
 
-    Source: `optax.join_schedules`, which ignores the schedules for which there is no boundary.
+    Source: `optax.join_schedules`, which ignores schedules without a boundary.
     """
     schedules, boundaries = list(schedules), list(boundaries)
     if not schedules or len(boundaries) != len(schedules) - 1:
         raise OptionError(
             "join_schedules",
-            f"expected one boundary less than schedules, got {len(boundaries)} and "
-            f"{len(schedules)}; every schedule but the first starts at a boundary",
+            f"expected one boundary less than schedules, got {len(boundaries)} boundaries and "
+            f"{len(schedules)} schedules; every schedule except the first starts at a boundary",
         )
     if all(map(known, boundaries)) and sorted(boundaries) != boundaries:
         raise OptionError(
@@ -77,7 +76,7 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
 
     Args:
       init_value: the value at count 0.
-      peak_value: the value from count = warmup_steps on.
+      peak_value: the value at count = warmup_steps and later.
       warmup_steps: >= 0, the number of steps of the warm-up.
 
     Returns:
@@ -117,7 +116,7 @@ def warmup_cosine_decay_schedule(
       peak_value: the value at count = warmup_steps.
       warmup_steps: >= 0, the number of steps of the warm-up.
       decay_steps: > warmup_steps, the number of steps of the whole schedule, including the warm-up.
-      end_value: the value from count = decay_steps on.
+      end_value: the value at count = decay_steps and later.
       exponent: > 0; see `cosine_decay_schedule`.
 
     Returns:
@@ -201,7 +200,7 @@ def warmup_stable_decay_schedule(
 
     Args:
       init_value: the value at count 0.
-      peak_value: the value from count = warmup_steps on.
+      peak_value: the value at count = warmup_steps and later.
       warmup_steps: >= 0, the number of steps of the warm-up.
       stable_steps: >= 0, the number of steps at the peak.
       decay_steps: >= 1, the number of steps of the decay.

@@ -68,7 +68,7 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
 
         A = decay A + (1 - decay) (W + update)
 
-    Put it last in a chain, because there the updates are what is added to the parameters. Read the
+    Put it last in a chain, because it needs the updates that are added to the parameters. Read the
     average with `averaged_params` or `eval_params`.
 
     Args:
@@ -141,16 +141,16 @@ def averaged_params(state: Any, params: Any) -> Any:
     found = [part for part in jax.tree.leaves(state, is_leaf=is_average) if is_average(part)]
     if not found:
         raise ValueError(
-            "averaged_params: expected a state with an average, got none; "
-            "put params_ema last in the chain"
+            "averaged_params: expected a state with an average, got a state without one; put "
+            "params_ema last in the chain"
         )
     averages: dict[str, Any] = {}
     for part in found:
         for path, average in paths.leaves(part.ema).items():
             if path in averages:
                 raise ValueError(
-                    f"averaged_params: expected one average of {path!r}, got two; "
-                    "pass the part of the state that contains one of them"
+                    f"averaged_params: expected one average of {path!r}, got two; pass the part of "
+                    "the state that contains only one of them"
                 )
             averages[path] = part.weight, average
 

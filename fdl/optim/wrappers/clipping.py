@@ -148,8 +148,8 @@ def adaptive_grad_clip(
         # different order, which rounds differently.
         length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
         most = clipping * jnp.maximum(w_length, eps)
-        # 1e-6 is the lower bound of the divisor in optax. The norm of a gradient that is clipped is
-        # always larger.
+        # 1e-6 is the lower bound of the divisor in optax. A gradient that is clipped always has a
+        # larger norm.
         shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
         return jnp.where(length * power < most, g, shorter)
 
@@ -205,7 +205,7 @@ def global_norm(tree: Any) -> jax.Array:
 
 def check_bound(who: str, **bounds: Any) -> None:
     """Raises unless every bound is positive and finite."""
-    check_positive(who, "it is the largest size that passes", **bounds)
+    check_positive(who, "it is the largest size that is not clipped", **bounds)
 
 
 def _unit(x: Any) -> tuple[int, ...] | int | None:
@@ -213,7 +213,7 @@ def _unit(x: Any) -> tuple[int, ...] | int | None:
         return None
     if x.ndim > 5:
         raise ValueError(
-            f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; "
-            "pass axis, the axes that belong to one unit"
+            f"adaptive_grad_clip: expected at most 5 dimensions, got {list(x.shape)}; pass `axis`, "
+            "the axes of one unit"
         )
     return 0 if x.ndim < 4 else tuple(range(x.ndim - 1))

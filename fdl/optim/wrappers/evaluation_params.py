@@ -27,7 +27,7 @@ def eval_params(state: Any, params: Any) -> Any:
 
     Returns:
       The parameters to test, with the structure, shapes and dtypes of params. If the optimizer
-      combines `params_ema` with another one of the four above, the average is returned.
+      combines `params_ema` with one of the other three, the average is returned.
 
     Example:
       >>> from fdl.optim import sgd, schedule_free

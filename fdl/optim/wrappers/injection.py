@@ -33,13 +33,14 @@ def inject_hyperparams(
 
     Each argument that is a number becomes a leaf of `state.hyperparams`, and `set_hyperparams`
     changes it. A compiled step uses the new value without a new compilation, and the members of a
-    `vmap` can have different values. A schedule can replace any number. The updates equal those of
-    an optimizer whose numbers are constants: see `Hyperparameter`.
+    `vmap` can have different values. A schedule can replace any number. The updates are equal to
+    those of an optimizer whose numbers are constants; see `Hyperparameter`.
 
     Args:
       inner_factory: a factory of optimizers, of fdl or optax.
       static_args: names of arguments to leave out of the state, such as functions that are not
-        schedules. Bools, strings, dtypes, None and masks by path are always left out.
+        schedules. Bools, strings, dtypes, None and masks that are path patterns are always left
+        out.
       hyperparam_dtype: dtype of the numbers in the state; by default float32, or float64 under
         `jax.enable_x64`.
 
@@ -49,11 +50,11 @@ def inject_hyperparams(
       `tree_set` find a number by its name. (As in optax, they find a schedule twice: its value and
       its count.) `hyperparams_states` holds, under the key "remainder of NAME", the difference
       between a number and its float32 value. If this key is missing, as in a state made by optax,
-      the difference is taken to be 0.
+      fdl uses 0 as the difference.
 
     Raises:
       ValueError: `inner_factory` is not callable, or raises an error; static_args contains a name
-        that is not an argument of it.
+        that is not an argument of `inner_factory`.
 
     Example:
       >>> from fdl.optim import sgd
@@ -76,7 +77,7 @@ def inject_hyperparams(
     if unknown:
         raise ValueError(
             f"inject_hyperparams: expected static_args among {list(signature.parameters)}, got "
-            f"{unknown}; they are arguments of {inner_factory.__name__}"
+            f"{unknown}; pass names of arguments of {inner_factory.__name__}"
         )
 
     @functools.wraps(inner_factory)
@@ -135,8 +136,8 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
         if number != 1:
             names = sorted({key for part in holders for key in part.hyperparams})
             raise ValueError(
-                f"set_hyperparams: expected {name!r} in one part of the state, got it in "
-                f"{number}; the state has {names}"
+                f"set_hyperparams: expected {name!r} in exactly one part of the state, got it in "
+                f"{number} parts; the names in this state are {names}"
             )
 
     def renewed(part: Any) -> Any:
@@ -167,7 +168,7 @@ class WrappedScheduleState(NamedTuple):
 
 
 class CountedSchedule(NamedTuple):
-    """A schedule as a `StatefulSchedule` of optax. The state is the count."""
+    """A schedule in the form of optax's `StatefulSchedule`. The state is the count."""
 
     name: str
     schedule: Callable[[Any], Any]
@@ -262,8 +263,8 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
     rest = states.get(_rest(name))
     if name in states:
         raise ValueError(
-            f"set_hyperparams: expected a number without a schedule, got {name!r}; "
-            "its schedule would overwrite the value"
+            f"set_hyperparams: expected a number without a schedule, got {name!r}; build the "
+            "optimizer with a number, because a schedule would overwrite the value"
         )
     finite = isinstance(value, Hyperparameter | jax.core.Tracer)
     if not finite and not (is_number(value) and np.isfinite(value).all()):
@@ -274,14 +275,15 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
         check_rates("set_hyperparams", learning_rate=value)
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):
         raise ValueError(
-            f"set_hyperparams: expected a whole number for {name}, got {value}; "
-            "pass a float to the factory first"
+            f"set_hyperparams: expected a whole number for {name}, got {value}; if it should be a "
+            "float, pass a float to the factory"
         )
     number, kept = _stored(value, old.dtype)
     if jnp.shape(number) not in ((), old.shape):
         raise ValueError(
             f"set_hyperparams: expected {name} of shape {list(old.shape)} or a scalar, got "
-            f"{list(jnp.shape(number))}; make a state of members with jax.vmap(optimizer.init)"
+            f"{list(jnp.shape(number))}; for one value per member, make the state with "
+            "jax.vmap(optimizer.init)"
         )
     spread = lambda x: jnp.broadcast_to(jnp.asarray(x, old.dtype), old.shape)  # noqa: E731
     return spread(number), None if rest is None else jax.tree.map(spread, kept)
@@ -292,7 +294,7 @@ def _stateful(name: str, schedule: Any) -> Any:
 
 
 def _rest(name: str) -> str:
-    """The key of the remainder. The plain name may occur only once in a state, for `tree_get`."""
+    """The key of the remainder. `tree_get` needs the plain name to be unique in a state."""
     return f"remainder of {name}"
 
 

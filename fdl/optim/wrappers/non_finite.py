@@ -21,13 +21,13 @@ from fdl.optim.protocol import transformation
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: int
 ) -> GradientTransformationExtraArgs:
-    """Skips the step if the gradient is not finite: the update is 0, the inner state unchanged.
+    """Skips the step if the gradient is not finite: the update is 0, and the state stays the same.
 
     Args:
       inner: a transformation of fdl or optax.
-      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After so many,
-        the next step is taken even if its gradient is not finite, so that a run that has diverged
-        does not go unnoticed.
+      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After that
+        many, the next step is taken even if its gradient is not finite, so that you notice a run
+        that has diverged.
 
     Returns:
       A transformation with state `optax.ApplyIfFiniteState`. It holds the number of gradients that
@@ -76,7 +76,7 @@ def apply_if_finite(
 def skip_not_finite(
     updates: Any, gradient_step: Any, params: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The should_skip_update_fn of `accumulate` that skips gradients that are not finite.
+    """A should_skip_update_fn for `accumulate`: it skips gradients that are not finite.
 
     Args:
       updates: a pytree of arrays.

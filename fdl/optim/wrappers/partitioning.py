@@ -68,7 +68,8 @@ def partition(
         if REST in keys:
             raise OptionError(
                 "partition",
-                f"expected no key {REST!r} in transforms beside rest, got one; rename it",
+                f"expected no key {REST!r} in transforms if `rest` is given, got one; rename this "
+                "key",
             )
         parts.append(as_transformation("partition", rest))
     names = _sortable([*keys, REST] if rest is not None else keys)
@@ -150,7 +151,8 @@ def _sortable(keys: list[Any]) -> list[Any]:
         names = [name if isinstance(name, str) else repr(name) for name in names]
     if len(set(names)) < len(names):
         raise OptionError(
-            "partition", f"expected keys with different texts, got {_short(keys)}; rename one"
+            "partition",
+            f"expected keys with different texts, got {_short(keys)}; rename one of them",
         )
     return names
 
@@ -166,9 +168,9 @@ def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> 
             text = paths.shortened(str(label), 200)
             near = difflib.get_close_matches(text, map(str, keys), n=3, cutoff=0.0)
             raise ValueError(
-                f"partition: expected a label of transforms at {_short(path)}, got "
-                f"{_short(label)}; the nearest are {', '.join(map(_short, near)) or 'none'}, or "
-                "pass rest"
+                f"partition: expected a label that is a key of transforms at {_short(path)}, got "
+                f"{_short(label)}; the nearest keys are {', '.join(map(_short, near)) or 'none'}; "
+                "use one of the keys, or pass rest"
             )
     return jax.tree.map(lambda label: keys.index(label) if label in keys else len(keys), labels)
 
@@ -182,14 +184,15 @@ def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
             if path in picked:
                 raise ValueError(
                     f"partition: expected one pattern for {_short(path)}, got "
-                    f"{_short(keys[picked[path]])} and {_short(key)}; make one of them narrower"
+                    f"{_short(keys[picked[path]])} and {_short(key)}; make one of them match fewer "
+                    "leaves"
                 )
             picked[path] = number
     left = next((path for path in leaves if path not in picked), None)
     if left is not None and not has_rest:
         raise ValueError(
-            f"partition: expected a pattern for every leaf, got none for {_short(left)}; "
-            "add one, or pass rest"
+            f"partition: expected a pattern for every leaf, got none for {_short(left)}; add a "
+            "pattern for it, or pass rest"
         )
     return jax.tree_util.tree_map_with_path(
         lambda keypath, _: picked.get(paths.path_of(keypath), len(keys)), tree

@@ -27,7 +27,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
         M = M + update,     W = M rounded to the dtype of W
 
     The optimizer computes the update at M. Without the copy, small updates are lost: the numbers in
-    bfloat16 next to 1 are 0.996 and 1.008, so adding 0.001 to 1 gives 1, however often it is done.
+    bfloat16 next to 1 are 0.996 and 1.008, so adding 0.001 to 1 gives 1 again, at every step.
 
     Args:
       optimizer: a transformation of fdl or optax. It gets gradients and parameters in float32.
@@ -96,17 +96,17 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
 def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTransformationExtraArgs:
     """Keeps the moments of an optimizer in a narrower dtype, to save memory.
 
-    fdl keeps moments in float32 or wider, whatever the dtype of the parameters; optax keeps moments
-    in the dtype of the parameters. With bfloat16 parameters, the state of
-    `keep_state_in(optimizer, jnp.bfloat16)` has the same dtypes as in optax. The drawback is that
-    0.999 v rounds to v in bfloat16, so a second moment that has grown never falls. Some optimizers
-    have an argument `mu_dtype`, which narrows only the first moment.
+    fdl keeps moments in float32 or wider, even for narrower parameters; optax keeps moments in the
+    dtype of the parameters. With bfloat16 parameters, the state of `keep_state_in(optimizer,
+    jnp.bfloat16)` has the same dtypes as in optax. The drawback is that 0.999 v rounds to v in
+    bfloat16, so a second moment that has grown never falls. Some optimizers have an argument
+    `mu_dtype`, which narrows only the first moment.
 
     Args:
       optimizer: a transformation of fdl or optax.
-      dtype: a floating dtype. An array of the state is cast to it if its own dtype is wider and if
-        it has one or more axes and the shape of a parameter. Scalars keep their dtypes, and so
-        do arrays whose shape is not the shape of any parameter.
+      dtype: a floating dtype. An array of the state is cast to this dtype if the array is wider,
+        has one or more axes, and has the shape of a parameter. Scalars, and arrays that do not have
+        the shape of any parameter, keep their dtypes.
 
     Returns:
       A transformation whose state has the structure of the optimizer's state.
@@ -149,7 +149,7 @@ def _whole(params: Any, master: Any) -> Any:
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
     """jax.tree.map over the leaves of `tree`. `others` may have None or MaskedNode there."""
-    structure: Any = jax.tree.structure(tree)  # mypy knows no methods of a PyTreeDef
+    structure: Any = jax.tree.structure(tree)  # mypy does not know its methods
     columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
 

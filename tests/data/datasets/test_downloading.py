@@ -208,17 +208,17 @@ FAULTS = {  # what the message says of each
     stall: "timed out",
     stall_at_once: "timed out",
     hang_up: "Remote end closed connection without response",
-    promise_less: "expected a whole gzip file, got a damaged one (Compressed file ended before",
-    promise_nothing: "expected a whole gzip file, got a damaged one (Compressed file ended before",
+    promise_less: "expected a valid gzip file, got an invalid one (Compressed file ended before",
+    promise_nothing: "expected a valid gzip file, got an invalid one (Compressed file ended before",
     cut_chunk: "IncompleteRead(",
-    flip_a_byte: "expected a whole gzip file, got a damaged one (",
+    flip_a_byte: "expected a valid gzip file, got an invalid one (",
     serve_other_file: f"expected SHA-256 {SHA256}, got {hashlib.sha256(DATA[::-1]).hexdigest()}; ",
-    serve_uncompressed: "expected a whole gzip file, got a damaged one (Not a gzipped file",
-    serve_longer_file: "expected a whole gzip file, got a damaged one (Not a gzipped file",
-    serve_page: "expected a whole gzip file, got a damaged one (Not a gzipped file (b'<h'))",
+    serve_uncompressed: "expected a valid gzip file, got an invalid one (Not a gzipped file",
+    serve_longer_file: "expected a valid gzip file, got an invalid one (Not a gzipped file",
+    serve_page: "expected a valid gzip file, got an invalid one (Not a gzipped file (b'<h'))",
     serve_nothing: f"expected SHA-256 {SHA256}, got {hashlib.sha256().hexdigest()}; deleted the ",
-    wrong_range: f"expected the bytes from 0 on, got the range 'bytes 10-{len(PACKED) - 1}/",
-    no_range: "expected the bytes from 0 on, got the range 'none'; deleted the partial file",
+    wrong_range: f"expected the bytes from 0 to the end, got the range 'bytes 10-{len(PACKED) - 1}",
+    no_range: "expected the bytes from 0 to the end, got the range 'none'; deleted the ",
     never_satisfied: "HTTP Error 416: ",
     serve_bomb: f"expected at most {len(DATA)} bytes unpacked, got more; deleted the partial file",
     serve_without_end: f"expected a gzip file of at most {MOST} bytes, got more; deleted the ",
@@ -276,8 +276,9 @@ def patience(fault):
 
 def assert_fails(path, *mirrors, reason, timeout=5.0):
     message = (
-        f"{path}: expected it from one of {len(mirrors)} mirrors, got it from none; set FDL_DATA "
-        f"to a folder that has the file, or run again to resume\n  {mirrors[0].url}: {reason}"
+        f"{path}: expected a download from one of {len(mirrors)} mirrors, got none that works; set "
+        f"FDL_DATA to a folder that contains the file, or run again to resume\n  {mirrors[0].url}: "
+        f"{reason}"
     )
     with pytest.raises(ConnectionError, match=f"^{re.escape(message)}"):
         fetch(path, *mirrors, timeout=timeout)
@@ -318,7 +319,9 @@ def test_another_file_in_its_place_is_replaced(mirror, path):
     path.parent.mkdir()
     path.write_bytes(DATA[:-1])
     mirror.answers = [missing]
-    with pytest.raises(ConnectionError, match=f"^{re.escape(str(path))}: expected it from one of"):
+    with pytest.raises(
+        ConnectionError, match=f"^{re.escape(str(path))}: expected a download from one of"
+    ):
         fetch(path, mirror)
     assert path.read_bytes() == DATA[:-1]
     mirror.answers = [serve]
@@ -528,7 +531,7 @@ def test_an_interrupt_keeps_the_part(mirror, path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_reported_before_any_request(mirror, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     message = f"{tmp_path / 'file'}: expected a folder that can be written, got 'File exists'; "
-    with pytest.raises(OSError, match=f"^{re.escape(message)}choose another one .FDL_CACHE"):
+    with pytest.raises(OSError, match=f"^{re.escape(message)}choose another folder .FDL_CACHE"):
         fetch(tmp_path / "file" / "data", mirror)
     assert mirror.ranges == []
 
@@ -595,7 +598,7 @@ def test_a_full_disk_is_not_the_mirrors_fault(mirror, other_mirror, path, monkey
     monkeypatch.setattr(os, "fsync", fail)
     message = (
         f"expected space for {len(DATA):,} bytes and their compressed form, got 'No space left on "
-        f"device'; free some, or choose another cache by FDL_CACHE: {str(path)!r}"
+        f"device'; free some space, or choose another cache folder with FDL_CACHE: {str(path)!r}"
     )
     with pytest.raises(OSError, match=f"{re.escape(message)}$"):
         fetch(path, mirror, other_mirror)
@@ -604,7 +607,7 @@ def test_a_full_disk_is_not_the_mirrors_fault(mirror, other_mirror, path, monkey
 
 @pytest.mark.parametrize("urls", ["http://127.0.0.1/data.gz", []], ids=["text", "empty"])
 def test_addresses_that_are_no_list_are_refused(urls, path):
-    message = f"urls: expected a list of addresses, got {urls!r}; write [address]"
+    message = f"urls: expected a list of addresses, got {urls!r}; pass [address]"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         download(urls, path, sha256=SHA256)
 

@@ -138,15 +138,18 @@ def test_a_folder_that_lacks_a_file_is_refused(tmp_path, missing):
     folder = write(tmp_path / "mine", files_of(1))
     (folder / missing).unlink()
     message = (
-        f"{folder}: expected the four files of MNIST, got no {missing}; put them there, gzipped "
-        "or not, or call mnist() without a folder to download them"
+        f"{folder}: expected the four files of MNIST, got a folder without {missing}; put these "
+        "files there, gzipped or not, or call mnist() without a folder to download them"
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         mnist(folder)
 
 
 def test_a_folder_that_is_not_there_lacks_all_four(tmp_path):
-    message = f"{tmp_path / 'no'}: expected the four files of MNIST, got no {', '.join(NAMES)}; "
+    message = (
+        f"{tmp_path / 'no'}: expected the four files of MNIST, got a folder without "
+        f"{', '.join(NAMES)}; "
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}"):
         mnist(tmp_path / "no")
 
@@ -194,7 +197,10 @@ def test_a_download_with_the_wrong_checksum_is_refused(tmp_path, monkeypatch, mi
     publish(monkeypatch, mirror, files_of(4))
     write(mirror, files_of(5), spell="{}.gz".format, pack=gzip.compress)
     target = tmp_path / "cache" / "mnist" / TRAIN
-    message = f"{target}: expected it from one of 1 mirrors, got it from none; set FDL_DATA to a "
+    message = (
+        f"{target}: expected a download from one of 1 mirrors, got none that works; set FDL_DATA "
+        "to a "
+    )
     with pytest.raises(ConnectionError, match=f"^{re.escape(message)}[^$]*expected SHA-256"):
         mnist()
     assert os.listdir(target.parent) == []
@@ -203,9 +209,11 @@ def test_a_download_with_the_wrong_checksum_is_refused(tmp_path, monkeypatch, mi
 def test_a_failed_download_tells_that_the_environment_was_looked_at(tmp_path, monkeypatch):
     (tmp_path / "wrong").mkdir()
     monkeypatch.setenv("FDL_DATA", str(tmp_path / "wrong"))
-    with pytest.raises(ConnectionError, match="expected it from one of 1 mirrors") as caught:
+    with pytest.raises(
+        ConnectionError, match="expected a download from one of 1 mirrors"
+    ) as caught:
         mnist()
-    note = f"FDL_DATA is {tmp_path / 'wrong'}: it does not hold all of {list(NAMES)}"
+    note = f"FDL_DATA is {tmp_path / 'wrong'}, which does not contain all of {list(NAMES)}"
     assert caught.value.__notes__ == [note]
 
 
@@ -216,8 +224,8 @@ def test_an_environment_that_names_no_folder_is_refused(tmp_path, monkeypatch, t
         (tmp_path / "data").write_text("not a folder")
     monkeypatch.setenv("FDL_DATA", str(tmp_path / "data"))
     message = (
-        f"mnist: expected FDL_DATA to name a folder, got {str(tmp_path / 'data')!r}, where there "
-        "is none; correct it, or unset it to download the files"
+        f"mnist: expected FDL_DATA to be the path of a folder, got {str(tmp_path / 'data')!r}, "
+        "which is not a folder; correct it, or unset it to download the files"
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         mnist()
@@ -240,8 +248,8 @@ def test_a_file_that_is_not_that_of_mnist_is_named(tmp_path, monkeypatch, name, 
     message = (
         f"{folder / name}: expected the file of MNIST, SHA-256 "
         f"{hashlib.sha256(files[name]).hexdigest()}, got {hashlib.sha256(damaged).hexdigest()}: it "
-        "is damaged, or of another data set; replace it by a whole copy, or read your own files "
-        f"with fdl.data.mnist({str(folder)!r})"
+        "is damaged or from another data set; replace it with a complete copy, or read your own "
+        f"files with fdl.data.mnist({str(folder)!r})"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         mnist()
@@ -256,37 +264,37 @@ def with_file(tmp_path, name, content):
     ("name", "content", "message"),
     [
         (TRAIN, files_of(1)[TRAIN][:-1], "expected 3936 bytes for uint8 [5, 28, 28], got 3935: "),
-        (TEST, gzip.compress(b"a")[:-1], "expected a whole gzip file, got a damaged one ("),
+        (TEST, gzip.compress(b"a")[:-1], "expected a valid gzip file, got an invalid one ("),
         (TEST_LABELS, b"<html>", "expected an IDX file, which begins with two zero bytes, got "),
         (
             TRAIN,
             idx(np.zeros((5, 32, 32), np.uint8)),
-            "expected images uint8 [N, 28, 28], got uint8 [5, 32, 32]; give the images of MNIST",
+            "expected images uint8 [N, 28, 28], got uint8 [5, 32, 32]; pass the images of MNIST",
         ),
         (
             TEST,
             idx(np.zeros((5, 28), np.uint8)),
-            "expected images uint8 [N, 28, 28], got uint8 [5, 28]; give the images of MNIST",
+            "expected images uint8 [N, 28, 28], got uint8 [5, 28]; pass the images of MNIST",
         ),
         (
             TEST,
             b"\0\0\x09\3\0\0\0\1\0\0\0\x1c\0\0\0\x1c" + bytes(784),
-            "expected images uint8 [N, 28, 28], got int8 [1, 28, 28]; give the images of MNIST",
+            "expected images uint8 [N, 28, 28], got int8 [1, 28, 28]; pass the images of MNIST",
         ),
         (
             TRAIN_LABELS,
             idx(np.array([5, 0, 10, 1, 9], np.uint8)),
-            "expected labels uint8 [N] from 0 to 9, got uint8 [5] up to 10; give the labels of ",
+            "expected labels uint8 [N] from 0 to 9, got uint8 [5] up to 10; pass the labels of ",
         ),
         (
             TEST_LABELS,
             idx(np.ones((3, 1), np.uint8)),
-            "expected labels uint8 [N] from 0 to 9, got uint8 [3, 1] up to 1; give the labels of ",
+            "expected labels uint8 [N] from 0 to 9, got uint8 [3, 1] up to 1; pass the labels of ",
         ),
         (
             TEST_LABELS,
             b"\0\0\x0c\1\0\0\0\0",
-            "expected labels uint8 [N] from 0 to 9, got int32 [0]; give the labels of MNIST",
+            "expected labels uint8 [N] from 0 to 9, got int32 [0]; pass the labels of MNIST",
         ),
     ],
 )
@@ -370,7 +378,10 @@ def test_a_download_of_other_clothes_is_refused(tmp_path, monkeypatch, mirror):
     # The same content, packed otherwise: the checksum is of the gzipped file.
     write(mirror, files_of(6), spell="{}.gz".format, pack=lambda each: gzip.compress(each, 1))
     target = tmp_path / "cache" / "fashion_mnist" / f"{TRAIN}.gz"
-    message = f"{target}: expected it from one of 1 mirrors, got it from none; set FDL_DATA to a "
+    message = (
+        f"{target}: expected a download from one of 1 mirrors, got none that works; set FDL_DATA "
+        "to a "
+    )
     with pytest.raises(ConnectionError, match=f"^{re.escape(message)}[^$]*expected "):
         fashion_mnist()
     assert os.listdir(target.parent) == []
@@ -408,8 +419,8 @@ def test_a_file_that_is_not_that_of_fashion_is_named(tmp_path, monkeypatch, name
     message = (
         f"{folder / name}.gz: expected the file of Fashion-MNIST, SHA-256 "
         f"{hashlib.sha256(packed[name]).hexdigest()}, got {hashlib.sha256(other).hexdigest()}: it "
-        "is damaged, or of another data set; replace it by a whole copy, or read your own files "
-        f"with fdl.data.fashion_mnist({str(folder)!r})"
+        "is damaged or from another data set; replace it with a complete copy, or read your own "
+        f"files with fdl.data.fashion_mnist({str(folder)!r})"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fashion_mnist()
@@ -421,8 +432,9 @@ def test_a_folder_of_clothes_may_be_unpacked_and_its_errors_name_the_data_set(tm
     assert_same(fashion_mnist(folder), files_of(1))
     (folder / TEST).unlink()
     message = (
-        f"{folder}: expected the four files of Fashion-MNIST, got no {TEST}; put them there, "
-        "gzipped or not, or call fashion_mnist() without a folder to download them"
+        f"{folder}: expected the four files of Fashion-MNIST, got a folder without {TEST}; put "
+        "these files there, gzipped or not, or call fashion_mnist() without a folder to download "
+        "them"
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         fashion_mnist(folder)

@@ -355,8 +355,8 @@ def test_mistakes_raise():
     with assert_refused("lbfgs: expected memory_size >= 1, got 0; 10 is usual"):
         optim.lbfgs(memory_size=0)
     with assert_refused(
-        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; keep starts at the "
-        "step of the last search"
+        f"{who}: expected initial_guess_strategy 'one' or 'keep', got 'two'; with 'keep', the "
+        "search starts at the last step; with 'one', it starts at 1"
     ):
         optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two")
     with assert_refused(f"{who}: expected max_linesearch_steps >= 1, got 0; 20 is usual"):
@@ -377,7 +377,8 @@ def test_mistakes_raise():
             each.update(w, each.init(w), **given)
     with pytest.raises(
         ValueError,
-        match=r"^scale_by_lbfgs: expected one tree in updates and state.params, got 'v' in state",
+        match=r"^scale_by_lbfgs: expected the same tree in updates and state.params, got 'v' only "
+        r"in state",
     ):
         optimizer.update(w, optimizer.init({"v": jnp.ones(2)}), w, **given)
 

@@ -507,13 +507,13 @@ def assert_refused(message):
         ),
         (
             lambda: optim.muon(0.1, "polar"),
-            "muon: expected ns_coeffs of standard, dion, or numbers, got 'polar'; leave it out for "
-            "the usual ones",
+            "muon: expected ns_coeffs of standard, dion, or numbers, got 'polar'; leave it out to "
+            "use 'standard'",
         ),
         (
             lambda: optim.muon(0.1, (1.0, 2.0)),
             "muon: expected ns_coeffs as (a, b, c) or one such row per iteration, got shape [2]; "
-            "pass the three numbers of a x + b x^3 + c x^5",
+            "pass the three coefficients of a x + b x^3 + c x^5",
         ),
         (
             lambda: optim.muon(0.1, ns_steps=0),
@@ -521,18 +521,18 @@ def assert_refused(message):
         ),
         (
             lambda: optim.muon(0.1, beta=1.0),
-            "muon: expected beta in (-1, 1), got 1.0; it is the share of the past that "
+            "muon: expected beta in (-1, 1), got 1.0; it is the fraction of the old value that "
             "each step keeps",
         ),
         (
             lambda: optim.scale_by_factored_rms(min_dim_size_to_factor=0),
-            "scale_by_factored_rms: expected min_dim_size_to_factor >= 1, got 0; pass "
-            "factored=False to keep all of v",
+            "scale_by_factored_rms: expected min_dim_size_to_factor >= 1, got 0; to store all of "
+            "v, pass factored=False",
         ),
         (
             lambda: optim.adafactor(clipping_threshold=0.0),
-            "adafactor: expected clipping_threshold > 0, got 0.0; it is the largest size that "
-            "passes",
+            "adafactor: expected clipping_threshold > 0, got 0.0; it is the largest size that is "
+            "not clipped",
         ),
         (
             lambda: optim.adafactor(-0.1),
@@ -541,12 +541,12 @@ def assert_refused(message):
         ),
         (
             lambda: optim.adafactor(0.1, momentum=1.0),
-            "adafactor: expected momentum in (-1, 1), got 1.0; it is the share of the past that "
-            "each step keeps",
+            "adafactor: expected momentum in (-1, 1), got 1.0; it is the fraction of the old value "
+            "that each step keeps",
         ),
         (
             lambda: optim.sam(fdl.sgd(0.1), fdl.sgd(0.1), sync_period=0),
-            "sam: expected sync_period >= 1, got 0; the paper has 2",
+            "sam: expected sync_period >= 1, got 0; the paper uses 2",
         ),
     ],
 )
@@ -569,8 +569,8 @@ def test_leaves_that_are_not_matrices_raise():
         (MuonDimensionNumbers((), 1), "((), 1)"),
     ]:
         message = (
-            "scale_by_muon: expected reduction and output axes of shape [2, 4] at 'w', each once, "
-            f"got {text}; pass None for a leaf that is not a matrix"
+            "scale_by_muon: expected reduction and output axes of shape [2, 4] at 'w', without "
+            f"repeats, got {text}; pass None for a leaf that is not a matrix"
         )
         with assert_refused(message):
             optim.muon(0.1, muon_weight_dimension_numbers=numbers_of).init({"w": jnp.ones((2, 4))})
@@ -601,7 +601,9 @@ def test_a_state_of_other_parameters_raises(name, where):
     optimizer = getattr(optim, name)(0.1)
     state = optimizer.init({"v": jnp.ones((2, 3))})
     w = {"w": jnp.ones((2, 3))}
-    with pytest.raises(ValueError, match=rf"^{where}: expected one tree in updates and state.*'v'"):
+    with pytest.raises(
+        ValueError, match=rf"^{where}: expected the same tree in updates and state.*'v'"
+    ):
         optimizer.update(w, state, w)
     with pytest.raises(ValueError, match=r"expected parameters of a floating dtype, got int32 at "):
         optimizer.init({"w": jnp.ones((2, 3), jnp.int32)})

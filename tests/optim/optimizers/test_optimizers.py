@@ -748,20 +748,23 @@ MISTAKES = {
     ),
     "b1": (
         lambda: fdl.adam(0.1, b1=1.0),
-        "adam: expected b1 in (-1, 1), got 1.0; it is the share of the past that each step keeps",
+        "adam: expected b1 in (-1, 1), got 1.0; it is the fraction of the old value that each step "
+        "keeps",
     ),
     "b2": (
         lambda: fdl.lion(0.1, b2=1.0),
-        "lion: expected b2 in (-1, 1), got 1.0; it is the share of the past that each step keeps",
+        "lion: expected b2 in (-1, 1), got 1.0; it is the fraction of the old value that each step "
+        "keeps",
     ),
     "rms": (
         lambda: fdl.rmsprop(0.1, decay=1.5),
-        "rmsprop: expected decay in [0, 1), got 1.5; it is the share of the past that each step "
-        "keeps",
+        "rmsprop: expected decay in [0, 1), got 1.5; it is the fraction of the old value that each "
+        "step keeps",
     ),
     "rho": (
         lambda: optim.adadelta(0.1, rho=2),
-        "adadelta: expected rho in [0, 1), got 2; it is the share of the past that each step keeps",
+        "adadelta: expected rho in [0, 1), got 2; it is the fraction of the old value that each "
+        "step keeps",
     ),
     "eta_minus": (
         lambda: optim.rprop(0.1, eta_minus=1.2),
@@ -773,15 +776,17 @@ MISTAKES = {
     ),
     "step_sizes": (
         lambda: optim.rprop(0.1, min_step_size=2.0, max_step_size=1.0),
-        "rprop: expected min_step_size <= max_step_size, got 2.0 and 1.0; they bound every step",
+        "rprop: expected min_step_size <= max_step_size, got 2.0 and 1.0; they are the smallest "
+        "and the largest step size",
     ),
     "step_size": (
         lambda: optim.rprop(0.1, min_step_size=-1.0),
-        "rprop: expected min_step_size >= 0, got -1.0; it bounds every step",
+        "rprop: expected min_step_size >= 0, got -1.0; it is the smallest step size",
     ),
     "step_size_nan": (
         lambda: optim.rprop(0.1, max_step_size=float("nan")),
-        "rprop: expected min_step_size <= max_step_size, got 1e-06 and nan; they bound every step",
+        "rprop: expected min_step_size <= max_step_size, got 1e-06 and nan; they are the smallest "
+        "and the largest step size",
     ),
     "text_in_a_decay": (
         lambda: fdl.adam(0.1, b1="0.9"),
@@ -797,34 +802,34 @@ MISTAKES = {
     ),
     "chain": (
         lambda: optim.chain(0.1),
-        "chain: expected a transformation, got 0.1; pass what a factory such as sgd(0.1) returns",
+        "chain: expected a transformation, got 0.1; pass an optimizer, such as fdl.sgd(0.1)",
     ),
     "lookahead": (
         lambda: optim.lookahead(fdl.sgd, 2, 0.5),
-        "lookahead: expected a transformation, got the function sgd; pass what a factory such as "
-        "sgd(0.1) returns",
+        "lookahead: expected a transformation, got the function sgd; pass an optimizer, such as "
+        "fdl.sgd(0.1)",
     ),
     "masked": (
         lambda: optim.masked(3, "**/w"),
-        "masked: expected a transformation, got 3; pass what a factory such as sgd(0.1) returns",
+        "masked: expected a transformation, got 3; pass an optimizer, such as fdl.sgd(0.1)",
     ),
     **{
         f"mask_{mask}": (
             functools.partial(optim.masked, fdl.sgd(0.1), mask),
             "masked: expected a mask of path patterns, a pytree of bool or a function of params, "
-            f"got {mask!r}; pass '**/w' for all weights",
+            f"got {mask!r}; pass '**/w' to select all weights",
         )
         for mask in (3, None, {"w": 1.0})
     },
     "mask_of_adamw": (
         lambda: optim.adamw(0.1, mask=3),
         "adamw: expected a mask of path patterns, a pytree of bool or a function of params, got 3; "
-        "pass '**/w' for all weights",
+        "pass '**/w' to select all weights",
     ),
     "mask_of_freeze": (
         lambda: optim.freeze(3),
         "freeze: expected a mask of path patterns, a pytree of bool or a function of params, got "
-        "3; pass '**/w' for all weights",
+        "3; pass '**/w' to select all weights",
     ),
     **{
         f"accumulate_{k}": (
@@ -840,11 +845,11 @@ MISTAKES = {
     ),
     "integers": (
         lambda: fdl.adam(0.1).init({"w": jnp.ones(2), "n": {"k": jnp.arange(3)}}),
-        "scale_by_adam: expected parameters of a floating dtype, got int32 at 'n/k'; keep what is ",
+        "scale_by_adam: expected parameters of a floating dtype, got int32 at 'n/k'; convert this ",
     ),
     "integers_sgd": (
         lambda: fdl.sgd(0.1).init(jnp.arange(3)),
-        "optimizer: expected parameters of a floating dtype, got int32 at ''; keep what is not ",
+        "optimizer: expected parameters of a floating dtype, got int32 at ''; convert this array ",
     ),
     "no_params": (
         lambda: fdl.adamw(0.1).update(jnp.ones(2), fdl.adamw(0.1).init(jnp.ones(2))),
@@ -861,8 +866,7 @@ MISTAKES = {
             jnp.ones(2), fdl.adam(lambda count: 0.1).init(jnp.ones(2))
         ),
         "learning_rate: expected a schedule that returns a scalar, got shape [2]; return one "
-        "number "
-        "per count",
+        "number for each count",
     ),
     "decay_schedule": (
         lambda: fdl.adamw(0.1, weight_decay=lambda count: jnp.ones(1)).update(
@@ -870,23 +874,25 @@ MISTAKES = {
             fdl.adamw(0.1, weight_decay=lambda count: 0.1).init(jnp.ones(2)),
             jnp.ones(2),
         ),
-        "weight_decay: expected a schedule that returns a scalar, got shape [1]; return one "
-        "number per "
-        "count",
+        "weight_decay: expected a schedule that returns a scalar, got shape [1]; return one number "
+        "for each count",
     ),
     "other_tree": (
         lambda: fdl.adam(0.1).update(
             {"w": jnp.ones(2)}, fdl.adam(0.1).init({"w": jnp.ones(2), "b": jnp.ones(1)})
         ),
-        "scale_by_adam: expected one tree in updates and state.mu, got 'b' in state.mu alone; make",
+        "scale_by_adam: expected the same tree in updates and state.mu, got 'b' only in state.mu; "
+        "make",
     ),
     "other_shape": (
         lambda: fdl.adam(0.1).update({"w": jnp.ones(2)}, fdl.adam(0.1).init({"w": jnp.ones(1)})),
-        "scale_by_adam: expected one shape in updates and state.mu at 'w', got [2] and [1]; make ",
+        "scale_by_adam: expected the same shape in updates and state.mu at 'w', got [2] and [1]; "
+        "make ",
     ),
     "other_kind": (
         lambda: fdl.adam(0.1).update([jnp.ones(2)], fdl.adam(0.1).init((jnp.ones(2),))),
-        "scale_by_adam: expected one tree in updates and state.mu, got two structures with the ",
+        "scale_by_adam: expected the same tree in updates and state.mu, got containers of "
+        "different types; make ",
     ),
     "mask": (
         lambda: fdl.adamw(0.1, mask="**/kernel").init({"dense": {"w": jnp.ones(2)}}),
@@ -906,7 +912,7 @@ MISTAKES = {
     ),
     "schedule_free_state": (
         lambda: optim.schedule_free_eval_params(fdl.sgd(0.1).init(jnp.ones(1)), jnp.ones(1)),
-        "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; pass the state of ",
+        "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; if schedule_free ",
     ),
 }
 
@@ -940,16 +946,21 @@ OUT_OF_RANGE = [
         for make, name, values, interval, remedy in [
             (
                 functools.partial(optim.adafactor, 0.1),
-                *("decay_rate", (0.0, -1.0), "> 0", "v averages over about t^decay_rate steps"),
+                *("decay_rate", (0.0, -1.0), "> 0", "0.8 is usual"),
             ),
             (
                 functools.partial(optim.muon, 0.1),
                 *("consistent_rms", (0.0, float("inf")), "> 0"),
-                "with 0.2 steps are about as large as AdamW's",
+                "with 0.2, steps are about as large as those of AdamW",
             ),
             (
                 functools.partial(optim.lars, 0.1),
-                *("trust_coefficient", (-1.0, 0.0), "> 0", "it is the step as a fraction of |W|"),
+                *(
+                    "trust_coefficient",
+                    (-1.0, 0.0),
+                    "> 0",
+                    "pass the length of a step as a fraction of |W|",
+                ),
             ),
             (
                 functools.partial(optim.radam, 0.1),
@@ -961,7 +972,7 @@ OUT_OF_RANGE = [
             ),
             (
                 functools.partial(optim.schedule_free_sgd, 0.1),
-                *("b1", (0.0, 1.1), "in (0, 1]", "x is computed by a division by b1"),
+                *("b1", (0.0, 1.1), "in (0, 1]", "0.9 is usual"),
             ),
             (optim.scale_by_trust_ratio, "min_norm", NOT_AT_LEAST_0, ">= 0", LEAST),
             (optim.scale_by_param_block_rms, "min_scale", NOT_AT_LEAST_0, ">= 0", LEAST),

@@ -185,12 +185,11 @@ def test_mistakes_raise():
     for make, message in [
         (
             lambda: optim.soap(precondition_frequency=0),
-            "soap: expected precondition_frequency >= 1, got 0; it is the number of steps between "
-            "new bases",
+            "soap: expected precondition_frequency >= 1, got 0; 10 is usual",
         ),
         (
             lambda: optim.soap(shampoo_beta=1.0),
-            "soap: expected shampoo_beta in [0, 1), got 1.0; it is the share of the past "
+            "soap: expected shampoo_beta in [0, 1), got 1.0; it is the fraction of the old value "
             "that each step keeps",
         ),
     ]:
@@ -199,12 +198,14 @@ def test_mistakes_raise():
     optimizer, w = optim.soap(), {"w": jnp.ones((2, 2))}
     with pytest.raises(
         ValueError,
-        match=r"^scale_by_soap: expected one tree in updates and state.mu, got 'v' in state.mu al",
+        match=r"^scale_by_soap: expected the same tree in updates and state.mu, got 'v' only in "
+        r"state.mu",
     ):
         optimizer.update(w, optimizer.init({"v": jnp.ones((2, 2))}), w)
     with pytest.raises(
         ValueError,
-        match=r"^scale_by_soap: expected one shape in updates and state.mu at 'w', got \[2, 2\] ",
+        match=r"^scale_by_soap: expected the same shape in updates and state.mu at 'w', got \[2, "
+        r"2\] ",
     ):
         optimizer.update(w, optimizer.init({"w": jnp.ones((2, 3))}), w)
     with pytest.raises(ValueError, match=r"^add_decayed_weights: expected the parameters, got N"):

@@ -451,11 +451,11 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.linear_schedule(0.1, 0.0, 0),
-            "linear_schedule: expected transition_steps >= 1, got 0; it is a number of steps",
+            "linear_schedule: expected transition_steps >= 1, got 0; pass a number of steps",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, transition_begin=-1),
-            "exponential_decay: expected transition_begin >= 0, got -1; it is a number of steps",
+            "exponential_decay: expected transition_begin >= 0, got -1; pass a number of steps",
         ),
         (
             lambda: optim.linear_schedule(0.1, 0.0, "10"),
@@ -471,12 +471,13 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.polynomial_schedule(0.1, 0.0, -2, 4),
-            "polynomial_schedule: expected power > 0, got -2; it is the power of the remaining "
-            "steps",
+            "polynomial_schedule: expected power > 0, got -2; with 1, the schedule is a straight "
+            "line",
         ),
         (
             lambda: optim.cosine_decay_schedule(0.1, 4, exponent=-1.0),
-            "cosine_decay_schedule: expected exponent > 0, got -1.0; it is the power of the cosine",
+            "cosine_decay_schedule: expected exponent > 0, got -1.0; with 1, the schedule is half "
+            "a cosine",
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.5, end_value=float("nan")),
@@ -494,32 +495,31 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.exponential_decay(0.1, 5, 0.0),
-            "exponential_decay: expected decay_rate > 0, got 0.0; it is a factor; for no decay "
-            "pass "
-            "1, or use constant_schedule",
+            "exponential_decay: expected decay_rate > 0, got 0.0; it is a factor; for no decay, "
+            "pass 1 or use constant_schedule",
         ),
         (
             lambda: optim.inverse_time_decay(0.1, 5, -0.5),
-            "inverse_time_decay: expected decay_rate >= 0, got -0.5; with a negative value the "
-            "schedule divides by 0 at some step",
+            "inverse_time_decay: expected decay_rate >= 0, got -0.5; a negative value can make the "
+            "schedule divide by 0",
         ),
         (
             lambda: optim.inverse_sqrt_schedule(0.1, 0),
-            "inverse_sqrt_schedule: expected warmup_steps >= 1, got 0; it is a number of steps",
+            "inverse_sqrt_schedule: expected warmup_steps >= 1, got 0; pass a number of steps",
         ),
         (
             lambda: optim.cosine_decay_schedule(0.1, -3),
-            "cosine_decay_schedule: expected decay_steps >= 1, got -3; it is a number of steps",
+            "cosine_decay_schedule: expected decay_steps >= 1, got -3; pass a number of steps",
         ),
         (
             lambda: optim.piecewise_constant_schedule(0.1, {-1: 0.5}),
             "piecewise_constant_schedule: expected every boundary of boundaries_and_scales >= 0, "
-            "got -1; it is a number of steps",
+            "got -1; pass a number of steps",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cosine", 0.1, {5: -0.5}),
-            "piecewise_interpolate_schedule: expected boundaries_and_scales[5] >= 0, got -0.5; it "
-            "multiplies the value before",
+            "piecewise_interpolate_schedule: expected boundaries_and_scales[5] >= 0, got -0.5; the "
+            "value is multiplied by it",
         ),
         (
             lambda: optim.piecewise_interpolate_schedule("cubic", 0.1, {5: 0.5}),
@@ -528,21 +528,21 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.linear_onecycle_schedule(10, 0.1, 0.5, 0.4),
-            "linear_onecycle_schedule: expected pct_start <= pct_final, got 0.5 and 0.4; they are "
+            "linear_onecycle_schedule: expected pct_start <= pct_final, got 0.5 and 0.4; pass "
             "fractions of all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, 1.5),
-            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; it is a fraction of "
+            "cosine_onecycle_schedule: expected pct_start in [0, 1], got 1.5; pass a fraction of "
             "all steps",
         ),
         (
             lambda: optim.cosine_onecycle_schedule(10, 0.1, div_factor=0.0),
-            "cosine_onecycle_schedule: expected div_factor > 0, got 0.0; a value is divided by it",
+            "cosine_onecycle_schedule: expected div_factor > 0, got 0.0; it is a divisor",
         ),
         (
             lambda: optim.warmup_constant_schedule(0.0, 0.1, -1),
-            "warmup_constant_schedule: expected warmup_steps >= 0, got -1; it is a number of steps",
+            "warmup_constant_schedule: expected warmup_steps >= 0, got -1; pass a number of steps",
         ),
         (
             lambda: optim.warmup_cosine_decay_schedule(0.0, 0.1, 10, 10),
@@ -551,13 +551,13 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.warmup_stable_decay_schedule(0.0, 0.1, 10, -1, 10),
-            "warmup_stable_decay_schedule: expected stable_steps >= 0, got -1; it is a number of "
+            "warmup_stable_decay_schedule: expected stable_steps >= 0, got -1; pass a number of "
             "steps",
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)], [3]),
-            "join_schedules: expected one boundary less than schedules, got 1 and 1; every "
-            "schedule but the first starts at a boundary",
+            "join_schedules: expected one boundary less than schedules, got 1 boundaries and 1 "
+            "schedules; every schedule except the first starts at a boundary",
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)] * 3, [5, 3]),
@@ -566,8 +566,8 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.sgdr_schedule([]),
-            "sgdr_schedule: expected one boundary less than schedules, got 0 and 0; every schedule "
-            "but the first starts at a boundary",
+            "sgdr_schedule: expected one boundary less than schedules, got 0 boundaries and 0 "
+            "schedules; every schedule except the first starts at a boundary",
         ),
     ],
 )
@@ -593,7 +593,7 @@ def test_an_error_about_an_argument_names_the_schedule_and_the_argument(name, ar
 
 
 def test_bad_arguments_raise_under_jit():
-    message = "cosine_decay_schedule: expected decay_steps >= 1, got 0; it is a number of steps"
+    message = "cosine_decay_schedule: expected decay_steps >= 1, got 0; pass a number of steps"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         jax.jit(lambda c: optim.cosine_decay_schedule(0.1, 0)(c))(jnp.int32(3))
 

@@ -309,35 +309,34 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: inject_hyperparams(optim.adam)(0.1, b2=1.0),
-            "adam: expected b2 in [0, 1), got 1.0; it is the share of the past that each step "
-            "keeps",
+            "adam: expected b2 in [0, 1), got 1.0; it is the fraction of the old value that each "
+            "step keeps",
         ),
         (
             lambda: inject_hyperparams(optim.sgd, static_args="rate"),
             "inject_hyperparams: expected static_args among ['learning_rate', 'momentum', "
-            "'nesterov', 'accumulator_dtype', 'dampening'], got ['rate']; they are arguments of "
-            "sgd",
+            "'nesterov', 'accumulator_dtype', 'dampening'], got ['rate']; pass names of arguments "
+            "of sgd",
         ),
         (
             lambda: inject_hyperparams(optim.sgd)(lambda count: jnp.ones(2)),
             "learning_rate: expected a schedule that returns a scalar, got shape [2]; return one "
-            "number per count",
+            "number for each count",
         ),
         (
             lambda: set_hyperparams(made(), rate=0.1),
-            "set_hyperparams: expected 'rate' in one part of the state, got it in 0; the state "
-            "has ['learning_rate', 'momentum']",
+            "set_hyperparams: expected 'rate' in exactly one part of the state, got it in 0 parts; "
+            "the names in this state are ['learning_rate', 'momentum']",
         ),
         (
             lambda: set_hyperparams((made(), made()), momentum=0.1),
-            "set_hyperparams: expected 'momentum' in one part of the state, got it in 2; the "
-            "state "
-            "has ['learning_rate', 'momentum']",
+            "set_hyperparams: expected 'momentum' in exactly one part of the state, got it in 2 "
+            "parts; the names in this state are ['learning_rate', 'momentum']",
         ),
         (
             lambda: set_hyperparams(made(), learning_rate=0.1),
-            "set_hyperparams: expected a number without a schedule, got 'learning_rate'; its "
-            "schedule would overwrite the value",
+            "set_hyperparams: expected a number without a schedule, got 'learning_rate'; build the "
+            "optimizer with a number, because a schedule would overwrite the value",
         ),
         (
             lambda: set_hyperparams(made(), momentum=float("nan")),
@@ -354,13 +353,13 @@ def test_under_float64_it_is_float64():
         ),
         (
             lambda: set_hyperparams(made(1), learning_rate=0.5),
-            "set_hyperparams: expected a whole number for learning_rate, got 0.5; pass a float "
-            "to the factory first",
+            "set_hyperparams: expected a whole number for learning_rate, got 0.5; if it should be "
+            "a float, pass a float to the factory",
         ),
         (
             lambda: set_hyperparams(made(), momentum=np.ones(3)),
-            "set_hyperparams: expected momentum of shape [] or a scalar, got [3]; make a state of "
-            "members with jax.vmap(optimizer.init)",
+            "set_hyperparams: expected momentum of shape [] or a scalar, got [3]; for one value "
+            "per member, make the state with jax.vmap(optimizer.init)",
         ),
     ],
 )

@@ -349,15 +349,15 @@ def test_no_average_or_two_averages_raise():
     w = {"w": jnp.ones(2)}
     with pytest.raises(
         ValueError,
-        match=r"^averaged_params: expected a state with an average, got none; put "
+        match=r"^averaged_params: expected a state with an average, got a state without one; put "
         r"params_ema last in the chain$",
     ):
         optim.averaged_params(fdl.sgd(0.1).init(w), w)
     twice = optim.chain(optim.params_ema(0.5), optim.params_ema(0.9))
     with pytest.raises(
         ValueError,
-        match=r"^averaged_params: expected one average of 'w', got two; pass the part of the "
-        r"state that contains one of them$",
+        match=r"^averaged_params: expected one average of 'w', got two; pass the part of the state "
+        r"that contains only one of them$",
     ):
         optim.averaged_params(twice.init(w), w)
 
@@ -522,17 +522,18 @@ def test_each_part_has_its_optimizer():
         ),
         (
             lambda: optim.partition({"**/w": fdl.sgd(0.1)}),
-            "partition: expected a pattern for every leaf, got none for 'b'; add one, or pass rest",
+            "partition: expected a pattern for every leaf, got none for 'b'; add a pattern for it, "
+            "or pass rest",
         ),
         (
             lambda: optim.partition({"**": fdl.sgd(0.1), "**/w": fdl.sgd(0.1)}),
             "partition: expected one pattern for 'layer/w', got '**' and '**/w'; make one of them "
-            "narrower",
+            "match fewer leaves",
         ),
         (
             lambda: optim.partition({"fast": fdl.sgd(0.1)}, {"b": "fast", "layer": "fats"}),
-            "partition: expected a label of transforms at 'layer', got 'fats'; the nearest are "
-            "'fast', or pass rest",
+            "partition: expected a label that is a key of transforms at 'layer', got 'fats'; the "
+            "nearest keys are 'fast'; use one of the keys, or pass rest",
         ),
     ],
 )
@@ -548,32 +549,32 @@ def test_a_bad_partition_raises(make, message):
     [
         (
             lambda: optim.clip(0.0),
-            "clip: expected max_delta > 0, got 0.0; it is the largest size that passes",
+            "clip: expected max_delta > 0, got 0.0; it is the largest size that is not clipped",
         ),
         (
             lambda: optim.clip_by_block_rms(-1.0),
-            "clip_by_block_rms: expected threshold > 0, got -1.0; it is the largest size that "
-            "passes",
+            "clip_by_block_rms: expected threshold > 0, got -1.0; it is the largest size that is "
+            "not clipped",
         ),
         (
             lambda: optim.clip_by_global_norm(float("nan")),
-            "clip_by_global_norm: expected max_norm > 0, got nan; it is the largest size that "
-            "passes",
+            "clip_by_global_norm: expected max_norm > 0, got nan; it is the largest size that is "
+            "not clipped",
         ),
         (
             lambda: optim.adaptive_grad_clip(float("inf")),
             "adaptive_grad_clip: expected a finite clipping > 0, got inf; it is the largest size "
-            "that passes",
+            "that is not clipped",
         ),
         (
             lambda: optim.ema(1.0),
-            "ema: expected decay in (-1, 1), got 1.0; it is the share of the past that each step "
-            "keeps",
+            "ema: expected decay in (-1, 1), got 1.0; it is the fraction of the old value that "
+            "each step keeps",
         ),
         (
             lambda: optim.params_ema(-0.1),
-            "params_ema: expected decay in [0, 1), got -0.1; it is the share of the past that "
-            "each step keeps",
+            "params_ema: expected decay in [0, 1), got -0.1; it is the fraction of the old value "
+            "that each step keeps",
         ),
         (
             lambda: optim.accumulate(fdl.sgd(0.1), 0),
@@ -587,14 +588,15 @@ def test_a_bad_partition_raises(make, message):
         ),
         (
             lambda: optim.partition({"rest": fdl.sgd(0.1)}, rest=fdl.sgd(0.1)),
-            "partition: expected no key 'rest' in transforms beside rest, got one; rename it",
+            "partition: expected no key 'rest' in transforms if `rest` is given, got one; rename "
+            "this key",
         ),
         (
             lambda: optim.adaptive_grad_clip(0.1).update(
                 jnp.ones((2,) * 6), optax.EmptyState(), jnp.ones((2,) * 6)
             ),
             "adaptive_grad_clip: expected at most 5 dimensions, got [2, 2, 2, 2, 2, 2]; pass "
-            "axis, the axes that belong to one unit",
+            "`axis`, the axes of one unit",
         ),
         (
             lambda: optim.adaptive_grad_clip(0.1).update(jnp.ones(2), optax.EmptyState()),
