@@ -14,6 +14,7 @@ from fdl.look.optimizer_comparison import rate_sensitivity as rate_sensitivity
 from fdl.look.structure import depth as depth
 from fdl.look.structure import summary as summary
 from fdl.look.draw import image_rows as image_rows
+from fdl.look.events import tensorboard as tensorboard
 from fdl.look.draw import precision_recall_curves as precision_recall_curves
 from fdl.look.draw import roc_curves as roc_curves
 

@@ -123,7 +123,8 @@ class Checkpoints(Observer):
         steps = self.steps()
         if not steps:
             return run
-        self.found, result = read(self.folder / str(steps[-1]), getattr(run, "run", run))
+        like = run.run if isinstance(run, Result) else run
+        self.found, result = read(self.folder / str(steps[-1]), like)
         return result
 
     def begin(self, plan: Plan) -> None:

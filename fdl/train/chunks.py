@@ -60,7 +60,7 @@ def signals_noted() -> Iterator[Callable[[], str]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: ""
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[Any, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, frame: Any) -> None:
         if noted and number == signal.SIGINT:

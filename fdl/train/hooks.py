@@ -164,8 +164,8 @@ class Hooks:
         try:
             for name, observer in named.items():
                 observer.recall(memories.get(name, {}), plan.run)
-                begun.append(observer)
                 self.reason = self.reason or observer.begin(plan) or ""
+                begun.append(observer)
             yield
         finally:
             for observer in begun:

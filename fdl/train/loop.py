@@ -188,7 +188,7 @@ def fit(
         mixes_examples(objective, first.params, first.state, data)  # raises if it does
     settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
     zeros = zero_means(first, *one_step.eval_shape(first, data, **settings))
-    rate = rate_of(optimizer)
+    rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
     names = ("step", "epoch", *named, *zeros, *validated, "seconds")
     plan = Plan(objective, optimizer, data, batch_size, first, last, every, names)
