@@ -492,7 +492,7 @@ def test_texts_of_values_are_short_and_say_what_they_are():
     assert repr(best).startswith("<keep_best('val_loss'): 0.")
     assert repr(best).endswith(" at step 4; params: 23 numbers in 4 arrays>")
     found = compare(rates=[1e-3, 0.01, 0.1], steps=2)["sgd"]
-    assert repr(found).startswith("<Comparison of 3 rates and 1 seeds, 2 steps; best rate: ")
+    assert repr(found).startswith("<Sweep of 3 settings and 1 seeds, 2 steps; best: learning_rate ")
     assert repr(score()) == (
         f"<Supervised of {LAYER}; loss the function softmax_cross_entropy, accuracy the function "
         "accuracy>"

@@ -11,7 +11,7 @@ import numpy as np
 
 from fdl.look import figure_parts
 from fdl.look.notebook_table import Table
-from fdl.train import Comparison
+from fdl.train import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 BEHIND: dict[str, Any] = {"color": "0.85", "linewidth": 0.9, "zorder": 1}
 
 
-def comparison_table(found: Mapping[str, Comparison]) -> Table:
+def comparison_table(found: Mapping[str, Sweep]) -> Table:
     """A table with a line for each optimizer at its best learning rate.
 
     Args:
-      found: name -> `Comparison`, from `fdl.compare_optimizers`.
+      found: name -> `Sweep`, from `fdl.compare_optimizers`.
 
     Returns:
       Text with these columns:
@@ -42,9 +42,10 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
-      >>> tried = Comparison(
-      ...     rates=np.array([0.1, 1.0, 10.0]), seeds=np.array([0]), steps=np.array([5, 10]),
-      ...     curves=curves, monitor="loss", best=1,
+      >>> settings = [{"learning_rate": rate} for rate in (0.1, 1.0, 10.0)]
+      >>> tried = Sweep(
+      ...     settings, seeds=np.array([0]), steps=np.array([5, 10]), curves=curves,
+      ...     monitor="loss", best=1, run=None, stopped=np.full(3, 10),
       ...     steps_to_target=np.array([[np.inf], [10.0], [np.inf]]),
       ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> print(comparison_table({"sgd": tried}))
@@ -66,11 +67,11 @@ def comparison_table(found: Mapping[str, Comparison]) -> Table:
     return Table("\n".join(lines))
 
 
-def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
+def rate_sensitivity(found: Mapping[str, Sweep]) -> "Figure":
     """The monitored loss or metric of each optimizer at the last record, over the learning rate.
 
     Args:
-      found: name -> `Comparison`, from `fdl.compare_optimizers`.
+      found: name -> `Sweep`, from `fdl.compare_optimizers`.
 
     Returns:
       A figure with a panel for each optimizer, which also shows the lines of all other optimizers
@@ -83,9 +84,10 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]], [[3.0, np.nan]]])}
-      >>> tried = Comparison(
-      ...     rates=np.array([0.1, 1.0, 10.0]), seeds=np.array([0]), steps=np.array([5, 10]),
-      ...     curves=curves, monitor="loss", best=1, steps_to_target=None,
+      >>> settings = [{"learning_rate": rate} for rate in (0.1, 1.0, 10.0)]
+      >>> tried = Sweep(
+      ...     settings, seeds=np.array([0]), steps=np.array([5, 10]), curves=curves,
+      ...     monitor="loss", best=1, run=None, stopped=np.full(3, 10), steps_to_target=None,
       ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> rate_sensitivity({"sgd": tried}).axes[0].get_title()
       'sgd\\n0.5 at rate 1'
@@ -97,7 +99,7 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
     ends = {name: each.final(each.monitor) for name, each in found.items()}
     scale = _Scale(found, np.concatenate([end.mean(1) for end in ends.values()]))
 
-    def draw(axes: "Axes", name: str, each: Comparison, colour: Any) -> None:
+    def draw(axes: "Axes", name: str, each: Sweep, colour: Any) -> None:
         _band(axes, each.rates, ends[name], colour)
         lost = ~np.isfinite(ends[name]).all(1) | scale.beyond(ends[name].mean(1))
         if lost.any():
@@ -114,11 +116,11 @@ def rate_sensitivity(found: Mapping[str, Comparison]) -> "Figure":
     return figure
 
 
-def best_curves(found: Mapping[str, Comparison]) -> "Figure":
+def best_curves(found: Mapping[str, Sweep]) -> "Figure":
     """The monitored loss or metric of each optimizer over training, at its best learning rate.
 
     Args:
-      found: name -> `Comparison`, from `fdl.compare_optimizers`.
+      found: name -> `Sweep`, from `fdl.compare_optimizers`.
 
     Returns:
       A figure with a panel for each optimizer, which also shows the lines of all other optimizers
@@ -130,9 +132,10 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
 
     Example:
       >>> curves = {"loss": np.array([[[3.0, 2.0]], [[3.0, 0.5]]])}
-      >>> tried = Comparison(
-      ...     rates=np.array([0.1, 1.0]), seeds=np.array([0]), steps=np.array([5, 10]),
-      ...     curves=curves, monitor="loss", best=1, steps_to_target=None,
+      >>> settings = [{"learning_rate": rate} for rate in (0.1, 1.0)]
+      >>> tried = Sweep(
+      ...     settings, seeds=np.array([0]), steps=np.array([5, 10]), curves=curves,
+      ...     monitor="loss", best=1, run=None, stopped=np.full(2, 10), steps_to_target=None,
       ...     seconds_per_step=2e-5, compile_seconds=1.5)
       >>> best_curves({"sgd": tried}).axes[0].lines[0].get_xydata().tolist()
       [[5.0, 3.0], [10.0, 0.5]]
@@ -146,7 +149,7 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
     values = np.concatenate([curve.mean(1) for curve in best.values()] or [np.ones(1)])
     scale = _Scale(found, values)
 
-    def draw(axes: "Axes", name: str, each: Comparison, colour: Any) -> None:
+    def draw(axes: "Axes", name: str, each: Sweep, colour: Any) -> None:
         if name in best:
             _band(axes, each.steps, best[name], colour)
         else:
@@ -162,7 +165,7 @@ def best_curves(found: Mapping[str, Comparison]) -> "Figure":
 class _Scale:
     """The y axis of all panels. A loss is drawn up to about twice its value at the first record."""
 
-    def __init__(self, found: Mapping[str, Comparison], values: np.ndarray):
+    def __init__(self, found: Mapping[str, Sweep], values: np.ndarray):
         self.name = next(iter(found.values())).monitor
         # The values at the first record and the smallest rate, where a network has learned little.
         begun = np.array([each.curves[each.monitor][0, :, 0].mean() for each in found.values()])
@@ -190,7 +193,7 @@ class _Scale:
 
 def _small_multiples(
     caller: str,
-    found: Mapping[str, Comparison],
+    found: Mapping[str, Sweep],
     behind: Mapping[str, Any],
     draw: Callable[..., None],
     scale: _Scale,
@@ -227,14 +230,14 @@ def _band(axes: "Axes", x: Any, values: np.ndarray, colour: Any) -> None:
     axes.fill_between(x, values.min(-1), values.max(-1), color=colour, alpha=0.25, linewidth=0)
 
 
-def _title(name: str, each: Comparison) -> str:
+def _title(name: str, each: Sweep) -> str:
     if each.best is None:
         return f"{name}\ndiverged"
     end = each.final(each.monitor)[each.best].mean()
     return f"{name}\n{end:.3g} at rate {each.rates[each.best]:.2g}"
 
 
-def _row(each: Comparison) -> dict[str, str]:
+def _row(each: Sweep) -> dict[str, str]:
     """The row of an optimizer in the table: column -> cell."""
     validated = each.monitor.startswith("val_")
     names = [name for name in each.curves if name.startswith("val_") == validated]
@@ -258,10 +261,10 @@ def _row(each: Comparison) -> dict[str, str]:
     return row | {"us/step": f"{each.seconds_per_step * 1e6:.3g}"}
 
 
-def _check_found(caller: str, found: Mapping[str, Comparison]) -> None:
+def _check_found(caller: str, found: Mapping[str, Sweep]) -> None:
     named = isinstance(found, Mapping) and len(found) > 0
-    if not named or not all(isinstance(each, Comparison) for each in found.values()):
+    if not named or not all(isinstance(each, Sweep) for each in found.values()):
         raise ValueError(
             f"{caller}: expected the result of fdl.compare_optimizers, got {found!r:.60}; pass a "
-            "dict, name -> Comparison, with at least one entry"
+            "dict, name -> Sweep, with at least one entry"
         )

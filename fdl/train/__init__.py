@@ -1,8 +1,9 @@
 """Training: one training step, a compiled loop of many steps, evaluation, and sweeps."""
 
 from fdl.public_names import public as _public
-from fdl.train.sweeps import Comparison as Comparison
-from fdl.train.sweeps import compare_optimizers as compare_optimizers
+from fdl.train.sweeps import Sweep as Sweep
+from fdl.train.sweeps import sweep as sweep
+from fdl.train.comparison import compare_optimizers as compare_optimizers
 from fdl.train.evaluation import evaluate as evaluate
 from fdl.train.evaluation import predict as predict
 from fdl.train.hooks import Observer as Observer

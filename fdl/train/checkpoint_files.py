@@ -158,7 +158,7 @@ def _digest(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     found = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
     for path, leaf in arrays.items():
         found.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        found.update(memoryview(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
+        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

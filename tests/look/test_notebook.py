@@ -15,7 +15,7 @@ import pytest
 
 import fdl
 from fdl.look import comparison_table, draw
-from fdl.train import Comparison
+from fdl.train import Sweep
 
 HISTORY = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 CELLS = {
@@ -58,7 +58,10 @@ def test_tables_are_read_without_print():
     assert type(str(table)) is str and pickle.loads(pickle.dumps(table)) == table
     curves = {"loss": np.array([[[3.0, 2.0]]])}
     rates, steps = np.array([0.1]), np.array([5, 10])
-    found = Comparison(rates, np.array([0]), steps, curves, "loss", 0, None, 2e-5, 1.5)
+    found = Sweep(
+        [{"learning_rate": rates[0]}],
+        *(np.array([0]), steps, curves, "loss", 0, None, np.array([10]), None, 2e-5, 1.5),
+    )
     table = comparison_table({"sgd": found})
     assert repr(table) == table and table.startswith("optimizer  best rate")
 

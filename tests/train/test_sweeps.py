@@ -11,7 +11,6 @@ import pytest
 
 import fdl
 from fdl.look import best_curves, comparison_table, rate_sensitivity
-from fdl.train.sweeps import train_grid
 from tests.toys import running_mean
 
 at_any_rate = pytest.mark.filterwarnings("ignore:compare_optimizers. expected the best rate of")
@@ -65,12 +64,9 @@ def test_each_of_64_rates_is_its_solo_run():
             return objective(*args)
 
         rates, seeds, begun = np.logspace(-4, -1, 64), [3], init(3)
-        trained = train_grid(
-            *(counted, fdl.optim.adam, jax.tree.map(lambda leaf: leaf[None], begun), data, None),
-            rates=rates,
-            seeds=np.array(seeds),
-            batch_size=8,
-            records=np.arange(25, 101, 25),
+        trained = fdl.sweep(
+            *(counted, init, fdl.optim.adam, {"learning_rate": rates}, data),
+            **{"seeds": seeds, "batch_size": 8, "steps": 100, "record_every": 25},
         )
         assert len(traced) == 1
         solo = jax.jit(
@@ -281,7 +277,12 @@ def shown():
     }
     steps = np.array([[np.inf, np.inf], [10.0, 5.0], [np.inf, np.inf]])
     grid = np.array([0.1, 1.0, 10.0]), np.array([0, 1]), np.array([5, 10])
-    first = fdl.train.Comparison(*grid, curves, "loss", 1, steps, 2e-5, 1.5)
+    settings = [{"learning_rate": rate} for rate in grid[0]]
+    rest = {"run": None, "stopped": np.full(3, 10), "seconds_per_step": 2e-5}
+    first = fdl.Sweep(
+        *(settings, *grid[1:], curves, "loss", 1),
+        **(rest | {"steps_to_target": steps, "compile_seconds": 1.5}),
+    )
     steps = np.where(np.arange(2) == 0, steps, np.inf)
     return {"one": first, "another": first._replace(steps_to_target=steps, best=0)}
 
@@ -396,14 +397,23 @@ SEEDED_BUGS = {
     "fdl/train/sweeps.py": (
         "train/test_sweeps.py",
         [
-            ("np.where(_finite(trained.curves).all(1), score, np.inf)", "score"),
-            ("curve <= sign * target", "curve <= target"),
-            ('1 if mode == "min" else -1', "1"),
-            ("records[reached.argmax(-1)]", "reached.argmax(-1)"),
-            ("np.int32(step - taken)", "np.int32(step)"),
+            ("np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)", "mean"),
+            ('self.target * (1 if self.mode == "min" else -1)', "self.target"),
+            ('curves[self.watched] * (1 if self.mode == "min" else -1)', "curves[self.watched]"),
+            ("steps[reached.argmax(-1)]", "reached.argmax(-1)"),
+            ("np.int32(step - done)", "np.int32(step)"),
+        ],
+    ),
+    "fdl/train/members.py": (
+        "train/test_sweeps.py",
+        [
             ("jnp.asarray(seeds, jnp.uint32)", "jnp.zeros(len(seeds), jnp.uint32)"),
-            ("make(rate).init(params), (None, 0)", "make(rates[0]).init(params), (None, 0)"),
-            ("jax.vmap(jax.vmap(eval_params))(run.opt_state, run.params)", "run.params"),
+            (
+                "params, state, make(**setting).init(params)",
+                "params, state, make(1.0).init(params)",
+            ),
+            ("params = eval_params(opt_state, params)", "pass"),
+            ("jnp.moveaxis(leaf, axis, 0)", "leaf"),
         ],
     ),
     "fdl/look/optimizer_comparison.py": (

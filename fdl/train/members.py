@@ -1,0 +1,145 @@
+"""Many networks that train at once: the axes of their arrays, and their compiled program.
+
+R settings of hyper-parameters, S seeds: R * S members, which differ in nothing else.
+
+An array of a member has two more axes in the array of all members: the seeds in front, and the
+settings before the member's last axis. The weights [D, H] of a dense layer become [S, D, R, H].
+Members with the same seed see the same batch, so their products with it are one product with a
+matrix [D, R * H], and the gradient of the weights is another, without moving an axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import GradientTransformation
+
+from fdl.core.compilation import weak_jit
+from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
+from fdl.train.accumulators import added
+from fdl.train.evaluation import totals
+from fdl.train.program import zero_means
+from fdl.train.run import Run
+from fdl.train.step import train_step
+from fdl.typing import Objective
+
+Make = Callable[..., GradientTransformation]
+"""A function of named hyper-parameters that gives an optimizer."""
+
+# The mapped axes of a Run in `vmap`: None means that all members share the value. The step is
+# shared by all of them.
+OF_SEEDS = Run(params=0, state=0, opt_state=0, step=None, seed=0)
+
+
+def _settings_axes(tree: Any) -> Any:
+    """The axis of the settings of each array, where the axis of the seeds is already gone."""
+    return jax.tree.map(lambda leaf: max(leaf.ndim - 2, 0), tree)
+
+
+def _of_settings(run: Run) -> Run:
+    """The mapped axes of the run of all settings of one seed."""
+    axes = _settings_axes((run.params, run.state, run.opt_state))
+    return Run(*axes, step=None, seed=None)
+
+
+@weak_jit(static=["make"])
+def started(settings: Any, params: Any, state: Any, seeds: Any, *, make: Make) -> Run:
+    """The members at step 0.
+
+    Args:
+      settings: a dict, name -> [R].
+      params, state: pytrees of arrays [S, ...].
+      seeds: [S].
+      make: gives the optimizer of a setting.
+    """
+
+    def one(setting: Any, params: Any, state: Any) -> Any:
+        return params, state, make(**setting).init(params)
+
+    def of_a_seed(params: Any, state: Any) -> Any:
+        first = jax.tree.map(lambda leaf: leaf[0], settings)
+        shapes = jax.eval_shape(one, first, params, state)
+        axes = jax.tree.map(lambda leaf: max(leaf.ndim - 1, 0), shapes)
+        return jax.vmap(one, (0, None, None), axes)(settings, params, state)
+
+    parts = jax.vmap(of_a_seed)(params, state)
+    return Run(*parts, jnp.zeros((), jnp.uint32), jnp.asarray(seeds, jnp.uint32))
+
+
+@weak_jit(static=["objective", "make", "batch_size"], donate=["run"])
+def advance_members(
+    run: Run,
+    settings: Any,
+    data: Any,
+    length: Any,
+    *,
+    objective: Objective,
+    make: Make,
+    batch_size: int,
+) -> tuple[Run, dict[str, Any]]:
+    """Takes `length` steps of all members; returns them and their means, [S, R], of these steps."""
+
+    @jax.jit
+    def step(setting: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
+        # This is jitted so that it is traced only once for `eval_shape` and `steps`.
+        return train_step(objective, make(**setting), run, data, batch_size)
+
+    def steps(setting: Any, run: Run) -> tuple[Run, dict[str, Any]]:
+        def body(_: Any, carry: Any) -> Any:
+            run, means = carry
+            run, new = step(setting, run, data)
+            return run, added(means, new)
+
+        zeros = zero_means(run, *step.eval_shape(setting, run, data))
+        return jax.lax.fori_loop(0, length, body, (run, zeros))
+
+    def of_a_seed(run: Run) -> Any:
+        axes = _of_settings(run)
+        return jax.vmap(steps, (0, axes), (axes, 0))(settings, run)
+
+    return jax.vmap(of_a_seed, (OF_SEEDS,), (OF_SEEDS, 0))(run)
+
+
+@weak_jit(static=["objective", "batch_size", "whole"])
+def evaluated(run: Run, data: Any, **how: Any) -> dict[str, Any]:
+    """The means, [S, R], of all members over a data set; `how` is as in `totals`."""
+
+    def one(params: Any, state: Any, opt_state: Any) -> dict[str, Any]:
+        if has_eval_params(opt_state, params):
+            params = eval_params(opt_state, params)
+        return totals(params, state, data, **how)
+
+    def of_a_seed(*parts: Any) -> Any:
+        return jax.vmap(one, _settings_axes(parts))(*parts)
+
+    return jax.vmap(of_a_seed)(run.params, run.state, run.opt_state)
+
+
+def taken(run: Run, places: Sequence[int] | np.ndarray) -> Run:
+    """The members of some of the settings."""
+    return _over_members(lambda leaf, axis: jnp.take(leaf, np.asarray(places), axis), run)
+
+
+def joined(runs: Sequence[Run]) -> Run:
+    """One run with the members of all runs, in this order; its step is that of the last one."""
+    parts = [(run.params, run.state, run.opt_state) for run in runs]
+    join = lambda *leaves: jnp.concatenate(leaves, _axis(leaves[0]))  # noqa: E731
+    return Run(*jax.tree.map(join, *parts), runs[-1].step, runs[-1].seed)
+
+
+def settings_first(run: Run) -> Run:
+    """The run with the axes [R, S, ...] in front of the axes of a member."""
+    return _over_members(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
+
+
+def _over_members(f: Callable[[Any, int], Any], run: Run) -> Run:
+    """Applies `f(array, axis of the settings)` to all arrays that differ between settings."""
+    parts = (run.params, run.state, run.opt_state)
+    return Run(*jax.tree.map(lambda leaf: f(leaf, _axis(leaf)), parts), run.step, run.seed)
+
+
+def _axis(leaf: Any) -> int:
+    """The axis of the settings of an array of all members."""
+    return 1 + max(leaf.ndim - 3, 0)

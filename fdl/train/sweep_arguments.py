@@ -1,0 +1,82 @@
+"""Checks of the arguments of a sweep: settings, seeds, rungs, and the function `init`."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fdl.checks import counted, is_count, is_number, said
+from fdl.optim.lifting import check_params
+
+
+def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
+    """The settings as a list of dicts; raises unless they are dicts of numbers with equal names."""
+    if isinstance(settings, Mapping):
+        grid = {name: list(np.ravel(values)) for name, values in settings.items()}
+        settings = [
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        ]
+        settings = settings if grid else []
+    listed = isinstance(settings, Sequence) and not isinstance(settings, str)
+    fine = listed and all(isinstance(each, Mapping) and each for each in settings)
+    if not fine or not settings:
+        raise ValueError(
+            f"{who}: expected settings as name -> list of values, or as a list of dicts, got "
+            f"{said(settings)}; pass {{'learning_rate': [0.01, 0.1]}}, for example"
+        )
+    for each in settings:
+        if list(each) != list(settings[0]):
+            raise ValueError(
+                f"{who}: expected settings of the same names, got {said(dict(each))} beside "
+                f"{said(dict(settings[0]))}; give every setting a value for each name"
+            )
+        for name, value in each.items():
+            if not is_number(value) or np.ndim(value):
+                raise ValueError(
+                    f"{who}: expected a number as {name}, got {said(value)}; loop over what is "
+                    "not a number, with a sweep for each"
+                )
+    return [{name: np.asarray(value).item() for name, value in each.items()} for each in settings]
+
+
+def check_seeds(who: str, seeds: Any) -> None:
+    listed = isinstance(seeds, Iterable) and not isinstance(seeds, str)
+    whole = [counted(seed) for seed in seeds] if listed else []
+    whole_fine = all(is_count(seed, least=0) and seed < 2**32 for seed in whole)
+    if not whole or not whole_fine or len(set(whole)) < len(whole):
+        raise ValueError(
+            f"{who}: expected different seeds in [0, 2**32), got {said(seeds)}; "
+            "give range(3) or the like"
+        )
+
+
+def checked_rungs(who: str, rungs: Any, last: int) -> list[int]:
+    listed = isinstance(rungs, Iterable) and not isinstance(rungs, str)
+    whole = [counted(rung) for rung in rungs] if listed else [None]
+    fine = all(is_count(rung) for rung in whole)
+    if not fine or not all(a < b for a, b in itertools.pairwise([0, *whole, last])):
+        raise ValueError(
+            f"{who}: expected rungs as rising steps in [1, {last - 1}], got {said(rungs)}; leave "
+            "them out to train every setting to the end"
+        )
+    return whole
+
+
+def params_and_state_of(
+    who: str, init: Callable[[int], tuple[Any, Any]], seed: int
+) -> tuple[Any, Any]:
+    """Calls `init(seed)`, and checks that it returns (params, state)."""
+    if not callable(init):
+        raise ValueError(
+            f"{who}: expected init to be a function seed -> (params, state), got "
+            f"{type(init).__name__}; for parameters of your own: lambda seed: (params, {{}})"
+        )
+    pair = init(seed)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(
+            f"{who}: expected init to give (params, state), got "
+            f"{type(pair).__name__}; the state of a network without any is {{}}"
+        )
+    check_params(who, pair[0])
+    return pair
