@@ -23,7 +23,7 @@ class OptionError(ValueError):
 
     Args:
       who: the name of the function that the user called.
-      what: says what was expected, what was given instead, and what to do.
+      what: the rest of the text: what was expected, what was given instead, and what to do.
     """
 
     def __init__(self, who: str, what: str):
@@ -37,7 +37,7 @@ class OptionError(ValueError):
 def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
     """A decorator for a factory that calls other factories.
 
-    If one of these raises an OptionError, the error names the decorated factory instead.
+    If an inner factory raises an OptionError, the error names the decorated factory instead.
     """
 
     @functools.wraps(factory)
@@ -82,7 +82,7 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
 
 
 def check_known(who: str, what: str, value: Any, interval: str, why: str) -> None:
-    """`check_number`, but also raises if `value` is an array with axes or is traced."""
+    """Like `check_number`, but also raises if `value` is an array with axes or is traced."""
     check_number(who, what, value, interval, why)
     if not known(value):
         raise OptionError(who, f"expected {_range(what, interval)}, got {said(value)}; {why}")
@@ -95,7 +95,7 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Raises unless `pair` is two numbers with `order(*pair)`; traced ones are not compared."""
+    """Raises unless `pair` is two numbers in the right order; traced numbers are not compared."""
     bad = all(map(known, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
         got = f"{said(pair[0])} and {said(pair[1])}"
@@ -108,12 +108,12 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
     Args:
       who: the name of the function that the user called, for the error message.
       what: the name of the argument, for the error message.
-      value: the value to check. An int, a NumPy integer, or a scalar array of an integer dtype that
-        is not traced is allowed.
+      value: the value to check. It may be an int, a NumPy integer, or a scalar array of an integer
+        dtype that is not traced.
       remedy: the end of the error message, which says what to do.
 
     Raises:
-      OptionError: `value` is not such an integer, or is below 1.
+      OptionError: `value` is not such an integer, or it is less than 1.
     """
     value = counted(value)
     if not is_count(value):
@@ -125,7 +125,8 @@ def check_array(layer: str, x: Any, what: str = "x") -> None:
     """Raises a PathError unless x is an array. Lists, Python numbers and None are not arrays."""
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise PathError(
-            f"expected {what} as an array, got a {type(x).__name__}; convert it with jnp.asarray",
+            f"expected {what} to be an array, got a {type(x).__name__}; convert it with "
+            "jnp.asarray",
             layer=layer,
         )
 
@@ -135,8 +136,8 @@ def check_floating(layer: str, x: Any) -> None:
     check_array(layer, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise PathError(
-            f"expected x of a floating dtype, got {kind(x)}; put rescale(1 / 255) "
-            "or the like in front, or convert x with astype",
+            f"expected x of a floating dtype, got {kind(x)}; convert x with "
+            "x.astype(jnp.float32), or use rescale(1 / 255) as the first layer",
             layer=layer,
         )
 
@@ -194,7 +195,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """True if `value` is an int of Python or NumPy (not a bool) of at least `least`."""
+    """True if `value` is an int of Python or NumPy, not a bool, and not less than `least`."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -229,8 +230,8 @@ def plain(value: Any) -> Any:
 def in_dtype(value: Any, dtype: Any) -> Any:
     """Converts an option for arithmetic with arrays of `dtype`.
 
-    A known number becomes a Python float, so that its precision is not reduced. A traced number is
-    cast to `dtype`, so that the result of the arithmetic also has `dtype`.
+    A number that is not traced becomes a Python float, so that it keeps its precision. A traced
+    number is cast to `dtype`, so that the result of the arithmetic also has `dtype`.
     """
     return float(value) if known(value) else jnp.asarray(value, dtype)
 

@@ -84,7 +84,7 @@ def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..
     if unknown is not None:
         raise TypeError(
             f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
-            f"{quoted(unknown)}; the arrays go first"
+            f"{quoted(unknown)}; use one of these names, and pass arrays before options"
         )
     return functools.partial(f, **options)
 
@@ -118,8 +118,8 @@ def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None)
         check_array(name, where, "where")
         if where.dtype != jnp.bool_:
             raise PathError(
-                f"expected where as bool, got {where.dtype}; write mask > 0, True where an element "
-                "counts",
+                f"expected where to be bool, got {where.dtype}; write mask > 0, which is True for "
+                "the elements to keep",
                 layer=name,
             )
     if ignore_index is None:
@@ -132,7 +132,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
     traced = isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer)
     if not traced and not is_count(index, -(2**63)):
         raise ValueError(
-            f"{name}: expected ignore_index as an integer, got {said(index)}; pass the "
+            f"{name}: expected ignore_index to be an integer, got {said(index)}; pass the "
             "label to leave out, such as -100"
         )
     if not traced and jnp.issubdtype(labels.dtype, jnp.integer):
@@ -156,7 +156,7 @@ def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
 
 def _misshapen(name: str, shape: tuple[int, ...], mask: jax.Array) -> PathError:
     return PathError(
-        f"expected where of the loss's shape {list(shape)}, got {list(mask.shape)}; see "
-        "jnp.broadcast_to",
+        f"expected where to have the shape of the loss, {list(shape)}, got {list(mask.shape)}; "
+        "use jnp.broadcast_to",
         layer=name,
     )

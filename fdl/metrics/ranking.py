@@ -246,13 +246,14 @@ def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarr
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"{name}: expected scores that are numbers, got NaN; training has diverged"
+            f"{name}: expected scores that are numbers, got NaN; check whether training diverged"
         )
     values = np.unique(targets).tolist()
     if set(values) != {0, 1}:
         raise ValueError(
-            f"{name}: expected targets of both 0 and 1, got {shortened(str(values[:5]), 200)}; "
-            "pass examples of both classes, 1 for the class that should have larger scores"
+            f"{name}: expected targets 0 and 1, and both to occur, got "
+            f"{shortened(str(values[:5]), 200)}; pass examples of both classes, with target 1 for "
+            "the class that should have larger scores"
         )
     return scores, targets
 
@@ -263,18 +264,18 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         scores, targets = same_shape(name, scores, targets)
         weight = weights_of(name, scores.shape, weight)
-        known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
+        valid = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
         place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
         sums = {
             kind: nothing.at[place].add(jnp.where(targets == target, weight, nothing[0]))
             for kind, target in (("true", 1), ("false", 0))
         }
-        return {**sums, "unknown": (~known & (weight != 0)).sum()}
+        return {**sums, "unvalid": (~valid & (weight != 0)).sum()}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
-        return jnp.where(sums["unknown"] > 0, jnp.nan, value(sums["true"], sums["false"]))
+        return jnp.where(sums["unvalid"] > 0, jnp.nan, value(sums["true"], sums["false"]))
 
-    return summed({"true": (BINS,), "false": (BINS,), "unknown": ()}, count, compute)
+    return summed({"true": (BINS,), "false": (BINS,), "unvalid": ()}, count, compute)
 
 
 def _bin(scores: jax.Array) -> jax.Array:

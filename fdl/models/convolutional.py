@@ -153,7 +153,7 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
         return tuple(map(int, depth))
     if isinstance(depth, Sequence) or block != "basic":
         raise ValueError(
-            "resnet: expected depth as the number of blocks of every stage, integers >= 1, got "
+            "resnet: expected depth to be the number of blocks of each stage, integers >= 1, got "
             f"{said(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
         )
     blocks, rest = divmod(depth - 2, 6)
