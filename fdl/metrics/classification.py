@@ -381,7 +381,7 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
-    """A metric of four counts [C]: right (tp), predicted (tp + fp), true (tp + fn), all examples."""
+    """A metric of four counts [C]: right = tp, predicted = tp + fp, true = tp + fn, and all."""
     _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
