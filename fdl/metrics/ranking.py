@@ -270,12 +270,12 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
             kind: nothing.at[place].add(jnp.where(targets == target, weight, nothing[0]))
             for kind, target in (("true", 1), ("false", 0))
         }
-        return {**sums, "unvalid": (~valid & (weight != 0)).sum()}
+        return {**sums, "invalid": (~valid & (weight != 0)).sum()}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
-        return jnp.where(sums["unvalid"] > 0, jnp.nan, value(sums["true"], sums["false"]))
+        return jnp.where(sums["invalid"] > 0, jnp.nan, value(sums["true"], sums["false"]))
 
-    return summed({"true": (BINS,), "false": (BINS,), "unvalid": ()}, count, compute)
+    return summed({"true": (BINS,), "false": (BINS,), "invalid": ()}, count, compute)
 
 
 def _bin(scores: jax.Array) -> jax.Array:
