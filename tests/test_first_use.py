@@ -306,7 +306,7 @@ MISTAKES |= {
     f"{what} that was not called": (
         call,
         f"{who}: expected a Layer or a function of one array, got the function {what}, which makes "
-        f"a layer; call it, as {what}(...)",
+        f"a layer; call it: {what}(...)",
     )
     for what, who, call in [
         ("dropout", "chain", lambda: fdl.chain(fdl.dropout, fdl.dense(2))),

@@ -391,8 +391,8 @@ WRONG |= {
     ),
     "a_context_of_another_batch": (
         lambda x: attended(fdl.attention(2, cross=True), x, context=jnp.ones((3, 4, 6))),
-        "decoder/block: expected context [2, 'T', 'D'], got [3, 4, 6]; give x one row of features "
-        "for each token",
+        "decoder/block: expected context [2, 'T', 'D'], got [3, 4, 6]; give context one row of "
+        "features for each token",
     ),
     "no_context": (
         lambda x: attended(fdl.attention(2, cross=True), x),

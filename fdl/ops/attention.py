@@ -230,8 +230,7 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
             continue
         check_array("dot_product_attention", array, what)
         whole = (*q.shape[:-3], q.shape[-2], t, s)
-        # If B = H, a mask [B, T, S] could be mistaken for [H, T, S]. So any other number of axes
-        # raises an error.
+        # No other number of axes is allowed: [B, T, S] could be mistaken for [H, T, S] if B = H.
         known_axes = array.ndim in (2, len(whole))
         right = jnp.issubdtype(array.dtype, kind)
         if not right or not known_axes or not _broadcasts(array.shape, whole):

@@ -652,7 +652,9 @@ def test_parameters_of_another_network_are_refused():
     )
     with pytest.raises(fdl.PathError, match=message + END):
         net.apply({"outer": {**params["outer"], "dense_1": {}}}, state, X)
-    with pytest.raises(fdl.PathError, match=told("chain: expected parameters of outer, got also")):
+    with pytest.raises(
+        fdl.PathError, match=told("chain: expected parameters of outer only, got an")
+    ):
         net.apply({**params, "inner": {}}, state, X)
 
 

@@ -178,24 +178,24 @@ def test_slopes_at_zero_match_torch(dtype):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda e: fdl.huber(e, e, delta=-1.0), "huber: expected delta > 0, got -1.0; 1 is"),
-        (lambda e: fdl.huber(e, e, delta=jnp.nan), "huber: expected delta > 0, got nan; 1 is"),
+        (lambda e: fdl.huber(e, e, delta=-1.0), "huber: expected delta > 0, got -1.0; the usual"),
+        (lambda e: fdl.huber(e, e, delta=jnp.nan), "huber: expected delta > 0, got nan; the usual"),
         (lambda e: fdl.quantile(e, e, level=1.5), "quantile: expected level in (0, 1), got 1.5;"),
         (
             lambda e: fdl.gaussian_nll(jnp.stack([e, e], -1), e, epsilon=0.0),
-            "gaussian_nll: expected epsilon > 0, got 0.0; it is the smallest variance",
+            "gaussian_nll: expected epsilon > 0, got 0.0; pass the smallest variance",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), smoothing=2.0),
-            "softmax_cross_entropy: expected smoothing in [0, 1), got 2.0; 0.the usual value is 1",
+            "softmax_cross_entropy: expected smoothing in [0, 1), got 2.0; pass a number such as",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), class_weight=[-1.0, 1.0]),
-            "softmax_cross_entropy: expected class_weight >= 0, got [-1.  1.]; a weight of 0",
+            "softmax_cross_entropy: expected class_weight >= 0, got [-1.  1.]; pass weights >= 0",
         ),
         (
             lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=-1.0),
-            "sigmoid_cross_entropy: expected positive_weight >= 0, got -1.0; use one",
+            "sigmoid_cross_entropy: expected positive_weight >= 0, got -1.0; pass a weight",
         ),
         (
             lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=jnp.ones((4, 2))),
@@ -215,7 +215,10 @@ def test_slopes_at_zero_match_torch(dtype):
             lambda e: fdl.softmax_focal(e, jnp.array(0), gamma=-1.0),
             "softmax_focal: expected gamma >= 0, got -1.0; the usual value is 2",
         ),
-        (lambda e: fdl.triplet(e, e, e, margin=0.0), "triplet: expected margin > 0, got 0.0; 1 is"),
+        (
+            lambda e: fdl.triplet(e, e, e, margin=0.0),
+            "triplet: expected margin > 0, got 0.0; the usual",
+        ),
         (
             lambda e: fdl.contrastive(e, e, jnp.array(1), margin=-1.0),
             "contrastive: expected margin > 0, got -1.0; the usual value is 1",
@@ -230,15 +233,15 @@ def test_slopes_at_zero_match_torch(dtype):
         ),
         (
             lambda e: fdl.squared_error([1.0, 2.0], e),
-            "squared_error: expected predictions as an array, got a list; convert it with",
+            "squared_error: expected predictions to be an array, got a list; convert it with",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, [0]),
-            "softmax_cross_entropy: expected labels as an array, got a list; convert it with",
+            "softmax_cross_entropy: expected labels to be an array, got a list; convert it with",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e[0], jnp.array(0)),
-            "softmax_cross_entropy: expected logits [..., C] with C >= 1, got []; pass a number",
+            "softmax_cross_entropy: expected logits [..., C] with C >= 1, got []; pass one logit",
         ),
         (
             lambda e: fdl.cosine_distance(e[0], e[0]),
@@ -255,11 +258,11 @@ def test_slopes_at_zero_match_torch(dtype):
         ),
         (
             lambda e: fdl.ctc(jnp.zeros((3, 4)), jnp.array([1]), lengths=jnp.array(1.5)),
-            "ctc: expected integer lengths [] for logits [3, 4], got float32 []; pass one",
+            "ctc: expected integer lengths [] for logits [3, 4], got float32 []; pass the number",
         ),
         (
             lambda e: fdl.linear_cross_entropy(jnp.eye(2), [[1.0]], jnp.array([0, 1])),
-            "linear_cross_entropy: expected w as an array, got a list; convert it with",
+            "linear_cross_entropy: expected w to be an array, got a list; convert it with",
         ),
     ],
 )
@@ -341,7 +344,7 @@ def test_the_message_for_wrong_arguments(call, told):
 @pytest.mark.parametrize(
     ("loss", "targets", "told"),
     [
-        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer as "),
+        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer one"),
         ("multiclass_hinge", [-1, 0], r"labels in \[0, 3\), got -1 at row 0; give the last "),
         (
             "sigmoid_focal",

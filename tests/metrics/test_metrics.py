@@ -555,11 +555,11 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
         (lambda: fdl.metrics.calibration_error(0), r"calibration_error: expected bins >= 1, an "),
         (
             lambda: fdl.accuracy(jnp.eye(2), jnp.array([0.5, 1.0])),
-            r"accuracy: expected integer labels \[2\] for logits \[2, 2\], got float32 \[2\]; one",
+            r"accuracy: expected integer labels \[2\] for logits \[2, 2\], got float32 \[2\]; pass",
         ),
         (
             lambda: fdl.accuracy(jnp.eye(2), [0, 1]),
-            r"accuracy: expected labels as an array, got a list; convert it with jnp.asarray",
+            r"accuracy: expected labels to be an array, got a list; convert it with jnp.asarray",
         ),
         (
             lambda: fdl.metrics.top_k(jnp.eye(4), jnp.arange(4), k=2.5),
@@ -573,7 +573,7 @@ def test_logits_of_other_classes_than_the_metric_knows_are_refused(metric, name)
             lambda: fdl.metrics.mean_of(fdl.accuracy).update(
                 None, jnp.eye(2), jnp.arange(2), [1, 0]
             ),
-            r"mean_of: expected weights as an array, got a list; convert it with jnp.asarray",
+            r"mean_of: expected weights to be an array, got a list; convert it with jnp.asarray",
         ),
     ],
 )
