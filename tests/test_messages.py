@@ -380,8 +380,8 @@ WRONG |= {
     ),
     "segments_of_another_length": (
         lambda x: attended(fdl.attention(2), x, segments=jnp.ones((2, 4), jnp.int32)),
-        "decoder/block: expected segments to be integers [2, 3], got int32 [2, 4]; pass the number "
-        "of its segment for each token",
+        "decoder/block: expected segments to be integers [2, 3], got int32 [2, 4]; pass one "
+        "segment number for each token",
     ),
     "an_odd_head_turned": (
         lambda x: attended(fdl.attention(2, head_features=3, rotary=True), x),
@@ -539,8 +539,8 @@ WRONG |= {
     ),
     "segments_of_another_batch": (
         lambda x: attended(fdl.attention(2), x[:1], segments=jnp.ones((3, 3), jnp.int32)),
-        "decoder/block: expected segments to be integers [2, 3], got int32 [3, 3]; pass the number "
-        "of its segment for each token",
+        "decoder/block: expected segments to be integers [2, 3], got int32 [3, 3]; pass one "
+        "segment number for each token",
     ),
     "positions_of_another_batch": (
         lambda x: attended(fdl.attention(3, rotary=True), x, positions=jnp.ones((3, 3))),

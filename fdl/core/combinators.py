@@ -29,8 +29,8 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, instead of again in every layer that
-      uses x; see fdl/ops/fence.py.
+      gradient with respect to x is computed only once, not once for every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
       PathError: f(x) differs from x in shape or dtype.
@@ -78,8 +78,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, instead of again in every layer that
-      uses x; see fdl/ops/fence.py.
+      gradient with respect to x is computed only once, not once for every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
       PathError: the outputs cannot be added or joined. The message names the first output that
@@ -111,7 +111,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
 
 def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The same layer, which saves memory: its backward pass recomputes the layer's inner values.
+    """The same layer with less memory: its backward pass recomputes the layer's inner values.
 
     Args:
       layer: a layer, or a plain function of one array.

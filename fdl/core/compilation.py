@@ -1,4 +1,4 @@
-"""A `jax.jit` whose compiled code is freed with its static arguments, such as a model.
+"""A `jax.jit` that frees compiled code when one of its static arguments, such as a model, is freed.
 
 `jax.jit` keeps its static arguments, and what it compiled for them, in memory until the process
 ends. Models and objectives are static arguments, so after training a thousand small networks, all

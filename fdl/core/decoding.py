@@ -2,8 +2,8 @@
 
 The cache is a nested dict of arrays, made for a number of sequences and a length. In decoding, each
 layer that looks back at earlier tokens is replaced by its incremental form (`Layer.decoding`). All
-other layers are used as they are, and must treat every token separately. The parameters are the
-same. If a layer of fdl cannot be used in decoding, it raises an error.
+other layers stay the same, and must treat every token separately. The parameters are the same. If a
+layer of fdl cannot be used in decoding, it raises an error.
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -83,10 +83,10 @@ def start_decoding(
 def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) -> tuple[Any, State]:
     """The network's output for the next tokens, and the cache with these tokens added.
 
-    The outputs equal those of one pass over all tokens, whether tokens are passed one at a time or
-    several at once. The cost of a new token depends only on the length of the cache. In a loop, use
-    the cache as the carry of `jax.lax.scan`, or donate it to a function under `jax.jit`, which then
-    updates it in place.
+    The outputs are the same as in one pass over all tokens. One call may take one token or several.
+    The cost of a new token depends only on the length of the cache. In a loop, use the cache as the
+    carry of `jax.lax.scan`, or donate it to a function under `jax.jit`, which then updates it in
+    place.
 
     Args:
       model: the network that the cache was made for.

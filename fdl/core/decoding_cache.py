@@ -37,7 +37,7 @@ def position(*, name: str = "position") -> Layer:
 
 
 def key_value_cache(length: int, *, name: str = "cache") -> Layer:
-    """A layer that returns all keys and values up to now, with room for later ones.
+    """A layer that writes keys and values to its cache, and returns the whole cache.
 
     Args:
       length: L, the number of tokens that fit in the cache.

@@ -1,4 +1,4 @@
-"""Networks: layers built from layers, called by a Python function or applied in turn."""
+"""Networks: layers made of other layers. A Python function calls them, or they form a chain."""
 
 import dataclasses
 import functools

@@ -19,7 +19,7 @@ from fdl.initializers import lecun_normal, orthogonal, zeros
 from fdl.ops.rank_promotion import with_free_ranks
 from fdl.typing import Activation, Initializer, Params
 
-WIDTH = "pass the number of features of the carry"
+WIDTH = "pass the number of features of h"
 Carry = dict[str, jax.Array]
 ORTHOGONAL = orthogonal()
 

@@ -260,7 +260,7 @@ def rotary(
 def rotary_by_tables(
     x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
 ) -> jax.Array:
-    """`rotary` with tables of cosines and sines, for angles that a different formula gives.
+    """`rotary` with tables of cosines and sines, for angles from a different formula.
 
     Pair i is rotated by the angle whose cosine is cos[position, i] and whose sine is sin[position,
     i]. Models that change the angles for longer sequences need this (Llama 3.1, YaRN). If cos and

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token through a few of many layers of one kind.
+"""Mixture of experts: for each token, a router chooses a few of many layers of one kind.
 
 T is the number of tokens of a sequence, D the number of features of a token, E the number of
 experts, C the number of tokens that an expert has room for, F the number of features of the result.

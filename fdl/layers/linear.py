@@ -22,7 +22,7 @@ def dense(
     b_init: Initializer = zeros,
     name: str = "dense",
 ) -> Layer:
-    """y = dot(x, w) + b. Followed by `relu`, it is the vocabulary's relu(dot(W, input) + b).
+    """y = dot(x, w) + b: a fully connected layer.
 
     Args:
       features: F, the number of outputs, >= 1.

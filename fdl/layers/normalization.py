@@ -43,7 +43,7 @@ def layer_norm(
 
     Args:
       axes: the axes over which mean and variance are computed, as negative numbers: -1 normalizes
-        each vector, (-3, -2, -1) each image.
+        each vector, and (-3, -2, -1) normalizes each image.
       epsilon: a number that is added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
@@ -243,9 +243,10 @@ def batch_norm(
 
     In training, mean and variance are computed from the batch, over all axes except the last, and
     the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
-    batch. An empty or fully masked batch changes nothing. Outside training, mean and variance are
-    the running statistics. If the batch is sharded over devices, mean and variance are over all
-    devices, and no axis name is needed: they are reductions over array axes, which XLA distributes.
+    batch. A batch without examples, or with a mask that is False everywhere, does not change them.
+    Outside training, mean and variance are the running statistics. If the batch is sharded over
+    devices, mean and variance are over all devices, and no axis name is needed: they are reductions
+    over array axes, which XLA distributes.
 
     Args:
       momentum: the weight of the old running statistics, in [0, 1], may be traced. The momentum of

@@ -113,7 +113,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. Of equally large x, the first gets the gradient.
+    """y[b, c] = the largest x of channel c. If several are equal, the first gets the gradient.
 
     Args:
       name: what the layer is called in a network.

@@ -147,7 +147,7 @@ def _begins(x: Any, segments: Any) -> jax.Array:
     if segments.shape != x.shape[:-1] or not jnp.issubdtype(segments.dtype, jnp.integer):
         raise PathError(
             f"expected integer segments {list(x.shape[:-1])}, got {segments.dtype} "
-            f"{list(segments.shape)}; pass the number of its segment for each step",
+            f"{list(segments.shape)}; pass one segment number for each step",
             layer="memory",
         )
     changes = segments[..., 1:] != segments[..., :-1]

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 
 class PerExample(Protocol[P]):
-    """A function of arrays. Called with options only, it returns itself with these options set."""
+    """A function of arrays. If it gets options only, it returns itself with these options set."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -34,10 +34,10 @@ class PerExample(Protocol[P]):
 def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     """Adds to a loss or metric the behaviour that all losses and metrics share.
 
-    The function may combine arrays of different ranks. Called with options only, it returns itself
-    with these options set. An element is left out where `where` is False or the label is
-    `ignore_index`. There, the function gets zeros instead of its arrays' elements, so a NaN among
-    them reaches neither the value nor the gradient; and the value is set to 0.
+    The function may combine arrays of different ranks. If it is called with options only, it
+    returns itself with these options set. An element is left out where `where` is False or the
+    label is `ignore_index`. There, the arrays are replaced by 0 before the call, so that a NaN
+    cannot reach the value or the gradient. After the call, the value is set to 0 there.
 
     Args:
       f: a function of arrays. The first axes of each array are the axes of the value. The

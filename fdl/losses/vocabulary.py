@@ -49,7 +49,7 @@ def linear_cross_entropy(
       Array([1.3862944, 1.3862944, 1.3862944], dtype=float32)
 
     Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4.
-    This version is simpler: it holds the logits of a whole chunk.
+    This version is simpler: it keeps the logits of a whole chunk in memory.
     """
     remedy = "pass the number of tokens in a chunk"
     chunk = check_count("linear_cross_entropy", "chunk", chunk, remedy)

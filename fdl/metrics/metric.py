@@ -22,7 +22,7 @@ from fdl.typing import Loss
 class Metric(NamedTuple):
     """A metric over any number of batches: four pure functions, which work in `scan` and `vmap`.
 
-    `metric(predictions, targets, weight=None)` is the value of the metric on one batch alone.
+    `metric(predictions, targets, weight=None)` is the value of the metric for a single batch.
 
     Args:
       init: `() -> state`. Returns the state before the first batch, a pytree of arrays.

@@ -21,7 +21,10 @@ BINS = 2**16 + NEAR_ONE - (ONE - HALF)
 
 
 def auc() -> Metric:
-    """The area under the ROC curve: how often a positive scores above a negative; a tie adds 1/2.
+    """The area under the ROC curve.
+
+    It is the share of pairs of a positive and a negative example in which the positive example has
+    the higher score. A pair with equal scores adds 1/2.
 
     The metric accumulates a histogram of the scores, rounded to bfloat16. So the value does not
     depend on the split into batches, and scores may have any magnitude. Because of the rounding,
@@ -133,9 +136,9 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 class RocCurve(NamedTuple):
-    """Points of a ROC curve. At the first point no example is predicted positive, at the last all.
+    """Points of a ROC curve. At the first point, no example is predicted positive.
 
-    T is the number of different scores.
+    At the last point, all examples are predicted positive. T is the number of different scores.
 
     Args:
       false_positive_rate: [T + 1], float64, rising from 0 to 1: the share of the negative examples
@@ -152,9 +155,9 @@ class RocCurve(NamedTuple):
 
 
 class PrecisionRecallCurve(NamedTuple):
-    """Points of a precision-recall curve. At the first point all examples are predicted positive.
+    """Points of a precision-recall curve. At the first point, all examples are predicted positive.
 
-    At the last point no example is predicted positive. T is the number of different scores.
+    At the last point, no example is predicted positive. T is the number of different scores.
 
     Args:
       precision: [T + 1], float64. The last one is set to 1, because there are no predicted

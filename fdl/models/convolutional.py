@@ -71,7 +71,9 @@ def resnet(
     symmetric_padding: bool = False,
     scale: float | None = None,
 ) -> Layer:
-    """A residual network of stages: each stage but the first halves the image and doubles channels.
+    """A residual network for images, made of stages.
+
+    Each stage except the first halves the height and the width, and doubles the number of channels.
 
     The parts are: a stem, which starts with a convolution; the stages, with width, 2 * width,
     4 * width, ... channels, each made of blocks; the mean over the image; and a dense layer.
@@ -84,9 +86,9 @@ def resnet(
       width: the number of channels of the first stage.
       block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
         3 x 3. A "bottleneck" block has three, 1 x 1, 3 x 3 and 1 x 1; the last has four times as
-        many channels. In the first block of each stage but the first stage, the 3 x 3 convolution
-        has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution
-        has stride 2 instead, as in the paper.
+        many channels. Where a stage halves the image, the 3 x 3 convolution of its first block has
+        stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution has
+        stride 2 instead, as in the paper.
       stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.

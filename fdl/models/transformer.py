@@ -111,7 +111,7 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A causal `encoder_block`, with an attention to a context before the feed-forward layer.
+    """A causal `encoder_block`, with attention to a context before the feed-forward layer.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in

@@ -48,8 +48,8 @@ def dot_product_attention(
     Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
     key is 0, with gradient 0. A key or value that a query does not see has no effect on the query's
     output or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, the
-    query's output is NaN, and no gradient flows back from this output. The same holds for a query
-    that is itself not finite, if there is a mask, bias, segments, causal or window.
+    query's output is NaN, and no gradient flows back from this output. The same is true for a query
+    that is not finite, if there is a mask, bias, segments, causal or window.
 
     Args:
       q: queries [..., T, H, K].
@@ -248,7 +248,7 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
             _refuse(
                 f"segments to be integers {list(whole)}",
                 f"{segments.dtype} {list(segments.shape)}",
-                "pass the number of its segment for each token",
+                "pass one segment number for each token",
             )
 
 

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries and keys, without all scores in memory at once."""
+"""Attention in blocks of queries and keys, so that not all scores are in memory at once."""
 
 import functools
 from typing import Any, NamedTuple

@@ -167,7 +167,8 @@ def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> ja
 
 
 # Where the batch axis of vmap goes: (axis, True if it goes inside every group). If one operand is
-# batched, the result is a convolution of more images or channels; if both are, of more groups.
+# batched, the result is a convolution of more images or channels. If both are batched, it is a
+# convolution of more groups.
 IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 

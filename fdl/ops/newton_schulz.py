@@ -66,7 +66,7 @@ def orthogonalize(
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
     # x is scaled so that squares of its elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
-    # A product, since XLA may rewrite x / a / b as x / (a b), and a b may be out of range.
+    # This is a product, because XLA may rewrite x / a / b as x / (a b), where a b may overflow.
     x = widened(x) * (1 / power).astype(widened(x).dtype)
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2

@@ -147,8 +147,8 @@ def test_a_wrong_use_says_where_and_what_to_do():
         ),
         (
             {"x": X, "segments": SEGMENTS[0]},
-            r"unit/memory: expected integer segments \[2, 9\], got int32 \[9\]; pass the number of "
-            r"its segment for each step",
+            r"unit/memory: expected integer segments \[2, 9\], got int32 \[9\]; pass one segment "
+            r"number for each step",
         ),
     ]:
         for call in (model.apply, jax.jit(model.apply)):
