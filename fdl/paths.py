@@ -158,7 +158,9 @@ def leaves(tree: Any) -> dict[str, Any]:
     if len(found) < len(pairs):
         paths = [path for path, _ in pairs]
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise PathError("expected one leaf at this path, got two; rename keys with a '/'", twice)
+        raise PathError(
+            "expected one leaf at this path, got two; rename the keys that contain '/'", twice
+        )
     return found
 
 

@@ -156,7 +156,7 @@ def test_paths_of_every_kind_of_node():
 
 
 def test_two_leaves_of_one_path_are_refused():
-    message = r"^a/b: expected one leaf at this path, got two; rename keys with a '/'$"
+    message = r"^a/b: expected one leaf at this path, got two; rename the keys that contain '/'$"
     with pytest.raises(PathError, match=message):
         leaves({"a/b": 1, "a": {"b": 2}})
     with pytest.raises(PathError, match=message):

@@ -94,7 +94,7 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
 
     Source: Miyato et al. 2018, arXiv 1802.05957, algorithm 1 and equation 12.
     """
-    iterations = check_count("spectral_norm", "iterations", iterations, "the usual number is 1")
+    iterations = check_count("spectral_norm", "iterations", iterations, "pass 1, the usual number")
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)

@@ -181,4 +181,4 @@ def multiclass_hinge(
 
 
 def _check_gamma(name: str, gamma: Any) -> None:
-    check_number(name, "gamma", gamma, "[0, inf]", "the usual value is 2")
+    check_number(name, "gamma", gamma, "[0, inf]", "pass 2, the usual value")

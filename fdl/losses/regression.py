@@ -105,7 +105,7 @@ def huber(
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
     predictions, targets = same_shape("huber", predictions, targets)
-    check_number("huber", "delta", delta, "(0, inf]", "the usual value is 1")
+    check_number("huber", "delta", delta, "(0, inf]", "pass 1, the usual value")
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta

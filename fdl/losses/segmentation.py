@@ -49,7 +49,7 @@ def dice(
             "an axis or a tuple of axes",
             layer="dice",
         )
-    check_number("dice", "smooth", smooth, "(0, inf]", "the usual value is 1")
+    check_number("dice", "smooth", smooth, "(0, inf]", "pass 1, the usual value")
     # The numerator is a sum of misses, each >= 0, so the loss is never negative. In the form
     # 1 - ratio, rounding could make it negative.
     probabilities, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)

@@ -103,7 +103,7 @@ def calibration_error(bins: int = 15) -> Metric:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
-    bins = check_count("calibration_error", "bins", bins, "the usual number is 15")
+    bins = check_count("calibration_error", "bins", bins, "pass 15, the usual number")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("calibration_error", logits, labels)

@@ -254,7 +254,7 @@ def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarr
     values = np.unique(targets).tolist()
     if set(values) != {0, 1}:
         raise ValueError(
-            f"{name}: expected targets 0 and 1, and both to occur, got "
+            f"{name}: expected the targets 0 and 1, got "
             f"{shortened(str(values[:5]), 200)}; pass examples of both classes, with target 1 for "
             "the class that should have larger scores"
         )

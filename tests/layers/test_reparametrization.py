@@ -147,8 +147,8 @@ def test_wrappers_refuse_what_they_cannot_wrap():
         fdl.spectral_norm(fdl.spectral_norm(fdl.dense(2))).init(KEY, X)
     with pytest.raises(
         ValueError,
-        match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; the usual number is "
-        r"1$",
+        match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; pass 1, the "
+        r"usual number$",
     ):
         fdl.spectral_norm(fdl.dense(2), iterations=0)
 

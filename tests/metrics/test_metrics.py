@@ -380,12 +380,12 @@ def test_auc_without_positives_or_negatives_or_with_nan():
         (
             [1.0, 2.0],
             [1, 1],
-            r"targets 0 and 1, and both to occur, got \[1\]; pass examples of both classes, ",
+            r"the targets 0 and 1, got \[1\]; pass examples of both classes, ",
         ),
         (
             [1.0, 2.0],
             [0, 2],
-            r"targets 0 and 1, and both to occur, got \[0, 2\]; pass examples of both classes, ",
+            r"the targets 0 and 1, got \[0, 2\]; pass examples of both classes, ",
         ),
     ]:
         with pytest.raises(ValueError, match=rf"^exact_auc: expected {told}"):
