@@ -25,7 +25,7 @@ from fdl.typing import Initializer, Params, State
 
 SMALL = normal(0.02)
 # Frequencies are computed in float64 by NumPy, so a base cannot be traced.
-USUAL_BASE = "pass a number that is not traced, such as 10000"
+USUAL_BASE = "pass a Python number such as 10000"
 
 
 def embedding(

@@ -662,7 +662,10 @@ PADDINGS += "integer or a pair for "
             r"conv: expected stride to be an integer >= 1, or one integer >= 1 for each of 2 axes, "
             r"got \(1, 2, 3, 4\); write 2, or \(2, 2\)",
         ),
-        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, an integer, got 0; say how .*"),
+        (
+            lambda: fdl.conv(0, (3,)),
+            r"conv: expected features >= 1, an integer, got 0; pass the number of outputs",
+        ),
         (
             conv_of(groups=3),
             r"conv: expected groups >= 1 that divide the 4 features, got 3; choose a common "

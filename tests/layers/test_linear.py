@@ -152,7 +152,7 @@ def test_bilinear_refuses_sizes_that_do_not_fit():
     ):
         model.apply(params, {}, X, other=X)
     with pytest.raises(
-        ValueError, match=r"^bilinear: expected features >= 1, an integer, got 0; say"
+        ValueError, match=r"^bilinear: expected features >= 1, an integer, got 0; pass"
     ):
         fdl.bilinear(0)
 

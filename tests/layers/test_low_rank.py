@@ -170,7 +170,7 @@ def test_low_rank_refuses_what_it_cannot_adapt():
     ):
         adapted("head/*").init(KEY, X)
     with pytest.raises(
-        ValueError, match=r"^low_rank: expected rank >= 1, an integer, got 0; it is the width"
+        ValueError, match=r"^low_rank: expected rank >= 1, an integer, got 0; pass the rank"
     ):
         adapted(rank=0)
     with pytest.raises(

@@ -248,11 +248,11 @@ def test_unshuffling_undoes_shuffling(leading):
         ),
         (
             lambda: fdl.pixel_shuffle(0),
-            r"pixel_shuffle: expected factor >= 1, an integer, got 0; 2 .*",
+            r"pixel_shuffle: expected factor >= 1, an integer, got 0; pass a .*",
         ),
         (
             lambda: fdl.pixel_unshuffle(0),
-            r"pixel_unshuffle: expected factor >= 1, an integer, got 0; 2 .*",
+            r"pixel_unshuffle: expected factor >= 1, an integer, got 0; pass a .*",
         ),
     ],
 )

@@ -376,8 +376,8 @@ def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):
         with pytest.raises(
             ValueError,
-            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; pass the number "
-            rf"of features of the carry$",
+            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; pass the number of "
+            rf"features of h$",
         ):
             cell(0)
     with pytest.raises(
@@ -415,7 +415,7 @@ def test_a_classifier_reads_no_padding(both_ways):
 
 def test_a_classifier_without_layers_is_refused():
     with pytest.raises(
-        ValueError, match=r"^lstm_classifier: expected depth >= 1, an integer, got 0; say"
+        ValueError, match=r"^lstm_classifier: expected depth >= 1, an integer, got 0; pass"
     ):
         fdl.lstm_classifier(11, 4, 3, depth=0)
 

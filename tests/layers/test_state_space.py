@@ -157,7 +157,7 @@ def test_a_wrong_use_says_where_and_what_to_do():
     with pytest.raises(
         fdl.PathError,
         match=r"^linear_recurrence: expected a and b of one shape \[\.\.\., T, D\] and start "
-        r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them$",
+        r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them to these shapes$",
     ):
         fdl.linear_recurrence(A, X, start=START[0])
 
