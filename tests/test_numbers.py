@@ -261,7 +261,7 @@ def test_unknown_modes_and_distributions_are_refused():
     scaling = fdl.initializers.variance_scaling
     with pytest.raises(
         ValueError,
-        match=r"^variance_scaling: expected mode fan_in, fan_out or fan_avg, got 'fan_on'; fan_in ",
+        match=r"^variance_scaling: expected mode fan_in, fan_out or fan_avg, got 'fan_on'; use ",
     ):
         scaling(1.0, "fan_on", "normal")
     with pytest.raises(
@@ -414,11 +414,9 @@ def test_the_confusion_matrix_refuses_other_shapes_and_classes():
         match=r"^confusion_matrix: expected predicted \[N\] and labels \[N\], got \[2, 2\] and ",
     ):
         fdl.confusion_matrix(np.ones((2, 2)), np.ones(2), 2)
-    told = (
-        r"^confusion_matrix: expected classes in \[0, 2\), got {} to {}; raise classes or mend the "
-    )
+    told = r"^confusion_matrix: expected classes in \[0, 2\), got {} to {}; increase classes, or "
     for predicted, low, high in [([0, 2], 0, 2), ([-1, 0], -1, 1)]:
-        with pytest.raises(ValueError, match=told.format(low, high) + "labels$"):
+        with pytest.raises(ValueError, match=told.format(low, high) + "correct the labels$"):
             fdl.confusion_matrix(predicted, [0, 1], 2)
 
 
