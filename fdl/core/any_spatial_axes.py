@@ -7,7 +7,7 @@ from typing import Any, ParamSpec
 
 import jax
 
-from fdl.checks import check_array, counted, is_count
+from fdl.checks import as_int, check_array, is_count
 from fdl.core.layer import Layer
 from fdl.ops.windows_and_padding import AXES
 from fdl.paths import PathError
@@ -37,7 +37,7 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
         @functools.wraps(factory)
         def made(*args: P.args, **given: P.kwargs) -> Layer:
             bound = signature.bind(*args, **given)
-            size = counted(bound.arguments.get(what))
+            size = as_int(bound.arguments.get(what))
             if not is_count(size):
                 return factory(*args, **given)
 

@@ -121,7 +121,7 @@ def sliding(layer: Layer, before: int) -> Layer:
     return Layer(layer.name, init, apply)
 
 
-def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
+def with_position_count(layer: Layer, length: int, most: int | None = None) -> Layer:
     """The incremental form of a layer with positions: each call continues at the next position.
 
     Args:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import initializers
-from fdl.checks import check_array, check_key, said
+from fdl.checks import check_array, check_key, described
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, shortened
 from fdl.typing import Params, State
@@ -82,7 +82,7 @@ class Layer:
         """Raises a TypeError, because a layer is not a function."""
         raise TypeError(
             f"{self.name}: expected a call of the layer's init or apply, got a call of the "
-            f"layer itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            f"layer itself{', with ' + described(args[0]) if args else ''}; write params, state = "
             "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
             "write f.name(x)"
         )
@@ -204,7 +204,7 @@ def check_initializer(layer: str, what: str, value: Any) -> None:
     remedy = f"call it first: {getattr(value, '__name__', 'normal')}(...)"
     raise TypeError(
         f"{layer}: expected {what} to be an initializer (key, shape, dtype) -> array, got "
-        f"{said(value)}; {remedy if is_factory else f'pass fdl.initializers.{name}'}"
+        f"{described(value)}; {remedy if is_factory else f'pass fdl.initializers.{name}'}"
     )
 
 

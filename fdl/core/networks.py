@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fdl.checks import said
+from fdl.checks import described
 from fdl.core.inputs import check_inputs, check_pass, missing
 from fdl.core.layer import (
     Layer,
@@ -107,7 +107,7 @@ def network(
 def _check_names(inputs: Any) -> None:
     if not isinstance(inputs, tuple) or not all(isinstance(each, str) for each in inputs):
         raise ValueError(
-            f"network: expected inputs to be a tuple of names, got {said(inputs)}; write "
+            f"network: expected inputs to be a tuple of names, got {described(inputs)}; write "
             "inputs=('mask',); if 'inputs' is a child, give it another name"
         )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
+from fdl.checks import check_number, check_ordered, in_dtype, is_concrete_number, plain, square_root
 from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
 
@@ -156,7 +156,7 @@ def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax
     XLA rounds in the same way whether or not the call is inside a larger compiled function. Traced
     options cannot be static; for them, the uncompiled function is called.
     """
-    if all(map(known, options)):
+    if all(map(is_concrete_number, options)):
         numbers = tuple(map(float, options))
         return lambda *args: draw(*args, *numbers)
     eager = inspect.unwrap(draw)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_number, in_dtype, known, named_in_errors
+from fdl.checks import check_count, check_number, in_dtype, is_concrete_number, named_in_errors
 from fdl.initializers.distributions import normal
 from fdl.initializers.fan_counts import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
@@ -238,7 +238,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
         zero = share * shape[0]
-        is_zero = rank < (math.ceil(zero) if known(share) else jnp.ceil(zero).astype(rank.dtype))
+        is_zero = rank < (
+            math.ceil(zero) if is_concrete_number(share) else jnp.ceil(zero).astype(rank.dtype)
+        )
         return jnp.where(is_zero, jnp.zeros_like(w), w)
 
     return init

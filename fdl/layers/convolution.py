@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, counted, is_count, named_in_errors
+from fdl.checks import as_int, check_count, is_count, named_in_errors
 from fdl.core.any_spatial_axes import one_for_all_axes
 from fdl.core.decoding_cache import at_once, sliding
 from fdl.core.layer import Layer, subkey
@@ -245,7 +245,7 @@ def separable_conv(
     """
     windows: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     pointwise_size: int | tuple[int, ...] = 1
-    if not is_count(counted(kernel_size)):
+    if not is_count(as_int(kernel_size)):
         pointwise_size = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
     return chain(
         depthwise=depthwise_conv(

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_array, check_count, check_known, is_count, said
-from fdl.core.decoding_cache import counted
+from fdl.checks import check_array, check_concrete_number, check_count, described, is_count
+from fdl.core.decoding_cache import with_position_count
 from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.data.arrays import to_jax
 from fdl.initializers import normal
@@ -146,7 +146,9 @@ def learned_positions(
         return x + rows(params["w"], to_jax(positions, name, "positions")), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room, length))
+    return dataclasses.replace(
+        layer, decoding=lambda room: with_position_count(layer, room, length)
+    )
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
@@ -174,7 +176,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
-    check_known("sinusoidal_positions", "base", base, "(1, inf]", USUAL_BASE)
+    check_concrete_number("sinusoidal_positions", "base", base, "(1, inf]", USUAL_BASE)
     base = float(base)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
@@ -205,7 +207,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
+    return dataclasses.replace(layer, decoding=lambda room: with_position_count(layer, room))
 
 
 def rotary(
@@ -245,11 +247,11 @@ def rotary(
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; with features < K:
     Black et al. 2022, arXiv 2204.06745, section 2.1.
     """
-    check_known("rotary", "base", base, "(0, inf]", USUAL_BASE)
+    check_concrete_number("rotary", "base", base, "(0, inf]", USUAL_BASE)
     if features is not None and (not is_count(features, 2) or features % 2):
         raise ValueError(
-            f"rotary: expected features to be even and >= 2, got {said(features)}; leave it out "
-            "to rotate all features"
+            f"rotary: expected features to be even and >= 2, got {described(features)}; leave it "
+            "out to rotate all features"
         )
     positions = to_jax(positions, "rotary", "positions")
     _check_rotated("rotary", x, positions, features)

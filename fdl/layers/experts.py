@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, is_count, known, said
+from fdl.checks import check_array, described, is_concrete_number, is_count
 from fdl.core.layer import Layer, as_layer, subkey
 from fdl.core.networks import network
 from fdl.layers.linear import dense
@@ -69,13 +69,15 @@ def mixture_of_experts(
     k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
     arXiv 2006.16668, algorithm 1.
     """
-    has_room = capacity_factor is None or (known(capacity_factor) and capacity_factor > 0)
+    has_room = capacity_factor is None or (
+        is_concrete_number(capacity_factor) and capacity_factor > 0
+    )
     if not (is_count(count) and is_count(top_k)) or top_k > count or not has_room:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
-            f"> 0 or None, got {said(count)}, {said(top_k)} and {said(capacity_factor)}; pass "
-            "top_k=2 for two experts for each token, and capacity_factor=None to give every expert "
-            "room for all tokens"
+            f"> 0 or None, got {described(count)}, {described(top_k)} and "
+            f"{described(capacity_factor)}; pass top_k=2 for two experts for each token, and "
+            "capacity_factor=None to give every expert room for all tokens"
         )
 
     def forward(f: Any, x: Any) -> Any:

@@ -18,8 +18,8 @@ from fdl.checks import (
     check_count,
     check_floating,
     check_number,
+    described,
     in_dtype,
-    said,
 )
 from fdl.core.decoding_cache import at_once
 from fdl.core.layer import Layer, check_initializer, subkey
@@ -334,8 +334,8 @@ def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
     if not negative or len(set(found)) < len(found):
         raise OptionError(
             who,
-            f"expected axes to be negative and distinct, got {said(axes)}; pass -1 to normalize "
-            "each vector, or (-3, -2, -1) to normalize each image",
+            f"expected axes to be negative and distinct, got {described(axes)}; pass -1 to "
+            "normalize each vector, or (-3, -2, -1) to normalize each image",
         )
     return tuple(sorted(map(int, found)))
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number, in_dtype, is_zero, known, square_root
+from fdl.checks import check_number, in_dtype, is_concrete_number, is_zero, square_root
 from fdl.core.layer import Layer
 from fdl.layers.weightless import weightless
 from fdl.ops.numerics import wide
@@ -204,7 +204,7 @@ def _shares(rate: Any) -> tuple[Any, Any]:
 
 def _or_one(share: Any) -> Any:
     """The share, or 1 if the share is 0, so that it can be a divisor."""
-    return (share or 1.0) if known(share) else jnp.where(share == 0, 1, share)
+    return (share or 1.0) if is_concrete_number(share) else jnp.where(share == 0, 1, share)
 
 
 def _check_axes(name: str, x: Array, axes: int, shape: str) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, silu
-from fdl.checks import check_array, check_count, check_number, is_zero, named_in_errors, said
+from fdl.checks import check_array, check_count, check_number, described, is_zero, named_in_errors
 from fdl.core.decoding_cache import key_value_cache, position
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -275,8 +275,8 @@ def _check_options(
     if chunk is not None and not is_zero(dropout_rate):
         raise ValueError(
             f"attention: expected dropout_rate 0 with a chunk, got chunk {chunk} and "
-            f"dropout_rate {said(dropout_rate)}; leave one of them out, because the computation in "
-            "chunks does not store the weights"
+            f"dropout_rate {described(dropout_rate)}; leave one of them out, because the "
+            "computation in chunks does not store the weights"
         )
 
 

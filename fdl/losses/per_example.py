@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Protocol, cast, overload
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, counted, is_count, said
+from fdl.checks import as_int, check_array, described, is_count
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, quoted
 
@@ -124,7 +124,7 @@ def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None)
             )
     if ignore_index is None:
         return jnp.asarray(where)
-    others = _other_than(name, labels, counted(ignore_index))
+    others = _other_than(name, labels, as_int(ignore_index))
     return others if where is None else others & where
 
 
@@ -132,7 +132,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
     traced = isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer)
     if not traced and not is_count(index, -(2**63)):
         raise ValueError(
-            f"{name}: expected ignore_index to be an integer, got {said(index)}; pass the "
+            f"{name}: expected ignore_index to be an integer, got {described(index)}; pass the "
             "label to leave out, such as -100"
         )
     if not traced and jnp.issubdtype(labels.dtype, jnp.integer):

@@ -6,7 +6,7 @@ T is the number of frames, C the number of classes, S the length of the longest 
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import counted, is_count, said
+from fdl.checks import as_int, described, is_count
 from fdl.losses.cross_entropy import nats_of_all
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import precise, real, wide_labels
@@ -131,11 +131,11 @@ def _check(
             f"{lengths.dtype} {list(lengths.shape)}; pass the number of frames of each sequence",
             layer="ctc",
         )
-    blank = counted(blank)
+    blank = as_int(blank)
     traced = isinstance(blank, jax.core.Tracer) and jnp.issubdtype(blank.dtype, jnp.integer)
     if not traced and not (is_count(blank, 0) and blank < logits.shape[-1]):
         raise PathError(
-            f"expected blank in [0, {logits.shape[-1]}), got {said(blank)}; pass the number of the "
-            "class that is the blank",
+            f"expected blank in [0, {logits.shape[-1]}), got {described(blank)}; pass the number "
+            "of the class that is the blank",
             layer="ctc",
         )

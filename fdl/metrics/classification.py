@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.checks import check_count, check_number, counted, is_count, said
+from fdl.checks import as_int, check_count, check_number, described, is_count
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import logits_and_labels, one_hot, same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
@@ -109,11 +109,12 @@ def top_k(
       Array([1., 0.], dtype=float32)
     """
     labels = class_numbers("top_k", logits, labels)
-    k = counted(k)
+    k = as_int(k)
     traced = isinstance(k, jax.core.Tracer) and jnp.issubdtype(k.dtype, jnp.integer)
     if not traced and not (is_count(k) and k <= logits.shape[-1]):
         raise PathError(
-            f"expected k in [1, {logits.shape[-1]}], got {said(k)}; pass the number of guesses",
+            f"expected k in [1, {logits.shape[-1]}], got {described(k)}; pass the number of "
+            "guesses",
             layer="top_k",
         )
     right = one_hot(labels, logits.shape[-1])
@@ -416,18 +417,18 @@ def _of_hits(
 def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
     if average not in ("binary", "macro", "micro"):
         raise ValueError(
-            f"{name}: expected average 'binary', 'macro' or 'micro', got {said(average)}; pass "
-            "'macro' to weight all classes equally, 'micro' to weight all examples equally"
+            f"{name}: expected average 'binary', 'macro' or 'micro', got {described(average)}; "
+            "pass 'macro' to weight all classes equally, 'micro' to weight all examples equally"
         )
     if not is_count(classes, 0) or (average == "binary") != (classes == 0):
         remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"
         raise ValueError(
             f"{name}: expected classes for 'macro' and 'micro' and none for 'binary', got "
-            f"{said(classes)} for {average!r}; {remedy}"
+            f"{described(classes)} for {average!r}; {remedy}"
         )
     if threshold is not None and average != "binary":
         raise ValueError(
             f"{name}: expected no threshold for {average!r}, where the largest logit is the "
-            f"prediction, got {said(threshold)}; leave threshold out"
+            f"prediction, got {described(threshold)}; leave threshold out"
         )
     _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fdl.activations import relu
-from fdl.checks import is_count, named_in_errors, said
+from fdl.checks import described, is_count, named_in_errors
 from fdl.core.combinators import parallel
 from fdl.core.layer import Layer
 from fdl.core.networks import chain
@@ -127,7 +127,7 @@ def resnet(
         if value not in choices:
             raise ValueError(
                 f"resnet: expected {what} to be one of {', '.join(map(repr, choices))}, got "
-                f"{said(value)}; {choices[0]!r} is the default"
+                f"{described(value)}; {choices[0]!r} is the default"
             )
     normed = functools.partial(_normed, norm or batch_norm(), symmetric_padding)
     layers: list[Any] = [] if scale is None else [rescale(scale)]
@@ -156,7 +156,7 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
     if isinstance(depth, Sequence) or block != "basic":
         raise ValueError(
             "resnet: expected depth to be the number of blocks of each stage, integers >= 1, got "
-            f"{said(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
+            f"{described(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
         )
     blocks, rest = divmod(depth - 2, 6)
     if not is_count(depth) or blocks < 1 or rest:

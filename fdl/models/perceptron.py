@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array, check_number, is_zero, named_in_errors, said
+from fdl.checks import check_array, check_number, described, is_zero, named_in_errors
 from fdl.core.layer import Layer, function
 from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
@@ -55,9 +55,10 @@ def mlp(
     """
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise TypeError(
-            f"mlp: expected hidden to be a list of widths, got {said(hidden)}; write "
-            f"mlp([{said(hidden)}], {said(outputs)}) for one hidden layer, or mlp([], "
-            f"{said(outputs)}) for none; do not pass the width of x, because init reads it from x"
+            f"mlp: expected hidden to be a list of widths, got {described(hidden)}; write "
+            f"mlp([{described(hidden)}], {described(outputs)}) for one hidden layer, or mlp([], "
+            f"{described(outputs)}) for none; do not pass the width of x, because init reads it "
+            "from x"
         )
     check_number("mlp", "dropout_rate", dropout_rate, "[0, 1]", "pass 0.1 to drop 10 %")
     layers: list[Any] = [] if scale is None else [rescale(scale)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import in_dtype, known
+from fdl.checks import in_dtype, is_concrete_number
 
 Axes = int | tuple[int, ...] | None
 
@@ -219,7 +219,7 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
     """A power of two <= sqrt(epsilon). Squares of far smaller numbers are negligible."""
-    if not known(epsilon):
+    if not is_concrete_number(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
 
@@ -300,7 +300,7 @@ def squared_size(g: jax.Array) -> jax.Array:
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
-def shortened(g: Any) -> jax.Array:
+def scaled_down(g: Any) -> jax.Array:
     """g, divided by a power of two if its largest element is above 2^50.
 
     Use it in update rules that sum products of elements of g and need only ratios of these sums.

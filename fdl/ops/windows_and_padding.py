@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_floating, check_shape, is_count, said
+from fdl.checks import OptionError, check_floating, check_shape, described, is_count
 from fdl.paths import PathError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -178,7 +178,7 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
         raise OptionError(
             layer,
             f"expected {what} to be an integer >= 1, or a tuple of 1 to 3 integers >= 1, one for "
-            f"each spatial axis, got {said(value)}; write 3, or (3, 3) for images",
+            f"each spatial axis, got {described(value)}; write 3, or (3, 3) for images",
         )
     return tuple(map(int, value))
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from fdl import paths
-from fdl.checks import amount, said
+from fdl.checks import amount, described
 from fdl.core.layer import abstract
 from fdl.train.evaluation import params_and_state, values
 from fdl.train.run import Run, copied
@@ -201,7 +201,7 @@ class Log:
     def __init__(self, file: Any):
         if file is not None and not isinstance(file, str | os.PathLike):
             raise ValueError(
-                f"fit: expected log to be the path of a file, got {said(file)}; "
+                f"fit: expected log to be the path of a file, got {described(file)}; "
                 "pass log='history.jsonl' or the like"
             )
         self.file = file

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import check_count, counted, is_count, is_number, said
+from fdl.checks import as_int, check_count, described, is_count, is_number
 from fdl.core.compilation import weak_jit
 from fdl.data.arrays import to_jax
 from fdl.ops.rank_promotion import free_ranks
@@ -218,15 +218,15 @@ def _check_grid(optimizers: Any, rates: Any, seeds: Any, mode: str) -> None:
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
-            f"compare_optimizers: expected rates [R], > 0 and rising, got {said(rates)}; "
+            f"compare_optimizers: expected rates [R], > 0 and rising, got {described(rates)}; "
             "np.geomspace(1e-4, 1, 9) is a wide grid to begin with"
         )
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str)
-    whole = [counted(seed) for seed in seeds] if listed else []
+    whole = [as_int(seed) for seed in seeds] if listed else []
     whole_fine = all(is_count(seed, least=0) and seed < 2**32 for seed in whole)
     if not whole or not whole_fine or len(set(whole)) < len(whole):
         raise ValueError(
-            f"compare_optimizers: expected different seeds in [0, 2**32), got {said(seeds)}; "
+            f"compare_optimizers: expected different seeds in [0, 2**32), got {described(seeds)}; "
             "give range(3) or the like"
         )
     makers = isinstance(optimizers, Mapping)
@@ -234,7 +234,7 @@ def _check_grid(optimizers: Any, rates: Any, seeds: Any, mode: str) -> None:
     if wrong:
         raise TypeError(
             "compare_optimizers: expected optimizers as name -> a function of the rate, got "
-            f"{said(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
+            f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
             "fdl.sgd(rate, momentum=0.9)"
         )
     if not optimizers:

@@ -487,10 +487,13 @@ SEEDED_BUGS = {
         "test_messages.py layers/test_pooling.py losses test_laws.py "
         "-k option_or_mistake_or_told_or_number_or_refused_or_numpy",
         [
-            ("return float(value) if known(value) else jnp.asarray(value, dtype)", "return value"),
-            ("if known(value) else jnp.sqrt(value)", "if True else 0"),
-            ("return known(value) and value == 0", "return not value"),
-            ("bad = all(map(known, pair)) and not order", "bad = not order"),
+            (
+                "return float(value) if is_concrete_number(value) else jnp.asarray(value, dtype)",
+                "return value",
+            ),
+            ("if is_concrete_number(value) else jnp.sqrt(value)", "if True else 0"),
+            ("return is_concrete_number(value) and value == 0", "return not value"),
+            ("bad = all(map(is_concrete_number, pair)) and not order", "bad = not order"),
             ("isinstance(value, Integral)", "isinstance(value, int)"),
             ("and not isinstance(value, bool) and", "and"),
             ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
@@ -498,7 +501,7 @@ SEEDED_BUGS = {
             ("np.all(above & below)", "np.any(above & below)"),
             ("if not is_number(value)", "if False"),
             ("return not isinstance(value, bool)", "return True"),
-            ("return float(value) if known(value) else value", "return value"),
+            ("return float(value) if is_concrete_number(value) else value", "return value"),
         ],
     ),
 }

@@ -232,7 +232,7 @@ SEEDED_BUGS = {
     "fdl/layers/embeddings.py": (
         "layers/test_embeddings.py core/test_decoding.py ops/test_sharding.py",
         [
-            ("counted(layer, room, length)", "counted(layer, room)"),
+            ("with_position_count(layer, room, length)", "with_position_count(layer, room)"),
             ("normal(features**-0.5)", "normal(1.0)"),
             ("[jnp.sin(phases), jnp.cos(phases)]", "[jnp.cos(phases), jnp.sin(phases)]"),
             (

@@ -376,8 +376,8 @@ def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):
         with pytest.raises(
             ValueError,
-            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; pass the number of "
-            rf"features of h$",
+            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; pass the number "
+            r"of features of h$",
         ):
             cell(0)
     with pytest.raises(
