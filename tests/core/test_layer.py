@@ -573,10 +573,7 @@ def test_init_of_a_network_names_the_path_too():
         return f.up(f.down(x)) + f.down(f.up(x))
 
     net = fdl.chain(outer=fdl.network(forward, down=fdl.dense(3), up=fdl.dense(2)))
-    message = (
-        "outer/down: expected x [..., 4], got [3, 3]; pass a longer text x that width, or make new "
-        "params "
-    )
+    message = "outer/down: expected x [..., 4], got [3, 3]; give x that width, or make new params "
     with pytest.raises(fdl.PathError, match=told("outer/up: expected x [..., 3], got [3, 4]; ")):
         net.init(KEY, X)
     mended = fdl.chain(
