@@ -23,7 +23,7 @@ class OptionError(ValueError):
 
     Args:
       who: the name of the function that the user called.
-      what: says what was expected, what was given instead, and what to do.
+      what: the rest of the text: what was expected, what was given instead, and what to do.
     """
 
     def __init__(self, who: str, what: str):
@@ -37,7 +37,7 @@ class OptionError(ValueError):
 def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
     """A decorator for a factory that calls other factories.
 
-    If one of these raises an OptionError, the error names the decorated factory instead.
+    If an inner factory raises an OptionError, the error names the decorated factory instead.
     """
 
     @functools.wraps(factory)
@@ -66,7 +66,7 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
       OptionError: `value` is not a number or an array of numbers, or is outside the interval.
     """
     if not is_number(value):
-        got = said(value)
+        got = described(value)
         raise OptionError(who, f"expected {_range(what, interval)}, got {got}; pass a number")
     numbers = np.asarray(value) if _concrete(value) else np.empty(0)
     if interval is None or not numbers.size:
@@ -81,11 +81,13 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
         raise OptionError(who, f"expected {finite}{_range(what, interval)}, got {got}; {remedy}")
 
 
-def check_known(who: str, what: str, value: Any, interval: str, why: str) -> None:
-    """`check_number`, but also raises if `value` is an array with axes or is traced."""
-    check_number(who, what, value, interval, why)
-    if not known(value):
-        raise OptionError(who, f"expected {_range(what, interval)}, got {said(value)}; {why}")
+def check_concrete_number(who: str, what: str, value: Any, interval: str, remedy: str) -> None:
+    """Like `check_number`, but also raises if `value` is an array with axes or is traced."""
+    check_number(who, what, value, interval, remedy)
+    if not is_concrete_number(value):
+        raise OptionError(
+            who, f"expected {_range(what, interval)}, got {described(value)}; {remedy}"
+        )
 
 
 def check_ordered(
@@ -95,10 +97,10 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Raises unless `pair` is two numbers with `order(*pair)`; traced ones are not compared."""
-    bad = all(map(known, pair)) and not order(*pair)
+    """Raises unless `pair` is two numbers in the right order; traced numbers are not compared."""
+    bad = all(map(is_concrete_number, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
-        got = f"{said(pair[0])} and {said(pair[1])}"
+        got = f"{described(pair[0])} and {described(pair[1])}"
         raise OptionError(who, f"expected {expected}, got {got}; {remedy}")
 
 
@@ -108,16 +110,18 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
     Args:
       who: the name of the function that the user called, for the error message.
       what: the name of the argument, for the error message.
-      value: the value to check. An int, a NumPy integer, or a scalar array of an integer dtype that
-        is not traced is allowed.
+      value: the value to check. It may be an int, a NumPy integer, or a scalar array of an integer
+        dtype that is not traced.
       remedy: the end of the error message, which says what to do.
 
     Raises:
-      OptionError: `value` is not such an integer, or is below 1.
+      OptionError: `value` is not such an integer, or it is less than 1.
     """
-    value = counted(value)
+    value = as_int(value)
     if not is_count(value):
-        raise OptionError(who, f"expected {what} >= 1, an integer, got {said(value)}; {remedy}")
+        raise OptionError(
+            who, f"expected {what} >= 1, an integer, got {described(value)}; {remedy}"
+        )
     return int(value)
 
 
@@ -125,7 +129,8 @@ def check_array(layer: str, x: Any, what: str = "x") -> None:
     """Raises a PathError unless x is an array. Lists, Python numbers and None are not arrays."""
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise PathError(
-            f"expected {what} as an array, got a {type(x).__name__}; convert it with jnp.asarray",
+            f"expected {what} to be an array, got a {type(x).__name__}; convert it with "
+            "jnp.asarray",
             layer=layer,
         )
 
@@ -135,8 +140,8 @@ def check_floating(layer: str, x: Any) -> None:
     check_array(layer, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise PathError(
-            f"expected x of a floating dtype, got {kind(x)}; put rescale(1 / 255) "
-            "or the like in front, or convert x with astype",
+            f"expected x of a floating dtype, got {kind(x)}; convert x with "
+            "x.astype(jnp.float32), or use rescale(1 / 255) as the first layer",
             layer=layer,
         )
 
@@ -178,7 +183,7 @@ def check_key(key: Any, layer: str = "") -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     if key is not None and not typed and not (dtype == jnp.uint32 and shape == (2,)):
         raise PathError(
-            f"expected one random key, got {said(key)}; make it with jax.random.key(seed)",
+            f"expected one random key, got {described(key)}; make it with jax.random.key(seed)",
             layer=layer,
         )
 
@@ -194,26 +199,26 @@ def is_number(value: Any) -> bool:
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """True if `value` is an int of Python or NumPy (not a bool) of at least `least`."""
+    """True if `value` is an int of Python or NumPy, not a bool, and not less than `least`."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_zero(value: Any) -> bool:
     """True if `value` is the number 0 and is not traced."""
-    return known(value) and value == 0
+    return is_concrete_number(value) and value == 0
 
 
-def known(value: Any) -> bool:
+def is_concrete_number(value: Any) -> bool:
     """True if `value` is a single number and is not traced."""
     return _concrete(value) and np.ndim(value) == 0
 
 
-def counted(value: Any) -> Any:
-    """Converts a scalar array of an integer dtype to an int; returns all else unchanged.
+def as_int(value: Any) -> Any:
+    """Converts a scalar array of an integer dtype to an int.
 
-    A traced array is returned unchanged.
+    Any other value is returned unchanged, and so is a traced array.
     """
-    if not isinstance(value, jax.Array | np.ndarray) or not known(value):
+    if not isinstance(value, jax.Array | np.ndarray) or not is_concrete_number(value):
         return value
     return int(value) if jnp.issubdtype(value.dtype, jnp.integer) else value
 
@@ -223,27 +228,27 @@ def plain(value: Any) -> Any:
 
     In arithmetic with an array, a Python float does not change the array's dtype.
     """
-    return float(value) if known(value) else value
+    return float(value) if is_concrete_number(value) else value
 
 
 def in_dtype(value: Any, dtype: Any) -> Any:
     """Converts an option for arithmetic with arrays of `dtype`.
 
-    A known number becomes a Python float, so that its precision is not reduced. A traced number is
-    cast to `dtype`, so that the result of the arithmetic also has `dtype`.
+    A number that is not traced becomes a Python float, so that it keeps its precision. A traced
+    number is cast to `dtype`, so that the result of the arithmetic also has `dtype`.
     """
-    return float(value) if known(value) else jnp.asarray(value, dtype)
+    return float(value) if is_concrete_number(value) else jnp.asarray(value, dtype)
 
 
 def square_root(value: Any) -> Any:
     """The square root of an option: a Python float, or a JAX array if the option is traced."""
-    return math.sqrt(value) if known(value) else jnp.sqrt(value)
+    return math.sqrt(value) if is_concrete_number(value) else jnp.sqrt(value)
 
 
-def said(value: Any) -> str:
+def described(value: Any) -> str:
     """Describes a value in a few words, for an error message."""
     if type(value) in (tuple, list):
-        parts = ", ".join([said(each) for each in value[:3]] + ["..."] * (len(value) > 3))
+        parts = ", ".join([described(each) for each in value[:3]] + ["..."] * (len(value) > 3))
         comma = "," * (len(value) == 1 and isinstance(value, tuple))
         return f"({parts}{comma})" if isinstance(value, tuple) else f"[{parts}]"
     if isinstance(value, np.generic):

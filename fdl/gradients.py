@@ -39,7 +39,7 @@ def derivative(f: Callable[[jax.Array], jax.Array], x: Any, step: float | None =
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"derivative: expected x of a floating dtype, got {x.dtype}; try float(x)")
+        raise TypeError(f"derivative: expected x of a floating dtype, got {x.dtype}; pass float(x)")
     h = _step(x.dtype) * jnp.maximum(jnp.abs(x), 1) if step is None else step
     above, below = x + h, x - h
     return (f(above) - f(below)) / (above - below)
@@ -60,12 +60,12 @@ def check_gradient(
 
     Args:
       f: a function from a pytree to a scalar.
-      params: a pytree of floating arrays. f must not have a kink there, such as relu at 0.
+      params: a pytree of floating arrays. f must be differentiable there, unlike relu at 0.
       key: a random key for the directions; by default a fixed key.
       directions: number of directions for each leaf.
       tolerance: the largest relative error that is allowed. A relative error is the difference
         between the two rates, divided by the norm of the leaf's gradient or by |f| / 5, whichever
-        is larger. By default 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
+        is larger. The default is 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
 
     Returns:
       A dict from the path of each leaf to the largest relative error of this leaf.
@@ -106,7 +106,7 @@ def check_gradient(
                 raise paths.PathError(
                     f"expected jax.grad and the central difference to agree within {allowed:.1e}, "
                     f"got rates {predicted:.6g} and {measured:.6g} along one direction; look for a "
-                    "custom gradient, a stop_gradient, or a kink",
+                    "wrong custom gradient, a stop_gradient, or a point where f has no derivative",
                     path,
                 )
     return errors

@@ -32,7 +32,7 @@ class PathError(ValueError):
     `jit`, `grad`, `vmap` and `scan`.
 
     Args:
-      message: says what was expected, what was given instead, and what to do; one line if it fits.
+      message: says what was expected, what was given instead, and what to do.
       path: where the error is, relative to the code that raises.
       layer: the name of the layer that raises. The text begins with it if the path is empty.
 
@@ -83,9 +83,8 @@ def traced_in(layer: str) -> Iterator[None]:
 
 def _value_needed(path: str, layer: str) -> PathError:
     return PathError(
-        "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an "
-        "array whose value is known only when the compiled program runs; use jax.numpy, jnp.where "
-        "or jax.lax.cond",
+        "expected only operations of jax.numpy on a traced array, got one that needs the array's "
+        "value, such as numpy, if, float() or int(); use jax.numpy, jnp.where or jax.lax.cond",
         path,
         layer=layer,
     )
@@ -159,7 +158,9 @@ def leaves(tree: Any) -> dict[str, Any]:
     if len(found) < len(pairs):
         paths = [path for path, _ in pairs]
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise PathError("expected one leaf at this path, got two; rename keys that hold '/'", twice)
+        raise PathError(
+            "expected one leaf at this path, got two; rename the keys that contain '/'", twice
+        )
     return found
 
 
@@ -192,7 +193,8 @@ def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
     for path in leaves:
         if path in levels:
             raise PathError(
-                "expected either a leaf or a level of leaves at this path, got both; rename one",
+                "expected either a leaf or a dict of leaves at this path, got both; rename one of "
+                "the two",
                 path,
             )
     made: dict[str, Any] = {}
@@ -214,13 +216,13 @@ def _above(path: str) -> list[str]:
 def _tree_like(leaves: Mapping[str, Any], like: Any) -> Any:
     pairs, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = dict.fromkeys(path_of(keys) for keys, _ in pairs)
-    wrong = [f"none at {path!r}" for path in wanted if path not in leaves]
-    wrong += [f"one at {path!r}" for path in leaves if path not in wanted]
+    wrong = [f"no leaf at {path!r}" for path in wanted if path not in leaves]
+    wrong += [f"an extra leaf at {path!r}" for path in leaves if path not in wanted]
     if wrong or len(wanted) < len(pairs):
         found = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise PathError(
-            f"expected a leaf for each of the {len(pairs)} paths of like, got "
-            f"{found or 'two for one path'}; see fdl.paths.leaves(like)",
+            f"expected one leaf for each of the {len(pairs)} paths of like, got "
+            f"{found or 'two leaves with the same path'}; use the paths of fdl.paths.leaves(like)",
             layer="tree",
         )
     return jax.tree.unflatten(structure, [leaves[path_of(keys)] for keys, _ in pairs])
@@ -261,7 +263,7 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
             near = difflib.get_close_matches(pattern, paths, n=5, cutoff=0.0)
             raise ValueError(
                 f"pattern {quoted(pattern)}: expected at least one match among {len(paths)} paths, "
-                f"got none; the nearest are {', '.join(map(quoted, near)) or 'none'}"
+                f"got none; the most similar paths are {', '.join(map(quoted, near)) or 'none'}"
             )
     return [path for path in paths if any(matches(pattern, path) for pattern in patterns)]
 
@@ -274,7 +276,7 @@ def select(tree: Any, *patterns: str) -> Any:
       patterns: see `matches`.
 
     Returns:
-      A pytree of bool with the structure of `tree`, as `optax.masked` takes it.
+      A pytree of bool with the structure of `tree`, for example for `optax.masked`.
 
     Raises:
       ValueError: a pattern matches no path; the message lists the paths most similar to it.

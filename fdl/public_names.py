@@ -1,13 +1,14 @@
-"""`__all__` of a package, without writing a name twice."""
+"""Makes `__all__` of a package from its imports, so that no name is written twice."""
 
 import sys
 from types import ModuleType
 
 
 def public() -> list[str]:
-    """The names that the calling module imports, those of `import *` too, in their order.
+    """The public names of the calling module, in the order of its imports.
 
-    A submodule is among them only if the module imports it by name: Python binds the others too.
+    Names from `import *` are included. A submodule is included only if the module imports it by
+    name, because Python also adds every submodule that any module has imported.
 
     Example:
       >>> import fdl.data

@@ -94,8 +94,11 @@ class LossCase:
         if self.told is not None:
             return self.told
         if self.targets == "labels":
-            return r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class "
-        return r"expected targets \[6, 5\] as the predictions, got \[5, 5\]; reshape one of them"
+            return r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; pass one "
+        return (
+            r"expected targets with the shape of the predictions, \[6, 5\], got \[5, 5\]; reshape "
+            r"one of them"
+        )
 
 
 def wide64(x):

@@ -48,7 +48,7 @@ def test_a_shape_with_other_axes_is_refused(axes, lengths, wanted):
 
 
 def test_a_list_has_no_shape():
-    message = r"^layer: expected x as an array, got a list; convert it with jnp\.asarray$"
+    message = r"^layer: expected x to be an array, got a list; convert it with jnp\.asarray$"
     with pytest.raises(fdl.PathError, match=message):
         check_shape("layer", [1.0], "..., C", "reshape x")
 

@@ -65,9 +65,8 @@ PAIR = (
 )
 SCORES = "as a function (y_pred, y) -> [B, ...]"
 VALUE = (
-    "expected operations of jax.numpy alone, got numpy, if, float(), int() or the like on an array "
-    "whose value is known only when the compiled program runs; use jax.numpy, jnp.where or "
-    "jax.lax.cond"
+    "expected only operations of jax.numpy on a traced array, got one that needs the array's "
+    "value, such as numpy, if, float() or int(); use jax.numpy, jnp.where or jax.lax.cond"
 )
 STEPS = "fit: expected a number of steps in [0, 2**32), an integer, got"
 SEED = "start: expected a seed, an integer in [0, 2**32), got"
@@ -200,12 +199,13 @@ MISTAKES = {
     ),
     "a Metric where a function is made one": (
         lambda: fdl.metrics.mean_of(fdl.metrics.auc()),
-        "mean_of: expected a function (predictions, targets) -> [B, ...], got a Metric; pass one "
-        "such as fdl.accuracy, and use a Metric as it is",
+        "mean_of: expected a function (predictions, targets) -> [B, ...], got a Metric; pass a "
+        "function such as fdl.accuracy, or use the Metric directly",
     ),
     "an option that a loss does not have": (
         lambda: fdl.huber(delat=2.0),
-        "huber: expected options among delta, where, got 'delat'; the arrays go first",
+        "huber: expected options among delta, where, got 'delat'; use one of these names, and pass "
+        "arrays before options",
     ),
     "a factory for a model": (
         lambda: fdl.supervised(fdl.dense, fdl.squared_error),
@@ -221,29 +221,29 @@ MISTAKES = {
         lambda: model()(X),
         "chain: expected a call of the layer's init or apply, got a call of the layer itself, with "
         "float32 [8, 4]; write params, state = layer.init(key, x), then y, state = "
-        "layer.apply(params, state, x); inside a network, f.name(x)",
+        "layer.apply(params, state, x); inside a network, write f.name(x)",
     ),
     "apply without a state": (
         lambda: model().apply(params(), X),
-        "chain: expected apply(params, state, x), got 2 arguments by position; pass {} for the "
-        "state of a network without state, and the rest by name",
+        "chain: expected apply(params, state, x), got 2 arguments by position; pass {} as the "
+        "state of a network without state, and pass all other arguments by name",
     ),
     "init without a key": (
         lambda: fdl.dense(3).init(X),
-        "dense: expected init(key, x), got 1 arguments by position; pass {} for the state of a "
-        "network without state, and the rest by name",
+        "dense: expected init(key, x), got 1 arguments by position; pass {} as the state of a "
+        "network without state, and pass all other arguments by name",
     ),
     "a key handed to a child by hand": (
         lambda: fdl.network(lambda f, x, *, key=None: f.a(x, key=key), a=fdl.dropout(0.5)).init(
             jax.random.key(0), X
         ),
-        "a: expected extra inputs among [], got 'key', which is not an extra input; leave it "
-        "out: a network passes key and train to its layers itself",
+        "a: expected extra inputs among [], got 'key', which is not an extra input; leave it out, "
+        "because a network always passes key and train to its layers",
     ),
     "a width of mlp that is a number": (
         lambda: fdl.mlp(784, 10),
-        "mlp: expected hidden as a list of widths, got 784; write mlp([784], 10) for one hidden "
-        "layer, mlp([], 10) for none; the width of x is read off x",
+        "mlp: expected hidden to be a list of widths, got 784; write mlp([784], 10) for one hidden "
+        "layer, or mlp([], 10) for none; do not pass the width of x, because init reads it from x",
     ),
     "the state of no optimizer for adam": (
         lambda: fit(optimizer=fdl.adam(0.1)),
@@ -306,7 +306,7 @@ MISTAKES |= {
     f"{what} that was not called": (
         call,
         f"{who}: expected a Layer or a function of one array, got the function {what}, which makes "
-        f"a layer; call it, as {what}(...)",
+        f"a layer; call it: {what}(...)",
     )
     for what, who, call in [
         ("dropout", "chain", lambda: fdl.chain(fdl.dropout, fdl.dense(2))),
@@ -316,7 +316,7 @@ MISTAKES |= {
         ("global_average_pool", "frozen", lambda: fdl.frozen(fdl.global_average_pool)),
     ]
 }
-DRAW = "as an initializer (key, shape, dtype) -> array"
+DRAW = "to be an initializer (key, shape, dtype) -> array"
 MISTAKES |= {
     f"{what} of {who} as a text": (
         functools.partial(getattr(fdl, who), *given, **{what: "he_normal"}),
@@ -342,7 +342,7 @@ MISTAKES |= {
 MISTAKES |= {
     "an initializer that was not called": (
         lambda: fdl.dense(3, w_init=fdl.initializers.normal),
-        f"dense: expected w_init {DRAW}, got the function normal; call it first, as normal(...)",
+        f"dense: expected w_init {DRAW}, got the function normal; call it first: normal(...)",
     ),
     "an initializer of keras": (
         lambda: fdl.dense(3, w_init="RandomNormal"),
@@ -560,7 +560,7 @@ def test_arrays_of_objects_and_of_text_are_named_before_anything_is_traced(kind,
 
 
 def test_a_list_given_to_a_layer_without_weights_is_named():
-    told = "flatten: expected x as an array, got a list; convert it with jnp.asarray"
+    told = "flatten: expected x to be an array, got a list; convert it with jnp.asarray"
     with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}$"):
         fdl.flatten().apply({}, {}, [[1.0, 2.0]])
 

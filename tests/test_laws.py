@@ -956,7 +956,7 @@ def test_an_initializer_with_fans_refuses_a_shape_without(name, shape):
         return
     told = rf"^\w+: expected weights \[\.\.\., in, out\], got shape {re.escape(str(shape))}, which "
     with pytest.raises(
-        fdl.PathError, match=told + r"has no fans; use zeros, normal or uniform here$"
+        fdl.PathError, match=told + r"has no fan_in and fan_out; use zeros, normal or uniform$"
     ):
         case.init(jax.random.key(0), shape)
 

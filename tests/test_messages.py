@@ -71,7 +71,7 @@ def in_training(layer, x, key=None):
 
 
 MORE = "give x that width, or make new params with init"
-FLOATING = "put rescale(1 / 255) or the like in front, or convert x with astype"
+FLOATING = "convert x with x.astype(jnp.float32), or use rescale(1 / 255) as the first layer"
 OURS = "pass the params and state that init made for this network"
 ROOM = "give its last layer as many features as x has"
 
@@ -99,7 +99,7 @@ WRONG = {
     ),
     "no_features": (
         lambda x: passed(inside(fdl.dense(0)), x),
-        "dense: expected features >= 1, an integer, got 0; say how many outputs there are",
+        "dense: expected features >= 1, an integer, got 0; pass the number of outputs",
     ),
     "no_key_in_training": (
         lambda x: in_training(fdl.dropout(0.5), x),
@@ -108,8 +108,8 @@ WRONG = {
     ),
     "a_key_outside_training": (
         lambda x: passed(inside(fdl.dropout(0.5)), x, key=KEY),
-        "chain: expected no random key outside training, got one; nothing is drawn at random with "
-        "train=False: leave the key out, or pass train=True",
+        "chain: expected no random key with train=False, got one; leave the key out, or pass "
+        "train=True",
     ),
     "a_seed_for_a_key": (
         lambda x: in_training(fdl.dropout(0.5), x, key=7),
@@ -122,7 +122,7 @@ WRONG = {
     "an_input_nobody_takes": (
         lambda x: passed(inside(fdl.dense(2)), x, mask=x),
         "chain: expected extra inputs among [], got 'mask', which no layer here takes; leave it "
-        "out, or name it in the layer that should read it",
+        "out, or add an argument of this name to the layer that needs it",
     ),
     "an_input_that_is_missing": (
         lambda x: passed(
@@ -132,8 +132,8 @@ WRONG = {
     ),
     "parameters_of_another_network": (
         renamed,
-        "decoder: expected parameters of block, got also 'attention'; these are the "
-        "parameters of another network",
+        "decoder: expected parameters of block only, got an entry for 'attention'; pass the "
+        "parameters of this network, not of another one",
     ),
     "a_parameter_missing": (
         lambda x: without(x, "decoder", "block", "w"),
@@ -154,37 +154,38 @@ WRONG = {
     ),
     "a_path_for_a_name": (
         lambda x: passed(fdl.chain(**{"a/b": fdl.dense(2)}), x),
-        "chain: expected a child's name without '/' and '*', got 'a/b'; these two belong to paths "
-        "and patterns",
+        "chain: expected a child's name without '/' and '*', got 'a/b'; rename the child, because "
+        "paths and patterns use these characters",
     ),
     "a_name_twice": (
         lambda x: passed(fdl.chain(fdl.tanh, tanh_0=fdl.dense(2)), x),
-        "chain: expected a name that is still free, got 'tanh_0' twice; choose another",
+        "chain: expected a different name for each layer, got 'tanh_0' twice; rename one of the "
+        "two",
     ),
     "no_layer": (
         lambda x: passed(fdl.chain(fdl.dense(4), 8), x),
-        "chain: expected a Layer or a function of one array, got 8; call the layer's factory, as "
-        "dense(8), or pass the function itself",
+        "chain: expected a Layer or a function of one array, got 8; call the layer's factory, for "
+        "example dense(8), or pass the function itself",
     ),
     "a_child_that_does_not_exist": (
         lambda x: passed(inside(fdl.network(lambda f, x: f.up(x), down=fdl.tanh)), x),
-        "decoder/block: expected a child among down, got f.up; call one of these, or give network "
-        "a child of that name",
+        "decoder/block: expected a child among down, got f.up; call one of these, or add a child "
+        "of this name to the network",
     ),
     "a_forward_that_names_no_inputs": (
         lambda x: passed(fdl.network(lambda f, x, **more: f.a(x, **more), a=fdl.tanh), x),
-        "network: expected a forward that names its extra inputs, as (f, x, *, mask), got (f, x, "
-        "**more); name them, or pass inputs=('mask',)",
+        "network: expected a forward that names its extra inputs, such as (f, x, *, mask), got (f, "
+        "x, **more); name them in forward, or pass inputs=('mask',)",
     ),
     "a_residual_of_another_width": (
         lambda x: passed(inside(fdl.residual(fdl.dense(3))), x),
-        "decoder/block: expected f(x) like x float32 [3, 4], so that both can be added, got "
+        "decoder/block: expected f(x) with the shape and dtype of x, float32 [3, 4], got "
         "float32 [3, 3]; give the last layer as many features as x has, or use parallel(f, "
         "shortcut=...)",
     ),
     "a_residual_of_another_dtype": (
         lambda x: passed(inside(fdl.residual(lambda x: x > 0)), x),
-        "decoder/block: expected f(x) like x float32 [3, 4], so that both can be added, got bool "
+        "decoder/block: expected f(x) with the shape and dtype of x, float32 [3, 4], got bool "
         "[3, 4]; convert f(x) with astype(float32), or convert x before this layer",
     ),
     "a_residual_of_nothing": (
@@ -193,18 +194,20 @@ WRONG = {
     ),
     "a_sum_of_two_widths": (
         lambda x: passed(inside(fdl.parallel(fdl.dense(2), fdl.dense(3))), x),
-        "decoder/block: expected outputs of one shape and dtype, as float32 [3, 2] of dense_0, got "
-        "float32 [3, 3] of dense_1; give both the same number of features, or merge by 'concat'",
+        "decoder/block: expected outputs of one shape and dtype, got float32 [3, 2] from dense_0 "
+        "and float32 [3, 3] from dense_1; give both layers the same number of features, or pass "
+        "merge='concat'",
     ),
     "two_shapes_joined": (
         lambda x: passed(inside(fdl.parallel(fdl.tanh, t=jnp.transpose, merge="concat")), x),
-        "decoder/block: expected outputs that differ only in the last axis, as float32 [3, 4] of "
-        "tanh_0, got float32 [4, 3] of t; bring both to one shape, or merge by 'tuple'",
+        "decoder/block: expected outputs that differ only in the last axis, got float32 [3, 4] "
+        "from tanh_0 and float32 [4, 3] from t; give both layers outputs of one shape, or pass "
+        "merge='tuple'",
     ),
     "an_unknown_merge": (
         lambda x: passed(fdl.parallel(fdl.tanh, merge="mean"), x),
-        "parallel: expected merge to be one of 'sum', 'concat', 'tuple', got 'mean'; take 'tuple', "
-        "and merge by hand in a network",
+        "parallel: expected merge to be one of 'sum', 'concat', 'tuple', got 'mean'; pass 'tuple', "
+        "and combine the outputs in a network",
     ),
     "inside_a_remat": (
         lambda x: passed(inside(fdl.remat(fdl.chain(q=fdl.dense(2)))), wide(x)),
@@ -220,26 +223,26 @@ WRONG = {
     ),
     "a_block_that_grows": (
         lambda x: passed(inside(fdl.repeat(fdl.dense(6), 2)), x),
-        "decoder/block/0: expected a block that keeps x float32 [3, 4], so that another can "
-        f"follow, got float32 [3, 6]; {ROOM}",
+        "decoder/block/0: expected a block that keeps the shape and dtype of x, float32 [3, 4], "
+        f"got float32 [3, 6]; {ROOM}",
     ),
     "a_block_that_grows_in_a_scan": (
         lambda x: passed(inside(fdl.repeat(fdl.dense(6), 2, scan=True)), x),
-        "decoder/block/*: expected a block that keeps x float32 [3, 4], so that another can "
-        f"follow, got float32 [3, 6]; {ROOM}",
+        "decoder/block/*: expected a block that keeps the shape and dtype of x, float32 [3, 4], "
+        f"got float32 [3, 6]; {ROOM}",
     ),
     "a_block_without_weights": (
         cut,
-        f"decoder/block/2/b: expected float32 [4] as in block 0, got none; {OURS}",
+        f"decoder/block/2/b: expected float32 [4], the same as in block 0, got none; {OURS}",
     ),
     "no_blocks": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 0), x),
-        "repeat: expected n >= 1, an integer, got 0; it is the number of blocks",
+        "repeat: expected n >= 1, an integer, got 0; pass the number of blocks",
     ),
     "a_mask_for_blocks_without": (
         lambda x: passed(fdl.repeat(fdl.dense(4), 2, scan=True), x, mask=x),
         "repeat: expected extra inputs among [], got 'mask', which no layer here takes; leave it "
-        "out, or name it in the layer that should read it",
+        "out, or add an argument of this name to the layer that needs it",
     ),
     "a_norm_of_another_width": (
         lambda x: passed(inside(fdl.layer_norm()), wide(x)),
@@ -249,17 +252,17 @@ WRONG = {
     "one_example_to_normalize_over": (
         lambda x: in_training(fdl.batch_norm(), x[:1]),
         "decoder/block: expected at least 2 values for each channel in training, got x [1, 4], "
-        "whose variance would be 0; give a larger batch, or take layer_norm or group_norm",
+        "whose variance would be 0; use a larger batch, or use layer_norm or group_norm",
     ),
     "groups_that_do_not_divide": (
         lambda x: passed(inside(fdl.group_norm(3)), x, right=X[:, None]),
-        "decoder/block: expected channels in 3 groups of one size, got 4 channels of x [3, 1, 4]; "
-        "choose groups that divide them",
+        "decoder/block: expected a number of channels that is a multiple of 3 groups, got 4 "
+        "channels of x [3, 1, 4]; choose a number of groups that divides it",
     ),
     "numbers_for_ids": (
         lambda x: passed(inside(fdl.embedding(5, 6)), x, right=X.astype(jnp.int32)),
         "decoder/block: expected integer ids, or vectors [..., 6], got float32 [3, 4]; convert ids "
-        "with astype(int), or give vectors that width",
+        "with astype(int), or pass vectors of this width",
     ),
     "a_sequence_too_long": (
         lambda x: passed(inside(fdl.learned_positions(3)), x[:, :, None], right=X[:, :3, None]),
@@ -270,10 +273,10 @@ WRONG = {
 
 IMAGES = jnp.ones((2, 16, 16, 3))
 TOKENS = jnp.ones((3, 6, 8))
-ROWS = "give one row of features for every step, as an embedding does"
+ROWS = "give x one row of features for each step, for example with an embedding"
 CHANNELS = "give x that many channels, or make new params with init"
-WINDOW = "pad more, or pool less before"
-AXIS = "add the axis of channels with x[..., None]"
+WINDOW = "pad more, or pool less in earlier layers"
+AXIS = "add a channel axis with x[..., None]"
 
 
 def of(x, *shape):
@@ -315,12 +318,12 @@ WRONG |= {
     ),
     "an_image_below_the_window": (
         lambda x: seen(fdl.conv(4, (3, 3), padding=(1, 0), dilation=4), x, (2, 9, 8, 3)),
-        "decoder/block: expected an image of at least [9, 9], the window with its dilation, got "
-        f"[9, 8] and padding [(1, 1), (0, 0)]; {WINDOW}",
+        "decoder/block: expected an image not smaller than the dilated window, [9, 9], got [9, 8] "
+        f"with padding [(1, 1), (0, 0)]; {WINDOW}",
     ),
     "no_output_of_a_transposed_convolution": (
         lambda x: seen(fdl.conv_transpose(4, (3, 3), padding=3), x, (2, 2, 4, 3)),
-        "decoder/block: expected x whose outputs are more than the padding leaves out, got [2, 4] "
+        "decoder/block: expected at least one output along each axis, got none for sizes [2, 4] "
         "and padding [(3, 3), (3, 3)]; pad less",
     ),
     "channels_of_a_depthwise_convolution": (
@@ -330,12 +333,12 @@ WRONG |= {
     "channels_in_groups_that_do_not_divide": (
         lambda x: made(inside(fdl.conv(4, (3, 3), groups=2)), of(x, 2, 8, 8, 3)),
         "decoder/block: expected x [..., H, W, C] with C a multiple of 2 groups, got [2, 8, 8, 3]; "
-        "choose groups that divide the channels",
+        "choose a number of groups that divides the number of channels",
     ),
     "an_image_below_the_pool": (
         lambda x: seen(fdl.max_pool((3, 3)), x, (2, 2, 4, 1)),
-        "decoder/block: expected an image of at least [3, 3], the window with its dilation, got "
-        f"[2, 4] and padding [(0, 0), (0, 0)]; {WINDOW}",
+        "decoder/block: expected an image not smaller than the dilated window, [3, 3], got [2, 4] "
+        f"with padding [(0, 0), (0, 0)]; {WINDOW}",
     ),
     "nothing_to_pool": (
         lambda x: seen(fdl.average_pool((2, 2)), x, (4, 4)),
@@ -348,7 +351,7 @@ WRONG |= {
     "channels_that_cannot_be_shuffled": (
         lambda x: made(inside(fdl.pixel_shuffle(2)), of(x, 2, 2, 6)),
         "decoder/block: expected x [..., H, W, C] with C a multiple of 4 groups, got [2, 2, 6]; "
-        "choose groups that divide the channels",
+        "choose a number of groups that divides the number of channels",
     ),
     "pixels_that_cannot_be_unshuffled": (
         lambda x: made(inside(fdl.pixel_unshuffle(2)), of(x, 2, 3, 6)),
@@ -357,38 +360,39 @@ WRONG |= {
     ),
     "heads_that_do_not_divide": (
         lambda x: attended(fdl.attention(4), x),
-        "decoder/block: expected x [..., D] with D a multiple of 4 heads, got [2, 3, 6]; give "
-        "head_features=..., or another number of heads",
+        "decoder/block: expected x [..., D] with D a multiple of 4 heads, got [2, 3, 6]; pass "
+        "head_features=..., or a number of heads that divides D",
     ),
     "no_axis_of_tokens": (
         lambda x: made(inside(fdl.attention(1)), x[0]),
-        "decoder/block: expected x ['T', 'D'], got [4]; give one row of features for every token",
+        "decoder/block: expected x ['T', 'D'], got [4]; give x one row of features for each token",
     ),
     "a_mask_of_numbers": (
         lambda x: attended(fdl.attention(2), x, mask=jnp.ones((2, 1, 3, 3))),
-        "decoder/block: expected mask bool [2, 2, 3, 3] or [3, 3], or 1 for any of the numbers, "
-        "got float32 [2, 1, 3, 3]; one of keys alone is (mask > 0)[:, None, None, :]",
+        "decoder/block: expected mask to be bool [2, 2, 3, 3] or [3, 3], where any axis may have "
+        "size 1, got float32 [2, 1, 3, 3]; if the mask is [B, S], pass (mask > 0)[:, None, None, "
+        ":]",
     ),
     "a_mask_without_heads": (
         lambda x: attended(fdl.attention(2, chunk=2), x, mask=jnp.ones((2, 3, 3), bool)),
-        "decoder/block: expected mask bool [2, 2, 3, 3] or [3, 3], or 1 for any of the numbers, "
-        "got bool [2, 3, 3]; one of keys alone is (mask > 0)[:, None, None, :]",
+        "decoder/block: expected mask to be bool [2, 2, 3, 3] or [3, 3], where any axis may have "
+        "size 1, got bool [2, 3, 3]; if the mask is [B, S], pass (mask > 0)[:, None, None, :]",
     ),
     "segments_of_another_length": (
         lambda x: attended(fdl.attention(2), x, segments=jnp.ones((2, 4), jnp.int32)),
-        "decoder/block: expected segments integers [2, 3], got int32 [2, 4]; number "
-        "the sequence that each token belongs to",
+        "decoder/block: expected segments to be integers [2, 3], got int32 [2, 4]; pass one "
+        "segment number for each token",
     ),
     "an_odd_head_turned": (
         lambda x: attended(fdl.attention(2, head_features=3, rotary=True), x),
         "decoder/block: expected x [..., T, H, K] with K even and positions [..., T], got x "
-        "[2, 3, 2, 3] and positions [3]; give heads an even number of features, and every token a "
-        "position",
+        "[2, 3, 2, 3] and positions [3]; use heads with an even number of features, and pass one "
+        "position for each token",
     ),
     "a_context_of_another_batch": (
         lambda x: attended(fdl.attention(2, cross=True), x, context=jnp.ones((3, 4, 6))),
-        "decoder/block: expected context [2, 'T', 'D'], got [3, 4, 6]; give one row of features "
-        "for every token",
+        "decoder/block: expected context [2, 'T', 'D'], got [3, 4, 6]; give context one row of "
+        "features for each token",
     ),
     "no_context": (
         lambda x: attended(fdl.attention(2, cross=True), x),
@@ -397,7 +401,8 @@ WRONG |= {
     "positions_for_attention_without": (
         lambda x: attended(fdl.attention(2), x, positions=jnp.arange(3)),
         "chain: expected extra inputs among [mask, bias, segments], got 'positions', which no "
-        "layer here takes; leave it out, or name it in the layer that should read it",
+        "layer here takes; leave it out, or add an argument of this name to the layer that needs "
+        "it",
     ),
     "ids_instead_of_tokens": (
         lambda x: attended(fdl.attention(2), x.astype(jnp.int32)),
@@ -421,27 +426,27 @@ WRONG |= {
     ),
     "lengths_of_another_batch": (
         lambda x: read(x, lengths=jnp.array([6, 2])),
-        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got int32 [2]; say how many "
-        "steps each sequence has",
+        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got int32 [2]; pass the "
+        "number of steps of each sequence",
     ),
     "lengths_as_a_mask": (
         lambda x: read(x, lengths=jnp.array([True, False, True])),
-        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got bool [3]; say how many "
-        "steps each sequence has",
+        "decoder/block: expected integer lengths [3] for x [3, 6, 8], got bool [3]; pass the "
+        "number of steps of each sequence",
     ),
     "half_a_carry": (
         lambda x: read(x, carry={"h": jnp.zeros((3, 5))}),
-        "decoder/block: expected a carry of h and c, each [3, 5], got h [3, 5]; take that of a "
-        "layer with returns='carry', or leave it out",
+        "decoder/block: expected a carry of h and c, each [3, 5], got h [3, 5]; pass the carry "
+        "from a layer with returns='carry', or leave it out",
     ),
     "a_recurrence_of_another_width": (
         lambda x: made(inside(fdl.rg_lru(5)), x),
-        "decoder/block: expected x [..., T, 5], got [3, 4]; put dense(5) in front, or say "
-        "features=... of x",
+        "decoder/block: expected x [..., T, 5], got [3, 4]; add dense(5) before this layer, or "
+        "pass the number of features of x as features",
     ),
     "a_row_for_experts": (
         lambda x: made(inside(fdl.mixture_of_experts(fdl.dense(2), 3)), x[0]),
-        "decoder/block: expected x [..., T, D], got [4]; give one row of features for every token",
+        "decoder/block: expected x [..., T, D], got [4]; give x one row of features for each token",
     ),
     "an_equation_of_more_axes": (
         lambda x: made(inside(fdl.einsum_dense("btd,df->btf", {"f": 2})), x),
@@ -450,13 +455,13 @@ WRONG |= {
     ),
     "a_sine_without_a_cosine": (
         lambda x: made(inside(fdl.sinusoidal_positions()), x[:, :3]),
-        "decoder/block: expected x [..., T, D] with an even D, got [3, 3]; a sine and a cosine "
-        "take two features",
+        "decoder/block: expected x [..., T, D] with an even D, got [3, 3]; use an even number of "
+        "features, one for the sine and one for the cosine of each frequency",
     ),
 }
 
 ARRAY = "got a list; convert it with jnp.asarray"
-COUNT = "say how many outputs there are"
+COUNT = "pass the number of outputs"
 
 
 def drawn(layer, x, **inputs):
@@ -467,7 +472,7 @@ def drawn(layer, x, **inputs):
 WRONG |= {
     f"a_list_for_{name}": (
         functools.partial(drawn, layer),
-        f"decoder/block/block: expected x as an array, {ARRAY}",
+        f"decoder/block/block: expected x to be an array, {ARRAY}",
     )
     for name, layer in {
         "dense": fdl.dense(2),
@@ -487,8 +492,8 @@ WRONG |= {
 WRONG |= {
     "state_of_another_network": (
         lambda x: fdl.chain(fdl.tanh).apply({}, {"batch_norm_0": {"mean": x}}, x)[0],
-        "chain: expected state of tanh_0, got also 'batch_norm_0'; these are the state of another "
-        "network",
+        "chain: expected state of tanh_0 only, got an entry for 'batch_norm_0'; pass the state of "
+        "this network, not of another one",
     ),
     "a_width_that_is_no_integer": (
         lambda x: made(fdl.dense(4.0), x),
@@ -496,23 +501,24 @@ WRONG |= {
     ),
     "a_stride_that_is_no_integer": (
         lambda x: made(fdl.conv(4, (3, 3), stride=2.0), x),
-        "conv: expected stride >= 1, an integer or one for each of 2 axes, got 2.0; write 2, or "
-        "(2, 2)",
+        "conv: expected stride to be an integer >= 1, or one integer >= 1 for each of 2 axes, got "
+        "2.0; write 2, or (2, 2)",
     ),
     "a_padding_that_is_true": (
         lambda x: made(fdl.conv(4, (3,), padding=True), x),
-        "conv: expected padding SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an "
-        "integer or a pair for each of 1 axes, none below 0, got True; write one integer for all "
-        "sides, or (before, after) for each axis",
+        "conv: expected padding to be SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer >= "
+        "0, or a tuple with an integer or a pair for each of 1 axes, got True; write one integer "
+        "for all sides, or (before, after) for each axis",
     ),
     "groups_that_are_no_integer": (
         lambda x: made(fdl.conv(4, (3,), groups=2.0), x),
-        "conv: expected groups >= 1 that divide the 4 features, got 2.0; take a common divisor of "
-        "the channels of x and the features",
+        "conv: expected groups >= 1 that divide the 4 features, got 2.0; choose a common "
+        "divisor of the features and of the channels of x",
     ),
     "groups_of_a_norm_that_are_no_integer": (
         lambda x: made(fdl.group_norm(2.0), x),
-        "group_norm: expected groups >= 1, an integer, got 2.0; 1 takes all channels together",
+        "group_norm: expected groups >= 1, an integer, got 2.0; pass 1 to normalize all channels "
+        "together",
     ),
     "no_features_of_attention": (
         lambda x: made(fdl.attention(2, features=0), x),
@@ -520,36 +526,36 @@ WRONG |= {
     ),
     "a_soft_cap_of_nothing": (
         lambda x: made(fdl.attention(2, soft_cap=0.0), x),
-        "attention: expected soft_cap > 0, got 0.0; 50 is usual, None leaves it out",
+        "attention: expected soft_cap > 0, got 0.0; pass a number such as 50, or None for no cap",
     ),
     "a_window_of_nothing": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, window=0),
-        "dot_product_attention: expected window and chunk as integers >= 1 or None, got window 0 "
-        "and chunk None; None leaves it out",
+        "dot_product_attention: expected window and chunk to be integers >= 1 or None, got window "
+        "0 and chunk None; None means no limit",
     ),
     "slopes_of_other_heads": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, slopes=(0.5,)),
-        "dot_product_attention: expected 2 slopes, one for each head, got 1; see alibi_slopes",
+        "dot_product_attention: expected 2 slopes, one for each head, got 1; use alibi_slopes",
     ),
     "segments_of_another_batch": (
         lambda x: attended(fdl.attention(2), x[:1], segments=jnp.ones((3, 3), jnp.int32)),
-        "decoder/block: expected segments integers [2, 3], got int32 [3, 3]; number "
-        "the sequence that each token belongs to",
+        "decoder/block: expected segments to be integers [2, 3], got int32 [3, 3]; pass one "
+        "segment number for each token",
     ),
     "positions_of_another_batch": (
         lambda x: attended(fdl.attention(3, rotary=True), x, positions=jnp.ones((3, 3))),
         "decoder/block: expected x [..., T, H, K] with K even and positions [..., T], got x "
-        "[2, 3, 3, 2] and positions [3, 3]; give heads an even number of features, and every "
-        "token a position",
+        "[2, 3, 3, 2] and positions [3, 3]; use heads with an even number of features, and pass "
+        "one position for each token",
     ),
     "a_list_for_bilinear": (
         lambda x: drawn(fdl.bilinear(2), x, other=x),
-        f"decoder/block/block: expected x as an array, {ARRAY}",
+        f"decoder/block/block: expected x to be an array, {ARRAY}",
     ),
     "an_input_that_a_layer_does_not_take": (
         lambda x: made(inside(fdl.network(lambda f, x: f.a(x, mask=x), a=fdl.dense(2))), x),
         "decoder/block/a: expected extra inputs among [], got 'mask', which no layer here takes; "
-        "leave it out, or name it in the layer that should read it",
+        "leave it out, or add an argument of this name to the layer that needs it",
     ),
     "no_second_factor": (
         lambda x: made(inside(fdl.chain(fdl.bilinear(2))), x),
@@ -558,8 +564,8 @@ WRONG |= {
     ),
     "an_array_for_a_carry": (
         lambda x: read(x, carry=jnp.zeros((3, 5))),
-        "decoder/block: expected a carry of h and c, each [3, 5], got an array; take that of a "
-        "layer with returns='carry', or leave it out",
+        "decoder/block: expected a carry of h and c, each [3, 5], got an array; pass the carry "
+        "from a layer with returns='carry', or leave it out",
     ),
     "a_bias_of_another_length": (
         lambda x: passed(
@@ -573,22 +579,22 @@ WRONG |= {
     "an_axis_twice": (
         lambda x: made(fdl.einsum_dense("dd,dk->dk", {"k": 2}), x),
         "einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got 'dd,dk->dk'; "
-        "each axis of w must be in x or in y, and each axis of x in w or in y",
+        "name each axis of w in x or in y, and each axis of x in w or in y",
     ),
     "a_window_of_padding_alone": (
         lambda x: made(fdl.max_pool((2,), padding=2), x),
-        "max_pool: expected a padding smaller than the window (2,), got 2; a window of padding "
-        "alone has no element to take",
+        "max_pool: expected a padding smaller than the window (2,), got 2; pad less, so that every "
+        "window contains an element of x",
     ),
     "an_image_of_another_size": (
         lambda x: made(inside(fdl.models.vit(3, (4, 4), 2, 1, 1, 4)), of(x, 2, 4, 6, 1)),
-        "decoder/block: expected x [B, 4, 4, C], got [2, 4, 6, 1]; resize the images, or make the "
-        "model for theirs",
+        "decoder/block: expected x [B, 4, 4, C], got [2, 4, 6, 1]; resize the images, or pass "
+        "their size to vit",
     ),
     "a_picture_of_another_shape": (
         lambda x: made(inside(fdl.models.autoencoder((2, 2), [3], 1)), x),
-        "decoder/block: expected x ['B', 2, 2], got [3, 4]; reshape x, or make the model for its "
-        "shape",
+        "decoder/block: expected x ['B', 2, 2], got [3, 4]; reshape x, or pass its shape to "
+        "autoencoder",
     ),
 }
 

@@ -261,7 +261,7 @@ def test_unknown_modes_and_distributions_are_refused():
     scaling = fdl.initializers.variance_scaling
     with pytest.raises(
         ValueError,
-        match=r"^variance_scaling: expected mode fan_in, fan_out or fan_avg, got 'fan_on'; fan_in ",
+        match=r"^variance_scaling: expected mode fan_in, fan_out or fan_avg, got 'fan_on'; use ",
     ):
         scaling(1.0, "fan_on", "normal")
     with pytest.raises(
@@ -332,7 +332,7 @@ def test_labels_that_are_not_integers_are_refused(dtype):
     message = (
         rf"^softmax_cross_entropy: expected integer labels \[2\] for logits \[2, 3\], got {dtype}"
     )
-    with pytest.raises(fdl.PathError, match=message + r" \[2\]; one class number for each row of"):
+    with pytest.raises(fdl.PathError, match=message + r" \[2\]; pass one label for each row of"):
         fdl.softmax_cross_entropy(jnp.ones((2, 3)), jnp.ones(2, dtype))
 
 
@@ -341,8 +341,8 @@ def test_check_targets_names_the_first_wrong_target():
     check = functools.partial(check_targets, fdl.softmax_cross_entropy, logits)
     assert check(np.array([0, 1, 2, 0])) is None
     told = r"^softmax_cross_entropy: expected labels in \[0, 3\), got {} at row {}; give the last "
-    end = r"layer as many outputs as there are classes, mend the labels, or name the one that "
-    end += r"does not count by ignore_index$"
+    end = r"layer one output for each class, correct the labels, or pass the label to ignore as "
+    end += r"ignore_index$"
     with pytest.raises(ValueError, match=told.format(3, 1) + end):
         check(np.array([0, 3, -1, 2]))
     with pytest.raises(ValueError, match=told.format(-1, 2) + end):
@@ -414,11 +414,9 @@ def test_the_confusion_matrix_refuses_other_shapes_and_classes():
         match=r"^confusion_matrix: expected predicted \[N\] and labels \[N\], got \[2, 2\] and ",
     ):
         fdl.confusion_matrix(np.ones((2, 2)), np.ones(2), 2)
-    told = (
-        r"^confusion_matrix: expected classes in \[0, 2\), got {} to {}; raise classes or mend the "
-    )
+    told = r"^confusion_matrix: expected classes in \[0, 2\), got {} to {}; increase classes, or "
     for predicted, low, high in [([0, 2], 0, 2), ([-1, 0], -1, 1)]:
-        with pytest.raises(ValueError, match=told.format(low, high) + "labels$"):
+        with pytest.raises(ValueError, match=told.format(low, high) + "correct the labels$"):
             fdl.confusion_matrix(predicted, [0, 1], 2)
 
 
@@ -525,7 +523,7 @@ SEEDED_BUGS = {
         "test_numbers.py losses/test_losses.py test_laws.py",
         [
             ("jnp.full_like(loss, jnp.nan)", "jnp.zeros_like(loss)"),
-            ("(chances == 0) & jnp.isinf(nats)", "chances == 0"),
+            ("(weights == 0) & jnp.isinf(nats)", "weights == 0"),
             ("return bounded(*primals), tangents[0]", "return bounded(*primals), 0 * tangents[0]"),
             ("labels.dtype.itemsize >= 4", "True"),
             ("x if x.dtype == jnp.float64 else x.astype(jnp.float32)", "x"),
@@ -536,14 +534,14 @@ SEEDED_BUGS = {
         [
             ("jnp.where(jnp.isnan(logits).any(-1), -1, place)", "place"),
             ("labels.astype(np.int64) * classes + pr", "pr"),
-            ("((logits == own) & earlier)", "(logits == own)"),
-            ("ratio(right, said)", "ratio(right, true)"),
+            ("((logits == label_logit) & earlier)", "(logits == own)"),
+            ("ratio(right, predicted)", "ratio(right, true)"),
             ('if average != "macro"', 'if average == "binary"'),
             ("cells.at[rows, columns]", "cells.at[columns, rows]"),
             ("if classes not in (None, logits.shape[-1]):", "if False:"),
-            ("~said_yes & (targets == 0) & ~jnp.isnan(logits)", "~said_yes"),
+            ("~above & (targets == 0) & ~jnp.isnan(logits)", "~above"),
             ("if jnp.shape(logits)[-1:] == (1,):", "if False:"),
-            ("all - said - true + right, all - true", "all - said - true, all - true"),
+            ("all - predicted - true + right, all - true", "all - predicted - true, all - true"),
             ("logits > _threshold(", "logits >= _threshold("),
             ("jnp.zeros((classes, classes), weight.dtype)", "jnp.zeros((classes, classes))"),
         ],

@@ -156,7 +156,7 @@ def test_paths_of_every_kind_of_node():
 
 
 def test_two_leaves_of_one_path_are_refused():
-    message = r"^a/b: expected one leaf at this path, got two; rename keys that hold '/'$"
+    message = r"^a/b: expected one leaf at this path, got two; rename the keys that contain '/'$"
     with pytest.raises(PathError, match=message):
         leaves({"a/b": 1, "a": {"b": 2}})
     with pytest.raises(PathError, match=message):
@@ -204,7 +204,8 @@ def test_a_tree_of_dicts_has_the_leaves_that_it_was_made_of(found):
     above = {path[:place] for path in found for place, c in enumerate(path) if c == "/"}
     if above & set(found):
         message = (
-            ": expected either a leaf or a level of leaves at this path, got both; rename one$"
+            ": expected either a leaf or a dict of leaves at this path, got both; rename one of "
+            "the two$"
         )
         with pytest.raises(PathError, match=message) as caught:
             tree(found)
@@ -227,13 +228,13 @@ def test_leaves_that_do_not_fit_are_named():
     like = {"a": 1, "b": [2, 3]}
     with pytest.raises(
         PathError,
-        match=r"^tree: expected a leaf for each of the 3 paths of like, got none at 'b/1', one at "
-        r"'c'; see fdl.paths.leaves\(like\)$",
+        match=r"^tree: expected one leaf for each of the 3 paths of like, got no leaf at 'b/1', an "
+        r"extra leaf at 'c'; use the paths of fdl.paths.leaves\(like\)$",
     ):
         tree({"a": 1, "b/0": 2, "c": 3}, like)
-    with pytest.raises(PathError, match=r", got one at '1', .*, one at '5' and 4 more; see fdl"):
+    with pytest.raises(PathError, match=r"an extra leaf at '1', .* at '5' and 4 more; use "):
         tree({str(i): i for i in range(1, 10)}, {})
-    with pytest.raises(PathError, match=r"of like, got two for one path; see fdl.paths.leaves"):
+    with pytest.raises(PathError, match=r"of like, got two leaves with the same path; use the"):
         tree({"a/b": 1}, {"a/b": 1, "a": {"b": 2}})
 
 
@@ -253,16 +254,16 @@ def test_pick_keeps_the_order_and_finds_what_matches(paths, data):
 def test_a_pattern_that_matches_nothing_lists_the_nearest_paths():
     paths = ["dense_0/w", "dense_0/b", "dense_1/w", "norm/scale", "head/w", "head/b", "x"]
     message = (
-        r"^pattern 'dens_0/w': expected at least one match among 7 paths, got none; the nearest "
-        r"are 'dense_0/w', 'dense_1/w', 'dense_0/b', "
+        r"^pattern 'dens_0/w': expected at least one match among 7 paths, got none; the most "
+        r"similar paths are 'dense_0/w', 'dense_1/w', 'dense_0/b', "
     )
     with pytest.raises(ValueError, match=message) as caught:
         pick(paths, ["**/b", "dens_0/w"])
     assert str(caught.value).count("', '") == 4
     with pytest.raises(
         ValueError,
-        match=r"^pattern '\*': expected at least one match among 0 paths, got none; the nearest "
-        r"are none$",
+        match=r"^pattern '\*': expected at least one match among 0 paths, got none; the most "
+        r"similar paths are none$",
     ):
         pick([], ["*"])
     with pytest.raises(ValueError, match=r"^pattern '\*\*/gain': expected at least one match "):

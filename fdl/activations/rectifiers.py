@@ -113,7 +113,7 @@ def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
       >>> threshold(jnp.array([1.0, 3.0]), level=2.0, value=-5.0)
       Array([-5.,  3.], dtype=float32)
 
-    Source: `torch.nn.functional.threshold`. `relu` is the case of level 0 and value 0.
+    Source: `torch.nn.functional.threshold`. With level=0 and value=0 it is `relu`.
     """
     other = jnp.full_like(x, like(x, "threshold", "value", value))
     return jnp.where(x <= like(x, "threshold", "level", level), other, x)

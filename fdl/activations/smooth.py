@@ -120,7 +120,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
 
 def sparse_plus(x: jax.Array) -> jax.Array:
-    """0 for x <= -1, x for x >= 1, (x + 1)^2 / 4 between: an approximation of softplus.
+    """0 for x <= -1, x for x >= 1, else (x + 1)^2 / 4: an approximation of softplus.
 
     Example:
       >>> sparse_plus(jnp.array([-2.0, 0.0, 2.0]))

@@ -114,7 +114,8 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     the variance as mean(x^2) - mean(x)^2, which loses digits if the mean is large; this function
     averages the squared deviations.
     """
-    check_number("standardize", "epsilon", epsilon, "(0, inf]", "a constant x would give NaN")
+    remedy = "pass a number such as 1e-5; with 0, a constant x would give NaN"
+    check_number("standardize", "epsilon", epsilon, "(0, inf]", remedy)
     return deviations(x, (axis,), epsilon).standard(epsilon).astype(x.dtype)
 
 
@@ -159,7 +160,8 @@ def _halves(name: str, x: jax.Array, gate: Activation) -> jax.Array:
     """Splits the last axis in halves a and b, and returns a * gate(b)."""
     if x.ndim < 1 or x.shape[-1] % 2:
         raise PathError(
-            f"expected x [..., 2 C], got {list(x.shape)}; its halves are the value and the gate",
+            f"expected x [..., 2 C], got {list(x.shape)}; give x an even number of features, half "
+            "for the value and half for the gate",
             layer=name,
         )
     value, opening = jnp.split(x, 2, -1)

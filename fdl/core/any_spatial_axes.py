@@ -7,7 +7,7 @@ from typing import Any, ParamSpec
 
 import jax
 
-from fdl.checks import check_array, counted, is_count
+from fdl.checks import as_int, check_array, is_count
 from fdl.core.layer import Layer
 from fdl.ops.windows_and_padding import AXES
 from fdl.paths import PathError
@@ -19,8 +19,9 @@ P = ParamSpec("P")
 def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
     """A decorator for a layer's factory: the argument `what` may be one integer for all axes.
 
-    Without it, the argument is a tuple with one integer for each spatial axis of x. If the argument
-    is one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to 3 spatial axes.
+    Without the decorator, the argument must be a tuple with one integer for each spatial axis of x.
+    If the argument is one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to
+    3 spatial axes.
 
     Args:
       what: name of the argument, such as "kernel_size".
@@ -36,7 +37,7 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
         @functools.wraps(factory)
         def made(*args: P.args, **given: P.kwargs) -> Layer:
             bound = signature.bind(*args, **given)
-            size = counted(bound.arguments.get(what))
+            size = as_int(bound.arguments.get(what))
             if not is_count(size):
                 return factory(*args, **given)
 
@@ -90,8 +91,8 @@ def _chosen(name: str, size: str, of: Callable[[int], Layer]) -> Layer:
         kernels = {leaf.ndim - 2 for leaf in jax.tree.leaves(params) if leaf.ndim > 2}
         if kernels and rank not in kernels:
             raise PathError(
-                f"expected x [B, {AXES[min(kernels)]}, C], as init saw it, got {list(x.shape)}; "
-                "give x these axes, or make new params with init",
+                f"expected x [B, {AXES[min(kernels)]}, C], the axes that params were made for, got "
+                f"{list(x.shape)}; give x these axes, or make new params with init",
                 layer=name,
             )
         return of(rank).apply(params, state, x)
@@ -103,9 +104,9 @@ def _rank(name: str, size: str, x: Any) -> int:
     check_array(name, x)
     if x.ndim - 2 not in AXES:
         raise PathError(
-            f"expected x [B, *spatial, C] with 1 to 3 spatial axes, for all of which {size} "
-            f"counts, got {list(x.shape)}; give x one batch axis, or write an integer for each "
-            "spatial axis, as (3, 3)",
+            f"expected x [B, *spatial, C] with 1 to 3 spatial axes for {size}, got "
+            f"{list(x.shape)}; give x one batch axis, or pass one integer for each spatial axis, "
+            "such as (3, 3)",
             layer=name,
         )
     return x.ndim - 2

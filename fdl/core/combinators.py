@@ -29,8 +29,8 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, instead of again in every layer that
-      uses x; see fdl/ops/fence.py.
+      gradient with respect to x is computed only once, not once for every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
       PathError: f(x) differs from x in shape or dtype.
@@ -58,7 +58,7 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
             )
             convert = f"convert f(x) with astype({x.dtype}), or convert x before this layer"
             raise PathError(
-                f"expected f(x) like x {kind(x)}, so that both can be added, got {kind(y)}; "
+                f"expected f(x) with the shape and dtype of x, {kind(x)}, got {kind(y)}; "
                 f"{convert if x.shape == y.shape else widen}",
                 layer=name,
             )
@@ -78,11 +78,12 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
     Returns:
       A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, instead of again in every layer that
-      uses x; see fdl/ops/fence.py.
+      gradient with respect to x is computed only once, not once for every layer that uses x; see
+      fdl/ops/fence.py.
 
     Raises:
-      PathError: the outputs cannot be added or joined; the message names the first that differs.
+      PathError: the outputs cannot be added or joined. The message names the first output that
+        differs.
       ValueError: no layer is passed, two layers have the same name, or merge is unknown.
 
     Example:
@@ -99,7 +100,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
     if merge not in _MERGES:
         raise ValueError(
             f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}; "
-            "take 'tuple', and merge by hand in a network"
+            "pass 'tuple', and combine the outputs in a network"
         )
 
     def forward(f: Any, x: Any) -> Any:
@@ -110,7 +111,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
 
 def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The same layer, which saves memory: its backward pass recomputes the layer's inner values.
+    """The same layer with less memory: its backward pass recomputes the layer's inner values.
 
     Args:
       layer: a layer, or a plain function of one array.
@@ -188,7 +189,7 @@ def frozen(layer: Any) -> Layer:
 
 
 def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
-    """The same layer for x with several batch axes, which are merged to one for the layer.
+    """The same layer for x with several batch axes: they are merged to one before it is called.
 
     For example, a layer for images [B, H, W, C] then takes videos [B, T, H, W, C].
 
@@ -197,9 +198,9 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       axes: number of batch axes, >= 1.
 
     Returns:
-      A layer with the same name, params, state and inputs. The first axes of its extra inputs are
-      these batch axes too. If axes >= 2, time is one of the batch axes [B, T], so in decoding the
-      layer gets every token as a separate example.
+      A layer with the same name, params, state and inputs. Its extra inputs begin with the same
+      batch axes. If axes >= 2, time is one of the batch axes [B, T], so in decoding the layer gets
+      every token as a separate example.
 
     Raises:
       ValueError: axes < 1.
@@ -212,7 +213,7 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       >>> layer.apply(params, state, jnp.ones((2, 5, 8, 8, 3)))[0].shape
       (2, 5, 8, 8, 4)
     """
-    axes = check_count("batch_apply", "axes", axes, "it is the number of batch axes of x")
+    axes = check_count("batch_apply", "axes", axes, "pass the number of batch axes of x")
     inner = as_layer(layer, "batch_apply")
 
     def as_one(tree: Any, lead: tuple[int, ...]) -> Any:
@@ -220,9 +221,8 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
             check_array(inner.name, leaf)
             if leaf.shape[:axes] != lead or leaf.ndim < axes:
                 raise PathError(
-                    f"expected {axes} batch axes, the same for x and its inputs, got "
-                    f"{list(leaf.shape)} and {list(lead)}; x and every extra "
-                    "input must begin with the same axes",
+                    f"expected x and all extra inputs to begin with the same {axes} batch axes, "
+                    f"got {list(leaf.shape)} and {list(lead)}; reshape them, or change axes",
                     layer=inner.name,
                 )
         return jax.tree.map(lambda leaf: leaf.reshape(math.prod(lead), *leaf.shape[axes:]), tree)
@@ -259,9 +259,9 @@ def _sum(name: str, outputs: dict[str, Any]) -> Any:
     for child in others:
         if kind(outputs[child]) != kind(outputs[first]):
             raise PathError(
-                f"expected outputs of one shape and dtype, as {kind(outputs[first])} of {first}, "
-                f"got {kind(outputs[child])} of {child}; give both the same number of "
-                "features, or merge by 'concat'",
+                f"expected outputs of one shape and dtype, got {kind(outputs[first])} from {first} "
+                f"and {kind(outputs[child])} from {child}; give both layers the same number of "
+                "features, or pass merge='concat'",
                 layer=name,
             )
     return sum((outputs[child] for child in others), outputs[first])
@@ -273,8 +273,9 @@ def _concat(name: str, outputs: dict[str, Any]) -> Any:
         one, other = outputs[first], outputs[child]
         if (one.dtype, one.shape[:-1]) != (other.dtype, other.shape[:-1]) or not other.ndim:
             raise PathError(
-                f"expected outputs that differ only in the last axis, as {kind(one)} of {first}, "
-                f"got {kind(other)} of {child}; bring both to one shape, or merge by 'tuple'",
+                f"expected outputs that differ only in the last axis, got {kind(one)} from {first} "
+                f"and {kind(other)} from {child}; give both layers outputs of one shape, or pass "
+                "merge='tuple'",
                 layer=name,
             )
     return jnp.concatenate(list(outputs.values()), axis=-1)

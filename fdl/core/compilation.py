@@ -1,4 +1,4 @@
-"""A `jax.jit` whose compiled code is freed with its static arguments, such as a model.
+"""A `jax.jit` that frees compiled code when one of its static arguments, such as a model, is freed.
 
 `jax.jit` keeps its static arguments, and what it compiled for them, in memory until the process
 ends. Models and objectives are static arguments, so after training a thousand small networks, all
@@ -59,7 +59,7 @@ class _WeakJit:
 
     def _call(self, method: str, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         static = {name: given.pop(name) for name in self.static if name in given}
-        program = self.programs.get(_known_by(static))
+        program = self.programs.get(_key_of(static))
         if program is None:
             program = _Program(self, static)
             program = self.programs.setdefault(program.key, program)
@@ -67,7 +67,7 @@ class _WeakJit:
 
 
 class _Program:
-    """The function jitted for one set of static arguments; it refers to them only in a call."""
+    """The function jitted for one set of static arguments, which it stores only during a call."""
 
     def __init__(self, owner: _WeakJit, static: dict[str, Any]):
         f, held = owner.f, threading.local()
@@ -83,7 +83,7 @@ class _Program:
                 owner.programs.pop(program.key, None)
 
         self.held = held
-        self.key = _known_by(static, forget)
+        self.key = _key_of(static, forget)
         self.jitted = jax.jit(traced, donate_argnames=owner.donate, inline=owner.inline)
 
     def call(
@@ -98,14 +98,16 @@ class _Program:
             self.held.static = before
 
 
-def _known_by(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
-    """A dict key for static arguments. Equal arguments have equal keys; weak where possible.
+def _key_of(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
+    """A dict key for static arguments. Equal arguments have equal keys.
+
+    The key refers to the arguments weakly, if their types allow it.
 
     Args:
       value: a static argument, or a dict name -> static argument.
       forget: a function that is called when a part of `value` is freed.
     """
-    key = functools.partial(_known_by, forget=forget)
+    key = functools.partial(_key_of, forget=forget)
     if isinstance(value, tuple):
         return type(value), *map(key, value)
     if isinstance(value, dict):

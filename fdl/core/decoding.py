@@ -2,8 +2,8 @@
 
 The cache is a nested dict of arrays, made for a number of sequences and a length. In decoding, each
 layer that looks back at earlier tokens is replaced by its incremental form (`Layer.decoding`). All
-other layers are used as they are, and must treat every token separately. The parameters are the
-same. If a layer of fdl cannot be used in decoding, it raises an error.
+other layers stay the same, and must treat every token separately. The parameters are the same. If a
+layer of fdl cannot be used in decoding, it raises an error.
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -63,8 +63,8 @@ def start_decoding(
     wanted = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)[1]
     if set(paths.leaves(wanted)) != set(paths.leaves(state)):
         raise PathError(
-            f"expected the model's state [{_keys(wanted)}], got [{_keys(state)}]; pass "
-            "state=..., as training left it",
+            f"expected the model's state [{_keys(wanted)}], got [{_keys(state)}]; pass the state "
+            "that training returned as state=...",
             layer="start_decoding",
         )
     once = _incremental(model, length, _once)
@@ -83,18 +83,18 @@ def start_decoding(
 def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) -> tuple[Any, State]:
     """The network's output for the next tokens, and the cache with these tokens added.
 
-    The outputs equal those of one pass over all tokens, whether tokens are passed one at a time or
-    several at once. The cost of a new token depends only on the length of the cache. In a loop, use
-    the cache as the carry of `jax.lax.scan`, or donate it to a function under `jax.jit`, which then
-    updates it in place.
+    The outputs are the same as in one pass over all tokens. One call may take one token or several.
+    The cost of a new token depends only on the length of the cache. In a loop, use the cache as the
+    carry of `jax.lax.scan`, or donate it to a function under `jax.jit`, which then updates it in
+    place.
 
     Args:
       model: the network that the cache was made for.
       params: the network's parameters.
       cache: the cache from `start_decoding` or from the previous call of `decode`.
       x: the next tokens, [B, T] or [B, T, D], T >= 1.
-      inputs: the model's extra inputs. The last axis of a `mask` is the places of the cache:
-        [B, H, T, L].
+      inputs: the model's extra inputs. A `mask` has shape [B, H, T, L]; its last axis has one entry
+        for each place of the cache.
 
     Returns:
       (y, cache), where y is the network's output for x. If the tokens do not fit in the cache, y is
@@ -128,8 +128,9 @@ def _incremental(layer: Layer, length: int, wrap: Any = lambda layer: layer) -> 
     if layer.rebuild is None:
         if hidden := next(_with_decoding(layer), None):
             raise PathError(
-                "expected a layer that can be rebuilt with other children, got one without rebuild "
-                f"around {hidden.name}; give it one, as network does",
+                "expected a layer that can be rebuilt with other children, got a layer without "
+                f"rebuild that contains {hidden.name}; make it with network, or pass rebuild=... "
+                "to Layer",
                 layer=layer.name,
             )
         return layer
@@ -148,13 +149,13 @@ def _with_decoding(layer: Layer) -> Iterator[Layer]:
 
 
 def _once(layer: Layer) -> Layer:
-    """The same incremental layer, which marks its cache, and raises if the cache has the mark."""
+    """The same incremental layer, but it marks its cache, and raises if it finds the mark."""
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         if CALLED in state:
             raise PathError(
-                "expected one call in a pass, got two; a layer that is called twice needs two "
-                "caches, so make two layers with separate names and weights to decode",
+                "expected one call of the layer in a pass, got two, which would need two caches; "
+                "to decode, make two layers with separate names and weights",
                 layer=layer.name,
             )
         y, state = layer.apply(params, state, x, **given)
@@ -164,7 +165,10 @@ def _once(layer: Layer) -> Layer:
 
 
 def _overlaid(below: Any, above: Any) -> Any:
-    """The nested dict `below`, with the leaves of `above` where it has any, and without marks."""
+    """The nested dict `below`, with its leaves replaced by those of `above`, and without marks.
+
+    A leaf that `above` does not have is kept.
+    """
     if not isinstance(below, dict):
         return above
     return {

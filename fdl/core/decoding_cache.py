@@ -37,7 +37,7 @@ def position(*, name: str = "position") -> Layer:
 
 
 def key_value_cache(length: int, *, name: str = "cache") -> Layer:
-    """A layer that returns all keys and values up to now, with room for later ones.
+    """A layer that writes keys and values to its cache, and returns the whole cache.
 
     Args:
       length: L, the number of tokens that fit in the cache.
@@ -76,9 +76,9 @@ def at_once(layer: Layer) -> Layer:
 
     def decoding(length: int) -> Layer:
         raise PathError(
-            "expected a layer that can go on from a cache, got one that reads a sequence as a "
-            "whole; take causal attention, a recurrent layer or conv(padding='CAUSAL') in its "
-            "place, or, where each token is an image, put batch_apply around",
+            "expected a layer that can decode with a cache, got one that needs the whole sequence; "
+            "use causal attention, a recurrent layer or conv(padding='CAUSAL') instead, or, if "
+            "each token is an image, wrap the layer in batch_apply",
             layer=layer.name,
         )
 
@@ -111,7 +111,7 @@ def sliding(layer: Layer, before: int) -> Layer:
         if (*x.shape[:-2], x.shape[-1]) != (*old.shape[:-2], old.shape[-1]):
             raise PathError(
                 f"expected x {[*old.shape[:-2], 'T', old.shape[-1]]}, got {list(x.shape)}; "
-                "start_decoding with this batch",
+                "call start_decoding with an x of this batch",
                 layer=layer.name,
             )
         seen = jnp.concatenate([old.astype(x.dtype), x], -2)
@@ -121,7 +121,7 @@ def sliding(layer: Layer, before: int) -> Layer:
     return Layer(layer.name, init, apply)
 
 
-def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
+def with_position_count(layer: Layer, length: int, most: int | None = None) -> Layer:
     """The incremental form of a layer with positions: each call continues at the next position.
 
     Args:
@@ -140,8 +140,8 @@ def counted(layer: Layer, length: int, most: int | None = None) -> Layer:
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         if most is not None and length > most and positions is None:
             raise PathError(
-                f"expected at most {most} tokens, as many as the layer has positions, got room for "
-                f"{length}; go on for fewer, or make the layer with a larger length",
+                f"expected a length of at most {most}, the number of positions of the layer, got "
+                f"{length}; decode fewer tokens, or make the layer with a larger length",
                 layer=layer.name,
             )
         return layer.init(key, x)[0], count.init(key, x)[1]
@@ -173,6 +173,7 @@ def _check(name: str, k: jax.Array, old: jax.Array) -> None:
         *lead, length, heads, features = old.shape
         raise PathError(
             f"expected keys {[*lead, 'T', heads, features]} with T <= {length}, got "
-            f"{list(k.shape)}; start_decoding with this batch, and a length for all tokens",
+            f"{list(k.shape)}; call start_decoding with an x of this batch, and a length for all "
+            "tokens",
             layer=name,
         )

@@ -21,10 +21,10 @@ def check_inputs(
     for each in given:
         if each not in inputs:
             problem = "which no layer here takes"
-            remedy = "leave it out, or name it in the layer that should read it"
+            remedy = "leave it out, or add an argument of this name to the layer that needs it"
             if each in ("key", "train"):
                 problem = "which is not an extra input"
-                remedy = "leave it out: a network passes key and train to its layers itself"
+                remedy = "leave it out, because a network always passes key and train to its layers"
             raise PathError(
                 f"expected extra inputs among [{', '.join(inputs)}], got {each!r}, {problem}; "
                 f"{remedy}",
@@ -40,7 +40,7 @@ def check_inputs(
 def check_pass(
     layer: str, names: tuple[str, ...], params: Params, state: State, key: Any, train: bool
 ) -> None:
-    """Raises a PathError if params or state are another network's, or a key comes with train=False.
+    """Raises a PathError if params or state do not fit, or if a key is passed with train=False.
 
     Args:
       layer: name of the network, for the message.
@@ -51,14 +51,14 @@ def check_pass(
         for child in tree:
             if child not in names:
                 raise PathError(
-                    f"expected {what} of {', '.join(names)}, got also {child!r}; "
-                    f"these are the {what} of another network",
+                    f"expected {what} of {', '.join(names)} only, got an entry for {child!r}; "
+                    f"pass the {what} of this network, not of another one",
                     layer=layer,
                 )
     if key is not None and not train:
         raise PathError(
-            "expected no random key outside training, got one; nothing is drawn at random with "
-            "train=False: leave the key out, or pass train=True",
+            "expected no random key with train=False, got one; leave the key out, or pass "
+            "train=True",
             layer=layer,
         )
 
@@ -71,8 +71,8 @@ def missing(error: KeyError, params: Params, state: State) -> Exception:
       params, state: the params and state that were passed to the layer.
 
     Returns:
-      `error` itself if its key is an entry of params or state, so that nothing is missing there, or
-      if its key is not a string. Otherwise a PathError, which says which entry is missing.
+      A PathError that says which entry is missing. But if the key of `error` is not a string, or is
+      an entry of params or state, `error` itself.
     """
     known = [*params, *state]
     if not error.args or error.args[0] in known or not isinstance(error.args[0], str):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import initializers
-from fdl.checks import check_array, check_key, said
+from fdl.checks import check_array, check_key, described
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, shortened
 from fdl.typing import Params, State
@@ -82,9 +82,9 @@ class Layer:
         """Raises a TypeError, because a layer is not a function."""
         raise TypeError(
             f"{self.name}: expected a call of the layer's init or apply, got a call of the "
-            f"layer itself{', with ' + said(args[0]) if args else ''}; write params, state = "
+            f"layer itself{', with ' + described(args[0]) if args else ''}; write params, state = "
             "layer.init(key, x), then y, state = layer.apply(params, state, x); inside a network, "
-            "f.name(x)"
+            "write f.name(x)"
         )
 
 
@@ -178,13 +178,13 @@ def as_layer(value: Any, who: str = "network") -> Layer:
         name = getattr(value, "__name__", "layer")
         raise TypeError(
             f"{who}: expected a Layer or a function of one array, got the function {name}, which "
-            f"makes a layer; call it, as {name}(...)"
+            f"makes a layer; call it: {name}(...)"
         )
     if callable(value):
         return function(value)
     raise TypeError(
         f"{who}: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
-        "call the layer's factory, as dense(8), or pass the function itself"
+        "call the layer's factory, for example dense(8), or pass the function itself"
     )
 
 
@@ -201,10 +201,10 @@ def check_initializer(layer: str, what: str, value: Any) -> None:
     if value is None or (callable(value) and not is_factory and not isinstance(value, Layer)):
         return
     name = value if isinstance(value, str) and hasattr(initializers, value) else "he_normal"
-    remedy = f"call it first, as {getattr(value, '__name__', 'normal')}(...)"
+    remedy = f"call it first: {getattr(value, '__name__', 'normal')}(...)"
     raise TypeError(
-        f"{layer}: expected {what} as an initializer (key, shape, dtype) -> array, got "
-        f"{said(value)}; {remedy if is_factory else f'pass fdl.initializers.{name}'}"
+        f"{layer}: expected {what} to be an initializer (key, shape, dtype) -> array, got "
+        f"{described(value)}; {remedy if is_factory else f'pass fdl.initializers.{name}'}"
     )
 
 
@@ -229,7 +229,8 @@ def _entered(
         if missing or len(args) > len(takes):
             raise TypeError(
                 f"{name}: expected {what}({', '.join(takes)}), got {len(args)} arguments by "
-                "position; pass {} for the state of a network without state, and the rest by name"
+                "position; pass {} as the state of a network without state, and pass all other "
+                "arguments by name"
             )
         with free_ranks():
             return f(*args, **given)
@@ -239,7 +240,7 @@ def _entered(
 
 
 def check_training_key(key: Any, layer: str = "") -> None:
-    """Raises a PathError unless `key` is a random key; for layers that draw in training."""
+    """Raises a PathError unless `key` is a random key. For layers that are random in training."""
     if key is None:
         raise PathError(
             "expected a random key in training, got none; pass key=jax.random.key(seed), or "
@@ -282,7 +283,7 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """{"key": key, "train": train}, each only if f has such an argument after its first two."""
+    """{"key": key, "train": train}, but only the arguments that f takes after its first two."""
     try:
         named = keyword_only(f, after=2)
     except (ValueError, TypeError):  # a builtin without a signature

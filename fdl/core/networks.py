@@ -1,4 +1,4 @@
-"""Networks: layers built from layers, called by a Python function or applied in turn."""
+"""Networks: layers made of other layers. A Python function calls them, or they form a chain."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fdl.checks import said
+from fdl.checks import described
 from fdl.core.inputs import check_inputs, check_pass, missing
 from fdl.core.layer import (
     Layer,
@@ -35,7 +35,7 @@ def network(
     """A layer made of layers, which the Python function `forward` calls.
 
     `forward(f, x, **inputs)` calls the children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
-    Skip connections, several inputs and shared weights (a child called twice) need no adapter.
+    Skip connections, several inputs and shared weights (a child called twice) are plain Python.
     The network passes random keys and `train` to its children. If `forward` itself draws random
     numbers, give it an argument `key`; if it computes something different in training, give it an
     argument `train`. Its key differs from the children's keys, and is None outside training.
@@ -87,16 +87,16 @@ def network(
     if any(each.kind is each.VAR_KEYWORD for each in signature(forward).parameters.values()):
         if not inputs:
             raise ValueError(
-                f"network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
-                f"{signature(forward)}; name them, or pass inputs=('mask',)"
+                "network: expected a forward that names its extra inputs, such as (f, x, *, mask), "
+                f"got {signature(forward)}; name them in forward, or pass inputs=('mask',)"
             )
         takes |= dict.fromkeys((each for each in inputs if each not in takes), False)
     known = {*takes, *_inputs_of(layers)}
     for each in inputs:
         if each not in known:
             raise ValueError(
-                f"{name}: expected inputs that forward or a child names, got {each!r}; leave it "
-                "out, or name it in the layer that should read it"
+                f"{name}: expected inputs that forward or a child takes, got {each!r}; leave it "
+                "out, or add an argument of this name to the layer that needs it"
             )
     named = tuple(each for each in takes if each not in ("key", "train"))
     required = tuple(each for each in named if takes[each])
@@ -107,8 +107,8 @@ def network(
 def _check_names(inputs: Any) -> None:
     if not isinstance(inputs, tuple) or not all(isinstance(each, str) for each in inputs):
         raise ValueError(
-            f"network: expected inputs as a tuple of names, got {said(inputs)}; write "
-            "inputs=('mask',); no child can be called 'inputs'"
+            f"network: expected inputs to be a tuple of names, got {described(inputs)}; write "
+            "inputs=('mask',); if 'inputs' is a child, give it another name"
         )
 
 
@@ -165,7 +165,8 @@ def named_layers(
     for child, value in named.items():
         if child in children:
             raise ValueError(
-                f"{owner}: expected a name that is still free, got {child!r} twice; choose another"
+                f"{owner}: expected a different name for each layer, got {child!r} twice; rename "
+                "one of the two"
             )
         children[child] = as_layer(value, owner)
     if len(children) < least:
@@ -217,14 +218,14 @@ class _Network:
     def layer(self) -> Layer:
         if not isinstance(self.name, str):
             raise ValueError(
-                f"network: expected a name of type str, got {type(self.name).__name__}; no child "
-                "can be called 'name'"
+                f"network: expected name to be a string, got a {type(self.name).__name__}; if "
+                "'name' is a child, give it another name"
             )
         for child in self.children:
             if not child or "/" in child or "*" in child:
                 raise ValueError(
                     f"{self.name}: expected a child's name without '/' and '*', got {child!r}; "
-                    "these two belong to paths and patterns"
+                    "rename the child, because paths and patterns use these characters"
                 )
         return Layer(
             self.name,
@@ -347,7 +348,7 @@ class _Children:
         if name not in self.__dict__:
             raise PathError(
                 f"expected a child among {', '.join(self.__dict__)}, got f.{name}; call one of "
-                "these, or give network a child of that name"
+                "these, or add a child of this name to the network"
             )
         return self.__dict__[name]
 

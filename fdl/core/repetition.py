@@ -39,9 +39,9 @@ def repeat(
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
       n: number of blocks, >= 1.
       scan: True for the scanned form, False for the unrolled form; by default n > 16.
-      policy: which inner values the forward pass stores for the backward pass, a function of
-        `jax.checkpoint_policies`; the backward pass recomputes the others. By default the unrolled
-        form stores all of them, and the scanned form the results of matrix products, which is
+      policy: a function of `jax.checkpoint_policies`, which decides which inner values the forward
+        pass stores; the backward pass recomputes the others. By default, the unrolled form stores
+        all inner values, and the scanned form stores the results of matrix products, which is
         fastest in that form.
       name: name of the layer in another network.
 
@@ -64,7 +64,7 @@ def repeat(
       >>> list(leaves(params))
       ['0/dense_0/b', '0/dense_0/w', '1/dense_0/b', '1/dense_0/w']
     """
-    n = check_count(name, "n", n, "it is the number of blocks")
+    n = check_count(name, "n", n, "pass the number of blocks")
     inner = as_layer(block, name)
     unrolled = _unrolled(inner if policy is None else remat(inner, policy=policy), n, name)
     scanned = n > FEW if scan is None else scan
@@ -139,7 +139,7 @@ def _scan(
 
 @dataclasses.dataclass(frozen=True)
 class _Init:
-    """`init` of both forms. A block's key is the layer's key folded with its number as text."""
+    """`init` of both forms. A block's key is the layer's key folded with the text of its number."""
 
     block: Layer
     n: int
@@ -183,8 +183,8 @@ def _stack(tree: dict[str, Any], names: tuple[str, ...]) -> Any:
                 wanted, found = (kind(of[path]) if path in of else "none" for of in (first, block))
                 if found != wanted:
                     raise PathError(
-                        f"expected {wanted} as in block {names[0]}, got {found}; pass the "
-                        "params and state that init made for this network",
+                        f"expected {wanted}, the same as in block {names[0]}, got {found}; pass "
+                        "the params and state that init made for this network",
                         path,
                     )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
@@ -202,6 +202,6 @@ def _unstack(stacked: Any, names: tuple[str, ...]) -> dict[str, Any]:
 def _check_kept(x: Any, y: Any) -> None:
     if kind(x) != kind(y):
         raise PathError(
-            f"expected a block that keeps x {kind(x)}, so that another can follow, got "
-            f"{kind(y)}; give its last layer as many features as x has"
+            f"expected a block that keeps the shape and dtype of x, {kind(x)}, got {kind(y)}; "
+            "give its last layer as many features as x has"
         )

@@ -1,4 +1,4 @@
-"""Independent random weights: normal, truncated normal, uniform, and scaled by their fans."""
+"""Independent random weights: normal, truncated normal, uniform, with a variance of scale / fan."""
 
 import functools
 import inspect
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number, check_ordered, in_dtype, known, plain, square_root
+from fdl.checks import check_number, check_ordered, in_dtype, is_concrete_number, plain, square_root
 from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
 
@@ -44,7 +44,7 @@ def uniform(limit: float = 0.01) -> Initializer:
       >>> bool(abs(uniform(0.1)(jax.random.key(0), (100,))).max() <= 0.1)
       True
     """
-    check_number("uniform", "limit", limit, "(0, inf)", "values lie between -limit and limit")
+    check_number("uniform", "limit", limit, "(0, inf)", "pass the largest value to draw")
     limit = plain(limit)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -74,7 +74,7 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
     """
     check_stddev("truncated_normal", stddev)
     bounds = (lower, upper)
-    remedy = "pass the smaller one first"
+    remedy = "pass the smaller number as lower"
     check_ordered("truncated_normal", "numbers lower < upper", bounds, remedy, order=operator.lt)
     return _initializer("truncated_normal", _program(_truncated, stddev, lower, upper))
 
@@ -84,7 +84,7 @@ def variance_scaling(
     mode: Literal["fan_in", "fan_out", "fan_avg"],
     distribution: Literal["normal", "uniform"],
 ) -> Initializer:
-    """Independent values of mean 0 and variance scale / fan, where mode says which fan.
+    """Independent values of mean 0 and variance scale / fan, where `mode` selects the fan.
 
     Args:
       scale: finite and > 0; may be traced.
@@ -92,7 +92,7 @@ def variance_scaling(
       distribution: "normal" (not truncated) or "uniform".
 
     Raises:
-      PathError: the shape has fewer than two dimensions, and so no fans; or the key is None.
+      PathError: the shape has fewer than two dimensions, or the key is None.
       ValueError: scale is out of range, or mode or distribution is unknown.
 
     Example:
@@ -102,13 +102,12 @@ def variance_scaling(
 
     Source: Glorot and Bengio 2010; He et al. 2015, arXiv 1502.01852, equations 10 and 14.
     """
-    check_number(
-        "variance_scaling", "scale", scale, "(0, inf)", "the variance of the weights is scale / fan"
-    )
+    remedy = "pass a number such as 1, for the variance 1 / fan"
+    check_number("variance_scaling", "scale", scale, "(0, inf)", remedy)
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(
-            f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}; fan_in "
-            "keeps the variance of activations, fan_out that of gradients"
+            f"variance_scaling: expected mode fan_in, fan_out or fan_avg, got {mode!r}; use fan_in "
+            "to keep the variance of activations, fan_out to keep the variance of gradients"
         )
     if distribution not in ("normal", "uniform"):
         raise ValueError(
@@ -137,7 +136,7 @@ lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
 
 def check_stddev(who: str, stddev: Any) -> None:
     """Raises an error unless stddev is finite and >= 0."""
-    check_number(who, "stddev", stddev, "[0, inf)", "values are multiplied by it")
+    check_number(who, "stddev", stddev, "[0, inf)", "pass a standard deviation such as 0.01")
 
 
 def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
@@ -153,11 +152,11 @@ def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
 def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
     """The function `(key, shape, dtype) -> draw(key, shape, dtype, *options)`.
 
-    `draw` is a compiled function. Options that are known numbers are static arguments of it, so
-    that XLA rounds in the same way whether or not the call is inside a larger compiled function.
-    Traced options cannot be static; for them, the uncompiled function is called.
+    `draw` is a compiled function. Options that are not traced become its static arguments, so that
+    XLA rounds in the same way whether or not the call is inside a larger compiled function. Traced
+    options cannot be static; for them, the uncompiled function is called.
     """
-    if all(map(known, options)):
+    if all(map(is_concrete_number, options)):
         numbers = tuple(map(float, options))
         return lambda *args: draw(*args, *numbers)
     eager = inspect.unwrap(draw)

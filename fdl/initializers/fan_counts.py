@@ -13,11 +13,11 @@ from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
-    """The shape of weights of which each output uses only some, as in a transposed convolution.
+    """The shape of weights, if each output uses only some of them, as in a transposed convolution.
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      share: the share of its weights that an output uses, averaged over outputs, in (0, 1].
+      share: the share of the weights that an output uses, averaged over outputs, in (0, 1].
     """
 
     share: float
@@ -59,8 +59,8 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
     shape = sizes(shape, who)
     if len(shape) < 2:
         raise PathError(
-            f"expected weights [..., in, out], got shape {shape}, which has no fans; "
-            "use zeros, normal or uniform here",
+            f"expected weights [..., in, out], got shape {shape}, which has no fan_in and fan_out; "
+            "use zeros, normal or uniform",
             layer=who,
         )
     field = math.prod(shape[:-2])
@@ -99,7 +99,8 @@ def drawn_in(dtype: Any, who: str) -> Any:
     """
     if not jnp.issubdtype(need_dtype(dtype, who), jnp.inexact):
         raise PathError(
-            f"expected a floating dtype, got {dtype!r}; draw in float32, and convert with astype",
+            f"expected a floating dtype, got {dtype!r}; draw float32 values, and convert them with "
+            "astype",
             layer=who,
         )
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
@@ -115,6 +116,6 @@ def need_dtype(dtype: Any, who: str) -> Any:
         jnp.dtype(dtype)
     except TypeError as error:
         raise PathError(
-            f"expected a dtype, got {dtype!r}; pass one such as jnp.float32", layer=who
+            f"expected a dtype, got {dtype!r}; pass a dtype such as jnp.float32", layer=who
         ) from error
     return dtype

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_number, in_dtype, known, named_in_errors
+from fdl.checks import check_count, check_number, in_dtype, is_concrete_number, named_in_errors
 from fdl.initializers.distributions import normal
 from fdl.initializers.fan_counts import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
@@ -35,7 +35,7 @@ def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax
 
 
 def constant(value: float) -> Initializer:
-    """All equal to one value. The key is not used and may be None.
+    """An array filled with one value. The key is not used and may be None.
 
     Args:
       value: a number; may be traced.
@@ -47,7 +47,7 @@ def constant(value: float) -> Initializer:
       >>> constant(0.5)(None, (2,))
       Array([0.5, 0.5], dtype=float32)
     """
-    check_number("constant", "value", value, None, "it fills the array")
+    check_number("constant", "value", value, None, "pass a number")
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(sizes(shape, "constant"), value, need_dtype(dtype, "constant"))
@@ -77,9 +77,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Source: Saxe, McClelland and Ganguli 2013, arXiv 1312.6120; Mezzadri 2006, math-ph/0609050,
     section 5, for the signs that make the distribution of the matrix uniform.
     """
-    check_number(
-        "orthogonal", "scale", scale, "(0, inf)", "the length of every vector is multiplied by it"
-    )
+    remedy = "pass the norm of each row or column, such as 1"
+    check_number("orthogonal", "scale", scale, "(0, inf)", remedy)
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape, "orthogonal")
@@ -124,7 +123,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
         if inputs > outputs:
             raise PathError(
                 f"expected weights [*spatial, in, out] with in <= out, got shape {tuple(shape)}; "
-                "use as many features as inputs, or more",
+                "use at least as many outputs as inputs",
                 layer="delta_orthogonal",
             )
         center = matrix(key, (inputs, outputs), dtype)
@@ -141,8 +140,8 @@ def dirac(groups: int = 1) -> Initializer:
 
     Returns:
       An initializer for shapes `[*spatial, in, out]`, where `in` is the number of inputs of one
-      group. If the numbers of inputs and outputs of a group differ, the weights of the channels in
-      excess are 0.
+      group. If the numbers of inputs and outputs of a group differ, the weights of the extra
+      channels are 0.
 
     Raises:
       ValueError: groups is below 1.
@@ -156,15 +155,15 @@ def dirac(groups: int = 1) -> Initializer:
 
     Source: Zagoruyko and Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`.
     """
-    groups = check_count("dirac", "groups", groups, "pass the groups of the convolution")
+    remedy = "pass the number of groups of the convolution"
+    groups = check_count("dirac", "groups", groups, remedy)
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         *field, inputs, outputs = shape = _kernel("dirac", shape)
         dtype = need_dtype(dtype, "dirac")
         if outputs % groups:
             raise PathError(
-                f"expected groups that divide the {outputs} outputs, got {groups}; pass the "
-                "groups of the convolution",
+                f"expected groups to divide the {outputs} outputs, got {groups}; {remedy}",
                 layer="dirac",
             )
         one = jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
@@ -196,7 +195,8 @@ def identity(scale: float = 1.0) -> Initializer:
         shape, dtype = sizes(shape, "identity"), need_dtype(dtype, "identity")
         if len(shape) != 2:
             raise PathError(
-                f"expected weights [in, out], got shape {shape}; use dirac here", layer="identity"
+                f"expected weights [in, out], got shape {shape}; for convolutions, use dirac",
+                layer="identity",
             )
         return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)
 
@@ -224,20 +224,23 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 5;
     `torch.nn.init.sparse_`.
     """
-    check_number("sparse", "share", share, "[0, 1)", "0.9 keeps one weight in ten")
+    check_number("sparse", "share", share, "[0, 1)", "pass the share of zeros, such as 0.9")
     draw = normal(stddev)
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         shape = sizes(shape, "sparse")
         if len(shape) != 2:
             raise PathError(
-                f"expected weights [in, out], got shape {shape}; use normal here", layer="sparse"
+                f"expected weights [in, out], got shape {shape}; for other shapes, use normal",
+                layer="sparse",
             )
         values, order = jax.random.split(need_key(key, "sparse"))
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
         zero = share * shape[0]
-        is_zero = rank < (math.ceil(zero) if known(share) else jnp.ceil(zero).astype(rank.dtype))
+        is_zero = rank < (
+            math.ceil(zero) if is_concrete_number(share) else jnp.ceil(zero).astype(rank.dtype)
+        )
         return jnp.where(is_zero, jnp.zeros_like(w), w)
 
     return init
@@ -277,7 +280,7 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
 
 
 def _check_factor(who: str, name: str, value: Any) -> None:
-    check_number(who, name, value, "(-inf, inf)", "the weights are multiplied by it")
+    check_number(who, name, value, "(-inf, inf)", "pass a number that multiplies the weights")
 
 
 def _kernel(name: str, shape: Sequence[int]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from fdl.initializers import lecun_normal, orthogonal, zeros
 from fdl.ops.rank_promotion import with_free_ranks
 from fdl.typing import Activation, Initializer, Params
 
-WIDTH = "say how many each step has"
+WIDTH = "pass the number of features of h"
 Carry = dict[str, jax.Array]
 ORTHOGONAL = orthogonal()
 
@@ -100,7 +100,8 @@ def lstm_cell(
 
     Args:
       features: H, >= 1.
-      forget_bias: the initial value of f's b, may be traced; with 1 a new network remembers longer.
+      forget_bias: the initial value of the b of f; may be traced. With 1, a network remembers
+        longer at the start of training.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
@@ -121,7 +122,7 @@ def lstm_cell(
     exploration of recurrent network architectures", for forget_bias.
     """
     features = check_count("lstm_cell", "features", features, WIDTH)
-    check_number("lstm_cell", "forget_bias", forget_bias, None, "0 or 1 is usual")
+    check_number("lstm_cell", "forget_bias", forget_bias, None, "pass a number")
     affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
@@ -167,8 +168,8 @@ def gru_cell(
       >>> sorted(gru_cell(2).init(jax.random.key(0), jnp.ones((1, 3)))["hidden"])
       ['b', 'w']
 
-    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; True is as
-    in version 1 of that paper and in cuDNN.
+    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False. For
+    reset_after=True: version 1 of that paper, and cuDNN.
     """
     features = check_count("gru_cell", "features", features, WIDTH)
     affine = _affine(("r", "z", "n"), features, w_init, hidden_init)

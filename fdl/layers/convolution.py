@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, counted, is_count, named_in_errors
+from fdl.checks import as_int, check_count, is_count, named_in_errors
 from fdl.core.any_spatial_axes import one_for_all_axes
 from fdl.core.decoding_cache import at_once, sliding
 from fdl.core.layer import Layer, subkey
@@ -171,7 +171,7 @@ def depthwise_conv(
     """
     kernel = check_sizes("depthwise_conv", "kernel_size", kernel_size)
     multiplier = check_count(
-        "depthwise_conv", "multiplier", multiplier, "say how many outputs each channel has"
+        "depthwise_conv", "multiplier", multiplier, "pass the number of outputs of each channel"
     )
     windows: dict[str, Any] = {
         "stride": for_each_axis("depthwise_conv", "stride", stride, len(kernel)),
@@ -245,7 +245,7 @@ def separable_conv(
     """
     windows: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     pointwise_size: int | tuple[int, ...] = 1
-    if not is_count(counted(kernel_size)):
+    if not is_count(as_int(kernel_size)):
         pointwise_size = (1,) * len(check_sizes("separable_conv", "kernel_size", kernel_size))
     return chain(
         depthwise=depthwise_conv(
@@ -282,8 +282,8 @@ def conv_transpose(
       padding: the padding of the convolution from y to x. "SAME" makes size * stride outputs;
         "VALID" makes all outputs that a window reaches: (size - 1) * stride + max(extent, stride),
         where extent = (kernel - 1) * dilation + 1. Both are the same as in TensorFlow, Keras and
-        Flax. Integers or pairs, as in `conv`, are the numbers of outputs that are left out at the
-        ends, as in torch.
+        Flax. Integers or pairs, as in `conv`, are the numbers of outputs that are removed at the
+        two ends, as in torch.
       output_padding: the number of outputs that are added at the high end, as in torch; less than
         stride or dilation. Allowed only if padding is integers or pairs.
       dilation: the step on y from one element of the kernel to the next.
@@ -346,11 +346,11 @@ def conv_transpose(
 
 def _check_features(layer: str, features: int, groups: int) -> None:
     """Raises unless features is a multiple of groups."""
-    check_count(layer, "features", features, "say how many outputs there are")
+    check_count(layer, "features", features, "pass the number of outputs")
     if not is_count(groups) or features % groups:
         raise ValueError(
             f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
-            "take a common divisor of the channels of x and the features"
+            "choose a common divisor of the features and of the channels of x"
         )
 
 
@@ -400,8 +400,8 @@ def _window(
         edges.append((low, high - extra))
     if min(input) < 1:
         raise PathError(
-            f"expected x whose outputs are more than the padding leaves out, got {list(sizes)} "
-            f"and padding {list(found)}; pad less",
+            f"expected at least one output along each axis, got none for sizes {list(sizes)} and "
+            f"padding {list(found)}; pad less",
             layer=layer,
         )
     return Window(tuple(input), kernel, stride, tuple(edges), dilation, groups)
@@ -416,12 +416,12 @@ def _check_output_padding(
         0 <= n < max(s, d) for n, s, d in zip(more, stride, dilation, strict=True)
     ):
         raise ValueError(
-            "conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
+            "conv_transpose: expected output_padding >= 0 and less than stride or dilation, for "
             f"each of {len(stride)} axes, got {output_padding!r}; pass 0 for the smallest output"
         )
     if any(more) and isinstance(padding, str):
         raise ValueError(
-            "conv_transpose: expected output_padding with a padding of integers or pairs, got "
-            f"padding {padding!r}, which fixes the size; pad by integers, or leave it out"
+            "conv_transpose: expected a padding of integers or pairs with output_padding, got "
+            f"padding {padding!r}; pass integers as padding, or leave output_padding out"
         )
     return tuple(more)

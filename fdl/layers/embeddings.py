@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_array, check_count, check_known, is_count, said
-from fdl.core.decoding_cache import counted
+from fdl.checks import check_array, check_concrete_number, check_count, described, is_count
+from fdl.core.decoding_cache import with_position_count
 from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.data.arrays import to_jax
 from fdl.initializers import normal
@@ -25,7 +25,7 @@ from fdl.typing import Initializer, Params, State
 
 SMALL = normal(0.02)
 # Frequencies are computed in float64 by NumPy, so a base cannot be traced.
-USUAL_BASE = "10000 is usual; pass a number that is known when the program is made"
+USUAL_BASE = "pass a Python number such as 10000"
 
 
 def embedding(
@@ -46,7 +46,7 @@ def embedding(
       features: D, >= 1.
       w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), so
         that the norm of a vector is about 1.
-      dtype: the dtype of w. It is not the dtype of x as in other layers, because ids are integers.
+      dtype: the dtype of w. (In other layers w has the dtype of x, but here x is integers.)
       name: what the layer is called in a network.
 
     Returns:
@@ -68,8 +68,8 @@ def embedding(
     Source: Bengio et al. 2003, "A neural probabilistic language model"; Press and Wolf 2016,
     arXiv 1608.05859, for tied weights.
     """
-    count = check_count("embedding", "count", count, "say how many ids there are")
-    features = check_count("embedding", "features", features, "say how many numbers stand for one")
+    count = check_count("embedding", "count", count, "pass the number of ids")
+    features = check_count("embedding", "features", features, "pass the length of each vector")
     check_initializer("embedding", "w_init", w_init)
     make = normal(features**-0.5) if w_init is None else w_init
 
@@ -87,7 +87,7 @@ def embedding(
         if not jnp.issubdtype(x.dtype, jnp.inexact) or x.shape[-1:] != w.shape[1:]:
             raise PathError(
                 f"expected integer ids, or vectors [..., {w.shape[1]}], got {x.dtype} "
-                f"{list(x.shape)}; convert ids with astype(int), or give vectors that width",
+                f"{list(x.shape)}; convert ids with astype(int), or pass vectors of this width",
                 layer=name,
             )
         return x @ w.T, state
@@ -124,7 +124,7 @@ def learned_positions(
     Source: Gehring et al. 2017, arXiv 1705.03122, section 3.1; Radford et al. 2019, GPT-2,
     for the standard deviation of 0.02.
     """
-    remedy = "give the length of the longest sequence"
+    remedy = "pass the length of the longest sequence"
     length = check_count("learned_positions", "length", length, remedy)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
@@ -146,7 +146,9 @@ def learned_positions(
         return x + rows(params["w"], to_jax(positions, name, "positions")), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room, length))
+    return dataclasses.replace(
+        layer, decoding=lambda room: with_position_count(layer, room, length)
+    )
 
 
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
@@ -174,15 +176,15 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
-    check_known("sinusoidal_positions", "base", base, "(1, inf]", USUAL_BASE)
+    check_concrete_number("sinusoidal_positions", "base", base, "(1, inf]", USUAL_BASE)
     base = float(base)
 
     def init(key: Any, x: Any, *, positions: Any = None) -> tuple[Params, State]:
         _check_sequence(name, x, positions)
         if x.shape[-1] % 2:
             raise PathError(
-                f"expected x [..., T, D] with an even D, got {list(x.shape)}; a sine and a cosine "
-                "take two features",
+                f"expected x [..., T, D] with an even D, got {list(x.shape)}; use an even number "
+                "of features, one for the sine and one for the cosine of each frequency",
                 layer=name,
             )
         return {}, {}
@@ -205,7 +207,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
 
     layer = Layer(name, init, apply)
-    return dataclasses.replace(layer, decoding=lambda room: counted(layer, room))
+    return dataclasses.replace(layer, decoding=lambda room: with_position_count(layer, room))
 
 
 def rotary(
@@ -219,7 +221,7 @@ def rotary(
     """Rotary positions: rotates pairs of features by angles proportional to the position.
 
     The first R features are rotated in R / 2 pairs, i = 0, 1, ...; pair i is rotated by the angle
-    position * base^(-2 i / R). The product of a query and a key that are rotated then depends only
+    position * base^(-2 i / R). The product of a rotated query and a rotated key then depends only
     on the distance between their positions. The error of the angles is about 1e-6 at any position.
 
     Args:
@@ -245,11 +247,11 @@ def rotary(
     Source: Su et al. 2021, arXiv 2104.09864, equations 14, 15 and 34; with features < K:
     Black et al. 2022, arXiv 2204.06745, section 2.1.
     """
-    check_known("rotary", "base", base, "(0, inf]", USUAL_BASE)
+    check_concrete_number("rotary", "base", base, "(0, inf]", USUAL_BASE)
     if features is not None and (not is_count(features, 2) or features % 2):
         raise ValueError(
-            f"rotary: expected features that are even and >= 2, got {said(features)}; leave "
-            "features out to rotate all"
+            f"rotary: expected features to be even and >= 2, got {described(features)}; leave it "
+            "out to rotate all features"
         )
     positions = to_jax(positions, "rotary", "positions")
     _check_rotated("rotary", x, positions, features)
@@ -260,7 +262,7 @@ def rotary(
 def rotary_by_tables(
     x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
 ) -> jax.Array:
-    """`rotary` with tables of cosines and sines, for angles that a different formula gives.
+    """`rotary` with tables of cosines and sines, for angles from a different formula.
 
     Pair i is rotated by the angle whose cosine is cos[position, i] and whose sine is sin[position,
     i]. Models that change the angles for longer sequences need this (Llama 3.1, YaRN). If cos and
@@ -294,8 +296,8 @@ def rotary_by_tables(
     if cos.ndim != 2 or cos.shape != sin.shape or not integers:
         raise PathError(
             "expected cos and sin [L, R / 2] and integer positions, got cos "
-            f"{list(cos.shape)}, sin {list(sin.shape)} and positions {positions.dtype}; give each "
-            "pair of features one column",
+            f"{list(cos.shape)}, sin {list(sin.shape)} and positions {positions.dtype}; pass "
+            "tables with one row for each position and one column for each pair of features",
             layer="rotary_by_tables",
         )
     _check_rotated("rotary_by_tables", x, positions, 2 * cos.shape[-1])
@@ -326,7 +328,7 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
-    """positions / base^(i / count), without whole turns of 2 pi, exact at any position.
+    """positions / base^(i / count), modulo 2 pi, accurate at any position.
 
     Args:
       positions: [...], integers or floating.
@@ -370,8 +372,8 @@ def _check_sequence(
     fits = x.ndim >= 2 and (width is None or x.shape[-1] == width)
     if not fits or not jnp.issubdtype(x.dtype, jnp.inexact):
         raise PathError(
-            f"expected floating x [..., T, {width or 'D'}], got {x.dtype} {list(x.shape)}; put an "
-            "embedding or a dense layer in front",
+            f"expected floating x [..., T, {width or 'D'}], got {x.dtype} {list(x.shape)}; add an "
+            "embedding or a dense layer before this layer",
             layer=name,
         )
     if positions is None:
@@ -386,7 +388,8 @@ def _check_sequence(
     ):
         raise PathError(
             f"expected integer positions [{x.shape[-2]}] or {list(x.shape[:-1])} for x "
-            f"{list(x.shape)}, got {positions.dtype} {list(positions.shape)}; one for each element",
+            f"{list(x.shape)}, got {positions.dtype} {list(positions.shape)}; pass one position "
+            "for each element",
             layer=name,
         )
 
@@ -398,11 +401,11 @@ def _check_rotated(name: str, x: Any, positions: jax.Array, features: int | None
     fits = x.ndim >= 3 and (x.shape[-1] % 2 == 0 if features is None else x.shape[-1] >= features)
     if not fits or places[-1:] != x.shape[-3:-2] or not alike:
         width = "K even" if features is None else f"K >= {features}"
-        remedy = "an even number of features" if features is None else "as many features as turn"
+        remedy = "an even number of" if features is None else f"{features} or more"
         raise PathError(
             f"expected x [..., T, H, K] with {width} and positions [..., T], got x "
-            f"{list(x.shape)} and positions {list(positions.shape)}; give heads {remedy}, and "
-            "every token a position",
+            f"{list(x.shape)} and positions {list(positions.shape)}; use heads with {remedy} "
+            "features, and pass one position for each token",
             layer=name,
         )
 
@@ -426,7 +429,7 @@ def _by_tables(
 
 
 def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
-    """x, whose first R features are rotated in pairs, with cos and sin [..., T, 1, R / 2]."""
+    """x with its first R features rotated in pairs; cos and sin are [..., T, 1, R / 2]."""
     pairs, dtype = cos.shape[-1], cos.dtype
     rotary_part, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token through a few of many layers of one kind.
+"""Mixture of experts: for each token, a router chooses a few of many layers of one kind.
 
 T is the number of tokens of a sequence, D the number of features of a token, E the number of
 experts, C the number of tokens that an expert has room for, F the number of features of the result.
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, is_count, known, said
+from fdl.checks import check_array, described, is_concrete_number, is_count
 from fdl.core.layer import Layer, as_layer, subkey
 from fdl.core.networks import network
 from fdl.layers.linear import dense
@@ -29,7 +29,9 @@ def mixture_of_experts(
     capacity_factor: float | None = 1.25,
     name: str = "mixture_of_experts",
 ) -> Layer:
-    """y[t] = sum over the k likeliest experts e of p[t, e] expert_e(x[t]), p = softmax(router(x)).
+    """y[t] = sum of p[t, e] expert_e(x[t]) over the k experts e with the largest p[t, e].
+
+    p = softmax(router(x)) is the probability of each expert for each token.
 
     For k > 1, the p of the chosen experts are divided by their sum. Each sequence is routed
     independently. An expert takes tokens in order, all first choices before all second choices,
@@ -67,19 +69,22 @@ def mixture_of_experts(
     k = 1: Fedus et al. 2021, arXiv 2101.03961, equations 2 and 3; the order: Lepikhin et al. 2020,
     arXiv 2006.16668, algorithm 1.
     """
-    has_room = capacity_factor is None or (known(capacity_factor) and capacity_factor > 0)
+    has_room = capacity_factor is None or (
+        is_concrete_number(capacity_factor) and capacity_factor > 0
+    )
     if not (is_count(count) and is_count(top_k)) or top_k > count or not has_room:
         raise ValueError(
             f"mixture_of_experts: expected count >= 1, top_k from 1 to count and capacity_factor "
-            f"> 0 or None, got {said(count)}, {said(top_k)} and {said(capacity_factor)}; top_k "
-            "is the number of experts for each token, capacity_factor=None gives room for all"
+            f"> 0 or None, got {described(count)}, {described(top_k)} and "
+            f"{described(capacity_factor)}; pass top_k=2 for two experts for each token, and "
+            "capacity_factor=None to give every expert room for all tokens"
         )
 
     def forward(f: Any, x: Any) -> Any:
         check_array(name, x)
         if x.ndim < 2:
             raise PathError(
-                f"expected x [..., T, D], got {list(x.shape)}; give one row of features for every "
+                f"expected x [..., T, D], got {list(x.shape)}; give x one row of features for each "
                 "token",
                 layer=name,
             )
@@ -104,8 +109,8 @@ def mixture_of_experts(
 def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
     """E * sum over experts of f[e] P[e]: 1 for tokens spread evenly, E if all go to one expert.
 
-    f[e] is the share of all choices that are expert e, and P[e] the mean probability of expert e
-    over tokens. Only P has a gradient.
+    f[e] is the share of expert e among the choices of all tokens, and P[e] is the mean probability
+    of expert e over all tokens. Only P has a gradient.
 
     Args:
       logits: the router's logits, [..., T, E].
@@ -137,12 +142,13 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
 
 
 def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Array]:
-    """The weights and the slots, expert * room + place, of each token's choices, [..., T, k].
+    """The weights and the slots of each token's choices, both [..., T, k].
 
-    The slot of a choice that found no room is E * room, which does not exist.
+    A slot is expert * room + place. If an expert is full, the slot of the choice is E * room, which
+    does not exist.
     """
-    chances = jax.nn.softmax(logits.astype(wide(logits.dtype)))
-    weights, chosen = jax.lax.top_k(chances, top_k)
+    probs = jax.nn.softmax(logits.astype(wide(logits.dtype)))
+    weights, chosen = jax.lax.top_k(probs, top_k)
     if top_k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
     # choices is [..., k, T, E]; counting along k and T together puts first choices first.

@@ -19,7 +19,8 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
     Exclude a from weight decay, which would move it towards 0, the negative slope of relu.
 
     Args:
-      each_channel: True gives each channel a separate a, as in the paper; with False all share one.
+      each_channel: True gives each channel a separate a, as in the paper. With False, all channels
+        share one a.
       slope: the initial value of a; may be traced.
       name: what the layer is called in a network.
 
@@ -40,7 +41,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
     Source: He et al. 2015, arXiv 1502.01852, equation 1. The default slope of Flax is
     0.01.
     """
-    check_number("prelu", "slope", slope, None, "0.25 is the paper's")
+    check_number("prelu", "slope", slope, None, "pass a number")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_floating(name, x)
@@ -86,7 +87,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
     Source: Xu et al. 2015, arXiv 1505.00853, section 2.4. x is multiplied by a, as in torch; the
     paper divides.
     """
-    remedy = "these are the smallest and the largest slope for x < 0"
+    remedy = "pass the smallest and the largest slope for x < 0"
     check_number("rrelu", "lower", lower, "[0, inf]", remedy)
     check_ordered("rrelu", "lower <= upper", (lower, upper), remedy)
 

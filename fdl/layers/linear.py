@@ -22,7 +22,7 @@ def dense(
     b_init: Initializer = zeros,
     name: str = "dense",
 ) -> Layer:
-    """y = dot(x, w) + b. Followed by `relu`, it is the vocabulary's relu(dot(W, input) + b).
+    """y = dot(x, w) + b: a fully connected layer.
 
     Args:
       features: F, the number of outputs, >= 1.
@@ -49,7 +49,7 @@ def dense(
 
     Source: Rosenblatt 1958; Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.1.
     """
-    features = check_count("dense", "features", features, "say how many outputs there are")
+    features = check_count("dense", "features", features, "pass the number of outputs")
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         _check_width(name, x, None)
@@ -168,7 +168,7 @@ def bilinear(
     Source: Tenenbaum and Freeman 2000, "Separating style and content with bilinear models",
     equation 1.
     """
-    features = check_count("bilinear", "features", features, "say how many outputs there are")
+    features = check_count("bilinear", "features", features, "pass the number of outputs")
 
     def check(x: Any, other: Any) -> None:
         check_floating(name, x)
@@ -193,9 +193,9 @@ def bilinear(
         w = params["w"]
         if (x.shape[-1], other.shape[-1]) != w.shape[:2] or x.shape[:-1] != other.shape[:-1]:
             raise PathError(
-                f"expected x [..., {w.shape[0]}] and other [..., {w.shape[1]}] of one batch, got "
-                f"{list(x.shape)} and {list(other.shape)}; give both these widths, or make new "
-                "params with init",
+                f"expected x [..., {w.shape[0]}] and other [..., {w.shape[1]}] with the same batch "
+                f"axes, got {list(x.shape)} and {list(other.shape)}; give x and other these "
+                "shapes, or make new params with init",
                 layer=name,
             )
         return jnp.einsum("...d,dcf,...c->...f", x, w, other) + params["b"], state
@@ -212,7 +212,7 @@ def _check_width(name: str, x: Any, w: Any) -> None:
 
 
 def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
-    """The axes of x, w and y; raises unless equation, sizes and bias are those of a dense layer."""
+    """The axes of x, w and y; raises unless equation, sizes and bias make a dense layer."""
     inputs, arrow, of_y = equation.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}
@@ -225,13 +225,13 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
     if not (arrow and comma and of_w.isalpha() and distinct and known and kept):
         raise ValueError(
             "einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got "
-            f"{equation!r}; each axis of w must be in x or in y, and each axis of x in w or in y"
+            f"{equation!r}; name each axis of w in x or in y, and each axis of x in w or in y"
         )
     if set(sizes) != new or not all(map(is_count, sizes.values())) or not of_y.endswith(bias):
         given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
         raise ValueError(
             f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias over the "
-            f"last axes of {of_y}, got {given} and bias {bias!r}; name the size of each axis of w "
+            f"last axes of {of_y}, got {given} and bias {bias!r}; pass a size for each axis of w "
             "that is not in x, such as {'f': 64}"
         )
     return of_x, of_w, of_y

@@ -18,8 +18,8 @@ from fdl.checks import (
     check_count,
     check_floating,
     check_number,
+    described,
     in_dtype,
-    said,
 )
 from fdl.core.decoding_cache import at_once
 from fdl.core.layer import Layer, check_initializer, subkey
@@ -43,7 +43,7 @@ def layer_norm(
 
     Args:
       axes: the axes over which mean and variance are computed, as negative numbers: -1 normalizes
-        each vector, (-3, -2, -1) each image.
+        each vector, and (-3, -2, -1) normalizes each image.
       epsilon: a number that is added to the variance, > 0; may be traced.
       scale: whether to multiply by a learned scale.
       bias: whether to add a learned bias.
@@ -166,7 +166,9 @@ def group_norm(
     Source: Wu and He 2018, arXiv 1803.08494, equation 7.
     """
     check_epsilon("group_norm", epsilon)
-    groups = check_count("group_norm", "groups", groups, "1 takes all channels together")
+    groups = check_count(
+        "group_norm", "groups", groups, "pass 1 to normalize all channels together"
+    )
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2, groups)
 
     def standard(x: Any, mask: Any) -> jax.Array:
@@ -241,9 +243,10 @@ def batch_norm(
 
     In training, mean and variance are computed from the batch, over all axes except the last, and
     the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
-    batch. An empty or fully masked batch changes nothing. Outside training, mean and variance are
-    the running statistics. If the batch is sharded over devices, mean and variance are over all
-    devices, and no axis name is needed: they are reductions over array axes, which XLA distributes.
+    batch. A batch without examples, or with a mask that is False everywhere, does not change them.
+    Outside training, mean and variance are the running statistics. If the batch is sharded over
+    devices, mean and variance are over all devices, and no axis name is needed: they are reductions
+    over array axes, which XLA distributes.
 
     Args:
       momentum: the weight of the old running statistics, in [0, 1], may be traced. The momentum of
@@ -282,7 +285,7 @@ def batch_norm(
     and Keras.
     """
     check_epsilon("batch_norm", epsilon)
-    remedy = "0.9 averages over about the last ten batches"
+    remedy = "pass 0.9 to average over about ten batches"
     check_number("batch_norm", "momentum", momentum, "[0, 1]", remedy)
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2)
 
@@ -319,7 +322,7 @@ def _over(
     initializers: tuple[Initializer | None, Initializer | None],
     standard: Callable[..., jax.Array],
 ) -> Layer:
-    """A norm over `axes`. If these are not just the last, it takes a mask and cannot decode."""
+    """A norm over `axes`. If it is not just the last axis, it takes a mask and cannot decode."""
     affine = Affine(name, *initializers, axes=-axes[0], features=axes)
     return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
 
@@ -331,8 +334,8 @@ def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
     if not negative or len(set(found)) < len(found):
         raise OptionError(
             who,
-            f"expected axes that are negative and distinct, got {said(axes)}; write -1 for each "
-            "vector, or (-3, -2, -1) for each image",
+            f"expected axes to be negative and distinct, got {described(axes)}; pass -1 to "
+            "normalize each vector, or (-3, -2, -1) to normalize each image",
         )
     return tuple(sorted(map(int, found)))
 
@@ -376,7 +379,7 @@ def _values_per_channel(name: str, x: Any) -> int:
     if count < 2:
         raise PathError(
             f"expected at least 2 values for each channel in training, got x {list(x.shape)}, "
-            "whose variance would be 0; give a larger batch, or take layer_norm or group_norm",
+            "whose variance would be 0; use a larger batch, or use layer_norm or group_norm",
             layer=name,
         )
     return count
@@ -384,7 +387,8 @@ def _values_per_channel(name: str, x: Any) -> int:
 
 def check_epsilon(who: str, epsilon: Any) -> None:
     """Raises unless epsilon > 0."""
-    check_number(who, "epsilon", epsilon, "(0, inf]", "a constant input would give NaN")
+    remedy = "pass a number such as 1e-5; with 0, a constant input would give NaN"
+    check_number(who, "epsilon", epsilon, "(0, inf]", remedy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,9 +488,10 @@ class Affine:
         fits = all(m in (1, n) for m, n in zip(mask.shape, x.shape, strict=False))
         if mask.dtype != bool or mask.ndim != x.ndim or not fits:
             raise PathError(
-                f"expected mask bool {list(x.shape)}, or 1 for any of the numbers, got "
-                f"{mask.dtype} {list(mask.shape)}; a mask without channels is mask[..., None]; in "
-                "a chain with attention, whose mask differs, call both in a network instead",
+                f"expected mask to be bool {list(x.shape)}, where any axis may have size 1, got "
+                f"{mask.dtype} {list(mask.shape)}; if the mask has no channel axis, pass "
+                "mask[..., None]; if attention in the same chain needs a different mask, call both "
+                "layers in a network",
                 layer=self.name,
             )
 
@@ -502,8 +507,9 @@ class Affine:
             )
         if x.shape[-1] % self.groups:
             raise PathError(
-                f"expected channels in {self.groups} groups of one size, got {x.shape[-1]} "
-                f"channels of x {list(x.shape)}; choose groups that divide them",
+                f"expected a number of channels that is a multiple of {self.groups} groups, got "
+                f"{x.shape[-1]} channels of x {list(x.shape)}; choose a number of groups that "
+                "divides it",
                 layer=self.name,
             )
 

@@ -113,7 +113,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. Of equally large x, the first gets the gradient.
+    """y[b, c] = the largest x of channel c. If several are equal, the first gets the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -156,7 +156,7 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
 
 @one_for_all_axes("sizes")
 def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
-    """The maximum of each of `sizes` windows, whose number does not depend on the image's size.
+    """The maximum of each window. The number of windows does not depend on the image's size.
 
     Along an axis of n elements, window i of `size` windows begins at floor(i * n / size) and ends
     before ceil((i + 1) * n / size).
@@ -223,8 +223,8 @@ def _pooling(
     edges = check_padding(who, padding, len(kernel), PADDINGS)
     if not isinstance(edges, str) and any(max(e) >= k for e, k in zip(edges, kernel, strict=True)):
         raise ValueError(
-            f"{who}: expected a padding smaller than the window {kernel}, got {padding!r}; a "
-            "window of padding alone has no element to take"
+            f"{who}: expected a padding smaller than the window {kernel}, got {padding!r}; pad "
+            "less, so that every window contains an element of x"
         )
 
     def of(x: jax.Array) -> jax.Array:
@@ -256,7 +256,8 @@ def _adaptive(
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
-    # The last axis is pooled first, so that of equal elements the first in row-major order wins.
+    # The last axis is pooled first. So, of several equal elements, the first in row-major order
+    # gets the gradient.
     for axis in reversed(range(len(window.kernel))):
         x = _padded(x, axis, window, -jnp.inf)
         k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))

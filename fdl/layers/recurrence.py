@@ -34,8 +34,8 @@ def recurrent(
 
     Args:
       cell: the step, such as `lstm_cell(64)`.
-      reverse: whether to go from the end of each sequence to its beginning; y[t] is still the
-        output at x[t].
+      reverse: whether to read each sequence from its end to its beginning; y[t] is still the output
+        at x[t].
       returns: "sequence" returns y [..., T, H]; "last" returns y of the last step, [..., H];
         "carry" returns (y, carry), and another layer can continue from this carry.
       name: what the layer is called in a network; by default the name of the cell.
@@ -66,7 +66,7 @@ def recurrent(
         raise OptionError(
             "recurrent",
             f"expected returns to be one of {', '.join(map(repr, RETURNS))}, got "
-            f"{returns!r}; take 'sequence' for y of every step, 'last' for y of the last step",
+            f"{returns!r}; pass 'sequence' for y of every step, 'last' for y of the last step",
         )
     return _Recurrent(cell, reverse, returns, name or cell.name).layer()
 
@@ -187,14 +187,14 @@ def bidirectional(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., T, D] to y [..., T, 2 H], or [..., T, H] if merge is "sum"; without T if
-      returns is "last"; params {"forward", "backward"}. Optional extra input: `lengths`, integers
-      [...]; the backward layer begins at the end of each sequence.
+      A layer from x [..., T, D] to y [..., T, 2 H], or [..., T, H] if merge is "sum"; y has no axis
+      T if returns is "last". The params are {"forward", "backward"}. Optional extra input:
+      `lengths`, integers [...]; the backward layer begins at the end of each sequence.
 
     Raises:
       ValueError: returns or merge is unknown.
-      PathError: as in `recurrent`; or the layer is used in decoding, where later tokens, which the
-        backward layer needs, are not known.
+      PathError: as in `recurrent`; or the layer is used in decoding. The backward layer needs later
+        tokens, which are not known in decoding.
 
     Example:
       >>> layer = bidirectional(lstm_cell(4))
@@ -207,7 +207,7 @@ def bidirectional(
     if returns not in ("sequence", "last"):
         raise OptionError(
             "bidirectional",
-            f"expected returns 'sequence' or 'last', got {returns!r}; for both carries, call two "
+            f"expected returns 'sequence' or 'last', got {returns!r}; to get the carries, call two "
             "recurrent layers in a network",
         )
     forward = _Recurrent(cell, False, returns, cell.name, takes_carry=False)
@@ -233,8 +233,8 @@ class _Recurrent:
         """The incremental form, whose cache is the carry; it has the same size for any length."""
         if self.reverse:
             raise PathError(
-                "expected a layer that goes forward in time, got one with reverse, whose answers "
-                "for earlier tokens depend on later ones; such a network cannot go on from a cache",
+                "expected a layer with reverse=False in decoding, got reverse=True, whose outputs "
+                "depend on later tokens; use layers that read forward only",
                 layer=self.name,
             )
         return Layer(self.name, self.init_decoding, self.apply_decoding, inputs=())
@@ -292,21 +292,21 @@ class _Recurrent:
             got = ", ".join(f"{part} {list(found)}" for part, found in shapes.items())
             raise PathError(
                 f"expected a carry of {' and '.join(parts)}, each {list(shape)}, got "
-                f"{got or ('nothing' if named else 'an array')}; take that of a "
-                "layer with returns='carry', or leave it out",
+                f"{got or ('nothing' if named else 'an array')}; pass the carry from a layer with "
+                "returns='carry', or leave it out",
                 layer=self.name,
             )
         return {part: carry[part].astype(dtype) for part in parts}
 
     def alive(self, x: Any, lengths: Any) -> Any:
-        """Bool [T, ..., 1], True for steps before the end of their sequence; None if all are."""
+        """Bool [T, ..., 1], True for steps before the end of their sequence; None for all True."""
         if lengths is None:
             return None
         lengths = to_jax(lengths, self.name, "lengths")
         if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != x.shape[:-2]:
             raise PathError(
                 f"expected integer lengths {list(x.shape[:-2])} for x {list(x.shape)}, got "
-                f"{lengths.dtype} {list(lengths.shape)}; say how many steps each sequence has",
+                f"{lengths.dtype} {list(lengths.shape)}; pass the number of steps of each sequence",
                 layer=self.name,
             )
         steps = jnp.arange(x.shape[-2], dtype=jnp.int32).reshape(-1, *[1] * (lengths.ndim + 1))
@@ -322,7 +322,7 @@ class _Recurrent:
         return y if self.returns == "sequence" else carry["h"].astype(y.dtype)
 
     def check(self, x: Any, params: Any) -> None:
-        """Raises unless x is a floating sequence as wide as the cell's weights."""
+        """Raises unless x is a floating sequence whose last axis fits the cell's weights."""
         check_array(self.name, x)
         rows = params["input"]["w"].shape[0] if params and "input" in params else None
         if (
@@ -332,7 +332,8 @@ class _Recurrent:
         ):
             raise PathError(
                 f"expected x [..., T, {rows or 'D'}] of a floating dtype, got {x.dtype} "
-                f"{list(x.shape)}; give one row of features for every step, as an embedding does",
+                f"{list(x.shape)}; give x one row of features for each step, for example with an "
+                "embedding",
                 layer=self.name,
             )
 

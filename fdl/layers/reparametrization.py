@@ -94,13 +94,14 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
 
     Source: Miyato et al. 2018, arXiv 1802.05957, algorithm 1 and equation 12.
     """
-    iterations = check_count("spectral_norm", "iterations", iterations, "1 is usual")
+    iterations = check_count("spectral_norm", "iterations", iterations, "pass 1, the usual number")
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)
         if POWER in state:
             raise PathError(
-                "expected a layer without spectral norm, got one that has it; wrap it once",
+                "expected a layer without spectral norm, got a layer that has it; call "
+                "spectral_norm only once",
                 layer=layer.name,
             )
         leaves = paths.leaves(params)
@@ -172,11 +173,11 @@ def low_rank(
 
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
-    rank = check_count("low_rank", "rank", rank, "it is the width between a and b, such as 8")
-    check_number("low_rank", "scale", scale, None, "1 is usual")
+    rank = check_count("low_rank", "rank", rank, "pass the rank of a @ b, such as 8")
+    check_number("low_rank", "scale", scale, None, "pass a number")
     if not patterns:
         raise ValueError(
-            "low_rank: expected a pattern, got none; pass '**/w' for every weight matrix"
+            "low_rank: expected a pattern, got none; pass '**/w' to match all weight matrices"
         )
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
@@ -290,8 +291,8 @@ def _new_updates(
         w, leaf_key = leaves[path], subkey(key, "low_rank")
         if w.ndim < 2:
             raise PathError(
-                f"expected weights [..., in, out], got {list(w.shape)}; choose matrices, such as "
-                "'**/w'",
+                f"expected weights [..., in, out], got {list(w.shape)}; use a pattern that matches "
+                "only matrices, such as '**/w'",
                 path,
             )
         node = tree

@@ -15,14 +15,14 @@ from fdl.ops.pooling import exact
 from fdl.ops.windows_and_padding import as_images, check_sizes
 from fdl.paths import PathError
 
-FACTOR = "2 trades 2 x 2 pixels for 4 channels"
+FACTOR = "pass a factor such as 2, for blocks of 2 x 2 pixels"
 
 
 def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> Layer:
     """y = x * scale + offset, in floating point.
 
-    Put it first in a network for images, so that the data stay uint8 in memory: they then take a
-    quarter of the space of float32, and batches are drawn faster.
+    Use it as the first layer of a network for images, so that the data stay uint8 in memory. They
+    then take a quarter of the space of float32, and batches are drawn faster.
 
     Args:
       scale: number by which x is multiplied, may be traced; 1 / 255 maps 8-bit pixels to [0, 1].
@@ -41,7 +41,7 @@ def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> L
       Array([0., 1.], dtype=float32)
     """
     for what, value in {"scale": scale, "offset": offset}.items():
-        check_number("rescale", what, value, None, "1 / 255 is usual")
+        check_number("rescale", what, value, None, "pass a number")
 
     def of(x: Any) -> jax.Array:
         return jnp.asarray(x, dtype) * in_dtype(scale, dtype) + in_dtype(offset, dtype)
@@ -98,8 +98,8 @@ def upsample(
     scales = check_sizes("upsample", "scale", scale)
     if method not in ("nearest", "linear"):
         raise ValueError(
-            f"upsample: expected method nearest or linear, got {method!r}; "
-            "jax.image.resize has others"
+            f"upsample: expected method nearest or linear, got {method!r}; for other methods, use "
+            "jax.image.resize"
         )
 
     def of(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Linear recurrences, whose steps can be computed in parallel, because joining is associative.
+"""Linear recurrences. Combining steps is associative, so they can be computed in parallel.
 
 T is the length of a sequence, D the number of its features. All products are elementwise.
 """
@@ -63,8 +63,8 @@ def rg_lru(features: int, *, name: str = "rg_lru") -> Layer:
     def forward(f: Any, x: Any, *, segments: Any = None) -> Any:
         if x.ndim < 2 or x.shape[-1] != features:
             raise PathError(
-                f"expected x [..., T, {features}], got {list(x.shape)}; put dense({features}) in "
-                "front, or say features=... of x",
+                f"expected x [..., T, {features}], got {list(x.shape)}; add dense({features}) "
+                "before this layer, or pass the number of features of x as features",
                 layer=name,
             )
         return f.memory((x, f.recurrence_gate(x), f.input_gate(x)), segments=segments)
@@ -121,8 +121,8 @@ def _incremental_memory(init_memory: Callable[..., tuple[Params, State]]) -> Lay
     ) -> tuple[jax.Array, State]:
         if segments is not None:
             raise PathError(
-                "expected no segments in decoding, got some; start_decoding anew where a sequence "
-                "ends",
+                "expected no segments in decoding, got some; call start_decoding again for each "
+                "sequence",
                 layer="memory",
             )
         h = linear_recurrence(*_gated(params, *x), start=state["h"])
@@ -147,7 +147,7 @@ def _begins(x: Any, segments: Any) -> jax.Array:
     if segments.shape != x.shape[:-1] or not jnp.issubdtype(segments.dtype, jnp.integer):
         raise PathError(
             f"expected integer segments {list(x.shape[:-1])}, got {segments.dtype} "
-            f"{list(segments.shape)}; number the sequence that each step belongs to",
+            f"{list(segments.shape)}; pass one segment number for each step",
             layer="memory",
         )
     changes = segments[..., 1:] != segments[..., :-1]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number, in_dtype, is_zero, known, square_root
+from fdl.checks import check_number, in_dtype, is_concrete_number, is_zero, square_root
 from fdl.core.layer import Layer
 from fdl.layers.weightless import weightless
 from fdl.ops.numerics import wide
@@ -113,7 +113,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
     The variance of that number is rate / (1 - rate), as for `dropout` at the same rate.
 
     Args:
-      rate: a number in [0, 1); may be traced. With 1 the variance would be infinite.
+      rate: a number in [0, 1); may be traced. At rate 1, the variance would be infinite.
       name: what the layer is called in a network.
 
     Returns:
@@ -145,8 +145,8 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
     """Sets elements to the lower limit of SELU in training, and keeps mean 0 and variance 1.
 
-    In training y = a * z + b, where z is x or, with probability `rate`, -1.7581. If x has mean 0
-    and variance 1, a and b are such that y has them too.
+    In training y = a * z + b. With probability `rate`, z is -1.7581, else it is x. The numbers a
+    and b are chosen so that y has mean 0 and variance 1 if x has mean 0 and variance 1.
 
     Args:
       rate: probability of dropping, in [0, 1]; may be traced. If rate is 1, y is 0.
@@ -185,7 +185,7 @@ def _random(
     who: str, rate: Any, name: str, draw: Callable[[Key, Array], Array], *, interval: str = "[0, 1]"
 ) -> Layer:
     """A layer that is `draw(key, x)` in training, and the identity otherwise."""
-    check_number(who, "rate", rate, interval, "0.1 drops one in ten")
+    check_number(who, "rate", rate, interval, "pass 0.1 to drop 10 %")
     return weightless(name, lambda x: x, training=None if is_zero(rate) else draw)
 
 
@@ -204,12 +204,12 @@ def _shares(rate: Any) -> tuple[Any, Any]:
 
 def _or_one(share: Any) -> Any:
     """The share, or 1 if the share is 0, so that it can be a divisor."""
-    return (share or 1.0) if known(share) else jnp.where(share == 0, 1, share)
+    return (share or 1.0) if is_concrete_number(share) else jnp.where(share == 0, 1, share)
 
 
 def _check_axes(name: str, x: Array, axes: int, shape: str) -> None:
     if x.ndim < axes:
         raise PathError(
-            f"expected x {shape}, got {list(x.shape)}; give it a batch axis, or take dropout",
+            f"expected x {shape}, got {list(x.shape)}; give x a batch axis, or use dropout",
             layer=name,
         )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, silu
-from fdl.checks import check_array, check_count, check_number, is_zero, named_in_errors, said
+from fdl.checks import check_array, check_count, check_number, described, is_zero, named_in_errors
 from fdl.core.decoding_cache import key_value_cache, position
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -28,7 +28,7 @@ from fdl.ops.attention_scores import Pairs
 from fdl.paths import PathError
 from fdl.typing import Activation, Array, Initializer, Params, State
 
-DROPOUT = "0.1 drops one in ten"
+DROPOUT = "pass 0.1 to drop 10 %"
 
 Rotation = Callable[[Array, Any], Array]
 
@@ -256,7 +256,7 @@ def _check_options(
     cross: bool,
     needs_order: bool,
 ) -> None:
-    check_count("attention", "heads", heads, "say into how many parts the features fall")
+    check_count("attention", "heads", heads, "pass the number of heads, such as 8")
     for what, value in sizes.items():
         if value is not None:
             check_count("attention", what, value, f"leave {what} out for the default")
@@ -265,18 +265,18 @@ def _check_options(
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
             f"attention: expected kv_heads that divide the heads, got heads {heads} and "
-            f"kv_heads {kv_heads}; kv_heads=None gives each head separate keys and values"
+            f"kv_heads {kv_heads}; leave it out to give each head separate keys and values"
         )
     if cross and needs_order:
         raise ValueError(
             "attention: expected cross without causal, window, rotary and alibi, got one of them; "
-            "tokens of x and of context have no common order"
+            "leave it out, because tokens of x and of context have no common order"
         )
     if chunk is not None and not is_zero(dropout_rate):
         raise ValueError(
-            f"attention: expected dropout_rate 0 beside a chunk, got chunk {chunk} and "
-            f"dropout_rate {said(dropout_rate)}; the computation in chunks never holds the weights "
-            "to drop"
+            f"attention: expected dropout_rate 0 with a chunk, got chunk {chunk} and "
+            f"dropout_rate {described(dropout_rate)}; leave one of them out, because the "
+            "computation in chunks does not store the weights"
         )
 
 
@@ -324,8 +324,8 @@ class _Attention:
     def decoding(self, length: int) -> Layer:
         if not self.causal:
             raise PathError(
-                "expected causal=True, got attention that sees later tokens; answers for earlier "
-                "tokens then depend on later ones, so it cannot decode with a cache",
+                "expected causal=True in decoding, got attention that sees later tokens; pass "
+                "causal=True, because an output must not depend on later tokens",
                 layer=self.name,
             )
         cache = {"position": position(), "cache": key_value_cache(length)}
@@ -393,13 +393,13 @@ class _Attention:
             if array.ndim < 2 or array.shape[:-2] != x.shape[:-2]:
                 raise PathError(
                     f"expected {what} {[*x.shape[:-2], 'T', 'D']}, got {list(array.shape)}; give "
-                    "one row of features for every token",
+                    f"{what} one row of features for each token",
                     layer=self.name,
                 )
         if self.head_features is None and x.shape[-1] % self.heads:
             raise PathError(
                 f"expected x [..., D] with D a multiple of {self.heads} heads, got "
-                f"{list(x.shape)}; give head_features=..., or another number of heads",
+                f"{list(x.shape)}; pass head_features=..., or a number of heads that divides D",
                 layer=self.name,
             )
 

@@ -1,4 +1,4 @@
-"""The one way to make a layer that has neither parameters nor state."""
+"""`weightless`: makes a layer that has neither parameters nor state."""
 
 import functools
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from fdl.checks import said
+from fdl.checks import described
 from fdl.train.hooks import Observer, Plan, Record
 
 
@@ -31,8 +31,8 @@ def tensorboard(folder: str | os.PathLike[str]) -> "Events":
     """
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(
-            f"tensorboard: expected the path of a folder, got {said(folder)}; pass 'out/curves', "
-            "for example"
+            f"tensorboard: expected the path of a folder, got {described(folder)}; pass "
+            "'out/curves', for example"
         )
     _writer()
     return Events(folder)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import check_count, is_count, said
+from fdl.checks import check_count, described, is_count
 from fdl.core.layer import Layer, as_layer
 from fdl.data.arrays import to_jax
 from fdl.losses import softmax_cross_entropy
@@ -53,8 +53,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(
-                f"capture: expected patterns as strings, got {said(pattern)}; pass each pattern as "
-                "a separate argument, as in capture(model, 'dense_0', 'dense_1')"
+                f"capture: expected patterns as strings, got {described(pattern)}; pass each "
+                "pattern as a separate argument, as in capture(model, 'dense_0', 'dense_1')"
             )
     if not patterns:
         raise ValueError("capture: expected a pattern, got none; pass '**' to capture all layers")

@@ -58,9 +58,7 @@ def sigmoid_focal(
     logits, targets = same_shape("sigmoid_focal", logits, targets)
     _check_gamma("sigmoid_focal", gamma)
     if alpha is not None:
-        check_number(
-            "sigmoid_focal", "alpha", alpha, "[0, 1]", "the paper has 0.25; None leaves it out"
-        )
+        check_number("sigmoid_focal", "alpha", alpha, "[0, 1]", "pass 0.25, or None for no weights")
     target_logits = jnp.where(targets == 1, logits, -logits)
     # (1 - p)^gamma is computed from log(1 - p) = -softplus(target_logits), because the power has no
     # finite slope at p = 1 for gamma < 1.
@@ -183,4 +181,4 @@ def multiclass_hinge(
 
 
 def _check_gamma(name: str, gamma: Any) -> None:
-    check_number(name, "gamma", gamma, "[0, inf]", "2 is usual")
+    check_number(name, "gamma", gamma, "[0, inf]", "pass 2, the usual value")

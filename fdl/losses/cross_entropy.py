@@ -36,8 +36,8 @@ def softmax_cross_entropy(
         classes.
       class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
         still divides by the number of examples, whereas torch divides by the sum of the labels'
-        class weights. To get torch's mean, leave class_weight out and set the
-        weight of each example in the batch to the class weight of its label.
+        class weights. To get torch's mean, leave class_weight out and set the weight of each
+        example in the batch to the class weight of its label.
       ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if
@@ -62,9 +62,8 @@ def softmax_cross_entropy(
     smoothing, section 7 of Szegedy et al. 2016, "Rethinking the Inception Architecture".
     """
     logits, labels = logits_and_labels("softmax_cross_entropy", logits, labels)
-    check_number(
-        "softmax_cross_entropy", "smoothing", smoothing, "[0, 1)", "0.1 is usual, 0 for none"
-    )
+    remedy = "pass a number such as 0.1, or 0 for no smoothing"
+    check_number("softmax_cross_entropy", "smoothing", smoothing, "[0, 1)", remedy)
     classes = logits.shape[-1]
     right = one_hot(labels, classes)
     weights = _weights("softmax_cross_entropy", class_weight, logits)
@@ -79,19 +78,19 @@ def softmax_cross_entropy(
 
 @per_example
 def categorical_nll(
-    log_chances: jax.Array,
+    log_probs: jax.Array,
     labels: jax.Array,
     *,
     class_weight: jax.Array | Sequence[float] | None = None,
     ignore_index: int | jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-v_label * log_chances[label], in nats: the cross-entropy of log-probabilities.
+    """-v_label * log_probs[label], in nats: the cross-entropy of log-probabilities.
 
     v_label is the class weight of the label.
 
     Args:
-      log_chances: [..., C], log-probabilities, such as the output of `log_softmax`; a floating
+      log_probs: [..., C], log-probabilities, such as the output of `log_softmax`; a floating
         dtype. This function does not normalize them; for logits, use `softmax_cross_entropy`.
       labels: [...], integers in [0, C); a label outside this range gives NaN.
       class_weight: [C], >= 0, the weight of each class; by default 1. See
@@ -104,7 +103,7 @@ def categorical_nll(
       [...], float32 or wider; infinite where the label has probability 0.
 
     Raises:
-      PathError: labels are not integers, their shape is not log_chances.shape[:-1], or the shape
+      PathError: labels are not integers, their shape is not log_probs.shape[:-1], or the shape
         of class_weight is not [C].
       ValueError: a class weight is out of range.
 
@@ -114,12 +113,12 @@ def categorical_nll(
 
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 5.5; torch's `NLLLoss`.
     """
-    log_chances, labels = logits_and_labels("categorical_nll", log_chances, labels)
-    right = one_hot(labels, log_chances.shape[-1])
-    weights = _weights("categorical_nll", class_weight, log_chances)
-    nats = -jnp.where(right, log_chances, 0).sum(-1)
+    log_probs, labels = logits_and_labels("categorical_nll", log_probs, labels)
+    right = one_hot(labels, log_probs.shape[-1])
+    weights = _weights("categorical_nll", class_weight, log_probs)
+    nats = -jnp.where(right, log_probs, 0).sum(-1)
     nats = product(jnp.where(right, weights, 0).sum(-1), nats)
-    return nan_outside(nats, labels, log_chances.shape[-1])
+    return nan_outside(nats, labels, log_probs.shape[-1])
 
 
 @per_example
@@ -219,7 +218,7 @@ def sigmoid_cross_entropy(
     Source: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2.2.
     """
     logits, targets = same_shape("sigmoid_cross_entropy", logits, targets)
-    remedy = "use one above 1 if targets of 1 are rare"
+    remedy = "pass a weight above 1 if targets of 1 are rare"
     weight = _weight(
         "sigmoid_cross_entropy", "positive_weight", positive_weight, logits.dtype, remedy
     )
@@ -258,7 +257,7 @@ def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def nats_of_all(logits: jax.Array) -> jax.Array:
-    """-log softmax(logits), [..., C]. One logit of each row may be infinite."""
+    """-log softmax(logits), [..., C]. At most one logit of each row may be infinite."""
     most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = jnp.where(logits == jnp.inf, bounded(logits) - bounded(most), logits - most)
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits
@@ -269,7 +268,7 @@ def _weights(
 ) -> jax.Array:
     if class_weight is None:
         return jnp.ones(logits.shape[-1:], logits.dtype)
-    remedy = "a weight of 0 leaves a class out"
+    remedy = "pass weights >= 0; a weight of 0 ignores a class"
     weights = _weight(name, "class_weight", class_weight, logits.dtype, remedy)
     if weights.shape != logits.shape[-1:]:
         raise PathError(

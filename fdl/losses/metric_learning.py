@@ -144,9 +144,9 @@ def info_nce(
 ) -> jax.Array:
     """-log softmax over j of (cos(query_i, key_j) / temperature), taken at j = i, in nats.
 
-    Each query is classified: which of the keys in the batch is its own? So the loss depends on the
-    whole batch. `evaluate` scores one example at a time, and there this loss is always 0. The loss
-    of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
+    For each query, the keys of the batch are the classes, and the matching key is the label. So the
+    loss depends on the whole batch. `evaluate` scores one example at a time, and there this loss is
+    always 0. The loss of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
 
     Args:
       queries: [B, D].
@@ -169,7 +169,7 @@ def info_nce(
     2.
     """
     scores = _cosines("info_nce", queries, keys)
-    check_number("info_nce", "temperature", temperature, "(0, inf]", "0.07 is usual")
+    check_number("info_nce", "temperature", temperature, "(0, inf]", "pass 0.07, the usual value")
     scores = scores / jnp.asarray(temperature, scores.dtype)
     return softmax_cross_entropy(scores, jnp.arange(len(scores)))
 
@@ -206,7 +206,7 @@ def sigmoid_contrastive(
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
     scores = _cosines("sigmoid_contrastive", a, b)
-    check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "the paper starts with 10")
+    check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "pass 10, the usual value")
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
     matches = jnp.eye(len(scores), dtype=scores.dtype)
     return sigmoid_cross_entropy(scale * scores + bias, matches).sum(-1)
@@ -224,4 +224,4 @@ def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _check_margin(name: str, margin: Any) -> None:
-    check_number(name, "margin", margin, "(0, inf]", "1 is usual")
+    check_number(name, "margin", margin, "(0, inf]", "pass 1, the usual value")

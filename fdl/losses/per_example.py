@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Protocol, cast, overload
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, counted, is_count, said
+from fdl.checks import as_int, check_array, described, is_count
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, quoted
 
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 
 class PerExample(Protocol[P]):
-    """A function of arrays. Called with options only, it returns itself with these options set."""
+    """A function of arrays. If it gets options only, it returns itself with these options set."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -34,10 +34,10 @@ class PerExample(Protocol[P]):
 def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     """Adds to a loss or metric the behaviour that all losses and metrics share.
 
-    The function may combine arrays of different ranks. Called with options only, it returns itself
-    with these options set. An element is left out where `where` is False or the label is
-    `ignore_index`. There, the function gets zeros instead of its arrays' elements, so a NaN among
-    them reaches neither the value nor the gradient; and the value is set to 0.
+    The function may combine arrays of different ranks. If it is called with options only, it
+    returns itself with these options set. An element is left out where `where` is False or the
+    label is `ignore_index`. There, the arrays are replaced by 0 before the call, so that a NaN
+    cannot reach the value or the gradient. After the call, the value is set to 0 there.
 
     Args:
       f: a function of arrays. The first axes of each array are the axes of the value. The
@@ -84,7 +84,7 @@ def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..
     if unknown is not None:
         raise TypeError(
             f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
-            f"{quoted(unknown)}; the arrays go first"
+            f"{quoted(unknown)}; use one of these names, and pass arrays before options"
         )
     return functools.partial(f, **options)
 
@@ -118,13 +118,13 @@ def mask_of(name: str, labels: Any, where: Any = None, ignore_index: Any = None)
         check_array(name, where, "where")
         if where.dtype != jnp.bool_:
             raise PathError(
-                f"expected where as bool, got {where.dtype}; write mask > 0, True where an element "
-                "counts",
+                f"expected where to be bool, got {where.dtype}; write mask > 0, which is True for "
+                "the elements to keep",
                 layer=name,
             )
     if ignore_index is None:
         return jnp.asarray(where)
-    others = _other_than(name, labels, counted(ignore_index))
+    others = _other_than(name, labels, as_int(ignore_index))
     return others if where is None else others & where
 
 
@@ -132,7 +132,7 @@ def _other_than(name: str, labels: Any, index: Any) -> jax.Array:
     traced = isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer)
     if not traced and not is_count(index, -(2**63)):
         raise ValueError(
-            f"{name}: expected ignore_index as an integer, got {said(index)}; pass the "
+            f"{name}: expected ignore_index to be an integer, got {described(index)}; pass the "
             "label to leave out, such as -100"
         )
     if not traced and jnp.issubdtype(labels.dtype, jnp.integer):
@@ -156,7 +156,7 @@ def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
 
 def _misshapen(name: str, shape: tuple[int, ...], mask: jax.Array) -> PathError:
     return PathError(
-        f"expected where of the loss's shape {list(shape)}, got {list(mask.shape)}; see "
-        "jnp.broadcast_to",
+        f"expected where to have the shape of the loss, {list(shape)}, got {list(mask.shape)}; "
+        "use jnp.broadcast_to",
         layer=name,
     )

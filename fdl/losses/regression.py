@@ -105,7 +105,7 @@ def huber(
     Source: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
     """
     predictions, targets = same_shape("huber", predictions, targets)
-    check_number("huber", "delta", delta, "(0, inf]", "1 is usual")
+    check_number("huber", "delta", delta, "(0, inf]", "pass 1, the usual value")
     error = predictions - targets
     delta = jnp.asarray(delta, error.dtype)
     far = magnitude(error) > delta
@@ -185,7 +185,7 @@ def quantile(
     Source: Koenker and Bassett 1978, "Regression Quantiles", section 3.
     """
     predictions, targets = same_shape("quantile", predictions, targets)
-    check_number("quantile", "level", level, "(0, 1)", "0.5 is the median")
+    check_number("quantile", "level", level, "(0, 1)", "pass 0.5 for the median")
     error, level = targets - predictions, jnp.asarray(level, predictions.dtype)
     return jnp.where(error > 0, level * error, (level - 1) * error)
 
@@ -223,7 +223,7 @@ def gaussian_nll(
     """
     predictions = real("gaussian_nll", predictions, "predictions")
     targets = real("gaussian_nll", targets, "targets")
-    remedy = "it is the smallest variance, such as 1e-6"
+    remedy = "pass the smallest variance, such as 1e-6"
     check_number("gaussian_nll", "epsilon", epsilon, "(0, inf]", remedy)
     if jnp.shape(predictions) != (*jnp.shape(targets), 2):
         raise PathError(

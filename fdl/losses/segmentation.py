@@ -45,11 +45,11 @@ def dice(
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
         raise PathError(
-            f"expected axis of predictions {list(logits.shape)}, got {axis!r}; pass an axis or a "
-            "tuple of axes",
+            f"expected axis to be an axis of predictions {list(logits.shape)}, got {axis!r}; pass "
+            "an axis or a tuple of axes",
             layer="dice",
         )
-    check_number("dice", "smooth", smooth, "(0, inf]", "1 is usual")
+    check_number("dice", "smooth", smooth, "(0, inf]", "pass 1, the usual value")
     # The numerator is a sum of misses, each >= 0, so the loss is never negative. In the form
     # 1 - ratio, rounding could make it negative.
     probabilities, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)

@@ -6,7 +6,7 @@ T is the number of frames, C the number of classes, S the length of the longest 
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import counted, is_count, said
+from fdl.checks import as_int, described, is_count
 from fdl.losses.cross_entropy import nats_of_all
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import precise, real, wide_labels
@@ -121,21 +121,21 @@ def _check(
     if logits.ndim < 2 or labels.shape[:-1] != lead or labels.ndim != len(lead) + 1 or not whole:
         raise PathError(
             f"expected integer labels [{', '.join(map(str, [*lead, 'S']))}] for logits "
-            f"{list(logits.shape)}, got {labels.dtype} {list(labels.shape)}; pass one text for "
-            "every sequence of frames [T, C], padded with -1",
+            f"{list(logits.shape)}, got {labels.dtype} {list(labels.shape)}; pass one text, "
+            "padded with -1, for each sequence of frames [T, C]",
             layer="ctc",
         )
     if lengths.shape != lead or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise PathError(
             f"expected integer lengths {list(lead)} for logits {list(logits.shape)}, got "
-            f"{lengths.dtype} {list(lengths.shape)}; pass one number of frames for every text",
+            f"{lengths.dtype} {list(lengths.shape)}; pass the number of frames of each sequence",
             layer="ctc",
         )
-    blank = counted(blank)
+    blank = as_int(blank)
     traced = isinstance(blank, jax.core.Tracer) and jnp.issubdtype(blank.dtype, jnp.integer)
     if not traced and not (is_count(blank, 0) and blank < logits.shape[-1]):
         raise PathError(
-            f"expected blank in [0, {logits.shape[-1]}), got {said(blank)}; pass the class that is "
-            "the blank",
+            f"expected blank in [0, {logits.shape[-1]}), got {described(blank)}; pass the number "
+            "of the class that is the blank",
             layer="ctc",
         )

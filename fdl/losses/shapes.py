@@ -26,8 +26,8 @@ def real(name: str, x: Any, what: str) -> jax.Array:
         check_array(name, x, what)
     if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
         raise PathError(
-            f"expected real {what}, got {jnp.result_type(x)}; pass the real and the imaginary "
-            "part, or the absolute value",
+            f"expected real {what}, got {jnp.result_type(x)}; pass the real part, the imaginary "
+            "part or the absolute value",
             layer=name,
         )
     return jnp.asarray(x)
@@ -38,9 +38,9 @@ def magnitude(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, -x)
 
 
-def product(chances: jax.Array, nats: jax.Array) -> jax.Array:
-    """chances * nats, where 0 * inf is taken as 0."""
-    return chances * jnp.where((chances == 0) & jnp.isinf(nats), 0, nats)
+def product(weights: jax.Array, nats: jax.Array) -> jax.Array:
+    """weights * nats, where 0 * inf is taken as 0."""
+    return weights * jnp.where((weights == 0) & jnp.isinf(nats), 0, nats)
 
 
 @jax.custom_jvp
@@ -82,7 +82,7 @@ def same_shape(
     targets = real(name, targets, "targets")
     if predictions.shape != targets.shape:
         raise PathError(
-            f"expected targets {list(predictions.shape)} as the predictions, got "
+            f"expected targets with the shape of the predictions, {list(predictions.shape)}, got "
             f"{list(targets.shape)}; reshape one of them",
             layer=name,
         )
@@ -114,14 +114,14 @@ def logits_and_labels(
     logits, labels = real(name, logits, "logits"), real(name, labels, "labels")
     if logits.ndim < 1 or logits.shape[-1] == 0:
         raise PathError(
-            f"expected logits [..., C] with C >= 1, got {list(logits.shape)}; pass a number for "
+            f"expected logits [..., C] with C >= 1, got {list(logits.shape)}; pass one logit for "
             "each class",
             layer=name,
         )
     if logits.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise PathError(
             f"expected integer labels {list(logits.shape[:-1])} for logits {list(logits.shape)}, "
-            f"got {labels.dtype} {list(labels.shape)}; one class number for each row of logits",
+            f"got {labels.dtype} {list(labels.shape)}; pass one label for each row of logits",
             layer=name,
         )
     return precise(logits), wide_labels(labels)

@@ -1,4 +1,4 @@
-"""Checks, before training, that all targets are in the range of a loss. It reads their values."""
+"""A check before training: that all targets are in the range of the loss."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from fdl.typing import Loss
 
 
 def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
-    """Raises an error for targets that a loss cannot score. It reads values: not for use under jit.
+    """Raises an error for targets that a loss cannot score. Not for use under jit.
 
     Args:
       loss: a loss of fdl, or a `functools.partial` of one. For any other function, nothing is
@@ -43,8 +43,8 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
     if counts is not None and not isinstance(counts, jax.core.Tracer):
         if targets.size and not np.any(counts):
             raise ValueError(
-                f"{loss.__name__}: expected a target that counts, got none among "
-                f"{list(targets.shape)}; see its ignore_index and where"
+                f"{loss.__name__}: expected at least one target that is not ignored, got none "
+                f"among targets {list(targets.shape)}; check ignore_index and where"
             )
         wrong = wrong & np.asarray(counts) if wrong.shape == counts.shape else wrong
     if wrong.any():
@@ -61,8 +61,8 @@ def _labels(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str
     return (
         (targets < 0) | (targets >= classes),
         f"labels in [0, {classes})",
-        "give the last layer as many outputs as there are classes, mend the labels, or name the "
-        "one that does not count by ignore_index",
+        "give the last layer one output for each class, correct the labels, or pass the label to "
+        "ignore as ignore_index",
     )
 
 
@@ -78,7 +78,8 @@ def _texts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]
 
 
 def _probabilities(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    return (targets < 0) | (targets > 1), "targets in [0, 1]", "divide by the largest value"
+    remedy = "divide the targets by the largest target"
+    return (targets < 0) | (targets > 1), "targets in [0, 1]", remedy
 
 
 def _distributions(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
@@ -87,12 +88,12 @@ def _distributions(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, s
     return (
         (targets < 0) | (error > 0.01),
         "targets >= 0 that sum to 1 over the classes",
-        "divide by their sum",
+        "divide the targets by their sum over the classes",
     )
 
 
 def _zero_or_one(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    return (targets != 0) & (targets != 1), "targets 0 or 1", "round them"
+    return (targets != 0) & (targets != 1), "targets 0 or 1", "round the targets to 0 or 1"
 
 
 def _signs(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
@@ -100,7 +101,7 @@ def _signs(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]
 
 
 def _counts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    return targets < 0, "targets >= 0", "counts cannot be negative"
+    return targets < 0, "targets >= 0", "pass counts, which cannot be negative"
 
 
 CHECKS = {

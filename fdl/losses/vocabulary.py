@@ -24,9 +24,8 @@ def linear_cross_entropy(
 ) -> jax.Array:
     """-log softmax(hidden @ w)[label], in nats, without holding all logits in memory.
 
-    Logits are computed for one chunk of tokens after the other, and computed again in the backward
-    pass. This costs one more matrix product, and reduces the memory for logits from [N, V] to
-    [chunk, V].
+    Logits are computed for one chunk of tokens at a time, and computed again in the backward pass.
+    This costs one more matrix product, and reduces the memory for logits from [N, V] to [chunk, V].
 
     Args:
       hidden: [..., D], the output of the last layer before the logits.
@@ -50,9 +49,10 @@ def linear_cross_entropy(
       Array([1.3862944, 1.3862944, 1.3862944], dtype=float32)
 
     Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", section 4.
-    This version is simpler: it holds the logits of a whole chunk.
+    This version is simpler: it keeps the logits of a whole chunk in memory.
     """
-    chunk = check_count("linear_cross_entropy", "chunk", chunk, "it is a number of tokens")
+    remedy = "pass the number of tokens in a chunk"
+    chunk = check_count("linear_cross_entropy", "chunk", chunk, remedy)
     _check(hidden, w, labels)
     return _linear_cross_entropy(
         hidden, labels, w=w, chunk=chunk, ignore_index=ignore_index, where=where
@@ -65,7 +65,7 @@ def z_loss(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """(log sum exp logits)^2, a penalty that keeps logits from drifting away from 0.
+    """(log sum exp logits)^2, a penalty that keeps logits near 0.
 
     Args:
       logits: [..., C], a floating dtype.
@@ -116,12 +116,12 @@ def _check(hidden: jax.Array, w: jax.Array, labels: jax.Array) -> None:
     if w.ndim != 2 or hidden.shape[-1:] != w.shape[:1]:
         raise PathError(
             f"expected w [{hidden.shape[-1] if hidden.ndim else 'D'}, V] for hidden "
-            f"{list(hidden.shape)}, got {list(w.shape)}; transpose a tied embedding",
+            f"{list(hidden.shape)}, got {list(w.shape)}; if w is an embedding [V, D], pass w.T",
             layer="linear_cross_entropy",
         )
     if hidden.shape[:-1] != labels.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise PathError(
             f"expected integer labels {list(hidden.shape[:-1])} for hidden {list(hidden.shape)}, "
-            f"got {labels.dtype} {list(labels.shape)}; pass one class number for every token",
+            f"got {labels.dtype} {list(labels.shape)}; pass one label for each row of hidden",
             layer="linear_cross_entropy",
         )

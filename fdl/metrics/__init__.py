@@ -5,10 +5,10 @@ returns one value for each example; the mean of these values is reported. A `Met
 is for a value that is not a mean over examples: it accumulates a state over batches, and computes
 the value from the state. `mean_of` turns a per-example metric into a `Metric`.
 
-Both kinds are used in the same way. Called with predictions and targets, they return a value.
-Called with options, they return a metric with these options: `top_k(k=3)`,
-`f1("macro", classes=10)`. If every option has a default, the name without a call is enough:
-`supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
+Both kinds are used in the same way. If they are called with predictions and targets, they return a
+value. If they are called with options, such as `top_k(k=3)` or `f1("macro", classes=10)`, they
+return a metric with these options. If every option has a default, the name without a call is
+enough: `supervised(model, loss, accuracy=accuracy, auc=auc, f1=f1("binary"))`.
 """
 
 from fdl.public_names import public as _public

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fdl.checks import check_count, check_number, counted, is_count, said
+from fdl.checks import as_int, check_count, check_number, described, is_count
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import logits_and_labels, one_hot, same_shape
 from fdl.metrics.metric import Metric, ratio, summed, weights_of
@@ -75,8 +75,8 @@ def binary_accuracy(
       Array([1., 0., 0.], dtype=float32)
     """
     logits, targets = same_shape("binary_accuracy", logits, targets)
-    said_yes = logits > _threshold("binary_accuracy", threshold, logits.dtype)
-    right = jnp.where(targets == 1, said_yes, ~said_yes & (targets == 0) & ~jnp.isnan(logits))
+    above = logits > _threshold("binary_accuracy", threshold, logits.dtype)
+    right = jnp.where(targets == 1, above, ~above & (targets == 0) & ~jnp.isnan(logits))
     return right.astype(jnp.float32)
 
 
@@ -109,19 +109,20 @@ def top_k(
       Array([1., 0.], dtype=float32)
     """
     labels = class_numbers("top_k", logits, labels)
-    k = counted(k)
+    k = as_int(k)
     traced = isinstance(k, jax.core.Tracer) and jnp.issubdtype(k.dtype, jnp.integer)
     if not traced and not (is_count(k) and k <= logits.shape[-1]):
         raise PathError(
-            f"expected k in [1, {logits.shape[-1]}], got {said(k)}; it is the number of guesses",
+            f"expected k in [1, {logits.shape[-1]}], got {described(k)}; pass the number of "
+            "guesses",
             layer="top_k",
         )
     right = one_hot(labels, logits.shape[-1])
-    own = jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1, keepdims=True)
+    label_logit = jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1, keepdims=True)
     earlier = jnp.arange(logits.shape[-1], dtype=labels.dtype) < labels[..., None]
-    ahead = (logits > own) | ((logits == own) & earlier)
-    known = right.any(-1) & ~jnp.isnan(logits).any(-1)
-    return (known & (ahead.sum(-1) < jnp.asarray(k, jnp.int32))).astype(jnp.float32)
+    ahead = (logits > label_logit) | ((logits == label_logit) & earlier)
+    valid = right.any(-1) & ~jnp.isnan(logits).any(-1)
+    return (valid & (ahead.sum(-1) < jnp.asarray(k, jnp.int32))).astype(jnp.float32)
 
 
 def precision(
@@ -157,7 +158,7 @@ def precision(
         average,
         classes,
         threshold,
-        lambda right, said, true, all: ratio(right, said),
+        lambda right, predicted, true, all: ratio(right, predicted),
     )
 
 
@@ -184,7 +185,11 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
     Source: van Rijsbergen 1979, "Information Retrieval", chapter 7.
     """
     return _of_hits(
-        "recall", average, classes, threshold, lambda right, said, true, all: ratio(right, true)
+        "recall",
+        average,
+        classes,
+        threshold,
+        lambda right, predicted, true, all: ratio(right, true),
     )
 
 
@@ -216,7 +221,7 @@ def specificity(
         average,
         classes,
         threshold,
-        lambda right, said, true, all: ratio(all - said - true + right, all - true),
+        lambda right, predicted, true, all: ratio(all - predicted - true + right, all - true),
     )
 
 
@@ -247,7 +252,7 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
         average,
         classes,
         threshold,
-        lambda right, said, true, all: ratio(2 * right, said + true),
+        lambda right, predicted, true, all: ratio(2 * right, predicted + true),
     )
 
 
@@ -274,7 +279,7 @@ def confusion(classes: int) -> Metric:
              [0., 1.]], dtype=float32)
     """
 
-    classes = check_count("confusion", "classes", classes, "it is the number of classes")
+    classes = check_count("confusion", "classes", classes, "pass the number of classes")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("confusion", logits, labels, classes)
@@ -323,7 +328,7 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
     if both.size and (both.min() < 0 or both.max() >= classes):
         raise ValueError(
             f"confusion_matrix: expected classes in [0, {classes}), got {both.min()} to "
-            f"{both.max()}; raise classes or mend the labels"
+            f"{both.max()}; increase classes, or correct the labels"
         )
     cells = labels.astype(np.int64) * classes + predicted.astype(np.int64)
     counts = np.bincount(cells, minlength=classes**2)
@@ -343,16 +348,16 @@ def class_numbers(
     """
     if jnp.shape(logits)[-1:] == (1,):
         raise PathError(
-            f"expected logits [..., C] of 2 classes or more, got {list(logits.shape)}; for "
-            "one logit per example use fdl.metrics.binary_accuracy or average 'binary', or pass "
+            f"expected logits [..., C] for 2 or more classes, got {list(logits.shape)}; for "
+            "one logit per example, use fdl.metrics.binary_accuracy or average 'binary', or pass "
             "jnp.concatenate([0 * logits, logits], -1)",
             layer=name,
         )
     _, labels = logits_and_labels(name, logits, labels)
     if classes not in (None, logits.shape[-1]):
         raise PathError(
-            f"expected logits [..., {classes}], got {list(logits.shape)}; make the metric for the "
-            "model's number of classes",
+            f"expected logits [..., {classes}], got {list(logits.shape)}; pass the model's number "
+            "of classes to the metric",
             layer=name,
         )
     return labels
@@ -377,7 +382,7 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
-    """A metric of four counts [C]: right (tp), said (tp + fp), true (tp + fn), all examples."""
+    """A metric of four counts [C]: right = tp, predicted = tp + fp, true = tp + fn, and all."""
     _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
@@ -393,7 +398,7 @@ def _of_hits(
             key: jnp.where(hit, weight, jnp.zeros_like(weight)).reshape(-1, hit.shape[-1]).sum(0)
             for key, hit in {
                 "right": yes & true,
-                "said": yes,
+                "predicted": yes,
                 "true": true,
                 "all": jnp.ones_like(true),
             }.items()
@@ -402,28 +407,28 @@ def _of_hits(
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
         if average != "macro":
             return score(**{key: value.sum() for key, value in sums.items()})
-        occurs = sums["said"] + sums["true"] > 0
+        occurs = sums["predicted"] + sums["true"] > 0
         return ratio(jnp.where(occurs, score(**sums), 0).sum(), occurs.astype(jnp.float32).sum())
 
     shape = (max(classes, 1),)
-    return summed(dict.fromkeys(("right", "said", "true", "all"), shape), count, compute)
+    return summed(dict.fromkeys(("right", "predicted", "true", "all"), shape), count, compute)
 
 
 def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
     if average not in ("binary", "macro", "micro"):
         raise ValueError(
-            f"{name}: expected average 'binary', 'macro' or 'micro', got {said(average)}; macro "
-            "weights every class equally, micro every example"
+            f"{name}: expected average 'binary', 'macro' or 'micro', got {described(average)}; "
+            "pass 'macro' to weight all classes equally, 'micro' to weight all examples equally"
         )
     if not is_count(classes, 0) or (average == "binary") != (classes == 0):
         remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"
         raise ValueError(
             f"{name}: expected classes for 'macro' and 'micro' and none for 'binary', got "
-            f"{said(classes)} for {average!r}; {remedy}"
+            f"{described(classes)} for {average!r}; {remedy}"
         )
     if threshold is not None and average != "binary":
         raise ValueError(
             f"{name}: expected no threshold for {average!r}, where the largest logit is the "
-            f"prediction, got {said(threshold)}; leave it out"
+            f"prediction, got {described(threshold)}; leave threshold out"
         )
     _threshold(name, 0.0 if threshold is None else threshold, jnp.float32)

@@ -22,7 +22,7 @@ from fdl.typing import Loss
 class Metric(NamedTuple):
     """A metric over any number of batches: four pure functions, which work in `scan` and `vmap`.
 
-    `metric(predictions, targets, weight=None)` is the value of the metric on one batch alone.
+    `metric(predictions, targets, weight=None)` is the value of the metric for a single batch.
 
     Args:
       init: `() -> state`. Returns the state before the first batch, a pytree of arrays.
@@ -163,8 +163,8 @@ def check_per_example(who: str, f: Any) -> None:
     if isinstance(f, Metric) or makes or not callable(f):
         got = "a Metric" if isinstance(f, Metric) or makes else type(f).__name__
         raise TypeError(
-            f"{who}: expected a function (predictions, targets) -> [B, ...], got {got}; pass one "
-            "such as fdl.accuracy, and use a Metric as it is"
+            f"{who}: expected a function (predictions, targets) -> [B, ...], got {got}; pass a "
+            "function such as fdl.accuracy, or use the Metric directly"
         )
 
 
@@ -197,8 +197,8 @@ def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> j
     check_array(name, weight, "weights")
     if shape[: weight.ndim] != weight.shape:
         raise PathError(
-            f"expected weights shaped like the first axes of {list(shape)}, got "
-            f"{list(weight.shape)}; one weight for each example",
+            f"expected weights with the shape of the first axes of {list(shape)}, got "
+            f"{list(weight.shape)}; pass one weight for each example",
             layer=name,
         )
     dtype = jnp.int32 if weight.dtype == jnp.bool_ else jnp.float32

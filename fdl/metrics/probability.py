@@ -41,7 +41,9 @@ def perplexity() -> Metric:
 
 
 def bits_per_byte(bytes_of: jax.Array) -> Metric:
-    """The total cross-entropy in bits / the number of bytes: comparable between vocabularies.
+    """The total cross-entropy in bits, divided by the number of bytes.
+
+    Models with different vocabularies can be compared by it.
 
     Args:
       bytes_of: [C], the number of bytes of each token. If tokens are bytes, all are 1.
@@ -101,7 +103,7 @@ def calibration_error(bins: int = 15) -> Metric:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
-    bins = check_count("calibration_error", "bins", bins, "15 is usual")
+    bins = check_count("calibration_error", "bins", bins, "pass 15, the usual number")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("calibration_error", logits, labels)

@@ -21,7 +21,10 @@ BINS = 2**16 + NEAR_ONE - (ONE - HALF)
 
 
 def auc() -> Metric:
-    """The area under the ROC curve: how often a positive scores above a negative; a tie adds 1/2.
+    """The area under the ROC curve.
+
+    It is the share of pairs of a positive and a negative example in which the positive example has
+    the higher score. A pair with equal scores adds 1/2.
 
     The metric accumulates a histogram of the scores, rounded to bfloat16. So the value does not
     depend on the split into batches, and scores may have any magnitude. Because of the rounding,
@@ -133,9 +136,9 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 class RocCurve(NamedTuple):
-    """Points of a ROC curve. At the first point no example is predicted positive, at the last all.
+    """Points of a ROC curve. At the first point, no example is predicted positive.
 
-    T is the number of different scores.
+    At the last point, all examples are predicted positive. T is the number of different scores.
 
     Args:
       false_positive_rate: [T + 1], float64, rising from 0 to 1: the share of the negative examples
@@ -152,9 +155,9 @@ class RocCurve(NamedTuple):
 
 
 class PrecisionRecallCurve(NamedTuple):
-    """Points of a precision-recall curve. At the first point all examples are predicted positive.
+    """Points of a precision-recall curve. At the first point, all examples are predicted positive.
 
-    At the last point no example is predicted positive. T is the number of different scores.
+    At the last point, no example is predicted positive. T is the number of different scores.
 
     Args:
       precision: [T + 1], float64. The last one is set to 1, because there are no predicted
@@ -246,13 +249,14 @@ def _checked(name: str, scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarr
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"{name}: expected scores that are numbers, got NaN; training has diverged"
+            f"{name}: expected scores that are numbers, got NaN; check whether training diverged"
         )
     values = np.unique(targets).tolist()
     if set(values) != {0, 1}:
         raise ValueError(
-            f"{name}: expected targets of both 0 and 1, got {shortened(str(values[:5]), 200)}; "
-            "pass examples of both classes, 1 for the class that should have larger scores"
+            f"{name}: expected the targets 0 and 1, got "
+            f"{shortened(str(values[:5]), 200)}; pass examples of both classes, with target 1 for "
+            "the class that should have larger scores"
         )
     return scores, targets
 
@@ -263,18 +267,18 @@ def _of_histograms(name: str, value: Callable[[jax.Array, jax.Array], jax.Array]
     def count(scores: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:
         scores, targets = same_shape(name, scores, targets)
         weight = weights_of(name, scores.shape, weight)
-        known = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
+        valid = ((targets == 0) | (targets == 1)) & ~jnp.isnan(scores)
         place, nothing = _bin(scores), jnp.zeros(BINS, weight.dtype)
         sums = {
             kind: nothing.at[place].add(jnp.where(targets == target, weight, nothing[0]))
             for kind, target in (("true", 1), ("false", 0))
         }
-        return {**sums, "unknown": (~known & (weight != 0)).sum()}
+        return {**sums, "invalid": (~valid & (weight != 0)).sum()}
 
     def compute(sums: dict[str, jax.Array]) -> jax.Array:
-        return jnp.where(sums["unknown"] > 0, jnp.nan, value(sums["true"], sums["false"]))
+        return jnp.where(sums["invalid"] > 0, jnp.nan, value(sums["true"], sums["false"]))
 
-    return summed({"true": (BINS,), "false": (BINS,), "unknown": ()}, count, compute)
+    return summed({"true": (BINS,), "false": (BINS,), "invalid": ()}, count, compute)
 
 
 def _bin(scores: jax.Array) -> jax.Array:

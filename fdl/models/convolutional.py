@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fdl.activations import relu
-from fdl.checks import is_count, named_in_errors, said
+from fdl.checks import described, is_count, named_in_errors
 from fdl.core.combinators import parallel
 from fdl.core.layer import Layer
 from fdl.core.networks import chain
@@ -71,7 +71,9 @@ def resnet(
     symmetric_padding: bool = False,
     scale: float | None = None,
 ) -> Layer:
-    """A residual network of stages: each stage but the first halves the image and doubles channels.
+    """A residual network for images, made of stages.
+
+    Each stage except the first halves the height and the width, and doubles the number of channels.
 
     The parts are: a stem, which starts with a convolution; the stages, with width, 2 * width,
     4 * width, ... channels, each made of blocks; the mean over the image; and a dense layer.
@@ -84,9 +86,9 @@ def resnet(
       width: the number of channels of the first stage.
       block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
         3 x 3. A "bottleneck" block has three, 1 x 1, 3 x 3 and 1 x 1; the last has four times as
-        many channels. In the first block of each stage but the first stage, the 3 x 3 convolution
-        has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution
-        has stride 2 instead, as in the paper.
+        many channels. Where a stage halves the image, the 3 x 3 convolution of its first block has
+        stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution has
+        stride 2 instead, as in the paper.
       stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.
@@ -125,7 +127,7 @@ def resnet(
         if value not in choices:
             raise ValueError(
                 f"resnet: expected {what} to be one of {', '.join(map(repr, choices))}, got "
-                f"{said(value)}; {choices[0]!r} is the default"
+                f"{described(value)}; {choices[0]!r} is the default"
             )
     normed = functools.partial(_normed, norm or batch_norm(), symmetric_padding)
     layers: list[Any] = [] if scale is None else [rescale(scale)]
@@ -153,8 +155,8 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
         return tuple(map(int, depth))
     if isinstance(depth, Sequence) or block != "basic":
         raise ValueError(
-            "resnet: expected depth as the number of blocks of every stage, integers >= 1, got "
-            f"{said(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
+            "resnet: expected depth to be the number of blocks of each stage, integers >= 1, got "
+            f"{described(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
         )
     blocks, rest = divmod(depth - 2, 6)
     if not is_count(depth) or blocks < 1 or rest:

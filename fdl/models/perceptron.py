@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array, check_number, is_zero, named_in_errors, said
+from fdl.checks import check_array, check_number, described, is_zero, named_in_errors
 from fdl.core.layer import Layer, function
 from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
@@ -55,11 +55,12 @@ def mlp(
     """
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise TypeError(
-            f"mlp: expected hidden as a list of widths, got {said(hidden)}; write "
-            f"mlp([{said(hidden)}], {said(outputs)}) for one hidden layer, mlp([], "
-            f"{said(outputs)}) for none; the width of x is read off x"
+            f"mlp: expected hidden to be a list of widths, got {described(hidden)}; write "
+            f"mlp([{described(hidden)}], {described(outputs)}) for one hidden layer, or mlp([], "
+            f"{described(outputs)}) for none; do not pass the width of x, because init reads it "
+            "from x"
         )
-    check_number("mlp", "dropout_rate", dropout_rate, "[0, 1]", "0.1 drops one in ten")
+    check_number("mlp", "dropout_rate", dropout_rate, "[0, 1]", "pass 0.1 to drop 10 %")
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     layers.append(flatten())
     for width in hidden:
@@ -82,7 +83,7 @@ def autoencoder(
     Args:
       shape: the shape of one input, without the batch axis.
       hidden: the hidden widths of the encoder. The decoder has the same widths in reverse order.
-      code: the length of the code: how many numbers encode an input, >= 1.
+      code: the length of the code, the number of numbers that encode an input, >= 1.
       activation: the function after each hidden dense layer. It is not applied to the code or to
         the output.
 
@@ -111,8 +112,8 @@ def autoencoder(
         check_array("autoencoder", x)
         if x.shape[1:] != sizes:
             raise PathError(
-                f"expected x {['B', *sizes]}, got {list(x.shape)}; reshape x, or make the model "
-                "for its shape",
+                f"expected x {['B', *sizes]}, got {list(x.shape)}; reshape x, or pass its shape to "
+                "autoencoder",
                 layer="autoencoder",
             )
         return f.decode(f.encode(x))

@@ -47,8 +47,8 @@ def lstm_classifier(
 
     Source: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
-    depth = check_count("lstm_classifier", "depth", depth, "say how many LSTMs to stack")
-    remedy = "0.1 drops one in ten"
+    depth = check_count("lstm_classifier", "depth", depth, "pass the number of LSTM layers")
+    remedy = "pass 0.1 to drop 10 %"
     check_number("lstm_classifier", "dropout_rate", dropout_rate, "[0, 1]", remedy)
     cell = lstm_cell(features, forget_bias=1.0)
     over_time = bidirectional if both_ways else recurrent

@@ -111,7 +111,7 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A causal `encoder_block`, with an attention to a context before the feed-forward layer.
+    """A causal `encoder_block`, with attention to a context before the feed-forward layer.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in
@@ -385,8 +385,8 @@ def vit(
     height, width = image
     if not is_count(patch) or height % patch or width % patch:
         raise ValueError(
-            f"vit: expected a patch that divides the image {height} x {width}, got {patch}; choose "
-            "a common divisor"
+            f"vit: expected a patch that divides the image {height} x {width}, got {patch}; pass "
+            "a common divisor of height and width"
         )
     block = encoder_block(
         heads,
@@ -438,7 +438,7 @@ def _check_images(x: Any, height: int, width: int) -> None:
     if x.shape[1:-1] != (height, width):
         raise PathError(
             f"expected x [B, {height}, {width}, C], got {list(x.shape)}; resize the images, or "
-            "make the model for theirs",
+            "pass their size to vit",
             layer="vit",
         )
 

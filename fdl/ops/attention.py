@@ -1,7 +1,8 @@
 """Attention as a pure function of queries, keys and values.
 
-T is the number of queries and S of keys (T = S if a sequence attends to itself), H of query heads,
-G of heads of keys and values, K of features of a query or key, V of features of a value.
+T is the number of queries and S the number of keys (T = S if a sequence attends to itself). H is
+the number of query heads, G the number of heads of keys and values. K is the number of features of
+a query or key, V the number of features of a value.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from fdl.paths import PathError
 
 # Remedies in the error for a mask or a bias with the wrong axes.
 PAIRS = {
-    "mask": "one of keys alone is (mask > 0)[:, None, None, :]",
-    "bias": "one of heads alone is bias[:, None, None], and one that is bool is a mask",
+    "mask": "if the mask is [B, S], pass (mask > 0)[:, None, None, :]",
+    "bias": "if the bias is [H], pass bias[:, None, None]; if it is bool, pass it as mask",
 }
 
 
@@ -47,8 +48,8 @@ def dot_product_attention(
     Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
     key is 0, with gradient 0. A key or value that a query does not see has no effect on the query's
     output or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, the
-    query's output is NaN, and no gradient flows back from this output. The same holds for a query
-    that is itself not finite, if there is a mask, bias, segments, causal or window.
+    query's output is NaN, and no gradient flows back from this output. The same is true for a query
+    that is not finite, if there is a mask, bias, segments, causal or window.
 
     Args:
       q: queries [..., T, H, K].
@@ -65,8 +66,8 @@ def dot_product_attention(
       start: index of the first query among the keys, an integer or a scalar array; 0 unless the
         earlier keys are in a cache.
       causal: True hides keys with a larger index than the query's.
-      window: a query sees only keys whose index differs from the query's by less than this; None
-        means no limit.
+      window: a query sees only keys whose index differs from the index of the query by less than
+        this number; None means no limit.
       scale: a finite number, by which q k^T is multiplied; None means 1 / sqrt(K).
       slopes: H numbers. A head's scores are reduced by its slope times the distance of query and
         key (`alibi_slopes`). None means no reduction.
@@ -76,7 +77,7 @@ def dot_product_attention(
         allowed with `chunk`.
       chunk: size of blocks of queries and keys, so that no array [T, S] is ever in memory; the
         backward pass recomputes the scores. The result is the same except for rounding. None
-        computes all scores at once, which is faster if there are few.
+        computes all scores at once, which is faster for short sequences.
 
     Returns:
       y [..., T, H, V], in v's dtype.
@@ -178,8 +179,8 @@ def _spoiled(
     broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # If all keys have equal scores, the mean of their marks is > 0 where a query sees a marked
-        # key.
+        # Here all keys have equal scores. So the output for a query is the mean of the marks of the
+        # keys that it sees, which is > 0 if it sees a marked key.
         alike = dataclasses.replace(scoring, alike=True)
         no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
@@ -217,7 +218,7 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
         _refuse(
             "q [..., T, H, K], k [..., S, G, K], v [..., S, G, V] with G a divisor of H",
             shapes,
-            "split the features of each into heads with reshape",
+            "split the features of q, k and v into heads with reshape",
         )
     t, s = q.shape[-3], k.shape[-3]
     kinds: dict[str, tuple[Any, Any, str]] = {
@@ -229,12 +230,13 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
             continue
         check_array("dot_product_attention", array, what)
         whole = (*q.shape[:-3], q.shape[-2], t, s)
-        # A mask [B, T, S] would be taken for [H, T, S] if B = H, so other numbers of axes raise.
+        # No other number of axes is allowed: [B, T, S] could be mistaken for [H, T, S] if B = H.
         known_axes = array.ndim in (2, len(whole))
         right = jnp.issubdtype(array.dtype, kind)
         if not right or not known_axes or not _broadcasts(array.shape, whole):
             _refuse(
-                f"{what} {kind_name} {list(whole)} or {[t, s]}, or 1 for any of the numbers",
+                f"{what} to be {kind_name} {list(whole)} or {[t, s]}, where any axis may have "
+                "size 1",
                 f"{array.dtype} {list(array.shape)}",
                 PAIRS[what],
             )
@@ -244,9 +246,9 @@ def _check(q: Any, k: Any, v: Any, pairs: Pairs, segments: Any) -> None:
         integers = jnp.issubdtype(segments.dtype, jnp.integer)
         if not integers or t != s or not _broadcasts(segments.shape, whole):
             _refuse(
-                f"segments integers {list(whole)}",
+                f"segments to be integers {list(whole)}",
                 f"{segments.dtype} {list(segments.shape)}",
-                "number the sequence that each token belongs to",
+                "pass one segment number for each token",
             )
 
 
@@ -261,22 +263,22 @@ def _check_options(
 ) -> None:
     if any(size is not None and not is_count(size) for size in (window, chunk)):
         got = f"window {window!r} and chunk {chunk!r}"
-        _refuse("window and chunk as integers >= 1 or None", got, "None leaves it out")
+        _refuse("window and chunk to be integers >= 1 or None", got, "None means no limit")
     if chunk is not None and on_weights is not None:
-        remedy = "the form in chunks holds no weights to work on: leave one of the two out"
-        _refuse("no on_weights beside a chunk", f"chunk {chunk}", remedy)
+        remedy = "leave one of them out, because the computation in chunks stores no weights"
+        _refuse("either on_weights or chunk", f"both, with chunk {chunk}", remedy)
     if slopes is not None and len(slopes) != heads:
-        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "see alibi_slopes")
+        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "use alibi_slopes")
     check_scores("dot_product_attention", soft_cap, scale)
 
 
 def check_scores(who: str, soft_cap: Any, scale: Any) -> None:
     """Raises an OptionError if `soft_cap` or `scale` is out of range."""
     if soft_cap is not None:
-        remedy = "50 is usual, None leaves it out"
+        remedy = "pass a number such as 50, or None for no cap"
         check_number(who, "soft_cap", soft_cap, "(0, inf]", remedy)
     if scale is not None:
-        remedy = "None takes 1 / sqrt(K), of K features of a query"
+        remedy = "pass None for 1 / sqrt(K), where K is the number of features of a query"
         check_number(who, "scale", scale, "(-inf, inf)", remedy)
 
 

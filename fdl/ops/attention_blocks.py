@@ -1,4 +1,4 @@
-"""Attention in blocks of queries and keys, without all scores in memory at once."""
+"""Attention in blocks of queries and keys, so that not all scores are in memory at once."""
 
 import functools
 from typing import Any, NamedTuple
@@ -51,9 +51,9 @@ def in_blocks(
             here = _either(block_pairs, row)
             reached = scoring.reaches(queries, keys)
             if reached is True:
-                return _and(so_far, queries, keys, here, scoring), None
+                return _updated(so_far, queries, keys, here, scoring), None
             more = jax.lax.cond(
-                reached, lambda: _and(so_far, queries, keys, here, scoring), lambda: so_far
+                reached, lambda: _updated(so_far, queries, keys, here, scoring), lambda: so_far
             )
             return more, None
 
@@ -76,11 +76,10 @@ def in_blocks(
 
 
 class _SoFar(NamedTuple):
-    """The softmax of every query over the keys up to now.
+    """The softmax of every query over the blocks of keys that were already read.
 
-    `largest` [..., H, T] is the largest score. `total` [..., H, T] is the sum of the exponentials,
-    and `mixed` [..., T, H, V] the sum of exponentials times values; the exponentials are of scores
-    minus `largest`.
+    `largest` [..., H, T] is the largest score. `total` [..., H, T] is the sum of the exponentials
+    e^(score - largest), and `mixed` [..., T, H, V] the sum of these exponentials times the values.
     """
 
     largest: jax.Array
@@ -88,7 +87,9 @@ class _SoFar(NamedTuple):
     mixed: jax.Array
 
 
-def _and(so_far: _SoFar, queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> _SoFar:
+def _updated(
+    so_far: _SoFar, queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring
+) -> _SoFar:
     scores, seen = scoring(queries, keys, pairs)
     largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
     kept = jnp.exp(so_far.largest - largest)

@@ -110,7 +110,7 @@ class Scoring:
     def moved(
         self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
     ) -> jax.Array:
-        """Makes scores of products: scales, caps, lowers them with distance, and adds the bias."""
+        """The scores: products, scaled, capped, reduced with distance, and with the bias added."""
         if self.scale is None:
             scores = scores / math.sqrt(max(features, 1))
         else:
@@ -138,7 +138,7 @@ class Scoring:
         return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
-        """Whether, judged by their places alone, some query may see some of the keys."""
+        """False if the places alone show that no query sees any of the keys; otherwise True."""
         reached: Any = True
         if self.causal:
             reached = keys.place[0] <= queries.place[-1]

@@ -4,11 +4,11 @@
     _input_gradient   dy [N, *output, F], w                       -> dx
     _kernel_gradient  x, dy                                       -> dw
 
-N is the number of images, C of channels, F of features, G of groups; input, kernel and output are
-the sizes of 1 to 3 spatial axes. Each of the three functions is linear in each of its two operands,
-and its transpose with respect to one operand is one of the other two functions. So three primitives
-give derivatives of any order, in forward and in reverse mode. Each primitive runs in a form that is
-fast on its platform: convolution_cpu.py on CPU, XLA's own convolution elsewhere.
+N is the number of images, C the number of channels, F the number of features, and G the number of
+groups; input, kernel and output are the sizes of 1 to 3 spatial axes. Each of the three functions
+is linear in each of its two operands, and its transpose with respect to one operand is one of the
+other two functions. So three primitives give derivatives of any order, in forward and in reverse
+mode. On CPU they run the code of convolution_cpu.py, on other platforms the convolution of XLA.
 """
 
 import functools
@@ -28,7 +28,9 @@ Fold = tuple[int, bool]
 
 
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """y[n, p, f] = sum over t, c of x[n, p * stride + t * dilation - low, c] w[t, c, f], no flip.
+    """y[n, p, f] = sum over t, c of x[n, p * stride + t * dilation - low, c] w[t, c, f].
+
+    The kernel is not flipped.
 
     Args:
       x: [N, *input, C].
@@ -111,8 +113,9 @@ def _primitive(
       by_xla: implementation for all platforms except CPU.
       on_cpu: implementation for CPU.
       shape: a function that returns the result's shape.
-      folds: where the batch axis of `vmap` goes: (a has it, b has it) -> its places in a, b and the
-        result. A place is the arguments (axis, within) of `_fold`; None for an operand without it.
+      folds: where the batch axis of `vmap` goes. The key is (True if a has this axis, True if b has
+        it). The value is the places of the axis in a, b and the result. A place is the arguments
+        (axis, within) of `_fold`, or None if the operand does not have the axis.
     """
 
     def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
@@ -144,7 +147,7 @@ def _primitive(
 
 
 def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
-    """`a` with its leading batch axis merged into `axis`; if `within`, into each group's part."""
+    """`a` with its first axis merged into `axis`, or, if `within`, into each group of `axis`."""
     parts = groups if within else 1
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
@@ -164,7 +167,8 @@ def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> ja
 
 
 # Where the batch axis of vmap goes: (axis, True if it goes inside every group). If one operand is
-# batched, the result is a convolution of more images or channels; if both are, of more groups.
+# batched, the result is a convolution of more images or channels. If both are batched, it is a
+# convolution of more groups.
 IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 

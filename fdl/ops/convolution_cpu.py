@@ -66,7 +66,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each kernel element, the sum over windows of dy times the x that it multiplied."""
+    """dw: for each element of the kernel, the sum of dy times the elements of x it multiplies."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
@@ -217,7 +217,7 @@ def _over_images(
 
 
 def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
-    """x, padded and without elements that no window sees; and the window, without padding."""
+    """x, padded and without the elements that no window sees, and the window without padding."""
     sizes = tuple(
         (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
     )
@@ -229,7 +229,7 @@ def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.
 
 
 def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
-    """For each kernel element, the part [N, *output, ...] of x [N, *input, ...] it multiplies."""
+    """The part [N, *output, ...] of x [N, *input, ...] that each element of w multiplies."""
     for place in itertools.product(*map(range, window.kernel)):
         seen = x
         for axis, at in enumerate(place):

@@ -1,4 +1,4 @@
-"""`fence`: an identity function whose gradient XLA's CPU compiler computes only once.
+"""`fence`: an identity function. XLA's CPU compiler computes its gradient only once.
 
 In the backward pass of `x + f(x)`, the gradient with respect to x is a sum, which every earlier
 layer uses. XLA's CPU compiler copies that sum into each computation that uses it, together with the

@@ -1,4 +1,4 @@
-"""The Newton-Schulz iteration, which makes a matrix orthogonal with matrix products alone."""
+"""The Newton-Schulz iteration, which makes a matrix orthogonal by matrix products only."""
 
 from typing import Any
 
@@ -60,13 +60,13 @@ def orthogonalize(
     al. 2025, arXiv 2512.04632, for "aol"; Grishina et al. 2025, arXiv 2506.10935, for "schatten".
     """
     if x.shape[-2] > x.shape[-1]:
-        # A matrix with m <= n has an x x^H that is not larger than x^H x.
+        # If m <= n, x x^H is not larger than x^H x.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
     # x is scaled so that squares of its elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
-    # A product, since XLA may rewrite x / a / b as x / (a b), and a b may be out of range.
+    # This is a product, because XLA may rewrite x / a / b as x / (a b), where a b may overflow.
     x = widened(x) * (1 / power).astype(widened(x).dtype)
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2
@@ -85,7 +85,7 @@ def check_preconditioning(who: str, preconditioning: str) -> None:
     """Raises a ValueError unless `preconditioning` is a known name."""
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(
-            f"{who}: expected a preconditioning of {', '.join(PRECONDITIONINGS)}, got "
+            f"{who}: expected preconditioning to be one of {', '.join(PRECONDITIONINGS)}, got "
             f"{preconditioning!r}; leave it out for 'frobenius'"
         )
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import in_dtype, known
+from fdl.checks import in_dtype, is_concrete_number
 
 Axes = int | tuple[int, ...] | None
 
@@ -50,7 +50,10 @@ def power_of_two(size: jax.Array) -> jax.Array:
 
 
 def largest(x: jax.Array, axes: Axes = None, *, keepdims: bool = False) -> jax.Array:
-    """The largest |x| over `axes`, 0 if x is empty; for complex x, of real and imaginary parts."""
+    """The largest |x| over `axes`, or 0 if x is empty.
+
+    For complex x, it is the largest magnitude of a real or imaginary part.
+    """
     if jnp.iscomplexobj(x):
         x = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
     # On CPU, two reductions of x take half as long as one reduction of |x|.
@@ -183,7 +186,10 @@ def deviations(
 
 
 def mean_over(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
-    """The mean of x where the mask is True, 0 if it is True nowhere; keeps `axes` with size 1."""
+    """The mean of x where the mask is True, or 0 if it is False everywhere.
+
+    The result keeps `axes` with size 1.
+    """
     if mask is None:
         return x.mean(axes, keepdims=True)
     count = jnp.maximum(mask.sum(axes, keepdims=True, dtype=jnp.int32), 1)
@@ -213,7 +219,7 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
     """A power of two <= sqrt(epsilon). Squares of far smaller numbers are negligible."""
-    if not known(epsilon):
+    if not is_concrete_number(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
 
@@ -270,8 +276,8 @@ def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
     """g and |g|^2, both clipped so that the sum of `terms` such squares is finite.
 
     Without the bound, one finite gradient can make a second moment infinite, and the weight then
-    stops learning. In float32 the bound on |g| is 1.3e19 for one term. NaN is not changed, and an
-    infinity in g is not changed either.
+    stops learning. In float32 the bound on |g| is 1.3e19 for one term. Elements of g that are NaN
+    or infinite are not changed.
 
     The square is computed from the unclipped g and then clipped. If it were computed from the
     clipped g, XLA would write the clipped g to memory on a CPU, and RMSProp would take twice as
@@ -294,10 +300,10 @@ def squared_size(g: jax.Array) -> jax.Array:
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
-def shortened(g: Any) -> jax.Array:
+def scaled_down(g: Any) -> jax.Array:
     """g, divided by a power of two if its largest element is above 2^50.
 
-    It is for update rules that sum products of elements of g and need only ratios of these sums.
+    Use it in update rules that sum products of elements of g and need only ratios of these sums.
     """
     most = 2.0**50
     size = power_of_two(largest(g))

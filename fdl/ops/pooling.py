@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Up to this number of elements are compared one by one, which is twice as fast on CPU as a
-# reduction. For more elements a reduction is faster; for hundreds, one-by-one code takes minutes to
-# compile.
+# Up to this number of elements, comparing them one by one is twice as fast on CPU as a reduction.
+# For more elements, a reduction is faster. For hundreds of elements, code that compares them one by
+# one takes minutes to compile.
 FEW = 3
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The largest element of every window; of equal largest ones, the first gets the gradient.
+    """The largest element of every window. If several are equal, the first gets the gradient.
 
     XLA's maximum over windows takes 10 to 40 times as long in the backward pass on CPU, and
     `jnp.max` splits the gradient among equal elements.

@@ -14,8 +14,8 @@ R = TypeVar("R")
 def free_ranks() -> contextlib.AbstractContextManager[None]:
     """A context in which arrays of different ranks may be added, even if the user forbids it.
 
-    If the user's settings allow it anyway, the context changes nothing, so JAX compiles nothing
-    again.
+    If the user's settings already allow it, the context does nothing, so JAX does not compile any
+    function again.
     """
     # getattr, because only some versions of JAX declare the types of their settings.
     free = getattr(jax.config, "jax_numpy_rank_promotion", None) == "allow"
@@ -23,7 +23,7 @@ def free_ranks() -> contextlib.AbstractContextManager[None]:
 
 
 def with_free_ranks(f: Callable[P, R]) -> Callable[P, R]:
-    """The function f, which then runs inside `free_ranks`."""
+    """A function that calls f inside `free_ranks`."""
 
     @functools.wraps(f)
     def free(*args: P.args, **given: P.kwargs) -> R:

@@ -36,8 +36,9 @@ def linear_recurrence(a: jax.Array, b: jax.Array, *, start: Any = None) -> jax.A
     """
     if a.shape != b.shape or a.ndim < 2 or (start is not None and without_time(b) != start.shape):
         raise PathError(
-            f"expected a and b [..., T, D] of one shape and start [..., D], got {list(a.shape)}, "
-            f"{list(b.shape)} and {None if start is None else list(start.shape)}; broadcast them",
+            f"expected a and b of one shape [..., T, D] and start [..., D], got {list(a.shape)}, "
+            f"{list(b.shape)} and {None if start is None else list(start.shape)}; broadcast them "
+            "to these shapes",
             layer="linear_recurrence",
         )
     dtype = wide(b.dtype)

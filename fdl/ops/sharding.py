@@ -1,7 +1,7 @@
 """Shardings in array types, on explicit meshes and inside `jax.shard_map`.
 
 With most operations of JAX, the result has the sharding of the operands. The functions here are for
-layers that create arrays, such as initial zeros, and for fdl's own primitives.
+layers that create arrays, such as initial zeros, and for the primitives of fdl.
 """
 
 from collections.abc import Callable

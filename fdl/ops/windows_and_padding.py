@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_floating, check_shape, is_count, said
+from fdl.checks import OptionError, check_floating, check_shape, described, is_count
 from fdl.paths import PathError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -17,7 +17,7 @@ Edges = str | Pairs
 
 NAMES = ("SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", "EDGE")
 AXES = {1: "T", 2: "H, W", 3: "D, H, W"}
-OWN_ELEMENTS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
+PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Window:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """The number of positions of the image from the window's first element to its last."""
+        """The number of positions that a window spans, from its first element to its last."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
     @property
@@ -72,7 +72,8 @@ def fit(
 ) -> tuple[jax.Array, Window]:
     """x [N, *spatial, C], and the window on it.
 
-    For "CIRCULAR", "REFLECT" and "EDGE", the returned x has the padding, and the window has none.
+    For "CIRCULAR", "REFLECT" and "EDGE", the returned x is already padded, and the window has no
+    padding.
 
     Raises:
       PathError: x, with its padding, is smaller than one window.
@@ -80,14 +81,15 @@ def fit(
     none = ((0, 0),) * len(kernel)
     window = Window(x.shape[1:-1], kernel, stride, none, dilation, groups)
     found = pads(padding, window)
-    if padding in OWN_ELEMENTS:
-        x = jnp.pad(x, ((0, 0), *found, (0, 0)), mode=OWN_ELEMENTS[str(padding)])
+    if padding in PAD_MODES:
+        x = jnp.pad(x, ((0, 0), *found, (0, 0)), mode=PAD_MODES[str(padding)])
         found = none
     window = Window(x.shape[1:-1], kernel, stride, found, dilation, groups)
     if min(window.output) < 1:
         raise PathError(
-            f"expected an image of at least {list(window.extent)}, the window with its dilation, "
-            f"got {list(window.input)} and padding {list(found)}; pad more, or pool less before",
+            f"expected an image not smaller than the dilated window, {list(window.extent)}, got "
+            f"{list(window.input)} with padding {list(found)}; pad more, or pool less in earlier "
+            "layers",
             layer=layer,
         )
     return x, window
@@ -102,7 +104,7 @@ def pads(padding: Edges, window: Window) -> Pairs:
         "CAUSAL" pads only the low end, so that no window sees a later element. "CIRCULAR",
         "REFLECT" and "EDGE" pad extent - 1 elements, with low = total // 2, like torch with
         `padding="same"`. Pairs are returned unchanged.
-      window: the window, whose own padding is not read.
+      window: the window; its padding is not used.
     """
     if padding == "VALID":
         return ((0, 0),) * len(window.kernel)
@@ -144,11 +146,11 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
         if isinstance(padding, str):
             causal = padding == "CAUSAL" and "CAUSAL" in names
             kept = "write 'SAME' to keep the size, or 'VALID' to pad nothing"
-            remedy = "CAUSAL is for one axis" if causal else kept
+            remedy = "use CAUSAL only with one spatial axis" if causal else kept
         raise OptionError(
             layer,
-            f"expected padding {', '.join(names)}, an integer, or an integer or a pair "
-            f"for each of {rank} axes, none below 0, got {padding!r}; {remedy}",
+            f"expected padding to be {', '.join(names)}, an integer >= 0, or a tuple with an "
+            f"integer or a pair for each of {rank} axes, got {padding!r}; {remedy}",
         )
     return found
 
@@ -163,7 +165,7 @@ def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ..
     if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
         raise OptionError(
             layer,
-            f"expected {what} >= 1, an integer or one for each of {rank} axes, "
+            f"expected {what} to be an integer >= 1, or one integer >= 1 for each of {rank} axes, "
             f"got {value!r}; write 2, or {(2,) * rank}",
         )
     return tuple(map(int, each))
@@ -175,8 +177,8 @@ def check_sizes(layer: str, what: str, value: Any) -> tuple[int, ...]:
     if not sized or not all(map(is_count, value)):
         raise OptionError(
             layer,
-            f"expected {what} >= 1, an integer for all spatial axes or 1 to 3 integers, "
-            f"one for each, got {said(value)}; write 3, or (3, 3) for images",
+            f"expected {what} to be an integer >= 1, or a tuple of 1 to 3 integers >= 1, one for "
+            f"each spatial axis, got {described(value)}; write 3, or (3, 3) for images",
         )
     return tuple(map(int, value))
 
@@ -209,12 +211,12 @@ def check_images(
         remedy = "give x that many channels, or make new params with init"
     else:
         missing = x.ndim == lead + rank
-        remedy = "add the axis of channels with x[..., None]" if missing else "reshape x"
+        remedy = "add a channel axis with x[..., None]" if missing else "reshape x"
     lengths = {} if channels is None else {"C": channels}
     check_shape(layer, x, axes, remedy, **lengths)
     if x.shape[-1] % groups:
         raise PathError(
             f"expected x [{axes}] with C a multiple of {groups} groups, got {list(x.shape)}; "
-            "choose groups that divide the channels",
+            "choose a number of groups that divides the number of channels",
             layer=layer,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from optax import GradientTransformationExtraArgs, with_extra_args_support
 
-from fdl.checks import OptionError, check_number, said
+from fdl.checks import OptionError, check_number, described
 
 KEPT = "it is the fraction of the old value that each step keeps"
 
@@ -75,7 +75,7 @@ def as_transformation(who: str, value: Any) -> GradientTransformationExtraArgs:
     if not (hasattr(value, "init") and hasattr(value, "update")):
         raise OptionError(
             who,
-            f"expected a transformation, got {said(value)}; pass an optimizer, such as "
+            f"expected a transformation, got {described(value)}; pass an optimizer, such as "
             "fdl.sgd(0.1)",
         )
     return with_extra_args_support(value)

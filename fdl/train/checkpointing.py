@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from fdl.checks import check_count, said
+from fdl.checks import check_count, described
 from fdl.data.arrays import fingerprint
 from fdl.optim.description import description
 from fdl.paths import shortened
@@ -290,7 +290,7 @@ def _about(plan: Plan) -> dict[str, Any]:
         "data": fingerprint(plan.data),
         "batch_size": plan.batch_size,
         "record_every": plan.record_every,
-        "objective": said(plan.objective),
+        "objective": described(plan.objective),
         "optimizer": description(plan.optimizer),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl import paths
-from fdl.checks import said
+from fdl.checks import described
 from fdl.core.layer import Layer, makes
 from fdl.metrics import Metric
 
@@ -20,15 +20,15 @@ def check_objective_given(who: str, objective: Any) -> None:
         layer = isinstance(objective, Layer)
         remedy = "give it a loss" if layer else "the order is (objective, ...)"
         raise TypeError(
-            f"{who}: expected an objective first, got {said(objective)}; {remedy}: "
+            f"{who}: expected an objective first, got {described(objective)}; {remedy}: "
             "objective = fdl.supervised(model, loss)"
         )
     names = _places(objective)
     if names is not None and not _takes(objective, 4):
         two = "fdl.plain makes one of (params, batch) -> loss, and "
         raise TypeError(
-            f"{who}: expected an objective (params, state, batch, key), got {said(objective)} of "
-            f"({', '.join(names)}); {two if _takes(objective, 2) else ''}"
+            f"{who}: expected an objective (params, state, batch, key), got {described(objective)} "
+            f"of ({', '.join(names)}); {two if _takes(objective, 2) else ''}"
             "fdl.supervised(model, loss) makes one of a model and a loss"
         )
 
@@ -44,7 +44,7 @@ def check_optimizer(who: str, optimizer: Any) -> None:
     name = getattr(optimizer, "__name__", "adam")
     remedy = f"call it first, as {name}(0.001)" if factory else "pass fdl.adam(0.001) or the like"
     raise TypeError(
-        f"{who}: expected an optimizer of fdl or optax, got {said(optimizer)}; {remedy}"
+        f"{who}: expected an optimizer of fdl or optax, got {described(optimizer)}; {remedy}"
     )
 
 
@@ -52,7 +52,7 @@ def check_run(who: str, run: Any) -> None:
     """Raises unless `run` is a Run, or a Result, which contains a Run."""
     if not all(hasattr(getattr(run, "run", run), part) for part in ("params", "opt_state", "step")):
         raise TypeError(
-            f"{who}: expected a run, or a result of fit, got {said(run)}; begin with "
+            f"{who}: expected a run, or a result of fit, got {described(run)}; begin with "
             "run = fdl.start(params, optimizer, state=state)"
         )
 
@@ -80,7 +80,7 @@ def check_mode(who: str, mode: Any) -> None:
     """Raises unless `mode` is "min" or "max"."""
     if mode not in ("min", "max"):
         raise ValueError(
-            f"{who}: expected mode 'min' or 'max', got {said(mode)}; a loss wants 'min', an "
+            f"{who}: expected mode 'min' or 'max', got {described(mode)}; a loss wants 'min', an "
             "accuracy 'max'"
         )
 
@@ -98,7 +98,7 @@ def check_params_given(who: str, params: Any) -> None:
         )
     if hasattr(params, "params") and hasattr(params, "state"):
         raise TypeError(
-            f"{who}: expected params, a pytree of arrays, got {said(params)}; pass its params"
+            f"{who}: expected params, a pytree of arrays, got {described(params)}; pass its params"
         )
     whole = params is None or isinstance(params, Layer | GradientTransformation)
     strange = {"": params} if whole or callable(params) else _not_numbers(params)
@@ -106,7 +106,7 @@ def check_params_given(who: str, params: Any) -> None:
         at = f" at {path!r}" if path else ""
         order = {"start": "(params, optimizer)", "predict": "(model, params, x)"}
         raise TypeError(
-            f"{who}: expected params, a pytree of arrays, got {said(leaf)}{at}; the order is "
+            f"{who}: expected params, a pytree of arrays, got {described(leaf)}{at}; the order is "
             f"{order.get(who, '(objective, params, data)')}, and params, state = model.init(key, x)"
         )
 
@@ -116,7 +116,7 @@ def check_state_given(who: str, state: Any) -> None:
     for path, leaf in ({"": state} if callable(state) else _not_numbers(state)).items():
         at = f" at {path!r}" if path else ""
         raise TypeError(
-            f"{who}: expected state, a pytree of arrays, got {said(leaf)}{at}; "
+            f"{who}: expected state, a pytree of arrays, got {described(leaf)}{at}; "
             "params, state = model.init(key, x)"
         )
 
@@ -125,7 +125,7 @@ def check_params_of_layer(who: str, model: Any, params: Any) -> None:
     """Raises if `model` is a Layer and `params` is not a dict."""
     if isinstance(model, Layer) and not isinstance(params, Mapping):
         raise TypeError(
-            f"{who}: expected the params of {model!r}, a dict, got {said(params)}; "
+            f"{who}: expected the params of {model!r}, a dict, got {described(params)}; "
             "params, state = model.init(key, x), and the state is an argument of its own"
         )
 
@@ -134,17 +134,17 @@ def check_model(who: str, model: Any) -> None:
     """Raises unless `model` is a Layer or a function; raises also for a factory of layers."""
     if makes(model, Layer):
         raise TypeError(
-            f"{who}: expected a model, got {said(model)}, which makes a layer; call it first, as "
-            f"{getattr(model, '__name__', 'dense')}(...)"
+            f"{who}: expected a model, got {described(model)}, which makes a layer; call it first, "
+            f"as {getattr(model, '__name__', 'dense')}(...)"
         )
     if hasattr(model, "model") and hasattr(model, "loss"):
         raise TypeError(
-            f"{who}: expected a model, got an objective, {said(model)}; pass objective.model"
+            f"{who}: expected a model, got an objective, {described(model)}; pass objective.model"
         )
     if not callable(model):
         raise TypeError(
             f"{who}: expected a model first, a Layer or a function (params, x) -> y, got "
-            f"{said(model)}; pass fdl.mlp([64], 10) or the like"
+            f"{described(model)}; pass fdl.mlp([64], 10) or the like"
         )
 
 
@@ -152,24 +152,24 @@ def check_loss(who: str, name: str, loss: Any) -> None:
     """Raises unless `loss` can be called as `(y_pred, y)`."""
     if isinstance(loss, Layer):
         raise TypeError(
-            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; the "
-            "order is (model, loss)"
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
+            "the order is (model, loss)"
         )
     if isinstance(loss, Metric):
         raise TypeError(
-            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; a "
-            "Metric is reported beside a loss: fdl.supervised(model, loss, f1=metric)"
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
+            "a Metric is reported beside a loss: fdl.supervised(model, loss, f1=metric)"
         )
     if makes(loss, Metric) or makes(loss, Layer):
         raise TypeError(
-            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}, "
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}, "
             f"which makes one; call it first, as {_call(loss)}"
         )
     if not callable(loss):
         pass_ = "fdl.squared_error" if name == "loss" else "fdl.accuracy"
         raise TypeError(
-            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {said(loss)}; pass "
-            f"{pass_} or the like, the function itself"
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
+            f"pass {pass_} or the like, the function itself"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import is_number, said
+from fdl.checks import described, is_number
 from fdl.train.sweeps import KEEP, Sweep, swept
 from fdl.typing import Objective
 
@@ -67,8 +67,8 @@ def compare_optimizers(
     Returns:
       A dict, name -> `Sweep` with a setting for each rate. `fdl.look.comparison_table` makes a
       table of it, and `fdl.look.rate_sensitivity` and `fdl.look.best_curves` draw it.
-      `compare_optimizers` warns if the best rate is the smallest or the largest one, because a better rate may be outside the
-      grid.
+      `compare_optimizers` warns if the best rate is the smallest or the largest one, because a
+      better rate may be outside the grid.
 
     Raises:
       TypeError: an argument is in the wrong place.
@@ -93,7 +93,7 @@ def compare_optimizers(
     if wrong:
         raise TypeError(
             "compare_optimizers: expected optimizers as name -> a function of the rate, got "
-            f"{said(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
+            f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
             "fdl.sgd(rate, momentum=0.9)"
         )
     if not optimizers:
@@ -127,7 +127,7 @@ def _check_rates(rates: Any) -> None:
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
-            f"compare_optimizers: expected rates [R], > 0 and rising, got {said(rates)}; "
+            f"compare_optimizers: expected rates [R], > 0 and rising, got {described(rates)}; "
             "np.geomspace(1e-4, 1, 9) is a wide grid to begin with"
         )
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fdl import paths
-from fdl.checks import amount, check_count, check_number, said
+from fdl.checks import amount, check_count, check_number, described
 from fdl.train.checks import check_mode
 from fdl.train.evaluation import params_and_state
 from fdl.train.run import Run
@@ -134,7 +134,7 @@ class Hooks:
             if not listed or isinstance(hook, type) or not callable(hook):
                 raise TypeError(
                     "fit: expected watch to be a list of hooks, functions (record, run) -> None, "
-                    f"got {said(hook)}; pass watch=[fdl.progress()], for example"
+                    f"got {described(hook)}; pass watch=[fdl.progress()], for example"
                 )
         self.observers = [hook if isinstance(hook, Observer) else _Plain(hook) for hook in hooks]
         self.reason = self.failed = ""
@@ -155,9 +155,9 @@ class Hooks:
         for observer in self.observers:
             if observer.monitor is not None and observer.monitor not in plan.names:
                 raise ValueError(
-                    f"fit: expected {said(observer)} to watch one of {', '.join(plan.names)}, got "
-                    f"{observer.monitor!r}; choose one of these, add the metric to the objective, "
-                    "or pass validation data for names that begin with val_"
+                    f"fit: expected {described(observer)} to watch one of {', '.join(plan.names)}, "
+                    f"got {observer.monitor!r}; choose one of these, add the metric to the "
+                    "objective, or pass validation data for names that begin with val_"
                 )
         named = self._named()
         begun: list[Observer] = []
@@ -196,7 +196,7 @@ class Hooks:
                 if reason is not None and not isinstance(reason, str):
                     raise TypeError(
                         "fit: expected a hook to return None, or a reason to stop as text, got "
-                        f"{said(reason)}; return 'target reached' or the like to stop"
+                        f"{described(reason)}; return 'target reached' or the like to stop"
                     )
                 self.reason = self.reason or reason or ""
 
@@ -435,7 +435,7 @@ def log(file: str | os.PathLike[str]) -> "Log":
     """
     if not isinstance(file, str | os.PathLike):
         raise TypeError(
-            f"log: expected the path of a file, got {said(file)}; pass 'history.jsonl', for example"
+            f"log: expected the path of a file, got {described(file)}; pass 'history.jsonl', for example"
         )
     return Log(file)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import check_count, counted, is_count, is_number, said
+from fdl.checks import as_int, check_count, described, is_count, is_number
 from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
@@ -265,14 +265,14 @@ def last_step(
         if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
             raise ValueError(
                 f"{who}: expected epochs >= 0, a number of passes over the data, got "
-                f"{said(epochs)}; say how many"
+                f"{described(epochs)}; say how many"
             )
         # A Fraction is exact for decimals; as a float, 1.1 is slightly more than 1.1.
         steps = math.ceil(Fraction(str(float(epochs))) * examples / batch_size)
-    steps = counted(steps)
+    steps = as_int(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(
-            f"{who}: expected a number of steps in [0, 2**32), an integer, got {said(steps)}; "
+            f"{who}: expected a number of steps in [0, 2**32), an integer, got {described(steps)}; "
             "say how many in all"
         )
     return int(steps)

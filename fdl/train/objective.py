@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import is_number, said
+from fdl.checks import described, is_number
 from fdl.core.compilation import weak_jit
 from fdl.core.layer import Layer, key_and_train
 from fdl.losses import check_targets
@@ -110,8 +110,8 @@ class Supervised:
 
     def __repr__(self) -> str:
         functions = (("loss", self.loss), *self.metrics)
-        given = ", ".join(f"{name} {said(f)}" for name, f in functions)
-        return f"<Supervised of {said(self.model)}; {shortened(given, 200)}>"
+        given = ", ".join(f"{name} {described(f)}" for name, f in functions)
+        return f"<Supervised of {described(self.model)}; {shortened(given, 200)}>"
 
     def __call__(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """Computes the forward pass and the loss; returns (scalar loss, (state, metrics))."""
@@ -208,8 +208,8 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
     """
     if isinstance(loss, Layer) or not callable(loss):
         raise TypeError(
-            f"plain: expected a function (params, batch) -> loss, got {said(loss)}; of a model and "
-            "a loss, fdl.supervised makes an objective"
+            f"plain: expected a function (params, batch) -> loss, got {described(loss)}; of a "
+            "model and a loss, fdl.supervised makes an objective"
         )
     return Plain(loss)
 
@@ -267,7 +267,7 @@ def _checked_report(report: Any) -> tuple[Any, Any, dict[str, Any]]:
     loss, rest = pair
     if not (isinstance(rest, tuple) and len(rest) == 2 and isinstance(rest[1], Mapping)):
         raise ValueError(
-            f"objective: expected (loss, (state, metrics)), got {said(report)}; of a function "
+            f"objective: expected (loss, (state, metrics)), got {described(report)}; of a function "
             "(params, batch) -> loss, fdl.plain makes an objective"
         )
     for name, value in (("loss", loss), *rest[1].items()):
@@ -275,7 +275,7 @@ def _checked_report(report: Any) -> tuple[Any, Any, dict[str, Any]]:
         number = is_number(value) or getattr(value, "dtype", None) == jnp.bool_
         if not mean and not (number and jnp.shape(value) == ()):
             raise ValueError(
-                f"objective: expected {name} as one number for the batch, got {said(value)}; take "
-                "the mean over the examples, or report fdl.train.weighted_mean(values)"
+                f"objective: expected {name} as one number for the batch, got {described(value)}; "
+                "take the mean over the examples, or report fdl.train.weighted_mean(values)"
             )
     return loss, rest[0], dict(rest[1])

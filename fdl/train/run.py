@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import amount, check_count, is_count, known, said
+from fdl.checks import amount, check_count, described, is_concrete_number, is_count
 from fdl.data import length, stream
 from fdl.data.arrays import to_jax
 from fdl.ops.rank_promotion import free_ranks
@@ -37,7 +37,9 @@ class Run(NamedTuple):
     seed: Any
 
     def __repr__(self) -> str:
-        step, seed = (int(x) if known(x) else said(x) for x in (self.step, self.seed))
+        step, seed = (
+            int(x) if is_concrete_number(x) else described(x) for x in (self.step, self.seed)
+        )
         parts = (f"{part}: {amount(getattr(self, part))}" for part in self._fields[:3])
         return f"<Run at step {step} of seed {seed}; {', '.join(parts)}>"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fdl.checks import counted, is_count, is_number, said
+from fdl.checks import as_int, described, is_count, is_number
 from fdl.optim.lifting import check_params
 
 
@@ -23,42 +23,44 @@ def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
     if not fine or not settings:
         raise ValueError(
             f"{who}: expected settings as name -> list of values, or as a list of dicts, got "
-            f"{said(settings)}; pass {{'learning_rate': [0.01, 0.1]}}, for example"
+            f"{described(settings)}; pass {{'learning_rate': [0.01, 0.1]}}, for example"
         )
     for each in settings:
         if list(each) != list(settings[0]):
             raise ValueError(
-                f"{who}: expected settings of the same names, got {said(dict(each))} beside "
-                f"{said(dict(settings[0]))}; give every setting a value for each name"
+                f"{who}: expected settings of the same names, got {described(dict(each))} beside "
+                f"{described(dict(settings[0]))}; give every setting a value for each name"
             )
         for name, value in each.items():
             if not is_number(value) or np.ndim(value):
                 raise ValueError(
-                    f"{who}: expected a number as {name}, got {said(value)}; loop over what is "
-                    "not a number, with a sweep for each"
+                    f"{who}: expected a number as {name}, got {described(value)}; loop over what "
+                    "is not a number, with a sweep for each"
                 )
     return [{name: np.asarray(value).item() for name, value in each.items()} for each in settings]
 
 
 def check_seeds(who: str, seeds: Any) -> None:
+    """Raises unless the seeds are different integers in [0, 2**32)."""
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str)
-    whole = [counted(seed) for seed in seeds] if listed else []
+    whole = [as_int(seed) for seed in seeds] if listed else []
     whole_fine = all(is_count(seed, least=0) and seed < 2**32 for seed in whole)
     if not whole or not whole_fine or len(set(whole)) < len(whole):
         raise ValueError(
-            f"{who}: expected different seeds in [0, 2**32), got {said(seeds)}; "
+            f"{who}: expected different seeds in [0, 2**32), got {described(seeds)}; "
             "give range(3) or the like"
         )
 
 
 def checked_rungs(who: str, rungs: Any, last: int) -> list[int]:
+    """The rungs as a list; raises unless they rise between 0 and the last step."""
     listed = isinstance(rungs, Iterable) and not isinstance(rungs, str)
-    whole = [counted(rung) for rung in rungs] if listed else [None]
+    whole = [as_int(rung) for rung in rungs] if listed else [None]
     fine = all(is_count(rung) for rung in whole)
     if not fine or not all(a < b for a, b in itertools.pairwise([0, *whole, last])):
         raise ValueError(
-            f"{who}: expected rungs as rising steps in [1, {last - 1}], got {said(rungs)}; leave "
-            "them out to train every setting to the end"
+            f"{who}: expected rungs as rising steps in [1, {last - 1}], got {described(rungs)}; "
+            "leave them out to train every setting to the end"
         )
     return whole
 

@@ -316,7 +316,8 @@ def test_glu_matches_jax():
 @pytest.mark.parametrize("name", GATES)
 def test_an_odd_vector_has_no_halves(name):
     message = (
-        rf"^{name}: expected x \[\.\.\., 2 C\], got \[2, 5\]; its halves are the value and the gate"
+        rf"^{name}: expected x \[\.\.\., 2 C\], got \[2, 5\]; give x an even number of features, "
+        rf"half for the value and half for the gate"
     )
     for f in (GATES[name][0], jax.jit(GATES[name][0])):
         with pytest.raises(fdl.PathError, match=message):

@@ -321,7 +321,7 @@ def test_the_cost_of_a_residual_network_is_linear_in_its_depth():
 def test_a_residual_that_changes_the_shape_is_refused():
     net = fdl.chain(block=fdl.residual(fdl.dense(3)))
     message = (
-        "block: expected f(x) like x float32 [3, 4], so that both can be added, got float32 "
+        "block: expected f(x) with the shape and dtype of x, float32 [3, 4], got float32 "
         "[3, 3]; give the last layer as many features as x has, or use parallel(f, shortcut=...)"
     )
     with pytest.raises(fdl.PathError, match=told(message)):
@@ -335,16 +335,17 @@ def test_outputs_that_cannot_be_merged_are_refused():
     with pytest.raises(
         fdl.PathError,
         match=told(
-            "parallel: expected outputs of one shape and dtype, as float32 [3, 3] of a, got "
-            "float32 [3, 4] of b; give both the same number of features, or merge by 'concat'"
+            "parallel: expected outputs of one shape and dtype, got float32 [3, 3] from a and "
+            "float32 [3, 4] from b; give both layers the same number of features, or pass "
+            "merge='concat'"
         ),
     ):
         fdl.parallel(**children).init(KEY, X)
     with pytest.raises(
         fdl.PathError,
         match=told(
-            "sides: expected outputs that differ only in the last axis, as float32 [3, 3] of a, "
-            "got float32 [12] of b; bring both to one shape, or merge by 'tuple'"
+            "sides: expected outputs that differ only in the last axis, got float32 [3, 3] from a "
+            "and float32 [12] from b; give both layers outputs of one shape, or pass merge='tuple'"
         ),
     ):
         fdl.parallel(a=fdl.dense(3), b=jnp.ravel, merge="concat", name="sides").init(KEY, X)
@@ -353,7 +354,7 @@ def test_outputs_that_cannot_be_merged_are_refused():
 @pytest.mark.parametrize("merge", ["add", None, 0])
 def test_an_unknown_merge_is_refused(merge):
     message = f"parallel: expected merge to be one of 'sum', 'concat', 'tuple', got {merge!r}; "
-    message += "take 'tuple', and merge by hand in a network"
+    message += "pass 'tuple', and combine the outputs in a network"
     with pytest.raises(ValueError, match=told(message)):
         fdl.parallel(fdl.tanh, merge=merge)
 
@@ -368,7 +369,10 @@ def test_a_combinator_of_nothing_is_refused(combinator):
         combinator()
     with pytest.raises(
         ValueError,
-        match=told("mine: expected a name that is still free, got 'tanh_0' twice; choose another"),
+        match=told(
+            "mine: expected a different name for each layer, got 'tanh_0' twice; rename one of the "
+            "two"
+        ),
     ):
         combinator(fdl.tanh, tanh_0=fdl.relu, name="mine")
 

@@ -196,7 +196,7 @@ def test_the_cache_contains_the_state_of_the_model():
     with pytest.raises(
         fdl.PathError,
         match=r"^start_decoding: expected the model's state \[running_scale_0/scale\], got \[\]; "
-        r"pass state=\.\.\., as training left it$",
+        r"pass the state that training returned as state=\.\.\.$",
     ):
         fdl.start_decoding(model, params, TOKENS, T)
 
@@ -269,9 +269,9 @@ def test_a_layer_that_mixes_tokens_refuses_to_be_decoded(layer):
     model = fdl.chain(top=fdl.chain(mix=layer()))
     params, state = model.init(KEY, x)
     told = (
-        r"^top/mix: expected a layer that can go on from a cache, got one that reads a sequence as "
-        r"a whole; take causal attention, a recurrent layer or conv\(padding='CAUSAL'\) in its "
-        r"place, or, where each token is an image, put batch_apply around$"
+        r"^top/mix: expected a layer that can decode with a cache, got one that needs the whole "
+        r"sequence; use causal attention, a recurrent layer or conv\(padding='CAUSAL'\) instead, "
+        r"or, if each token is an image, wrap the layer in batch_apply$"
     )
     with pytest.raises(fdl.PathError, match=told):
         fdl.start_decoding(model, params, x[:, :1], 4, state=state)
@@ -281,7 +281,10 @@ def test_a_cache_of_another_batch_is_refused_by_a_convolution():
     layer = fdl.conv(3, (3,), padding="CAUSAL")
     params, _ = layer.init(KEY, jnp.ones((2, 1, 4)))
     cache = fdl.start_decoding(layer, params, jnp.ones((2, 1, 4)), 9)
-    told = r"^conv: expected x \[2, 'T', 4\], got \[1, 1, 4\]; start_decoding with this batch$"
+    told = (
+        r"^conv: expected x \[2, 'T', 4\], got \[1, 1, 4\]; call start_decoding with an x of this "
+        r"batch$"
+    )
     with pytest.raises(fdl.PathError, match=told):
         fdl.decode(layer, params, cache, jnp.ones((1, 1, 4)))
 
@@ -304,8 +307,8 @@ def test_a_cache_longer_than_the_positions_of_the_model_is_refused():
     model = fdl.models.gpt(C, 6, layers=1, heads=1, features=4)
     params, _ = model.init(KEY, TOKENS[:, :2])
     told = (
-        r"^positions: expected at most 6 tokens, as many as the layer has positions, got room for "
-        r"7; go on for fewer, or make the layer with a larger length(\n|$)"
+        r"^positions: expected a length of at most 6, the number of positions of the layer, got 7; "
+        r"decode fewer tokens, or make the layer with a larger length(\n|$)"
     )
     with pytest.raises(fdl.PathError, match=told):
         fdl.start_decoding(model, params, TOKENS[:, :2], 7)
@@ -327,23 +330,24 @@ def test_what_cannot_decode_says_why():
     both = fdl.chain(top=fdl.chain(one_hot, see=fdl.attention(1)))
     with pytest.raises(
         fdl.PathError,
-        match=r"^top/see: expected causal=True, got attention that sees later tokens; answers for "
-        r"earlier tokens then depend on later ones, so it cannot decode with a cache$",
+        match=r"^top/see: expected causal=True in decoding, got attention that sees later tokens; "
+        r"pass causal=True, because an output must not depend on later tokens$",
     ):
         fdl.start_decoding(both, both.init(KEY, TOKENS)[0], TOKENS, T)
     hidden = fdl.Layer("hidden", both.init, both.apply, children=both.children)
     with pytest.raises(
         fdl.PathError,
-        match=r"^hidden: expected a layer that can be rebuilt with other children, got one without "
-        r"rebuild around attention; give it one, as network does",
+        match=r"^hidden: expected a layer that can be rebuilt with other children, got a layer "
+        r"without rebuild that contains attention; make it with network, or pass rebuild=\.\.\. to "
+        r"Layer",
     ):
         fdl.start_decoding(hidden, params, TOKENS, T)
     shared = fdl.network(lambda f, x: f.see(f.see(x)), see=fdl.attention(1, causal=True))
     x = jnp.ones((1, 2, 4))
     with pytest.raises(
         fdl.PathError,
-        match=r"^see: expected one call in a pass, got two; a layer that is called twice needs "
-        r"two caches, so make two layers with separate names and weights to decode(\n|$)",
+        match=r"^see: expected one call of the layer in a pass, got two, which would need two "
+        r"caches; to decode, make two layers with separate names and weights(\n|$)",
     ):
         fdl.start_decoding(shared, shared.init(KEY, x)[0], x, 5)
     cache = fdl.start_decoding(model, params, TOKENS[:, :1], 5)
@@ -353,7 +357,8 @@ def test_what_cannot_decode_says_why():
             with pytest.raises(
                 fdl.PathError,
                 match=rf"^block_0/attention_0/cache: expected keys \[2, 'T', 4, 2\] with T <= 5, "
-                rf"{told}; start_decoding with this batch, and a length for all tokens",
+                rf"{told}; call start_decoding with an x of this batch, and a length for all "
+                rf"tokens",
             ):
                 call(params, cache, tokens)
 

@@ -343,7 +343,7 @@ def test_a_rebuilt_network_takes_the_inputs_of_its_new_children():
         fdl.PathError,
         match=told(
             "network: expected extra inputs among [], got 'mask', which no layer here takes; leave "
-            "it out, or name it in the layer that should read it"
+            "it out, or add an argument of this name to the layer that needs it"
         )
         + END,
     ):
@@ -354,8 +354,8 @@ def test_inputs_that_nothing_names_are_refused():
     with pytest.raises(
         ValueError,
         match=told(
-            "block: expected inputs that forward or a child names, got 'mask'; leave it out, or "
-            "name it in the layer that should read it"
+            "block: expected inputs that forward or a child takes, got 'mask'; leave it out, or "
+            "add an argument of this name to the layer that needs it"
         )
         + END,
     ):
@@ -364,8 +364,8 @@ def test_inputs_that_nothing_names_are_refused():
         with pytest.raises(
             ValueError,
             match=told(
-                f"network: expected inputs as a tuple of names, got {got}; write "
-                "inputs=('mask',); no child can be called 'inputs'"
+                f"network: expected inputs to be a tuple of names, got {got}; write "
+                f"inputs=('mask',); if 'inputs' is a child, give it another name"
             )
             + END,
         ):
@@ -377,7 +377,7 @@ def test_an_input_nobody_takes_is_refused():
     params, state = net.init(KEY, X, mask=jnp.ones(3))
     message = told(
         "head: expected extra inputs among [mask], got 'context', which no layer here takes; "
-        "leave it out, or name it in the layer that should read it"
+        "leave it out, or add an argument of this name to the layer that needs it"
     )
     with pytest.raises(fdl.PathError, match=message + END):
         net.apply(params, state, X, mask=jnp.ones(3), context=jnp.ones(3))
@@ -461,7 +461,7 @@ def test_function_is_a_layer_without_weights():
 @pytest.mark.parametrize("value", [3, None, "dense", {"w": 1}])
 def test_a_value_that_is_not_a_layer_is_refused(value):
     message = f"expected a Layer or a function of one array, got {value!r}; call the "
-    message += "layer's factory, as dense(8), or pass the function itself"
+    message += "layer's factory, for example dense(8), or pass the function itself"
     for who, call in {
         "block": lambda: fdl.chain(fdl.relu, value, name="block"),
         "residual": lambda: fdl.residual(child=value),
@@ -478,7 +478,7 @@ def test_a_value_that_is_not_a_layer_is_refused(value):
 @pytest.mark.parametrize("name", ["", "a/b", "a*", "**"])
 def test_a_name_that_is_not_one_level_is_refused(name):
     message = f"net: expected a child's name without '/' and '*', got {name!r}; "
-    message += "these two belong to paths and patterns"
+    message += "rename the child, because paths and patterns use these characters"
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.network(lambda f, x: x, name="net", **{name: fdl.relu})
     with pytest.raises(ValueError, match=told(message) + END):
@@ -486,7 +486,10 @@ def test_a_name_that_is_not_one_level_is_refused(name):
 
 
 def test_two_children_of_one_name_are_refused():
-    message = "chain: expected a name that is still free, got 'dense_0' twice; choose another"
+    message = (
+        "chain: expected a different name for each layer, got 'dense_0' twice; rename one of the "
+        "two"
+    )
     with pytest.raises(ValueError, match=told(message) + END):
         fdl.chain(fdl.dense(2), dense_0=fdl.dense(3))
 
@@ -494,8 +497,8 @@ def test_two_children_of_one_name_are_refused():
 def test_a_child_that_does_not_exist_is_refused():
     net = fdl.network(lambda f, x: f.missing(x), down=fdl.relu, up=fdl.tanh)
     message = told(
-        "outer: expected a child among down, up, got f.missing; call one of these, or give network "
-        "a child of that name"
+        "outer: expected a child among down, up, got f.missing; call one of these, or add a child "
+        "of this name to the network"
     )
     message += END
     with pytest.raises(fdl.PathError, match=message):
@@ -570,10 +573,7 @@ def test_init_of_a_network_names_the_path_too():
         return f.up(f.down(x)) + f.down(f.up(x))
 
     net = fdl.chain(outer=fdl.network(forward, down=fdl.dense(3), up=fdl.dense(2)))
-    message = (
-        "outer/down: expected x [..., 4], got [3, 3]; pass a longer text x that width, or make new "
-        "params "
-    )
+    message = "outer/down: expected x [..., 4], got [3, 3]; give x that width, or make new params "
     with pytest.raises(fdl.PathError, match=told("outer/up: expected x [..., 3], got [3, 4]; ")):
         net.init(KEY, X)
     mended = fdl.chain(
@@ -603,8 +603,8 @@ def test_an_input_with_more_axes_gets_another_remedy():
 def test_an_integer_image_given_to_a_dense_layer_is_refused(dtype):
     images = jnp.ones((2, 4), dtype)
     message = told(
-        f"a/b/c: expected x of a floating dtype, got {dtype} [2, 4]; put rescale(1 / 255) or the "
-        "like in front, or convert x with astype"
+        f"a/b/c: expected x of a floating dtype, got {dtype} [2, 4]; convert x with "
+        f"x.astype(jnp.float32), or use rescale(1 / 255) as the first layer"
     )
     net = deep(fdl.dense(2))
     with pytest.raises(fdl.PathError, match=message + END):
@@ -618,8 +618,8 @@ def test_a_key_outside_training_is_refused():
     net = fdl.mlp([3], 2, dropout_rate=0.5)
     params, state = net.init(KEY, X)
     message = told(
-        "mlp: expected no random key outside training, got one; nothing is drawn at random with "
-        "train=False: leave the key out, or pass train=True"
+        "mlp: expected no random key with train=False, got one; leave the key out, or pass "
+        "train=True"
     )
     with pytest.raises(fdl.PathError, match=message + END):
         net.apply(params, state, X, key=KEY)
@@ -644,12 +644,14 @@ def test_parameters_of_another_network_are_refused():
     net = fdl.chain(outer=fdl.chain(fdl.dense(3), fdl.relu, name="block"))
     params, state = net.init(KEY, X)
     message = told(
-        "outer: expected parameters of dense_0, relu_0, got also 'dense_1'; these are the "
-        "parameters of another network"
+        "outer: expected parameters of dense_0, relu_0 only, got an entry for 'dense_1'; pass the "
+        "parameters of this network, not of another one"
     )
     with pytest.raises(fdl.PathError, match=message + END):
         net.apply({"outer": {**params["outer"], "dense_1": {}}}, state, X)
-    with pytest.raises(fdl.PathError, match=told("chain: expected parameters of outer, got also")):
+    with pytest.raises(
+        fdl.PathError, match=told("chain: expected parameters of outer only, got an")
+    ):
         net.apply({**params, "inner": {}}, state, X)
 
 
@@ -683,7 +685,7 @@ def test_an_error_of_other_code_keeps_its_type_and_gets_the_path_as_notes():
 
 @pytest.mark.parametrize("features", [0, -3])
 def test_dense_refuses_no_features(features):
-    message = f"expected features >= 1, an integer, got {features}; say how many outputs there are"
+    message = f"expected features >= 1, an integer, got {features}; pass the number of outputs"
     for who, make in (
         ("dense", lambda: fdl.dense(features)),
         ("mlp", lambda: fdl.mlp([4, features], 3)),
@@ -695,7 +697,7 @@ def test_dense_refuses_no_features(features):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 1.5, float("nan")])
 def test_dropout_refuses_a_rate_out_of_range(rate):
-    message = f"in [0, 1], got {rate}; 0.1 drops one in ten"
+    message = f"in [0, 1], got {rate}; pass 0.1 to drop 10 %"
     with pytest.raises(ValueError, match=told(f"dropout: expected rate {message}") + END):
         fdl.dropout(rate)
     with pytest.raises(ValueError, match=told(f"mlp: expected dropout_rate {message}") + END):
@@ -735,8 +737,8 @@ def test_a_forward_names_its_inputs():
     with pytest.raises(
         ValueError,
         match=told(
-            "network: expected a forward that names its extra inputs, as (f, x, *, mask), got "
-            "(f, x, **inputs); name them, or pass inputs=('mask',)"
+            "network: expected a forward that names its extra inputs, such as (f, x, *, mask), got "
+            "(f, x, **inputs); name them in forward, or pass inputs=('mask',)"
         )
         + END,
     ):
@@ -746,7 +748,9 @@ def test_a_forward_names_its_inputs():
 def test_a_child_may_be_called_forward_but_not_name():
     net = fdl.network(lambda f, x: f.forward(x), forward=fdl.tanh)
     np.testing.assert_array_equal(net.apply({}, {}, X)[0], jnp.tanh(X))
-    with pytest.raises(ValueError, match=r"^network: expected a name of type str, got Layer; no"):
+    with pytest.raises(
+        ValueError, match=r"^network: expected name to be a string, got a Layer; if"
+    ):
         fdl.network(lambda f, x: f.name(x), name=fdl.dense(2))
 
 

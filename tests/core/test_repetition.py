@@ -229,7 +229,7 @@ def test_an_error_inside_has_the_path_of_the_block(scan, transform):
 def test_a_block_that_changes_the_shape_is_refused(scan):
     number = "*" if scan else "0"
     message = (
-        f"{number}: expected a block that keeps x float32 [3, 4], so that another can follow, got "
+        f"{number}: expected a block that keeps the shape and dtype of x, float32 [3, 4], got "
         "float32 [3, 5]; give its last layer as many features as x has"
     )
     net = fdl.repeat(fdl.dense(5), 2, scan=scan)
@@ -248,11 +248,13 @@ def test_blocks_with_params_of_different_shapes_are_refused():
     params, _ = net.init(KEY, X)
     rest = "pass the params and state that init made for this network"
     short = {"block": {each: params["block"][each] for each in ("0", "1")}}
-    message = f"block/2/b: expected float32 [4] as in block 0, got none; {rest}"
+    message = f"block/2/b: expected float32 [4], the same as in block 0, got none; {rest}"
     with pytest.raises(fdl.PathError, match=told(message)):
         net.apply(short, {}, X)
     mixed = {**params["block"], "1": {**params["block"]["1"], "w": jnp.ones((4, 3))}}
-    message = f"block/1/w: expected float32 [4, 4] as in block 0, got float32 [4, 3]; {rest}"
+    message = (
+        f"block/1/w: expected float32 [4, 4], the same as in block 0, got float32 [4, 3]; {rest}"
+    )
     with pytest.raises(fdl.PathError, match=told(message)):
         net.apply({"block": mixed}, {}, X)
     with pytest.raises(
@@ -262,8 +264,8 @@ def test_blocks_with_params_of_different_shapes_are_refused():
         net.apply({}, {}, X)
     many = {"block": {**params["block"], "3": params["block"]["0"]}}
     message = (
-        "block: expected parameters of 0, 1, 2, got also '3'; these are the parameters of another "
-        "network"
+        "block: expected parameters of 0, 1, 2 only, got an entry for '3'; pass the parameters of "
+        "this network, not of another one"
     )
     with pytest.raises(fdl.PathError, match=told(message)):
         net.apply(many, {}, X)
@@ -275,7 +277,7 @@ def test_an_input_no_block_takes_is_refused(scan):
     params, state = net.init(KEY, X, mask=MASK)
     message = (
         "stack: expected extra inputs among [mask], got 'context', which no layer here takes; "
-        "leave it out, or name it in the layer that should read it"
+        "leave it out, or add an argument of this name to the layer that needs it"
     )
     for call in (
         lambda: net.init(KEY, X, context=X),
@@ -287,7 +289,7 @@ def test_an_input_no_block_takes_is_refused(scan):
 
 @pytest.mark.parametrize("n", [0, -2])
 def test_no_blocks_are_refused(n):
-    message = f"stack: expected n >= 1, an integer, got {n}; it is the number of blocks"
+    message = f"stack: expected n >= 1, an integer, got {n}; pass the number of blocks"
     with pytest.raises(ValueError, match=told(message)):
         fdl.repeat(fdl.dense(3), n, name="stack")
 

@@ -556,7 +556,7 @@ REFUSED = [
     ),
     (
         {"tokens": [[1, 2]]},
-        r"expected tokens as an array, got a list; convert it with jnp\.asarray",
+        r"expected tokens to be an array, got a list; convert it with jnp\.asarray",
     ),
     *(
         (

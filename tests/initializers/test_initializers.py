@@ -212,7 +212,7 @@ MISTAKES = {
     "delta_narrow": (
         lambda: initializers.delta_orthogonal()(KEY, (3, 4, 2)),
         "delta_orthogonal: expected weights [*spatial, in, out] with in <= out, got shape (3, 4, "
-        "2); use as many features as inputs, or more",
+        "2); use at least as many outputs as inputs",
     ),
     "dirac": (
         lambda: initializers.dirac()(None, (4, 4)),
@@ -220,31 +220,31 @@ MISTAKES = {
     ),
     "dirac_groups": (
         lambda: initializers.dirac(2)(None, (3, 1, 3)),
-        "dirac: expected groups that divide the 3 outputs, got 2; pass the groups of the ",
+        "dirac: expected groups to divide the 3 outputs, got 2; pass the number of groups of the ",
     ),
     "identity": (
         lambda: initializers.identity()(None, (3, 3, 3)),
-        "identity: expected weights [in, out], got shape (3, 3, 3); use dirac here",
+        "identity: expected weights [in, out], got shape (3, 3, 3); for convolutions, use dirac",
     ),
     "sparse": (
         lambda: initializers.sparse(0.5)(KEY, (4,)),
-        "sparse: expected weights [in, out], got shape (4,); use normal here",
+        "sparse: expected weights [in, out], got shape (4,); for other shapes, use normal",
     ),
     "sparse_share": (
         lambda: initializers.sparse(1.0),
-        "sparse: expected share in [0, 1), got 1.0; 0.9 keeps one weight in ten",
+        "sparse: expected share in [0, 1), got 1.0; pass the share of zeros, such as 0.9",
     ),
     "truncated": (
         lambda: initializers.truncated_normal(1.0, 2.0, -2.0),
-        "truncated_normal: expected numbers lower < upper, got 2.0 and -2.0; pass the smaller one",
+        "truncated_normal: expected numbers lower < upper, got 2.0 and -2.0; pass the smaller",
     ),
     "truncated_by_texts": (
         lambda: initializers.truncated_normal(0.1, "a", "b"),
-        "truncated_normal: expected numbers lower < upper, got 'a' and 'b'; pass the smaller one",
+        "truncated_normal: expected numbers lower < upper, got 'a' and 'b'; pass the smaller",
     ),
     "truncated_by_nan": (
         lambda: initializers.truncated_normal(0.1, np.nan, 1.0),
-        "truncated_normal: expected numbers lower < upper, got nan and 1.0; pass the smaller one",
+        "truncated_normal: expected numbers lower < upper, got nan and 1.0; pass the smaller",
     ),
     **{
         f"{make.__name__}_{value}": (
@@ -252,25 +252,25 @@ MISTAKES = {
             f"{make.__name__}: expected {expected}, got {value}; {remedy}",
         )
         for make, rest, values, expected, remedy in [
-            (initializers.normal, (), (-1.0, np.nan), "stddev >= 0", "values are"),
-            (initializers.truncated_normal, (), (-1.0,), "stddev >= 0", "values are"),
-            (initializers.uniform, (), (-1.0, 0.0), "limit > 0", "values lie"),
-            (initializers.uniform, (), (np.inf,), "a finite limit > 0", "values lie"),
+            (initializers.normal, (), (-1.0, np.nan), "stddev >= 0", "pass a standard"),
+            (initializers.truncated_normal, (), (-1.0,), "stddev >= 0", "pass a standard"),
+            (initializers.uniform, (), (-1.0, 0.0), "limit > 0", "pass the largest"),
+            (initializers.uniform, (), (np.inf,), "a finite limit > 0", "pass the largest"),
             (
                 initializers.variance_scaling,
                 ("fan_in", "normal"),
                 (-1.0, 0.0),
                 "scale > 0",
-                "the variance of the weights is scale / fan",
+                "pass a number such as 1, for the variance 1 / fan",
             ),
-            (initializers.orthogonal, (), (-1.0,), "scale > 0", "the length of every"),
-            (initializers.identity, (), (np.nan,), "a finite scale", "the weights are"),
+            (initializers.orthogonal, (), (-1.0,), "scale > 0", "pass the norm of"),
+            (initializers.identity, (), (np.nan,), "a finite scale", "pass a number that"),
         ]
         for value in values
     },
     "factor": (
         lambda: initializers.scaled(initializers.ones, np.inf),
-        "scaled: expected a finite factor, got inf; the weights are multiplied by it",
+        "scaled: expected a finite factor, got inf; pass a number that multiplies the weights",
     ),
     "text": (
         lambda: initializers.normal("0.1"),
@@ -279,7 +279,7 @@ MISTAKES = {
     **{
         f"no_dtype_{name}": (
             functools.partial(init, KEY, shape, "float99"),
-            f"{name}: expected a dtype, got 'float99'; pass one such as jnp.float32",
+            f"{name}: expected a dtype, got 'float99'; pass a dtype such as jnp.float32",
         )
         for name, init, shape in [
             ("zeros", initializers.zeros, (2,)),
@@ -295,7 +295,7 @@ MISTAKES = {
     ),
     "sparse_stddev": (
         lambda: initializers.sparse(0.5, -1.0),
-        "sparse: expected stddev >= 0, got -1.0; values are multiplied by it",
+        "sparse: expected stddev >= 0, got -1.0; pass a standard deviation such as 0.01",
     ),
     **{
         f"shape_{shape}": (
@@ -328,7 +328,7 @@ MISTAKES = {
     **{
         f"dtype_{dtype}": (
             functools.partial(init, KEY, (4, 4), dtype),
-            f"{name}: expected a floating dtype, got {dtype!r}; draw in float32, and convert with",
+            f"{name}: expected a floating dtype, got {dtype!r}; draw float32 values, and convert",
         )
         for name, init, dtype in [
             ("normal", initializers.normal(), "int32"),
@@ -487,10 +487,13 @@ SEEDED_BUGS = {
         "test_messages.py layers/test_pooling.py losses test_laws.py "
         "-k option_or_mistake_or_told_or_number_or_refused_or_numpy",
         [
-            ("return float(value) if known(value) else jnp.asarray(value, dtype)", "return value"),
-            ("if known(value) else jnp.sqrt(value)", "if True else 0"),
-            ("return known(value) and value == 0", "return not value"),
-            ("bad = all(map(known, pair)) and not order", "bad = not order"),
+            (
+                "return float(value) if is_concrete_number(value) else jnp.asarray(value, dtype)",
+                "return value",
+            ),
+            ("if is_concrete_number(value) else jnp.sqrt(value)", "if True else 0"),
+            ("return is_concrete_number(value) and value == 0", "return not value"),
+            ("bad = all(map(is_concrete_number, pair)) and not order", "bad = not order"),
             ("isinstance(value, Integral)", "isinstance(value, int)"),
             ("and not isinstance(value, bool) and", "and"),
             ("if not jnp.issubdtype(x.dtype, jnp.inexact)", "if False"),
@@ -498,7 +501,7 @@ SEEDED_BUGS = {
             ("np.all(above & below)", "np.any(above & below)"),
             ("if not is_number(value)", "if False"),
             ("return not isinstance(value, bool)", "return True"),
-            ("return float(value) if known(value) else value", "return value"),
+            ("return float(value) if is_concrete_number(value) else value", "return value"),
         ],
     ),
 }

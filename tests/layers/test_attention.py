@@ -727,8 +727,8 @@ def test_tables_have_no_angle_for_a_position_outside():
 @pytest.mark.parametrize("features", [3, 0, 2.0, True])
 def test_rotary_refuses_an_odd_number_of_features(features):
     message = (
-        f"rotary: expected features that are even and >= 2, got {features}; leave features out to "
-        "rotate all"
+        f"rotary: expected features to be even and >= 2, got {features}; leave it out to rotate "
+        f"all features"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         fdl.rotary(normals(1, T, 1, 4), jnp.arange(T), features=features)
@@ -738,7 +738,7 @@ def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit
     x, at, table = normals(1, T, 1, 4), jnp.arange(T), jnp.ones((9, 3))
     message = (
         f"expected x [..., T, H, K] with K >= 6 and positions [..., T], got x [{T}, 1, 4] and "
-        f"positions [{T}]; give heads as many features as turn, and every token a position"
+        f"positions [{T}]; use heads with 6 or more features, and pass one position for each token"
     )
     with pytest.raises(fdl.PathError, match="^" + re.escape(f"rotary: {message}") + "$"):
         fdl.rotary(x, at, features=6)
@@ -747,7 +747,8 @@ def test_rotary_refuses_more_features_than_a_head_has_and_tables_that_do_not_fit
         fdl.rotary_by_tables(x, at, cos=table, sin=table)
     message = (
         "rotary_by_tables: expected cos and sin [L, R / 2] and integer positions, got cos [9, 3], "
-        "sin [9, 2] and positions int32; give each pair of features one column"
+        "sin [9, 2] and positions int32; pass tables with one row for each position and one column "
+        "for each pair of features"
     )
     with pytest.raises(fdl.PathError, match="^" + re.escape(message) + "$"):
         fdl.rotary_by_tables(x, at, cos=table, sin=table[:, :2])
@@ -835,11 +836,11 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         (
             {"heads": 6, "kv_heads": 4},
             "expected kv_heads that divide the heads, got heads 6 and kv_heads 4; "
-            "kv_heads=None gives each head separate keys and values",
+            "leave it out to give each head separate keys and values",
         ),
         (
             {"heads": 0},
-            "expected heads >= 1, an integer, got 0; say into how many parts the features fall",
+            "expected heads >= 1, an integer, got 0; pass the number of heads, such as 8",
         ),
         (
             {"heads": 2, "window": 0},
@@ -847,17 +848,17 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         ),
         (
             {"heads": 2, "cross": True, "causal": True},
-            "expected cross without causal, window, rotary and alibi, got one of them; tokens of x "
-            "and of context have no common order",
+            "expected cross without causal, window, rotary and alibi, got one of them; leave it "
+            "out, because tokens of x and of context have no common order",
         ),
         (
             {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
-            "expected dropout_rate 0 beside a chunk, got chunk 8 and dropout_rate 0.5; "
-            "the computation in chunks never holds the weights to drop",
+            "expected dropout_rate 0 with a chunk, got chunk 8 and dropout_rate 0.5; leave one of "
+            "them out, because the computation in chunks does not store the weights",
         ),
         (
             {"heads": 2, "dropout_rate": 1.5},
-            r"expected dropout_rate in \[0, 1\], got 1.5; 0.1 drops one in ten",
+            r"expected dropout_rate in \[0, 1\], got 1.5; pass 0\.1 to drop 10 %",
         ),
     ],
 )
@@ -872,26 +873,26 @@ def test_the_pure_function_refuses_what_does_not_fit():
         fdl.PathError,
         match=r"^dot_product_attention: expected q \[\.\.\., T, H, K\], k \[\.\.\., S, G, K\], "
         r"v \[\.\.\., S, G, V\] with G a divisor of H, got q \[2, 7, 4, 6\], k \[2, 7, 2, 6\], "
-        r"v \[2, 6, 2, 5\]; split the features of each into heads with reshape$",
+        r"v \[2, 6, 2, 5\]; split the features of q, k and v into heads with reshape$",
     ):
         fdl.dot_product_attention(q, k, v[:, 1:])
     with pytest.raises(
         fdl.PathError,
-        match=r"^dot_product_attention: expected no on_weights beside a chunk, got chunk 2; the "
-        r"form in chunks holds no weights to work on: leave one of the two out$",
+        match=r"^dot_product_attention: expected either on_weights or chunk, got both, with chunk "
+        r"2; leave one of them out, because the computation in chunks stores no weights$",
     ):
         fdl.dot_product_attention(q, k, v, chunk=2, on_weights=jnp.sin)
     with pytest.raises(
         fdl.PathError,
-        match=r"^dot_product_attention: expected bias floating \[2, 4, 7, 7\] or \[7, 7\], or 1 "
-        r"for any of the numbers, got bool \[7, 7\]; one of heads alone is bias\[:, None, None\], "
-        r"and one that is bool is a mask$",
+        match=r"^dot_product_attention: expected bias to be floating \[2, 4, 7, 7\] or \[7, 7\], "
+        r"where any axis may have size 1, got bool \[7, 7\]; if the bias is \[H\], pass bias\[:, "
+        r"None, None\]; if it is bool, pass it as mask$",
     ):
         fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
     with pytest.raises(
         ValueError,
-        match=r"^dot_product_attention: expected a finite scale, got inf; None takes 1 / "
-        r"sqrt\(K\), of K features of a query$",
+        match=r"^dot_product_attention: expected a finite scale, got inf; pass None for 1 / "
+        r"sqrt\(K\), where K is the number of features of a query$",
     ):
         fdl.dot_product_attention(q, k, v, scale=jnp.inf)
 

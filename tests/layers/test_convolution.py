@@ -313,7 +313,8 @@ def test_one_integer_is_for_all_spatial_axes_of_x(make, rank):
         jax.jit(one.apply)(params, state, x)[0], jax.jit(each.apply)(*expected, x)[0]
     )
     message = (
-        rf"expected x \[B, {['', 'T', 'H, W', 'D, H, W'][rank]}, C\], as init saw it, got "
+        rf"expected x \[B, {['', 'T', 'H, W', 'D, H, W'][rank]}, C\], the axes that params were "
+        rf"made for, got "
         r"\[.*\]; give x these axes, or make new params with init$"
     )
     with pytest.raises(fdl.PathError, match=message):
@@ -329,21 +330,25 @@ def test_a_causal_convolution_of_one_integer_decodes():
     last, cache = fdl.decode(layer, params, cache, x[:, 2:])
     whole, _ = layer.apply(params, state, x)
     np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, rtol=1e-5, atol=1e-6)
-    with pytest.raises(fdl.PathError, match=r"^conv: expected a layer that can go on from a cache"):
+    with pytest.raises(
+        fdl.PathError, match=r"^conv: expected a layer that can decode with a cache"
+    ):
         fdl.start_decoding(fdl.conv(2, 3), params["conv_0"], x, 5)
 
 
 def test_one_integer_needs_a_batch_axis_and_no_more_than_three_others():
     message = (
-        r"^conv: expected x \[B, \*spatial, C\] with 1 to 3 spatial axes, for all of which "
-        r"kernel_size 3 counts, got \[{}\]; give x one batch axis, or write an integer for each "
-        r"spatial axis, as \(3, 3\)$"
+        r"^conv: expected x \[B, \*spatial, C\] with 1 to 3 spatial axes for kernel_size 3, got "
+        r"\[{}\]; give x one batch axis, or pass one integer for each spatial axis, such as \(3, "
+        r"3\)$"
     )
     for shape in ((5, 3), (2, 3, 4, 5, 6, 3)):
         told = message.format(", ".join(map(str, shape)))
         with pytest.raises(fdl.PathError, match=told):
             fdl.conv(4, 3).init(jax.random.key(0), jnp.ones(shape))
-    with pytest.raises(ValueError, match=r"^conv: expected padding .*; CAUSAL is for one axis$"):
+    with pytest.raises(
+        ValueError, match=r"^conv: expected padding .*; use CAUSAL only with one spatial axis$"
+    ):
         fdl.conv(4, 3, padding="CAUSAL").init(jax.random.key(0), jnp.ones((2, 4, 4, 3)))
 
 
@@ -635,7 +640,8 @@ def conv_of(**kwargs):
     return lambda: fdl.conv(4, (3, 3), **kwargs)
 
 
-PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an integer or a pair for "
+PADDINGS = "SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer >= 0, or a tuple with an "
+PADDINGS += "integer or a pair for "
 
 
 @pytest.mark.parametrize(
@@ -643,70 +649,73 @@ PADDINGS = r"SAME, VALID, CAUSAL, CIRCULAR, REFLECT, EDGE, an integer, or an int
     [
         (
             lambda: fdl.conv(4, 0),
-            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
-            r"one for each, got 0; write 3, or \(3, 3\) for images",
+            r"conv: expected kernel_size to be an integer >= 1, or a tuple of 1 to 3 integers >= "
+            r"1, one for each spatial axis, got 0; write 3, or \(3, 3\) for images",
         ),
         (
             lambda: fdl.conv(4, (3, 0)),
-            r"conv: expected kernel_size >= 1, an integer for all spatial axes or 1 to 3 integers, "
-            r"one for each, got \(3, 0\); write 3, or \(3, 3\) for images",
+            r"conv: expected kernel_size to be an integer >= 1, or a tuple of 1 to 3 integers >= "
+            r"1, one for each spatial axis, got \(3, 0\); write 3, or \(3, 3\) for images",
         ),
         (
             lambda: fdl.conv(4, 3, stride=(1, 2, 3, 4)),
-            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3, 4\)"
-            r"; write 2, or \(2, 2\)",
+            r"conv: expected stride to be an integer >= 1, or one integer >= 1 for each of 2 axes, "
+            r"got \(1, 2, 3, 4\); write 2, or \(2, 2\)",
         ),
-        (lambda: fdl.conv(0, (3,)), r"conv: expected features >= 1, an integer, got 0; say how .*"),
+        (
+            lambda: fdl.conv(0, (3,)),
+            r"conv: expected features >= 1, an integer, got 0; pass the number of outputs",
+        ),
         (
             conv_of(groups=3),
-            r"conv: expected groups >= 1 that divide the 4 features, got 3; take a common "
-            r"divisor of the channels of x and the features",
+            r"conv: expected groups >= 1 that divide the 4 features, got 3; choose a common "
+            r"divisor of the features and of the channels of x",
         ),
         (
             conv_of(stride=(1, 2, 3)),
-            r"conv: expected stride >= 1, an integer or one for each of 2 axes, got \(1, 2, 3\)"
-            r"; write 2, or \(2, 2\)",
+            r"conv: expected stride to be an integer >= 1, or one integer >= 1 for each of 2 axes, "
+            r"got \(1, 2, 3\); write 2, or \(2, 2\)",
         ),
         (
             conv_of(dilation=0),
-            r"conv: expected dilation >= 1, an integer or one for each of 2 axes, got 0; "
-            r"write 2, or \(2, 2\)",
+            r"conv: expected dilation to be an integer >= 1, or one integer >= 1 for each of 2 "
+            r"axes, got 0; write 2, or \(2, 2\)",
         ),
         (
             conv_of(padding="full"),
-            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'full'; write "
+            rf"conv: expected padding to be {PADDINGS}each of 2 axes, got 'full'; write "
             r"'SAME' to keep the size, or 'VALID' to pad nothing",
         ),
         (
             conv_of(padding="CAUSAL"),
-            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got 'CAUSAL'; CAUSAL "
-            r"is for one axis",
+            rf"conv: expected padding to be {PADDINGS}each of 2 axes, got 'CAUSAL'; use "
+            rf"CAUSAL only with one spatial axis",
         ),
         (
             conv_of(padding=(1, -1)),
-            rf"conv: expected padding {PADDINGS}each of 2 axes, none below 0, got \(1, -1\); write "
+            rf"conv: expected padding to be {PADDINGS}each of 2 axes, got \(1, -1\); write "
             r"one integer for all sides, or \(before, after\) for each axis",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), padding="EDGE"),
-            r"conv_transpose: expected padding SAME, VALID, an integer, or an integer or a pair "
-            r"for each of 1 axes, none below 0, got 'EDGE'; write 'SAME' to keep the size, or "
-            r"'VALID' to pad nothing",
+            r"conv_transpose: expected padding to be SAME, VALID, an integer >= 0, or a tuple with "
+            r"an integer or a pair for each of 1 axes, got 'EDGE'; write 'SAME' to keep the size, "
+            r"or 'VALID' to pad nothing",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
-            r"conv_transpose: expected output_padding from 0 to below stride or dilation, one for "
+            r"conv_transpose: expected output_padding >= 0 and less than stride or dilation, for "
             r"each of 1 axes, got 2; pass 0 for the smallest output",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),
-            r"conv_transpose: expected output_padding with a padding of integers or pairs, got "
-            r"padding 'SAME', which fixes the size; pad by integers, or leave it out",
+            r"conv_transpose: expected a padding of integers or pairs with output_padding, got "
+            r"padding 'SAME'; pass integers as padding, or leave output_padding out",
         ),
         (
             lambda: fdl.depthwise_conv((3,), multiplier=0),
-            r"depthwise_conv: expected multiplier >= 1, an integer, got 0; say how many outputs "
-            r"each channel has",
+            r"depthwise_conv: expected multiplier >= 1, an integer, got 0; pass the number of "
+            r"outputs of each channel",
         ),
     ],
 )

@@ -104,12 +104,12 @@ def test_inputs_that_an_embedding_refuses():
     for x, said in [(jnp.ones((2, 3)), r"float32 \[2, 3\]"), (jnp.ones(4, bool), r"bool \[4\]")]:
         message = (
             rf"^embedding: expected integer ids, or vectors \[\.\.\., 4\], got {said}; convert ids "
-            r"with astype\(int\), or give vectors that width"
+            r"with astype\(int\), or pass vectors of this width"
         )
         for call in (layer.apply, jax.jit(layer.apply)):
             with pytest.raises(fdl.PathError, match=message):
                 call(params, {}, x)
-    message = r"^embedding: expected count >= 1, an integer, got 0; say how many ids"
+    message = r"^embedding: expected count >= 1, an integer, got 0; pass the number of ids"
     with pytest.raises(ValueError, match=message):
         fdl.embedding(0, 4)
 
@@ -188,27 +188,28 @@ def test_inputs_that_positions_refuse():
         (
             lambda: apply(jnp.ones((2, 3, 5))),
             r"learned_positions: expected floating x \[\.\.\., T, 6\], got float32 \[2, 3, 5\]; "
-            r"put an embedding or a dense layer in front",
+            r"add an embedding or a dense layer before this layer",
         ),
         (
             lambda: waves_.init(KEY, jnp.ones((2, 3), int)),
-            r"sinusoidal_positions: expected floating x \[\.\.\., T, D\], got int32 \[2, 3\]; put "
-            r"an embedding or a dense layer in front",
+            r"sinusoidal_positions: expected floating x \[\.\.\., T, D\], got int32 \[2, 3\]; add "
+            r"an embedding or a dense layer before this layer",
         ),
         (
             lambda: jax.jit(lambda x: waves_.apply({}, {}, x))(jnp.ones((2, 3, 5))),
-            r"sinusoidal_positions: expected x \[\.\.\., T, D\] with an even D, got \[2, 3, 5\]; a "
-            r"sine and a cosine take two features",
+            r"sinusoidal_positions: expected x \[\.\.\., T, D\] with an even D, got \[2, 3, 5\]; "
+            r"use an even number of features, one for the sine and one for the cosine of each "
+            r"frequency",
         ),
         (
             lambda: apply(x, positions=jnp.ones(3)),
             r"learned_positions: expected integer positions \[3\] or \[2, 3\] for x \[2, 3, 6\], "
-            r"got float32 \[3\]; one for each element",
+            r"got float32 \[3\]; pass one position for each element",
         ),
         (
             lambda: waves_.apply({}, {}, x, positions=jnp.arange(2)),
             r"sinusoidal_positions: expected integer positions \[3\] or \[2, 3\] for x "
-            r"\[2, 3, 6\], got int32 \[2\]; one for each element",
+            r"\[2, 3, 6\], got int32 \[2\]; pass one position for each element",
         ),
     ]:
         with pytest.raises(fdl.PathError, match="^" + message):
@@ -217,11 +218,13 @@ def test_inputs_that_positions_refuse():
     assert np.isnan(late).any((0, 2)).tolist() == [False, False, True]
     with pytest.raises(
         ValueError,
-        match=r"^learned_positions: expected length >= 1, an integer, got 0; give the "
-        r"length of the longest sequence$",
+        match=r"^learned_positions: expected length >= 1, an integer, got 0; pass the length of "
+        r"the longest sequence$",
     ):
         fdl.learned_positions(0)
-    with pytest.raises(ValueError, match=r"^sinusoidal_positions: expected base > 1, got 1; 10000"):
+    with pytest.raises(
+        ValueError, match=r"^sinusoidal_positions: expected base > 1, got 1; pass a"
+    ):
         fdl.sinusoidal_positions(base=1)
 
 
@@ -229,7 +232,7 @@ SEEDED_BUGS = {
     "fdl/layers/embeddings.py": (
         "layers/test_embeddings.py core/test_decoding.py ops/test_sharding.py",
         [
-            ("counted(layer, room, length)", "counted(layer, room)"),
+            ("with_position_count(layer, room, length)", "with_position_count(layer, room)"),
             ("normal(features**-0.5)", "normal(1.0)"),
             ("[jnp.sin(phases), jnp.cos(phases)]", "[jnp.cos(phases), jnp.sin(phases)]"),
             (

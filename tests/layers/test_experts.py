@@ -167,8 +167,9 @@ def test_options_out_of_range_are_refused():
         with pytest.raises(
             ValueError,
             match=r"^mixture_of_experts: expected count >= 1, top_k from 1 to count and "
-            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; top_k is the number "
-            r"of experts for each token, capacity_factor=None gives room for all$",
+            r"capacity_factor > 0 or None, got -?\d+, \d and -?\d.\d+; pass top_k=2 for two "
+            r"experts for each token, and capacity_factor=None to give every expert room for all "
+            r"tokens$",
         ):
             fdl.mixture_of_experts(fdl.dense(2), **options)
     with pytest.raises(
@@ -179,7 +180,7 @@ def test_options_out_of_range_are_refused():
         fdl.load_balance(jnp.ones(4))
     with pytest.raises(
         fdl.PathError,
-        match=r"^mix: expected x \[\.\.\., T, D\], got \[4\]; give one row of features for every "
+        match=r"^mix: expected x \[\.\.\., T, D\], got \[4\]; give x one row of features for each "
         r"token(\n|$)",
     ):
         fdl.chain(mix=made()[0]).init(KEY, X[0, 0])

@@ -62,7 +62,7 @@ def test_wrong_uses_are_refused():
         ((-0.1, 0.2), "lower >= 0, got -0.1"),
         ((float("nan"), 0.2), "lower >= 0, got nan"),
     ]:
-        remedy = "these are the smallest and the largest slope for x < 0"
+        remedy = "pass the smallest and the largest slope for x < 0"
         with pytest.raises(ValueError, match=f"^rrelu: expected {told}; {remedy}$"):
             fdl.rrelu(*slopes)
     net = fdl.chain(body=fdl.prelu(each_channel=True))

@@ -93,7 +93,7 @@ def test_an_equation_that_is_not_a_dense_layer_is_refused(equation):
     with pytest.raises(
         ValueError,
         match=rf"^einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got "
-        rf"'{equation}'; each axis of w must be in x or in y, and each axis of x in w or in y$",
+        rf"'{equation}'; name each axis of w in x or in y, and each axis of x in w or in y$",
     ):
         fdl.einsum_dense(equation, {"k": 2})
 
@@ -104,7 +104,7 @@ def test_einsum_dense_refuses_sizes_that_do_not_fit():
         with pytest.raises(
             ValueError,
             match=rf"^einsum_dense: expected sizes >= 1 of k and a bias over the last axes of tk, "
-            rf"got {given} and bias '{bias}'; name the size of each axis of w that is not in x, "
+            rf"got {given} and bias '{bias}'; pass a size for each axis of w that is not in x, "
             r"such as {'f': 64}$",
         ):
             fdl.einsum_dense("td,dk->tk", sizes, bias=bias)
@@ -146,12 +146,13 @@ def test_bilinear_refuses_sizes_that_do_not_fit():
     params, _ = model.init(KEY, X, other=X[..., :3])
     with pytest.raises(
         fdl.PathError,
-        match=r"^score: expected x \[\.\.\., 4\] and other \[\.\.\., 3\] of one batch, got \[2, 3, "
-        r"4\] and \[2, 3, 4\]; give both these widths, or make new params with init$",
+        match=r"^score: expected x \[\.\.\., 4\] and other \[\.\.\., 3\] with the same batch axes, "
+        r"got \[2, 3, 4\] and \[2, 3, 4\]; give x and other these shapes, or make new params with "
+        r"init$",
     ):
         model.apply(params, {}, X, other=X)
     with pytest.raises(
-        ValueError, match=r"^bilinear: expected features >= 1, an integer, got 0; say"
+        ValueError, match=r"^bilinear: expected features >= 1, an integer, got 0; pass"
     ):
         fdl.bilinear(0)
 
@@ -178,12 +179,12 @@ def test_batch_axes_that_do_not_fit_are_refused():
     params, _ = model.init(KEY, X, other=X)
     with pytest.raises(
         fdl.PathError,
-        match=r"^each: expected 2 batch axes, the same for x and its inputs, got \[2, 4\] and \[2, "
-        r"3\]; x and every extra input must begin with the same axes$",
+        match=r"^each: expected x and all extra inputs to begin with the same 2 batch axes, got "
+        r"\[2, 4\] and \[2, 3\]; reshape them, or change axes$",
     ):
         model.apply(params, {}, X, other=X[:, 0])
     with pytest.raises(
-        ValueError, match=r"^batch_apply: expected axes >= 1, an integer, got 0; it is the "
+        ValueError, match=r"^batch_apply: expected axes >= 1, an integer, got 0; pass the number of"
     ):
         fdl.batch_apply(fdl.tanh, axes=0)
 

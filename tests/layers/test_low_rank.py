@@ -159,23 +159,24 @@ def test_capture_looks_inside_a_low_rank_network():
 def test_low_rank_refuses_what_it_cannot_adapt():
     with pytest.raises(
         ValueError,
-        match=r"^pattern 'haed/w': expected at least one match among 6 paths, got none; the "
-        r"nearest are 'head/w', ",
+        match=r"^pattern 'haed/w': expected at least one match among 6 paths, got none; the most "
+        r"similar paths are 'head/w', ",
     ):
         adapted("haed/w").init(KEY, X)
     with pytest.raises(
         fdl.PathError,
-        match=r"^head/b: expected weights \[\.\.\., in, out\], got \[3\]; choose matrices, such as "
-        r"'\*\*/w'$",
+        match=r"^head/b: expected weights \[\.\.\., in, out\], got \[3\]; use a pattern that "
+        r"matches only matrices, such as '\*\*/w'$",
     ):
         adapted("head/*").init(KEY, X)
     with pytest.raises(
-        ValueError, match=r"^low_rank: expected rank >= 1, an integer, got 0; it is the width"
+        ValueError, match=r"^low_rank: expected rank >= 1, an integer, got 0; pass the rank"
     ):
         adapted(rank=0)
     with pytest.raises(
         ValueError,
-        match=r"^low_rank: expected a pattern, got none; pass '\*\*/w' for every weight matrix$",
+        match=r"^low_rank: expected a pattern, got none; pass '\*\*/w' to match all weight "
+        r"matrices$",
     ):
         fdl.low_rank(network(), rank=1)
 

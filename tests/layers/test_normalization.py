@@ -241,7 +241,7 @@ def test_one_value_for_each_channel_is_refused_in_training():
     params, state = layer.init(KEY, x)
     message = (
         r"^net/batch_norm_0: expected at least 2 values for each channel in training, got x "
-        r"\[1, 1, 3\], whose variance would be 0; give a larger batch, or take layer_norm or "
+        r"\[1, 1, 3\], whose variance would be 0; use a larger batch, or use layer_norm or "
         r"group_norm"
     )
     net = fdl.chain(net=fdl.chain(layer))
@@ -686,8 +686,8 @@ IMAGES = jnp.ones((2, 4, 4, 6))
         (
             fdl.layer_norm(),
             jnp.ones((2, 3), jnp.uint8),
-            r"layer_norm: expected x of a floating dtype, got uint8 \[2, 3\]; put "
-            r"rescale\(1 / 255\) or the like in front, or convert x with astype$",
+            r"layer_norm: expected x of a floating dtype, got uint8 \[2, 3\]; convert x with "
+            r"x\.astype\(jnp\.float32\), or use rescale\(1 / 255\) as the first layer$",
         ),
         (
             fdl.layer_norm(),
@@ -707,8 +707,8 @@ IMAGES = jnp.ones((2, 4, 4, 6))
         (
             fdl.group_norm(4),
             IMAGES,
-            r"group_norm: expected channels in 4 groups of one size, got 6 channels of x "
-            r"\[2, 4, 4, 6\]; choose groups that divide them$",
+            r"group_norm: expected a number of channels that is a multiple of 4 groups, got 6 "
+            r"channels of x \[2, 4, 4, 6\]; choose a number of groups that divides it$",
         ),
     ],
 )
@@ -733,16 +733,20 @@ def test_a_norm_refuses_another_width(norm):
 def test_numbers_out_of_range():
     with pytest.raises(
         ValueError,
-        match=r"^batch_norm: expected momentum in \[0, 1\], got 1\.1; 0\.9 averages over about the "
-        r"last ten batches$",
+        match=r"^batch_norm: expected momentum in \[0, 1\], got 1\.1; pass 0\.9 to average over "
+        r"about ten batches$",
     ):
         fdl.batch_norm(momentum=1.1)
     with pytest.raises(
-        ValueError, match=r"^group_norm: expected groups >= 1, an integer, got 0; 1 takes all"
+        ValueError,
+        match=r"^group_norm: expected groups >= 1, an integer, got 0; pass 1 to normalize all",
     ):
         fdl.group_norm(0)
     for norm in ("batch_norm", "layer_norm", "rms_norm", "instance_norm"):
-        message = rf"^{norm}: expected epsilon > 0, got 0; a constant input would give NaN$"
+        message = (
+            rf"^{norm}: expected epsilon > 0, got 0; pass a number such as 1e-5; with 0, a "
+            rf"constant input would give NaN$"
+        )
         with pytest.raises(ValueError, match=message):
             getattr(fdl, norm)(epsilon=0)
 
@@ -751,8 +755,8 @@ def test_numbers_out_of_range():
 def test_axes_out_of_range_are_refused(axes):
     for norm in ("layer_norm", "rms_norm"):
         message = (
-            rf"^{norm}: expected axes that are negative and distinct, got .*; write -1 for each "
-            r"vector, or \(-3, -2, -1\) for each image$"
+            rf"^{norm}: expected axes to be negative and distinct, got .*; pass -1 to normalize "
+            rf"each vector, or \(-3, -2, -1\) to normalize each image$"
         )
         with pytest.raises(ValueError, match=message):
             getattr(fdl, norm)(axes=axes)
@@ -772,9 +776,9 @@ def test_a_norm_refuses_axes_that_do_not_fit_its_weights():
 def test_a_mask_of_the_wrong_shape_or_dtype_is_refused():
     layer = fdl.batch_norm()
     message = (
-        r"^batch_norm: expected mask bool \[2, 4, 4, 6\], or 1 for any of the numbers, got {}; a "
-        r"mask without channels is mask\[\.\.\., None\]; in a chain with attention, whose mask "
-        r"differs, call both in a network instead$"
+        r"^batch_norm: expected mask to be bool \[2, 4, 4, 6\], where any axis may have size 1, "
+        r"got {}; if the mask has no channel axis, pass mask\[\.\.\., None\]; if attention in the "
+        r"same chain needs a different mask, call both layers in a network$"
     )
     for mask, got in ((jnp.ones((2, 4, 4)) > 0, r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
         with pytest.raises(fdl.PathError, match=message.format(got)):

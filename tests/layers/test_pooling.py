@@ -227,32 +227,32 @@ def test_unshuffling_undoes_shuffling(leading):
     [
         (
             lambda: fdl.max_pool(2.0),
-            r"max_pool: expected window >= 1, an integer for all spatial axes or 1 to 3 integers, "
-            r"one for each, got 2\.0; write 3, or \(3, 3\) for images",
+            r"max_pool: expected window to be an integer >= 1, or a tuple of 1 to 3 integers >= 1, "
+            r"one for each spatial axis, got 2\.0; write 3, or \(3, 3\) for images",
         ),
         (
             lambda: fdl.average_pool((2, 2), stride=0),
-            r"average_pool: expected stride >= 1, an integer or one for each of 2 axes, got 0; "
-            r"write 2, or \(2, 2\)",
+            r"average_pool: expected stride to be an integer >= 1, or one integer >= 1 for each of "
+            r"2 axes, got 0; write 2, or \(2, 2\)",
         ),
         (
             lambda: fdl.max_pool((2, 2), padding="EDGE"),
-            r"max_pool: expected padding SAME, VALID, an integer, or an integer or a pair for each "
-            r"of 2 axes, none below 0, got 'EDGE'; write 'SAME' to keep the size, or "
+            r"max_pool: expected padding to be SAME, VALID, an integer >= 0, or a tuple with an "
+            r"integer or a pair for each of 2 axes, got 'EDGE'; write 'SAME' to keep the size, or "
             r"'VALID' to pad nothing",
         ),
         (
             lambda: fdl.upsample((2,), method="cubic"),
-            r"upsample: expected method nearest or linear, got 'cubic'; jax.image.resize has "
-            r"others",
+            r"upsample: expected method nearest or linear, got 'cubic'; for other methods, use "
+            r"jax\.image\.resize",
         ),
         (
             lambda: fdl.pixel_shuffle(0),
-            r"pixel_shuffle: expected factor >= 1, an integer, got 0; 2 .*",
+            r"pixel_shuffle: expected factor >= 1, an integer, got 0; pass a .*",
         ),
         (
             lambda: fdl.pixel_unshuffle(0),
-            r"pixel_unshuffle: expected factor >= 1, an integer, got 0; 2 .*",
+            r"pixel_unshuffle: expected factor >= 1, an integer, got 0; pass a .*",
         ),
     ],
 )

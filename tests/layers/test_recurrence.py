@@ -343,8 +343,8 @@ def test_a_decoder_goes_on_from_an_encoder_that_is_its_cache():
 
 def test_a_backward_layer_cannot_decode():
     told = (
-        r"expected a layer that goes forward in time, got one with reverse, whose answers for "
-        r"earlier tokens depend on later ones; such a network cannot go on from a cache$"
+        r"expected a layer with reverse=False in decoding, got reverse=True, whose outputs depend "
+        r"on later tokens; use layers that read forward only$"
     )
     model = fdl.chain(both=fdl.bidirectional(fdl.gru_cell(2)))
     params, _ = model.init(KEY, X)
@@ -358,13 +358,13 @@ def test_a_backward_layer_cannot_decode():
     with pytest.raises(
         fdl.PathError,
         match=r"^lstm: expected extra inputs among \[\], got 'lengths', which no layer here takes; "
-        r"leave it out, or name it in the layer that should read it$",
+        r"leave it out, or add an argument of this name to the layer that needs it$",
     ):
         fdl.decode(model, params, fdl.start_decoding(model, params, X, T), X, lengths=LENGTHS)
     with pytest.raises(
         fdl.PathError,
         match=r"^lstm: expected a carry of h and c, each \[2, 2\], got c \[3, 2\], h \[3, 2\]; "
-        r"take that of a layer with returns='carry', or leave it out$",
+        r"pass the carry from a layer with returns='carry', or leave it out$",
     ):
         fdl.decode(model, params, fdl.start_decoding(model, params, X, T), X[:2])
 
@@ -376,19 +376,19 @@ def test_options_out_of_range_are_refused():
     for cell in (fdl.simple_cell, fdl.lstm_cell, fdl.gru_cell):
         with pytest.raises(
             ValueError,
-            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; say how many "
-            r"each step has$",
+            match=rf"^{cell.__name__}: expected features >= 1, an integer, got 0; pass the number "
+            r"of features of h$",
         ):
             cell(0)
     with pytest.raises(
         ValueError,
         match=r"^gru: expected returns to be one of 'sequence', 'last', 'carry', got 'all'; "
-        r"take 'sequence' for y of every step, 'last' for y of the last step$",
+        r"pass 'sequence' for y of every step, 'last' for y of the last step$",
     ):
         fdl.gru(2, returns="all")
     with pytest.raises(
         ValueError,
-        match=r"^bidirectional: expected returns 'sequence' or 'last', got 'carry'; for both "
+        match=r"^bidirectional: expected returns 'sequence' or 'last', got 'carry'; to get the "
         r"carries, call two recurrent layers in a network$",
     ):
         fdl.bidirectional(fdl.gru_cell(2), returns="carry")
@@ -415,7 +415,7 @@ def test_a_classifier_reads_no_padding(both_ways):
 
 def test_a_classifier_without_layers_is_refused():
     with pytest.raises(
-        ValueError, match=r"^lstm_classifier: expected depth >= 1, an integer, got 0; say"
+        ValueError, match=r"^lstm_classifier: expected depth >= 1, an integer, got 0; pass"
     ):
         fdl.lstm_classifier(11, 4, 3, depth=0)
 

@@ -132,18 +132,23 @@ def test_a_network_is_wrapped_as_a_whole_and_keeps_its_paths():
 
 
 def test_wrappers_refuse_what_they_cannot_wrap():
-    message = r"^pattern 'v': expected at least one match among 2 paths, got none; the nearest are "
+    message = (
+        r"^pattern 'v': expected at least one match among 2 paths, got none; the most similar "
+        r"paths are "
+    )
     for wrap in (fdl.weight_norm, fdl.spectral_norm):
         with pytest.raises(ValueError, match=message):
             wrap(fdl.dense(2), weights="v").init(KEY, X)
     with pytest.raises(
         fdl.PathError,
-        match=r"^dense: expected a layer without spectral norm, got one that has it; wrap it once$",
+        match=r"^dense: expected a layer without spectral norm, got a layer that has it; call "
+        r"spectral_norm only once$",
     ):
         fdl.spectral_norm(fdl.spectral_norm(fdl.dense(2))).init(KEY, X)
     with pytest.raises(
         ValueError,
-        match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; 1 is usual$",
+        match=r"^spectral_norm: expected iterations >= 1, an integer, got 0; pass 1, the "
+        r"usual number$",
     ):
         fdl.spectral_norm(fdl.dense(2), iterations=0)
 

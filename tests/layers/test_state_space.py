@@ -130,8 +130,8 @@ def test_decoding_goes_on_where_it_stopped():
     assert_near(jnp.concatenate(pieces, 1), whole)
     with pytest.raises(
         fdl.PathError,
-        match=r"^rg_lru_0/memory: expected no segments in decoding, got some; start_decoding anew "
-        r"where a sequence ends$",
+        match=r"^rg_lru_0/memory: expected no segments in decoding, got some; call start_decoding "
+        r"again for each sequence$",
     ):
         fdl.decode(model, params, cache, X, segments=SEGMENTS)
 
@@ -142,13 +142,13 @@ def test_a_wrong_use_says_where_and_what_to_do():
     for given, message in [
         (
             {"x": X[..., :2]},
-            r"unit: expected x \[\.\.\., T, 3\], got \[2, 9, 2\]; put dense\(3\) in front, or say "
-            r"features=\.\.\. of x",
+            r"unit: expected x \[\.\.\., T, 3\], got \[2, 9, 2\]; add dense\(3\) before this "
+            r"layer, or pass the number of features of x as features",
         ),
         (
             {"x": X, "segments": SEGMENTS[0]},
-            r"unit/memory: expected integer segments \[2, 9\], got int32 \[9\]; number the "
-            r"sequence that each step belongs to",
+            r"unit/memory: expected integer segments \[2, 9\], got int32 \[9\]; pass one segment "
+            r"number for each step",
         ),
     ]:
         for call in (model.apply, jax.jit(model.apply)):
@@ -156,8 +156,8 @@ def test_a_wrong_use_says_where_and_what_to_do():
                 call(params, {}, **given)
     with pytest.raises(
         fdl.PathError,
-        match=r"^linear_recurrence: expected a and b \[\.\.\., T, D\] of one shape and start "
-        r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them$",
+        match=r"^linear_recurrence: expected a and b of one shape \[\.\.\., T, D\] and start "
+        r"\[\.\.\., D\], got \[2, 9, 3\], \[2, 9, 3\] and \[3\]; broadcast them to these shapes$",
     ):
         fdl.linear_recurrence(A, X, start=START[0])
 

@@ -106,7 +106,7 @@ def test_a_rate_out_of_range(kind, rate):
     if rate == 1 and kind != "gaussian_dropout":
         return
     end = r"\)" if kind == "gaussian_dropout" else r"\]"
-    message = rf"^{kind}: expected rate in \[0, 1{end}, got {rate}; 0\.1 drops one in ten$"
+    message = rf"^{kind}: expected rate in \[0, 1{end}, got {rate}; pass 0\.1 to drop 10 %$"
     with pytest.raises(ValueError, match=message):
         getattr(fdl, kind)(rate)
 
@@ -118,8 +118,8 @@ def test_an_input_without_the_axes_to_drop():
     ]:
         layer = getattr(fdl, kind)(0.5)
         message = (
-            rf"^{kind}: expected x {shape}, got \[{3 if x.ndim else ''}\]; give it a batch axis, "
-            r"or take dropout"
+            rf"^{kind}: expected x {shape}, got \[{3 if x.ndim else ''}\]; give x a batch axis, or "
+            rf"use dropout"
         )
         for call in (layer.apply, jax.jit(layer.apply, static_argnames="train")):
             with pytest.raises(fdl.PathError, match=message):

@@ -220,11 +220,13 @@ def test_in_training_it_is_the_same_forward_pass(made):
 def test_a_pattern_that_matches_nothing_names_the_nearest_paths(made):
     said = (
         "pattern 'body/network_0/upp': expected at least one match among 9 paths, got none; "
-        "the nearest are 'body/network_0/up', 'body/network_0'"
+        "the most similar paths are 'body/network_0/up', 'body/network_0'"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         fdl.capture(made[0], "head", "body/network_0/upp")
-    with pytest.raises(ValueError, match=r"^pattern '\*\*': expected .* the nearest are none$"):
+    with pytest.raises(
+        ValueError, match=r"^pattern '\*\*': expected .* the most similar paths are none$"
+    ):
         fdl.capture(fdl.dense(3), "**")
 
 
@@ -372,7 +374,8 @@ MISUSES = {
     ),
     "function": (
         lambda m, x: fdl.capture(fdl.relu, "**"),
-        "pattern '**': expected at least one match among 0 paths, got none; the nearest are none",
+        "pattern '**': expected at least one match among 0 paths, got none; the most similar paths "
+        "are none",
     ),
     "shape": (
         lambda m, x: fdl.summary(m, (2, 4)),

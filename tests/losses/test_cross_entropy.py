@@ -15,7 +15,7 @@ from tests.entry_types import LossCase
 from tests.losses import oracles
 
 
-def _log_chances(rng, rows, classes, size):
+def _log_probs(rng, rows, classes, size):
     return -oracles.nats(size * rng.standard_normal((rows, classes))), rng.integers(
         0, classes, rows
     )
@@ -55,14 +55,14 @@ LOSSES = {
         fdl.softmax_cross_entropy(ignore_index=-100),
         _some_left_out,
         _ignoring,
-        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; pass one label ",
     ),
     "categorical_nll": LossCase(
         functools.partial(fdl.categorical_nll, class_weight=oracles.CLASS_WEIGHT),
-        _log_chances,
+        _log_probs,
         lambda logs, labels: -oracles.CLASS_WEIGHT[labels] * oracles.picked(logs, labels),
         lowest=-math.inf,
-        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; one class ",
+        told=r"expected integer labels \[6\] for logits \[6, 5\], got int32 \[5\]; pass one label ",
     ),
     "soft_cross_entropy": LossCase(
         fdl.soft_cross_entropy,

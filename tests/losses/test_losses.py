@@ -178,24 +178,24 @@ def test_slopes_at_zero_match_torch(dtype):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda e: fdl.huber(e, e, delta=-1.0), "huber: expected delta > 0, got -1.0; 1 is"),
-        (lambda e: fdl.huber(e, e, delta=jnp.nan), "huber: expected delta > 0, got nan; 1 is"),
+        (lambda e: fdl.huber(e, e, delta=-1.0), "huber: expected delta > 0, got -1.0; pass 1"),
+        (lambda e: fdl.huber(e, e, delta=jnp.nan), "huber: expected delta > 0, got nan; pass 1"),
         (lambda e: fdl.quantile(e, e, level=1.5), "quantile: expected level in (0, 1), got 1.5;"),
         (
             lambda e: fdl.gaussian_nll(jnp.stack([e, e], -1), e, epsilon=0.0),
-            "gaussian_nll: expected epsilon > 0, got 0.0; it is the smallest variance",
+            "gaussian_nll: expected epsilon > 0, got 0.0; pass the smallest variance",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), smoothing=2.0),
-            "softmax_cross_entropy: expected smoothing in [0, 1), got 2.0; 0.1 is usual",
+            "softmax_cross_entropy: expected smoothing in [0, 1), got 2.0; pass a number such as",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, jnp.array(0), class_weight=[-1.0, 1.0]),
-            "softmax_cross_entropy: expected class_weight >= 0, got [-1.  1.]; a weight of 0",
+            "softmax_cross_entropy: expected class_weight >= 0, got [-1.  1.]; pass weights >= 0",
         ),
         (
             lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=-1.0),
-            "sigmoid_cross_entropy: expected positive_weight >= 0, got -1.0; use one",
+            "sigmoid_cross_entropy: expected positive_weight >= 0, got -1.0; pass a weight",
         ),
         (
             lambda e: fdl.sigmoid_cross_entropy(e, e, positive_weight=jnp.ones((4, 2))),
@@ -204,7 +204,7 @@ def test_slopes_at_zero_match_torch(dtype):
         (lambda e: fdl.info_nce(jnp.eye(2), jnp.eye(2), temperature=0), "info_nce: expected temp"),
         (
             lambda e: fdl.sigmoid_contrastive(jnp.eye(2), jnp.eye(2), scale=-1.0),
-            "sigmoid_contrastive: expected scale > 0, got -1.0; the paper starts with 10",
+            "sigmoid_contrastive: expected scale > 0, got -1.0; pass 10, the usual value",
         ),
         (
             lambda e: fdl.sigmoid_focal(e, e, alpha=2.0),
@@ -213,29 +213,35 @@ def test_slopes_at_zero_match_torch(dtype):
         (lambda e: fdl.sigmoid_focal(e, e, gamma=-1.0), "sigmoid_focal: expected gamma >= 0, got"),
         (
             lambda e: fdl.softmax_focal(e, jnp.array(0), gamma=-1.0),
-            "softmax_focal: expected gamma >= 0, got -1.0; 2 is usual",
+            "softmax_focal: expected gamma >= 0, got -1.0; pass 2, the usual value",
         ),
-        (lambda e: fdl.triplet(e, e, e, margin=0.0), "triplet: expected margin > 0, got 0.0; 1 is"),
+        (
+            lambda e: fdl.triplet(e, e, e, margin=0.0),
+            "triplet: expected margin > 0, got 0.0; pass 1",
+        ),
         (
             lambda e: fdl.contrastive(e, e, jnp.array(1), margin=-1.0),
-            "contrastive: expected margin > 0, got -1.0; 1 is usual",
+            "contrastive: expected margin > 0, got -1.0; pass 1, the usual value",
         ),
-        (lambda e: fdl.dice(e, e, smooth=0.0), "dice: expected smooth > 0, got 0.0; 1 is usual"),
+        (
+            lambda e: fdl.dice(e, e, smooth=0.0),
+            "dice: expected smooth > 0, got 0.0; pass 1, the usual value",
+        ),
         (
             lambda e: fdl.dice(e, e, axis=5),
-            "dice: expected axis of predictions [2], got 5; pass an",
+            "dice: expected axis to be an axis of predictions [2], got 5; pass an",
         ),
         (
             lambda e: fdl.squared_error([1.0, 2.0], e),
-            "squared_error: expected predictions as an array, got a list; convert it with",
+            "squared_error: expected predictions to be an array, got a list; convert it with",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e, [0]),
-            "softmax_cross_entropy: expected labels as an array, got a list; convert it with",
+            "softmax_cross_entropy: expected labels to be an array, got a list; convert it with",
         ),
         (
             lambda e: fdl.softmax_cross_entropy(e[0], jnp.array(0)),
-            "softmax_cross_entropy: expected logits [..., C] with C >= 1, got []; pass a number",
+            "softmax_cross_entropy: expected logits [..., C] with C >= 1, got []; pass one logit",
         ),
         (
             lambda e: fdl.cosine_distance(e[0], e[0]),
@@ -243,19 +249,20 @@ def test_slopes_at_zero_match_torch(dtype):
         ),
         (
             lambda e: fdl.squared_error(e + 1j, e),
-            "squared_error: expected real predictions, got complex64; pass the real and the",
+            "squared_error: expected real predictions, got complex64; pass the real part,",
         ),
         (
             lambda e: fdl.ctc(jnp.zeros((3, 4)), jnp.array([1]), blank=0.5),
-            "ctc: expected blank in [0, 4), got 0.5; pass the class that is the blank",
+            "ctc: expected blank in [0, 4), got 0.5; pass the number of the class that is the "
+            "blank",
         ),
         (
             lambda e: fdl.ctc(jnp.zeros((3, 4)), jnp.array([1]), lengths=jnp.array(1.5)),
-            "ctc: expected integer lengths [] for logits [3, 4], got float32 []; pass one",
+            "ctc: expected integer lengths [] for logits [3, 4], got float32 []; pass the number",
         ),
         (
             lambda e: fdl.linear_cross_entropy(jnp.eye(2), [[1.0]], jnp.array([0, 1])),
-            "linear_cross_entropy: expected w as an array, got a list; convert it with",
+            "linear_cross_entropy: expected w to be an array, got a list; convert it with",
         ),
     ],
 )
@@ -287,8 +294,8 @@ def test_a_traced_option_passes():
         ),
         (
             lambda x: fdl.huber(x[:, :1], x[:, 0]),
-            r"^huber: expected targets \[2, 1\] as the predictions, got \[2\]; reshape one of "
-            r"them$",
+            r"^huber: expected targets with the shape of the predictions, \[2, 1\], got \[2\]; "
+            r"reshape one of them$",
         ),
         (
             lambda x: fdl.gaussian_nll(x, x[:, 0]),
@@ -307,21 +314,22 @@ def test_a_traced_option_passes():
         (
             lambda x: fdl.linear_cross_entropy(x, x, jnp.zeros(2, int)),
             r"^linear_cross_entropy: expected w \[3, V\] for hidden \[2, 3\], got \[2, 3\]; "
-            r"transpose a tied embedding$",
+            r"if w is an embedding \[V, D\], pass w\.T$",
         ),
         (
             lambda x: fdl.linear_cross_entropy(x, x.T, jnp.zeros((2, 1), int)),
             r"^linear_cross_entropy: expected integer labels \[2\] for hidden \[2, 3\], got int32 "
-            r"\[2, 1\]; pass one class number for every token$",
+            r"\[2, 1\]; pass one label for each row of hidden$",
         ),
         (
             lambda x: fdl.ctc(x, jnp.zeros((2, 1), int)),
             r"^ctc: expected integer labels \[S\] for logits \[2, 3\], got int32 \[2, 1\]; "
-            r"pass one text for every sequence of frames \[T, C\], padded with -1$",
+            r"pass one text, padded with -1, for each sequence of frames \[T, C\]$",
         ),
         (
             lambda x: fdl.ctc(x, jnp.ones(1, int), blank=3),
-            r"^ctc: expected blank in \[0, 3\), got 3; pass the class that is the blank$",
+            r"^ctc: expected blank in \[0, 3\), got 3; pass the number of the class that is the "
+            r"blank$",
         ),
     ],
 )
@@ -336,21 +344,27 @@ def test_the_message_for_wrong_arguments(call, told):
 @pytest.mark.parametrize(
     ("loss", "targets", "told"),
     [
-        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer as "),
+        ("softmax_focal", [0, 3], r"labels in \[0, 3\), got 3 at row 1; give the last layer one"),
         ("multiclass_hinge", [-1, 0], r"labels in \[0, 3\), got -1 at row 0; give the last "),
-        ("sigmoid_focal", [0.0, 0.5], r"targets 0 or 1, got 0\.5 at row 1; round them$"),
+        (
+            "sigmoid_focal",
+            [0.0, 0.5],
+            r"targets 0 or 1, got 0\.5 at row 1; round the targets to 0 or 1$",
+        ),
         ("hinge", [1.0, 0.0], r"targets -1 or 1, got 0\.0 at row 1; for targets 0 and 1, pass"),
-        ("poisson_nll", [2.0, -1.0], r"targets >= 0, got -1\.0 at row 1; counts cannot be neg"),
-        ("dice", [0.0, 2.0], r"targets in \[0, 1\], got 2\.0 at row 1; divide by the largest "),
+        ("poisson_nll", [2.0, -1.0], r"targets >= 0, got -1\.0 at row 1; pass counts, which"),
+        ("dice", [0.0, 2.0], r"targets in \[0, 1\], got 2\.0 at row 1; divide the targets by the"),
         (
             "soft_cross_entropy",
             [[0.5, 0.5, 0.0], [0.5, 0.4, 0.0]],
-            r"targets >= 0 that sum to 1 over the classes, got 0\.5 at row 1; divide by their sum$",
+            r"targets >= 0 that sum to 1 over the classes, got 0\.5 at row 1; divide the targets "
+            r"by their sum over the classes$",
         ),
         (
             "kl_divergence",
             [[1.5, -0.5, 0.0]],
-            r"targets >= 0 that sum to 1 over the classes, got -0\.5 at row 0; divide by their ",
+            r"targets >= 0 that sum to 1 over the classes, got -0\.5 at row 0; divide the targets "
+            r"by ",
         ),
         ("ctc", [[1, 2], [-1, 1]], r"labels in \[0, 3\), then -1 as padding, got 1 at row 1"),
         ("ctc", [[1, 3]], r"labels in \[0, 3\), then -1 as padding, got 3 at row 0; give the"),
@@ -511,7 +525,8 @@ def test_fit_takes_labels_that_do_not_count_and_refuses_others():
         (y.at[0, 1].set(-1), r"labels in \[0, 5\), got -1 at row 0; give the last layer"),
         (
             jnp.full_like(y, -100),
-            r"a target that counts, got none among \[7, 3\]; see its ignore_index and where$",
+            r"at least one target that is not ignored, got none among targets \[7, 3\]; check "
+            r"ignore_index and where$",
         ),
     ]:
         with pytest.raises(ValueError, match=rf"^softmax_cross_entropy: expected {told}"):
@@ -543,20 +558,22 @@ def test_a_label_that_does_not_count_hides_its_row(name, ignored, dtype):
     [
         (
             lambda e: fdl.huber(e, e, where=e),
-            r"huber: expected where as bool, got float32; write mask > 0, True where an element "
-            r"counts",
+            r"huber: expected where to be bool, got float32; write mask > 0, which is True for the "
+            r"elements to keep",
         ),
         (
             lambda e: fdl.huber(e, e, where=e[0] > 0),
-            r"huber: expected where of the loss's shape \[2, 3\], got \[3\]; see jnp\.broadcast_to",
+            r"huber: expected where to have the shape of the loss, \[2, 3\], got \[3\]; use "
+            r"jnp\.broadcast_to",
         ),
         (
             lambda e: fdl.hinge(e, e, where=e[:, 0] > 0),
-            r"hinge: expected where of the loss's shape \[2, 3\], got \[2\]; see jnp\.broadcast_to",
+            r"hinge: expected where to have the shape of the loss, \[2, 3\], got \[2\]; use "
+            r"jnp\.broadcast_to",
         ),
         (
             lambda e: fdl.linear_cross_entropy(e, e.T, jnp.zeros(2, int), ignore_index=0.5),
-            r"linear_cross_entropy: expected ignore_index as an integer, got 0\.5; pass the "
+            r"linear_cross_entropy: expected ignore_index to be an integer, got 0\.5; pass the "
             r"label to leave out, such as -100",
         ),
     ],

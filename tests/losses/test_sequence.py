@@ -47,8 +47,8 @@ LOSSES = {
         lambda logits, labels, lengths, **more: fdl.ctc(logits, labels, lengths=lengths, **more),
         _texts,
         _ctc,
-        told=r"expected integer lengths \[6\] for logits \[6, 6, 5\], got int32 \[5\]; pass one "
-        r"number of frames for every text",
+        told=r"expected integer lengths \[6\] for logits \[6, 6, 5\], got int32 \[5\]; pass the "
+        r"number of frames of each sequence",
     ),
 }
 

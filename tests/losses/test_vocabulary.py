@@ -87,8 +87,8 @@ def test_the_second_derivative_of_linear_cross_entropy():
 @pytest.mark.parametrize("chunk", [0, 2.5, "a", None])
 def test_a_chunk_is_a_number_of_tokens(chunk):
     told = (
-        f"linear_cross_entropy: expected chunk >= 1, an integer, got {chunk!r}; it is a number of "
-        "tokens"
+        f"linear_cross_entropy: expected chunk >= 1, an integer, got {chunk!r}; pass the number of "
+        f"tokens in a chunk"
     )
     with pytest.raises(ValueError, match=f"^{told}$"):
         fdl.linear_cross_entropy(jnp.eye(2), jnp.eye(2), jnp.zeros(2, int), chunk=chunk)

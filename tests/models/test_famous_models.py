@@ -477,12 +477,12 @@ def test_the_models_share_the_options_of_the_block():
         ),
         (
             {"blocks": 50},
-            "expected depth as the number of blocks of every stage, integers >= 1, got 50; "
+            "expected depth to be the number of blocks of each stage, integers >= 1, got 50; "
             "pass (3, 4, 6, 3) for a ResNet-50",
         ),
         (
             {"blocks": (3, 0)},
-            "expected depth as the number of blocks of every stage, integers >= 1, got (3, 0); "
+            "expected depth to be the number of blocks of each stage, integers >= 1, got (3, 0); "
             "pass (3, 4, 6, 3) for a ResNet-50",
         ),
     ],
@@ -496,7 +496,7 @@ def test_types_are_refused_by_an_encoder_without_token_types():
     ids = jnp.asarray(IDS_OF_TWO, jnp.int32)
     message = (
         "encoder: expected extra inputs among [mask], got 'types', which no layer here takes; "
-        "leave it out, or name it in the layer that should read it"
+        "leave it out, or add an argument of this name to the layer that needs it"
     )
     with pytest.raises(fdl.PathError, match="^" + re.escape(message) + "$"):
         bert(token_types=None).init(jax.random.key(0), ids, types=ids)

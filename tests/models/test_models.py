@@ -91,7 +91,7 @@ def test_resnet_refuses_a_depth_of_another_form(depth):
     ],
 )
 def test_an_error_about_an_option_names_the_model(model, args):
-    message = f"{model}: expected dropout_rate in [0, 1], got 1.5; 0.1 drops one in ten"
+    message = f"{model}: expected dropout_rate in [0, 1], got 1.5; pass 0.1 to drop 10 %"
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         getattr(fdl, model)(*args, dropout_rate=1.5)
 

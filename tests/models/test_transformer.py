@@ -137,7 +137,8 @@ def test_vit_classifies_the_mean_of_its_patches():
 @pytest.mark.parametrize("patch", [0, 4])
 def test_vit_refuses_a_patch_that_does_not_divide(patch):
     message = (
-        f"vit: expected a patch that divides the image 4 x 6, got {patch}; choose a common divisor"
+        f"vit: expected a patch that divides the image 4 x 6, got {patch}; pass a common divisor "
+        f"of height and width"
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         fdl.vit(3, (4, 6), patch, layers=1, heads=2, features=8)

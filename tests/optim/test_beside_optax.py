@@ -519,7 +519,8 @@ LONG = {
     ),
     "pattern of nothing": (
         lambda tree: optim.masked(fdl.sgd(1.0), "z").init({"a" * 9_999: 0.0, "b": 0.0}),
-        "pattern 'z': expected at least one match among 2 paths, got none; the nearest are 'b', ",
+        "pattern 'z': expected at least one match among 2 paths, got none; the most similar paths "
+        "are 'b', ",
     ),
     "updates": (
         lambda tree: fdl.adam(0.1).update(many(jnp.ones(())), fdl.adam(0.1).init(jnp.ones(()))),

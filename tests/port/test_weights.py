@@ -786,7 +786,9 @@ def test_a_pattern_that_picks_nothing_is_an_error(tmp_path, verb):
         with pytest.raises(ValueError, match=f"^{verb}: {said}"):
             getattr(fdl, verb)(file, tree(), only=only)
     assert file.read_bytes() == before
-    with pytest.raises(ValueError, match=r"; the nearest are 'encoder/b', 'encoder/w', "):
+    with pytest.raises(
+        ValueError, match=r"; the most similar paths are 'encoder/b', 'encoder/w', "
+    ):
         getattr(fdl, verb)(file, tree(), only="encodr/b")
 
 

@@ -894,7 +894,7 @@ def test_predict_refuses_an_input_that_the_model_does_not_take():
     with pytest.raises(
         fdl.PathError,
         match=r"^small: expected extra inputs among \[\], got 'mask', which no layer here takes; "
-        r"leave it out, or name it in the layer that should read it",
+        r"leave it out, or add an argument of this name to the layer that needs it",
     ):
         fdl.predict(model(), params, data()[0], mask=np.ones(N, bool))
 
@@ -947,7 +947,7 @@ SEEDED_BUGS = {
         "train/test_loop.py",
         [
             ("owner.programs.pop(program.key, None)", "pass"),
-            ("self.key = _known_by(static, forget)", "self.key = tuple(static.values())"),
+            ("self.key = _key_of(static, forget)", "self.key = tuple(static.values())"),
             ("return type(value), value\n", "return value\n"),
             ("self.to() is other.to() is not None", "self.to() is not None"),
             ("self.held.static = before", "pass"),

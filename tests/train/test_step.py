@@ -400,7 +400,8 @@ def test_weighted_mean_ignores_what_has_no_weight_and_checks_shapes():
     assert weighted_mean(jnp.ones(3, jnp.bfloat16)).total.dtype == jnp.float32
     with pytest.raises(
         fdl.PathError,
-        match=r"^weighted_mean: expected weights shaped like the first axes of \[3, 2\], got \[2\]",
+        match=r"^weighted_mean: expected weights with the shape of the first axes of \[3, 2\], got "
+        r"\[2\]",
     ):
         weighted_mean(values, jnp.ones(2))
 
@@ -579,7 +580,7 @@ BAD_DATA = {
     ),
     "integer image": (
         lambda x, y: ((x * 10).astype(np.uint8), y),
-        r"dense_0: expected x of a floating dtype, got uint8 \[1, 5\]; put rescale\(1 / 255\)",
+        r"dense_0: expected x of a floating dtype, got uint8 \[1, 5\]; convert x with x.astype",
     ),
     "no pair": (
         lambda x, y: x,

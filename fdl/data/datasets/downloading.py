@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from fdl.checks import said
+from fdl.checks import described
 
 _BLOCK = 1 << 14
 
@@ -58,7 +58,9 @@ def download(
     Source: RFC 9110, section 14 (range requests).
     """
     if isinstance(urls, str) or not urls:
-        raise ValueError(f"urls: expected a list of addresses, got {said(urls)}; pass [address]")
+        raise ValueError(
+            f"urls: expected a list of addresses, got {described(urls)}; pass [address]"
+        )
     path = Path(path)
     if path.exists() and sha256_of(path) == sha256.lower():
         return

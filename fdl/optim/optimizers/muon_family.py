@@ -19,7 +19,7 @@ from optax.contrib import MuonDimensionNumbers, MuonState
 from fdl import paths
 from fdl.checks import OptionError, check_number, named_in_errors
 from fdl.ops.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
-from fdl.ops.numerics import shortened
+from fdl.ops.numerics import scaled_down
 from fdl.optim.chaining import chain
 from fdl.optim.checks import (
     check_decays,
@@ -214,7 +214,7 @@ def scale_by_muon(
             first = first_moment(beta, t, nesterov)
 
         def rule(g: Any, fold: Fold, m: Any) -> Any:
-            g = shortened(g)
+            g = scaled_down(g)
             m = (1 - beta) * g + beta * m
             m_hat = first(m, g)
             u = fold.back(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs, ScaleByLionState, ScaleByRpropState, TraceState
 
-from fdl.checks import OptionError, check_number, check_ordered, is_zero, named_in_errors, said
+from fdl.checks import OptionError, check_number, check_ordered, described, is_zero, named_in_errors
 from fdl.ops.numerics import saturated
 from fdl.optim.chaining import chain
 from fdl.optim.checks import (
@@ -72,8 +72,8 @@ def sgd(
         raise OptionError(
             "sgd",
             "expected a momentum and nesterov=False together with dampening, got momentum "
-            f"{said(momentum)} and nesterov {nesterov}; leave dampening out, or pass a momentum "
-            "and nesterov=False",
+            f"{described(momentum)} and nesterov {nesterov}; leave dampening out, or pass a "
+            "momentum and nesterov=False",
         )
     direction = (
         stateless("sgd", lambda g: g)
@@ -261,7 +261,7 @@ def scale_by_lion(
     if mode not in signs:
         raise OptionError(
             "scale_by_lion",
-            f"expected mode to be one of {', '.join(signs)}, got {said(mode)}; the paper uses "
+            f"expected mode to be one of {', '.join(signs)}, got {described(mode)}; the paper uses "
             "'hard'",
         )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
 from fdl.checks import check_number, named_in_errors
-from fdl.ops.numerics import narrowed, shortened, squared_size, wide, widened
+from fdl.ops.numerics import narrowed, scaled_down, squared_size, wide, widened
 from fdl.optim.chaining import chain
 from fdl.optim.checks import check_fractions, check_least, check_momenta
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
@@ -203,7 +203,7 @@ class _Adam:
         correction = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:
-            before, g = (jnp.zeros_like(g), m, v), shortened(widened(g))
+            before, g = (jnp.zeros_like(g), m, v), scaled_down(widened(g))
             m = (1 - self.b1) * g + self.b1 * m
             v = (1 - self.b2) * squared_size(rotate(g, bases)) + self.b2 * v
             u = rotate(rotate(m, bases) / (jnp.sqrt(v) + self.eps), bases, back=True)
@@ -260,7 +260,7 @@ def _order(factor: jax.Array, q: jax.Array) -> jax.Array:
 
 def _averaged(factors: Any, g: Any, beta: float) -> Any:
     """The new L of each axis: b L + (1 - b) g g^H, where the product sums over all other axes."""
-    g = shortened(widened(g))
+    g = scaled_down(widened(g))
 
     def gram(axis: int) -> jax.Array:
         others = [other for other in range(g.ndim) if other != axis]

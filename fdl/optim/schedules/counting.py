@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_number, known
+from fdl.checks import check_number, is_concrete_number
 
 
 def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
@@ -68,14 +68,14 @@ def check_steps(who: str, least: int, **steps: Any) -> None:
 
 def as_count(steps: Any, count: jax.Array) -> jax.Array:
     """A number of steps in the dtype of the count, at most the largest value of that dtype."""
-    if _is_integer(count) and known(steps):
+    if _is_integer(count) and is_concrete_number(steps):
         steps = min(steps, np.iinfo(count.dtype).max)
     return jnp.asarray(steps, count.dtype)
 
 
 def is_whole(steps: Any) -> bool:
     """True if the value or the dtype of a number of steps shows that it is whole."""
-    return bool(steps % 1 == 0) if known(steps) else _is_integer(steps)
+    return bool(steps % 1 == 0) if is_concrete_number(steps) else _is_integer(steps)
 
 
 def _is_integer(steps: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_ordered, known, named_in_errors
+from fdl.checks import OptionError, check_ordered, is_concrete_number, named_in_errors
 from fdl.optim.schedules.counting import check_steps, numbers, reached, scalar, since
 from fdl.optim.schedules.decay import (
     constant_schedule,
@@ -51,7 +51,7 @@ def join_schedules(
             f"expected one boundary less than schedules, got {len(boundaries)} boundaries and "
             f"{len(schedules)} schedules; every schedule except the first starts at a boundary",
         )
-    if all(map(known, boundaries)) and sorted(boundaries) != boundaries:
+    if all(map(is_concrete_number, boundaries)) and sorted(boundaries) != boundaries:
         raise OptionError(
             "join_schedules",
             f"expected boundaries in ascending order, got {boundaries}; sort them together with "
@@ -95,7 +95,7 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
     """
     (peak,) = numbers("warmup_constant_schedule", peak_value=peak_value)
     check_steps("warmup_constant_schedule", 0, warmup_steps=warmup_steps)
-    if known(warmup_steps) and warmup_steps == 0:
+    if is_concrete_number(warmup_steps) and warmup_steps == 0:
         return constant_schedule(peak)
     return linear_schedule(init_value, peak, warmup_steps)
 
@@ -138,7 +138,7 @@ def warmup_cosine_decay_schedule(
     check_steps(who, 0, warmup_steps=warmup_steps, decay_steps=decay_steps)
     pair, remedy = (decay_steps, warmup_steps), "decay_steps includes the warm-up"
     check_ordered(who, "decay_steps > warmup_steps", pair, remedy, operator.gt)
-    alpha = 0.0 if known(peak) and peak == 0 else end / peak
+    alpha = 0.0 if is_concrete_number(peak) and peak == 0 else end / peak
     down = cosine_decay_schedule(peak, decay_steps - warmup_steps, alpha, exponent)
     up = warmup_constant_schedule(init_value, peak, warmup_steps)
     return join_schedules([up, down], [warmup_steps])

@@ -11,7 +11,7 @@ from optax import (
     MultiStepsState,
 )
 
-from fdl.checks import OptionError, check_number, known
+from fdl.checks import OptionError, check_number, is_concrete_number
 from fdl.ops.numerics import wide_inside
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import increment, per_leaf
@@ -105,5 +105,5 @@ def _check_period(k: Any) -> None:
     if not callable(k):
         remedy = "pass the number of gradients per step, a whole number"
         check_number("accumulate", "every_k_schedule", k, "[1, inf]", remedy)
-        if known(k) and k % 1:
+        if is_concrete_number(k) and k % 1:
             raise OptionError("accumulate", f"expected every_k_schedule >= 1, got {k}; {remedy}")

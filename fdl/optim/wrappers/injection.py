@@ -16,7 +16,7 @@ from optax import (
 )
 from optax.schedules import StatefulSchedule
 
-from fdl.checks import is_number, known
+from fdl.checks import is_concrete_number, is_number
 from fdl.ops.double_float import Hyperparameter, hyperparameter
 from fdl.optim.checks import check_rates
 from fdl.optim.learning_rate import at
@@ -271,7 +271,7 @@ def _new_value(state: Any, name: str, value: Any) -> tuple[Any, Any]:
         raise ValueError(
             f"set_hyperparams: expected a finite {name}, got {value}; pass a finite number"
         )
-    if name == "learning_rate" and known(value):
+    if name == "learning_rate" and is_concrete_number(value):
         check_rates("set_hyperparams", learning_rate=value)
     if not jnp.issubdtype(old.dtype, jnp.floating) and value != int(value):
         raise ValueError(

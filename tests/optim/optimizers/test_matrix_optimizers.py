@@ -502,7 +502,7 @@ def assert_refused(message):
     [
         (
             lambda: optim.muon(0.1, preconditioning="none"),
-            "muon: expected a preconditioning of frobenius, spectral, aol, schatten, got "
+            "muon: expected preconditioning to be one of frobenius, spectral, aol, schatten, got "
             "'none'; leave it out for 'frobenius'",
         ),
         (

@@ -896,7 +896,8 @@ MISTAKES = {
     ),
     "mask": (
         lambda: fdl.adamw(0.1, mask="**/kernel").init({"dense": {"w": jnp.ones(2)}}),
-        "pattern '**/kernel': expected at least one match among 1 paths, got none; the nearest are",
+        "pattern '**/kernel': expected at least one match among 1 paths, got none; the most "
+        "similar paths are",
     ),
     "lookahead_period": (
         lambda: optim.lookahead(fdl.sgd(0.1), 0, 0.5),

@@ -642,7 +642,7 @@ SEEDED_BUGS = {
             ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
             ("@named_in_errors\ndef warmup_cosine_decay_", "def warmup_cosine_decay_"),
             ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
-            ("if known(warmup_steps) and warmup_steps == 0:", "if False:"),
+            ("if is_concrete_number(warmup_steps) and warmup_steps == 0:", "if False:"),
         ],
     ),
 }

@@ -478,7 +478,7 @@ def test_frozen_leaves_keep_their_bits():
     with pytest.raises(
         ValueError,
         match=r"^pattern '\*/none\*': expected at least one match among 2 paths, got none; the "
-        r"nearest are 'layer/w', 'b'$",
+        r"most similar paths are 'layer/w', 'b'$",
     ):
         optimizer.init(params)
     optimizer = optim.chain(optim.adamw(0.1, weight_decay=0.1), optim.freeze("b"))
@@ -517,8 +517,8 @@ def test_each_part_has_its_optimizer():
     [
         (
             lambda: optim.partition({"**/w": fdl.sgd(0.1), "*/weight": fdl.sgd(0.1)}),
-            "pattern '*/weight': expected at least one match among 2 paths, got none; the nearest "
-            "are 'layer/w', 'b'",
+            "pattern '*/weight': expected at least one match among 2 paths, got none; the most "
+            "similar paths are 'layer/w', 'b'",
         ),
         (
             lambda: optim.partition({"**/w": fdl.sgd(0.1)}),
