@@ -76,6 +76,7 @@ def compare_optimizers(
       PathError: the model cannot take the data; the message gives the path of the layer.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from fdl.optim import sgd
       >>> from fdl.train import plain
       >>> objective = plain(lambda w, batch: jnp.mean((w - batch) ** 2))

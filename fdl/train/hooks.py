@@ -435,7 +435,8 @@ def log(file: str | os.PathLike[str]) -> "Log":
     """
     if not isinstance(file, str | os.PathLike):
         raise TypeError(
-            f"log: expected the path of a file, got {described(file)}; pass 'history.jsonl', for example"
+            f"log: expected the path of a file, got {described(file)}; pass 'history.jsonl', for "
+            "example"
         )
     return Log(file)
 

@@ -40,8 +40,8 @@ def _settings_axes(tree: Any) -> Any:
 
 def _of_settings(run: Run) -> Run:
     """The mapped axes of the run of all settings of one seed."""
-    axes = _settings_axes((run.params, run.state, run.opt_state))
-    return Run(*axes, step=None, seed=None)
+    params, state, opt_state = map(_settings_axes, (run.params, run.state, run.opt_state))
+    return Run(params, state, opt_state, step=None, seed=None)
 
 
 @weak_jit(static=["make"])
@@ -64,8 +64,9 @@ def started(settings: Any, params: Any, state: Any, seeds: Any, *, make: Make) -
         axes = jax.tree.map(lambda leaf: max(leaf.ndim - 1, 0), shapes)
         return jax.vmap(one, (0, None, None), axes)(settings, params, state)
 
-    parts = jax.vmap(of_a_seed)(params, state)
-    return Run(*parts, jnp.zeros((), jnp.uint32), jnp.asarray(seeds, jnp.uint32))
+    params, state, opt_state = jax.vmap(of_a_seed)(params, state)
+    step, seeds = jnp.zeros((), jnp.uint32), jnp.asarray(seeds, jnp.uint32)
+    return Run(params, state, opt_state, step, seeds)
 
 
 @weak_jit(static=["objective", "make", "batch_size"], donate=["run"])
@@ -126,7 +127,8 @@ def joined(runs: Sequence[Run]) -> Run:
     """One run with the members of all runs, in this order; its step is that of the last one."""
     parts = [(run.params, run.state, run.opt_state) for run in runs]
     join = lambda *leaves: jnp.concatenate(leaves, _axis(leaves[0]))  # noqa: E731
-    return Run(*jax.tree.map(join, *parts), runs[-1].step, runs[-1].seed)
+    params, state, opt_state = jax.tree.map(join, *parts)
+    return Run(params, state, opt_state, runs[-1].step, runs[-1].seed)
 
 
 def settings_first(run: Run) -> Run:
@@ -137,7 +139,9 @@ def settings_first(run: Run) -> Run:
 def _over_members(f: Callable[[Any, int], Any], run: Run) -> Run:
     """Applies `f(array, axis of the settings)` to all arrays that differ between settings."""
     parts = (run.params, run.state, run.opt_state)
-    return Run(*jax.tree.map(lambda leaf: f(leaf, _axis(leaf)), parts), run.step, run.seed)
+    params, state, opt_state = jax.tree.map(lambda leaf: f(leaf, _axis(leaf)), parts)
+    # Copies, because `advance_members` overwrites the arrays that it gets.
+    return Run(params, state, opt_state, run.step.copy(), run.seed.copy())
 
 
 def _axis(leaf: Any) -> int:

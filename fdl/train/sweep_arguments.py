@@ -8,10 +8,12 @@ import numpy as np
 
 from fdl.checks import as_int, described, is_count, is_number
 from fdl.optim.lifting import check_params
+from fdl.paths import shortened
 
 
 def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
     """The settings as a list of dicts; raises unless they are dicts of numbers with equal names."""
+    given = settings
     if isinstance(settings, Mapping):
         grid = {name: list(np.ravel(values)) for name, values in settings.items()}
         settings = [
@@ -23,13 +25,14 @@ def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
     if not fine or not settings:
         raise ValueError(
             f"{who}: expected settings as name -> list of values, or as a list of dicts, got "
-            f"{described(settings)}; pass {{'learning_rate': [0.01, 0.1]}}, for example"
+            f"{shortened(repr(given), 200)}; pass {{'learning_rate': [0.01, 0.1]}}, for example"
         )
     for each in settings:
         if list(each) != list(settings[0]):
             raise ValueError(
-                f"{who}: expected settings of the same names, got {described(dict(each))} beside "
-                f"{described(dict(settings[0]))}; give every setting a value for each name"
+                f"{who}: expected settings of the same names, got {', '.join(map(str, each))} "
+                f"beside {', '.join(map(str, settings[0]))}; give every setting a value for each "
+                "name"
             )
         for name, value in each.items():
             if not is_number(value) or np.ndim(value):
@@ -55,7 +58,7 @@ def check_seeds(who: str, seeds: Any) -> None:
 def checked_rungs(who: str, rungs: Any, last: int) -> list[int]:
     """The rungs as a list; raises unless they rise between 0 and the last step."""
     listed = isinstance(rungs, Iterable) and not isinstance(rungs, str)
-    whole = [as_int(rung) for rung in rungs] if listed else [None]
+    whole: list[Any] = [as_int(rung) for rung in rungs] if listed else [None]
     fine = all(is_count(rung) for rung in whole)
     if not fine or not all(a < b for a, b in itertools.pairwise([0, *whole, last])):
         raise ValueError(

@@ -3,6 +3,7 @@
 R settings, S seeds, P records of a training run.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +95,8 @@ class Sweep(NamedTuple):
 
     def diverged(self) -> np.ndarray:
         """bool [R, S], True if a loss or metric of the member is not finite at its last record."""
-        return ~np.isfinite([self.final(name) for name in self.curves]).all(0)
+        finite = np.isfinite([self.final(name) for name in self.curves])
+        return np.asarray(~finite.all(0))
 
     def member(self, setting: int | None = None, seed: int = 0) -> Run:
         """The run of one member, which `evaluate`, `predict` and `fit` take.
@@ -112,9 +114,9 @@ class Sweep(NamedTuple):
             )
         at = (self.best if setting is None else setting), seed
         parts = (self.run.params, self.run.state, self.run.opt_state)
-        parts = jax.tree.map(lambda leaf: leaf[at], parts)
+        params, state, opt_state = jax.tree.map(lambda leaf: leaf[at], parts)
         # The step is that of the member, whose setting may have stopped at a rung.
-        return Run(*parts, jnp.uint32(self.stopped[at[0]]), self.run.seed[seed])
+        return Run(params, state, opt_state, jnp.uint32(self.stopped[at[0]]), self.run.seed[seed])
 
 
 def sweep(
@@ -220,9 +222,15 @@ def swept(who: str, **given: Any) -> Sweep:
     every = every or math.ceil(examples / batch_size)
     data = to_jax(given["data"], who)
     validation = to_jax(validation, who, "validation data")
+    validate: Callable[[Run], dict[str, Any]] = lambda run: {}
+    if validation is not None:
+        whole = mixes_examples(objective, *begun[0], validation)
+        size = batch_size if whole else BATCH_SIZE
+        how = {"objective": objective, "batch_size": size, "whole": whole}
+        validate = functools.partial(evaluated, data=validation, **how)
     watched = given["monitor"] if validation is None else f"val_{given['monitor']}"
     return _train(
-        *(objective, given["make"], settings, begun, data, validation),
+        *(objective, given["make"], settings, begun, data, validate),
         seeds=np.asarray(seeds),
         batch_size=batch_size,
         records=np.unique([*range(every, last, every), *rungs, last]),
@@ -271,7 +279,7 @@ def _train(
     settings: list[dict[str, float]],
     begun: list[tuple[Any, Any]],
     data: Any,
-    validation: Any,
+    validate: Callable[[Run], dict[str, Any]],
     *,
     seeds: np.ndarray,
     batch_size: int,
@@ -282,12 +290,9 @@ def _train(
     """Trains all members from one record to the next, and stops settings at the rungs."""
     columns = {name: jnp.asarray([each[name] for each in settings]) for name in settings[0]}
     params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    evaluation = {"objective": objective, "batch_size": BATCH_SIZE, "whole": False}
-    if validation is not None and mixes_examples(objective, *begun[0], validation):
-        evaluation |= {"batch_size": batch_size, "whole": True}
     how = {"objective": objective, "make": make, "batch_size": batch_size}
     run = started(columns, params, state, seeds, make=make)
-    left, parts = np.arange(len(settings)), {}
+    left, parts = np.arange(len(settings)), dict[int, Run]()
     stopped = np.full(len(settings), records[-1])
     rows: list[dict[str, np.ndarray]] = []
     done, taken_steps, seconds, compile_seconds = 0, 0, 0.0, 0.0
@@ -301,13 +306,10 @@ def _train(
         seconds += spent
         taken_steps += len(left) * len(seeds) * int(length)
         rows.append(_row(means, left, len(settings)))
-        if validation is not None:
-            scores = _row(evaluated(run, validation, **evaluation), left, len(settings))
-            rows[-1] |= {f"val_{name}": value for name, value in scores.items()}
+        scores = _row(validate(run), left, len(settings))
+        rows[-1] |= {f"val_{name}": value for name, value in scores.items()}
         if step in rungs:
-            order = judge.scores(_stacked(rows))[left].argsort(kind="stable")
-            count = max(1, math.ceil(rungs[step] * len(left)))
-            on, out = np.sort(order[:count]), np.sort(order[count:])
+            on, out = _cut(judge.scores(_stacked(rows))[left], rungs[step])
             parts |= {int(left[place]): taken(run, [place]) for place in out}
             stopped[left[out]] = step
             run, left = taken(run, on), left[on]
@@ -327,6 +329,13 @@ def _train(
     )
 
 
+def _cut(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the smallest scores, a share of them but at least one, and of the others."""
+    order = scores.argsort(kind="stable")
+    count = max(1, math.ceil(share * len(scores)))
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
 def _timed(f: Callable[..., Any], *args: Any, **given: Any) -> tuple[Any, float]:
     """(the result of f, the time that it took in seconds)."""
     before = time.perf_counter()
@@ -338,7 +347,8 @@ def _row(means: dict[str, Any], left: np.ndarray, settings: int) -> dict[str, np
     """The values of the means of all members, name -> [R, S]; NaN where a setting has stopped."""
     of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
     row = {}
-    for name, value in jax.vmap(jax.vmap(of_one))(means).items():
+    found = jax.vmap(jax.vmap(of_one))(means) if means else {}
+    for name, value in found.items():
         row[name] = np.full((settings, len(value)), np.nan)
         row[name][left] = np.asarray(value, np.float64).T
     return row

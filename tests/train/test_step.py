@@ -618,8 +618,8 @@ BAD_CALLS = {
     "monitor": (
         {"watch": [fdl.keep_best("val_accuracy")]},
         r"fit: expected <keep_best\('val_accuracy'\): nothing yet> to watch one of step, epoch, "
-        r"accuracy, loss, seconds, got 'val_accuracy'; choose one of these, add the metric to the "
-        r"objective, or pass validation data for names that begin with val_$",
+        r"learning_rate, accuracy, loss, seconds, got 'val_accuracy'; choose one of these, add "
+        r"the metric to the objective, or pass validation data for names that begin with val_$",
     ),
     "record": ({"record_every": -1}, r"fit: expected record_every >= 1, an integer, got -1; l"),
     "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, an integer, got 0; l"),
@@ -641,7 +641,7 @@ BAD_CALLS = {
     ),
     "patience": (
         {"watch": [fdl.early_stop()], "validation": None},
-        r"fit: expected early_stop\('val_loss', patience=5\) to watch one of step, epoch, acc",
+        r"fit: expected early_stop\('val_loss', patience=5\) to watch one of step, epoch, lear",
     ),
 }
 

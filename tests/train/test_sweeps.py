@@ -1,4 +1,4 @@
-"""compare_optimizers: members are solo runs, the formula tells what it must find, mistakes."""
+"""Sweeps: members are solo runs, the formula tells what they must find, mistakes."""
 
 import functools
 import re
@@ -208,6 +208,82 @@ def test_schedule_free_is_tested_at_its_average(standard_promotion):
     assert abs(tested - trained) > 1e-3 * tested
 
 
+def momentum(learning_rate, momentum):
+    return fdl.sgd(learning_rate, momentum=momentum)
+
+
+GRID = {"learning_rate": [0.001, 0.02, 0.4], "momentum": [0.0, 0.9]}
+
+
+@pytest.mark.parametrize("form", ["grid", "list"])
+def test_members_of_a_sweep_are_runs_of_fit(form):
+    """Two hyper-parameters, a network with state, validation; each member is a run that goes on."""
+    _, _, data = problem()
+    model = fdl.chain(running_mean(), fdl.dense(4), fdl.tanh, fdl.dense(2))
+    objective = fdl.supervised(model, fdl.squared_error, error=fdl.absolute_error)
+    init = lambda seed: model.init(jax.random.key(seed), data[0][:1])  # noqa: E731
+    listed = [
+        {"learning_rate": rate, "momentum": m}
+        for rate in GRID["learning_rate"]
+        for m in GRID["momentum"]
+    ]
+    how = {"batch_size": 16, "steps": 11, "record_every": 4, "validation": data}
+    settings = GRID if form == "grid" else listed
+    found = fdl.sweep(objective, init, momentum, settings, data, seeds=[5, 2], **how)
+    assert found.settings == listed
+    assert found.stopped.tolist() == [11] * 6
+    for place, setting in [(1, listed[1]), (2, listed[2])]:
+        optimizer = momentum(**setting)
+        params, state = init(2)
+        run = fdl.start(params, optimizer, state=state, seed=2)
+        alone = fdl.fit(objective, optimizer, run, data, **how)
+        member = found.member(place, seed=1)
+        assert jax.tree.structure(member) == jax.tree.structure(alone.run)
+        for mine, other in zip(*map(jax.tree.leaves, (member, alone.run)), strict=True):
+            assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
+            np.testing.assert_allclose(mine, other, rtol=2e-4, atol=1e-5)
+        for name, curve in found.curves.items():
+            expected = [record[name] for record in alone.history]
+            np.testing.assert_allclose(curve[place, 1], expected, rtol=2e-5, err_msg=name)
+        assert fdl.evaluate(objective, member, data)["loss"] == pytest.approx(
+            found.final("val_loss")[place, 1], rel=1e-5
+        )
+        further = fdl.fit(objective, optimizer, member, data, batch_size=16, steps=12)
+        assert int(further.run.step) == 12
+
+
+def test_settings_stop_at_rungs_and_the_others_go_on_unchanged():
+    """The square: the nearer the rate is to 0.5, the better; the rungs keep a third each time."""
+    rates = [0.01, 0.02, 0.4, 0.1, 0.3, 0.05, 0.9, 0.2, 1e30]
+    how = {"seeds": [0, 1], "batch_size": 4, "steps": 8, "record_every": 2}
+    whole = fdl.sweep(SQUARE, from_zero, fdl.sgd, {"learning_rate": rates}, ONES, **how)
+    halved = fdl.sweep(
+        *(SQUARE, from_zero, fdl.sgd, {"learning_rate": rates}, ONES), rungs=[2, 5], **how
+    )
+    assert halved.steps.tolist() == [2, 4, 5, 6, 8]
+    assert halved.stopped.tolist() == [2, 2, 8, 2, 5, 2, 2, 5, 2]
+    assert halved.settings[halved.best]["learning_rate"] == 0.4
+    for name, curve in halved.curves.items():
+        for place, stopped in enumerate(halved.stopped):
+            assert np.isnan(curve[place][:, halved.steps > stopped]).all()
+        assert np.isfinite(curve[:-1, :, 0]).all()
+        same = np.isin(halved.steps, [2, 4])
+        np.testing.assert_allclose(curve[2][:, same], whole.curves[name][2][:, :2], rtol=1e-6)
+    for place, stopped in enumerate(halved.stopped[:-1]):
+        member = halved.member(place)
+        assert int(member.step) == stopped
+        expected = 1 - (1 - 2 * rates[place]) ** int(stopped)
+        assert float(member.params) == pytest.approx(expected, rel=1e-4)
+    assert halved.diverged().tolist() == [[False] * 2] * 8 + [[True] * 2]
+
+
+def test_a_second_sweep_with_the_same_optimizer_compiles_nothing():
+    how = {"seeds": [0], "batch_size": 4, "steps": 4}
+    first = fdl.sweep(SQUARE, from_zero, momentum, GRID, ONES, **how)
+    again = fdl.sweep(SQUARE, from_zero, momentum, GRID, ONES + 1, **how)
+    assert again.compile_seconds < first.compile_seconds / 5
+
+
 # What it must find.
 
 
@@ -357,6 +433,39 @@ def test_arguments_that_cannot_be_are_refused(given, message):
         compare(**how)
 
 
+SETTINGS = "expected settings as name -> list of values, or as a list of dicts, got "
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"settings": {}}, SETTINGS + "{}; pass {'learning_rate': [0.01, 0.1]}, for example"),
+        ({"settings": [0.1]}, SETTINGS + "[0.1]; pass"),
+        ({"settings": []}, SETTINGS + "[]; pass"),
+        ({"settings": {"learning_rate": []}}, SETTINGS + "{'learning_rate': []}; pass"),
+        (
+            {"settings": [{"learning_rate": 0.1}, {"momentum": 0.1}]},
+            "expected settings of the same names, got momentum beside "
+            "learning_rate; give every setting a value for each name",
+        ),
+        (
+            {"settings": {"learning_rate": ["fast"]}},
+            "expected a number as learning_rate, got 'fast'; loop over what is not a number, with "
+            "a sweep for each",
+        ),
+        ({"rungs": [3, 2]}, "expected rungs as rising steps in [1, 3], got [3, 2]; leave them out"),
+        ({"rungs": [4]}, "expected rungs as rising steps in [1, 3], got [4]; leave them out"),
+        ({"rungs": 2}, "expected rungs as rising steps in [1, 3], got 2; leave them out"),
+        ({"keep": 1.0}, "expected keep in (0, 1), got 1.0; 1 / 3 keeps every third setting"),
+        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; give range(3) or the"),
+    ],
+)
+def test_sweeps_that_cannot_be_are_refused(given, message):
+    how = {"settings": {"learning_rate": [0.1]}, "steps": 4, **given}
+    with pytest.raises(ValueError, match=f"^{re.escape(f'sweep: {message}')}"):
+        fdl.sweep(SQUARE, from_zero, fdl.sgd, data=ONES, **how)
+
+
 @pytest.mark.parametrize(
     ("init", "message"),
     [
@@ -402,6 +511,10 @@ SEEDED_BUGS = {
             ('curves[self.watched] * (1 if self.mode == "min" else -1)', "curves[self.watched]"),
             ("steps[reached.argmax(-1)]", "reached.argmax(-1)"),
             ("np.int32(step - done)", "np.int32(step)"),
+            ("stopped[left[out]] = step", "pass"),
+            ("math.ceil(share * len(scores))", "math.floor(share * len(scores))"),
+            ("[parts[place] for place in range(len(settings))]", "list(parts.values())"),
+            ("{name: column[on] for", "{name: column[: len(on)] for"),
         ],
     ),
     "fdl/train/members.py": (
