@@ -37,6 +37,7 @@ from fdl.train.hooks import Hooks, Plan
 from fdl.train.objective import Supervised
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.run import Run, copied
+from fdl.train.step import check_microbatch
 from fdl.typing import Batch, Hook, Objective
 
 BATCH_SIZE_REMEDY = "say how many examples a step sees"
@@ -112,6 +113,7 @@ def fit(
     steps: int | None = None,
     validation: Batch | None = None,
     record_every: int | None = None,
+    microbatch: int | None = None,
     chunk: int | None = None,
     watch: Sequence[Hook] = (),
 ) -> Result:
@@ -142,6 +144,8 @@ def fit(
         the parameters that `fdl.optim.eval_params` gives; see `evaluate`.
       record_every: the number of steps from one record of the history to the next. None means one
         epoch.
+      microbatch: a divisor of B. The gradient is then computed for that many examples at a time,
+        which needs less memory; see `train_step`. None computes it at once.
       chunk: the number of steps in a chunk, which is one call of the compiled code. None chooses a
         number of steps that takes about one second.
       watch: hooks, each a function `(record, run) -> None`, or a reason to stop, as text. They are
@@ -186,7 +190,10 @@ def fit(
     data = to_jax(data, "fit")
     if isinstance(objective, Supervised):
         mixes_examples(objective, first.params, first.state, data)  # raises if it does
-    settings = {"objective": objective, "optimizer": optimizer, "batch_size": batch_size}
+    if microbatch is not None:
+        microbatch = check_microbatch("fit", microbatch, batch_size)
+    settings = {"objective": objective, "optimizer": optimizer}
+    settings |= {"batch_size": batch_size, "microbatch": microbatch}
     zeros = zero_means(first, *one_step.eval_shape(first, data, **settings))
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}

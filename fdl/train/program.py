@@ -14,7 +14,7 @@ from fdl.train.step import train_step
 from fdl.typing import Objective
 
 
-@weak_jit(static=["objective", "optimizer", "batch_size"], donate=["run", "means"])
+@weak_jit(static=["objective", "optimizer", "batch_size", "microbatch"], donate=["run", "means"])
 def advance(
     run: Run,
     means: dict[str, Any],
@@ -24,6 +24,7 @@ def advance(
     objective: Objective,
     optimizer: GradientTransformation,
     batch_size: int,
+    microbatch: int | None = None,
 ) -> tuple[Run, dict[str, Any], jax.Array]:
     """Takes `length` training steps, and adds their loss and metrics to `means`.
 
@@ -34,11 +35,12 @@ def advance(
       (run, means, finite). finite is True if all numbers in the params and the state are finite.
     """
 
+    how = {"objective": objective, "optimizer": optimizer}
+    how |= {"batch_size": batch_size, "microbatch": microbatch}
+
     def body(_: Any, carry: Any) -> Any:
         run, means = carry
-        run, new = one_step(
-            run, data, objective=objective, optimizer=optimizer, batch_size=batch_size
-        )
+        run, new = one_step(run, data, **how)
         return run, added(means, new)
 
     run, means = jax.lax.fori_loop(0, length, body, (run, means))
@@ -50,12 +52,18 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.array([jnp.isfinite(x).all() for x in floating], bool).all()
 
 
-@weak_jit(static=["objective", "optimizer", "batch_size"], inline=True)
+@weak_jit(static=["objective", "optimizer", "batch_size", "microbatch"], inline=True)
 def one_step(
-    run: Run, data: Any, *, objective: Any, optimizer: Any, batch_size: int
+    run: Run,
+    data: Any,
+    *,
+    objective: Any,
+    optimizer: Any,
+    batch_size: int,
+    microbatch: int | None = None,
 ) -> tuple[Run, dict[str, Any]]:
     """`train_step`, jitted so that it is traced only once for `eval_shape` and `advance`."""
-    return train_step(objective, optimizer, run, data, batch_size)
+    return train_step(objective, optimizer, run, data, batch_size, microbatch)
 
 
 def zero_means(run: Any, after: Any, means: Any) -> Any:

@@ -15,17 +15,22 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, with_extra_args_support
 
+from fdl.checks import check_count
 from fdl.ops.rank_promotion import free_ranks
 from fdl.optim import apply_updates
-from fdl.train.accumulators import as_means, tallied
 from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
-from fdl.train.objective import report_of
+from fdl.train.microbatches import in_pieces, whole
 from fdl.train.run import Run, draw_batch
 from fdl.typing import Array, Batch, Objective
 
 
 def train_step(
-    objective: Objective, optimizer: GradientTransformation, run: Run, data: Batch, batch_size: int
+    objective: Objective,
+    optimizer: GradientTransformation,
+    run: Run,
+    data: Batch,
+    batch_size: int,
+    microbatch: int | None = None,
 ) -> tuple[Run, dict[str, Any]]:
     """Takes one training step: draws a batch, computes the loss, and updates the weights.
 
@@ -41,6 +46,9 @@ def train_step(
       run: the run before the step.
       data: a pytree of arrays [N, ...].
       batch_size: B, an int >= 1.
+      microbatch: a divisor of B. The gradient is then computed for that many examples at a time,
+        which needs less memory. The loss and the gradient are those of the whole batch; but batch
+        norm sees one microbatch at a time, and random numbers differ. None computes it at once.
 
     Returns:
       (run, means). run is the run after the step. means is a dict, name -> `Mean` or `Tally`, of
@@ -48,8 +56,8 @@ def train_step(
 
     Raises:
       TypeError: an argument is in the wrong place.
-      ValueError: batch_size is below 1, the objective returns a wrong value, or the run was started
-        with a different optimizer.
+      ValueError: batch_size is below 1, microbatch does not divide it, the objective returns a
+        wrong value, or the run was started with a different optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -67,23 +75,34 @@ def train_step(
     check_run("train_step", run)
     batch = draw_batch(data, run.seed, run.step, batch_size)
     key = jax.random.fold_in(jax.random.key(run.seed), run.step)
-
-    def loss_of(params: Any) -> Any:
-        loss, state, metrics = report_of(objective, params, run.state, batch, key)
-        return loss, (state, metrics)
-
     with free_ranks():
-        (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-    state = _state_if_finite(loss, state, run.state)
+        if microbatch is None:
+            passed = whole(objective, run, batch, key)
+        else:
+            microbatch = check_microbatch("train_step", microbatch, batch_size)
+            passed = in_pieces(objective, run, batch, key, microbatch)
+    state = _state_if_finite(passed.loss, passed.state, run.state)
     run = update_weights(
         optimizer,
         run,
-        gradients,
-        value=loss,
-        grad=gradients,
-        value_fn=lambda params: loss_of(params)[0],
+        passed.gradients,
+        value=passed.loss,
+        grad=passed.gradients,
+        value_fn=passed.loss_of,
     )
-    return run._replace(state=state), tallied(as_means(loss, metrics))
+    return run._replace(state=state), passed.means
+
+
+def check_microbatch(who: str, microbatch: Any, batch_size: int) -> int:
+    """Raises unless `microbatch` is a divisor of the batch size; returns it as an int."""
+    remedy = "leave it out to compute the gradient of the batch at once"
+    microbatch = check_count(who, "microbatch", microbatch, remedy)
+    if batch_size % microbatch:
+        raise ValueError(
+            f"{who}: expected a microbatch that divides the batch of {batch_size}, got "
+            f"{microbatch}; every microbatch needs the same number of examples"
+        )
+    return microbatch
 
 
 def update_weights(

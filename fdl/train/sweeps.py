@@ -222,7 +222,7 @@ def swept(who: str, **given: Any) -> Sweep:
     every = every or math.ceil(examples / batch_size)
     data = to_jax(given["data"], who)
     validation = to_jax(validation, who, "validation data")
-    validate: Callable[[Run], dict[str, Any]] = lambda run: {}
+    validate: Callable[[Run], dict[str, Any]] = _nothing
     if validation is not None:
         whole = mixes_examples(objective, *begun[0], validation)
         size = batch_size if whole else BATCH_SIZE
@@ -327,6 +327,10 @@ def _train(
         seconds_per_step=seconds / taken_steps,
         compile_seconds=compile_seconds,
     )
+
+
+def _nothing(run: Run) -> dict[str, Any]:
+    return {}
 
 
 def _cut(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
