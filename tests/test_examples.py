@@ -96,6 +96,26 @@ def test_an_optimizer_beside_optax():
     assert float(chaos) > 0 and 0.1 < float(ratio) < 10
 
 
+def test_a_killed_program_ends_with_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint", reason="orbax-checkpoint is not installed")
+    text = run(EXAMPLES / "resume.py", "--epochs", "4", "--out", tmp_path / "out").stdout
+    begun = [int(step) for step in re.findall(r"begins at step +(\d+) of 84", text)]
+    assert begun[:2] == [0, 0] and 0 < begun[2] < 84
+    assert text.count("done at step 84, hash") == 2
+    assert text.endswith("The two hashes are the same.\n")
+
+
+def test_a_tournament_of_settings_is_run_and_drawn(tmp_path):
+    out = tmp_path / "out"
+    how = ["--settings", "9", "--seeds", "1", "--epochs", "2", "--out", out]
+    text = run(EXAMPLES / "sweep.py", *how).stdout
+    table = (out / "table.txt").read_text()
+    assert table in text
+    stopped = [line.split()[3] for line in table.splitlines()[1:]]
+    assert stopped.count("84") == 1 and stopped.count("9") == 2 and stopped.count("3") == 6
+    assert (out / "tournament.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py"])
 def test_help_of_the_longer_ones(script):
     text = run(EXAMPLES / script, "--help").stdout
