@@ -6,6 +6,7 @@ from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data
 from fdl.data.arrays import length as length
 from fdl.data.order import stream as stream
+from fdl.data.streaming import source as source
 from fdl.data.text import characters as characters
 from fdl.data.text import scored as scored
 from fdl.data.text import windows as windows

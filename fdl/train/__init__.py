@@ -12,7 +12,7 @@ from fdl.train.hooks import keep_best as keep_best
 from fdl.train.hooks import log as log
 from fdl.train.progress_bar import progress as progress
 from fdl.train.hypergradients import outcome as outcome
-from fdl.train.loop import Result as Result
+from fdl.train.result import Result as Result
 from fdl.train.loop import fit as fit
 from fdl.train.checkpointing import checkpoints as checkpoints
 from fdl.train.accumulators import Mean as Mean

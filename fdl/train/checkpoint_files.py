@@ -17,7 +17,7 @@ import numpy as np
 
 from fdl.checks import kind
 from fdl.paths import leaves, shortened, tree
-from fdl.train.loop import Result, Unfinished
+from fdl.train.result import Result, Unfinished
 from fdl.train.run import Run
 from fdl.version import __version__
 

@@ -14,12 +14,14 @@ import numpy as np
 
 from fdl.checks import check_count, described
 from fdl.data.arrays import fingerprint
+from fdl.data.streaming import Source
 from fdl.optim.description import description
 from fdl.paths import shortened
 from fdl.train.checkpoint_files import package, read, write
 from fdl.train.checks import check_mode, check_run
 from fdl.train.hooks import Observer, Plan
-from fdl.train.loop import NOT_FINITE, Result
+from fdl.train.loop import NOT_FINITE
+from fdl.train.result import Result
 from fdl.train.run import Run
 from fdl.version import __version__
 
@@ -287,12 +289,25 @@ def _about(plan: Plan) -> dict[str, Any]:
         "seed": int(plan.run.seed),
         "versions": {"fdl": __version__, **versions},
         "platform": jax.default_backend(),
-        "data": fingerprint(plan.data),
+        "data": _data(plan.data),
         "batch_size": plan.batch_size,
         "record_every": plan.record_every,
         "objective": described(plan.objective),
         "optimizer": description(plan.optimizer),
     }
+
+
+def _data(data: Any) -> dict[str, Any]:
+    """The fingerprint of the data; warns if a continued run would not see the same batches."""
+    if not isinstance(data, Source):
+        return fingerprint(data)
+    if not data.exact:
+        warnings.warn(
+            f"checkpoints: expected data whose batch is a function of the step, got a {data!r}; "
+            "a continued run sees other batches: pass fdl.data.source(f) with f(step) -> batch",
+            stacklevel=6,
+        )
+    return data.fingerprint()
 
 
 def _warn_of_differences(found: dict[str, Any], now: dict[str, Any]) -> None:

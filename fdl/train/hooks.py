@@ -30,7 +30,10 @@ class Plan(NamedTuple):
     """What `fit` is about to do, as it tells each `Observer` before the first step.
 
     Args:
-      objective, optimizer, data, batch_size: the arguments of `fit`.
+      objective, optimizer, batch_size: the arguments of `fit`.
+      data: arrays [N, ...], or a source.
+      sample: the data, or the first batch of a source.
+      examples: N; None if it is not known.
       run: the run before the first step.
       last: the step at which training ends.
       record_every: the number of steps from one record to the next.
@@ -39,7 +42,9 @@ class Plan(NamedTuple):
 
     objective: Objective
     optimizer: Any
-    data: Batch
+    data: Any
+    sample: Batch
+    examples: int | None
     batch_size: int
     run: Run
     last: int
@@ -215,16 +220,21 @@ class Hooks:
                 observer.save(result)
 
     @contextlib.contextmanager
-    def keeping_the_run(self) -> Iterator[None]:
-        """If the block raises, warns with the traceback; the error is the reason to stop."""
+    def keeping_the_run(self, unless: bool = False) -> Iterator[None]:
+        """If the block raises, warns with the traceback; the error is the reason to stop.
+
+        With `unless`, nothing would be lost, and the error is raised.
+        """
         try:
             yield
         except Exception as error:
+            if unless:
+                raise
             self.failed = self.failed or f"failed: {type(error).__name__}"
             warnings.warn(
-                f"fit: expected to evaluate, record and call the hooks, got {type(error).__name__}:"
-                f" {error}; training ended, and the result has the run and the history\n"
-                + "".join(traceback.format_exception(error)),
+                "fit: expected to get data, evaluate, and call the hooks, got "
+                f"{type(error).__name__}: {error}; training ended, and the result has the run and "
+                "the history\n" + "".join(traceback.format_exception(error)),
                 stacklevel=4,
             )
 

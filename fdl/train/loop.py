@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +16,9 @@ from fdl.checks import as_int, check_count, described, is_count, is_number
 from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
+from fdl.data.streaming import Source, mapped
 from fdl.optim.description import rate_of
-from fdl.paths import PathError, leaves, shortened, tree
+from fdl.paths import PathError, leaves, tree
 from fdl.train.checks import (
     check_objective_given,
     check_opt_state,
@@ -33,73 +34,17 @@ from fdl.train.evaluation import (
     totals,
     values,
 )
+from fdl.train.feed import Ahead, InMemory, steps_in_stack
 from fdl.train.hooks import Hooks, Plan
 from fdl.train.objective import Supervised
 from fdl.train.program import advance, one_step, zero_means
-from fdl.train.run import Run, copied
+from fdl.train.result import Result, Unfinished
+from fdl.train.run import Run, Stacked, copied
 from fdl.train.step import check_microbatch
 from fdl.typing import Batch, Hook, Objective
 
 BATCH_SIZE_REMEDY = "say how many examples a step sees"
 NOT_FINITE = "not finite"
-
-
-class Unfinished(NamedTuple):
-    """What `fit` needs, besides the run, to continue as if training had never stopped.
-
-    A record is due if its step is a multiple of `record_every`.
-
-    Args:
-      means: the means over the steps since the last record that was due, a dict, path -> array.
-      records: the number of records up to and including the last one that was due.
-      memories: what each hook needs to continue, a dict, name -> (path -> array or number).
-    """
-
-    means: dict[str, Any]
-    records: int
-    memories: dict[str, dict[str, Any]]
-
-    def __repr__(self) -> str:
-        names = shortened(", ".join(self.memories), 200) or "none"
-        return f"<Unfinished after {self.records} records; hooks with a memory: {names}>"
-
-
-class Result(NamedTuple):
-    """What `fit` returns. Pass it to `fit` again to continue as if training had never stopped.
-
-    Args:
-      run: the run after the last step.
-      history: a list of records. Each record is a dict with step, epoch, seconds, the mean training
-        loss and metrics over the steps since the previous record, the validation loss and metrics,
-        whose names begin with `val_`, and the learning rate of the next step, if
-        `fdl.optim.rate_of` finds it. `pandas.DataFrame(result.history)` is a table of it.
-      reason: why training ended: "done", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "not
-        finite", "failed: ...", or the reason that a hook gave.
-      unfinished: what the next call of `fit` needs besides the run, for example the number of
-        records without a better value, for `early_stop`.
-    """
-
-    run: Run
-    history: list[dict[str, float]]
-    reason: str
-    unfinished: Unfinished
-
-    def __repr__(self) -> str:
-        last = {name: float(f"{x:.4g}") for name, x in (self.history or [{}])[-1].items()}
-        return (
-            f"<Result {self.reason!r}, {shortened(str(self.run)[1:-1], 200)}; history: "
-            f"{len(self.history)} records, the last {shortened(str(last), 300)}>"
-        )
-
-    @property
-    def params(self) -> Any:
-        """The parameters that `fdl.optim.eval_params` gives after the last step."""
-        return params_and_state(self.run)[0]
-
-    @property
-    def state(self) -> Any:
-        """The state of the network after the last step."""
-        return self.run.state
 
 
 def fit(
@@ -134,9 +79,11 @@ def fit(
       optimizer: from fdl or optax.
       run: a run from `start`. Its arrays are copied and stay valid. Pass the whole `Result` of an
         earlier `fit`, or what a checkpoint gives, to also continue its history and its hooks.
-      data: a pytree of arrays [N, ...], from NumPy or JAX.
-      batch_size: B, an int >= 1. Each batch has exactly B examples, so a batch may begin in one
-        epoch and end in the next.
+      data: a pytree of arrays [N, ...], from NumPy or JAX. Memory-mapped arrays, and
+        `fdl.data.source(...)`, are read piece by piece; a record then has the value "waiting", the
+        share of the time in which training waited for them.
+      batch_size: B, an int >= 1; a source of batches has a B of its own. Each batch has exactly B
+        examples, so a batch may begin in one epoch and end in the next.
       epochs: the number of passes over the data, >= 0. Training ends at step ceil(epochs * N / B).
         Steps are counted from the start of the run, including earlier calls of `fit`.
       steps: the step at which training ends, counted in the same way. Pass either epochs or steps.
@@ -181,84 +128,156 @@ def fit(
     Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python".
     """
     first = _checked_run(objective, optimizer, run)
-    examples = check_objective(objective, first.params, first.state, data)
     batch_size = check_count("fit", "batch_size", batch_size, BATCH_SIZE_REMEDY)
+    data, sample, examples, batch_size = _sampled(data, batch_size)
+    check_objective(objective, first.params, first.state, sample)
     last = last_step("fit", examples, batch_size, epochs, steps)
-    every = _count_or_none("record_every", record_every) or math.ceil(examples / batch_size)
-    pace, hooks = Pace(_count_or_none("chunk", chunk)), Hooks(watch)
+    every = _count_or_none("record_every", record_every) or _epoch(examples, batch_size, last)
+    chunk, hooks = _count_or_none("chunk", chunk), Hooks(watch)
     validate, validated = _validation(objective, first, validation, batch_size)
-    data = to_jax(data, "fit")
+    sample = to_jax(sample, "fit")
+    data = data if isinstance(data, Source) else sample
     if isinstance(objective, Supervised):
-        mixes_examples(objective, first.params, first.state, data)  # raises if it does
+        mixes_examples(objective, first.params, first.state, sample)  # raises if it does
     if microbatch is not None:
         microbatch = check_microbatch("fit", microbatch, batch_size)
     settings = {"objective": objective, "optimizer": optimizer}
     settings |= {"batch_size": batch_size, "microbatch": microbatch}
-    zeros = zero_means(first, *one_step.eval_shape(first, data, **settings))
+    zeros = zero_means(first, *one_step.eval_shape(first, _shapes(data, sample), **settings))
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
-    names = ("step", "epoch", *named, *zeros, *validated, "seconds")
-    plan = Plan(objective, optimizer, data, batch_size, first, last, every, names)
+    epoch = [] if examples is None else ["epoch"]
+    names = ("step", *epoch, *named, *zeros, *validated, "seconds")
+    plan = Plan(
+        *(objective, optimizer, data, sample, examples, batch_size, first, last, every, names)
+    )
     program = functools.partial(advance, **settings)
     measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
-    result = _loop(plan, hooks, pace, program, measure, zeros, *_continued(run))
+    result = _Loop(plan, hooks, program, measure, zeros, run).result(chunk)
     _warn_if_nothing_moved(first, result.run, last)
     return result
 
 
-def _loop(
-    plan: Plan,
-    hooks: Hooks,
-    pace: Pace,
-    program: Callable[..., Any],
-    measure: Callable[[Run], dict[str, float]],
-    zeros: dict[str, Any],
-    history: list[dict[str, float]],
-    unfinished: Unfinished,
-) -> Result:
-    """Takes chunks of steps until the last step or a reason to stop; makes the records."""
-    now, step, means = copied(plan.run), int(plan.run.step), _means(unfinished.means, zeros)
-    begun = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
-    epoch = length(plan.data) / plan.batch_size  # in steps
+class _Loop:
+    """What changes while `fit` runs: the run, the open means, the history, the reason to stop."""
 
-    def so_far() -> Unfinished:
-        return Unfinished(leaves(copied(means)), len(history), hooks.memories())
+    def __init__(
+        self,
+        plan: Plan,
+        hooks: Hooks,
+        program: Callable[..., Any],
+        measure: Callable[[Run], dict[str, float]],
+        zeros: dict[str, Any],
+        before: Run | Result,
+    ):
+        self.plan, self.hooks, self.program, self.measure = plan, hooks, program, measure
+        self.history, self.unfinished = _continued(before)
+        self.zeros, self.means = zeros, _means(self.unfinished.means, zeros)
+        self.run, self.step = copied(plan.run), int(plan.run.step)
+        seconds = self.history[-1]["seconds"] if self.history else 0.0
+        self.begun = time.perf_counter() - seconds
 
-    with signals_noted() as signalled, hooks.watching(plan, unfinished.memories):
-        reason = hooks.reason
-        while step < plan.last and not reason:
-            until = min(plan.last, (step // plan.record_every + 1) * plan.record_every)
-            count = min(pace.length, until - step, 2**31 - 1)
-            now, means, finite = pace.time(count, program, now, means, plan.data, np.int32(count))
-            step, signal = step + count, signalled()
-            hooks.advance(step, means)
-            due = step % plan.record_every == 0
-            if step == until or signal:
-                # A record that is not due shows where training stopped; a later `fit` drops it.
-                unfinished = so_far()
-                with hooks.keeping_the_run():
-                    record = {"step": step, "epoch": step / epoch} | values(means) | measure(now)
-                    history.append(record | {"seconds": time.perf_counter() - begun})
-                    hooks.record(history[-1], now)
-                if due:
-                    means = copied(zeros)
-                    unfinished = so_far()
-            reason = hooks.failed or _not_finite(now, finite) or signal
-            reason = (
-                reason or (hooks.reason if due else "") or ("done" if step == plan.last else "")
-            )
-            if step == until or signal:
-                if reason != NOT_FINITE:
-                    hooks.save(Result(now, list(history), reason, unfinished))
-                # The next chunk overwrites its run, and a hook may keep the run that it got.
-                now = copied(now) if hooks else now
-            elif reason:
-                unfinished = so_far()
-    return Result(now, history, hooks.failed or reason or "done", unfinished)
+    def result(self, chunk: int | None) -> Result:
+        """Takes chunks of steps until the last step, or until there is a reason to stop."""
+        plan, hooks = self.plan, self.hooks
+        feed, pace = _feed_and_pace(plan, chunk)
+        with signals_noted() as signalled, hooks.watching(plan, self.unfinished.memories), feed:
+            reason = hooks.reason
+            while self.step < plan.last and not reason:
+                until = min(plan.last, (self.step // plan.record_every + 1) * plan.record_every)
+                with hooks.keeping_the_run(unless=self.step == int(plan.run.step)):
+                    data = feed.get()
+                if hooks.failed:
+                    self.unfinished = self.so_far()
+                    break
+                finite = self.take_steps(pace, min(pace.length, until - self.step, 2**31 - 1), data)
+                signal = signalled()
+                recorded = self.step == until or bool(signal)
+                if recorded:
+                    self.record(feed)
+                reason = hooks.failed or _not_finite(self.run, finite) or signal
+                reason = reason or self.reason_of_hooks() or ("done" * (self.step == plan.last))
+                if recorded and reason != NOT_FINITE:
+                    hooks.save(Result(self.run, list(self.history), reason, self.unfinished))
+                if recorded and hooks:
+                    # The next chunk overwrites its run, and a hook may keep the run that it got.
+                    self.run = copied(self.run)
+                elif reason and not recorded:
+                    self.unfinished = self.so_far()
+        reason = hooks.failed or reason or "done"
+        return Result(self.run, self.history, reason, self.unfinished)
+
+    def take_steps(self, pace: Pace, count: int, data: Any) -> Any:
+        """Takes a chunk of steps; returns whether all parameters are finite after it."""
+        args = (self.run, self.means, data, np.int32(count))
+        self.run, self.means, finite = pace.time(count, self.program, *args)
+        self.step += count
+        self.hooks.advance(self.step, self.means)
+        return finite
+
+    def record(self, feed: InMemory | Ahead) -> None:
+        """Adds a record to the history, and calls the hooks with it."""
+        # A record that is not due shows where training stopped; a later `fit` drops it.
+        self.unfinished = self.so_far()
+        with self.hooks.keeping_the_run():
+            record = _where(self.plan, self.step) | values(self.means) | self.measure(self.run)
+            record |= feed.report() | {"seconds": time.perf_counter() - self.begun}
+            self.history.append(record)
+            self.hooks.record(record, self.run)
+        if self.due():
+            self.means = copied(self.zeros)
+            self.unfinished = self.so_far()
+
+    def due(self) -> bool:
+        """Whether a record is due at this step."""
+        return self.step % self.plan.record_every == 0
+
+    def reason_of_hooks(self) -> str:
+        """The reason to stop that a hook gave at a record that was due, or ""."""
+        return self.hooks.reason if self.due() else ""
+
+    def so_far(self) -> Unfinished:
+        """What a later `fit` needs to continue from here."""
+        return Unfinished(leaves(copied(self.means)), len(self.history), self.hooks.memories())
+
+
+def _sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
+    """(the data, a sample of it, N, B) of arrays or a source."""
+    data = mapped(data)
+    if not isinstance(data, Source):
+        return data, data, length(data), batch_size
+    sample = data.first(batch_size)
+    return data, sample, data.examples, batch_size if data.examples else length(sample)
+
+
+def _epoch(examples: int | None, batch_size: int, last: int) -> int:
+    """The number of steps in an epoch, or, where that is not known, in a twentieth of the run."""
+    return math.ceil(examples / batch_size if examples else max(last, 1) / 20)
+
+
+def _shapes(data: Any, sample: Any) -> Any:
+    """Data of which `train_step` can be traced."""
+    if not isinstance(data, Source):
+        return data
+    return Stacked(jax.tree.map(lambda leaf: leaf[None], sample), np.uint32(0))
+
+
+def _feed_and_pace(plan: Plan, chunk: int | None) -> tuple[InMemory | Ahead, Pace]:
+    if not isinstance(plan.data, Source):
+        return InMemory(plan.data), Pace(chunk)
+    size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
+    return Ahead(plan.data, plan, size), Pace(size)
+
+
+def _where(plan: Plan, step: int) -> dict[str, float]:
+    """The step of a record, and its epoch if the number of examples is known."""
+    if plan.examples is None:
+        return {"step": step}
+    return {"step": step, "epoch": step * plan.batch_size / plan.examples}
 
 
 def last_step(
-    who: str, examples: int, batch_size: int, epochs: float | None, steps: int | None
+    who: str, examples: int | None, batch_size: int, epochs: float | None, steps: int | None
 ) -> int:
     """The step at which training ends, computed from epochs or steps.
 
@@ -268,6 +287,11 @@ def last_step(
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
         raise ValueError(f"{who}: expected either epochs or steps, got {got}; say one of them")
+    if epochs is not None and examples is None:
+        raise ValueError(
+            f"{who}: expected steps, because the source does not know how many examples it has, "
+            f"got epochs={described(epochs)}; pass steps=..."
+        )
     if epochs is not None:
         if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
             raise ValueError(
@@ -275,7 +299,7 @@ def last_step(
                 f"{described(epochs)}; say how many"
             )
         # A Fraction is exact for decimals; as a float, 1.1 is slightly more than 1.1.
-        steps = math.ceil(Fraction(str(float(epochs))) * examples / batch_size)
+        steps = math.ceil(Fraction(str(float(epochs))) * (examples or 0) / batch_size)
     steps = as_int(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 from fdl.train.evaluation import values
 from fdl.train.hooks import Observer, Plan, Record
 
+MUCH = 0.2  # the share of the time from which on the data are called the bottleneck
 PRINTED_LINES = 20  # about how many records are printed if there is no terminal for a progress bar
 
 
@@ -65,13 +66,21 @@ class Progress(Observer):
         """Shows a record in the bar. Without a bar, prints only about `PRINTED_LINES` records."""
         self.validated = {name: value for name, value in record.items() if name.startswith("val_")}
         if self.bar is not None:
-            self.bar.update(self.task, seen=_numbers(_training(record) | self.validated))
+            seen = _numbers(_training(record) | self.validated) + _bottleneck(record)
+            self.bar.update(self.task, seen=seen)
         far = record["step"] >= min(self.printed + self.every, self.last)
         if self.console is not None and self.bar is None and far:
             self.printed = int(record["step"])
             seen = _numbers(_training(record) | self.validated)
-            line = f"step {record['step']:6.0f}  epoch {record['epoch']:5.1f}  {seen}"
+            epoch = f"epoch {record['epoch']:5.1f}  " if "epoch" in record else ""
+            line = f"step {record['step']:6.0f}  {epoch}{seen}{_bottleneck(record)}"
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _bottleneck(record: Record) -> str:
+    """Says that training waits for the data, if it does so for much of the time."""
+    waiting = record.get("waiting", 0.0)
+    return f"  waits for the data {waiting:.0%} of the time" if waiting > MUCH else ""
 
 
 def _bar(console: Any) -> Any:
@@ -91,7 +100,7 @@ def _bar(console: Any) -> Any:
 
 def _training(record: dict[str, float]) -> dict[str, float]:
     """The training loss and metrics of a record, without its validation values."""
-    rest = ("step", "epoch", "seconds", "learning_rate")
+    rest = ("step", "epoch", "seconds", "learning_rate", "waiting")
     return {
         name: value
         for name, value in record.items()

@@ -79,6 +79,18 @@ def start(
     return Run(params, state, opt_state, step, _seed("start", seed))
 
 
+class Stacked(NamedTuple):
+    """The batches of consecutive steps, from which `draw_batch` takes that of a step.
+
+    Args:
+      batches: a pytree of arrays [K, B, ...].
+      first: uint32 scalar, the step of the first batch.
+    """
+
+    batches: Any
+    first: Any
+
+
 def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
     """Step 1 of the training loop: draws the batch of a step, which depends only on (seed, step).
 
@@ -99,6 +111,10 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
       >>> sorted(draw_batch(jnp.arange(4), seed=0, step=0, batch_size=4).tolist())
       [0, 1, 2, 3]
     """
+    if isinstance(data, Stacked):
+        at = jnp.asarray(step, jnp.uint32) - data.first
+        pick = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, at, 0, keepdims=False)  # noqa: E731
+        return jax.tree.map(pick, data.batches)
     batch_size = check_count("draw_batch", "batch_size", batch_size, "say how many examples")
     data = to_jax(data, "draw_batch")
     with free_ranks():

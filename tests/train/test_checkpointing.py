@@ -18,7 +18,7 @@ import pytest
 import fdl
 from fdl.train import checkpoint_files, checkpointing
 from fdl.train.hooks import Plan
-from fdl.train.loop import Result, Unfinished
+from fdl.train.result import Result, Unfinished
 from tests.registry import OPTIMIZERS
 from tests.train import killed
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_any_step_bit_for_bit(tmp_path):
 def saved_by_hand(folder, run, *, history=(), **how):
     """A checkpoint of any run, without training."""
     hook = fdl.checkpoints(folder, **how)
-    hook.begin(Plan(objective(), sgd(), data(), 8, run, 99, 10, ("val_loss",)))
+    hook.begin(Plan(objective(), sgd(), data(), data(), 40, 8, run, 99, 10, ("val_loss",)))
     unfinished = Unfinished({}, len(history), {})
     hook.save(Result(run, list(history), "done", unfinished))
     hook.end()
@@ -335,7 +335,7 @@ def test_a_folder_that_is_not_for_this_run_is_refused(tmp_path, kind):
 
 
 def test_two_programs_do_not_write_to_one_folder(tmp_path):
-    plan = Plan(objective(), sgd(), data(), 8, begin(sgd()), 99, 10, ())
+    plan = Plan(objective(), sgd(), data(), data(), 40, 8, begin(sgd()), 99, 10, ())
     first, second = fdl.checkpoints(tmp_path), fdl.checkpoints(tmp_path)
     first.begin(plan)
     with pytest.raises(

@@ -56,7 +56,9 @@ def test_the_bar_shows_the_last_values_of_validation(terminal, columns):
 
 def test_between_records_the_bar_keeps_what_validation_gave(terminal):
     screen, hook = terminal(80), fdl.progress()
-    hook.begin(Plan(None, None, None, 4, fdl.start(jnp.zeros(1), fdl.sgd(0.1)), 30, 10, ()))
+    hook.begin(
+        Plan(None, None, None, None, 4, 4, fdl.start(jnp.zeros(1), fdl.sgd(0.1)), 30, 10, ())
+    )
     hook.advance(5, {"loss": Mean(5.0, 10.0)})
     hook.bar.refresh()
     hook({"step": 10, "epoch": 1.0, "seconds": 1.0, "loss": 0.25, "val_loss": 0.75}, None)

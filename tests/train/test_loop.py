@@ -510,7 +510,7 @@ def test_a_hook_that_raises_ends_training_and_the_run_is_kept():
     optimizer, after = fdl.sgd(0.1), []
     with pytest.warns(
         UserWarning,
-        match=r"(?s)^fit: expected to evaluate, record and call the hooks, got BrokenPipeError: "
+        match=r"(?s)^fit: expected to get data, evaluate, and call the hooks, got BrokenPipeError: "
         r"nobody reads this; training ended, and the result has the run and the history\n"
         r"Traceback .*in broken\n.*BrokenPipeError: nobody reads this\n$",
     ):

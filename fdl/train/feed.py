@@ -1,0 +1,128 @@
+"""How data reach the compiled chunks: arrays as they are, sources in stacks that a thread reads."""
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fdl.checks import kind
+from fdl.data.arrays import to_jax
+from fdl.data.streaming import Source, different
+from fdl.paths import leaves
+from fdl.train.hooks import Plan
+from fdl.train.run import Stacked
+
+STACK_BYTES = 64 * 2**20  # how much memory a stack of batches may take
+MOST_STEPS = 256  # and how many steps it may have
+AHEAD = 2  # how many stacks are read ahead
+
+
+def steps_in_stack(batch: Any, most: int | None) -> int:
+    """K, the number of steps for which a source is read at a time."""
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch))
+    return most or max(1, min(MOST_STEPS, STACK_BYTES // max(size, 1)))
+
+
+class InMemory:
+    """Arrays, which the compiled steps draw their batches from."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __enter__(self) -> "InMemory":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def get(self) -> Any:
+        """The data for the next chunk."""
+        return self.data
+
+    def report(self) -> dict[str, float]:
+        """What a record says of the data: nothing."""
+        return {}
+
+
+class Ahead:
+    """Stacks of the batches of a source, read ahead by a thread.
+
+    Args:
+      source: where the batches come from.
+      plan: what `fit` is about to do; its chunks end at the records.
+      size: K, the number of steps in a stack. A shorter chunk is filled up with zeros, so that all
+        stacks have the same shape.
+    """
+
+    def __init__(self, source: Source, plan: Plan, size: int):
+        self.source, self.plan, self.size = source, plan, size
+        self.ready: queue.Queue[Any] = queue.Queue(AHEAD)
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._read, name="fdl.source", daemon=True)
+        self.waited = 0.0
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> "Ahead":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.closed.set()
+        while self.thread.is_alive():
+            try:  # makes room, so that a thread that waits for it sees that all is over
+                self.ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def get(self) -> Any:
+        """The stack for the next chunk; raises what the source raised."""
+        begun = time.perf_counter()
+        stack = self.ready.get()
+        self.waited += time.perf_counter() - begun
+        if isinstance(stack, BaseException):
+            raise stack
+        return stack
+
+    def report(self) -> dict[str, float]:
+        """The share of the time since the last call in which training waited for the source."""
+        now = time.perf_counter()
+        share = self.waited / max(now - self.since, 1e-9)
+        self.waited, self.since = 0.0, now
+        return {"waiting": min(share, 1.0)}
+
+    def _read(self) -> None:
+        try:
+            for steps in self._chunks():
+                if self.closed.is_set():
+                    return
+                self.ready.put(self._stack(steps))
+        except BaseException as error:
+            self.ready.put(error)
+
+    def _chunks(self) -> Iterator[range]:
+        step = int(self.plan.run.step)
+        while step < self.plan.last:
+            until = (step // self.plan.record_every + 1) * self.plan.record_every
+            end = min(self.plan.last, until, step + self.size)
+            yield range(step, end)
+            step = end
+
+    def _stack(self, steps: range) -> Stacked:
+        batches = self.source.take(self.plan.run.seed, steps, self.plan.batch_size)
+        found = {path: kind(leaf[0]) for path, leaf in leaves(batches).items()}
+        first = {path: kind(leaf) for path, leaf in leaves(self.plan.sample).items()}
+        if found != first:
+            raise different(first, found)
+
+        def filled(leaf: np.ndarray) -> np.ndarray:
+            missing = self.size - len(leaf)
+            zeros = itertools.chain([(0, missing)], itertools.repeat((0, 0), leaf.ndim - 1))
+            return np.pad(leaf, list(zeros)) if missing else leaf
+
+        batches = to_jax(jax.tree.map(filled, batches), "fit")
+        return Stacked(batches, np.uint32(steps.start))
