@@ -5,6 +5,7 @@ K steps, B examples in a batch.
 
 import functools
 import itertools
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -71,12 +72,24 @@ def mapped(data: Any) -> Any:
 
 
 def _is_mapped(leaf: Any) -> bool:
-    """Whether an array, or the array that it is a view of, is memory-mapped."""
+    return _file_of(leaf) is not None
+
+
+def _file_of(leaf: Any) -> np.memmap | None:
+    """The memory-mapped array of which an array is a view, or which it is itself."""
+    found = None
     while isinstance(leaf, np.ndarray):
-        if isinstance(leaf, np.memmap):
-            return True
+        found = leaf if isinstance(leaf, np.memmap) else found
         leaf = leaf.base
-    return False
+    return found
+
+
+def _advise(leaf: Any, advice: str) -> None:
+    """Tells the system how a memory-mapped file is read, where it can be told."""
+    file = _file_of(leaf)
+    # The pages of a private copy ("c") hold what the user wrote, so they must stay.
+    if file is not None and file.mode != "c" and hasattr(mmap, advice):
+        file._mmap.madvise(getattr(mmap, advice))
 
 
 class Source:
@@ -109,6 +122,8 @@ class Rows(Source):
     def __init__(self, data: Batch):
         self.data = as_arrays(data)
         self.examples = length(data)
+        for leaf in jax.tree.leaves(self.data):
+            _advise(leaf, "MADV_RANDOM")  # the system shall not read the rows around a row
 
     def __repr__(self) -> str:
         return f"source of {self.examples} rows"
@@ -122,10 +137,13 @@ class Rows(Source):
         numbers = np.arange(steps.start, steps.stop, dtype=np.uint32)
         rows = np.asarray(_orders(seed, numbers, batch_size, self.examples))
         shape = rows.shape
-        return jax.tree.map(
+        batches = jax.tree.map(
             lambda leaf: np.asarray(leaf[rows.reshape(-1)]).reshape(*shape, *leaf.shape[1:]),
             self.data,
         )
+        for leaf in jax.tree.leaves(self.data):
+            _advise(leaf, "MADV_DONTNEED")  # else the pages count as memory of this process
+        return batches
 
     def fingerprint(self) -> dict[str, Any]:
         """As for arrays in memory."""

@@ -120,8 +120,7 @@ def test_memory_stays_flat_over_rows_that_are_mapped(tmp_path):
     result = fdl.fit(score, fdl.sgd(0.1), result, x, steps=250, **how)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert int(result.run.step) == 250
-    # The pages of the file that were read are in the process too, as long as memory is free.
-    assert grown * 1024 < 200 * 256 * 4 * 1024 + 150e6
+    assert grown * 1024 < 400e6  # the stacks that are read ahead take 3 times 64 MB
 
 
 def test_a_slow_source_is_named(capsys):
