@@ -80,8 +80,8 @@ def fit(
       run: a run from `start`. Its arrays are copied and stay valid. Pass the whole `Result` of an
         earlier `fit`, or what a checkpoint gives, to also continue its history and its hooks.
       data: a pytree of arrays [N, ...], from NumPy or JAX. Memory-mapped arrays, and
-        `fdl.data.source(...)`, are read piece by piece; a record then has the value "waiting", the
-        share of the time in which training waited for them.
+        `fdl.data.source(...)`, are read piece by piece; the records that hooks get then have the
+        value "waiting", the share of the time in which training waited for them.
       batch_size: B, an int >= 1; a source of batches has a B of its own. Each batch has exactly B
         examples, so a batch may begin in one epoch and end in the next.
       epochs: the number of passes over the data, >= 0. Training ends at step ceil(epochs * N / B).
@@ -221,9 +221,9 @@ class _Loop:
         self.unfinished = self.so_far()
         with self.hooks.keeping_the_run():
             record = _where(self.plan, self.step) | values(self.means) | self.measure(self.run)
-            record |= feed.report() | {"seconds": time.perf_counter() - self.begun}
+            record |= {"seconds": time.perf_counter() - self.begun}
             self.history.append(record)
-            self.hooks.record(record, self.run)
+            self.hooks.record(record | feed.report(), self.run)
         if self.due():
             self.means = copied(self.zeros)
             self.unfinished = self.so_far()
