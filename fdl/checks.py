@@ -128,8 +128,9 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
 def check_array(layer: str, x: Any, what: str = "x") -> None:
     """Raises a PathError unless x is an array. Lists, Python numbers and None are not arrays."""
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
+        several = "pass one of its arrays, or " if isinstance(x, tuple) else ""
         raise PathError(
-            f"expected {what} to be an array, got a {type(x).__name__}; convert it with "
+            f"expected {what} to be an array, got a {type(x).__name__}; {several}convert it with "
             "jnp.asarray",
             layer=layer,
         )

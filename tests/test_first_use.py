@@ -1,5 +1,6 @@
 """Mistakes of beginners: the first line of a message is complete, and texts of values are short."""
 
+import dataclasses
 import functools
 import re
 
@@ -66,7 +67,7 @@ PAIR = (
 SCORES = "as a function (y_pred, y) -> [B, ...]"
 VALUE = (
     "expected only operations of jax.numpy on a traced array, got one that needs the array's "
-    "value, such as numpy, if, float() or int(); use jax.numpy, jnp.where or jax.lax.cond"
+    "value, such as numpy, if, float() or x[x > 0]; use jax.numpy, jnp.where or jax.lax.cond"
 )
 STEPS = "fit: expected a number of steps in [0, 2**32), an integer, got"
 SEED = "start: expected a seed, an integer in [0, 2**32), got"
@@ -89,6 +90,7 @@ ASKING = {
     "if": lambda x: x if x.sum() > 0 else -x,
     "float": lambda x: x * float(x.sum()),
     "int": lambda x: x * int(x.sum()),
+    "a mask": lambda x: x[x > 0],
     "range": lambda x: sum(x for _ in range(jnp.int32(2) * x.astype(int).max())),
 }
 
@@ -291,6 +293,54 @@ MISTAKES = {
         "compare_optimizers: expected different seeds in [0, 2**32), got 3; give range(3) or the "
         "like",
     ),
+    "a model without params": (
+        lambda: fdl.supervised(lambda x: x, fdl.squared_error),
+        "supervised: expected a model as a function (params, x) -> y, got the function <lambda> of "
+        "(x); write lambda params, x: ..., where params are what is trained",
+    ),
+    "a loss of one argument": (
+        lambda: fdl.supervised(model(), lambda y_pred: y_pred),
+        f"supervised: expected loss {SCORES}, got the function <lambda> of (y_pred); write lambda "
+        "y_pred, y: ...",
+    ),
+    "an extra input that a layer does not take": (
+        lambda: fdl.dense(3).init(jax.random.key(0), X, mask=X),
+        "dense: expected extra inputs among [], got 'mask', which no layer here takes; leave it "
+        "out, or add an argument of this name to the layer that needs it",
+    ),
+    "an extra input that a layer's apply does not take": (
+        lambda: fdl.layer_norm().apply({}, {}, X, msk=X),
+        "layer_norm: expected extra inputs among [], got 'msk', which no layer here takes; leave "
+        "it out, or add an argument of this name to the layer that needs it",
+    ),
+    "train in init": (
+        lambda: fdl.dropout(0.1).init(jax.random.key(0), X, train=True),
+        "dropout: expected extra inputs among [], got 'train', which is not an extra input; leave "
+        "it out, because a network always passes key and train to its layers",
+    ),
+    "data of predict with their labels": (
+        lambda: fdl.predict(model(), params(), DATA),
+        "dense_0: expected x to be an array, got a tuple; pass one of its arrays, or convert it "
+        "with jnp.asarray",
+    ),
+    "layers as a list": (
+        lambda: fdl.chain([fdl.dense(3), fdl.relu]),
+        "chain: expected a Layer or a function of one array, got [<Layer dense>, the function "
+        "relu]; unpack it with a star, *layers",
+    ),
+    "a layer for a cell": (
+        lambda: fdl.bidirectional(fdl.lstm(3)),
+        "bidirectional: expected a cell, got <Layer lstm>; pass lstm_cell(64) or the like",
+    ),
+    "a factory of layers for a cell": (
+        lambda: fdl.recurrent(fdl.gru),
+        "recurrent: expected a cell, got the function gru; pass lstm_cell(64) or the like",
+    ),
+    "arrays for the average of a metric": (
+        lambda: fdl.metrics.f1(X[:, 0], Y),
+        "f1: expected average 'binary', 'macro' or 'micro', got float32 [8]; write "
+        "f1('binary')(scores, targets)",
+    ),
     "validation data of two lengths": (
         lambda: fit(validation=(X, Y[:3])),
         "data: expected arrays of the same length [N, ...], got '0': [8, 4], '1': [3]; every "
@@ -456,12 +506,57 @@ def test_pairs_of_trees_may_be_parameters():
         assert fdl.start(both, SGD).params is both
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Module:
+    """A network like those of Equinox: a callable pytree."""
+
+    w: object
+
+    def __call__(self, x):
+        return x @ self.w
+
+
+def test_a_callable_pytree_may_be_parameters():
+    score = fdl.supervised(lambda module, x: module(x), fdl.softmax_cross_entropy)
+    module = Module(jnp.ones((4, 2)))
+    result = fit(objective=score, run_=fdl.start(module, SGD, state=module))
+    assert isinstance(result.params, Module)
+    assert fdl.evaluate(score, result.params, DATA) == fdl.evaluate(score, result, DATA)
+    assert fdl.predict(score.model, module, X).shape == (8, 2)
+
+
 def test_torch_optimizers_are_refused():
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.Adam([torch.zeros(2, requires_grad=True)])
     told = f"start: expected an optimizer of fdl or optax, got Adam; {OPTIMIZER}"
     with pytest.raises(TypeError, match="^" + re.escape(told) + "$"):
         fdl.start(params(), optimizer)
+
+
+@pytest.mark.parametrize("make", [fdl.conv, fdl.max_pool, fdl.optim.inject_hyperparams(fdl.sgd)])
+def test_arguments_of_torch_are_refused_by_the_name_of_what_was_called(make):
+    """A decorator around a factory reads its signature first."""
+    name = getattr(make, "__name__", "sgd")
+    with pytest.raises(TypeError, match=rf"^{name}\(\) takes .* positional arguments? but \d+ w"):
+        make(3, 16, 3, 1, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_init_takes_arrays_of_numpy_of_64_bits():
+    """NumPy's own dtypes; JAX warns when it is asked for them."""
+    net = fdl.network(
+        lambda f, x, *, ids: f.norm(f.dense(x)) + f.embed(ids),
+        **{"dense": fdl.dense(3), "norm": fdl.batch_norm(), "embed": fdl.embedding(5, 3)},
+    )
+    x, ids = np.ones((4, 2)), np.arange(4)
+    assert (x.dtype, ids.dtype) == (np.float64, np.int64)
+    params, state = net.init(jax.random.key(0), x, ids=ids)
+    alone, _ = fdl.dense(3).init(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state, alone))} == {jnp.float32.dtype}
+    assert "9" in repr(fdl.look.summary(net, x, ids=ids))
+    with jax.enable_x64():
+        assert fdl.dense(3).init(jax.random.key(0), x)[0]["w"].dtype == np.float64
 
 
 def test_draw_batch_takes_arrays_of_numpy():
@@ -501,6 +596,10 @@ def test_texts_of_values_are_short_and_say_what_they_are():
     for value in (net, run(), result, best, result.unfinished, found, big(), many):
         assert len(repr(value)) < 500
     assert len(repr(big())) < 220
+    assert repr(fdl.data.digits()) == (
+        "<Split of train (uint8 [1348, 8, 8, 1], int32 [1348]), test (uint8 [449, 8, 8, 1], int32 "
+        "[449])>"
+    )
 
 
 @pytest.mark.parametrize("of", ["jit", "vmap", "eval_shape"])
@@ -571,6 +670,8 @@ SEEDED_BUGS = {
         [
             ("if shapes[0] != shapes[1]:", "if False:"),
             ("isinstance(params[1], dict) and not params[1]", "params[1]"),
+            ("callable(tree) and jax.tree_util.all_leaves([tree])", "callable(tree)"),
+            ("bind_partial(None, None)", "bind(None, None)"),
             ('getattr(getattr(leaf, "dtype", None), "kind", None)', '"f"'),
         ],
     ),

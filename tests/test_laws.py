@@ -25,8 +25,8 @@ WIDER = ["float32", "int32"]
 # Initializers of weights of one kind: tests/initializers/test_initializers.py has them.
 OF_ONE_SHAPE = {"delta_orthogonal", "dirac", "identity", "sparse", "need_key"}
 
-# Losses of a batch, or of a region, whose arguments have more elements than the loss.
-WITHOUT_WHERE = {"info_nce", "sigmoid_contrastive", "dice"}
+# Losses of a region, whose `where` has more elements than the loss.
+OF_REGIONS = {"dice"}
 
 over_layers = pytest.mark.parametrize("name", LAYERS)
 over_losses = pytest.mark.parametrize("name", LOSSES)
@@ -748,7 +748,7 @@ def test_ranks_are_free_in_a_loss_called_alone(name):
     assert values.shape == case.loss(*case.data()).shape
 
 
-@pytest.mark.parametrize("name", [name for name, c in LOSSES.items() if name not in WITHOUT_WHERE])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in OF_REGIONS])
 def test_where_gives_0_for_the_other_elements_and_hides_their_nan(name):
     case = LOSSES[name]
     args = case.data()
@@ -764,9 +764,17 @@ def test_where_gives_0_for_the_other_elements_and_hides_their_nan(name):
         values = loss(*args)
         return (jnp.cos(jnp.arange(values.size)).reshape(shape) * values).sum(), values
 
+    def shown(*args):
+        return jnp.where(mask, case.loss(*args), 0)
+
+    def kept_rows(*args):
+        """Where examples look at each other: the loss of the kept ones as a batch of their own."""
+        rows = np.flatnonzero(mask)
+        return jnp.zeros(shape).at[rows].set(case.loss(*(x[rows] for x in args)))
+
     def both(args, spoilt):
         masked = functools.partial(case.loss, where=mask)
-        plain = lambda *args: jnp.where(mask, case.loss(*args), 0)  # noqa: E731
+        plain = kept_rows if not case.alone else shown
         slopes = [jax.grad(functools.partial(total, f), case.moved, True) for f in (masked, plain)]
         return slopes[0](*spoilt), slopes[1](*args)
 

@@ -16,7 +16,7 @@ import fdl
 
 ROOT = Path(fdl.__file__).parent
 TIERS = [
-    {"paths", "public_names", "version", "typing", "checks", "ops"},
+    {"paths", "public_names", "version", "typing", "checks", "options", "ops"},
     {"activations", "initializers", "gradients", "data"},
     {"core"},
     {"layers", "losses", "metrics", "optim"},

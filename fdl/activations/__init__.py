@@ -1,4 +1,8 @@
-"""Activations: functions of one array. The result has the shape of x; gates halve the last axis."""
+"""Activations: functions of one array. The result has the shape of x; gates halve the last axis.
+
+Called with options only, an activation returns itself with these options set, as
+`gelu(approximate=False)`; so do the losses, and `rotary`.
+"""
 
 from fdl.public_names import public as _public
 from fdl.activations.rectifiers import relu as relu

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_number
+from fdl.checks import check_array, check_number
+from fdl.options import options_first
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -55,6 +56,7 @@ def squared_relu(x: jax.Array) -> jax.Array:
     return jnp.square(relu(x))
 
 
+@options_first
 def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax.Array:
     """x where x > 0, else negative_slope * x.
 
@@ -70,6 +72,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
     return jnp.where(x <= 0, like(x, "leaky_relu", "negative_slope", negative_slope) * x, x)
 
 
+@options_first
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     """x where x > 0, else alpha * (e^x - 1).
 
@@ -82,6 +85,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     return jax.nn.elu(x, like(x, "elu", "alpha", alpha))
 
 
+@options_first
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     """x where x > 0, else alpha * (e^(x / alpha) - 1): an ELU with a continuous slope.
 
@@ -106,6 +110,7 @@ def selu(x: jax.Array) -> jax.Array:
     return jax.nn.selu(x)
 
 
+@options_first
 def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
     """x where x > level, else `value`.
 
@@ -119,6 +124,7 @@ def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
     return jnp.where(x <= like(x, "threshold", "level", level), other, x)
 
 
+@options_first
 def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     """0 where |x| <= level, else x.
 
@@ -131,6 +137,7 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     return jnp.where(jnp.abs(x) <= like(x, "hard_shrink", "level", level), jnp.zeros_like(x), x)
 
 
+@options_first
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     """x moved towards 0 by `level`; 0 where |x| <= level.
 
@@ -148,8 +155,10 @@ def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
     """An option converted to the dtype of x, so that a NumPy number does not widen the result.
 
     Raises:
+      PathError: x is not an array.
       ValueError: the option is not a number. The message names the activation and the option.
     """
+    check_array(who, x)
     check_number(who, what, option, None, "pass a number")
     return jnp.asarray(option, x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32)
 

@@ -12,11 +12,13 @@ from fdl.activations.rectifiers import like
 from fdl.activations.sigmoids import hard_sigmoid, sigmoid
 from fdl.checks import check_floating
 from fdl.ops.numerics import widened
+from fdl.options import options_first
 
 # For |x| > FAR, sqrt(x^2 + b) equals |x| in float32, and x^2 could overflow.
 FAR = 2.0**40
 
 
+@options_first
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     """The Gaussian error linear unit: x * P(Z < x), with Z standard normal.
 
@@ -100,6 +102,7 @@ def softplus(x: jax.Array) -> jax.Array:
     return jax.nn.softplus(x)
 
 
+@options_first
 def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials.
 

@@ -8,10 +8,12 @@ from fdl.activations.smooth import gelu, silu
 from fdl.checks import check_number
 from fdl.ops.numerics import deviations, widened
 from fdl.ops.rank_promotion import free_ranks
+from fdl.options import options_first
 from fdl.paths import PathError
 from fdl.typing import Activation
 
 
+@options_first
 def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """e^x / sum e^x: the probabilities of classes.
 
@@ -31,6 +33,7 @@ def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     return jax.nn.softmax(x, axis=axis)
 
 
+@options_first
 def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """log(softmax(x)), without underflow.
 
@@ -47,6 +50,7 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     return jax.nn.log_softmax(x, axis=axis)
 
 
+@options_first
 def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """softmax(-x): the smallest x gets the largest probability.
 
@@ -63,6 +67,7 @@ def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
     return jax.nn.softmax(-x, axis=axis)
 
 
+@options_first
 def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """The vector of probabilities that is nearest to x. Many of them are exactly 0.
 
@@ -95,6 +100,7 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     return jnp.where(shown, z - tau, jnp.zeros_like(z)).astype(x.dtype)
 
 
+@options_first
 def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.Array:
     """(x - mean) / sqrt(variance + epsilon) along one axis: `layer_norm` without scale and bias.
 

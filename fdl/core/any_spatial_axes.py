@@ -36,7 +36,10 @@ def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, La
 
         @functools.wraps(factory)
         def made(*args: P.args, **given: P.kwargs) -> Layer:
-            bound = signature.bind(*args, **given)
+            try:
+                bound = signature.bind(*args, **given)
+            except TypeError:
+                return factory(*args, **given)  # raises an error that names the factory
             size = as_int(bound.arguments.get(what))
             if not is_count(size):
                 return factory(*args, **given)

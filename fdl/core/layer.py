@@ -18,9 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl import initializers
 from fdl.checks import check_array, check_key, described
+from fdl.core.inputs import check_inputs
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError, shortened
 from fdl.typing import Params, State
@@ -68,7 +70,7 @@ class Layer:
             object.__setattr__(self, "required", tuple(name for name in named if named[name]))
         _check_initializers(self.name, self.init)
         for part, takes in (("init", ("key", "x")), ("apply", ("params", "state", "x"))):
-            object.__setattr__(self, part, _entered(self.name, part, getattr(self, part), takes))
+            object.__setattr__(self, part, _entered(self, part, takes))
 
     def __repr__(self) -> str:
         children = [
@@ -182,9 +184,12 @@ def as_layer(value: Any, who: str = "network") -> Layer:
         )
     if callable(value):
         return function(value)
+    several = isinstance(value, list | tuple)
+    got = described(value) if several else shortened(repr(value), 200)
+    remedy = "call the layer's factory, for example dense(8), or pass the function itself"
     raise TypeError(
-        f"{who}: expected a Layer or a function of one array, got {shortened(repr(value), 200)}; "
-        "call the layer's factory, for example dense(8), or pass the function itself"
+        f"{who}: expected a Layer or a function of one array, got {got}; "
+        f"{'unpack it with a star, *layers' if several else remedy}"
     )
 
 
@@ -216,12 +221,12 @@ def _check_initializers(name: str, init: Callable[..., Any]) -> None:
             check_initializer(name, what, cell.cell_contents)
 
 
-def _entered(
-    name: str, what: str, f: Callable[..., Any], takes: tuple[str, ...]
-) -> Callable[..., Any]:
-    """A layer's init or apply, run inside `free_ranks` after a check of the argument count."""
+def _entered(layer: Layer, what: str, takes: tuple[str, ...]) -> Callable[..., Any]:
+    """A layer's init or apply, run inside `free_ranks` after a check of the arguments' names."""
+    f, name, inputs = getattr(layer, what), layer.name, layer.inputs or ()
     if hasattr(f, "entered"):  # dataclasses.replace made this layer from another
         return f
+    others = takes if what == "init" else (*takes, "key", "train")
 
     @functools.wraps(f, updated=())
     def entered(*args: Any, **given: Any) -> Any:
@@ -232,11 +237,22 @@ def _entered(
                 "position; pass {} as the state of a network without state, and pass all other "
                 "arguments by name"
             )
+        check_inputs(name, inputs, (), {each: 0 for each in given if each not in others})
+        if what == "init":
+            args, given = jax.tree.map(_canonical, (args, given))
         with free_ranks():
             return f(*args, **given)
 
     entered.__dict__["entered"] = True
     return entered
+
+
+def _canonical(x: Any) -> Any:
+    """x; or, if it is a NumPy array of 64 bits and JAX uses 32, its shape with JAX's dtype."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf":
+        return x
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    return x if dtype == x.dtype else jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def check_training_key(key: Any, layer: str = "") -> None:
@@ -257,6 +273,7 @@ def abstract(tree: Any) -> Any:
 
 def zeros(x: Any) -> jax.Array:
     """Zeros of the shape and dtype of an array or a `jax.ShapeDtypeStruct`."""
+    x = _canonical(x)
     return jnp.zeros(jnp.shape(x), x.dtype if hasattr(x, "dtype") else None)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import kind
+from fdl.checks import described, kind
 
 _CHUNK = 1 << 16  # how many numbers are checked at a time
 SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
@@ -30,6 +30,10 @@ class Split(NamedTuple):
 
     train: Any
     test: Any
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {described(part)}" for name, part in zip(self._fields, self, strict=True))
+        return f"<Split of {', '.join(parts)}>"
 
 
 def length(data: Any) -> int:

@@ -28,7 +28,7 @@ def normal(stddev: float = 0.01) -> Initializer:
       (3, 2)
     """
     check_stddev("normal", stddev)
-    return _initializer("normal", _program(_normal, stddev))
+    return _initializer("normal", program(_normal, stddev))
 
 
 def uniform(limit: float = 0.01) -> Initializer:
@@ -76,7 +76,7 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
     bounds = (lower, upper)
     remedy = "pass the smaller number as lower"
     check_ordered("truncated_normal", "numbers lower < upper", bounds, remedy, order=operator.lt)
-    return _initializer("truncated_normal", _program(_truncated, stddev, lower, upper))
+    return _initializer("truncated_normal", program(_truncated, stddev, lower, upper))
 
 
 def variance_scaling(
@@ -149,7 +149,7 @@ def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
     return init
 
 
-def _program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
+def program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
     """The function `(key, shape, dtype) -> draw(key, shape, dtype, *options)`.
 
     `draw` is a compiled function. Options that are not traced become its static arguments, so that

@@ -1,5 +1,6 @@
 """Structured weights: constants, orthogonal and identity matrices, and sparse matrices."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_number, in_dtype, is_concrete_number, named_in_errors
-from fdl.initializers.distributions import normal
+from fdl.checks import check_count, check_number, is_concrete_number, named_in_errors
+from fdl.initializers.distributions import normal, program
 from fdl.initializers.fan_counts import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
 from fdl.typing import Initializer, Key
@@ -79,16 +80,15 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """
     remedy = "pass the norm of each row or column, such as 1"
     check_number("orthogonal", "scale", scale, "(0, inf)", remedy)
+    draw = program(_orthogonal, scale)
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fans(shape, "orthogonal")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         square = (max(rows, columns), min(rows, columns))
         exact = drawn_in(dtype, "orthogonal")
-        q, r = jnp.linalg.qr(jax.random.normal(need_key(key, "orthogonal"), square, exact))
-        q = q * jnp.sign(jnp.diagonal(r))[None]
-        scaled_q = in_dtype(scale, q.dtype) * (q if rows >= columns else q.T)
-        return scaled_q.reshape(shape).astype(dtype)
+        q = draw(need_key(key, "orthogonal"), square, exact)
+        return (q if rows >= columns else q.T).reshape(shape).astype(dtype)
 
     return init
 
@@ -277,6 +277,12 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
         return jnp.asarray(factor, w.dtype) * w
 
     return init
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _orthogonal(key: Key, shape: tuple[int, ...], dtype: Any, scale: Any) -> jax.Array:
+    q, r = jnp.linalg.qr(jax.random.normal(key, shape, dtype))
+    return scale * (q * jnp.sign(jnp.diagonal(r))[None])
 
 
 def _check_factor(who: str, name: str, value: Any) -> None:

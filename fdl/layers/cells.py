@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import sigmoid, tanh
-from fdl.checks import check_count, check_number
+from fdl.checks import check_count, check_number, is_zero
 from fdl.core.layer import check_initializer, subkey
 from fdl.initializers import lecun_normal, orthogonal, zeros
 from fdl.ops.rank_promotion import with_free_ranks
@@ -127,8 +127,9 @@ def lstm_cell(
 
     def init(key: Any, x: Any) -> Params:
         params = affine(key, x)
-        forget = slice(features, 2 * features)
-        params["input"]["b"] = params["input"]["b"].at[forget].set(forget_bias)
+        if not is_zero(forget_bias):
+            forget = slice(features, 2 * features)
+            params["input"]["b"] = params["input"]["b"].at[forget].set(forget_bias)
         return params
 
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
@@ -206,10 +207,8 @@ def _affine(
 
     def init(key: Any, x: Any) -> Params:
         def drawn(key: Any, init: Initializer, rows: int) -> jax.Array:
-            keys = None if key is None else jnp.stack([subkey(key, gate) for gate in gates])
-            draw = jax.vmap(lambda key: init(key, (rows, features), x.dtype), axis_size=len(gates))
-            matrices = draw(keys)
-            return jnp.moveaxis(matrices, 0, 1).reshape(rows, -1)
+            shape = (rows, features)
+            return jnp.concatenate([init(subkey(key, gate), shape, x.dtype) for gate in gates], -1)
 
         return {
             "input": {

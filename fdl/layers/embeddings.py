@@ -20,6 +20,7 @@ from fdl.initializers import normal
 from fdl.ops.numerics import wide
 from fdl.ops.rank_promotion import free_ranks
 from fdl.ops.sharding import rows
+from fdl.options import options_first
 from fdl.paths import PathError
 from fdl.typing import Initializer, Params, State
 
@@ -210,6 +211,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     return dataclasses.replace(layer, decoding=lambda room: with_position_count(layer, room))
 
 
+@options_first
 def rotary(
     x: jax.Array,
     positions: Any,
@@ -259,6 +261,7 @@ def rotary(
         return _by_base(x, positions, float(base), features, bool(interleaved))
 
 
+@options_first
 def rotary_by_tables(
     x: jax.Array, positions: Any, *, cos: Any, sin: Any, interleaved: bool = False
 ) -> jax.Array:
@@ -282,9 +285,8 @@ def rotary_by_tables(
       PathError: cos and sin differ in shape; R > K; or positions do not fit x or are not integers.
 
     Example:
-      >>> import functools
       >>> angles = jnp.arange(16.0)[:, None] * jnp.array([1.0, 0.1, 0.01])
-      >>> turn = functools.partial(rotary_by_tables, cos=jnp.cos(angles), sin=jnp.sin(angles))
+      >>> turn = rotary_by_tables(cos=jnp.cos(angles), sin=jnp.sin(angles))
       >>> turn(jnp.ones((5, 2, 8)), jnp.arange(5)).shape
       (5, 2, 8)
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_array, named_in_errors
+from fdl.checks import OptionError, check_array, described, named_in_errors
 from fdl.core.combinators import parallel
 from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs
@@ -62,6 +62,7 @@ def recurrent(
 
     Source: Elman 1990, "Finding structure in time".
     """
+    _check_cell("recurrent", cell)
     if returns not in RETURNS:
         raise OptionError(
             "recurrent",
@@ -204,6 +205,7 @@ def bidirectional(
 
     Source: Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
     """
+    _check_cell("bidirectional", cell)
     if returns not in ("sequence", "last"):
         raise OptionError(
             "bidirectional",
@@ -213,6 +215,13 @@ def bidirectional(
     forward = _Recurrent(cell, False, returns, cell.name, takes_carry=False)
     backward = dataclasses.replace(forward, reverse=True)
     return parallel(forward=forward.layer(), backward=backward.layer(), merge=merge, name=name)
+
+
+def _check_cell(who: str, cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"{who}: expected a cell, got {described(cell)}; pass lstm_cell(64) or the like"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ def attention(
       window: a token sees only tokens at a distance below this, >= 1 (the distance of a token to
         itself is 0). None means no limit.
       rotary: True rotates queries and keys by `fdl.rotary`. A function (x, positions) -> x rotates
-        them instead, such as `functools.partial(fdl.rotary, base=5e5, interleaved=True)`.
+        them instead, such as `fdl.rotary(base=5e5, interleaved=True)`.
       alibi: whether scores are reduced with distance, by `alibi_slopes`.
       qk_norm: whether queries and keys are divided by their root mean square, then multiplied by
         learned scales [K].

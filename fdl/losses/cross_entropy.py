@@ -42,7 +42,9 @@ def softmax_cross_entropy(
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if
         the loss is wrapped in another function, such as a lambda, `supervised` cannot see the
-        option, and the zeros enter the means.
+        option, and the zeros enter the means. A lambda that only sets options can be left out:
+        write `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`. With any other function,
+        put the weight `labels != -100` into the batch.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.
 

@@ -1,5 +1,6 @@
 """Losses that pull matching representations together. B: batch size; D: length of a vector."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_number
 from fdl.losses.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from fdl.losses.per_example import per_example
+from fdl.losses.per_example import check_where, per_example
 from fdl.losses.shapes import real, same_shape
 from fdl.ops.numerics import direction, norm
 from fdl.paths import PathError
@@ -138,9 +139,13 @@ def triplet(
     return jnp.maximum(0, near - far + jnp.asarray(margin, near.dtype))
 
 
-@per_example
+@functools.partial(per_example, of_batches=True)
 def info_nce(
-    queries: jax.Array, keys: jax.Array, *, temperature: float | jax.Array = 0.07
+    queries: jax.Array,
+    keys: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.07,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-log softmax over j of (cos(query_i, key_j) / temperature), taken at j = i, in nats.
 
@@ -152,12 +157,15 @@ def info_nce(
       queries: [B, D].
       keys: [B, D]. Row i is the key that matches query i.
       temperature: > 0; a number, or a learned scalar array.
+      where: bool [B], by default all True. Where it is False, the row counts as absent: its loss
+        and gradient are 0, and its key is not among those of the other queries. NaNs in it have
+        no effect.
 
     Returns:
       [B], float32 or wider, >= 0.
 
     Raises:
-      PathError: the arguments differ in shape, or do not have two axes.
+      PathError: the arguments differ in shape, or do not have two axes, or where is not [B].
       ValueError: temperature is out of range.
 
     Example:
@@ -171,16 +179,20 @@ def info_nce(
     scores = _cosines("info_nce", queries, keys)
     check_number("info_nce", "temperature", temperature, "(0, inf]", "pass 0.07, the usual value")
     scores = scores / jnp.asarray(temperature, scores.dtype)
+    if where is not None:
+        check_where("info_nce", where, scores.shape[:1])
+        scores = jnp.where(where, scores, -jnp.inf)
     return softmax_cross_entropy(scores, jnp.arange(len(scores)))
 
 
-@per_example
+@functools.partial(per_example, of_batches=True)
 def sigmoid_contrastive(
     a: jax.Array,
     b: jax.Array,
     *,
     scale: float | jax.Array = 10.0,
     bias: float | jax.Array = -10.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """-sum_j log sigmoid(z_ij (scale * cos(a_i, b_j) + bias)), where z_ij = 1 if i = j, else -1.
 
@@ -191,12 +203,14 @@ def sigmoid_contrastive(
       b: [B, D]. Row i of b matches row i of a.
       scale: > 0; a number, or a learned scalar array.
       bias: a number, or a learned scalar array. (The paper starts with scale 10 and bias -10.)
+      where: bool [B], by default all True. Where it is False, the row counts as absent: its loss
+        and gradient are 0, and no other row is scored against it. NaNs in it have no effect.
 
     Returns:
       [B], float32 or wider, >= 0. The mean over B is the loss of the paper.
 
     Raises:
-      PathError: the arguments differ in shape, or do not have two axes.
+      PathError: the arguments differ in shape, or do not have two axes, or where is not [B].
       ValueError: scale is out of range.
 
     Example:
@@ -209,7 +223,10 @@ def sigmoid_contrastive(
     check_number("sigmoid_contrastive", "scale", scale, "(0, inf]", "pass 10, the usual value")
     scale, bias = jnp.asarray(scale, scores.dtype), jnp.asarray(bias, scores.dtype)
     matches = jnp.eye(len(scores), dtype=scores.dtype)
-    return sigmoid_cross_entropy(scale * scores + bias, matches).sum(-1)
+    losses = sigmoid_cross_entropy(scale * scores + bias, matches)
+    if where is not None:
+        check_where("sigmoid_contrastive", where, scores.shape[:1])
+    return losses.sum(-1, where=where)
 
 
 def _cosines(name: str, a: jax.Array, b: jax.Array) -> jax.Array:

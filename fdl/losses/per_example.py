@@ -1,37 +1,32 @@
 """`per_example`, the decorator of losses and metrics. It sets options and leaves out elements.
 
 Losses and metrics have `where` and `ignore_index` in their signatures, but only this module reads
-these two options.
+these two options. The exceptions are losses whose values depend on several examples or pixels; they
+read `where` too.
 """
 
 import functools
 import inspect
 from collections.abc import Callable
 from numbers import Number
-from typing import Any, ParamSpec, Protocol, cast, overload
+from typing import Any, ParamSpec, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl.checks import as_int, check_array, described, is_count
 from fdl.ops.rank_promotion import free_ranks
-from fdl.paths import PathError, quoted
+from fdl.options import WithOptions, options_first
+from fdl.paths import PathError
 
 OPTIONS = ("where", "ignore_index")  # the options that say which elements to leave out
 P = ParamSpec("P")
 
 
-class PerExample(Protocol[P]):
-    """A function of arrays. If it gets options only, it returns itself with these options set."""
-
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
-
-    @overload
-    def __call__(self, **options: Any) -> Callable[..., jax.Array]: ...
-
-
-def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
+def per_example(
+    f: Callable[P, jax.Array], *, of_regions: bool = False, of_batches: bool = False
+) -> WithOptions[P]:
     """Adds to a loss or metric the behaviour that all losses and metrics share.
 
     The function may combine arrays of different ranks. If it is called with options only, it
@@ -43,6 +38,11 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
       f: a function of arrays. The first axes of each array are the axes of the value. The
         second array is the labels or targets; `ignore_index` needs the name `labels`. Options are
         keyword-only arguments.
+      of_regions: True if a value is about a region, a set of elements. Then `where` says which of
+        these elements count, its shape is the first axes of the arrays, and the values are not set
+        to 0.
+      of_batches: True if the value for an example depends on the whole batch. Then f reads `where`
+        too, and `supervised` passes it the rows whose weight is not 0.
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -51,9 +51,7 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
     call: Callable[..., jax.Array] = f
 
     @functools.wraps(f)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not args and not kwargs.keys() & set(arrays):
-            return _with_options(wrapped, kwargs)
+    def masked(*args: Any, **kwargs: Any) -> Any:
         with free_ranks():
             options = {name: kwargs.get(name) for name in OPTIONS}
             none_left_out = all(value is None for value in options.values())
@@ -65,28 +63,32 @@ def per_example(f: Callable[P, jax.Array]) -> PerExample[P]:
                 return call(*args, **kwargs)  # f itself raises for arguments that are not arrays
             mask = mask_of(name, dict(zip(arrays, found, strict=True)).get("labels"), **options)
             if any(x.shape[: mask.ndim] != mask.shape for x in found):
-                shape = call(*args, **kwargs).shape  # f itself raises for arrays that do not fit
-                raise _misshapen(name, shape, mask)
+                value = call(*args, **kwargs)  # f itself raises for arrays that do not fit
+                check_where(name, mask, value.shape)
             hidden = dict(zip(arrays, _hidden(mask, found), strict=True))
             value = call(**{**named, **hidden})
-            if value.shape != mask.shape:
-                raise _misshapen(name, value.shape, mask)
+            if of_regions:
+                return value
+            check_where(name, mask, value.shape)
             return shown(value, mask)
 
-    wrapped.__dict__["leaves_out"] = True
-    return cast("PerExample[P]", wrapped)
+    wrapped = options_first(masked)
+    wrapped.__dict__.update(leaves_out=not of_regions, of_batches=of_batches)
+    return cast("WithOptions[P]", wrapped)
 
 
-def _with_options(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """A `functools.partial` of the function, with the options set."""
-    known = [n for n, p in inspect.signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    unknown = next((name for name in options if name not in known), None)
-    if unknown is not None:
-        raise TypeError(
-            f"{f.__name__}: expected options among {', '.join(known) or 'none'}, got "
-            f"{quoted(unknown)}; use one of these names, and pass arrays before options"
-        )
-    return functools.partial(f, **options)
+def rows_of_batch(f: Any, weight: Any) -> dict[str, jax.Array]:
+    """The option `where` with which a loss leaves out the rows of weight 0, as {"where": [B]}.
+
+    It is empty if there are no weights, or if f is not a loss of fdl that depends on the whole
+    batch: then the weights of the mean are enough.
+    """
+    options = f.keywords if isinstance(f, functools.partial) else {}
+    of_batches = getattr(getattr(f, "func", f), "of_batches", False)
+    if weight is None or np.ndim(weight) != 1 or not of_batches:
+        return {}
+    where = jnp.asarray(weight).astype(bool)
+    return {"where": where if options.get("where") is None else where & options["where"]}
 
 
 def counting(f: Any, targets: Any) -> jax.Array | None:
@@ -100,7 +102,7 @@ def counting(f: Any, targets: Any) -> jax.Array | None:
     Returns:
       bool [...], True where an element enters the mean. None means that all elements do.
     """
-    if not isinstance(f, functools.partial) or not hasattr(f.func, "leaves_out"):
+    if not isinstance(f, functools.partial) or not getattr(f.func, "leaves_out", False):
         return None
     options = {name: f.keywords.get(name) for name in OPTIONS}
     if all(value is None for value in options.values()):
@@ -154,9 +156,11 @@ def _hidden(mask: jax.Array, arrays: list[Any]) -> list[jax.Array]:
     ]
 
 
-def _misshapen(name: str, shape: tuple[int, ...], mask: jax.Array) -> PathError:
-    return PathError(
-        f"expected where to have the shape of the loss, {list(shape)}, got {list(mask.shape)}; "
-        "use jnp.broadcast_to",
-        layer=name,
-    )
+def check_where(name: str, where: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raises a PathError unless `where` has the shape of the loss."""
+    if where.shape != shape:
+        raise PathError(
+            f"expected where to have the shape of the loss, {list(shape)}, got "
+            f"{list(where.shape)}; use jnp.broadcast_to",
+            layer=name,
+        )

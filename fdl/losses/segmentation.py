@@ -1,5 +1,7 @@
 """Losses for regions of images: how far two sets of pixels overlap."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -9,13 +11,14 @@ from fdl.losses.shapes import same_shape
 from fdl.paths import PathError
 
 
-@per_example
+@functools.partial(per_example, of_regions=True)
 def dice(
     logits: jax.Array,
     targets: jax.Array,
     *,
     axis: int | tuple[int, ...] = -1,
     smooth: float | jax.Array = 1.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """1 - (2 sum p t + smooth) / (sum p + sum t + smooth), p = sigmoid(logits), t = targets.
 
@@ -25,12 +28,15 @@ def dice(
       axis: an axis or a tuple of axes to sum over, the axes of the pixels. For images [B, H, W, K],
         use `axis=(1, 2)`.
       smooth: > 0. It makes the loss 0 if both regions are empty.
+      where: bool, the shape of the arguments or their first axes, such as [B, H, W] for images
+        [B, H, W, K]; by default all True. Where it is False, the pixel does not enter the sums, and
+        NaNs in it have no effect. A region in which no pixel counts has loss 0.
 
     Returns:
       Shape of the arguments without `axis`, float32 or wider, in [0, 1].
 
     Raises:
-      PathError: the arguments differ in shape.
+      PathError: the arguments differ in shape, or where does not fit.
       ValueError: smooth is out of range.
 
     Example:
@@ -50,9 +56,22 @@ def dice(
             layer="dice",
         )
     check_number("dice", "smooth", smooth, "(0, inf]", "pass 1, the usual value")
+    counts = None if where is None else _counts(where, logits.shape)
     # The numerator is a sum of misses, each >= 0, so the loss is never negative. In the form
     # 1 - ratio, rounding could make it negative.
     probabilities, misses = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    missed = (probabilities * (1 - targets) + misses * targets).sum(axis)
+    missed = (probabilities * (1 - targets) + misses * targets).sum(axis, where=counts)
     smallest = jnp.asarray(smooth, missed.dtype)
-    return missed / (probabilities.sum(axis) + targets.sum(axis) + smallest)
+    sizes = [each.sum(axis, where=counts) for each in (probabilities, targets)]
+    return missed / (sizes[0] + sizes[1] + smallest)
+
+
+def _counts(where: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`where` with an axis for each axis of the arguments."""
+    if shape[: where.ndim] != where.shape:
+        raise PathError(
+            f"expected where to have the shape of the predictions, {list(shape)}, or its first "
+            f"axes, got {list(where.shape)}; pass True for the pixels that count",
+            layer="dice",
+        )
+    return where.reshape(where.shape + (1,) * (len(shape) - where.ndim))

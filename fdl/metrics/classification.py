@@ -415,10 +415,15 @@ def _of_hits(
 
 
 def _check_average(name: str, average: str, classes: int, threshold: Any) -> None:
-    if average not in ("binary", "macro", "micro"):
+    if not isinstance(average, str) or average not in ("binary", "macro", "micro"):
+        remedy = (
+            "pass 'macro' to weight all classes equally, 'micro' to weight all examples equally"
+        )
+        if hasattr(average, "shape"):
+            remedy = f"write {name}('binary')(scores, targets)"
         raise ValueError(
             f"{name}: expected average 'binary', 'macro' or 'micro', got {described(average)}; "
-            "pass 'macro' to weight all classes equally, 'micro' to weight all examples equally"
+            f"{remedy}"
         )
     if not is_count(classes, 0) or (average == "binary") != (classes == 0):
         remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"

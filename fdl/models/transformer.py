@@ -286,7 +286,7 @@ def encoder(
       >>> bert = encoder(
       ...     30522, 512, layers=12, heads=12, features=768, token_types=2, embed_norm=True,
       ...     norm=fdl.layer_norm(epsilon=1e-12), norm_first=False,
-      ...     activation=lambda x: fdl.gelu(x, approximate=False),
+      ...     activation=fdl.gelu(approximate=False),
       ... )
       >>> classifier = fdl.chain(
       ...     bert, lambda h: h[..., 0, :], pool=fdl.dense(768), tanh=fdl.tanh, head=fdl.dense(2)
@@ -376,7 +376,7 @@ def vit(
       >>> vit_b_16 = vit(
       ...     1000, (224, 224), 16, layers=12, heads=12, features=768, class_token=True,
       ...     norm=fdl.layer_norm(epsilon=1e-6),
-      ...     activation=lambda x: fdl.gelu(x, approximate=False),
+      ...     activation=fdl.gelu(approximate=False),
       ... )
 
     Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1. For the mean instead of a

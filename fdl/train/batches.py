@@ -61,7 +61,7 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
     """
     if weight is None:
         return x, y, inputs
-    out = jnp.asarray(weight) == 0
+    out = jnp.logical_not(jnp.asarray(weight))  # bool or a number; `== 0` takes no bool
     alone = out.reshape(out.shape[0], -1).all(1) if out.ndim else out
 
     def readable(leaf: Any) -> Any:

@@ -101,7 +101,7 @@ def check_params_given(who: str, params: Any) -> None:
             f"{who}: expected params, a pytree of arrays, got {described(params)}; pass its params"
         )
     whole = params is None or isinstance(params, Layer | GradientTransformation)
-    strange = {"": params} if whole or callable(params) else _not_numbers(params)
+    strange = {"": params} if whole or _is_function(params) else _not_numbers(params)
     for path, leaf in strange.items():
         at = f" at {path!r}" if path else ""
         order = {"start": "(params, optimizer)", "predict": "(model, params, x)"}
@@ -113,7 +113,7 @@ def check_params_given(who: str, params: Any) -> None:
 
 def check_state_given(who: str, state: Any) -> None:
     """Raises unless `state` is a pytree of numbers."""
-    for path, leaf in ({"": state} if callable(state) else _not_numbers(state)).items():
+    for path, leaf in ({"": state} if _is_function(state) else _not_numbers(state)).items():
         at = f" at {path!r}" if path else ""
         raise TypeError(
             f"{who}: expected state, a pytree of arrays, got {described(leaf)}{at}; "
@@ -146,6 +146,12 @@ def check_model(who: str, model: Any) -> None:
             f"{who}: expected a model first, a Layer or a function (params, x) -> y, got "
             f"{described(model)}; pass fdl.mlp([64], 10) or the like"
         )
+    if not isinstance(model, Layer) and not _takes_two(model):
+        raise TypeError(
+            f"{who}: expected a model as a function (params, x) -> y, got {described(model)} of "
+            f"({', '.join(_places(model) or [])}); write lambda params, x: ..., where params are "
+            "what is trained"
+        )
 
 
 def check_loss(who: str, name: str, loss: Any) -> None:
@@ -170,6 +176,11 @@ def check_loss(who: str, name: str, loss: Any) -> None:
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
             f"pass {pass_} or the like, the function itself"
+        )
+    if not _takes_two(loss):
+        raise TypeError(
+            f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)} "
+            f"of ({', '.join(_places(loss) or [])}); write lambda y_pred, y: ..."
         )
 
 
@@ -197,6 +208,11 @@ def _needed(factory: Callable[..., Any]) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty]
 
 
+def _is_function(tree: Any) -> bool:
+    """True for a function, and False for a callable pytree, such as a module of Equinox."""
+    return callable(tree) and jax.tree_util.all_leaves([tree])
+
+
 def _not_numbers(tree: Any) -> dict[str, Any]:
     """The leaves that are not numbers or arrays of numbers, by path."""
 
@@ -222,6 +238,17 @@ def _takes(f: Callable[..., Any], count: int) -> bool:
         inspect.signature(f).bind(*range(count))
     except TypeError:
         return False
+    return True
+
+
+def _takes_two(f: Callable[..., Any]) -> bool:
+    """Whether `f` can be called with two arguments by position, and perhaps others by name."""
+    try:
+        inspect.signature(f).bind_partial(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
     return True
 
 

@@ -187,7 +187,7 @@ def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> 
 
     Raises:
       PathError: the objective is from `supervised`, and its model's output for an example depends
-        on the rest of the batch.
+        on the rest of the batch, or its loss broadcasts predictions against targets.
     """
     if length(data) < 2:
         return False
@@ -214,6 +214,8 @@ def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> 
                 layer="supervised",
             )
     differ = [_differ(means[name], means_alone[name], rounding) for name in means]
+    if any(each is True for each in differ) and hasattr(objective, "check_pairing"):
+        objective.check_pairing(outputs, pair)
     return functools.reduce(operator.or_, differ, False)
 
 

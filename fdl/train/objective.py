@@ -7,6 +7,7 @@ objective yourself.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from fdl.checks import described, is_number
 from fdl.core.compilation import weak_jit
 from fdl.core.layer import Layer, key_and_train
 from fdl.losses import check_targets
-from fdl.losses.per_example import counting
+from fdl.losses.per_example import counting, rows_of_batch
 from fdl.metrics import Metric
 from fdl.metrics.metric import weight_of_counted
 from fdl.ops.rank_promotion import free_ranks
@@ -39,10 +40,11 @@ def supervised(
     Args:
       model: a Layer, or a function `(params, x) -> y_pred`. If the function has an argument named
         `key` or `train`, the objective passes it.
-      loss: a function `(y_pred, y) -> [B, ...]`, with one or more values for each example. A loss
-        of fdl may have an option to ignore some targets, for example
-        `functools.partial(fdl.softmax_cross_entropy, ignore_index=-100)`. Such targets are left out
-        of the mean loss and of the metrics.
+      loss: a function `(y_pred, y) -> [B, ...]`, with one or more values for each example. To
+        ignore some targets, call a loss of fdl with the option that says which, for example
+        `fdl.softmax_cross_entropy(ignore_index=-100)`. These targets are left out of the mean loss
+        and of the metrics. If your own function, such as a lambda, sets the option inside,
+        `supervised` cannot see it: also put the weight `y != -100` into the batch.
       metrics: other values to report, by name. Each is a function like `loss`
         (`accuracy=fdl.accuracy`) or a `fdl.metrics.Metric` whose value is one number
         (`f1=fdl.metrics.f1("macro", classes=10)`). If all arguments of the function that makes a
@@ -147,7 +149,7 @@ class Supervised:
             }
 
     def _mean(self, f: Loss | Metric, y_pred: Any, y: Any, weight: Any) -> Any:
-        values = y if isinstance(f, Metric) else f(y_pred, y)
+        values = y if isinstance(f, Metric) else f(y_pred, y, **rows_of_batch(f, weight))
         for counts in (counting(self.loss, y), counting(f, y)):
             weight = weight_of_counted(weight, counts, np.shape(values))
         return (
@@ -161,6 +163,40 @@ class Supervised:
         if isinstance(data, Mapping):
             return {**data, "x": x, "y": y, **inputs}
         return (x, y, weight)[: len(data)]
+
+    def check_pairing(self, outputs: list[Any], batch: Any) -> None:
+        """Raises if a loss broadcasts predictions [B, 1] against targets [B], or the other way.
+
+        Such a loss has a different value if both are given one shape, and the value is the same
+        for either of the two shapes. This is not so for a loss that is written for both shapes.
+
+        Args:
+          outputs: the predictions for the batch, as a list of arrays.
+          batch: as in `supervised`.
+        """
+        y = unpack(batch)[1]
+        if len(outputs) != 1 or not hasattr(y, "shape"):
+            return
+        [y_pred] = outputs
+        if y_pred.shape == y.shape or y_pred.size != y.size:
+            return
+        for name, f in (("loss", self.loss), *self.metrics):
+            if isinstance(f, Metric):
+                continue
+            try:
+                one = float(jnp.mean(f(y_pred.reshape(y.shape), y)))
+                other = float(jnp.mean(f(y_pred, y.reshape(y_pred.shape))))
+            except Exception:  # f does not take the other shape
+                continue
+            near = functools.partial(np.isclose, one, rtol=1e-3, equal_nan=True)
+            if near(other) and not near(float(jnp.mean(f(y_pred, y)))):
+                shapes = (f"[{', '.join(['B', *map(str, x.shape[1:])])}]" for x in (y_pred, y))
+                raise PathError(
+                    f"expected {name} to get predictions and targets of the same shape, got "
+                    f"{' and '.join(shapes)}, which broadcast against each other; reshape one of "
+                    "them",
+                    layer="supervised",
+                )
 
     def check(self, params: Any, state: Any, data: Any) -> None:
         """Raises unless the model and the loss can take the data."""

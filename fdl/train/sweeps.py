@@ -27,6 +27,7 @@ from fdl.train.members import (
     started,
     taken,
 )
+from fdl.train.objective import Supervised
 from fdl.train.run import Run
 from fdl.train.sweep_arguments import (
     check_seeds,
@@ -221,6 +222,8 @@ def swept(who: str, **given: Any) -> Sweep:
     rungs = checked_rungs(who, given["rungs"], last)
     every = every or math.ceil(examples / batch_size)
     data = to_jax(given["data"], who)
+    if isinstance(objective, Supervised):
+        mixes_examples(objective, *begun[0], data)  # raises if its model does
     validation = to_jax(validation, who, "validation data")
     validate: Callable[[Run], dict[str, Any]] = _nothing
     if validation is not None:

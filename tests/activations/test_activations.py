@@ -1,6 +1,7 @@
 """Activations and gates against float64 formulas, jax.nn and torch."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -385,3 +386,41 @@ def test_squareplus_where_squares_overflow(dtype):
         np.testing.assert_allclose(
             np.asarray(slope, np.longdouble), wanted, rtol=4 * eps, atol=least
         )
+
+
+OPTIONS = {"threshold": {"level": 0.3, "value": -1.0}, "gelu": {"approximate": False}}
+OPTIONS |= {"standardize": {"epsilon": 0.1}, "squareplus": {"b": 2.0}}
+OPTIONS |= {name: {"level": 0.2} for name in ("hard_shrink", "soft_shrink")}
+OPTIONS |= {name: {"alpha": 0.3} for name in ("elu", "celu")} | {
+    "leaky_relu": {"negative_slope": 0.3}
+}
+OPTIONS |= {name: {"axis": 0} for name in ("softmax", "log_softmax", "softmin", "sparsemax")}
+
+
+def test_called_with_options_alone_an_activation_gives_itself_with_them_set():
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    with_options = set()
+    for name in fdl.activations.__all__:
+        f = getattr(fdl, name)
+        parameters = inspect.signature(f).parameters.values()
+        if any(each.kind is each.KEYWORD_ONLY for each in parameters):
+            with_options.add(name)
+            plain = fdl.chain(f) if name != "threshold" else None
+            net = fdl.chain(f(**OPTIONS[name]))
+            assert list(net.children) == [f"{name}_0"]
+            y = net.apply({}, {}, x)[0]
+            np.testing.assert_array_equal(y, f(x, **OPTIONS[name]))
+            assert plain is None or (y != plain.apply({}, {}, x)[0]).any()
+            told = rf"^{name}: expected options among .*{next(iter(OPTIONS[name]))}.*, got 'slope'"
+            with pytest.raises(
+                TypeError, match=told + "; use one of these names, and pass arrays before options$"
+            ):
+                f(slope=1.0)
+    assert with_options == OPTIONS.keys()
+
+
+def test_a_number_in_the_place_of_the_array_is_told():
+    with pytest.raises(
+        fdl.PathError, match=r"^leaky_relu: expected x to be an array, got a float; c"
+    ):
+        fdl.leaky_relu(0.2)

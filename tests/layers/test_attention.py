@@ -641,7 +641,7 @@ def test_every_option_together_is_the_paper_by_hand():
             kv_heads=G,
             causal=True,
             window=4,
-            rotary=functools.partial(fdl.rotary, base=50.0),
+            rotary=fdl.rotary(base=50.0),
             alibi=True,
             qk_norm=True,
             soft_cap=2.0,

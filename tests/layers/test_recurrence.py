@@ -1,6 +1,7 @@
 """Recurrent layers against torch, Flax, and float64 NumPy written from the papers."""
 
 import functools
+import itertools
 
 import flax.linen
 import jax
@@ -10,6 +11,7 @@ import pytest
 from scipy.special import expit
 
 import fdl
+from tests.compilations import Compilations
 from tests.entry_types import LayerCase
 
 
@@ -311,9 +313,20 @@ def test_each_gate_is_drawn_separately():
     params, _ = fdl.lstm(H).init(KEY, X)
     for own in np.split(np.asarray(params["hidden"]["w"]), 4, -1):
         np.testing.assert_allclose(own.T @ own, np.eye(H), atol=1e-5)
+    gates = np.split(np.asarray(params["hidden"]["w"]), 4, -1)
+    assert all((one != other).any() for one, other in itertools.combinations(gates, 2))
     cell = fdl.lstm_cell(H, forget_bias=1.5)
     bias = cell.init(KEY, X)["input"]["b"]
     np.testing.assert_array_equal(bias, np.repeat([0, 1.5, 0, 0], H))
+
+
+def test_init_compiles_one_program_for_each_kind_of_weights():
+    """Four that draw, one for keys, and a few small ones for biases and gates side by side."""
+    model = fdl.chain(fdl.embedding(211, 19), fdl.lstm(23), fdl.dense(3))
+    with Compilations() as seen:
+        model.init(KEY, jnp.zeros((2, 5), jnp.int32))
+    assert sum("normal" in name or "orthogonal" in name for name in seen.names) == 4
+    assert len(seen.names) <= 11
 
 
 # Decoding.
@@ -430,7 +443,7 @@ SEEDED_BUGS = {
             ("slice(features, 2 * features)", "slice(0, features)"),
             ("again = r * (sums", "again = (sums"),
             ("_product(r * h, w", "r * _product(h, w"),
-            ("jnp.moveaxis(matrices, 0, 1)", "matrices"),
+            ("init(subkey(key, gate), shape", "init(key, shape"),
         ],
     ),
     "fdl/layers/recurrence.py": (

@@ -497,6 +497,17 @@ def test_the_mean_over_labels_that_count_matches_torch(weighs):
         assert found["perplexity"] == pytest.approx(np.exp(mean), rel=1e-5)
 
 
+def test_a_weight_leaves_out_what_a_function_around_a_loss_hides():
+    (x, y), w = tokens(), jnp.ones((4, 5))
+    around = lambda logits, labels: IGNORING(logits, labels)  # noqa: E731
+    objectives = [
+        fdl.supervised(lambda w, x: x @ w, loss, right=fdl.accuracy) for loss in (IGNORING, around)
+    ]
+    expected = fdl.evaluate(objectives[0], w, (x, y))
+    assert fdl.evaluate(objectives[1], w, (x, y, y != -100)) == expected
+    assert fdl.evaluate(objectives[1], w, (x, y))["loss"] < expected["loss"]
+
+
 def test_a_metric_of_another_shape_counts_all_of_it_and_its_own_options_hold():
     (x, y), w = tokens(), jnp.ones((4, 5))
     rows = lambda logits, labels: logits.sum((1, 2))  # noqa: E731

@@ -1,6 +1,7 @@
 """Losses of representations: their formulas in float64, and vectors of any length."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +167,55 @@ def test_distances_of_any_size(dtype, size):
             np.testing.assert_allclose(loss(*large[:2]), loss(*plain[:2]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["info_nce", "sigmoid_contrastive"])
+def test_rows_that_do_not_exist_are_no_negatives_and_do_not_enter_the_mean(name):
+    """As in a padded batch: the loss is that of the batch before it was padded."""
+    loss, option = getattr(fdl, name), {"info_nce": "temperature", "sigmoid_contrastive": "scale"}
+    a, b = LOSSES[name].data(3, rows=6)
+    pad = ((0, 2), (0, 0))
+    padded = [jnp.pad(x, pad, constant_values=7.0) for x in (a, b)]
+    exists = jnp.arange(8) < 6
+
+    def mean(number, w, a, b, **how):
+        score = fdl.supervised(lambda w, x: x * w, loss(**{option[name]: number}, **how))
+        return score(w, {}, (a, b), None)[0]
+
+    w = jnp.linspace(0.5, 2, 5)
+    found, expected = (
+        jax.value_and_grad(mean, (0, 1))(2.0, w, *args, **how)
+        for args, how in ((padded, {"where": exists}), ((a, b), {}))
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    weighted = fdl.supervised(lambda w, x: x * w, loss(**{option[name]: 2.0}), other=loss)
+    few = weighted(w, {}, (a[:4], b[:4]), None)
+    for weight in jnp.arange(6) < 4, jnp.where(jnp.arange(6) < 4, 0.5, 0):
+        many = weighted(w, {}, (a.at[4:].set(jnp.nan), b, weight), None)
+        np.testing.assert_allclose(many[0], few[0], rtol=1e-5)
+        values = [each[1][1]["other"].value() for each in (many, few)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+    one_less = fdl.supervised(lambda w, x: x * w, loss(where=jnp.arange(6) != 1))
+    found = one_less(w, {}, (a, b, jnp.arange(6) < 4), None)[0]
+    rows = jnp.array([0, 2, 3])
+    np.testing.assert_allclose(found, loss(a[rows] * w, b[rows]).mean(), rtol=1e-5)
+    nothing = jnp.full((8, 5), jnp.nan)
+    value, slope = jax.value_and_grad(lambda x: loss(x, x, where=exists & False).sum())(nothing)
+    assert value == 0 and (slope == 0).all()
+
+
+@pytest.mark.parametrize("loss", [fdl.info_nce, fdl.sigmoid_contrastive])
+def test_the_message_for_a_where_that_is_not_of_the_rows(loss):
+    x = jnp.ones((4, 3))
+    for where in x > 0, x[0] > 0, x[:, :1] > 0:
+        told = (
+            rf"^{loss.__name__}: expected where to have the shape of the loss, \[4\], got "
+            rf"{re.escape(str(list(where.shape)))}; use jnp\.broadcast_to(\n|$)"
+        )
+        for call in (loss, jax.jit(loss)):
+            with pytest.raises(fdl.PathError, match=told):
+                call(x, x, where=where)
+
+
 SEEDED_BUGS = {
     "fdl/losses/metric_learning.py": (
         "losses test_laws.py -k test_metric_learning_or_loss",
@@ -176,6 +226,9 @@ SEEDED_BUGS = {
             ("near - far + jnp", "near - far - jnp"),
             ("/ jnp.asarray(temperature", "* jnp.asarray(temperature"),
             ("scale * scores + bias", "scale * scores - bias"),
+            ("scores, -jnp.inf)", "scores, 0)"),
+            ("losses.sum(-1, where=where)", "losses.sum(-1)"),
+            ("(per_example, of_batches=True)", "(per_example)"),
         ],
     ),
 }

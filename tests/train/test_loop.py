@@ -661,7 +661,7 @@ MIXING = {
 
 
 @pytest.mark.parametrize("name", MIXING)
-@pytest.mark.parametrize("who", ["fit", "evaluate"])
+@pytest.mark.parametrize("who", ["fit", "evaluate", "compare_optimizers"])
 def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     layer, shape = MIXING[name]()
     net = fdl.chain(layer, fdl.flatten(), fdl.dense(3)) if len(shape) > 1 else layer
@@ -675,6 +675,10 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
             **{"steps": 1, "batch_size": 4},
         ),
         "evaluate": lambda: fdl.evaluate(score, params, (x, y), state=state),
+        "compare_optimizers": lambda: fdl.compare_optimizers(
+            *(score, lambda seed: (params, state), (x, y), {"sgd": fdl.sgd}),
+            **{"rates": [0.1], "seeds": [0], "steps": 1, "batch_size": 4},
+        ),
     }
     with pytest.raises(
         fdl.PathError,
@@ -703,6 +707,41 @@ def test_a_loss_that_broadcasts_predictions_against_targets_is_refused(part):
         r"against each other: give both the same shape$",
     ):
         fdl.fit(score, fdl.sgd(0.1), fdl.start(params, fdl.sgd(0.1)), (x, y), steps=1)
+
+
+BROADCASTING = {
+    "mean": lambda p, y: jnp.mean((p - y) ** 2),
+    "sum over all": lambda p, y: jnp.abs(p - y).sum() / len(p),
+}
+PAIRED = {
+    "a column": lambda p, y: jnp.mean((p[:, 0] - y) ** 2),
+    "flat": lambda p, y: jnp.mean((p.ravel() - y) ** 2),
+    "correlation": lambda p, y: 1 - jnp.corrcoef(p[:, 0], y)[0, 1],
+    "ranks": lambda p, y: jax.nn.softplus((p - p.T) * jnp.sign(y - y[:, None])).mean(),
+}
+
+
+@pytest.mark.parametrize("name", [*BROADCASTING, *PAIRED])
+@pytest.mark.parametrize("part", ["loss", "metric"])
+def test_a_mean_that_broadcasts_predictions_against_targets_is_refused(name, part):
+    """It is a scalar, so that its shape does not show it."""
+    x = np.asarray(jax.random.normal(jax.random.key(1), (8, 3)))
+    y, net, optimizer = x[:, 0] - x[:, 1], fdl.dense(1), fdl.sgd(0.1)
+    f, square = (BROADCASTING | PAIRED)[name], lambda p, y: (p[:, 0] - y) ** 2
+    score = fdl.supervised(net, *([f] if part == "loss" else [square]), error=f)
+    run = fdl.start(net.init(jax.random.key(0), x)[0], optimizer)
+    calls = [
+        lambda: fdl.fit(score, optimizer, run, (x, y), steps=1),
+        lambda: fdl.evaluate(score, run, (x, y)),
+    ]
+    told = rf"^supervised: expected {'loss' if part == 'loss' else 'error'} to get predictions and "
+    told += r"targets of the same shape, got \[B, 1\] and \[B\], which broadcast against each "
+    for call in calls:
+        if name in PAIRED:
+            call()
+        else:
+            with pytest.raises(fdl.PathError, match=told + "other; reshape one of them$"):
+                call()
 
 
 BAD_WEIGHTS = {

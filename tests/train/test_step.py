@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ import fdl
 from fdl.train import Mean, weighted_mean
 from fdl.train.chunks import signals_noted
 from fdl.train.program import advance
+from tests.compilations import Compilations
 
 N, BATCH = 101, 16  # the batch does not divide the data
 
@@ -239,28 +239,6 @@ def test_sgd_is_optax_sgd_to_the_last_bit_over_1000_steps(kind, schedule):
 
 
 # ------------------------------------------------------------------------------- compiling, tracing
-
-
-class Compilations(logging.Handler):
-    """The names of the programs that XLA compiles, from JAX's own log."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def emit(self, record):
-        if match := re.match(r"Compiling (?:jit\()?([\w<>]+)\)? with", record.getMessage()):
-            self.names.append(match[1])
-
-    def __enter__(self):
-        self.logger = logging.getLogger("jax")
-        self.logger.addHandler(self)
-        jax.config.update("jax_log_compiles", True)
-        return self
-
-    def __exit__(self, *error):
-        jax.config.update("jax_log_compiles", False)
-        self.logger.removeHandler(self)
 
 
 def test_one_compilation_to_train_and_one_to_evaluate(capfd):

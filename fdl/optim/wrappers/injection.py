@@ -82,7 +82,10 @@ def inject_hyperparams(
 
     @functools.wraps(inner_factory)
     def factory(*args: Any, **kwargs: Any) -> GradientTransformationExtraArgs:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return inner_factory(*args, **kwargs)  # raises an error that names the factory
         bound.apply_defaults()
         moving = {
             name: value
@@ -90,9 +93,7 @@ def inject_hyperparams(
             # A dtype is callable, but it is not a schedule.
             if name not in static and not isinstance(value, bool | type)
         }
-        schedules = {
-            name: _stateful(name, value) for name, value in moving.items() if callable(value)
-        }
+        schedules = {each: _stateful(each, f) for each, f in moving.items() if callable(f)}
         numbers = {name: value for name, value in moving.items() if isinstance(value, NUMBERS)}
 
         def make(values: dict[str, Any]) -> GradientTransformationExtraArgs:
