@@ -1,4 +1,4 @@
-"""Counts the floating-point operations of a traced function, and says which layer they belong to."""
+"""Counts the floating-point operations of a traced function, with the scopes they stand in."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,17 +7,23 @@ from typing import Any
 import jax
 import numpy as np
 
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 # What moves or makes numbers, and computes none.
-MOVES = frozenset(
+MOVES = names(
     "broadcast_in_dim broadcast reshape transpose squeeze expand_dims slice dynamic_slice "
     "dynamic_update_slice gather scatter concatenate pad rev iota stack unstack tile copy copy_p "
     "convert_element_type bitcast_convert_type reduce_precision stop_gradient device_put "
     "optimization_barrier fence fence_of_gradient split real imag complex conj name pcast pvary "
     "random_bits random_wrap random_unwrap random_seed random_fold_in random_split "
     "platform_index empty full create_token after_all eq_to sharding_constraint select_n "
-    "reduce_or reduce_and sort top_k".split()
+    "reduce_or reduce_and sort top_k"
 )
-REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod argmax argmin".split())
+REDUCTIONS = names("reduce_sum reduce_max reduce_min reduce_prod argmax argmin")
 CONVOLUTIONS = ("convolve", "convolve_input_gradient", "convolve_kernel_gradient")
 
 Scopes = tuple[str, ...]
@@ -113,7 +119,9 @@ def _of_convolution(params: Any, operands: Any, results: Any) -> int:
         strict=True,
     )
     images, features = (y.shape[axis] for axis in numbers.out_spec[:2])
-    return 2 * images * features * w.shape[numbers.rhs_spec[1]] * math.prod(_pairs(*a) for a in axes)
+    return (
+        2 * images * features * w.shape[numbers.rhs_spec[1]] * math.prod(_pairs(*a) for a in axes)
+    )
 
 
 def _of_convolution_of_fdl(name: str, window: Any, operands: Any, result: Any) -> int:

@@ -16,33 +16,31 @@ import jax
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from fdl.look.flops import CONVOLUTIONS, inner
+from fdl.look.flops import CONVOLUTIONS, inner, names
 
-SAME_MEMORY = frozenset(
+SAME_MEMORY = names(
     "reshape squeeze expand_dims copy copy_p stop_gradient optimization_barrier fence "
-    "fence_of_gradient sharding_constraint pcast pvary reduce_precision".split()
+    "fence_of_gradient sharding_constraint pcast pvary reduce_precision"
 )
-CHEAP = frozenset(
-    "broadcast_in_dim iota convert_element_type le lt ge gt eq ne is_finite and or not".split()
-)
-EXPENSIVE = frozenset(
+CHEAP = names("broadcast_in_dim iota convert_element_type le lt ge gt eq ne is_finite and or not")
+EXPENSIVE = names(
     "exp exp2 expm1 log log1p tanh logistic pow sqrt rsqrt cbrt div rem erf erf_inv sin cos tan "
-    "atan2 random_bits".split()
+    "atan2 random_bits"
 )
 # Their operands may be fused into them, but their results are in memory.
-REDUCERS = frozenset(
+REDUCERS = names(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin "
-    "dynamic_update_slice scatter scatter-add".split()
+    "dynamic_update_slice scatter scatter-add"
 )
 # Their operands and their results are in memory.
-UNFUSED = frozenset(
+UNFUSED = names(
     "dot_general conv_general_dilated concatenate stack scan while cond sort fft top_k "
     "reduce_window_sum reduce_window_max reduce_window select_and_scatter_add cumsum cummax "
-    "cumprod cumlogsumexp pallas_call ffi_call cholesky triangular_solve lu qr svd eigh".split()
+    "cumprod cumlogsumexp pallas_call ffi_call cholesky triangular_solve lu qr svd eigh"
 )
-CALLS = frozenset(
+CALLS = names(
     "jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr remat "
-    "remat2 checkpoint".split()
+    "remat2 checkpoint"
 )
 MANY_READERS = 3
 
@@ -56,6 +54,7 @@ class _Operation:
     made: list["_Array"]
     inside: int
     carried: int
+    of_kernel: bool
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,6 +76,7 @@ def temporary_bytes(jaxpr: Any) -> int:
     order: list[_Operation] = []
     known = {var: _Array(0) for var in (*jaxpr.invars, *jaxpr.constvars)}
     _inline(jaxpr, known, order)
+    order = _loops_last(order)
     stored = _stored(order)
     order = [op for op in order if op.inside or not stored.isdisjoint(op.made)]
     reads = [set().union(*(_roots(each, stored) for each in op.reads)) for op in order]
@@ -84,7 +84,8 @@ def temporary_bytes(jaxpr: Any) -> int:
     results = [known[var] for var in jaxpr.outvars if not _is_literal(var)]
     last |= {root: len(order) for array in results for root in _roots(array, stored)}
 
-    blocks, block_of = [], {}
+    blocks: list[list[int]] = []
+    block_of: dict[_Array, list[int]] = {}
     for time, (op, read) in enumerate(zip(order, reads, strict=True)):
         blocks.append([op.inside, time, time])
         free = [] if op.name in UNFUSED else [a for a in read if last[a] == time and a in block_of]
@@ -105,7 +106,9 @@ def temporary_bytes(jaxpr: Any) -> int:
     return _packed([block for block in blocks if block[0]])
 
 
-def _inline(jaxpr: Any, known: dict[Any, _Array], order: list[_Operation]) -> None:
+def _inline(
+    jaxpr: Any, known: dict[Any, _Array], order: list[_Operation], of_kernel: bool = False
+) -> None:
     """Appends the operations of a jaxpr to `order`, with those of the functions that it calls."""
 
     def array(known: dict[Any, _Array], var: Any) -> _Array:
@@ -117,7 +120,7 @@ def _inline(jaxpr: Any, known: dict[Any, _Array], order: list[_Operation]) -> No
         if called is not None:
             inside = dict(zip(called.invars, reads[-len(called.invars) :], strict=True))
             inside |= {var: _Array(0) for var in called.constvars}
-            _inline(called, inside, order)
+            _inline(called, inside, order, of_kernel or name == "convolve_kernel_gradient")
             known |= {
                 var: array(inside, out)
                 for var, out in zip(eqn.outvars, called.outvars, strict=True)
@@ -127,10 +130,19 @@ def _inline(jaxpr: Any, known: dict[Any, _Array], order: list[_Operation]) -> No
         else:
             inside_bytes = max((temporary_bytes(part) for part, _ in inner(eqn)), default=0)
             carried = eqn.params.get("num_carry", 0)
-            op = _Operation(name, reads, [], inside_bytes + _copied(eqn), carried)
+            op = _Operation(name, reads, [], inside_bytes + _copied(eqn), carried, of_kernel)
             op.made = [_Array(size_of(var.aval), op) for var in eqn.outvars]
             known |= dict(zip(eqn.outvars, op.made, strict=True))
             order.append(op)
+
+
+def _loops_last(order: list[_Operation]) -> list[_Operation]:
+    """The operations in XLA's order on CPU: loops that make the gradient of a kernel are last."""
+    late: set[_Operation | None] = set()
+    for op in order:
+        if (op.name == "scan" and op.of_kernel) or any(each.maker in late for each in op.reads):
+            late.add(op)
+    return [op for op in order if op not in late] + [op for op in order if op in late]
 
 
 def _called(eqn: Any) -> Any:

@@ -93,11 +93,11 @@ def test_a_convolution_of_jax_costs_the_same_in_its_three_forms(strides):
 
 
 def test_attention_costs_its_closed_form():
-    b, t, d, heads = 2, 128, 64, 4
+    b, t, d, heads = 2, 64, 256, 4
     found = bill(fdl.attention(heads), shape(b, t, d)).total
     products = 4 * 2 * b * t * d * d + 2 * 2 * b * t * t * d
-    softmax = 5 * b * heads * t * t
-    assert products < found.forward_flops == pytest.approx(products + softmax, rel=0.01)
+    assert products < found.forward_flops == pytest.approx(products, rel=0.01)
+    assert found.backward_flops == pytest.approx(2 * products - 3 * 2 * b * t * d * d, rel=0.01)
 
 
 def test_loops_branches_and_the_forms_of_a_repeat():
@@ -116,7 +116,8 @@ def test_loops_branches_and_the_forms_of_a_repeat():
     assert forwards[0] == forwards[1]
     assert forwards[0]["repeat_0/2/dense_0"] == (30, 2 * 2 * 5 * 5 + 10)
     assert costs[0]["repeat_0/1"].kept_bytes == 40  # the scanned form keeps the products
-    assert costs[0]["repeat_0"].kept_bytes == 3 * 40 + 3 * 40  # and the input of each block
+    # And of the whole repeat: the input of each block, and the stacked weights.
+    assert costs[0]["repeat_0"].kept_bytes == 3 * 40 + 3 * 40 + 4 * 90
 
 
 def test_a_shared_layer_costs_once_for_each_call_and_what_is_around_it_goes_to_its_parent():
@@ -150,15 +151,19 @@ def test_nothing_is_allocated():
     before = len(jax.live_arrays())
     found = bill(fdl.mlp([2**20] * 3, 2**20), shape(2**16, 2**20), fdl.adam(0.1))
     assert found.total.parameters == 4 * (2**40 + 2**20)
-    assert found.total.forward_flops > 2**63
+    assert found.total.forward_flops > 2**59
     assert found.peak_bytes > 4 * 4 * found.total.parameters
     assert len(jax.live_arrays()) == before
 
 
-def test_a_batch_norm_and_an_extra_input():
-    model = fdl.chain(fdl.dense(4), fdl.batch_norm(), fdl.attention(2))
-    found = bill(model, shape(2, 3, 4), fdl.sgd(0.1), mask=shape(3, 3, dtype="bool"))
-    assert list(found.layers)[:2] == ["dense_0", "batch_norm_0"]
+def test_extra_inputs_and_the_state_of_a_batch_norm():
+    model = fdl.chain(fdl.dense(4), fdl.attention(2))
+    mask = bill(model, shape(2, 3, 4), fdl.sgd(0.1), mask=shape(3, 3, dtype="bool"))
+    none = bill(model, shape(2, 3, 4), fdl.sgd(0.1))
+    assert mask.total.parameters == none.total.parameters == 5 * 20
+    assert mask.peak_bytes > none.peak_bytes
+    norm = bill(fdl.chain(fdl.batch_norm()), shape(8, 4))
+    assert norm.total.parameters == 8 and norm.peak_bytes > 4 * (8 + 8 + 2 * 32)
 
 
 def test_the_columns_of_the_summary():
@@ -166,11 +171,12 @@ def test_the_columns_of_the_summary():
     assert text.splitlines()[:3] == [
         "path       output  parameters  forward FLOPs  backward FLOPs  kept bytes",
         "flatten_0  [2, 4]           0              0               0           0",
-        "dense_0    [2, 5]          25             90              85           0  "
-        "b [5], w [4, 5]",
+        "dense_0    [2, 5]          25             90              85           0  b [5], w [4, 5]",
     ]
 
 
+# With XLA 0.10.2 on CPU: 0.99, 0.88, 1.00, 0.86 and 0.82 of what XLA reserves. The docstring says
+# which networks are farther off.
 NETWORKS = {
     "mlp": (fdl.mlp([256, 256], 10), shape(512, 64)),
     "lenet": (
@@ -184,8 +190,11 @@ NETWORKS = {
     "gpt": (fdl.gpt(256, 64, 1, 4, 64), shape(8, 64, dtype="int32")),
     "resnet": (
         fdl.chain(
-            fdl.conv(16, 3),
-            fdl.residual(fdl.conv(16, 3), fdl.batch_norm(), fdl.relu, fdl.conv(16, 3)),
+            fdl.conv(32, 3),
+            fdl.residual(
+                *(fdl.conv(32, 3), fdl.batch_norm(), fdl.relu),
+                *(fdl.conv(32, 3), fdl.batch_norm()),
+            ),
             fdl.relu,
         ),
         shape(16, 16, 16, 3),
