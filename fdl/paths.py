@@ -98,7 +98,8 @@ def _value_needed(path: str, layer: str) -> PathError:
 def at(name: str) -> Iterator[None]:
     """Puts `name` in front of the path of each PathError that the block raises.
 
-    Any other error keeps its type and gets a note that names the layer.
+    Any other error keeps its type and gets a note that names the layer. Operations of JAX in the
+    block are in a `jax.named_scope` of this name, so profiles show the path.
 
     Args:
       name: one level of a path.
@@ -111,7 +112,8 @@ def at(name: str) -> Iterator[None]:
       fdl.paths.PathError: encoder/dense_0: expected a, got b
     """
     try:
-        yield
+        with jax.named_scope(name):
+            yield
     except PathError as error:
         error.path = f"{name}/{error.path}" if error.path else name
         raise

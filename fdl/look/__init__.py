@@ -11,6 +11,9 @@ from fdl.look.representations import principal_components as principal_component
 from fdl.look.optimizer_comparison import best_curves as best_curves
 from fdl.look.optimizer_comparison import comparison_table as comparison_table
 from fdl.look.optimizer_comparison import rate_sensitivity as rate_sensitivity
+from fdl.look.cost import Bill as Bill
+from fdl.look.cost import Cost as Cost
+from fdl.look.cost import bill as bill
 from fdl.look.structure import depth as depth
 from fdl.look.structure import summary as summary
 from fdl.look.draw import image_rows as image_rows

@@ -8,20 +8,21 @@ import numpy as np
 
 from fdl import paths
 from fdl.core.layer import Layer, abstract, as_layer
-from fdl.core.networks import chain
 from fdl.data.arrays import as_arrays
-from fdl.look.notebook_table import Table
+from fdl.look.cost import bill, check_shaped, named
+from fdl.look.notebook_table import Table, aligned
 from fdl.look.representations import capture, layer_paths
-from fdl.paths import PathError
 
 
-def summary(model: Layer, x: Any, **inputs: Any) -> Table:
+def summary(model: Layer, x: Any, *, costs: bool = False, **inputs: Any) -> Table:
     """A table of the layers of a network: path, output shape and number of parameters.
 
     Args:
       model: a network.
       x: the input of the network: an array, a `jax.ShapeDtypeStruct`, or a pytree of these. Only
         shapes and dtypes are used.
+      costs: True adds the columns of `bill`: FLOPs of the forward and the backward pass in
+        training, and bytes kept between them.
       inputs: the model's extra inputs, by name.
 
     Returns:
@@ -41,16 +42,9 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
       43 parameters (172 bytes) in 2 layers with weights
     """
     model = as_layer(model)
-    shaped = ("shape", "__array__")
-    if not all(any(hasattr(leaf, name) for name in shaped) for leaf in jax.tree.leaves(x)):
-        raise PathError(
-            f"expected x as an array or a jax.ShapeDtypeStruct, got {x!r:.60}; pass a shape as "
-            "jax.ShapeDtypeStruct(shape, 'float32')",
-            layer="summary",
-        )
-    if not model.children:
-        only: dict[str, Any] = {model.name: model}
-        model = chain(**only)
+    check_shaped("summary", x)
+    costly = bill(model, x, **inputs).layers if costs else {}
+    model = named(model)
     x, inputs = abstract(as_arrays((x, inputs)))
     params, state = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
     look = capture(model, "**")
@@ -58,7 +52,8 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
         lambda params, state, x, inputs: look(params, state, x, **inputs), params, state, x, inputs
     )
     arrays = paths.leaves(params)
-    rows = [("path", "output", "parameters", "")]
+    names = ("forward FLOPs", "backward FLOPs", "kept bytes") if costs else ()
+    rows = [("path", "output", "parameters", *names, "")]
     for path in layer_paths(model):
         inside = {name: leaf for name, leaf in arrays.items() if name.startswith(f"{path}/")}
         direct = [
@@ -67,12 +62,10 @@ def summary(model: Layer, x: Any, **inputs: Any) -> Table:
             if name.rpartition("/")[0] == path
         ]
         shapes = " ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(outputs.get(path, ())))
-        rows.append((path, shapes, f"{_size(inside):,}", ", ".join(direct)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{path:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {direct}".rstrip()
-        for path, shape, count, direct in rows
-    ]
+        numbers = (f"{number:,}" for number in costly.get(path, ())[1:])
+        rows.append((path, shapes, f"{_size(inside):,}", *numbers, ", ".join(direct)))
+    front = aligned([row[:-1] for row in rows], left=2)
+    lines = [f"{text}  {row[-1]}".rstrip() for text, row in zip(front, rows, strict=True)]
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
     layers = f"{depth(params)} layer{'s' * (depth(params) != 1)} with weights"
     lines.append(f"{_size(arrays):,} parameters ({size:,} bytes) in {layers}")
