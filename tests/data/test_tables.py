@@ -385,6 +385,16 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
 
 
 SEEDED_BUGS = {
+    "fdl/data/frames.py": (
+        "data/test_tables.py",
+        [
+            ("preserve_index=False", "preserve_index=None"),
+            ("strings_can_be_null=True", "strings_can_be_null=False"),
+            ("column_types={", "column_types={} and {"),
+            ("use_threads=False", "use_threads=True"),
+            ('hasattr(data, "to_arrow")', "False"),
+        ],
+    ),
     "fdl/data/tables.py": (
         "data/test_tables.py",
         [
@@ -396,9 +406,6 @@ SEEDED_BUGS = {
             ("frame[column.name]) - 1", "frame[column.name])"),
             ("tuple(sorted(labels))", "tuple(labels)"),
             ("if column.missing", "if True"),
-            ("preserve_index=False", "preserve_index=None"),
-            ("strings_can_be_null=True", "strings_can_be_null=False"),
-            ("column_types={", "column_types={} and {"),
             ("wrong = y < 0", "wrong = y < -1"),
             ("0 <= y.min() <=", "y.min() <="),
             ("* self.target.scale + self.target.mean", "+ self.target.mean"),
