@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fdl
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ["compare_optimizers.py", "digits.py", "mnist.py", "vocabulary.py"]
 
@@ -116,11 +118,37 @@ def test_a_tournament_of_settings_is_run_and_drawn(tmp_path):
     assert (out / "tournament.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py"])
+@pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py", "table.py"])
 def test_help_of_the_longer_ones(script):
     text = run(EXAMPLES / script, "--help").stdout
     assert text.startswith("usage:")
     assert "--out" in text and "(default: " in text
+
+
+def test_a_table_is_learned_and_predicted_in_a_new_process(tmp_path):
+    said = run(EXAMPLES / "table.py", "--epochs", 12, "--out", tmp_path).stdout
+    assert "1,600 rows for training, 400 for testing\n" in said
+    found = re.search(r"are off by ([\d.]+) on average, the median by ([\d.]+)\.\n", said)
+    error, of_median = map(float, found.groups())
+    assert error < of_median / 3
+    columns = fdl.data.Columns.from_json((tmp_path / "columns.json").read_text())
+    assert [column.name for column in columns.numbers] == ["area"]
+    predicted = json.loads((tmp_path / "predictions.json").read_text())
+    assert len(predicted) == 400 and abs(np.mean(predicted) - columns.target.mean) < 100
+    # The first line of new.csv is in another order than the table that was learned.
+    assert (tmp_path / "new.csv").read_text().startswith('"balcony","heating","city","area"\n')
+
+
+def test_a_table_with_classes_is_learned_from_a_file(tmp_path):
+    rows = "".join(f"{i % 7},{'ab'[i % 4 > 0]},{['no', 'yes'][i % 4 > 0]}\n" for i in range(200))
+    (tmp_path / "given.csv").write_text("n,letter,answer\n" + rows)
+    command = [EXAMPLES / "table.py", "--data", tmp_path / "given.csv", "--out", tmp_path / "out"]
+    said = run(*command, "--target", "answer", "--epochs", 10).stdout
+    assert re.search(
+        r"100.0% of its predictions are right; [67].\.\d% if it always says 'yes'", said
+    )
+    done = run(*command, "--target", "price", check=False)
+    assert done.returncode == 1 and done.stderr.endswith("got 'price'; check the spelling\n")
 
 
 def test_a_small_gpt_is_scored_beside_compressors_and_writes(tmp_path):

@@ -135,6 +135,9 @@ def test_importing_fdl_brings_nothing_heavy():
         "pytest",
         "hypothesis",
         "safetensors",
+        "pyarrow",
+        "pandas",
+        "polars",
     }
     assert heavy & modules_after("import fdl") == set()
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fdl.data.arrays import Split
+from fdl.data.splitting import held_out
 
 
 def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
@@ -41,19 +42,7 @@ def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
             "'fdl[digits]'"
         ) from error
     images, labels = load_digits(return_X_y=True)
-    test = np.sort(_held_out(labels, test_fraction, np.random.default_rng(seed)))
+    test = np.sort(held_out(labels, test_fraction, np.random.default_rng(seed)))
     train = np.setdiff1d(np.arange(len(labels)), test)
     x, y = images.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
     return Split((x[train], y[train]), (x[test], y[test]))
-
-
-def _held_out(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """The rows for testing: about `fraction` of the rows of each class, chosen at random."""
-    parts, taken, seen = [], 0, 0
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        seen += len(rows)
-        share = round(fraction * seen) - taken
-        taken += share
-        parts.append(rows[:share])
-    return np.concatenate(parts)

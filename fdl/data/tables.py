@@ -1,0 +1,428 @@
+"""Tables with named columns as arrays: numbers are standardised, categories become integer codes.
+
+N is the number of rows, F the number of columns of numbers, M the number of those with missing
+values in training, and C the number of columns of categories.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fdl.checks import kind
+from fdl.data.frames import as_frame, listed, reason
+from fdl.paths import shortened
+
+# What the values of a column of categories are -> their type in pyarrow.
+_TYPES = {"text": "large_string", "bool": "bool", "integer": "int64"}
+
+
+def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = ()) -> "Table":
+    """Converts a table to arrays, and keeps what it learned from the columns for other tables.
+
+    A number v becomes (v - mean) / scale, where mean and scale are the mean and the standard
+    deviation (divided by N, not N - 1) of the values that are not missing; the scale of a constant
+    column is 1. A missing number becomes 0, and a column with missing numbers gets a second column,
+    which is 1 where the number is missing and 0 elsewhere.
+
+    Texts, categories and bools become codes: code i > 0 stands for the i-th of the column's sorted
+    values, and 0 for a missing value. In another table, 0 also stands for a value that the training
+    table does not have. (If no value is missing in training, code 0 of that column is not trained.)
+
+    Pass only the training rows here, and pass other rows to `columns.apply`. To split a file, read
+    it with `read_table`.
+
+    Args:
+      data: a table of pandas, polars or pyarrow, a dict of columns of equal length, or the path of
+        a file: .csv, .csv.gz or .parquet. In a CSV file, empty cells and the words NA, NaN, null
+        and the like are missing values.
+      target: the name of the column to predict. It must have no missing values. None means that the
+        table has no target.
+      categorical: names of columns of integers that are categories, such as a postcode or an
+        integer class in the target.
+
+    Returns:
+      A `Table` with the attributes x, y and columns.
+
+    Raises:
+      ImportError: pyarrow is not installed.
+      FileNotFoundError: there is no such file.
+      ValueError: a CSV file has a row with too few or too many values; a name is not among the
+        columns or is there twice; a column has only missing values, infinite numbers, or values
+        that are not numbers, texts, categories or bools; the target has a missing value; or the
+        table has no rows.
+
+    Example:
+      >>> train = {"age": [20.0, None, 40.0], "city": ["Rome", "Oslo", None], "left": [True] * 3}
+      >>> t = table(train, target="left")
+      >>> t.x["numbers"].tolist(), t.x["codes"].tolist()
+      ([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[2], [1], [0]])
+      >>> t.columns.apply({"city": ["Oslo", "Lima"], "age": [50, 30]}).x["codes"].tolist()
+      [[1], [0]]
+    """
+    frame = as_frame("table", data)
+    names = frame.column_names
+    for name in (*categorical, *(() if target is None else (target,))):
+        if name not in names:
+            what = "target" if name == target else "names in categorical"
+            raise ValueError(
+                f"table: expected {what} among the columns {listed(names)}, got {name!r:.200}; "
+                "check the spelling"
+            )
+    if not frame.num_rows:
+        raise ValueError(
+            f"table: expected at least one row, got none below the columns {listed(names)}; check "
+            "the code that selects the rows"
+        )
+    fitted = {name: _fitted(name, frame[name], name in categorical) for name in names}
+    inputs = [column for name, column in fitted.items() if name != target]
+    columns = Columns(
+        tuple(column for column in inputs if isinstance(column, Numbers)),
+        tuple(column for column in inputs if isinstance(column, Categories)),
+        None if target is None else fitted[target],
+    )
+    return columns._arrays("table", frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A column of numbers, as it was in the training table.
+
+    Args:
+      name: the name of the column.
+      mean: the mean of the numbers that were not missing.
+      scale: their standard deviation, or 1 if it was 0.
+      missing: whether numbers were missing.
+
+    Example:
+      >>> table({"age": [20, 40, None]}).columns.numbers
+      (Numbers(name='age', mean=30.0, scale=10.0, missing=True),)
+    """
+
+    name: str
+    mean: float
+    scale: float
+    missing: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """A column of categories, as it was in the training table.
+
+    Args:
+      name: the name of the column.
+      values: what its values are: "text", "bool" or "integer".
+      labels: its different values, sorted. As an input, labels[i] has the code i + 1, so there are
+        1 + len(labels) codes. As a target, labels[i] has the code i.
+
+    Example:
+      >>> table({"zip": [9, 5, None, 9]}, categorical=["zip"]).columns.categories
+      (Categories(name='zip', values='integer', labels=(5, 9)),)
+    """
+
+    name: str
+    values: str
+    labels: tuple[str | bool | int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What `table` learned from the columns of the training table. It is plain data.
+
+    Args:
+      numbers: the F columns of numbers, in the order of the table.
+      categories: the C columns of categories, in the order of the table.
+      target: the column to predict, or None.
+
+    Example:
+      >>> columns = table({"age": [20, 40], "city": ["Oslo", "Rome"]}, target="city").columns
+      >>> columns.target
+      Categories(name='city', values='text', labels=('Oslo', 'Rome'))
+      >>> Columns.from_json(columns.to_json()) == columns
+      True
+    """
+
+    numbers: tuple[Numbers, ...]
+    categories: tuple[Categories, ...]
+    target: Numbers | Categories | None
+
+    def apply(self, data: Any) -> "Table":
+        """Converts another table as the training table was converted, with the same numbers.
+
+        Columns are found by name, so their order does not matter. Other columns are ignored. A
+        category that the training table does not have becomes code 0. A missing number becomes 0;
+        only a column that had missing numbers in training has a second column that says so.
+
+        Args:
+          data: a table in any form that `table` takes.
+
+        Returns:
+          A `Table`. Its y is None if the table does not have the target.
+
+        Raises:
+          ValueError: a column is missing, or has values of another kind than in training; or
+            `table` would raise. An unseen class in the target raises too.
+        """
+        kinds = {column.name: "double" for column in self.numbers}
+        kinds |= {column.name: _TYPES[column.values] for column in self.categories}
+        if isinstance(self.target, Categories):
+            kinds[self.target.name] = _TYPES[self.target.values]
+        return self._arrays("Columns.apply", as_frame("Columns.apply", data, kinds))
+
+    def restore(self, y: Any) -> np.ndarray:
+        """Converts predictions back to values of the target column.
+
+        Args:
+          y: floating [N, ...] if the target is a column of numbers: predictions of the standardised
+            target. Otherwise integers [N, ...], codes of classes, such as `logits.argmax(-1)`.
+
+        Returns:
+          float64 [N, ...], y * scale + mean; or labels [N, ...].
+
+        Raises:
+          ValueError: there is no target, or a code is not an integer in [0, number of classes).
+        """
+        if self.target is None:
+            raise ValueError(
+                "Columns.restore: expected columns with a target, got none; name it in table(..., "
+                "target=...)"
+            )
+        y = np.asarray(y)
+        if isinstance(self.target, Numbers):
+            return y.astype(np.float64) * self.target.scale + self.target.mean
+        labels = np.asarray(self.target.labels)
+        if y.dtype.kind not in "iu" or (y.size and not 0 <= y.min() <= y.max() < len(labels)):
+            raise ValueError(
+                f"Columns.restore: expected integer codes in [0, {len(labels)}), got {kind(y)}"
+                f"{_span(y)}; of logits, pass logits.argmax(-1)"
+            )
+        return labels[y]
+
+    def to_json(self) -> str:
+        """The columns as a text in JSON, from which `from_json` makes equal columns."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> "Columns":
+        """Makes columns from the text that `to_json` gave.
+
+        Raises:
+          ValueError: the text is not from `to_json`.
+        """
+        try:
+            given = json.loads(text)
+            target = given["target"]
+            columns = Columns(
+                tuple(Numbers(**each) for each in given["numbers"]),
+                tuple(_categories(**each) for each in given["categories"]),
+                target and (_categories if "labels" in target else Numbers)(**target),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                "Columns.from_json: expected the text that Columns.to_json gave, got "
+                f"{shortened(repr(text), 200)}; write it to a file as it is"
+            ) from error
+        return columns
+
+    def _arrays(self, who: str, frame: Any) -> "Table":
+        inputs: tuple[Numbers | Categories, ...] = (*self.numbers, *self.categories)
+        absent = [column.name for column in inputs if column.name not in frame.column_names]
+        if absent:
+            raise ValueError(
+                f"{who}: expected the columns of the training table, got none named "
+                f"{listed(absent)} among {listed(frame.column_names)}; add the column, with "
+                "empty values if they are not known"
+            )
+        parts = [_standardised(who, column, frame[column.name]) for column in self.numbers]
+        values = [standard for standard, _ in parts]
+        values += [
+            gaps for (_, gaps), column in zip(parts, self.numbers, strict=True) if column.missing
+        ]
+        codes = [_codes(who, column, frame[column.name]) for column in self.categories]
+        x = {
+            "numbers": _joined(values, frame.num_rows, np.float32),
+            "codes": _joined(codes, frame.num_rows, np.int32),
+        }
+        known = self.target is not None and self.target.name in frame.column_names
+        return Table(x, _target(who, self.target, frame) if known else None, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as arrays. Pass `(t.x, t.y)` to `fit`.
+
+    Args:
+      x: a dict with two arrays. "numbers" is float32 [N, F + M]: the standardised columns, then
+        for each column that has missing values in training, a column of 0 and 1 (1 is missing).
+        "codes" is int32 [N, C].
+      y: the target: float32 [N], standardised, if it is a column of numbers; int32 [N], the code of
+        the class in [0, number of classes), if it is a column of categories; or None.
+        `columns.restore` converts predictions back.
+      columns: what converts other tables in the same way.
+
+    Example:
+      >>> t = table({"height": [1.0, 3.0], "price": [10, 30]}, target="price")
+      >>> t.y.tolist(), t.columns.restore(t.y).tolist()
+      ([-1.0, 1.0], [10.0, 30.0])
+    """
+
+    x: dict[str, np.ndarray]
+    y: np.ndarray | None
+    columns: Columns
+
+
+def _fitted(name: str, column: Any, categorical: bool) -> Numbers | Categories:
+    """What the training table says about a column."""
+    import pyarrow as pa
+
+    values = _kind("table", name, column.type)
+    if values == "number" and not categorical and not pa.types.is_dictionary(column.type):
+        numbers = _numbers("table", name, column)
+        here = numbers[~np.isnan(numbers)]
+        _check_finite("table", name, numbers, numbers)
+        _check_some(name, len(here))
+        if here.min() == here.max():
+            return Numbers(name, float(here[0]), 1.0, len(here) < len(numbers))
+        exponent = np.frexp(np.abs(here).max())[1]
+        small = np.ldexp(here, -exponent)  # exact, and squares of these numbers do not overflow
+        mean, scale = (float(np.ldexp(each, exponent)) for each in (small.mean(), small.std()))
+        return Numbers(name, mean, scale, len(here) < len(numbers))
+    values = "integer" if values == "number" else values
+    labels = _values("table", name, column, values).drop_null().unique().to_pylist()
+    _check_some(name, len(labels))
+    return Categories(name, values, tuple(sorted(labels)))
+
+
+def _kind(who: str, name: str, given: Any) -> str:
+    """What values a type of pyarrow stands for: "number", "text", "bool" or "missing"."""
+    from pyarrow import types
+
+    given = given.value_type if types.is_dictionary(given) else given
+    if types.is_floating(given) or types.is_integer(given) or types.is_decimal(given):
+        return "number"
+    if types.is_string(given) or types.is_large_string(given) or types.is_string_view(given):
+        return "text"
+    if types.is_boolean(given):
+        return "bool"
+    if types.is_null(given):
+        return "missing"
+    raise ValueError(
+        f"{who}: expected numbers, texts, categories or bools in column {name!r:.200}, got "
+        f"{given}; convert the column, or leave it out"
+    )
+
+
+def _numbers(who: str, name: str, column: Any) -> np.ndarray:
+    """float64 [N], with NaN for missing numbers."""
+    if _kind(who, name, column.type) not in ("number", "missing"):
+        raise ValueError(
+            f"{who}: expected numbers in column {name!r:.200}, got {column.type}; give it the type "
+            "that it has in the training table"
+        )
+    return _decoded(column).cast("double", safe=False).to_numpy()
+
+
+def _values(who: str, name: str, column: Any, values: str) -> Any:
+    """A column of pyarrow, of the type of `values`, with nulls for missing values."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    found = _kind(who, name, column.type)
+    if found not in ("missing", "number" if values == "integer" else values):
+        raise ValueError(
+            f"{who}: expected {values}s in column {name!r:.200}, got {column.type}; give it the "
+            "type that it has in the training table"
+        )
+    column = _decoded(column)
+    if pa.types.is_floating(column.type):
+        gaps = compute.is_nan(column)
+        column = compute.if_else(gaps, pa.scalar(None, column.type), column)
+    try:
+        return column.cast(_TYPES.get(values, "null"))
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{who}: expected integers as categories in column {name!r:.200}, got "
+            f"{reason(error)}; convert the column to texts"
+        ) from error
+
+
+def _decoded(column: Any) -> Any:
+    import pyarrow as pa
+
+    dictionary = pa.types.is_dictionary(column.type)
+    return column.cast(column.type.value_type) if dictionary else column
+
+
+def _standardised(who: str, column: Numbers, given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 [N] with 0 for missing numbers, bool [N] which is True for them)."""
+    numbers = _numbers(who, column.name, given)
+    with np.errstate(over="ignore"):
+        standard = ((numbers - column.mean) / column.scale).astype(np.float32)
+    _check_finite(who, column.name, numbers, standard)
+    missing = np.isnan(numbers)
+    return np.where(missing, np.float32(0), standard), missing
+
+
+def _codes(who: str, column: Categories, given: Any) -> np.ndarray:
+    """int32 [N]: 1 + the index of each value in the labels, or 0 if it is missing or unseen."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    labels = pa.array(column.labels, _TYPES[column.values])
+    found = compute.index_in(_values(who, column.name, given, column.values), labels)
+    return (found.fill_null(-1).to_numpy() + 1).astype(np.int32)
+
+
+def _target(who: str, column: Any, frame: Any) -> np.ndarray:
+    """The target as y: float32 [N], or int32 [N] for classes; raises if one is not known."""
+    if isinstance(column, Numbers):
+        y, wrong = _standardised(who, column, frame[column.name])
+        wanted = "a number"
+    else:
+        y = _codes(who, column, frame[column.name]) - 1
+        wrong = y < 0
+        wanted = "a class of the training table"
+    if wrong.any():
+        row = int(wrong.argmax())
+        value = frame[column.name][row].as_py()
+        raise ValueError(
+            f"{who}: expected {wanted} in each row of the target {column.name!r:.200}, got "
+            f"{value!r:.200} in row {row} ({int(wrong.sum())} of {len(wrong)} rows); remove "
+            "these rows, or the whole column to predict it"
+        )
+    return y
+
+
+def _joined(columns: list[np.ndarray], rows: int, dtype: Any) -> np.ndarray:
+    return np.stack(columns, 1).astype(dtype) if columns else np.empty((rows, 0), dtype)
+
+
+def _categories(name: str, values: str, labels: list[Any]) -> Categories:
+    """Categories from JSON; raises KeyError if `values` is not a kind of value."""
+    return Categories(name, values if _TYPES[values] else "", tuple(labels))
+
+
+def _check_some(name: str, count: int) -> None:
+    if not count:
+        raise ValueError(
+            f"table: expected values in column {name!r:.200}, got only missing values; leave the "
+            "column out"
+        )
+
+
+def _check_finite(who: str, name: str, numbers: np.ndarray, results: np.ndarray) -> None:
+    """Raises if the result of a number that is not missing is not finite."""
+    wrong = ~np.isfinite(results) & ~np.isnan(numbers)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{who}: expected finite numbers in column {name!r:.200}, got "
+            f"{numbers[row]} in row {row} ({int(wrong.sum())} of {len(wrong)} rows); correct "
+            "them, or leave them empty"
+        )
+
+
+def _span(y: np.ndarray) -> str:
+    return f" from {y.min()} to {y.max()}" if y.size and y.dtype.kind in "iuf" else ""
