@@ -89,7 +89,8 @@ def _advise(leaf: Any, advice: str) -> None:
     file = _file_of(leaf)
     # The pages of a private copy ("c") hold what the user wrote, so they must stay.
     if file is not None and file.mode != "c" and hasattr(mmap, advice):
-        file._mmap.madvise(getattr(mmap, advice))
+        mapping: Any = getattr(file, "_mmap")  # noqa: B009  # NumPy's types do not name it
+        mapping.madvise(getattr(mmap, advice))
 
 
 class Source:

@@ -173,7 +173,10 @@ class Checkpoints(Observer):
         """Saves a run and deletes old ones; called in the background thread."""
         step = int(result.run.step)
         if not (self.folder / LOCK).exists():
-            raise FileNotFoundError(f"the folder {self.folder} is gone")
+            raise FileNotFoundError(
+                f"checkpoints: expected the folder {self.folder}, got none, it was removed or "
+                "unmounted while training ran; make it again"
+            )
         if step not in self.steps():
             write(self.manager, result, self.about)
         steps, goodness = self.steps(), self._goodness(result)
