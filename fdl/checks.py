@@ -4,6 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from fractions import Fraction
 from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ from fdl.paths import PathError, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_CHECKED_AT_ONCE = 1 << 16  # how many numbers of an array are checked at a time
 
 
 class OptionError(ValueError):
@@ -123,6 +125,63 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
             who, f"expected {what} >= 1, an integer, got {described(value)}; {remedy}"
         )
     return int(value)
+
+
+def check_uint32(who: str, what: str, value: Any, remedy: str) -> jax.Array:
+    """Raises unless `value` is an integer in [0, 2**32); returns it as a uint32 scalar.
+
+    Args:
+      who: the name of the function that the user called, for the error message.
+      what: the argument in words, for the error message, such as "a seed".
+      value: the value to check: an int, or a scalar array of an integer dtype. The range of a
+        traced array is not checked.
+      remedy: the end of the error message, which says what to do.
+
+    Raises:
+      OptionError: `value` is not such an integer.
+    """
+    if isinstance(value, jax.core.Tracer):
+        if jnp.issubdtype(value.dtype, jnp.integer) and value.shape == ():
+            return value.astype(jnp.uint32)
+    elif isinstance(value, jax.Array | np.ndarray) and value.shape == ():
+        value = value.item()
+    if not is_count(value, least=0) or value >= 2**32:
+        got = shortened(repr(value), 200)
+        raise OptionError(who, f"expected {what}, an integer in [0, 2**32), got {got}; {remedy}")
+    return jnp.uint32(value)
+
+
+def fitting(who: str, what: str, x: Any) -> Any:
+    """Raises if x is a NumPy array with a number that overflows when JAX converts the array.
+
+    By default, JAX converts 64-bit numbers to 32 bits, silently: 2**32 + 5 would become 5.
+
+    Args:
+      who: the name of the function that the user called, for the error message.
+      what: the name of the argument, for the error message.
+      x: any value.
+
+    Returns:
+      x, as a JAX array if JAX would convert its dtype. A value that is not a NumPy array of numbers
+      is returned unchanged.
+
+    Raises:
+      PathError: a number would overflow; the message gives its index.
+    """
+    if not isinstance(x, np.ndarray | np.generic) or x.dtype.kind not in "iufc":
+        return x
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    if dtype == x.dtype:
+        return x
+    x = np.asarray(x)
+    at = _first_changed(x, dtype)
+    if at is not None:
+        raise PathError(
+            f"expected {what} that {dtype} can hold, got {x[at]} at {list(at)} of {kind(x)}; use "
+            "smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)",
+            layer=who,
+        )
+    return jnp.asarray(x)
 
 
 def check_array(layer: str, x: Any, what: str = "x") -> None:
@@ -241,6 +300,14 @@ def in_dtype(value: Any, dtype: Any) -> Any:
     return float(value) if is_concrete_number(value) else jnp.asarray(value, dtype)
 
 
+def decimal(value: Any) -> Fraction:
+    """A known number as the fraction that its shortest decimal stands for.
+
+    As a float, 1.1 is slightly more than 1.1, so that 1.1 * 10 could be rounded up to 12.
+    """
+    return Fraction(str(np.asarray(value)[()]))
+
+
 def square_root(value: Any) -> Any:
     """The square root of an option: a Python float, or a JAX array if the option is traced."""
     return math.sqrt(value) if is_concrete_number(value) else jnp.sqrt(value)
@@ -294,3 +361,25 @@ def _range(what: str, interval: str | None) -> str:
 def _concrete(value: Any) -> bool:
     numbers = int | float | np.number | np.ndarray | jax.Array
     return isinstance(value, numbers) and not isinstance(value, jax.core.Tracer)
+
+
+def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
+    """The index of the first value that would overflow in a narrower dtype; None if none would."""
+    seen = 0
+    iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
+    flags = ["external_loop", "buffered", "zerosize_ok"]
+    for chunk in iterate(
+        array, flags, ["readonly", "contig"], order="C", buffersize=_CHECKED_AT_ONCE
+    ):
+        with np.errstate(over="ignore"):
+            narrow = chunk.astype(dtype)
+        if np.issubdtype(dtype, np.integer):
+            changed = narrow != chunk
+        else:
+            real = chunk.real.dtype
+            changed = np.isfinite(chunk.view(real)) & np.isinf(narrow.view(narrow.real.dtype))
+            changed = changed.reshape(len(chunk), -1).any(1)
+        if changed.any():
+            return tuple(map(int, np.unravel_index(seen + int(changed.argmax()), array.shape)))
+        seen += len(chunk)
+    return None

@@ -488,10 +488,10 @@ SEEDED_BUGS = {
         "test_numbers.py",
         [
             (
-                "shape[-2] * field * share, shape[-1] * field",
+                "shape[-2] * field * inputs, shape[-1] * field * outputs",
                 "shape[-1] * field, shape[-2] * field",
             ),
-            ("shape[-2] * field * share, shape[-1] * field", "shape[-2], shape[-1]"),
+            ("shape[-2] * field * inputs, shape[-1] * field * outputs", "shape[-2], shape[-1]"),
         ],
     ),
     "fdl/initializers/distributions.py": (
@@ -511,7 +511,7 @@ SEEDED_BUGS = {
             ("jnp.sign(jnp.diagonal(r))", "1"),
             ("size // 2 for size", "0 for size"),
             ("outputs // groups, dtype", "outputs, dtype"),
-            ("math.ceil(zero)", "math.floor(zero)"),
+            ("math.ceil(decimal(share) * shape[0])", "math.floor(zero)"),
             (".argsort(0)", ".argsort(1)"),
             ("jnp.asarray(scale, dtype) * jnp.eye", "jnp.eye"),
             ("jnp.asarray(scale, dtype) * jnp.eye", "scale * jnp.eye"),

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import described, kind
+from fdl.checks import described, fitting, kind
 
-_CHUNK = 1 << 16  # how many numbers are checked at a time
 SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
 MOST_NAMED = 8  # how many paths or columns an error message lists at most
 
@@ -180,17 +179,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
             return jnp.asarray(leaf)
         path = paths.path_of(keys)
         named = _named_at(what, path)
-        array = _read(leaf, who, named)
-        dtype = jnp.asarray(np.empty_like(array, shape=0)).dtype
-        at = None if dtype == array.dtype else _first_changed(array, dtype)
-        if at is not None:
-            raise paths.PathError(
-                f"expected {named} that {dtype} can hold, got {array[at]} at {list(at)} of "
-                f"{array.dtype} {list(array.shape)}; use smaller numbers, or enable 64 bits with "
-                "jax.config.update('jax_enable_x64', True)",
-                layer=who,
-            )
-        return jnp.asarray(array)
+        return jnp.asarray(fitting(who, named, _read(leaf, who, named)))
 
     _refuse_lists(tree, who, what)
     return jax.tree_util.tree_map_with_path(convert, tree)
@@ -309,26 +298,6 @@ def _read_column(leaf: Any, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "O" and getattr(dtype, "kind", "O") in "biuf":
         return np.asarray(leaf, getattr(dtype, "numpy_dtype", None))
     return array
-
-
-def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that would overflow in a narrower dtype, or None."""
-    seen = 0
-    iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
-    flags = ["external_loop", "buffered", "zerosize_ok"]
-    for chunk in iterate(array, flags, ["readonly", "contig"], order="C", buffersize=_CHUNK):
-        with np.errstate(over="ignore"):
-            narrow = chunk.astype(dtype)
-        if np.issubdtype(dtype, np.integer):
-            changed = narrow != chunk
-        else:
-            real = chunk.real.dtype
-            changed = np.isfinite(chunk.view(real)) & np.isinf(narrow.view(narrow.real.dtype))
-            changed = changed.reshape(len(chunk), -1).any(1)
-        if changed.any():
-            return tuple(map(int, np.unravel_index(seen + int(changed.argmax()), array.shape)))
-        seen += len(chunk)
-    return None
 
 
 def _named(data: Any) -> list[tuple[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fdl.checks import as_int, check_uint32, described, is_count
+
 # If N is smaller than this, an epoch is ordered by the ranks of N hashes (`_rank`), because a
 # Feistel network on few values does not make all orders equally likely. Ranking so few hashes takes
 # only microseconds.
@@ -22,8 +24,8 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
     """The indices of the examples in the batch of a step.
 
     Args:
-      seed: an int or uint32 scalar, which determines the order.
-      step: an int or uint32 scalar; the first step is 0.
+      seed: an int in [0, 2**32), or a scalar integer array; it determines the order.
+      step: an int in [0, 2**32), or a scalar integer array; the first step is 0.
       batch_size: B, an int >= 1.
       examples: N, the number of examples, an int in [1, 2**30].
 
@@ -33,20 +35,23 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
       each example exactly once.
 
     Raises:
-      ValueError: batch_size is below 1, or examples is out of range.
+      ValueError: an argument is not an integer, or is out of range.
 
     Example:
       >>> two_epochs = jnp.concatenate([stream(0, step, 4, 6) for step in range(3)])
       >>> sorted(two_epochs[:6].tolist()), sorted(two_epochs[6:].tolist())
       ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
     """
-    if batch_size < 1 or not 1 <= examples <= 2**30:
+    batch_size, examples = as_int(batch_size), as_int(examples)
+    if not (is_count(batch_size) and is_count(examples) and examples <= 2**30):
         raise ValueError(
-            f"stream: expected batch_size >= 1 and 1 to 2**30 examples, got {batch_size} and "
-            f"{examples}; examples is the number of rows in the data"
+            "stream: expected batch_size >= 1 and 1 to 2**30 examples, got "
+            f"{described(batch_size)} and {described(examples)}; examples is the number of rows in "
+            "the data"
         )
-    seed = jnp.asarray(seed, jnp.uint32)
-    epoch, offset = _window(jnp.asarray(step, jnp.uint32), batch_size, examples)
+    seed = check_uint32("stream", "a seed", seed, "take it modulo 2**32")
+    step = check_uint32("stream", "a step", step, "the first step is 0")
+    epoch, offset = _window(step, int(batch_size), int(examples))
     position = offset + jnp.arange(batch_size, dtype=jnp.uint32)
     order = _rank if examples < RANKED_BELOW else bijection
     rows = order(seed, epoch + position // examples, position % examples, examples)

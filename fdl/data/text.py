@@ -1,11 +1,10 @@
 """Text as examples for a language model: pieces of equal length, and the token after each token."""
 
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from fdl.checks import is_number
+from fdl.checks import check_count, decimal, described, is_count, is_number
 from fdl.data.arrays import Split
 
 
@@ -31,10 +30,10 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
       ([[3, 1], [4, 1]], [[1, 4], [1, 5]])
     """
     ids = np.asarray(ids)
-    if length < 1 or stride < 1:
+    if not (is_count(length) and is_count(stride)):
         raise ValueError(
-            f"windows: expected length >= 1 and stride >= 1, got {length} and {stride}; both are "
-            "numbers of tokens"
+            "windows: expected length >= 1 and stride >= 1, integers, got "
+            f"{described(length)} and {described(stride)}; both are numbers of tokens"
         )
     if ids.ndim != 1 or len(ids) <= length:
         raise ValueError(
@@ -68,7 +67,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
       >>> y[weight > 0].tolist()
       [1, 4, 1, 5, 9]
     """
-    ids = np.asarray(ids)
+    ids, length = np.asarray(ids), check_count("scored", "length", length, "it counts tokens")
     if length % 2:
         raise ValueError(
             f"scored: expected an even length, got {length}; pass an even number, such as "
@@ -108,8 +107,7 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
     """
     alphabet = "".join(sorted(set(text)))
     share = is_number(test) and 0 < float(test) < 1
-    # A Fraction is exact for decimals such as 0.8; as a float, 1 - 0.8 is slightly less than 0.2.
-    cut = int(len(text) * (1 - Fraction(str(float(test))))) if share else 0
+    cut = int(len(text) * (1 - decimal(test))) if share else 0
     if not 0 < cut < len(text):
         raise ValueError(
             "characters: expected a test fraction in (0, 1) with characters left for both parts, "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_array, is_count
+from fdl.checks import check_array, fitting, is_count
 from fdl.paths import PathError
 
 
@@ -25,6 +25,7 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
     Raises:
       ValueError: an argument has the wrong shape or dtype, or both lengths and mask are given.
     """
+    tokens, lengths = fitting(who, "tokens", tokens), fitting(who, "lengths", lengths)
     check_array(who, tokens, "tokens")
     if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(

@@ -13,29 +13,39 @@ from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
-    """The shape of weights, if each output uses only some of them, as in a transposed convolution.
+    """The shape of weights of which each output, or each input, uses only some.
+
+    In a convolution with stride 2, an input element is in only half of the windows that could
+    reach it. In a transposed one, an output reads only half of the weights.
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      share: the share of the weights that an output uses, averaged over outputs, in (0, 1].
+      inputs: the share of its weights that an output uses, averaged over outputs, in (0, 1].
+      outputs: the share of its weights that an input uses, averaged over inputs, in (0, 1].
     """
 
-    share: float
+    inputs: float
+    outputs: float
 
-    def __new__(cls, shape: Iterable[int], share: float) -> "Shared":
-        """A tuple with one more attribute."""
+    def __new__(cls, shape: Iterable[int], inputs: float = 1, outputs: float = 1) -> "Shared":
+        """A tuple with two more attributes."""
         made = super().__new__(cls, shape)
-        made.share = share
+        made.inputs, made.outputs = inputs, outputs
         return made
 
-    # A `Shared` may be a static argument of jax.jit, so it must not equal a plain tuple.
+    # A `Shared` may be a static argument of jax.jit, so it must not equal a tuple of other fans.
     def __eq__(self, other: object) -> bool:
-        """True if shape and share are equal."""
-        return isinstance(other, Shared) and self.share == other.share and super().__eq__(other)
+        """True if shape and shares are equal; a plain tuple has the shares 1."""
+        same = (self.inputs, self.outputs) == _shares(other)
+        return same and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        """The opposite of `==`; a tuple compares its elements alone."""
+        return not self == other
 
     def __hash__(self) -> int:
-        """The hash of shape and share."""
-        return hash((tuple(self), self.share))
+        """The hash of shape and shares."""
+        return hash(tuple(self))
 
 
 def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
@@ -55,7 +65,7 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
       >>> fans((3, 3, 16, 32))
       (144, 288)
     """
-    share = shape.share if isinstance(shape, Shared) else 1
+    inputs, outputs = _shares(shape)
     shape = sizes(shape, who)
     if len(shape) < 2:
         raise PathError(
@@ -64,7 +74,11 @@ def fans(shape: Sequence[int], who: str = "fans") -> tuple[float, float]:
             layer=who,
         )
     field = math.prod(shape[:-2])
-    return shape[-2] * field * share, shape[-1] * field
+    return shape[-2] * field * inputs, shape[-1] * field * outputs
+
+
+def _shares(shape: Any) -> tuple[float, float]:
+    return (shape.inputs, shape.outputs) if isinstance(shape, Shared) else (1, 1)
 
 
 def need_key(key: Key | None, who: str) -> Key:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_count, check_number, is_concrete_number, named_in_errors
+from fdl.checks import check_count, check_number, decimal, is_concrete_number, named_in_errors
 from fdl.initializers.distributions import normal, program
 from fdl.initializers.fan_counts import drawn_in, fans, need_dtype, need_key, sizes
 from fdl.paths import PathError
@@ -237,10 +237,10 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
         values, order = jax.random.split(need_key(key, "sparse"))
         w = draw(values, shape, dtype)
         rank = jax.random.uniform(order, shape).argsort(0)
-        zero = share * shape[0]
-        is_zero = rank < (
-            math.ceil(zero) if is_concrete_number(share) else jnp.ceil(zero).astype(rank.dtype)
-        )
+        if is_concrete_number(share):
+            is_zero = rank < math.ceil(decimal(share) * shape[0])
+        else:
+            is_zero = rank < jnp.ceil(share * shape[0]).astype(rank.dtype)
         return jnp.where(is_zero, jnp.zeros_like(w), w)
 
     return init

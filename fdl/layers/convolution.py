@@ -71,7 +71,9 @@ def conv(
       groups: G. Features and channels are divided into G parts; each part of the features reads
         only the matching part of the channels.
       bias: whether to add b.
-      w_init: initializer of w [*kernel_size, C / G, F].
+      w_init: initializer of w [*kernel_size, C / G, F]. Its fan_out is the number of outputs of one
+        input: the product of that shape without C / G, divided by G and by the product of the
+        strides.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -104,7 +106,8 @@ def conv(
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
-        shape = (*kernel, x.shape[-1] // groups, features)
+        reached = 1 / (groups * math.prod(strides))
+        shape = Shared((*kernel, x.shape[-1] // groups, features), outputs=reached)
         params = {"w": w_init(subkey(key, "w"), shape, x.dtype)}
         if bias:
             params["b"] = b_init(subkey(key, "b"), (features,), x.dtype)
@@ -293,7 +296,8 @@ def conv_transpose(
       w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from y to x.
         It draws an array [*kernel_size, C / G, F], which is then rearranged. Its fan_in is the
         number of inputs of one output: the product of that shape without F, divided by the product
-        of the strides.
+        of the strides. Its fan_out is the number of outputs of one input: the product without
+        C / G, divided by G.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -324,7 +328,8 @@ def conv_transpose(
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
         # Along each axis, only one in `stride` elements of the kernel reaches a given output.
-        shape = Shared((*kernel, x.shape[-1] // groups, features), 1 / math.prod(strides))
+        read = 1 / math.prod(strides)
+        shape = Shared((*kernel, x.shape[-1] // groups, features), read, 1 / groups)
         w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)
         params = {"w": jnp.swapaxes(w, -1, -3).reshape(*kernel, features // groups, -1)}
         if bias:

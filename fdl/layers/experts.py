@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, described, is_concrete_number, is_count
+from fdl.checks import check_array, decimal, described, is_concrete_number, is_count
 from fdl.core.layer import Layer, as_layer, subkey
 from fdl.core.networks import network
 from fdl.layers.linear import dense
@@ -90,7 +90,7 @@ def mixture_of_experts(
             )
         room = x.shape[-2]
         if capacity_factor is not None:
-            room = min(room, math.ceil(capacity_factor * top_k * room / count))
+            room = min(room, math.ceil(decimal(capacity_factor) * top_k * room / count))
         weights, slots = _routed(f.router(x), top_k, room)
         y = f.experts(jnp.moveaxis(_dispatched(x, slots, (count, room)), -3, 0))
         return _combined(jnp.moveaxis(y, 0, -3), weights, slots)

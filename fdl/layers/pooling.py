@@ -26,6 +26,7 @@ from fdl.ops.windows_and_padding import (
     fit,
     for_each_axis,
 )
+from fdl.paths import PathError
 
 PADDINGS = ("SAME", "VALID")
 
@@ -238,7 +239,12 @@ def _pooling(
 
 def _over_all(name: str, pool: Callable[[jax.Array], jax.Array]) -> Layer:
     """A layer for images that applies `pool`, a function from [B, positions, C] to [B, C]."""
-    return on_images(name, 1, lambda x: pool(jax.lax.collapse(x, 1, x.ndim - 1)), lead=1)
+
+    def of(x: jax.Array) -> jax.Array:
+        _check_elements(name, x, x.shape[1:-1])
+        return pool(jax.lax.collapse(x, 1, x.ndim - 1))
+
+    return on_images(name, 1, of, lead=1)
 
 
 def _adaptive(
@@ -248,11 +254,21 @@ def _adaptive(
 
     def of(x: jax.Array) -> jax.Array:
         images = exact(as_images(x, len(wanted)))
+        _check_elements(name, x, images.shape[1:-1])
         for axis, size in reversed(list(enumerate(wanted, 1))):
             images = pool(images, axis, size)
         return images.reshape(*x.shape[: -len(wanted) - 1], *images.shape[1:]).astype(x.dtype)
 
     return on_images(name, len(wanted), of)
+
+
+def _check_elements(name: str, x: jax.Array, spatial: tuple[int, ...]) -> None:
+    if 0 in spatial:
+        raise PathError(
+            f"expected an image of one or more elements, got {list(x.shape)}; the mean and the "
+            "maximum of nothing are no numbers",
+            layer=name,
+        )
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:

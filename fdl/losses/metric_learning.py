@@ -150,8 +150,8 @@ def info_nce(
     """-log softmax over j of (cos(query_i, key_j) / temperature), taken at j = i, in nats.
 
     For each query, the keys of the batch are the classes, and the matching key is the label. So the
-    loss depends on the whole batch. `evaluate` scores one example at a time, and there this loss is
-    always 0. The loss of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
+    loss depends on the whole batch, and `evaluate` scores whole batches of batch_size examples. The
+    loss of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
 
     Args:
       queries: [B, D].
@@ -179,6 +179,8 @@ def info_nce(
     scores = _cosines("info_nce", queries, keys)
     check_number("info_nce", "temperature", temperature, "(0, inf]", "pass 0.07, the usual value")
     scores = scores / jnp.asarray(temperature, scores.dtype)
+    if not len(scores):
+        return scores.sum(-1)
     if where is not None:
         check_where("info_nce", where, scores.shape[:1])
         scores = jnp.where(where, scores, -jnp.inf)

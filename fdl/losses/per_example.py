@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import as_int, check_array, described, is_count
+from fdl.checks import as_int, check_array, described, fitting, is_count
 from fdl.ops.rank_promotion import free_ranks
 from fdl.options import WithOptions, options_first
 from fdl.paths import PathError
@@ -55,6 +55,8 @@ def per_example(
         with free_ranks():
             options = {name: kwargs.get(name) for name in OPTIONS}
             none_left_out = all(value is None for value in options.values())
+            args = (*map(functools.partial(fitting, name), arrays, args), *args[len(arrays) :])
+            kwargs |= {each: fitting(name, each, kwargs[each]) for each in arrays if each in kwargs}
             named = {**dict(zip(arrays, args, strict=False)), **kwargs}
             found: list[Any] = [named.get(name) for name in arrays]
             found = [jnp.asarray(x) if isinstance(x, Number) else x for x in found]

@@ -11,7 +11,7 @@ from fdl.losses.per_example import counting
 from fdl.typing import Loss
 
 
-def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
+def check_targets(loss: Loss, predictions: Any, targets: Any, weight: Any = None) -> None:
     """Raises an error for targets that a loss cannot score. Not for use under jit.
 
     Args:
@@ -19,6 +19,8 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
         checked.
       predictions: [..., C], an array or a `jax.ShapeDtypeStruct`.
       targets: a concrete array.
+      weight: [...], numbers whose axes are the first axes of the targets. Targets of weight 0 are
+        not checked. None means that all are.
 
     Raises:
       ValueError: a target is out of range. The message names the loss, the range, and the first
@@ -47,6 +49,9 @@ def check_targets(loss: Loss, predictions: Any, targets: Any) -> None:
                 f"among targets {list(targets.shape)}; check ignore_index and where"
             )
         wrong = wrong & np.asarray(counts) if wrong.shape == counts.shape else wrong
+    if weight is not None and wrong.shape[: np.ndim(weight)] == np.shape(weight):
+        # The axes of weight are the first ones. NumPy broadcasts over the last ones.
+        wrong = (wrong.T & (np.asarray(weight) != 0).T).T
     if wrong.any():
         row = tuple(int(place) for place in np.argwhere(wrong)[0])
         raise ValueError(

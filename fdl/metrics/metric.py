@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array
+from fdl.checks import check_array, fitting
 from fdl.losses.per_example import counting
 from fdl.losses.shapes import precise
 from fdl.ops.rank_promotion import with_free_ranks
@@ -154,7 +154,12 @@ def with_ranks(
     compute: Callable[..., Any],
 ) -> Metric:
     """A Metric of these functions; in each of them, arrays of different ranks may be combined."""
-    return Metric(init, with_free_ranks(update), with_free_ranks(merge), with_free_ranks(compute))
+
+    def checked(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
+        given = {"predictions": predictions, "targets": targets, "weight": weight}
+        return update(state, *(fitting("update", what, x) for what, x in given.items()))
+
+    return Metric(init, with_free_ranks(checked), with_free_ranks(merge), with_free_ranks(compute))
 
 
 def check_per_example(who: str, f: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import check_array, check_number, is_count
+from fdl.checks import check_array, check_number, fitting, is_count
 from fdl.ops.attention_blocks import in_blocks
 from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
 from fdl.ops.rank_promotion import free_ranks
@@ -99,6 +99,9 @@ def dot_product_attention(
     arXiv 2305.13245; in blocks: Rabe and Staats 2021, arXiv 2112.05682; the soft cap: Gemma Team
     2024, arXiv 2408.00118, section 2.
     """
+    who = "dot_product_attention"
+    q, k, v = (fitting(who, what, x) for what, x in {"q": q, "k": k, "v": v}.items())
+    bias, segments = fitting(who, "bias", bias), fitting(who, "segments", segments)
     _check(q, k, v, Pairs(mask, bias), segments)
     _check_options(q.shape[-2], window, slopes, soft_cap, scale, on_weights, chunk)
     falls = None if slopes is None else jnp.asarray(slopes)

@@ -59,6 +59,8 @@ def orthogonalize(
     Source: Jordan et al. 2024, "Muon"; Ahn et al. 2025, arXiv 2504.05295, for "dion"; Boissin et
     al. 2025, arXiv 2512.04632, for "aol"; Grishina et al. 2025, arXiv 2506.10935, for "schatten".
     """
+    if not x.size:
+        return x
     if x.shape[-2] > x.shape[-1]:
         # If m <= n, x x^H is not larger than x^H x.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT

@@ -9,7 +9,7 @@ from typing import Any
 
 from optax import GradientTransformationExtraArgs, with_extra_args_support
 
-from fdl.checks import OptionError, check_number, described
+from fdl.checks import OptionError, check_number, described, is_concrete_number
 
 KEPT = "it is the fraction of the old value that each step keeps"
 
@@ -42,6 +42,15 @@ def check_least(who: str, least: float = 0, **values: Any) -> None:
     for name, value in values.items():
         remedy = "a smaller value can flip the sign of a step or give NaN"
         check_number(who, name, value, f"[{least}, inf)", remedy)
+
+
+def check_whole(who: str, remedy: str, least: int = 1, **values: Any) -> None:
+    """Raises unless every value is a whole number, at least `least`, or infinite."""
+    for name, value in values.items():
+        check_number(who, name, value, f"[{least}, inf]", remedy)
+        if is_concrete_number(value) and value % 1 > 0:
+            expected = f"{name} >= {least}, a whole number"
+            raise OptionError(who, f"expected {expected}, got {value}; {remedy}")
 
 
 def check_positive(who: str, remedy: str, **values: Any) -> None:

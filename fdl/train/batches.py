@@ -53,7 +53,8 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
     """Replaces numbers of weight 0 in x, y and inputs by 0, so that they cannot make gradients NaN.
 
     The mean loss ignores an example of weight 0. But its gradient is multiplied by 0, and 0 * NaN
-    is NaN. So if a whole example has weight 0, all its numbers become 0.
+    is NaN. So if a whole example has weight 0, all its numbers become 0, ids and labels too: those
+    that are out of range would give NaN.
 
     If only a part of an example has weight 0, such as the padding of a sequence, the targets of
     this part become 0. In x and inputs, only NaNs and infinities of this part become 0, because the
@@ -75,13 +76,13 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
 
 
 def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
-    """Sets a floating leaf to 0 where `out`, a mask over the first axes of the leaf, is True.
+    """Sets a leaf of numbers to 0 where `out`, a mask over the first axes of the leaf, is True.
 
     Any other leaf, and a leaf whose first axes do not have the shape of `out`, is unchanged. With
     `only_not_finite`, only NaNs and infinities are set to 0.
     """
-    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    if not floating or jnp.shape(leaf)[: out.ndim] != out.shape:
+    number = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact if only_not_finite else jnp.number)
+    if not number or jnp.shape(leaf)[: out.ndim] != out.shape:
         return leaf
     leaf = jnp.asarray(leaf)
     here = out.reshape(*out.shape, *(1,) * (leaf.ndim - out.ndim))

@@ -9,7 +9,7 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl import paths
-from fdl.checks import described
+from fdl.checks import described, fitting
 from fdl.core.layer import Layer, makes
 from fdl.metrics import Metric
 
@@ -109,6 +109,7 @@ def check_params_given(who: str, params: Any) -> None:
             f"{who}: expected params, a pytree of arrays, got {described(leaf)}{at}; the order is "
             f"{order.get(who, '(objective, params, data)')}, and params, state = model.init(key, x)"
         )
+    _check_fits(who, "params", params)
 
 
 def check_state_given(who: str, state: Any) -> None:
@@ -119,6 +120,7 @@ def check_state_given(who: str, state: Any) -> None:
             f"{who}: expected state, a pytree of arrays, got {described(leaf)}{at}; "
             "params, state = model.init(key, x)"
         )
+    _check_fits(who, "state", state)
 
 
 def check_params_of_layer(who: str, model: Any, params: Any) -> None:
@@ -211,6 +213,12 @@ def _needed(factory: Callable[..., Any]) -> list[str]:
 def _is_function(tree: Any) -> bool:
     """True for a function, and False for a callable pytree, such as a module of Equinox."""
     return callable(tree) and jax.tree_util.all_leaves([tree])
+
+
+def _check_fits(who: str, what: str, tree: Any) -> None:
+    """Raises if a leaf is a NumPy array with a number that 32 bits cannot hold."""
+    for path, leaf in paths.leaves(tree).items():
+        fitting(who, f"{what} at {paths.quoted(path)}" if path else what, leaf)
 
 
 def _not_numbers(tree: Any) -> dict[str, Any]:

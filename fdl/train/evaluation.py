@@ -29,6 +29,7 @@ from fdl.train.objective import report_of
 from fdl.typing import Objective
 
 BATCH_SIZE = 256
+COMPARED = 16  # the number of examples that `mixes_examples` evaluates together and one by one
 BATCH_SIZE_REMEDY = "say how many examples go at once"
 
 
@@ -43,7 +44,7 @@ def evaluate(
     The exception is an objective that compares the examples of a batch, such as one with
     `info_nce`. It is evaluated on batches of batch_size examples (the last batch may be smaller),
     so its result depends on batch_size. To find out whether an objective is of this kind,
-    `evaluate` compares its results for the first two examples together and one by one.
+    `evaluate` compares its results for 16 examples, drawn at random, together and one by one.
 
     Under `jit`, `grad` and `vmap`, the values needed for this comparison are not yet known. Then
     both ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
@@ -83,7 +84,7 @@ def evaluate(
     data = to_jax(data, "evaluate")
     settings = {"objective": objective, "batch_size": batch_size}
     of = functools.partial(totals, params, state, data, **settings)
-    whole = mixes_examples(objective, params, state, data)
+    whole = mixes_examples(objective, params, state, data, batch_size)
     if isinstance(whole, jax.core.Tracer):
         return values(jax.lax.cond(whole, lambda: of(whole=True), lambda: of(whole=False)))
     return values(of(whole=whole))
@@ -173,14 +174,20 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
     return examples
 
 
-def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> Any:
+def mixes_examples(
+    objective: Objective, params: Any, state: Any, data: Any, batch_size: int = BATCH_SIZE
+) -> Any:
     """Whether an objective compares the examples of a batch.
 
-    It does if its means for two examples in one batch differ from its means for two batches of one.
+    It does if its means for a few examples in one batch differ from its means for batches of one.
+    The examples are drawn at random, because neighbours may be alike: in sorted data, the first two
+    have one label, and a loss over pairs of different labels is then 0 both ways.
 
     Args:
       objective, params, state: as in `evaluate`.
-      data: a pytree of JAX arrays [N, ...]. Only the first two examples are used.
+      data: a pytree of JAX arrays [N, ...].
+      batch_size: the number of examples that fit into memory at once. At most that many are
+        compared, but two or more.
 
     Returns:
       A bool. If the values are not yet known, it is a traced bool, and nothing is raised.
@@ -189,15 +196,18 @@ def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> 
       PathError: the objective is from `supervised`, and its model's output for an example depends
         on the rest of the batch, or its loss broadcasts predictions against targets.
     """
-    if length(data) < 2:
+    examples = length(data)
+    if examples < 2:
         return False
-    pair = jax.tree.map(lambda leaf: leaf[:2], data)
+    count = min(COMPARED, max(batch_size, 2), examples)
+    rows = np.random.default_rng(0).choice(examples, count, replace=False).astype(np.int32)
+    few = jax.tree.map(lambda leaf: leaf[rows], data)
     try:
-        together, alone = _together_and_alone(params, state, pair, objective=objective)
+        together, alone = _together_and_alone(params, state, few, objective=objective)
     except (ValueError, TypeError, ArithmeticError):
         # The objective may need at least two examples. All other errors are raised later.
         return True
-    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, pair))} | {jnp.float32}
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, few))} | {jnp.float32}
     rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
     (means, outputs), (means_alone, outputs_alone) = together, alone
     for path, output in paths.leaves(outputs).items():
@@ -205,40 +215,49 @@ def mixes_examples(objective: Objective, params: Any, state: Any, data: Any) -> 
         if isinstance(output, jax.core.Tracer):
             continue
         if _differ(output, other, rounding):
-            at = np.unravel_index(np.nanargmax(np.abs(output - other)), output.shape)
+            output, other = (np.asarray(each, np.float64) for each in (output, other))
+            at = np.unravel_index(np.argmax(_distance(output, other)), output.shape)
             raise PathError(
                 f"expected the output for an example to depend on that example alone, got "
-                f"{float(output[at]):.4g} beside another one and {float(other[at]):.4g} without "
-                f"at {[int(each) for each in at]}; the model takes the axis of the batch for one "
-                "of its own: give x the axis that is missing, such as x[..., None]",
+                f"{output[at]:.4g} beside others and {other[at]:.4g} without at "
+                f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model takes the axis of the batch "
+                "for one of its own: give x the axis that is missing, such as x[..., None]",
                 layer="supervised",
             )
     differ = [_differ(means[name], means_alone[name], rounding) for name in means]
     if any(each is True for each in differ) and hasattr(objective, "check_pairing"):
-        objective.check_pairing(outputs, pair)
+        objective.check_pairing(outputs, few)
     return functools.reduce(operator.or_, differ, False)
 
 
 def _differ(a: Any, b: Any, rounding: float) -> Any:
     """Whether two arrays differ by more than sqrt(rounding) times their largest absolute value."""
-    if isinstance(a, jax.core.Tracer):
-        size = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
-        return jnp.abs(a - b).max() > rounding**0.5 * size
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    size = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
-    return bool(np.abs(a - b).max(initial=0) > rounding**0.5 * size)
+    traced = isinstance(a, jax.core.Tracer)
+    if not traced:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    xp: Any = jnp if traced else np
+    sizes = [xp.where(xp.isfinite(each), xp.abs(each), 0).max(initial=0) for each in (a, b)]
+    differ = _distance(a, b, xp).max(initial=0) > rounding**0.5 * xp.maximum(*sizes)
+    return differ if traced else bool(differ)
+
+
+def _distance(a: Any, b: Any, xp: Any = np) -> Any:
+    """|a - b|; infinity where only one of the two is finite, and 0 where neither is."""
+    one, other = xp.isfinite(a), xp.isfinite(b)
+    a, b = (xp.where(one & other, each, 0) for each in (a, b))
+    return xp.where(one == other, xp.abs(a - b), xp.inf)
 
 
 @weak_jit(static=["objective"])
-def _together_and_alone(params: Any, state: Any, pair: Any, *, objective: Objective) -> Any:
-    """Evaluates two examples in one batch, and in two batches of one.
+def _together_and_alone(params: Any, state: Any, few: Any, *, objective: Objective) -> Any:
+    """Evaluates n examples in one batch, and in n batches of one.
 
     Returns:
-      Two pairs (means by name, outputs [2, ...]).
+      Two pairs (means by name, outputs [n, ...]).
     """
     report = functools.partial(_means_and_outputs, objective, params, state)
-    together = report(pair)
-    alone = jax.lax.map(report, jax.tree.map(lambda leaf: leaf[:, None], pair))
+    together = report(few)
+    alone = jax.lax.map(report, jax.tree.map(lambda leaf: leaf[:, None], few))
     sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in alone[0].items()}
     outputs = jax.tree.map(lambda leaf: leaf[:, 0], alone[1])
     return (_values(together[0]), together[1]), (_values(sums), outputs)

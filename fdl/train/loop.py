@@ -5,14 +5,13 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import jax
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import as_int, check_count, described, is_count, is_number
+from fdl.checks import as_int, check_count, decimal, described, is_count, is_number
 from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
@@ -138,7 +137,8 @@ def fit(
     sample = to_jax(sample, "fit")
     data = data if isinstance(data, Source) else sample
     if isinstance(objective, Supervised):
-        mixes_examples(objective, first.params, first.state, sample)  # raises if it does
+        # This raises if the model does.
+        mixes_examples(objective, first.params, first.state, sample, batch_size)
     if microbatch is not None:
         microbatch = check_microbatch("fit", microbatch, batch_size)
     settings = {"objective": objective, "optimizer": optimizer}
@@ -298,8 +298,7 @@ def last_step(
                 f"{who}: expected epochs >= 0, a number of passes over the data, got "
                 f"{described(epochs)}; say how many"
             )
-        # A Fraction is exact for decimals; as a float, 1.1 is slightly more than 1.1.
-        steps = math.ceil(Fraction(str(float(epochs))) * (examples or 0) / batch_size)
+        steps = math.ceil(decimal(epochs) * (examples or 0) / batch_size)
     steps = as_int(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(
@@ -391,7 +390,7 @@ def _validation(
         _add_to_first_line(error, " (in validation=...)")
         raise
     validation = to_jax(validation, "fit", "validation data")
-    whole = mixes_examples(objective, params, state, validation)
+    whole = mixes_examples(objective, params, state, validation, batch_size)
     size = batch_size if whole else BATCH_SIZE
     settings = {"objective": objective, "batch_size": size, "whole": whole}
 

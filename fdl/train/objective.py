@@ -54,7 +54,8 @@ def supervised(
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
       inputs and optionally weight. The weights are >= 0, and their shape is [B] or more generally
       `loss.shape[:k]` for some k, where loss is the result of `loss`. Examples of weight 0 are
-      ignored: NaNs and infinities in them are set to 0, so they cannot reach the gradient.
+      ignored: their numbers are set to 0, so that a NaN, or a label that is out of range, cannot
+      reach the gradient.
 
     Raises:
       TypeError: a model, a loss or a metric is in the wrong place.
@@ -218,9 +219,9 @@ class Supervised:
                     "and targets broadcast against each other: give both the same shape",
                     layer="supervised",
                 )
-        known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(y))
+        known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((y, weight)))
         if len(leaves(y)) == 1 and known:
-            check_targets(self.loss, y_pred, y)
+            check_targets(self.loss, y_pred, y, weight)
 
 
 def plain(loss: Callable[[Any, Any], Any]) -> "Plain":

@@ -1,6 +1,8 @@
 """A hook that shows how far training is: a bar in a terminal, or printed lines."""
 
-from collections.abc import Iterable
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fdl.train.evaluation import values
@@ -13,7 +15,8 @@ PRINTED_LINES = 20  # about how many records are printed if there is no terminal
 def progress() -> "Progress":
     """A hook that shows how far training is, with the loss and metrics of the latest steps.
 
-    In a terminal it shows a bar; otherwise it prints about 20 of the records.
+    In a terminal it shows a bar; otherwise it prints about 20 of the records. If the output cannot
+    be written (a closed pipe, a full disk), it warns and shows nothing more.
 
     Returns:
       A hook for `fit(..., watch=[...])`.
@@ -42,15 +45,35 @@ class Progress(Observer):
         step = int(plan.run.step)
         self.every = (self.last - step) / PRINTED_LINES
         self.printed = step
-        if self.console.is_terminal:
-            self.bar = _bar(self.console)
-            self.task = self.bar.add_task("training", total=self.last, completed=step, seen="")
-            self.bar.start()
+        with self._kept_from_training():
+            if self.console.is_terminal:
+                self.bar = _bar(self.console)
+                self.task = self.bar.add_task("training", total=self.last, completed=step, seen="")
+                self.bar.start()
 
     def end(self) -> None:
         """Stops the bar."""
-        if self.bar is not None:
-            self.bar.stop()
+        with self._kept_from_training():
+            if self.bar is not None:
+                self.bar.stop()
+
+    @contextlib.contextmanager
+    def _kept_from_training(self) -> Iterator[None]:
+        """If the block raises, warns, and shows nothing from then on."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # rich exits if nobody reads the pipe any more
+            bar, self.bar, self.console = self.bar, None, None
+            with contextlib.suppress(Exception, SystemExit):
+                if bar is not None:
+                    bar.stop()
+            closed = isinstance(error, SystemExit)
+            got = "a closed pipe" if closed else f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"fit: expected an output that can be written, got {got}; training goes on without "
+                "showing progress",
+                stacklevel=7,
+            )
 
     def advance(self, step: int, means: dict[str, Any]) -> None:
         """Moves the bar to a step, and shows values below it.
@@ -60,21 +83,22 @@ class Progress(Observer):
         """
         if self.bar is not None:
             seen = _numbers(values(means) | self.validated)
-            self.bar.update(self.task, completed=step, seen=seen)
+            with self._kept_from_training():
+                self.bar.update(self.task, completed=step, seen=seen)
 
     def __call__(self, record: Record, run: Any) -> None:
         """Shows a record in the bar. Without a bar, prints only about `PRINTED_LINES` records."""
         self.validated = {name: value for name, value in record.items() if name.startswith("val_")}
-        if self.bar is not None:
-            seen = _numbers(_training(record) | self.validated) + _bottleneck(record)
-            self.bar.update(self.task, seen=seen)
+        seen = _numbers(_training(record) | self.validated) + _bottleneck(record)
         far = record["step"] >= min(self.printed + self.every, self.last)
-        if self.console is not None and self.bar is None and far:
-            self.printed = int(record["step"])
-            seen = _numbers(_training(record) | self.validated)
-            epoch = f"epoch {record['epoch']:5.1f}  " if "epoch" in record else ""
-            line = f"step {record['step']:6.0f}  {epoch}{seen}{_bottleneck(record)}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+        with self._kept_from_training():
+            if self.bar is not None:
+                self.bar.update(self.task, seen=seen)
+            elif self.console is not None and far:
+                self.printed = int(record["step"])
+                epoch = f"epoch {record['epoch']:5.1f}  " if "epoch" in record else ""
+                line = f"step {record['step']:6.0f}  {epoch}{seen}"
+                self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _bottleneck(record: Record) -> str:

@@ -4,15 +4,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import amount, check_count, described, is_concrete_number, is_count
+from fdl.checks import (
+    amount,
+    check_count,
+    check_uint32,
+    described,
+    is_concrete_number,
+    named_in_errors,
+)
 from fdl.data import length, stream
 from fdl.data.arrays import to_jax
 from fdl.ops.rank_promotion import free_ranks
 from fdl.optim.lifting import check_params
-from fdl.paths import shortened
 from fdl.train.checks import check_optimizer, check_params_given, check_state_given
 from fdl.typing import Batch
 
@@ -76,7 +81,8 @@ def start(
     step = jnp.zeros((), jnp.uint32)
     with free_ranks():
         opt_state = optimizer.init(params)
-    return Run(params, state, opt_state, step, _seed("start", seed))
+    seed = check_uint32("start", "a seed", seed, "take it modulo 2**32")
+    return Run(params, state, opt_state, step, seed)
 
 
 class Stacked(NamedTuple):
@@ -91,13 +97,14 @@ class Stacked(NamedTuple):
     first: Any
 
 
+@named_in_errors
 def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
     """Step 1 of the training loop: draws the batch of a step, which depends only on (seed, step).
 
     Args:
       data: a pytree of arrays [N, ...].
-      seed: an int or uint32 scalar.
-      step: an int or uint32 scalar; the first step is 0.
+      seed: an int in [0, 2**32), or a scalar integer array.
+      step: an int in [0, 2**32), or a scalar integer array; the first step is 0.
       batch_size: B, an int >= 1.
 
     Returns:
@@ -105,7 +112,8 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
       `fdl.data.stream` gives.
 
     Raises:
-      ValueError: batch_size is not an int >= 1, or `fdl.data.length(data)` raises.
+      ValueError: batch_size is not an int >= 1, seed or step is out of range, or
+        `fdl.data.length(data)` raises.
 
     Example:
       >>> sorted(draw_batch(jnp.arange(4), seed=0, step=0, batch_size=4).tolist())
@@ -132,18 +140,3 @@ def copied(tree: Any) -> Any:
         return jnp.array(leaf, dtype=leaf.dtype, copy=True)
 
     return jax.tree.map(copy, tree)
-
-
-def _seed(who: str, seed: Any) -> jax.Array:
-    """Checks a seed and converts it to a uint32 scalar; a traced one is not range-checked."""
-    if isinstance(seed, jax.core.Tracer):
-        if jnp.issubdtype(seed.dtype, jnp.integer) and seed.shape == ():
-            return seed.astype(jnp.uint32)
-    elif isinstance(seed, jax.Array | np.ndarray) and seed.shape == ():
-        seed = seed.item()
-    if not is_count(seed, least=0) or seed >= 2**32:
-        raise ValueError(
-            f"{who}: expected a seed, an integer in [0, 2**32), got {shortened(repr(seed), 200)}; "
-            "take it modulo 2**32"
-        )
-    return jnp.uint32(seed)

@@ -223,11 +223,11 @@ def swept(who: str, **given: Any) -> Sweep:
     every = every or math.ceil(examples / batch_size)
     data = to_jax(given["data"], who)
     if isinstance(objective, Supervised):
-        mixes_examples(objective, *begun[0], data)  # raises if its model does
+        mixes_examples(objective, *begun[0], data, batch_size)  # raises if its model does
     validation = to_jax(validation, who, "validation data")
     validate: Callable[[Run], dict[str, Any]] = _nothing
     if validation is not None:
-        whole = mixes_examples(objective, *begun[0], validation)
+        whole = mixes_examples(objective, *begun[0], validation, batch_size)
         size = batch_size if whole else BATCH_SIZE
         how = {"objective": objective, "batch_size": size, "whole": whole}
         validate = functools.partial(evaluated, data=validation, **how)

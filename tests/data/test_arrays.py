@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fdl
+from fdl import checks
 from fdl.data import arrays
 from fdl.data.arrays import to_jax
 
@@ -115,7 +116,7 @@ def test_arrays_of_jax_and_traced_ones_pass_untouched():
 
 
 def test_any_layout_is_looked_through_a_chunk_at_a_time(monkeypatch):
-    monkeypatch.setattr(arrays, "_CHUNK", 8)
+    monkeypatch.setattr(checks, "_CHECKED_AT_ONCE", 8)
     given = np.arange(210).reshape(5, 6, 7)[::2, ::-1].T
     np.testing.assert_array_equal(to_jax(given, "fit"), given)
     bad = given.copy(order="K")
@@ -130,7 +131,7 @@ def test_looking_takes_little_memory():
     given = np.zeros((2, 2_000_000), np.int64).T  # 32 MB, not contiguous
     tracemalloc.start()
     try:
-        assert arrays._first_changed(given, np.dtype("int32")) is None
+        assert checks._first_changed(given, np.dtype("int32")) is None
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -162,6 +163,94 @@ def test_layers_refuse_the_integers_of_numpy_that_do_not_fit():
     params, _ = rnn.init(key, jnp.ones((2, 3, 4)))
     with pytest.raises(fdl.PathError, match=r"^gru: expected lengths that int32 can hold"):
         rnn.apply(params, {}, jnp.ones((2, 3, 4)), lengths=ids)
+
+
+OF_LABELS = [fdl.softmax_cross_entropy, fdl.multiclass_hinge, fdl.softmax_focal, fdl.accuracy]
+OF_NUMBERS = [fdl.squared_error, fdl.huber, fdl.log_cosh, fdl.cosine_distance, fdl.hinge]
+
+
+@pytest.mark.parametrize("loss", OF_LABELS, ids=lambda loss: loss.__name__)
+def test_losses_and_metrics_refuse_labels_that_do_not_fit(loss):
+    """2**32 + 1 was read as class 1."""
+    logits, labels = jnp.zeros((2, 3)), np.array([1, 2**32 + 1])
+    name, said = loss.__name__, f"got 4294967297 at [1] of int64 [2]{ENDING}"
+    message = f"{name}: expected labels that int32 can hold, {said}"
+    assert_refused(message, loss, logits, labels)
+    with pytest.raises(fdl.PathError, match=re.escape(message)):
+        loss(logits, labels=labels, ignore_index=-100)
+    with pytest.raises(fdl.PathError, match=re.escape(message)):
+        jax.jit(lambda logits: loss(logits, labels))(logits)
+    fine = np.array([1, 2])
+    np.testing.assert_array_equal(loss(logits, fine), loss(logits, jnp.asarray(fine)))
+
+
+@pytest.mark.parametrize("loss", OF_NUMBERS, ids=lambda loss: loss.__name__)
+def test_losses_refuse_numbers_that_do_not_fit(loss):
+    fine, wrong = np.ones((2, 3)), np.array([[1.0, 1.0, 1.0], [1.0, -1e300, 1.0]])
+    with pytest.raises(fdl.PathError, match=r"that float32 can hold, got -1e\+300 at \[1, 1\] of "):
+        loss(fine, wrong)
+    with pytest.raises(
+        fdl.PathError, match=rf"^{loss.__name__}: expected (predictions|scores) that"
+    ):
+        loss(wrong, fine)
+
+
+@pytest.mark.parametrize(
+    ("metric", "predictions"),
+    [
+        (fdl.metrics.f1("macro", classes=3), jnp.zeros((2, 3))),
+        (fdl.metrics.confusion(3), jnp.zeros((2, 3))),
+        (fdl.metrics.mean_of(fdl.accuracy), jnp.zeros((2, 3))),
+        (fdl.metrics.r2(), jnp.zeros(2)),
+        (fdl.metrics.auc(), jnp.zeros(2)),
+    ],
+)
+def test_metrics_refuse_targets_that_do_not_fit(metric, predictions):
+    with pytest.raises(
+        fdl.PathError, match=r"^update: expected targets that int32 can hold, got 4"
+    ):
+        metric(predictions, np.array([1, BIG]))
+
+
+def test_ctc_and_segments_and_prompts_refuse_what_does_not_fit():
+    with pytest.raises(
+        fdl.PathError, match=r"^ctc: expected labels that int32 can hold, got 42949"
+    ):
+        fdl.ctc(jnp.zeros((1, 4, 3)), np.array([[BIG]]))
+    q = jnp.ones((1, 2, 1, 4))
+    with pytest.raises(
+        fdl.PathError, match=r"^dot_product_attention: expected segments that int32"
+    ):
+        fdl.dot_product_attention(q, q, q, segments=np.array([[5, BIG]]))
+    with pytest.raises(fdl.PathError, match=r"^dot_product_attention: expected v that float32 can"):
+        fdl.dot_product_attention(q, q, np.full(q.shape, 1e300))
+    model = fdl.chain(fdl.embedding(9, 4), fdl.lstm(4), fdl.dense(9))
+    params, _ = model.init(jax.random.key(0), jnp.zeros((1, 2), int))
+    for who in fdl.generate, fdl.stream_tokens:
+        with pytest.raises(
+            fdl.PathError, match=rf"^{who.__name__}: expected tokens that int32 can hold, got {BIG}"
+        ):
+            who(model, params, np.array([[1, BIG]]), 2)
+        with pytest.raises(
+            fdl.PathError,
+            match=rf"^{who.__name__}: expected lengths that int32 can hold, got {BIG}",
+        ):
+            who(model, params, np.array([[1, 2]]), 2, lengths=np.array([BIG]))
+
+
+def test_params_and_state_that_do_not_fit_are_refused():
+    with pytest.raises(
+        fdl.PathError, match=r"^start: expected params at 'w' that float32 can hold"
+    ):
+        fdl.start({"w": np.array([1e300])}, fdl.sgd(0.1))
+    with pytest.raises(
+        fdl.PathError, match=r"^start: expected state at 'n' that int32 can hold, go"
+    ):
+        fdl.start({"w": jnp.ones(1)}, fdl.sgd(0.1), state={"n": np.array(2**40)})
+    with pytest.raises(
+        fdl.PathError, match=r"^predict: expected params that float32 can hold, got "
+    ):
+        fdl.predict(lambda w, x: w * x, np.array(1e300), jnp.ones(3))
 
 
 def test_a_representation_that_does_not_fit_is_refused():
@@ -391,12 +480,23 @@ def test_no_message_is_long(given):
 
 
 SEEDED_BUGS = {
-    "fdl/data/arrays.py": (
+    "fdl/checks.py": (
         "data/test_arrays.py",
         [
             ("changed = narrow != chunk", "changed = narrow < 0"),
             ("np.isfinite(chunk.view(real)) & ", ""),
             ("seen += len(chunk)", "pass"),
+        ],
+    ),
+    "fdl/losses/per_example.py": (
+        "data/test_arrays.py",
+        [
+            ("functools.partial(fitting, name), arrays", "lambda what, x: x, arrays"),
+        ],
+    ),
+    "fdl/data/arrays.py": (
+        "data/test_arrays.py",
+        [
             ('if column.dtype.kind not in "biuf"]', "if False]"),
             ("isinstance(node, list) and _is_list", "_is_list"),
             ("shapes[:MOST_NAMED]", "shapes"),

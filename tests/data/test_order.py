@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fdl
 from fdl.data.order import RANKED_BELOW, _window, bijection, stream
 
 # (N, B): one row, B > N, B = N, B divides N, B does not; both kinds of order and their border.
@@ -227,7 +229,8 @@ def test_stream_under_jit_vmap_and_scan_with_seed_and_step_traced():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "examples"), [(0, 5), (-1, 5), (4, 0), (4, -2), (4, 2**30 + 1)]
+    ("batch_size", "examples"),
+    [(0, 5), (-1, 5), (4, 0), (4, -2), (4, 2**30 + 1), (2.5, 5), (4, 5.5), (True, 5)],
 )
 def test_sizes_out_of_range_are_refused(batch_size, examples):
     with pytest.raises(
@@ -236,6 +239,20 @@ def test_sizes_out_of_range_are_refused(batch_size, examples):
         rf"{batch_size} and {examples}; examples is the number of rows in the data$",
     ):
         stream(0, 0, batch_size, examples)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**32, 1.0, 0.5, True, np.int64(-1), np.float32(2), None])
+def test_seeds_and_steps_are_integers_of_32_bits(wrong):
+    got = re.escape(f"in [0, 2**32), got {wrong!r}")
+    with pytest.raises(ValueError, match=rf"^stream: expected a seed, an integer {got}; take it"):
+        stream(wrong, 0, 4, 5)
+    with pytest.raises(ValueError, match=rf"^draw_batch: expected a step, an integer {got}; the f"):
+        fdl.draw_batch(jnp.arange(5), 0, wrong, 4)
+
+
+@pytest.mark.parametrize("kind", [int, np.uint64, np.int8, jnp.int32, jnp.uint32])
+def test_a_seed_and_a_step_may_be_integers_of_any_kind(kind):
+    np.testing.assert_array_equal(stream(kind(3), kind(7), 4, 9), stream(3, 7, 4, 9))
 
 
 @pytest.mark.parametrize("examples", [128, 131, 144, 255, 257, 361, 1000])
@@ -248,6 +265,13 @@ def test_a_bijection_is_one_to_one_for_every_key(examples):
 
 
 SEEDED_BUGS = {
+    "fdl/checks.py": (
+        "data/test_order.py",
+        [
+            ("value = value.item()", "pass"),
+            ("is_count(value, least=0) or value >= 2**32", "is_count(value, least=0)"),
+        ],
+    ),
     "fdl/data/order.py": (
         "data/test_order.py",
         [

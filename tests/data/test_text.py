@@ -61,8 +61,7 @@ def test_a_text_as_numbers():
     [
         (
             lambda: windows(np.arange(9), 0),
-            "windows: expected length >= 1 and stride >= 1, got 0 and 1; both are numbers of "
-            "tokens",
+            "windows: expected length >= 1 and stride >= 1, integers, got 0 and 1; both are ",
         ),
         (
             lambda: windows(np.ones((3, 3)), 1),
@@ -72,6 +71,15 @@ def test_a_text_as_numbers():
             lambda: scored(np.arange(9), 3),
             "scored: expected an even length, got 3; pass an even number, such as 4",
         ),
+        (
+            lambda: windows(np.arange(9), 2.5),
+            "windows: expected length >= 1 and stride >= 1, integers, got 2.5 and 1; both are",
+        ),
+        (
+            lambda: windows(np.arange(9), 2, 1.5),
+            "windows: expected length >= 1 and stride >= 1, integers, got 2 and 1.5; both are",
+        ),
+        (lambda: scored(np.arange(9), 2.0), "scored: expected length >= 1, an integer, got 2.0; "),
         (
             lambda: characters("abc", test=1.5),
             "characters: expected a test fraction in (0, 1) with ",

@@ -117,6 +117,13 @@ def test_sparse_columns_have_the_given_number_of_zeros_at_any_place(inputs, zero
         np.testing.assert_allclose(left_out, zeros / inputs, atol=0.05)
 
 
+@pytest.mark.parametrize(("share", "zeros"), [(0.07, 7), (0.14, 14), (np.float32(0.7), 70)])
+def test_the_share_of_zeros_is_the_decimal_that_was_written(share, zeros):
+    """As floats, 0.07 * 100 is 7.000000000000001."""
+    w = initializers.sparse(share)(KEY, (100, 3))
+    assert np.asarray((w == 0).sum(0)).tolist() == [zeros] * 3
+
+
 def test_truncated_normal_is_cut_at_its_bounds():
     w = np.asarray(initializers.truncated_normal(0.5, -1.0, 3.0)(KEY, (20000,)), np.float64)
     assert w.min() >= -0.5 and w.max() <= 1.5 and w.max() > 1.3 and w.min() < -0.49
@@ -475,6 +482,13 @@ def test_only_initializers_with_fans_use_the_share():
     w = jax.jit(initializers.lecun_normal, static_argnums=1)
     plain, shared = w(KEY, (4, 16, 16)), w(KEY, Shared((4, 16, 16), 0.25))
     np.testing.assert_allclose(shared, 2 * plain, rtol=1e-6)
+
+
+def test_a_shape_with_shares():
+    shape = (3, 2, 7, 5)
+    assert initializers.fans(Shared(shape, 0.5, 0.25)) == (21, 7.5)
+    assert Shared(shape) == shape and hash(Shared(shape)) == hash(shape)
+    assert Shared(shape, 0.5) != Shared(shape) and shape != Shared(shape, outputs=0.5)
 
 
 SEEDED_BUGS = {

@@ -109,6 +109,15 @@ def test_a_token_over_capacity_passes_as_zeros_and_sequences_are_apart():
     assert_near(y[1:], layer.apply(params, {}, X[:1])[0])
 
 
+@pytest.mark.parametrize(("factor", "room"), [(1.1, 11), (np.float32(1.1), 11), (1.2, 12)])
+def test_the_capacity_is_that_of_the_decimal_that_was_written(factor, room):
+    """As floats, 1.1 * 2 * 50 / 10 is 11.000000000000002. All tokens choose the same experts."""
+    layer = fdl.mixture_of_experts(fdl.dense(3), 10, capacity_factor=factor)
+    params, _ = layer.init(KEY, jnp.ones((50, 4)))
+    y = layer.apply(params, {}, jnp.ones((50, 4)))[0]
+    assert int((y != 0).any(1).sum()) == room
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_load_balance_by_hand(top_k):
     _, params = made()

@@ -191,6 +191,25 @@ def test_max_pooling_of_nothing_but_minus_infinity_and_of_nan():
     np.testing.assert_array_equal(y, [-np.inf, 1.0, np.nan])
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(fdl.global_max_pool(), fdl.global_average_pool()),
+        *(fdl.adaptive_max_pool((2, 2)), fdl.adaptive_average_pool((2, 2))),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_an_image_of_nothing_is_refused_and_a_batch_of_nothing_is_not(layer):
+    """A maximum raised ZeroDivisionError, a mean was NaN."""
+    with pytest.raises(
+        fdl.PathError,
+        match=rf"^{layer.name}: expected an image of one or more elements, got \[2, 0, 5, 3\];",
+    ):
+        layer.apply({}, {}, jnp.ones((2, 0, 5, 3)))
+    y, _ = layer.apply({}, {}, jnp.ones((0, 4, 5, 3)))
+    assert y.shape[0] == 0
+
+
 @pytest.mark.parametrize("name", ["average", "global_average", "adaptive_average", "linear"])
 def test_half_precision_is_summed_in_float32(name):
     layer, *_ = CASES[name]

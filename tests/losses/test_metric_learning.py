@@ -111,6 +111,13 @@ def test_zero_and_equal_vectors_have_finite_slopes():
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("loss", [fdl.info_nce, fdl.sigmoid_contrastive])
+def test_a_batch_of_nothing_has_no_losses(loss):
+    nothing = jnp.ones((0, 3))
+    assert loss(nothing, nothing).shape == (0,)
+    assert jax.grad(lambda x: loss(x, x).sum())(nothing).shape == (0, 3)
+
+
 def test_contrastive_of_equal_and_of_distant_pairs():
     pull = jax.hessian(lambda a: fdl.contrastive(a, jnp.zeros(2), jnp.array(1.0)))(jnp.zeros(2))
     np.testing.assert_array_equal(pull, np.eye(2))

@@ -2,7 +2,10 @@
 
 import functools
 import io
+import os
 import re
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,10 +94,54 @@ def test_lines_have_the_values_of_validation_too(capsys):
     assert capsys.readouterr().out == f"step     10  epoch   2.0  {line}\n"
 
 
+class Unwritable(io.StringIO):
+    """A text file on a full disk."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["lines", "bar"])
+def test_an_output_that_cannot_be_written_ends_no_training(kind, monkeypatch):
+    screen = Unwritable()
+    how = {"file": screen, "force_terminal": kind == "bar"}
+    monkeypatch.setattr(rich.console, "Console", functools.partial(rich.console.Console, **how))
+    with pytest.warns(
+        UserWarning,
+        match=r"^fit: expected an output that can be written, got OSError: .*No space left on "
+        r"device; training goes on without showing progress$",
+    ) as warned:
+        result = train(steps=20, record_every=5, watch=[fdl.progress()])
+    assert len(warned) == 1
+    assert result.reason == "done" and len(result.history) == 4
+
+
+def test_a_reader_that_leaves_the_pipe_ends_no_training(tmp_path):
+    """As in `python train.py | head -1`; rich raises SystemExit there."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, jax.numpy as jnp, fdl\n"
+        "score, sgd = fdl.plain(lambda w, b: jnp.mean((w - b) ** 2)), fdl.sgd(0.1)\n"
+        "result = fdl.fit(score, sgd, fdl.start(jnp.zeros(()), sgd), jnp.ones(8), batch_size=4,\n"
+        "    steps=2000, record_every=1, chunk=1, watch=[fdl.progress()])\n"
+        "print(result.reason, int(result.run.step), file=sys.stderr)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, script], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300
+    )
+    os.close(writer)
+    assert "got a closed pipe; training goes on without showing progress" in done.stderr
+    assert done.stderr.splitlines()[-1] == "done 2000"
+
+
 SEEDED_BUGS = {
-    "fdl/train/hooks.py": (
+    "fdl/train/progress_bar.py": (
         "train/test_hooks.py",
         [
+            ("except (Exception, SystemExit) as error:", "except Exception as error:"),
+            ("bar, self.bar, self.console = self.bar, None, None", "bar = self.bar"),
             ("values(means) | self.validated", "values(means)"),
             ("self.bar.update(self.task, seen=", "str("),
         ],

@@ -139,7 +139,15 @@ def test_numbers_that_would_change_on_the_way_to_jax_are_refused(who, bad):
 
 @pytest.mark.parametrize(
     ("examples", "batch", "epochs", "steps"),
-    [(100, 10, 1.1, 11), (100, 10, 0.3, 3), (1000, 10, 0.07, 7), (100, 30, 1, 4), (50, 7, 2.2, 16)],
+    [
+        (100, 10, 1.1, 11),
+        (100, 10, np.float32(1.1), 11),
+        (100, 10, jnp.float32(2.3), 23),
+        (100, 10, 0.3, 3),
+        (1000, 10, 0.07, 7),
+        (100, 30, 1, 4),
+        (50, 7, 2.2, 16),
+    ],
 )
 def test_epochs_are_the_decimal_that_was_written(examples, batch, epochs, steps):
     optimizer = fdl.sgd(0.1)
@@ -153,7 +161,10 @@ def SQUARE(w, batch):
     return jnp.mean((w - batch) ** 2)
 
 
-@pytest.mark.parametrize(("test", "at"), [(0.8, 2), (0.1, 9), (0.7, 3), (0.3, 7), (0.9, 1)])
+@pytest.mark.parametrize(
+    ("test", "at"),
+    [(0.8, 2), (0.1, 9), (0.7, 3), (0.3, 7), (0.9, 1), (np.float32(0.8), 2), (jnp.float32(0.3), 7)],
+)
 def test_a_text_is_cut_at_the_decimal_that_was_written(test, at):
     split, _ = fdl.data.text.characters("abcdefghij", test=test)
     assert [len(part) for part in split] == [at, 10 - at]
@@ -213,6 +224,77 @@ def test_examples_that_look_at_each_other_are_evaluated_by_whole_batches(kind):
     if kind == "plain":  # the target side goes through the parameters too: here they are equal
         assert found > 0
     assert found == pytest.approx(by_hand / 24, rel=1e-5)
+
+
+def spread(params, batch):
+    return jnp.var(both_sides(params, batch[0]), axis=0).mean()
+
+
+def unbiased_spread(params, batch):
+    """NaN for one example alone."""
+    return jnp.var(both_sides(params, batch[0]), axis=0, ddof=1).mean()
+
+
+def ranking(params, batch):
+    """The mean hinge over pairs of a positive and a negative y; 0 if there is no such pair."""
+    score, y = both_sides(params, batch[0])[:, 0], batch[1][:, 0] > 0
+    pair = y[:, None] & ~y[None]
+    losses = jnp.where(pair, jax.nn.relu(1 - (score[:, None] - score[None])), 0.0)
+    return losses.sum() / jnp.maximum(pair.astype(jnp.float32).sum(), 1)
+
+
+def signs(params, batch):
+    """Between two examples it is far smaller than for an example with itself."""
+    x, y = batch
+    return fdl.sigmoid_contrastive(both_sides(params, x), y).mean()
+
+
+def alike():
+    """Data whose neighbours are alike: the first two rows, and signs of y in order."""
+    x, y = pairs()
+    order = np.argsort(y[:, 0])
+    x, y = x[order], y[order]
+    x[1], y[1] = x[0], y[0]
+    return x, y
+
+
+@pytest.mark.parametrize("loss", [spread, unbiased_spread, ranking, signs])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_examples_that_look_at_each_other_are_found_beside_alike_ones(loss, wrap):
+    data = alike()
+    score = fdl.plain(loss)
+    found = wrap(lambda params: fdl.evaluate(score, params, data, batch_size=8))(jnp.eye(3))
+    parts = [loss(jnp.eye(3), tuple(each[i : i + 8] for each in data)) for i in (0, 8, 16)]
+    assert found["loss"] == pytest.approx(np.mean(parts), rel=1e-5)
+    assert np.mean(parts) > 0.1
+
+
+def test_a_metric_that_one_example_alone_does_not_have():
+    def score(params, state, batch, key):
+        x, y = batch
+        return jnp.mean((x - y) ** 2), (state, {"r": jnp.corrcoef(x[:, 0], x[:, 1])[0, 1]})
+
+    (x, y) = pairs()
+    found = fdl.evaluate(score, {}, (x, y), batch_size=12)["r"]
+    by_hand = [np.corrcoef(x[i : i + 12, 0], x[i : i + 12, 1])[0, 1] for i in (0, 12)]
+    assert found == pytest.approx(np.mean(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_loss_that_is_not_finite_is_compared_without_a_warning(value):
+    score = fdl.plain(lambda params, batch: jnp.mean(batch[0]) * 0 + value)
+    np.testing.assert_equal(fdl.evaluate(score, {}, pairs())["loss"], value)
+
+
+def test_no_more_examples_are_compared_than_fit_into_a_batch():
+    seen = []
+
+    def score(params, batch):
+        seen.append(len(batch[0]))
+        return jnp.mean(batch[0])
+
+    fdl.evaluate(fdl.plain(score), {}, pairs(), batch_size=4)
+    assert max(seen) == 4
 
 
 def test_a_contrastive_run_is_validated_by_whole_batches_and_keeps_its_best():
@@ -683,7 +765,7 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     with pytest.raises(
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
-        r"got -?[\d.e-]+ beside another one and -?[\d.e-]+ without at \[[01], .*\]; the model "
+        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ without at \[\d+, .*\]; the model "
         r"takes the axis of the batch for one of its own: give x the axis that is missing, such as "
         r"x\[..., None\]$",
     ):

@@ -763,6 +763,59 @@ def test_examples_of_weight_0_change_no_gradient_even_if_not_finite(broken, wher
     assert np.isnan(gradient(params, x.at[1].set(jnp.nan), y, weight)[0])
 
 
+LABELS = {
+    "cross-entropy": (fdl.softmax_cross_entropy, [0, 2, -100, 1], [0, 2, 1, 1]),
+    "focal": (fdl.softmax_focal, [0, 2, 3, 1], [0, 2, 1, 1]),
+    "hinge": (fdl.multiclass_hinge, [0, 2, -1, 1], [0, 2, 1, 1]),
+    "soft": (
+        fdl.soft_cross_entropy,
+        [[1, 0, 0], [0, 0, 1], [-1, 7, 7], [0, 1, 0]],
+        [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 0]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_and_ids_of_weight_0_may_be_out_of_range(name):
+    """They are as far from counting as a NaN is: padding, or labels that nobody knows."""
+    loss, wrong, right = LABELS[name]
+    wrong, right = (np.array(y, np.float32 if name == "soft" else None) for y in (wrong, right))
+    model = fdl.chain(fdl.embedding(5, 4), fdl.dense(3))
+    params, _ = model.init(jax.random.key(0), jnp.zeros(4, jnp.int32))
+    weight = np.array([1.0, 2.0, 0.0, 1.0], np.float32)
+    objective = fdl.supervised(model, loss, same=loss)
+    ids, bad_ids = np.array([0, 1, 2, 3]), np.array([0, 1, -1, 3])
+
+    def ends(x, y):
+        run = fdl.start(params, fdl.sgd(0.1))
+        result = fdl.fit(
+            *(objective, fdl.sgd(0.1), run, (x, y, weight)),
+            **{"batch_size": 4, "steps": 3, "validation": (x, y, weight)},
+        )
+        return result.params, result.history[-1]["loss"], result.history[-1]["val_same"]
+
+    assert_trees_equal(ends(bad_ids, wrong), ends(ids, right))
+    with pytest.raises(ValueError, match=rf"^{loss.__name__}: expected (labels|targets) .*row 2; "):
+        fdl.evaluate(objective, params, (ids, wrong, np.ones(4, np.float32)))
+
+
+def test_labels_of_weight_0_within_a_sequence_may_be_out_of_range():
+    model = fdl.dense(3)
+    x = np.random.default_rng(0).standard_normal((2, 4, 5)).astype(np.float32)
+    params, _ = model.init(jax.random.key(0), x)
+    weight = np.array([[1, 1, 0, 0], [1, 1, 1, 0]], np.float32)
+    y = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy)
+    padded = np.where(weight == 0, -100, y)
+    assert fdl.evaluate(objective, params, (x, padded, weight)) == fdl.evaluate(
+        objective, params, (x, y, weight)
+    )
+    with pytest.raises(
+        ValueError, match=r"^softmax_cross_entropy: expected labels in \[0, 3\), go"
+    ):
+        fdl.evaluate(objective, params, (x, padded, np.ones((2, 4), np.float32)))
+
+
 SEEDED_BUGS = {
     "fdl/train/step.py": (
         "train/test_step.py train/test_loop.py",
@@ -777,13 +830,14 @@ SEEDED_BUGS = {
     ),
     "fdl/train/run.py": (
         "train/test_step.py train/test_loop.py",
-        [("seed = seed.item()", "pass"), ("copy=True", "copy=False")],
+        [("copy=True", "copy=False")],
     ),
     "fdl/train/batches.py": (
         "train/test_step.py train/test_loop.py",
         [
             ("here & ~jnp.isfinite(leaf)", "False & here"),
             ("here & ~jnp.isfinite(leaf)", "~jnp.isfinite(leaf)"),
+            ("jnp.inexact if only_not_finite else jnp.number", "jnp.inexact"),
         ],
     ),
     "fdl/train/objective.py": (
@@ -796,7 +850,8 @@ SEEDED_BUGS = {
             ("train = key is not None", "train = True"),
             ("wanted = key_and_train(self.model, key, train)", "wanted = {}"),
             ("Seen(f, y_pred, y, weight)", "Seen(f, y_pred, y)"),
-            ("check_targets(self.loss, y_pred, y)", "pass"),
+            ("check_targets(self.loss, y_pred, y, weight)", "pass"),
+            ("check_targets(self.loss, y_pred, y, weight)", "check_targets(self.loss, y_pred, y)"),
         ],
     ),
     "fdl/train/evaluation.py": (
@@ -812,7 +867,7 @@ SEEDED_BUGS = {
             ("if full < examples:", "if False:"),
             ("check_data(without_ignored(data))", "length(data)"),
             ("check_data(without_ignored(data))", "check_data(data)"),
-            ("whole = mixes_examples(objective, params, state, data)", "whole = False"),
+            ("whole = mixes_examples(objective, params, state, data, batch_size)", "whole = False"),
             ("size = 1 if not whole else", "size = 1 if whole else"),
             ("as_means(loss, metrics, float(length(batch)))", "as_means(loss, metrics)"),
             ("if has_eval_params(opt_state, params):", "if False:"),
@@ -835,7 +890,7 @@ SEEDED_BUGS = {
             ),
             ("            self.means = copied(self.zeros)\n", ""),
             ("self.run, self.step = copied(plan.run)", "self.run, self.step = plan.run"),
-            ("Fraction(str(float(epochs)))", "float(epochs)"),
+            ("math.ceil(decimal(epochs) *", "math.ceil(float(epochs) *"),
             ("_means(self.unfinished.means, zeros)", "copied(zeros)"),
             ("return run.history[: run.unfinished.records]", "return list(run.history)"),
             ("self.run = copied(self.run)", "pass"),

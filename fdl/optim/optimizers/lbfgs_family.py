@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, ScaleByLBFGSState
 
-from fdl.checks import check_number, named_in_errors
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import wide_inside, widened
 from fdl.optim.chaining import chain
+from fdl.optim.checks import check_whole
 from fdl.optim.learning_rate import scale_by_learning_rate
 from fdl.optim.lifting import (
     check_params,
@@ -106,7 +107,8 @@ def scale_by_lbfgs(
       Array([0.6, 0.8], dtype=float32)
     """
     who = "scale_by_lbfgs"
-    check_number(who, "memory_size", memory_size, "[1, inf]", "10 is usual")
+    check_whole(who, "10 is usual", memory_size=memory_size)
+    memory_size = int(memory_size)
 
     def init(params: Any) -> ScaleByLBFGSState:
         check_params(who, params)

@@ -17,8 +17,9 @@ from optax import (
     ZoomLinesearchInfo,
 )
 
-from fdl.checks import OptionError, check_number
+from fdl.checks import OptionError
 from fdl.ops.numerics import wide, wide_inside
+from fdl.optim.checks import check_whole
 from fdl.optim.lifting import check_params, need_params, where
 from fdl.optim.protocol import transformation
 from fdl.optim.tree_vectors import add_scaled, dot
@@ -90,7 +91,7 @@ def scale_by_zoom_linesearch(
             f"expected initial_guess_strategy 'one' or 'keep', got {initial_guess_strategy!r}; "
             "with 'keep', the search starts at the last step; with 'one', it starts at 1",
         )
-    check_number(who, "max_linesearch_steps", max_linesearch_steps, "[1, inf]", "20 is usual")
+    check_whole(who, "20 is usual", max_linesearch_steps=max_linesearch_steps)
     steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)
     rules = Rules(*steps, slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision)
 

@@ -11,7 +11,7 @@ from optax import (
 )
 
 from fdl.checks import check_number, named_in_errors
-from fdl.optim.checks import as_transformation
+from fdl.optim.checks import as_transformation, check_whole
 from fdl.optim.lifting import per_leaf, where
 from fdl.optim.protocol import is_placeholder, transformation
 
@@ -58,7 +58,7 @@ def lookahead(
 
     Source: Zhang et al. 2019, arXiv 1907.08610, algorithm 1. Gives the same results as optax.
     """
-    check_number("lookahead", "sync_period", sync_period, "[1, inf]", "5 is usual")
+    check_whole("lookahead", "5 is usual", sync_period=sync_period)
     check_number("lookahead", "slow_step_size", slow_step_size, "[0, 1]", "0.5 is usual")
     inner = as_transformation("lookahead", fast_optimizer)
 

@@ -17,7 +17,7 @@ from optax import EmptyState, GradientTransformationExtraArgs
 from optax.contrib import MuonDimensionNumbers, MuonState
 
 from fdl import paths
-from fdl.checks import OptionError, check_number, named_in_errors
+from fdl.checks import OptionError, named_in_errors
 from fdl.ops.newton_schulz import COEFFICIENTS, check_preconditioning, orthogonalize
 from fdl.ops.numerics import scaled_down
 from fdl.optim.chaining import chain
@@ -28,6 +28,7 @@ from fdl.optim.checks import (
     check_momenta,
     check_positive,
     check_rates,
+    check_whole,
 )
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import check_params, filled, increment, per_leaf
@@ -198,6 +199,8 @@ def scale_by_muon(
     check_momenta(who, beta=beta)
     check_least(who, eps=eps)
     check_preconditioning(who, preconditioning)
+    check_whole(who, "5 is usual", ns_steps=ns_steps)
+    ns_steps = int(ns_steps)
     coefficients = _coefficients(who, ns_coeffs, ns_steps)
 
     def init(params: Any) -> MuonState:
@@ -248,7 +251,7 @@ def scale_by_shape(
     def rule(u: Any, fold: Fold) -> Any:
         fan_in, fan_out = fold.fans
         if consistent_rms is None:
-            return (jnp.sqrt(jnp.maximum(1, fan_out / fan_in)) * u,)
+            return (jnp.sqrt(jnp.maximum(1, fan_out / max(fan_in, 1))) * u,)
         return (jnp.sqrt(jnp.maximum(fan_in, fan_out)) * consistent_rms * u,)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -274,7 +277,6 @@ def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
             "expected ns_coeffs as (a, b, c) or one such row per iteration, got shape "
             f"{list(shape)}; pass the three coefficients of a x + b x^3 + c x^5",
         )
-    check_number(who, "ns_steps", ns_steps, "[1, inf]", "5 is usual")
     return rows[-ns_steps:] if len(shape) == 2 else rows
 
 
@@ -308,7 +310,9 @@ class Fold:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Reshapes an array to matrices."""
-        return x.transpose(self.order).reshape(-1, *self.fans)
+        fan_in, fan_out = self.fans
+        batch = x.size // max(fan_in * fan_out, 1)
+        return x.transpose(self.order).reshape(batch, fan_in, fan_out)
 
     def back(self, x: jax.Array) -> jax.Array:
         """Reshapes matrices to an array of the original shape."""

@@ -12,10 +12,10 @@ from optax import (
 )
 from optax.contrib import SAMState
 
-from fdl.checks import check_number, named_in_errors
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import wide_inside
 from fdl.optim.chaining import apply_updates
-from fdl.optim.checks import as_transformation
+from fdl.optim.checks import as_transformation, check_whole
 from fdl.optim.lifting import need_params, per_leaf, where
 from fdl.optim.protocol import transformation
 from fdl.optim.tree_vectors import size
@@ -73,7 +73,7 @@ def sam(
     results as optax, except for sync_period=1 in transparent mode, where optax steps from the
     previous parameters.
     """
-    check_number("sam", "sync_period", sync_period, "[1, inf]", "the paper uses 2")
+    check_whole("sam", "the paper uses 2", sync_period=sync_period)
     down, up = as_transformation("sam", optimizer), as_transformation("sam", adv_optimizer)
 
     def init(params: Any) -> SAMState:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformationExtraArgs
 
-from fdl.checks import check_number, named_in_errors
+from fdl.checks import named_in_errors
 from fdl.ops.numerics import narrowed, scaled_down, squared_size, wide, widened
 from fdl.optim.chaining import chain
-from fdl.optim.checks import check_fractions, check_least, check_momenta
+from fdl.optim.checks import check_fractions, check_least, check_momenta, check_whole
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
 from fdl.optim.lifting import check_params, different_trees, filled, increment
 from fdl.optim.protocol import is_placeholder, transformation
@@ -153,8 +153,8 @@ def scale_by_soap(
     check_momenta(who, b1=b1)
     check_fractions(who, b2=b2, shampoo_beta=beta)
     check_least(who, eps=eps)
-    k, remedy = precondition_frequency, "10 is usual"
-    check_number(who, "precondition_frequency", k, "[1, inf]", remedy)
+    k = precondition_frequency
+    check_whole(who, "10 is usual", precondition_frequency=k)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
     def init(params: Any) -> ScaleBySoapState:

@@ -11,9 +11,8 @@ from optax import (
     MultiStepsState,
 )
 
-from fdl.checks import OptionError, check_number, is_concrete_number
 from fdl.ops.numerics import wide_inside
-from fdl.optim.checks import as_transformation
+from fdl.optim.checks import as_transformation, check_whole
 from fdl.optim.lifting import increment, per_leaf
 from fdl.optim.protocol import transformation
 from fdl.optim.wrappers.non_finite import step_if
@@ -103,7 +102,5 @@ def accumulate(
 
 def _check_period(k: Any) -> None:
     if not callable(k):
-        remedy = "pass the number of gradients per step, a whole number"
-        check_number("accumulate", "every_k_schedule", k, "[1, inf]", remedy)
-        if is_concrete_number(k) and k % 1:
-            raise OptionError("accumulate", f"expected every_k_schedule >= 1, got {k}; {remedy}")
+        remedy = "pass the number of gradients per step"
+        check_whole("accumulate", remedy, every_k_schedule=k)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from optax import EmptyState, GradientTransformationExtraArgs
 
-from fdl.ops.numerics import largest, norm, power_of_two
+from fdl.ops.numerics import largest, norm, power_of_two, saturated
 from fdl.optim.checks import check_positive
 from fdl.optim.lifting import per_leaf, stateless
 from fdl.optim.protocol import transformation
@@ -181,7 +181,10 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
         if g.ndim < 2:
             return g
         others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
-        return g - g.mean(others, keepdims=True)
+        # The sum in the mean may overflow, so it is computed with smaller numbers.
+        scale = power_of_two(largest(g, others, keepdims=True)).astype(g.dtype)
+        mean = (g / scale).mean(others, keepdims=True) * scale
+        return saturated(g - mean, g)
 
     return stateless("centralize", rule)
 

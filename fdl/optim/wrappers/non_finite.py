@@ -11,9 +11,8 @@ from optax import (
     ZeroNansState,
 )
 
-from fdl.checks import check_number
 from fdl.ops.numerics import cast_like
-from fdl.optim.checks import as_transformation
+from fdl.optim.checks import as_transformation, check_whole
 from fdl.optim.lifting import increment, per_leaf
 from fdl.optim.protocol import transformation
 
@@ -46,9 +45,7 @@ def apply_if_finite(
     Source: `optax.apply_if_finite`.
     """
     remedy = "it is the number of steps in a row that may be skipped"
-    check_number(
-        "apply_if_finite", "max_consecutive_errors", max_consecutive_errors, "[0, inf]", remedy
-    )
+    check_whole("apply_if_finite", remedy, 0, max_consecutive_errors=max_consecutive_errors)
     inner = as_transformation("apply_if_finite", inner)
 
     def init(params: Any) -> ApplyIfFiniteState:

@@ -259,6 +259,16 @@ def test_the_paper_in_numpy(name, standard_promotion):
     assert apart < (1e-6 if name == "adafactor" else 1e-10)
 
 
+@pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
+def test_muon_leaves_matrices_of_nothing_alone(preconditioning):
+    """They raised ZeroDivisionError."""
+    params = {"none": jnp.ones((0, 3)), "thin": jnp.ones((3, 0)), "one": jnp.ones((1, 1))}
+    optimizer = fdl.muon(0.5, preconditioning=preconditioning, adam_weight_decay=0.0)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["none"].shape == (0, 3) and updates["thin"].shape == (3, 0)
+    assert -0.7 < float(updates["one"][0, 0]) < -0.3
+
+
 def test_the_factors_of_the_paper_in_numpy():
     """With the decay in float64 nothing is left between the two."""
     kwargs = {"decay_rate": 0.7, "eps": 1e-3, "min_dim_size_to_factor": 4}
@@ -628,7 +638,7 @@ SEEDED_BUGS = {
             ("(1 - beta) * g + beta * m", "g + beta * m"),
             ("first_moment(beta, t, nesterov)", "first_moment(beta, t, False)"),
             ("jnp.sum(m_hat.conj() * u) * u", "jnp.sum(m.conj() * u) * u"),
-            ("fan_out / fan_in", "fan_in / fan_out"),
+            ("fan_out / max(fan_in, 1)", "fan_in / max(fan_out, 1)"),
             ("rows[-ns_steps:]", "rows[:ns_steps]"),
             ("transpose(place)", "transpose(self.order)"),
             ("Fold(shape, tuple(positive[:split])", "Fold(shape, tuple(positive[-split:])"),

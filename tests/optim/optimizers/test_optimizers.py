@@ -836,7 +836,7 @@ MISTAKES = {
             functools.partial(optim.accumulate, fdl.sgd(0.1), k),
             f"accumulate: expected every_k_schedule >= 1, got {k!r}; pass ",
         )
-        for k in (2.5, "2", None, 0)
+        for k in ("2", None, 0)
     },
     "inject": (
         lambda: optim.inject_hyperparams(0.1),
@@ -916,6 +916,39 @@ MISTAKES = {
         "schedule_free_eval_params: expected a ScheduleFreeState, got tuple; if schedule_free ",
     ),
 }
+
+
+WHOLE = {
+    "lookahead": ("sync_period", lambda k: optim.lookahead(fdl.sgd(0.1), k, 0.5)),
+    "sam": ("sync_period", lambda k: optim.sam(fdl.sgd(0.1), fdl.sgd(0.1), sync_period=k)),
+    "soap": ("precondition_frequency", lambda k: optim.soap(precondition_frequency=k)),
+    "accumulate": ("every_k_schedule", lambda k: optim.accumulate(fdl.sgd(0.1), k)),
+    "apply_if_finite": (
+        "max_consecutive_errors",
+        lambda k: optim.apply_if_finite(fdl.sgd(0.1), k),
+    ),
+    "scale_by_zoom_linesearch": (
+        "max_linesearch_steps",
+        lambda k: optim.scale_by_zoom_linesearch(k),
+    ),
+    "lbfgs": ("memory_size", lambda k: optim.lbfgs(memory_size=k)),
+    "muon": ("ns_steps", lambda k: optim.muon(0.1, ns_steps=k)),
+}
+
+
+@pytest.mark.parametrize("who", WHOLE)
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+def test_counts_are_whole(who, kind):
+    """A lookahead with the period 2.5 synchronized every 5 steps."""
+    name, make = WHOLE[who]
+    least = 0 if who == "apply_if_finite" else 1
+    match = rf"^{who}: expected {name} >= {least}, a whole number, got 2.5; \w"
+    with pytest.raises(ValueError, match=match):
+        make(kind(2.5))
+    for whole in (2, np.int64(2), jnp.int32(2), 2.0):
+        optimizer, w = make(whole), jnp.ones((2, 2))
+        w = optax.LookaheadParams.init_synced(w) if who == "lookahead" else w
+        optimizer.init(w)
 
 
 LEAST = "a smaller value can flip the sign of a step or give NaN"

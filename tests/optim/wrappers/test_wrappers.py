@@ -293,6 +293,19 @@ def test_centralize_takes_the_mean_over_the_inputs_of_each_output():
         np.testing.assert_allclose(found, g - mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64])
+@pytest.mark.parametrize("part", [1.0, 2.0**-8])
+def test_the_mean_of_the_largest_gradients_is_finite(dtype, part):
+    """The sum of three overflows; -3/2 of the largest number becomes the largest one."""
+    largest = float(jnp.finfo(dtype).max) * part
+    g = jnp.asarray(np.array([[1, 1], [1, -1], [-0.5, 1], [1, 1]]) * largest, dtype)
+    found, _ = optim.centralize().update(g, optax.EmptyState())
+    expected = np.array([[0.375, 0.5], [0.375, -1.5], [-1.125, 0.5], [0.375, 0.5]]) * largest
+    most = float(jnp.finfo(dtype).max)
+    found = np.real(np.asarray(found)).astype(np.float64)
+    np.testing.assert_allclose(found, np.clip(expected, -most, most), rtol=1e-2)
+
+
 # Averages.
 
 
@@ -579,7 +592,7 @@ def test_a_bad_partition_raises(make, message):
         (
             lambda: optim.accumulate(fdl.sgd(0.1), 0),
             "accumulate: expected every_k_schedule >= 1, got 0; pass the number of gradients per "
-            "step, a whole number",
+            "step",
         ),
         (
             lambda: optim.apply_if_finite(fdl.sgd(0.1), -1),
