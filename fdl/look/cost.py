@@ -288,7 +288,7 @@ def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
 def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
     """The scopes and bytes of the results of a jaxpr, without its arguments and constants."""
     found = []
-    for var in dict.fromkeys(var for var in jaxpr.outvars if not hasattr(var, "val")):
+    for var in (var for var in jaxpr.outvars if not hasattr(var, "val")):
         scopes, maker = _maker(jaxpr, var)
         if maker is not None and not all(hasattr(read, "val") for read in maker.invars):
             found.append((scopes, size_of(var.aval)))
