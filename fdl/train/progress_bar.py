@@ -39,7 +39,7 @@ class Progress(Observer):
         from rich.console import Console
 
         self.bar: Any = None
-        self.console = Console()
+        self.console: Any = Console()
         self.last = plan.last
         self.validated: Record = {}
         step = int(plan.run.step)
@@ -70,8 +70,8 @@ class Progress(Observer):
             closed = isinstance(error, SystemExit)
             got = "a closed pipe" if closed else f"{type(error).__name__}: {error}"
             warnings.warn(
-                f"fit: expected an output that can be written, got {got}; training goes on without "
-                "showing progress",
+                f"fit: expected an output that can be written, got {got}; training continues "
+                "without showing progress",
                 stacklevel=7,
             )
 

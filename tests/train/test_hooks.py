@@ -109,7 +109,7 @@ def test_an_output_that_cannot_be_written_ends_no_training(kind, monkeypatch):
     with pytest.warns(
         UserWarning,
         match=r"^fit: expected an output that can be written, got OSError: .*No space left on "
-        r"device; training goes on without showing progress$",
+        r"device; training continues without showing progress$",
     ) as warned:
         result = train(steps=20, record_every=5, watch=[fdl.progress()])
     assert len(warned) == 1
@@ -132,7 +132,7 @@ def test_a_reader_that_leaves_the_pipe_ends_no_training(tmp_path):
         [sys.executable, script], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300
     )
     os.close(writer)
-    assert "got a closed pipe; training goes on without showing progress" in done.stderr
+    assert "got a closed pipe; training continues without showing progress" in done.stderr
     assert done.stderr.splitlines()[-1] == "done 2000"
 
 
