@@ -161,7 +161,13 @@ def _called(eqn: Any) -> Any:
 
 
 def _copied(eqn: Any) -> int:
-    """Bytes of copies: a product that sums over several axes needs them as one axis."""
+    """Bytes that an operation needs meanwhile, beside its operands and results.
+
+    A product that sums over several axes copies its operands, to have these axes as one. Random
+    bits come from a loop over two arrays of their size, of which XLA keeps copies.
+    """
+    if eqn.primitive.name == "random_bits":
+        return 4 * size_of(eqn.outvars[0].aval)
     if eqn.primitive.name != "dot_general":
         return 0
     (contracted, _), _ = eqn.params["dimension_numbers"]
