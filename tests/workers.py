@@ -4,8 +4,8 @@ XLA's older emitters of loops compile in half the time, and round otherwise. Whe
 them, one more worker compiles by the default and runs what is marked `bits`; the other workers run
 the rest. Without them, or without workers (`-n 0`), every test compiles by the default.
 
-Programs that take long to compile are kept in pytest's cache folder (`.pytest_cache`), for the other
-workers and for the next run; `python -m pytest --cache-clear` empties it.
+Programs that take long to compile are kept in pytest's cache folder (`.pytest_cache`), for the
+other workers and for the next run; `python -m pytest --cache-clear` empties it.
 """
 
 import os
