@@ -12,6 +12,7 @@ import optax
 
 import fdl
 from tests.oracles.cases import SHAPES
+from tests.programs import array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class LossCase:
             args = (predictions, TARGETS[self.targets](rng, rows, classes, size))
         else:
             args = self.targets(rng, rows, classes, size)
-        return tuple(jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else dtype) for x in args)
+        return tuple(array(x, np.int32 if x.dtype.kind == "i" else dtype) for x in args)
 
     def exact(self, args):
         """The oracle of the very numbers that the loss was given."""
@@ -194,12 +195,10 @@ class OptimizerCase:
 
     def gradient(self, seed, dtype=np.float32):
         rng = np.random.default_rng(seed)
-        return {
-            name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()
-        }
+        return {name: array(rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()}
 
 
 def _draw(rng, shape, dtype):
     if np.issubdtype(dtype, np.integer):
-        return jnp.asarray(rng.integers(0, 255, shape), dtype)
-    return jnp.asarray(rng.standard_normal(shape) + 0.1, dtype)
+        return array(rng.integers(0, 255, shape), dtype)
+    return array(rng.standard_normal(shape) + 0.1, dtype)

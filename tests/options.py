@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fdl
+from tests.programs import array
 
 
 def _pass(factory, *args, x=(4, 3, 4), **sizes):
@@ -42,7 +43,7 @@ def _merged(key, **options):
 
 
 def _numbers(shape):
-    return jnp.asarray(np.random.default_rng(1).standard_normal(shape), jnp.float32)
+    return array(np.random.default_rng(1).standard_normal(shape))
 
 
 _of, _act = fdl.initializers, fdl.activations

@@ -1,10 +1,10 @@
 """Trees of arrays in tests: compared, stacked, described."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fdl
+from tests.programs import array
 
 NEAR = {"rtol": 2e-5, "atol": 2e-6}
 
@@ -31,9 +31,9 @@ def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-def tree(seed, dtype=jnp.float32):
+def tree(seed, dtype=np.float32):
     rng = np.random.default_rng(seed)
     return {
-        "layer": {"w": jnp.asarray(rng.standard_normal((3, 2)), dtype)},
-        "b": jnp.asarray(rng.standard_normal(4), dtype),
+        "layer": {"w": array(rng.standard_normal((3, 2)), dtype)},
+        "b": array(rng.standard_normal(4), dtype),
     }

@@ -4,8 +4,8 @@ XLA's older emitters of loops compile in half the time, and round otherwise. Whe
 them, one more worker compiles by the default and runs what is marked `bits`; the other workers run
 the rest. Without them, or without workers (`-n 0`), every test compiles by the default.
 
-Programs are kept in pytest's cache folder (`.pytest_cache`), for the other workers and for the next
-run, which takes about a third of the time; `python -m pytest --cache-clear` empties it.
+Programs that take long to compile are kept in pytest's cache folder (`.pytest_cache`), for the
+other workers and for the next run; `python -m pytest --cache-clear` empties it.
 """
 
 import os
@@ -19,6 +19,7 @@ from xdist.scheduler import WorkStealingScheduling
 ALWAYS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 NOT_FOR_BITS = ["--xla_cpu_use_fusion_emitters=false"]
 MOST_KEPT = 2 * 2**30  # bytes
+WORTH_KEEPING = 0.05  # seconds to compile; to write a quicker program costs more than it saves
 
 
 def known(flags):
@@ -54,7 +55,7 @@ def keep_programs(config):
         shutil.rmtree(folder)
     settings = {
         "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_compile_time_secs": WORTH_KEEPING,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     for name, value in settings.items():
