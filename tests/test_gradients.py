@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import fdl
+from tests.programs import array
 
 # f, its slope, and points x where f varies over a distance of about max(|x|, 1), as h assumes.
 SMOOTH = {
@@ -99,10 +100,10 @@ def example(dtype):
     rng = np.random.default_rng(0)
     return {
         "block": [
-            {"w": jnp.asarray(rng.standard_normal((3, 2)), dtype)},
-            {"w": jnp.asarray(rng.standard_normal((2, 2)), dtype)},
+            {"w": array(rng.standard_normal((3, 2)), dtype)},
+            {"w": array(rng.standard_normal((2, 2)), dtype)},
         ],
-        "b": jnp.asarray(rng.standard_normal(2), dtype),
+        "b": array(rng.standard_normal(2), dtype),
         "scale": jnp.asarray(0.7, dtype),
     }
 
@@ -172,8 +173,8 @@ def test_check_gradient_refuses_whole_numbers_and_vectors():
 # Per-example gradients and curvature.
 
 NET = fdl.chain(fdl.dense(3), fdl.tanh, fdl.dense(2))
-X = jnp.asarray(np.random.default_rng(1).standard_normal((7, 4)), jnp.float32)
-Y = jnp.asarray(np.random.default_rng(2).integers(0, 2, 7), jnp.int32)
+X = array(np.random.default_rng(1).standard_normal((7, 4)))
+Y = array(np.random.default_rng(2).integers(0, 2, 7), jnp.int32)
 PARAMS, _ = NET.init(jax.random.key(0), X)
 
 
@@ -203,7 +204,7 @@ def test_hessian_vector_product_is_the_hessian_times_the_vector():
         return jax.vmap(loss_of_one, (None, 0))(params, (X, Y)).mean()
 
     rng = np.random.default_rng(3)
-    vector = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), PARAMS)
+    vector = jax.tree.map(lambda p: array(rng.standard_normal(p.shape), p.dtype), PARAMS)
     found = fdl.paths.leaves(jax.jit(lambda v: fdl.hessian_vector_product(f, PARAMS, v))(vector))
     full = jax.jit(jax.hessian(f))(PARAMS)
     for path, leaf in found.items():

@@ -14,13 +14,14 @@ import sklearn.metrics
 
 import fdl
 from fdl.losses import check_targets
+from tests.programs import array
 from tests.registry import ACTIVATIONS, INITIALIZERS, LOSSES
 
 KEY = jax.random.key(0)
 
 
 def normals(seed, *shape, dtype=np.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    return array(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 # Dense.
@@ -146,16 +147,19 @@ POINTS = np.concatenate([np.linspace(-12, 12, 61), [-88.0, 1e-6, -1e-6, 0.1, 95.
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_and_its_slope_are_the_formula(name):
     case = ACTIVATIONS[name]
+    weight = np.ones(())
+    if case.over is not None:
+        weight = np.expand_dims(np.arange(float(POINTS.shape[case.over])), 1 + case.over)
+
+    @jax.jit
+    def both(x):
+        return case.f(x), jax.grad(lambda x: (case.f(x) * weight).sum())(x)
+
     with jax.enable_x64(True):
-        x = jnp.asarray(POINTS)
-        np.testing.assert_allclose(case.f(x), case.oracle(POINTS), rtol=1e-12, atol=1e-13)
-        weight = jnp.ones(())
-        if case.over is not None:
-            weight = jnp.arange(x.shape[case.over], dtype=x.dtype)
-            weight = jnp.expand_dims(weight, 1 + case.over)
-        slope = jax.grad(lambda x: (case.f(x) * weight).sum())(x)
+        y, slope = both(POINTS)
+        np.testing.assert_allclose(y, case.oracle(POINTS), rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(slope, case.slope(POINTS), rtol=1e-10, atol=1e-12)
-    single = case.f(jnp.asarray(POINTS, jnp.float32))
+    single = jax.jit(case.f)(POINTS.astype(np.float32))
     inexact = case.oracle(POINTS.astype(np.float32).astype(np.float64))
     np.testing.assert_allclose(single, inexact, rtol=1e-5, atol=1e-6)
 
@@ -315,16 +319,16 @@ def test_labels_of_any_integer_dtype(dtype, classes):
     """Labels of 256 classes may be uint8."""
     most = min(classes - 1, int(np.iinfo(dtype).max))
     labels = np.array([0, 1, most // 2, most])
-    logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, classes)), jnp.float32)
-    loss = fdl.softmax_cross_entropy(logits, jnp.asarray(labels, dtype))
+    logits = normals(0, 4, classes)
+    loss = fdl.softmax_cross_entropy(logits, array(labels, dtype))
     expected = LOSSES["softmax_cross_entropy"].oracle(np.asarray(logits, np.float64), labels)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    best = np.asarray(logits.argmax(-1))
-    right = fdl.accuracy(logits, jnp.asarray(np.minimum(best, most), dtype))
+    best = np.asarray(logits).argmax(-1)
+    right = fdl.accuracy(logits, array(np.minimum(best, most), dtype))
     np.testing.assert_array_equal(right, (best <= most).astype(np.float32))
+    shifted = array(np.eye(classes)[-1:])
     for wrong in range(4):
-        shifted = jnp.zeros((1, classes)).at[0, classes - 1].set(1.0)
-        assert fdl.accuracy(shifted, jnp.asarray([wrong], dtype)).tolist() == [0.0]
+        assert fdl.accuracy(shifted, array([wrong], dtype)).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bool"])

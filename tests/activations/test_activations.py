@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 
 import fdl
 from tests.entry_types import ActivationCase
+from tests.programs import array
 
 
 def _normal_chance(x):
@@ -275,7 +276,7 @@ def test_an_activation_and_its_slope_match_torch(name):
 
 
 def test_sparsemax_is_a_projection():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((40, 7)) * 2, jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((40, 7)) * 2)
     p = np.asarray(fdl.activations.sparsemax(x))
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-6)
     assert (p == 0).any() and (p >= 0).all()

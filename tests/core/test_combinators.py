@@ -11,6 +11,7 @@ import pytest
 import fdl
 from fdl.ops.fence import fence
 from tests.entry_types import LayerCase
+from tests.programs import array
 from tests.toys import masked, running_mean
 
 
@@ -108,7 +109,7 @@ def test_a_residual_network_and_its_gradients_are_torchs(dtype, bound):
             fdl.parallel(fdl.dense(3), fdl.chain(fdl.silu, fdl.dense(2)), merge="concat"),
             fdl.parallel(fdl.dense(5), shortcut=fdl.sigmoid),
         )
-        x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4)), dtype)
+        x = array(np.random.default_rng(0).standard_normal((6, 4)), dtype)
         params, _ = net.init(KEY, x)
         weight = jnp.cos(jnp.arange(30, dtype=x.dtype)).reshape(6, 5)
 
@@ -243,7 +244,7 @@ def cube(x):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_a_fence_changes_no_bits(dtype):
     with jax.enable_x64(dtype == "float64"):
-        x = jnp.asarray(np.random.default_rng(0).standard_normal(7), dtype)
+        x = array(np.random.default_rng(0).standard_normal(7), dtype)
         ct = x[::-1]
         for f in (lambda x: x, jax.vmap(lambda x: x), jax.checkpoint(lambda x: x)):
             y, back = jax.vjp(lambda x, f=f: f(fence(x)), x)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import fdl
+from tests.programs import array
 from tests.toys import masked, running_mean
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((3, 4)))
 MASK = jnp.array([1.0, -1.0, 2.0, 0.0])
 BOTH = pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
 

@@ -10,10 +10,11 @@ import pytest
 
 import fdl
 from fdl.generation.sampling import cut
+from tests.programs import array, waves
 
 KEY = jax.random.key(0)
 B, T, C, N = 3, 9, 11, 4
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, C, (B, T)), jnp.int32)
+TOKENS = array(np.random.default_rng(0).integers(0, C, (B, T)), jnp.int32)
 # All have more than a piece of isqrt(T) tokens but one.
 LENGTHS = jnp.array([9, 1, 6])
 
@@ -62,9 +63,7 @@ def made(name):
     """A model, and weights large enough that each token depends on those before it."""
     model = MODELS[name]()
     params, _ = model.init(KEY, TOKENS)
-    return model, jax.tree.map(
-        lambda w: 2 * w + 0.1 * jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape), params
-    )
+    return model, jax.tree.map(lambda w: array(2 * np.asarray(w) + 0.1 * waves(w)), params)
 
 
 @functools.cache
@@ -213,7 +212,7 @@ def test_with_a_key_of_its_own_each_prompt_is_continued_as_alone():
 
 def test_lengths_that_are_equal_change_no_draw():
     """One key samples for the batch, with and without lengths."""
-    table = jnp.asarray(np.random.default_rng(2).standard_normal((C, C)), jnp.float32)
+    table = array(np.random.default_rng(2).standard_normal((C, C)))
     model, params = fdl.embedding(C, C), {"w": table}
     plain = fdl.generate(model, params, TOKENS[:, :5], 30, key=KEY)
     padded = fdl.generate(model, params, TOKENS, 30, lengths=[5] * B, key=KEY)
@@ -462,7 +461,7 @@ def test_all_options_together_draw_as_often_as_the_formula_says(one_key):
     """The first new token of 4000 prompts, half of them padded, against its exact distribution."""
     count = 4000
     logits = np.array([1.0, 0.5, -0.4, 2.0, 1.3, -1.0])
-    table = jnp.asarray(np.tile(logits, (6, 1)), jnp.float32)
+    table = array(np.tile(logits, (6, 1)))
     penalized = logits / np.array([1.5, 1, 1 / 1.5, 1, 1, 1])
     heated = penalized / 0.9
     top = np.exp(heated) * (heated >= np.sort(heated)[-4])

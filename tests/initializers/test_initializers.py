@@ -16,6 +16,7 @@ from fdl import initializers
 from fdl.initializers.fan_counts import Shared
 from fdl.paths import PathError
 from tests.entry_types import InitializerCase
+from tests.programs import array
 
 _of = fdl.initializers
 _jax = jax.nn.initializers
@@ -93,7 +94,7 @@ def test_delta_orthogonal_keeps_the_norm_of_an_image():
     assert np.count_nonzero(np.asarray(w).sum((2, 3))) == 1
     theirs = jax.nn.initializers.delta_orthogonal(1.5)(KEY, (3, 5, 4, 6))
     assert ((np.asarray(w) == 0) == (np.asarray(theirs) == 0)).all()
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 9, 4)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 9, 9, 4)))
     y = jax.lax.conv_general_dilated(
         x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -363,7 +364,7 @@ def _measured(layer, shape, part=lambda y: y, **inputs):
     """The variance of y for independent x of variance 1, of weights that `lecun_normal` draws."""
 
     def draw(seed, shape):
-        return jax.random.normal(jax.random.key(seed), shape)
+        return array(np.random.default_rng(seed).standard_normal(shape))
 
     given = {name: draw(2, shape) for name, shape in inputs.items()}
     x = draw(1, shape)

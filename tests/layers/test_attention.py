@@ -12,6 +12,7 @@ import pytest
 import fdl
 from fdl.layers.embeddings import alibi_slopes
 from tests.entry_types import LayerCase
+from tests.programs import array, waves
 
 
 def _every_option():
@@ -62,7 +63,7 @@ FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
 
 def normals(seed, *shape, dtype=np.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    return array(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def qkv(seed=0, dtype=np.float32, heads=H, groups=G, keys=T):
@@ -76,7 +77,7 @@ def with_gradients(**options):
 
     def total(q, k, v, rest):
         y = fdl.dot_product_attention(q, k, v, **options, **rest)
-        weight = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        weight = waves(y)
         return (weight * y).sum(), y
 
     def both(q, k, v, rest):
@@ -318,7 +319,7 @@ def test_a_masked_value_has_no_effect(dtype, chunk):
                 np.testing.assert_array_equal(np.asarray(y, np.float64).ravel(), [1, 1])
             y = np.asarray(attend(v, causal=True), np.float64).ravel()
             np.testing.assert_array_equal(y, [1, bad])
-        both = jnp.array([np.inf, -np.inf], dtype).reshape(2, 1, 1)
+        both = array([np.inf, -np.inf], dtype).reshape(2, 1, 1)
         y = np.asarray(attend(both, causal=True), np.float64).ravel()
         np.testing.assert_array_equal(y, [np.inf, np.nan])
 
@@ -356,7 +357,7 @@ def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cro
     """Including the gradients of the projections, whose inputs contain the padding."""
     layer = fdl.attention(2, cross=cross, kv_heads=1, chunk=chunk)
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, 5, 4)), jnp.float32)
+    x = array(rng.standard_normal((2, 5, 4)))
     mask = jnp.asarray(np.arange(5) < 3)[None, None, None]
     name = "context_mask" if cross else "mask"
     given = {"context": x} if cross else {}
@@ -465,7 +466,7 @@ def test_a_bias_and_a_scale_equal_jax(chunk):
     q, k, v = qkv(6)
     k, v = k[..., :3], v[..., :3]
     q = q[..., :3]
-    bias = jnp.asarray(np.random.default_rng(4).standard_normal((1, H, T, T)), jnp.float32)
+    bias = array(np.random.default_rng(4).standard_normal((1, H, T, T)))
     seen = MASK[1:] | np.eye(T, dtype=bool)
     rules = {"mask": seen, "bias": bias, "scale": 0.7}
     found = fdl.dot_product_attention(q, k, v, chunk=chunk, **rules)
@@ -500,8 +501,8 @@ def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
 
 
 def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((B, 5, 8)), jnp.float32)
-    bias = jnp.asarray(np.random.default_rng(1).standard_normal((1, 2, 5, 5)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((B, 5, 8)))
+    bias = array(np.random.default_rng(1).standard_normal((1, 2, 5, 5)))
     layer = fdl.attention(2, causal=True, scale=0.9)
     params, state = layer.init(KEY, x)
     apply, decode = jax.jit(layer.apply), jax.jit(functools.partial(fdl.decode, layer))
@@ -524,7 +525,7 @@ def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
 
 
 def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 6)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((1, 4, 6)))
     layer = fdl.attention(2)
     params, _ = layer.init(KEY, x)
     hides = jnp.zeros((1, 4)).at[0, 3].set(-jnp.inf)
@@ -648,9 +649,7 @@ def test_every_option_together_is_the_paper_by_hand():
             b_init=fdl.initializers.normal(0.5),
         )
         params, _ = layer.init(KEY, x)
-        moved = jax.tree.map(
-            lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
-        )
+        moved = jax.tree.map(lambda w: array(np.asarray(w) + 0.3 * waves(w), w.dtype), params)
         positions = jnp.array([[0, 3, 4, 0, 2, 0, 5], [0, 1, 5, 3, 9, 6, 0]])
         y, _ = layer.apply(moved, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
         w = jax.tree.map(np.asarray, moved)
@@ -761,7 +760,7 @@ def test_rotary_equals_the_formula_at_any_position(dtype, base):
     far = np.array([0, -7, 10_000, 999_999, 2**24 + 1, 2**31 - 1, -(2**31)])
     with jax.enable_x64(dtype == "float64"):
         x = np.random.default_rng(0).standard_normal((len(far), 2, 16))
-        x = jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype)
+        x = array(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype)
         turn = jax.jit(functools.partial(fdl.rotary, base=base))
         every = [jnp.asarray(far, "int32"), jnp.asarray(far + 0.25, dtype)]
         for positions in every:

@@ -16,6 +16,7 @@ import fdl
 from fdl.ops import convolution, convolution_cpu
 from fdl.ops.windows_and_padding import Window
 from tests.entry_types import LayerCase
+from tests.programs import array, waves
 
 LAYERS = {
     "conv": LayerCase(lambda: fdl.conv(3, (2, 3)), (2, 4, 3, 2)),
@@ -61,7 +62,7 @@ BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 
 
 def normals(seed, *shape, dtype=np.float64):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    return array(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def assert_near(found, expected, bound):
@@ -275,7 +276,7 @@ def test_conv_transpose_is_the_gradient_of_conv_by_its_input(padding):
     ids=["conv", "conv_transpose", "depthwise_conv", "max_pool", "average_pool"],
 )
 def test_lists_of_numbers_mean_what_tuples_mean(make):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 5, 6, 3)))
     written, changed = make(tuple), []
 
     def listed(numbers):
@@ -303,7 +304,7 @@ def test_lists_of_numbers_mean_what_tuples_mean(make):
 )
 def test_one_integer_is_for_all_spatial_axes_of_x(make, rank):
     shape = (2, *(5, 4, 3)[:rank], 4)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal(shape))
     one, each = make(lambda n: n), make(lambda n: (n,) * rank)
     key = jax.random.key(1)
     params, state = one.init(key, jax.ShapeDtypeStruct(x.shape, x.dtype))
@@ -322,7 +323,7 @@ def test_one_integer_is_for_all_spatial_axes_of_x(make, rank):
 
 
 def test_a_causal_convolution_of_one_integer_decodes():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 5, 3)))
     layer = fdl.chain(fdl.conv(3, 3, padding="CAUSAL"), fdl.conv(2, 1))
     params, state = layer.init(jax.random.key(0), x)
     cache = fdl.start_decoding(layer, params, x[:, :1], 5)
@@ -434,7 +435,7 @@ def operands(name, dtype=np.float64):
 
 def loss(f, x, w):
     y = f(x, w)
-    return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * jnp.tanh(y)).sum()
+    return (waves(y) * jnp.tanh(y)).sum()
 
 
 def assert_same(program, name, *args):
@@ -478,7 +479,7 @@ def test_a_batch_of_images_or_kernels_or_both_equals_xla(name, batched):
 
             def of_one_cotangent(x, w):
                 y, back = jax.vjp(f, x, w)
-                return back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+                return back(waves(y))
 
             return tuple(
                 jax.vmap(each, batched, out)(x, w)

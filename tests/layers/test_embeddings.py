@@ -9,6 +9,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 
 def _tied():
@@ -139,7 +140,7 @@ def test_sinusoidal_positions_equal_the_formula_at_any_position(dtype):
 
 
 def test_positions_count_from_zero_and_are_added():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 5, 6)))
     y, _ = fdl.sinusoidal_positions().apply({}, {}, x)
     np.testing.assert_allclose(y, np.asarray(x) + waves(np.arange(5), 6), atol=1e-6)
     narrow = x.astype(jnp.bfloat16)
@@ -158,7 +159,7 @@ def test_positions_count_from_zero_and_are_added():
 def test_one_element_at_a_time_equals_the_whole_sequence(make):
     """As in decoding, through a chain, which hands positions on."""
     net = fdl.chain(positions=make(), head=fdl.dense(3))
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 5, 6)))
     params, _ = net.init(KEY, x)
     whole, _ = net.apply(params, {}, x)
     one = jax.jit(lambda x, p: net.apply(params, {}, x, positions=p)[0])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import fdl
+from tests.programs import array, waves
 
 KEY = jax.random.key(0)
 B, T, D, E, F = 2, 7, 4, 3, 5
-X = jnp.asarray(np.random.default_rng(0).standard_normal((B, T, D)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((B, T, D)))
 
 
 def assert_near(found, expected, bound=1e-5):
@@ -27,7 +28,7 @@ def made(**options):
     layer = fdl.mixture_of_experts(fdl.dense(F), E, **options)
     params, _ = layer.init(KEY, X)
     rng = np.random.default_rng(1)
-    params["experts"]["b"] = jnp.asarray(rng.standard_normal((E, F)), jnp.float32)
+    params["experts"]["b"] = array(rng.standard_normal((E, F)))
     # Towards the first expert, so that it is crowded.
     params["router"]["w"] = 2 * params["router"]["w"].at[:, 0].add(X.mean((0, 1)))
     return layer, params
@@ -83,12 +84,12 @@ def test_gradients_equal_the_whole_sum():
     def gradients(f, *args):
         def total(*args):
             y = f(*args)
-            return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y).sum()
+            return (waves(y) * y).sum()
 
         return jax.jit(jax.grad(total, (0, 1)))(*args)
 
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, X))
+        exact = jax.tree.map(lambda leaf: array(np.asarray(leaf), "float64"), (params, X))
         ours = gradients(lambda params, x: layer.apply(params, {}, x)[0], *exact)
         assert_near(ours, gradients(plain, *exact), 1e-10)
     assert_near(gradients(lambda params, x: layer.apply(params, {}, x)[0], params, X), ours)
@@ -198,7 +199,7 @@ def test_options_out_of_range_are_refused():
 @pytest.mark.parametrize("capacity_factor", [None, 0.5])
 def test_a_token_of_nan_changes_no_other(capacity_factor):
     layer = fdl.mixture_of_experts(fdl.dense(3), 4, capacity_factor=capacity_factor)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((2, 6, 5)))
     params, _ = layer.init(jax.random.key(0), x)
     spoilt = x.at[0, 4].set(jnp.nan).at[1, 5, 2].set(jnp.inf)
     y = np.asarray(layer.apply(params, {}, spoilt)[0])

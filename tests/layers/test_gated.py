@@ -1,13 +1,13 @@
 """Gated units against torch and float64 formulas."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array, waves
 
 LAYERS = {
     "gated": LayerCase(lambda: fdl.gated(3, activation=fdl.sigmoid), (4, 2)),
@@ -20,7 +20,7 @@ LAYERS = {
 
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((2, 3, 4)))
 
 
 def assert_near(ours, theirs):
@@ -46,7 +46,7 @@ def test_a_gated_unit_is_glu_of_torch():
 
     def loss(params, x):
         y = layer.apply(params, {}, x)[0]
-        return (jnp.cos(jnp.arange(y.size).astype(y.dtype)).reshape(y.shape) * y).sum(), y
+        return (waves(y) * y).sum(), y
 
     (by_params, by_x), y = jax.grad(loss, (0, 1), has_aux=True)(params, X)
     both = torch.nn.Linear(4, 10)

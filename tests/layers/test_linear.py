@@ -7,6 +7,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array, waves
 
 
 def _two_inputs():
@@ -45,7 +46,7 @@ LAYERS = {
 
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((2, 3, 4)))
 DRAWN = fdl.initializers.normal(0.5)
 
 
@@ -121,7 +122,7 @@ def test_einsum_dense_refuses_sizes_that_do_not_fit():
 
 def test_a_bilinear_layer_equals_torch():
     torch = pytest.importorskip("torch", reason="torch is not here: bilinear was not compared")
-    other = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 5)), jnp.float32)
+    other = array(np.random.default_rng(1).standard_normal((2, 3, 5)))
     layer = fdl.bilinear(6, b_init=DRAWN)
     params, _ = layer.init(KEY, X, other=other)
     module = torch.nn.Bilinear(4, 5, 6)
@@ -133,7 +134,7 @@ def test_a_bilinear_layer_equals_torch():
 
     def total(params, x, other):
         y = layer.apply(params, {}, x, other=other)[0]
-        return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y).sum(), y
+        return (waves(y) * y).sum(), y
 
     (by_params, by_x, by_other), y = jax.grad(total, (0, 1, 2), has_aux=True)(params, X, other)
     assert_near((y, by_x, by_other), (theirs.detach(), x.grad, context.grad))
@@ -159,7 +160,7 @@ def test_bilinear_refuses_sizes_that_do_not_fit():
 
 def test_more_batch_axes_are_one_for_the_layer():
     """A batch norm over all three axes, whose statistics are the layer's own."""
-    x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 3, 2, 4)), jnp.float32)
+    x = array(np.random.default_rng(2).standard_normal((2, 3, 2, 4)))
     inner = fdl.batch_norm()
     layer = fdl.batch_apply(fdl.chain(inner, fdl.flatten()), axes=2)
     params, state = layer.init(KEY, x)

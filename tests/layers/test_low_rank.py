@@ -8,6 +8,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 LAYERS = {
     "low_rank": LayerCase(
@@ -20,7 +21,7 @@ LAYERS = {
 
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((6, 5)))
 
 
 def network():

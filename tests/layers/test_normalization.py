@@ -14,6 +14,7 @@ from jax.test_util import check_grads
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 UNLIKE = {
     "scale_init": fdl.initializers.normal(0.8),
@@ -57,7 +58,7 @@ def features(seed, *shape, dtype="float32"):
     """Values whose mean and spread differ from channel to channel."""
     rng = np.random.default_rng(seed)
     channels = np.arange(1, shape[-1] + 1)
-    return jnp.asarray(rng.standard_normal(shape) * channels**0.5 + channels - 2.5, dtype)
+    return array(rng.standard_normal(shape) * channels**0.5 + channels - 2.5, dtype)
 
 
 def weights_like(y):
@@ -348,7 +349,7 @@ def test_a_norm_equals_flax(ours, theirs, standard_promotion):
 def test_a_far_mean_cancels_nothing(norm):
     """Around 3,000 with a spread of 1 the mean of squares less the squared mean is off by 1 %."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((4, 50, 60)) + 3000, jnp.float32)
+    x = array(rng.standard_normal((4, 50, 60)) + 3000)
     layer = getattr(fdl, norm)()
     y, _ = layer.apply(*layer.init(KEY, x), x, train=True)
     axis = {"batch_norm": (0, 1), "layer_norm": (2,), "instance_norm": (1,)}[norm]
@@ -361,7 +362,7 @@ def test_a_far_mean_cancels_nothing(norm):
 @pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
 def test_narrow_inputs_are_measured_in_float32(norm):
     """In bfloat16 a sum of 2,000 ones stops at 256, and a running mean does not move."""
-    x = jnp.asarray(np.random.default_rng(0).random((2, 2000, 2)) + 1, jnp.bfloat16)
+    x = array(np.random.default_rng(0).random((2, 2000, 2)) + 1, jnp.bfloat16)
     x = jnp.swapaxes(x, 1, 2) if norm in ("layer_norm", "rms_norm") else x
     layer = getattr(fdl, norm)()
     params, state = layer.init(KEY, x)
@@ -447,11 +448,16 @@ def test_a_norm_and_its_gradient_are_the_formula_at_any_size(norm, dtype):
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         plain = rng.uniform(-1, 1, (3, 8, 4))
-        x = jnp.stack([jnp.asarray(size * plain, dtype) for size in SIZES[dtype]])
-        weight = jnp.asarray(rng.standard_normal(plain.shape), dtype)
-        f = normalized(norm, x[0])
-        y, back = jax.jit(lambda x: jax.vjp(jax.vmap(f), x))(x)
-        (gradient,) = jax.jit(back)(jnp.broadcast_to(weight, x.shape))
+        x = array(np.stack([size * plain for size in SIZES[dtype]]), dtype)
+        weight = array(rng.standard_normal(plain.shape), dtype)
+        f = normalized(norm, jax.ShapeDtypeStruct(plain.shape, dtype))
+
+        @jax.jit
+        def both(x):
+            y, back = jax.vjp(jax.vmap(f), x)
+            return y, back(jnp.broadcast_to(weight, x.shape))[0]
+
+        y, gradient = both(x)
         assert y.dtype == gradient.dtype == jnp.dtype(dtype)
         eps, least = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
         for place, each in enumerate(np.asarray(x)):
@@ -474,7 +480,7 @@ def test_a_norm_of_two_far_numbers_is_one_of_each_sign(norm):
     """Summing every second number first would give infinity minus infinity."""
     signs = (-1.0) ** np.arange(64)
     both = signs[:4, None, None] * signs[:, None] * signs
-    x = jnp.asarray(both * np.array([3e20, 3e38])[:, None, None, None], jnp.float32)
+    x = array(both * np.array([3e20, 3e38])[:, None, None, None])
     y = jax.jit(jax.vmap(normalized(norm, x[0])))(x)
     np.testing.assert_allclose(y, np.sign(x), rtol=1e-6)
 
@@ -527,7 +533,7 @@ def test_a_running_variance_that_float32_cannot_hold_is_its_largest_number():
 @pytest.mark.slow
 def test_second_derivatives_of_a_norm_far_from_zero():
     with jax.enable_x64(True):
-        x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)) * 1e4 + 3e4)
+        x = np.random.default_rng(1).standard_normal((2, 3, 4)) * 1e4 + 3e4
         for norm in NORMS:
             f = normalized(norm, x)
             weight = np.cos(np.arange(24.0)).reshape(2, 3, 4)

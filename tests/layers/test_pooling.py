@@ -9,6 +9,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 LAYERS = {
     "max_pool": LayerCase(lambda: fdl.max_pool((2, 2)), (2, 4, 5, 2)),
@@ -36,7 +37,7 @@ BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 
 
 def normals(seed, *shape, dtype=np.float64):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    return array(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def both(layer, x, dy):

@@ -13,6 +13,7 @@ from scipy.special import expit
 import fdl
 from tests.compilations import Compilations
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 
 def with_lengths(layer):
@@ -58,7 +59,7 @@ LAYERS = {
 KEY = jax.random.key(0)
 B, T, D, H = 3, 6, 4, 5
 LENGTHS = jnp.array([4, 6, 1])
-X = jnp.asarray(np.random.default_rng(0).standard_normal((B, T, D)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((B, T, D)))
 CELLS = {
     "simple": lambda: fdl.simple_cell(H),
     "relu": lambda: fdl.simple_cell(H, activation=fdl.relu),
@@ -73,7 +74,7 @@ def with_biases(params, seed=1):
     rng = np.random.default_rng(seed)
     return jax.tree.map_with_path(
         lambda path, leaf: (
-            leaf + jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
+            leaf + array(rng.standard_normal(leaf.shape), leaf.dtype)
             if path[-1].key == "b"
             else leaf
         ),
@@ -178,7 +179,7 @@ def test_a_recurrent_layer_equals_torch(kind):
     theirs = (y, gradients_of_torch(module, params), by_x)
     assert_near(with_gradients(layer, params, X, lengths=LENGTHS), theirs)
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, X))
+        exact = jax.tree.map(lambda leaf: array(np.asarray(leaf), "float64"), (params, X))
         found = with_gradients(layer, *exact, lengths=jnp.asarray(np.asarray(LENGTHS)))
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float64")}
         assert_near(found, theirs, 1e-10)
@@ -210,7 +211,7 @@ def test_a_layer_begins_from_a_carry_as_torch_does():
     params = with_biases(layer.init(KEY, X)[0])
     into_torch(module, params)
     rng = np.random.default_rng(3)
-    carry = {part: jnp.asarray(rng.standard_normal((B, H)), jnp.float32) for part in "hc"}
+    carry = {part: array(rng.standard_normal((B, H))) for part in "hc"}
     begin = tuple(torch.tensor(np.array(carry[part]), dtype=torch.float64)[None] for part in "hc")
     y, (h, c) = module(torch.tensor(np.array(X), dtype=torch.float64), begin)
     found = layer.apply(params, {}, X, carry=carry)[0]
@@ -413,7 +414,7 @@ def test_options_out_of_range_are_refused():
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_a_classifier_reads_no_padding(both_ways):
     model = fdl.lstm_classifier(11, 4, 3, depth=2, both_ways=both_ways, dropout_rate=0.5)
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (B, T)), jnp.int32)
+    ids = array(np.random.default_rng(0).integers(0, 11, (B, T)), jnp.int32)
     params, _ = model.init(KEY, ids)
     found = model.apply(params, {}, ids, lengths=LENGTHS)[0]
     padded = jnp.where(jnp.arange(T) < LENGTHS[:, None], ids, 0)

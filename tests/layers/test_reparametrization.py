@@ -8,6 +8,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 LAYERS = {
     "weight_norm": LayerCase(lambda: fdl.weight_norm(fdl.dense(3)), (4, 2)),
@@ -17,7 +18,7 @@ LAYERS = {
 
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)), jnp.float32)
+X = array(np.random.default_rng(0).standard_normal((6, 5)))
 WEIGHT = np.cos(np.arange(18.0)).reshape(6, 3)
 
 

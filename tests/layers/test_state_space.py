@@ -9,13 +9,14 @@ import pytest
 from scipy.special import expit
 
 import fdl
+from tests.programs import array, waves
 
 KEY = jax.random.key(0)
 B, T, D = 2, 9, 3
 RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.standard_normal((B, T, D)), jnp.float32)
+X = array(RNG.standard_normal((B, T, D)))
 A = jnp.asarray(RNG.uniform(-1.1, 1.1, (B, T, D)), jnp.float32)
-START = jnp.asarray(RNG.standard_normal((B, D)), jnp.float32)
+START = array(RNG.standard_normal((B, D)))
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 1, 2, 0, 0], [5, 5, 5, 5, 5, 5, 5, 5, 7]])
 
 
@@ -41,12 +42,12 @@ def step_by_step(a, b, h):
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
 def test_a_linear_recurrence_is_a_loop_over_time(dtype, bound):
     with jax.enable_x64(dtype == "float64"):
-        args = tuple(jnp.asarray(np.asarray(each), dtype) for each in (A, X, START))
+        args = tuple(array(np.asarray(each), dtype) for each in (A, X, START))
 
         def with_gradients(f):
             def total(*args):
                 y = f(*args)
-                return (jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y).sum(), y
+                return (waves(y) * y).sum(), y
 
             return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*args)
 
@@ -71,7 +72,7 @@ def made():
     params, _ = layer.init(KEY, X)
     rng = np.random.default_rng(1)
     for gate in ("recurrence_gate", "input_gate"):
-        params[gate]["b"] = jnp.asarray(rng.standard_normal(D), jnp.float32)
+        params[gate]["b"] = array(rng.standard_normal(D))
     params["memory"]["decay"] = jnp.array([-0.5, 2.0, 4.5])
     return layer, params
 

@@ -9,6 +9,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 LAYERS = {
     "spatial_dropout": LayerCase(lambda: fdl.spatial_dropout(0.4), (4, 3, 6), random=True),
@@ -32,7 +33,7 @@ def drawn(layer, x, key=KEY):
 )
 def test_what_is_dropped_together(kind, together, apart):
     rate = 0.3
-    x = 1 + jnp.asarray(np.random.default_rng(0).random((60, 3, 4, 50)), jnp.float32)
+    x = 1 + array(np.random.default_rng(0).random((60, 3, 4, 50)))
     y = drawn(getattr(fdl, kind)(rate), x)
     kept = y != 0
     assert (kept.all(together) == kept.any(together)).all()
@@ -87,7 +88,7 @@ def test_nothing_happens_in_evaluation_or_at_rate_zero(kind):
 
 @pytest.mark.parametrize("kind", ["dropout", "spatial_dropout", "drop_path", "alpha_dropout"])
 def test_at_rate_one_all_is_zero_and_so_is_the_gradient(kind):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3, 5)), jnp.float32)
+    x = array(np.random.default_rng(0).standard_normal((4, 3, 5)))
 
     def total(x, rate):
         y = getattr(fdl, kind)(rate).apply({}, {}, x, key=KEY, train=True)[0]

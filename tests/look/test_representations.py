@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fdl
 from fdl.look import layer_paths, principal_components
+from tests.programs import array
 
 
 def assert_near(got, wanted, tolerance=1e-6):
@@ -44,7 +45,7 @@ PATHS = [
 def made():
     """The nested network, its parameters and state, and pixels [3, 2, 2, 1]."""
     model = nested()
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 2, 2, 1)), jnp.uint8)
+    x = array(np.random.default_rng(0).integers(0, 256, (3, 2, 2, 1)), jnp.uint8)
     return model, *model.init(jax.random.key(1), x), x
 
 
@@ -109,7 +110,7 @@ def test_a_child_called_twice_gives_a_path_for_each_call():
     model = fdl.network(
         lambda f, x: f.cell(f.cell(f.cell(x))) + f.skip(x), cell=cell, skip=fdl.relu
     )
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
+    x = array(np.random.default_rng(0).normal(size=(2, 4)))
     params, state = model.init(jax.random.key(0), x)
     seen = fdl.capture(model, "**")(params, state, x)
     counted = [f"{path}{call}" for path in ("cell", "cell/dense_0") for call in ("", "#1", "#2")]

@@ -11,6 +11,7 @@ import pytest
 import fdl
 from fdl.losses import check_targets
 from tests.losses import oracles
+from tests.programs import array
 from tests.registry import LOSSES
 
 
@@ -455,7 +456,7 @@ def tokens(seed=0, rows=7, length=3):
     labels = rng.integers(0, 5, (rows, length))
     labels[rng.random(labels.shape) < 0.4] = -100
     labels[2], labels[0, 0] = -100, 3
-    x = jnp.asarray(rng.standard_normal((rows, length, 4)), jnp.float32)
+    x = array(rng.standard_normal((rows, length, 4)))
     return x, jnp.asarray(labels, jnp.int32)
 
 
@@ -469,7 +470,7 @@ def token_objective(**metrics):
 @pytest.mark.parametrize("weighs", [False, True])
 def test_the_mean_over_labels_that_count_matches_torch(weighs):
     torch = pytest.importorskip("torch", reason="no torch: means without ignored labels unseen")
-    (x, y), w = tokens(), jnp.asarray(np.random.default_rng(1).standard_normal((4, 5)), jnp.float32)
+    (x, y), w = tokens(), array(np.random.default_rng(1).standard_normal((4, 5)))
     weight = np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0, 1.0], np.float32)
     known = (np.asarray(y) >= 0) * (weight[:, None] if weighs else 1.0)
     theirs = torch.tensor(np.asarray(w)).requires_grad_()

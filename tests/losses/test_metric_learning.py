@@ -12,6 +12,7 @@ import pytest
 import fdl
 from tests.entry_types import LossCase
 from tests.losses import oracles
+from tests.programs import array
 
 
 def _unit(x):
@@ -148,7 +149,7 @@ def test_distances_of_any_size(dtype, size):
     """The squares of these numbers overflow or underflow."""
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
-        plain = [jnp.asarray(rng.integers(-8, 9, (4, 3)) / 8, dtype) for _ in range(3)]
+        plain = [array(rng.integers(-8, 9, (4, 3)) / 8, dtype) for _ in range(3)]
         exact = [np.asarray(x, np.float64) for x in plain]
         large = [x * jnp.asarray(size, dtype) for x in plain]
         unit = float(jnp.asarray(size, dtype))

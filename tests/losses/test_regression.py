@@ -13,6 +13,7 @@ import scipy.stats
 
 import fdl
 from tests.entry_types import LossCase
+from tests.programs import array
 
 
 def _huber(predictions, targets, delta=1.0):
@@ -81,7 +82,7 @@ LOSSES = {
 
 
 def test_the_quantile_minimizes_its_loss():
-    targets = jnp.asarray(np.random.default_rng(0).gumbel(size=1001), jnp.float32)
+    targets = array(np.random.default_rng(0).gumbel(size=1001))
     total = lambda q: fdl.losses.quantile(jnp.full_like(targets, q), targets, level=0.8).sum()  # noqa: E731
     candidates = jnp.sort(targets)
     best = candidates[jnp.argmin(jax.vmap(total)(candidates))]

@@ -12,6 +12,7 @@ import scipy.special
 import fdl
 from tests.entry_types import LossCase
 from tests.losses import oracles
+from tests.programs import array
 
 
 def _texts(rng, rows, classes, size):
@@ -87,7 +88,7 @@ def test_a_text_of_tiny_probability_has_a_finite_loss():
 
 
 def test_frames_past_the_end_of_a_text_are_not_read():
-    logits = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    logits = array(np.random.default_rng(0).standard_normal((4, 3)))
     labels, lengths = jnp.array([1]), jnp.array(2)
     loss = lambda z: fdl.ctc(z, labels, lengths=lengths)  # noqa: E731
     clean = jax.value_and_grad(loss)(logits)

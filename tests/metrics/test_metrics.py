@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import fdl
 from fdl import metrics
 from fdl.metrics import Sum, ranking
+from tests.programs import array
 
 N, CLASSES = 60, 4
 BYTES_OF = np.array([1, 3, 2, 1])
@@ -221,7 +222,7 @@ def test_a_metric_matches_scikit_learn(name):
 @given(batch_of=st.lists(st.integers(0, 4), min_size=N, max_size=N))
 def test_a_metric_is_the_same_for_any_batches(name, batch_of):
     case = CASES[name]
-    weight = jnp.asarray(np.random.default_rng(1).integers(0, 4, N), jnp.float32)
+    weight = array(np.random.default_rng(1).integers(0, 4, N))
     mine = np.array(batch_of) == np.arange(5)[:, None]
     parts = weight * jnp.asarray(mine, jnp.float32)
     state, value = accumulated(name)(*data(case.kind), parts)
@@ -235,19 +236,19 @@ def test_a_metric_is_the_same_for_any_batches(name, batch_of):
 
 @over_cases
 def test_a_metric_merges_and_runs_for_many_models_at_once(name):
-    case = CASES[name]
-    predictions, targets = data(case.kind)
-    metric = case.metric
+    metric = CASES[name].metric
 
-    def state_of(rows):
-        return metric.update(metric.init(), predictions[rows], targets[rows])
+    def state_of(predictions, targets):
+        return metric.update(metric.init(), predictions, targets)
 
-    merged = metric.compute(metric.merge(state_of(slice(0, 17)), state_of(slice(17, N))))
-    whole = metric.compute(state_of(slice(0, N)))
+    @jax.jit
+    def run(p, t):
+        merged = metric.merge(state_of(p[:17], t[:17]), state_of(p[17:], t[17:]))
+        both = jax.vmap(lambda p: metric.compute(state_of(p, t)))(jnp.stack([p, -p]))
+        return metric.compute(merged), metric.compute(state_of(p, t)), both
+
+    merged, whole, both = run(*data(CASES[name].kind))
     np.testing.assert_allclose(merged, whole, rtol=1e-6)
-    models = jnp.stack([predictions, -predictions])
-    update = lambda p: metric.compute(metric.update(metric.init(), p, targets))  # noqa: E731
-    both = jax.jit(jax.vmap(update))(models)
     np.testing.assert_allclose(both[0], whole, rtol=1e-6)
     assert both[1] != both[0]
 
@@ -639,9 +640,9 @@ def test_the_bins_of_auc_are_in_the_order_of_the_scores():
 @pytest.mark.parametrize("size", [1e38, 1e20, 1.0, 1e-25])
 def test_r2_of_any_size_and_any_batches(size):
     rng = np.random.default_rng(0)
-    targets = jnp.asarray(size * (rng.random(40) + [0.5] * 40), jnp.float32)
-    predictions = targets * jnp.asarray(1 + 0.1 * rng.standard_normal(40), jnp.float32)
-    weight = jnp.asarray(rng.integers(0, 3, 40), jnp.float32)
+    targets = array(size * (rng.random(40) + [0.5] * 40))
+    predictions = targets * array(1 + 0.1 * rng.standard_normal(40))
+    weight = array(rng.integers(0, 3, 40))
     exact, guess = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
     w = np.asarray(weight, np.float64)
     apart = exact - (w * exact).sum() / w.sum()
@@ -667,7 +668,7 @@ def test_r2_of_batches_of_very_different_size():
 def test_statistics_of_numbers_whose_sums_of_squares_overflow():
     """The variance is 1e36, the sum of squares 1e39."""
     metric = metrics.statistics_of(lambda predictions, targets: predictions)
-    values = jnp.asarray(1e18 * np.array([1.0, 3.0] * 500), jnp.float32)
+    values = array(1e18 * np.array([1.0, 3.0] * 500))
     state = metric.update(metric.init(), values, values)
     state = metric.merge(state, metric.update(metric.init(), values, values))
     np.testing.assert_allclose(metric.compute(state)["mean"], 2e18, rtol=1e-6)
@@ -809,7 +810,7 @@ def test_a_metric_is_passed_by_its_name_or_with_its_options():
     assert found["at"] == pytest.approx(
         sklearn.metrics.accuracy_score(targets, predictions > np.float32(0.7)), rel=1e-6
     )
-    weight = jnp.asarray(np.arange(N) % 2, jnp.float32)
+    weight = array(np.arange(N) % 2)
     value = metrics.f1("binary")(predictions, targets, weight)
     assert value == metrics.f1("binary")(predictions[1::2], targets[1::2])
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fdl
+from tests.programs import array, waves
 
 NEAR = 2e-5
 
@@ -326,7 +327,7 @@ def shaken(params, seed=1):
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
     return tree.unflatten(
-        [leaf + jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+        [leaf + array(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     )
 
 
@@ -353,7 +354,7 @@ def assert_equal_to_torch(model, names, x, inputs, theirs, train=False):
     def ours(params):
         def loss(params):
             y, after = model.apply(params, state, x, train=train, **inputs)
-            return jnp.vdot(y, jnp.cos(jnp.arange(y.size)).reshape(y.shape)), (y, after)
+            return jnp.vdot(y, waves(y)), (y, after)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -10,6 +10,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import array
 
 LAYERS = {
     "lenet": LayerCase(lambda: fdl.lenet(3), (2, 4, 4, 1)),
@@ -56,7 +57,7 @@ def test_resnet_has_the_number_of_weights_in_the_paper(depth, millions):
 
 def test_resnet_halves_the_image_twice():
     model = fdl.resnet(4, 8, width=3, scale=1 / 255)
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)), jnp.uint8)
+    x = array(np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)), jnp.uint8)
     params, state = model.init(jax.random.key(0), x)
     seen = jax.jit(fdl.capture(model, "stage_0", "stage_1", "stage_2"))(params, state, x)
     assert [seen[f"stage_{i}"].shape for i in range(3)] == [
@@ -99,7 +100,7 @@ def test_an_error_about_an_option_names_the_model(model, args):
 def test_the_autoencoder_reconstructs_inputs_of_the_dimension_of_its_code():
     """Images in a subspace of three dimensions, with a code of three numbers."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12)), jnp.float32)
+    x = array(rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12)))
     x = x.reshape(-1, 3, 4, 1)
     model = fdl.autoencoder((3, 4, 1), [], 3)
     params, _ = model.init(jax.random.key(0), x)

@@ -9,12 +9,13 @@ import pytest
 
 import fdl
 from fdl.models.transformer import patches
+from tests.programs import array, waves
 
 KEY = jax.random.key(0)
 
 
 def normals(*shape, dtype):
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
+    return array(np.random.default_rng(0).standard_normal(shape), dtype)
 
 
 def shaken(params):
@@ -22,7 +23,7 @@ def shaken(params):
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(1)
     return tree.unflatten(
-        [leaf + jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+        [leaf + array(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     )
 
 
@@ -70,7 +71,7 @@ def test_a_block_and_its_gradient_match_torch(kind, dtype, bound):
         )
         given = {"context": context} if decoder else {}
         params = shaken(block.init(KEY, x, **given)[0])
-        weight = jnp.cos(jnp.arange(x.size, dtype=dtype)).reshape(x.shape)
+        weight = waves(x)
 
         @jax.jit
         def both(x):

@@ -17,7 +17,6 @@ CASES = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not N
 ULPS, APART = 8, 1e-8
 
 
-@pytest.mark.bits
 @pytest.mark.slow
 def test_each_update_is_optaxs_from_the_same_values(standard_promotion):
     pairs = {name: against_optax.pair_of(name, case) for name, case in CASES.items()}

@@ -53,15 +53,25 @@ def path(name):
 
     def run(params, gradients):
         params = case.start(params)
+        dtypes = jax.tree.map(lambda gradient: gradient.dtype, gradients)
 
         def step(state, gradient):
-            updates, state = optimizer.update(gradient, state, params)
-            return state, getattr(updates, "fast", updates)
+            updates, state = optimizer.update(read_as(dtypes, gradient), state, params)
+            return state, bits_of(getattr(updates, "fast", updates))
 
-        state, updates = jax.lax.scan(step, optimizer.init(params), gradients)
-        return updates, state
+        state, updates = jax.lax.scan(step, optimizer.init(params), bits_of(gradients))
+        return read_as(dtypes, updates), state
 
     return jax.jit(run)
+
+
+def bits_of(tree):
+    """Integers, because XLA copies all steps of a scan in half precision at each step."""
+    return jax.tree.map(lambda x: x.view(f"uint{8 * x.dtype.itemsize}"), tree)
+
+
+def read_as(dtypes, tree):
+    return jax.tree.map(lambda dtype, x: x.view(dtype), dtypes, tree)
 
 
 def gradients_of(sizes):
@@ -76,8 +86,13 @@ def test_every_optimizer_has_defaults():
     assert names | {"adafactor", "lbfgs", "sam", "soap"} <= {n.split()[0] for n in DEFAULTS}
 
 
-@pytest.mark.bits
-@over_defaults
+@pytest.mark.parametrize(
+    "name",
+    [  # Schedule-Free computes x from y and z by a difference, which enlarges roundings.
+        pytest.param(name, marks=[pytest.mark.bits] if "schedule_free" in name else [])
+        for name in DEFAULTS
+    ],
+)
 def test_half_precision_is_float32_rounded_once(name):
     """A gradient of 0, then 1,000 of 1, then 5,000 of 0.01; three dtypes side by side.
 
@@ -402,6 +417,11 @@ MASTERS = {
 }
 
 
+@functools.cache
+def fine_run(name):
+    return jax.jit(functools.partial(run, MASTERS[name](lambda optimizer: optimizer)))
+
+
 @pytest.mark.bits
 @pytest.mark.parametrize("name", MASTERS)
 @over_halves
@@ -410,16 +430,16 @@ def test_coarse_weights_are_the_float32_run_rounded(name, dtype):
     rng = np.random.default_rng(0)
     shapes = {"w": (3, 2), "b": (2,), "f": (2,)}
     dtypes = {"w": dtype, "b": dtype, "f": jnp.float32}
-    draw = lambda *lead: {k: jnp.asarray(rng.standard_normal(lead + s)) for k, s in shapes.items()}  # noqa: E731
+    draw = lambda *lead: {k: rng.standard_normal(lead + s) for k, s in shapes.items()}  # noqa: E731
     params = cast(draw(), dtypes)
     gradients = cast(draw(60), dtypes)
     single = dict.fromkeys(shapes, np.float32)
-    coarse, fine = MASTERS[name](optim.master_weights), MASTERS[name](lambda optimizer: optimizer)
+    coarse = MASTERS[name](optim.master_weights)
     path, _ = jax.jit(functools.partial(run, coarse))(params, gradients)
-    exact, _ = jax.jit(functools.partial(run, fine))(cast(params, single), cast(gradients, single))
+    exact, _ = fine_run(name)(cast(params, single), cast(gradients, single))
     for key, want in dtypes.items():
         assert path[key].dtype == want
-        assert_equal(path[key], exact[key].astype(want))
+        assert_equal(path[key], np.asarray(exact[key]).astype(want))
     twice = jax.tree.map(lambda x: np.stack([x, -x]), (params, gradients))
     if name == "adamw":
         both, _ = jax.jit(jax.vmap(functools.partial(run, coarse)))(*twice)

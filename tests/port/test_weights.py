@@ -27,13 +27,14 @@ from fdl import optim
 from fdl.port import weights
 from fdl.port.weights import _CODES
 from tests.oracles.cases import SHAPES
+from tests.programs import array
 from tests.registry import OPTIMIZERS
 
 
 def tree():
     rng = np.random.default_rng(0)
     return {
-        "encoder": {"w": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "b": jnp.zeros(2)},
+        "encoder": {"w": array(rng.normal(size=(3, 2))), "b": jnp.zeros(2)},
         "blocks": [jnp.arange(4.0), {"scale": jnp.float32(2)}],
         "half": jnp.asarray([1.5, -2.25], jnp.bfloat16),
         "count": jnp.asarray(7, jnp.int32),

@@ -18,6 +18,7 @@ from optax.contrib import MuonDimensionNumbers
 import fdl
 from fdl import optim
 from tests.oracles.optimizers import ORACLES
+from tests.programs import array, in_one_program
 from tests.toys import halving
 from tests.trees import assert_equal, kinds, stacked
 
@@ -25,7 +26,7 @@ from tests.trees import assert_equal, kinds, stacked
 def numbers(seed, dtype=jnp.float32):
     """Matrices of both orientations, leaves of more axes, equal axes, and leaves of fewer axes."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+    draw = lambda *shape: array(rng.standard_normal(shape), dtype)  # noqa: E731
     layer = {"v": draw(3, 7), "k": draw(2, 4, 3), "tie": draw(4, 4)}
     return {"w": draw(6, 4), "layer": layer, "b": draw(4), "s": draw()}
 
@@ -141,7 +142,6 @@ def assert_ulps(found, expected, most):
             assert np.abs(x - y).max(initial=0) <= most * unit, path
 
 
-@pytest.mark.bits
 @over_pairs
 def test_updates_and_states_are_optaxs(name, standard_promotion):
     """60 steps, each from the same state, each state given to the other side in turn."""
@@ -399,7 +399,9 @@ def test_a_run_is_differentiable_by_its_rate(name):
 
     with jax.enable_x64(True):
         errors = fdl.check_gradient(
-            jax.jit(lambda rate: loss_of(jax.tree.map(lambda p: p[-1], path_of(make(rate), 6)))),
+            in_one_program(
+                lambda rate: loss_of(jax.tree.map(lambda p: p[-1], path_of(make(rate), 6)))
+            ),
             jnp.float64(0.03),
             tolerance=1e-6,
         )
@@ -415,7 +417,6 @@ def test_many_rates_at_once(name):
         assert_equal(jax.tree.map(lambda leaf: leaf[1], ends), alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.bits
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
 def test_optaxs_wrappers_take_it(name, standard_promotion):
     params = numbers(0)

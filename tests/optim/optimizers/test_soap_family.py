@@ -10,6 +10,7 @@ import pytest
 import fdl
 from fdl import optim
 from tests.oracles.optimizers import ORACLES
+from tests.programs import array
 from tests.trees import assert_equal, kinds, stacked
 
 # Square, and a vector of two: the first factor's eigenvectors are then unique up to their sign.
@@ -18,7 +19,7 @@ SHAPES = {"w": (4, 4), "k": (3, 3, 3), "b": (2,), "s": ()}
 
 def numbers(seed, dtype=None, shapes=SHAPES):
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in shapes.items()}
+    return {name: array(rng.standard_normal(shape), dtype) for name, shape in shapes.items()}
 
 
 CASES = {

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdl import optim
+from tests.programs import array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,7 @@ def exact(name, counts):
         return case.oracle(np.asarray(counts, np.float64))
     theirs = joined(optax) if name == "join_schedules" else case.theirs()
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        counts = jnp.asarray(np.asarray(counts), jnp.int64)
+        counts = array(np.asarray(counts), jnp.int64)
         # Some schedules of optax return a constant that is not an array.
         return np.asarray(jax.vmap(lambda count: jnp.float64(theirs(count)))(counts))
 
@@ -384,15 +385,15 @@ def test_a_schedule_is_differentiable_by_its_arguments(name):
         return (jax.vmap(schedule)(counts) * weights).sum()
 
     with jax.enable_x64(True):
-        start = {key: jnp.float64(value) for key, value in numbers.items()}
-        value, found = jax.jit(jax.value_and_grad(total))(start)
+        with_python = lambda: (jax.vmap(case.ours())(counts) * weights).sum()  # noqa: E731
+        both = jax.jit(lambda numbers: (*jax.value_and_grad(total)(numbers), with_python()))
+        start = {key: np.float64(value) for key, value in numbers.items()}
+        value, found, expected = both(start)
         assert np.isfinite(value)
-        with_python = jax.vmap(case.ours())(counts) * weights
-        np.testing.assert_allclose(value, with_python.sum(), rtol=1e-10)
-        compiled_total = jax.jit(total)
+        np.testing.assert_allclose(value, expected, rtol=1e-10)
         for key, x in start.items():
             h = 1e-5 * max(1.0, float(x))
-            up, down = (compiled_total({**start, key: x + d}) for d in (h, -h))
+            up, down = (float(both({**start, key: x + d})[0]) for d in (h, -h))
             np.testing.assert_allclose(found[key], (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
 
 

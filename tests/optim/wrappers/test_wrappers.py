@@ -15,6 +15,7 @@ import pytest
 import fdl
 from fdl import optim
 from tests.optim.schedules.test_schedules import SCHEDULES
+from tests.programs import array
 from tests.trees import NEAR, assert_equal, kinds, stacked, tree
 
 
@@ -276,7 +277,7 @@ def test_a_gradient_within_bounds_passes_to_the_bit_and_one_beyond_is_at_the_bou
 @pytest.mark.parametrize("shape", [(), (4,), (1, 4), (2, 3), (2, 3, 4), (2, 2, 3, 4), (2,) * 5])
 def test_the_units_of_adaptive_clipping_are_those_of_optax(shape):
     rng = np.random.default_rng(0)
-    g, w = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for _ in range(2))
+    g, w = (array(rng.standard_normal(shape)) for _ in range(2))
     ours, theirs = optim.adaptive_grad_clip(0.3), optax.adaptive_grad_clip(0.3)
     found = ours.update(g, ours.init(w), w)[0]
     np.testing.assert_allclose(found, theirs.update(g, theirs.init(w), w)[0], rtol=1e-6)
@@ -401,7 +402,7 @@ def test_a_step_that_is_not_finite_is_skipped_until_there_are_too_many():
 def test_k_small_batches_are_one_large_one(k):
     """Adam on means of 20 rows at once, and of k pieces of them: the same path."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((6, 20, 3)), jnp.float32)
+    x = array(rng.standard_normal((6, 20, 3)))
     gradient = jax.grad(lambda w, rows: jnp.mean(jnp.tanh(rows @ w) ** 2))
     whole, pieces = optim.adam(0.1), optim.accumulate(optim.adam(0.1), k)
 
@@ -449,7 +450,7 @@ def test_one_nan_gradient_affects_only_its_step():
 
 def blocks(stacked_leaves):
     rng = np.random.default_rng(0)
-    one = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    one = lambda *shape: array(rng.standard_normal(shape))  # noqa: E731
     names = ["block"] if stacked_leaves else ["block/0", "block/1"]
     lead = (2,) if stacked_leaves else ()
     tree = {}
