@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
-    """A decorator for a layer's factory: the argument `what` may be one integer for all axes.
+    """Decorates a layer's factory, so that its argument `what` may be one integer for all axes.
 
     Without the decorator, the argument must be a tuple with one integer for each spatial axis of x.
     If the argument is one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to

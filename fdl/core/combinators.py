@@ -148,7 +148,7 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 
 
 def frozen(layer: Any) -> Layer:
-    """The same layer, but its params do not learn: for fine-tuning the layers before or after.
+    """The same layer, but training does not change its params. Use it to fine-tune other layers.
 
     It always runs with train=False: batch norm uses its running statistics and does not update
     them, and dropout is off. The gradient with respect to its params is 0; the gradient with
@@ -189,7 +189,7 @@ def frozen(layer: Any) -> Layer:
 
 
 def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
-    """The same layer for x with several batch axes: they are merged to one before it is called.
+    """The same layer for x with several batch axes, which are merged into one before the call.
 
     For example, a layer for images [B, H, W, C] then takes videos [B, T, H, W, C].
 

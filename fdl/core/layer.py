@@ -122,7 +122,7 @@ def stateless(model: Layer) -> Callable[..., Any]:
       The model's forward pass with train=False, as a pure function of params and x.
 
     Raises:
-      PathError: the returned function is called and the model has state; the message names the
+      PathError: raised by the returned function if the model has state; the message names the
         layers that have state.
 
     Example:

@@ -38,7 +38,7 @@ def repeat(
     Args:
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
       n: number of blocks, >= 1.
-      scan: True for the scanned form, False for the unrolled form; by default n > 16.
+      scan: True for the scanned form, False for the unrolled form. By default, n > 16 is scanned.
       policy: a function of `jax.checkpoint_policies`, which decides which inner values the forward
         pass stores; the backward pass recomputes the others. By default, the unrolled form stores
         all inner values, and the scanned form stores the results of matrix products, which is

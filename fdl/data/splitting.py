@@ -1,4 +1,4 @@
-"""Rows for training and for testing, and rows that repeat what is rare.
+"""Splits rows for training and testing, and repeats rows of rare classes.
 
 N is the number of rows.
 """
@@ -51,7 +51,7 @@ def split(data: Any, test: float = 0.2, *, seed: int = 0, stratify: Any = None) 
 
 
 def folds(data: Any, k: int, *, seed: int = 0, stratify: Any = None) -> Iterator[Split]:
-    """Divides the rows at random into k parts, and tests on each of them, for cross-validation.
+    """Divides the rows at random into k parts for cross-validation; each part is the test set once.
 
     Args:
       data: as in `split`.

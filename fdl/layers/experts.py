@@ -41,7 +41,7 @@ def mixture_of_experts(
 
     Args:
       expert: a layer from [..., D] to [..., F], such as `feed_forward(64, hidden=256)`.
-      count: E, the number of experts, which have separate weights, >= 1.
+      count: E >= 1, the number of experts. Each expert has its own weights.
       top_k: k, the number of experts for each token, 1 to E.
       capacity_factor: > 0, not traced, because it determines the size of an array, C =
         ceil(capacity_factor * k * T / E). None gives every expert room for all tokens.

@@ -245,8 +245,8 @@ def batch_norm(
     the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
     batch. A batch without examples, or with a mask that is False everywhere, does not change them.
     Outside training, mean and variance are the running statistics. If the batch is sharded over
-    devices, mean and variance are over all devices, and no axis name is needed: they are reductions
-    over array axes, which XLA distributes.
+    devices, mean and variance are computed over all devices. You need no axis name, because XLA
+    does this for reductions over array axes.
 
     Args:
       momentum: the weight of the old running statistics, in [0, 1], may be traced. The momentum of
@@ -348,7 +348,7 @@ def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
 
 
 def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
-    """The running statistics after a batch with `count` values per channel, a number or [C]."""
+    """The running statistics after a batch; `count` is the number of values per channel, or [C]."""
     mean, variance = (each.ravel() for each in batch.moments())
     if unbiased:
         most = float(jnp.finfo(variance.dtype).max)

@@ -36,14 +36,14 @@ def softmax_cross_entropy(
         classes.
       class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
         still divides by the number of examples, whereas torch divides by the sum of the labels'
-        class weights. To get torch's mean, leave class_weight out and set the weight of each
-        example in the batch to the class weight of its label.
+        class weights. To get torch's mean, do not pass class_weight. Pass (x, y, weight) as the
+        batch, where weight is the class weight of each label.
       ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if
         the loss is wrapped in another function, such as a lambda, `supervised` cannot see the
-        option, and the zeros enter the means. A lambda that only sets options can be left out:
-        write `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`. With any other function,
+        option, and the zeros enter the means. You do not need a lambda to set options: write
+        `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`. With any other function,
         put the weight `labels != -100` into the batch.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.

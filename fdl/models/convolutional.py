@@ -85,10 +85,10 @@ def resnet(
         of the paper's network for small images, which has three stages of n basic blocks.
       width: the number of channels of the first stage.
       block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
-        3 x 3. A "bottleneck" block has three, 1 x 1, 3 x 3 and 1 x 1; the last has four times as
-        many channels. Where a stage halves the image, the 3 x 3 convolution of its first block has
-        stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1 convolution has
-        stride 2 instead, as in the paper.
+        3 x 3. A "bottleneck" block has three convolutions: 1 x 1, 3 x 3 and 1 x 1. The last one has
+        four times as many channels. Where a stage halves the image, the 3 x 3 convolution of its
+        first block has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1
+        convolution has stride 2 instead, as in the paper.
       stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.

@@ -49,7 +49,7 @@ def encoder_block(
       features: D, the number of features of each token.
       hidden: the hidden width of the feed-forward layer; by default 4 * D.
       kv_heads: the number of heads of keys and values, as in `attention`; by default `heads`.
-      causal: True hides from each token the tokens after it.
+      causal: True: a token does not see the tokens after it.
       rotary: True rotates queries and keys by their positions; False does not. It may also be a
         function that does the rotation, as in `attention`.
       norm: the normalization, a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default
@@ -111,7 +111,7 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A causal `encoder_block`, with attention to a context before the feed-forward layer.
+    """A causal `encoder_block` with a second attention, which attends to a context.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in

@@ -37,7 +37,7 @@ def leafwise(
       make_state: type of the state. It has one field for each slot, and `count` if `counted`.
       slots: name of the state's field -> function that takes a parameter and returns the first
         value of the slot. The rule takes the slots in the order of this mapping.
-      counted: True counts the steps in the state.
+      counted: if True, the state contains a counter of the steps.
       uses_params: True passes w to the rule.
 
     Returns:

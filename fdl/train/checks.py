@@ -1,4 +1,4 @@
-"""Checks of the types of arguments of training, which find arguments in the wrong order."""
+"""Type checks for training functions. They detect arguments passed in the wrong order."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How data reach the compiled chunks: arrays as they are, sources in stacks that a thread reads."""
+"""Gives data to the compiled chunks: arrays unchanged, sources in stacks that a thread reads."""
 
 import itertools
 import queue
@@ -23,7 +23,7 @@ AHEAD = 2  # how many stacks are read ahead
 
 
 def steps_in_stack(batch: Any, most: int | None) -> int:
-    """K, the number of steps for which a source is read at a time."""
+    """K, the number of batches that are read from a source at once, one for each step."""
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch))
     return most or max(1, min(MOST_STEPS, STACK_BYTES // max(size, 1)))
 
@@ -45,7 +45,7 @@ class InMemory:
         return self.data
 
     def report(self) -> dict[str, float]:
-        """What a record says of the data: nothing."""
+        """Values to add to a record: none for arrays."""
         return {}
 
 
@@ -54,7 +54,7 @@ class Ahead:
 
     Args:
       source: where the batches come from.
-      plan: what `fit` is about to do; its chunks end at the records.
+      plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
       size: K, the number of steps in a stack. A shorter chunk is filled up with zeros, so that all
         stacks have the same shape.
     """
@@ -74,7 +74,7 @@ class Ahead:
     def __exit__(self, *error: Any) -> None:
         self.closed.set()
         while self.thread.is_alive():
-            try:  # makes room, so that a thread that waits for it sees that all is over
+            try:  # the thread may wait for a place in the queue; then it sees `closed`
                 self.ready.get(timeout=0.05)
             except queue.Empty:
                 continue
@@ -89,7 +89,7 @@ class Ahead:
         return stack
 
     def report(self) -> dict[str, float]:
-        """The share of the time since the last call in which training waited for the source."""
+        """The share of the time that training waited for the source, since this was last called."""
         now = time.perf_counter()
         share = self.waited / max(now - self.since, 1e-9)
         self.waited, self.since = 0.0, now

@@ -32,14 +32,14 @@ class Result(NamedTuple):
 
     Args:
       run: the run after the last step.
-      history: a list of records. Each record is a dict with step, epoch, seconds, the mean training
-        loss and metrics over the steps since the previous record, the validation loss and metrics,
-        whose names begin with `val_`, and the learning rate of the next step, if
-        `fdl.optim.rate_of` finds it. `pandas.DataFrame(result.history)` is a table of it.
+      history: a list of records. Each record is a dict with step, epoch and seconds; the mean
+        training loss and metrics over the steps since the previous record; and the validation loss
+        and metrics, whose names begin with `val_`. If `fdl.optim.rate_of` finds the learning rate
+        of the next step, it is there too. `pandas.DataFrame(result.history)` is a table of it.
       reason: why training ended: "done", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "not
         finite", "failed: ...", or the reason that a hook gave.
-      unfinished: what the next call of `fit` needs besides the run, for example the number of
-        records without a better value, for `early_stop`.
+      unfinished: what the next call of `fit` needs besides the run. For example, `early_stop` needs
+        the number of records since the best value.
     """
 
     run: Run

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_count, check_number
+from fdl.checks import check_count, check_number, decimal
 from fdl.data.arrays import to_jax
 from fdl.train.checks import check_mode, check_objective_given
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples
@@ -339,7 +339,7 @@ def _nothing(run: Run) -> dict[str, Any]:
 def _cut(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """The places of the smallest scores, a share of them but at least one, and of the others."""
     order = scores.argsort(kind="stable")
-    count = max(1, math.ceil(share * len(scores)))
+    count = max(1, math.ceil(decimal(share) * len(scores)))
     return np.sort(order[:count]), np.sort(order[count:])
 
 

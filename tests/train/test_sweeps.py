@@ -277,6 +277,14 @@ def test_settings_stop_at_rungs_and_the_others_go_on_unchanged():
     assert halved.diverged().tolist() == [[False] * 2] * 8 + [[True] * 2]
 
 
+def test_the_share_that_goes_on_is_the_decimal_that_was_written():
+    """0.1 * 30 is a little more than 3 in floating point; three go on."""
+    how = {"seeds": [0], "batch_size": 4, "steps": 2, "rungs": [1], "keep": 0.1}
+    rates = np.linspace(0.01, 0.4, 30)
+    found = fdl.sweep(SQUARE, from_zero, fdl.sgd, {"learning_rate": rates}, ONES, **how)
+    assert (found.stopped == 2).sum() == 3
+
+
 def test_a_second_sweep_with_the_same_optimizer_compiles_nothing():
     how = {"seeds": [0], "batch_size": 4, "steps": 4}
     first = fdl.sweep(SQUARE, from_zero, momentum, GRID, ONES, **how)
@@ -512,7 +520,7 @@ SEEDED_BUGS = {
             ("steps[reached.argmax(-1)]", "reached.argmax(-1)"),
             ("np.int32(step - done)", "np.int32(step)"),
             ("stopped[left[out]] = step", "pass"),
-            ("math.ceil(share * len(scores))", "math.floor(share * len(scores))"),
+            ("math.ceil(decimal(share) * len(scores))", "math.ceil(share * len(scores))"),
             ("[parts[place] for place in range(len(settings))]", "list(parts.values())"),
             ("{name: column[on] for", "{name: column[: len(on)] for"),
         ],

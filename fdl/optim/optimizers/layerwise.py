@@ -1,4 +1,4 @@
-"""LARS and LAMB, for very large batches: the step of a leaf is proportional to its norm."""
+"""LARS and LAMB, for very large batches: a step is proportional to the norm of its weights."""
 
 from typing import Any
 
