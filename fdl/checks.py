@@ -178,7 +178,7 @@ def fitting(who: str, what: str, x: Any) -> Any:
     if at is not None:
         raise PathError(
             f"expected {what} that {dtype} can hold, got {x[at]} at {list(at)} of {kind(x)}; use "
-            "smaller numbers, or 64 bits: jax.config.update('jax_enable_x64', True)",
+            "smaller numbers, or enable 64 bits with jax.config.update('jax_enable_x64', True)",
             layer=who,
         )
     return jnp.asarray(x)

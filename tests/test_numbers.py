@@ -515,7 +515,7 @@ SEEDED_BUGS = {
             ("jnp.sign(jnp.diagonal(r))", "1"),
             ("size // 2 for size", "0 for size"),
             ("outputs // groups, dtype", "outputs, dtype"),
-            ("math.ceil(decimal(share) * shape[0])", "math.floor(zero)"),
+            ("math.ceil(decimal(share) * shape[0])", "math.floor(share * shape[0])"),
             (".argsort(0)", ".argsort(1)"),
             ("jnp.asarray(scale, dtype) * jnp.eye", "jnp.eye"),
             ("jnp.asarray(scale, dtype) * jnp.eye", "scale * jnp.eye"),
