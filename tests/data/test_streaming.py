@@ -132,10 +132,10 @@ def test_a_slow_source_is_named(capsys):
 
     shares = []
     watch = [fdl.progress(), lambda record, run: shares.append(record["waiting"])]
-    train(fdl.data.source(slow), steps=20, watch=watch)
-    assert shares[-1] > 0.5
+    train(fdl.data.source(slow), steps=80, watch=watch)  # the first stacks are read ahead
+    assert shares[-1] > 0.3
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("step     20  loss ")
+    assert line.startswith("step     80  loss ")
     assert "waits for the data " in line and line.endswith("% of the time")
 
 
