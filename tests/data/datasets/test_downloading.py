@@ -68,8 +68,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def body(self, content):
-        self.wfile.write(content)
+        # Before the write, because the test goes on as soon as it has the bytes.
         self.server.sent[self.number] += len(content)
+        self.wfile.write(content)
 
     def log_message(self, *args):
         pass
