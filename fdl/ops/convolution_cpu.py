@@ -118,7 +118,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
     x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
     each = period * apart // stride
     end = extent - stride - low + apart - 1
-    if end < 0:
+    if -x.shape[-2] < end < 0:
         x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
     axes = "DHW"[-len(spread) :]
     y = jax.lax.conv_general_dilated(

@@ -397,6 +397,9 @@ def windows(draw):
 @example(Window((5, 6), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)), 2).via("a product with gaps")
 @example(Window((4,), (2,), (1,), ((3, 5),), (1,)), 2).via("windows beside the image")
 @example(Window((7,), (2,), (3,), ((0, 0),), (1,)), 0).via("no images")
+@example(Window((1, 1, 1), (1, 2, 1), (1, 1, 3), ((0, 0), (0, 1), (2, 0)), (1, 1, 1)), 1).via(
+    "a window of padding alone"
+)
 def test_any_window_equals_the_definition_and_its_gradients_are_transposes(window, images):
     """In integers, where float32 is exact."""
     random = np.random.default_rng(images)
