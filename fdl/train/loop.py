@@ -148,9 +148,7 @@ def fit(
     named = {} if rate(first) is None else {"learning_rate": rate}
     epoch = [] if examples is None else ["epoch"]
     names = ("step", *epoch, *named, *zeros, *validated, "seconds")
-    plan = Plan(
-        *(objective, optimizer, data, sample, examples, batch_size, first, last, every, names)
-    )
+    plan = Plan(objective, optimizer, data, sample, examples, batch_size, first, last, every, names)
     program = functools.partial(advance, **settings)
     measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
     result = _Loop(plan, hooks, program, measure, zeros, run).result(chunk)

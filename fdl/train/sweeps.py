@@ -4,6 +4,7 @@ R settings, S seeds, P records of a training run.
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -225,15 +226,15 @@ def swept(who: str, **given: Any) -> Sweep:
     if isinstance(objective, Supervised):
         mixes_examples(objective, *begun[0], data, batch_size)  # raises if its model does
     validation = to_jax(validation, who, "validation data")
-    validate: Callable[[Run], dict[str, Any]] = _nothing
-    if validation is not None:
-        whole = mixes_examples(objective, *begun[0], validation, batch_size)
-        size = batch_size if whole else BATCH_SIZE
-        how = {"objective": objective, "batch_size": size, "whole": whole}
-        validate = functools.partial(evaluated, data=validation, **how)
+    validate = _validation(objective, begun[0], validation, batch_size)
     watched = given["monitor"] if validation is None else f"val_{given['monitor']}"
     return _train(
-        *(objective, given["make"], settings, begun, data, validate),
+        objective,
+        given["make"],
+        settings,
+        begun,
+        data,
+        validate,
         seeds=np.asarray(seeds),
         batch_size=batch_size,
         records=np.unique([*range(every, last, every), *rungs, last]),
@@ -267,6 +268,11 @@ class _Judge(NamedTuple):
         mean = self.curve(curves)[..., -1].mean(1)
         return np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)
 
+    def best(self, curves: dict[str, np.ndarray]) -> int | None:
+        """The setting with the best score; None if a seed of each setting diverged."""
+        scores = self.scores(curves)
+        return int(scores.argmin()) if np.isfinite(scores).any() else None
+
     def steps_to_target(
         self, curves: dict[str, np.ndarray], steps: np.ndarray
     ) -> np.ndarray | None:
@@ -298,8 +304,8 @@ def _train(
     left, parts = np.arange(len(settings)), dict[int, Run]()
     stopped = np.full(len(settings), records[-1])
     rows: list[dict[str, np.ndarray]] = []
-    done, taken_steps, seconds, compile_seconds = 0, 0, 0.0, 0.0
-    for step in map(int, records):
+    taken_steps, seconds, compile_seconds = 0, 0.0, 0.0
+    for done, step in itertools.pairwise([0, *map(int, records)]):
         if not rows or done in rungs:
             # Zero steps: this compiles the program for this number of members.
             (run, _), spent = _timed(advance_members, run, columns, data, np.int32(0), **how)
@@ -317,14 +323,15 @@ def _train(
             stopped[left[out]] = step
             run, left = taken(run, on), left[on]
             columns = {name: column[on] for name, column in columns.items()}
-        done = step
     curves = _stacked(rows)
-    score = judge.scores(curves)
-    parts |= {int(place): taken(run, [at]) for at, place in enumerate(left)}
     return Sweep(
-        *(settings, seeds, records, curves, judge.watched),
-        best=int(score.argmin()) if np.isfinite(score).any() else None,
-        run=settings_first(joined([parts[place] for place in range(len(settings))])),
+        settings=settings,
+        seeds=seeds,
+        steps=records,
+        curves=curves,
+        monitor=judge.watched,
+        best=judge.best(curves),
+        run=_all_members(parts, run, left),
         stopped=stopped,
         steps_to_target=judge.steps_to_target(curves, records),
         seconds_per_step=seconds / taken_steps,
@@ -332,8 +339,22 @@ def _train(
     )
 
 
-def _nothing(run: Run) -> dict[str, Any]:
-    return {}
+def _validation(
+    objective: Objective, begun: tuple[Any, Any], validation: Any, batch_size: int
+) -> Callable[[Run], dict[str, Any]]:
+    """A function that evaluates all members on the validation data; it gives {} without data."""
+    if validation is None:
+        return lambda run: {}
+    whole = mixes_examples(objective, *begun, validation, batch_size)
+    size = batch_size if whole else BATCH_SIZE
+    how = {"objective": objective, "batch_size": size, "whole": whole}
+    return functools.partial(evaluated, data=validation, **how)
+
+
+def _all_members(parts: dict[int, Run], run: Run, left: np.ndarray) -> Run:
+    """The members of all settings: those that stopped, in `parts`, and those that are left."""
+    parts = parts | {int(place): taken(run, [at]) for at, place in enumerate(left)}
+    return settings_first(joined([parts[place] for place in sorted(parts)]))
 
 
 def _cut(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -291,7 +291,8 @@ def test_other_data_or_settings_warn(tmp_path, kind):
 def test_the_same_settings_warn_of_nothing(tmp_path):
     train(begin(sgd()), 10, fdl.checkpoints(tmp_path))
     saved = fdl.checkpoints(tmp_path)
-    train(saved.latest(begin(sgd())), 20, saved)
+    result = train(saved.latest(begin(sgd())), 20, saved)  # warnings are errors here
+    assert saved.found["optimizer"] == saved.about["optimizer"] and result.reason == "done"
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):

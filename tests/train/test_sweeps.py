@@ -521,7 +521,7 @@ SEEDED_BUGS = {
             ("np.int32(step - done)", "np.int32(step)"),
             ("stopped[left[out]] = step", "pass"),
             ("math.ceil(decimal(share) * len(scores))", "math.ceil(share * len(scores))"),
-            ("[parts[place] for place in range(len(settings))]", "list(parts.values())"),
+            ("[parts[place] for place in sorted(parts)]", "list(parts.values())"),
             ("{name: column[on] for", "{name: column[: len(on)] for"),
         ],
     ),
