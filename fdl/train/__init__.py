@@ -4,6 +4,8 @@ from fdl.public_names import public as _public
 from fdl.train.sweeps import Sweep as Sweep
 from fdl.train.sweeps import sweep as sweep
 from fdl.train.comparison import compare_optimizers as compare_optimizers
+from fdl.train.ensembles import Ensemble as Ensemble
+from fdl.train.ensembles import ensemble as ensemble
 from fdl.train.evaluation import evaluate as evaluate
 from fdl.train.evaluation import predict as predict
 from fdl.train.hooks import Observer as Observer

@@ -129,6 +129,10 @@ class Checkpoints(Observer):
         self.found, result = read(self.folder / str(steps[-1]), like)
         return result
 
+    def resume(self, run: Run) -> Run | Result | None:
+        """The newest run in the folder, from which a sweep goes on; None if there is none."""
+        return self.latest(run) if self.steps() else None
+
     def begin(self, plan: Plan) -> None:
         """Takes hold of the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
@@ -289,7 +293,7 @@ def _about(plan: Plan) -> dict[str, Any]:
     """What a checkpoint says of the program that made it."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     return {
-        "seed": int(plan.run.seed),
+        "seed": np.asarray(plan.run.seed).tolist(),
         "versions": {"fdl": __version__, **versions},
         "platform": jax.default_backend(),
         "data": _data(plan.data),
@@ -297,6 +301,7 @@ def _about(plan: Plan) -> dict[str, Any]:
         "record_every": plan.record_every,
         "objective": described(plan.objective),
         "optimizer": description(plan.optimizer),
+        "settings": plan.settings,
     }
 
 
@@ -321,6 +326,7 @@ def _warn_of_differences(found: dict[str, Any], now: dict[str, Any]) -> None:
         "record_every": "the steps of the records",
         "objective": "the loss",
         "optimizer": "the updates",
+        "settings": "the updates",
         "versions": "the rounding",
         "platform": "the rounding",
     }

@@ -9,7 +9,8 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl.checks import described, is_number
-from fdl.train.sweeps import KEEP, Sweep, swept
+from fdl.train.sweep_arguments import Options
+from fdl.train.sweeps import Sweep, swept
 from fdl.typing import Objective
 
 
@@ -103,19 +104,24 @@ def compare_optimizers(
             "pass {'adam': fdl.adam} or the like"
         )
     _check_rates(rates)
-    given = {
-        "settings": {"learning_rate": rates},
-        **{"objective": objective, "init": init, "data": data, "seeds": seeds},
-        **{"batch_size": batch_size, "epochs": epochs, "steps": steps, "validation": validation},
-        **{"record_every": record_every, "monitor": monitor, "mode": mode, "target": target},
-        **{"rungs": (), "keep": KEEP},
-    }
-    found = {}
+    options = Options(
+        seeds=seeds,
+        batch_size=batch_size,
+        epochs=epochs,
+        steps=steps,
+        validation=validation,
+        record_every=record_every,
+        monitor=monitor,
+        mode=mode,
+        target=target,
+    )
+    by_name, settings = {}, {"learning_rate": rates}
     for name, make in optimizers.items():
         by_rate = functools.partial(_by_rate, make)
-        found[name] = swept("compare_optimizers", make=by_rate, **given)
-        _warn_at_the_edge(name, found[name])
-    return found
+        found = swept("compare_optimizers", objective, init, by_rate, settings, data, options)
+        by_name[name] = found
+        _warn_at_the_edge(name, found)
+    return by_name
 
 
 def _by_rate(make: Callable[[Any], GradientTransformation], learning_rate: Any) -> Any:

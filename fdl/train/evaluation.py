@@ -150,14 +150,16 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
     """
     if hasattr(params, "params") and hasattr(params, "state"):
         state = params.state if state is None else state
-        opt_state = getattr(params, "opt_state", ())
+        run, opt_state = params, getattr(params, "opt_state", ())
         params = params.params
         if has_eval_params(opt_state, params):
-            params = _eval_params(opt_state, params)
+            of_members = np.ndim(getattr(run, "seed", 0)) > 0  # a run of a sweep, [R, S, ...]
+            params = (_eval_params_of_members if of_members else _eval_params)(opt_state, params)
     return params, {} if state is None else state
 
 
 _eval_params = jax.jit(eval_params)
+_eval_params_of_members = jax.jit(jax.vmap(jax.vmap(eval_params)))
 
 
 def check_objective(objective: Objective, params: Any, state: Any, data: Any) -> int:

@@ -27,7 +27,7 @@ Record = dict[str, float]
 
 
 class Plan(NamedTuple):
-    """What `fit` is about to do, as it tells each `Observer` before the first step.
+    """What `fit` or `sweep` is about to do, as it tells each `Observer` before the first step.
 
     Args:
       objective, optimizer, batch_size: the arguments of `fit`.
@@ -38,6 +38,8 @@ class Plan(NamedTuple):
       last: the step at which training ends.
       record_every: the number of steps from one record to the next.
       names: the names of the values in each record.
+      settings: in a sweep, the settings of hyper-parameters; the optimizer is that of the first,
+        and the run holds all members. None in `fit`.
     """
 
     objective: Objective
@@ -49,7 +51,8 @@ class Plan(NamedTuple):
     run: Run
     last: int
     record_every: int
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    settings: list[dict[str, float]] | None = None
 
 
 class Observer:
@@ -88,6 +91,14 @@ class Observer:
           run: the run before the first step.
         """
 
+    def resume(self, run: Run) -> Any:
+        """Called by a sweep before it begins: the `Result` from which to go on, or None.
+
+        Args:
+          run: the run at step 0, with all members.
+        """
+        return None
+
     def begin(self, plan: Plan) -> str | None:
         """Called before the first step; may return a reason not to take it."""
 
@@ -122,7 +133,8 @@ class Hooks:
     """All hooks of one `fit`. If a hook raises, training ends and the run and history are kept.
 
     Args:
-      watch: the argument of `fit`.
+      watch: the argument of `fit` or `sweep`.
+      who: the function that errors name.
 
     Attributes:
       reason: the first reason to stop that a hook returned, or "".
@@ -132,14 +144,15 @@ class Hooks:
       TypeError: `watch` is not a sequence of functions.
     """
 
-    def __init__(self, watch: Any):
+    def __init__(self, watch: Any, who: str = "fit"):
+        self.who = who
         listed = isinstance(watch, Iterable) and not isinstance(watch, str | dict)
         hooks = list(watch) if listed else [watch]
         for hook in hooks:
             if not listed or isinstance(hook, type) or not callable(hook):
                 raise TypeError(
-                    "fit: expected watch to be a list of hooks, functions (record, run) -> None, "
-                    f"got {described(hook)}; pass watch=[fdl.progress()], for example"
+                    f"{who}: expected watch to be a list of hooks, functions (record, run) -> "
+                    f"None, got {described(hook)}; pass watch=[fdl.progress()], for example"
                 )
         self.observers = [hook if isinstance(hook, Observer) else _Plain(hook) for hook in hooks]
         self.reason = self.failed = ""
@@ -160,9 +173,10 @@ class Hooks:
         for observer in self.observers:
             if observer.monitor is not None and observer.monitor not in plan.names:
                 raise ValueError(
-                    f"fit: expected {described(observer)} to watch one of {', '.join(plan.names)}, "
-                    f"got {observer.monitor!r}; choose one of these, add the metric to the "
-                    "objective, or pass validation data for names that begin with val_"
+                    f"{self.who}: expected {described(observer)} to watch one of "
+                    f"{', '.join(plan.names)}, got {observer.monitor!r}; choose one of these, add "
+                    "the metric to the objective, or pass validation data for names that begin "
+                    "with val_"
                 )
         named = self._named()
         begun: list[Observer] = []
@@ -176,6 +190,11 @@ class Hooks:
             for observer in begun:
                 with self.keeping_the_run():
                     observer.end()
+
+    def resume(self, run: Run) -> Any:
+        """The `Result` from which a sweep goes on, from the first hook that has one; or None."""
+        found = (observer.resume(run) for observer in self.observers)
+        return next((result for result in found if result is not None), None)
 
     def _named(self) -> dict[str, Observer]:
         """The hooks by their names; a number tells those of equal names apart."""
@@ -200,8 +219,8 @@ class Hooks:
                 reason = observer(dict(record), run)
                 if reason is not None and not isinstance(reason, str):
                     raise TypeError(
-                        "fit: expected a hook to return None, or a reason to stop as text, got "
-                        f"{described(reason)}; return 'target reached' or the like to stop"
+                        f"{self.who}: expected a hook to return None, or a reason to stop as text, "
+                        f"got {described(reason)}; return 'target reached' or the like to stop"
                     )
                 self.reason = self.reason or reason or ""
 
@@ -232,7 +251,7 @@ class Hooks:
                 raise
             self.failed = self.failed or f"failed: {type(error).__name__}"
             warnings.warn(
-                "fit: expected to get data, evaluate, and call the hooks, got "
+                f"{self.who}: expected to get data, evaluate, and call the hooks, got "
                 f"{type(error).__name__}: {error}; training ended, and the result has the run and "
                 "the history\n" + "".join(traceback.format_exception(error)),
                 stacklevel=4,

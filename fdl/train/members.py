@@ -18,12 +18,8 @@ from optax import GradientTransformation
 
 from fdl.core.compilation import weak_jit
 from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
-from fdl.train.accumulators import added
 from fdl.train.evaluation import totals
-from fdl.train.program import zero_means
 from fdl.train.run import Run
-from fdl.train.step import train_step
-from fdl.typing import Objective
 
 Make = Callable[..., GradientTransformation]
 """A function of named hyper-parameters that gives an optimizer."""
@@ -69,36 +65,12 @@ def started(settings: Any, params: Any, state: Any, seeds: Any, *, make: Make) -
     return Run(params, state, opt_state, step, seeds)
 
 
-@weak_jit(static=["objective", "make", "batch_size"], donate=["run"])
-def advance_members(
-    run: Run,
-    settings: Any,
-    data: Any,
-    length: Any,
-    *,
-    objective: Objective,
-    make: Make,
-    batch_size: int,
-) -> tuple[Run, dict[str, Any]]:
-    """Takes `length` steps of all members; returns them and their means, [S, R], of these steps."""
-
-    @jax.jit
-    def step(setting: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
-        # This is jitted so that it is traced only once for `eval_shape` and `steps`.
-        return train_step(objective, make(**setting), run, data, batch_size)
-
-    def steps(setting: Any, run: Run) -> tuple[Run, dict[str, Any]]:
-        def body(_: Any, carry: Any) -> Any:
-            run, means = carry
-            run, new = step(setting, run, data)
-            return run, added(means, new)
-
-        zeros = zero_means(run, *step.eval_shape(setting, run, data))
-        return jax.lax.fori_loop(0, length, body, (run, zeros))
+def over_members(f: Callable[[Any, Run], Any], settings: Any, run: Run) -> tuple[Run, Any]:
+    """Applies `f(setting, run) -> (run, values)` to all members; the values are [S, R]."""
 
     def of_a_seed(run: Run) -> Any:
         axes = _of_settings(run)
-        return jax.vmap(steps, (0, axes), (axes, 0))(settings, run)
+        return jax.vmap(f, (0, axes), (axes, 0))(settings, run)
 
     return jax.vmap(of_a_seed, (OF_SEEDS,), (OF_SEEDS, 0))(run)
 
@@ -120,7 +92,7 @@ def evaluated(run: Run, data: Any, **how: Any) -> dict[str, Any]:
 
 def taken(run: Run, places: Sequence[int] | np.ndarray) -> Run:
     """The members of some of the settings."""
-    return _over_members(lambda leaf, axis: jnp.take(leaf, np.asarray(places), axis), run)
+    return _over_arrays(lambda leaf, axis: jnp.take(leaf, np.asarray(places), axis), run)
 
 
 def joined(runs: Sequence[Run]) -> Run:
@@ -133,10 +105,15 @@ def joined(runs: Sequence[Run]) -> Run:
 
 def settings_first(run: Run) -> Run:
     """The run with the axes [R, S, ...] in front of the axes of a member."""
-    return _over_members(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
+    return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
 
 
-def _over_members(f: Callable[[Any, int], Any], run: Run) -> Run:
+def settings_inside(run: Run) -> Run:
+    """The inverse of `settings_first`."""
+    return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, 0, axis), run)
+
+
+def _over_arrays(f: Callable[[Any, int], Any], run: Run) -> Run:
     """Applies `f(array, axis of the settings)` to all arrays that differ between settings."""
     parts = (run.params, run.state, run.opt_state)
     params, state, opt_state = jax.tree.map(lambda leaf: f(leaf, _axis(leaf)), parts)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fdl.data import length
 from fdl.ops.numerics import cast_like, wide, widened
+from fdl.optim.wrappers.loss_scaling import loss_scale
 from fdl.train.accumulators import added, as_means, tallied
 from fdl.train.objective import report_of
 from fdl.train.run import Run
@@ -21,7 +22,8 @@ class Pass(NamedTuple):
       loss: scalar.
       state: the network's state after the batch.
       means: a dict, name -> `Mean` or `Tally`, of the loss and metrics of the batch.
-      gradients: a pytree with the structure, shapes and dtypes of the params.
+      gradients: a pytree with the structure, shapes and dtypes of the params; with a loss scale,
+        in float32 or wider.
       loss_of: a function `params -> loss` of the batch.
     """
 
@@ -34,12 +36,13 @@ class Pass(NamedTuple):
 
 def whole(objective: Objective, run: Run, batch: Batch, key: Any) -> Pass:
     """The pass over the whole batch at once."""
+    scale = loss_scale(run.opt_state)
 
     def loss_of(params: Any) -> Any:
         loss, state, metrics = report_of(objective, params, run.state, batch, key)
         return loss, (state, metrics)
 
-    (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    (loss, (state, metrics)), gradients = _value_and_grad(loss_of, scale)(run.params)
     means = tallied(as_means(loss, metrics))
     return Pass(loss, state, means, gradients, lambda params: loss_of(params)[0])
 
@@ -51,7 +54,7 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     examples, or the sum of their weights. So they are those of the whole batch. The state goes from
     piece to piece, and each piece has a key of its own.
     """
-    count = length(batch) // microbatch
+    count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
     pieces = jax.tree.map(lambda x: x.reshape(count, microbatch, *x.shape[1:]), batch)
 
     def of_piece(params: Any, state: Any, piece: Any, number: Any) -> Any:
@@ -66,10 +69,11 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     def step(carry: Any, numbered: Any) -> Any:
         state, means, total = carry
         number, piece = numbered
-        gradient, (state, new) = jax.grad(of_piece, has_aux=True)(run.params, state, piece, number)
+        (_, (state, new)), gradient = differentiated(run.params, state, piece, number)
         total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, gradient)
         return (state, added(means, new), total), None
 
+    differentiated = _value_and_grad(of_piece, scale)
     first = jax.tree.map(lambda x: x[0], pieces)
     _, (_, shapes) = jax.eval_shape(of_piece, run.params, run.state, first, 0)
     nothing = {name: mean.nothing() for name, mean in shapes.items()}
@@ -80,13 +84,43 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     counts = jnp.where(counts == 0, jnp.ones_like(counts), counts)
     gradients = jax.tree.map(lambda g: g / counts.astype(g.dtype), total)
 
+    if scale is None:
+        gradients = cast_like(gradients, run.params)
+    loss_of = _mean_of_pieces(of_piece, run.state, numbered, counts)
+    return Pass(means["loss"].value(), state, means, gradients, loss_of)
+
+
+def _mean_of_pieces(
+    of_piece: Callable[..., Any], state: Any, numbered: Any, counts: jax.Array
+) -> Callable[[Any], jax.Array]:
+    """The function `params -> loss`, where `of_piece` gives the loss of a piece times its count."""
+
     def loss_of(params: Any) -> jax.Array:
         def add(total: Any, numbered: Any) -> Any:
             number, piece = numbered
-            return total + of_piece(params, run.state, piece, number)[0].astype(total.dtype), None
+            return total + of_piece(params, state, piece, number)[0].astype(total.dtype), None
 
         start = jnp.zeros_like(counts)
         return jax.lax.scan(jax.checkpoint(add), start, numbered)[0] / counts
 
-    gradients = cast_like(gradients, run.params)
-    return Pass(means["loss"].value(), state, means, gradients, loss_of)
+    return loss_of
+
+
+def _value_and_grad(f: Callable[..., Any], scale: Any) -> Callable[..., Any]:
+    """`jax.value_and_grad` of f, (params, ...) -> (loss, rest), for a loss multiplied by `scale`.
+
+    The scale moves the numbers of the backward pass away from 0. The gradient is divided by it, in
+    float32 or wider. None means no scale.
+    """
+    if scale is None:
+        return jax.value_and_grad(f, has_aux=True)
+
+    def scaled(*args: Any) -> Any:
+        loss, rest = f(*args)
+        return widened(loss) * scale.astype(wide(loss.dtype)), (loss, rest)
+
+    def value_and_grad(*args: Any) -> Any:
+        (_, value), gradients = jax.value_and_grad(scaled, has_aux=True)(*args)
+        return value, jax.tree.map(lambda g: widened(g) / scale.astype(wide(g.dtype)), gradients)
+
+    return value_and_grad

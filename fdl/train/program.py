@@ -1,5 +1,6 @@
-"""Many training steps as one compiled function, which `fit` calls for each chunk of steps."""
+"""Many training steps as one compiled function: of one run, or of all members of a sweep."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from optax import GradientTransformation
 from fdl import paths
 from fdl.core.compilation import weak_jit
 from fdl.train.accumulators import added
+from fdl.train.members import Make, over_members
 from fdl.train.run import Run
 from fdl.train.step import train_step
 from fdl.typing import Objective
@@ -37,14 +39,46 @@ def advance(
 
     how = {"objective": objective, "optimizer": optimizer}
     how |= {"batch_size": batch_size, "microbatch": microbatch}
+    run, means = _repeated(lambda run: one_step(run, data, **how), run, means, length)
+    return run, means, _all_finite((run.params, run.state))
+
+
+@weak_jit(static=["objective", "make", "batch_size"], donate=["run"])
+def advance_members(
+    run: Run,
+    settings: Any,
+    data: Any,
+    length: Any,
+    *,
+    objective: Objective,
+    make: Make,
+    batch_size: int,
+) -> tuple[Run, dict[str, Any]]:
+    """Takes `length` steps of all members; returns them and their means, [S, R], of these steps."""
+
+    @jax.jit
+    def step(setting: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
+        # This is jitted so that it is traced only once for `eval_shape` and the loop.
+        return train_step(objective, make(**setting), run, data, batch_size)
+
+    def steps(setting: Any, run: Run) -> tuple[Run, dict[str, Any]]:
+        zeros = zero_means(run, *step.eval_shape(setting, run, data))
+        return _repeated(lambda run: step(setting, run, data), run, zeros, length)
+
+    return over_members(steps, settings, run)
+
+
+def _repeated(
+    step: Callable[[Run], tuple[Run, dict[str, Any]]], run: Run, means: Any, length: Any
+) -> tuple[Run, dict[str, Any]]:
+    """Takes `length` steps, and adds their means to `means`."""
 
     def body(_: Any, carry: Any) -> Any:
         run, means = carry
-        run, new = one_step(run, data, **how)
+        run, new = step(run)
         return run, added(means, new)
 
-    run, means = jax.lax.fori_loop(0, length, body, (run, means))
-    return run, means, _all_finite((run.params, run.state))
+    return jax.lax.fori_loop(0, length, body, (run, means))
 
 
 def _all_finite(tree: Any) -> jax.Array:

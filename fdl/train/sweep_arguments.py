@@ -1,14 +1,34 @@
-"""Checks of the arguments of a sweep: settings, seeds, rungs, and the function `init`."""
+"""The arguments of a sweep, and their checks: settings, seeds, rungs, and the function `init`."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fdl.checks import as_int, described, is_count, is_number
 from fdl.optim.lifting import check_params
 from fdl.paths import shortened
+from fdl.typing import Batch, Hook
+
+KEEP = 1 / 3  # the share of the settings that go past a rung
+
+
+class Options(NamedTuple):
+    """The arguments of `sweep` that have defaults."""
+
+    seeds: Sequence[int]
+    batch_size: int
+    epochs: float | None
+    steps: int | None
+    validation: Batch | None
+    record_every: int | None
+    monitor: str
+    mode: Literal["min", "max"]
+    target: float | None
+    rungs: Sequence[int] = ()
+    keep: float = KEEP
+    watch: Sequence[Hook] = ()
 
 
 def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
@@ -43,8 +63,8 @@ def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
     return [{name: np.asarray(value).item() for name, value in each.items()} for each in settings]
 
 
-def check_seeds(who: str, seeds: Any) -> None:
-    """Raises unless the seeds are different integers in [0, 2**32)."""
+def checked_seeds(who: str, seeds: Any) -> list[int]:
+    """The seeds as a list; raises unless they are different integers in [0, 2**32)."""
     listed = isinstance(seeds, Iterable) and not isinstance(seeds, str)
     whole = [as_int(seed) for seed in seeds] if listed else []
     whole_fine = all(is_count(seed, least=0) and seed < 2**32 for seed in whole)
@@ -53,6 +73,7 @@ def check_seeds(who: str, seeds: Any) -> None:
             f"{who}: expected different seeds in [0, 2**32), got {described(seeds)}; "
             "give range(3) or the like"
         )
+    return [int(seed) for seed in whole]
 
 
 def checked_rungs(who: str, rungs: Any, last: int) -> list[int]:

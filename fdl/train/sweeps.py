@@ -4,9 +4,7 @@ R settings, S seeds, P records of a training run.
 """
 
 import functools
-import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,31 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdl.checks import check_count, check_number, decimal
+from fdl.checks import check_count, check_number
 from fdl.data.arrays import to_jax
 from fdl.train.checks import check_mode, check_objective_given
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples
+from fdl.train.hooks import Hooks, Plan
 from fdl.train.loop import BATCH_SIZE_REMEDY, last_step
-from fdl.train.members import (
-    Make,
-    advance_members,
-    evaluated,
-    joined,
-    settings_first,
-    started,
-    taken,
-)
+from fdl.train.members import Make, evaluated, settings_first, started
 from fdl.train.objective import Supervised
 from fdl.train.run import Run
 from fdl.train.sweep_arguments import (
-    check_seeds,
+    KEEP,
+    Options,
     checked_rungs,
+    checked_seeds,
     listed_settings,
     params_and_state_of,
 )
-from fdl.typing import Objective
-
-KEEP = 1 / 3  # the share of the settings that go past a rung
+from fdl.train.tournament import Judge, Tournament
+from fdl.typing import Batch, Hook, Objective, Params, State
 
 
 class Sweep(NamedTuple):
@@ -53,8 +45,8 @@ class Sweep(NamedTuple):
         since the previous record. The values of a member that diverged are not finite; those after
         the step at which a setting stopped are NaN.
       monitor: the name of the curve that decides which setting is best.
-      best: the index of the best setting that was trained to the end. None if, with each of them,
-        the members of one or more seeds diverged.
+      best: the index of the best setting among those that no rung stopped. None if, with each of
+        them, the members of one or more seeds diverged.
       run: one run that holds all members at their last steps. params, state and opt_state have
         arrays [R, S, ...]; step is a scalar, and seed is [S].
       stopped: [R], the step at which each setting stopped; it is the last step without rungs.
@@ -64,6 +56,7 @@ class Sweep(NamedTuple):
         all members took together.
       compile_seconds: the time to trace and compile the training code, in seconds; 0 if an earlier
         sweep has compiled it.
+      reason: why training ended, as in `Result`.
     """
 
     settings: list[dict[str, float]]
@@ -77,6 +70,7 @@ class Sweep(NamedTuple):
     steps_to_target: np.ndarray | None
     seconds_per_step: float
     compile_seconds: float
+    reason: str
 
     def __repr__(self) -> str:
         best = None if self.best is None else _short(self.settings[self.best])
@@ -120,6 +114,17 @@ class Sweep(NamedTuple):
         # The step is that of the member, whose setting may have stopped at a rung.
         return Run(params, state, opt_state, jnp.uint32(self.stopped[at[0]]), self.run.seed[seed])
 
+    def members(self, setting: int | None = None) -> list[Run]:
+        """The runs of all seeds of a setting, for `fdl.ensemble`.
+
+        Args:
+          setting: index of the setting, in [0, R). None means the best one.
+
+        Raises:
+          ValueError: setting is None, and each setting diverged.
+        """
+        return [self.member(setting, seed) for seed in range(len(self.seeds))]
+
 
 def sweep(
     objective: Objective,
@@ -139,6 +144,7 @@ def sweep(
     target: float | None = None,
     rungs: Sequence[int] = (),
     keep: float = KEEP,
+    watch: Sequence[Hook] = (),
 ) -> Sweep:
     """Trains a network with each setting of hyper-parameters and each seed, all at once.
 
@@ -175,9 +181,13 @@ def sweep(
       rungs: rising steps at which only the best settings go on; the others stop (successive
         halving). The members that go on are packed together, so that later steps cost less.
       keep: the share of the settings that go past each rung, in (0, 1); at least one does.
+      watch: hooks, as in `fit`. At each record they get the values of the best setting, averaged
+        over the seeds, its hyper-parameters, and `settings_left`, the number of settings in
+        training; and a run with all members, as `Sweep.run`. With `fdl.checkpoints(folder)`, a
+        sweep that was stopped goes on where it was when the program is started again.
 
     Returns:
-      A `Sweep`.
+      A `Sweep`. Ctrl-C or SIGTERM ends training at the next record, and `sweep` returns as usual.
 
     Raises:
       TypeError: an argument is in the wrong place.
@@ -198,144 +208,117 @@ def sweep(
     Source: Li, Jamieson, DeSalvo, Rostamizadeh and Talwalkar 2018, "Hyperband", arXiv 1603.06560,
     algorithm 1, for the rungs (successive halving).
     """
-    return swept("sweep", **locals())
+    options = Options(
+        seeds=seeds,
+        batch_size=batch_size,
+        epochs=epochs,
+        steps=steps,
+        validation=validation,
+        record_every=record_every,
+        monitor=monitor,
+        mode=mode,
+        target=target,
+        rungs=rungs,
+        keep=keep,
+        watch=watch,
+    )
+    return swept("sweep", objective, init, make, settings, data, options)
 
 
-def swept(who: str, **given: Any) -> Sweep:
+def swept(
+    who: str,
+    objective: Objective,
+    init: Callable[[int], tuple[Params, State]],
+    make: Make,
+    settings: Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]],
+    data: Batch,
+    options: Options,
+) -> Sweep:
     """Checks the arguments of `sweep`, and trains; errors name the function `who`."""
-    objective, seeds, validation = (given[name] for name in ("objective", "seeds", "validation"))
     check_objective_given(who, objective)
-    settings = listed_settings(who, given["settings"])
-    check_seeds(who, seeds)
-    check_mode(who, given["mode"])
-    check_number(who, "keep", given["keep"], "(0, 1)", "1 / 3 keeps every third setting")
-    batch_size = check_count(who, "batch_size", given["batch_size"], BATCH_SIZE_REMEDY)
-    every = given["record_every"]
+    listed, seeds = listed_settings(who, settings), checked_seeds(who, options.seeds)
+    check_mode(who, options.mode)
+    check_number(who, "keep", options.keep, "(0, 1)", "1 / 3 keeps every third setting")
+    batch_size = check_count(who, "batch_size", options.batch_size, BATCH_SIZE_REMEDY)
+    every = options.record_every
     if every is not None:
         every = check_count(who, "record_every", every, "leave it out for one record an epoch")
-    begun = [params_and_state_of(who, given["init"], int(seed)) for seed in seeds]
-    examples = check_objective(objective, *begun[0], given["data"])
+    hooks, begun = Hooks(options.watch, who), [params_and_state_of(who, init, x) for x in seeds]
+    examples = check_objective(objective, *begun[0], data)
+    validation = options.validation
     if validation is not None:
         check_objective(objective, *begun[0], validation)
-    last = last_step(who, examples, batch_size, given["epochs"], given["steps"])
+    last = last_step(who, examples, batch_size, options.epochs, options.steps)
     if last < 1:
         raise ValueError(f"{who}: expected at least one step, got none; give more epochs or steps")
-    rungs = checked_rungs(who, given["rungs"], last)
-    every = every or math.ceil(examples / batch_size)
-    data = to_jax(given["data"], who)
+    rungs = checked_rungs(who, options.rungs, last)
+    data = to_jax(data, who)
     if isinstance(objective, Supervised):
         mixes_examples(objective, *begun[0], data, batch_size)  # raises if its model does
     validation = to_jax(validation, who, "validation data")
     validate = _validation(objective, begun[0], validation, batch_size)
-    watched = given["monitor"] if validation is None else f"val_{given['monitor']}"
-    return _train(
-        objective,
-        given["make"],
-        settings,
-        begun,
-        data,
-        validate,
-        seeds=np.asarray(seeds),
+    every = every or math.ceil(examples / batch_size)
+    watched = options.monitor if validation is None else f"val_{options.monitor}"
+    judge = Judge(who, watched, options.mode, options.target)
+    plan = Plan(
+        objective=objective,
+        optimizer=make(**listed[0]),
+        data=data,
+        sample=data,
+        examples=examples,
         batch_size=batch_size,
-        records=np.unique([*range(every, last, every), *rungs, last]),
-        rungs=dict.fromkeys(rungs, given["keep"]),
-        judge=_Judge(who, watched, given["mode"], given["target"]),
+        run=_members(make, listed, begun, seeds),
+        last=last,
+        record_every=every,
+        settings=listed,
     )
+    return _trained(plan, make, validate, hooks, judge, dict.fromkeys(rungs, options.keep))
 
 
-class _Judge(NamedTuple):
-    """What decides which members are better; errors name the function `who`."""
-
-    who: str
-    watched: str
-    mode: str
-    target: float | None
-
-    def curve(self, curves: dict[str, np.ndarray]) -> np.ndarray:
-        """The watched curve, [R, S, P], where smaller values are better."""
-        if self.watched not in curves:
-            known = ", ".join(name.removeprefix("val_") for name in curves)
-            raise ValueError(
-                f"{self.who}: expected monitor among {known}, got "
-                f"{self.watched.removeprefix('val_')!r}; "
-                "take one of these, or add the metric to the objective"
-            )
-        return curves[self.watched] * (1 if self.mode == "min" else -1)
-
-    def scores(self, curves: dict[str, np.ndarray]) -> np.ndarray:
-        """The mean over seeds at the last record, [R]; infinity if one of them diverged."""
-        ends = np.stack([curve[..., -1] for curve in curves.values()])
-        mean = self.curve(curves)[..., -1].mean(1)
-        return np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)
-
-    def best(self, curves: dict[str, np.ndarray]) -> int | None:
-        """The setting with the best score; None if a seed of each setting diverged."""
-        scores = self.scores(curves)
-        return int(scores.argmin()) if np.isfinite(scores).any() else None
-
-    def steps_to_target(
-        self, curves: dict[str, np.ndarray], steps: np.ndarray
-    ) -> np.ndarray | None:
-        if self.target is None:
-            return None
-        reached = self.curve(curves) <= self.target * (1 if self.mode == "min" else -1)
-        return np.where(reached.any(-1), steps[reached.argmax(-1)], np.inf)
-
-
-def _train(
-    objective: Objective,
+def _members(
     make: Make,
     settings: list[dict[str, float]],
-    begun: list[tuple[Any, Any]],
-    data: Any,
-    validate: Callable[[Run], dict[str, Any]],
-    *,
-    seeds: np.ndarray,
-    batch_size: int,
-    records: np.ndarray,
-    rungs: dict[int, float],
-    judge: _Judge,
-) -> Sweep:
-    """Trains all members from one record to the next, and stops settings at the rungs."""
+    begun: list[tuple[Params, State]],
+    seeds: Sequence[int],
+) -> Run:
+    """The run of all members at step 0, [R, S, ...]."""
     columns = {name: jnp.asarray([each[name] for each in settings]) for name in settings[0]}
     params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    how = {"objective": objective, "make": make, "batch_size": batch_size}
-    run = started(columns, params, state, seeds, make=make)
-    left, parts = np.arange(len(settings)), dict[int, Run]()
-    stopped = np.full(len(settings), records[-1])
-    rows: list[dict[str, np.ndarray]] = []
-    taken_steps, seconds, compile_seconds = 0, 0.0, 0.0
-    for done, step in itertools.pairwise([0, *map(int, records)]):
-        if not rows or done in rungs:
-            # Zero steps: this compiles the program for this number of members.
-            (run, _), spent = _timed(advance_members, run, columns, data, np.int32(0), **how)
-            compile_seconds += spent
-        length = np.int32(step - done)
-        (run, means), spent = _timed(advance_members, run, columns, data, length, **how)
-        seconds += spent
-        taken_steps += len(left) * len(seeds) * int(length)
-        rows.append(_row(means, left, len(settings)))
-        scores = _row(validate(run), left, len(settings))
-        rows[-1] |= {f"val_{name}": value for name, value in scores.items()}
-        if step in rungs:
-            on, out = _cut(judge.scores(_stacked(rows))[left], rungs[step])
-            parts |= {int(left[place]): taken(run, [place]) for place in out}
-            stopped[left[out]] = step
-            run, left = taken(run, on), left[on]
-            columns = {name: column[on] for name, column in columns.items()}
-    curves = _stacked(rows)
+    return settings_first(started(columns, params, state, np.asarray(seeds), make=make))
+
+
+def _trained(
+    plan: Plan,
+    make: Make,
+    validate: Callable[[Run], dict[str, Any]],
+    hooks: Hooks,
+    judge: Judge,
+    rungs: dict[int, float],
+) -> Sweep:
+    """Trains as planned, from a checkpoint if a hook has one."""
+    records = np.unique([*range(plan.record_every, plan.last, plan.record_every), *rungs])
+    records = np.unique([*records, plan.last])
+    tournament = Tournament(plan, make, validate, records, rungs, judge)
+    if hooks:
+        tournament.plan = plan._replace(names=tournament.names())
+        found = hooks.resume(plan.run)
+        tournament.resume(found) if found is not None else None
+    reason = tournament.train(hooks)
+    curves, steps = tournament.curves(), records[: len(tournament.rows)]
+    taken_steps = max(tournament.taken_steps, 1)
     return Sweep(
-        settings=settings,
-        seeds=seeds,
-        steps=records,
+        settings=tournament.settings,
+        seeds=np.asarray(plan.run.seed),
+        steps=steps,
         curves=curves,
         monitor=judge.watched,
         best=judge.best(curves),
-        run=_all_members(parts, run, left),
-        stopped=stopped,
-        steps_to_target=judge.steps_to_target(curves, records),
-        seconds_per_step=seconds / taken_steps,
-        compile_seconds=compile_seconds,
+        run=tournament.everyone(),
+        stopped=np.minimum(tournament.stopped, steps[-1]),
+        steps_to_target=judge.steps_to_target(curves, steps),
+        seconds_per_step=tournament.seconds / taken_steps,
+        compile_seconds=tournament.compile_seconds,
+        reason=reason,
     )
 
 
@@ -349,41 +332,6 @@ def _validation(
     size = batch_size if whole else BATCH_SIZE
     how = {"objective": objective, "batch_size": size, "whole": whole}
     return functools.partial(evaluated, data=validation, **how)
-
-
-def _all_members(parts: dict[int, Run], run: Run, left: np.ndarray) -> Run:
-    """The members of all settings: those that stopped, in `parts`, and those that are left."""
-    parts = parts | {int(place): taken(run, [at]) for at, place in enumerate(left)}
-    return settings_first(joined([parts[place] for place in sorted(parts)]))
-
-
-def _cut(scores: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the smallest scores, a share of them but at least one, and of the others."""
-    order = scores.argsort(kind="stable")
-    count = max(1, math.ceil(decimal(share) * len(scores)))
-    return np.sort(order[:count]), np.sort(order[count:])
-
-
-def _timed(f: Callable[..., Any], *args: Any, **given: Any) -> tuple[Any, float]:
-    """(the result of f, the time that it took in seconds)."""
-    before = time.perf_counter()
-    result = jax.block_until_ready(f(*args, **given))
-    return result, time.perf_counter() - before
-
-
-def _row(means: dict[str, Any], left: np.ndarray, settings: int) -> dict[str, np.ndarray]:
-    """The values of the means of all members, name -> [R, S]; NaN where a setting has stopped."""
-    of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
-    row = {}
-    found = jax.vmap(jax.vmap(of_one))(means) if means else {}
-    for name, value in found.items():
-        row[name] = np.full((settings, len(value)), np.nan)
-        row[name][left] = np.asarray(value, np.float64).T
-    return row
-
-
-def _stacked(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]}
 
 
 def _short(setting: Mapping[str, float]) -> str:

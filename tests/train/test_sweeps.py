@@ -362,7 +362,7 @@ def shown():
     steps = np.array([[np.inf, np.inf], [10.0, 5.0], [np.inf, np.inf]])
     grid = np.array([0.1, 1.0, 10.0]), np.array([0, 1]), np.array([5, 10])
     settings = [{"learning_rate": rate} for rate in grid[0]]
-    rest = {"run": None, "stopped": np.full(3, 10), "seconds_per_step": 2e-5}
+    rest = {"run": None, "stopped": np.full(3, 10), "seconds_per_step": 2e-5, "reason": "done"}
     first = fdl.Sweep(
         *(settings, *grid[1:], curves, "loss", 1),
         **(rest | {"steps_to_target": steps, "compile_seconds": 1.5}),
@@ -511,16 +511,16 @@ def test_data_that_the_model_cannot_take_are_refused():
 
 
 SEEDED_BUGS = {
-    "fdl/train/sweeps.py": (
+    "fdl/train/tournament.py": (
         "train/test_sweeps.py",
         [
             ("np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)", "mean"),
             ('self.target * (1 if self.mode == "min" else -1)', "self.target"),
             ('curves[self.watched] * (1 if self.mode == "min" else -1)', "curves[self.watched]"),
             ("steps[reached.argmax(-1)]", "reached.argmax(-1)"),
-            ("np.int32(step - done)", "np.int32(step)"),
-            ("stopped[left[out]] = step", "pass"),
-            ("math.ceil(decimal(share) * len(scores))", "math.ceil(share * len(scores))"),
+            ("self._advance(step - done)", "self._advance(step)"),
+            ("self.stopped[self.left[out]] = step", "pass"),
+            ("decimal(self.rungs[step]) * len", "self.rungs[step] * len"),
             ("[parts[place] for place in sorted(parts)]", "list(parts.values())"),
             ("{name: column[on] for", "{name: column[: len(on)] for"),
         ],

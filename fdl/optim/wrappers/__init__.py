@@ -19,6 +19,9 @@ from fdl.optim.wrappers.non_finite import zero_nans as zero_nans
 from fdl.optim.wrappers.partitioning import freeze as freeze
 from fdl.optim.wrappers.partitioning import partition as partition
 from fdl.optim.wrappers.partitioning import set_to_zero as set_to_zero
+from fdl.optim.wrappers.loss_scaling import LossScaleState as LossScaleState
+from fdl.optim.wrappers.loss_scaling import dynamic_loss_scale as dynamic_loss_scale
+from fdl.optim.wrappers.loss_scaling import loss_scale as loss_scale
 from fdl.optim.wrappers.precision import MasterWeightsState as MasterWeightsState
 from fdl.optim.wrappers.precision import keep_state_in as keep_state_in
 from fdl.optim.wrappers.precision import master_weights as master_weights
