@@ -215,8 +215,9 @@ class _Loop:
 
     def record(self, feed: InMemory | Ahead) -> None:
         """Adds a record to the history, and calls the hooks with it."""
-        # A record that is not due shows where training stopped; a later `fit` drops it.
-        self.unfinished = self.so_far()
+        if not self.due():
+            # This record shows where training stopped; a later `fit` drops it.
+            self.unfinished = self.so_far()
         with self.hooks.keeping_the_run():
             record = _where(self.plan, self.step) | values(self.means) | self.measure(self.run)
             record |= {"seconds": time.perf_counter() - self.begun}
@@ -224,7 +225,7 @@ class _Loop:
             self.hooks.record(record | feed.report(), self.run)
         if self.due():
             self.means = copied(self.zeros)
-            self.unfinished = self.so_far()
+            self.unfinished = self.after_record()
 
     def due(self) -> bool:
         """Whether a record is due at this step."""
@@ -236,7 +237,11 @@ class _Loop:
 
     def so_far(self) -> Unfinished:
         """What a later `fit` needs to continue from here."""
-        return Unfinished(leaves(copied(self.means)), len(self.history), self.hooks.memories())
+        return self.after_record()._replace(means=leaves(copied(self.means)))
+
+    def after_record(self) -> Unfinished:
+        """The same just after a record that was due, where the means are over zero steps."""
+        return Unfinished(leaves(self.zeros), len(self.history), self.hooks.memories())
 
 
 def _sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
