@@ -1,11 +1,14 @@
 """`fit` compared with a loop written by hand: one jit of lax.scan over the same steps.
 
 The hand-written program does not use fdl's layers, loss, optimizer or loop. It draws the same
-batches and reports the same mean loss and accuracy. It is also compared with itself, which shows
+batches and reports the same mean loss and accuracy, and has no hooks. It is also compared with itself, which shows
 the noise of the machine.
 """
 
+import contextlib
 import functools
+import io
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +40,29 @@ def main() -> None:
                 options,
             )
         )
-        for chunk in (steps, 10):
-            ours = with_fdl(x, y, width, steps, options.epochs, chunk)
-            what = "fit, an epoch a chunk" if chunk == steps else f"fit, chunk {chunk}"
+        data = (x, y)
+        programs = {
+            "fit, an epoch a chunk": with_fdl(data, width, steps, options.epochs, chunk=steps),
+            "fit, chunk 10": with_fdl(data, width, steps, options.epochs, chunk=10),
+            "fit, progress, log, early stopping and checkpoints": with_fdl(
+                data, width, steps, options.epochs, chunk=steps, watch=hooks
+            ),
+            "fit, the batches from a source": with_fdl(
+                fdl.data.source(jax.tree.map(np.asarray, data)), width, steps, options.epochs
+            ),
+        }
+        for what, ours in programs.items():
             assert_same(ours(), by_hand())
             rows.append(row(what, width, measure.paired(ours, by_hand, options.pairs), options))
     measure.report("fit_overhead", rows, batch_size=BATCH, data="MNIST", epochs=options.epochs)
+
+
+@contextlib.contextmanager
+def hooks():
+    """The hooks of a run that a person would leave alone, each called at every epoch."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        log, stop = fdl.log(f"{folder}/log.jsonl"), fdl.early_stop("loss", patience=1000)
+        yield [fdl.progress(), log, stop, fdl.checkpoints(f"{folder}/saved")]
 
 
 def row(what, width, timing, options):
@@ -102,7 +122,7 @@ def hand_written(x, y, width, steps, epochs):
     return run
 
 
-def with_fdl(x, y, width, steps, epochs, chunk):
+def with_fdl(data, width, steps, epochs, chunk=None, watch=contextlib.nullcontext):
     model = fdl.chain(
         fdl.rescale(1 / 255),
         fdl.flatten(),
@@ -115,16 +135,18 @@ def with_fdl(x, y, width, steps, epochs, chunk):
     start = initial(width)
 
     def run():
-        result = fdl.fit(
-            objective,
-            optimizer,
-            fdl.start(start, optimizer),
-            (x, y),
-            batch_size=BATCH,
-            steps=epochs * steps,
-            chunk=chunk,
-            record_every=steps,
-        )
+        with watch() as hooks:
+            result = fdl.fit(
+                objective,
+                optimizer,
+                fdl.start(start, optimizer),
+                data,
+                batch_size=BATCH,
+                steps=epochs * steps,
+                chunk=chunk,
+                record_every=steps,
+                watch=hooks or [],
+            )
         return result.run.params
 
     return run
