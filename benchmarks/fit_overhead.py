@@ -1,8 +1,8 @@
 """`fit` compared with a loop written by hand: one jit of lax.scan over the same steps.
 
 The hand-written program does not use fdl's layers, loss, optimizer or loop. It draws the same
-batches and reports the same mean loss and accuracy, and has no hooks. It is also compared with itself, which shows
-the noise of the machine.
+batches and reports the same mean loss and accuracy, and has no hooks. It is also compared with
+itself, which shows the noise of the machine.
 """
 
 import contextlib

@@ -65,6 +65,7 @@ def results() -> str:
         section("Other libraries", peers()),
         section("Optimizers", optimizers()),
         section("Convolution and pooling", convolutions()),
+        section("Matrix products", products()),
         section("Depth", depth()),
         section("Decoding", decoding()),
         section("Import", imports()),
@@ -101,6 +102,22 @@ def overhead():
         lines.append(
             f"| {row['program']} | {row['width']} | {row['ratio']:.3f} | {row['quartiles']} | "
             f"{row['us_per_step']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def products():
+    lines = [
+        "The gradient with respect to w of x @ w for x with three axes. fdl merges the first two; "
+        "the ratio is the CPU time of that divided by the time without (`benchmarks/products.py`):",
+        "",
+        "| x | w | merged / three axes | merged, GFLOP/s | three axes, GFLOP/s |",
+        "|---|---|---|---|---|",
+    ]
+    for row in load("products")["rows"]:
+        lines.append(
+            f"| {row['x']} | {row['w']} | {row['ratio']:.2f} | {row['merged_gflops']:.0f} | "
+            f"{row['three_axes_gflops']:.0f} |"
         )
     return "\n".join(lines)
 

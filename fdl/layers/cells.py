@@ -16,6 +16,7 @@ from fdl.activations import sigmoid, tanh
 from fdl.checks import check_count, check_number, is_zero
 from fdl.core.layer import check_initializer, subkey
 from fdl.initializers import lecun_normal, orthogonal, zeros
+from fdl.ops.products import product
 from fdl.ops.rank_promotion import with_free_ranks
 from fdl.typing import Activation, Initializer, Params
 
@@ -222,7 +223,7 @@ def _affine(
 
 
 def _drive(params: Params, x: jax.Array) -> jax.Array:
-    return x @ params["input"]["w"] + params["input"]["b"]
+    return product(x, params["input"]["w"]) + params["input"]["b"]
 
 
 def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from fdl.core.layer import Layer, check_initializer, subkey
 from fdl.data.arrays import to_jax
 from fdl.initializers import normal
 from fdl.ops.numerics import wide
+from fdl.ops.products import product
 from fdl.ops.rank_promotion import free_ranks
 from fdl.ops.sharding import rows
 from fdl.options import options_first
@@ -91,7 +92,7 @@ def embedding(
                 f"{list(x.shape)}; convert ids with astype(int), or pass vectors of this width",
                 layer=name,
             )
-        return x @ w.T, state
+        return product(x, w.T), state
 
     return Layer(name, init, apply)
 

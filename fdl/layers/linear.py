@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fdl.checks import check_array, check_count, check_floating, is_count
 from fdl.core.layer import Layer, subkey
 from fdl.initializers import lecun_normal, zeros
+from fdl.ops.products import product
 from fdl.paths import PathError
 from fdl.typing import Initializer, Params, State
 
@@ -62,7 +63,7 @@ def dense(
         params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, State]:
         _check_width(name, x, params["w"])
-        y = x @ params["w"]
+        y = product(x, params["w"])
         return (y + params["b"] if bias else y), state
 
     return Layer(name, init, apply)

@@ -1,0 +1,32 @@
+"""x @ w for x with any leading axes, as one product of two matrices."""
+
+import jax
+from jax.sharding import AxisType
+
+
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """x @ w, with all leading axes of x merged into one.
+
+    For x of three axes, XLA's CPU compiler copies x and dy before it computes the gradient with
+    respect to w, and then multiplies them in the slower order: 42 billion operations a second in
+    place of 191 for x [64, 32, 128] and w [128, 512] on one core (benchmarks/products.py). On GPU
+    and TPU the merge moves no data.
+
+    Args:
+      x: [..., D].
+      w: [D, F].
+
+    Returns:
+      [..., F].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> product(jnp.ones((2, 5, 3)), jnp.ones((3, 4))).shape
+      (2, 5, 4)
+    """
+    # On an explicit mesh, axes that are sharded cannot be merged.
+    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    if x.ndim <= 2 or explicit or 0 in x.shape:
+        return x @ w
+    flat = x.reshape(-1, x.shape[-1]) @ w
+    return flat.reshape(*x.shape[:-1], w.shape[-1])
