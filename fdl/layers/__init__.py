@@ -31,6 +31,11 @@ from fdl.layers.stochastic import drop_path as drop_path
 from fdl.layers.stochastic import dropout as dropout
 from fdl.layers.stochastic import gaussian_dropout as gaussian_dropout
 from fdl.layers.stochastic import spatial_dropout as spatial_dropout
+from fdl.layers.augmentation import random_crop as random_crop
+from fdl.layers.augmentation import random_erasing as random_erasing
+from fdl.layers.augmentation import random_flip as random_flip
+from fdl.layers.augmentation import random_rotation as random_rotation
+from fdl.layers.augmentation import random_shift as random_shift
 from fdl.layers.embeddings import embedding as embedding
 from fdl.layers.embeddings import learned_positions as learned_positions
 from fdl.layers.embeddings import sinusoidal_positions as sinusoidal_positions

@@ -159,14 +159,17 @@ def _is_pair(value: Any) -> bool:
     return len(value) == 2 and all(is_count(n, 0) for n in value)
 
 
-def for_each_axis(layer: str, what: str, value: Any, rank: int) -> tuple[int, ...]:
-    """An option as a tuple of `rank` integers >= 1; one integer is repeated for all axes."""
-    each = (value,) * rank if is_count(value) else value
-    if not isinstance(each, Sequence) or len(each) != rank or not all(map(is_count, each)):
+def for_each_axis(
+    layer: str, what: str, value: Any, rank: int, *, least: int = 1
+) -> tuple[int, ...]:
+    """An option as a tuple of `rank` integers >= `least`; one integer is repeated for all axes."""
+    each = (value,) * rank if is_count(value, least) else value
+    fits = isinstance(each, Sequence) and len(each) == rank
+    if not fits or not all(is_count(n, least) for n in each):
         raise OptionError(
             layer,
-            f"expected {what} to be an integer >= 1, or one integer >= 1 for each of {rank} axes, "
-            f"got {value!r}; write 2, or {(2,) * rank}",
+            f"expected {what} to be an integer >= {least}, or one integer >= {least} for each of "
+            f"{rank} axes, got {value!r}; write 2, or {(2,) * rank}",
         )
     return tuple(map(int, each))
 

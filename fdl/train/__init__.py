@@ -21,6 +21,8 @@ from fdl.train.accumulators import Mean as Mean
 from fdl.train.accumulators import Seen as Seen
 from fdl.train.accumulators import Tally as Tally
 from fdl.train.accumulators import weighted_mean as weighted_mean
+from fdl.train.mixing import cutmix as cutmix
+from fdl.train.mixing import mixup as mixup
 from fdl.train.objective import Supervised as Supervised
 from fdl.train.objective import plain as plain
 from fdl.train.objective import supervised as supervised

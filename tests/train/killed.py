@@ -12,13 +12,13 @@ import numpy as np
 
 import fdl
 
-ROWS, WIDTH = 203, 6
+ROWS, IMAGE = 203, (2, 3, 1)
 
 
 def data(kind, folder):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
-    y = np.sin(x.sum(1, keepdims=True))
+    x = rng.normal(size=(ROWS, *IMAGE)).astype(np.float32)
+    y = np.sin(x.sum((1, 2)))
     if kind == "memory-mapped":
         file = Path(folder).parent / "x.npy"
         if not file.exists():
@@ -28,7 +28,15 @@ def data(kind, folder):
 
 
 def train(folder, kind="arrays", steps=400, watch=()):
-    net = fdl.chain(fdl.dense(8), fdl.batch_norm(), fdl.tanh, fdl.dropout(0.1), fdl.dense(1))
+    net = fdl.chain(
+        fdl.random_shift((0, 1), fill="EDGE"),
+        fdl.flatten(),
+        fdl.dense(8),
+        fdl.batch_norm(),
+        fdl.tanh,
+        fdl.dropout(0.1),
+        fdl.dense(1),
+    )
     objective = fdl.supervised(net, fdl.squared_error, error=fdl.absolute_error)
     rate = fdl.optim.cosine_decay_schedule(0.05, 400)
     optimizer = fdl.optim.chain(fdl.sgd(rate, momentum=0.9), fdl.optim.params_ema(0.95))
