@@ -19,7 +19,7 @@ from fdl.paths import PathError, quoted
 from fdl.train.accumulators import added, tallied
 from fdl.train.batches import unpack, without_ignored
 from fdl.train.objective import Supervised
-from fdl.typing import Array, Key, Objective
+from fdl.typing import Array, Key
 
 Mixture = Callable[[Key, Any, Array, Array], tuple[Any, Array]]
 """A function `(key, x, partner, share) -> (mixed x, share)`.
@@ -29,7 +29,7 @@ part of each mixed row that comes from the row itself.
 """
 
 
-def mixup(objective: Objective, alpha: float = 0.2) -> Supervised:
+def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
     """In training, each example is a weighted mean of two examples of the batch.
 
     x' = l x_i + (1 - l) x_j,  loss = l loss(y_pred, y_i) + (1 - l) loss(y_pred, y_j)
@@ -70,7 +70,7 @@ def mixup(objective: Objective, alpha: float = 0.2) -> Supervised:
     return _mixed("mixup", objective, alpha, _blended)
 
 
-def cutmix(objective: Objective, alpha: float = 1.0) -> Supervised:
+def cutmix(objective: Supervised, alpha: float = 1.0) -> Supervised:
     """In training, a rectangle of each image is replaced by the same part of another image.
 
     The rectangle has the height H sqrt(1 - l) and the width W sqrt(1 - l), with l from Beta(alpha,

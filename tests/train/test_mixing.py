@@ -67,12 +67,13 @@ def batch(rows=12, weighted=False, seed=0):
 
 def test_mixup_is_a_loop_over_examples():
     x, y, weight = data = batch(weighted=True)
+    y[[2, 5]] = -100  # targets to ignore
     model = lambda w, x: jnp.tanh(x.reshape(len(x), -1)) @ w  # noqa: E731
     w = np.random.default_rng(1).standard_normal((x[0].size, CLASSES)).astype(np.float32)
     objective = fdl.mixup(
         fdl.supervised(
             model,
-            fdl.softmax_cross_entropy,
+            fdl.softmax_cross_entropy(ignore_index=-100),
             accuracy=fdl.accuracy,
             f1=fdl.metrics.f1("macro", CLASSES),
         ),
@@ -90,6 +91,8 @@ def test_mixup_is_a_loop_over_examples():
         image = part * np.float64(x[i]) + (1 - part) * np.float64(x[j])
         logits = np.tanh(image.reshape(1, -1)) @ np.float64(w)
         for row, of in ((i, part), (j, 1 - part)):
+            if y[row] == -100:
+                continue
             total += of * weight[row] * cross_entropy(logits, y[[row]])[0]
             pairs[y[row], logits.argmax()] += of * weight[row]
     count, right = pairs.sum(), np.diag(pairs)
