@@ -142,7 +142,7 @@ def test_labels_give_cutmix_the_loss_of_mixed_one_hot_targets():
 
 def test_cutmix_pastes_one_rectangle_of_the_other_image():
     """The rectangles have the areas and the places of algorithm A1."""
-    n, height, width = 3000, 20, 30
+    n, height, width = 3000, 6, 8
     own = np.arange(n, dtype=np.float32)[:, None, None]
     x = np.broadcast_to(own[..., None], (n, height, width, 1))
     mixed = mixed_x("cutmix", 0.8, x)[..., 0]
