@@ -18,6 +18,7 @@ from fdl.core.layer import check_initializer, subkey
 from fdl.initializers import lecun_normal, orthogonal, zeros
 from fdl.ops.products import product
 from fdl.ops.rank_promotion import with_free_ranks
+from fdl.ops.unrolling import Recurrence, hidden
 from fdl.typing import Activation, Initializer, Params
 
 WIDTH = "pass the number of features of h"
@@ -38,6 +39,8 @@ class Cell:
         `recurrent` computes it for all steps at once.
       step: `(params, carry, driven) -> carry`, in the dtype of the carry, which is float32 or
         wider.
+      recurrence: the step after the product h @ params["hidden"]["w"], with its derivative, if the
+        step has this form: then the gradient of the weights is one product for all steps.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Cell:
     init: Callable[[Any, Any], Params]
     drive: Callable[[Params, Any], Any]
     step: Callable[[Params, Carry, Any], Carry]
+    recurrence: Recurrence | None = None
 
     def __post_init__(self) -> None:
         for part in ("init", "drive", "step"):
@@ -82,10 +86,15 @@ def simple_cell(
     features = check_count("simple_cell", "features", features, WIDTH)
     init = _affine(("h",), features, w_init, hidden_init)
 
-    def step(params: Params, carry: Carry, driven: Any) -> Carry:
-        return {"h": activation(_sum(params, carry["h"], driven))}
+    def step(carry: Carry, driven: Any, hidden: Any) -> tuple[Carry, Any]:
+        sums = driven + hidden
+        h, slope = jax.jvp(activation, (sums,), (jnp.ones_like(sums),))
+        return {"h": h}, slope
 
-    return Cell("simple_recurrent", features, ("h",), init, _drive, step)
+    def tangent(slope: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
+        return {"h": slope * (ddriven + dhidden)}
+
+    return _of_recurrence("simple_recurrent", features, ("h",), init, Recurrence(step, tangent))
 
 
 def lstm_cell(
@@ -133,12 +142,24 @@ def lstm_cell(
             params["input"]["b"] = params["input"]["b"].at[forget].set(forget_bias)
         return params
 
-    def step(params: Params, carry: Carry, driven: Any) -> Carry:
-        i, f, g, o = jnp.split(_sum(params, carry["h"], driven), 4, -1)
-        c = sigmoid(f) * carry["c"] + sigmoid(i) * tanh(g)
-        return {"h": sigmoid(o) * tanh(c), "c": c}
+    def step(carry: Carry, driven: Any, hidden: Any) -> tuple[Carry, Any]:
+        gates = jax.lax.optimization_barrier(
+            _sigmoid_or_tanh(driven + hidden, features, (1, 1, 0, 1))
+        )
+        i, f, g, o = jnp.split(gates, 4, -1)
+        c = jax.lax.optimization_barrier(f * carry["c"] + i * g)
+        squashed = jax.lax.optimization_barrier(tanh(c))
+        return {"h": o * squashed, "c": c}, (gates, carry["c"], squashed)
 
-    return Cell("lstm", features, ("h", "c"), init, _drive, step)
+    def tangent(saved: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
+        gates, before, squashed = saved
+        i, f, g, o = jnp.split(gates, 4, -1)
+        di, df, dg, do = jnp.split(ddriven + dhidden, 4, -1)
+        dc = f * dcarry["c"] + before * f * (1 - f) * df + g * i * (1 - i) * di
+        dc = dc + i * (1 - g * g) * dg
+        return {"h": squashed * o * (1 - o) * do + o * (1 - squashed * squashed) * dc, "c": dc}
+
+    return _of_recurrence("lstm", features, ("h", "c"), init, Recurrence(step, tangent))
 
 
 def gru_cell(
@@ -182,21 +203,80 @@ def gru_cell(
             params["hidden"]["b"] = zeros(None, (features,), x.dtype)
         return params
 
+    return _gru_after(features, init) if reset_after else _gru_before(features, init)
+
+
+def _gru_after(features: int, init: Callable[[Any, Any], Params]) -> Cell:
+    """The cell with r (U h + b')."""
+
+    def step(carry: Carry, driven: Any, hidden: Any) -> tuple[Carry, Any]:
+        both = slice(0, 2 * features)
+        gates = jax.lax.optimization_barrier(
+            _sigmoid_or_tanh(driven[..., both] + hidden[..., both], features, (1, 1))
+        )
+        r, z = jnp.split(gates, 2, -1)
+        again = hidden[..., 2 * features :]
+        n = jax.lax.optimization_barrier(tanh(driven[..., 2 * features :] + r * again))
+        return {"h": (1 - z) * n + z * carry["h"]}, (gates, n, again, carry["h"])
+
+    def tangent(saved: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
+        gates, n, again, h = saved
+        r, z = jnp.split(gates, 2, -1)
+        both = slice(0, 2 * features)
+        dr, dz = jnp.split(gates * (1 - gates) * (ddriven[..., both] + dhidden[..., both]), 2, -1)
+        dn = ddriven[..., 2 * features :] + r * dhidden[..., 2 * features :] + again * dr
+        return {"h": (1 - z) * (1 - n * n) * dn + (h - n) * dz + z * dcarry["h"]}
+
+    return _of_recurrence("gru", features, ("h",), init, Recurrence(step, tangent))
+
+
+def _gru_before(features: int, init: Callable[[Any, Any], Params]) -> Cell:
+    """The cell with U (r h), whose second product needs the result of the first."""
+
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
         h, w = carry["h"], params["hidden"]["w"]
         driven = driven.astype(h.dtype)
-        if reset_after:
-            sums = _product(h, w)
-            r, z = jnp.split(sigmoid((driven + sums)[..., : 2 * features]), 2, -1)
-            again = r * (sums[..., 2 * features :] + params["hidden"]["b"].astype(h.dtype))
-        else:
-            gates = driven[..., : 2 * features] + _product(h, w[:, : 2 * features])
-            r, z = jnp.split(sigmoid(gates), 2, -1)
-            again = _product(r * h, w[:, 2 * features :])
-        n = tanh(driven[..., 2 * features :] + again)
+        gates = driven[..., : 2 * features] + hidden(w[:, : 2 * features], None, h)
+        r, z = jnp.split(sigmoid(gates), 2, -1)
+        n = tanh(driven[..., 2 * features :] + hidden(w[:, 2 * features :], None, r * h))
         return {"h": (1 - z) * n + z * h}
 
     return Cell("gru", features, ("h",), init, _drive, step)
+
+
+def _of_recurrence(
+    name: str,
+    features: int,
+    carried: tuple[str, ...],
+    init: Callable[[Any, Any], Params],
+    recurrence: Recurrence,
+) -> Cell:
+    """A cell whose step is a recurrence after the product with params["hidden"]["w"]."""
+
+    def step(params: Params, carry: Carry, driven: Any) -> Carry:
+        h = carry["h"]
+        after = hidden(params["hidden"]["w"], recurrent_bias(params), h)
+        return recurrence.step(carry, driven.astype(h.dtype), after)[0]
+
+    return Cell(name, features, carried, init, _drive, step, recurrence)
+
+
+def recurrent_bias(params: Params) -> jax.Array | None:
+    """The b' of a GRU with zeros for the other gates, [G * H]; None for other cells."""
+    if "b" not in params["hidden"]:
+        return None
+    b, columns = params["hidden"]["b"], params["hidden"]["w"].shape[1]
+    return jnp.concatenate([jnp.zeros(columns - len(b), b.dtype), b])
+
+
+def _sigmoid_or_tanh(sums: jax.Array, features: int, sigmoids: tuple[int, ...]) -> jax.Array:
+    """The sigmoid of the gates whose entry is 1, and the tanh of the others.
+
+    All are computed by one tanh, because sigmoid(x) = (1 + tanh(x / 2)) / 2. XLA's CPU compiler
+    computes that in two thirds of the time of separate functions.
+    """
+    scale = jnp.repeat(jnp.array([0.5 if each else 1.0 for each in sigmoids], sums.dtype), features)
+    return jnp.tanh(sums * scale) * scale + (1 - scale)
 
 
 def _affine(
@@ -224,12 +304,3 @@ def _affine(
 
 def _drive(params: Params, x: jax.Array) -> jax.Array:
     return product(x, params["input"]["w"]) + params["input"]["b"]
-
-
-def _sum(params: Params, h: jax.Array, driven: jax.Array) -> jax.Array:
-    return driven.astype(h.dtype) + _product(h, params["hidden"]["w"])
-
-
-def _product(h: jax.Array, w: jax.Array) -> jax.Array:
-    """h @ w, computed in the dtype of w and returned in the dtype of h."""
-    return (h.astype(w.dtype) @ w).astype(h.dtype)

@@ -16,9 +16,10 @@ from fdl.core.compilation import weak_jit
 from fdl.core.inputs import check_inputs
 from fdl.core.layer import Layer
 from fdl.data.arrays import to_jax
-from fdl.layers.cells import Carry, Cell, gru_cell, lstm_cell, simple_cell
+from fdl.layers.cells import Carry, Cell, gru_cell, lstm_cell, recurrent_bias, simple_cell
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
+from fdl.ops.unrolling import unrolled
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
@@ -366,5 +367,11 @@ def _unroll(
         # A NaN beyond the end of a sequence must not reach a gradient.
         x_by_time = jnp.where(alive, x_by_time, 0)
     driven = cell.drive(params, x_by_time)
-    carry, y = jax.lax.scan(step, carry, (driven, alive), reverse=reverse)
+    if cell.recurrence is None:
+        carry, y = jax.lax.scan(step, carry, (driven, alive), reverse=reverse)
+    else:
+        driven = driven.astype(carry["h"].dtype)
+        w, b = params["hidden"]["w"], recurrent_bias(params)
+        carries, carry = unrolled(cell.recurrence, reverse, w, b, driven, carry, alive)
+        y = carries["h"] if alive is None else jnp.where(alive, carries["h"], 0)
     return jnp.moveaxis(y.astype(x.dtype), 0, -2), carry

@@ -434,17 +434,122 @@ def test_a_classifier_without_layers_is_refused():
         fdl.lstm_classifier(11, 4, 3, depth=0)
 
 
+def by_scan(cell, params, x, lengths, carry, reverse):
+    """The definition: y [B, T, H] and the last carry, by a loop over `cell.step`."""
+    driven, steps, ys = cell.drive(params, x), range(x.shape[1]), {}
+    for t in reversed(steps) if reverse else steps:
+        new = cell.step(params, carry, driven[:, t])
+        alive = (t < lengths)[:, None]
+        ys[t] = jnp.where(alive, new["h"], 0)
+        carry = {part: jnp.where(alive, new[part], carry[part]) for part in new}
+    return jnp.stack([ys[t] for t in steps], 1), carry
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+def test_derivatives_of_any_order_are_those_of_the_loop(kind, reverse):
+    """In float64: values, jvp, gradient, and the gradient of a directional derivative."""
+    with jax.enable_x64(True):
+        cell, rng = CELLS[kind](), np.random.default_rng(2)
+        layer = fdl.recurrent(cell, reverse=reverse, returns="carry")
+        x = jnp.asarray(rng.standard_normal((B, T, D)))
+        draw = lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape))  # noqa: E731
+        params = jax.tree.map(draw, layer.init(jax.random.key(0), x)[0])
+        carry = {part: draw(jnp.zeros((B, H))) for part in cell.carried}
+        given = (params, x, carry)
+        moved = jax.tree.map(draw, given)
+
+        def ours(params, x, carry):
+            return layer.apply(params, {}, x, lengths=LENGTHS, carry=carry)[0]
+
+        def theirs(params, x, carry):
+            return by_scan(cell, params, x, LENGTHS, carry, reverse)
+
+        def all_of(f):
+            def total(*given):
+                return sum(
+                    (jnp.sin(leaf) * weights_of(leaf)).sum() for leaf in jax.tree.leaves(f(*given))
+                )
+
+            slope = lambda *given: jax.jvp(total, given, moved)[1]  # noqa: E731
+            every = (0, 1, 2)
+            return (
+                f(*given),
+                jax.jvp(f, given, moved)[1],
+                jax.grad(total, every)(*given),
+                jax.grad(slope, every)(*given),
+            )
+
+        for found, expected in zip(
+            jax.jit(lambda: all_of(ours))(), jax.jit(lambda: all_of(theirs))(), strict=True
+        ):
+            assert_near(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["simple", "lstm", "gru"])
+def test_the_gradient_of_the_weights_is_no_sum_in_a_loop(kind):
+    """No array in the loops of the backward pass has the shape of the recurrent weights' gradient,
+    but the weights themselves, which no step changes."""
+    layer = fdl.recurrent(CELLS[kind]())
+    params, _ = layer.init(jax.random.key(0), X)
+    loss = lambda params: layer.apply(params, {}, X)[0].sum()  # noqa: E731
+    shape = params["hidden"]["w"].shape
+    loops = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            for value in equation.params.values():
+                if hasattr(getattr(value, "jaxpr", value), "eqns"):
+                    look(getattr(value, "jaxpr", value))
+            if equation.primitive.name == "scan":
+                first = equation.params["num_consts"]
+                carried = equation.invars[first : first + equation.params["num_carry"]]
+                loops.append([each.aval.shape for each in carried])
+
+    look(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    assert len(loops) == 2 and all(shape not in each for each in loops)
+
+
+def test_an_empty_sequence_leaves_the_carry_as_it_is():
+    layer = fdl.recurrent(CELLS["lstm"](), returns="carry")
+    params, _ = layer.init(jax.random.key(0), X)
+    carry = {"h": jnp.ones((B, H)), "c": 2 * jnp.ones((B, H))}
+    (y, end), _ = layer.apply(params, {}, X[:, :0], carry=carry)
+    assert y.shape == (B, 0, H)
+    jax.tree.map(np.testing.assert_array_equal, end, carry)
+    pull = jax.grad(lambda carry: layer.apply(params, {}, X[:, :0], carry=carry)[0][1]["c"].sum())
+    np.testing.assert_array_equal(pull(carry)["c"], 1)
+
+
 SEEDED_BUGS = {
     "fdl/layers/cells.py": (
         "layers/test_recurrence.py",
         [
-            ("sigmoid(f) * carry", "sigmoid(i) * carry"),
-            ('"h": sigmoid(o) * tanh(c), "c": c', '"h": sigmoid(o) * c, "c": c'),
+            ('f * carry["c"] + i * g', 'i * carry["c"] + f * g'),
+            ('"h": o * squashed, "c": c', '"h": o * c, "c": c'),
+            ("(1 - z) * n + z * carry", "z * n + (1 - z) * carry"),
             ("(1 - z) * n + z * h", "z * n + (1 - z) * h"),
             ("slice(features, 2 * features)", "slice(0, features)"),
-            ("again = r * (sums", "again = (sums"),
-            ("_product(r * h, w", "r * _product(h, w"),
+            ("+ r * again)", "+ again)"),
+            ("None, r * h)", "None, h)"),
             ("init(subkey(key, gate), shape", "init(key, shape"),
+            ("slope * (ddriven + dhidden)", "slope * ddriven"),
+            ("before * f * (1 - f) * df", "before * f * df"),
+            ("i * (1 - g * g) * dg", "i * (1 - g) * dg"),
+            ("+ again * dr", ""),
+            ("(h - n) * dz", "h * dz"),
+            ("jnp.concatenate([jnp.zeros(columns - len(b), b.dtype), b])", "jnp.tile(b, 3)"),
+        ],
+    ),
+    "fdl/ops/unrolling.py": (
+        "layers/test_recurrence.py",
+        [
+            ("new = new if alive is None else _where(alive, new, carry)", "pass"),
+            ("new = new if alive is None else _where(alive, new, dcarry)", "pass"),
+            ("if reverse else [first", "if False else [first"),
+            ("dhidden + hidden(w, None", "hidden(w, None"),
+            ("dhidden), reverse=reverse)", "dhidden))"),
+            ("hidden(dw, db, before)", "hidden(dw, None, before)"),
         ],
     ),
     "fdl/layers/recurrence.py": (
