@@ -18,11 +18,6 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 
     Returns:
       [..., F].
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> product(jnp.ones((2, 5, 3)), jnp.ones((3, 4))).shape
-      (2, 5, 4)
     """
     # On an explicit mesh, axes that are sharded cannot be merged.
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types

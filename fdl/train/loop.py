@@ -143,7 +143,8 @@ def fit(
         microbatch = check_microbatch("fit", microbatch, batch_size)
     settings = {"objective": objective, "optimizer": optimizer}
     settings |= {"batch_size": batch_size, "microbatch": microbatch}
-    zeros = zero_means(first, *one_step.eval_shape(first, _shapes(data, sample), **settings))
+    shapes = jax.eval_shape(lambda run: run, first)  # parameters may be Python numbers
+    zeros = zero_means(shapes, *one_step.eval_shape(first, _shapes(data, sample), **settings))
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
     epoch = [] if examples is None else ["epoch"]

@@ -860,6 +860,14 @@ def test_weights_that_cannot_be_meant_are_refused(name, who):
         calls[who]()
 
 
+def test_parameters_may_be_python_numbers():
+    """From 3 towards 1 at rate 0.25: the error is halved at every step."""
+    objective, optimizer = fdl.plain(lambda w, batch: jnp.mean((w - batch) ** 2)), fdl.sgd(0.25)
+    run = fdl.start(3.0, optimizer)
+    result = fdl.fit(objective, optimizer, run, np.ones(8, "float32"), batch_size=4, steps=3)
+    assert float(result.run.params) == 1.25
+
+
 def test_a_huge_number_of_weight_0_moves_nothing():
     x, y = (part.copy() for part in data())
     weight = np.ones(N, np.float32)
