@@ -434,7 +434,7 @@ SEEDED_BUGS = {
         "test_numbers.py core/test_layer.py test_laws.py",
         [
             ('return (y + params["b"] if bias else y), state', "return y, state"),
-            ('y = x @ params["w"]', 'y = x @ params["w"] * 0.999'),
+            ('y = product(x, params["w"])', 'y = x @ params["w"] * 0.999'),
             ('w_init(subkey(key, "w")', "w_init(key"),
             ('b_init(subkey(key, "b"), (features,), x.dtype)', "b_init(key, (features,))"),
         ],

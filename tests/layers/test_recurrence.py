@@ -546,7 +546,7 @@ SEEDED_BUGS = {
         [
             ("new = new if alive is None else _where(alive, new, carry)", "pass"),
             ("new = new if alive is None else _where(alive, new, dcarry)", "pass"),
-            ("if reverse else [first", "if False else [first"),
+            ("if reverse else [carry", "if False else [carry"),
             ("dhidden + hidden(w, None", "hidden(w, None"),
             ("dhidden), reverse=reverse)", "dhidden))"),
             ("hidden(dw, db, before)", "hidden(dw, None, before)"),
