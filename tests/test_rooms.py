@@ -138,6 +138,7 @@ def test_importing_fdl_brings_nothing_heavy():
         "pyarrow",
         "pandas",
         "polars",
+        "PIL",
     }
     assert heavy & modules_after("import fdl") == set()
 

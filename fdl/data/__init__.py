@@ -6,7 +6,11 @@ from fdl.data.arrays import Split as Split
 from fdl.data.arrays import check_data as check_data
 from fdl.data.arrays import length as length
 from fdl.data.frames import read_table as read_table
+from fdl.data.folders import images as images
+from fdl.data.folders import texts as texts
 from fdl.data.order import stream as stream
+from fdl.data.row_groups import table_columns as table_columns
+from fdl.data.row_groups import table_source as table_source
 from fdl.data.streaming import source as source
 from fdl.data.sequences import Padded as Padded
 from fdl.data.sequences import buckets as buckets

@@ -187,8 +187,8 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
 
 def _refuse_lists(tree: Any, who: str, what: str) -> None:
     """Raises if the tree has a list of numbers, because each number would be a separate leaf."""
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_list_of_numbers):
-        if _is_list_of_numbers(leaf):
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_list_of_numbers):
+        if is_list_of_numbers(leaf):
             path = paths.path_of(keys)
             who, named = (_place(path), what) if what == "it" else (who, _named_at(what, path))
             kind = type(leaf).__name__
@@ -207,14 +207,14 @@ def _place(path: str) -> str:
     return f"data at {paths.quoted(path)}" if path else "data"
 
 
-def _is_list_of_numbers(node: Any) -> bool:
+def is_list_of_numbers(node: Any) -> bool:
     """Whether a node is a list or tuple of numbers or strings, or a list of such lists."""
     if not isinstance(node, list | tuple) or hasattr(node, "_fields") or not node:
         return False
     first = node[0]
     if isinstance(first, list | tuple):
         # A tuple of lists may be (x, y). It is not one array, so the message names its parts.
-        return isinstance(node, list) and _is_list_of_numbers(first)
+        return isinstance(node, list) and is_list_of_numbers(first)
     return _is_single(first)
 
 

@@ -34,7 +34,8 @@ def read_table(file: str | os.PathLike[str]) -> Any:
     return _read("read_table", os.fspath(file), None)
 
 
-def _pyarrow(who: str) -> Any:
+def get_pyarrow(who: str) -> Any:
+    """The package pyarrow; raises if it is not installed."""
     try:
         import pyarrow
     except ImportError as error:
@@ -46,7 +47,7 @@ def _pyarrow(who: str) -> Any:
 
 def as_frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
     """The data as a `pyarrow.Table` with different names; `types` are those of a CSV file."""
-    pa = _pyarrow(who)
+    pa = get_pyarrow(who)
     if isinstance(data, str | os.PathLike):
         frame = _read(who, os.fspath(data), types)
     elif not isinstance(data, Mapping) and not hasattr(data, "__arrow_c_stream__"):
@@ -77,7 +78,7 @@ def as_frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
 
 def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
     """Reads a file; `types` maps columns of a CSV file to the types that they must have."""
-    pa = _pyarrow(who)
+    pa = get_pyarrow(who)
     name = file.lower()
     if not name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ValueError(
@@ -93,7 +94,7 @@ def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
             import pyarrow.parquet
 
             return pyarrow.parquet.read_table(file)
-        return _read_csv(pa, who, file, types)
+        return read_csv(pa, who, repr(file), file, types)
     except pa.ArrowException as error:
         raise ValueError(
             f"{who}: expected a file that pyarrow can read, got {reason(error)} in {file!r}; "
@@ -101,7 +102,10 @@ def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
         ) from error
 
 
-def _read_csv(pa: Any, who: str, file: str, types: dict[str, str] | None) -> Any:
+def read_csv(
+    pa: Any, who: str, named: str, file: Any, types: Any, names: Sequence[str] | None = None
+) -> Any:
+    """Reads the columns `names`, or all, of a CSV file, or of a buffer that is `named`."""
     import pyarrow.csv as csv
 
     ragged: list[Any] = []
@@ -116,18 +120,23 @@ def _read_csv(pa: Any, who: str, file: str, types: dict[str, str] | None) -> Any
         parse_options=csv.ParseOptions(invalid_row_handler=keep),
         convert_options=csv.ConvertOptions(
             strings_can_be_null=True,
-            column_types={name: pa.type_for_alias(each) for name, each in (types or {}).items()},
+            column_types={name: _type(pa, each) for name, each in (types or {}).items()},
+            include_columns=names,
         ),
     )
     if ragged:
         row = ragged[0]
         more = f" and {len(ragged) - 1} more such rows" if len(ragged) > 1 else ""
         raise ValueError(
-            f"{who}: expected {row.expected_columns} values in each row of {file!r}, got "
+            f"{who}: expected {row.expected_columns} values in each row of {named}, got "
             f"{row.actual_columns} in row {row.number}, {row.text!r:.100}{more} (the header is row "
             "1); give each row one value for each column"
         )
     return frame
+
+
+def _type(pa: Any, given: Any) -> Any:
+    return pa.type_for_alias(given) if isinstance(given, str) else given
 
 
 def listed(names: Sequence[str]) -> str:

@@ -6,10 +6,11 @@ epoch and end in the next.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl.checks import as_int, check_uint32, described, is_count
 
@@ -18,6 +19,8 @@ from fdl.checks import as_int, check_uint32, described, is_count
 # only microseconds.
 RANKED_BELOW = 128
 ROUNDS = 8
+
+ArrayOfAnyKind = TypeVar("ArrayOfAnyKind", jax.Array, np.ndarray)
 
 
 def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
@@ -125,12 +128,24 @@ def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) ->
     return (hashes < own).sum(1, dtype=jnp.uint32)
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def permutation(size: int, *keys: int) -> np.ndarray:
+    """A random order of `size` indices, int [size]; it depends only on the keys.
+
+    It needs memory for all indices, as `stream` does not, and nothing is compiled for a size.
+    """
+    key = np.array([len(keys)], np.uint32)
+    for each in keys:
+        key = _mix(_mix(key) + np.array([each % 2**32], np.uint32))
+    # Different indices have different hashes, so an order is well defined.
+    return np.argsort(_mix(key ^ _mix(key + np.arange(size, dtype=np.uint32))))
+
+
+def _mix(x: ArrayOfAnyKind) -> ArrayOfAnyKind:
     """A one-to-one hash of 32-bit integers; each output bit depends on all input bits.
 
     Source: Wellons 2018, "Prospecting for hash functions", the constants of `triple32`.
     """
-    x = (x ^ (x >> 17)) * jnp.uint32(0xED5AD4BB)
-    x = (x ^ (x >> 11)) * jnp.uint32(0xAC4C1B51)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x31848BAB)
+    x = (x ^ (x >> 17)) * np.uint32(0xED5AD4BB)
+    x = (x ^ (x >> 11)) * np.uint32(0xAC4C1B51)
+    x = (x ^ (x >> 15)) * np.uint32(0x31848BAB)
     return x ^ (x >> 14)

@@ -1,10 +1,11 @@
-"""Data that do not fit into memory: memory-mapped arrays, functions of the step, and iterables.
+"""Data that do not fit into memory: memory-mapped arrays, examples by index, iterables.
 
-K steps, B examples in a batch.
+K steps, B examples in a batch, N examples.
 """
 
 import functools
-import itertools
+import hashlib
+import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,12 +15,12 @@ import numpy as np
 
 from fdl import paths
 from fdl.checks import described, kind
-from fdl.data.arrays import as_arrays, fingerprint, length
+from fdl.data.arrays import as_arrays, fingerprint, is_list_of_numbers, length
 from fdl.data.order import stream
 from fdl.typing import Batch
 
 
-def source(data: Batch | Callable[[int], Batch] | Iterable[Batch]) -> "Source":
+def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any = None) -> "Source":
     """Data for `fit` that are read piece by piece while a network trains.
 
     The next batches are read and copied to the device in a background thread.
@@ -30,16 +31,25 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch]) -> "Source":
         - a pytree of arrays [N, ...], some of them memory-mapped (`np.load(file, mmap_mode="r")`).
           Only the rows of each batch are read, in the order that `fit` takes for arrays in memory,
           so a run gives the same bits. `fit` also takes such a pytree itself.
+        - a data set with a length, whose items `data[i]` are single examples, such as a `Dataset`
+          of torch, of Hugging Face, or a `MapDataset` of Grain that is not batched. The examples
+          are read in the same order.
         - a function `step -> batch`, where a batch is a pytree of arrays [B, ...].
-        - an iterable of batches, such as a generator, or a loader of torch or Grain. If it can be
-          iterated again, training goes on with it from its beginning when it ends.
+        - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. If it
+          can be iterated again, training goes on with it from its beginning when it ends.
+      rows: integers [M] in [0, N), the rows to train on, if data are arrays or a data set. An epoch
+        has each of them exactly once. Pass the rows of a split, or those of `balanced_rows` or
+        `weighted_rows`. None means all.
 
     Returns:
-      A source. With rows and with a function, a run that is stopped and continued is the
-      uninterrupted one. With an iterable it is not, because its position is not known.
+      A source. A run that is stopped and continued is the uninterrupted one, except with iterables
+      that cannot say where they are. An iterator says it with `get_state` and `set_state`, as those
+      of Grain do, and a state of bytes or of what JSON can hold; pass the whole `Result`, or what a
+      checkpoint gives, to `fit` to continue from this position.
 
     Raises:
       TypeError: data is none of these.
+      ValueError: there is no example; or rows are not rows of data.
 
     Example:
       >>> import fdl
@@ -50,13 +60,25 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch]) -> "Source":
       >>> int(result.run.step)
       3
     """
+    found = _source(data)
+    return found if rows is None else Chosen(found, rows)
+
+
+def _source(data: Any) -> "Source":
     if isinstance(data, Source):
         return data
-    if isinstance(data, tuple | dict | np.ndarray | jax.Array):
+    if isinstance(data, tuple | dict) or hasattr(data, "__array__"):
         return Rows(data)
+    if isinstance(data, str | bytes):
+        raise TypeError(
+            f"source: expected data, got the text {described(data)}; read tables in files with "
+            "fdl.data.table_source, and folders of images with fdl.data.images"
+        )
+    if not isinstance(data, list) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return Examples(data)
     if callable(data):
         return OfSteps(data)
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes):
+    if isinstance(data, Iterable):
         return Batches(data)
     raise TypeError(
         "source: expected arrays, a function step -> batch, or an iterable of batches, got "
@@ -98,11 +120,14 @@ class Source:
 
     Attributes:
       examples: N, the number of examples; None if it is not known.
-      exact: whether a batch is a function of the seed and the step.
     """
 
     examples: int | None = None
-    exact = True
+
+    @property
+    def exact(self) -> bool:
+        """Whether a run that is continued sees the batches of an uninterrupted one."""
+        return True
 
     def first(self, batch_size: int) -> Batch:
         """A batch from which the shapes and dtypes are read."""
@@ -112,12 +137,50 @@ class Source:
         """The batches of consecutive steps, a pytree of arrays [K, B, ...]."""
         raise NotImplementedError
 
+    def position(self) -> dict[str, np.ndarray]:
+        """Where the next batch begins, if that depends on what was taken before; otherwise {}."""
+        return {}
+
+    def seek(self, position: dict[str, np.ndarray]) -> None:
+        """Goes to a position; {} is the beginning."""
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells this source from others, for a checkpoint."""
         return {"source": repr(self)}
 
 
-class Rows(Source):
+class ByRow(Source):
+    """Base class of sources of which any rows can be read."""
+
+    examples: int
+
+    def read(self, rows: Any = None) -> Batch:
+        """Reads examples into memory, for example for `fit(..., validation=...)`.
+
+        Args:
+          rows: integers [M] in [0, N). None means all rows.
+
+        Returns:
+          A pytree of arrays [M, ...].
+        """
+        return self._read(np.arange(self.examples) if rows is None else np.asarray(rows))
+
+    def _read(self, rows: np.ndarray) -> Batch:
+        raise NotImplementedError
+
+    def first(self, batch_size: int) -> Batch:
+        """The first rows."""
+        return self._read(np.arange(batch_size) % self.examples)
+
+    def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
+        """The rows that `draw_batch` gives for these steps."""
+        numbers = np.arange(steps.start, steps.stop, dtype=np.uint32)
+        rows = np.asarray(_orders(seed, numbers, batch_size, self.examples))
+        batches = self._read(rows.reshape(-1))
+        return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape, *leaf.shape[1:]), batches)
+
+
+class Rows(ByRow):
     """Arrays [N, ...] of which only the rows of each batch are read."""
 
     def __init__(self, data: Batch):
@@ -129,19 +192,12 @@ class Rows(Source):
     def __repr__(self) -> str:
         return f"source of {self.examples} rows"
 
-    def first(self, batch_size: int) -> Batch:
-        """The first rows."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[:batch_size]), self.data)
+    def _read(self, rows: np.ndarray) -> Batch:
+        return jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.data)
 
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
         """The rows that `draw_batch` gives for these steps."""
-        numbers = np.arange(steps.start, steps.stop, dtype=np.uint32)
-        rows = np.asarray(_orders(seed, numbers, batch_size, self.examples))
-        shape = rows.shape
-        batches = jax.tree.map(
-            lambda leaf: np.asarray(leaf[rows.reshape(-1)]).reshape(*shape, *leaf.shape[1:]),
-            self.data,
-        )
+        batches = super().take(seed, steps, batch_size)
         for leaf in jax.tree.leaves(self.data):
             _advise(leaf, "MADV_DONTNEED")  # else the pages count as memory of this process
         return batches
@@ -149,6 +205,69 @@ class Rows(Source):
     def fingerprint(self) -> dict[str, Any]:
         """As for arrays in memory."""
         return fingerprint(self.data)
+
+
+class Examples(ByRow):
+    """A data set whose items are single examples."""
+
+    def __init__(self, data: Any):
+        self.data, self.examples = data, len(data)
+        if not self.examples:
+            raise ValueError(
+                f"source: expected at least one example, got none in a {type(data).__name__}; "
+                "check the code that makes the data set"
+            )
+
+    def __repr__(self) -> str:
+        return f"source of {self.examples} examples of a {type(self.data).__name__}"
+
+    def _read(self, rows: np.ndarray) -> Batch:
+        return _stacked([self._example(row) for row in rows.tolist()], "example")
+
+    def _example(self, row: int) -> Batch:
+        of_numbers = lambda node: isinstance(node, list) and is_list_of_numbers(node)  # noqa: E731
+        example = jax.tree.map(
+            lambda leaf: np.asarray(leaf) if isinstance(leaf, list) else leaf,
+            self.data[row],
+            is_leaf=of_numbers,
+        )
+        if not jax.tree.leaves(example):
+            raise ValueError(
+                f"source: expected an example with arrays or numbers, got {described(example)} at "
+                f"index {row} of a {type(self.data).__name__}; leave that example out"
+            )
+        return as_arrays(example)
+
+
+class Chosen(ByRow):
+    """Some rows of a source, perhaps repeated."""
+
+    def __init__(self, source: Source, rows: Any):
+        if not isinstance(source, ByRow):
+            raise ValueError(
+                f"source: expected rows only for arrays and data sets, got rows for a {source!r}; "
+                "leave out rows"
+            )
+        self.source, self.rows = source, np.asarray(rows)
+        fits = self.rows.ndim == 1 and self.rows.size and self.rows.dtype.kind in "iu"
+        if not fits or not 0 <= self.rows.min() <= self.rows.max() < source.examples:
+            span = f" from {self.rows.min()} to {self.rows.max()}" if fits else ""
+            raise ValueError(
+                f"source: expected rows [M], integers in [0, {source.examples}), got "
+                f"{kind(self.rows)}{span}; of a mask, pass np.flatnonzero(mask)"
+            )
+        self.examples = len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"{self.examples} rows of a {self.source!r}"
+
+    def _read(self, rows: np.ndarray) -> Batch:
+        return self.source.read(self.rows[rows])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the whole source, and of the rows."""
+        rows = hashlib.sha256(self.rows.astype(np.int64).tobytes()).hexdigest()
+        return self.source.fingerprint() | {"sha256_of_rows": rows}
 
 
 class OfSteps(Source):
@@ -170,32 +289,58 @@ class OfSteps(Source):
 
 
 class Batches(Source):
-    """An iterable of batches."""
-
-    exact = False
+    """An iterable of batches. If its iterators can say where they are, a continued run is exact."""
 
     def __init__(self, batches: Iterable[Batch]):
         self.batches = batches
         self.left: Iterator[Batch] | None = None
+        self.peeked: list[Batch] = []  # the batch that `first` has read, and `take` has not
+        self.before: dict[str, np.ndarray] = {}  # the position of that batch
+        # An iterator is at its beginning now; any other iterable makes a new iterator for that.
+        self.begin = _position(batches) if isinstance(batches, Iterator) else {}
 
     def __repr__(self) -> str:
         return f"source of a {type(self.batches).__name__}"
 
+    @property
+    def exact(self) -> bool:
+        """Whether the iterator says where it is."""
+        return bool(self.position())
+
     def first(self, batch_size: int) -> Batch:
         """The first batch, which is also the first that `take` gives."""
-        batch = self._next()
-        self.left = itertools.chain([batch], self.left or ())
-        return batch
+        if not self.peeked:
+            before = self.position()
+            self.peeked, self.before = [self._next()], before
+        return self.peeked[0]
 
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
         """The next batches."""
-        return _stacked([self._next() for _ in steps])
+        return _stacked([self.peeked.pop() if self.peeked else self._next() for _ in steps])
 
-    def _next(self) -> Batch:
+    def position(self) -> dict[str, np.ndarray]:
+        """The state of the iterator before the next batch."""
+        return self.before if self.peeked else _position(self._iterator())
+
+    def seek(self, position: dict[str, np.ndarray]) -> None:
+        """Sets the state of the iterator, if it has one."""
+        if not self.exact:
+            return
+        self.peeked = []
+        if position or self.begin:
+            iterator: Any = self._iterator()
+            iterator.set_state(_state(position or self.begin))
+        else:
+            self.left = None
+
+    def _iterator(self) -> Iterator[Batch]:
         if self.left is None:
             self.left = iter(self.batches)
+        return self.left
+
+    def _next(self) -> Batch:
         try:
-            return as_arrays(next(self.left))
+            return as_arrays(next(self._iterator()))
         except StopIteration:
             pass
         again = iter(self.batches)
@@ -211,25 +356,49 @@ class Batches(Source):
             ) from None
 
 
-def _stacked(batches: list[Batch]) -> Batch:
-    """The batches as arrays [K, B, ...]; raises unless all have the same shapes and dtypes."""
-    first = _kinds(batches[0])
-    for batch in batches[1:]:
-        if _kinds(batch) != first:
-            raise different(first, _kinds(batch))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+def _position(iterator: Any) -> dict[str, np.ndarray]:
+    """The state of an iterator as an array of bytes; {} if it has none of bytes or JSON."""
+    if not (hasattr(iterator, "get_state") and hasattr(iterator, "set_state")):
+        return {}
+    state = iterator.get_state()
+    if isinstance(state, bytes):
+        return {"bytes": np.frombuffer(state, np.uint8)}
+    try:
+        return {"json": np.frombuffer(json.dumps(state).encode(), np.uint8)}
+    except (TypeError, ValueError):
+        return {}
 
 
-def different(first: dict[str, str], other: dict[str, str]) -> ValueError:
-    """The error that a batch has not the shapes and dtypes of the first one."""
+def _state(position: dict[str, np.ndarray]) -> Any:
+    """The inverse of `_position`."""
+    ((form, content),) = position.items()
+    return content.tobytes() if form == "bytes" else json.loads(content.tobytes())
+
+
+def _stacked(parts: list[Batch], what: str = "batch") -> Batch:
+    """Batches as arrays [K, B, ...], or examples as arrays [B, ...].
+
+    Raises:
+      ValueError: two of them have different shapes or dtypes.
+    """
+    first = kinds_of(parts[0])
+    for part in parts[1:]:
+        if kinds_of(part) != first:
+            raise different(first, kinds_of(part), what)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+
+def different(first: dict[str, str], other: dict[str, str], what: str = "batch") -> ValueError:
+    """The error that a batch or an example has not the shapes and dtypes of the first one."""
     path = next(path for path in {**first, **other} if first.get(path) != other.get(path))
     return ValueError(
-        f"source: expected every batch to be like the first, {first.get(path, 'nothing')} at "
-        f"{path!r}, got {other.get(path, 'nothing')}; drop or pad the batches that differ"
+        f"source: expected every {what} to be like the first, {first.get(path, 'nothing')} at "
+        f"{path!r}, got {other.get(path, 'nothing')}; drop or pad what differs"
     )
 
 
-def _kinds(batch: Batch) -> dict[str, str]:
+def kinds_of(batch: Batch) -> dict[str, str]:
+    """dtype and shape of each array, by path."""
     return {path: kind(leaf) for path, leaf in paths.leaves(batch).items()}
 
 

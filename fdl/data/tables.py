@@ -6,6 +6,7 @@ values in training, and C the number of columns of categories.
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,26 +65,27 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
     """
     frame = as_frame("table", data)
     names = frame.column_names
-    for name in (*categorical, *(() if target is None else (target,))):
-        if name not in names:
-            what = "target" if name == target else "names in categorical"
-            raise ValueError(
-                f"table: expected {what} among the columns {listed(names)}, got {name!r:.200}; "
-                "check the spelling"
-            )
+    check_names("table", names, target, categorical)
     if not frame.num_rows:
         raise ValueError(
             f"table: expected at least one row, got none below the columns {listed(names)}; check "
             "the code that selects the rows"
         )
-    fitted = {name: _fitted(name, frame[name], name in categorical) for name in names}
-    inputs = [column for name, column in fitted.items() if name != target]
-    columns = Columns(
-        tuple(column for column in inputs if isinstance(column, Numbers)),
-        tuple(column for column in inputs if isinstance(column, Categories)),
-        None if target is None else fitted[target],
-    )
-    return columns._arrays("table", frame)
+    found = {name: seen("table", name, frame[name], name in categorical) for name in names}
+    return fitted("table", found, target)._arrays("table", frame)
+
+
+def check_names(
+    who: str, names: Sequence[str], target: str | None, categorical: Sequence[str]
+) -> None:
+    """Raises unless `target` and `categorical` are among the names of the columns."""
+    for name in (*categorical, *(() if target is None else (target,))):
+        if name not in names:
+            what = "target" if name == target else "names in categorical"
+            raise ValueError(
+                f"{who}: expected {what} among the columns {listed(names)}, got {name!r:.200}; "
+                "check the spelling"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +167,7 @@ class Columns:
           ValueError: a column is missing, or has values of another kind than in training; or
             `table` would raise. An unseen class in the target raises too.
         """
-        kinds = {column.name: "double" for column in self.numbers}
-        kinds |= {column.name: _TYPES[column.values] for column in self.categories}
-        if isinstance(self.target, Categories):
-            kinds[self.target.name] = _TYPES[self.target.values]
-        return self._arrays("Columns.apply", as_frame("Columns.apply", data, kinds))
+        return self._arrays("Columns.apply", as_frame("Columns.apply", data, types_of(self)))
 
     def restore(self, y: Any) -> np.ndarray:
         """Converts predictions back to values of the target column.
@@ -273,26 +271,99 @@ class Table:
     columns: Columns
 
 
-def _fitted(name: str, column: Any, categorical: bool) -> Numbers | Categories:
-    """What the training table says about a column."""
+def types_of(columns: Columns) -> dict[str, str]:
+    """The types that the columns must have in a CSV file, by name."""
+    target = () if columns.target is None else (columns.target,)
+    every: tuple[Numbers | Categories, ...] = (*columns.numbers, *columns.categories, *target)
+    return {
+        column.name: "double" if isinstance(column, Numbers) else _TYPES[column.values]
+        for column in every
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What some rows of a table say about a column.
+
+    Args:
+      values: "number", "missing", or, of categories, "text", "bool" or "integer".
+      count: the number of values that are not missing.
+      missing: whether values are missing.
+      mean, std: those of the numbers; std is exactly 0 if all are equal.
+      labels: the different categories.
+    """
+
+    values: str
+    count: int
+    missing: bool
+    mean: float = 0.0
+    std: float = 0.0
+    labels: frozenset[Any] = frozenset()
+
+
+def seen(who: str, name: str, column: Any, categorical: bool) -> Seen:
+    """What a column of pyarrow says."""
     import pyarrow as pa
 
-    values = _kind("table", name, column.type)
+    values = _kind(who, name, column.type)
     if values == "number" and not categorical and not pa.types.is_dictionary(column.type):
-        numbers = _numbers("table", name, column)
+        numbers = _numbers(who, name, column)
+        _check_finite(who, name, numbers, numbers)
         here = numbers[~np.isnan(numbers)]
-        _check_finite("table", name, numbers, numbers)
-        _check_some(name, len(here))
-        if here.min() == here.max():
-            return Numbers(name, float(here[0]), 1.0, len(here) < len(numbers))
-        exponent = np.frexp(np.abs(here).max())[1]
-        small = np.ldexp(here, -exponent)  # exact, and squares of these numbers do not overflow
-        mean, scale = (float(np.ldexp(each, exponent)) for each in (small.mean(), small.std()))
-        return Numbers(name, mean, scale, len(here) < len(numbers))
+        return Seen("number", len(here), len(here) < len(numbers), *_moments(here))
     values = "integer" if values == "number" else values
-    labels = _values("table", name, column, values).drop_null().unique().to_pylist()
-    _check_some(name, len(labels))
-    return Categories(name, values, tuple(sorted(labels)))
+    here = _values(who, name, column, values).drop_null()
+    labels = frozenset(here.unique().to_pylist())
+    return Seen(values, len(here), len(here) < len(column), labels=labels)
+
+
+def _moments(numbers: np.ndarray) -> tuple[float, float]:
+    """The mean and the standard deviation."""
+    if not numbers.size or numbers.min() == numbers.max():
+        return float(numbers[0]) if numbers.size else 0.0, 0.0
+    exponent = np.frexp(np.abs(numbers).max())[1]
+    small = np.ldexp(numbers, -exponent)  # exact, and squares of these numbers do not overflow
+    return float(np.ldexp(small.mean(), exponent)), float(np.ldexp(small.std(), exponent))
+
+
+def merged(who: str, name: str, a: Seen, b: Seen) -> Seen:
+    """What two parts of a column say together."""
+    missing = a.missing or b.missing
+    if "missing" in (a.values, b.values):
+        return dataclasses.replace(b if a.values == "missing" else a, missing=missing)
+    if a.values != b.values:
+        raise ValueError(
+            f"{who}: expected values of one kind in column {name!r:.200}, got {a.values}s in some "
+            f"rows and {b.values}s in others; convert the column in all files"
+        )
+    count = a.count + b.count
+    share = b.count / max(count, 1)
+    mean = a.mean if a.mean == b.mean else a.mean * (1 - share) + b.mean * share
+    between = (b.mean / 2 - a.mean / 2) * 2 * math.sqrt(share * (1 - share))
+    std = math.hypot(a.std * math.sqrt(1 - share), b.std * math.sqrt(share), between)
+    return Seen(a.values, count, missing, mean, std, a.labels | b.labels)
+
+
+def fitted(who: str, found: dict[str, Seen], target: str | None) -> Columns:
+    """The columns that `table` makes of what it saw."""
+    columns = {name: _fitted(who, name, each) for name, each in found.items()}
+    inputs = [column for name, column in columns.items() if name != target]
+    return Columns(
+        tuple(column for column in inputs if isinstance(column, Numbers)),
+        tuple(column for column in inputs if isinstance(column, Categories)),
+        None if target is None else columns[target],
+    )
+
+
+def _fitted(who: str, name: str, found: Seen) -> Numbers | Categories:
+    if not found.count:
+        raise ValueError(
+            f"{who}: expected values in column {name!r:.200}, got only missing values; leave the "
+            "column out"
+        )
+    if found.values == "number":
+        return Numbers(name, found.mean, found.std or 1.0, found.missing)
+    return Categories(name, found.values, tuple(sorted(found.labels)))
 
 
 def _kind(who: str, name: str, given: Any) -> str:
@@ -402,14 +473,6 @@ def _joined(columns: list[np.ndarray], rows: int, dtype: Any) -> np.ndarray:
 def _categories(name: str, values: str, labels: list[Any]) -> Categories:
     """Categories from JSON; raises KeyError if `values` is not a kind of value."""
     return Categories(name, values if _TYPES[values] else "", tuple(labels))
-
-
-def _check_some(name: str, count: int) -> None:
-    if not count:
-        raise ValueError(
-            f"table: expected values in column {name!r:.200}, got only missing values; leave the "
-            "column out"
-        )
 
 
 def _check_finite(who: str, name: str, numbers: np.ndarray, results: np.ndarray) -> None:

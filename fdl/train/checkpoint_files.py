@@ -51,6 +51,7 @@ def write(manager: Any, result: Result, about: dict[str, Any]) -> None:
     """
     memories = result.unfinished.memories
     parts = {"run": leaves(result.run), "means": result.unfinished.means}
+    parts |= {"position": result.unfinished.position}
     parts |= {f"memories/{number}": memory for number, memory in enumerate(memories.values())}
     found = {
         f"{part}/{path}" if path else part: leaf
@@ -93,7 +94,8 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
     """
     about, arrays = _read(at)
     _check_fit(at, leaves(like), about["arrays"])
-    parts: dict[str, dict[str, Any]] = {"run": {}, "means": {}, "memories": {}}
+    names = ("run", "means", "memories", "position")
+    parts: dict[str, dict[str, Any]] = {name: {} for name in names}
     for path, leaf in {**arrays, **about["numbers"]}.items():
         part, _, rest = path.partition("/")
         parts[part][rest] = leaf
@@ -103,7 +105,7 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
     for path, leaf in parts["memories"].items():
         number, _, rest = path.partition("/")
         memories[about["memories"][int(number)]][rest] = leaf
-    unfinished = Unfinished(parts["means"], about["records"], memories)
+    unfinished = Unfinished(parts["means"], about["records"], memories, parts["position"])
     return about, Result(run, about["history"], about["reason"], unfinished)
 
 

@@ -312,7 +312,8 @@ def _data(data: Any) -> dict[str, Any]:
     if not data.exact:
         warnings.warn(
             f"checkpoints: expected data whose batch is a function of the step, got a {data!r}; "
-            "a continued run sees other batches: pass fdl.data.source(f) with f(step) -> batch",
+            "a continued run sees other batches: pass fdl.data.source(f) with f(step) -> batch, or "
+            "an iterable whose iterators have get_state and set_state",
             stacklevel=6,
         )
     return data.fingerprint()

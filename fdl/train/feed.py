@@ -4,16 +4,15 @@ import itertools
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from fdl.checks import kind
 from fdl.data.arrays import to_jax
-from fdl.data.streaming import Source, different
-from fdl.paths import leaves
+from fdl.data.streaming import Source, different, kinds_of
 from fdl.train.hooks import Plan
 from fdl.train.run import Stacked
 
@@ -33,6 +32,7 @@ class InMemory:
 
     def __init__(self, data: Any):
         self.data = data
+        self.position: dict[str, Any] = {}
 
     def __enter__(self) -> "InMemory":
         return self
@@ -57,10 +57,16 @@ class Ahead:
       plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
       size: K, the number of steps in a stack. A shorter chunk is filled up with zeros, so that all
         stacks have the same shape.
+      position: where the source shall begin, or {}.
+
+    Attributes:
+      position: where the source was after the stack that `get` returned last, not after what the
+        thread has read since.
     """
 
-    def __init__(self, source: Source, plan: Plan, size: int):
+    def __init__(self, source: Source, plan: Plan, size: int, position: dict[str, Any]):
         self.source, self.plan, self.size = source, plan, size
+        self.position = position
         self.ready: queue.Queue[Any] = queue.Queue(AHEAD)
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._read, name="fdl.source", daemon=True)
@@ -68,6 +74,15 @@ class Ahead:
         self.since = time.perf_counter()
 
     def __enter__(self) -> "Ahead":
+        self.source.seek(self.position)
+        step = int(self.plan.run.step)
+        if step and not self.position and self.source.position():
+            warnings.warn(
+                f"fit: expected the position of the {self.source!r} at step {step}, got a run "
+                "without it, so the source begins at its beginning; pass the whole Result of the "
+                "earlier fit to continue it",
+                stacklevel=4,
+            )
         self.thread.start()
         return self
 
@@ -82,10 +97,11 @@ class Ahead:
     def get(self) -> Any:
         """The stack for the next chunk; raises what the source raised."""
         begun = time.perf_counter()
-        stack = self.ready.get()
+        found = self.ready.get()
         self.waited += time.perf_counter() - begun
-        if isinstance(stack, BaseException):
-            raise stack
+        if isinstance(found, BaseException):
+            raise found
+        stack, self.position = found
         return stack
 
     def report(self) -> dict[str, float]:
@@ -100,7 +116,7 @@ class Ahead:
             for steps in self._chunks():
                 if self.closed.is_set():
                     return
-                self.ready.put(self._stack(steps))
+                self.ready.put((self._stack(steps), self.source.position()))
         except BaseException as error:
             self.ready.put(error)
 
@@ -114,10 +130,6 @@ class Ahead:
 
     def _stack(self, steps: range) -> Stacked:
         batches = self.source.take(self.plan.run.seed, steps, self.plan.batch_size)
-        found = {path: kind(leaf[0]) for path, leaf in leaves(batches).items()}
-        first = {path: kind(leaf) for path, leaf in leaves(self.plan.sample).items()}
-        if found != first:
-            raise different(first, found)
 
         def filled(leaf: np.ndarray) -> np.ndarray:
             missing = self.size - len(leaf)
@@ -125,4 +137,8 @@ class Ahead:
             return np.pad(leaf, list(zeros)) if missing else leaf
 
         batches = to_jax(jax.tree.map(filled, batches), "fit")
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
+        found, first = kinds_of(one), kinds_of(self.plan.sample)
+        if found != first:
+            raise different(first, found)
         return Stacked(batches, np.uint32(steps.start))

@@ -179,7 +179,8 @@ class _Loop:
     def result(self, chunk: int | None) -> Result:
         """Takes chunks of steps until the last step, or until there is a reason to stop."""
         plan, hooks = self.plan, self.hooks
-        feed, pace = _feed_and_pace(plan, chunk)
+        feed, pace = _feed_and_pace(plan, chunk, self.unfinished.position)
+        self.feed = feed
         with signals_noted() as signalled, hooks.watching(plan, self.unfinished.memories), feed:
             reason = hooks.reason
             while self.step < plan.last and not reason:
@@ -242,7 +243,8 @@ class _Loop:
 
     def after_record(self) -> Unfinished:
         """The same just after a record that was due, where the means are over zero steps."""
-        return Unfinished(leaves(self.zeros), len(self.history), self.hooks.memories())
+        means, memories = leaves(self.zeros), self.hooks.memories()
+        return Unfinished(means, len(self.history), memories, self.feed.position)
 
 
 def _sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
@@ -266,11 +268,13 @@ def _shapes(data: Any, sample: Any) -> Any:
     return Stacked(jax.tree.map(lambda leaf: leaf[None], sample), np.uint32(0))
 
 
-def _feed_and_pace(plan: Plan, chunk: int | None) -> tuple[InMemory | Ahead, Pace]:
+def _feed_and_pace(
+    plan: Plan, chunk: int | None, position: dict[str, Any]
+) -> tuple[InMemory | Ahead, Pace]:
     if not isinstance(plan.data, Source):
         return InMemory(plan.data), Pace(chunk)
     size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
-    return Ahead(plan.data, plan, size), Pace(size)
+    return Ahead(plan.data, plan, size, position), Pace(size)
 
 
 def _where(plan: Plan, step: int) -> dict[str, float]:

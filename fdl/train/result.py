@@ -16,11 +16,14 @@ class Unfinished(NamedTuple):
       means: the means over the steps since the last record that was due, a dict, path -> array.
       records: the number of records up to and including the last one that was due.
       memories: what each hook needs to continue, a dict, name -> (path -> array or number).
+      position: where a source of data was after the last step, a dict, name -> array; {} if its
+        batches depend only on the seed and the step.
     """
 
     means: dict[str, Any]
     records: int
     memories: dict[str, dict[str, Any]]
+    position: dict[str, Any] = {}  # noqa: RUF012  # nothing writes to it
 
     def __repr__(self) -> str:
         names = shortened(", ".join(self.memories), 200) or "none"

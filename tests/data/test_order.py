@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fdl
-from fdl.data.order import RANKED_BELOW, _window, bijection, stream
+from fdl.data.order import RANKED_BELOW, _window, bijection, permutation, stream
 
 # (N, B): one row, B > N, B = N, B divides N, B does not; both kinds of order and their border.
 SIZES = [
@@ -88,6 +88,35 @@ def test_another_epoch_and_another_seed_are_another_order(examples):
 
 def test_the_border_between_both_kinds_of_order_is_where_it_is_tested():
     assert RANKED_BELOW == 128
+
+
+def triple32(x):
+    """In whole numbers of Python."""
+    for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):
+        x = (x ^ x >> shift) * factor % 2**32
+    return x ^ x >> 14
+
+
+@pytest.mark.parametrize("keys", [(), (0,), (7, 2**32 - 1), (2**32 + 7, 2**40, 5)])
+def test_a_permutation_is_that_of_hashes_in_whole_numbers(keys):
+    key = len(keys)
+    for each in keys:
+        key = (triple32(key) + each) % 2**32
+        key = triple32(key)
+    hashes = [triple32(key ^ triple32((key + index) % 2**32)) for index in range(400)]
+    assert permutation(400, *keys).tolist() == sorted(range(400), key=hashes.__getitem__)
+    assert permutation(1, *keys).tolist() == [0] and permutation(0, *keys).tolist() == []
+
+
+def test_permutations_are_even():
+    """All 24 orders of 4, and the place of each of 50, over 2,400 keys."""
+    counts = np.zeros(24)
+    orders = {order: number for number, order in enumerate(itertools.permutations(range(4)))}
+    for each in range(2400):
+        counts[orders[tuple(permutation(4, each, 3).tolist())]] += 1
+    assert scipy.stats.chisquare(counts).pvalue > RARE
+    first = np.bincount([permutation(50, 1, each)[0] for each in range(2400)], minlength=50)
+    assert scipy.stats.chisquare(first).pvalue > RARE
 
 
 # 32 bits.

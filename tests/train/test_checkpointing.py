@@ -464,7 +464,10 @@ SEEDED_BUGS = {
         "train/test_checkpointing.py -m 'not slow'",
         [
             ('right = about["sha256"] == _digest(about, arrays)', "right = True"),
-            ('Unfinished(parts["means"], about["records"], memories)', "Unfinished({}, 0, {})"),
+            (
+                'Unfinished(parts["means"], about["records"], memories, parts["position"])',
+                "Unfinished({}, 0, {})",
+            ),
             ("arrays.values()) if x.size}", "arrays.values())}"),
             ("have[path] != want[path]", "False"),
             ('f"{part}/{path}" if path else part', 'f"{part}/{path}".rstrip("/")'),

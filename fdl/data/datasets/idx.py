@@ -33,6 +33,13 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
       ValueError: the file is not an IDX file, is damaged, or has fewer or more bytes than its
         header says.
 
+    Example:
+      >>> import pathlib, tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp(), "labels-idx1-ubyte")
+      >>> _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))
+      >>> read_idx(file).tolist()
+      [7, 9]
+
     Source: "The IDX file format" in LeCun, Cortes and Burges, The MNIST database of handwritten
     digits, http://yann.lecun.com/exdb/mnist/.
     """
