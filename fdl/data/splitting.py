@@ -88,8 +88,8 @@ def folds(data: Any, k: int, *, seed: int = 0, stratify: Any = None) -> Iterator
 def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
     """Rows in which all classes are equally frequent: rows of the smaller classes are repeated.
 
-    Train on `(x[rows], y[rows])`. An epoch of `fit` then has each of these rows exactly once, and
-    a batch still depends only on (seed, step).
+    Train on `(x[rows], y[rows])`, or on `fdl.data.source(data, rows=rows)`. An epoch of `fit` then
+    has each of these rows exactly once, and a batch still depends only on (seed, step).
 
     Args:
       labels: [N], integers, texts or bools.
@@ -115,7 +115,7 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
 def weighted_rows(weights: Any, rows: int | None = None, *, seed: int = 0) -> np.ndarray:
     """Rows in which a row comes as often as its weight says, as nearly as a whole number can.
 
-    Train on `(x[rows], y[rows])`, as with `balanced_rows`. To weight the loss of each example
+    Train on these rows as with `balanced_rows`. To weight the loss of each example
     instead, pass `(x, y, weight)` to `fit`.
 
     Args:

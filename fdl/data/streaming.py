@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,8 +33,8 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
           Only the rows of each batch are read, in the order that `fit` takes for arrays in memory,
           so a run gives the same bits. `fit` also takes such a pytree itself.
         - a data set with a length, whose items `data[i]` are single examples, such as a `Dataset`
-          of torch, of Hugging Face, or a `MapDataset` of Grain that is not batched. The examples
-          are read in the same order.
+          of torch, of Hugging Face, or a `MapDataset` of Grain that is neither batched nor
+          repeated. The examples are read in the same order.
         - a function `step -> batch`, where a batch is a pytree of arrays [B, ...].
         - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. If it
           can be iterated again, training goes on with it from its beginning when it ends.
@@ -69,9 +70,9 @@ def _source(data: Any) -> "Source":
         return data
     if isinstance(data, tuple | dict) or hasattr(data, "__array__"):
         return Rows(data)
-    if isinstance(data, str | bytes):
+    if isinstance(data, str | bytes | os.PathLike):
         raise TypeError(
-            f"source: expected data, got the text {described(data)}; read tables in files with "
+            f"source: expected data, got {described(data)}; read tables in files with "
             "fdl.data.table_source, and folders of images with fdl.data.images"
         )
     if not isinstance(data, list) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
@@ -193,14 +194,10 @@ class Rows(ByRow):
         return f"source of {self.examples} rows"
 
     def _read(self, rows: np.ndarray) -> Batch:
-        return jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.data)
-
-    def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
-        """The rows that `draw_batch` gives for these steps."""
-        batches = super().take(seed, steps, batch_size)
+        examples = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.data)
         for leaf in jax.tree.leaves(self.data):
             _advise(leaf, "MADV_DONTNEED")  # else the pages count as memory of this process
-        return batches
+        return examples
 
     def fingerprint(self) -> dict[str, Any]:
         """As for arrays in memory."""
@@ -222,21 +219,40 @@ class Examples(ByRow):
         return f"source of {self.examples} examples of a {type(self.data).__name__}"
 
     def _read(self, rows: np.ndarray) -> Batch:
-        return _stacked([self._example(row) for row in rows.tolist()], "example")
+        items = [self.data[row] for row in rows.tolist()]
+        try:
+            return _collated(items)
+        except (TypeError, ValueError):  # the slow way says which example is the wrong one
+            parts = [self._example(*pair) for pair in zip(rows.tolist(), items, strict=True)]
+            return _stacked(parts, "example")
 
-    def _example(self, row: int) -> Batch:
-        of_numbers = lambda node: isinstance(node, list) and is_list_of_numbers(node)  # noqa: E731
-        example = jax.tree.map(
-            lambda leaf: np.asarray(leaf) if isinstance(leaf, list) else leaf,
-            self.data[row],
-            is_leaf=of_numbers,
-        )
-        if not jax.tree.leaves(example):
+    def _example(self, row: int, item: Any) -> Batch:
+        leaves, structure = jax.tree.flatten(item, is_leaf=_is_list)
+        if not leaves:
             raise ValueError(
-                f"source: expected an example with arrays or numbers, got {described(example)} at "
+                f"source: expected an example with arrays or numbers, got {described(item)} at "
                 f"index {row} of a {type(self.data).__name__}; leave that example out"
             )
-        return as_arrays(example)
+        arrays = [np.asarray(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
+        return as_arrays(jax.tree.unflatten(structure, arrays))
+
+
+def _collated(items: list[Any]) -> Batch:
+    """Examples as arrays [B, ...]; raises if two are not alike."""
+    flat = [jax.tree.flatten(item, is_leaf=_is_list) for item in items]
+    structure = flat[0][1]
+    columns = [
+        [np.asarray(leaf) for leaf in column]
+        for column in zip(*[leaves for leaves, _ in flat], strict=True)
+    ]
+    kinds = {len({(leaf.shape, leaf.dtype) for leaf in column}) for column in columns}
+    if kinds != {1} or any(each != structure for _, each in flat):
+        raise ValueError("examples that are not alike")
+    return as_arrays(jax.tree.unflatten(structure, [np.stack(column) for column in columns]))
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list) and is_list_of_numbers(node)
 
 
 class Chosen(ByRow):

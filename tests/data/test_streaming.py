@@ -439,7 +439,7 @@ BAD = {
     "a text": (
         lambda: fdl.data.source("table.csv"),
         TypeError,
-        r"source: expected data, got the text 'table.csv'; read tables in files with fdl.data.tab",
+        r"source: expected data, got 'table.csv'; read tables in files with fdl.data.tab",
     ),
     "rows of a function": (
         lambda: fdl.data.source(drawn, rows=[1]),
