@@ -139,7 +139,7 @@ class Source:
         raise NotImplementedError
 
     def position(self) -> dict[str, np.ndarray]:
-        """Where the next batch begins, if that depends on what was taken before; otherwise {}."""
+        """Where the source is after `take`, if the next batch depends on that; otherwise {}."""
         return {}
 
     def seek(self, position: dict[str, np.ndarray]) -> None:
@@ -311,7 +311,6 @@ class Batches(Source):
         self.batches = batches
         self.left: Iterator[Batch] | None = None
         self.peeked: list[Batch] = []  # the batch that `first` has read, and `take` has not
-        self.before: dict[str, np.ndarray] = {}  # the position of that batch
         # An iterator is at its beginning now; any other iterable makes a new iterator for that.
         self.begin = _position(batches) if isinstance(batches, Iterator) else {}
 
@@ -326,8 +325,7 @@ class Batches(Source):
     def first(self, batch_size: int) -> Batch:
         """The first batch, which is also the first that `take` gives."""
         if not self.peeked:
-            before = self.position()
-            self.peeked, self.before = [self._next()], before
+            self.peeked = [self._next()]
         return self.peeked[0]
 
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
@@ -335,8 +333,8 @@ class Batches(Source):
         return _stacked([self.peeked.pop() if self.peeked else self._next() for _ in steps])
 
     def position(self) -> dict[str, np.ndarray]:
-        """The state of the iterator before the next batch."""
-        return self.before if self.peeked else _position(self._iterator())
+        """The state of the iterator, after the last batch that was read."""
+        return _position(self._iterator())
 
     def seek(self, position: dict[str, np.ndarray]) -> None:
         """Sets the state of the iterator, if it has one."""

@@ -437,7 +437,6 @@ SEEDED_BUGS = {
             ("rows[owner == number] - starts[number]", "rows[owner == number] % len(leaf)"),
             ("for each in groups if each in self.arrays}", "for each in self.arrays}"),
             ("(np.searchsorted(marks, ends) + quotes) % 2 == 0", "ends >= 0"),
-            ("[self.window - 1 :: self.window]", "[self.window :: self.window]"),
             ("if counts != {group.rows}:", "if False:"),
             ("if self.kinds and now != self.kinds:", "if False:"),
             ("if group.rows and frame.num_rows != group.rows:", "if False:"),

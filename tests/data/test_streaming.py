@@ -534,7 +534,6 @@ SEEDED_BUGS = {
         "data/test_streaming.py",
         [
             ("self.peeked.pop() if self.peeked else self._next()", "self._next()"),
-            ("return self.before if self.peeked else _position", "return _position"),
             ("position or self.begin:", "position:"),
             ("self.peeked = []\n", "pass\n"),
             ("iterator.set_state(_state(position or self.begin))", "pass"),
