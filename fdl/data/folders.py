@@ -111,17 +111,13 @@ class Images(ByRow):
         file = self.files[row]
         try:
             with Image.open(file) as image:
-                if image.mode.startswith(_DEEP):
-                    raise ValueError(f"more than 8 bits for each colour (mode {image.mode})")
-                upright = ImageOps.exif_transpose(image).convert(_MODES[self.channels])
-                small = upright.resize(self.size[::-1], Image.Resampling.BILINEAR)
-                return np.asarray(small)
+                if not image.mode.startswith(_DEEP):
+                    upright = ImageOps.exif_transpose(image).convert(_MODES[self.channels])
+                    return np.asarray(upright.resize(self.size[::-1], Image.Resampling.BILINEAR))
+                got = f"one of more than 8 bits (mode {image.mode})"
         except Exception as error:  # a decoder may raise any type of error
-            missing = isinstance(error, FileNotFoundError)
-            raise (FileNotFoundError if missing else ValueError)(
-                f"images: expected an image of 8 bits that Pillow can read at {str(file)!r}, got "
-                f"{type(error).__name__}: {reason(error)}; replace or remove it"
-            ) from error
+            raise _unreadable(file, f"{type(error).__name__}: {reason(error)}", error) from error
+        raise _unreadable(file, got)
 
     def fingerprint(self) -> dict[str, Any]:
         """The names and sizes in bytes of the files, without reading them."""
@@ -190,6 +186,14 @@ def _of_classes(folder: Path) -> dict[str, list[Path]]:
             f"{str(folder)!r}; check the path, or remove empty folders"
         )
     return found
+
+
+def _unreadable(file: Path, got: str, error: Exception | None = None) -> Exception:
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return kind(
+        f"images: expected an image of 8 bits that Pillow can read at {str(file)!r}, got {got}; "
+        "replace or remove it"
+    )
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -220,11 +220,12 @@ class Examples(ByRow):
 
     def _read(self, rows: np.ndarray) -> Batch:
         items = [self.data[row] for row in rows.tolist()]
-        try:
-            return _collated(items)
-        except (TypeError, ValueError):  # the slow way says which example is the wrong one
-            parts = [self._example(*pair) for pair in zip(rows.tolist(), items, strict=True)]
-            return _stacked(parts, "example")
+        batch = _collated(items)
+        if batch is not None:
+            return batch
+        # The slow way says which example is the wrong one.
+        parts = [self._example(*pair) for pair in zip(rows.tolist(), items, strict=True)]
+        return _stacked(parts, "example")
 
     def _example(self, row: int, item: Any) -> Batch:
         leaves, structure = jax.tree.flatten(item, is_leaf=_is_list)
@@ -237,17 +238,21 @@ class Examples(ByRow):
         return as_arrays(jax.tree.unflatten(structure, arrays))
 
 
-def _collated(items: list[Any]) -> Batch:
-    """Examples as arrays [B, ...]; raises if two are not alike."""
+def _collated(items: list[Any]) -> Batch | None:
+    """Single examples as arrays [B, ...]; None if two are not alike, or one is not of arrays."""
     flat = [jax.tree.flatten(item, is_leaf=_is_list) for item in items]
-    structure = flat[0][1]
-    columns = [
-        [np.asarray(leaf) for leaf in column]
-        for column in zip(*[leaves for leaves, _ in flat], strict=True)
-    ]
-    kinds = {len({(leaf.shape, leaf.dtype) for leaf in column}) for column in columns}
-    if kinds != {1} or any(each != structure for _, each in flat):
-        raise ValueError("examples that are not alike")
+    structure: Any = flat[0][1]
+    if any(each != structure for _, each in flat):
+        return None
+    try:
+        columns = [
+            [np.asarray(leaf) for leaf in column]
+            for column in zip(*[leaves for leaves, _ in flat], strict=True)
+        ]
+    except (TypeError, ValueError):
+        return None
+    if {len({(leaf.shape, leaf.dtype) for leaf in column}) for column in columns} != {1}:
+        return None
     return as_arrays(jax.tree.unflatten(structure, [np.stack(column) for column in columns]))
 
 

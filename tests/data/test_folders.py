@@ -144,7 +144,7 @@ DAMAGE = {
     "cut short": (cut, ValueError, r"got \w+: .*; replace or remove it$"),
     "a text": (lambda file: file.write_text("x"), ValueError, r"got UnidentifiedImageError: "),
     "gone": (lambda file: file.unlink(), FileNotFoundError, r"got FileNotFoundError: "),
-    "16 bits": (deep, ValueError, r"got ValueError: more than 8 bits for each colour \(mode I;16"),
+    "16 bits": (deep, ValueError, r"got one of more than 8 bits \(mode I;16\); "),
 }
 
 
@@ -255,7 +255,7 @@ SEEDED_BUGS = {
             ("sorted(each for each in _folder", "list(each for each in _folder"),
             ("{file.stat().st_size}", "0"),
             ("self.labels[rows]", "self.labels[: len(rows)]"),
-            ("image.mode.startswith(_DEEP)", "False"),
+            ("if not image.mode.startswith(_DEEP):", "if True:"),
             ('.read_text("utf-8")', '.read_text("latin-1")'),
             ("if not found or empty:", "if not found:"),
         ],

@@ -143,14 +143,10 @@ class Passes:
         return Stepping(dict, 7)
 
 
-def seven():
-    return [drawn(step) for step in range(7)]
-
-
 POSITIONED = {
     "dict": (lambda: Stepping(dict), data),
     "bytes": (lambda: Stepping(bytes), data),
-    "passes": (Passes, lambda: fdl.data.source(seven())),
+    "passes": (Passes, lambda: fdl.data.source([drawn(step % 7) for step in range(25)])),
 }
 
 
@@ -539,7 +535,7 @@ SEEDED_BUGS = {
             ("iterator.set_state(_state(position or self.begin))", "pass"),
             ("np.arange(batch_size) % self.examples", "np.arange(min(batch_size, self.examples))"),
             ("self.source.read(self.rows[rows])", "self.source.read(rows)"),
-            ("if kinds != {1} or any", "if any"),
+            ("for column in columns} != {1}:", "for column in []}:"),
             ('| {"sha256_of_rows": rows}', "| {}"),
             ("self.left = again", "pass"),
             ("leaf = leaf.base", "return False"),
