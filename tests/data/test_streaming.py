@@ -378,6 +378,12 @@ ENDS = {
         r"\[7, 3\]; drop or pad what differs",
         10,
     ),
+    "another shape in all of a stack": (
+        lambda: lambda step: jax.tree.map(lambda leaf: leaf[: 8 - (step >= 10)], drawn(step)),
+        r"source: expected every batch to be like the first, float32 \[8, 3\] at '0', got float32 "
+        r"\[7, 3\]; drop or pad what differs",
+        10,
+    ),
     "another dtype": (
         lambda: doubled,
         r"source: expected every batch to be like the first, float32 \[8, 3\] at '0', got float64 "
