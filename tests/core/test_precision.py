@@ -169,6 +169,10 @@ def test_it_generates_and_is_looked_into():
     tokens = fdl.generate(half, params, x[:, :3], 4, key=None)
     logits, _ = half.apply(params, state, tokens[:, :-1])
     np.testing.assert_array_equal(logits[:, 2:].argmax(-1), tokens[:, 3:])
+    step = half.decoding(8)
+    cache = step.init(KEY, x[:, :1])[1]
+    traced = jax.make_jaxpr(lambda p: step.apply(p, cache, x[:, :1])[0])(params)
+    assert {"bfloat16"} in products(traced.jaxpr, [])
     seen = fdl.look.capture(half, "block/0", "block/1/**")(params, state, x)
     wide = [path for path, h in seen.items() if h.dtype != jnp.bfloat16]
     assert "block/0" in seen and wide == ["block/1/attend/attention_0/weights"]
