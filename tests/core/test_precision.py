@@ -169,13 +169,24 @@ def test_it_generates_and_is_looked_into():
     tokens = fdl.generate(half, params, x[:, :3], 4, key=None)
     logits, _ = half.apply(params, state, tokens[:, :-1])
     np.testing.assert_array_equal(logits[:, 2:].argmax(-1), tokens[:, 3:])
-    step = half.decoding(8)
-    cache = step.init(KEY, x[:, :1])[1]
-    traced = jax.make_jaxpr(lambda p: step.apply(p, cache, x[:, :1])[0])(params)
-    assert {"bfloat16"} in products(traced.jaxpr, [])
     seen = fdl.look.capture(half, "block/0", "block/1/**")(params, state, x)
     wide = [path for path, h in seen.items() if h.dtype != jnp.bfloat16]
     assert "block/0" in seen and wide == ["block/1/attend/attention_0/weights"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: fdl.attention(2, causal=True), lambda: fdl.chain(fdl.lstm(6), fdl.dense(2))]
+)
+def test_decoding_computes_in_half_precision_too(make):
+    half, x = fdl.compute_in(make(), "bfloat16"), example((3, 5, 4), "float32")
+    params, state = half.init(KEY, x)
+    cache = fdl.start_decoding(half, params, x, 5, state=state)
+    traced = jax.make_jaxpr(lambda params: fdl.decode(half, params, cache, x)[0])(params)
+    found = products(traced.jaxpr, [])
+    assert sum(each == {"bfloat16"} for each in found) >= 2
+    whole, _ = half.apply(params, state, x)
+    pieces, _ = fdl.decode(half, params, cache, x)
+    np.testing.assert_allclose(pieces, whole, atol=0.02)
 
 
 def test_fit_in_bfloat16_reaches_the_loss_of_float32():
