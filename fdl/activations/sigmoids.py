@@ -103,6 +103,8 @@ def soft_sign(x: jax.Array) -> jax.Array:
 
     Source: Bergstra et al. 2009, "Quadratic polynomials learn better image features".
     """
+    most = jnp.finfo(x.dtype).max
+    x = jnp.clip(x, -most, most)  # infinity / infinity would be NaN
     return x / (1 + jnp.abs(x))
 
 

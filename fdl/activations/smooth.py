@@ -38,13 +38,13 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     check_floating("gelu", x)
     y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     if not approximate:
-        return jax.nn.gelu(y, approximate=False).astype(x.dtype)
+        return _at_infinity(x, jax.nn.gelu(y, approximate=False).astype(x.dtype))
     # The paper's (1 + tanh u) / 2 equals sigmoid(2 u), which has no cancellation for u < 0.
     # Beyond |x| = 12 the sigmoid is exactly 0 or 1. Without the clip, its slope of 0 would be
     # multiplied by the infinite slope of the cube, giving NaN.
     near = jnp.clip(y, -12, 12)
     share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
-    return (y * share).astype(x.dtype)
+    return _at_infinity(x, (y * share).astype(x.dtype))
 
 
 def silu(x: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ def silu(x: jax.Array) -> jax.Array:
 
     Source: Hendrycks and Gimpel 2016, arXiv 1606.08415; Elfwing et al. 2017, arXiv 1702.03118.
     """
-    return x * sigmoid(x)
+    return _at_infinity(x, x * sigmoid(x))
 
 
 def hard_silu(x: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ def hard_silu(x: jax.Array) -> jax.Array:
 
     Source: Howard et al. 2019, arXiv 1905.02244, section 5.2.
     """
-    return x * hard_sigmoid(x)
+    return _at_infinity(x, x * hard_sigmoid(x))
 
 
 def mish(x: jax.Array) -> jax.Array:
@@ -86,7 +86,7 @@ def mish(x: jax.Array) -> jax.Array:
 
     Source: Misra 2019, arXiv 1908.08681, equation 1.
     """
-    return x * jnp.tanh(softplus(x))
+    return _at_infinity(x, x * jnp.tanh(softplus(x)))
 
 
 def softplus(x: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ def sparse_plus(x: jax.Array) -> jax.Array:
 
     Source: Martins and Astudillo 2016, arXiv 1602.02068, equation 14, for two classes.
     """
-    between = jnp.where(x >= 1, x, jnp.square(x + 1) / 4)
+    between = jnp.where(x >= 1, x, jnp.square(jnp.clip(x, -1, 1) + 1) / 4)
     return jnp.where(x <= -1, jnp.zeros_like(x), between)
 
 
@@ -144,3 +144,8 @@ def identity(x: jax.Array) -> jax.Array:
 
     """
     return x
+
+
+def _at_infinity(x: jax.Array, y: jax.Array) -> jax.Array:
+    """y, but 0 at x = -inf, where the product of -inf and 0 is NaN."""
+    return jnp.where(jnp.isneginf(x), jnp.zeros_like(y), y)

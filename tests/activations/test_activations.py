@@ -389,6 +389,29 @@ def test_squareplus_where_squares_overflow(dtype):
         )
 
 
+# The limits at -inf and inf.
+LIMITS = dict.fromkeys(("gelu", "silu", "hard_silu", "mish", "softplus", "relu"), (0, np.inf))
+LIMITS |= {"soft_sign": (-1, 1), "sparse_plus": (0, np.inf), "squareplus": (0, np.inf)}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_limits_at_infinity(name, dtype):
+    f = getattr(fdl.activations, name)
+    found = f(jnp.array([-np.inf, np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(found, [*LIMITS[name], np.nan])
+    if name == "gelu":
+        np.testing.assert_array_equal(f(jnp.array([-np.inf], dtype), approximate=False), [0])
+
+
+@pytest.mark.parametrize("name", ["soft_sign", "sparse_plus", "gelu", "silu", "mish"])
+def test_slopes_at_the_largest_numbers_are_finite(name):
+    slope = jax.vmap(jax.grad(getattr(fdl.activations, name)))
+    most = float(np.finfo("float32").max)
+    ends = slope(jnp.array([-most, most, -1e30, 1e30], "float32"))
+    np.testing.assert_allclose(ends, [0, 0 if name == "soft_sign" else 1] * 2, atol=2e-30)
+
+
 OPTIONS = {"threshold": {"level": 0.3, "value": -1.0}, "gelu": {"approximate": False}}
 OPTIONS |= {"standardize": {"epsilon": 0.1}, "squareplus": {"b": 2.0}}
 OPTIONS |= {name: {"level": 0.2} for name in ("hard_shrink", "soft_shrink")}
@@ -425,3 +448,18 @@ def test_a_number_in_the_place_of_the_array_is_told():
         fdl.PathError, match=r"^leaky_relu: expected x to be an array, got a float; c"
     ):
         fdl.leaky_relu(0.2)
+
+
+SEEDED_BUGS = {
+    "fdl/activations/smooth.py": (
+        "activations/test_activations.py -k limits_or_largest",
+        [
+            ("jnp.where(jnp.isneginf(x), jnp.zeros_like(y), y)", "y"),
+            ("jnp.square(jnp.clip(x, -1, 1) + 1) / 4", "jnp.square(x + 1) / 4"),
+        ],
+    ),
+    "fdl/activations/sigmoids.py": (
+        "activations/test_activations.py -k limits_or_largest",
+        [("x = jnp.clip(x, -most, most)", "pass")],
+    ),
+}
