@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from fdl.train.result import Result
 from fdl.train.run import Run
 from fdl.version import __version__
 
+DELETED = ".deleted"  # the end of the name of a folder that is being deleted
 LOCK = ".lock"  # a file in each folder of checkpoints, which one process at a time holds
 
 
@@ -142,6 +144,8 @@ class Checkpoints(Observer):
             self.about = _about(plan)
             if self.found:
                 _warn_of_differences(self.found, self.about)
+            for gone in self.folder.glob(f".*{DELETED}"):
+                shutil.rmtree(gone)
             self.manager = self.closing.enter_context(_manager(self.folder))
             self.writer = self.closing.enter_context(_Writer(self._write))
         except BaseException:
@@ -186,7 +190,13 @@ class Checkpoints(Observer):
         steps, goodness = self.steps(), self._goodness(result)
         best = max(steps, key=lambda step: goodness.get(step, -np.inf))
         for old in {*steps[: -self.keep]} - {best} if self.monitor else steps[: -self.keep]:
-            self.manager.delete(old)
+            self._delete(old)
+
+    def _delete(self, step: int) -> None:
+        """Deletes a checkpoint. It vanishes in one piece, by renaming, so a kill leaves no half."""
+        gone = self.folder / f".{step}{DELETED}"
+        (self.folder / str(step)).rename(gone)
+        shutil.rmtree(gone)
 
     def end(self) -> None:
         """Waits for the last save, and lets go of the folder."""
