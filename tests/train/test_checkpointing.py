@@ -4,11 +4,9 @@ import functools
 import json
 import random
 import shutil
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +18,9 @@ from fdl.train import checkpoint_files, checkpointing
 from fdl.train.hooks import Plan
 from fdl.train.result import Result, Unfinished
 from tests.registry import OPTIMIZERS
-from tests.train import killed
+from tests.train import killed, kills
 
 pytest.importorskip("orbax.checkpoint", reason="orbax-checkpoint is not installed")
-
-ROOT = Path(__file__).parents[2]
 
 
 @functools.cache
@@ -65,34 +61,12 @@ def assert_same(a, b):
         np.testing.assert_array_equal(left, right)
 
 
-def restarted(arguments, seconds):
-    """Starts the program, and kills it after some seconds; its output if it ended before."""
-    command = [sys.executable, "-m", "tests.train.killed", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            out, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
-    assert process.returncode == 0
-    return out.strip()
-
-
 @pytest.mark.slow
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", ["arrays", "memory-mapped"])
 def test_a_program_killed_at_any_moment_ends_with_the_same_bits(tmp_path, kind):
-    whole = restarted([str(tmp_path / "whole"), kind], 600)
-    begun = time.perf_counter()
-    assert restarted([str(tmp_path / "again"), kind], 600) == whole
-    takes = time.perf_counter() - begun
-    rng, ended, kills = random.Random(0), None, 0
-    while ended is None:
-        seconds = rng.uniform(0.3, 1.0) * takes if kills < 5 else 600
-        ended = restarted([str(tmp_path / "killed"), kind], seconds)
-        kills += ended is None
-    assert kills == 5 or ended == whole
-    assert ended == whole
+    whole, hashes, newest = kills.kill(tmp_path, kind, 5)
+    assert {*hashes} == {whole} and newest.total() == 5
 
 
 def test_a_run_goes_on_from_any_step_bit_for_bit(tmp_path):
@@ -384,7 +358,7 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_of_it(tmp_path
     with pytest.warns(UserWarning, match=r"expected to write a checkpoint, got OSError: killed; "):
         train(saved.latest(begin(sgd())), 20, saved)
     monkeypatch.undo()
-    assert saved.steps() == [20]
+    assert saved.steps() == kills.steps_read(tmp_path) == [20]
     assert len(list(tmp_path.glob(".*.deleted"))) == 1
     train(saved.latest(begin(sgd())), 30, saved)
     assert saved.steps() == [30]
