@@ -29,6 +29,7 @@ from fdl import optim as optim
 from fdl import train as train
 from fdl import generation as generation
 from fdl import look as look
+from fdl import debug as debug
 from fdl import port as port
 
 # The families.
@@ -56,7 +57,7 @@ if not _TYPE_CHECKING:
 
     def __getattr__(name: str) -> _Any:
         """A name that stands in one of the rooms only, such as `fdl.accuracy`."""
-        for room in (metrics, look, port, optim, initializers, data, paths):
+        for room in (metrics, look, debug, port, optim, initializers, data, paths):
             if name in getattr(room, "__all__", ()):
                 return getattr(room, name)
         raise AttributeError(

@@ -21,7 +21,7 @@ TIERS = [
     {"core"},
     {"layers", "losses", "metrics", "optim"},
     {"models", "train", "generation"},
-    {"look", "port"},
+    {"look", "debug", "port"},
 ]
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -204,7 +204,15 @@ def test_the_top_has_whole_families_or_none():
         assert {
             name for name in room.__all__ if getattr(fdl, name) is not getattr(room, name)
         } == set()
-    for room in (fdl.metrics, fdl.initializers, fdl.look, fdl.port, fdl.data, fdl.optim.schedules):
+    for room in (
+        fdl.metrics,
+        fdl.initializers,
+        fdl.look,
+        fdl.debug,
+        fdl.port,
+        fdl.data,
+        fdl.optim.schedules,
+    ):
         here = [name for name in room.__all__ if name not in ("Initializer", "confusion")]
         assert {name for name in here if id(getattr(room, name)) in listed} == set()
     assert fdl.accuracy is fdl.metrics.accuracy  # found in its room

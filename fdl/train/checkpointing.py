@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from optax import GradientTransformation
 
-from fdl.checks import check_count, described
+from fdl.checks import check_count, check_uint32, described
 from fdl.data.arrays import fingerprint
 from fdl.data.streaming import Source
 from fdl.optim.description import description
@@ -22,8 +23,10 @@ from fdl.train.checkpoint_files import package, read, write
 from fdl.train.checks import check_mode, check_run
 from fdl.train.hooks import Observer, Plan
 from fdl.train.loop import NOT_FINITE
+from fdl.train.replaying import check_exact, owned, plan_of, replayed
 from fdl.train.result import Result
 from fdl.train.run import Run
+from fdl.typing import Batch, Objective
 from fdl.version import __version__
 
 DELETED = ".deleted"  # the end of the name of a folder that is being deleted
@@ -33,7 +36,7 @@ LOCK = ".lock"  # a file in each folder of checkpoints, which one process at a t
 def checkpoints(
     folder: str | os.PathLike[str],
     *,
-    keep: int = 3,
+    keep: int | None = 3,
     best: str | None = None,
     mode: Literal["min", "max"] = "min",
     every: int = 1,
@@ -46,16 +49,20 @@ def checkpoints(
 
     Args:
       folder: where to save; it is made if it does not exist. It belongs to one run.
-      keep: the number of newest checkpoints to keep, an int >= 1. Older ones are deleted.
+      keep: the number of newest checkpoints to keep, an int >= 1. Older ones are deleted. None
+        deletes none.
       best: the name of a value in the records, such as "val_loss". The checkpoint at its best value
         is kept too. None keeps only the newest ones.
       mode: "min" if smaller values of `best` are better, "max" if larger values are better.
       every: a checkpoint is saved at every `every`-th record, an int >= 1.
 
     Returns:
-      A hook for `fit(..., watch=[...])` with a method `latest(run)`, which gives the newest run in
-      the folder, or `run` if there is none. A program that is written as in the example continues
-      when it is started again, and ends with the bits of a program that was never interrupted.
+      A hook for `fit(..., watch=[...])`, with two methods that give runs:
+
+      - `latest(run)`: the newest run in the folder, or `run` if there is none. A program that is
+        written as in the example continues when it is started again, and ends with the bits of a
+        program that was never interrupted.
+      - `at(step)`: the run at any step, from the nearest checkpoint and the steps after it.
 
     Raises:
       ImportError: the package orbax-checkpoint is not installed.
@@ -80,7 +87,8 @@ def checkpoints(
     """
     package()
     check_mode("checkpoints", mode)
-    keep = check_count("checkpoints", "keep", keep, "at least the newest checkpoint is kept")
+    if keep is not None:
+        keep = check_count("checkpoints", "keep", keep, "at least the newest checkpoint is kept")
     every = check_count("checkpoints", "every", every, "1 saves at each record")
     return Checkpoints(Path(folder), keep, best, mode, every)
 
@@ -92,11 +100,13 @@ class Checkpoints(Observer):
       folder, keep, best, mode, every: the arguments of `checkpoints`.
     """
 
-    def __init__(self, folder: Path, keep: int, best: str | None, mode: str, every: int):
+    def __init__(self, folder: Path, keep: int | None, best: str | None, mode: str, every: int):
         self.folder, self.keep, self.monitor, self.every = folder, keep, best, every
         self.sign = 1 if mode == "min" else -1
         self.about: dict[str, Any] = {}  # of the run in training
         self.found: dict[str, Any] = {}  # of the checkpoint that `latest` loaded
+        self.plan: Plan | None = None  # how `at` takes steps
+        self.reached = 0  # the last step of the run in training
         self.closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -135,6 +145,130 @@ class Checkpoints(Observer):
         """The newest run in the folder, from which a sweep goes on; None if there is none."""
         return self.latest(run) if self.steps() else None
 
+    def at(self, step: int) -> Run:
+        """The run at any step, bit for bit the run that passed there in training.
+
+        The nearest checkpoint at that step or before it is loaded, and the steps from there are
+        taken again, without hooks and records. If no checkpoint is as near as the run with which
+        training began, the steps are taken from that run.
+
+        `at` takes the steps with the arguments of the last `fit` that these checkpoints watched,
+        which they remember: its data and its first run stay in memory as long as the checkpoints.
+        In a new process, call `replaying` first.
+
+        Args:
+          step: an int in [0, 2**32). A step after the end of training gives the run that more
+            training would have given.
+
+        Returns:
+          The run after that many steps.
+
+        Raises:
+          OptionError: step is out of range.
+          ValueError: no arguments are known; the batches are not a function of the step, because
+            the data are an iterable; there is no run at the step or before it; or the checkpoint
+            is damaged, does not fit, or is of a run with another seed.
+
+        Example:
+          >>> import tempfile
+          >>> import fdl
+          >>> objective = fdl.plain(lambda w, batch: ((w - batch) ** 2).mean())
+          >>> data, optimizer = np.arange(8, dtype="float32"), fdl.sgd(0.1)
+          >>> run, how = fdl.start(0.0, optimizer), {"batch_size": 2}
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     saved = checkpoints(folder)
+          ...     _ = fdl.fit(objective, optimizer, run, data, steps=40, watch=[saved], **how)
+          ...     found = saved.at(33)
+          >>> stopped = fdl.fit(objective, optimizer, run, data, steps=33, **how)
+          >>> bool(found.params == stopped.run.params)
+          True
+        """
+        plan = self.plan_for("at")
+        step = int(check_uint32("at", "a step", step, "say which step of the run"))
+        begun = int(plan.run.step)
+        saved = max((each for each in self.steps() if each <= step), default=-1)
+        if saved <= begun <= step:
+            return replayed(plan, plan.run, step)
+        if saved < 0:
+            raise ValueError(
+                f"at: expected a step >= {min([begun, *self.steps()])}, the first that is known, "
+                f"got {step}; pass the run of step 0 to saved.replaying(...), or keep more "
+                "checkpoints"
+            )
+        return replayed(plan, self._read(saved, plan), step)
+
+    def replaying(
+        self,
+        objective: Objective,
+        optimizer: GradientTransformation,
+        run: Run | Result,
+        data: Batch,
+        *,
+        batch_size: int = 128,
+        microbatch: int | None = None,
+    ) -> "Checkpoints":
+        """These checkpoints, with the arguments with which `at` takes steps.
+
+        Only a process whose `fit` these checkpoints did not watch needs this.
+
+        Args:
+          objective, optimizer, data, batch_size, microbatch: the arguments of the `fit` that made
+            the checkpoints.
+          run: the run with which it began, from `start`; `at` takes the steps before the first
+            checkpoint from it.
+
+        Returns:
+          The same checkpoints. They warn if the arguments differ from those of the checkpoints.
+
+        Raises:
+          As `fit` and `at` do.
+
+        Example:
+          >>> import tempfile
+          >>> import fdl
+          >>> objective = fdl.plain(lambda w, batch: ((w - batch) ** 2).mean())
+          >>> data, optimizer = np.arange(8, dtype="float32"), fdl.sgd(0.1)
+          >>> run = fdl.start(np.float32(0), optimizer)
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     saved = checkpoints(folder)
+          ...     saved = saved.replaying(objective, optimizer, run, data, batch_size=2)
+          ...     found = saved.at(5)
+          >>> int(found.step)
+          5
+        """
+        check_exact("replaying", data)
+        plan = plan_of(objective, optimizer, run, data, batch_size, microbatch)
+        self.about = _about(plan)
+        for newest in self.steps()[-1:]:
+            self._read(newest, plan)
+        self.plan, self.reached = plan, plan.last
+        return self
+
+    def plan_for(self, who: str) -> Plan:
+        """How `at` takes steps; raises if it is not known, or if they cannot be taken again."""
+        if self.plan is None:
+            raise ValueError(
+                f"{who}: expected checkpoints that watched a fit in this process, got {self!r}; "
+                "call saved.replaying(objective, optimizer, run, data, batch_size=...) "
+                "with the arguments of the fit that made them"
+            )
+        check_exact(who, self.plan.data)
+        return self.plan
+
+    def _read(self, step: int, plan: Plan) -> Run:
+        """The run of a checkpoint, which is compared with the plan."""
+        found, result = read(self.folder / str(step), plan.run)
+        if found["seed"] != int(plan.run.seed):
+            raise ValueError(
+                f"checkpoints: expected a run of seed {found['seed']}, which made the checkpoint "
+                f"of step {step}, got one of seed {int(plan.run.seed)}; pass the run with which "
+                "training began"
+            )
+        # A replay makes no records.
+        _warn_of_differences(found | {"record_every": plan.record_every}, self.about, stacklevel=4)
+        run: Run = result.run
+        return run
+
     def begin(self, plan: Plan) -> None:
         """Takes hold of the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
@@ -143,7 +277,7 @@ class Checkpoints(Observer):
             self._check_newest(int(plan.run.step))
             self.about = _about(plan)
             if self.found:
-                _warn_of_differences(self.found, self.about)
+                _warn_of_differences(self.found, self.about, stacklevel=6)
             for gone in self.folder.glob(f".*{DELETED}"):
                 shutil.rmtree(gone)
             self.manager = self.closing.enter_context(_manager(self.folder))
@@ -151,6 +285,13 @@ class Checkpoints(Observer):
         except BaseException:
             self.end()
             raise
+        self.reached = int(plan.run.step)
+        # The members of a sweep are not replayed.
+        self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
+
+    def advance(self, step: int, means: dict[str, Any]) -> None:
+        """Notes the step, which may be the last one."""
+        self.reached = step
 
     def _check_newest(self, step: int) -> None:
         newest = max(self.steps(), default=0)
@@ -189,7 +330,8 @@ class Checkpoints(Observer):
             write(self.manager, result, self.about)
         steps, goodness = self.steps(), self._goodness(result)
         best = max(steps, key=lambda step: goodness.get(step, -np.inf))
-        for old in {*steps[: -self.keep]} - {best} if self.monitor else steps[: -self.keep]:
+        older = steps[: -self.keep] if self.keep else []
+        for old in {*older} - {best} if self.monitor else older:
             self._delete(old)
 
     def _delete(self, step: int) -> None:
@@ -308,6 +450,7 @@ def _about(plan: Plan) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "data": _data(plan.data),
         "batch_size": plan.batch_size,
+        "microbatch": plan.microbatch,
         "record_every": plan.record_every,
         "objective": described(plan.objective),
         "optimizer": description(plan.optimizer),
@@ -329,11 +472,12 @@ def _data(data: Any) -> dict[str, Any]:
     return data.fingerprint()
 
 
-def _warn_of_differences(found: dict[str, Any], now: dict[str, Any]) -> None:
+def _warn_of_differences(found: dict[str, Any], now: dict[str, Any], stacklevel: int) -> None:
     """Warns if a checkpoint was made with other data, settings or versions."""
     results = {
         "data": "the examples that a step sees",
         "batch_size": "the examples that a step sees",
+        "microbatch": "the rounding and the random numbers of a step",
         "record_every": "the steps of the records",
         "objective": "the loss",
         "optimizer": "the updates",
@@ -342,10 +486,10 @@ def _warn_of_differences(found: dict[str, Any], now: dict[str, Any]) -> None:
         "platform": "the rounding",
     }
     for name, result in results.items():
-        if found[name] != now[name]:
+        if name in found and found[name] != now[name]:
             warnings.warn(
                 f"checkpoints: expected the {name} with which the run was begun, "
                 f"{shortened(str(found[name]), 400)}, got {shortened(str(now[name]), 400)}; "
                 f"{result} may differ from those of an uninterrupted run",
-                stacklevel=6,
+                stacklevel=stacklevel,
             )

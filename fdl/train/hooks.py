@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     """What `fit` or `sweep` is about to do, as it tells each `Observer` before the first step.
 
     Args:
-      objective, optimizer, batch_size: the arguments of `fit`.
+      objective, optimizer, batch_size, microbatch: the arguments of `fit`.
       data: arrays [N, ...], or a source.
       sample: the data, or the first batch of a source.
       examples: N; None if it is not known.
@@ -53,6 +53,7 @@ class Plan(NamedTuple):
     record_every: int
     names: tuple[str, ...] = ()
     settings: list[dict[str, float]] | None = None
+    microbatch: int | None = None
 
 
 class Observer:

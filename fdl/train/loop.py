@@ -126,9 +126,9 @@ def fit(
 
     Source: the loop is section 2.4 of Chollet 2021, "Deep Learning with Python".
     """
-    first = _checked_run(objective, optimizer, run)
+    first = checked_run("fit", objective, optimizer, run)
     batch_size = check_count("fit", "batch_size", batch_size, BATCH_SIZE_REMEDY)
-    data, sample, examples, batch_size = _sampled(data, batch_size)
+    data, sample, examples, batch_size = sampled(data, batch_size)
     check_objective(objective, first.params, first.state, sample)
     last = last_step("fit", examples, batch_size, epochs, steps)
     every = _count_or_none("record_every", record_every) or _epoch(examples, batch_size, last)
@@ -141,15 +141,16 @@ def fit(
         mixes_examples(objective, first.params, first.state, sample, batch_size)
     if microbatch is not None:
         microbatch = check_microbatch("fit", microbatch, batch_size)
-    settings = {"objective": objective, "optimizer": optimizer}
+    settings: dict[str, Any] = {"objective": objective, "optimizer": optimizer}
     settings |= {"batch_size": batch_size, "microbatch": microbatch}
     shapes = jax.eval_shape(lambda run: run, first)  # parameters may be Python numbers
-    zeros = zero_means(shapes, *one_step.eval_shape(first, _shapes(data, sample), **settings))
+    zeros = zero_means(shapes, *one_step.eval_shape(first, traceable(data, sample), **settings))
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
     epoch = [] if examples is None else ["epoch"]
     names = ("step", *epoch, *named, *zeros, *validated, "seconds")
-    plan = Plan(objective, optimizer, data, sample, examples, batch_size, first, last, every, names)
+    until: dict[str, Any] = {"run": first, "last": last, "record_every": every, "names": names}
+    plan = Plan(data=data, sample=sample, examples=examples, **until, **settings)
     program = functools.partial(advance, **settings)
     measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
     result = _Loop(plan, hooks, program, measure, zeros, run).result(chunk)
@@ -179,7 +180,7 @@ class _Loop:
     def result(self, chunk: int | None) -> Result:
         """Takes chunks of steps until the last step, or until there is a reason to stop."""
         plan, hooks = self.plan, self.hooks
-        feed, pace = _feed_and_pace(plan, chunk, self.unfinished.position)
+        feed, pace = feed_and_pace(plan, chunk, self.unfinished.position)
         self.feed = feed
         with signals_noted() as signalled, hooks.watching(plan, self.unfinished.memories), feed:
             reason = hooks.reason
@@ -247,7 +248,7 @@ class _Loop:
         return Unfinished(means, len(self.history), memories, self.feed.position)
 
 
-def _sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
+def sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
     """(the data, a sample of it, N, B) of arrays or a source."""
     data = mapped(data)
     if not isinstance(data, Source):
@@ -261,16 +262,17 @@ def _epoch(examples: int | None, batch_size: int, last: int) -> int:
     return math.ceil(examples / batch_size if examples else max(last, 1) / 20)
 
 
-def _shapes(data: Any, sample: Any) -> Any:
+def traceable(data: Any, sample: Any) -> Any:
     """Data of which `train_step` can be traced."""
     if not isinstance(data, Source):
         return data
     return Stacked(jax.tree.map(lambda leaf: leaf[None], sample), np.uint32(0))
 
 
-def _feed_and_pace(
+def feed_and_pace(
     plan: Plan, chunk: int | None, position: dict[str, Any]
 ) -> tuple[InMemory | Ahead, Pace]:
+    """Gives the data to the chunks of a plan, and chooses the number of steps in each."""
     if not isinstance(plan.data, Source):
         return InMemory(plan.data), Pace(chunk)
     size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
@@ -316,21 +318,21 @@ def last_step(
     return int(steps)
 
 
-def _checked_run(objective: Any, optimizer: Any, run: Any) -> Run:
+def checked_run(who: str, objective: Any, optimizer: Any, run: Any) -> Run:
     """Checks the arguments, and returns the Run: `run` itself, or `run.run` if it is a Result.
 
     Raises:
       TypeError: an argument is in the wrong place, or the run is traced.
       ValueError: the run was started with a different optimizer.
     """
-    check_objective_given("fit", objective)
-    check_optimizer("fit", optimizer)
-    check_run("fit", run)
+    check_objective_given(who, objective)
+    check_optimizer(who, optimizer)
+    check_run(who, run)
     now: Run = getattr(run, "run", run)
-    check_opt_state("fit", optimizer, now.params, now.opt_state)
+    check_opt_state(who, optimizer, now.params, now.opt_state)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(now)):
         raise TypeError(
-            "fit: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or "
+            f"{who}: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or "
             "grad; there, loop over fdl.train_step with jax.lax.fori_loop"
         )
     return now
