@@ -118,6 +118,17 @@ def test_a_tournament_of_settings_is_run_and_drawn(tmp_path):
     assert (out / "tournament.png").stat().st_size > 5000
 
 
+def test_a_schedule_is_tuned_by_its_gradient_and_drawn(tmp_path):
+    how = ["--steps", "12", "--networks", "1", "--rounds", "3", "--out", tmp_path]
+    text = run(EXAMPLES / "tune_schedule.py", *how).stdout
+    table = (tmp_path / "table.txt").read_text()
+    assert table in text and "4 new networks after 12 steps, on images not used so far" in text
+    names = ("best constant rate", "best cosine", "tuned")
+    losses = [float(re.search(rf"^{name} +(\d\.\d+) \+- 0", table, re.M)[1]) for name in names]
+    assert losses[2] < losses[0] and max(losses) < np.log(10)
+    assert (tmp_path / "tuned_schedule.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py", "table.py"])
 def test_help_of_the_longer_ones(script):
     text = run(EXAMPLES / script, "--help").stdout
