@@ -65,6 +65,7 @@ def results() -> str:
         section("Other libraries", peers()),
         section("Optimizers", optimizers()),
         section("Convolution and pooling", convolutions()),
+        section("Sweeps", sweeps()),
         section("Matrix products", products()),
         section("Depth", depth()),
         section("Decoding", decoding()),
@@ -102,6 +103,24 @@ def overhead():
         lines.append(
             f"| {row['program']} | {row['width']} | {row['ratio']:.3f} | {row['quartiles']} | "
             f"{row['us_per_step']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def sweeps():
+    found = load("sweeps")
+    lines = [
+        f"A sweep of {found['members']} networks (8 rates, 8 seeds, {found['steps']} steps) divided "
+        "by as many warm calls of `fit`, one after the other (`benchmarks/sweeps.py`). Steps: the "
+        "training steps alone. Whole call: the first call, with compilation and validation.",
+        "",
+        "| network | steps | whole call | us per step of a member | us per step alone |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['network']} | {row['steps_ratio']:.2f} | {row['all_ratio']:.2f} | "
+            f"{row['us_per_member_step']:.0f} | {row['solo_us']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -172,3 +172,51 @@ def tallied(means: Mapping[str, Any]) -> dict[str, Any]:
 def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Adds each Mean or Tally of `more` to the one of the same name in `means`."""
     return {name: mean.plus(more[name]) for name, mean in means.items()}
+
+
+def joined(means: Mapping[str, Any]) -> dict[str, Any]:
+    """The same sums with one Mean of vectors for all Means of one dtype.
+
+    To add a vector takes a compiled program as long as to add a scalar: for a small network, sums of
+    two scalars at every step took a tenth of the time of the step.
+
+    Args:
+      means: a dict, name -> Mean or Tally.
+
+    Returns:
+      A dict with a Mean [K] for each dtype, and the Tallies.
+    """
+    groups: dict[str, list[Mean]] = {}
+    for mean in means.values():
+        if isinstance(mean, Mean):
+            groups.setdefault(_kind(mean), []).append(_as_arrays(mean))
+    vectors = {
+        kind: jax.tree.map(lambda *parts: jnp.stack(parts), *group)
+        for kind, group in groups.items()
+    }
+    return vectors | {name: x for name, x in means.items() if not isinstance(x, Mean)}
+
+
+def split(vectors: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `joined`, for means with the names and dtypes of `like`."""
+    seen: dict[str, int] = {}
+    means = {}
+    for name, mean in like.items():
+        if not isinstance(mean, Mean):
+            means[name] = vectors[name]
+            continue
+        kind = _kind(mean)
+        place = seen[kind] = seen.get(kind, -1) + 1
+        means[name] = jax.tree.map(lambda x, at=place: x[at], vectors[kind])
+    return means
+
+
+def _kind(mean: Mean) -> str:
+    return f"{jnp.result_type(mean.total)} {jnp.result_type(mean.count)}"
+
+
+def _as_arrays(mean: Mean) -> Mean:
+    """The mean with `lost` in the dtypes of the sums."""
+    total, count = jnp.asarray(mean.total), jnp.asarray(mean.count)
+    lost = jnp.asarray(mean.lost[0], total.dtype), jnp.asarray(mean.lost[1], count.dtype)
+    return Mean(total, count, lost)

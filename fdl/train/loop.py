@@ -143,8 +143,7 @@ def fit(
         microbatch = check_microbatch("fit", microbatch, batch_size)
     settings: dict[str, Any] = {"objective": objective, "optimizer": optimizer}
     settings |= {"batch_size": batch_size, "microbatch": microbatch}
-    shapes = jax.eval_shape(lambda run: run, first)  # parameters may be Python numbers
-    zeros = zero_means(shapes, *one_step.eval_shape(first, traceable(data, sample), **settings))
+    zeros = zero_means(first, *one_step.eval_shape(first, traceable(data, sample), **settings))
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
     epoch = [] if examples is None else ["epoch"]
@@ -347,7 +346,7 @@ def _continued(run: Run | Result) -> tuple[list[dict[str, float]], Unfinished]:
 
 def _means(found: dict[str, Any], zeros: dict[str, Any]) -> dict[str, Any]:
     """The means that an earlier `fit` left open; `zeros` if these are of another objective."""
-    alike = abstract(found) == abstract(leaves(zeros))
+    alike = found and abstract(found) == abstract(leaves(zeros))
     return copied(tree(found, zeros) if alike else zeros)
 
 

@@ -9,7 +9,7 @@ from optax import GradientTransformation
 
 from fdl import paths
 from fdl.core.compilation import weak_jit
-from fdl.train.accumulators import added
+from fdl.train.accumulators import added, joined, split
 from fdl.train.members import Make, over_members
 from fdl.train.run import Run
 from fdl.train.step import train_step
@@ -74,11 +74,12 @@ def _repeated(
     """Takes `length` steps, and adds their means to `means`."""
 
     def body(_: Any, carry: Any) -> Any:
-        run, means = carry
+        run, sums = carry
         run, new = step(run)
-        return run, added(means, new)
+        return run, added(sums, joined(new))
 
-    return jax.lax.fori_loop(0, length, body, (run, means))
+    run, sums = jax.lax.fori_loop(0, length, body, (run, joined(means)))
+    return run, split(sums, like=means)
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -114,7 +115,7 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
     leaves_before, leaves_after = paths.leaves(run), paths.leaves(after)
     for path in sorted({*leaves_before, *leaves_after}):
         old, new = leaves_before.get(path), leaves_after.get(path)
-        if old is None or new is None or (old.shape, old.dtype) != (new.shape, new.dtype):
+        if old is None or new is None or _kind(old) != _kind(new):
             raise paths.PathError(
                 f"expected a step to leave {_kind(old)}, got {_kind(new)}; the objective must give "
                 "back the state in the tree, shapes and dtypes in which it came",
@@ -124,4 +125,4 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
 
 
 def _kind(leaf: Any) -> str:
-    return "nothing" if leaf is None else f"{leaf.dtype} {list(leaf.shape)}"
+    return "nothing" if leaf is None else f"{jnp.result_type(leaf)} {list(jnp.shape(leaf))}"
