@@ -110,9 +110,10 @@ def overhead():
 def sweeps():
     found = load("sweeps")
     lines = [
-        f"A sweep of {found['members']} networks (8 rates, 8 seeds, {found['steps']} steps) divided "
-        "by as many warm calls of `fit`, one after the other (`benchmarks/sweeps.py`). Steps: the "
-        "training steps alone. Whole call: the first call, with compilation and validation.",
+        f"A sweep of {found['members']} networks (8 rates, 8 seeds, {found['steps']} steps) "
+        "divided by as many warm calls of `fit`, one after the other (`benchmarks/sweeps.py`). "
+        "Steps: the training steps alone. Whole call: the first call, with compilation and "
+        "validation.",
         "",
         "| network | steps | whole call | us per step of a member | us per step alone |",
         "|---|---|---|---|---|",

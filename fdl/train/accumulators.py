@@ -177,8 +177,8 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 def joined(means: Mapping[str, Any]) -> dict[str, Any]:
     """The same sums with one Mean of vectors for all Means of one dtype.
 
-    To add a vector takes a compiled program as long as to add a scalar: for a small network, sums of
-    two scalars at every step took a tenth of the time of the step.
+    A compiled program adds a vector as fast as a scalar. In a step of a small network, adding two
+    means one after the other took a tenth of the time.
 
     Args:
       means: a dict, name -> Mean or Tally.

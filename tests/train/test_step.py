@@ -816,6 +816,24 @@ def test_labels_of_weight_0_within_a_sequence_may_be_out_of_range():
         fdl.evaluate(objective, params, (x, padded, np.ones((2, 4), np.float32)))
 
 
+def test_means_are_joined_to_vectors_and_split_again():
+    from fdl.train.accumulators import Mean, Tally, added, joined, split
+
+    with jax.enable_x64(True):
+        tally = Tally(fdl.metrics.auc(), fdl.metrics.auc().init())
+        one = lambda x, dtype: Mean(jnp.asarray(x, dtype), jnp.asarray(2 * x, dtype))  # noqa: E731
+        means = {"loss": one(1, "float32"), "tally": tally, "wide": one(5, "float64")}
+        means |= {"accuracy": one(3, "float32"), "other": one(7, "float64")}
+        sums = joined(means)
+        assert sorted(leaf.shape for leaf in jax.tree.leaves(sums) if leaf.ndim == 1)[:1] == [(2,)]
+        back = split(added(sums, joined(means)), means)
+        assert list(back) == list(means)
+        for name, mean in added(means, means).items():
+            for a, b in zip(jax.tree.leaves(back[name]), jax.tree.leaves(mean), strict=True):
+                np.testing.assert_array_equal(a, b)
+                assert a.dtype == jnp.result_type(b)
+
+
 SEEDED_BUGS = {
     "fdl/train/step.py": (
         "train/test_step.py train/test_loop.py",
