@@ -70,7 +70,7 @@ class Sweep(NamedTuple):
     steps_to_target: np.ndarray | None
     seconds_per_step: float
     compile_seconds: float
-    reason: str
+    reason: str = "done"
 
     def __repr__(self) -> str:
         best = None if self.best is None else _short(self.settings[self.best])
@@ -302,8 +302,14 @@ def _trained(
     if hooks:
         tournament.plan = plan._replace(names=tournament.names())
         found = hooks.resume(plan.run)
-        tournament.resume(found) if found is not None else None
+        if found is not None:
+            tournament.resume(found)
     reason = tournament.train(hooks)
+    if not tournament.rows:
+        raise ValueError(
+            f"{judge.who}: expected hooks that let the sweep begin, got the reason {reason!r} to "
+            "stop before the first step; see the `begin` of your hooks"
+        )
     curves, steps = tournament.curves(), records[: len(tournament.rows)]
     taken_steps = max(tournament.taken_steps, 1)
     return Sweep(

@@ -190,6 +190,16 @@ def test_watching_what_is_not_there():
         of_squares(watch=fdl.dense)
 
 
+def test_a_hook_that_stops_before_the_first_step_is_told():
+    class Never(fdl.Observer):
+        def begin(self, plan):
+            return "not today"
+
+    told = r"^sweep: expected hooks that let the sweep begin, got the reason 'not today' to stop"
+    with pytest.raises(ValueError, match=told):
+        of_squares(watch=[Never()])
+
+
 # Ensembles.
 
 
