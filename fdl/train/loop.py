@@ -275,6 +275,9 @@ def feed_and_pace(
     if not isinstance(plan.data, Source):
         return InMemory(plan.data), Pace(chunk)
     size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
+    if chunk is None:
+        # Stacks of nearly equal size up to each record, because a shorter one is copied to fill it.
+        size = math.ceil(plan.record_every / math.ceil(plan.record_every / size))
     return Ahead(plan.data, plan, size, position), Pace(size)
 
 
