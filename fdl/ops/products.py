@@ -1,5 +1,7 @@
 """x @ w for x with any leading axes, as one product of two matrices."""
 
+import math
+
 import jax
 from jax.sharding import AxisType
 
@@ -21,7 +23,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     """
     # On an explicit mesh, axes that are sharded cannot be merged.
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    if x.ndim <= 2 or explicit or 0 in x.shape:
+    if x.ndim <= 2 or explicit:
         return x @ w
-    flat = x.reshape(-1, x.shape[-1]) @ w
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w
     return flat.reshape(*x.shape[:-1], w.shape[-1])

@@ -9,15 +9,16 @@ from fdl.ops.products import product
 from tests.programs import array
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3), (2, 1, 4, 3), (2, 0, 3)])
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3), (2, 1, 4, 3), (2, 0, 3), (2, 5, 0)])
 def test_a_product_and_its_gradients_are_those_of_matmul(shape):
     rng = np.random.default_rng(0)
-    x, w, dy = (rng.standard_normal(s) for s in (shape, (3, 4), (*shape[:-1], 4)))
+    features = shape[-1]
+    x, w, dy = (rng.standard_normal(s) for s in (shape, (features, 4), (*shape[:-1], 4)))
     y, back = jax.vjp(product, array(x), array(w))
     np.testing.assert_allclose(y, x @ w, rtol=1e-5, atol=1e-6)
     dx, dw = back(array(dy))
     np.testing.assert_allclose(dx, dy @ w.T, rtol=1e-5, atol=1e-6)
-    by_hand = np.einsum("nd,nf->df", x.reshape(-1, 3), dy.reshape(-1, 4))
+    by_hand = np.einsum("nd,nf->df", x.reshape(len(dy.reshape(-1, 4)), features), dy.reshape(-1, 4))
     np.testing.assert_allclose(dw, by_hand, rtol=1e-5, atol=1e-6)
 
 
