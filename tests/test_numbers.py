@@ -467,7 +467,7 @@ SEEDED_BUGS = {
     "fdl/activations/smooth.py": (
         "test_numbers.py activations/test_activations.py",
         [
-            ("return x * sigmoid(x)", "return x * sigmoid(1.702 * x)"),
+            ("x * sigmoid(x))", "x * sigmoid(1.702 * x))"),
             ("if not approximate:", "if False:"),
             ("jnp.clip(y, -12, 12)", "y"),
             ("jnp.clip(y, -12, 12)", "jnp.clip(y, -4, 4)"),

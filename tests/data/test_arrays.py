@@ -498,7 +498,7 @@ SEEDED_BUGS = {
         "data/test_arrays.py",
         [
             ('if column.dtype.kind not in "biuf"]', "if False]"),
-            ("isinstance(node, list) and _is_list", "_is_list"),
+            ("isinstance(node, list) and is_list", "is_list"),
             ("shapes[:MOST_NAMED]", "shapes"),
         ],
     ),

@@ -472,7 +472,7 @@ SEEDED_BUGS = {
             ("if newest > step:", "if False:"),
             ("(self.folder / str(step)).rename(gone)", "gone = self.folder / str(step)"),
             ('for gone in self.folder.glob(f".*{DELETED}"):', "for gone in ():"),
-            ("steps[: -self.keep]} - {best}", "steps[: -self.keep]}"),
+            ("{*older} - {best}", "{*older}"),
             ("-self.sign * value if", "self.sign * value if"),
             ("and np.isfinite(value) else", "else"),
             ("fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),

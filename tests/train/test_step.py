@@ -894,7 +894,7 @@ SEEDED_BUGS = {
     "fdl/train/program.py": (
         "train/test_step.py train/test_loop.py",
         [
-            ("added(means, new)", "new"),
+            ("added(sums, joined(new))", "joined(new)"),
             ("jnp.isfinite(x).all() for x in floating", "jnp.isfinite(x).any() for x in floating"),
             ("_all_finite((run.params, run.state))", "jnp.array(True)"),
         ],
