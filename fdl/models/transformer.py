@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, identity
-from fdl.checks import check_array, is_count, named_in_errors
+from fdl.checks import OptionError, check_array, described, is_count, named_in_errors
 from fdl.core.combinators import residual
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -334,7 +334,7 @@ def encoder(
 @named_in_errors
 def vit(
     classes: int,
-    image: tuple[int, int],
+    image: int | tuple[int, int],
     patch: int,
     layers: int,
     heads: int,
@@ -353,7 +353,7 @@ def vit(
 
     Args:
       classes: C, the number of classes.
-      image: (H, W), the size of the images.
+      image: the size of the images, (H, W), or one integer for square images.
       patch: P, the side length of a patch. It must divide H and W.
       layers, heads, features: as in `gpt`.
       class_token: True puts a learned token before the patches. The output at this token is
@@ -382,7 +382,7 @@ def vit(
     Source: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1. For the mean instead of a
     class token: Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580, section 2.
     """
-    height, width = image
+    height, width = _image_size(image)
     if not is_count(patch) or height % patch or width % patch:
         raise ValueError(
             f"vit: expected a patch that divides the image {height} x {width}, got {patch}; pass "
@@ -474,3 +474,16 @@ def _block(name: str, norm: Layer | None, norm_first: bool, **parts: Layer) -> L
 def _last_norm(norm: Layer | None, norm_first: bool) -> Any:
     """The norm after the last block, or `identity` if the blocks already end with a norm."""
     return (norm or layer_norm()) if norm_first else identity
+
+
+def _image_size(image: Any) -> tuple[int, int]:
+    """(H, W) of the argument `image` of `vit`."""
+    sizes = (image, image) if is_count(image) else image
+    if not isinstance(sizes, tuple | list) or len(sizes) != 2 or not all(map(is_count, sizes)):
+        raise OptionError(
+            "vit",
+            f"expected image to be an integer >= 1, or (H, W), got {described(image)}; pass 224 "
+            "for square images, or (224, 160)",
+        )
+    height, width = sizes
+    return int(height), int(width)

@@ -135,6 +135,22 @@ def test_vit_classifies_the_mean_of_its_patches():
     )
 
 
+def test_an_image_of_vit_may_be_one_number():
+    one, two = (fdl.vit(3, image, 4, layers=1, heads=2, features=8) for image in (8, (8, 8)))
+    x, key = jnp.ones((2, 8, 8, 3)), jax.random.key(0)
+    params, state = one.init(key, x)
+    np.testing.assert_array_equal(
+        one.apply(params, state, x)[0], two.apply(*two.init(key, x), x)[0]
+    )
+
+
+@pytest.mark.parametrize("image", [(8,), (8, 8, 3), "8", 8.0, 0, None])
+def test_what_is_no_size_of_an_image_is_told(image):
+    told = r"^vit: expected image to be an integer >= 1, or \(H, W\), got .*; pass 224 for square"
+    with pytest.raises(ValueError, match=told):
+        fdl.vit(3, image, 4, layers=1, heads=2, features=8)
+
+
 @pytest.mark.parametrize("patch", [0, 4])
 def test_vit_refuses_a_patch_that_does_not_divide(patch):
     message = (
