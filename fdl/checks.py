@@ -53,6 +53,36 @@ def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
     return outer
 
 
+def floating_dtype(who: str, dtype: Any, remedy: str) -> Any:
+    """`dtype` as a NumPy dtype; raises an OptionError unless it is a floating one."""
+    try:
+        found = jnp.dtype(dtype) if dtype is not None else None
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        got = described(dtype) if found is None else found
+        raise OptionError(who, f"expected a floating dtype, got {got}; {remedy}")
+    return found
+
+
+def check_kind(who: str, what: str, value: Any, kinds: Any, form: str, remedy: str) -> None:
+    """Raises unless `value` is an instance of `kinds`, and not a text.
+
+    Args:
+      who: the name of the function that the user called, for the error message.
+      what: the name of the argument, for the error message.
+      value: the value to check.
+      kinds: a type, or a tuple of types.
+      form: what is expected, for the error message.
+      remedy: the end of the error message, which says what to do.
+
+    Raises:
+      OptionError: `value` is of another kind.
+    """
+    if not isinstance(value, kinds) or isinstance(value, str):
+        raise OptionError(who, f"expected {what} as {form}, got {described(value)}; {remedy}")
+
+
 def check_number(who: str, what: str, value: Any, interval: str | None, remedy: str) -> None:
     """Raises unless `value` is a number in the interval, or an array of such numbers.
 

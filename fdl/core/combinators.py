@@ -97,7 +97,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
     Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (sum).
     """
     children = named_layers(name, layers, named, least=1)
-    if merge not in _MERGES:
+    if merge not in [*_MERGES]:  # a list, because what has no hash cannot be looked up in a dict
         raise ValueError(
             f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}; "
             "pass 'tuple', and combine the outputs in a network"

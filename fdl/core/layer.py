@@ -64,6 +64,11 @@ class Layer:
     required: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(
+                f"layer: expected name to be a text, got {described(self.name)}; pass 'encoder', "
+                "for example"
+            )
         if self.inputs is None:
             named = keyword_only(self.apply, without=("key", "train"))
             object.__setattr__(self, "inputs", tuple(named))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl import paths
-from fdl.checks import described
+from fdl.checks import floating_dtype
 from fdl.core.layer import Layer, as_layer
 from fdl.ops.numerics import is_half, wide
 from fdl.typing import Params, State
@@ -49,7 +49,7 @@ def compute_in(layer: Any, dtype: Any, *, keep: Sequence[str] = NORMS) -> Layer:
 
     Source: Micikevicius et al. 2018, "Mixed Precision Training", arXiv 1710.03740, section 3.
     """
-    target = _checked_dtype(dtype)
+    target = floating_dtype("compute_in", dtype, "pass 'bfloat16'")
     if isinstance(keep, str):
         raise ValueError(
             f"compute_in: expected keep as a list of patterns, got {keep!r}; write [{keep!r}]"
@@ -97,15 +97,3 @@ def _rounded(leaf: Any, dtype: Any) -> Any:
 
 def _widened(leaf: Any) -> Any:
     return jnp.asarray(leaf, wide(leaf.dtype)) if is_half(leaf) else leaf
-
-
-def _checked_dtype(dtype: Any) -> Any:
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(
-            f"compute_in: expected a floating dtype, got {described(dtype)}; pass 'bfloat16'"
-        )
-    return found

@@ -178,7 +178,7 @@ def random_flip(
 
     Source: Krizhevsky et al. 2012, section 4.1.
     """
-    if direction not in AXES:
+    if direction not in [*AXES]:
         raise OptionError(
             "random_flip",
             f"expected direction horizontal or vertical, got {described(direction)}; for both, "
@@ -232,7 +232,7 @@ def random_rotation(
     """
     remedy = "pass the largest angle in degrees, not in radians"
     check_number("random_rotation", "degrees", degrees, "[0, 180]", remedy)
-    if method not in INTERPOLATION:
+    if method not in [*INTERPOLATION]:
         raise OptionError(
             "random_rotation",
             f"expected method nearest or linear, got {described(method)}; use nearest for labels",

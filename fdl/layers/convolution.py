@@ -418,7 +418,8 @@ def _check_output_padding(
     more = (output_padding,) * len(stride) if isinstance(output_padding, int) else output_padding
     right = isinstance(more, Sequence) and len(more) == len(stride)
     if not right or not all(
-        0 <= n < max(s, d) for n, s, d in zip(more, stride, dilation, strict=True)
+        is_count(n, least=0) and n < max(s, d)
+        for n, s, d in zip(more, stride, dilation, strict=True)
     ):
         raise ValueError(
             "conv_transpose: expected output_padding >= 0 and less than stride or dilation, for "

@@ -214,7 +214,8 @@ def _check_width(name: str, x: Any, w: Any) -> None:
 
 def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
     """The axes of x, w and y; raises unless equation, sizes and bias make a dense layer."""
-    inputs, arrow, of_y = equation.replace(" ", "").partition("->")
+    text = equation if isinstance(equation, str) else ""  # the message shows what was passed
+    inputs, arrow, of_y = text.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}
     distinct = all(
@@ -228,8 +229,10 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
             "einsum_dense: expected an equation x,w->y such as '...td,dhk->...thk', got "
             f"{equation!r}; name each axis of w in x or in y, and each axis of x in w or in y"
         )
-    if set(sizes) != new or not all(map(is_count, sizes.values())) or not of_y.endswith(bias):
-        given = ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "no sizes"
+    sized = isinstance(sizes, Mapping) and set(sizes) == new and all(map(is_count, sizes.values()))
+    if not sized or not isinstance(bias, str) or not of_y.endswith(bias):
+        each = sizes.items() if isinstance(sizes, Mapping) else [("sizes", sizes)]
+        given = ", ".join(f"{axis}={size}" for axis, size in each) or "no sizes"
         raise ValueError(
             f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias over the "
             f"last axes of {of_y}, got {given} and bias {bias!r}; pass a size for each axis of w "

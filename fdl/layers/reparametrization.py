@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fdl import paths
 from fdl.checks import check_count, check_number, in_dtype
-from fdl.core.layer import Layer, subkey
+from fdl.core.layer import Layer, as_layer, subkey
 from fdl.initializers import he_uniform, normal
 from fdl.ops.numerics import direction, largest, power_of_two, wide
 from fdl.paths import PathError
@@ -46,6 +46,8 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
 
     Source: Salimans and Kingma 2016, arXiv 1602.07868, equation 2.
     """
+
+    layer = as_layer(layer, "weight_norm")
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
         params, state = layer.init(key, x, **inputs)
@@ -94,6 +96,7 @@ def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -
 
     Source: Miyato et al. 2018, arXiv 1802.05957, algorithm 1 and equation 12.
     """
+    layer = as_layer(layer, "spectral_norm")
     iterations = check_count("spectral_norm", "iterations", iterations, "pass 1, the usual number")
 
     def init(key: Any, x: Any, **inputs: Any) -> tuple[Params, State]:
@@ -173,6 +176,7 @@ def low_rank(
 
     Source: Hu et al. 2021, arXiv 2106.09685, equation 3 and section 4.1.
     """
+    model = as_layer(model, "low_rank")
     rank = check_count("low_rank", "rank", rank, "pass the rank of a @ b, such as 8")
     check_number("low_rank", "scale", scale, None, "pass a number")
     if not patterns:

@@ -153,13 +153,13 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
     """The number of blocks of each stage."""
     if isinstance(depth, Sequence) and depth and all(map(is_count, depth)):
         return tuple(map(int, depth))
-    if isinstance(depth, Sequence) or block != "basic":
+    if not is_count(depth) or block != "basic":
         raise ValueError(
             "resnet: expected depth to be the number of blocks of each stage, integers >= 1, got "
             f"{described(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
         )
     blocks, rest = divmod(depth - 2, 6)
-    if not is_count(depth) or blocks < 1 or rest:
+    if blocks < 1 or rest:
         raise ValueError(
             f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
             f"{6 * max(blocks, 1) + 2} or {6 * max(blocks, 0) + 8}"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fdl.activations import relu
-from fdl.checks import check_array, check_number, described, is_zero, named_in_errors
+from fdl.checks import check_array, check_kind, check_number, described, is_zero, named_in_errors
 from fdl.core.layer import Layer, function
 from fdl.core.networks import chain, network
 from fdl.initializers import he_normal
@@ -106,6 +106,8 @@ def autoencoder(
     Source: Hinton and Salakhutdinov 2006, "Reducing the dimensionality of data with neural
     networks"; Goodfellow, Bengio and Courville 2016, "Deep Learning", chapter 14.
     """
+    remedy = "pass the shape of one input, such as (28, 28, 1)"
+    check_kind("autoencoder", "shape", shape, Sequence, "a list of sizes", remedy)
     sizes = tuple(shape)
 
     def forward(f: Any, x: jax.Array) -> jax.Array:

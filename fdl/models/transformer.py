@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fdl.activations import gelu, identity
-from fdl.checks import OptionError, check_array, described, is_count, named_in_errors
+from fdl.checks import OptionError, check_array, check_count, described, is_count, named_in_errors
 from fdl.core.combinators import residual
 from fdl.core.layer import Layer
 from fdl.core.networks import chain, network
@@ -401,7 +401,7 @@ def vit(
     )
     children = {
         "patch": dense(features),
-        "positions": learned_positions(height * width // patch**2 + class_token),
+        "positions": learned_positions(height * width // patch**2 + bool(class_token)),
         "block": repeat(block, layers),
         "norm": _last_norm(norm, norm_first),
         "head": dense(classes),
@@ -451,6 +451,7 @@ def _feed_forward(
     bias: bool,
     dropout_rate: float,
 ) -> Layer:
+    features = check_count("feed_forward", "features", features, "pass the number of features")
     return feed_forward(
         features,
         hidden=4 * features if hidden is None else hidden,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_number, check_ordered
+from fdl.checks import OptionError, check_kind, check_number, check_ordered
 from fdl.optim.checks import check_positive
 from fdl.optim.schedules.counting import check_steps, fraction, numbers, reached, scalar, since
 from fdl.typing import Schedule
@@ -193,6 +193,9 @@ def _interpolated(kind: str, init: Any, pieces: Sequence[tuple[int, Any]]) -> Sc
 
 
 def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
+    example = "pass {1000: 0.1} to multiply by 0.1 at step 1000"
+    kinds = (Mapping, type(None))
+    check_kind(who, "boundaries_and_scales", boundaries, kinds, "a dict, step -> number", example)
     for boundary, scale in (boundaries or {}).items():
         check_steps(who, 0, **{"every boundary of boundaries_and_scales": boundary})
         name, remedy = f"boundaries_and_scales[{boundary}]", "the value is multiplied by it"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdl.checks import OptionError, check_ordered, is_concrete_number, named_in_errors
+from fdl.checks import OptionError, check_kind, check_ordered, is_concrete_number, named_in_errors
 from fdl.optim.schedules.counting import check_steps, numbers, reached, scalar, since
 from fdl.optim.schedules.decay import (
     constant_schedule,
@@ -44,6 +44,9 @@ def join_schedules(
 
     Source: `optax.join_schedules`, which ignores schedules without a boundary.
     """
+    example = "pass join_schedules([first, second], [1000])"
+    check_kind("join_schedules", "schedules", schedules, Iterable, "a list of schedules", example)
+    check_kind("join_schedules", "boundaries", boundaries, Iterable, "a list of steps", example)
     schedules, boundaries = list(schedules), list(boundaries)
     if not schedules or len(boundaries) != len(schedules) - 1:
         raise OptionError(
@@ -250,6 +253,11 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
     Source: Loshchilov and Hutter 2017, arXiv 1608.03983, section 3; `optax.sgdr_schedule`.
     """
+    form, example = "a list of dicts", "pass [{'init_value': 0.0, 'peak_value': 0.1, ...}]"
+    check_kind("sgdr_schedule", "cosine_kwargs", cosine_kwargs, Iterable, form, example)
+    cosine_kwargs = list(cosine_kwargs)
+    for kwargs in cosine_kwargs:
+        check_kind("sgdr_schedule", "each entry of cosine_kwargs", kwargs, Mapping, form, example)
     cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     ends, end = [], 0
     for cycle in cycles:

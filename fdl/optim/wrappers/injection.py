@@ -16,7 +16,7 @@ from optax import (
 )
 from optax.schedules import StatefulSchedule
 
-from fdl.checks import is_concrete_number, is_number
+from fdl.checks import check_kind, is_concrete_number, is_number
 from fdl.ops.double_float import Hyperparameter, hyperparameter
 from fdl.optim.checks import check_rates
 from fdl.optim.learning_rate import at
@@ -72,13 +72,7 @@ def inject_hyperparams(
             "it as inject_hyperparams(sgd)(0.1)"
         )
     signature = inspect.signature(inner_factory)
-    static = {static_args} if isinstance(static_args, str) else set(static_args)
-    unknown = sorted(static - set(signature.parameters))
-    if unknown:
-        raise ValueError(
-            f"inject_hyperparams: expected static_args among {list(signature.parameters)}, got "
-            f"{unknown}; pass names of arguments of {inner_factory.__name__}"
-        )
+    static = _static_names(static_args, inner_factory)
 
     @functools.wraps(inner_factory)
     def factory(*args: Any, **kwargs: Any) -> GradientTransformationExtraArgs:
@@ -301,3 +295,18 @@ def _rest(name: str) -> str:
 
 def _holds(part: Any) -> bool:
     return isinstance(part, InjectStatefulHyperparamsState)
+
+
+def _static_names(static_args: Any, inner_factory: Callable[..., Any]) -> set[str]:
+    """The names in `static_args`; raises unless they are arguments of the factory."""
+    named = [static_args] if isinstance(static_args, str) else static_args
+    form, example = "names of arguments", "pass static_args=('mask',), for example"
+    check_kind("inject_hyperparams", "static_args", named, Iterable, form, example)
+    known = list(inspect.signature(inner_factory).parameters)
+    unknown = sorted(str(name) for name in named if name not in known)
+    if unknown:
+        raise ValueError(
+            f"inject_hyperparams: expected static_args among {known}, got {unknown}; pass names of "
+            f"arguments of {inner_factory.__name__}"
+        )
+    return set(named)

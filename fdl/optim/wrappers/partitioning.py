@@ -13,7 +13,7 @@ from optax import (
 )
 
 from fdl import paths
-from fdl.checks import OptionError, named_in_errors
+from fdl.checks import OptionError, check_kind, named_in_errors
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import stateless
 from fdl.optim.masking import check_prefix, is_function, masked
@@ -62,8 +62,7 @@ def partition(
 
     Source: `optax.partition`, formerly `multi_transform`; patterns and rest are new in fdl.
     """
-    keys = list(transforms)
-    parts = [as_transformation("partition", transform) for transform in transforms.values()]
+    keys, parts = _keys_and_parts(transforms)
     if rest is not None:
         if REST in keys:
             raise OptionError(
@@ -201,3 +200,10 @@ def _by_pattern(keys: list[Any], has_rest: bool, tree: Any) -> Any:
 
 def _short(value: Any) -> str:
     return paths.shortened(repr(value), 200)
+
+
+def _keys_and_parts(transforms: Any) -> tuple[list[Any], list[Any]]:
+    """The keys and the transformations of a dict; raises if it is none."""
+    form, example = "a dict, pattern -> optimizer", "pass {'**/b': fdl.sgd(0.1)}, for example"
+    check_kind("partition", "transforms", transforms, Mapping, form, example)
+    return list(transforms), [as_transformation("partition", each) for each in transforms.values()]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax import GradientTransformation, GradientTransformationExtraArgs, MaskedNode
 
-from fdl.checks import OptionError
+from fdl.checks import floating_dtype
 from fdl.ops.numerics import cast_like, is_half, narrowed, wide, widened_tree
 from fdl.optim.checks import as_transformation
 from fdl.optim.lifting import check_params, different_trees, need_params
@@ -121,9 +121,8 @@ def keep_state_in(optimizer: GradientTransformation, dtype: Any) -> GradientTran
       dtype(bfloat16)
     """
     who = "keep_state_in"
-    inner, dtype = as_transformation(who, optimizer), jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise OptionError(who, f"expected a floating dtype, got {dtype}; jnp.bfloat16 is usual")
+    inner = as_transformation(who, optimizer)
+    dtype = floating_dtype(who, dtype, "jnp.bfloat16 is usual")
 
     def init(params: Any) -> Any:
         shapes = {jnp.shape(p) for p in jax.tree.leaves(params)} - {()}
