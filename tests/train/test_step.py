@@ -880,7 +880,7 @@ SEEDED_BUGS = {
             ("jax.tree.map(pairwise_sum, means)", "jax.tree.map(jnp.mean, means)"),
             (
                 "jax.tree.map(pairwise_sum, means)",
-                "jax.tree.map(lambda x: jnp.cumsum(x)[-1], means)",
+                "jax.tree.map(lambda x: x.astype(jnp.float16).sum().astype(x.dtype), means)",
             ),
             ("if full < examples:", "if False:"),
             ("check_data(without_ignored(data))", "length(data)"),
