@@ -3,6 +3,7 @@
 K steps, B examples in a batch, N examples.
 """
 
+import abc
 import functools
 import hashlib
 import json
@@ -116,7 +117,7 @@ def _advise(leaf: Any, advice: str) -> None:
         mapping.madvise(getattr(mmap, advice))
 
 
-class Source:
+class Source(abc.ABC):
     """Base class of sources.
 
     Attributes:
@@ -130,19 +131,19 @@ class Source:
         """Whether a run that is continued sees the batches of an uninterrupted one."""
         return True
 
+    @abc.abstractmethod
     def first(self, batch_size: int) -> Batch:
         """A batch from which the shapes and dtypes are read."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
         """The batches of consecutive steps, a pytree of arrays [K, B, ...]."""
-        raise NotImplementedError
 
     def position(self) -> dict[str, np.ndarray]:
         """Where the source is after `take`, if the next batch depends on that; otherwise {}."""
         return {}
 
-    def seek(self, position: dict[str, np.ndarray]) -> None:
+    def seek(self, position: dict[str, np.ndarray]) -> None:  # noqa: B027  # most have no position
         """Goes to a position; {} is the beginning."""
 
     def fingerprint(self) -> dict[str, Any]:
@@ -166,8 +167,9 @@ class ByRow(Source):
         """
         return self._read(np.arange(self.examples) if rows is None else np.asarray(rows))
 
+    @abc.abstractmethod
     def _read(self, rows: np.ndarray) -> Batch:
-        raise NotImplementedError
+        """The examples at these rows, a pytree of arrays [M, ...]."""
 
     def first(self, batch_size: int) -> Batch:
         """The first rows."""

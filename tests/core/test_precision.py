@@ -104,7 +104,8 @@ def test_outputs_and_gradients_are_float32_and_near_those_of_float32(name, dtype
     (_, (y, after)), gradients = found["half"]
     (_, (y32, after32)), gradients32 = found["float32"]
     assert dtypes((gradients, after, {"y": y})) == dtypes((gradients32, after32, {"y": y32}))
-    near = 0.2 if dtype == "bfloat16" else 0.05  # float16 has 8 times finer numbers
+    # Where a rectifier is near 0, rounding can switch it, and batch norm spreads that to all rows.
+    near = 0.2 if name in ("images", "resnet") else 0.03 if dtype == "bfloat16" else 0.004
     for ours, exact in ((y, y32), (after, after32), (gradients, gradients32)):
         a, b = (
             np.concatenate([np.ravel(x) for x in [*jax.tree.leaves(t), 0]]) for t in (ours, exact)
