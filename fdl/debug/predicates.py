@@ -40,8 +40,9 @@ def not_finite(run: Run) -> bool:
 
 
 def _any(test: Callable[[Any], jax.Array], tree: Any) -> bool:
-    """Whether a number in the tree passes the test."""
-    return any(bool(test(leaf).any()) for leaf in jax.tree.leaves(tree))
+    """Whether a floating number in the tree passes the test; random keys and integers do not."""
+    floating = lambda x: jnp.issubdtype(getattr(x, "dtype", jnp.float32), jnp.inexact)  # noqa: E731
+    return any(bool(test(leaf).any()) for leaf in jax.tree.leaves(tree) if floating(leaf))
 
 
 def loss_above(

@@ -165,6 +165,12 @@ def test_mistakes_are_told(saved, tmp_path):
         bisect(fdl.checkpoints(tmp_path), later)
 
 
+def test_a_random_key_in_the_state_is_a_number_like_others():
+    run = fdl.start(jnp.ones(2), fdl.sgd(0.1), state={"key": jax.random.key(0), "n": jnp.int32(3)})
+    assert not fdl.debug.not_finite(run)
+    assert fdl.debug.not_finite(run._replace(state=run.state | {"x": jnp.float32(jnp.nan)}))
+
+
 SEEDED_BUGS = {
     "fdl/debug/bisection.py": (
         "debug/test_bisection.py",
