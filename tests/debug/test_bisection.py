@@ -4,6 +4,7 @@ import functools
 import math
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
