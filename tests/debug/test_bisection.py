@@ -166,10 +166,12 @@ def test_mistakes_are_told(saved, tmp_path):
         bisect(fdl.checkpoints(tmp_path), later)
 
 
-def test_a_random_key_in_the_state_is_a_number_like_others():
-    run = fdl.start(jnp.ones(2), fdl.sgd(0.1), state={"key": jax.random.key(0), "n": jnp.int32(3)})
+def test_a_random_key_in_the_optimizer_is_no_number():
+    run = fdl.start(jnp.ones(2), fdl.sgd(0.1))
+    run = run._replace(opt_state={"key": jax.random.key(0), "count": jnp.int32(3)})
     assert not fdl.debug.not_finite(run)
-    assert fdl.debug.not_finite(run._replace(state=run.state | {"x": jnp.float32(jnp.nan)}))
+    wrong = run._replace(opt_state=run.opt_state | {"m": jnp.float32(jnp.nan)})
+    assert fdl.debug.not_finite(wrong)
 
 
 SEEDED_BUGS = {
