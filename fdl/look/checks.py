@@ -9,7 +9,7 @@ from fdl.paths import quoted, shortened
 
 
 def runs(histories: Any) -> dict[str, list[Mapping[str, float]]]:
-    """A dict, run name -> history. A single history gets the empty name."""
+    """Returns a dict, run name -> history. A single history gets the empty name."""
     named = histories if isinstance(histories, Mapping) else {"": histories}
     for name, history in named.items():
         listed = isinstance(history, list | tuple) and len(history) > 0

@@ -1,4 +1,4 @@
-"""The bill of a training step before it runs: operations and memory, by abstract evaluation."""
+"""Estimates the operations and the memory of a training step without running it."""
 
 import dataclasses
 import functools
@@ -26,12 +26,12 @@ from fdl.train.checks import check_optimizer
 
 
 class Cost(NamedTuple):
-    """What a layer costs in a training step, with the layers inside it.
+    """The cost of a layer in a training step, including the layers inside it.
 
     Args:
       parameters: number of parameters.
       forward_flops: floating-point operations of the forward pass.
-      backward_flops: those of the backward pass.
+      backward_flops: floating-point operations of the backward pass.
       kept_bytes: bytes that the forward pass keeps for the backward pass.
     """
 
@@ -43,12 +43,12 @@ class Cost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bill:
-    """What `bill` returns; its text is a table.
+    """The result of `bill`. Its `repr` is a table.
 
     Args:
       total: the `Cost` of the whole network.
       layers: path -> `Cost`, in the order of `fdl.look.layer_paths`.
-      parameter_bytes: bytes of the parameters, and also of their gradient.
+      parameter_bytes: bytes of the parameters. Their gradient has as many bytes.
       optimizer_bytes: bytes of the optimizer's state.
       peak_bytes: the estimated largest number of bytes in memory during a training step.
     """
@@ -82,37 +82,44 @@ def bill(
 ) -> Bill:
     """What a training step will cost: operations and memory. Nothing is computed or allocated.
 
-    FLOPs are counted in the traced step: 2 for each multiplication with its addition in products of
-    matrices and convolutions, and 1 for each element of other arithmetic on floating numbers.
-    Products with padding, and random numbers, do not count. A scan counts as often as it runs, a
-    `while` loop once, a `cond` as its largest branch, a factorization of a matrix as 1 for each
-    element. The backward pass gives the gradient of the parameters, not of x.
+    FLOPs are counted in the traced step:
 
-    XLA's count (`compiled.cost_analysis()`) agrees except in three cases: it counts the body of a
-    scan once, it counts operations on integers (random bits in dropout), and it does not count what
-    runs in a library outside XLA.
+    - In matrix products and convolutions, a multiplication and its addition count 2 together.
+      Products with padding count 0.
+    - Other arithmetic on floating-point numbers counts 1 for each element. A matrix factorization
+      also counts only 1 for each element. Random numbers count 0.
+    - The body of a scan counts once for each iteration, and the body of a `while` loop counts once.
+      A `cond` counts as much as its most expensive branch.
 
-    The peak is an estimate, with a model of what XLA fuses: parameters, state, optimizer state and
-    inputs, which the step overwrites, and what else it makes. It was compared with XLA on CPU only.
-    The perceptrons (also with dropout), transformers and recurrent networks that were tried, and a
-    LeNet, are within 20 %. For residual blocks of convolutions and batch norm the estimate is too
-    low: XLA reserved 16 to 45 % more. The loss is not part of the estimate, but a function
-    `(params, x) -> loss` is.
+    The backward pass computes the gradient with respect to the parameters, but not to x.
+
+    XLA's count (`compiled.cost_analysis()`) is the same except in three cases: XLA counts the body
+    of a scan only once, it counts operations on integers (such as random bits in dropout), and it
+    does not count what runs in a library outside XLA.
+
+    The peak is an estimate that uses a model of what XLA fuses. It is the memory for parameters,
+    state, optimizer state, inputs and the gradient with respect to y, plus temporary memory. It was
+    compared with XLA on CPU only. There, the error was below 20 % for several perceptrons (also
+    with dropout), transformers and recurrent networks, and for a LeNet. For residual blocks of
+    convolutions and batch norm, the estimate was too low: XLA reserved 16 to 45 % more. The
+    estimate includes the loss only if the model is a function `(params, x) -> loss`.
 
     Args:
       model: a layer; or a function of one array; or, with `params`, a function `(params, x) -> y`,
         which may also be a loss.
       x: the input: an array, a `jax.ShapeDtypeStruct`, or a pytree of these. Only shapes and dtypes
         are used.
-      optimizer: from fdl or optax; None counts no optimizer.
-      params: a pytree of arrays or `jax.ShapeDtypeStruct`s, for a function.
+      optimizer: an optimizer of fdl or optax. None means a step without an optimizer.
+      params: the parameters of a function `(params, x) -> y`, a pytree of arrays or
+        `jax.ShapeDtypeStruct`s. Leave it out for a layer and for a function of one array.
       inputs: the model's extra inputs, by name.
 
     Returns:
       A `Bill`.
 
     Raises:
-      TypeError: an argument is in the wrong place.
+      TypeError: model or optimizer has a wrong type, or params is passed together with a layer.
+      ValueError: a parameter does not have a floating dtype.
       PathError: the model cannot take x, or its output is not floating.
 
     Example:
@@ -136,7 +143,16 @@ def bill(
 
 
 class _Step(NamedTuple):
-    """A network's forward pass in training, `(params, state, x, key) -> (y, state)`, on shapes."""
+    """A forward pass in training, `(params, state, x, key) -> (y, state)`, and its arguments.
+
+    Args:
+      forward: the function.
+      known: the paths of all layers.
+      params: the parameters, as `jax.ShapeDtypeStruct`s, like all following fields.
+      state: the state of the network.
+      x: a pair, the input and a dict of the extra inputs.
+      key: the random key.
+    """
 
     forward: Callable[..., Any]
     known: tuple[str, ...]
@@ -152,7 +168,7 @@ class _Step(NamedTuple):
         return jax.vjp(lambda params: self.forward(params, *given), params, has_aux=True)
 
     def kept(self, *given: Any) -> Any:
-        """What the backward pass needs."""
+        """The arrays that the forward pass keeps for the backward pass."""
         return jax.tree.leaves(self.vjp(*given)[1])
 
     def passes(self, dy: Any, *given: Any) -> Any:
@@ -213,7 +229,7 @@ def check_shaped(who: str, x: Any) -> None:
 
 
 def named(layer: Layer) -> Layer:
-    """The layer, or a chain of it if it has no children, so that each part of it has a path."""
+    """Puts a layer without children into a chain, so that the layer itself has a path."""
     if layer.children:
         return layer
     only: dict[str, Any] = {layer.name: layer}
@@ -242,7 +258,7 @@ def _bill(step: _Step, optimizer: GradientTransformation | None) -> Bill:
         backward = both.get(path, 0) - forward.get(path, 0)
         return Cost(parameters, forward.get(path, 0), backward, memory.get(path, 0))
 
-    standing = _bytes((opt_state, step.shapes(), y))  # y: the gradient by y, from the loss
+    standing = _bytes((opt_state, step.shapes(), y))  # y has the size of its gradient
     train = functools.partial(step.train, optimizer)
     peak = standing + temporary_bytes(_traced(train, opt_state, y, *step.shapes()))
     layers = {path: cost(path) for path in step.known}
@@ -250,15 +266,17 @@ def _bill(step: _Step, optimizer: GradientTransformation | None) -> Bill:
 
 
 def _traced(f: Callable[..., Any], *shapes: Any) -> Any:
-    """The jaxpr of a function, without equations whose results nobody uses."""
+    """The jaxpr of a function, without equations whose results are not used."""
     jaxpr = jax.make_jaxpr(f)(*shapes).jaxpr
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
 def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
-    """Sums of (scopes, number), by the path of each layer and of the layers around it.
+    """Sums numbers for each layer: a dict, path -> sum. The path of the whole network is "".
 
-    "" is the path of the whole network. The scope `*` of a scanned `repeat` stands for every block.
+    `items` are pairs (scopes, number). A number is added to the innermost layer of its scopes and
+    to all layers around it. The scope `*` of a scanned `repeat` stands for all blocks; the number
+    is divided equally among them.
     """
     among = set(known)
 
@@ -286,7 +304,7 @@ def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
 
 
 def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
-    """The scopes and bytes of the results of a jaxpr, without its arguments and constants."""
+    """(scopes, bytes) of each result of a jaxpr that is not an argument or a constant."""
     found = []
     for var in (var for var in jaxpr.outvars if not hasattr(var, "val")):
         scopes, maker = _maker(jaxpr, var)
@@ -296,7 +314,10 @@ def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
 
 
 def _maker(jaxpr: Any, var: Any) -> tuple[Scopes, Any]:
-    """The innermost equation that makes `var`, and its scopes; None for an argument."""
+    """The scopes of the innermost equation that makes `var`, and this equation.
+
+    For an argument, these are () and None.
+    """
     for eqn in jaxpr.eqns:
         if var in eqn.outvars:
             scopes = scopes_of(eqn)

@@ -4,7 +4,8 @@ Each function returns a new `matplotlib.figure.Figure` that is not registered wi
 window opens and no global state changes. Save it with `figure.savefig("name.png")`; the endings
 `.pdf` and `.svg` work too.
 
-N examples, C classes; images of H rows, W columns and K colour channels.
+In the shapes, N is the number of examples and C is the number of classes. Images have H rows, W
+columns and K colour channels.
 """
 
 import math
@@ -73,12 +74,12 @@ def learning_curves(histories: Any) -> "Figure":
 
 
 def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Figure":
-    """The weights of each unit of the first layer as an image; the largest weights come first.
+    """Shows the weights of each unit of the first layer as an image, the strongest units first.
 
     Args:
       w: [D, F], floating: the weights of F units, where D = H * W * K.
       image_shape: (H, W) or (H, W, K), the shape of the network's input, where K is 1 or 3.
-      count: the number of units to draw at most, >= 1. The units whose weights have the largest
+      count: the largest number of units to draw, >= 1. The units whose weights have the largest
         Euclidean norm are drawn.
 
     Returns:
@@ -136,12 +137,13 @@ def representations(
         the name of a class is its number. Names of one or two letters are also written in the
         panels, at or near the median of their class.
       readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, where the accuracies are
-        from `linear_readout`. They are written in the titles of the panels. None writes none.
+        from `linear_readout`. They are written in the titles of the panels. None means that the
+        titles have no accuracies.
 
     Returns:
-      A figure with a column for each path, a row for before and a row for after training. Both axes
-      of a panel have the same scale. The label of an axis gives the fraction of the variance along
-      this component.
+      A figure with a column for each path, a row for "before training" and a row for "after
+      training". Both axes of a panel have the same scale. The label of an axis gives the fraction
+      of the variance along its component.
 
     Raises:
       ValueError: before and after have different paths, an h is not finite or its length is not the
@@ -189,7 +191,7 @@ def mistakes(
         drawn in the order of the data.
       class_names: a list of strings, where class c has the name `class_names[c]`. None means that
         the name of a class is its number.
-      count: the number of images to draw at most, >= 1.
+      count: the largest number of images to draw, >= 1.
 
     Returns:
       A figure with a grid of images. The title of an image gives its true class, its predicted
@@ -430,7 +432,7 @@ def _row_title(axes: "Axes", text: str) -> None:
 
 
 def _by_name(who: str, scores: Any) -> dict[str, Any]:
-    """A dict of the scores by the shortened name of the model; a single model has an empty name."""
+    """A dict, shortened name of a model -> scores. A single model has the empty name."""
     named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
         raise ValueError(
@@ -446,7 +448,7 @@ def _by_name(who: str, scores: Any) -> dict[str, Any]:
 
 
 def _short(name: Any) -> str:
-    """A name, shortened to its last 31 characters after "…" if it has more than 32."""
+    """The name. If it has more than 32 characters, it becomes "…" and its last 31 characters."""
     return str(name) if len(str(name)) <= 32 else f"…{str(name)[-31:]}"
 
 

@@ -39,7 +39,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> "Events":
 
 
 class Events(Observer):
-    """What `tensorboard` returns.
+    """The hook that `tensorboard` returns.
 
     Args:
       folder: where to write.
@@ -53,7 +53,8 @@ class Events(Observer):
 
     def begin(self, plan: Plan) -> None:
         """Opens a file in the folder."""
-        # TensorBoard reads the files in the order of their names, which begin with the second.
+        # TensorBoard reads the files in the order of their names, which begin with the time in
+        # seconds. The suffix orders files that were made in the same second.
         name = {"filename_suffix": f".{time.time_ns()}"}
         self.writer = _writer()(str(self.folder), purge_step=int(plan.run.step) + 1, **name)
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
-# These colours were found by a search. Their smallest distance in OKLab is 0.18 for most readers,
-# and 0.09 for colour-blind readers without red, green or blue cones. The first colours differ the
-# most.
+# Colours that readers can tell apart: the smallest distance between two of them in OKLab, a colour
+# space in which distances match perception, is 0.18 for most readers, and 0.09 for colour-blind
+# readers without red, green or blue cones. The first colours differ the most.
 PALETTE = (
     "#3377cc",
     "#ee8811",
@@ -109,9 +109,9 @@ def legend(figure: "Figure", marks: Mapping[str, Any], *, together: int = 1, **h
     """Draws a legend below all panels, with about the same number of names in each row.
 
     Args:
-      figure: a figure whose width does not change any more.
+      figure: a figure that already has its final width.
       marks: name -> the matplotlib artist that the legend shows beside the name.
-      together: groups of this many consecutive names are not split over two rows.
+      together: the number of names in a group; a group stays in one row.
       how: options of `figure.legend`.
     """
     names = list(marks)
@@ -200,10 +200,7 @@ def _name_classes(
 
 
 def _spread(places: np.ndarray, apart: float) -> np.ndarray:
-    """The places [C, 2], each moved slightly until all distances are at least `apart`.
-
-    It gives up after 200 rounds.
-    """
+    """Moves places [C, 2] until all distances are at least `apart`, in at most 200 rounds."""
     places = places.copy()
     for _ in range(200):
         still = True

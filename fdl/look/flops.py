@@ -1,4 +1,7 @@
-"""Counts the floating-point operations of a traced function, with the scopes they stand in."""
+"""Counts the floating-point operations (FLOPs) of a traced function, for each of its scopes.
+
+A scope is a name that `jax.named_scope` gave to a part of the function.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What moves or makes numbers, and computes none.
+# Primitives that count 0, because they only move, select, convert or create numbers.
 MOVES = names(
     "broadcast_in_dim broadcast reshape transpose squeeze expand_dims slice dynamic_slice "
     "dynamic_update_slice gather scatter concatenate pad rev iota stack unstack tile copy copy_p "
@@ -30,11 +33,11 @@ Scopes = tuple[str, ...]
 
 
 def operations(jaxpr: Any, scopes: Scopes = (), times: int = 1) -> Iterator[tuple[Scopes, int]]:
-    """For each operation of a jaxpr: the names of the scopes that it stands in, and its FLOPs.
+    """Yields the pair (scopes, FLOPs) of each operation of a jaxpr.
 
     Args:
-      jaxpr: a `jax.extend.core.Jaxpr`; all of its equations are counted, so it should not have
-        equations whose results nobody uses.
+      jaxpr: a `jax.extend.core.Jaxpr`. All of its equations are counted, so it should not have
+        equations whose results are not used.
       scopes: the scopes around the jaxpr.
       times: how many times the jaxpr runs.
     """
@@ -52,15 +55,16 @@ def operations(jaxpr: Any, scopes: Scopes = (), times: int = 1) -> Iterator[tupl
 
 
 def scopes_of(eqn: Any) -> Scopes:
-    """The names of the scopes that an equation stands in, within its jaxpr, outermost first."""
+    """The names of the scopes around an equation inside its jaxpr, outermost first."""
     parts = eqn.source_info.name_stack.stack
     return tuple(part.name for part in parts if type(part).__name__ == "Scope")
 
 
 def inner(eqn: Any) -> list[tuple[Any, int]]:
-    """The jaxprs that an equation runs, each with the number of times.
+    """The pair (jaxpr, number of runs) of each jaxpr inside an equation.
 
-    For `jax.lax.platform_dependent`, this is the code for platforms that are not named.
+    Of a `jax.lax.platform_dependent`, only the default code is returned, which is for all platforms
+    that have no code of their own.
     """
     name, params = eqn.primitive.name, eqn.params
     if name.startswith(("scatter", "reduce_window", "select_and_scatter")) or name == "sort":
@@ -143,10 +147,10 @@ def _of_convolution_of_fdl(name: str, window: Any, operands: Any, result: Any) -
 def _pairs(
     size: int, kernel: int, out: int, stride: int, low: int, dilation: int, between: int = 1
 ) -> int:
-    """How many pairs of an output and an element of the kernel see an input, along one axis.
+    """The number of products of an input and an element of the kernel, along one axis.
 
-    Padding, and the `between` - 1 zeros between the inputs of a transposed convolution, are not
-    inputs.
+    A product with padding does not count. A transposed convolution puts `between` - 1 zeros between
+    two inputs; a product with such a zero does not count either.
     """
     places = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - low
     seen = (places >= 0) & (places <= (size - 1) * between) & (places % between == 0)
@@ -168,7 +172,7 @@ def _of_fourier_transform(params: Any, operands: Any, results: Any) -> int:
 
 
 def _of_power(params: Any, operands: Any, results: Any) -> int:
-    """Squarings and multiplications, and a division if the exponent is negative."""
+    """Counts squarings and multiplications, and a division if the exponent is negative."""
     n = abs(params["y"])
     return results[0].size * (max(n.bit_length() + n.bit_count() - 2, 0) + (params["y"] < 0))
 

@@ -17,8 +17,8 @@ def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
     Args:
       rows: the texts of each row; all rows have the same number of columns.
-      left: how many columns, from the first, begin at the same place. The others end at the same
-        place.
+      left: the number of columns, from the first, that are aligned to the left. The others are
+        aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pads = [str.ljust if number < left else str.rjust for number in range(len(widths))]

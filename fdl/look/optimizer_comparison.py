@@ -1,6 +1,7 @@
 """Shows results of `compare_optimizers` as a table, or as a figure with a panel per optimizer.
 
-R learning rates, S seeds, P records of a training run.
+In the shapes, R is the number of learning rates, S is the number of seeds, and P is the number of
+records of a training run.
 """
 
 import math
@@ -32,8 +33,8 @@ def comparison_table(found: Mapping[str, Sweep]) -> Table:
       - the best learning rate
       - the last loss and each last metric (of the validation data if there are any), as mean ±
         standard deviation over seeds
-      - the mean number of steps to the target. If some seeds did not reach the target, the number
-        of seeds that did. This column is missing if there is no target.
+      - the mean number of steps to the target; or, if some seeds did not reach it, the number of
+        seeds that did. This column is missing if there is no target.
       - the number of networks that diverged, over all rates and seeds
       - microseconds per step
 
@@ -214,7 +215,7 @@ def _small_multiples(
             if other != name:
                 axes.plot(*line, **BEHIND)
         scale.set(axes)
-        axes.set_title(_title(name, each), fontsize=10, pad=9)  # pad: keep above the crosses
+        axes.set_title(_title(name, each), fontsize=10, pad=9)  # pad keeps it above the crosses
         axes.grid(color="0.93")
         below, left = place + columns >= len(found), place % columns == 0
         axes.tick_params(labelsize=8, labelbottom=below, labelleft=left)

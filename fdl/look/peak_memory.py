@@ -1,10 +1,15 @@
 """Estimates the memory of a compiled program from its jaxpr, with a model of XLA's fusion.
 
-XLA computes most elementwise operations inside the operation that reads their result, so that the
-result is never in memory. Here an array is in memory if it is the result of an operation that is
-not fused (a matrix product, a convolution, a reduction, a scan), if such an operation reads it, if
-it is expensive and has several readers, or if it has many readers. The arrays then get places in
-one block of memory, by XLA's rule.
+XLA computes most elementwise operations inside the operation that reads their result (fusion), so
+that this result is never in memory. In the model, an array is in memory in these four cases:
+
+- It is the result of an operation that is not fused: a matrix product, a convolution, a reduction,
+  a scan.
+- A matrix product, a convolution or a scan reads it. (A reduction can be fused with what it reads.)
+- It is expensive to compute, and several operations read it.
+- It is not cheap to compute, and at least `MANY_READERS` operations read it.
+
+The arrays in memory are then packed into one block by XLA's rule.
 """
 
 import dataclasses
@@ -27,12 +32,12 @@ EXPENSIVE = names(
     "exp exp2 expm1 log log1p tanh logistic pow sqrt rsqrt cbrt div rem erf erf_inv sin cos tan "
     "atan2 random_bits"
 )
-# Their operands may be fused into them, but their results are in memory.
+# XLA can fuse the operands of these operations into them, but their results are in memory.
 REDUCERS = names(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin "
     "dynamic_update_slice scatter scatter-add"
 )
-# Their operands and their results are in memory.
+# The operands and the results of these operations are in memory.
 UNFUSED = names(
     "dot_general conv_general_dilated concatenate stack scan while cond sort fft top_k "
     "reduce_window_sum reduce_window_max reduce_window select_and_scatter_add cumsum cummax "
@@ -47,7 +52,16 @@ MANY_READERS = 3
 
 @dataclasses.dataclass(eq=False)
 class _Operation:
-    """An operation: its name, what it reads and makes, and the bytes that it needs meanwhile."""
+    """An operation of the program.
+
+    Args:
+      name: the name of the primitive.
+      reads: its operands.
+      made: its results.
+      inside: the bytes that it needs while it runs, without operands and results.
+      carried: for a scan, the number of carried arrays. The results after them are stacked.
+      of_kernel: True inside the gradient of a convolution with respect to its kernel.
+    """
 
     name: str
     reads: list["_Array"]
@@ -68,10 +82,11 @@ class _Array:
 def temporary_bytes(jaxpr: Any) -> int:
     """The memory that a compiled program needs, without its arguments.
 
-    Results of the shapes of arguments are taken to be written over these arguments, as in training.
+    The results need no memory of their own if they are fused: the model assumes that they are
+    written over arguments of the same shapes, as in training.
 
     Args:
-      jaxpr: a `jax.extend.core.Jaxpr` without equations whose results nobody uses.
+      jaxpr: a `jax.extend.core.Jaxpr` without equations whose results are not used.
     """
     order: list[_Operation] = []
     known = {var: _Array(0) for var in (*jaxpr.invars, *jaxpr.constvars)}
@@ -97,7 +112,8 @@ def temporary_bytes(jaxpr: Any) -> int:
                 free.remove(again)
                 block = block_of[again]
             else:
-                # XLA fills what a scan will stack with zeros, which it may do at any time before.
+                # XLA fills the stacked results of a scan with zeros beforehand, perhaps long before
+                # the scan. So their memory is in use from the start.
                 stacked = op.name == "scan" and number >= op.carried
                 block = [array.size, 0 if stacked else time, time]
                 blocks.append(block)
@@ -109,7 +125,7 @@ def temporary_bytes(jaxpr: Any) -> int:
 def _inline(
     jaxpr: Any, known: dict[Any, _Array], order: list[_Operation], of_kernel: bool = False
 ) -> None:
-    """Appends the operations of a jaxpr to `order`, with those of the functions that it calls."""
+    """Appends the operations of a jaxpr, and of the functions that it calls, to `order`."""
 
     def array(known: dict[Any, _Array], var: Any) -> _Array:
         return _Array(0) if _is_literal(var) else known[var]
@@ -137,7 +153,11 @@ def _inline(
 
 
 def _loops_last(order: list[_Operation]) -> list[_Operation]:
-    """The operations in XLA's order on CPU: loops that make the gradient of a kernel are last."""
+    """The operations in XLA's order on CPU.
+
+    Loops that compute the gradient of a convolution kernel come last, with all operations that
+    depend on them.
+    """
     late: set[_Operation | None] = set()
     for op in order:
         if (op.name == "scan" and op.of_kernel) or any(each.maker in late for each in op.reads):
@@ -146,7 +166,10 @@ def _loops_last(order: list[_Operation]) -> list[_Operation]:
 
 
 def _called(eqn: Any) -> Any:
-    """The jaxpr of a function that the equation calls once, on this platform; None if none."""
+    """The jaxpr of the function that an equation calls, or None if the equation is not a call.
+
+    If the function has different code for different platforms, it is the code for this platform.
+    """
     name = eqn.primitive.name
     if name in CONVOLUTIONS:
         code = functools.partial(eqn.primitive.impl, **eqn.params)
@@ -161,10 +184,11 @@ def _called(eqn: Any) -> Any:
 
 
 def _copied(eqn: Any) -> int:
-    """Bytes that an operation needs meanwhile, beside its operands and results.
+    """The bytes that an operation needs while it runs, without its operands and results.
 
-    A product that sums over several axes copies its operands, to have these axes as one. Random
-    bits come from a loop over two arrays of their size, of which XLA keeps copies.
+    A matrix product that sums over several axes copies its operands, to merge these axes into one.
+    Random bits are made by a loop over two arrays of the size of the result, and XLA keeps a copy
+    of each of them.
     """
     if eqn.primitive.name == "random_bits":
         return 4 * size_of(eqn.outvars[0].aval)
@@ -175,7 +199,10 @@ def _copied(eqn: Any) -> int:
 
 
 def _stored(order: list[_Operation]) -> set[_Array]:
-    """The arrays that are in memory; the others are computed where they are read."""
+    """The arrays that are in memory. All others are computed inside the operations that read them.
+
+    The docstring of this module gives the rule.
+    """
     readers = Counter(array for op in order for array in set(op.reads))
     needed = {array for op in order if op.name in UNFUSED for array in op.reads}
     stored: set[_Array] = set()
@@ -193,7 +220,7 @@ def _stored(order: list[_Operation]) -> set[_Array]:
 
 
 def _roots(array: _Array, stored: set[_Array]) -> set[_Array]:
-    """The arrays in memory from which an array is computed; itself if it is in memory."""
+    """The arrays in memory from which an array is computed. If it is in memory, only the array."""
     found: set[_Array] = set()
     todo, seen = [array], {array}
     while todo:
@@ -208,7 +235,9 @@ def _roots(array: _Array, stored: set[_Array]) -> set[_Array]:
 
 
 def _packed(blocks: list[list[int]]) -> int:
-    """The bytes of blocks [size, first time, last time], each in the tightest gap, largest first.
+    """The bytes of the memory that holds all blocks [size, first time, last time].
+
+    Blocks are placed in the order of decreasing size, each in the smallest gap in which it fits.
 
     Source: XLA's HeapSimulator, GlobalDecreasingSizeBestFitHeap.
     """
@@ -227,7 +256,7 @@ def _packed(blocks: list[list[int]]) -> int:
 
 
 def size_of(aval: Any) -> int:
-    """The bytes of an array, from its shape and dtype; a random key has those of its numbers."""
+    """The bytes of an array, from its shape and dtype. For random keys, these are of their data."""
     dtype = getattr(aval, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         aval = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(aval.shape, dtype))

@@ -1,4 +1,4 @@
-"""Representations: captures the outputs of the layers of a network, and measures them."""
+"""Captures the outputs of the layers of a network (their representations), and measures them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from fdl.metrics import accuracy
 from fdl.ops.numerics import largest, power_of_two, wide
 from fdl.typing import Params, State
 
-# A tapped layer is a layer that `capture` changed: it adds its outputs, under this key, to the
-# state that it returns. It has no side effects, so `jit`, `grad`, `vmap` and `scan` work on it.
+# `capture` changes layers into tapped layers. A tapped layer adds its outputs, under this key, to
+# the state that it returns. It has no side effects, so `jit`, `grad`, `vmap` and `scan` work on it.
 OUTPUTS = "<outputs>"
 READOUT_STEPS = 500
 READOUT_DECAY = 1e-3
@@ -37,8 +37,8 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
       layer is called several times, its outputs have the names `path`, `path#1`, and so on.
 
     Raises:
-      ValueError: no pattern is given, a pattern is not a str, or a pattern matches no layer. In the
-        last case, the message lists the paths most similar to it.
+      ValueError: no pattern is given, a pattern is not a str, or a pattern matches no layer (the
+        message then lists the most similar paths).
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -21,8 +21,8 @@ def summary(model: Layer, x: Any, *, costs: bool = False, **inputs: Any) -> Tabl
       model: a network.
       x: the input of the network: an array, a `jax.ShapeDtypeStruct`, or a pytree of these. Only
         shapes and dtypes are used.
-      costs: True adds the columns of `bill`: FLOPs of the forward and the backward pass in
-        training, and bytes kept between them.
+      costs: True adds three columns of `bill`: the FLOPs of the forward and of the backward pass in
+        training, and the bytes that are kept between the two passes.
       inputs: the model's extra inputs, by name.
 
     Returns:

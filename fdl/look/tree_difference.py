@@ -15,9 +15,10 @@ class Difference(NamedTuple):
       path: the path of the leaf with the largest absolute difference, or "" if the trees are equal.
       absolute: the largest absolute difference of two elements. It is infinite if one element is
         NaN and the other one is not.
-      ulps: the largest difference of two elements in units in the last place, which may be in a
-        different leaf. Neighbouring floating-point numbers differ by 1 unit, so near zero, even a
-        small difference can be many units. For integers, this is their difference.
+      ulps: the largest difference of two elements in units in the last place. It may be in another
+        leaf than the largest absolute difference. Neighbouring floating-point numbers differ by 1
+        unit, so near zero, even a small difference can be many units. For integers, the number of
+        units is their difference.
     """
 
     path: str
@@ -84,8 +85,8 @@ def _ulps(a: Any, b: Any) -> int:
 def _place(x: np.ndarray) -> np.ndarray:
     """The position of each float in the sorted list of all floats, with 0 at position 0.
 
-    It is the bits of the float as an integer, mirrored at 0 if the float is negative. An integer is
-    returned unchanged.
+    For a positive float, this is the integer with the same bits. A negative float has minus the
+    position of its absolute value. An integer is returned unchanged.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return _exact(x)
@@ -96,9 +97,9 @@ def _place(x: np.ndarray) -> np.ndarray:
 
 
 def _exact(x: np.ndarray) -> np.ndarray:
-    """Converts x to a dtype in which a difference of two elements is exact.
+    """Converts x to a dtype in which the difference of two integers is exact.
 
-    Floats become float64, so differences of float64 elements are rounded.
+    Floats become float64, so the difference of two floats is rounded to float64.
     """
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(np.float64)

@@ -105,8 +105,7 @@ def softmax_focal(
     logits, labels = logits_and_labels("softmax_focal", logits, labels)
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
-    # If gamma < 1, the power has an infinite slope at 0. So its base is at least the smallest
-    # positive number.
+    # If gamma < 1, the power has an infinite slope at 0. So its base is kept above 0.
     other = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
     return nats * other ** jnp.asarray(gamma, nats.dtype)
 

@@ -36,15 +36,15 @@ def softmax_cross_entropy(
         classes.
       class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
         still divides by the number of examples, whereas torch divides by the sum of the labels'
-        class weights. To get torch's mean, do not pass class_weight. Pass (x, y, weight) as the
+        class weights. To get torch's mean, do not pass class_weight, but pass (x, y, weight) as the
         batch, where weight is the class weight of each label.
       ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if
         the loss is wrapped in another function, such as a lambda, `supervised` cannot see the
-        option, and the zeros enter the means. You do not need a lambda to set options: write
-        `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`. With any other function,
-        put the weight `labels != -100` into the batch.
+        option, and the zeros enter the means. In this case, put the weight `labels != -100` into
+        the batch. A lambda is not needed to set options: write
+        `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.
 
@@ -242,13 +242,13 @@ def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
     """-log softmax(logits)[label], computed so that it stays accurate where it is near 0.
 
     The loss equals log(1 + sum over c of e^(z_c - z_label)), where z are the logits and c runs over
-    the classes other than the label. To avoid overflow, the largest exponent is factored out.
+    the classes other than the label. To avoid overflow, the largest exponential is factored out.
     """
     label_logit = jnp.where(right, logits, 0).sum(-1, keepdims=True)
     others = jnp.where(right, -jnp.inf, logits)
     top = jax.lax.stop_gradient(others.max(-1, keepdims=True))
-    # If the label's logit is -inf, the loss is infinite. Its gradient is then the limit of the
-    # gradient for a label's logit that falls towards -inf.
+    # If the label's logit is -inf, the loss is infinite. Its gradient is defined as the limit of
+    # the gradient while the label's logit falls towards -inf.
     never = label_logit == -jnp.inf
     behind = top + bounded(label_logit) - jax.lax.stop_gradient(bounded(label_logit))
     ahead = others - jnp.where(never, behind, label_logit)

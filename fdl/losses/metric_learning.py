@@ -1,4 +1,7 @@
-"""Losses that pull matching representations together. B: batch size; D: length of a vector."""
+"""Losses that pull matching representations together.
+
+B is the batch size, D the length of a vector.
+"""
 
 import functools
 from typing import Any
@@ -117,8 +120,7 @@ def triplet(
         inputs there are NaN.
 
     Returns:
-      [...], float32 or wider, >= 0. The distances are not squared, unlike in
-      FaceNet.
+      [...], float32 or wider, >= 0. The distances are not squared, unlike in FaceNet.
 
     Raises:
       PathError: the arguments differ in shape.
@@ -157,9 +159,9 @@ def info_nce(
       queries: [B, D].
       keys: [B, D]. Row i is the key that matches query i.
       temperature: > 0; a number, or a learned scalar array.
-      where: bool [B], by default all True. Where it is False, the row counts as absent: its loss
-        and gradient are 0, and its key is not among those of the other queries. NaNs in it have
-        no effect.
+      where: bool [B], by default all True. Where it is False, the row is left out: its loss and
+        gradient are 0, and no other query is compared with its key. NaNs in this row have no
+        effect.
 
     Returns:
       [B], float32 or wider, >= 0.
@@ -205,8 +207,8 @@ def sigmoid_contrastive(
       b: [B, D]. Row i of b matches row i of a.
       scale: > 0; a number, or a learned scalar array.
       bias: a number, or a learned scalar array. (The paper starts with scale 10 and bias -10.)
-      where: bool [B], by default all True. Where it is False, the row counts as absent: its loss
-        and gradient are 0, and no other row is scored against it. NaNs in it have no effect.
+      where: bool [B], by default all True. Where it is False, the row is left out: its loss and
+        gradient are 0, and no other row is compared with it. NaNs in this row have no effect.
 
     Returns:
       [B], float32 or wider, >= 0. The mean over B is the loss of the paper.

@@ -20,7 +20,7 @@ from fdl.ops.rank_promotion import free_ranks
 from fdl.options import WithOptions, options_first
 from fdl.paths import PathError
 
-OPTIONS = ("where", "ignore_index")  # the options that say which elements to leave out
+OPTIONS = ("where", "ignore_index")  # the options that leave out elements
 P = ParamSpec("P")
 
 
@@ -29,20 +29,21 @@ def per_example(
 ) -> WithOptions[P]:
     """Adds to a loss or metric the behaviour that all losses and metrics share.
 
-    The function may combine arrays of different ranks. If it is called with options only, it
-    returns itself with these options set. An element is left out where `where` is False or the
-    label is `ignore_index`. There, the arrays are replaced by 0 before the call, so that a NaN
-    cannot reach the value or the gradient. After the call, the value is set to 0 there.
+    The function f may combine arrays of different ranks. If the returned function is called with
+    options only, it returns a function with these options set. An element is left out where `where`
+    is False or the label is `ignore_index`. For such an element, the arrays are set to 0 before the
+    call of f, so that a NaN cannot reach the value or the gradient, and the value is set to 0 after
+    the call.
 
     Args:
       f: a function of arrays. The first axes of each array are the axes of the value. The
         second array is the labels or targets; `ignore_index` needs the name `labels`. Options are
         keyword-only arguments.
-      of_regions: True if a value is about a region, a set of elements. Then `where` says which of
-        these elements count, its shape is the first axes of the arrays, and the values are not set
-        to 0.
-      of_batches: True if the value for an example depends on the whole batch. Then f reads `where`
-        too, and `supervised` passes it the rows whose weight is not 0.
+      of_regions: True if a value belongs to a region, which is a set of elements. Then `where` says
+        which of these elements count, its shape is the first axes of the arrays, and the values are
+        not set to 0.
+      of_batches: True if the value for an example depends on the whole batch. Then f itself reads
+        `where` too, and `supervised` passes a `where` that is False for rows of weight 0.
     """
     takes = inspect.signature(f).parameters
     arrays = [each for each in takes if takes[each].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -80,10 +81,10 @@ def per_example(
 
 
 def rows_of_batch(f: Any, weight: Any) -> dict[str, jax.Array]:
-    """The option `where` with which a loss leaves out the rows of weight 0, as {"where": [B]}.
+    """{"where": bool [B]}, an option for f that is False for the rows of weight 0.
 
-    It is empty if there are no weights, or if f is not a loss of fdl that depends on the whole
-    batch: then the weights of the mean are enough.
+    The dict is empty if there are no weights. It is also empty if f is not a loss of fdl that
+    depends on the whole batch, because the weighted mean ignores such rows anyway.
     """
     options = f.keywords if isinstance(f, functools.partial) else {}
     of_batches = getattr(getattr(f, "func", f), "of_batches", False)
@@ -94,7 +95,7 @@ def rows_of_batch(f: Any, weight: Any) -> dict[str, jax.Array]:
 
 
 def counting(f: Any, targets: Any) -> jax.Array | None:
-    """The mask of the elements that enter a mean, from the options of a loss or metric.
+    """Reads from the options of a loss or metric which elements enter a mean.
 
     Args:
       f: a function. Its options are read only if it is a loss or metric of fdl with options set, by

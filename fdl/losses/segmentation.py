@@ -1,4 +1,4 @@
-"""Losses for regions of images: how far two sets of pixels overlap."""
+"""Losses for regions of images, which measure how much two sets of pixels overlap."""
 
 import functools
 
@@ -67,7 +67,7 @@ def dice(
 
 
 def _counts(where: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`where` with an axis for each axis of the arguments."""
+    """`where`, with as many axes as the arguments. The new axes have length 1."""
     if shape[: where.ndim] != where.shape:
         raise PathError(
             f"expected where to have the shape of the predictions, {list(shape)}, or its first "

@@ -50,7 +50,7 @@ def ctc(
         range.
 
     Example:
-      >>> round(float(jnp.exp(-ctc(jnp.zeros((2, 2)), jnp.array([1])))), 3)  # not: blank, blank
+      >>> round(float(jnp.exp(-ctc(jnp.zeros((2, 2)), jnp.array([1])))), 3)  # 3 of 4 alignments
       0.75
 
     Source: Graves et al. 2006, "Connectionist Temporal Classification", equations 5 to 8.

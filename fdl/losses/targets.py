@@ -1,4 +1,4 @@
-"""A check before training: that all targets are in the range of the loss."""
+"""Checks before training that all targets are in the range that the loss accepts."""
 
 import functools
 from typing import Any
@@ -20,11 +20,12 @@ def check_targets(loss: Loss, predictions: Any, targets: Any, weight: Any = None
       predictions: [..., C], an array or a `jax.ShapeDtypeStruct`.
       targets: a concrete array.
       weight: [...], numbers whose axes are the first axes of the targets. Targets of weight 0 are
-        not checked. None means that all are.
+        not checked. None means that all targets are checked.
 
     Raises:
-      ValueError: a target is out of range. The message names the loss, the range, and the first
-        such target with its row.
+      ValueError: a target is out of range, or `ignore_index` and `where` leave out all targets. For
+        a target out of range, the message names the loss, the range, and the first such target with
+        its row.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,7 +51,8 @@ def check_targets(loss: Loss, predictions: Any, targets: Any, weight: Any = None
             )
         wrong = wrong & np.asarray(counts) if wrong.shape == counts.shape else wrong
     if weight is not None and wrong.shape[: np.ndim(weight)] == np.shape(weight):
-        # The axes of weight are the first ones. NumPy broadcasts over the last ones.
+        # The axes of weight are the first axes of the targets, but NumPy aligns last axes. So both
+        # arrays are transposed.
         wrong = (wrong.T & (np.asarray(weight) != 0).T).T
     if wrong.any():
         row = tuple(int(place) for place in np.argwhere(wrong)[0])

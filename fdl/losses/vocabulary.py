@@ -76,6 +76,9 @@ def z_loss(
       [...], float32 or wider, >= 0. Multiply it by a small number, 1e-4 in the paper, and
       add it to a cross-entropy.
 
+    Raises:
+      PathError: logits have no axes, or are not an array of real numbers.
+
     Example:
       >>> z_loss(jnp.log(jnp.array([0.5, 0.5])))
       Array(0., dtype=float32)

@@ -33,8 +33,8 @@ def accuracy(
       where: bool [...]. Where it is False, the value is 0.
 
     Returns:
-      [...], float32. If several logits are largest, the first of them is the prediction. A row with
-      a NaN gives 0.
+      [...], float32. If several classes share the largest logit, the first of them is the
+      prediction. A row with a NaN gives 0.
 
     Raises:
       PathError: the shape of the labels is not logits.shape[:-1], or C is 1.
@@ -128,7 +128,7 @@ def top_k(
 def precision(
     average: str, classes: int = 0, *, threshold: float | jax.Array | None = None
 ) -> Metric:
-    """The share of predicted positives that are positive: tp / (tp + fp).
+    """The share of predicted positives that are actually positive: tp / (tp + fp).
 
     Args:
       average: "binary", "macro" or "micro". "binary" is for logits [...] and targets [...]: a logit
@@ -143,7 +143,7 @@ def precision(
       Metric. Its value is 0 if nothing was predicted positive.
 
     Raises:
-      ValueError: average is unknown, or it does not allow the classes or threshold passed.
+      ValueError: average is unknown, or classes or threshold does not go with this average.
 
     Example:
       >>> metric = precision("binary")
@@ -163,7 +163,7 @@ def precision(
 
 
 def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | None = None) -> Metric:
-    """The share of actual positives that are predicted: tp / (tp + fn).
+    """The share of actual positives that are predicted positive: tp / (tp + fn).
 
     Args:
       average: as in `precision`.
@@ -174,7 +174,7 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
       Metric. Its value is 0 if there are no actual positives.
 
     Raises:
-      ValueError: average is unknown, or it does not allow the classes or threshold passed.
+      ValueError: average is unknown, or classes or threshold does not go with this average.
 
     Example:
       >>> metric = recall("macro", classes=2)
@@ -207,7 +207,7 @@ def specificity(
       Metric. Its value is 0 if there are no actual negatives.
 
     Raises:
-      ValueError: average is unknown, or it does not allow the classes or threshold passed.
+      ValueError: average is unknown, or classes or threshold does not go with this average.
 
     Example:
       >>> metric = specificity("binary")
@@ -237,7 +237,7 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
       Metric. Its value is 0 if there are no true positives.
 
     Raises:
-      ValueError: average is unknown, or it does not allow the classes or threshold passed.
+      ValueError: average is unknown, or classes or threshold does not go with this average.
 
     Example:
       >>> metric = f1("binary")

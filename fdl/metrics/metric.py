@@ -1,8 +1,8 @@
 """Metrics that accumulate over batches.
 
-Counts of examples are exact for any split into batches. Other sums are computed in float32 within
-a batch; adding the sums of batches causes no further rounding. Values are float32, also for float64
-data.
+Counts of examples are exact for any split into batches. Other sums are computed in float32 or wider
+within a batch. Adding the sums of several batches causes almost no further rounding. Values are
+float32, also for float64 data.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,9 +57,10 @@ class Metric(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A sum as two float32 numbers, `high` and its rounding error: exact for integers below 2^48.
+    """A sum stored as two float32 numbers, `high` and its rounding error `low`.
 
-    A count in a single float32 number would stop growing at 2^24.
+    Sums of integers are exact below 2^48. A count in a single float32 number would stop growing at
+    2^24.
 
     Args:
       high: [...], the sum rounded to float32.
@@ -153,7 +154,7 @@ def with_ranks(
     merge: Callable[..., Any],
     compute: Callable[..., Any],
 ) -> Metric:
-    """A Metric of these functions; in each of them, arrays of different ranks may be combined."""
+    """Makes a Metric from functions that may combine arrays of different ranks."""
 
     def checked(state: Any, predictions: Any, targets: Any, weight: Any = None) -> Any:
         given = {"predictions": predictions, "targets": targets, "weight": weight}
@@ -218,9 +219,9 @@ def weight_of_counted(
 
     Args:
       weight: [B, ...] or None.
-      counts: bool [B, ...], False for elements that are left out; None if none are. See
-        `fdl.losses.per_example.counting`. It is ignored if its shape is not the first axes of
-        `shape`.
+      counts: bool [B, ...], False for elements that are left out. None means that no element is
+        left out. See `fdl.losses.per_example.counting`. This argument is ignored if its shape is
+        not the first axes of `shape`.
       shape: the shape of the elements.
     """
     if counts is None or shape[: counts.ndim] != counts.shape:

@@ -43,10 +43,10 @@ def perplexity() -> Metric:
 def bits_per_byte(bytes_of: jax.Array) -> Metric:
     """The total cross-entropy in bits, divided by the number of bytes.
 
-    Models with different vocabularies can be compared by it.
+    Use it to compare models with different vocabularies.
 
     Args:
-      bytes_of: [C], the number of bytes of each token. If tokens are bytes, all are 1.
+      bytes_of: [C], the number of bytes of each token. If every token is a byte, pass ones.
 
     Returns:
       Metric whose inputs are logits [..., C] and integer labels [...].

@@ -28,9 +28,9 @@ def auc() -> Metric:
 
     The metric accumulates a histogram of the scores, rounded to bfloat16. So the value does not
     depend on the split into batches, and scores may have any magnitude. Because of the rounding,
-    two different scores may be treated as tied: if their relative difference is below 1/128, or,
-    between 1/2 and 1, if the relative difference of 1 - score is below 1/128. `exact_auc` does not
-    round, but needs all scores at once.
+    two different scores may be treated as equal if their relative difference is below 1/128. For
+    scores between 1/2 and 1, the relative difference of 1 - score counts instead. `exact_auc` does
+    not round, but needs all scores at once.
 
     Returns:
       Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its
@@ -57,9 +57,9 @@ def auc() -> Metric:
 def average_precision() -> Metric:
     """The area under the precision-recall curve: sum_n (R_n - R_(n-1)) P_n over falling thresholds.
 
-    P_n is the precision and R_n the recall at threshold n. For each positive example, take the
-    precision among the examples with the same score or a higher one; the value is the mean of these
-    precisions. Random scores give the share of positives. Scores are rounded as in `auc`.
+    P_n is the precision and R_n the recall at threshold n. The value is also the mean, over all
+    positive examples, of the precision among the examples with the same score or a higher one. With
+    random scores, it is about the share of positives. Scores are rounded as in `auc`.
 
     Returns:
       Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its

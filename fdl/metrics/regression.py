@@ -29,8 +29,11 @@ def statistics_of(f: Loss) -> Metric:
       f: `(predictions, targets) -> [B, ...]`.
 
     Returns:
-      Metric. Its value is {"mean": scalar, "variance": scalar}, both divided by the sum of the
-      weights.
+      Metric. Its value is {"mean": scalar, "variance": scalar}. The variance is the weighted mean
+      of the squared deviations from the mean.
+
+    Raises:
+      TypeError: f is already a Metric, or it is not a function.
 
     Example:
       >>> from fdl.losses import squared_error
@@ -39,7 +42,8 @@ def statistics_of(f: Loss) -> Metric:
       >>> metric.compute(state)["variance"]
       Array(2.25, dtype=float32)
 
-    Source: see `Moments`.
+    Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", equations 2.1.
     """
     check_per_example("statistics_of", f)
 
@@ -109,7 +113,7 @@ class Squares(NamedTuple):
         return Squares(self.within(unit).plus(other.within(unit)), unit)
 
     def within(self, unit: jax.Array) -> Sum:
-        """The total for a larger unit: the new total * unit^2 equals the old one."""
+        """The total in a larger unit, such that total * unit^2 stays the same."""
         factor = self.unit / unit
         return Sum(self.total.high * factor * factor, self.total.low * factor * factor)
 
@@ -124,7 +128,7 @@ class Squares(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The count of some numbers, their mean, and the sum of squared deviations from the mean.
+    """The count and the mean of some numbers, and the sum of squared deviations from the mean.
 
     The variance is not computed as mean(x^2) - mean(x)^2, because this difference loses digits: for
     the numbers 10,000.0 and 10,000.1 it loses all of them in float32.
@@ -135,8 +139,8 @@ class Moments(NamedTuple):
       squares: the weighted sum of squared deviations, as `Squares`.
 
     Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", equations 2.1; for one number at a time, it is the
-    formula of Welford 1962.
+    Sample Variances", equations 2.1. If `other` holds one number, this is the formula of Welford
+    1962.
     """
 
     n: Sum

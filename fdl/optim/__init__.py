@@ -6,15 +6,15 @@ are also the same, bit for bit. The results differ from optax only in these two 
 - Half precision. Moments, sums and norms are kept and computed in float32 or wider, even if
   parameters and gradients are narrower. Updates are rounded once, to the dtype of the gradients.
   optax computes in the parameters' dtype, where 0.999 can round to 1 and eps to 0. If the state
-  passed to `update` has narrower dtypes, the new state has the same ones. For bfloat16 parameters,
-  `keep_state_in(optimizer, jnp.bfloat16)` makes a state with the dtypes that optax would use. If
-  the steps are so small that rounding to the parameters' dtype removes them, use
+  passed to `update` has narrower dtypes, the new state has these dtypes too. For bfloat16
+  parameters, `keep_state_in(optimizer, jnp.bfloat16)` makes a state with the dtypes that optax
+  would use. If the steps are so small that rounding to the parameters' dtype removes them, use
   `master_weights(optimizer)`.
 - Squares out of range. Norms are correct for every finite gradient. Where a second moment is
   float32, the absolute value of each gradient element is limited to 1.3e19, so that the moment
-  stays finite. After such a gradient the weight hardly moves until the moment has decayed: about
-  80,000 steps in `adam`, and two million in `adafactor`, whose decay approaches 1. In `adagrad` and
-  `amsgrad` the moment never falls.
+  stays finite. After such a gradient, the weight hardly moves until the moment has decayed. This
+  takes about 80,000 steps in `adam`, and two million in `adafactor`, because its decay approaches
+  1. In `adagrad` and `amsgrad`, the moment never falls.
 
 fdl raises an error for these values, which optax accepts: a decay of 1 or more in a mean (the mean
 would always stay 0); a negative decay in a mean of squares (the mean could become negative); a
@@ -23,7 +23,7 @@ negative weight decay (weights would grow without bound); decay_rate=0 in `expon
 
 from fdl.public_names import public as _public
 
-# The chapters.
+# All optimizers, schedules and wrappers.
 from fdl.optim.optimizers import *
 from fdl.optim.schedules import *
 from fdl.optim.wrappers import *
@@ -63,7 +63,7 @@ from fdl.optim.learning_rate import scale_by_learning_rate as scale_by_learning_
 from fdl.optim.lifting import leafwise as leafwise
 from fdl.optim.masking import masked as masked
 
-# Hyper-parameters in the state.
+# Hyper-parameters that are kept in the state of an optimizer.
 from fdl.ops.double_float import Hyperparameter as Hyperparameter
 from fdl.ops.double_float import hyperparameter as hyperparameter
 

@@ -45,7 +45,7 @@ def check_least(who: str, least: float = 0, **values: Any) -> None:
 
 
 def check_whole(who: str, remedy: str, least: int = 1, **values: Any) -> None:
-    """Raises unless every value is a whole number, at least `least`, or infinite."""
+    """Raises unless every value is a whole number >= `least`, or infinity."""
     for name, value in values.items():
         check_number(who, name, value, f"[{least}, inf]", remedy)
         if is_concrete_number(value) and value % 1 > 0:

@@ -1,4 +1,4 @@
-"""What an optimizer is made of: a description, and its learning rate."""
+"""Describes an optimizer as text, and finds its learning rate."""
 
 import inspect
 import types
@@ -12,15 +12,18 @@ from optax import GradientTransformation
 
 from fdl.checks import is_number
 
-PLUMBING = {"leafwise", "chain", "wide_inside"}  # functions of fdl.optim without settings
+# Functions of fdl.optim whose names and settings are left out of a description.
+PLUMBING = {"leafwise", "chain", "wide_inside"}
 
 
 def description(optimizer: Any, inside: str = "") -> str:
     """The parts of an optimizer and their numbers, such as "scale_by_adam(b1=0.9, b2=0.999)".
 
     Args:
-      optimizer: a transformation, or a function or a list that one of its functions refers to.
-      inside: the name of the function that refers to it.
+      optimizer: a transformation; in recursive calls, a function or a list that is stored in the
+        closure of one of its functions.
+      inside: in recursive calls, the name of the function with this closure. The name is not
+        repeated.
     """
     if isinstance(optimizer, GradientTransformation):
         optimizer = optimizer.update
@@ -41,16 +44,16 @@ def _is_setting(value: Any) -> bool:
 
 
 def rate_of(optimizer: GradientTransformation) -> Callable[[Any], float | None]:
-    """A function that gives the learning rate of an optimizer at a run.
+    """Makes a function that reads the learning rate of an optimizer from a run.
 
     Args:
-      optimizer: from fdl or optax. The rate is found if it is a leaf of the state, as with
-        `inject_hyperparams`, or if it is the constant or the schedule of one
+      optimizer: an optimizer of fdl or optax. The rate is found if it is a leaf of the state, as
+        with `inject_hyperparams`, or if it is the constant or the schedule of one
         `scale_by_learning_rate`, at any depth.
 
     Returns:
-      A function `run -> rate`, where a run has an `opt_state`. The rate is that of the next step,
-      and None if there is none or more than one.
+      A function `run -> rate`, where a run has an `opt_state`. It returns the rate of the next
+      step as a float, or None if it finds no rate or several rates.
 
     Example:
       >>> import fdl
@@ -81,7 +84,7 @@ def _has_schedule(state: Any) -> bool:
 
 
 def _rates(part: Any) -> list[Any]:
-    """The constants and schedules that the functions of an optimizer name `learning_rate`."""
+    """All constants and schedules called `learning_rate` in the closures of an optimizer."""
     if isinstance(part, GradientTransformation):
         part = part.update
     if isinstance(part, tuple | list):

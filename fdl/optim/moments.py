@@ -10,7 +10,7 @@ import jax
 
 
 def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..., jax.Array]:
-    """`(m, g) -> m^`, the corrected first moment of `adam`, or of `nadam` if nesterov is True."""
+    """Returns `(m, g) -> m^`: the corrected first moment of `adam`, or of `nadam` with nesterov."""
     c1 = correction(b1, t)
     if not nesterov:
         return lambda m, g: corrected(m, c1)
@@ -22,9 +22,9 @@ def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..
 def correction(decay: float, t: jax.Array) -> jax.Array:
     """1 - decay^t, the sum of the weights in a moment that started at 0.
 
-    This function is compiled on its own, so that its result is rounded in the same way inside and
-    outside of a larger compiled function. This matters: at decay = 0.999 and t = 1, rounding errors
-    change most digits of the result.
+    With `jax.jit`, the result is rounded in the same way inside and outside of a larger compiled
+    function. This matters: at decay = 0.999 and t = 1, one rounding error in decay^t gives a
+    relative error of 6e-5 in the result.
     """
     return 1 - decay**t
 

@@ -54,7 +54,7 @@ def size(tree: Any) -> Size:
 
 
 def sizes(*trees: Any, mean: bool = False) -> list[Any]:
-    """For each tree, a tree of the same structure with the `Size` of each leaf; all in a list.
+    """A list with one entry for each tree: a tree of the same structure, with a `Size` per leaf.
 
     Args:
       trees: pytrees of arrays.

@@ -1,4 +1,4 @@
-"""Optimizers; one file per family, named after its best known member."""
+"""Optimizers. Each file holds a family, and is named after the best known member of the family."""
 
 from fdl.public_names import public as _public
 

@@ -163,8 +163,9 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # The sums over rows, over columns and over row means must be finite. The factor 4 is
-            # there because XLA divides by computing the inverse of a sum.
+            # The bound keeps the sums over rows, over columns and over row means finite. The factor
+            # 4 keeps the inverse of such a sum above the smallest normal number, because XLA
+            # computes r / mean as a product with the inverse.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon
@@ -186,6 +187,16 @@ def scale_by_factored_rms(
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> GradientTransformationExtraArgs:
     """Scales the update of each leaf by the size of its weights: u * max(min_scale, rms(W)).
+
+    Args:
+      min_scale: >= 0. If rms(W) is smaller, min_scale is used instead, so that weights of 0 can
+        move.
+
+    Returns:
+      A transformation that needs params; its state is empty.
+
+    Raises:
+      ValueError: min_scale is negative or not finite; at update, params are missing.
 
     Example:
       >>> transform, w = scale_by_param_block_rms(), jnp.array([3.0, -3.0])

@@ -45,7 +45,7 @@ def adagrad(
       A transformation with the same state as `optax.adagrad`.
 
     Raises:
-      ValueError: the rate or eps is negative or not finite.
+      ValueError: the rate, initial_accumulator_value or eps is negative or not finite.
 
     Example:
       >>> optimizer = adagrad(0.5, initial_accumulator_value=0.0)
@@ -64,6 +64,11 @@ def scale_by_rss(
     initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransformationExtraArgs:
     """The direction of `adagrad`: g / sqrt(v + eps), or 0 where v is 0.
+
+    `adagrad` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByRssState(sum_of_squares)`.
 
     Example:
       >>> transform = scale_by_rss(0.0)
@@ -108,8 +113,8 @@ def rmsprop(
       eps_in_sqrt: True divides by sqrt(v + eps). False divides by sqrt(v) + eps, as torch does.
       centered: True divides by the standard deviation sqrt(v - m^2), where m is the running mean
         of g.
-      momentum: in [-1, 1], the decay of a `trace` of the steps, in which the rate is already
-        included. None means no momentum.
+      momentum: in [-1, 1], the decay of a `trace` of the steps. The steps are multiplied by the
+        rate before they enter the trace. None means no momentum.
       nesterov: True uses Nesterov's form of the momentum; see `trace`.
       bias_correction: True divides v and m by 1 - decay^t.
 
@@ -127,9 +132,9 @@ def rmsprop(
 
     Source: Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013, arXiv
     1308.0850, equations 38 to 45, for the centered form. Gives the same results as optax, except
-    where rounding makes a variance negative, which can happen at the first step with
-    bias_correction. In this case, optax gives NaN, and fdl uses the smallest variance that is
-    larger than its rounding error.
+    where rounding makes the number under the root negative. This can happen at the first step with
+    bias_correction. There, optax gives NaN, and fdl replaces v - m^2 by machine epsilon * v, which
+    is about its rounding error.
     """
     if momentum is not None:
         check_traces("rmsprop", momentum=momentum)
@@ -149,6 +154,12 @@ def scale_by_rms(
     bias_correction: bool = False,
 ) -> GradientTransformationExtraArgs:
     """The direction of `rmsprop`: g / sqrt(v + eps).
+
+    `rmsprop` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByRmsState(nu)`. With bias_correction, the state also
+      counts the steps.
 
     Example:
       >>> transform = scale_by_rms(0.75)
@@ -181,6 +192,12 @@ def scale_by_stddev(
     bias_correction: bool = False,
 ) -> GradientTransformationExtraArgs:
     """The direction of `rmsprop` with centered=True: g / sqrt(v - m^2 + eps).
+
+    `rmsprop` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByRStdDevState(mu, nu)`. With bias_correction, the
+      state also counts the steps.
 
     Example:
       >>> transform = scale_by_stddev(0.5)
@@ -247,8 +264,8 @@ def adadelta(
       [-0.1, 0.99]
 
     Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8, learning_rate=None
-    steps in the wrong direction, uphill. In the paper, optax and fdl, x is the mean of u^2 and does
-    not include the rate.
+    steps in the wrong direction, uphill. As in the paper and in optax, x is the mean of u^2 without
+    the rate.
     """
     rate = 1.0 if learning_rate is None else learning_rate
     return chain(
@@ -260,6 +277,11 @@ def adadelta(
 
 def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransformationExtraArgs:
     """The direction u of `adadelta`.
+
+    `adadelta` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByAdaDeltaState(e_g, e_x)`, which holds v and x.
 
     Example:
       >>> transform = scale_by_adadelta(eps=0.1)
@@ -284,7 +306,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 
 
 def _without_bias(decay: float, *t: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """A function that removes the bias of a moment at step t. Without t, it changes nothing."""
+    """A function that corrects the bias of a moment at step t. Without t, it changes nothing."""
     if not t:
         return lambda moment: moment
     total_weight = correction(decay, *t)
@@ -298,6 +320,6 @@ def _over_root(v: jax.Array, eps: float, eps_in_sqrt: bool) -> jax.Array:
 def _counted_state(theirs: Callable[..., Any]) -> Callable[..., Any]:
     """A function that makes the state that an optax transformation has with bias_correction=True.
 
-    The type of this state, which also has a count, has no public name.
+    This state also has a count. optax has no public name for its type.
     """
     return lambda **fields: type(theirs(bias_correction=True).init(()))(**fields)

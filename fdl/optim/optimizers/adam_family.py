@@ -132,6 +132,8 @@ def scale_by_adam(
 ) -> GradientTransformationExtraArgs:
     """The direction of `adam`: m^ / (sqrt(v^ + eps_root) + eps).
 
+    `adam` describes the arguments and the errors.
+
     Returns:
       A transformation with state `optax.ScaleByAdamState(count, mu, nu)`.
 
@@ -227,7 +229,12 @@ def scale_by_amsgrad(
     *,
     correct_maximum: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `amsgrad`.
+    """The direction of `amsgrad`: m^ / (sqrt(v_max + eps_root) + eps).
+
+    `amsgrad` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByAmsgradState(count, mu, nu, nu_max)`.
 
     Example:
       >>> transform = scale_by_amsgrad()
@@ -291,7 +298,12 @@ def adamax(
 def scale_by_adamax(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> GradientTransformationExtraArgs:
-    """The direction of `adamax`.
+    """The direction of `adamax`: m^ / u.
+
+    `adamax` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByAdamState(count, mu, nu)`, where nu is u.
 
     Example:
       >>> transform = scale_by_adamax()
@@ -364,7 +376,12 @@ def scale_by_belief(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `adabelief`.
+    """The direction of `adabelief`: m^ / (sqrt(s^) + eps).
+
+    `adabelief` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByBeliefState(count, mu, nu)`, where nu is s.
 
     Example:
       >>> transform = scale_by_belief()
@@ -417,15 +434,17 @@ def nadam(
       eps_root: >= 0, added inside the root.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       nesterov: False makes it `adam`.
-      momentum_decay: psi >= 0. In m^, b1 is replaced by b1 (1 - 0.96^(psi t) / 2). The paper has
-        psi = 0.004. None means that b1 stays constant, as in optax.
+      momentum_decay: psi >= 0. In m^, the b1 of step t is b1 (1 - 0.96^(psi t) / 2), and b1^t is
+        the product of these values up to step t. The paper has psi = 0.004. None means that b1
+        stays constant, as in optax.
 
     Returns:
       A transformation with the same state as `optax.nadam`. With momentum_decay, the state also
       holds the product of all momenta so far.
 
     Raises:
-      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
+      ValueError: the rate, an eps or momentum_decay is negative or not finite; b1 or b2 is out of
+        range.
 
     Example:
       >>> optimizer, w = nadam(0.5), jnp.array([2.0, -2.0])
@@ -454,7 +473,13 @@ def nadamw(
     nesterov: bool = True,
     momentum_decay: float | None = None,
 ) -> GradientTransformationExtraArgs:
-    """NAdamW: `nadam` with weight decay. See `nadam` and `adamw` for the arguments and errors.
+    """NAdamW: `nadam` with decoupled weight decay.
+
+    `nadam` and `adamw` describe the arguments and the errors.
+
+    Returns:
+      A transformation with the same state as `optax.nadamw`. With momentum_decay, the state also
+      holds the product of all momenta so far.
 
     Example:
       >>> optimizer, w = nadamw(0.5, weight_decay=0.01), jnp.array([2.0, -2.0])
@@ -556,7 +581,8 @@ def radam(
       A transformation with the same state as `optax.radam`.
 
     Raises:
-      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range.
+      ValueError: the rate or an eps is negative or not finite; b1 or b2 is out of range; threshold
+        is below 4.
 
     Example:
       >>> optimizer, w = radam(0.5), jnp.array([2.0, -2.0])
@@ -582,7 +608,12 @@ def scale_by_radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `radam`.
+    """The direction of `radam`: r m^ / (sqrt(v^ + eps_root) + eps), or m^ if rho < threshold.
+
+    `radam` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByAdamState(count, mu, nu)`.
 
     Example:
       >>> transform = scale_by_radam()

@@ -1,4 +1,4 @@
-"""LARS and LAMB, for very large batches: a step is proportional to the norm of its weights."""
+"""LARS and LAMB, for very large batches: each leaf's step is proportional to its weights' norm."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def lars(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """LARS: momentum, with each leaf's gradient scaled to a fraction of the norm of its weights.
+    """LARS: momentum, where each leaf's gradient is scaled to a fraction of its weights' norm.
 
         g = g + weight_decay * W
         t = learning_rate * trust_coefficient * |W| / (|g| + eps) * g + momentum * t,     W -= t
@@ -78,7 +78,7 @@ def lamb(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """LAMB: Adam, with each leaf's step scaled to the norm of its weights.
+    """LAMB: Adam, where each leaf's step is scaled to the norm of its weights.
 
         u = m^ / (sqrt(v^ + eps_root) + eps) + weight_decay * W
         W -= learning_rate * |W| / |u| * u
@@ -105,8 +105,8 @@ def lamb(
       >>> optimizer.update(jnp.array([0.1, -7.0]), optimizer.init(w), w)[0].round(2)
       Array([-1.77,  1.77], dtype=float32)
 
-    Source: You et al. 2020, arXiv 1904.00962, algorithm 2, with the identity for phi. Gives the
-    same results as optax.
+    Source: You et al. 2020, arXiv 1904.00962, algorithm 2, with phi(z) = z. Gives the same results
+    as optax.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root),

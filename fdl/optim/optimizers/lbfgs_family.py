@@ -90,7 +90,9 @@ def lbfgs(
 def scale_by_lbfgs(
     memory_size: int = 10, scale_init_precond: bool = True
 ) -> GradientTransformationExtraArgs:
-    """The direction H g of `lbfgs`, which describes the arguments.
+    """The direction H g of `lbfgs`.
+
+    `lbfgs` describes the arguments.
 
     Returns:
       A transformation that needs params. Its state is `optax.ScaleByLBFGSState(count, params,

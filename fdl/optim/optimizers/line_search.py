@@ -42,7 +42,7 @@ def scale_by_zoom_linesearch(
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
     A step is good if it satisfies both conditions. First, a grows until there is a bracket. Then
-    the bracket shrinks until a step that was tried inside it is good.
+    the search tries steps inside the bracket, which shrinks, until one of them is good.
 
     Args:
       max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends
@@ -66,8 +66,8 @@ def scale_by_zoom_linesearch(
     Returns:
       A transformation. Its `update` needs three extra arguments: `value`, the loss; `grad`, the
       gradient of the loss; and `value_fn`, a function `params -> loss`. If value_fn has more
-      arguments, the extra arguments of the same names are passed to it. The state is
-      `optax.ScaleByZoomLinesearchState`. It holds the loss and the gradient after the step.
+      arguments, the extra arguments of the same names are passed to it. The state is an
+      `optax.ScaleByZoomLinesearchState`, which holds the loss and the gradient after the step.
 
     Raises:
       ValueError: initial_guess_strategy is unknown; max_linesearch_steps is below 1; at update,
@@ -298,7 +298,7 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
 
     done, length = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
     if rules.max_learning_rate is not None:
-        # The first condition is satisfied, and a longer step is above max_learning_rate.
+        # Without a bracket, the search ends if the largest allowed step satisfies condition 1.
         done = good | (~narrowing & (new.step >= rules.max_learning_rate) & ~grown.found)
     too_short = narrowing & (length <= rules.stepsize_precision) & (safe.step > 0)
     failed = ((now.count + 1 >= rules.max_linesearch_steps) | too_short) & ~done
@@ -326,7 +326,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """By how much phi(a) is too large by equation 3.7a (or approx_dec_rtol, near a minimum)."""
+    """How far phi(a) violates equation 3.7a or the test of approx_dec_rtol: the smaller error."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:

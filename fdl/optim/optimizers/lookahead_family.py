@@ -1,4 +1,4 @@
-"""Lookahead: fast weights, and slow weights that follow them."""
+"""Lookahead: an optimizer trains fast weights, and slow weights follow them."""
 
 from typing import Any
 
@@ -35,14 +35,14 @@ def lookahead(
       fast_optimizer: a transformation of fdl or optax.
       sync_period: k >= 1, the number of steps of the fast optimizer between two steps of the slow
         weights.
-      slow_step_size: in [0, 1], the fraction of the way from slow to fast that is taken.
+      slow_step_size: in [0, 1], the fraction of the way that slow moves towards fast.
       reset_state: True starts the fast optimizer with a new state every k steps.
 
     Returns:
       A transformation. Its `update` takes the gradient with respect to `fast`, or a LookaheadParams
-      that holds this gradient in `fast`. The field `slow` is ignored. (`jax.grad` of a loss that
-      uses `fast` returns such a LookaheadParams.) The updates returned are a LookaheadParams. The
-      state is `optax.LookaheadState`.
+      that holds this gradient in its field `fast`; its field `slow` is ignored. (`jax.grad` of a
+      loss that uses `fast` returns such a LookaheadParams.) `update` returns the updates as a
+      LookaheadParams. The state is `optax.LookaheadState`.
 
     Raises:
       ValueError: sync_period is below 1; slow_step_size is outside [0, 1]; at init or update,

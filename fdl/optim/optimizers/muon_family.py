@@ -1,4 +1,4 @@
-"""Muon: makes the momentum of each matrix orthogonal; steps are equally long in all directions.
+"""Muon: makes the momentum of each matrix orthogonal, so steps are equally long in all directions.
 
 In the formulas, g is the gradient, m is its first moment, and t is the step of training, which
 starts at 1.
@@ -72,8 +72,8 @@ def muon(
         m = beta m + (1 - beta) g,    u = orthogonal(m^)
         W -= learning_rate * (sqrt(max(1, fan_out / fan_in)) * u + weight_decay * W)
 
-    m^ is as in `nadam`, or as in `adam` if nesterov is False. orthogonal(U S V^T) is approximately
-    U V^T; see `orthogonalize`.
+    m^ is computed as in `nadam`, or as in `adam` if nesterov is False, with beta in place of b1.
+    orthogonal(U S V^T) is approximately U V^T; see `orthogonalize`.
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
@@ -181,7 +181,9 @@ def scale_by_muon(
     preconditioning: str = "frobenius",
     weight_dimension_numbers: DimensionNumbers = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `muon`, orthogonal(m^). `muon` describes the arguments.
+    """The direction of `muon`: orthogonal(m^).
+
+    `muon` describes the arguments.
 
     Returns:
       A transformation with state `optax.contrib.MuonState(count, mu, ns_coeffs)`.
@@ -237,7 +239,17 @@ def scale_by_shape(
 ) -> GradientTransformationExtraArgs:
     """sqrt(max(1, fan_out / fan_in)) * u, or consistent_rms * sqrt(max(fan_in, fan_out)) * u.
 
-    The second form is used if consistent_rms is given.
+    Args:
+      weight_dimension_numbers: for each leaf, an `optax.contrib.MuonDimensionNumbers`, or None,
+        which means a matrix [in, out]; see `muon`.
+      consistent_rms: > 0. None means the first form, a number means the second form.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: consistent_rms is out of range; at update, a leaf has no dimension numbers and
+        does not have exactly two axes.
 
     Example:
       >>> u = jnp.ones((1, 4))
@@ -262,7 +274,7 @@ def scale_by_shape(
 
 
 def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
-    """(a, b, c), or one row (a, b, c) for each iteration: at most the last ns_steps rows."""
+    """(a, b, c) for all iterations, or the last ns_steps rows of a table of (a, b, c)."""
     if isinstance(ns_coeffs, str) and ns_coeffs not in COEFFICIENTS:
         raise OptionError(
             who,

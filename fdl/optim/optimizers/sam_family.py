@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization (SAM): descends along the gradient at a point of larger loss."""
+"""Sharpness-aware minimization (SAM): uses the gradient at a nearby point with a larger loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> GradientTransformationExtraArgs:
-    """SAM: climbs to a nearby point of larger loss and descends along the gradient there.
+    """SAM: climbs to a nearby point with a larger loss, and steps from W along the gradient there.
 
         e = rho g(W) / |g(W)|,     W += optimizer's update for g(W + e)
 
@@ -90,6 +90,9 @@ def sam(
 
 def normalize() -> GradientTransformationExtraArgs:
     """g / |g|, where |g| is the norm of all leaves together. A gradient of 0 stays 0.
+
+    Returns:
+      A transformation without state.
 
     Example:
       >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]

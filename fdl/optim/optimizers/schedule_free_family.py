@@ -149,7 +149,7 @@ def schedule_free_sgd(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free SGD; see `schedule_free`.
+    """Schedule-Free SGD: `schedule_free` around `sgd`.
 
     Args:
       learning_rate: >= 0, the learning rate after the warm-up.
@@ -161,6 +161,13 @@ def schedule_free_sgd(
       look_ahead: True starts the warm-up at 0 and computes w_t from the learning rate of the next
         step, as optax does. False starts the warm-up at learning_rate / T and computes w_t from the
         rate of the current step, as the paper does.
+
+    Returns:
+      A transformation with state `optax.contrib.ScheduleFreeState`; see `schedule_free`.
+
+    Raises:
+      ValueError: the rate, warmup_steps, weight_decay or weight_lr_power is negative or not finite;
+        b1 is outside (0, 1].
 
     Example:
       >>> optimizer, y = schedule_free_sgd(0.5), jnp.array(4.0)
@@ -190,7 +197,7 @@ def schedule_free_adamw(
     *,
     look_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Schedule-Free AdamW: `adamw` with averaging instead of momentum; see `schedule_free`.
+    """Schedule-Free AdamW: `schedule_free` around `adamw` without momentum.
 
     Args:
       learning_rate: >= 0, the learning rate after the warm-up.
@@ -204,6 +211,13 @@ def schedule_free_adamw(
       look_ahead: True starts the warm-up at 0 and computes w_t from the learning rate of the next
         step, as optax does. False starts the warm-up at learning_rate / T and computes w_t from the
         rate of the current step, as the paper does.
+
+    Returns:
+      A transformation with state `optax.contrib.ScheduleFreeState`; see `schedule_free`.
+
+    Raises:
+      ValueError: the rate, warmup_steps, eps, weight_decay or weight_lr_power is negative or not
+        finite; b1 is outside (0, 1], or b2 is outside [0, 1).
 
     Example:
       >>> optimizer, y = schedule_free_adamw(0.5), jnp.array(4.0)
@@ -243,7 +257,7 @@ def _averaging(state: Any, rate: Any, power: float) -> tuple[Any, Any, Any]:
     largest = jnp.maximum(state.max_lr, jnp.asarray(rate, state.max_lr.dtype))
     weight = largest**power
     total = state.weight_sum + weight
-    # While the learning rate is 0, all weights w_t are 0, and so is c.
+    # While the learning rate is 0, all weights w_t are 0, and c must be 0 instead of 0 / 0.
     c = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), jnp.zeros_like(total))
     return c, largest, total
 

@@ -170,6 +170,9 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformationExtraArgs
 def scale_by_sign() -> GradientTransformationExtraArgs:
     """sign(gradient): -1, 0 or 1. For a complex gradient, gradient / |gradient|.
 
+    Returns:
+      A transformation without state.
+
     Example:
       >>> scale_by_sign().update(jnp.array([3.0, -0.1]), scale_by_sign().init(None))[0]
       Array([ 1., -1.], dtype=float32)
@@ -186,7 +189,7 @@ def lion(
     weight_decay: ScalarOrSchedule = 1e-3,
     mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Lion: steps along the sign of c, a running mean of gradients. m is a slower running mean.
+    """Lion: steps along the sign of c, a mean of the gradient and its running mean m.
 
         c = b1 m + (1 - b1) g
         m = b2 m + (1 - b2) g
@@ -336,7 +339,12 @@ def scale_by_rprop(
     *,
     delayed: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """The direction of `rprop`: size * sign(g).
+    """The direction of `rprop`: size * sign(g), or 0 where the gradient changes sign.
+
+    `rprop` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `optax.ScaleByRpropState(step_sizes, prev_updates)`.
 
     Example:
       >>> transform = scale_by_rprop(0.5)

@@ -42,7 +42,7 @@ def soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """SOAP: Adam in the eigenbasis of the factors L of Shampoo. For a matrix in any layout:
+    """SOAP: Adam in the eigenbasis of the factors L of Shampoo. For a matrix g:
 
         g' = Q1^T g Q2,     m = b1 m + (1 - b1) g,     v = b2 v + (1 - b2) g'^2
         u = Q1 (Q1^T m Q2 / (sqrt(v) + eps)) Q2^T * sqrt(1 - b2^t) / (1 - b1^t)
@@ -141,7 +141,12 @@ def scale_by_soap(
     *,
     skip_first: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """The direction u of `soap`, which describes the arguments.
+    """The direction u of `soap`.
+
+    `soap` describes the arguments and the errors.
+
+    Returns:
+      A transformation with state `ScaleBySoapState(count, mu, nu, factors, bases)`.
 
     Example:
       >>> transform = scale_by_soap(skip_first=False)
@@ -199,7 +204,7 @@ class _Adam:
     correct: bool
 
     def rule(self, t: jax.Array, skipped: jax.Array) -> Callable[..., Any]:
-        """(g, m, v, bases) -> (u, m, v) for step t. If `skipped`, u is 0, and m and v stay."""
+        """(g, m, v, bases) -> (u, m, v). If `skipped`, u is 0, and m and v do not change."""
         correction = jnp.sqrt(1 - self.b2**t) / (1 - self.b1**t) if self.correct else jnp.ones(())
 
         def one(g: Any, m: Any, v: Any, bases: Any) -> Any:

@@ -10,12 +10,12 @@ from fdl.checks import check_number, is_concrete_number
 
 
 def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
-    """The number of steps since `begin`, clipped to [0, most]; None means no upper limit.
+    """The number of steps since `begin`, clipped to [0, most].
 
-    Whole steps are exact: they are subtracted as integers in the dtype of the count. The result of
-    this subtraction is never negative, so an unsigned count does not wrap around. If `begin` is not
-    whole, its fraction is then subtracted in floating point. The upper limit is also applied in
-    floating point.
+    Whole numbers of steps are subtracted as integers in the dtype of the count, so the result is
+    exact. It is never negative, so an unsigned count does not wrap around. If `begin` is not whole,
+    its fraction is then subtracted in floating point. The upper limit `most` is also applied in
+    floating point. None means no upper limit.
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)
@@ -51,8 +51,8 @@ def numbers(who: str, **values: Any) -> list[Any]:
     because arithmetic between Python numbers is in double precision, as in optax.
 
     Raises:
-      OptionError: a value is not a number, or is not finite. Whether a traced value is finite is
-        not checked.
+      OptionError: a value is not a number, or is not finite. A traced number passes without a
+        check of its value.
     """
     for name, value in values.items():
         check_number(who, name, value, "(-inf, inf)", "pass a finite number")

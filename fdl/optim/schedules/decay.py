@@ -79,7 +79,7 @@ def linear_schedule(
 def polynomial_schedule(
     init_value: Any, end_value: Any, power: Any, transition_steps: Any, transition_begin: Any = 0
 ) -> Schedule:
-    """A power of the remaining steps: end + (init - end) (1 - t / T)^power.
+    """A power of the remaining fraction of the steps: end + (init - end) (1 - t / T)^power.
 
     Args:
       init_value: the value before and at `transition_begin`.
@@ -280,7 +280,7 @@ def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, A
 
 
 def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any], jax.Array]:
-    """count -> t / T. For a staircase, t / T is rounded down, exactly if all steps are whole."""
+    """count -> t / T, rounded down for a staircase. Whole numbers of steps are divided exactly."""
     check_steps(who, 1, transition_steps=steps)
     check_steps(who, 0, transition_begin=begin)
 

@@ -1,6 +1,6 @@
 """Piecewise schedules: constants, straight lines, half cosines, and the one-cycle schedules.
 
-`fdl.optim.schedules.decay` describes counts and values.
+The docstring of `fdl.optim.schedules.decay` describes counts and values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,14 +62,14 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: str, init_value: Any, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
-    """`piecewise_constant_schedule`, with a line or half a cosine between two boundaries.
+    """Like `piecewise_constant_schedule`, but with lines or half cosines instead of jumps.
 
     Args:
       interpolate_type: "linear" or "cosine".
       init_value: the value at count 0.
       boundaries_and_scales: boundary -> scale. The boundary is a count >= 0; the scale is a number
-        >= 0. At that count, the schedule reaches its value at the previous boundary times the
-        scale. None means no boundaries.
+        >= 0. The value at this count is the value at the previous boundary (or at count 0),
+        multiplied by the scale. None means no boundaries.
 
     Returns:
       A schedule.

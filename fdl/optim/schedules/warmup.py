@@ -1,6 +1,7 @@
 """Schedules that join other schedules: a warm-up and a decay, and warm restarts.
 
-`fdl.optim.schedules.decay` describes counts and values. With warmup_steps=0 there is no warm-up.
+The docstring of `fdl.optim.schedules.decay` describes counts and values. With warmup_steps=0, there
+is no warm-up.
 """
 
 import operator
@@ -203,9 +204,9 @@ def warmup_stable_decay_schedule(
 
     Args:
       init_value: the value at count 0.
-      peak_value: the value at count = warmup_steps and later.
+      peak_value: the value at count = warmup_steps and during the plateau.
       warmup_steps: >= 0, the number of steps of the warm-up.
-      stable_steps: >= 0, the number of steps at the peak.
+      stable_steps: >= 0, the number of steps of the plateau.
       decay_steps: >= 1, the number of steps of the decay.
       end_value: the value after the decay.
 
@@ -236,14 +237,14 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     """Warm restarts: one `warmup_cosine_decay_schedule` after the other.
 
     Args:
-      cosine_kwargs: for each cycle a dict of the arguments of `warmup_cosine_decay_schedule`. Its
-        `decay_steps` is the number of steps of the cycle.
+      cosine_kwargs: for each cycle, a dict of the arguments of `warmup_cosine_decay_schedule`. The
+        argument `decay_steps` is the number of steps of the cycle.
 
     Returns:
       A schedule.
 
     Raises:
-      ValueError: cosine_kwargs is empty; `warmup_cosine_decay_schedule` raises an error.
+      ValueError: cosine_kwargs is empty; an argument of a cycle is out of range.
 
     Example:
       >>> cycle = {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": 4}

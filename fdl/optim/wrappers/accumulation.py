@@ -17,8 +17,8 @@ from fdl.optim.lifting import increment, per_leaf
 from fdl.optim.protocol import transformation
 from fdl.optim.wrappers.non_finite import step_if
 
-# (updates, gradient_step, params) -> (skip, reason). skip is a bool scalar: True ignores the
-# gradient. See `skip_not_finite`.
+# A function (updates, gradient_step, params) -> (skip, reason), such as `skip_not_finite`. skip is
+# a bool scalar; if it is True, the gradient is ignored.
 Skip = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -29,9 +29,9 @@ def accumulate(
     should_skip_update_fn: Skip | None = None,
     accumulator_dtype: Any = jnp.float32,
 ) -> GradientTransformationExtraArgs:
-    """Takes one step of an optimizer for every k gradients, with their mean.
+    """Takes one step of an optimizer with the mean of every k gradients.
 
-    Between two such steps the updates are 0 and the state of the optimizer does not change. If the
+    Between two such steps, the updates are 0 and the state of the optimizer does not change. If the
     loss is a mean over examples, k batches of B examples give the same step as one batch of k * B
     examples.
 

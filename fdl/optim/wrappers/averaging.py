@@ -57,7 +57,7 @@ def ema(
 
 
 class ParamsEmaState(NamedTuple):
-    """The average `ema` so far, and `weight`, the sum of its weights, which grows from 0 to 1."""
+    """`ema` is the average so far, and `weight` is the sum of its weights, which grows to 1."""
 
     weight: Any
     ema: Any
@@ -106,7 +106,7 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
         # so they are rounded here too.
         moved = apply_updates(need_params("params_ema", params), cast_like(updates, params))
 
-        # Written in this form, the average of parameters that do not change is exact in every bit.
+        # In this form, the average of parameters that do not change has no rounding error.
         def rule(u: Any, w: Any, average: Any) -> Any:
             return u, average + (1 - decay) * (w - average)
 

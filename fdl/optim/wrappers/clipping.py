@@ -33,7 +33,8 @@ def clip(max_delta: Any) -> GradientTransformationExtraArgs:
       >>> clip(1.0).update(jnp.array([3.0, -0.5]), clip(1.0).init(None))[0]
       Array([ 1. , -0.5], dtype=float32)
 
-    Source: `optax.clip`. It changes the direction of the gradient; `clip_by_global_norm` does not.
+    Source: `optax.clip`. This clipping can change the direction of the gradient, whereas
+    `clip_by_global_norm` does not.
     """
     check_bound("clip", max_delta=max_delta)
     return stateless("clip", lambda g: jnp.clip(g, -max_delta, max_delta))
@@ -113,7 +114,8 @@ def adaptive_grad_clip(
 
         g = g * bound / |g|     if |g| >= bound,     bound = clipping max(|W|, eps)
 
-    with the gradient g and the weights W of one unit.
+    with the gradient g and the weights W of one unit. A unit is one output of a layer: for a matrix
+    [in, out], its weights are a column.
 
     Args:
       clipping: > 0, the largest |g| / |W|.
@@ -148,8 +150,7 @@ def adaptive_grad_clip(
         # different order, which rounds differently.
         length, w_length = (jnp.broadcast_to(x, g.shape) for x in lengths)
         most = clipping * jnp.maximum(w_length, eps)
-        # 1e-6 is the lower bound of the divisor in optax. A gradient that is clipped always has a
-        # larger norm.
+        # As in optax, the divisor is at least 1e-6.
         shorter = unit * (most / jnp.maximum(length, 1e-6 / power))
         return jnp.where(length * power < most, g, shorter)
 
@@ -181,7 +182,7 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
         if g.ndim < 2:
             return g
         others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
-        # The sum in the mean may overflow, so it is computed with smaller numbers.
+        # The sum in the mean could overflow, so g is first divided by a power of two.
         scale = power_of_two(largest(g, others, keepdims=True)).astype(g.dtype)
         mean = (g / scale).mean(others, keepdims=True) * scale
         return saturated(g - mean, g)

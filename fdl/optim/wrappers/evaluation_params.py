@@ -16,18 +16,22 @@ from fdl.optim.wrappers.averaging import ParamsEmaState, averaged_params
 def eval_params(state: Any, params: Any) -> Any:
     """The parameters to test and to save, read from the state of the optimizer.
 
-    For `params_ema` they are the average, for `schedule_free` x, for `lookahead` the slow weights,
-    and for `sam` in transparent mode the point to which it returns. For all other optimizers they
-    are `params`.
+    These are
+
+    - for `params_ema`: the average of the parameters
+    - for `schedule_free`: the average x
+    - for `lookahead`: the slow weights
+    - for `sam` in transparent mode: W, the point from which it climbs
+    - for all other optimizers: `params`
 
     Args:
       state: the state of any optimizer of fdl or optax, chained and nested in any way.
-      params: the parameters in training. A leaf for which the state holds nothing is returned
+      params: the parameters in training. A leaf without a counterpart in the state is returned
         unchanged.
 
     Returns:
       The parameters to test, with the structure, shapes and dtypes of params. If the optimizer
-      combines `params_ema` with one of the other three, the average is returned.
+      combines `params_ema` with one of the other three, the average of `params_ema` is returned.
 
     Example:
       >>> from fdl.optim import sgd, schedule_free
@@ -65,7 +69,7 @@ def _parts(state: Any, kind: Any) -> list[Any]:
 
 
 def _replaced(params: Any, stored: Any, rule: Callable[[Any, Any], Any]) -> Any:
-    """The parameters. Where `stored` has a leaf, p is replaced by `rule(p, leaf of stored)`."""
+    """Replaces each parameter p for which `stored` has a leaf by `rule(p, leaf of stored)`."""
     leaves = paths.leaves(stored)
 
     def replaced(keys: Any, p: Any) -> Any:

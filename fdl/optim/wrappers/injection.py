@@ -94,7 +94,7 @@ def inject_hyperparams(
             filled = inspect.BoundArguments(signature, {**bound.arguments, **values})
             return with_extra_args_support(inner_factory(*filled.args, **filled.kwargs))
 
-        # The factory is called once here, where all numbers are known, so that it can check them.
+        # This call makes the factory check its arguments; later, the numbers may be traced.
         make({name: hyperparameter(s(s.init())) for name, s in schedules.items()})
         return _injected(make, numbers, schedules, hyperparam_dtype)
 
@@ -289,7 +289,7 @@ def _stateful(name: str, schedule: Any) -> Any:
 
 
 def _rest(name: str) -> str:
-    """The key of the remainder. `tree_get` needs the plain name to be unique in a state."""
+    """The key of the remainder. With the plain name, `tree_get` would find two values."""
     return f"remainder of {name}"
 
 

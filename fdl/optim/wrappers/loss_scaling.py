@@ -11,17 +11,17 @@ from fdl.optim.checks import as_transformation, check_positive, check_whole
 from fdl.optim.protocol import transformation
 from fdl.optim.wrappers.non_finite import count_not_finite, step_if
 
-# Powers of two. Below the first, a loss of 1 would vanish in float16; above the second, a large
-# loss could overflow in float32.
+# The smallest and the largest scale, both powers of two. With a smaller scale, a loss of 1 would
+# become 0 in float16. With a larger scale, a large loss could overflow in float32.
 LEAST, MOST = 2.0**-24, 2.0**64
 
 
 class LossScaleState(NamedTuple):
-    """The scale, the number of steps since it changed, and the state of the optimizer.
+    """The state of `dynamic_loss_scale`.
 
     Args:
-      scale: float32 scalar > 0.
-      finite_steps: int32 scalar.
+      scale: float32 scalar > 0, the number by which the loss is multiplied.
+      finite_steps: int32 scalar, the number of steps since the scale changed.
       inner_state: the state of the optimizer.
     """
 
@@ -37,12 +37,13 @@ def dynamic_loss_scale(
     period: int = 2000,
     factor: float = 2.0,
 ) -> GradientTransformationExtraArgs:
-    """Has `fit` multiply the loss by a large number before the backward pass, for float16.
+    """Keeps a scale for the loss, so that small gradients do not become 0 in float16.
 
-    Gradients below 6e-8 become 0 in float16. If the loss is multiplied by a scale, all numbers of
-    the backward pass are; `train_step` then divides the gradients by the scale, in float32. The
-    scale is adjusted in training: if a gradient is not finite, the step is skipped and the scale is
-    divided by `factor`; after `period` finite gradients in a row, it is multiplied by `factor`.
+    Gradients below 6e-8 become 0 in float16. To prevent this, `fit` multiplies the loss by the
+    scale before the backward pass. This also multiplies all gradients, so `train_step` then divides
+    them by the scale, in float32. The scale is adjusted in training: if a gradient is not finite,
+    the step is skipped and the scale is divided by `factor`; after `period` finite gradients in a
+    row, the scale is multiplied by `factor`.
 
     Args:
       inner: a transformation of fdl or optax. It gets gradients of the loss itself.

@@ -41,6 +41,7 @@ def partition(
         whose leaves are labels is treated as a pytree. None means that the keys of transforms are
         path patterns.
       rest: the optimizer of all leaves that match no pattern, or whose label is not in transforms.
+        None means that there must be no such leaves.
       mask_compatible_extra_args: as in `masked`.
 
     Returns:
@@ -51,7 +52,8 @@ def partition(
     Raises:
       ValueError: a value of transforms is not a transformation; at init or update, a pattern
         matches nothing (the message lists the nearest paths), two patterns match the same leaf, or
-        a leaf has no optimizer.
+        a leaf has no optimizer. Also if two keys have the same text, or a key is "rest" although
+        `rest` is given.
 
     Example:
       >>> from fdl.optim import sgd
@@ -74,7 +76,7 @@ def partition(
     names = _sortable([*keys, REST] if rest is not None else keys)
 
     def split(tree: Any) -> dict[Hashable, Any]:
-        """name -> the transformation of that name, masked so that it sees only its leaves."""
+        """name -> the transformation with this name, masked so that it sees only its own leaves."""
         if is_placeholder(tree):
             return {name: masked(part, True) for name, part in zip(names, parts, strict=True)}
         # The labels are the numbers of the keys, because a tuple of patterns cannot be a leaf.
@@ -133,6 +135,9 @@ def freeze(mask: Mask) -> GradientTransformationExtraArgs:
 
 def set_to_zero() -> GradientTransformationExtraArgs:
     """Replaces all updates by 0, even where they are NaN.
+
+    Returns:
+      A transformation without state.
 
     Example:
       >>> set_to_zero().update(jnp.array([3.0, jnp.nan]), set_to_zero().init(None))[0]
@@ -203,7 +208,7 @@ def _short(value: Any) -> str:
 
 
 def _keys_and_parts(transforms: Any) -> tuple[list[Any], list[Any]]:
-    """The keys and the transformations of a dict; raises if it is none."""
+    """The keys and the transformations of a dict. Raises unless `transforms` is a dict."""
     form, example = "a dict, pattern -> optimizer", "pass {'**/b': fdl.sgd(0.1)}, for example"
     check_kind("partition", "transforms", transforms, Mapping, form, example)
     return list(transforms), [as_transformation("partition", each) for each in transforms.values()]

@@ -15,7 +15,7 @@ from fdl.optim.protocol import transformation
 
 
 class MasterWeightsState(NamedTuple):
-    """`master`, float32 copies of half-precision parameters, and the state of the optimizer."""
+    """`master` holds float32 copies of half-precision parameters; see `master_weights`."""
 
     master: Any
     inner_state: Any
@@ -147,7 +147,7 @@ def _whole(params: Any, master: Any) -> Any:
 
 
 def _map(f: Any, tree: Any, *others: Any) -> Any:
-    """jax.tree.map over the leaves of `tree`. `others` may have None or MaskedNode there."""
+    """jax.tree.map over the leaves of `tree`. In `others`, a leaf can be None or a MaskedNode."""
     structure: Any = jax.tree.structure(tree)  # mypy does not know its methods
     columns = (structure.flatten_up_to(other) for other in others)
     return jax.tree.unflatten(structure, list(map(f, jax.tree.leaves(tree), *columns)))
