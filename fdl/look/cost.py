@@ -48,7 +48,7 @@ class Bill:
     Args:
       total: the `Cost` of the whole network.
       layers: path -> `Cost`, in the order of `fdl.look.layer_paths`.
-      parameter_bytes: bytes of the parameters. Their gradient has as many bytes.
+      parameter_bytes: bytes of the parameters. Their gradient takes as many bytes again.
       optimizer_bytes: bytes of the optimizer's state.
       peak_bytes: the estimated largest number of bytes in memory during a training step.
     """
@@ -86,8 +86,9 @@ def bill(
 
     - In matrix products and convolutions, a multiplication and its addition count 2 together.
       Products with padding count 0.
-    - Other arithmetic on floating-point numbers counts 1 for each element. A matrix factorization
-      also counts only 1 for each element. Random numbers count 0.
+    - Other arithmetic on floating-point numbers counts 1 for each element of the result. Exceptions
+      are sums (n - 1 for n numbers), pooling, powers and Fourier transforms (5 n log2(n)). A matrix
+      factorization also counts only 1 for each element. Random numbers count 0.
     - The body of a scan counts once for each iteration, and the body of a `while` loop counts once.
       A `cond` counts as much as its most expensive branch.
 
@@ -258,7 +259,8 @@ def _bill(step: _Step, optimizer: GradientTransformation | None) -> Bill:
         backward = both.get(path, 0) - forward.get(path, 0)
         return Cost(parameters, forward.get(path, 0), backward, memory.get(path, 0))
 
-    standing = _bytes((opt_state, step.shapes(), y))  # y has the size of its gradient
+    # y stands for the gradient with respect to y, which has the same size.
+    standing = _bytes((opt_state, step.shapes(), y))
     train = functools.partial(step.train, optimizer)
     peak = standing + temporary_bytes(_traced(train, opt_state, y, *step.shapes()))
     layers = {path: cost(path) for path in step.known}
@@ -272,7 +274,7 @@ def _traced(f: Callable[..., Any], *shapes: Any) -> Any:
 
 
 def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
-    """Sums numbers for each layer: a dict, path -> sum. The path of the whole network is "".
+    """Returns a dict, path of a layer -> sum of its numbers. The path of the whole network is "".
 
     `items` are pairs (scopes, number). A number is added to the innermost layer of its scopes and
     to all layers around it. The scope `*` of a scanned `repeat` stands for all blocks; the number
@@ -304,7 +306,7 @@ def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
 
 
 def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
-    """(scopes, bytes) of each result of a jaxpr that is not an argument or a constant."""
+    """A list of (scopes, bytes) with the results of a jaxpr, except arguments and constants."""
     found = []
     for var in (var for var in jaxpr.outvars if not hasattr(var, "val")):
         scopes, maker = _maker(jaxpr, var)

@@ -220,7 +220,7 @@ def _stored(order: list[_Operation]) -> set[_Array]:
 
 
 def _roots(array: _Array, stored: set[_Array]) -> set[_Array]:
-    """The arrays in memory from which an array is computed. If it is in memory, only the array."""
+    """The arrays in memory from which an array is computed; only the array if it is in memory."""
     found: set[_Array] = set()
     todo, seen = [array], {array}
     while todo:
@@ -256,7 +256,7 @@ def _packed(blocks: list[list[int]]) -> int:
 
 
 def size_of(aval: Any) -> int:
-    """The bytes of an array, from its shape and dtype. For random keys, these are of their data."""
+    """The bytes of an array, from its shape and dtype. A random key has the bytes of its data."""
     dtype = getattr(aval, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         aval = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(aval.shape, dtype))

@@ -19,6 +19,9 @@ def perplexity() -> Metric:
     Returns:
       Metric whose inputs are logits [..., C] and integer labels [...].
 
+    Raises:
+      PathError: `update` gets labels that are not integers or do not have the shape [...].
+
     Example:
       >>> metric = perplexity()
       >>> state = metric.update(metric.init(), jnp.zeros((2, 4)), jnp.array([0, 3]))

@@ -36,6 +36,9 @@ def auc() -> Metric:
       Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its
       value is NaN if all targets are equal, a score is NaN, or a target is not 0 or 1.
 
+    Raises:
+      PathError: `update` gets scores and targets of different shapes.
+
     Example:
       >>> metric = auc()
       >>> scores, targets = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])
@@ -64,6 +67,9 @@ def average_precision() -> Metric:
     Returns:
       Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its
       value is NaN if there are no positives, a score is NaN, or a target is not 0 or 1.
+
+    Raises:
+      PathError: `update` gets scores and targets of different shapes.
 
     Example:
       >>> scores, targets = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])

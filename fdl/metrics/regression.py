@@ -67,6 +67,9 @@ def r2() -> Metric:
       Metric whose inputs are predictions [...] and targets [...]; the sums are over all elements.
       If all targets are equal, its value is 1 if all predictions equal their targets, else 0.
 
+    Raises:
+      PathError: `update` gets predictions and targets of different shapes.
+
     Example:
       >>> metric = r2()
       >>> predictions, targets = jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 2.0, 3.0])

@@ -13,8 +13,8 @@ are also the same, bit for bit. The results differ from optax only in these two 
 - Squares out of range. Norms are correct for every finite gradient. Where a second moment is
   float32, the absolute value of each gradient element is limited to 1.3e19, so that the moment
   stays finite. After such a gradient, the weight hardly moves until the moment has decayed. This
-  takes about 80,000 steps in `adam`, and two million in `adafactor`, because its decay approaches
-  1. In `adagrad` and `amsgrad`, the moment never falls.
+  takes about 80,000 steps in `adam`. It takes two million steps in `adafactor`, where the decay
+  approaches 1. In `adagrad` and `amsgrad`, the moment never falls.
 
 fdl raises an error for these values, which optax accepts: a decay of 1 or more in a mean (the mean
 would always stay 0); a negative decay in a mean of squares (the mean could become negative); a

@@ -42,7 +42,7 @@ def scale_by_zoom_linesearch(
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
     A step is good if it satisfies both conditions. First, a grows until there is a bracket. Then
-    the search tries steps inside the bracket, which shrinks, until one of them is good.
+    the search tries steps inside the bracket and shrinks it, until one of these steps is good.
 
     Args:
       max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends

@@ -30,7 +30,7 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> GradientTransformationExtraArgs:
-    """SAM: climbs to a nearby point with a larger loss, and steps from W along the gradient there.
+    """SAM: climbs to a nearby point of larger loss, and descends from W along the gradient there.
 
         e = rho g(W) / |g(W)|,     W += optimizer's update for g(W + e)
 

@@ -106,7 +106,7 @@ def params_ema(decay: Any) -> GradientTransformationExtraArgs:
         # so they are rounded here too.
         moved = apply_updates(need_params("params_ema", params), cast_like(updates, params))
 
-        # In this form, the average of parameters that do not change has no rounding error.
+        # In this form, an average that equals W stays equal to W, bit for bit.
         def rule(u: Any, w: Any, average: Any) -> Any:
             return u, average + (1 - decay) * (w - average)
 

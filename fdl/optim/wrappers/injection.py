@@ -48,9 +48,9 @@ def inject_hyperparams(
       A factory with the same arguments. Its optimizers have the state
       `optax.InjectStatefulHyperparamsState`, so `optax.tree_utils.tree_get(state, name)` and
       `tree_set` find a number by its name. (As in optax, they find a schedule twice: its value and
-      its count.) `hyperparams_states` holds, under the key "remainder of NAME", the difference
-      between a number and its float32 value. If this key is missing, as in a state made by optax,
-      fdl uses 0 as the difference.
+      its count.) Under the key "remainder of NAME", `hyperparams_states` holds the difference
+      between the number NAME and its float32 value. If this key is missing, as in a state made by
+      optax, fdl uses 0 as the difference.
 
     Raises:
       ValueError: `inner_factory` is not callable, or raises an error; static_args contains a name
@@ -209,7 +209,7 @@ def _injected(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, InjectStatefulHyperparamsState]:
         states = dict(state.hyperparams_states)
-        # Values that users wrote into the state become arrays with the dtype of the old value.
+        # A user may have written a number into the state. It becomes an array of the old dtype.
         stored = {name: _like(state, name) for name in state.hyperparams}
         stored |= scheduled(states, **extra_args)
         updates, inner_state = make(_values(stored, states)).update(

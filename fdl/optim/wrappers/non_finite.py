@@ -136,7 +136,7 @@ def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any
 
     def stepped() -> tuple[Any, Any]:
         updates, new = step()
-        return updates, cast_like(new, inner_state)  # optax may return float32 inside a chain
+        return updates, cast_like(new, inner_state)  # inside a chain, optax may widen it
 
     shapes, _ = jax.eval_shape(step)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -50,10 +50,10 @@ def partition(
       becomes one string with commas, such as `"**/b, **/scale"`.
 
     Raises:
-      ValueError: a value of transforms is not a transformation; at init or update, a pattern
-        matches nothing (the message lists the nearest paths), two patterns match the same leaf, or
-        a leaf has no optimizer. Also if two keys have the same text, or a key is "rest" although
-        `rest` is given.
+      ValueError: a value of transforms is not a transformation; two keys have the same text; a key
+        is "rest" although `rest` is given; at init or update, a pattern matches nothing (the
+        message lists the nearest paths), two patterns match the same leaf, or a leaf has no
+        optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -79,7 +79,7 @@ def partition(
         """name -> the transformation with this name, masked so that it sees only its own leaves."""
         if is_placeholder(tree):
             return {name: masked(part, True) for name, part in zip(names, parts, strict=True)}
-        # The labels are the numbers of the keys, because a tuple of patterns cannot be a leaf.
+        # A label is the index of a key, because a key can be a tuple, which cannot be a leaf.
         labels = _numbered(keys, param_labels, rest is not None, tree)
 
         def mask(number: int) -> Callable[[Any], Any]:

@@ -15,7 +15,13 @@ from fdl.optim.protocol import transformation
 
 
 class MasterWeightsState(NamedTuple):
-    """`master` holds float32 copies of half-precision parameters; see `master_weights`."""
+    """The state of `master_weights`.
+
+    Args:
+      master: float32 copies of the half-precision parameters. All other parameters are replaced by
+        `optax.MaskedNode()`.
+      inner_state: the state of the optimizer.
+    """
 
     master: Any
     inner_state: Any
@@ -35,7 +41,7 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
     Returns:
       A transformation that needs params, with state `MasterWeightsState(master, inner_state)`.
       Parameters in float32 or wider have no copy, and the updates of the optimizer pass unchanged.
-      For half-precision parameters, the updates returned are in float32, so that `apply_updates`
+      For half-precision parameters, the returned updates are in float32, so that `apply_updates`
       gives exactly the rounded copy. If this transformation is inside a chain that rounds the
       updates, the new parameters differ from the rounded copy by at most that rounding. Such errors
       do not accumulate, because each update is computed from the current params. To change
