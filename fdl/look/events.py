@@ -15,7 +15,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> "Events":
     run is continued, values that were written after the step at which it continues are discarded.
 
     Args:
-      folder: where to write; it is made if it does not exist.
+      folder: the folder to write to. If it does not exist, `fit` makes it.
 
     Returns:
       A hook for `fit(..., watch=[...])`.

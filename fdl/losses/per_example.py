@@ -1,4 +1,4 @@
-"""`per_example`, the decorator of losses and metrics. It sets options and leaves out elements.
+"""`per_example`, the decorator of losses and metrics, which sets options and leaves out elements.
 
 Losses and metrics have `where` and `ignore_index` in their signatures, but only this module reads
 these two options. The exceptions are losses whose values depend on several examples or pixels; they

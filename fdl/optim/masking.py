@@ -26,9 +26,9 @@ def masked(
 
     Args:
       inner: a transformation of fdl or optax.
-      mask: which leaves `inner` sees. It is a path pattern such as `"**/w"` (see `fdl.paths`) or a
-        tuple of path patterns; or, as in optax, a pytree of bool with the structure of params or a
-        prefix of that structure, or a function that takes params and returns such a pytree. A
+      mask: which leaves `inner` sees: a path pattern such as `"**/w"` (see `fdl.paths`), or a tuple
+        of path patterns. As in optax, it can also be a pytree of bool with the structure of params
+        or a prefix of that structure, or a function that takes params and returns such a pytree. A
         callable pytree whose leaves are bools is treated as a pytree.
       mask_compatible_extra_args: True also masks the extra arguments of `update` that have the
         structure of the updates, such as `grad`.

@@ -163,9 +163,8 @@ def scale_by_factored_rms(
 
         def rule(g: Any, r: Any, c: Any, v: Any) -> Any:
             axes = axes_of(g.shape)
-            # The bound keeps the sums over rows, over columns and over row means finite. The factor
-            # 4 keeps the inverse of such a sum above the smallest normal number, because XLA
-            # computes r / mean as a product with the inverse.
+            # `bounded` keeps the sums over rows, over columns and over row means finite. XLA may
+            # compute r / mean as r * (1 / mean). The factor 4 keeps this inverse from underflowing.
             terms = 1 if axes is None else 4 * max(g.shape[axis] for axis in axes)
             g, square = bounded(g, terms)
             square = square + epsilon

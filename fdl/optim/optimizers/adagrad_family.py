@@ -134,7 +134,7 @@ def rmsprop(
     1308.0850, equations 38 to 45, for the centered form. Gives the same results as optax, except
     where rounding makes the number under the root negative. This can happen at the first step with
     bias_correction. There, optax gives NaN, and fdl replaces v - m^2 by machine epsilon * v, which
-    is about its rounding error.
+    is about the rounding error of v - m^2.
     """
     if momentum is not None:
         check_traces("rmsprop", momentum=momentum)

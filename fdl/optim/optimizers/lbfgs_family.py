@@ -43,9 +43,9 @@ def lbfgs(
     """L-BFGS: W -= step * H g, where H estimates the inverse Hessian. A line search finds the step.
 
     H starts as gamma I, gamma times the identity. Each of the last m pairs (s, y), oldest first,
-    then changes H as little as possible so that H y = s. Here s is a change of W from one step to
-    the next, and y the change of g. H is never stored as a matrix. L-BFGS is made for smooth losses
-    and for gradients of the whole data set.
+    then changes H as little as possible so that H y = s. Here s is the change of W from one step to
+    the next, and y is the change of g. H is never stored as a matrix. L-BFGS is made for smooth
+    losses and for gradients of the whole data set.
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. The rate

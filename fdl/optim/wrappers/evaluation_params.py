@@ -16,7 +16,7 @@ from fdl.optim.wrappers.averaging import ParamsEmaState, averaged_params
 def eval_params(state: Any, params: Any) -> Any:
     """The parameters to test and to save, read from the state of the optimizer.
 
-    These are
+    They depend on the optimizer:
 
     - for `params_ema`: the average of the parameters
     - for `schedule_free`: the average x

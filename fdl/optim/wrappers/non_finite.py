@@ -109,7 +109,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
       >>> updates["w"], bool(state.found_nan["w"])
       (Array([0., 2.], dtype=float32), True)
 
-    Source: `optax.zero_nans`. It hides the cause of the NaN. Infinities pass unchanged.
+    Source: `optax.zero_nans`. This hides the cause of the NaN. Infinities pass unchanged.
     """
 
     def init(params: Any) -> ZeroNansState:
