@@ -63,8 +63,8 @@ def scopes_of(eqn: Any) -> Scopes:
 def inner(eqn: Any) -> list[tuple[Any, int]]:
     """The pair (jaxpr, number of runs) of each jaxpr inside an equation.
 
-    Of a `jax.lax.platform_dependent`, only the default code is returned, which is for all platforms
-    that have no code of their own.
+    If an equation has different code for different platforms (`jax.lax.platform_dependent`), only
+    the default code is returned.
     """
     name, params = eqn.primitive.name, eqn.params
     if name.startswith(("scatter", "reduce_window", "select_and_scatter")) or name == "sort":

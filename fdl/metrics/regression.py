@@ -65,7 +65,7 @@ def r2() -> Metric:
 
     Returns:
       Metric whose inputs are predictions [...] and targets [...]; the sums are over all elements.
-      If all targets are equal, its value is 1 if all predictions equal their targets, else 0.
+      If all targets are equal, its value is 1 for perfect predictions and 0 for all others.
 
     Raises:
       PathError: `update` gets predictions and targets of different shapes.

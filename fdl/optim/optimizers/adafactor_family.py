@@ -122,7 +122,7 @@ def scale_by_factored_rms(
     Args:
       factored: True stores v as means if two axes are large enough. False always stores all of v.
       decay_rate: > 0, the second argument of decay_rate_fn.
-      step_offset: subtracted from the count.
+      step_offset: the number that is subtracted from the count, as decay_offset in `adafactor`.
       min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both
         have at least this size.
       epsilon: >= 0, added to g^2.

@@ -316,7 +316,7 @@ def _grown(now: Search, new: Point, too_high: Any, good: Any) -> Bracket:
 
 
 def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
-    """Algorithm 3.6: the new point replaces an end."""
+    """Algorithm 3.6: the new point replaces one end of the bracket."""
     low, high, _, found = bracket
     above = (too_high > 0) | (new.value >= low.value)
     beyond = (new.slope * (high.step - low.step) >= 0) & ~above

@@ -1,4 +1,4 @@
-"""The parameters to test and to save, for optimizers that train different parameters."""
+"""The parameters to test and to save, for optimizers whose parameters in training are different."""
 
 import functools
 from collections.abc import Callable
