@@ -260,7 +260,7 @@ def confusion(classes: int) -> Metric:
     """How often each label was predicted as each class: `confusion_matrix` over many batches.
 
     Args:
-      classes: C, >= 1.
+      classes: C, >= 2.
 
     Returns:
       Metric whose inputs are logits [..., C] and integer labels [...]. Its value is
@@ -269,7 +269,7 @@ def confusion(classes: int) -> Metric:
 
     Raises:
       ValueError: classes is below 1.
-      PathError: `update` gets logits whose number of classes is not C.
+      PathError: `update` gets logits whose number of classes is not C, or is 1.
 
     Example:
       >>> metric = confusion(2)
