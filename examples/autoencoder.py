@@ -87,4 +87,5 @@ def pictures(out, model, params, result, x_test, y_test, names):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -170,4 +170,5 @@ def written(model, params, train, alphabet, given):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -134,4 +134,5 @@ def options(arguments=None):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

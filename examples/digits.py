@@ -84,4 +84,5 @@ def learn(split, options, scale):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -8,6 +8,8 @@ Keras's examples, which report an accuracy of 98.40 % after 20 epochs.
 import digits
 import report
 
+import fdl
+
 
 def main(arguments=None):
     given = options(arguments)
@@ -31,4 +33,5 @@ def options(arguments=None):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -139,4 +139,5 @@ def pictures(out, model, result, split):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -119,4 +119,5 @@ def options():
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     sys.exit(main(sys.argv[1:]))

@@ -114,4 +114,5 @@ def options():
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main(options().parse_args())

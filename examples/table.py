@@ -154,4 +154,5 @@ def score(predicted, true, before, of_numbers):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

@@ -182,4 +182,5 @@ def options():
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main(options().parse_args())

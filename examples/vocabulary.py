@@ -184,4 +184,5 @@ def with_fdl(initial, by_hand, x, y, x_test, y_test):
 
 
 if __name__ == "__main__":
+    fdl.use_compilation_cache()
     main()

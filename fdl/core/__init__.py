@@ -15,6 +15,7 @@ from fdl.core.combinators import remat as remat
 from fdl.core.combinators import frozen as frozen
 from fdl.core.combinators import batch_apply as batch_apply
 from fdl.core.precision import compute_in as compute_in
+from fdl.core.compilation_cache import use_compilation_cache as use_compilation_cache
 from fdl.core.decoding import decode as decode
 from fdl.core.decoding import start_decoding as start_decoding
 

@@ -1,7 +1,8 @@
-"""Estimates the operations and the memory of a training step without running it."""
+"""Computes the operations and the memory of a training step without running it."""
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from fdl.core.networks import chain
 from fdl.data.arrays import as_arrays
 from fdl.look.flops import Scopes, inner, operations, scopes_of
 from fdl.look.notebook_table import aligned
-from fdl.look.peak_memory import size_of, temporary_bytes
 from fdl.look.representations import layer_paths
 from fdl.ops.rank_promotion import free_ranks
 from fdl.optim.lifting import check_params
@@ -50,14 +50,24 @@ class Bill:
       layers: path -> `Cost`, in the order of `fdl.look.layer_paths`.
       parameter_bytes: bytes of the parameters. Their gradient takes as many bytes again.
       optimizer_bytes: bytes of the optimizer's state.
-      peak_bytes: the estimated largest number of bytes in memory during a training step.
+      lower: traces a training step, as a `jax.stages.Lowered`.
     """
 
     total: Cost
     layers: dict[str, Cost]
     parameter_bytes: int
     optimizer_bytes: int
-    peak_bytes: int
+    lower: Callable[[], jax.stages.Lowered] = dataclasses.field(compare=False)
+
+    @functools.cached_property
+    def peak_bytes(self) -> int:
+        """The largest number of bytes in memory during a training step, as XLA says.
+
+        The first access compiles the step for the default device, which can take seconds.
+        """
+        memory = self.lower().compile().memory_analysis()
+        arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return arrays - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
     def __repr__(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -98,12 +108,11 @@ def bill(
     of a scan only once, it counts operations on integers (such as random bits in dropout), and it
     does not count what runs in a library outside XLA.
 
-    The peak is an estimate that uses a model of what XLA fuses. It is the memory for parameters,
-    state, optimizer state, inputs and the gradient with respect to y, plus temporary memory. It was
-    compared with XLA on CPU only. There, the error was below 20 % for several perceptrons (also
-    with dropout), transformers and recurrent networks, and for a LeNet. For residual blocks of
-    convolutions and batch norm, the estimate was too low: XLA reserved 16 to 45 % more. The
-    estimate includes the loss only if the model is a function `(params, x) -> loss`.
+    The peak is XLA's own number for the step, compiled for the default device. It is the memory for
+    parameters, state and optimizer state, which the step overwrites, for the input and the gradient
+    with respect to y, and for what else the step makes. It includes the loss only if the model is a
+    function `(params, x) -> loss`. Only the peak needs the compiler, which runs when the peak is
+    read or the bill is printed.
 
     Args:
       model: a layer; or a function of one array; or, with `params`, a function `(params, x) -> y`,
@@ -133,7 +142,7 @@ def bill(
       relu_0              0             10               0          50
       dense_1            18             66             123           0
       total              43            166             208          50
-      bytes: parameters 172, gradient 172, optimizer 348, peak 820
+      bytes: parameters 172, gradient 172, optimizer 348, peak ...
     """
     if optimizer is not None:
         check_optimizer("bill", optimizer)
@@ -259,12 +268,17 @@ def _bill(step: _Step, optimizer: GradientTransformation | None) -> Bill:
         backward = both.get(path, 0) - forward.get(path, 0)
         return Cost(parameters, forward.get(path, 0), backward, memory.get(path, 0))
 
-    # y stands for the gradient with respect to y, which has the same size.
-    standing = _bytes((opt_state, step.shapes(), y))
-    train = functools.partial(step.train, optimizer)
-    peak = standing + temporary_bytes(_traced(train, opt_state, y, *step.shapes()))
+    def lower() -> jax.stages.Lowered:
+        params, state, x, key = step.shapes()
+        train = lambda *args: step.train(optimizer, *args)  # noqa: E731
+        jitted = jax.jit(train, donate_argnums=(0, 2, 3))
+        with free_ranks(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            # y has the shape of the gradient by y, which comes from the loss.
+            return jitted.lower(opt_state, y, params, state, x, key)
+
     layers = {path: cost(path) for path in step.known}
-    return Bill(cost(""), layers, _bytes(step.params), _bytes(opt_state), peak)
+    return Bill(cost(""), layers, _bytes(step.params), _bytes(opt_state), lower)
 
 
 def _traced(f: Callable[..., Any], *shapes: Any) -> Any:
@@ -332,6 +346,14 @@ def _maker(jaxpr: Any, var: Any) -> tuple[Scopes, Any]:
                         return (*scopes, *within), maker
             return scopes, eqn
     return (), None
+
+
+def size_of(aval: Any) -> int:
+    """The bytes of an array, from its shape and dtype; a random key has those of its numbers."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        aval = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(aval.shape, dtype))
+    return getattr(aval, "size", 0) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
 
 
 def _bytes(tree: Any) -> int:

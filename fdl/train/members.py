@@ -90,24 +90,35 @@ def evaluated(run: Run, data: Any, **how: Any) -> dict[str, Any]:
     return jax.vmap(of_a_seed)(run.params, run.state, run.opt_state)
 
 
-def taken(run: Run, places: Sequence[int] | np.ndarray) -> Run:
-    """The members of some of the settings."""
-    return _over_arrays(lambda leaf, axis: jnp.take(leaf, np.asarray(places), axis), run)
+# Each of these is one compiled function: called one by one, the operations for every shape of array
+# would compile a program each, which takes longer than a small sweep.
 
 
-def joined(runs: Sequence[Run]) -> Run:
-    """One run with the members of all runs, in this order; its step is that of the last one."""
+@jax.jit
+def taken(run: Run, places: Any) -> Run:
+    """The members of the settings at `places`, integers [R]."""
+    return _over_arrays(lambda leaf, axis: jnp.take(leaf, places, axis), run)
+
+
+@jax.jit
+def joined(runs: Sequence[Run], order: Any) -> Run:
+    """One run with the members of all runs, in this order of their settings, integers [R].
+
+    The step is that of the last run.
+    """
     parts = [(run.params, run.state, run.opt_state) for run in runs]
     join = lambda *leaves: jnp.concatenate(leaves, _axis(leaves[0]))  # noqa: E731
     params, state, opt_state = jax.tree.map(join, *parts)
-    return Run(params, state, opt_state, runs[-1].step, runs[-1].seed)
+    return taken(Run(params, state, opt_state, runs[-1].step, runs[-1].seed), order)
 
 
+@jax.jit
 def settings_first(run: Run) -> Run:
     """The run with the axes [R, S, ...] in front of the axes of a member."""
     return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
 
 
+@jax.jit
 def settings_inside(run: Run) -> Run:
     """The inverse of `settings_first`."""
     return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, 0, axis), run)

@@ -97,7 +97,7 @@ class Tournament:
         self.columns = {name: jnp.asarray(column) for name, column in columns.items()}
         self.how = {"objective": plan.objective, "make": make, "batch_size": plan.batch_size}
         self.run, self.left = settings_inside(plan.run), np.arange(len(self.settings))
-        self.parts: dict[int, Run] = {}  # the members that have stopped, by setting
+        self.parts: list[tuple[np.ndarray, Run]] = []  # settings that have stopped, their members
         self.stopped = np.full(len(self.settings), self.records[-1])
         self.rows: list[dict[str, np.ndarray]] = []
         self.seconds = self.compile_seconds = 0.0
@@ -180,7 +180,7 @@ class Tournament:
         order = scores.argsort(kind="stable")
         count = max(1, math.ceil(decimal(self.rungs[step]) * len(scores)))
         on, out = np.sort(order[:count]), np.sort(order[count:])
-        self.parts |= {int(self.left[place]): taken(self.run, [place]) for place in out}
+        self.parts.append((self.left[out], taken(self.run, out)))
         self.stopped[self.left[out]] = step
         self.run, self.left = taken(self.run, on), self.left[on]
         self.columns = {name: column[on] for name, column in self.columns.items()}
@@ -191,10 +191,10 @@ class Tournament:
 
     def everyone(self) -> Run:
         """One run with the members of all settings, [R, S, ...], at the step of those left."""
-        left = {int(place): taken(self.run, [at]) for at, place in enumerate(self.left)}
-        parts = self.parts | left
-        whole = settings_first(joined([parts[place] for place in sorted(parts)]))
-        return whole._replace(step=self.run.step.copy())
+        if not self.parts:
+            return settings_first(self.run)
+        places, runs = zip(*self.parts, (self.left, self.run), strict=True)
+        return settings_first(joined(runs, np.concatenate(places).argsort()))
 
     def _report(self, hooks: Hooks, step: int, reason: str) -> str:
         """Calls the hooks with a record and all members; returns the reason to stop, or ""."""

@@ -440,7 +440,8 @@ def test_wrong_settings_are_refused(tmp_path):
             fdl.checkpoints(tmp_path, **how)
 
 
-def test_every_second_record_and_the_last_are_saved(tmp_path):
+def test_every_second_record_and_the_last_are_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "REST", 0)
     saved, steps = fdl.checkpoints(tmp_path, keep=9, every=2), []
 
     def wait(record, run):
@@ -450,6 +451,21 @@ def test_every_second_record_and_the_last_are_saved(tmp_path):
     train(begin(sgd()), 50, wait, saved)
     assert saved.steps() == [20, 40, 50]
     assert steps[-1] == [20, 40]
+
+
+def test_the_thread_that_saves_rests_and_then_takes_the_newest_that_waits():
+    """A save of 0.1 s rests for 0.9 s: in 0.5 s the thread takes one, and at the end the newest."""
+    taken = []
+
+    def write(value):
+        time.sleep(0.1)
+        taken.append(value)
+
+    with checkpointing._Writer(write) as writer:
+        for value in range(10):
+            writer.write(value)
+            time.sleep(0.05)
+    assert len(taken) == 2 and taken[1] == 9
 
 
 SEEDED_BUGS = {
@@ -484,6 +500,7 @@ SEEDED_BUGS = {
                 "self.waiting.append((value, important))",
             ),
             ("self.thread.join()", "pass"),
+            ("lambda: self.closed, rest)", "lambda: True, rest)"),
         ],
     ),
 }

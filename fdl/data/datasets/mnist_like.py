@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fdl.data.arrays import Split
+from fdl.data.cache_folder import cache_folder
 from fdl.data.datasets.downloading import download, sha256_of
 from fdl.data.datasets.idx import read_idx
 
@@ -222,7 +223,7 @@ def _from_environment(source: _Files) -> dict[str, Path] | None:
 
 
 def _from_cache(source: _Files) -> dict[str, Path]:
-    folder = _cache_folder() / source.name
+    folder = cache_folder() / source.name
     files = _find(source, folder)
     end = ".gz" if source.packed else ""
     for name in source.sha256:
@@ -242,12 +243,6 @@ def _from_cache(source: _Files) -> dict[str, Path]:
                     error.add_note(f"FDL_DATA is {data}, which does not contain all of {names}")
                 raise
     return files
-
-
-def _cache_folder() -> Path:
-    if cache := os.environ.get("FDL_CACHE"):
-        return Path(cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fdl"
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
