@@ -149,7 +149,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: a scalar becomes a `Mean` with this count, and with itself as the value.
+      count: the number of examples that a scalar is the mean of; the count of its `Mean`.
 
     Returns:
       name -> Mean, Tally or Seen. The loss has the name "loss".
@@ -175,7 +175,7 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The same sums with one Mean of vectors for all Means of one dtype.
+    """Joins all Means of the same dtypes to one Mean of vectors.
 
     A compiled program adds a vector as fast as a scalar. In a step of a small network, adding two
     means one after the other took a tenth of the time.
@@ -184,7 +184,8 @@ def joined(means: Mapping[str, Any]) -> dict[str, Any]:
       means: a dict, name -> Mean or Tally.
 
     Returns:
-      A dict with a Mean [K] for each dtype, and the Tallies.
+      A dict with a Mean of vectors [K] for each group of K Means of the same dtypes, and with the
+      Tallies, unchanged.
     """
     groups: dict[str, list[Mean]] = {}
     for mean in means.values():

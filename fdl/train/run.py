@@ -86,7 +86,7 @@ def start(
 
 
 class Stacked(NamedTuple):
-    """The batches of consecutive steps, from which `draw_batch` takes that of a step.
+    """The batches of consecutive steps, from which `draw_batch` takes the batch of a step.
 
     Args:
       batches: a pytree of arrays [K, B, ...].

@@ -723,7 +723,7 @@ def test_a_forgotten_program_leaves_no_entry():
 @pytest.mark.parametrize("epochs", ["two", np.inf, -1, None])
 def test_wrong_numbers_of_epochs_are_refused(epochs):
     sentence = (
-        "fit: expected either epochs or steps, got neither; say one of them"
+        "fit: expected either epochs or steps, got neither; pass one of them"
         if epochs is None
         else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; say how"
     )
@@ -766,7 +766,7 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
         r"got -?[\d.e-]+ beside others and -?[\d.e-]+ without at \[\d+, .*\]; the model "
-        r"takes the axis of the batch for one of its own: give x the axis that is missing, such as "
+        r"uses the axis of the batch as another axis: give x the axis that is missing, such as "
         r"x\[..., None\]$",
     ):
         calls[who]()
@@ -895,8 +895,8 @@ def test_parameters_that_the_loss_does_not_use_warn():
     score = fdl.plain(lambda p, batch: SQUARE(params["dense_0"]["w"][0, 0], batch[0]))
     with pytest.warns(
         UserWarning,
-        match=r"^fit: expected parameters that move, got the same ones after 3 steps; see that the "
-        r"loss depends on the parameters it is given, and that the rate is not 0$",
+        match=r"^fit: expected parameters that change, got the same ones after 3 steps; check that "
+        r"the loss uses the parameters that it gets, and that the learning rate is not 0$",
     ):
         fdl.fit(score, fdl.sgd(0.1), begin(fdl.sgd(0.1)), data(), steps=3)
 
