@@ -456,8 +456,8 @@ BAD = {
     "rows that are not there": (
         lambda: fdl.data.source(data(), rows=[1, N]),
         ValueError,
-        r"source: expected rows \[M\], integers in \[0, 53\), got int64 \[2\] from 1 to 53; of a "
-        r"mask, pass np.flatnonzero\(mask\)",
+        r"source: expected rows \[M\], integers in \[0, 53\), got int64 \[2\] from 1 to 53; in "
+        r"place of a mask, pass np.flatnonzero\(mask\)",
     ),
     "negative rows": (
         lambda: fdl.data.source(data(), rows=[-1, 1]),

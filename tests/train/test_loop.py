@@ -902,13 +902,13 @@ def test_parameters_that_the_loss_does_not_use_warn():
 
 
 REPORTS = {
-    "loss alone": (lambda w: jnp.mean(w), r"got float32 \[\]; of a function \(params, batch\) -> "),
+    "loss alone": (lambda w: jnp.mean(w), r"got float32 \[\]; fdl.plain makes an objective"),
     "vector": (
         lambda w: (w * jnp.ones(3), ({}, {})),
         r"got float32 \[3\]; take the mean over the examples, or report fdl.train.weighted_mean",
     ),
-    "no metrics": (lambda w: (w, {}), r"got \(float32 \[\], dict\); of a function"),
-    "list of three": (lambda w: (w, {}, {}), r"got \(float32 \[\], dict, dict\); of a function"),
+    "no metrics": (lambda w: (w, {}), r"got \(float32 \[\], dict\); fdl.plain makes"),
+    "list of three": (lambda w: (w, {}, {}), r"got \(float32 \[\], dict, dict\); fdl.plain makes"),
     "vector metric": (
         lambda w: (w, ({}, {"each": w * jnp.ones(2)})),
         r"got float32 \[2\]; take the mean over the examples",
