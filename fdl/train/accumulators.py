@@ -63,6 +63,14 @@ class Tally:
     Args:
       metric: a `fdl.metrics.Metric`.
       state: the state of the metric.
+
+    Example:
+      >>> from fdl.metrics import auc
+      >>> y, score = jnp.array([0, 1]), jnp.array([[0.2, 0.9], [0.8, 0.6]])
+      >>> metric = auc()
+      >>> one, other = (Tally(metric, metric.update(metric.init(), s, y)) for s in score)
+      >>> float(one.value()), float(one.plus(other).value())
+      (1.0, 0.75)
     """
 
     metric: Metric
@@ -99,6 +107,11 @@ class Seen:
       predictions: [B, ...].
       targets: [B, ...].
       weight: [B, ...], or None if all examples have the same weight.
+
+    Example:
+      >>> from fdl.metrics import auc
+      >>> float(Seen(auc(), jnp.array([0.2, 0.9, 0.3]), jnp.array([0, 1, 1])).value())
+      1.0
     """
 
     metric: Metric

@@ -68,8 +68,9 @@ def checkpoints(
     Raises:
       ImportError: the package orbax-checkpoint is not installed.
       OptionError: keep or every is out of range.
-      ValueError: mode is neither "min" nor "max". `fit` raises it if the folder holds anything
-        other than checkpoints, or checkpoints of a later step, or if another process writes to it.
+      ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value
+        `best`; if the folder holds anything other than checkpoints, or checkpoints of a later step;
+        or if another process writes to it.
 
     Example:
       >>> import tempfile

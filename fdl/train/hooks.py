@@ -276,8 +276,8 @@ def early_stop(
       monitor: the name of a value in the records, such as "val_loss" or "loss".
       patience: training stops after this many records in a row without a better value, an int >= 1.
       min_delta: a value is better only if it is better than the best one by more than this, >= 0.
-      mode: "min" if smaller values are better, "max" if larger values are better. NaN is never
-        better.
+      mode: "min" if smaller values are better, "max" if larger values are better. NaN and infinity
+        are never better.
 
     Returns:
       A hook for `fit(..., watch=[...])`. It goes on counting when `fit` continues a `Result` or a
