@@ -2,11 +2,11 @@
 
 The validation loss after training is a function of the learning rates. `fdl.outcome` gives this
 function, and `jax.grad` differentiates it. Here a schedule has eight rates, at equal distances over
-training; in between it is a straight line on a log scale. It begins as the best constant rate of a
-grid. Then Adam changes all eight rates at once, to lower the mean validation loss of a few small
-networks on the digits. At the end, networks with new weights and new batches are trained with three
-schedules: the tuned one, the best constant rate, and the best cosine of a grid. The test images
-decide which one is best.
+training; between two of them, the rate is a straight line on a log scale. The schedule begins as
+the best constant rate of a grid. Then Adam changes all eight rates at once, to lower the mean
+validation loss of a few small networks on the digits. At the end, networks with new weights and new
+batches are trained with three schedules: the tuned one, the best constant rate, and the best cosine
+of a grid. The test images show which one is best.
 
   python examples/tune_schedule.py
   python examples/tune_schedule.py --rounds 20 --steps 60

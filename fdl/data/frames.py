@@ -10,7 +10,7 @@ from fdl.paths import shortened
 
 
 def read_table(file: str | os.PathLike[str]) -> Any:
-    """Reads a CSV or Parquet file as `table` does, so that its rows can be split before `table`.
+    """Reads a CSV or Parquet file as `table` does, so that its rows can be split first.
 
     Args:
       file: the path of a file: .csv, .csv.gz or .parquet.
@@ -105,7 +105,10 @@ def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
 def read_csv(
     pa: Any, who: str, named: str, file: Any, types: Any, names: Sequence[str] | None = None
 ) -> Any:
-    """Reads a CSV file or a buffer, which errors call `named`; `names` are the columns to read."""
+    """Reads a CSV file or a buffer, which errors call `named`.
+
+    `names` are the columns to read; None reads all columns.
+    """
     import pyarrow.csv as csv
 
     ragged: list[Any] = []

@@ -37,8 +37,8 @@ def table_source(
     CSV file. In each epoch, the row groups of all files come in a new random order. Then the first
     `window` groups are shuffled together, then the next `window` groups, and so on. So every row
     comes exactly once in an epoch, but rows of one group stay close together. If all groups fit
-    into the window, all orders of the rows are possible. The batch of a step depends only on the
-    seed and the step, so a run can be stopped and continued.
+    into the window, all rows are shuffled together. The batch of a step depends only on the seed
+    and the step, so a run can be stopped and continued.
 
     A CSV file is read once here, to find its row groups.
 

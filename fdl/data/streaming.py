@@ -110,7 +110,7 @@ def _file_of(leaf: Any) -> np.memmap | None:
 
 
 def _advise(leaf: Any, advice: str) -> None:
-    """Tells the system how a memory-mapped file is read, if the system has this advice."""
+    """Tells the system how a memory-mapped file is read, if the system takes this advice."""
     file = _file_of(leaf)
     # The pages of a private copy ("c") hold what the user wrote, so they must stay.
     if file is not None and file.mode != "c" and hasattr(mmap, advice):
@@ -313,13 +313,13 @@ class OfSteps(Source):
 
 
 class Batches(Source):
-    """An iterable of batches. If the position of its iterator can be saved, it can be continued."""
+    """An iterable of batches. A run continues exactly if the iterator's position can be saved."""
 
     def __init__(self, batches: Iterable[Batch]):
         self.batches = batches
         self.left: Iterator[Batch] | None = None
         self.peeked: list[Batch] = []  # a batch that `first` has read, and `take` will return
-        # To go back to its beginning, an iterator needs its position of now. Any other iterable
+        # To go back to the beginning, an iterator needs its present position. Any other iterable
         # makes a new iterator.
         self.begin = _position(batches) if isinstance(batches, Iterator) else {}
 

@@ -162,7 +162,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: the number of examples that a scalar is the mean of; the count of its `Mean`.
+      count: the number of examples over which each scalar is a mean. It is the count of the `Mean`.
 
     Returns:
       name -> Mean, Tally or Seen. The loss has the name "loss".

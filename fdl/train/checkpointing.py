@@ -107,7 +107,7 @@ class Checkpoints(Observer):
         self.sign = 1 if mode == "min" else -1
         self.about: dict[str, Any] = {}  # describes the run in training, as in `_about`
         self.found: dict[str, Any] = {}  # the same for the checkpoint that `latest` loaded
-        self.plan: Plan | None = None  # with which `at` takes steps
+        self.plan: Plan | None = None  # the plan with which `at` repeats steps
         self.reached = 0  # the last step of the run in training
         self.closing = contextlib.ExitStack()
 
@@ -299,9 +299,9 @@ class Checkpoints(Observer):
         newest = max(self.steps(), default=0)
         if newest > step:
             raise ValueError(
-                f"checkpoints: expected a run at step {newest} or later, the newest in "
-                f"{self.folder}, got one at step {step}; pass saved.latest(run) to continue, or "
-                "choose another folder for a new run"
+                f"checkpoints: expected a run at step {newest} or later, because {self.folder} has "
+                f"a checkpoint of that step, got one at step {step}; pass saved.latest(run) to "
+                "continue, or choose another folder for a new run"
             )
 
     def save(self, result: Result) -> None:

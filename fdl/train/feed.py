@@ -16,7 +16,7 @@ from fdl.data.streaming import Source, different, kinds_of
 from fdl.train.hooks import Plan
 from fdl.train.run import Stacked
 
-STACK_BYTES = 64 * 2**20  # the most memory that a stack of batches may take, about
+STACK_BYTES = 64 * 2**20  # about the most memory that a stack of batches may take
 MOST_STEPS = 256  # the most steps that a stack may have
 AHEAD = 2  # how many stacks are read ahead
 
@@ -89,7 +89,8 @@ class Ahead:
     def __exit__(self, *error: Any) -> None:
         self.closed.set()
         while self.thread.is_alive():
-            try:  # make room in the queue: if the thread waits for it, it goes on and sees `closed`
+            # The thread may wait for room in the queue. When it gets room, it sees `closed`.
+            try:
                 self.ready.get(timeout=0.05)
             except queue.Empty:
                 continue

@@ -292,8 +292,9 @@ FOLDERS = {
     ),
     "of a later step": (
         lambda at: train(begin(sgd()), 10, fdl.checkpoints(at)),
-        r"checkpoints: expected a run at step 10 or later, the newest in .*, got one at step 0; "
-        r"pass saved.latest\(run\) to continue, or choose another folder for a new run$",
+        r"checkpoints: expected a run at step 10 or later, because .* has a checkpoint of that "
+        r"step, got one at step 0; pass saved.latest\(run\) to continue, or choose another folder "
+        r"for a new run$",
     ),
 }
 
