@@ -175,7 +175,7 @@ def options():
 
     add("--steps", 60, "steps of training")
     add("--batch", 32, "batch size")
-    add("--networks", 8, "networks in each round, all of them new; in the end, four times as many")
+    add("--networks", 8, "new networks in each round; four times as many are compared at the end")
     add("--rounds", 80, "steps of gradient descent on the rates")
     add("--rate", 0.1, "learning rate of this gradient descent, for the logarithms of the rates")
     add("--out", "out/tune_schedule", "folder of the table and the picture")

@@ -30,8 +30,8 @@ def images(folder: str | os.PathLike[str], size: tuple[int, int], *, channels: i
     ratio of height and width.
 
     Args:
-      folder: the path of the folder. Images may also be in folders below those of the classes.
-        Files with other endings than those of images are ignored.
+      folder: the path of the folder. Images may also be in sub-folders of the folder of a class.
+        Files whose names do not end like those of images (.png, .jpg and the like) are ignored.
       size: (H, W), two ints >= 1.
       channels: C, 3 for red, green and blue, or 1 for grey.
 

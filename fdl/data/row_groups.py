@@ -368,7 +368,7 @@ def _groups_of_csv(who: str, file: str) -> list[Group]:
 
 
 def _read(who: str, group: Group, names: list[str], types: dict[str, Any]) -> Any:
-    """Reads columns of a row group as a table of pyarrow; `types` are those of a CSV file."""
+    """Reads columns of a row group as a table of pyarrow; columns of a CSV file get `types`."""
     names = [name for name in names if name in group.names]
     with _errors(who, group.name):
         if isinstance(group.place, int):

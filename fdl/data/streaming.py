@@ -52,7 +52,7 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
 
     Raises:
       TypeError: data is none of these.
-      ValueError: there is no example; or rows are not rows of data.
+      ValueError: there is no example; or rows are not integers in [0, N), or cannot be chosen.
 
     Example:
       >>> import fdl

@@ -222,7 +222,7 @@ def mixes_examples(
             at = np.unravel_index(np.argmax(_distance(output, other)), output.shape)
             raise PathError(
                 f"expected the output for an example to depend on that example alone, got "
-                f"{output[at]:.4g} beside others and {other[at]:.4g} without at "
+                f"{output[at]:.4g} beside others and {other[at]:.4g} alone at "
                 f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model uses the axis of the batch as "
                 "another axis: give x the axis that is missing, such as x[..., None]",
                 layer="supervised",

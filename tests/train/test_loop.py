@@ -765,7 +765,7 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     with pytest.raises(
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
-        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ without at \[\d+, .*\]; the model "
+        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ alone at \[\d+, .*\]; the model "
         r"uses the axis of the batch as another axis: give x the axis that is missing, such as "
         r"x\[..., None\]$",
     ):
