@@ -29,7 +29,7 @@ PASSES, BATCH, CLASSES = 3, 128, 10
 
 def forms():
     """name -> (layer, the same layer with XLA's operations or None, the shape of x)."""
-    # Pooling is so fast for each pixel that only a large batch takes a time that can be measured.
+    # Pooling is so fast that its time can be measured only with a large batch.
     image, deep, some, many = ((8, 28, 28, 32), *((n, 28, 28, 64) for n in (8, 32, 64)))
     window = functools.partial(jax.lax.reduce_window, padding="VALID")
     function = fdl.function
@@ -146,7 +146,7 @@ def one_pass(layer, way):
 
 
 def first(tree):
-    """A number that depends on all results of a pass, but is too small to change the next."""
+    """A number that depends on all results of a pass, but is too small to change the next pass."""
     return sum(leaf.ravel()[0] for leaf in jax.tree.leaves(tree)) * 1e-30
 
 
@@ -199,7 +199,7 @@ class _Plain:
         self.bind = bind
 
 
-# A whole step.
+# A whole training step.
 
 
 def beside_peers(rounds):

@@ -1,4 +1,4 @@
-"""The time of a token in decoding, with a cache and with a full pass, for several lengths.
+"""The time to decode one token, with a cache and with a full pass, for several lengths.
 
 Both programs are compiled. With the cache, a step reads L keys and values, so its time is a
 constant plus a part that grows with L. Without a cache, every token needs a full pass over L

@@ -5,9 +5,10 @@
                                           more at larger depths
     python benchmarks/depth.py repeat     unrolled and scanned, for some depths and sizes
 
-The blocks are transformer blocks of width 128. A training step runs inside `lax.scan`, as in `fit`.
-Every row is compared with the first row of the same depth and size, in time and in the processor
-time of all cores; so the first row is compared with itself.
+A fence is an identity function in each block, which keeps XLA from computing a part of the gradient
+many times; see `fdl/ops/fence.py`. The blocks are transformer blocks of width 128. A training step
+runs inside `lax.scan`, as in `fit`. Every row is compared with the first row of the same depth and
+size, in time and in the processor time of all cores. So the first row is compared with itself.
 """
 
 import time

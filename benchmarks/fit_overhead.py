@@ -59,7 +59,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def hooks():
-    """The hooks of a run that a person would leave alone, each called at every epoch."""
+    """The hooks that a person would use for a long run. Each is called after every epoch."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         log, stop = fdl.log(f"{folder}/log.jsonl"), fdl.early_stop("loss", patience=1000)
         yield [fdl.progress(), log, stop, fdl.checkpoints(f"{folder}/saved")]

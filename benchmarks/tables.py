@@ -57,7 +57,7 @@ def results() -> str:
     parts = [
         "# Measured",
         "`python benchmarks/tables.py` writes this page from the files in `benchmarks/results/`, "
-        f"which the scripts named below write. The machine: {machine()}. Times vary by some "
+        f"which the scripts named below write. The machine: {machine()}. Times vary by a few "
         "percent from run to run, so the tables show ratios of times within one run. If a program "
         "is compared with itself, the ratio shows the noise.",
         section("Accuracy", accuracy()),
@@ -110,10 +110,11 @@ def overhead():
 def sweeps():
     found = load("sweeps")
     lines = [
-        f"A sweep of {found['members']} networks (8 rates, 8 seeds, {found['steps']} steps) "
-        "divided by as many warm calls of `fit`, one after the other (`benchmarks/sweeps.py`). "
-        "Steps: the training steps alone. Whole call: the first call, with compilation and "
-        "validation.",
+        f"The time of a sweep of {found['members']} networks (8 rates, 8 seeds, {found['steps']} "
+        "steps), divided by the time of as many calls of `fit`, one after the other, whose program "
+        'is already compiled (`benchmarks/sweeps.py`). The column "steps" compares the training '
+        'steps alone. The column "whole call" compares the first call of the sweep, with '
+        "compilation and validation, with the calls of `fit` with validation.",
         "",
         "| network | steps | whole call | us per step of a member | us per step alone |",
         "|---|---|---|---|---|",
@@ -128,8 +129,9 @@ def sweeps():
 
 def products():
     lines = [
-        "The gradient with respect to w of x @ w for x with three axes. fdl merges the first two; "
-        "the ratio is the CPU time of that divided by the time without (`benchmarks/products.py`):",
+        "The gradient of x @ w with respect to w, for x with three axes. fdl merges the first two "
+        "axes. The ratio is the CPU time with merged axes, divided by the CPU time with three axes "
+        "(`benchmarks/products.py`):",
         "",
         "| x | w | merged / three axes | merged, GFLOP/s | three axes, GFLOP/s |",
         "|---|---|---|---|---|",
@@ -245,9 +247,9 @@ def convolutions():
     lines += [
         "",
         f"A training step of a LeNet-like network on {found['batch_size']} images of 28 x 28, with "
-        "Adam. fdl runs inside a scan, and the others run in the loops of their users (medians of "
-        "interleaved rounds; from run to run, the time of torch varies most, and so does its "
-        "ratio):",
+        "Adam. fdl runs inside a scan, and the others run in the loops that their users write. The "
+        "numbers are medians of interleaved rounds. The time of torch, and so its ratio, varies "
+        "most from run to run:",
         "",
         "| library | ms per step | time / fdl |",
         "|---|---|---|",

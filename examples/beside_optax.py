@@ -1,4 +1,4 @@
-"""The difference between each optimizer of fdl and optax's, on a small classifier of digits.
+"""Compares each optimizer of fdl with the same one of optax, on a small classifier of digits.
 
 The hyper-parameters are those of the tests, and differ from their defaults.
 """

@@ -3,7 +3,7 @@
 Each optimizer trains the same network with every learning rate and every seed, on scikit-learn's
 digits or on MNIST. All runs of an optimizer are one compiled program. Names are those of fdl.optim;
 optax.NAME means the optimizer of optax; momentum and nesterov mean sgd with momentum 0.9. With
---against optax, it shows the difference between each optimizer of fdl and the same one of optax.
+--against optax, this script instead compares each optimizer of fdl with the same one of optax.
 """
 
 import argparse

@@ -77,7 +77,7 @@ def train(objective, optimizer, params, data, options, **more):
 
 
 def paces(objective, rows, params, data, options, steps=500, rounds=5):
-    """Steps per second of each optimizer: the best of a few rounds, in which they take turns."""
+    """Steps per second of each optimizer, in the best of a few rounds; they run in turn."""
     best = dict.fromkeys(rows, 0.0)
     for _ in range(rounds):
         for name, (optimizer, _) in rows.items():

@@ -1,9 +1,10 @@
-"""A program that is killed in the middle of training, started again, and ends with the same bits.
+"""A program is killed in the middle of training and started again, and ends with the same bits.
 
 The script starts itself three times, each time to train the same network on the digits (or on
-MNIST): once to the end; once with a kill signal when half of the steps are done; and once more, to
-continue from the newest checkpoint of the killed program. Then it compares the hash of the whole
-run (weights, optimizer, step) and of the history.
+MNIST). The first program trains to the end. The second one is killed when half of the steps are
+done. The third one continues from the newest checkpoint of the second one. Then the script compares
+the hashes of the first and of the third one, which are of the whole run (weights, optimizer, step)
+and of the history.
 
   python examples/resume.py
   python examples/resume.py --data folder_of_mnist
@@ -29,7 +30,7 @@ KILL = "--killed-at"
 
 
 def train(folder, given):
-    """The program of a user: `saved.latest(run)` is all that makes it go on."""
+    """The program of a user. `saved.latest(run)` is all that it needs to continue after a kill."""
     train, test = report.mnist(given.data) if given.data else fdl.data.digits()
     model = fdl.chain(
         fdl.rescale(1 / train[0].max()),
@@ -50,7 +51,7 @@ def train(folder, given):
 
     def killer(record, run):
         if given.killed_at and record["step"] >= given.killed_at * steps:
-            while not saved.steps():  # these steps take less time than writing the first of them
+            while not saved.steps():  # the steps may take less time than the first checkpoint
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -68,7 +69,7 @@ def train(folder, given):
 
 
 def digest(result):
-    """SHA-256 of every bit of the run and of the history; not of the seconds that it took."""
+    """SHA-256 of every bit of the run and of the history, without the seconds in the history."""
     found = hashlib.sha256()
     for path, leaf in fdl.paths.leaves(result.run).items():
         found.update(path.encode() + np.asarray(leaf).tobytes())

@@ -24,7 +24,7 @@ import report
 import fdl
 
 HIDDEN = [64, 32]
-FEATURES = 4  # of the vector of a category
+FEATURES = 4  # the length of the vector that is learned for a category
 
 
 def main(arguments=None):
@@ -49,7 +49,7 @@ def options(arguments=None):
 
 
 def flats(file, rows=2000, seed=0):
-    """Writes a table of made-up flats, with gaps."""
+    """Writes a table of made-up flats, in which some values are missing."""
     rng = np.random.default_rng(seed)
     area = rng.gamma(6, 12, rows).round(1) + 15
     city, heating = (rng.integers(0, count, rows) for count in (4, 3))
@@ -71,7 +71,7 @@ def flats(file, rows=2000, seed=0):
 
 
 def network(columns):
-    """Numbers, and a learned vector for each code of each column, through a perceptron."""
+    """A perceptron. Its inputs are the numbers, and a learned vector for each code of a column."""
     sizes = [1 + len(column.labels) for column in columns.categories]
     first = np.cumsum([0, *sizes], dtype=np.int32)[:-1]  # the first row of w for each column
     target = columns.target

@@ -1,11 +1,12 @@
 """Tunes a learning-rate schedule by gradient descent, through all steps of training.
 
-The validation loss after training is a function of the learning rates, which `fdl.outcome` gives
-and `jax.grad` differentiates. Here a schedule has eight rates, at equal distances over training; in
-between it is a straight line on a log scale. It begins as the best constant rate of a grid. Then
-Adam changes all eight rates at once, to lower the mean validation loss of a few small networks on
-the digits. In the end, networks with new weights and new batches are trained with it, and scored on
-the test images; beside it are the constant rate, and the best cosine of a grid.
+The validation loss after training is a function of the learning rates. `fdl.outcome` gives this
+function, and `jax.grad` differentiates it. Here a schedule has eight rates, at equal distances over
+training; between two of them, the rate is a straight line on a log scale. The schedule begins as
+the best constant rate of a grid. Then Adam changes all eight rates at once, to lower the mean
+validation loss of a few small networks on the digits. At the end, networks with new weights and new
+batches are trained with three schedules: the tuned one, the best constant rate, and the best cosine
+of a grid. The test images show which one is best.
 
   python examples/tune_schedule.py
   python examples/tune_schedule.py --rounds 20 --steps 60
@@ -40,7 +41,7 @@ def make(rates):
 
 
 def trained(objective, init, schedules, data, validation, seeds, given):
-    """A sweep over schedules, which are rates [R, steps], with all seeds."""
+    """A sweep over R schedules, given by their rates [R, steps], with all seeds."""
     rates = jnp.asarray(np.stack(schedules))
     return fdl.sweep(
         objective,
@@ -89,7 +90,7 @@ def tuned(loss, logs, given):
 
 
 def main(given):
-    """Tunes the schedule, prints what it is worth, and draws it."""
+    """Tunes the schedule, prints its test loss beside those of others, and draws it."""
     rest, test = fdl.data.digits()
     train, validation = fdl.data.split(rest, 0.25, stratify=rest[1])
     model = fdl.chain(fdl.rescale(1 / 16), fdl.flatten(), fdl.mlp([32], 10, activation=fdl.tanh))
@@ -174,9 +175,9 @@ def options():
 
     add("--steps", 60, "steps of training")
     add("--batch", 32, "batch size")
-    add("--networks", 8, "networks in each round, all of them new; in the end, four times as many")
+    add("--networks", 8, "new networks in each round; four times as many are compared at the end")
     add("--rounds", 80, "steps of gradient descent on the rates")
-    add("--rate", 0.1, "its learning rate, for the logarithms")
+    add("--rate", 0.1, "learning rate of this gradient descent, for the logarithms of the rates")
     add("--out", "out/tune_schedule", "folder of the table and the picture")
     return parser
 

@@ -1,7 +1,8 @@
 """The vocabulary of deep learning, one term after the other, on real handwritten digits.
 
-First with only `jax.numpy` and `jax.grad`, then in fdl. Both ways must give the same parameters.
-Read this file from top to bottom; every number that it prints is computed here.
+The first part uses only `jax.numpy` and `jax.grad`, and the second part uses fdl. Both must give
+the same parameters. Read this file from top to bottom. Every number that it prints is computed
+here.
 """
 
 import argparse
@@ -22,7 +23,8 @@ def main(arguments=None):
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(arguments)
-    # In float64, so that rounding does not decide whether an input of ReLU near 0 is positive.
+    # All numbers are float64. In float32, rounding can decide whether an input of ReLU is positive,
+    # and the two ways would differ.
     with jax.enable_x64(True):
         walk()
 
@@ -146,7 +148,7 @@ def with_fdl(initial, by_hand, x, y, x_test, y_test):
     errors = fdl.check_gradient(lambda p: smooth(p, {}, batch, None)[0], smooth_params)
     print(f"Gradient check: largest relative error {max(errors.values()):.1e}.")
 
-    # Training loop: its four parts, once, each of which is a function.
+    # Training loop: its four parts, called one by one.
     batch_x, batch_y = fdl.draw_batch((x, y), run.seed, run.step, BATCH)  # 1
     y_pred, _ = objective.forward(params, state, batch_x, None)  # 2
     score = objective.score(y_pred, batch_y)["loss"].value()  # 3

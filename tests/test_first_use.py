@@ -116,8 +116,8 @@ MISTAKES = {
     "a loss for an objective": (
         lambda: fit(objective=fdl.squared_error),
         "fit: expected an objective (params, state, batch, key), got the function squared_error of "
-        "(predictions, targets); fdl.plain makes one of (params, batch) -> loss, and "
-        "fdl.supervised(model, loss) makes one of a model and a loss",
+        "(predictions, targets); fdl.plain makes one from a function (params, batch) -> loss, and "
+        "fdl.supervised(model, loss) makes one from a model and a loss",
     ),
     "params for a run": (
         lambda: fit(run_=params()),
@@ -216,8 +216,8 @@ MISTAKES = {
     ),
     "a text for plain": (
         lambda: fdl.plain("mse"),
-        "plain: expected a function (params, batch) -> loss, got 'mse'; of a model and a loss, "
-        "fdl.supervised makes an objective",
+        "plain: expected a function (params, batch) -> loss, got 'mse'; fdl.supervised makes an "
+        "objective from a model and a loss",
     ),
     "a layer called like a function": (
         lambda: model()(X),

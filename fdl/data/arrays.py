@@ -120,14 +120,14 @@ def check_data(data: Any) -> int:
 
 
 def fingerprint(data: Any) -> dict[str, Any]:
-    """What tells data sets apart: their size, shapes, dtypes, and a hash of a few examples.
+    """Identifies a data set by its size, shapes, dtypes, and a hash of a few examples.
 
     Args:
       data: a pytree of arrays [N, ...].
 
     Returns:
-      A dict with the number of examples, the kind of each array, and the SHA-256 of at most 64
-      evenly spaced examples.
+      A dict with the number of examples, the dtype and shape of each array, and the SHA-256 of at
+      most 64 evenly spaced examples.
     """
     examples = length(data)
     rows = np.unique(np.linspace(0, examples - 1, min(examples, SAMPLED_ROWS)).astype(int))

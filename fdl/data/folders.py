@@ -26,20 +26,20 @@ def images(folder: str | os.PathLike[str], size: tuple[int, int], *, channels: i
 
     Only the images of each batch are read. The batch of a step depends only on the seed and the
     step, as with arrays. An image is turned as its EXIF orientation says, its colours are converted
-    to `channels`, and it is resized to `size` with Pillow's bilinear filter, which may change the
-    ratio of its sides.
+    to `channels`, and it is resized to `size` with Pillow's bilinear filter. This may change the
+    ratio of height and width.
 
     Args:
-      folder: the path of the folder. Images may also be in folders below those of the classes.
-        Files with other endings than those of images are ignored.
+      folder: the path of the folder. Images may also be in sub-folders of the folder of a class.
+        Files whose names do not end like those of images (.png, .jpg and the like) are ignored.
       size: (H, W), two ints >= 1.
       channels: C, 3 for red, green and blue, or 1 for grey.
 
     Returns:
       A source for `fit`, of batches (x, y): x is uint8 [B, H, W, C] in [0, 255], y is int32 [B] in
-      [0, number of classes). Its `classes` are the names of the sub-folders, sorted, so class y is
-      classes[y]; its `files` are the paths of the images. `read()` gives all images as arrays
-      (x, y), and `read(rows)` some.
+      [0, number of classes). The attribute `classes` of the source has the names of the sub-folders
+      in sorted order, so the name of class y is classes[y]. `files` has the paths of the images.
+      `read()` gives all images as arrays (x, y), and `read(rows)` gives the images of these rows.
 
     Raises:
       ImportError: Pillow is not installed.
@@ -140,8 +140,8 @@ def texts(folder: str | os.PathLike[str], ending: str = ".txt") -> dict[str, str
       ending: the ending of the files to read.
 
     Returns:
-      A dict, path below the folder -> text, in the order of the paths, whose levels are joined by
-      "/". For one long text for `characters`, join its values.
+      A dict, path -> text, sorted by path. A path begins below the folder, and its levels are
+      joined by "/". To get one long text for `characters`, join the values.
 
     Raises:
       FileNotFoundError: there is no such folder.

@@ -1,4 +1,4 @@
-"""Every kind of table as a table of pyarrow, so that there is one way to read a column."""
+"""Converts all kinds of tables to tables of pyarrow, so that there is one way to read a column."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from fdl.paths import shortened
 
 
 def read_table(file: str | os.PathLike[str]) -> Any:
-    """Reads a CSV or Parquet file as `table` does, to split its rows before `table` sees them.
+    """Reads a CSV or Parquet file as `table` does, so that its rows can be split first.
 
     Args:
       file: the path of a file: .csv, .csv.gz or .parquet.
@@ -46,7 +46,7 @@ def get_pyarrow(who: str) -> Any:
 
 
 def as_frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
-    """The data as a `pyarrow.Table` with different names; `types` are those of a CSV file."""
+    """Converts data to a `pyarrow.Table`; `types` are the types of columns of a CSV file."""
     pa = get_pyarrow(who)
     if isinstance(data, str | os.PathLike):
         frame = _read(who, os.fspath(data), types)
@@ -59,7 +59,7 @@ def as_frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
         try:
             if type(data).__module__.startswith("pandas"):
                 frame = pa.Table.from_pandas(data, preserve_index=False)
-            else:  # of polars, `to_arrow` gives columns of types that pyarrow can compare and cast
+            else:  # polars' `to_arrow` gives columns of types that pyarrow can compare and cast
                 frame = data.to_arrow() if hasattr(data, "to_arrow") else pa.table(data)
         except (ValueError, TypeError) as error:
             raise ValueError(
@@ -105,7 +105,10 @@ def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
 def read_csv(
     pa: Any, who: str, named: str, file: Any, types: Any, names: Sequence[str] | None = None
 ) -> Any:
-    """Reads the columns `names`, or all, of a CSV file, or of a buffer that is `named`."""
+    """Reads a CSV file or a buffer, which errors call `named`.
+
+    `names` are the columns to read; None reads all columns.
+    """
     import pyarrow.csv as csv
 
     ragged: list[Any] = []
@@ -116,7 +119,7 @@ def read_csv(
 
     frame = csv.read_csv(
         file,
-        read_options=csv.ReadOptions(use_threads=False),  # with threads, rows have no numbers
+        read_options=csv.ReadOptions(use_threads=False),  # else errors have no row numbers
         parse_options=csv.ParseOptions(invalid_row_handler=keep),
         convert_options=csv.ConvertOptions(
             strings_can_be_null=True,

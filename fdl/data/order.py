@@ -131,7 +131,7 @@ def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) ->
 def permutation(size: int, *keys: int) -> np.ndarray:
     """A random order of `size` indices, int [size]; it depends only on the keys.
 
-    It needs memory for all indices, as `stream` does not, and nothing is compiled for a size.
+    Unlike `stream`, it needs memory for all indices, but no program is compiled for each size.
     """
     key = np.array([len(keys)], np.uint32)
     for each in keys:

@@ -1,6 +1,7 @@
-"""Tables in files that do not fit into memory: read by row group, shuffled within a few of them.
+"""Tables in files that do not fit into memory. A few row groups at a time are read and shuffled.
 
-N is the number of rows of all files, B that of a batch, K the number of steps read at once.
+N is the number of rows of all files, B is the number of rows of a batch, and K is the number of
+steps whose batches are read at once.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from fdl.data.streaming import Source, different, kinds_of
 from fdl.data.tables import Columns, Seen, check_names, fitted, merged, seen, types_of
 from fdl.typing import Batch
 
-CSV_BYTES = 16 * 2**20  # about as many bytes of a CSV file are one row group
+CSV_BYTES = 16 * 2**20  # about how many bytes of a CSV file make a row group
 
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -32,31 +33,35 @@ def table_source(
 ) -> "RowGroups":
     """A source of the rows of tables in files, of which only a few row groups are in memory.
 
-    A row group is one of a Parquet file, or about 16 MB of a CSV file. In each epoch, the row
-    groups of all files come in a new random order, and the rows of each `window` groups that follow
-    one another are shuffled together. So every row comes exactly once in an epoch, but rows of one
-    group stay close together; if all groups fit into the window, the shuffle is complete. The batch
-    of a step depends only on the seed and the step, so a run can be stopped and continued.
+    A row group is a part of a file: one of the row groups of a Parquet file, or about 16 MB of a
+    CSV file. In each epoch, the row groups of all files come in a new random order. Then the first
+    `window` groups are shuffled together, then the next `window` groups, and so on. So every row
+    comes exactly once in an epoch, but rows of one group stay close together. If all groups fit
+    into the window, all rows are shuffled together. The batch of a step depends only on the seed
+    and the step, so a run can be stopped and continued.
 
     A CSV file is read once here, to find its row groups.
 
     Args:
       files: the path of a .parquet or .csv file, or a list of paths, whose tables have the same
         columns.
-      convert: the columns that `table` or `table_columns` learned; or a function from a
+      convert: the columns that `table` or `table_columns` learned; or a function that converts a
         `pyarrow.Table` of n rows to a pytree of arrays [n, ...]. It is called once for each row
         group that is read.
       window: the number of row groups whose arrays are in memory at the same time, an int >= 1.
 
     Returns:
-      A source for `fit`. With columns, a batch is `(x, y)`, as of a `Table`, or x if the columns
-      have no target.
+      A source for `fit`. If `convert` is columns, a batch is `(x, y)`, as in a `Table`, or only x
+      if there is no target.
 
     Raises:
+      TypeError: convert is neither columns nor a function.
+      OptionError: window is out of range.
       ImportError: pyarrow is not installed.
       FileNotFoundError: there is no such file.
-      ValueError: a file is damaged or has no rows; the files do not have the same columns; or
-        `convert` raises or does not give one row for each row.
+      ValueError: a file is damaged; no file has rows; the files do not have the same columns; or
+        `convert` does not give one row for each row. If `convert` raises an error, a note is added
+        to it that names the row group.
 
     Example:
       >>> import pathlib, tempfile
@@ -84,7 +89,7 @@ def table_source(
     if isinstance(convert, Columns):
         types = types_of(convert)
         names, convert = [name for name in names if name in types], _arrays(convert)
-    elif isinstance(groups[0].place, tuple):  # all groups of CSV files get the types of the first
+    elif isinstance(groups[0].place, tuple):  # in CSV files, the first group decides the types
         schema = _read(who, groups[0], names, {}).schema
         types = {field.name: field.type for field in schema if str(field.type) != "null"}
     for group in groups:
@@ -101,10 +106,11 @@ def table_source(
 def table_columns(
     files: Files, target: str | None = None, *, categorical: Sequence[str] = ()
 ) -> Columns:
-    """What `table` learns from the columns, of tables in files that do not fit into memory.
+    """Learns from the columns as `table` does, for tables in files that do not fit into memory.
 
     The files are read once, one row group after the other. Means and standard deviations differ
-    from those of `table` only by rounding.
+    from those of `table` only by rounding. Whether a column of a CSV file has numbers, texts or
+    bools is decided by the first row group that has a value in this column.
 
     Args:
       files: as for `table_source`.
@@ -114,8 +120,7 @@ def table_columns(
       The columns, for `table_source` or `columns.apply`.
 
     Raises:
-      ImportError, FileNotFoundError, ValueError: in the cases of `table_source` and `table`. The
-        kind of a column in a CSV file is that of the first row group with a value in it.
+      ImportError, FileNotFoundError, ValueError: in the same cases as `table_source` and `table`.
 
     Example:
       >>> import pathlib, tempfile
@@ -158,7 +163,7 @@ class RowGroups(Source):
     Args:
       groups: the row groups of all files.
       read: reads a row group as a table of pyarrow.
-      convert: makes arrays of it.
+      convert: converts such a table to arrays.
       window: the number of row groups whose arrays are in memory at the same time.
     """
 
@@ -174,8 +179,8 @@ class RowGroups(Source):
         self.groups, self.read, self.convert, self.window = groups, read, convert, window
         self.sizes = np.array([group.rows for group in groups])
         self.examples = int(self.sizes.sum())
-        self.arrays: dict[int, Batch] = {}  # of the row groups that are in memory
-        self.order: tuple[Any, np.ndarray] = (None, np.empty(0, int))  # of the rows in the window
+        self.arrays: dict[int, Batch] = {}  # row groups that are in memory, by number
+        self.order: tuple[Any, np.ndarray] = (None, np.empty(0, int))  # a window, and its rows
         self.kinds: dict[str, str] = {}
         self.kinds = kinds_of(_rows(self._group(0), slice(1)))
         self.about = fingerprint(self._group(0)) | {
@@ -188,7 +193,7 @@ class RowGroups(Source):
         return f"source of {self.examples} rows in {len(self.groups)} row groups"
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the first row group, with the sizes of all."""
+        """The fingerprint of the first row group, with the sizes of all row groups."""
         return self.about
 
     def first(self, batch_size: int) -> Batch:
@@ -208,7 +213,7 @@ class RowGroups(Source):
         )
 
     def _part(self, seed: int, begin: int, most: int) -> Batch:
-        """The rows at the positions from `begin` on, at most to the end of a window."""
+        """At most `most` rows, from the position `begin` on, up to the end of its window."""
         epoch, offset = divmod(begin, self.examples)
         groups = permutation(len(self.groups), seed, epoch)
         ends = np.cumsum(self.sizes[groups])[self.window - 1 :: self.window]
@@ -251,7 +256,7 @@ class RowGroups(Source):
 
 
 def _gathered(groups: list[Batch], sizes: np.ndarray, rows: np.ndarray) -> Batch:
-    """Rows of the groups, which are counted through all of them."""
+    """The given rows of the groups; rows are numbered from the first group to the last."""
     starts = np.cumsum(sizes) - sizes
     owner = np.searchsorted(starts, rows, side="right") - 1
 
@@ -285,7 +290,7 @@ class Group(NamedTuple):
       file: its file.
       rows: the number of its rows.
       names: the names of the columns of the file.
-      place: its number in a Parquet file; (begin, end), in bytes, in a CSV file.
+      place: the number of the group in a Parquet file, or its (begin, end) in bytes in a CSV file.
       header: the first line of a CSV file.
     """
 
@@ -363,7 +368,7 @@ def _groups_of_csv(who: str, file: str) -> list[Group]:
 
 
 def _read(who: str, group: Group, names: list[str], types: dict[str, Any]) -> Any:
-    """Reads columns of a row group as a table of pyarrow; `types` are those of a CSV file."""
+    """Reads columns of a row group as a table of pyarrow; columns of a CSV file get `types`."""
     names = [name for name in names if name in group.names]
     with _errors(who, group.name):
         if isinstance(group.place, int):

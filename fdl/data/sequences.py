@@ -1,6 +1,6 @@
 """Sequences of different lengths as one array.
 
-N is the number of sequences, T the length to which they are padded.
+N is the number of sequences, and T is the length to which they are padded.
 """
 
 from collections.abc import Sequence
@@ -74,17 +74,18 @@ def padded(sequences: Sequence[Any], length: int | None = None) -> Padded:
 
 
 def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.ndarray]:
-    """Groups sequences by length, so that short ones need not be padded to the longest.
+    """Groups sequences by length, so that short ones are not padded to the length of the longest.
 
     Args:
       sequences: N arrays [T_i, ...], or lists.
       lengths: the lengths to which the groups will be padded, ints >= 1.
 
     Returns:
-      A dict, length -> int32 rows: the sequences for which it is the smallest length that fits, in
-      their order. Groups without sequences are left out.
+      A dict, length -> int32 [n], the indices of the n sequences for which this is the smallest
+      length that fits, in rising order. Groups without sequences are left out.
 
     Raises:
+      OptionError: a length is not an int >= 1.
       ValueError: a sequence is longer than all lengths.
 
     Example:
@@ -110,7 +111,7 @@ def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.nd
 
 
 def _arrays(who: str, sequences: Sequence[Any]) -> list[np.ndarray]:
-    """The sequences as arrays with the same axes after the first; an empty list has them too."""
+    """The sequences as arrays with the same axes after the first, also for an empty list."""
     arrays = [np.asarray(each) for each in sequences]
     full = [each for each in arrays if each.size]
     if not full:

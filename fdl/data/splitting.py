@@ -22,9 +22,9 @@ def split(data: Any, test: float = 0.2, *, seed: int = 0, stratify: Any = None) 
       test: the fraction of the rows for testing, in (0, 1).
       seed: an int >= 0, which determines the parts.
       stratify: labels [N] (integers, texts or bools) of a few classes. Each class is divided
-        separately, so that both parts have about the same fractions of the classes: the number of
-        rows for testing differs from `test` times the size of the class by at most 1. None divides
-        all rows together.
+        separately, so that both parts have about the same fractions of the classes. Of each class,
+        the number of rows for testing differs by at most 1 from `test` times the size of the class.
+        None divides all rows together.
 
     Returns:
       `Split(train, test)` with the structure of data. The rows keep their order. round(test * N)
@@ -96,8 +96,8 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
       seed: an int >= 0. It determines which rows of a class come once more than others.
 
     Returns:
-      int32 [K * n] for K classes, where n is the size of the largest class. Each class has n rows,
-      and its rows come equally often, or once more.
+      int32 [K * n] for K classes, where n is the size of the largest class. Each class has n of
+      these rows. Two rows of a class come equally often, or one of them comes once more.
 
     Raises:
       ValueError: labels is not one array of labels.
@@ -113,14 +113,14 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
 
 
 def weighted_rows(weights: Any, rows: int | None = None, *, seed: int = 0) -> np.ndarray:
-    """Rows in which a row comes as often as its weight says, as nearly as a whole number can.
+    """Rows in which each row comes in proportion to its weight, rounded to a whole number.
 
-    Train on these rows as with `balanced_rows`. To weight the loss of each example
-    instead, pass `(x, y, weight)` to `fit`.
+    Train on these rows as on those of `balanced_rows`. To weight the loss of each example instead,
+    pass `(x, y, weight)` to `fit`.
 
     Args:
       weights: [N], numbers >= 0, at least one of them above 0.
-      rows: M, the number of rows that come back, >= 1. None means N.
+      rows: M, the number of rows to return, >= 1. None means N.
       seed: an int >= 0. It determines which rows come once more than others.
 
     Returns:
@@ -148,7 +148,7 @@ def weighted_rows(weights: Any, rows: int | None = None, *, seed: int = 0) -> np
     count = check_count("weighted_rows", "rows", count, "say how many rows to draw")
     total = np.cumsum(weights / weights.max())
     marks = (np.arange(count) + np.random.default_rng(seed).random()) / count * total[-1]
-    last = np.flatnonzero(weights)[-1]  # a mark that is rounded up to the total belongs to it
+    last = np.flatnonzero(weights)[-1]  # this row gets a mark that rounding moved up to the total
     return np.minimum(np.searchsorted(total, marks, side="right"), last).astype(np.int32)
 
 

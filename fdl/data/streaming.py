@@ -31,27 +31,28 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
       data: one of these:
 
         - a pytree of arrays [N, ...], some of them memory-mapped (`np.load(file, mmap_mode="r")`).
-          Only the rows of each batch are read, in the order that `fit` takes for arrays in memory,
-          so a run gives the same bits. `fit` also takes such a pytree itself.
+          Only the rows of each batch are read. They are the same rows as for arrays in memory, so a
+          run gives the same bits. Such a pytree can also be passed to `fit` directly.
         - a data set with a length, whose items `data[i]` are single examples, such as a `Dataset`
-          of torch, of Hugging Face, or a `MapDataset` of Grain that is neither batched nor
-          repeated. The examples are read in the same order.
+          of torch or of Hugging Face, or a `MapDataset` of Grain that is neither batched nor
+          repeated. The examples are read in the same order as the rows of arrays.
         - a function `step -> batch`, where a batch is a pytree of arrays [B, ...].
-        - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. If it
-          can be iterated again, training goes on with it from its beginning when it ends.
+        - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. At its
+          end, training starts again from its beginning, if it can be iterated again.
       rows: integers [M] in [0, N), the rows to train on, if data are arrays or a data set. An epoch
         has each of them exactly once. Pass the rows of a split, or those of `balanced_rows` or
         `weighted_rows`. None means all.
 
     Returns:
-      A source. A run that is stopped and continued is the uninterrupted one, except with iterables
-      that cannot say where they are. An iterator says it with `get_state` and `set_state`, as those
-      of Grain do, and a state of bytes or of what JSON can hold; pass the whole `Result`, or what a
-      checkpoint gives, to `fit` to continue from this position.
+      A source. A run that is stopped and continued gives the bits of an uninterrupted run, except
+      with an iterable whose position cannot be saved. The position can be saved if the iterator has
+      the methods `get_state` and `set_state`, as the iterators of Grain have, and if its state is
+      bytes or can be written as JSON. To continue from this position, pass the whole `Result`, or
+      what a checkpoint gives, to `fit`.
 
     Raises:
       TypeError: data is none of these.
-      ValueError: there is no example; or rows are not rows of data.
+      ValueError: there is no example; or rows are not integers in [0, N), or cannot be chosen.
 
     Example:
       >>> import fdl
@@ -89,7 +90,7 @@ def _source(data: Any) -> "Source":
 
 
 def mapped(data: Any) -> Any:
-    """A source of the data if an array in them is memory-mapped; otherwise the data."""
+    """A source of the data if one of their arrays is memory-mapped; otherwise the data."""
     if isinstance(data, Source):
         return data
     return Rows(data) if any(_is_mapped(leaf) for leaf in jax.tree.leaves(data)) else data
@@ -100,7 +101,7 @@ def _is_mapped(leaf: Any) -> bool:
 
 
 def _file_of(leaf: Any) -> np.memmap | None:
-    """The memory-mapped array of which an array is a view, or which it is itself."""
+    """The memory-mapped array that an array is, or is a view of; None if there is none."""
     found = None
     while isinstance(leaf, np.ndarray):
         found = leaf if isinstance(leaf, np.memmap) else found
@@ -109,7 +110,7 @@ def _file_of(leaf: Any) -> np.memmap | None:
 
 
 def _advise(leaf: Any, advice: str) -> None:
-    """Tells the system how a memory-mapped file is read, where it can be told."""
+    """Tells the system how a memory-mapped file is read, if the system takes this advice."""
     file = _file_of(leaf)
     # The pages of a private copy ("c") hold what the user wrote, so they must stay.
     if file is not None and file.mode != "c" and hasattr(mmap, advice):
@@ -147,7 +148,7 @@ class Source(abc.ABC):
         """Goes to a position; {} is the beginning."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this source from others, for a checkpoint."""
+        """Identifies the data of this source, for a checkpoint."""
         return {"source": repr(self)}
 
 
@@ -190,7 +191,7 @@ class Rows(ByRow):
         self.data = as_arrays(data)
         self.examples = length(data)
         for leaf in jax.tree.leaves(self.data):
-            _advise(leaf, "MADV_RANDOM")  # the system shall not read the rows around a row
+            _advise(leaf, "MADV_RANDOM")  # so that the system does not read the rows around a row
 
     def __repr__(self) -> str:
         return f"source of {self.examples} rows"
@@ -198,7 +199,7 @@ class Rows(ByRow):
     def _read(self, rows: np.ndarray) -> Batch:
         examples = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.data)
         for leaf in jax.tree.leaves(self.data):
-            _advise(leaf, "MADV_DONTNEED")  # else the pages count as memory of this process
+            _advise(leaf, "MADV_DONTNEED")  # otherwise the pages count as memory of this process
         return examples
 
     def fingerprint(self) -> dict[str, Any]:
@@ -225,7 +226,7 @@ class Examples(ByRow):
         batch = _collated(items)
         if batch is not None:
             return batch
-        # The slow way says which example is the wrong one.
+        # The examples are not alike. This slower way finds out why, for the error message.
         parts = [self._example(*pair) for pair in zip(rows.tolist(), items, strict=True)]
         return _stacked(parts, "example")
 
@@ -241,7 +242,7 @@ class Examples(ByRow):
 
 
 def _collated(items: list[Any]) -> Batch | None:
-    """Single examples as arrays [B, ...]; None if two are not alike, or one is not of arrays."""
+    """Single examples as arrays [B, ...]; None if two differ in structure, shape or dtype."""
     flat = [jax.tree.flatten(item, is_leaf=_is_list) for item in items]
     structure: Any = flat[0][1]
     if any(each != structure for _, each in flat):
@@ -277,7 +278,7 @@ class Chosen(ByRow):
             span = f" from {self.rows.min()} to {self.rows.max()}" if fits else ""
             raise ValueError(
                 f"source: expected rows [M], integers in [0, {source.examples}), got "
-                f"{kind(self.rows)}{span}; of a mask, pass np.flatnonzero(mask)"
+                f"{kind(self.rows)}{span}; in place of a mask, pass np.flatnonzero(mask)"
             )
         self.examples = len(self.rows)
 
@@ -288,7 +289,7 @@ class Chosen(ByRow):
         return self.source.read(self.rows[rows])
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the whole source, and of the rows."""
+        """The fingerprint of the whole source, and a hash of the rows."""
         rows = hashlib.sha256(self.rows.astype(np.int64).tobytes()).hexdigest()
         return self.source.fingerprint() | {"sha256_of_rows": rows}
 
@@ -312,13 +313,14 @@ class OfSteps(Source):
 
 
 class Batches(Source):
-    """An iterable of batches. If its iterators can say where they are, a continued run is exact."""
+    """An iterable of batches. A run continues exactly if the iterator's position can be saved."""
 
     def __init__(self, batches: Iterable[Batch]):
         self.batches = batches
         self.left: Iterator[Batch] | None = None
-        self.peeked: list[Batch] = []  # the batch that `first` has read, and `take` has not
-        # An iterator is at its beginning now; any other iterable makes a new iterator for that.
+        self.peeked: list[Batch] = []  # a batch that `first` has read, and `take` will return
+        # To go back to the beginning, an iterator needs its present position. Any other iterable
+        # makes a new iterator.
         self.begin = _position(batches) if isinstance(batches, Iterator) else {}
 
     def __repr__(self) -> str:
@@ -326,7 +328,7 @@ class Batches(Source):
 
     @property
     def exact(self) -> bool:
-        """Whether the iterator says where it is."""
+        """Whether the position of the iterator can be saved."""
         return bool(self.position())
 
     def first(self, batch_size: int) -> Batch:
@@ -410,7 +412,7 @@ def _stacked(parts: list[Batch], what: str = "batch") -> Batch:
 
 
 def different(first: dict[str, str], other: dict[str, str], what: str = "batch") -> ValueError:
-    """The error that a batch or an example has not the shapes and dtypes of the first one."""
+    """The error for a batch or an example whose shapes or dtypes are not those of the first."""
     path = next(path for path in {**first, **other} if first.get(path) != other.get(path))
     return ValueError(
         f"source: expected every {what} to be like the first, {first.get(path, 'nothing')} at "

@@ -1,7 +1,7 @@
 """Tables with named columns as arrays: numbers are standardised, categories become integer codes.
 
-N is the number of rows, F the number of columns of numbers, M the number of those with missing
-values in training, and C the number of columns of categories.
+N is the number of rows. F is the number of columns of numbers, and M is the number of columns among
+them that had missing values in training. C is the number of columns of categories.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from fdl.checks import kind
 from fdl.data.frames import as_frame, listed, reason
 from fdl.paths import shortened
 
-# What the values of a column of categories are -> their type in pyarrow.
+# The kind of values in a column of categories -> their type in pyarrow.
 _TYPES = {"text": "large_string", "bool": "bool", "integer": "int64"}
 
 
 def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = ()) -> "Table":
-    """Converts a table to arrays, and keeps what it learned from the columns for other tables.
+    """Converts a table to arrays, and learns from its columns how to convert other tables.
 
     A number v becomes (v - mean) / scale, where mean and scale are the mean and the standard
     deviation (divided by N, not N - 1) of the values that are not missing; the scale of a constant
@@ -151,11 +151,11 @@ class Columns:
     target: Numbers | Categories | None
 
     def apply(self, data: Any) -> "Table":
-        """Converts another table as the training table was converted, with the same numbers.
+        """Converts another table with the means, scales and codes of the training table.
 
         Columns are found by name, so their order does not matter. Other columns are ignored. A
-        category that the training table does not have becomes code 0. A missing number becomes 0;
-        only a column that had missing numbers in training has a second column that says so.
+        category that the training table does not have becomes code 0. A missing number becomes 0.
+        Only columns that had missing numbers in training have a second column, which marks them.
 
         Args:
           data: a table in any form that `table` takes.
@@ -194,7 +194,7 @@ class Columns:
         if y.dtype.kind not in "iu" or (y.size and not 0 <= y.min() <= y.max() < len(labels)):
             raise ValueError(
                 f"Columns.restore: expected integer codes in [0, {len(labels)}), got {kind(y)}"
-                f"{_span(y)}; of logits, pass logits.argmax(-1)"
+                f"{_span(y)}; in place of logits, pass logits.argmax(-1)"
             )
         return labels[y]
 
@@ -258,7 +258,7 @@ class Table:
       y: the target: float32 [N], standardised, if it is a column of numbers; int32 [N], the code of
         the class in [0, number of classes), if it is a column of categories; or None.
         `columns.restore` converts predictions back.
-      columns: what converts other tables in the same way.
+      columns: what `table` learned, with which other tables are converted in the same way.
 
     Example:
       >>> t = table({"height": [1.0, 3.0], "price": [10, 30]}, target="price")
@@ -283,13 +283,13 @@ def types_of(columns: Columns) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What some rows of a table say about a column.
+    """What is known about a column from some rows of a table.
 
     Args:
-      values: "number", "missing", or, of categories, "text", "bool" or "integer".
+      values: "number"; "text", "bool" or "integer" for categories; or "missing" for no values.
       count: the number of values that are not missing.
       missing: whether values are missing.
-      mean, std: those of the numbers; std is exactly 0 if all are equal.
+      mean, std: the mean and standard deviation of numbers; std is exactly 0 if all are equal.
       labels: the different categories.
     """
 
@@ -302,7 +302,7 @@ class Seen:
 
 
 def seen(who: str, name: str, column: Any, categorical: bool) -> Seen:
-    """What a column of pyarrow says."""
+    """What is known about a column from a column of pyarrow."""
     import pyarrow as pa
 
     values = _kind(who, name, column.type)
@@ -327,7 +327,7 @@ def _moments(numbers: np.ndarray) -> tuple[float, float]:
 
 
 def merged(who: str, name: str, a: Seen, b: Seen) -> Seen:
-    """What two parts of a column say together."""
+    """What is known about a column from two of its parts together."""
     missing = a.missing or b.missing
     if "missing" in (a.values, b.values):
         return dataclasses.replace(b if a.values == "missing" else a, missing=missing)
@@ -345,7 +345,7 @@ def merged(who: str, name: str, a: Seen, b: Seen) -> Seen:
 
 
 def fitted(who: str, found: dict[str, Seen], target: str | None) -> Columns:
-    """The columns that `table` makes of what it saw."""
+    """The columns, from what is known about each of them."""
     columns = {name: _fitted(who, name, each) for name, each in found.items()}
     inputs = [column for name, column in columns.items() if name != target]
     return Columns(
@@ -367,7 +367,7 @@ def _fitted(who: str, name: str, found: Seen) -> Numbers | Categories:
 
 
 def _kind(who: str, name: str, given: Any) -> str:
-    """What values a type of pyarrow stands for: "number", "text", "bool" or "missing"."""
+    """The kind of values of a type of pyarrow: "number", "text", "bool" or "missing"."""
     from pyarrow import types
 
     given = given.value_type if types.is_dictionary(given) else given
@@ -427,7 +427,7 @@ def _decoded(column: Any) -> Any:
 
 
 def _standardised(who: str, column: Numbers, given: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 [N] with 0 for missing numbers, bool [N] which is True for them)."""
+    """(float32 [N], with 0 for missing numbers; bool [N], True for missing numbers)."""
     numbers = _numbers(who, column.name, given)
     with np.errstate(over="ignore"):
         standard = ((numbers - column.mean) / column.scale).astype(np.float32)
@@ -447,7 +447,7 @@ def _codes(who: str, column: Categories, given: Any) -> np.ndarray:
 
 
 def _target(who: str, column: Any, frame: Any) -> np.ndarray:
-    """The target as y: float32 [N], or int32 [N] for classes; raises if one is not known."""
+    """The target as y: float32 [N], or int32 [N] for classes. Raises for missing or new values."""
     if isinstance(column, Numbers):
         y, wrong = _standardised(who, column, frame[column.name])
         wanted = "a number"
@@ -476,7 +476,7 @@ def _categories(name: str, values: str, labels: list[Any]) -> Categories:
 
 
 def _check_finite(who: str, name: str, numbers: np.ndarray, results: np.ndarray) -> None:
-    """Raises if the result of a number that is not missing is not finite."""
+    """Raises unless `results` are finite; the results of missing numbers may be NaN."""
     wrong = ~np.isfinite(results) & ~np.isnan(numbers)
     if wrong.any():
         row = int(wrong.argmax())

@@ -1,4 +1,4 @@
-"""Bisection over the steps of a run that was saved: at which step did it go wrong?"""
+"""Bisection over the steps of a saved run: at which step did it go wrong?"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,21 +39,22 @@ def bisect(
 ) -> Found:
     """Finds the step of a saved run at which a predicate turned from False to True.
 
-    The runs between are rebuilt as by `saved.at(step)`. Bisection first asks the checkpoints, and
-    then takes steps between two of them. For C checkpoints, and D steps at most between two of
-    them, it loads at most log2(C) + 3 checkpoints, takes fewer than 3 D steps, and asks the
+    `bisect` first calls the predicate on checkpoints, and then on runs between two of them, which
+    it computes again as `saved.at(step)` does. For C checkpoints, and at most D steps between two
+    of them, it loads at most log2(C) + 3 checkpoints, takes fewer than 3 D steps, and calls the
     predicate at most log2(C) + log2(D) + 4 times.
 
-    If the predicate turns more than once, one of these steps is found. It may not be the first.
+    If the predicate turns from False to True more than once, one of these steps is found. It may
+    not be the first.
 
     Args:
       saved: checkpoints that watched a `fit` in this process, or `saved.replaying(...)`.
       predicate: a function `run -> bool`, False at the step `first` and True at the step `last`,
         such as `fdl.debug.not_finite` or `fdl.debug.loss_above(objective, data, 10.0)`.
-      first: the step at which the search begins. None means the first step that can be rebuilt.
-      last: the step at which it ends. None means the step that training reached. In a new process,
-        that is the newest checkpoint; a run that is not finite is not saved, so its last steps are
-        found only with a later `last`.
+      first: the step at which the search begins. None means the first step that `saved.at` takes.
+      last: the step at which the search ends. None means the last step of training; in a new
+        process, it means the step of the newest checkpoint. A run that is not finite is not saved,
+        so to search the steps after the newest checkpoint in a new process, pass a later `last`.
 
     Returns:
       `Found(step, before, after, batch)`.

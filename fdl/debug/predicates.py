@@ -1,4 +1,4 @@
-"""Predicates for `bisect`: questions about a run, which training answers with False, then True."""
+"""Predicates for `bisect`: functions of a run that are False at first, and True later."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def not_finite(run: Run) -> bool:
 
 
 def _any(test: Callable[[Any], jax.Array], tree: Any) -> bool:
-    """Whether a floating number in the tree passes the test; random keys and integers do not."""
+    """Whether a floating number in the tree passes the test. Keys and integers are ignored."""
     floating = lambda x: jnp.issubdtype(getattr(x, "dtype", jnp.float32), jnp.inexact)  # noqa: E731
     return any(bool(test(leaf).any()) for leaf in jax.tree.leaves(tree) if floating(leaf))
 

@@ -63,6 +63,14 @@ class Tally:
     Args:
       metric: a `fdl.metrics.Metric`.
       state: the state of the metric.
+
+    Example:
+      >>> from fdl.metrics import auc
+      >>> y, score = jnp.array([0, 1]), jnp.array([[0.2, 0.9], [0.8, 0.6]])
+      >>> metric = auc()
+      >>> one, other = (Tally(metric, metric.update(metric.init(), s, y)) for s in score)
+      >>> float(one.value()), float(one.plus(other).value())
+      (1.0, 0.75)
     """
 
     metric: Metric
@@ -99,6 +107,11 @@ class Seen:
       predictions: [B, ...].
       targets: [B, ...].
       weight: [B, ...], or None if all examples have the same weight.
+
+    Example:
+      >>> from fdl.metrics import auc
+      >>> float(Seen(auc(), jnp.array([0.2, 0.9, 0.3]), jnp.array([0, 1, 1])).value())
+      1.0
     """
 
     metric: Metric
@@ -149,7 +162,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: a scalar becomes a `Mean` with this count, and with itself as the value.
+      count: the number of examples over which each scalar is a mean. It is the count of the `Mean`.
 
     Returns:
       name -> Mean, Tally or Seen. The loss has the name "loss".
@@ -175,7 +188,7 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The same sums with one Mean of vectors for all Means of one dtype.
+    """Joins all Means of the same dtypes to one Mean of vectors.
 
     A compiled program adds a vector as fast as a scalar. In a step of a small network, adding two
     means one after the other took a tenth of the time.
@@ -184,7 +197,8 @@ def joined(means: Mapping[str, Any]) -> dict[str, Any]:
       means: a dict, name -> Mean or Tally.
 
     Returns:
-      A dict with a Mean [K] for each dtype, and the Tallies.
+      A dict with a Mean of vectors [K] for each group of K Means of the same dtypes, and with the
+      Tallies, unchanged.
     """
     groups: dict[str, list[Mean]] = {}
     for mean in means.values():

@@ -9,9 +9,9 @@ import numpy as np
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(x, y, weight, extra inputs) of a batch, a tuple (x, y) or (x, y, weight) or a dict.
+    """Takes a batch apart into (x, y, weight, extra inputs).
 
-    weight is None if the batch has none.
+    The batch is a tuple (x, y) or (x, y, weight), or a dict. weight is None if the batch has none.
     """
     if isinstance(batch, Mapping):
         rest = dict(batch)
@@ -23,7 +23,7 @@ def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     raise ValueError(
         "supervised: expected data (x, y), (x, y, weight) or a dict with x and y, got "
         f"{what}{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}; "
-        "or write the objective yourself, see fdl.plain"
+        "pass one of these, or write the objective yourself, see fdl.plain"
     )
 
 
@@ -50,19 +50,20 @@ def check_weight(weight: Any) -> None:
 
 
 def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """Replaces numbers of weight 0 in x, y and inputs by 0, so that they cannot make gradients NaN.
+    """Sets the numbers of examples of weight 0 to 0, so that they cannot make gradients NaN.
 
     The mean loss ignores an example of weight 0. But its gradient is multiplied by 0, and 0 * NaN
-    is NaN. So if a whole example has weight 0, all its numbers become 0, ids and labels too: those
-    that are out of range would give NaN.
+    is NaN. So if a whole example has weight 0, all its numbers in x, y and inputs become 0. This
+    includes ids and labels, because an id or a label that is out of range can give NaN.
 
     If only a part of an example has weight 0, such as the padding of a sequence, the targets of
     this part become 0. In x and inputs, only NaNs and infinities of this part become 0, because the
-    model may need its finite numbers to predict the rest of the example.
+    model may need the finite numbers of this part to predict the rest of the example.
     """
     if weight is None:
         return x, y, inputs
-    out = jnp.logical_not(jnp.asarray(weight))  # bool or a number; `== 0` takes no bool
+    # Not `weight == 0`, which raises for a bool weight under strict dtype promotion.
+    out = jnp.logical_not(jnp.asarray(weight))
     alone = out.reshape(out.shape[0], -1).all(1) if out.ndim else out
 
     def readable(leaf: Any) -> Any:
@@ -78,8 +79,8 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
 def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
     """Sets a leaf of numbers to 0 where `out`, a mask over the first axes of the leaf, is True.
 
-    Any other leaf, and a leaf whose first axes do not have the shape of `out`, is unchanged. With
-    `only_not_finite`, only NaNs and infinities are set to 0.
+    A leaf that is not of numbers, or whose first axes do not have the shape of `out`, is returned
+    unchanged. With `only_not_finite`, only NaNs and infinities are set to 0.
     """
     number = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact if only_not_finite else jnp.number)
     if not number or jnp.shape(leaf)[: out.ndim] != out.shape:

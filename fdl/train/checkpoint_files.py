@@ -1,9 +1,10 @@
 """The files of a checkpoint, which Orbax writes, and their checksum.
 
-A checkpoint is a folder that is named by its step. `arrays/` holds the arrays, numbered in the
-order in which `about/metadata`, a readable JSON, lists their paths, dtypes and shapes. The JSON
-also has everything else, and the SHA-256 of all of it. The folder appears in one piece, by
-renaming, so a process that is killed leaves no half of one.
+A checkpoint is a folder whose name is its step. `about/metadata` is a readable JSON file, which
+lists the path, dtype and shape of each array. `arrays/` holds the arrays; the name of an array is
+its number in that list. The JSON file also holds everything that is not an array, and the SHA-256
+of the whole checkpoint. The folder is written under another name and then renamed, so a process
+that is killed leaves no incomplete checkpoint.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from fdl.train.run import Run
 from fdl.version import __version__
 
 FORMAT = 1  # increased when a change makes older versions of fdl unable to read a checkpoint
-LISTED = 20  # paths that an error message lists
+LISTED = 20  # how many paths an error message lists at most
 
 
 def package() -> Any:
@@ -47,7 +48,7 @@ def write(manager: Any, result: Result, about: dict[str, Any]) -> None:
     Args:
       manager: Orbax's CheckpointManager of the folder.
       result: what to save.
-      about: a dict of what else the JSON shall say.
+      about: a dict of other entries for the JSON file.
     """
     memories = result.unfinished.memories
     parts = {"run": leaves(result.run), "means": result.unfinished.means}
@@ -83,10 +84,10 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
 
     Args:
       at: the folder of the checkpoint.
-      like: a run with the paths, shapes and dtypes of the one that was saved.
+      like: a run with the paths, shapes and dtypes of the run that was saved.
 
     Returns:
-      (about, result): the content of the JSON, and the Result that was saved.
+      (about, result): the content of the JSON file, and the Result that was saved.
 
     Raises:
       ValueError: the checkpoint is damaged, was made by a newer version of fdl, or does not fit
@@ -110,7 +111,7 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
 
 
 def _read(at: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The content of the JSON, and the arrays by path; raises if the checkpoint is damaged."""
+    """The content of the JSON file, and the arrays by path; raises if one of them is damaged."""
     ocp = package()
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -127,7 +128,7 @@ def _read(at: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{about['versions']['fdl']} at {at}; install a newer fdl"
         )
     if not right:
-        raise _damaged(at, "contents that do not have the checksum that was written")
+        raise _damaged(at, "contents that do not match the checksum")
     return about, arrays
 
 
@@ -165,7 +166,7 @@ def _digest(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
 
 
 def _numpy(leaf: Any) -> np.ndarray:
-    """A leaf as a NumPy array; a random key as its numbers."""
+    """Converts a leaf to a NumPy array; a random key becomes an array of integers."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
@@ -197,7 +198,7 @@ def _check_fit(at: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     }
     want = {path: kind(_shape(leaf)) for path, leaf in wanted.items()}
     wrong = [f"no {path} {text}" for path, text in want.items() if path not in have]
-    wrong += [f"another {path} {text}" for path, text in have.items() if path not in want]
+    wrong += [f"an unexpected {path} {text}" for path, text in have.items() if path not in want]
     both = [path for path in want if path in have and have[path] != want[path]]
     wrong += [f"{path} {have[path]} in place of {want[path]}" for path in both]
     if wrong:

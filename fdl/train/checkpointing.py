@@ -32,7 +32,7 @@ from fdl.version import __version__
 
 REST = 9  # times as long as a save took, the background thread rests after it
 DELETED = ".deleted"  # the end of the name of a folder that is being deleted
-LOCK = ".lock"  # a file in each folder of checkpoints, which one process at a time holds
+LOCK = ".lock"  # a file in each folder of checkpoints; the process that writes there locks it
 
 
 def checkpoints(
@@ -45,17 +45,18 @@ def checkpoints(
 ) -> "Checkpoints":
     """A hook that saves the whole run in a folder, so that a killed program can continue.
 
-    Saving happens in a background thread, which does not delay training and takes a tenth of its
-    time at most: after each save it rests nine times as long as the save took. A run that is to be
-    saved meanwhile waits; of those that wait, only the newest (and the best) is written. The run at
-    the end of training is always written.
+    Saving happens in a background thread and does not delay training. After each save the thread
+    rests nine times as long as the save took, so it takes a tenth of a core at most. If a save is
+    due in the meantime, it waits. If several saves wait, only the newest of them is written, and
+    also the one with the best value of `best`. The run at the end of training is always written.
 
     Args:
-      folder: where to save; it is made if it does not exist. It belongs to one run.
+      folder: path of the folder, which is created if it does not exist. Use one folder for each
+        run.
       keep: the number of newest checkpoints to keep, an int >= 1. Older ones are deleted. None
-        deletes none.
-      best: the name of a value in the records, such as "val_loss". The checkpoint at its best value
-        is kept too. None keeps only the newest ones.
+        keeps all checkpoints.
+      best: the name of a value in the records, such as "val_loss". The checkpoint with the best
+        value is kept too. None keeps only the newest ones.
       mode: "min" if smaller values of `best` are better, "max" if larger values are better.
       every: a checkpoint is saved at every `every`-th record, an int >= 1.
 
@@ -65,13 +66,14 @@ def checkpoints(
       - `latest(run)`: the newest run in the folder, or `run` if there is none. A program that is
         written as in the example continues when it is started again, and ends with the bits of a
         program that was never interrupted.
-      - `at(step)`: the run at any step, from the nearest checkpoint and the steps after it.
+      - `at(step)`: the run at any step, computed again from the last checkpoint before that step.
 
     Raises:
       ImportError: the package orbax-checkpoint is not installed.
       OptionError: keep or every is out of range.
-      ValueError: mode is neither "min" nor "max". `fit` raises it if the folder holds something
-        else than checkpoints, or checkpoints of a later step, or if another process writes to it.
+      ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value
+        `best`; if the folder holds anything other than checkpoints, or checkpoints of a later step;
+        or if another process writes to it.
 
     Example:
       >>> import tempfile
@@ -106,9 +108,9 @@ class Checkpoints(Observer):
     def __init__(self, folder: Path, keep: int | None, best: str | None, mode: str, every: int):
         self.folder, self.keep, self.monitor, self.every = folder, keep, best, every
         self.sign = 1 if mode == "min" else -1
-        self.about: dict[str, Any] = {}  # of the run in training
-        self.found: dict[str, Any] = {}  # of the checkpoint that `latest` loaded
-        self.plan: Plan | None = None  # how `at` takes steps
+        self.about: dict[str, Any] = {}  # describes the run in training, as in `_about`
+        self.found: dict[str, Any] = {}  # the same for the checkpoint that `latest` loaded
+        self.plan: Plan | None = None  # the plan with which `at` repeats steps
         self.reached = 0  # the last step of the run in training
         self.closing = contextlib.ExitStack()
 
@@ -129,12 +131,12 @@ class Checkpoints(Observer):
             not used.
 
         Returns:
-          What `fit` returned, or would have returned, when the checkpoint was made; `run` if the
-          folder has no checkpoint.
+          The Result that `fit` would have returned if training had ended at the checkpoint; or
+          `run` if the folder has no checkpoint.
 
         Raises:
           ValueError: the checkpoint is damaged, was made by a newer version of fdl, or does not fit
-            the run; then the message lists the paths.
+            the run. In the last case, the message lists the paths that do not fit.
         """
         check_run("latest", run)
         steps = self.steps()
@@ -145,19 +147,19 @@ class Checkpoints(Observer):
         return result
 
     def resume(self, run: Run) -> Run | Result | None:
-        """The newest run in the folder, from which a sweep goes on; None if there is none."""
+        """The newest run in the folder, from which a sweep continues; None if there is none."""
         return self.latest(run) if self.steps() else None
 
     def at(self, step: int) -> Run:
-        """The run at any step, bit for bit the run that passed there in training.
+        """The run at any step, equal bit for bit to the run at that step of training.
 
-        The nearest checkpoint at that step or before it is loaded, and the steps from there are
-        taken again, without hooks and records. If no checkpoint is as near as the run with which
-        training began, the steps are taken from that run.
+        It is computed again, without hooks and records: `at` loads the last checkpoint that is not
+        after that step, and repeats the steps from there. If the run with which the last `fit`
+        began is at least as near, it repeats them from that run.
 
-        `at` takes the steps with the arguments of the last `fit` that these checkpoints watched,
-        which they remember: its data and its first run stay in memory as long as the checkpoints.
-        In a new process, call `replaying` first.
+        `at` repeats the steps with the arguments of the last `fit` that these checkpoints watched.
+        So the data and the first run of that `fit` stay in memory as long as this object. In a new
+        process, call `replaying` first.
 
         Args:
           step: an int in [0, 2**32). A step after the end of training gives the run that more
@@ -168,9 +170,9 @@ class Checkpoints(Observer):
 
         Raises:
           OptionError: step is out of range.
-          ValueError: no arguments are known; the batches are not a function of the step, because
-            the data are an iterable; there is no run at the step or before it; or the checkpoint
-            is damaged, does not fit, or is of a run with another seed.
+          ValueError: these checkpoints have not watched a `fit`; the batches are not a function of
+            the step, because the data are an iterable; there is no run at the step or before it; or
+            the checkpoint is damaged, does not fit, or is of a run with another seed.
 
         Example:
           >>> import tempfile
@@ -210,18 +212,18 @@ class Checkpoints(Observer):
         batch_size: int = 128,
         microbatch: int | None = None,
     ) -> "Checkpoints":
-        """These checkpoints, with the arguments with which `at` takes steps.
+        """Sets the arguments with which `at` repeats steps, and returns these checkpoints.
 
-        Only a process whose `fit` these checkpoints did not watch needs this.
+        This is needed only in a process in which these checkpoints have not watched a `fit`.
 
         Args:
           objective, optimizer, data, batch_size, microbatch: the arguments of the `fit` that made
             the checkpoints.
-          run: the run with which it began, from `start`; `at` takes the steps before the first
-            checkpoint from it.
+          run: the run with which that `fit` began, from `start`. For a step before the first
+            checkpoint, `at` repeats the steps from this run.
 
         Returns:
-          The same checkpoints. They warn if the arguments differ from those of the checkpoints.
+          This object. You get a warning if the arguments differ from those of the checkpoints.
 
         Raises:
           As `fit` and `at` do.
@@ -248,7 +250,7 @@ class Checkpoints(Observer):
         return self
 
     def plan_for(self, who: str) -> Plan:
-        """How `at` takes steps; raises if it is not known, or if they cannot be taken again."""
+        """The plan with which `at` repeats steps; raises if there is none, or it is not exact."""
         if self.plan is None:
             raise ValueError(
                 f"{who}: expected checkpoints that watched a fit in this process, got {self!r}; "
@@ -259,7 +261,7 @@ class Checkpoints(Observer):
         return self.plan
 
     def _read(self, step: int, plan: Plan) -> Run:
-        """The run of a checkpoint, which is compared with the plan."""
+        """Loads the run of a checkpoint; raises or warns if it does not fit the plan."""
         found, result = read(self.folder / str(step), plan.run)
         if found["seed"] != int(plan.run.seed):
             raise ValueError(
@@ -267,13 +269,13 @@ class Checkpoints(Observer):
                 f"of step {step}, got one of seed {int(plan.run.seed)}; pass the run with which "
                 "training began"
             )
-        # A replay makes no records.
+        # A replay makes no records, so another `record_every` makes no difference.
         _warn_of_differences(found | {"record_every": plan.record_every}, self.about, stacklevel=4)
         run: Run = result.run
         return run
 
     def begin(self, plan: Plan) -> None:
-        """Takes hold of the folder, and compares the plan with the checkpoint that was loaded."""
+        """Locks the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
         self.closing.enter_context(_only_writer(self.folder))
         try:
@@ -289,7 +291,7 @@ class Checkpoints(Observer):
             self.end()
             raise
         self.reached = int(plan.run.step)
-        # The members of a sweep are not replayed.
+        # `at` cannot replay a sweep.
         self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
 
     def advance(self, step: int, means: dict[str, Any]) -> None:
@@ -300,13 +302,13 @@ class Checkpoints(Observer):
         newest = max(self.steps(), default=0)
         if newest > step:
             raise ValueError(
-                f"checkpoints: expected a run at step {newest} or later, the newest in "
-                f"{self.folder}, got one at step {step}; pass saved.latest(run) to continue, or "
-                "choose another folder for a new run"
+                f"checkpoints: expected a run at step {newest} or later, because {self.folder} has "
+                f"a checkpoint of that step, got one at step {step}; pass saved.latest(run) to "
+                "continue, or choose another folder for a new run"
             )
 
     def save(self, result: Result) -> None:
-        """Has the background thread save the run, if it is time to."""
+        """Hands the run to the background thread if a checkpoint is due."""
         due = len(result.history) % self.every == 0
         if (due or result.reason) and result.reason != NOT_FINITE:
             goodness = self._goodness(result)
@@ -314,7 +316,10 @@ class Checkpoints(Observer):
             self.writer.write(result, important=-np.inf < now == max(goodness.values()))
 
     def _goodness(self, result: Result) -> dict[int, float]:
-        """For each record its step, and how good its value is; -infinity if that does not count."""
+        """A dict, step of each record -> how good its value is (larger is better).
+
+        It is -infinity if the value is missing or not finite.
+        """
         values = {int(record["step"]): record.get(self.monitor or "") for record in result.history}
         return {
             step: -self.sign * value if value is not None and np.isfinite(value) else -np.inf
@@ -338,21 +343,21 @@ class Checkpoints(Observer):
             self._delete(old)
 
     def _delete(self, step: int) -> None:
-        """Deletes a checkpoint. It vanishes in one piece, by renaming, so a kill leaves no half."""
+        """Deletes a checkpoint; it is renamed first, so that a kill leaves no incomplete one."""
         gone = self.folder / f".{step}{DELETED}"
         (self.folder / str(step)).rename(gone)
         shutil.rmtree(gone)
 
     def end(self) -> None:
-        """Waits for the last save, and lets go of the folder."""
+        """Waits for the last save, and unlocks the folder."""
         self.closing.close()
 
 
 class _Writer:
-    """Calls `write` in a background thread, with the newest of the values that wait for it.
+    """Calls `write` in a background thread. If several values wait, only the newest is written.
 
+    A value that is marked as important is written too, unless a newer important one replaces it.
     After each call the thread rests, so that it takes a tenth of a core from training at most.
-    A value that was called important waits until a newer important one takes its place.
     """
 
     def __init__(self, write: Callable[[Any], None]):
@@ -374,7 +379,7 @@ class _Writer:
         self._raise()
 
     def write(self, value: Any, important: bool = False) -> None:
-        """Hands a value to the thread. Raises the error of an earlier call, if there was one."""
+        """Hands a value to the thread. Raises an error if an earlier value was not written."""
         self._raise()
         with self.changed:
             kept = [] if important else [each for each in self.waiting if each[1]]
@@ -417,13 +422,13 @@ def _manager(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Makes the folder if needed; raises if it is not fdl's, or if another process writes to it."""
+    """Creates and locks the folder; raises if it has other files or another process locked it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / LOCK).exists() and any(folder.iterdir()):
             found = min(each.name for each in folder.iterdir())
             raise ValueError(
-                f"checkpoints: expected an empty folder or one of fdl's checkpoints, got {folder} "
+                f"checkpoints: expected an empty folder or a folder of checkpoints, got {folder} "
                 f"with {found!r} in it; choose another folder"
             )
         lock = open(folder / LOCK, "ab")  # noqa: SIM115
@@ -443,14 +448,14 @@ def _only_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"checkpoints: expected a folder for one program alone, got {folder}, to which "
-                "another one writes; wait until it has ended, or choose another folder"
+                f"checkpoints: expected a folder that no other program uses, got {folder}, to "
+                "which another program writes; wait until it has ended, or choose another folder"
             ) from error
         yield
 
 
 def _about(plan: Plan) -> dict[str, Any]:
-    """What a checkpoint says of the program that made it."""
+    """What a checkpoint says about the program that made it."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     return {
         "seed": np.asarray(plan.run.seed).tolist(),
@@ -498,6 +503,6 @@ def _warn_of_differences(found: dict[str, Any], now: dict[str, Any], stacklevel:
             warnings.warn(
                 f"checkpoints: expected the {name} with which the run was begun, "
                 f"{shortened(str(found[name]), 400)}, got {shortened(str(now[name]), 400)}; "
-                f"{result} may differ from those of an uninterrupted run",
+                f"{result} may differ from an uninterrupted run",
                 stacklevel=stacklevel,
             )

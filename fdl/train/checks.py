@@ -25,11 +25,11 @@ def check_objective_given(who: str, objective: Any) -> None:
         )
     names = _places(objective)
     if names is not None and not _takes(objective, 4):
-        two = "fdl.plain makes one of (params, batch) -> loss, and "
+        two = "fdl.plain makes one from a function (params, batch) -> loss, and "
         raise TypeError(
             f"{who}: expected an objective (params, state, batch, key), got {described(objective)} "
             f"of ({', '.join(names)}); {two if _takes(objective, 2) else ''}"
-            "fdl.supervised(model, loss) makes one of a model and a loss"
+            "fdl.supervised(model, loss) makes one from a model and a loss"
         )
 
 

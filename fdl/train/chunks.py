@@ -51,9 +51,9 @@ class Pace:
 def signals_noted() -> Iterator[Callable[[], str]]:
     """Yields a function that gives the reason to stop if the process got a signal in the block.
 
-    The function returns "interrupted" after SIGINT (Ctrl-C), "terminated" after SIGTERM, and ""
-    before both. A second SIGINT raises KeyboardInterrupt. A handler for SIGTERM that the user
-    has set is also called. Only the main thread receives signals, so in another thread the
+    The function returns "interrupted" after SIGINT (Ctrl-C), "terminated" after SIGTERM, and "" if
+    there was no signal. A second SIGINT raises KeyboardInterrupt. A handler for SIGTERM that the
+    user has set is also called. Only the main thread receives signals, so in another thread the
     function always returns "".
     """
     noted: list[str] = []

@@ -18,7 +18,7 @@ class Ensemble(NamedTuple):
 
     Args:
       mean: [N, ...], the mean over the networks.
-      spread: [N, ...], the standard deviation over the networks (divided by M).
+      spread: [N, ...], the standard deviation over the networks (with divisor M, not M - 1).
       each: [M, N, ...], the predictions of each network.
     """
 
@@ -39,20 +39,21 @@ def ensemble(
     """Predicts with several networks, and averages their predictions.
 
     For a classifier, pass `activation=fdl.softmax`, so that probabilities are averaged and not
-    logits. `fdl.accuracy(found.mean, y)` then is the accuracy of each example, and
-    `fdl.metrics.calibration_error()` takes `jnp.log(found.mean)` as logits.
+    logits. `fdl.accuracy(found.mean, y)` is then 1 for each example that is predicted correctly,
+    and `fdl.metrics.calibration_error()` takes `jnp.log(found.mean)` as logits.
 
     Args:
       model: a Layer, or a function `(params, x, **inputs) -> y`.
-      members: M >= 1 of what `predict` takes as params: runs, results of `fit`, or pytrees. Those
-        of a sweep are `found.members()`.
+      members: a list of M >= 1 networks, each as `predict` takes it for params: a run, a result of
+        `fit`, or a pytree of params. For a sweep, pass `found.members()`.
       x: a pytree of arrays [N, ...].
       activation: a function of the outputs [N, ...], which is applied before averaging.
       batch_size: the number of examples that are computed at once, an int >= 1.
       inputs: the model's extra inputs by name, pytrees of arrays [N, ...].
 
     Returns:
-      An `Ensemble`, in float32 or wider. If the model returns a pytree, its fields are pytrees.
+      An `Ensemble`, in float32 or wider. If the model returns a pytree, the fields of the
+      `Ensemble` are such pytrees.
 
     Raises:
       ValueError: members is not a list, or is empty.

@@ -44,16 +44,16 @@ def evaluate(
     The exception is an objective that compares the examples of a batch, such as one with
     `info_nce`. It is evaluated on batches of batch_size examples (the last batch may be smaller),
     so its result depends on batch_size. To find out whether an objective is of this kind,
-    `evaluate` compares its results for 16 examples, drawn at random, together and one by one.
+    `evaluate` draws 16 examples at random, and evaluates them both in one batch and one by one.
 
-    Under `jit`, `grad` and `vmap`, the values needed for this comparison are not yet known. Then
-    both ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
+    Under `jit`, `grad` and `vmap`, the values needed for this test are not yet known. Then both
+    ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
     skipped.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`; key is None.
-      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result. The last
-        three contain a state, and `fdl.optim.eval_params` gives their parameters.
+      params: a pytree of arrays; or a run, a result of `fit`, or a hook from `keep_best`. The last
+        three contain a state, and their parameters are those that `fdl.optim.eval_params` gives.
       data: a pytree of arrays [N, ...], N >= 1.
       state: the network's state. None means the state that `params` contains, or `{}` if it
         contains none.
@@ -106,7 +106,7 @@ def predict(
 
     Args:
       model: a Layer, or a function `(params, x, **inputs) -> y`.
-      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result, as in
+      params: a pytree of arrays; or a run, a result of `fit`, or a hook from `keep_best`, as in
         `evaluate`.
       x: a pytree of arrays [N, ...], N >= 1.
       state: the network's state. None means the state that `params` contains, or `{}` if it
@@ -143,8 +143,8 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
     """(params, state) with which a network is evaluated.
 
     Args:
-      params: a pytree of arrays; or a run, a result of `fit`, or the `best` of a result, which have
-        the attributes `params` and `state`.
+      params: a pytree of arrays; or a run, a result of `fit`, or a hook from `keep_best`, which
+        have the attributes `params` and `state`.
       state: the network's state. None means `params.state`, or `{}` if `params` is a pytree of
         arrays.
     """
@@ -182,14 +182,15 @@ def mixes_examples(
     """Whether an objective compares the examples of a batch.
 
     It does if its means for a few examples in one batch differ from its means for batches of one.
-    The examples are drawn at random, because neighbours may be alike: in sorted data, the first two
-    have one label, and a loss over pairs of different labels is then 0 both ways.
+    The examples are drawn at random, because neighbours may be alike. For example, neighbours in
+    sorted data have the same label, so a loss over pairs of different labels would be 0 in one
+    batch and also 0 in batches of one.
 
     Args:
       objective, params, state: as in `evaluate`.
       data: a pytree of JAX arrays [N, ...].
       batch_size: the number of examples that fit into memory at once. At most that many are
-        compared, but two or more.
+        compared, but at least two.
 
     Returns:
       A bool. If the values are not yet known, it is a traced bool, and nothing is raised.
@@ -221,9 +222,9 @@ def mixes_examples(
             at = np.unravel_index(np.argmax(_distance(output, other)), output.shape)
             raise PathError(
                 f"expected the output for an example to depend on that example alone, got "
-                f"{output[at]:.4g} beside others and {other[at]:.4g} without at "
-                f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model takes the axis of the batch "
-                "for one of its own: give x the axis that is missing, such as x[..., None]",
+                f"{output[at]:.4g} beside others and {other[at]:.4g} alone at "
+                f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model uses the axis of the batch as "
+                "another axis: give x the axis that is missing, such as x[..., None]",
                 layer="supervised",
             )
     differ = [_differ(means[name], means_alone[name], rounding) for name in means]

@@ -1,4 +1,4 @@
-"""Gives data to the compiled chunks: arrays unchanged, sources in stacks that a thread reads."""
+"""Feeds data to the compiled chunks: arrays as they are, or stacks that a thread reads ahead."""
 
 import itertools
 import queue
@@ -16,8 +16,8 @@ from fdl.data.streaming import Source, different, kinds_of
 from fdl.train.hooks import Plan
 from fdl.train.run import Stacked
 
-STACK_BYTES = 64 * 2**20  # how much memory a stack of batches may take
-MOST_STEPS = 256  # and how many steps it may have
+STACK_BYTES = 64 * 2**20  # about the most memory that a stack of batches may take
+MOST_STEPS = 256  # the most steps that a stack may have
 AHEAD = 2  # how many stacks are read ahead
 
 
@@ -57,7 +57,7 @@ class Ahead:
       plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
       size: K, the number of steps in a stack. A shorter chunk is filled up with zeros, so that all
         stacks have the same shape.
-      position: where the source shall begin, or {}.
+      position: where the source begins, as from `Source.position`; {} is its beginning.
 
     Attributes:
       position: where the source was after the stack that `get` returned last, not after what the
@@ -79,7 +79,7 @@ class Ahead:
         if step and not self.position and self.source.position():
             warnings.warn(
                 f"fit: expected the position of the {self.source!r} at step {step}, got a run "
-                "without it, so the source begins at its beginning; pass the whole Result of the "
+                "without it, so the source starts from its beginning; pass the whole Result of the "
                 "earlier fit to continue it",
                 stacklevel=4,
             )
@@ -89,7 +89,8 @@ class Ahead:
     def __exit__(self, *error: Any) -> None:
         self.closed.set()
         while self.thread.is_alive():
-            try:  # the thread may wait for a place in the queue; then it sees `closed`
+            # The thread may wait for room in the queue. When it gets room, it sees `closed`.
+            try:
                 self.ready.get(timeout=0.05)
             except queue.Empty:
                 continue

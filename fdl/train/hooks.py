@@ -1,9 +1,9 @@
-"""Hooks: what needs the host at each record of `fit`, such as a log, or a reason to stop.
+"""Hooks: functions that `fit` calls on the host at each record, for example to write a log.
 
     fit(..., watch=[fdl.progress(), fdl.log("run.jsonl"), fdl.early_stop("val_loss", 5)])
 
-A hook is any function `(record, run) -> None`, or a reason to stop, as text. A hook that needs more
-than that is an `Observer`.
+A hook is any function `(record, run)` that returns None, or a text that says why training should
+stop. A hook that needs more than that is an `Observer`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ Record = dict[str, float]
 
 
 class Plan(NamedTuple):
-    """What `fit` or `sweep` is about to do, as it tells each `Observer` before the first step.
+    """What `fit` or `sweep` is about to do. Each `Observer` gets it before the first step.
 
     Args:
       objective, optimizer, batch_size, microbatch: the arguments of `fit`.
@@ -38,8 +38,8 @@ class Plan(NamedTuple):
       last: the step at which training ends.
       record_every: the number of steps from one record to the next.
       names: the names of the values in each record.
-      settings: in a sweep, the settings of hyper-parameters; the optimizer is that of the first,
-        and the run holds all members. None in `fit`.
+      settings: in a sweep, the settings of hyper-parameters. `optimizer` is then that of the first
+        setting, and `run` holds all members. None in `fit`.
     """
 
     objective: Objective
@@ -57,10 +57,10 @@ class Plan(NamedTuple):
 
 
 class Observer:
-    """Base class of hooks that need more than a record and a run. Every method does nothing.
+    """Base class of hooks that need more than a record and a run. Its methods do nothing.
 
     `fit` calls `recall`, then `begin`, then `advance` after each chunk of steps. At each record it
-    calls the hook itself, and, when all hooks were called, `save`. At the end it calls `end`, also
+    calls the hook itself, and `save` after all hooks were called. At the end it calls `end`, also
     if an error ended training.
 
     Example:
@@ -93,7 +93,7 @@ class Observer:
         """
 
     def resume(self, run: Run) -> Any:
-        """Called by a sweep before it begins: the `Result` from which to go on, or None.
+        """Called by a sweep before it begins; returns a `Result` from which to continue, or None.
 
         Args:
           run: the run at step 0, with all members.
@@ -101,7 +101,7 @@ class Observer:
         return None
 
     def begin(self, plan: Plan) -> str | None:
-        """Called before the first step; may return a reason not to take it."""
+        """Called before the first step; may return a reason not to train."""
 
     def advance(self, step: int, means: dict[str, Any]) -> None:
         """Called after each chunk of steps, with the means over the steps since the last record."""
@@ -114,14 +114,18 @@ class Observer:
         return {}
 
     def save(self, result: Any) -> None:
-        """Called at each record after all hooks, with the `Result` so far; its reason may be ""."""
+        """Called at each record after all hooks; the reason of `result` is "" if training goes on.
+
+        Args:
+          result: the `Result` so far.
+        """
 
     def end(self) -> None:
         """Called when training ends."""
 
 
 class _Plain(Observer):
-    """An Observer made of a function `(record, run) -> None or a reason to stop`."""
+    """An Observer made from a hook that is a plain function."""
 
     def __init__(self, f: Callable[[Record, Run], str | None]):
         self.f = f
@@ -139,7 +143,7 @@ class Hooks:
 
     Attributes:
       reason: the first reason to stop that a hook returned, or "".
-      failed: says which error a hook raised first, or "".
+      failed: the first error in a hook, in the data or in the validation, as text; or "".
 
     Raises:
       TypeError: `watch` is not a sequence of functions.
@@ -193,12 +197,12 @@ class Hooks:
                     observer.end()
 
     def resume(self, run: Run) -> Any:
-        """The `Result` from which a sweep goes on, from the first hook that has one; or None."""
+        """The `Result` from which a sweep continues, from the first hook that has one; or None."""
         found = (observer.resume(run) for observer in self.observers)
         return next((result for result in found if result is not None), None)
 
     def _named(self) -> dict[str, Observer]:
-        """The hooks by their names; a number tells those of equal names apart."""
+        """The hooks by their names; hooks with the same name are numbered."""
         named: dict[str, Observer] = {}
         for observer in self.observers:
             name, number = observer.name, 2
@@ -241,9 +245,9 @@ class Hooks:
 
     @contextlib.contextmanager
     def keeping_the_run(self, unless: bool = False) -> Iterator[None]:
-        """If the block raises, warns with the traceback; the error is the reason to stop.
+        """Turns an error in the block into a reason to stop, and warns with its traceback.
 
-        With `unless`, nothing would be lost, and the error is raised.
+        With `unless`, the error is raised instead, because no training would be lost.
         """
         try:
             yield
@@ -272,12 +276,12 @@ def early_stop(
       monitor: the name of a value in the records, such as "val_loss" or "loss".
       patience: training stops after this many records in a row without a better value, an int >= 1.
       min_delta: a value is better only if it is better than the best one by more than this, >= 0.
-      mode: "min" if smaller values are better, "max" if larger values are better. NaN is never
-        better.
+      mode: "min" if smaller values are better, "max" if larger values are better. NaN and infinity
+        are never better.
 
     Returns:
-      A hook for `fit(..., watch=[...])`. What it has counted is continued when `fit` continues a
-      `Result` or a checkpoint, and forgotten when `fit` begins with a `Run`.
+      A hook for `fit(..., watch=[...])`. It goes on counting when `fit` continues a `Result` or a
+      checkpoint, and starts anew when `fit` begins with a `Run`.
 
     Raises:
       OptionError: patience or min_delta is out of range.
@@ -322,7 +326,7 @@ class EarlyStop(Observer):
         return {"best": self.best, "worse": self.worse}
 
     def begin(self, plan: Plan) -> str | None:
-        """The reason to stop, if the patience was used up before."""
+        """The reason to stop, if an earlier `fit` has already used up the patience."""
         return self._reason()
 
     def __call__(self, record: Record, run: Any) -> str | None:
@@ -347,8 +351,8 @@ def keep_best(monitor: str = "val_loss", *, mode: Literal["min", "max"] = "min")
 
     Returns:
       A hook for `fit(..., watch=[...])`, with the attributes step, value, params and state.
-      `evaluate` and `predict` take it in place of params. What it keeps is continued when `fit`
-      continues a `Result` or a checkpoint, and forgotten when `fit` begins with a `Run`.
+      `evaluate` and `predict` take it in place of params. It keeps what it has when `fit` continues
+      a `Result` or a checkpoint, and starts anew when `fit` begins with a `Run`.
 
     Raises:
       ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value.
@@ -441,8 +445,8 @@ def log(file: str | os.PathLike[str]) -> "Log":
     """A hook that appends each record to a file, as a line of JSON.
 
     If the file cannot be written in the middle of training, the hook warns once, and writes the
-    missing lines with a later record. A run that was killed and continued from a checkpoint repeats
-    the records after the checkpoint; the last line of a step is the one that counts.
+    missing lines with a later record. If a run is killed and continued from a checkpoint, the file
+    has the records after the checkpoint twice. Use the last line of each step.
 
     Args:
       file: path of the file; its folder must exist.

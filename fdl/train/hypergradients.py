@@ -31,8 +31,8 @@ def outcome(
 ) -> Callable[..., jax.Array]:
     """A function `hyper-parameters -> validation loss` that trains a network when it is called.
 
-    The function is pure, so `jax.grad` of it gives the gradient of the validation loss by the
-    hyper-parameters, through all steps of training. `jit` and `vmap` work on it too.
+    The function is pure, so `jax.grad` of it gives the gradient of the validation loss with respect
+    to the hyper-parameters, through all steps of training. `jit` and `vmap` work on it too.
 
     For the gradient, the steps are computed a second time, in about sqrt(steps) segments, so that
     the memory grows only with sqrt(steps).
@@ -52,7 +52,8 @@ def outcome(
       A function `after(settings, weights=None)` that gives a scalar:
 
       - settings: a dict, name -> number or array, which `make` gets as keyword arguments.
-      - weights: [N], a weight >= 0 for each example of the data, which is then `(x, y)` or a dict.
+      - weights: [N], a weight >= 0 for each example of the data, which must then be `(x, y)`,
+        `(x, y, weight)` or a dict. These weights replace those of the data.
 
     Raises:
       TypeError: an argument is in the wrong place; or settings is not a dict.
@@ -67,7 +68,7 @@ def outcome(
       >>> run = start(jnp.array(0.0), sgd(0.1))
       >>> after = outcome(objective, sgd, run, jnp.ones(8), jnp.ones(8), steps=1, batch_size=4)
       >>> slope = jax.grad(after)({"learning_rate": 0.1})
-      >>> round(float(slope["learning_rate"]), 4)  # of (1 - 2 rate)^2 by the rate
+      >>> round(float(slope["learning_rate"]), 4)  # the derivative of (1 - 2 rate)^2
       -3.2
 
     Source: Maclaurin, Duvenaud and Adams 2015, "Gradient-based Hyperparameter Optimization through
@@ -81,7 +82,7 @@ def outcome(
     check_objective(objective, run.params, run.state, validation)
     data, validation = to_jax(data, "outcome"), to_jax(validation, "outcome", "validation data")
     steps = check_count("outcome", "steps", steps, "say how many steps to train")
-    batch_size = check_count("outcome", "batch_size", batch_size, "say how many examples it has")
+    batch_size = check_count("outcome", "batch_size", batch_size, "say how many examples per step")
 
     def after(settings: Mapping[str, Any], weights: Any = None) -> jax.Array:
         if not isinstance(settings, Mapping):
@@ -103,7 +104,7 @@ def outcome(
 
 
 def _repeated(step: Callable[[Run], Run], run: Run, steps: int) -> Run:
-    """Applies `step` in about sqrt(steps) segments, of which only the first runs are kept."""
+    """Applies `step` in about sqrt(steps) segments; only the run before each segment is kept."""
     size = math.isqrt(steps)
     segment = jax.checkpoint(lambda run, _: _scanned(step, run, size))
     run, _ = jax.lax.scan(segment, run, None, steps // size)

@@ -76,13 +76,14 @@ def fit(
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
         `supervised`.
       optimizer: from fdl or optax.
-      run: a run from `start`. Its arrays are copied and stay valid. Pass the whole `Result` of an
-        earlier `fit`, or what a checkpoint gives, to also continue its history and its hooks.
-      data: a pytree of arrays [N, ...], from NumPy or JAX. Memory-mapped arrays, and
-        `fdl.data.source(...)`, are read piece by piece; the records that hooks get then have the
-        value "waiting", the share of the time in which training waited for them.
-      batch_size: B, an int >= 1; a source of batches has a B of its own. Each batch has exactly B
-        examples, so a batch may begin in one epoch and end in the next.
+      run: a run from `start`. Its arrays are copied and stay valid. To also continue the history
+        and the hooks of an earlier `fit`, pass its whole `Result`, or what a checkpoint gives.
+      data: a pytree of arrays [N, ...], from NumPy or JAX. Memory-mapped arrays, and sources
+        (`fdl.data.source(...)`), are read piece by piece. The records that hooks get then also have
+        the value "waiting": the share of the time in which training waited for the data.
+      batch_size: B, an int >= 1. A source of batches ignores it: there, B is the size of its
+        batches. Otherwise each batch has exactly B examples, so a batch may begin in one epoch and
+        end in the next.
       epochs: the number of passes over the data, >= 0. Training ends at step ceil(epochs * N / B).
         Steps are counted from the start of the run, including earlier calls of `fit`.
       steps: the step at which training ends, counted in the same way. Pass either epochs or steps.
@@ -91,13 +92,13 @@ def fit(
       record_every: the number of steps from one record of the history to the next. None means one
         epoch.
       microbatch: a divisor of B. The gradient is then computed for that many examples at a time,
-        which needs less memory; see `train_step`. None computes it at once.
+        which needs less memory; see `train_step`. None means all B examples at once.
       chunk: the number of steps in a chunk, which is one call of the compiled code. None chooses a
         number of steps that takes about one second.
-      watch: hooks, each a function `(record, run) -> None`, or a reason to stop, as text. They are
-        called at each record: `fdl.progress()`, `fdl.log(file)`, `fdl.early_stop("val_loss")`,
-        `fdl.keep_best("val_loss")`, `fdl.checkpoints(folder)`, or your own. A hook may keep the
-        run that it gets.
+      watch: hooks, which are called at each record: `fdl.progress()`, `fdl.log(file)`,
+        `fdl.early_stop("val_loss")`, `fdl.keep_best("val_loss")`, `fdl.checkpoints(folder)`, or
+        your own. A hook is a function `(record, run)` that returns None, or a text that says why
+        training should stop. It may keep the run that it gets.
 
     Returns:
       `Result(run, history, reason, unfinished)`.
@@ -137,7 +138,7 @@ def fit(
     sample = to_jax(sample, "fit")
     data = data if isinstance(data, Source) else sample
     if isinstance(objective, Supervised):
-        # This raises if the model does.
+        # This raises if the model's output for an example depends on the others.
         mixes_examples(objective, first.params, first.state, sample, batch_size)
     if microbatch is not None:
         microbatch = check_microbatch("fit", microbatch, batch_size)
@@ -158,7 +159,7 @@ def fit(
 
 
 class _Loop:
-    """What changes while `fit` runs: the run, the open means, the history, the reason to stop."""
+    """What changes while `fit` runs: the run, the means since the last record, and the history."""
 
     def __init__(
         self,
@@ -242,13 +243,13 @@ class _Loop:
         return self.after_record()._replace(means=leaves(copied(self.means)))
 
     def after_record(self) -> Unfinished:
-        """The same just after a record that was due, where the means are over zero steps."""
+        """The same just after a record that was due, when the means are over zero steps."""
         means, memories = leaves(self.zeros), self.hooks.memories()
         return Unfinished(means, len(self.history), memories, self.feed.position)
 
 
 def sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
-    """(the data, a sample of it, N, B) of arrays or a source."""
+    """(the data, a sample of the data, N, B), for arrays or a source."""
     data = mapped(data)
     if not isinstance(data, Source):
         return data, data, length(data), batch_size
@@ -257,12 +258,12 @@ def sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
 
 
 def _epoch(examples: int | None, batch_size: int, last: int) -> int:
-    """The number of steps in an epoch, or, where that is not known, in a twentieth of the run."""
+    """The number of steps in an epoch; if it is not known, in a twentieth of the run."""
     return math.ceil(examples / batch_size if examples else max(last, 1) / 20)
 
 
 def traceable(data: Any, sample: Any) -> Any:
-    """Data of which `train_step` can be traced."""
+    """Data with which `train_step` can be traced: arrays, or the sample of a source as a stack."""
     if not isinstance(data, Source):
         return data
     return Stacked(jax.tree.map(lambda leaf: leaf[None], sample), np.uint32(0))
@@ -276,7 +277,7 @@ def feed_and_pace(
         return InMemory(plan.data), Pace(chunk)
     size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
     if chunk is None:
-        # Stacks of nearly equal size up to each record, because a shorter one is copied to fill it.
+        # Between two records, all stacks have nearly the same size. A shorter one would be padded.
         size = math.ceil(plan.record_every / math.ceil(plan.record_every / size))
     return Ahead(plan.data, plan, size, position), Pace(size)
 
@@ -298,7 +299,7 @@ def last_step(
     """
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
-        raise ValueError(f"{who}: expected either epochs or steps, got {got}; say one of them")
+        raise ValueError(f"{who}: expected either epochs or steps, got {got}; pass one of them")
     if epochs is not None and examples is None:
         raise ValueError(
             f"{who}: expected steps, because the source does not know how many examples it has, "
@@ -341,14 +342,14 @@ def checked_run(who: str, objective: Any, optimizer: Any, run: Any) -> Run:
 
 
 def _continued(run: Run | Result) -> tuple[list[dict[str, float]], Unfinished]:
-    """(history, unfinished) of a run, which has none, or of a result."""
+    """(history, unfinished) of a Result; for a Run, both are empty."""
     if not isinstance(run, Result):
         return [], Unfinished({}, 0, {})
     return run.history[: run.unfinished.records], run.unfinished
 
 
 def _means(found: dict[str, Any], zeros: dict[str, Any]) -> dict[str, Any]:
-    """The means that an earlier `fit` left open; `zeros` if these are of another objective."""
+    """The unfinished means of an earlier `fit`; `zeros` if that `fit` had another objective."""
     alike = found and abstract(found) == abstract(leaves(zeros))
     return copied(tree(found, zeros) if alike else zeros)
 
@@ -439,7 +440,7 @@ def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:
     pairs = zip(jax.tree.leaves(first.params), jax.tree.leaves(now.params), strict=True)
     if begun == 0 < done and all(np.array_equal(a, b) for a, b in pairs):
         warnings.warn(
-            f"fit: expected parameters that move, got the same ones after {done} steps; see that "
-            "the loss depends on the parameters it is given, and that the rate is not 0",
+            f"fit: expected parameters that change, got the same ones after {done} steps; check "
+            "that the loss uses the parameters that it gets, and that the learning rate is not 0",
             stacklevel=3,
         )

@@ -1,11 +1,12 @@
 """Many networks that train at once: the axes of their arrays, and their compiled program.
 
-R settings of hyper-parameters, S seeds: R * S members, which differ in nothing else.
+There are R settings of hyper-parameters and S seeds, and R * S members, one for each pair.
 
-An array of a member has two more axes in the array of all members: the seeds in front, and the
-settings before the member's last axis. The weights [D, H] of a dense layer become [S, D, R, H].
-Members with the same seed see the same batch, so their products with it are one product with a
-matrix [D, R * H], and the gradient of the weights is another, without moving an axis.
+The array of all members has two axes more than the array of one member: the axis of the seeds is
+the first, and the axis of the settings is before the member's last axis. For example, the weights
+[D, H] of a dense layer become [S, D, R, H]. Members with the same seed see the same batch. With
+this order of axes, all products of the batch with their weights are one product with a matrix
+[D, R * H]. The gradients of their weights are one product too, and no axis has to be moved.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,18 +25,17 @@ from fdl.train.run import Run
 Make = Callable[..., GradientTransformation]
 """A function of named hyper-parameters that gives an optimizer."""
 
-# The mapped axes of a Run in `vmap`: None means that all members share the value. The step is
-# shared by all of them.
+# The mapped axes of a Run, for `vmap` over the seeds. None means that all members share the value.
 OF_SEEDS = Run(params=0, state=0, opt_state=0, step=None, seed=0)
 
 
 def _settings_axes(tree: Any) -> Any:
-    """The axis of the settings of each array, where the axis of the seeds is already gone."""
+    """The axis of the settings of each array, for arrays without the axis of the seeds."""
     return jax.tree.map(lambda leaf: max(leaf.ndim - 2, 0), tree)
 
 
 def _of_settings(run: Run) -> Run:
-    """The mapped axes of the run of all settings of one seed."""
+    """The mapped axes of a run of one seed, for `vmap` over the settings."""
     params, state, opt_state = map(_settings_axes, (run.params, run.state, run.opt_state))
     return Run(params, state, opt_state, step=None, seed=None)
 
@@ -114,7 +114,7 @@ def joined(runs: Sequence[Run], order: Any) -> Run:
 
 @jax.jit
 def settings_first(run: Run) -> Run:
-    """The run with the axes [R, S, ...] in front of the axes of a member."""
+    """The run with arrays [R, S, ...]: the axes of settings and seeds, then those of a member."""
     return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
 
 

@@ -51,8 +51,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     """The pass over pieces of `microbatch` examples, one after the other.
 
     The loss and the gradient are means over the pieces, weighted by their counts: the number of
-    examples, or the sum of their weights. So they are those of the whole batch. The state goes from
-    piece to piece, and each piece has a key of its own.
+    examples, or the sum of their weights. So they are those of the whole batch. The state that a
+    piece gives is the state that the next piece gets, and each piece has a different random key.
     """
     count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
     pieces = jax.tree.map(lambda x: x.reshape(count, microbatch, *x.shape[1:]), batch)
@@ -61,7 +61,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
         own = jax.random.fold_in(key, number)
         loss, state, metrics = report_of(objective, params, state, piece, own)
         means = tallied(as_means(loss, metrics, float(microbatch)))
-        # The gradient of the mean over all pieces, times the sum of the counts.
+        # The sum of the gradients of loss * count, over all pieces, is the gradient of their mean
+        # loss, times the sum of the counts.
         count = jax.lax.stop_gradient(means["loss"].count)
         loss = widened(loss)
         return loss * count.astype(loss.dtype), (state, means)

@@ -40,9 +40,9 @@ def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
     that was passed.
 
     Args:
-      objective: from `supervised`. In training, its batch must not contain extra inputs of the
-        model, because only x and y are mixed. If it has weights, each of the two losses counts with
-        the weight of its own target, and examples of weight 0 are not mixed into others.
+      objective: from `supervised`. In training, the batch must not contain extra inputs of the
+        model, because only x and y are mixed. If the batch has weights, each of the two losses
+        counts with the weight of its target, and examples of weight 0 are not mixed into others.
       alpha: a number > 0. The smaller it is, the more often l is near 0 or 1.
 
     Returns:
@@ -160,7 +160,8 @@ def _mixed(who: str, objective: Any, alpha: Any, mixture: Mixture) -> Mixed:
 def _partners(key: Key, rows: int, weight: Array | None) -> Array:
     """The row that each row is mixed with, int32 [B]: the next one in a random cycle of all rows.
 
-    A row of weight 0 is its own partner and nobody else's; so is a single row.
+    A row of weight 0 is its own partner, and the partner of no other row. A single row is its own
+    partner.
     """
     order = jax.random.uniform(key, (rows,), jnp.float32)
     count: Any = rows
@@ -178,7 +179,8 @@ def _beta(key: Key, alpha: float, rows: int) -> Array:
     """Numbers [B] from Beta(alpha, alpha), float32: 1/2 + t / (2 sqrt(2 alpha + t^2)).
 
     t is from Student's distribution with 2 alpha degrees of freedom. Unlike `jax.random.beta`, this
-    needs no loop: on CPU, it compiles in a fifth of the time, and 128 rows take a seventh.
+    needs no loop: on CPU, it compiles in a fifth of the time, and 128 rows take a seventh of the
+    time.
 
     Source: Bailey 1994, "Polar generation of random variates with the t-distribution", for t;
     Devroye 1986, "Non-uniform random variate generation", chapter IX, for the symmetric beta.

@@ -52,10 +52,10 @@ def supervised(
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
-      inputs and optionally weight. The weights are >= 0, and their shape is [B] or more generally
-      `loss.shape[:k]` for some k, where loss is the result of `loss`. Examples of weight 0 are
-      ignored: their numbers are set to 0, so that a NaN, or a label that is out of range, cannot
-      reach the gradient.
+      inputs and optionally weight. The weights are >= 0. Their shape is [B], or more generally the
+      first axes of the shape of what `loss` returns. Examples of weight 0 are ignored: their
+      numbers are set to 0, so that a NaN, or a label that is out of range, cannot reach the
+      gradient.
 
     Raises:
       TypeError: a model, a loss or a metric is in the wrong place.
@@ -71,7 +71,8 @@ def supervised(
     """
     if "loss" in metrics:
         raise ValueError(
-            "supervised: expected another name for a metric, got 'loss'; the loss itself has it"
+            "supervised: expected another name for a metric, got 'loss', which is the name of the "
+            "loss itself; rename the metric"
         )
     check_model("supervised", model)
     check_loss("supervised", "loss", loss)
@@ -83,8 +84,8 @@ def supervised(
             if len(shapes) != 1 or not shapes[0].endswith("[]"):
                 raise ValueError(
                     "supervised: expected metrics whose value is one number, got "
-                    f"{shortened(', '.join(shapes), 200)} from {name!r:.60}; update that one on "
-                    "the outputs of fdl.predict"
+                    f"{shortened(', '.join(shapes), 200)} from {name!r:.60}; compute that metric "
+                    "from the outputs of fdl.predict"
                 )
     return Supervised(model, loss, tuple(metrics.items()))
 
@@ -168,8 +169,10 @@ class Supervised:
     def check_pairing(self, outputs: list[Any], batch: Any) -> None:
         """Raises if a loss broadcasts predictions [B, 1] against targets [B], or the other way.
 
-        Such a loss has a different value if both are given one shape, and the value is the same
-        for either of the two shapes. This is not so for a loss that is written for both shapes.
+        To find out, the loss is also computed with both arrays in the shape of the targets, and
+        with both in the shape of the predictions. A loss that broadcasts gives the same value in
+        these two cases, and another value for the shapes as they are. A loss that is meant for two
+        different shapes does not.
 
         Args:
           outputs: the predictions for the batch, as a list of arrays.
@@ -245,8 +248,8 @@ def plain(loss: Callable[[Any, Any], Any]) -> "Plain":
     """
     if isinstance(loss, Layer) or not callable(loss):
         raise TypeError(
-            f"plain: expected a function (params, batch) -> loss, got {described(loss)}; of a "
-            "model and a loss, fdl.supervised makes an objective"
+            f"plain: expected a function (params, batch) -> loss, got {described(loss)}; "
+            "fdl.supervised makes an objective from a model and a loss"
         )
     return Plain(loss)
 
@@ -269,7 +272,7 @@ class Plain:
 
 @weak_jit(static=["objective"])
 def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
-    """Only the `eval_shape` of this function is used; being jitted, it is cached for each shape."""
+    """Only the `eval_shape` of this function is used. It is jitted to cache this for each shape."""
     return objective.forward(params, state, x, None, **inputs)
 
 
@@ -304,8 +307,8 @@ def _checked_report(report: Any) -> tuple[Any, Any, dict[str, Any]]:
     loss, rest = pair
     if not (isinstance(rest, tuple) and len(rest) == 2 and isinstance(rest[1], Mapping)):
         raise ValueError(
-            f"objective: expected (loss, (state, metrics)), got {described(report)}; of a function "
-            "(params, batch) -> loss, fdl.plain makes an objective"
+            f"objective: expected (loss, (state, metrics)), got {described(report)}; fdl.plain "
+            "makes an objective from a function (params, batch) -> loss"
         )
     for name, value in (("loss", loss), *rest[1].items()):
         mean = isinstance(value, Mean | Tally | Seen) and value is not loss

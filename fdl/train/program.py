@@ -117,8 +117,8 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
         old, new = leaves_before.get(path), leaves_after.get(path)
         if old is None or new is None or _kind(old) != _kind(new):
             raise paths.PathError(
-                f"expected a step to leave {_kind(old)}, got {_kind(new)}; the objective must give "
-                "back the state in the tree, shapes and dtypes in which it came",
+                f"expected a step to leave {_kind(old)}, got {_kind(new)}; the objective must "
+                "return the state with the structure, shapes and dtypes that it got",
                 path,
             )
     return {name: mean.nothing() for name, mean in means.items()}

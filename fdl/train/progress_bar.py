@@ -8,7 +8,7 @@ from typing import Any
 from fdl.train.evaluation import values
 from fdl.train.hooks import Observer, Plan, Record
 
-MUCH = 0.2  # the share of the time from which on the data are called the bottleneck
+MUCH = 0.2  # if training waits for the data for a larger share of the time, this is shown
 PRINTED_LINES = 20  # about how many records are printed if there is no terminal for a progress bar
 
 
@@ -59,7 +59,7 @@ class Progress(Observer):
 
     @contextlib.contextmanager
     def _kept_from_training(self) -> Iterator[None]:
-        """If the block raises, warns, and shows nothing from then on."""
+        """If the block raises an error, warns, and shows nothing from then on."""
         try:
             yield
         except (Exception, SystemExit) as error:  # rich exits if nobody reads the pipe any more
@@ -102,7 +102,7 @@ class Progress(Observer):
 
 
 def _bottleneck(record: Record) -> str:
-    """Says that training waits for the data, if it does so for much of the time."""
+    """A text that says that training waits for the data, if it does so for much of the time."""
     waiting = record.get("waiting", 0.0)
     return f"  waits for the data {waiting:.0%} of the time" if waiting > MUCH else ""
 

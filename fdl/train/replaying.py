@@ -1,4 +1,4 @@
-"""Replays: the run at a later step, by the compiled steps that `fit` takes, without its hooks."""
+"""Replays: computes the run at a later step, with the compiled steps of `fit`, without hooks."""
 
 import functools
 from typing import Any
@@ -29,7 +29,7 @@ def plan_of(
     batch_size: int,
     microbatch: int | None,
 ) -> Plan:
-    """The plan of a `fit` with these arguments that takes no step."""
+    """The plan of a `fit` that has these arguments and takes no step."""
     first = checked_run("replaying", objective, optimizer, run)
     batch_size = check_count("replaying", "batch_size", batch_size, BATCH_SIZE_REMEDY)
     data, sample, examples, batch_size = sampled(data, batch_size)
@@ -66,7 +66,7 @@ def replayed(plan: Plan, run: Run, step: int) -> Run:
     """The run at a later step. The arrays of `run` stay valid.
 
     Args:
-      plan: with which objective, optimizer and data the steps are taken.
+      plan: the objective, optimizer and data with which the steps are taken.
       run: the run at that step or before it.
       step: the number of steps of the run that is returned.
     """

@@ -35,10 +35,11 @@ class Result(NamedTuple):
 
     Args:
       run: the run after the last step.
-      history: a list of records. Each record is a dict with step, epoch and seconds; the mean
-        training loss and metrics over the steps since the previous record; and the validation loss
-        and metrics, whose names begin with `val_`. If `fdl.optim.rate_of` finds the learning rate
-        of the next step, it is there too. `pandas.DataFrame(result.history)` is a table of it.
+      history: a list of records. Each record is a dict with step, epoch (if the number of examples
+        is known) and seconds; the mean training loss and metrics over the steps since the previous
+        record; and the validation loss and metrics, whose names begin with `val_`. If
+        `fdl.optim.rate_of` finds the learning rate of the next step, the record has it too.
+        `pandas.DataFrame(result.history)` makes a table of the records.
       reason: why training ended: "done", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "not
         finite", "failed: ...", or the reason that a hook gave.
       unfinished: what the next call of `fit` needs besides the run. For example, `early_stop` needs

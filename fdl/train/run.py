@@ -33,6 +33,12 @@ class Run(NamedTuple):
       step: uint32 scalar, the number of steps taken.
       seed: uint32 scalar. The batch and all random numbers of a step are a function of (seed,
         step).
+
+    Example:
+      >>> from fdl.optim import sgd
+      >>> run = start({"w": jnp.ones(3)}, sgd(0.1), seed=7)
+      >>> int(run.step), int(run.seed), run.state
+      (0, 7, {})
     """
 
     params: Any
@@ -86,7 +92,7 @@ def start(
 
 
 class Stacked(NamedTuple):
-    """The batches of consecutive steps, from which `draw_batch` takes that of a step.
+    """The batches of consecutive steps, from which `draw_batch` takes the batch of a step.
 
     Args:
       batches: a pytree of arrays [K, B, ...].

@@ -48,7 +48,8 @@ def train_step(
       batch_size: B, an int >= 1.
       microbatch: a divisor of B. The gradient is then computed for that many examples at a time,
         which needs less memory. The loss and the gradient are those of the whole batch; but batch
-        norm sees one microbatch at a time, and random numbers differ. None computes it at once.
+        norm sees one microbatch at a time, and random numbers differ. None means all B examples at
+        once.
 
     Returns:
       (run, means). run is the run after the step. means is a dict, name -> `Mean` or `Tally`, of

@@ -57,8 +57,8 @@ def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
         for name, value in each.items():
             if not is_number(value) or np.ndim(value):
                 raise ValueError(
-                    f"{who}: expected a number as {name}, got {described(value)}; loop over what "
-                    "is not a number, with a sweep for each"
+                    f"{who}: expected a number as {name}, got {described(value)}; to compare "
+                    "values that are not numbers, run a sweep for each of them"
                 )
     return [{name: np.asarray(value).item() for name, value in each.items()} for each in settings]
 

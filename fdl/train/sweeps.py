@@ -45,11 +45,11 @@ class Sweep(NamedTuple):
         since the previous record. The values of a member that diverged are not finite; those after
         the step at which a setting stopped are NaN.
       monitor: the name of the curve that decides which setting is best.
-      best: the index of the best setting among those that no rung stopped. None if, with each of
-        them, the members of one or more seeds diverged.
+      best: the index of the best setting among those that no rung stopped, and with which no member
+        diverged. None if there is no such setting.
       run: one run that holds all members at their last steps. params, state and opt_state have
         arrays [R, S, ...]; step is a scalar, and seed is [S].
-      stopped: [R], the step at which each setting stopped; it is the last step without rungs.
+      stopped: [R], the step at which each setting stopped: a rung, or the last step of the sweep.
       steps_to_target: [R, S], the step of the first record that met the target, or infinity if no
         record did. None if there is no target.
       seconds_per_step: the time to train all members at once, divided by the number of steps that
@@ -184,7 +184,7 @@ def sweep(
       watch: hooks, as in `fit`. At each record they get the values of the best setting, averaged
         over the seeds, its hyper-parameters, and `settings_left`, the number of settings in
         training; and a run with all members, as `Sweep.run`. With `fdl.checkpoints(folder)`, a
-        sweep that was stopped goes on where it was when the program is started again.
+        sweep that was stopped continues when the program is started again.
 
     Returns:
       A `Sweep`. Ctrl-C or SIGTERM ends training at the next record, and `sweep` returns as usual.
@@ -254,7 +254,7 @@ def swept(
     rungs = checked_rungs(who, options.rungs, last)
     data = to_jax(data, who)
     if isinstance(objective, Supervised):
-        mixes_examples(objective, *begun[0], data, batch_size)  # raises if its model does
+        mixes_examples(objective, *begun[0], data, batch_size)  # raises if the model mixes them
     validation = to_jax(validation, who, "validation data")
     validate = _validation(objective, begun[0], validation, batch_size)
     every = every or math.ceil(examples / batch_size)

@@ -1,4 +1,4 @@
-"""How a sweep trains: from one record to the next, and at some records only the best go on.
+"""How a sweep trains: from record to record. At a rung, only the best settings go on.
 
 R settings, S seeds, P records.
 """
@@ -40,7 +40,7 @@ class Judge(NamedTuple):
     target: float | None
 
     def curve(self, curves: Curves) -> np.ndarray:
-        """The watched curve, [R, S, P], where smaller values are better."""
+        """The watched curve, [R, S, P], with the sign by which smaller values are better."""
         if self.watched not in curves:
             known = ", ".join(name.removeprefix("val_") for name in curves)
             raise ValueError(
@@ -114,7 +114,7 @@ class Tournament:
         return ("step", "settings_left", *self.columns, *means, *scores, "seconds")
 
     def resume(self, result: Result) -> None:
-        """Goes on from a checkpoint, in which the run holds all members, [R, S, ...]."""
+        """Continues from a checkpoint, in which the run holds all members, [R, S, ...]."""
         steps = [int(record["step"]) for record in result.history]
         if steps != self.records[: len(steps)]:
             raise ValueError(
@@ -173,7 +173,7 @@ class Tournament:
         return row
 
     def _cut(self, step: int) -> None:
-        """If the step is a rung, stops all settings that are left but the best of them."""
+        """If the step is a rung, stops all settings that are left except the best of them."""
         if step not in self.rungs:
             return
         scores = self.judge.scores(self.curves())[self.left]
@@ -190,7 +190,7 @@ class Tournament:
         return {name: np.stack([row[name] for row in self.rows], -1) for name in self.rows[0]}
 
     def everyone(self) -> Run:
-        """One run with the members of all settings, [R, S, ...], at the step of those left."""
+        """One run with all members, [R, S, ...]; its step is that of the settings that are left."""
         if not self.parts:
             return settings_first(self.run)
         places, runs = zip(*self.parts, (self.left, self.run), strict=True)

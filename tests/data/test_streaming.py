@@ -250,7 +250,7 @@ def test_a_run_without_its_position_is_told():
     first = train(fdl.data.source(Stepping(dict)), steps=10)
     told = (
         r"^fit: expected the position of the source of a Stepping at step 10, got a run without "
-        r"it, so the source begins at its beginning; pass the whole Result of the earlier fit to"
+        r"it, so the source starts from its beginning; pass the whole Result of the earlier fit to"
     )
     with pytest.warns(UserWarning, match=told) as warned:
         train(fdl.data.source(Stepping(dict)), run=first.run, steps=12)
@@ -456,18 +456,18 @@ BAD = {
     "rows that are not there": (
         lambda: fdl.data.source(data(), rows=[1, N]),
         ValueError,
-        r"source: expected rows \[M\], integers in \[0, 53\), got int64 \[2\] from 1 to 53; of a "
-        r"mask, pass np.flatnonzero\(mask\)",
+        r"source: expected rows \[M\], integers in \[0, 53\), got int64 \[2\] from 1 to 53; in "
+        r"place of a mask, pass np.flatnonzero\(mask\)",
     ),
     "negative rows": (
         lambda: fdl.data.source(data(), rows=[-1, 1]),
         ValueError,
-        r"source: expected rows \[M\], .*, got int64 \[2\] from -1 to 1; of a mask",
+        r"source: expected rows \[M\], .*, got int64 \[2\] from -1 to 1; in place of a mask",
     ),
     "a mask": (
         lambda: fdl.data.source(data(), rows=np.ones(N, bool)),
         ValueError,
-        r"source: expected rows \[M\], .*, got bool \[53\]; of a mask, pass np.flatnonzero",
+        r"source: expected rows \[M\], .*, got bool \[53\]; in place of a mask, pass np.flatnonz",
     ),
     "nothing": (
         lambda: train(fdl.data.source(iter([]))),

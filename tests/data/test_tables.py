@@ -316,12 +316,12 @@ WRONG = {
     "restored_logits": (
         lambda folder: COLUMNS.restore(np.array([[0.5, 2.0]])),
         "Columns.restore: expected integer codes in [0, 2), got float64 [1, 2] from 0.5 to 2.0; "
-        "of logits, pass logits.argmax(-1)",
+        "in place of logits, pass logits.argmax(-1)",
     ),
     "a_restored_code_that_is_none": (
         lambda folder: COLUMNS.restore(np.array([0, -1])),
-        "Columns.restore: expected integer codes in [0, 2), got int64 [2] from -1 to 0; of "
-        "logits, pass logits.argmax(-1)",
+        "Columns.restore: expected integer codes in [0, 2), got int64 [2] from -1 to 0; in "
+        "place of logits, pass logits.argmax(-1)",
     ),
     "nothing_to_restore": (
         lambda folder: table({"a": [1]}).columns.restore(np.zeros(2)),

@@ -448,7 +448,7 @@ def test_r2_of_targets_that_are_all_equal():
         (
             lambda: fdl.supervised(lambda p, x: x, fdl.squared_error, table=metrics.confusion(3)),
             r"supervised: expected metrics whose value is one number, got float32 \[3, 3\] from "
-            r"'table'; update that one on the outputs of fdl\.predict",
+            r"'table'; compute that metric from the outputs of fdl\.predict",
         ),
     ],
 )
@@ -497,7 +497,7 @@ def test_evaluate_reports_metrics_that_are_not_means_over_examples(weighs):
     assert [each["perplexity"] for each in found] == pytest.approx([expected["perplexity"]] * 4)
 
 
-@pytest.mark.filterwarnings("ignore:fit. expected parameters that move")
+@pytest.mark.filterwarnings("ignore:fit. expected parameters that change")
 def test_fit_reports_metrics_that_are_not_means_over_steps():
     """The F1 of an epoch is computed from its counts; it is not the mean over batches."""
     score, (x, y) = objective(), examples()

@@ -222,7 +222,7 @@ def test_another_model_or_optimizer_is_refused_with_all_paths(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"got no opt_state/0/count int32 \[\], no opt_state/0/mu/dense_0/b float32 \[4\], .*"
-        r"another opt_state/0/trace/dense_0/b float32 \[4\], ",
+        r"an unexpected opt_state/0/trace/dense_0/b float32 \[4\], ",
     ):
         saved.latest(begin(fdl.adam(0.1)))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), begin(sgd()).params)
@@ -288,12 +288,13 @@ FOLDERS = {
     ),
     "of something else": (
         lambda at: (at / "5").mkdir(parents=True),
-        r"checkpoints: expected an empty folder or one of fdl's checkpoints, got .* with '5' in it",
+        r"checkpoints: expected an empty folder or a folder of checkpoints, got .* with '5' in it",
     ),
     "of a later step": (
         lambda at: train(begin(sgd()), 10, fdl.checkpoints(at)),
-        r"checkpoints: expected a run at step 10 or later, the newest in .*, got one at step 0; "
-        r"pass saved.latest\(run\) to continue, or choose another folder for a new run$",
+        r"checkpoints: expected a run at step 10 or later, because .* has a checkpoint of that "
+        r"step, got one at step 0; pass saved.latest\(run\) to continue, or choose another folder "
+        r"for a new run$",
     ),
 }
 
@@ -315,8 +316,8 @@ def test_two_programs_do_not_write_to_one_folder(tmp_path):
     first.begin(plan)
     with pytest.raises(
         ValueError,
-        match=r"^checkpoints: expected a folder for one program alone, got .*, to which another "
-        r"one writes; wait until it has ended, or choose another folder$",
+        match=r"^checkpoints: expected a folder that no other program uses, got .*, to which "
+        r"another program writes; wait until it has ended, or choose another folder$",
     ):
         second.begin(plan)
     first.end()

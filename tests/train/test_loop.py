@@ -723,7 +723,7 @@ def test_a_forgotten_program_leaves_no_entry():
 @pytest.mark.parametrize("epochs", ["two", np.inf, -1, None])
 def test_wrong_numbers_of_epochs_are_refused(epochs):
     sentence = (
-        "fit: expected either epochs or steps, got neither; say one of them"
+        "fit: expected either epochs or steps, got neither; pass one of them"
         if epochs is None
         else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; say how"
     )
@@ -765,8 +765,8 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     with pytest.raises(
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
-        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ without at \[\d+, .*\]; the model "
-        r"takes the axis of the batch for one of its own: give x the axis that is missing, such as "
+        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ alone at \[\d+, .*\]; the model "
+        r"uses the axis of the batch as another axis: give x the axis that is missing, such as "
         r"x\[..., None\]$",
     ):
         calls[who]()
@@ -895,20 +895,20 @@ def test_parameters_that_the_loss_does_not_use_warn():
     score = fdl.plain(lambda p, batch: SQUARE(params["dense_0"]["w"][0, 0], batch[0]))
     with pytest.warns(
         UserWarning,
-        match=r"^fit: expected parameters that move, got the same ones after 3 steps; see that the "
-        r"loss depends on the parameters it is given, and that the rate is not 0$",
+        match=r"^fit: expected parameters that change, got the same ones after 3 steps; check that "
+        r"the loss uses the parameters that it gets, and that the learning rate is not 0$",
     ):
         fdl.fit(score, fdl.sgd(0.1), begin(fdl.sgd(0.1)), data(), steps=3)
 
 
 REPORTS = {
-    "loss alone": (lambda w: jnp.mean(w), r"got float32 \[\]; of a function \(params, batch\) -> "),
+    "loss alone": (lambda w: jnp.mean(w), r"got float32 \[\]; fdl.plain makes an objective"),
     "vector": (
         lambda w: (w * jnp.ones(3), ({}, {})),
         r"got float32 \[3\]; take the mean over the examples, or report fdl.train.weighted_mean",
     ),
-    "no metrics": (lambda w: (w, {}), r"got \(float32 \[\], dict\); of a function"),
-    "list of three": (lambda w: (w, {}, {}), r"got \(float32 \[\], dict, dict\); of a function"),
+    "no metrics": (lambda w: (w, {}), r"got \(float32 \[\], dict\); fdl.plain makes"),
+    "list of three": (lambda w: (w, {}, {}), r"got \(float32 \[\], dict, dict\); fdl.plain makes"),
     "vector metric": (
         lambda w: (w, ({}, {"each": w * jnp.ones(2)})),
         r"got float32 \[2\]; take the mean over the examples",

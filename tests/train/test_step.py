@@ -584,8 +584,11 @@ def test_bad_data_are_refused_before_anything_happens(kind, where):
 
 
 BAD_CALLS = {
-    "neither": ({"steps": None}, r"fit: expected either epochs or steps, got neither; say one"),
-    "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; say one"),
+    "neither": (
+        {"steps": None},
+        r"fit: expected either epochs or steps, got neither; pass one of them",
+    ),
+    "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; pass one of them"),
     "batch": (
         {"batch_size": 0},
         r"fit: expected batch_size >= 1, an integer, got 0; say how many e",

@@ -431,7 +431,7 @@ def test_nothing_to_show(show):
         ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'; a loss wants 'min', an "),
         ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; take one of these"),
         ({"steps": 0}, "expected at least one step, got none; give more epochs or"),
-        ({"epochs": 1}, "expected either epochs or steps, got both; say one of them"),
+        ({"epochs": 1}, "expected either epochs or steps, got both; pass one of them"),
         ({"batch_size": 0}, "expected batch_size >= 1, an integer, got 0; say how"),
     ],
 )
@@ -458,8 +458,8 @@ SETTINGS = "expected settings as name -> list of values, or as a list of dicts, 
         ),
         (
             {"settings": {"learning_rate": ["fast"]}},
-            "expected a number as learning_rate, got 'fast'; loop over what is not a number, with "
-            "a sweep for each",
+            "expected a number as learning_rate, got 'fast'; to compare values that are not "
+            "numbers, run a sweep for each of them",
         ),
         ({"rungs": [3, 2]}, "expected rungs as rising steps in [1, 3], got [3, 2]; leave them out"),
         ({"rungs": [4]}, "expected rungs as rising steps in [1, 3], got [4]; leave them out"),

@@ -32,12 +32,12 @@ def download(
     The file appears at `path` complete and with the right checksum, or not at all. If `path`
     already has that checksum, nothing is downloaded. Received bytes are saved in `path` + ".part",
     so that the next mirror, or the next call, requests only the missing bytes. A damaged partial
-    file is deleted. If a mirror only added to an earlier partial file, the same mirror is tried
-    once more, from the start.
+    file is deleted. If it began with bytes of an earlier call or of another mirror, the same mirror
+    is tried once more, from the start.
 
     Several processes may call this function at the same time. One of them uses `path` + ".part".
-    The other processes, and systems without `flock` such as Windows, use a temporary file, which is
-    deleted after the call.
+    The other processes use temporary files, which are deleted after the call. On systems without
+    `flock`, such as Windows, all processes do.
 
     Args:
       urls: addresses of the gzipped file, tried in this order.
