@@ -7,6 +7,7 @@ import jax
 
 from fdl.data.cache_folder import cache_folder
 
+FOLDER = "jax_compilation_cache_dir"
 KEEP_ALL = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -47,7 +48,7 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
     Source: the persistent compilation cache in JAX's documentation.
     """
     if folder is None:
-        folder = jax.config.jax_compilation_cache_dir or cache_folder() / "programs"
+        folder = jax.config.values[FOLDER] or cache_folder() / "programs"
     path = Path(folder).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
             "use_compilation_cache: expected a folder that can be written to, got "
             f"{str(path)!r}; pass another folder, or change its permissions"
         )
-    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update(FOLDER, str(path))
     for name, value in KEEP_ALL.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)

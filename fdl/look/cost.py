@@ -65,7 +65,7 @@ class Bill:
 
         The first access compiles the step for the default device, which can take seconds.
         """
-        memory = self.lower().compile().memory_analysis()
+        memory: Any = self.lower().compile().memory_analysis()
         arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes
         return arrays - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 

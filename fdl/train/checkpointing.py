@@ -4,10 +4,8 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +18,7 @@ from fdl.data.arrays import fingerprint
 from fdl.data.streaming import Source
 from fdl.optim.description import description
 from fdl.paths import shortened
+from fdl.train.background_writer import BackgroundWriter
 from fdl.train.checkpoint_files import package, read, write
 from fdl.train.checks import check_mode, check_run
 from fdl.train.hooks import Observer, Plan
@@ -30,7 +29,6 @@ from fdl.train.run import Run
 from fdl.typing import Batch, Objective
 from fdl.version import __version__
 
-REST = 9  # times as long as a save took, the background thread rests after it
 DELETED = ".deleted"  # the end of the name of a folder that is being deleted
 LOCK = ".lock"  # a file in each folder of checkpoints; the process that writes there locks it
 
@@ -286,7 +284,7 @@ class Checkpoints(Observer):
             for gone in self.folder.glob(f".*{DELETED}"):
                 shutil.rmtree(gone)
             self.manager = self.closing.enter_context(_manager(self.folder))
-            self.writer = self.closing.enter_context(_Writer(self._write))
+            self.writer = self.closing.enter_context(BackgroundWriter(self._write))
         except BaseException:
             self.end()
             raise
@@ -351,65 +349,6 @@ class Checkpoints(Observer):
     def end(self) -> None:
         """Waits for the last save, and unlocks the folder."""
         self.closing.close()
-
-
-class _Writer:
-    """Calls `write` in a background thread. If several values wait, only the newest is written.
-
-    A value that is marked as important is written too, unless a newer important one replaces it.
-    After each call the thread rests, so that it takes a tenth of a core from training at most.
-    """
-
-    def __init__(self, write: Callable[[Any], None]):
-        self.call = write
-        self.waiting: list[tuple[Any, bool]] = []
-        self.changed, self.closed = threading.Condition(), False
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._work, name="fdl.checkpoints", daemon=True)
-
-    def __enter__(self) -> "_Writer":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify()
-        self.thread.join()
-        self._raise()
-
-    def write(self, value: Any, important: bool = False) -> None:
-        """Hands a value to the thread. Raises an error if an earlier value was not written."""
-        self._raise()
-        with self.changed:
-            kept = [] if important else [each for each in self.waiting if each[1]]
-            self.waiting = [*kept, (value, important)]
-            self.changed.notify()
-
-    def _raise(self) -> None:
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise OSError(
-                f"checkpoints: expected to write a checkpoint, got {type(error).__name__}: "
-                f"{shortened(str(error), 500)}; the checkpoints that were written before are "
-                "whole: make room for more, and start the program again"
-            ) from error
-
-    def _work(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or self.closed)
-                if not self.waiting:
-                    return
-                value, _ = self.waiting.pop(0)
-            begun = time.perf_counter()
-            try:
-                self.call(value)
-            except BaseException as error:
-                self.error = error
-            rest = REST * (time.perf_counter() - begun)
-            with self.changed:
-                self.changed.wait_for(lambda: self.closed, rest)
 
 
 def _manager(folder: Path) -> Any:

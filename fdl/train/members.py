@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from optax import GradientTransformation
 
 from fdl.core.compilation import weak_jit

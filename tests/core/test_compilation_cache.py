@@ -103,7 +103,7 @@ SEEDED_BUGS = {
         [
             ('"jax_persistent_cache_min_compile_time_secs": 0.0,', ""),
             ("if name.upper() not in os.environ:", "if True:"),
-            ("jax.config.jax_compilation_cache_dir or", ""),
+            ("jax.config.values[FOLDER] or", ""),
         ],
     ),
 }
