@@ -204,7 +204,7 @@ def test_damage_anywhere_is_found(tmp_path):
             assert_same(again.run, expected.run)
             assert (again.history, again.unfinished) == (expected.history, expected.unfinished)
         path.write_bytes(good)
-    # About half of the bytes are Orbax's notes, which are not read; how many differs by its version.
+    # About half of the bytes are Orbax's own notes, which are not read.
     assert found > 80
     assert step in hook.steps()
 
