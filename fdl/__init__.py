@@ -1,11 +1,12 @@
 """fdl: deep learning as pure functions, in JAX.
 
-Data go through layers to a prediction, a loss scores it, an optimizer turns the score into a step,
-and a loop repeats it.
+Layers turn data into a prediction, a loss scores the prediction, an optimizer turns the gradient of
+the loss into a step, and a training loop repeats this.
 
-Here stand the names of whole families: every layer, activation, model, loss and optimizer, and what
-trains them. The others stand in their rooms: `fdl.data.mnist`, `fdl.metrics.f1`,
-`fdl.initializers.he_normal`, `fdl.optim.cosine_decay_schedule`, `fdl.look.summary`.
+The package `fdl` itself has every layer, activation, model, loss and optimizer, and the functions
+that train them. All other names are in its modules and subpackages, for example `fdl.data.mnist`,
+`fdl.metrics.f1`, `fdl.initializers.he_normal`, `fdl.optim.cosine_decay_schedule` and
+`fdl.look.summary`.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import Any as _Any
 
 from fdl.public_names import public as _public
 
-# The rooms, in the order of the story.
+# The modules and subpackages, in the order in which a tutorial would explain them.
 from fdl import typing as typing
 from fdl import paths as paths
 from fdl import gradients as gradients
@@ -56,10 +57,10 @@ __all__ = _public()
 if not _TYPE_CHECKING:
 
     def __getattr__(name: str) -> _Any:
-        """A name that stands in one of the rooms only, such as `fdl.accuracy`."""
+        """Finds a name that only a module or subpackage lists, such as `fdl.accuracy`."""
         for room in (metrics, look, debug, port, optim, initializers, data, paths):
             if name in getattr(room, "__all__", ()):
                 return getattr(room, name)
         raise AttributeError(
-            f"fdl: expected a public name, got {name!r}; help(fdl) lists the rooms and families"
+            f"fdl: expected a public name, got {name!r}; help(fdl) lists the public names"
         )

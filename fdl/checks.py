@@ -37,7 +37,7 @@ class OptionError(ValueError):
 
 
 def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
-    """A decorator for a factory that calls other factories.
+    """A decorator for a factory (a function that makes a layer, for example) that calls others.
 
     If an inner factory raises an OptionError, the error names the decorated factory instead.
     """
@@ -66,7 +66,7 @@ def floating_dtype(who: str, dtype: Any, remedy: str) -> Any:
 
 
 def check_kind(who: str, what: str, value: Any, kinds: Any, form: str, remedy: str) -> None:
-    """Raises unless `value` is an instance of `kinds`, and not a text.
+    """Raises unless `value` is an instance of `kinds`. A string always raises.
 
     Args:
       who: the name of the function that the user called, for the error message.
@@ -77,7 +77,7 @@ def check_kind(who: str, what: str, value: Any, kinds: Any, form: str, remedy: s
       remedy: the end of the error message, which says what to do.
 
     Raises:
-      OptionError: `value` is of another kind.
+      OptionError: `value` is not an instance of `kinds`, or is a string.
     """
     if not isinstance(value, kinds) or isinstance(value, str):
         raise OptionError(who, f"expected {what} as {form}, got {described(value)}; {remedy}")
@@ -129,7 +129,7 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Raises unless `pair` is two numbers in the right order; traced numbers are not compared."""
+    """Raises unless `pair` is two numbers in the right order. Traced numbers are not compared."""
     bad = all(map(is_concrete_number, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
         got = f"{described(pair[0])} and {described(pair[1])}"
@@ -184,7 +184,7 @@ def check_uint32(who: str, what: str, value: Any, remedy: str) -> jax.Array:
 def fitting(who: str, what: str, x: Any) -> Any:
     """Raises if x is a NumPy array with a number that overflows when JAX converts the array.
 
-    By default, JAX converts 64-bit numbers to 32 bits, silently: 2**32 + 5 would become 5.
+    By default, JAX silently converts 64-bit numbers to 32 bits, so 2**32 + 5 would become 5.
 
     Args:
       who: the name of the function that the user called, for the error message.
@@ -279,7 +279,7 @@ def check_key(key: Any, layer: str = "") -> None:
 
 
 def is_number(value: Any) -> bool:
-    """True if `value` is a real number (not a bool) or an array of them; it may be traced."""
+    """True if `value` is a real number or an array of them, traced or not; a bool is no number."""
     if isinstance(value, bool | int | float):
         return not isinstance(value, bool)
     if hasattr(value, "__jax_array__"):  # for example a Hyperparameter
@@ -331,9 +331,10 @@ def in_dtype(value: Any, dtype: Any) -> Any:
 
 
 def decimal(value: Any) -> Fraction:
-    """A known number as the fraction that its shortest decimal stands for.
+    """Converts a number that is not traced to the exact value of its shortest decimal notation.
 
-    As a float, 1.1 is slightly more than 1.1, so that 1.1 * 10 could be rounded up to 12.
+    For example, the float 0.07 becomes 7/100. In floats, 0.07 * 100 is 7.000000000000001, which
+    would be rounded up to 8.
     """
     return Fraction(str(np.asarray(value)[()]))
 
@@ -394,7 +395,7 @@ def _concrete(value: Any) -> bool:
 
 
 def _first_changed(array: np.ndarray, dtype: Any) -> tuple[int, ...] | None:
-    """The index of the first value that would overflow in a narrower dtype; None if none would."""
+    """The index of the first value that would overflow in a narrower dtype, or None."""
     seen = 0
     iterate: Any = np.nditer  # Any, because NumPy's type stubs lack the flag "contig"
     flags = ["external_loop", "buffered", "zerosize_ok"]

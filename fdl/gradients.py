@@ -64,8 +64,9 @@ def check_gradient(
       key: a random key for the directions; by default a fixed key.
       directions: number of directions for each leaf.
       tolerance: the largest relative error that is allowed. A relative error is the difference
-        between the two rates, divided by the norm of the leaf's gradient or by |f| / 5, whichever
-        is larger. The default is 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in float64.
+        between the two rates, divided by the largest of three numbers: the norm of the leaf's
+        gradient, |f| / 5, and sqrt(eps). The default is 50 * eps^(2/3): 1e-3 in float32 and 2e-9 in
+        float64.
 
     Returns:
       A dict from the path of each leaf to the largest relative error of this leaf.
@@ -85,7 +86,7 @@ def check_gradient(
     key = jax.random.key(0) if key is None else key
     y, gradient = jax.value_and_grad(f)(params)
     # The rounding of f changes a central difference by about eps^(2/3) |f|, even if the gradient is
-    # 0. (For the bias of the keys in attention, it is 0.)
+    # 0, as for the bias of the keys in attention. So errors are relative to at least |f| / 5.
     least = max(abs(float(y)) / 5, _eps(y.dtype) ** 0.5)
     # NumPy draws the directions, because JAX would compile a function for the shape of each leaf.
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
@@ -121,12 +122,12 @@ def per_example_gradients(
       loss: `(params, example) -> scalar`, for one example without a batch axis.
       params: a pytree of floating arrays.
       batch: a pytree of arrays [B, ...].
-      chunk: the number of gradients computed at the same time. A small chunk saves memory; by
-        default all B.
+      chunk: the number of gradients that are computed at the same time; by default all B. A small
+        chunk saves memory.
 
     Returns:
-      A pytree like params, with a batch axis in front of each leaf: [B, ...]. The mean over this
-      axis is the gradient of the mean loss.
+      A pytree like params. Each leaf has one more axis, the batch, as its first axis: [B, ...]. The
+      mean over this axis is the gradient of the mean loss.
 
     Example:
       >>> loss = lambda w, example: (w * example) ** 2 / 2

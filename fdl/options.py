@@ -1,4 +1,4 @@
-"""Functions of arrays that can be called with options alone, to set the options first."""
+"""Functions of arrays that can also be called with options only, which sets the options."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 class WithOptions(Protocol[P]):
-    """A function of arrays. Called with options only, it returns itself with these options set."""
+    """A function of arrays. A call with options only returns the function with these options."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -23,7 +23,9 @@ class WithOptions(Protocol[P]):
 
 
 def options_first(f: Callable[P, jax.Array]) -> WithOptions[P]:
-    """The function f, which may also be called with options only: `gelu(approximate=False)`.
+    """Decorates f so that it may also be called with options only, as in `gelu(approximate=False)`.
+
+    Such a call returns f with these options set.
 
     Args:
       f: a function of arrays, whose options are keyword-only arguments.

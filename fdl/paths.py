@@ -4,8 +4,8 @@ A path is the keys from the root to a leaf, joined by `/`, for example `block/3/
 one level of the path. In a pattern, `*` stands for any text within one level, and `**` stands for
 zero or more whole levels. Examples are `**/w`, `block/*/attn/**` and `dense_*`.
 
-The same patterns select leaves for weight decay, freezing and loading, and layers for `capture`.
-Error messages about a place in a network begin with its path.
+The same patterns select leaves for weight decay, freezing and loading. They also select layers for
+`capture`. Error messages about a place in a network begin with the path of that place.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ _VALUE_NEEDED = (
 class PathError(ValueError):
     """An error at a known path. Its text is `path: expected ..., got ...; remedy`.
 
-    A combinator runs each child inside `at(name)`, which puts the child's name in front of the
-    error's path. So the user sees the path from the root of the network. This also works through
-    `jit`, `grad`, `vmap` and `scan`.
+    A layer that contains other layers runs each of them inside `at(name)`, which puts the layer's
+    name in front of the error's path. So the user sees the path from the root of the network. This
+    also works through `jit`, `grad`, `vmap` and `scan`.
 
     Args:
       message: says what was expected, what was given instead, and what to do.
@@ -144,7 +144,8 @@ def path_of(keys: Iterable[Any]) -> str:
 def leaves(tree: Any) -> dict[str, Any]:
     """A dict of all leaves of a pytree by path.
 
-    The paths are sorted level by level; levels that consist of digits are sorted as numbers.
+    The paths are sorted level by level. Levels that consist of digits come first, and are sorted as
+    numbers.
 
     Args:
       tree: any pytree.
@@ -179,7 +180,8 @@ def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
         whose keys are the levels of the paths as strings.
 
     Returns:
-      A new pytree. `tree(leaves(t), like=t)` equals `t`, and `leaves(tree(found))` equals `found`.
+      A new pytree. For any pytree t, `tree(leaves(t), like=t)` equals t. For any dict d of leaves
+      by path, `leaves(tree(d))` equals d.
 
     Raises:
       PathError: `like` is None and a path is both a leaf and a level above another leaf, or the
@@ -235,7 +237,7 @@ def _tree_like(leaves: Mapping[str, Any], like: Any) -> Any:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """True if a pattern selects a path.
+    """True if a path matches a pattern.
 
     Args:
       pattern: levels joined by `/`. Within a level, `*` stands for any text and `?` for any one
@@ -250,7 +252,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """The paths that at least one pattern matches, in the order of `paths`.
+    """The paths that match at least one pattern, in the order of `paths`.
 
     Args:
       paths: the paths to choose from.
@@ -275,7 +277,7 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
 
 
 def select(tree: Any, *patterns: str) -> Any:
-    """A mask of a tree: True for each leaf whose path at least one pattern matches, else False.
+    """A mask of a tree: True for each leaf whose path matches at least one pattern, else False.
 
     Args:
       tree: any pytree.
@@ -298,8 +300,8 @@ def select(tree: Any, *patterns: str) -> Any:
 def _nearest(pattern: str, paths: list[str]) -> list[str]:
     """The 5 paths most similar to a pattern.
 
-    difflib takes seconds for 100,000 paths. Of more than 500 paths, it gets only the 500 that share
-    most characters with the pattern, in proportion to their length.
+    difflib takes seconds for 100,000 paths. So if there are more than 500 paths, it gets only the
+    500 that share the most characters with the pattern, relative to their length.
     """
     if len(paths) > 500:
         lengths = np.array(list(map(len, paths)))
@@ -331,9 +333,10 @@ def _level(level: str) -> str:
 def _with_gaps(parts: list[str], gap: str) -> str:
     """The parts, with a gap of any length between them.
 
-    `(?>gap part)` settles on the first place where a part fits. If the rest does not match from
-    there, it does not match from a later place either. Without this, a pattern with several gaps
-    would try all combinations of places.
+    `(?>gap part)` is an atomic group: it takes the first place where the part fits, and never tries
+    a later place. Nothing is lost: if the rest does not match after the first place, it does not
+    match after a later place either. Without atomic groups, a pattern with several gaps would try
+    all combinations of places.
     """
     if len(parts) == 1:
         return parts[0]

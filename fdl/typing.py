@@ -30,10 +30,10 @@ Loss = Callable[..., Array]
 """A function `(prediction, target) -> [B, ...]`, with smaller values for better predictions."""
 
 Objective = Callable[..., tuple[Any, tuple[Any, Any]]]
-"""A function `(params, state, batch, key) -> (loss, (state, metrics))`; training minimizes loss."""
+"""A function `(params, state, batch, key) -> (loss, (state, metrics))`. Training minimizes loss."""
 
 Hook = Callable[[dict[str, float], Any], str | None]
-"""A function `(record, run) -> None`, or a reason to stop training; see `fdl.fit`."""
+"""A function `(record, run)` that returns None, or a reason to stop training; see `fdl.fit`."""
 
 Schedule = Callable[[Any], Array]
 """A function `step -> number` that gives, for example, the learning rate. The first step is 0."""

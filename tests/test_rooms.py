@@ -216,7 +216,7 @@ def test_the_top_has_whole_families_or_none():
         here = [name for name in room.__all__ if name not in ("Initializer", "confusion")]
         assert {name for name in here if id(getattr(room, name)) in listed} == set()
     assert fdl.accuracy is fdl.metrics.accuracy  # found in its room
-    told = r"^fdl: expected a public name, got 'acuracy'; help\(fdl\) lists the rooms"
+    told = r"^fdl: expected a public name, got 'acuracy'; help\(fdl\) lists the public names"
     with pytest.raises(AttributeError, match=told):
         _ = fdl.acuracy
 

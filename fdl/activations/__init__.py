@@ -1,7 +1,7 @@
 """Activations: functions of one array. The result has the shape of x; gates halve the last axis.
 
-Called with options only, an activation returns itself with these options set, as
-`gelu(approximate=False)`; so do the losses, and `rotary`.
+A call with options only, such as `gelu(approximate=False)`, returns the activation with these
+options set. Losses and `rotary` can be called in the same way.
 """
 
 from fdl.public_names import public as _public

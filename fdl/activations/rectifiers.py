@@ -1,4 +1,4 @@
-"""Rectifiers: 0 or a small value below a corner, the input itself above it.
+"""Rectifiers: functions that are 0 or small below a corner, and equal to x above the corner.
 
 Each function takes x [...] of a floating dtype and returns [...] of the same dtype. The slope at a
 corner is the slope of the flat side, as in torch. Options are numbers, or arrays that broadcast to
@@ -99,7 +99,9 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """1.0507 * elu(x, alpha=1.6733). In a deep network, means stay near 0 and variances near 1.
+    """1.0507 * elu(x, alpha=1.6733).
+
+    In a deep network, this keeps the means of activations near 0 and their variances near 1.
 
     Example:
       >>> selu(jnp.array([-100.0, 1.0])).round(2)
@@ -152,7 +154,7 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 
 def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
-    """An option converted to the dtype of x, so that a NumPy number does not widen the result.
+    """Converts an option to the dtype of x, so that a NumPy number does not widen the result.
 
     Raises:
       PathError: x is not an array.

@@ -141,11 +141,10 @@ def identity(x: jax.Array) -> jax.Array:
     Example:
       >>> identity(jnp.array([2.0]))
       Array([2.], dtype=float32)
-
     """
     return x
 
 
 def _at_infinity(x: jax.Array, y: jax.Array) -> jax.Array:
-    """y, but 0 at x = -inf, where the product of -inf and 0 is NaN."""
+    """y, but 0 where x is -inf, because there the formula gives -inf * 0, which is NaN."""
     return jnp.where(jnp.isneginf(x), jnp.zeros_like(y), y)

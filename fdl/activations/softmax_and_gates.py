@@ -41,6 +41,9 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
       x: [..., C], a floating dtype.
       axis: the axis of the classes.
 
+    Returns:
+      [..., C], same dtype as x.
+
     Example:
       >>> log_softmax(jnp.array([0.0, -1000.0]))
       Array([    0., -1000.], dtype=float32)
@@ -57,6 +60,9 @@ def softmin(x: jax.Array, *, axis: int = -1) -> jax.Array:
     Args:
       x: [..., C], a floating dtype.
       axis: the axis of the classes.
+
+    Returns:
+      [..., C], same dtype as x. The sum along `axis` is 1.
 
     Example:
       >>> softmin(jnp.array([1000.0, 1000.0]))
@@ -77,6 +83,9 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
       x: [..., C], a floating dtype.
       axis: the axis of the classes.
 
+    Returns:
+      p, [..., C], same dtype as x. The sum along `axis` is 1.
+
     Example:
       >>> sparsemax(jnp.array([0.0, 0.5, 1000.0]))
       Array([0., 0., 1.], dtype=float32)
@@ -85,7 +94,7 @@ def sparsemax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     """
     exact = widened(x)
     # Adding a constant to x does not change the result. The maximum is subtracted so that the
-    # largest z is 0, and the sums of the largest z, below, stay small.
+    # largest z is 0, and the cumulative sums below do not become large.
     z = exact - jax.lax.stop_gradient(exact.max(axis, keepdims=True))
     count = z.shape[axis]
     falling = jax.lax.stop_gradient(jnp.flip(jnp.sort(jnp.moveaxis(z, axis, -1), axis=-1), -1))
@@ -107,7 +116,10 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
     Args:
       x: [..., D], a floating dtype. Mean and variance are computed in float32 or wider.
       axis: the axis over which mean and variance are computed.
-      epsilon: > 0; may be traced.
+      epsilon: a number > 0 that is added to the variance; may be traced.
+
+    Returns:
+      [..., D], same dtype as x.
 
     Raises:
       ValueError: epsilon is not above 0.
@@ -128,6 +140,9 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
 def glu(x: jax.Array) -> jax.Array:
     """The first half of x times the sigmoid of the second half; maps [..., 2 C] to [..., C].
 
+    Raises:
+      PathError: the last axis of x has an odd size, or x has no axes.
+
     Example:
       >>> glu(jnp.array([6.0, 0.0]))
       Array([3.], dtype=float32)
@@ -141,6 +156,9 @@ def glu(x: jax.Array) -> jax.Array:
 def swiglu(x: jax.Array) -> jax.Array:
     """The first half of x times the silu of the second half; maps [..., 2 C] to [..., C].
 
+    Raises:
+      PathError: the last axis of x has an odd size, or x has no axes.
+
     Example:
       >>> swiglu(jnp.array([6.0, 0.0]))
       Array([0.], dtype=float32)
@@ -152,6 +170,9 @@ def swiglu(x: jax.Array) -> jax.Array:
 
 def geglu(x: jax.Array) -> jax.Array:
     """The first half of x times the gelu of the second half; maps [..., 2 C] to [..., C].
+
+    Raises:
+      PathError: the last axis of x has an odd size, or x has no axes.
 
     Example:
       >>> geglu(jnp.array([6.0, 0.0]))

@@ -1,4 +1,4 @@
-"""What a layer is, and how layers are joined to a network."""
+"""What a layer is, and how layers are joined into a network."""
 
 from fdl.public_names import public as _public
 

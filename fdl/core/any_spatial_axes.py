@@ -1,4 +1,4 @@
-"""Layers that take one integer as the size of their window along all spatial axes of x."""
+"""Lets a layer take one integer as the size of its window along all spatial axes of x."""
 
 import functools
 import inspect
@@ -19,9 +19,9 @@ P = ParamSpec("P")
 def one_for_all_axes(what: str) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
     """Decorates a layer's factory, so that its argument `what` may be one integer for all axes.
 
-    Without the decorator, the argument must be a tuple with one integer for each spatial axis of x.
-    If the argument is one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to
-    3 spatial axes.
+    The factory itself needs a tuple with one integer for each spatial axis of x. If the decorated
+    factory gets one integer, the layer takes x [B, *spatial, C] with one batch axis and 1 to 3
+    spatial axes.
 
     Args:
       what: name of the argument, such as "kernel_size".

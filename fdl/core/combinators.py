@@ -72,7 +72,8 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
     Args:
       layers: as in `chain`.
-      merge: "sum" adds the outputs, "concat" joins them along the last axis, "tuple" returns them.
+      merge: "sum" adds the outputs, "concat" joins them along the last axis, and "tuple" returns a
+        tuple of them.
       name: name of the layer in another network.
       named: more layers, name -> layer; they come after the unnamed ones.
 
@@ -97,7 +98,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
     Ren and Sun 2016, "Deep Residual Learning for Image Recognition", equation 2 (sum).
     """
     children = named_layers(name, layers, named, least=1)
-    if merge not in [*_MERGES]:  # a list, because what has no hash cannot be looked up in a dict
+    if merge not in [*_MERGES]:  # a list, because a dict raises for a merge that is not hashable
         raise ValueError(
             f"{name}: expected merge to be one of {', '.join(map(repr, _MERGES))}, got {merge!r}; "
             "pass 'tuple', and combine the outputs in a network"
@@ -111,7 +112,7 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
 
 
 def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The same layer with less memory: its backward pass recomputes the layer's inner values.
+    """The same layer, but its backward pass recomputes the layer's inner values, to save memory.
 
     Args:
       layer: a layer, or a plain function of one array.
@@ -119,7 +120,8 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
         pass stores for the backward pass; by default only the layer's inputs are stored.
 
     Returns:
-      A layer with the same name, params, state and inputs. Its outputs are bit-identical.
+      A layer with the same name, params, state and inputs. Its outputs are bit-identical to those
+      of `layer`.
 
     Example:
       >>> from fdl.layers import dense
@@ -158,9 +160,8 @@ def frozen(layer: Any) -> Layer:
       layer: a layer, or a plain function of one array.
 
     Returns:
-      A layer with the same name, params, state and inputs, so the same weights fit `layer` and the
-      result. Weight decay changes params even if their gradient is 0; `fdl.optim.freeze` prevents
-      that.
+      A layer with the same name, params, state and inputs, so both layers can use the same weights.
+      Weight decay changes params even if their gradient is 0; `fdl.optim.freeze` prevents that.
 
     Example:
       >>> from fdl.layers import dense
@@ -198,9 +199,9 @@ def batch_apply(layer: Any, *, axes: int = 2) -> Layer:
       axes: number of batch axes, >= 1.
 
     Returns:
-      A layer with the same name, params, state and inputs. Its extra inputs begin with the same
-      batch axes. If axes >= 2, time is one of the batch axes [B, T], so in decoding the layer gets
-      every token as a separate example.
+      A layer with the same name, params, state and inputs. Its extra inputs must begin with the
+      same batch axes as x. If axes >= 2, time is one of the batch axes [B, T], so in decoding the
+      layer gets every token as a separate example.
 
     Raises:
       ValueError: axes < 1.

@@ -23,11 +23,11 @@ def weak_jit(
     donate: Sequence[str] = (),
     inline: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
-    """`jax.jit` that does not keep its static arguments alive.
+    """A `jax.jit` that does not keep its static arguments in memory.
 
     Static arguments are compared by equality, as in `jax.jit`. Tuples, frozen dataclasses,
     `functools.partial`s and bound methods are compared part by part, so a compiled function is
-    reused as long as all parts (a model, a loss, an optimizer's functions) are alive.
+    reused as long as none of the parts (a model, a loss, an optimizer's functions) has been freed.
 
     Args:
       static: names of the static arguments, which are keyword-only and not arrays.
@@ -130,7 +130,7 @@ def _key_of(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable
 
 
 class _Same:
-    """A weak reference to an object without a hash; equal if it refers to the same object."""
+    """A weak reference to an object without a hash; two are equal if they refer to one object."""
 
     def __init__(self, to: weakref.ref[Any]):
         self.to, self.id = to, id(to())

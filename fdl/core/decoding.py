@@ -1,9 +1,9 @@
 """Decoding: a network gets a sequence in pieces, and remembers earlier tokens in a cache.
 
-The cache is a nested dict of arrays, made for a number of sequences and a length. In decoding, each
-layer that looks back at earlier tokens is replaced by its incremental form (`Layer.decoding`). All
-other layers stay the same, and must treat every token separately. The parameters are the same. If a
-layer of fdl cannot be used in decoding, it raises an error.
+The cache is a nested dict of arrays, with room for a fixed number of sequences and tokens. In
+decoding, each layer that looks back at earlier tokens is replaced by its incremental form
+(`Layer.decoding`), which has the same parameters. All other layers stay the same, and must treat
+every token separately. If a layer of fdl cannot be used in decoding, it raises an error.
 
     cache = start_decoding(model, params, tokens, length)
     logits, cache = decode(model, params, cache, tokens[:, :5])
@@ -122,7 +122,7 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
 
 
 def _incremental(layer: Layer, length: int, wrap: Any = lambda layer: layer) -> Layer:
-    """The network, in which each layer that has an incremental form is replaced by that form."""
+    """The network, with each layer that has an incremental form replaced by that form."""
     if layer.decoding is not None:
         return wrap(layer.decoding(length))
     if layer.rebuild is None:
@@ -149,7 +149,7 @@ def _with_decoding(layer: Layer) -> Iterator[Layer]:
 
 
 def _once(layer: Layer) -> Layer:
-    """The same incremental layer, but it marks its cache, and raises if it finds the mark."""
+    """The same incremental layer, but a call marks the cache, and a second call then raises."""
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
         if CALLED in state:
@@ -165,9 +165,9 @@ def _once(layer: Layer) -> Layer:
 
 
 def _overlaid(below: Any, above: Any) -> Any:
-    """The nested dict `below`, with its leaves replaced by those of `above`, and without marks.
+    """The nested dict `below`, with its leaves replaced by those of `above`.
 
-    A leaf that `above` does not have is kept.
+    A leaf that `above` does not have is kept. The marks of `_once` are removed.
     """
     if not isinstance(below, dict):
         return above

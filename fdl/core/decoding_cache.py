@@ -50,7 +50,8 @@ def key_value_cache(length: int, *, name: str = "cache") -> Layer:
       caller must then make its outputs NaN, because a compiled function cannot raise an error.
 
     Raises:
-      PathError: T > L, or k has a different batch shape than the cache.
+      PathError: T > L, or k differs from the cache in batch shape, number of heads or number of
+        features.
     """
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
@@ -93,8 +94,8 @@ def sliding(layer: Layer, before: int) -> Layer:
       before: number of elements in a window before its last one.
 
     Returns:
-      A layer from x [..., T, C] to y [..., T, F]; it uses zeros for the elements before the first
-      x. Its state {"before": [..., before, C]} holds the last elements of x.
+      A layer from x [..., T, C] to y [..., T, F]; it uses zeros for the elements before the start
+      of the sequence. Its state {"before": [..., before, C]} holds the last elements of x.
 
     Raises:
       PathError: x has a different batch shape or C than the cache.

@@ -173,7 +173,7 @@ def subkey(key: Any, name: str) -> Any:
 
 
 def as_layer(value: Any, who: str = "network") -> Layer:
-    """`value` if it is a layer, `function(value)` if it is a function; otherwise a TypeError.
+    """Returns a layer unchanged, and `function(value)` for a function; otherwise raises TypeError.
 
     Args:
       value: a layer, or a function of one array.
@@ -199,7 +199,7 @@ def as_layer(value: Any, who: str = "network") -> Layer:
 
 
 def makes(f: Any, kind: type) -> bool:
-    """True if f is annotated to return a `kind`, so f is a factory that the user did not call."""
+    """True if f is annotated to return a `kind`: the user passed a factory without calling it."""
     result = getattr(getattr(f, "func", f), "__annotations__", {}).get("return")
     of_kind = isinstance(result, type) and issubclass(result, kind)
     return callable(f) and not isinstance(f, type) and (of_kind or result == kind.__name__)
@@ -253,7 +253,7 @@ def _entered(layer: Layer, what: str, takes: tuple[str, ...]) -> Callable[..., A
 
 
 def _canonical(x: Any) -> Any:
-    """x; or, if it is a NumPy array of 64 bits and JAX uses 32, its shape with JAX's dtype."""
+    """x; or, if x is a NumPy array that JAX would convert to 32 bits, its shape and JAX's dtype."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf":
         return x
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
@@ -261,7 +261,7 @@ def _canonical(x: Any) -> Any:
 
 
 def check_training_key(key: Any, layer: str = "") -> None:
-    """Raises a PathError unless `key` is a random key. For layers that are random in training."""
+    """Raises a PathError unless `key` is a random key. Layers call it before they draw numbers."""
     if key is None:
         raise PathError(
             "expected a random key in training, got none; pass key=jax.random.key(seed), or "
@@ -290,8 +290,8 @@ def keyword_only(
     Args:
       f: a function.
       without: names to leave out.
-      after: number of leading arguments that are passed by position; all arguments after them are
-        returned. By default only the keyword-only arguments (after a `*`) are returned.
+      after: the number of arguments that are passed by position; all arguments after them are
+        returned. By default, only the keyword-only arguments (after a `*`) are returned.
     """
     parameters = list(inspect.signature(f).parameters.values())
     late = parameters[after:] if after is not None else []
@@ -305,7 +305,7 @@ def keyword_only(
 
 
 def key_and_train(f: Callable[..., Any], key: Any, train: bool) -> dict[str, Any]:
-    """{"key": key, "train": train}, but only the arguments that f takes after its first two."""
+    """The entries of {"key": key, "train": train} that f takes after its first two arguments."""
     try:
         named = keyword_only(f, after=2)
     except (ValueError, TypeError):  # a builtin without a signature

@@ -1,4 +1,4 @@
-"""Networks: layers made of other layers. A Python function calls them, or they form a chain."""
+"""Networks: layers made of other layers, which a Python function calls or which form a chain."""
 
 import dataclasses
 import functools
@@ -35,20 +35,20 @@ def network(
     """A layer made of layers, which the Python function `forward` calls.
 
     `forward(f, x, **inputs)` calls the children as functions: `f.down(x)`, `f.attend(x, mask=m)`.
-    Skip connections, several inputs and shared weights (a child called twice) are plain Python.
-    The network passes random keys and `train` to its children. If `forward` itself draws random
-    numbers, give it an argument `key`; if it computes something different in training, give it an
-    argument `train`. Its key differs from the children's keys, and is None outside training.
-    `init` finds all shapes by tracing `forward` once. If a child has state, `forward` must call it
-    directly, and not inside a function that it passes to `jax.checkpoint` or `jax.lax.scan`;
-    apply these to the whole network instead.
+    It is plain Python, so it can have skip connections, several inputs and shared weights (it then
+    calls a child twice). The network passes random keys and `train` to its children. If `forward`
+    itself draws random numbers, give it an argument `key`; if it computes something different in
+    training, give it an argument `train`. The key that `forward` gets differs from the children's
+    keys, and is None outside training. `init` finds all shapes by tracing `forward` once. If a
+    child has state, `forward` must call it directly, and not inside a function that it passes to
+    `jax.checkpoint` or `jax.lax.scan`; apply these to the whole network instead.
 
     Args:
       forward: `(f, x, *, ...) -> y`; the arguments after f and x, except `key` and `train`, are
         extra inputs of the network.
-      inputs: tuple of names of more extra inputs. As in `chain`, each is passed to every child that
-        has an input of that name, unless `forward` passes that child a different value. A `forward`
-        with `**given` gets them too.
+      inputs: a tuple with the names of more extra inputs. As in `chain`, each of these inputs is
+        passed to every child that has an input of that name, unless `forward` passes that child a
+        different value. A `forward` with `**given` gets these inputs too.
       name: name of the network in another network.
       children: name -> layer, or plain function of one array.
 
@@ -251,9 +251,9 @@ class _Network:
         trace = functools.partial(self.trace, x=x, given=given, seen=seen)
         if isinstance(key, jax.core.Tracer):
             return jax.jit(trace)(key)
-        # If one compiled function drew the weights of the whole network, every layer would be
-        # compiled again (7 s for 64 layers). Layers of equal shapes that are drawn one by one share
-        # their compiled functions.
+        # The weights are drawn layer by layer, because layers of equal shapes then share their
+        # compiled functions. If one compiled function drew all weights, JAX would compile every
+        # layer separately (7 s for 64 layers).
         jax.eval_shape(trace, key)
         made = {}
         for child, (child_x, child_given) in seen.items():
@@ -316,7 +316,7 @@ class _Network:
     def run(
         self, call: Callable[..., Any], x: Any, given: dict[str, Any], key: Any, train: bool
     ) -> Any:
-        """Runs `forward` once; `call(name, layer, x, given)` runs each child that it calls."""
+        """Runs `forward` once; whenever it calls a child, runs `call(name, layer, x, given)`."""
         shared = {each: given[each] for each in self.shared if each in given}
 
         def bound(child: str, x: Any, **given: Any) -> Any:
@@ -352,4 +352,4 @@ class _Children:
             )
         return self.__dict__[name]
 
-    __getattr__ = __getitem__  # Python calls it only for names that do not exist
+    __getattr__ = __getitem__  # Python calls __getattr__ only for names that do not exist

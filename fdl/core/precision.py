@@ -19,13 +19,13 @@ NORMS = ("**/scale", "**/bias")  # the parameters of norms, which compute in flo
 def compute_in(layer: Any, dtype: Any, *, keep: Sequence[str] = NORMS) -> Layer:
     """The same layer, computed in half precision, with parameters and outputs in float32.
 
-    Parameters, and the floating inputs of each layer inside, are rounded to `dtype` in the forward
-    pass. Norms, softmax, attention scores and all sums of fdl are computed in float32, and state,
-    such as running statistics, stays as it is. Gradients with respect to the parameters are in the
-    dtype of the parameters, so any optimizer works, and the loss is computed in float32.
+    In the forward pass, parameters and the floating inputs of each inner layer are rounded to
+    `dtype`. fdl still computes norms, softmax, attention scores and all sums in float32. State,
+    such as running statistics, is not rounded. Gradients with respect to the parameters are in the
+    dtype of the parameters, so any optimizer works. The loss is computed in float32.
 
-    bfloat16 has the range of float32. float16 has more digits, but gradients below 6e-8 become 0
-    in it; put `fdl.optim.dynamic_loss_scale` around the optimizer.
+    bfloat16 has the range of float32. float16 has more digits but a smaller range: gradients below
+    6e-8 become 0. To prevent this, put `fdl.optim.dynamic_loss_scale` around the optimizer.
 
     Args:
       layer: a layer, or a plain function of one array.
@@ -34,11 +34,11 @@ def compute_in(layer: Any, dtype: Any, *, keep: Sequence[str] = NORMS) -> Layer:
         and the bias of norms.
 
     Returns:
-      A layer with the same name, params, state and inputs, so the same weights fit `layer` and the
-      result. Outputs in half precision are converted to float32.
+      A layer with the same name, params, state and inputs, so both layers can use the same weights.
+      Outputs in half precision are converted to float32.
 
     Raises:
-      ValueError: dtype is not a floating dtype, or keep is a text in place of a list.
+      ValueError: dtype is not a floating dtype, or keep is a string and not a list.
 
     Example:
       >>> from fdl.layers import dense
@@ -77,7 +77,7 @@ def compute_in(layer: Any, dtype: Any, *, keep: Sequence[str] = NORMS) -> Layer:
 
 
 def _rounding_inputs(layer: Layer, dtype: Any) -> Layer:
-    """The layer; it and each layer inside it round their floating inputs to `dtype`."""
+    """The same layer, but it and each layer inside it round their floating inputs to `dtype`."""
     if layer.rebuild is not None:
         children = {name: _rounding_inputs(child, dtype) for name, child in layer.children.items()}
         layer = layer.rebuild(children)

@@ -32,13 +32,13 @@ def repeat(
     """n equal blocks one after another: y = f(...f(f(x, params["0"]), params["1"])...).
 
     The computation has two forms. In the unrolled form, the compiler gets n blocks, and training
-    steps are fastest. In the scanned form (`jax.lax.scan`), it gets one block, so the time to
-    compile does not depend on n.
+    steps are fastest. In the scanned form (`jax.lax.scan`), the compiler gets one block, so the
+    time to compile does not depend on n.
 
     Args:
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
       n: number of blocks, >= 1.
-      scan: True for the scanned form, False for the unrolled form. By default, n > 16 is scanned.
+      scan: True for the scanned form, False for the unrolled form; by default True if n > 16.
       policy: a function of `jax.checkpoint_policies`, which decides which inner values the forward
         pass stores; the backward pass recomputes the others. By default, the unrolled form stores
         all inner values, and the scanned form stores the results of matrix products, which is
@@ -119,7 +119,7 @@ def _scan(
     policy: Callable[..., bool],
     train: bool,
 ) -> tuple[Any, State]:
-    """The scan over blocks. Without this jit, JAX would compile it again at every eager call."""
+    """The scan over blocks. Without this jit, every eager call would compile the scan again."""
 
     def body(x: Any, of_block: Any) -> tuple[Any, State]:
         params, state, key = of_block
@@ -139,7 +139,7 @@ def _scan(
 
 @dataclasses.dataclass(frozen=True)
 class _Init:
-    """`init` of both forms. A block's key is the layer's key folded with the text of its number."""
+    """`init` of both forms. A block's key is `subkey(key, str(number))`."""
 
     block: Layer
     n: int
@@ -166,7 +166,7 @@ class _Init:
 
 
 def _keys(key: Any, names: tuple[str, ...], layer: str) -> Any:
-    """The keys `subkey(key, name)` of all names, stacked to one array; None if key is None."""
+    """The keys `subkey(key, name)` of all names, stacked into one array; None if key is None."""
     check_key(key, layer)
     if key is None:
         return None

@@ -89,7 +89,7 @@ def aligned(
 
 
 def check_ids(end: tuple[int, ...], vocabulary: int, dtype: Any) -> None:
-    """Raises unless all ids in `end` are in the vocabulary and `dtype` can hold every id of it.
+    """Raises unless all ids in `end` are in the vocabulary, and `dtype` can hold the vocabulary.
 
     Args:
       end: the ids that end a sequence.

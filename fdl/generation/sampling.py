@@ -1,6 +1,6 @@
 """Chooses a token from logits: the most likely one, or a sample.
 
-B sequences, C tokens in the vocabulary.
+B is the number of sequences, C the number of tokens in the vocabulary.
 """
 
 import dataclasses
@@ -95,10 +95,10 @@ def choose(
     Args:
       choice: the options.
       logits: [B, C].
-      seen: bool [B, C], True for the tokens to be penalized; None if there is no repetition
+      seen: bool [B, C], True for the tokens that are penalized; None if there is no repetition
         penalty.
-      numbers: int32 [B], the index of the token to be chosen among the new tokens of its sequence,
-        starting at 0.
+      numbers: int32 [B]: the token that is chosen for a sequence is its new token of this number,
+        counted from 0. Negative while the network still reads the prompt.
 
     Returns:
       (ids int32 [B], finite bool [B]). finite is False for a sequence with a logit that is NaN or
@@ -110,7 +110,7 @@ def choose(
     finite = jnp.isfinite(highest)
     if choice.key is None:
         return logits.argmax(-1).astype(jnp.int32), finite
-    # The division uses at least this temperature, so that the highest logit stays finite.
+    # The logits are divided by at least this temperature, so that the highest one stays finite.
     bound = 1e-37 * (1 + jnp.abs(highest.astype(jnp.float32)))
     heat = jnp.maximum(choice.temperature, bound)[:, None]
     logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)

@@ -1,11 +1,12 @@
-"""The compiled functions of generation: one reads the prompts, one writes token by token.
+"""The compiled functions of generation: one reads the prompts, the other writes token by token.
 
 All prompts are read together up to about the end of the shortest prompt. After that, the network
 reads one token of each sequence at each step: the next token of its prompt if the prompt has not
 ended, and otherwise the new token that was chosen last. So every sequence begins at position 0 of
 the cache, and no layer needs to know about padding.
 
-B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
+B is the number of sequences, T the number of positions of the prompts, N the number of new tokens,
+C the number of tokens in the vocabulary.
 """
 
 import dataclasses
@@ -183,15 +184,15 @@ def _noting(layer: Layer, tables: list[int]) -> Layer:
 
 
 def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
-    """Reads the prompts in pieces, as long as a piece ends before the shortest prompt does.
+    """Reads the prompts piece by piece, as long as the next piece ends before every prompt ends.
 
     Returns:
       (the number of tokens read from each prompt, the cache).
     """
     width = tokens.shape[1]
     shortest = known["lengths"].min(initial=width)
-    # With this size, the number of pieces is about the number of tokens that remain to be read one
-    # by one.
+    # After the loop, at most `piece` tokens of the shortest prompt remain, which are read one by
+    # one. With this size, there are also only about `piece` pieces, so there are few steps.
     piece = math.isqrt(width)
 
     def more(carry: tuple[jax.Array, State]) -> jax.Array:

@@ -1,6 +1,7 @@
 """Generation: a network continues prompts, either all at once or as a stream of tokens.
 
-B sequences, T positions of prompts, N new tokens, C tokens in the vocabulary.
+B is the number of sequences, T the number of positions of the prompts, N the number of new tokens,
+C the number of tokens in the vocabulary.
 """
 
 import dataclasses
@@ -72,9 +73,9 @@ def generate(
       [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens. Its
       padding stays on the side where it was.
 
-      The new tokens of a prompt do not depend on its padding or on the rest of the batch; when
-      sampling, this requires one key for each sequence. The function is compiled once for each
-      model, shape, steps, top_k and end.
+      The new tokens of a prompt do not depend on its padding or on the rest of the batch. (With
+      sampling, this is true only if there is one key for each sequence.) The function is compiled
+      once for each model, shape, steps, top_k and end.
 
       Under `jit` and `vmap`, no error can be raised. Instead, if the logits of a new token are not
       finite, this token and all later tokens are -1 (or the largest value of an unsigned dtype).
@@ -84,8 +85,9 @@ def generate(
     Raises:
       ValueError: an option is out of range, an id in a prompt is outside the vocabulary, a prompt
         is empty, a logit is NaN or +infinity, or all logits of a token are -infinity.
-      PathError: the network cannot take the tokens or inputs (see `start_decoding`; the network
-        needs T + N - 1 positions, which include the padding), or `key` is not a random key.
+      PathError: the network cannot take the tokens or inputs (see `start_decoding`), the network
+        has fewer than T + N - 1 positions (padding needs positions too), or `key` is not a random
+        key.
 
     Example:
       >>> import jax.numpy as jnp
@@ -222,7 +224,7 @@ def _start(
         prompts = {**prompts, "mask": None}
     prompts = checked_prompts(who, **prompts)
     choice = checked_choice(who, prompts["tokens"].shape[0], **options)
-    # Tokens have no derivative, so none is computed.
+    # Tokens have no derivative, so JAX need not compute derivatives of the logits.
     known = jax.lax.stop_gradient({"params": params, "state": state or {}, "inputs": inputs})
     try:
         known, loop, wrong = read_prompts(choice, known, prompts, model=model, steps=int(steps))

@@ -1,9 +1,9 @@
 """Initializers: functions that return the initial values of weights.
 
 An initializer is a function `(key, shape, dtype) -> array`. For weights `[*receptive_field, in,
-out]`, fan_in = in * prod(receptive_field) and fan_out = out * prod(receptive_field). Convolutions
-with strides or groups divide them further, because an output or an input uses only some of the
-weights.
+out]`, fan_in = in * prod(receptive_field) and fan_out = out * prod(receptive_field). In
+convolutions with strides or groups, the fans are smaller, because an output or an input then uses
+only some of the weights.
 """
 
 from fdl.public_names import public as _public

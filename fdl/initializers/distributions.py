@@ -1,4 +1,4 @@
-"""Independent random weights: normal, truncated normal, uniform, with a variance of scale / fan."""
+"""Independent random weights: normal, truncated normal or uniform, or with variance scale / fan."""
 
 import functools
 import inspect

@@ -13,10 +13,10 @@ from fdl.typing import Key
 
 
 class Shared(tuple[int, ...]):
-    """The shape of weights of which each output, or each input, uses only some.
+    """The shape of weights in a layer where an output or an input uses only some of its weights.
 
     In a convolution with stride 2, an input element is in only half of the windows that could
-    reach it. In a transposed one, an output reads only half of the weights.
+    reach it. In a transposed convolution with stride 2, an output uses only half of the weights.
 
     Args:
       shape: `[*receptive_field, in, out]`.
@@ -33,18 +33,18 @@ class Shared(tuple[int, ...]):
         made.inputs, made.outputs = inputs, outputs
         return made
 
-    # A `Shared` may be a static argument of jax.jit, so it must not equal a tuple of other fans.
+    # A `Shared` may be a static argument of jax.jit, so shapes with different fans must differ.
     def __eq__(self, other: object) -> bool:
-        """True if shape and shares are equal; a plain tuple has the shares 1."""
+        """True if the shapes are equal and the shares are equal; a plain tuple has the shares 1."""
         same = (self.inputs, self.outputs) == _shares(other)
         return same and super().__eq__(other)
 
     def __ne__(self, other: object) -> bool:
-        """The opposite of `==`; a tuple compares its elements alone."""
+        """The opposite of `==`; the `!=` of tuple would compare only the elements."""
         return not self == other
 
     def __hash__(self) -> int:
-        """The hash of shape and shares."""
+        """The hash of the shape; equal values have equal hashes."""
         return hash(tuple(self))
 
 

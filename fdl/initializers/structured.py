@@ -97,6 +97,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 def delta_orthogonal(scale: float = 1.0) -> Initializer:
     """A convolution kernel that is an orthogonal matrix at its center and 0 elsewhere.
 
+    The norm of an image then stays the same through any number of convolutions.
+
     Args:
       scale: finite and > 0; may be traced. It multiplies the matrix.
 
@@ -113,8 +115,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
       (Array([[1., 0.],
              [0., 1.]], dtype=float32), 0.0)
 
-    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1. The norm of an image stays the same
-    through any number of layers.
+    Source: Xiao et al. 2018, arXiv 1806.05393, algorithm 1.
     """
     matrix = orthogonal(scale)
 
@@ -133,7 +134,9 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
 
 
 def dirac(groups: int = 1) -> Initializer:
-    """A convolution kernel that copies its input: 1 at the center from channel i to channel i.
+    """A convolution kernel that copies its input.
+
+    At the center, the weight from channel i to channel i is 1. All other weights are 0.
 
     Args:
       groups: the number of groups of the convolution, >= 1. Each group copies its channels.
@@ -249,9 +252,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 def scaled(initializer: Initializer, factor: float) -> Initializer:
     """The values of another initializer, times a factor.
 
-    Use it for the last weights of a residual branch. With factor 0, the branch is 0 before
-    training. With factor 1 / sqrt(2 * layers), the sum of all branches of a transformer has the
-    variance of one branch before training.
+    Use it for the last weights of a residual branch. Before training, with factor 0, the branch
+    is 0. With factor 1 / sqrt(2 * layers), the sum of the 2 * layers branches of a transformer
+    starts with the variance of one unscaled branch.
 
     Args:
       initializer: any initializer.

@@ -1,9 +1,12 @@
-"""Augmentation: random changes of images in training. In evaluation, images keep their pixels.
+"""Augmentation: layers that change images at random in training.
 
-x is [..., H, W, C]: any number of images of H rows, W columns and C channels, of any real dtype,
-which y has too. Each image gets a draw of its own, and all draws depend only on the random key and
-on `...`. So a run that is stopped and continued sees the same images. To change images and their
-masks in the same way, apply the layer to both with the same key.
+In evaluation, pixels are not changed; `random_crop` then cuts out the middle of each image.
+
+x is [..., H, W, C]: any number of images of H rows, W columns and C channels. It may have any real
+dtype, and y has the same dtype. Each image is changed independently. The changes are computed from
+the random key, so a run that is stopped and continued sees the same images. Places,
+angles and mirrorings do not depend on C. So to change images and their masks in the same way, apply
+the layer to both with the same key.
 """
 
 import functools
@@ -34,7 +37,7 @@ from fdl.typing import Array, Key
 
 AXES = {"horizontal": -2, "vertical": -3}
 INTERPOLATION = {"nearest": 0, "linear": 1}
-# What jax.scipy.ndimage calls the ways to continue an image beyond its edges.
+# The names in jax.scipy.ndimage of the ways to continue an image beyond its edges.
 MODES = {"CIRCULAR": "wrap", "REFLECT": "mirror", "EDGE": "nearest"}
 NOISE = "noise"
 
@@ -53,9 +56,9 @@ def random_crop(
     is the size of the images, as is usual with padding, the layer is the identity in evaluation.
 
     Args:
-      size: the height and width of the window, integers >= 1; one integer for both.
-      padding: the number of pixels, >= 0, that are added above and below each image, and to its
-        left and right; one integer for all.
+      size: the height and width of the window, integers >= 1, or one integer for both.
+      padding: the number of rows that are added both above and below each image, and the number of
+        columns that are added both on its left and on its right, integers >= 0, or one integer.
       fill: the value of added pixels; or "EDGE", "REFLECT" or "CIRCULAR", as in `conv`.
       name: what the layer is called in a network.
 
@@ -112,11 +115,11 @@ def random_shift(
 ) -> Layer:
     """Moves each image by a random whole number of pixels in training.
 
-    The numbers of rows and of columns are independent, and all from -pixels to pixels are equally
-    likely.
+    The shift in rows and the shift in columns are independent. All integers from -pixels to pixels
+    are equally likely.
 
     Args:
-      pixels: the most rows and the most columns by which an image is moved, integers >= 0; one
+      pixels: the largest shift in rows and the largest shift in columns, integers >= 0, or one
         integer for both.
       fill: the value of pixels that come from beyond the image; or "EDGE", "REFLECT" or "CIRCULAR",
         as in `conv`.
@@ -136,7 +139,8 @@ def random_shift(
       >>> y.ravel().tolist() in ([0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 0])
       True
 
-    Source: keras.layers.RandomTranslation, but by whole pixels, which need no interpolation.
+    Source: keras.layers.RandomTranslation. Here, shifts are whole numbers of pixels, which need no
+    interpolation.
     """
     edges = for_each_axis("random_shift", "pixels", pixels, 2, least=0)
     _check_fill("random_shift", fill)
@@ -155,7 +159,7 @@ def random_flip(
 ) -> Layer:
     """Mirrors each image with the given probability in training.
 
-    Use it only where a mirrored image has the same label; digits and text do not.
+    Use it only if a mirrored image has the same label. This is not true of digits and text.
 
     Args:
       direction: "horizontal" swaps left and right, "vertical" swaps top and bottom. For both,
@@ -203,13 +207,13 @@ def random_rotation(
     """Turns each image about its centre by a random angle in training.
 
     The angle is uniform in [-degrees, degrees]. The size of the image does not change, so corners
-    are cut off. The value at each pixel is interpolated in float32 or wider; for integers it is
+    are cut off. Pixels are interpolated in float32 or wider; for an integer dtype, they are
     rounded.
 
     Args:
       degrees: the largest angle, in [0, 180]; may be traced. 180 allows all angles.
       method: "linear" interpolates between the four nearest pixels (bilinear). "nearest" takes the
-        nearest pixel, which keeps the labels of a mask.
+        nearest pixel, so a mask of integer labels contains no new labels.
       fill: the value of pixels that come from beyond the image; or "EDGE", "REFLECT" or "CIRCULAR",
         as in `conv`.
       name: what the layer is called in a network.
@@ -262,17 +266,18 @@ def random_erasing(
 ) -> Layer:
     """Erases a random rectangle of each image, with the given probability, in training.
 
-    Of an image of H * W = S pixels, h * w are erased: h = sqrt(s r), w = sqrt(s / r), rounded. s is
-    uniform in S * area, and log(r) is uniform in log(aspect), as far as the rectangle fits into the
-    image. All places in the image are equally likely.
+    The rectangle has h = sqrt(s r) rows and w = sqrt(s / r) columns, both rounded. Its number of
+    pixels s is uniform between H * W * area[0] and H * W * area[1]. Its ratio r lies between
+    aspect[0] and aspect[1], and is such that the rectangle fits into the image; log(r) is uniform
+    within these limits. All places of the rectangle are equally likely.
 
     Args:
       probability: the probability that a rectangle of an image is erased, in [0, 1]; may be traced.
       area: the smallest and largest share of the image that is erased, in (0, 1].
       aspect: the smallest and largest ratio of height to width, > 0. If no rectangle of these
         ratios fits, the nearest ratio that fits is used.
-      value: what stands in the rectangle: a number; or "noise", which is standard normal, or, for
-        an integer dtype, uniform in 0, 1, ..., 255.
+      value: the new value of the erased pixels: a number, or "noise" for random values. Noise is
+        standard normal; for an integer dtype, it is uniform in 0, 1, ..., 255.
       name: what the layer is called in a network.
 
     Returns:
@@ -289,9 +294,9 @@ def random_erasing(
       >>> int((y == 0).sum())
       4
 
-    Source: Zhong et al. 2017, arXiv 1708.04896, algorithm 1. It draws r uniformly and starts again
-    if the rectangle does not fit. Here a ratio and its inverse are equally likely, as in
-    torchvision.
+    Source: Zhong et al. 2017, arXiv 1708.04896, algorithm 1. The paper draws r uniformly, and draws
+    again if the rectangle does not fit. Here log(r) is uniform, as in torchvision, so a ratio and
+    its inverse are equally likely.
     """
     _check_probability("random_erasing", probability)
     areas = _checked_range("area", area, "(0, 1]", "(0.02, 0.33)")
@@ -317,7 +322,7 @@ def _random(name: str, draw: Callable[[Key, Array], Array], **pixels: Any) -> La
 
 
 def _uniform(key: Key, x: Array, count: int) -> Array:
-    """`count` numbers in [0, 1) for each image, [count, ..., 1, 1, 1], whatever the dtype of x."""
+    """`count` random numbers in [0, 1) for each image, float32 [count, ..., 1, 1, 1]."""
     return jax.random.uniform(key, (count, *x.shape[:-3], 1, 1, 1), jnp.float32)
 
 
@@ -336,7 +341,7 @@ def _random_windows(key: Key, x: Array, size: tuple[int, ...]) -> Array:
 
 
 def _padded(x: Array, edges: tuple[int, ...], fill: float | str) -> Array:
-    """x with edges[0] rows and edges[1] columns more on each side."""
+    """x with edges[0] more rows above and below, and edges[1] more columns left and right."""
     widths = [(0, 0)] * (x.ndim - 3) + [(each, each) for each in edges] + [(0, 0)]
     if isinstance(fill, str):
         return jnp.pad(x, widths, mode=PAD_MODES[fill])
@@ -373,7 +378,7 @@ def _rectangles(
     """The rectangles of `random_erasing`, as bool [..., H, W, 1], from 4 draws [..., 1, 1, 1]."""
     height, width = shape[-3:-1]
     pixels = (area[0] + (area[1] - area[0]) * draws[0]) * (height * width)
-    fitting = pixels / width**2, height**2 / pixels  # the ratios at which the rectangle fits
+    fitting = pixels / width**2, height**2 / pixels  # the smallest and largest ratio that fits
     low, high = (jnp.log(jnp.clip(each, *fitting)) for each in aspect)
     ratio = jnp.exp(low + (high - low) * draws[1])
     inside = jnp.ones((1, 1, 1), bool)
@@ -387,14 +392,20 @@ def _rectangles(
 
 
 def _noise(key: Key, x: Array) -> Array:
-    """Pixels like those of x at random: standard normal, or integers in [0, 256)."""
+    """Random pixels of the shape and dtype of x: standard normal, or integers in [0, 256)."""
     if jnp.issubdtype(x.dtype, jnp.floating):
         return jax.random.normal(key, x.shape, wide(x.dtype)).astype(x.dtype)
     return jax.random.randint(key, x.shape, 0, 256, jnp.int32).astype(x.dtype)
 
 
 def _check_images(name: str, x: Any, **pixels: Any) -> None:
-    """Raises unless x is [..., H, W, C], and can hold the pixels, options by their names."""
+    """Raises unless x is [..., H, W, C] and its dtype can hold the values of `pixels`.
+
+    Args:
+      name: the name of the layer, for the error message.
+      x: any value.
+      pixels: the options that give values of pixels, name -> value.
+    """
     check_shape(name, x, "..., H, W, C", "add a channel axis with x[..., None], or reshape x")
     for what, value in pixels.items():
         if is_concrete_number(value) and jnp.issubdtype(x.dtype, jnp.integer):
@@ -402,14 +413,14 @@ def _check_images(name: str, x: Any, **pixels: Any) -> None:
             if not (float(value).is_integer() and limits.min <= value <= limits.max):
                 raise PathError(
                     f"expected {what} to be an integer in [{limits.min}, {limits.max}] for x of "
-                    f"dtype {x.dtype}, got {value}; choose another, or use rescale(1 / 255) before "
-                    "this layer",
+                    f"dtype {x.dtype}, got {value}; pass such an integer, or use rescale(1 / 255) "
+                    "before this layer",
                     layer=name,
                 )
 
 
 def _check_probability(who: str, probability: Any) -> None:
-    check_number(who, "probability", probability, "[0, 1]", "pass 0.5 to change every second image")
+    check_number(who, "probability", probability, "[0, 1]", "pass 0.5 to change half of the images")
 
 
 def _check_fill(who: str, fill: Any) -> None:

@@ -39,8 +39,9 @@ class Cell:
         `recurrent` computes it for all steps at once.
       step: `(params, carry, driven) -> carry`, in the dtype of the carry, which is float32 or
         wider.
-      recurrence: the step after the product h @ params["hidden"]["w"], with its derivative, if the
-        step has this form: then the gradient of the weights is one product for all steps.
+      recurrence: for a step that begins with the product h @ params["hidden"]["w"], the rest of the
+        step with its derivative. `recurrent` then computes the gradient of the weights as one
+        product for all steps. None for any other step.
     """
 
     name: str
@@ -110,17 +111,17 @@ def lstm_cell(
 
     Args:
       features: H, >= 1.
-      forget_bias: the initial value of the b of f; may be traced. With 1, a network remembers
-        longer at the start of training.
+      forget_bias: the initial value of b for the forget gate f; may be traced. With 1, a network
+        remembers longer at the start of training.
       w_init: initializer of each W.
       hidden_init: initializer of each U.
 
     Returns:
       A cell that carries {"h", "c"}; params {"input": {"w": [D, 4 H], "b": [4 H]}, "hidden": {"w":
-      [H, 4 H]}}. b is the sum of torch's two biases.
+      [H, 4 H]}}. torch has two biases in place of b; b is their sum.
 
     Raises:
-      ValueError: features < 1.
+      ValueError: features < 1, or forget_bias is not a number.
 
     Example:
       >>> params = lstm_cell(2, forget_bias=1.0).init(jax.random.key(0), jnp.ones((1, 3)))
@@ -191,8 +192,8 @@ def gru_cell(
       >>> sorted(gru_cell(2).init(jax.random.key(0), jnp.ones((1, 3)))["hidden"])
       ['b', 'w']
 
-    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False. For
-    reset_after=True: version 1 of that paper, and cuDNN.
+    Source: Cho et al. 2014, arXiv 1406.1078, equations 5 to 8, for reset_after=False; version 1 of
+    that paper, and cuDNN, for reset_after=True.
     """
     features = check_count("gru_cell", "features", features, WIDTH)
     affine = _affine(("r", "z", "n"), features, w_init, hidden_init)
@@ -207,7 +208,7 @@ def gru_cell(
 
 
 def _gru_after(features: int, init: Callable[[Any, Any], Params]) -> Cell:
-    """The cell with r (U h + b')."""
+    """The cell of reset_after=True, with r (U h + b')."""
 
     def step(carry: Carry, driven: Any, hidden: Any) -> tuple[Carry, Any]:
         both = slice(0, 2 * features)
@@ -231,7 +232,10 @@ def _gru_after(features: int, init: Callable[[Any, Any], Params]) -> Cell:
 
 
 def _gru_before(features: int, init: Callable[[Any, Any], Params]) -> Cell:
-    """The cell with U (r h), whose second product needs the result of the first."""
+    """The cell of reset_after=False, with U (r h).
+
+    r itself needs a product with h, so the two products cannot be computed as one.
+    """
 
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
         h, w = carry["h"], params["hidden"]["w"]
@@ -262,7 +266,7 @@ def _of_recurrence(
 
 
 def recurrent_bias(params: Params) -> jax.Array | None:
-    """The b' of a GRU with zeros for the other gates, [G * H]; None for other cells."""
+    """The bias b' of a GRU, after zeros for its other gates: [G * H]; None for cells without b'."""
     if "b" not in params["hidden"]:
         return None
     b, columns = params["hidden"]["b"], params["hidden"]["w"].shape[1]
@@ -270,10 +274,10 @@ def recurrent_bias(params: Params) -> jax.Array | None:
 
 
 def _sigmoid_or_tanh(sums: jax.Array, features: int, sigmoids: tuple[int, ...]) -> jax.Array:
-    """The sigmoid of the gates whose entry is 1, and the tanh of the others.
+    """The sigmoid of the gates whose entry in `sigmoids` is 1, and the tanh of the other gates.
 
-    All are computed by one tanh, because sigmoid(x) = (1 + tanh(x / 2)) / 2. XLA's CPU compiler
-    computes that in two thirds of the time of separate functions.
+    One tanh computes all of them, because sigmoid(x) = (1 + tanh(x / 2)) / 2. On CPU, this takes
+    two thirds of the time of separate functions.
     """
     scale = jnp.repeat(jnp.array([0.5 if each else 1.0 for each in sigmoids], sums.dtype), features)
     return jnp.tanh(sums * scale) * scale + (1 - scale)

@@ -52,7 +52,8 @@ def conv(
 ) -> Layer:
     """y[p, f] = b[f] + sum over t, c of x[p * stride + t * dilation - low, c] w[t, c, f].
 
-    The kernel is not flipped: this is a cross-correlation, as in all deep-learning libraries.
+    The kernel is not flipped: this is a cross-correlation, as in all deep-learning libraries. `low`
+    is the number of elements that the padding adds before the first element of x.
 
     Args:
       features: F, the number of outputs at each position, >= 1.
@@ -60,20 +61,20 @@ def conv(
         for volumes. An integer is the size for all axes; x is then [B, *spatial, C], and every axis
         between the first and the last is spatial.
       stride: the step from one window to the next; an integer for all axes, or one for each.
-      padding: "SAME" adds as many zeros as ceil(size / stride) windows need, low = total // 2 of
-        them before the first element (as in XLA, TensorFlow and Keras; torch has "same" only for
-        stride 1). "VALID" pads nothing. "CAUSAL", for one axis, puts all padding before the first
-        element. "CIRCULAR", "REFLECT" and "EDGE" repeat elements of the image, as in torch
-        padding="same" with the padding_mode circular, reflect and replicate. An integer p adds p
-        zeros at both ends, as in torch. A tuple has an integer or a pair (low, high) for each axis.
+      padding: "SAME" adds as many zeros as ceil(size / stride) windows need; half of them, rounded
+        down, are before the first element (as in XLA, TensorFlow and Keras; torch has "same" only
+        for stride 1). "VALID" pads nothing. "CAUSAL", for one axis, puts all padding before the
+        first element. "CIRCULAR", "REFLECT" and "EDGE" repeat elements of the image, as torch does
+        with padding="same" and padding_mode "circular", "reflect" and "replicate". An integer p
+        adds p zeros at both ends, as in torch. A tuple has an integer or a pair (low, high) for
+        each axis.
       dilation: the step on the image from one element of the kernel to the next; an integer for all
         axes, or one for each.
       groups: G. Features and channels are divided into G parts; each part of the features reads
         only the matching part of the channels.
       bias: whether to add b.
-      w_init: initializer of w [*kernel_size, C / G, F]. Its fan_out is the number of outputs of one
-        input: the product of that shape without C / G, divided by G and by the product of the
-        strides.
+      w_init: initializer of w [*kernel_size, C / G, F]. Its fan_out, the number of outputs that one
+        input reaches, is prod(kernel_size) * F / (G * prod(strides)).
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -158,7 +159,7 @@ def depthwise_conv(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., *spatial, C] to y [..., *windows, C * M].
+      A layer from x [..., *spatial, C] to y [..., *windows, C * M]; params {"w", "b"}.
 
     Raises:
       ValueError, PathError: as in `conv`.
@@ -225,8 +226,8 @@ def separable_conv(
     Args:
       features: F, the number of outputs at each position, >= 1.
       kernel_size, stride, padding, dilation, multiplier: as in `depthwise_conv`.
-      bias: whether the dense layer adds b; the depthwise convolution adds none.
-      w_init: initializer of the depthwise and of the pointwise w.
+      bias: whether the dense layer adds b. The depthwise convolution has no bias.
+      w_init: initializer of both w, the depthwise and the pointwise one.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
@@ -274,7 +275,7 @@ def conv_transpose(
     b_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """The gradient of a convolution with respect to its input: adds x[p] w to the window of y at p.
+    """The gradient of a convolution with respect to its input: adds x[p] w to window p of y.
 
     y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
 
@@ -288,21 +289,20 @@ def conv_transpose(
         Flax. Integers or pairs, as in `conv`, are the numbers of outputs that are removed at the
         two ends, as in torch.
       output_padding: the number of outputs that are added at the high end, as in torch; less than
-        stride or dilation. Allowed only if padding is integers or pairs.
+        the larger of stride and dilation. Allowed only if padding is integers or pairs.
       dilation: the step on y from one element of the kernel to the next.
       groups: G. Features and channels are divided into G parts; each part of the features reads
         only the matching part of the channels.
       bias: whether to add b.
       w_init: initializer of w [*kernel_size, F / G, C], the kernel of the convolution from y to x.
-        It draws an array [*kernel_size, C / G, F], which is then rearranged. Its fan_in is the
-        number of inputs of one output: the product of that shape without F, divided by the product
-        of the strides. Its fan_out is the number of outputs of one input: the product without
-        C / G, divided by G.
+        It draws an array [*kernel_size, C / G, F], which is then rearranged. Its fan_in, the number
+        of inputs that reach one output, is prod(kernel_size) * C / (G * prod(strides)). Its
+        fan_out, the number of outputs that one input reaches, is prod(kernel_size) * F / G.
       b_init: initializer of b [F].
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., *spatial, C] to y [..., *outputs, F].
+      A layer from x [..., *spatial, C] to y [..., *outputs, F]; params {"w", "b"}.
 
     Raises:
       ValueError: an option is out of range, or padding has an unknown name.
@@ -367,7 +367,11 @@ def _with_decoding(
     padding: Edges,
     without_padding: Callable[[], Layer],
 ) -> Layer:
-    """The layer, with its incremental form if no window sees elements after its position."""
+    """Says how the layer decodes, by what the window of an output contains.
+
+    A layer whose window is one element is returned unchanged. A layer whose window ends at the
+    position of the output gets an incremental form. Any other layer cannot be used in decoding.
+    """
     extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
     unpadded = padding in NAMES or not any(map(any, padding))
     if {*extent, *stride} == {1} and unpadded:

@@ -1,6 +1,7 @@
-"""Embeddings of V ids as vectors, and of positions in a sequence.
+"""Embeddings: vectors for ids, and vectors or rotations for positions in a sequence.
 
-B is the batch, T the length of a sequence, D the number of features, V the number of ids.
+T is the length of a sequence, D the number of features, V the number of ids. H is the number of
+heads, K the number of features of a head.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ def embedding(
       features: D, >= 1.
       w_init: initializer of w [V, D]; by default normal with standard deviation 1 / sqrt(D), so
         that the norm of a vector is about 1.
-      dtype: the dtype of w. (In other layers w has the dtype of x, but here x is integers.)
+      dtype: the dtype of w. (In other layers, w has the dtype of x, but here x holds integers.)
       name: what the layer is called in a network.
 
     Returns:
@@ -103,7 +104,7 @@ def learned_positions(
     """y[t] = x[t] + w[positions[t]]: adds a learned vector for each position of a sequence.
 
     Args:
-      length: the largest number of positions, >= 1.
+      length: the number of positions that have a vector, >= 1.
       w_init: initializer of w [length, D].
       name: what the layer is called in a network.
 
@@ -156,8 +157,8 @@ def learned_positions(
 def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_positions") -> Layer:
     """y[t] = x[t] + p(positions[t]): adds sines and cosines of decreasing frequencies.
 
-    Feature 2i of p is sin(position / base^(2i / D)), feature 2i + 1 is cos(position / base^(2i /
-    D)).
+    Feature 2i of p is sin(position / base^(2i / D)). Feature 2i + 1 is the cosine of the same
+    angle.
 
     Args:
       base: > 1, not traced; the longest wavelength is almost 2 pi * base.
@@ -343,18 +344,18 @@ def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Arr
       [..., count], in `dtype`.
     """
     # In float32, the product of position and frequency would be wrong by 0.01 at position 100,000.
-    # So a frequency is stored as turns per position, as an integer in units of 2**-32 turns. Its
-    # product with an integer position is taken modulo 2**32 (by overflow), which drops whole turns
-    # exactly. `rest` is the error of rounding the frequency to such an integer; its product with
-    # the position is small, and is added in floating point.
+    # So a frequency is an integer: the turns per position, in units of 2**-32 turns. The product of
+    # this integer and an integer position overflows, that is, it is taken modulo 2**32. This drops
+    # whole turns exactly. `rest` is the error of rounding the frequency to an integer; its product
+    # with the position is small, and is added in floating point.
     turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
     fixed = np.rint(turns * 2**32)
     part, whole = jnp.zeros((), dtype), positions[..., None]
     if jnp.issubdtype(whole.dtype, jnp.floating):
         whole = jnp.floor(positions.astype(dtype))[..., None]
         part = (positions.astype(dtype)[..., None] - whole) * jnp.asarray(turns, dtype)
-        # `number` is `whole` modulo 2**32, in the range of int32, because casting a float outside
-        # that range is undefined. Both operations are exact.
+        # `number` is `whole` modulo 2**32, moved into the range of int32, because the cast of a
+        # float outside that range is undefined. The remainder and the subtraction are exact.
         number = jax.lax.rem(whole, jnp.full_like(whole, 2.0**32))
         number = number - 2.0**32 * (
             (number >= 2.0**31).astype(dtype) - (number < -(2.0**31)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Mixture of experts: for each token, a router chooses a few of many layers of one kind.
+"""Mixture of experts: many layers of one kind, a few of which are chosen for each token.
 
 T is the number of tokens of a sequence, D the number of features of a token, E the number of
 experts, C the number of tokens that an expert has room for, F the number of features of the result.
@@ -34,17 +34,20 @@ def mixture_of_experts(
     p = softmax(router(x)) is the probability of each expert for each token.
 
     For k > 1, the p of the chosen experts are divided by their sum. Each sequence is routed
-    independently. An expert takes tokens in order, all first choices before all second choices,
-    until it is full. If a chosen expert is full, it adds zero to y, so put a residual around this
-    layer. Because of this order, the first choice of a later token can displace the second choice
-    of an earlier token. If that breaks a causal network, pass capacity_factor=None.
+    independently. An expert accepts tokens until it is full: first all tokens that have it as their
+    first choice, in order of time, then those that have it as their second choice, and so on. An
+    expert that is full adds zero to y, so put a residual around this layer. Because first choices
+    come before second choices, the first choice of a later token can displace the second choice of
+    an earlier token, so y may depend on later tokens. For a strictly causal network, pass
+    capacity_factor=None.
 
     Args:
       expert: a layer from [..., D] to [..., F], such as `feed_forward(64, hidden=256)`.
       count: E >= 1, the number of experts. Each expert has its own weights.
       top_k: k, the number of experts for each token, 1 to E.
-      capacity_factor: > 0, not traced, because it determines the size of an array, C =
-        ceil(capacity_factor * k * T / E). None gives every expert room for all tokens.
+      capacity_factor: a number > 0. An expert has room for C = ceil(capacity_factor * k * T / E)
+        tokens of a sequence, but for at most T. The factor must not be traced, because C is the
+        size of an array. None gives every expert room for all tokens.
       name: what the layer is called in a network.
 
     Returns:
@@ -107,7 +110,7 @@ def mixture_of_experts(
 
 
 def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
-    """E * sum over experts of f[e] P[e]: 1 for tokens spread evenly, E if all go to one expert.
+    """E * sum over experts of f[e] P[e]: 1 if tokens are spread evenly, E if all use one expert.
 
     f[e] is the share of expert e among the choices of all tokens, and P[e] is the mean probability
     of expert e over all tokens. Only P has a gradient.
@@ -145,13 +148,14 @@ def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Ar
     """The weights and the slots of each token's choices, both [..., T, k].
 
     A slot is expert * room + place. If an expert is full, the slot of the choice is E * room, which
-    does not exist.
+    is larger than the index of any slot.
     """
     probs = jax.nn.softmax(logits.astype(wide(logits.dtype)))
     weights, chosen = jax.lax.top_k(probs, top_k)
     if top_k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
-    # choices is [..., k, T, E]; counting along k and T together puts first choices first.
+    # choices is [..., k, T, E]. Counting along the merged axes k and T puts all first choices
+    # before all second choices.
     choices = jax.nn.one_hot(chosen.swapaxes(-1, -2), logits.shape[-1], dtype=jnp.int32)
     *lead, k, tokens, experts = choices.shape
     queue = choices.reshape(*lead, k * tokens, experts)

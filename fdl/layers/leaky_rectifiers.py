@@ -16,7 +16,8 @@ from fdl.typing import Array, Key, Params, State
 def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu") -> Layer:
     """y = x for x > 0, and y = a * x otherwise, where a is learned.
 
-    Exclude a from weight decay, which would move it towards 0, the negative slope of relu.
+    Exclude a from weight decay. Weight decay would move a towards 0, which is the slope of relu for
+    x < 0.
 
     Args:
       each_channel: True gives each channel a separate a, as in the paper. With False, all channels
@@ -38,8 +39,7 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
       >>> layer.apply(params, state, jnp.array([-2.0, 3.0]))[0]
       Array([-1.,  3.], dtype=float32)
 
-    Source: He et al. 2015, arXiv 1502.01852, equation 1. The default slope of Flax is
-    0.01.
+    Source: He et al. 2015, arXiv 1502.01852, equation 1. The default slope of Flax is 0.01.
     """
     check_number("prelu", "slope", slope, None, "pass a number")
 
@@ -77,7 +77,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
       A layer from x [...] to y of the same shape and dtype; no params, no state.
 
     Raises:
-      ValueError: lower > upper, or lower < 0.
+      ValueError: lower > upper, lower < 0, or one of them is not a number.
       PathError: no key is passed in training.
 
     Example:

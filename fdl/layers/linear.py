@@ -38,7 +38,7 @@ def dense(
 
     Raises:
       ValueError: features < 1.
-      PathError: x has no feature axis or an integer dtype, or its D differs from the D of w.
+      PathError: x has an integer dtype or no feature axis, or its D differs from the D of w.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,8 +81,8 @@ def einsum_dense(
     """y = einsum(equation, x, w) + b: a dense layer over any axes.
 
     Args:
-      equation: the axes x,w->y, as in `jnp.einsum`: "...td,dhk->...thk" makes h heads of k
-        features, "...thk,hkd->...td" sums over h and k.
+      equation: the axes of x, w and y, written x,w->y as in `jnp.einsum`: "...td,dhk->...thk" makes
+        h heads of k features, and "...thk,hkd->...td" sums over h and k.
       sizes: sizes of the axes of w that are not in x, such as {"h": 4, "k": 8}.
       bias: the axes of b, which must be the last axes of y, such as "hk"; "" means no b.
       w_init: initializer of w. It draws a matrix [in, out], where `in` is the product of the sizes
@@ -214,7 +214,7 @@ def _check_width(name: str, x: Any, w: Any) -> None:
 
 def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str, str]:
     """The axes of x, w and y; raises unless equation, sizes and bias make a dense layer."""
-    text = equation if isinstance(equation, str) else ""  # the message shows what was passed
+    text = equation if isinstance(equation, str) else ""  # "" raises the error below
     inputs, arrow, of_y = text.replace(" ", "").partition("->")
     of_x, comma, of_w = inputs.partition(",")
     new = {axis for axis in of_w if axis not in of_x}

@@ -39,7 +39,7 @@ def layer_norm(
     bias_init: Initializer = zeros,
     name: str = "layer_norm",
 ) -> Layer:
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, computed for each vector alone.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias for each vector separately.
 
     Args:
       axes: the axes over which mean and variance are computed, as negative numbers: -1 normalizes
@@ -53,13 +53,13 @@ def layer_norm(
 
     Returns:
       A layer from x [..., D] to y [..., D] of the same dtype; params {"scale": [D], "bias": [D]}.
-      If `axes` is not just the last axis, the layer reads a sequence as a whole, so it cannot be
-      used in decoding. It then has the optional extra input `mask`: bool, same shape as x, where
-      any axis may have size 1. Where the mask is False, x is not read and y is 0.
+      If `axes` has more than the last axis, the layer reads a sequence as a whole, so it cannot be
+      used in decoding. In this case, it has the optional extra input `mask`: bool, same shape as x,
+      where any axis may have size 1. Where the mask is False, x is not read and y is 0.
 
     Raises:
       ValueError: epsilon <= 0, or axes are not negative or not distinct.
-      PathError: x has no feature axis or an integer dtype, or its D differs from the D of scale.
+      PathError: x has an integer dtype or no feature axis, or its D differs from the D of scale.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,7 +153,7 @@ def group_norm(
 
     Raises:
       ValueError: groups < 1, or epsilon <= 0.
-      PathError: C is not a multiple of groups; x has no batch axis or an integer dtype, or its C
+      PathError: x has an integer dtype or no batch axis; or C is not a multiple of groups, or
         differs from the C of scale.
 
     Example:
@@ -207,7 +207,7 @@ def instance_norm(
 
     Raises:
       ValueError: epsilon <= 0.
-      PathError: x has no axis between B and C or an integer dtype, or its C differs from the C of
+      PathError: x has an integer dtype or no axis between B and C, or its C differs from the C of
         scale.
 
     Example:
@@ -245,11 +245,11 @@ def batch_norm(
     the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
     batch. A batch without examples, or with a mask that is False everywhere, does not change them.
     Outside training, mean and variance are the running statistics. If the batch is sharded over
-    devices, mean and variance are computed over all devices. You need no axis name, because XLA
-    does this for reductions over array axes.
+    devices, mean and variance are computed over all devices. You do not need to pass an axis name,
+    because XLA does this for every reduction over an array axis.
 
     Args:
-      momentum: the weight of the old running statistics, in [0, 1], may be traced. The momentum of
+      momentum: the weight of the old running statistics, in [0, 1]; may be traced. The momentum of
         torch is 1 - momentum.
       epsilon: a number that is added to the variance, > 0; may be traced.
       unbiased: True updates the running variance with n / (n - 1) times the variance of the batch,
@@ -270,7 +270,7 @@ def batch_norm(
 
     Raises:
       ValueError: momentum or epsilon is out of range.
-      PathError: x has no batch axis or an integer dtype, or its C differs from the C of scale; or,
+      PathError: x has an integer dtype or no batch axis, or its C differs from the C of scale; or,
         in training, x has only one value for each channel, so that its variance is 0.
 
     Example:
@@ -322,7 +322,7 @@ def _over(
     initializers: tuple[Initializer | None, Initializer | None],
     standard: Callable[..., jax.Array],
 ) -> Layer:
-    """A norm over `axes`. If it is not just the last axis, it takes a mask and cannot decode."""
+    """A norm over `axes`. If these are more than the last axis, it has a mask and cannot decode."""
     affine = Affine(name, *initializers, axes=-axes[0], features=axes)
     return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
 
@@ -341,14 +341,17 @@ def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
 
 
 def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon); the code halves x - mean, which may overflow."""
+    """(x - mean) / sqrt(variance + epsilon), from halves of x and mean: x - mean may overflow."""
     half = widened(x) / 2 - state["mean"] / 2
     variance = state["variance"]
     return half * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))
 
 
 def _moved(state: State, batch: Deviations, count: Any, momentum: Any, unbiased: bool) -> State:
-    """The running statistics after a batch; `count` is the number of values per channel, or [C]."""
+    """The running statistics after a batch. `count` is the number of values for each channel.
+
+    `count` is an int, or, with a mask, an array [C].
+    """
     mean, variance = (each.ravel() for each in batch.moments())
     if unbiased:
         most = float(jnp.finfo(variance.dtype).max)

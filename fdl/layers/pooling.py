@@ -44,14 +44,15 @@ def max_pool(
 ) -> Layer:
     """y[p] = max over the positions t of the window of x[p * stride + t * dilation - low].
 
-    If several elements of a window are equally large, the first of them in row-major order gets the
+    `low` is the number of elements that the padding adds before the first element of x. If the
+    maximum occurs several times in a window, its first occurrence in row-major order gets the
     gradient, as in torch.
 
     Args:
       window: one size for each spatial axis. An integer is the size for all axes; x is then [B,
         *spatial, C], and every axis between the first and the last is spatial.
       stride: the step from one window to the next, an integer for all axes, or one for each. None
-        means the sizes of the window, so that windows do not overlap.
+        means that the step is the size of the window, so that windows do not overlap.
       padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as in `conv`. The
         added elements are minus infinity.
       dilation: the step on the image from one element of the window to the next, an integer for all
@@ -88,7 +89,8 @@ def average_pool(
 ) -> Layer:
     """y[p] = mean over the positions t of the window of x[p * stride + t * dilation - low].
 
-    The sum is computed in float32 or wider.
+    `low` is the number of elements that the padding adds before the first element of x. The sum is
+    computed in float32 or wider.
 
     Args:
       window, stride, padding, dilation: as in `max_pool`, but the added elements are 0.
@@ -114,7 +116,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. If several are equal, the first gets the gradient.
+    """y[b, c] = the largest x of channel c. The first element of that value gets the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -265,15 +267,15 @@ def _adaptive(
 def _check_elements(name: str, x: jax.Array, spatial: tuple[int, ...]) -> None:
     if 0 in spatial:
         raise PathError(
-            f"expected an image of one or more elements, got {list(x.shape)}; the mean and the "
-            "maximum of nothing are no numbers",
+            f"expected an image of one or more elements, got {list(x.shape)}; pass images that are "
+            "not empty, because the mean and the maximum need at least one element",
             layer=name,
         )
 
 
 def _largest_of_windows(x: jax.Array, window: Window) -> jax.Array:
-    # The last axis is pooled first. So, of several equal elements, the first in row-major order
-    # gets the gradient.
+    # The last axis is pooled first. So if the maximum occurs several times, its first occurrence in
+    # row-major order gets the gradient.
     for axis in reversed(range(len(window.kernel))):
         x = _padded(x, axis, window, -jnp.inf)
         k, s, d = (each[axis] for each in (window.kernel, window.stride, window.dilation))

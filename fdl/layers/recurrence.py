@@ -43,10 +43,10 @@ def recurrent(
 
     Returns:
       A layer from x [..., T, D]; its params are the params of the cell. It has two optional extra
-      inputs. `lengths`, integers [...], are the lengths of the sequences: beyond the end of a
-      sequence, y is 0, the carry does not change and x is not read; a length > T means T. `carry`
+      inputs. `lengths`, integers [...], are the lengths of the sequences. Beyond the end of a
+      sequence, y is 0, the carry does not change and x is not read. A length > T means T. `carry`
       is the initial carry, by default zeros: {"h": [..., H]}, and for an LSTM also "c". In
-      decoding, the cache is the carry; to start a decoder from an encoder, replace the cache with
+      decoding, the cache is the carry. To start a decoder from an encoder, replace the cache with
       the carry of the encoder.
 
     Raises:
@@ -86,7 +86,7 @@ def lstm(
 
     Args:
       features: H, >= 1.
-      forget_bias: the initial bias of the forget gate, may be traced.
+      forget_bias: the initial bias of the forget gate; may be traced.
       reverse, returns, name: as in `recurrent`.
 
     Returns:
@@ -94,7 +94,7 @@ def lstm(
       returns="sequence".
 
     Raises:
-      ValueError: features < 1, or returns is unknown.
+      ValueError: features < 1, forget_bias is not a number, or returns is unknown.
 
     Example:
       >>> layer = lstm(4, forget_bias=1.0)
@@ -309,7 +309,7 @@ class _Recurrent:
         return {part: carry[part].astype(dtype) for part in parts}
 
     def alive(self, x: Any, lengths: Any) -> Any:
-        """Bool [T, ..., 1], True for steps before the end of their sequence; None for all True."""
+        """Bool [T, ..., 1], True for steps before the end of a sequence; None without lengths."""
         if lengths is None:
             return None
         lengths = to_jax(lengths, self.name, "lengths")
@@ -352,7 +352,7 @@ class _Recurrent:
 def _unroll(
     params: Params, x: Any, carry: Carry, alive: Any, *, cell: Cell, reverse: bool
 ) -> tuple[jax.Array, Carry]:
-    """The scan over steps. Without this jit, JAX would compile it again at every eager call."""
+    """The scan over steps. Without this jit, every eager call would compile the scan again."""
 
     def step(carry: Carry, at_this_step: Any) -> tuple[Carry, jax.Array]:
         driven, alive = at_this_step

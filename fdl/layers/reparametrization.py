@@ -1,7 +1,8 @@
 """Layers whose weights are computed from parameters: normalized, or with a low-rank update.
 
-Each function here wraps a layer. The result has the layer's name, inputs and children, but computes
-the weights at the paths that a pattern matches before it calls the layer.
+`weight_norm`, `spectral_norm` and `low_rank` wrap a layer. The wrapped layer has the same name,
+inputs and children. In each call, it first computes the weights at all paths that match a pattern,
+and then calls the layer with these weights.
 """
 
 import dataclasses
@@ -55,8 +56,8 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
         return _changed(params, picked, split), state
 
     def split(w: jax.Array, path: str) -> Params:
-        # The scale does not start at the norm of w, whose last bits would differ with and without
-        # jit.
+        # The scale starts at 1 and not at the norm of w, because the last bits of a norm differ
+        # with and without jit.
         return {"direction": w, "scale": jnp.ones(w.shape[-1:], w.dtype)}
 
     def apply(params: Params, state: State, x: Any, **given: Any) -> tuple[Any, State]:
@@ -229,13 +230,13 @@ def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
         new = direction(v @ fixed)
         u = jnp.where((new == 0).all(), u, new)
     sigma = v @ matrix @ u
-    # The code multiplies by 1 / sigma and does not divide by sigma, because matrix is a quotient
-    # too: XLA turns a / b / c into a / (b c), where b c may overflow.
+    # The code multiplies by 1 / sigma instead of dividing by sigma. `matrix` is itself a quotient,
+    # and XLA would turn a / b / c into a / (b c), where b c may overflow.
     return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
 
 
 def _normalized(params: Any) -> Any:
-    """params with w in place of each {"direction", "scale"}."""
+    """params with the weights w in place of each dict {"direction", "scale"}."""
     if not isinstance(params, Mapping):
         return params
     if set(params) != {"direction", "scale"}:

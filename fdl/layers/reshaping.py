@@ -21,12 +21,13 @@ FACTOR = "pass a factor such as 2, for blocks of 2 x 2 pixels"
 def rescale(scale: float, offset: float = 0.0, *, dtype: Any = jnp.float32) -> Layer:
     """y = x * scale + offset, in floating point.
 
-    Use it as the first layer of a network for images, so that the data stay uint8 in memory. They
-    then take a quarter of the space of float32, and batches are drawn faster.
+    Use it as the first layer of a network for images, so that the data can stay uint8 in memory.
+    The data then take a quarter of the space of float32, and batches are drawn faster.
 
     Args:
-      scale: number by which x is multiplied, may be traced; 1 / 255 maps 8-bit pixels to [0, 1].
-      offset: number that is added, may be traced.
+      scale: the number by which x is multiplied; may be traced. With 1 / 255, 8-bit pixels become
+        numbers in [0, 1].
+      offset: the number that is added; may be traced.
       dtype: the dtype of y, a floating dtype.
 
     Returns:
@@ -72,7 +73,7 @@ def upsample(
     """Enlarges images: repeats each element `scale` times, or interpolates between elements.
 
     Args:
-      scale: the integer by which the size of each spatial axis is multiplied, >= 1; or one integer
+      scale: for each spatial axis, the integer >= 1 by which its size is multiplied; or one integer
         for all axes, as in `conv`.
       method: "nearest" repeats elements. "linear" interpolates along each axis (bilinear on
         images): output i is x at position (i + 1/2) / scale - 1/2, and x is constant beyond its
@@ -165,7 +166,8 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
 
     Raises:
       ValueError: factor < 1.
-      PathError: x lacks these axes, has an integer dtype, or H or W is not a multiple of r.
+      PathError: x lacks these axes or has an integer dtype, or its height or width is not a
+        multiple of r.
 
     Example:
       >>> pixel_unshuffle(2).apply({}, {}, jnp.arange(4.0).reshape(2, 2, 1))[0].ravel()

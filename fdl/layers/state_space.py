@@ -1,4 +1,4 @@
-"""Linear recurrences. Combining steps is associative, so they can be computed in parallel.
+"""Layers of linear recurrences, whose steps can be computed in parallel.
 
 T is the length of a sequence, D the number of its features. All products are elementwise.
 """
@@ -22,10 +22,11 @@ from fdl.ops.recurrence import linear_recurrence, without_time
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
-# c of equation 3.
+# c in equation 3 of the paper.
 POWER = 8.0
-# The initial decay of a feature is drawn from this table of 1,024 values, for a^c from 0.9 to
-# 0.999. It is a table because XLA rounds a logarithm differently in different compiled functions.
+# The initial decay of a feature is drawn from a table of 1,024 values, for which a^c goes from 0.9
+# to 0.999. NumPy computes the table, because XLA rounds a logarithm differently in different
+# compiled functions.
 RATES = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
 DECAYS = np.log(RATES / (1 - RATES))
 

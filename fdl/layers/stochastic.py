@@ -96,8 +96,8 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
       >>> bool((y == y[:, :1, :1]).all())
       True
 
-    Source: Huang et al. 2016, arXiv 1603.09382, section 3, but with the scaling in training instead
-    of evaluation; Larsson et al. 2016, arXiv 1605.07648, for the name.
+    Source: Huang et al. 2016, arXiv 1603.09382, section 3, which scales in evaluation and not in
+    training; Larsson et al. 2016, arXiv 1605.07648, for the name.
     """
 
     def draw(key: Key, x: Array) -> Array:

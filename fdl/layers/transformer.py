@@ -66,18 +66,18 @@ def attention(
       cross: whether keys and values are computed from the extra input `context` [..., S, C] instead
         of x.
       causal: whether later tokens are hidden from a token.
-      window: a token sees only tokens at a distance below this, >= 1 (the distance of a token to
-        itself is 0). None means no limit.
+      window: an integer >= 1. A token sees only tokens at a distance below this number (the
+        distance of a token to itself is 0). None means no limit.
       rotary: True rotates queries and keys by `fdl.rotary`. A function (x, positions) -> x rotates
         them instead, such as `fdl.rotary(base=5e5, interleaved=True)`.
-      alibi: whether scores are reduced with distance, by `alibi_slopes`.
+      alibi: whether scores decrease in proportion to the distance of query and key (ALiBi).
       qk_norm: whether queries and keys are divided by their root mean square, then multiplied by
         learned scales [K].
-      scale: the number by which q k^T is multiplied, may be traced; None means 1 / sqrt(K).
-      soft_cap: c > 0, may be traced; scores become c * tanh(scores / c). None means no cap.
+      scale: the number by which q k^T is multiplied; may be traced. None means 1 / sqrt(K).
+      soft_cap: c > 0; may be traced. Scores become c * tanh(scores / c). None means no cap.
       dropout_rate: the dropout rate of the attention weights, in [0, 1]; may be traced.
-      chunk: the number of tokens of a block. Computing in blocks saves memory, see
-        `dot_product_attention`; None computes all scores at once.
+      chunk: the number of tokens in a block. To save memory, scores are computed block by block;
+        see `dot_product_attention`. None computes all scores at once.
       bias: whether q, k, v and out have biases.
       w_init: initializer of q/w, k/w, v/w and, if `out_init` is None, of out/w.
       b_init: initializer of the biases.
@@ -89,12 +89,13 @@ def attention(
       A layer from x [..., T, D] to y [..., T, F]. Its params are {"q", "k", "v", "out"}, each
       {"w", "b"} with all heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w
       [H * K, F]; with qk_norm also {"q_norm", "k_norm"}, each {"scale": [K]}.
-      Optional extra inputs without cross: `mask`, bool [..., H, T, T], where any axis may have size
-      1, is True where a query sees a key. `bias`, floating, same shape, is added to the scores;
-      minus infinity hides a key. With `segments`, integers [..., T], tokens see only tokens of the
-      same segment. With rotary also `positions` [..., T], by default 0 to T - 1.
-      Extra inputs with cross: `context`, which is required, and `context_mask` and `context_bias`,
-      which are like `mask` and `bias`.
+      Without cross, it has these optional extra inputs. `mask`, bool [..., H, T, T], where any axis
+      may have size 1, is True where a query sees a key. `bias`, floating, same shape, is added to
+      the scores; minus infinity hides a key. With `segments`, integers [..., T], tokens see only
+      tokens of the same segment. With rotary, there is also `positions` [..., T], by default 0 to
+      T - 1.
+      With cross, the extra input `context` is required. `context_mask` and `context_bias` are
+      optional, and like `mask` and `bias`.
       For a token that sees no key, y is out(0). Without chunk, `capture` finds the attention
       weights [..., H, T, S] at the path `weights`.
 
@@ -214,13 +215,13 @@ def feed_forward(
     """y = down(activation(up(x))) at each position: the second part of a transformer block.
 
     Args:
-      features: D, the number of features of y, >= 1; inside a `residual`, equal to that of x.
+      features: D, the number of features of y, >= 1. Inside a `residual`, x must have D features.
       hidden: the number of features of up(x), >= 1; the papers use 4 D, or 8 D / 3 with a gate.
       activation: a function from an array to an array of the same shape.
       gate: if True, the layer `up` is a `gated` layer with the activation inside; with silu it is
         the SwiGLU of Llama.
       bias: whether the dense layers have biases.
-      dropout_rate: the dropout rate of y, in [0, 1], may be traced; 0 adds no dropout layer.
+      dropout_rate: the dropout rate of y, in [0, 1]; may be traced. 0 adds no dropout layer.
       name: what the layer is called in a network.
 
     Returns:
@@ -375,8 +376,11 @@ class _Attention:
     def finite_where_unseen(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
         """x and context, with 0 for non-finite numbers in tokens that no query sees (padding).
 
-        Without this, 0 times such a number would be NaN in the gradients of the projections. The
-        third result, bool [..., T, 1], is True for these tokens. Their y is still set to NaN.
+        Without this, 0 times such a number would be NaN in the gradients of the projections.
+
+        Returns:
+          (x, context, broken). broken is bool [..., T, 1], True for tokens of x with such numbers;
+          the caller sets their y to NaN. It is None if x is returned unchanged.
         """
         if mask is None or self.incremental or mask.ndim < 2:
             return x, context, None

@@ -19,7 +19,7 @@ def weightless(
     training: Callable[[Key, Any], Any] | None = None,
     check: Callable[[Any], None] = lambda x: None,
 ) -> Layer:
-    """A layer y = f(x); in training y = training(key, x), if `training` is passed.
+    """A layer y = f(x), or, in training, y = training(key, x) if `training` is passed.
 
     Args:
       name: what the layer is called in a network.

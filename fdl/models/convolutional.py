@@ -50,7 +50,7 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
       ((3, 3, 32, 64), (12544, 128))
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section
-    II, but with relu, max pooling and more features, as in the examples of Keras and PyTorch.
+    II. Here it has relu, max pooling and more features, as in the examples of Keras and PyTorch.
     """
     layers: list[Any] = [] if scale is None else [rescale(scale)]
     for features in (32, 64):
@@ -73,10 +73,10 @@ def resnet(
 ) -> Layer:
     """A residual network for images, made of stages.
 
-    Each stage except the first halves the height and the width, and doubles the number of channels.
-
-    The parts are: a stem, which starts with a convolution; the stages, with width, 2 * width,
-    4 * width, ... channels, each made of blocks; the mean over the image; and a dense layer.
+    The network begins with a stem, which is a convolution and a few more layers. The stages follow;
+    each is made of blocks. The first stage has `width` channels. Each later stage halves the height
+    and the width of the image, and doubles the number of channels. At the end, the mean over the
+    image is followed by a dense layer.
 
     Args:
       classes: C, the number of classes.
@@ -93,14 +93,14 @@ def resnet(
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.
       symmetric_padding: True pads s // 2 zeros on each side for a window of size s, as in torch.
-        False pads like padding "SAME" of `conv`; at stride 2, this gives different results.
+        False pads like padding="SAME" of `conv`. The two differ only at stride 2.
       scale: a number that multiplies the input, such as 1 / 255 for 8-bit images. None means no
         scaling.
 
     Returns:
       A layer from x [B, H, W, channels] to logits [B, C]. Its state holds the running statistics of
-      the norms. If a block changes the shape, its shortcut is a 1 x 1 convolution (option B of the
-      paper).
+      the norms. The shortcut of a block that changes the shape is a 1 x 1 convolution (option B of
+      the paper).
 
     Raises:
       ValueError: block or stem is unknown, or depth is neither of the two forms above.
@@ -186,7 +186,7 @@ def _block(inside: list[Any], shortcut: list[Layer]) -> Layer:
 
 
 def _basic(normed: _Normed, features: int, stride: int) -> tuple[list[Any], int]:
-    """The layers of a block without its shortcut, and the number of its output channels."""
+    """(The layers of a block without its shortcut, the number of its output channels)."""
     return [*normed(features, 3, stride), relu, *normed(features, 3)], features
 
 

@@ -31,8 +31,8 @@ def lstm_classifier(
 
     Returns:
       A layer from ids [B, T] to logits [B, classes]. Optional extra input: `lengths`, integers
-      [B], the number of tokens of each sequence without padding; ids past this number are not read.
-      The biases of the forget gates are initialized to 1.
+      [B], the number of tokens of each sequence without padding; ids after these tokens are not
+      read. The biases of the forget gates are initialized to 1.
 
     Raises:
       ValueError: a number or the rate is out of range.

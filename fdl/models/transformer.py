@@ -49,9 +49,9 @@ def encoder_block(
       features: D, the number of features of each token.
       hidden: the hidden width of the feed-forward layer; by default 4 * D.
       kv_heads: the number of heads of keys and values, as in `attention`; by default `heads`.
-      causal: True: a token does not see the tokens after it.
-      rotary: True rotates queries and keys by their positions; False does not. It may also be a
-        function that does the rotation, as in `attention`.
+      causal: True hides later tokens from each token.
+      rotary: True rotates queries and keys by their positions, as in `attention`; it may also be
+        the function that rotates them.
       norm: the normalization, a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default
         `fdl.layer_norm()`.
       norm_first: True puts a norm before the attention and one before the feed-forward layer. False
@@ -68,6 +68,7 @@ def encoder_block(
 
     Raises:
       ValueError: an option is out of range.
+      PathError: x does not have D features, or an extra input does not fit x.
 
     Example:
       >>> import fdl
@@ -111,7 +112,7 @@ def decoder_block(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A causal `encoder_block` with a second attention, which attends to a context.
+    """A causal `encoder_block` with a second attention, in which x attends to a context.
 
     Args:
       heads, features, hidden, norm, norm_first, activation, gate, bias, dropout_rate: as in
@@ -120,10 +121,12 @@ def decoder_block(
       rotary: as in `encoder_block`, but only for the attention of x to itself.
 
     Returns:
-      A layer from x [..., T, D] to [..., T, D]. Required extra input: `context` [..., S, C].
+      A layer from x [..., T, D] to [..., T, D]. The extra input `context` [..., S, C] is required.
+      The other extra inputs of `attention`, such as `mask` and `context_mask`, are optional.
 
     Raises:
       ValueError: an option is out of range.
+      PathError: x does not have D features, or an extra input does not fit x.
 
     Example:
       >>> block = decoder_block(2, 8)
@@ -166,8 +169,8 @@ def gpt(
     Args:
       vocabulary: V, the number of different tokens.
       length: the largest number of tokens of a sequence. A learned vector is added at each
-        position. None means no learned positions, and sequences of any length. Use None with
-        `rotary`.
+        position. With None, there are no learned positions, and a sequence may have any length. Use
+        None with `rotary`.
       layers: the number of blocks.
       heads: the number of attention heads of each block. It must divide `features`.
       features: D, the number of features of each token.
@@ -261,9 +264,9 @@ def encoder(
 
     Args:
       vocabulary, length, layers, heads, features: as in `gpt`.
-      token_types: the number of token types, such as 2 in BERT, for the first and the second
-        sentence. Each type has a learned vector, which is added to the embedding of each token of
-        this type. None means no types.
+      token_types: the number of token types. BERT has 2, for the first and the second sentence.
+        Each type has a learned vector, which is added to the embedding of each token of this type.
+        None means no types.
       embed_norm: True puts a norm after the sum of the embeddings.
       hidden, kv_heads, rotary, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
 
@@ -349,7 +352,7 @@ def vit(
     bias: bool = True,
     dropout_rate: float = 0.0,
 ) -> Layer:
-    """A vision transformer: the patches of an image are the tokens; their mean is classified.
+    """A vision transformer: its tokens are the patches of an image, and their mean is classified.
 
     Args:
       classes: C, the number of classes.

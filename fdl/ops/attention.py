@@ -63,21 +63,22 @@ def dot_product_attention(
         to bias is 0 where a key is hidden.
       segments: integers [..., T], only if T = S; a token sees only tokens with the same integer
         (packed sequences).
-      start: index of the first query among the keys, an integer or a scalar array; 0 unless the
-        earlier keys are in a cache.
+      start: the index, among the keys, of the token of the first query: an integer or a scalar
+        array. It is 0 unless the keys of earlier tokens are in a cache.
       causal: True hides keys with a larger index than the query's.
       window: a query sees only keys whose index differs from the index of the query by less than
         this number; None means no limit.
-      scale: a finite number, by which q k^T is multiplied; None means 1 / sqrt(K).
-      slopes: H numbers. A head's scores are reduced by its slope times the distance of query and
-        key (`alibi_slopes`). None means no reduction.
+      scale: a finite number by which q k^T is multiplied; None means 1 / sqrt(K).
+      slopes: H numbers. A head's scores are reduced by its slope times the distance between query
+        and key (see `alibi_slopes`). None means no reduction.
       soft_cap: c > 0; scores become c * tanh(scores / c), before slopes, bias and masks. None means
         no cap. Scale, slopes and soft_cap may be traced.
       on_weights: a function that is applied to the weights [..., H, T, S], such as dropout; not
         allowed with `chunk`.
-      chunk: size of blocks of queries and keys, so that no array [T, S] is ever in memory; the
-        backward pass recomputes the scores. The result is the same except for rounding. None
-        computes all scores at once, which is faster for short sequences.
+      chunk: the number of queries, and of keys, in a block. Scores are computed block by block, so
+        that no array [T, S] is ever in memory, and the backward pass recomputes them. The result is
+        the same except for rounding. None computes all scores at once, which is faster for short
+        sequences.
 
     Returns:
       y [..., T, H, V], in v's dtype.
@@ -127,8 +128,8 @@ def _answered(
     rules = (*pairs, queries.segments, scoring.window)
     if not scoring.causal and all(rule is None for rule in rules):
         return _attended(queries, keys, pairs, scoring, on_weights, chunk).astype(v.dtype)
-    # A weight of 0 times NaN is NaN, in both passes. So non-finite numbers in q, k and v are
-    # replaced by 0 here, and `_spoiled` adds their effect on y.
+    # A weight of 0 times NaN is NaN, in the forward and in the backward pass. So non-finite numbers
+    # in q, k and v are replaced by 0 here, and `_spoiled` adds their effect on y.
     finite_queries = queries._replace(q=_finite(q))
     finite_keys = keys._replace(k=_finite(k), v=_finite(v))
     y = _attended(finite_queries, finite_keys, pairs, scoring, on_weights, chunk)
@@ -172,8 +173,9 @@ def _spoiled(
 ) -> jax.Array:
     """y, with NaN or infinity for queries that see a non-finite key or value.
 
-    Finding these queries takes a second product, which runs only if there is a non-finite number.
-    The condition is a loop of at most one step, because `vmap` computes both branches of a `cond`.
+    To find these queries, a second product is needed. It is computed only if there is a non-finite
+    number. This condition is written as a loop of at most one step, because `vmap` would compute
+    both branches of a `cond`.
     """
     nothing = jnp.where(y == y, 0, 0)
     queries, keys, pairs, scoring, nothing = jax.lax.stop_gradient(
@@ -189,7 +191,7 @@ def _spoiled(
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]
         marks, ones = jnp.concatenate(kinds, -1).astype(y.dtype), jnp.ones_like(keys.k[..., :1])
         # These queries are made to depend on the loop's carry. Otherwise XLA would move the
-        # computation out of the loop, and so always run it.
+        # computation out of the loop, where it would always run.
         zeros = jnp.zeros_like(queries.q[..., :1]) + carry[0].astype(queries.q.dtype)
         equal, marked = queries._replace(q=zeros), keys._replace(k=ones, v=marks)
         up, down = jnp.split(_attended(equal, marked, pairs, alike, None, chunk) > 0, 2, -1)
@@ -201,8 +203,8 @@ def _spoiled(
     return jnp.where(kind == 0, y, kind)
 
 
-# Jitted so that layers with equal shapes trace it once, and so that, outside of a user's jit, it is
-# one compiled function.
+# It is jitted so that layers with equal shapes trace it only once, and so that it is one compiled
+# function even if the user calls it without jit.
 @functools.partial(jax.jit, inline=True)
 def _weights(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> jax.Array:
     scores, seen = scoring(queries, keys, pairs)
@@ -271,7 +273,7 @@ def _check_options(
         remedy = "leave one of them out, because the computation in chunks stores no weights"
         _refuse("either on_weights or chunk", f"both, with chunk {chunk}", remedy)
     if slopes is not None and len(slopes) != heads:
-        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "use alibi_slopes")
+        _refuse(f"{heads} slopes, one for each head", f"{len(slopes)}", "pass one number per head")
     check_scores("dot_product_attention", soft_cap, scale)
 
 

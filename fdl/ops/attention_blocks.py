@@ -19,11 +19,11 @@ KEY_AXES = (-3, -3, -1, -1)
 def in_blocks(
     queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, chunk: int
 ) -> jax.Array:
-    """Attention for one block of queries after another, with a running softmax over key blocks.
+    """Attention, computed block by block, with a running softmax over the blocks of keys.
 
     Args:
-      queries: q [..., T, H, K], and the places of the queries.
-      keys: k [..., S, G, K] and v [..., S, G, V], and the places of the keys.
+      queries: q [..., T, H, K], and the indices of the queries.
+      keys: k [..., S, G, K] and v [..., S, G, V], and the indices of the keys.
       pairs: mask and bias, each [..., H, T, S], where any axis may have size 1, or None.
       scoring: computes the scores.
       chunk: size of a block.
@@ -107,18 +107,18 @@ def _of_rows(x: jax.Array) -> jax.Array:
 
 
 def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
-    """`_split` of mask and bias; None if the axis has size 1, because all blocks use it whole."""
+    """`_split` of mask and bias. An array whose axis has size 1 is not split, but becomes None."""
     cut = (None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
     return Pairs(*cut)
 
 
 def _either(block: Pairs, whole: Pairs) -> Pairs:
-    """Mask and bias of a block, or the whole array if it was not split."""
+    """The mask and the bias of a block; for an array that was not split, the whole array."""
     return Pairs(*(y if x is None else x for x, y in zip(block, whole, strict=True)))
 
 
 def _split(x: Any, axis: int, size: int) -> Any:
-    """An axis split into blocks of `size`, the last one padded; the blocks become axis 0."""
+    """Splits an axis into blocks of `size`, and pads the last block. The blocks become axis 0."""
     if x is None:
         return None
     axis = x.ndim + axis

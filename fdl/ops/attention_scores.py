@@ -16,7 +16,7 @@ UNSEEN = -1e38
 
 
 class Queries(NamedTuple):
-    """Queries q [..., T, H, K], places [T], segments [..., T] or None."""
+    """Queries q [..., T, H, K], places [T] (indices in the sequence), segments [..., T] or None."""
 
     q: jax.Array
     place: jax.Array
@@ -24,7 +24,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys k [..., S, G, K], values v [..., S, G, V], places [S], segments [..., S] or None."""
+    """Keys k [..., S, G, K], values v [..., S, G, V]; places [S] and segments as in Queries."""
 
     k: jax.Array
     v: jax.Array
@@ -76,7 +76,7 @@ class Scoring:
       count: number of real keys, without padding.
       slopes, soft_cap: as in `dot_product_attention`: [H] and a scalar, or None.
       scale: a scalar; None means 1 / sqrt(K).
-      alike: True leaves the products q k^T as they are, so that equal keys have equal scores.
+      alike: True applies no scale, cap, slopes or bias, so that equal keys have equal scores.
     """
 
     causal: bool
@@ -110,7 +110,7 @@ class Scoring:
     def moved(
         self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
     ) -> jax.Array:
-        """The scores: products, scaled, capped, reduced with distance, and with the bias added."""
+        """The scores q k^T after scale, soft cap, slopes and bias, in this order."""
         if self.scale is None:
             scores = scores / math.sqrt(max(features, 1))
         else:
@@ -138,7 +138,7 @@ class Scoring:
         return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
-        """False if the places alone show that no query sees any of the keys; otherwise True."""
+        """False if, by their places, no query can see any of the keys; otherwise True."""
         reached: Any = True
         if self.causal:
             reached = keys.place[0] <= queries.place[-1]

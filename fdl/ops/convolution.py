@@ -7,8 +7,9 @@
 N is the number of images, C the number of channels, F the number of features, and G the number of
 groups; input, kernel and output are the sizes of 1 to 3 spatial axes. Each of the three functions
 is linear in each of its two operands, and its transpose with respect to one operand is one of the
-other two functions. So three primitives give derivatives of any order, in forward and in reverse
-mode. On CPU they run the code of convolution_cpu.py, on other platforms the convolution of XLA.
+other two functions. So these three primitives are enough for derivatives of any order, in forward
+and in reverse mode. On CPU, they run the code of convolution_cpu.py; on other platforms, they run
+the convolution of XLA.
 """
 
 import functools
@@ -113,9 +114,9 @@ def _primitive(
       by_xla: implementation for all platforms except CPU.
       on_cpu: implementation for CPU.
       shape: a function that returns the result's shape.
-      folds: where the batch axis of `vmap` goes. The key is (True if a has this axis, True if b has
-        it). The value is the places of the axis in a, b and the result. A place is the arguments
-        (axis, within) of `_fold`, or None if the operand does not have the axis.
+      folds: where the batch axis of `vmap` goes. A key is a pair: True if operand a has this axis,
+        and True if operand b has it. The value says where the axis goes in a, b and the result: the
+        arguments (axis, within) of `_fold`, or None if the operand does not have the axis.
     """
 
     def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
@@ -147,7 +148,7 @@ def _primitive(
 
 
 def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
-    """`a` with its first axis merged into `axis`, or, if `within`, into each group of `axis`."""
+    """Merges the first axis of `a` into another axis, or, if `within`, into each of its groups."""
     parts = groups if within else 1
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])

@@ -1,12 +1,12 @@
-"""Convolution and its two gradients in forms that are fast on a CPU, also inside a loop.
+"""Convolution and its two gradients, in forms that are fast on a CPU even inside a loop.
 
 XLA's CPU compiler has fast code for one layout only: images NHWC, kernel HWIO and result NHWC. The
 convolutions in JAX's gradients have different layouts. XLA converts them to the fast layout only in
 the outermost computation of a compiled function, not in the body of a `lax.scan`, where training
-runs. So here the gradient with respect to the input has the fast layout, and the gradient with
-respect to the kernel is written as matrix products. Groups are computed one by one; narrow groups
-(see NARROW) are computed as shifted images times elements of the kernel. benchmarks/convolution.py
-measures all of these forms. Shapes and letters are the same as in convolution.py.
+runs. So in this module, the gradient with respect to the input has the fast layout, and the
+gradient with respect to the kernel is written as matrix products. Groups are computed one by one.
+Narrow groups (see NARROW) are computed as shifted images times elements of the kernel.
+benchmarks/convolution.py measures all of these forms. Letters mean the same as in convolution.py.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from fdl.ops.windows_and_padding import Window
 # At most this many elements of patches are in memory at once: 4 MB of float32, which stay in the
 # CPU's cache.
 PATCHES = 2**20
-# Groups are narrow if C / G * F / G, the number of products of a group at each position of the
-# kernel, is at most this. Matrix products would then be tiny, and shifted images are faster (64
+# Groups are narrow if C / G * F / G, the number of weights of a group at each position of the
+# kernel, is at most this. Matrix products would then be tiny, and shifted images are faster (for 64
 # groups of one channel: 0.7 ms instead of 30 ms).
 NARROW = 4
 
@@ -49,7 +49,7 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """dx, which is dy with stride - 1 zeros between its elements, convolved with the flipped w."""
+    """dx: dy with stride - 1 zeros between its elements, convolved with the flipped w."""
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
@@ -66,7 +66,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of the kernel, the sum of dy times the elements of x it multiplies."""
+    """dw: for each element of w, the sum of dy times the elements of x that it is multiplied by."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
@@ -77,7 +77,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
-    """A convolution of x with spread - 1 zeros between its elements; padding may be negative."""
+    """Convolves x, after putting spread - 1 zeros between its elements; padding may be negative."""
     if x.shape[0] == 0:
         return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:
@@ -101,8 +101,8 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
     """A convolution of one wide image: all images side by side along the last spatial axis.
 
     Zeros separate the images. XLA's fast code splits the result into rows, and uses a single core
-    if the rows are short. Rows that contain all images give work to every core (a 3 x 3 kernel on
-    28 x 28 images, two cores: 8 ms instead of 17 ms).
+    if the rows are short. Rows that contain all images give work to every core. For a 3 x 3 kernel
+    on 28 x 28 images with two cores, this takes 8 ms instead of 17 ms.
     """
     images, size, apart = x.shape[0], x.shape[-2], spread[-1]
     (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
@@ -137,7 +137,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
 def _group_by_group(
     form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
 ) -> jax.Array:
-    """`form` of one group after another; the groups are parts of the last axis of a, b and y."""
+    """Applies `form` to one group after another; groups are parts of the last axis of a, b, y."""
     a, b = (
         jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
     )
@@ -146,7 +146,7 @@ def _group_by_group(
 
 
 def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """A convolution with narrow groups, without padding, in one pass without matrix products."""
+    """A convolution with narrow groups and without padding, by shifted images times weights."""
     w = w.reshape(-1, w.shape[-2], window.groups, w.shape[-1] // window.groups)
     x = x.reshape(*x.shape[:-1], window.groups, -1)
     terms = (
@@ -161,8 +161,8 @@ def _shift_and_add(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     """The gradient of a kernel with narrow groups: every shifted image times dy, summed.
 
-    The sum is a matrix product with ones. XLA's sum would compute the products image * dy number by
-    number, and take four times as long.
+    The sum is written as a matrix product with ones. XLA's sum would compute the products of image
+    and dy one number at a time, and would take four times as long.
     """
     x, window = _fitted(x, window, window.output)
     x, dy = (each.reshape(*each.shape[:-1], window.groups, -1) for each in (x, dy))
@@ -173,17 +173,17 @@ def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.
         seen = (each[..., i, None] for each in _shifts(x, window) for i in range(x.shape[-1]))
         return jnp.stack([jnp.tensordot(ones, each * dy, (places, places)) for each in seen])
 
-    # A loop over images, because a loop reads x and dy from memory. Without the loop, XLA would
-    # repeat the computation of x and dy in every product (9 ms with the loop, 17 ms without it).
+    # The loop over images makes XLA read x and dy from memory. Without the loop, XLA would repeat
+    # the computation of x and dy in every product (9 ms with the loop, 17 ms without it).
     shape = jax.eval_shape(of, x[:1], dy[:1]).shape
     dw = _over_images(of, x, dy, 1, shape)
     return dw.reshape(*window.kernel, x.shape[-1], -1)
 
 
 def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """The matrix product of x's patches [N * output, kernel * C] and dy [N * output, F], in chunks.
+    """dw as a matrix product: x's patches [N * output, kernel * C], transposed, times dy.
 
-    It sums over N * output.
+    dy is used as a matrix [N * output, F]. The product is computed in chunks of images.
     """
     x, window = _fitted(x, window, window.output)
     images, sums = len(x), tuple(range(x.ndim - 1))
@@ -206,8 +206,8 @@ def _over_images(
     form: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, chunk: int, shape: tuple[int, ...]
 ) -> jax.Array:
     """The sum of form(x, dy), an array of `shape`, over chunks of images."""
-    # Each chunk takes images from all parts of the batch, so that no images of a batch that is
-    # sharded over devices move to a different device.
+    # Each chunk takes images from all parts of the batch. So if the batch is sharded over devices,
+    # no image moves to a different device.
     x, dy = (each.reshape(chunk, len(each) // chunk, *each.shape[1:]) for each in (x, dy))
 
     def add(i: jax.Array, dw: jax.Array) -> jax.Array:
@@ -217,7 +217,7 @@ def _over_images(
 
 
 def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.Array, Window]:
-    """x, padded and without the elements that no window sees, and the window without padding."""
+    """(x after padding, without the elements that no window sees; the window without padding)."""
     sizes = tuple(
         (n - 1) * s + e for n, s, e in zip(output, window.stride, window.extent, strict=True)
     )

@@ -1,9 +1,9 @@
 """Hyperparameters that may be traced, and are as exact as constants.
 
 Python computes the constant 1 - 0.999 in double precision, and JAX rounds the result once, when it
-is combined with an array. If 0.999 is in a float32 array, it is rounded before the subtraction:
-1 - 0.999 then has a relative error of 1.3e-5, and so does every second moment of Adam. Here a
-hyperparameter is two float32 numbers whose sum has 48 bits (Dekker 1971).
+is combined with an array. But if 0.999 is a float32 array, 0.999 is rounded before the subtraction.
+1 - 0.999 then has a relative error of 1.3e-5, and so has every second moment of Adam. In this
+module, a hyperparameter is two float32 numbers whose sum has 48 bits (Dekker 1971).
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Hyperparameter:
     high: Any
     low: Any
 
-    # With this, NumPy arrays leave arithmetic with a Hyperparameter to this class.
+    # This makes NumPy arrays leave arithmetic with a Hyperparameter to the methods below.
     __array_ufunc__ = None
 
     def __jax_array__(self) -> jax.Array:
@@ -156,7 +156,7 @@ def _add(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
 
 
 def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
-    """The product, from 12-bit halves, whose products are exact even with fused multiply-add."""
+    """The product, from 12-bit halves of both numbers. Products of such halves are exact."""
     (a1, a2), (b1, b2) = _halves(a.high), _halves(b.high)
     part, first = _sum(a1 * b1, a1 * b2)
     high, second = _sum(part, a2 * b1)
@@ -164,14 +164,14 @@ def _multiply(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
 
 
 def _divide(a: Hyperparameter, b: Hyperparameter) -> Hyperparameter:
-    """The quotient, plus the remainder divided by b."""
+    """The rounded quotient, corrected by its remainder divided by b."""
     first = a.high / b.high
     rest = _add(a, -_multiply(Hyperparameter(first, jnp.zeros_like(first)), b))
     return _settled(first, (rest.high + rest.low) / b.high)
 
 
 def _sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """The sum and its rounding error (Knuth)."""
+    """The sum and its rounding error, by Knuth's algorithm."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)

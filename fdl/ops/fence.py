@@ -1,17 +1,19 @@
 """`fence`: an identity function. XLA's CPU compiler computes its gradient only once.
 
 In the backward pass of `x + f(x)`, the gradient with respect to x is a sum, which every earlier
-layer uses. XLA's CPU compiler copies that sum into each computation that uses it, together with the
-sums from which it is computed. So an unrolled residual network of n blocks computes n * n / 2 sums.
-`fence(x)` prevents these copies. On platforms other than CPU it does nothing.
+layer uses. XLA's CPU compiler copies that sum into each computation that uses it, and also copies
+the sums from which it is computed. So an unrolled residual network of n blocks computes n * n / 2
+sums. `fence(x)` prevents these copies. On platforms other than CPU it does nothing.
 
-Measured on a training step inside `scan`, with transformer blocks of width 128, on two cores
-(benchmarks/depth.py): with `fence`, 16 blocks at 4 x 64 tokens compile in 1.4 s instead of 8 s, and
-a step takes 0.6 times as long. 64 blocks compile in 8 s; without `fence`, compiling them does not
-end in reasonable time. Seven ways to prevent the copies were measured. `optimization_barrier`
-alone and `reduce_precision` alone change nothing; a `cond` with two equal branches, a loop of one
-step and a call that is never inlined work. `fence` uses the call, because it needs no predicate,
-which `vmap` and sharding would change, and does not change the bits of any dtype.
+benchmarks/depth.py measures a training step inside `scan`, with transformer blocks of width 128, on
+two cores. With `fence`, 16 blocks at 4 x 64 tokens compile in 1.4 s instead of 8 s, and a step
+takes 0.6 times as long. 64 blocks compile in 8 s; without `fence`, compiling them does not end in
+reasonable time.
+
+`fence` is a call that is never inlined. `optimization_barrier` alone and `reduce_precision` alone
+do not prevent the copies. A `cond` with two equal branches and a loop of one step do prevent them,
+but they need a predicate, which `vmap` and sharding would change. The call needs no predicate, and
+does not change the bits of any dtype.
 """
 
 from typing import Any

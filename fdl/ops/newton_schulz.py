@@ -28,7 +28,7 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     eps: float = 1e-8,
 ) -> jax.Array:
-    """Moves the singular values of x towards 1, without a decomposition of x.
+    """Moves the singular values of x towards 1, without computing a decomposition of x.
 
     Each step maps every singular value s of x to a s + b s^3 + c s^5:
 
@@ -44,8 +44,8 @@ def orthogonalize(
       preconditioning: what x is divided by before the first step. "frobenius": its Frobenius norm.
         "spectral": its largest singular value, which needs a decomposition. "schatten": the square
         root of the Frobenius norm of A. "aol": each row of x is divided by the square root of the
-        sum of |A| over the same row of A. The last two cost nothing more, because the first step
-        computes A anyway.
+        sum of |A| over the same row of A. "schatten" and "aol" cost almost nothing, because the
+        first step computes A anyway.
       eps: a number that is added to the Frobenius or spectral norm.
 
     Returns:
@@ -62,13 +62,14 @@ def orthogonalize(
     if not x.size:
         return x
     if x.shape[-2] > x.shape[-1]:
-        # If m <= n, x x^H is not larger than x^H x.
+        # x x^H is the smaller of the two products x x^H and x^H x only if m <= n.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
     # x is scaled so that squares of its elements are in range in any dtype.
     dtype, power = x.dtype, power_of_two(largest(widened(x), (-2, -1), keepdims=True))
-    # This is a product, because XLA may rewrite x / a / b as x / (a b), where a b may overflow.
+    # The code multiplies by 1 / power, because XLA may rewrite x / a / b as x / (a b), where a b
+    # may overflow.
     x = widened(x) * (1 / power).astype(widened(x).dtype)
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2

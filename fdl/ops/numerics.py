@@ -119,8 +119,8 @@ class Deviations(NamedTuple):
 
     Args:
       apart: [...], within [-4, 4].
-      mean: mean of `apart`, [..., 1]; it is the rounding error of `center`.
-      variance: variance of `apart`, biased.
+      mean: [..., 1], the mean of `apart`. It is not 0, because `center` is rounded.
+      variance: [..., 1], the biased variance of `apart`.
       center: a number between the smallest and the largest x; gradients treat it as a constant.
       unit: a power of two; gradients treat it as a constant.
     """
@@ -150,10 +150,10 @@ def deviations(
     Args:
       x: [...], a floating dtype; it must be finite where the mask is False.
       axes: axes over which mean and variance are computed; the results keep them with size 1.
-      epsilon: the number that will be added to the variance, > 0, may be traced; squares far
+      epsilon: the number that will be added to the variance, > 0; may be traced. Squares far
         smaller than epsilon may become 0.
-      mask: bool, same shape as x. Mean and variance are over the x where it is True; by default
-        over all x.
+      mask: bool, same shape as x. Mean and variance are over the elements of x where it is True; by
+        default over all elements.
 
     Returns:
       Deviations. For constant x, `apart` is exactly 0; no finite x overflows. With a mask that is
@@ -201,7 +201,7 @@ def over_root_mean_square(
 ) -> jax.Array:
     """x / sqrt(mean(x^2) + epsilon) over `axes`, in float32 or wider.
 
-    The mean is over the x where the mask is True. Where the mask is False, x must be 0.
+    The mean is over the elements where the mask is True. Where the mask is False, x must be 0.
     """
     x = widened(x)
     unit = power_of_two(largest(x, axes, keepdims=True))
@@ -218,7 +218,7 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
-    """A power of two <= sqrt(epsilon). Squares of far smaller numbers are negligible."""
+    """A power of two <= sqrt(epsilon). Squares of numbers far below it are negligible."""
     if not is_concrete_number(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
@@ -275,9 +275,9 @@ def narrowed(x: Any, dtype: Any) -> jax.Array:
 def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
     """g and |g|^2, both clipped so that the sum of `terms` such squares is finite.
 
-    Without the bound, one finite gradient can make a second moment infinite, and the weight then
-    stops learning. In float32 the bound on |g| is 1.3e19 for one term. Elements of g that are NaN
-    or infinite are not changed.
+    Without the bound, one very large gradient can make a second moment infinite, and the weight
+    then stops learning. In float32, the bound on |g| is 1.3e19 for one term. Elements of g that are
+    NaN or infinite are not changed.
 
     The square is computed from the unclipped g and then clipped. If it were computed from the
     clipped g, XLA would write the clipped g to memory on a CPU, and RMSProp would take twice as
@@ -296,7 +296,7 @@ def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
 
 def squared_size(g: jax.Array) -> jax.Array:
     """|g|^2, real for a complex g."""
-    g = jnp.asarray(g)  # For a NumPy array, an overflow would warn.
+    g = jnp.asarray(g)  # NumPy would warn about an overflow.
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 
@@ -311,7 +311,7 @@ def scaled_down(g: Any) -> jax.Array:
 
 
 def saturated(x: Any, *given: Any) -> jax.Array:
-    """x; where all arrays in `given` are finite, x is clipped to the dtype's largest number."""
+    """x, clipped to the finite range of its dtype wherever all arrays in `given` are finite."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(*(saturated(part, *given) for part in (x.real, x.imag)))
     finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, given))

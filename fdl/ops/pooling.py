@@ -1,9 +1,9 @@
 """Sliding windows along one axis: the largest element and the sum of each window.
 
 Windows have k elements and stride s. The axis is split into blocks of s elements, and window p
-begins with block p. So element q * s + r of window p is element r of block p + q. Elements that are
-combined are then contiguous in memory, in the forward and in the backward pass. If the code used
-strided slices, the backward pass would write arrays with zeros between the numbers, k times.
+begins with block p. So element q * s + r of window p is element r of block p + q. The code then
+combines elements that are contiguous in memory, in the forward and in the backward pass. If it used
+strided slices, the backward pass would write k arrays with zeros between the numbers.
 """
 
 import functools
@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Up to this number of elements, comparing them one by one is twice as fast on CPU as a reduction.
-# For more elements, a reduction is faster. For hundreds of elements, code that compares them one by
-# one takes minutes to compile.
+# Up to this number of elements are combined one by one, which on CPU is twice as fast as a
+# reduction. For more elements, a reduction is faster. For hundreds of elements, code that combines
+# them one by one takes minutes to compile.
 FEW = 3
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
-    """The largest element of every window. If several are equal, the first gets the gradient.
+    """The largest element of every window. If the maximum occurs twice, the first has the gradient.
 
     XLA's maximum over windows takes 10 to 40 times as long in the backward pass on CPU, and
     `jnp.max` splits the gradient among equal elements.
@@ -98,7 +98,7 @@ def _blocks(x: jax.Array, axis: int, k: int, s: int) -> Iterator[jax.Array]:
 def _reduced(
     pair: Callable[[Any, Any], jax.Array], whole: Callable[..., jax.Array], x: jax.Array, axis: int
 ) -> jax.Array:
-    """The elements along an axis, reduced by `pair`, or by `whole` if there are more than FEW."""
+    """Reduces an axis: by `pair`, element by element, or by `whole` for more than FEW elements."""
     if x.shape[axis] > FEW:
         return whole(x, axis)
     return functools.reduce(pair, _elements(x, axis))

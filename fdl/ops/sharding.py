@@ -1,7 +1,7 @@
 """Shardings in array types, on explicit meshes and inside `jax.shard_map`.
 
-With most operations of JAX, the result has the sharding of the operands. The functions here are for
-layers that create arrays, such as initial zeros, and for the primitives of fdl.
+The result of most operations of JAX has the sharding of their operands. Arrays that a layer
+creates, such as initial zeros, and results of fdl's primitives need the functions of this module.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
-    """The abstract value `a` with a new shape, unsharded; it varies over the mesh axes of `a`."""
+    """The abstract value `a` with a new shape, unsharded; it varies over the same mesh axes."""
     whole = a.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, sharding=whole)
 

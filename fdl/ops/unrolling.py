@@ -22,8 +22,8 @@ class Recurrence(NamedTuple):
     Both functions are elementwise along all axes of the carry but the last.
 
     Args:
-      step: `(carry, driven, hidden) -> (carry, saved)`, where hidden is carry["h"] @ w. `saved` are
-        the arrays from which `tangent` computes the derivative.
+      step: `(carry, driven, hidden) -> (carry, saved)`, where hidden is carry["h"] @ w + b. `saved`
+        are the arrays from which `tangent` computes the derivative.
       tangent: `(saved, dcarry, ddriven, dhidden) -> dcarry`, linear in all but `saved`.
     """
 
@@ -43,9 +43,9 @@ def unrolled(
 ) -> tuple[Carry, Carry]:
     """Applies a recurrence at every step of a sequence.
 
-    The gradient with respect to w and b is computed for all steps at once, after the loop. JAX's
-    own derivative of the loop adds it up step by step, and computes the derivative of each gate in
-    a second loop.
+    The gradient with respect to w and b is computed for all steps at once, after the loop. If JAX
+    differentiated the loop, it would add up this gradient step by step, and would compute the
+    derivative of each gate in a second loop.
 
     Args:
       recurrence: the step and its derivative.
@@ -54,7 +54,8 @@ def unrolled(
       b: [G * H], which is added to carry["h"] @ w; or None.
       driven: [T, ..., G * H], the part of the step that does not depend on the carry.
       carry: the initial carry, arrays [..., H]; one is called "h".
-      alive: bool [T, ..., 1]; where it is False, the carry does not change. None means True.
+      alive: bool [T, ..., 1]; where it is False, the carry does not change. None means True
+        everywhere.
 
     Returns:
       (carries, end): the carries after each step, arrays [T, ..., H], and after the last one.
@@ -95,7 +96,7 @@ def _derivative(recurrence: Recurrence, reverse: bool, primals: Any, tangents: A
         new = new if alive is None else _where(alive, new, dcarry)
         return new, new
 
-    # Without the checkpoint, JAX computes the factors of the tangents in a loop of its own.
+    # Without the checkpoint, JAX computes the factors of the tangents in a separate loop.
     again = jax.checkpoint(step, prevent_cse=False)
     dend, dcarries = jax.lax.scan(again, dcarry, (alive, saved, ddriven, dhidden), reverse=reverse)
     return (carries, end), (dcarries, dend)

@@ -70,10 +70,10 @@ def fit(
     dilation: tuple[int, ...],
     groups: int = 1,
 ) -> tuple[jax.Array, Window]:
-    """x [N, *spatial, C], and the window on it.
+    """Returns x [N, *spatial, C] and the window on it.
 
     For "CIRCULAR", "REFLECT" and "EDGE", the returned x is already padded, and the window has no
-    padding.
+    padding. For other paddings, x is unchanged.
 
     Raises:
       PathError: x, with its padding, is smaller than one window.
@@ -99,11 +99,11 @@ def pads(padding: Edges, window: Window) -> Pairs:
     """The padding of a window as (low, high) for each axis.
 
     Args:
-      padding: "VALID" pads nothing. "SAME" pads as much as ceil(input / stride) windows need, with
-        low = total // 2 (like XLA, TensorFlow and Keras; torch has "same" for stride 1 only).
-        "CAUSAL" pads only the low end, so that no window sees a later element. "CIRCULAR",
-        "REFLECT" and "EDGE" pad extent - 1 elements, with low = total // 2, like torch with
-        `padding="same"`. Pairs are returned unchanged.
+      padding: "VALID" pads nothing. "SAME" pads as much as ceil(input / stride) windows need; low
+        is half of it, rounded down (like XLA, TensorFlow and Keras; torch has "same" for stride 1
+        only). "CAUSAL" pads only the low end, so that no window sees a later element. "CIRCULAR",
+        "REFLECT" and "EDGE" pad extent - 1 elements; low is half of them, rounded down, like torch
+        with `padding="same"`. Pairs are returned unchanged.
       window: the window; its padding is not used.
     """
     if padding == "VALID":

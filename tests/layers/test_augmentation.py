@@ -401,7 +401,7 @@ def test_a_number_that_integer_pixels_cannot_hold():
     ):
         told = (
             rf"^{layer.name}: expected {what} to be an integer in \[0, 255\] for x of dtype uint8, "
-            r"got [-\d.]+; choose another, or use rescale\(1 / 255\) before this layer$"
+            r"got [-\d.]+; pass such an integer, or use rescale\(1 / 255\) before this layer$"
         )
         with pytest.raises(fdl.PathError, match=told):
             layer.init(KEY, x)
