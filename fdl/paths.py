@@ -244,6 +244,9 @@ def matches(pattern: str, path: str) -> bool:
         character. A level `**` stands for zero or more levels.
       path: a path.
 
+    Returns:
+      A bool.
+
     Example:
       >>> matches("**/w", "w"), matches("**/w", "block/3/w"), matches("*/w", "block/3/w")
       (True, True, False)
@@ -257,6 +260,9 @@ def pick(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
     Args:
       paths: the paths to choose from.
       patterns: see `matches`.
+
+    Returns:
+      A list of paths.
 
     Raises:
       ValueError: a pattern matches no path; the message lists the paths most similar to it.

@@ -1,8 +1,7 @@
 """Rectifiers: functions that are 0 or small below a corner, and equal to x above the corner.
 
-Each function takes x [...] of a floating dtype and returns [...] of the same dtype. The slope at a
-corner is the slope of the flat side, as in torch. Options are numbers, or arrays that broadcast to
-x; they may be traced.
+The slope at a corner is the slope of the constant side, or, if no side is constant, of the left
+side, as in torch. Options are numbers, or arrays that broadcast to x; they may be traced.
 """
 
 from typing import Any
@@ -35,6 +34,12 @@ def relu(x: jax.Array) -> jax.Array:
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6).
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> relu6(jnp.array([-1.0, 3.0, 9.0]))
       Array([0., 3., 6.], dtype=float32)
@@ -46,6 +51,12 @@ def relu6(x: jax.Array) -> jax.Array:
 
 def squared_relu(x: jax.Array) -> jax.Array:
     """max(x, 0)^2.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
 
     Example:
       >>> squared_relu(jnp.array([-2.0, 3.0]))
@@ -62,6 +73,18 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
 
     The layer `prelu` learns the slope; the layer `rrelu` draws it at random.
 
+    Args:
+      x: [...], a floating dtype.
+      negative_slope: the slope for x <= 0: a number, or an array that broadcasts to x; may be
+        traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: negative_slope is not a number.
+
     Example:
       >>> leaky_relu(jnp.array([-2.0, 3.0]), negative_slope=0.5)
       Array([-1.,  3.], dtype=float32)
@@ -76,6 +99,17 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     """x where x > 0, else alpha * (e^x - 1).
 
+    Args:
+      x: [...], a floating dtype.
+      alpha: the size of the limit -alpha for large negative x; may be traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: alpha is not a number.
+
     Example:
       >>> elu(jnp.array([-100.0, 3.0]))
       Array([-1.,  3.], dtype=float32)
@@ -88,6 +122,17 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 @options_first
 def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     """x where x > 0, else alpha * (e^(x / alpha) - 1): an ELU with a continuous slope.
+
+    Args:
+      x: [...], a floating dtype.
+      alpha: the size of the limit -alpha for large negative x; may be traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: alpha is not a number.
 
     Example:
       >>> celu(jnp.array([-100.0, 3.0]), alpha=2.0)
@@ -103,6 +148,12 @@ def selu(x: jax.Array) -> jax.Array:
 
     In a deep network, this keeps the means of activations near 0 and their variances near 1.
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> selu(jnp.array([-100.0, 1.0])).round(2)
       Array([-1.76,  1.05], dtype=float32)
@@ -115,6 +166,18 @@ def selu(x: jax.Array) -> jax.Array:
 @options_first
 def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
     """x where x > level, else `value`.
+
+    Args:
+      x: [...], a floating dtype.
+      level: the threshold; may be traced.
+      value: the result where x <= level; may be traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: level or value is not a number.
 
     Example:
       >>> threshold(jnp.array([1.0, 3.0]), level=2.0, value=-5.0)
@@ -130,6 +193,17 @@ def threshold(x: jax.Array, *, level: float, value: float) -> jax.Array:
 def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     """0 where |x| <= level, else x.
 
+    Args:
+      x: [...], a floating dtype.
+      level: the largest |x| that becomes 0; may be traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: level is not a number.
+
     Example:
       >>> hard_shrink(jnp.array([-2.0, 0.3, 0.7]))
       Array([-2. ,  0. ,  0.7], dtype=float32)
@@ -142,6 +216,17 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 @options_first
 def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
     """x moved towards 0 by `level`; 0 where |x| <= level.
+
+    Args:
+      x: [...], a floating dtype.
+      level: the distance by which x is moved, >= 0; may be traced.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: level is not a number.
 
     Example:
       >>> soft_shrink(jnp.array([-2.0, 0.3, 1.5]))

@@ -1,7 +1,4 @@
-"""Sigmoids, which rise from one constant to another, and functions made of sigmoids.
-
-Each function takes x [...] of a floating dtype and returns [...] of the same dtype.
-"""
+"""Sigmoids, which rise from one constant to another, and functions made of sigmoids."""
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +46,12 @@ def tanh(x: jax.Array) -> jax.Array:
 def log_sigmoid(x: jax.Array) -> jax.Array:
     """log(sigmoid(x)), computed as -softplus(-x), without underflow.
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> log_sigmoid(jnp.array([-1000.0, 1000.0]))
       Array([-1000.,    -0.], dtype=float32)
@@ -60,6 +63,12 @@ def log_sigmoid(x: jax.Array) -> jax.Array:
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """min(max(x + 3, 0), 6) / 6: a sigmoid made of three straight lines.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
 
     Example:
       >>> hard_sigmoid(jnp.array([-4.0, 0.0, 4.0]))
@@ -73,6 +82,12 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
 def sparse_sigmoid(x: jax.Array) -> jax.Array:
     """min(max(x + 1, 0), 2) / 2: the derivative of `sparse_plus`.
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> sparse_sigmoid(jnp.array([-2.0, 0.0, 2.0]))
       Array([0. , 0.5, 1. ], dtype=float32)
@@ -85,6 +100,12 @@ def sparse_sigmoid(x: jax.Array) -> jax.Array:
 def hard_tanh(x: jax.Array) -> jax.Array:
     """min(max(x, -1), 1).
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> hard_tanh(jnp.array([-3.0, 0.5, 3.0]))
       Array([-1. ,  0.5,  1. ], dtype=float32)
@@ -96,6 +117,12 @@ def hard_tanh(x: jax.Array) -> jax.Array:
 
 def soft_sign(x: jax.Array) -> jax.Array:
     """x / (1 + |x|): approaches -1 and 1 more slowly than tanh.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
 
     Example:
       >>> soft_sign(jnp.array([-1.0, 3.0]))
@@ -110,6 +137,12 @@ def soft_sign(x: jax.Array) -> jax.Array:
 
 def tanh_shrink(x: jax.Array) -> jax.Array:
     """x - tanh(x).
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
 
     Example:
       >>> tanh_shrink(jnp.array([0.0, 100.0]))

@@ -1,7 +1,4 @@
-"""Smooth rectifiers: near 0 for large negative x, near x for large positive x, without a corner.
-
-Each function takes x [...] of a floating dtype and returns [...] of the same dtype.
-"""
+"""Smooth rectifiers: near 0 for large negative x, near x for large positive x, without a corner."""
 
 import math
 
@@ -28,6 +25,9 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
 
     Returns:
       [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array, or has an integer dtype.
 
     Example:
       >>> gelu(jnp.array([0.0, 1.0])).round(3)
@@ -68,6 +68,12 @@ def silu(x: jax.Array) -> jax.Array:
 def hard_silu(x: jax.Array) -> jax.Array:
     """x * hard_sigmoid(x), also called hard swish.
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> hard_silu(jnp.array([-4.0, 3.0]))
       Array([-0.,  3.], dtype=float32)
@@ -80,6 +86,12 @@ def hard_silu(x: jax.Array) -> jax.Array:
 def mish(x: jax.Array) -> jax.Array:
     """x * tanh(softplus(x)).
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> mish(jnp.array([0.0, 100.0]))
       Array([  0., 100.], dtype=float32)
@@ -91,6 +103,12 @@ def mish(x: jax.Array) -> jax.Array:
 
 def softplus(x: jax.Array) -> jax.Array:
     """log(1 + e^x), without overflow.
+
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
 
     Example:
       >>> softplus(jnp.array([-1000.0, 1000.0]))
@@ -106,7 +124,16 @@ def softplus(x: jax.Array) -> jax.Array:
 def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     """(x + sqrt(x^2 + b)) / 2: a softplus without exponentials.
 
-    b must be >= 0, and may be traced.
+    Args:
+      x: [...], a floating dtype.
+      b: a number >= 0; may be traced. The value at x = 0 is sqrt(b) / 2.
+
+    Returns:
+      [...], same dtype as x.
+
+    Raises:
+      PathError: x is not an array.
+      ValueError: b is not a number.
 
     Example:
       >>> squareplus(jnp.array([-1e4, 0.0]))
@@ -125,6 +152,12 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 def sparse_plus(x: jax.Array) -> jax.Array:
     """0 for x <= -1, x for x >= 1, else (x + 1)^2 / 4: an approximation of softplus.
 
+    Args:
+      x: [...], a floating dtype.
+
+    Returns:
+      [...], same dtype as x.
+
     Example:
       >>> sparse_plus(jnp.array([-2.0, 0.0, 2.0]))
       Array([0.  , 0.25, 2.  ], dtype=float32)
@@ -137,6 +170,12 @@ def sparse_plus(x: jax.Array) -> jax.Array:
 
 def identity(x: jax.Array) -> jax.Array:
     """x itself. Use it where an activation is required but none is wanted.
+
+    Args:
+      x: any array.
+
+    Returns:
+      x.
 
     Example:
       >>> identity(jnp.array([2.0]))

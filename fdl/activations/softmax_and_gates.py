@@ -140,6 +140,12 @@ def standardize(x: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.A
 def glu(x: jax.Array) -> jax.Array:
     """The first half of x times the sigmoid of the second half; maps [..., 2 C] to [..., C].
 
+    Args:
+      x: [..., 2 C], a floating dtype.
+
+    Returns:
+      [..., C], same dtype as x.
+
     Raises:
       PathError: the last axis of x has an odd size, or x has no axes.
 
@@ -156,6 +162,12 @@ def glu(x: jax.Array) -> jax.Array:
 def swiglu(x: jax.Array) -> jax.Array:
     """The first half of x times the silu of the second half; maps [..., 2 C] to [..., C].
 
+    Args:
+      x: [..., 2 C], a floating dtype.
+
+    Returns:
+      [..., C], same dtype as x.
+
     Raises:
       PathError: the last axis of x has an odd size, or x has no axes.
 
@@ -170,6 +182,12 @@ def swiglu(x: jax.Array) -> jax.Array:
 
 def geglu(x: jax.Array) -> jax.Array:
     """The first half of x times the gelu of the second half; maps [..., 2 C] to [..., C].
+
+    Args:
+      x: [..., 2 C], a floating dtype.
+
+    Returns:
+      [..., C], same dtype as x.
 
     Raises:
       PathError: the last axis of x has an odd size, or x has no axes.

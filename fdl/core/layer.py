@@ -102,6 +102,9 @@ def function(f: Callable[[Any], Any], name: str | None = None) -> Layer:
       f: a pure function `x -> y`.
       name: name of the layer; by default the function's name.
 
+    Returns:
+      A layer whose params and state are {}.
+
     Example:
       >>> function(jnp.tanh).name
       'tanh'

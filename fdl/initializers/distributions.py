@@ -20,6 +20,9 @@ def normal(stddev: float = 0.01) -> Initializer:
     Args:
       stddev: the standard deviation, finite and >= 0; may be traced.
 
+    Returns:
+      An initializer.
+
     Raises:
       ValueError: stddev is out of range.
 
@@ -36,6 +39,9 @@ def uniform(limit: float = 0.01) -> Initializer:
 
     Args:
       limit: the bound of the values, finite and > 0; may be traced.
+
+    Returns:
+      An initializer.
 
     Raises:
       ValueError: limit is out of range.
@@ -61,6 +67,9 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
         makes the standard deviation of the values smaller: 0.88 * stddev for the default bounds.
       lower: the lower bound, in units of stddev; may be infinite or traced.
       upper: the upper bound, in units of stddev, > lower; may be infinite or traced.
+
+    Returns:
+      An initializer.
 
     Raises:
       ValueError: stddev is out of range, or lower >= upper.
@@ -90,6 +99,9 @@ def variance_scaling(
       scale: finite and > 0; may be traced.
       mode: the fan: "fan_in", "fan_out", or "fan_avg", the mean of fan_in and fan_out.
       distribution: "normal" (not truncated) or "uniform".
+
+    Returns:
+      An initializer.
 
     Raises:
       PathError: the shape has fewer than two dimensions, or the key is None.

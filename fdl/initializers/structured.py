@@ -16,7 +16,18 @@ from fdl.typing import Initializer, Key
 
 
 def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All zeros. The key is not used and may be None.
+    """All zeros.
+
+    Args:
+      key: a random key or None; it is not used.
+      shape: a sequence of integers >= 0.
+      dtype: the dtype of the result.
+
+    Returns:
+      An array of this shape and dtype.
+
+    Raises:
+      PathError: shape is not a shape, or dtype is not a dtype.
 
     Example:
       >>> zeros(None, (2,))
@@ -26,7 +37,18 @@ def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> ja
 
 
 def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """All ones. The key is not used and may be None.
+    """All ones.
+
+    Args:
+      key: a random key or None; it is not used.
+      shape: a sequence of integers >= 0.
+      dtype: the dtype of the result.
+
+    Returns:
+      An array of this shape and dtype.
+
+    Raises:
+      PathError: shape is not a shape, or dtype is not a dtype.
 
     Example:
       >>> ones(None, (2,))
@@ -40,6 +62,9 @@ def constant(value: float) -> Initializer:
 
     Args:
       value: a number; may be traced.
+
+    Returns:
+      An initializer.
 
     Raises:
       ValueError: value is not a number.
@@ -181,6 +206,9 @@ def identity(scale: float = 1.0) -> Initializer:
     Args:
       scale: finite; may be traced.
 
+    Returns:
+      An initializer.
+
     Raises:
       ValueError: scale is not finite.
       PathError: the shape is not [in, out].
@@ -214,6 +242,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
       share: the share of zeros in each column, in [0, 1); may be traced. The number of zeros is
         rounded up.
       stddev: the standard deviation of the other weights, finite and >= 0; may be traced.
+
+    Returns:
+      An initializer.
 
     Raises:
       ValueError: share or stddev is out of range.

@@ -77,8 +77,8 @@ def upsample(
         for all axes, as in `conv`.
       method: "nearest" repeats elements. "linear" interpolates along each axis (bilinear on
         images): output i is x at position (i + 1/2) / scale - 1/2, and x is constant beyond its
-        first and last element. Both are the same as in Keras, and as in torch with mode "nearest",
-        or "bilinear" and align_corners=False.
+        first and last element. Both methods give the same result as in Keras. In torch, they are
+        mode="nearest", and mode="bilinear" with align_corners=False.
       name: what the layer is called in a network.
 
     Returns:
