@@ -54,7 +54,7 @@ def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
 
 
 def floating_dtype(who: str, dtype: Any, remedy: str) -> Any:
-    """`dtype` as a NumPy dtype; raises an OptionError unless it is a floating one."""
+    """Returns `dtype` as a NumPy dtype; raises an OptionError unless it is a floating dtype."""
     try:
         found = jnp.dtype(dtype) if dtype is not None else None
     except TypeError:
@@ -279,7 +279,10 @@ def check_key(key: Any, layer: str = "") -> None:
 
 
 def is_number(value: Any) -> bool:
-    """True if `value` is a real number or an array of them, traced or not; a bool is no number."""
+    """True if `value` is a real number, or an array of real numbers, which may be traced.
+
+    A bool is not a number.
+    """
     if isinstance(value, bool | int | float):
         return not isinstance(value, bool)
     if hasattr(value, "__jax_array__"):  # for example a Hyperparameter

@@ -74,7 +74,7 @@ def check_gradient(
     Raises:
       PathError: an error is above the tolerance. The message names the leaf, both rates and the
         tolerance.
-      TypeError: a leaf is not of a floating dtype, or f is not a scalar.
+      TypeError: a leaf is not of a floating dtype, or f does not return a scalar.
 
     Example:
       >>> errors = check_gradient(lambda p: jnp.sum(p["w"] ** 3), {"w": jnp.array([1.0, 2.0])})

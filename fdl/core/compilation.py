@@ -67,7 +67,7 @@ class _WeakJit:
 
 
 class _Program:
-    """The function jitted for one set of static arguments, which it stores only during a call."""
+    """The function jitted for one set of static arguments, which are stored only during a call."""
 
     def __init__(self, owner: _WeakJit, static: dict[str, Any]):
         f, held = owner.f, threading.local()
@@ -101,7 +101,7 @@ class _Program:
 def _key_of(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:
     """A dict key for static arguments. Equal arguments have equal keys.
 
-    The key refers to the arguments weakly, if their types allow it.
+    The key has weak references to the arguments, if their types allow it.
 
     Args:
       value: a static argument, or a dict name -> static argument.

@@ -69,7 +69,7 @@ def start_decoding(
         )
     once = _incremental(model, length, _once)
     empty = jax.eval_shape(once.init, jax.random.key(0), x, **inputs)[1]
-    # Tracing one pass on shapes alone finds the dtypes that the cache has with these params.
+    # One pass is traced on shapes alone, to find the dtypes that the cache has with these params.
     _, after = jax.eval_shape(
         lambda params, cache, x, inputs: once.apply(params, cache, x, **inputs),
         abstract(params),

@@ -20,7 +20,10 @@ def check_counts(who: str, steps: Any, top_k: Any) -> None:
 
 
 def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str, Any]:
-    """The prompts as {"tokens": [B, T], "lengths": [B] or None, "mask": [B, T] or None}.
+    """Checks the prompts.
+
+    Returns:
+      {"tokens": [B, T], "lengths": [B] or None, "mask": [B, T] or None}.
 
     Raises:
       ValueError: an argument has the wrong shape or dtype, or both lengths and mask are given.

@@ -97,8 +97,8 @@ def choose(
       logits: [B, C].
       seen: bool [B, C], True for the tokens that are penalized; None if there is no repetition
         penalty.
-      numbers: int32 [B]: the token that is chosen for a sequence is its new token of this number,
-        counted from 0. Negative while the network still reads the prompt.
+      numbers: int32 [B], the number of the new token that is chosen for each sequence, counted from
+        0. It is negative while the network still reads the prompt.
 
     Returns:
       (ids int32 [B], finite bool [B]). finite is False for a sequence with a logit that is NaN or

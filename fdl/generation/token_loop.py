@@ -184,7 +184,7 @@ def _noting(layer: Layer, tables: list[int]) -> Layer:
 
 
 def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[Any, State]:
-    """Reads the prompts piece by piece, as long as the next piece ends before every prompt ends.
+    """Reads the prompts piece by piece, as long as a piece ends before the shortest prompt ends.
 
     Returns:
       (the number of tokens read from each prompt, the cache).

@@ -106,7 +106,7 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
 
 
 def drawn_in(dtype: Any, who: str) -> Any:
-    """The dtype to draw in: float32 if dtype is narrower, because narrow draws would be biased.
+    """The dtype to draw in: float32 if dtype is narrower, where the values would be biased.
 
     Raises:
       PathError: the argument is not a floating dtype.

@@ -27,7 +27,7 @@ def zeros(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> ja
       An array of this shape and dtype.
 
     Raises:
-      PathError: shape is not a shape, or dtype is not a dtype.
+      PathError: shape is not a sequence of integers >= 0, or dtype is not a dtype.
 
     Example:
       >>> zeros(None, (2,))
@@ -48,7 +48,7 @@ def ones(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax
       An array of this shape and dtype.
 
     Raises:
-      PathError: shape is not a shape, or dtype is not a dtype.
+      PathError: shape is not a sequence of integers >= 0, or dtype is not a dtype.
 
     Example:
       >>> ones(None, (2,))
@@ -132,7 +132,7 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
 
     Raises:
       ValueError: scale is out of range.
-      PathError: the shape has no spatial axes, or in > out.
+      PathError: the shape has no spatial axes, in > out, or the key is None.
 
     Example:
       >>> w = delta_orthogonal()(jax.random.key(0), (3, 3, 2, 4))
@@ -248,7 +248,7 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 
     Raises:
       ValueError: share or stddev is out of range.
-      PathError: the shape is not [in, out].
+      PathError: the shape is not [in, out], or the key is None.
 
     Example:
       >>> w = sparse(0.75)(jax.random.key(0), (8, 5))

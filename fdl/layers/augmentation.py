@@ -4,9 +4,9 @@ In evaluation, pixels are not changed; `random_crop` then cuts out the middle of
 
 x is [..., H, W, C]: any number of images of H rows, W columns and C channels. It may have any real
 dtype, and y has the same dtype. Each image is changed independently. The changes are computed from
-the random key, so a run that is stopped and continued sees the same images. Places,
-angles and mirrorings do not depend on C. So to change images and their masks in the same way, apply
-the layer to both with the same key.
+the random key, so a run that is stopped and continued sees the same images. Except for the noise of
+`random_erasing`, they do not depend on C. So to change images and their masks in the same way,
+apply the layer to both with the same key.
 """
 
 import functools
@@ -58,7 +58,8 @@ def random_crop(
     Args:
       size: the height and width of the window, integers >= 1, or one integer for both.
       padding: the number of rows that are added both above and below each image, and the number of
-        columns that are added both on its left and on its right, integers >= 0, or one integer.
+        columns that are added both on its left and on its right, integers >= 0, or one integer for
+        rows and columns.
       fill: the value of added pixels; or "EDGE", "REFLECT" or "CIRCULAR", as in `conv`.
       name: what the layer is called in a network.
 

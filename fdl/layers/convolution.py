@@ -367,7 +367,7 @@ def _with_decoding(
     padding: Edges,
     without_padding: Callable[[], Layer],
 ) -> Layer:
-    """Says how the layer decodes, by what the window of an output contains.
+    """Gives the layer its form for decoding, which depends on its window.
 
     A layer whose window is one element is returned unchanged. A layer whose window ends at the
     position of the output gets an incremental form. Any other layer cannot be used in decoding.

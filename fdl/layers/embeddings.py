@@ -310,7 +310,7 @@ def rotary_by_tables(
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """The slopes of ALiBi: by how much each head's scores are reduced for each token of distance.
+    """The slopes of ALiBi: for each head, how much its scores decrease per token of distance.
 
     If H is a power of two, the slopes are 2^(-8 / H), 2^(-16 / H), ..., 2^-8. Otherwise, let P be
     the largest power of two below H: the first P slopes are the slopes for P heads, and the other

@@ -53,9 +53,9 @@ def layer_norm(
 
     Returns:
       A layer from x [..., D] to y [..., D] of the same dtype; params {"scale": [D], "bias": [D]}.
-      If `axes` has more than the last axis, the layer reads a sequence as a whole, so it cannot be
-      used in decoding. In this case, it has the optional extra input `mask`: bool, same shape as x,
-      where any axis may have size 1. Where the mask is False, x is not read and y is 0.
+      If `axes` contains an axis other than the last, the layer reads a sequence as a whole, so it
+      cannot be used in decoding. In this case, it has the optional extra input `mask`: bool, same
+      shape as x, where any axis may have size 1. Where the mask is False, x is not read and y is 0.
 
     Raises:
       ValueError: epsilon <= 0, or axes are not negative or not distinct.
@@ -195,8 +195,8 @@ def instance_norm(
 
     Args:
       epsilon: a number that is added to the variance, > 0; may be traced.
-      scale: whether to multiply by a learned scale (torch by default does not).
-      bias: whether to add a learned bias (torch by default does not).
+      scale: whether to multiply by a learned scale. (By default, torch does not.)
+      bias: whether to add a learned bias. (By default, torch does not.)
       scale_init: initializer of scale [C].
       bias_init: initializer of bias [C].
       name: what the layer is called in a network.
@@ -322,7 +322,7 @@ def _over(
     initializers: tuple[Initializer | None, Initializer | None],
     standard: Callable[..., jax.Array],
 ) -> Layer:
-    """A norm over `axes`. If these are more than the last axis, it has a mask and cannot decode."""
+    """A norm over `axes`. If one is not the last axis, the norm has a mask and cannot decode."""
     affine = Affine(name, *initializers, axes=-axes[0], features=axes)
     return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
 

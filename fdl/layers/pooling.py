@@ -116,7 +116,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. The first element of that value gets the gradient.
+    """y[b, c] = the largest x of channel c. The first of equal elements gets the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -159,7 +159,7 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
 
 @one_for_all_axes("sizes")
 def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max_pool") -> Layer:
-    """The maximum of each window. The number of windows does not depend on the image's size.
+    """The maximum of each window, for a fixed number of windows in images of any size.
 
     Along an axis of n elements, window i of `size` windows begins at floor(i * n / size) and ends
     before ceil((i + 1) * n / size).

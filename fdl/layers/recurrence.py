@@ -240,7 +240,7 @@ class _Recurrent:
         return Layer(self.name, self.init, self.apply, inputs, decoding=self.decoding)
 
     def decoding(self, length: int) -> Layer:
-        """The incremental form, whose cache is the carry; it has the same size for any length."""
+        """The incremental form. Its cache is the carry, so `length` has no effect on its size."""
         if self.reverse:
             raise PathError(
                 "expected a layer with reverse=False in decoding, got reverse=True, whose outputs "

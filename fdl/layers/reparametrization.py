@@ -69,9 +69,9 @@ def weight_norm(layer: Layer, *, weights: str = "**/w") -> Layer:
 def spectral_norm(layer: Layer, *, weights: str = "**/w", iterations: int = 1) -> Layer:
     """w / sigma(w), where sigma estimates the largest singular value by power iteration.
 
-    Each iteration computes v = normalize(w u), then u = normalize(w.T v); the first one uses the u
-    in the state. Then sigma = v w u. Gradients treat u and v as constants, as in the paper. A pass
-    with train=True stores the new u in the state.
+    Each iteration computes v = normalize(w u), then u = normalize(w.T v). The first iteration uses
+    the u in the state. After the last one, sigma = v w u. Gradients treat u and v as constants, as
+    in the paper. A pass with train=True stores the new u in the state.
 
     Args:
       layer: any layer.
@@ -145,15 +145,16 @@ def low_rank(
 ) -> Layer:
     """The same network with weights w + scale / rank * a @ b at the paths that patterns match.
 
-    The initial b is zero, so at first the outputs equal the model's outputs, bit for bit. Train
-    `low_rank/**` and freeze `base/**`; `merge_low_rank` then computes parameters of the model.
+    The initial b is zero, so at first the outputs equal the model's outputs, bit for bit. In
+    training, freeze the parameters `base/**`. After training, `merge_low_rank` computes parameters
+    of the model itself.
 
     Args:
       model: any layer.
       patterns: patterns that match the paths of weights, such as `**/w` or `block/*/attn/q/w`. A
         kernel [..., out] is used as a matrix [prod(...), out].
       rank: r, the number of columns of a and of rows of b, >= 1.
-      scale: alpha of the paper, may be traced. a @ b is multiplied by scale / rank, so a learning
+      scale: alpha of the paper; may be traced. a @ b is multiplied by scale / rank, so a learning
         rate that is good for one rank is also good for other ranks.
       a_init: initializer of a [in, r]; b [r, out] is zero.
 

@@ -137,7 +137,8 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     dtype = wide(x.dtype)
     decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
     log_a = -POWER * sigmoid(r) * softplus(-decay)
-    # If sigmoid(r) is 0, 1 - a^(2 c r) is 0, where the derivative of the root would be infinite.
+    # If sigmoid(r) is 0, then 1 - a^(2 c r) is 0, and the derivative of its root would be infinite.
+    # So the number under the root is at least the smallest normal number.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
 

@@ -81,8 +81,8 @@ def attention(
       bias: whether q, k, v and out have biases.
       w_init: initializer of q/w, k/w, v/w and, if `out_init` is None, of out/w.
       b_init: initializer of the biases.
-      out_init: initializer of out/w, such as one that makes residual branches of deep networks
-        start smaller.
+      out_init: initializer of out/w; by default w_init. With smaller weights, the residual branches
+        of a deep network start smaller.
       name: what the layer is called in a network.
 
     Returns:

@@ -86,7 +86,7 @@ def dot_product_attention(
     Raises:
       ValueError: scale or soft_cap is out of range.
       PathError: the shapes do not fit together; mask is not bool, bias not floating or segments not
-        integers; or both on_weights and chunk are passed.
+        integers; window, chunk or slopes is not as above; or both on_weights and chunk are passed.
 
     Example:
       >>> q = k = jnp.zeros((2, 1, 4))

@@ -66,7 +66,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of w, the sum of dy times the elements of x that it is multiplied by."""
+    """dw: for each element of w, the sum of dy times the elements of x that w multiplies."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:

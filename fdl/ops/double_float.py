@@ -20,9 +20,9 @@ import numpy as np
 class Hyperparameter:
     """The number high + low, where |low| is at most half a unit in the last place of high.
 
-    It behaves like a Python number. Arithmetic with Python numbers and other Hyperparameters has
-    twice the precision. In arithmetic with an array, the number is rounded once, to the array's
-    dtype.
+    It behaves like a Python number. Sums, differences, products and quotients with Python numbers
+    and other Hyperparameters have twice the precision. Powers and comparisons use the rounded
+    number. In arithmetic with an array, the number is rounded once, to the array's dtype.
 
     Args:
       high: the number, rounded to float32 (float64 under `jax.enable_x64`).

@@ -34,8 +34,8 @@ def orthogonalize(
 
         A = x x^H,    x = a x + (b A + c A A) x
 
-    The standard coefficients increase small singular values fastest; after the last step, the
-    singular values are between 0.7 and 1.2.
+    The standard coefficients increase small singular values fastest. After five steps, all singular
+    values that the scaling (see `preconditioning`) leaves above 0.002 are between 0.68 and 1.21.
 
     Args:
       x: [..., m, n].
