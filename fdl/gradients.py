@@ -39,7 +39,9 @@ def derivative(f: Callable[[jax.Array], jax.Array], x: Any, step: float | None =
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"derivative: expected x of a floating dtype, got {x.dtype}; pass float(x)")
+        raise TypeError(
+            f"derivative: expected x of a floating dtype, got {x.dtype}; pass jnp.asarray(x, float)"
+        )
     h = _step(x.dtype) * jnp.maximum(jnp.abs(x), 1) if step is None else step
     above, below = x + h, x - h
     return (f(above) - f(below)) / (above - below)

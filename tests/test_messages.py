@@ -257,7 +257,7 @@ WRONG = {
     "groups_that_do_not_divide": (
         lambda x: passed(inside(fdl.group_norm(3)), x, right=X[:, None]),
         "decoder/block: expected a number of channels that is a multiple of 3 groups, got 4 "
-        "channels of x [3, 1, 4]; choose a number of groups that divides it",
+        "channels of x [3, 1, 4]; choose groups as a divisor of 4",
     ),
     "numbers_for_ids": (
         lambda x: passed(inside(fdl.embedding(5, 6)), x, right=X.astype(jnp.int32)),
@@ -535,7 +535,7 @@ WRONG |= {
     ),
     "slopes_of_other_heads": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, slopes=(0.5,)),
-        "dot_product_attention: expected 2 slopes, one for each head, got 1; use alibi_slopes",
+        "dot_product_attention: expected 2 slopes, one for each head, got 1; pass one number per head",
     ),
     "segments_of_another_batch": (
         lambda x: attended(fdl.attention(2), x[:1], segments=jnp.ones((3, 3), jnp.int32)),

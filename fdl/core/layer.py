@@ -66,8 +66,8 @@ class Layer:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(
-                f"layer: expected name to be a text, got {described(self.name)}; pass 'encoder', "
-                "for example"
+                f"layer: expected name to be a string, got {described(self.name)}; pass "
+                "'encoder', for example"
             )
         if self.inputs is None:
             named = keyword_only(self.apply, without=("key", "train"))

@@ -146,5 +146,5 @@ def check_read(who: str, prompts: dict[str, Any], wrong: dict[str, np.ndarray]) 
             ids = ids[: lengths[row]]
         raise ValueError(
             f"{who}: expected ids from 0 to {most}, got {ids[(ids < 0) | (ids > most)][0]} in "
-            f"prompt {row}; the network has no logits or embedding for this id"
+            f"prompt {row}; correct this id, for which the network has no logits or embedding"
         )

@@ -426,8 +426,9 @@ def _check_output_padding(
         for n, s, d in zip(more, stride, dilation, strict=True)
     ):
         raise ValueError(
-            "conv_transpose: expected output_padding >= 0 and less than stride or dilation, for "
-            f"each of {len(stride)} axes, got {output_padding!r}; pass 0 for the smallest output"
+            "conv_transpose: expected output_padding >= 0 and less than the larger of stride and "
+            f"dilation, for each of {len(stride)} axes, got {output_padding!r}; pass 0 for the "
+            "smallest output"
         )
     if any(more) and isinstance(padding, str):
         raise ValueError(

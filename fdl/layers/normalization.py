@@ -511,8 +511,8 @@ class Affine:
         if x.shape[-1] % self.groups:
             raise PathError(
                 f"expected a number of channels that is a multiple of {self.groups} groups, got "
-                f"{x.shape[-1]} channels of x {list(x.shape)}; choose a number of groups that "
-                "divides it",
+                f"{x.shape[-1]} channels of x {list(x.shape)}; choose groups as a divisor of "
+                f"{x.shape[-1]}",
                 layer=self.name,
             )
 

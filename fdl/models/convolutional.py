@@ -127,7 +127,7 @@ def resnet(
         if value not in choices:
             raise ValueError(
                 f"resnet: expected {what} to be one of {', '.join(map(repr, choices))}, got "
-                f"{described(value)}; {choices[0]!r} is the default"
+                f"{described(value)}; leave it out for {choices[0]!r}"
             )
     normed = functools.partial(_normed, norm or batch_norm(), symmetric_padding)
     layers: list[Any] = [] if scale is None else [rescale(scale)]

@@ -659,15 +659,15 @@ REFUSED = [
     *(
         (
             {"tokens": RAGGED.at[1, 1].set(number)},
-            rf"expected ids from 0 to 4, got {number} in prompt 1; the network has no logits or "
-            r"embedding for this id",
+            rf"expected ids from 0 to 4, got {number} in prompt 1; correct this id, for which the "
+            r"network has no logits or embedding",
         )
         for number in (5, -1, 99)
     ),
     (
         {"tokens": RAGGED.at[1].set(7), "lengths": [3, 1]},
-        r"expected ids from 0 to 4, got 7 in prompt 1; the network has no logits or embedding for "
-        r"this id",
+        r"expected ids from 0 to 4, got 7 in prompt 1; correct this id, for which the network has "
+        r"no logits or embedding",
     ),
 ]
 

@@ -754,8 +754,8 @@ PADDINGS += "integer or a pair for "
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), padding=0, stride=2, output_padding=2),
-            r"conv_transpose: expected output_padding >= 0 and less than stride or dilation, for "
-            r"each of 1 axes, got 2; pass 0 for the smallest output",
+            r"conv_transpose: expected output_padding >= 0 and less than the larger of stride and "
+            r"dilation, for each of 1 axes, got 2; pass 0 for the smallest output",
         ),
         (
             lambda: fdl.conv_transpose(4, (3,), stride=2, output_padding=1),

@@ -714,7 +714,7 @@ IMAGES = jnp.ones((2, 4, 4, 6))
             fdl.group_norm(4),
             IMAGES,
             r"group_norm: expected a number of channels that is a multiple of 4 groups, got 6 "
-            r"channels of x \[2, 4, 4, 6\]; choose a number of groups that divides it$",
+            r"channels of x \[2, 4, 4, 6\]; choose groups as a divisor of 6$",
         ),
     ],
 )

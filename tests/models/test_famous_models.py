@@ -470,11 +470,11 @@ def test_the_models_share_the_options_of_the_block():
         (
             {"block": "wide"},
             "expected block to be one of 'basic', 'bottleneck', 'bottleneck_v1', got 'wide'; "
-            "'basic' is the default",
+            "leave it out for 'basic'",
         ),
         (
             {"stem": "7x7"},
-            "expected stem to be one of 'small', 'large', got '7x7'; 'small' is the default",
+            "expected stem to be one of 'small', 'large', got '7x7'; leave it out for 'small'",
         ),
         (
             {"blocks": 50},
