@@ -17,22 +17,23 @@ KEEP_ALL = {
 def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
     """Keeps compiled programs in a folder, so that the next process does not compile them again.
 
-    A program is taken from the folder if its code, the versions of JAX and XLA, the compiler's
-    options and the device are the same; so the results are the same bits. Call this once, before
-    the first computation. By itself JAX keeps nothing, and with a folder alone it keeps only
-    programs that take a second to compile; here it keeps all, unless the environment variables
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES say
-    otherwise.
+    A program is taken from the folder only if its code, the versions of JAX and XLA, the compiler's
+    options and the device are the same. So results do not change, bit for bit. Call this function
+    once, before the first computation. By default, JAX keeps no programs in a folder, and if it has
+    a folder, it keeps only programs that take a second or more to compile. This function makes JAX
+    keep all programs, unless the environment variables JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
+    and JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES set other limits.
 
     Args:
-      folder: a path; the folder is made if it does not exist. None means the folder that JAX has
-        already, for example from the environment variable JAX_COMPILATION_CACHE_DIR; otherwise
-        `$FDL_CACHE/programs`, or `$XDG_CACHE_HOME/fdl/programs`, or `~/.cache/fdl/programs`.
+      folder: a path; the folder is made if it does not exist. None means the folder that JAX
+        already uses, for example from the environment variable JAX_COMPILATION_CACHE_DIR. If there
+        is none, it means `$FDL_CACHE/programs`, or `$XDG_CACHE_HOME/fdl/programs`, or
+        `~/.cache/fdl/programs`.
 
     Returns:
-      The folder. It grows with every new program, and you may delete it at any time. With the
-      option `jax_compilation_cache_max_size`, in bytes, JAX deletes the programs that were not used
-      for longest.
+      The folder. It grows with every new program, and you may delete it at any time. To limit its
+      size, set JAX's option `jax_compilation_cache_max_size`, in bytes. JAX then deletes the
+      programs that have been unused for longest.
 
     Raises:
       OSError: the folder cannot be made, or cannot be written to.

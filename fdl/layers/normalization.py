@@ -484,7 +484,7 @@ class Affine:
         return jnp.where(mask, x, 0), mask
 
     def check_mask(self, x: Any, mask: Any) -> None:
-        """Raises unless the mask is None, or bool and broadcasts to the shape of x."""
+        """Raises unless the mask is None, or is bool and broadcasts to the shape of x."""
         if mask is None:
             return
         check_array(self.name, mask, "mask")
