@@ -535,7 +535,8 @@ WRONG |= {
     ),
     "slopes_of_other_heads": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, slopes=(0.5,)),
-        "dot_product_attention: expected 2 slopes, one for each head, got 1; pass one number per head",
+        "dot_product_attention: expected 2 slopes, one for each head, got 1; pass one number per "
+        "head",
     ),
     "segments_of_another_batch": (
         lambda x: attended(fdl.attention(2), x[:1], segments=jnp.ones((3, 3), jnp.int32)),
