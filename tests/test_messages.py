@@ -531,7 +531,7 @@ WRONG |= {
     "a_window_of_nothing": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, window=0),
         "dot_product_attention: expected window and chunk to be integers >= 1 or None, got window "
-        "0 and chunk None; None means no limit",
+        "0 and chunk None; pass None for no limit",
     ),
     "slopes_of_other_heads": (
         lambda x: fdl.layers.dot_product_attention(*[of(x, 3, 2, 4)] * 3, slopes=(0.5,)),

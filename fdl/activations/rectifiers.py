@@ -82,7 +82,6 @@ def leaky_relu(x: jax.Array, *, negative_slope: jax.Array | float = 0.01) -> jax
       [...], same dtype as x.
 
     Raises:
-      PathError: x is not an array.
       ValueError: negative_slope is not a number.
 
     Example:
@@ -201,7 +200,6 @@ def hard_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
       [...], same dtype as x.
 
     Raises:
-      PathError: x is not an array.
       ValueError: level is not a number.
 
     Example:

@@ -132,7 +132,6 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
       [...], same dtype as x.
 
     Raises:
-      PathError: x is not an array.
       ValueError: b is not a number.
 
     Example:

@@ -268,7 +268,7 @@ def _check_options(
 ) -> None:
     if any(size is not None and not is_count(size) for size in (window, chunk)):
         got = f"window {window!r} and chunk {chunk!r}"
-        _refuse("window and chunk to be integers >= 1 or None", got, "None means no limit")
+        _refuse("window and chunk to be integers >= 1 or None", got, "pass None for no limit")
     if chunk is not None and on_weights is not None:
         remedy = "leave one of them out, because the computation in chunks stores no weights"
         _refuse("either on_weights or chunk", f"both, with chunk {chunk}", remedy)
