@@ -40,26 +40,22 @@ def _of_settings(run: Run) -> Run:
 
 
 @weak_jit(static=["make"])
-def started(settings: Any, params: Any, state: Any, seeds: Any, *, make: Make) -> Run:
-    """The members at step 0.
+def started(settings: Any, begun: Sequence[tuple[Any, Any]], seeds: Any, *, make: Make) -> Run:
+    """The members at step 0, with the axes [R, S, ...] in front of the axes of a member.
 
     Args:
       settings: a dict, name -> [R].
-      params, state: pytrees of arrays [S, ...].
+      begun: (params, state) of each of the S seeds.
       seeds: [S].
       make: gives the optimizer of a setting.
     """
+    params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
 
     def one(setting: Any, params: Any, state: Any) -> Any:
         return params, state, make(**setting).init(params)
 
-    def of_a_seed(params: Any, state: Any) -> Any:
-        first = jax.tree.map(lambda leaf: leaf[0], settings)
-        shapes = jax.eval_shape(one, first, params, state)
-        axes = jax.tree.map(lambda leaf: max(leaf.ndim - 1, 0), shapes)
-        return jax.vmap(one, (0, None, None), axes)(settings, params, state)
-
-    params, state, opt_state = jax.vmap(of_a_seed)(params, state)
+    of_a_setting = jax.vmap(one, (None, 0, 0))
+    params, state, opt_state = jax.vmap(of_a_setting, (0, None, None))(settings, params, state)
     step, seeds = jnp.zeros((), jnp.uint32), jnp.asarray(seeds, jnp.uint32)
     return Run(params, state, opt_state, step, seeds)
 

@@ -18,7 +18,7 @@ from fdl.train.checks import check_mode, check_objective_given
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples
 from fdl.train.hooks import Hooks, Plan
 from fdl.train.loop import BATCH_SIZE_REMEDY, last_step
-from fdl.train.members import Make, evaluated, settings_first, started
+from fdl.train.members import Make, evaluated, started
 from fdl.train.objective import Supervised
 from fdl.train.run import Run
 from fdl.train.sweep_arguments import (
@@ -283,8 +283,7 @@ def _members(
 ) -> Run:
     """The run of all members at step 0, [R, S, ...]."""
     columns = {name: jnp.asarray([each[name] for each in settings]) for name in settings[0]}
-    params, state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    return settings_first(started(columns, params, state, np.asarray(seeds), make=make))
+    return started(columns, begun, np.asarray(seeds), make=make)
 
 
 def _trained(
