@@ -1,7 +1,10 @@
-"""Every option of every factory, given a value of another kind: the message tells what to give."""
+"""Values that no option takes, of another kind or out of range: the message tells what to give."""
 
 import inspect
+import math
+import re
 
+import jax.numpy as jnp
 import pytest
 
 import fdl
@@ -119,3 +122,57 @@ def test_a_value_of_another_kind_is_told(room):
                         raw.append(f"{name}({option}={value!r:.30}): {error!r:.100}")
     assert not raw, "\n".join(raw)
     assert tried >= 20
+
+
+SGD = optim.sgd(0.1)
+OUT_OF_RANGE = {
+    "lbfgs: expected a finite memory_size >= 1, got inf; 10 is usual": lambda: optim.lbfgs(
+        memory_size=math.inf
+    ),
+    "muon: expected a finite ns_steps >= 1, got inf; 5 is usual": lambda: optim.muon(
+        0.1, ns_steps=math.inf
+    ),
+    "accumulate: expected a finite every_k_schedule >= 1, got inf; pass": lambda: optim.accumulate(
+        SGD, math.inf
+    ),
+    "sam: expected a finite sync_period >= 1, got inf; the paper": lambda: optim.sam(
+        SGD, SGD, sync_period=math.inf
+    ),
+    "lookahead: expected a finite sync_period >= 1, got inf; 5 is": lambda: optim.lookahead(
+        SGD, math.inf, 0.5
+    ),
+    "soap: expected max_precond_dim >= 0, got -3; 0 rotates no axis": lambda: optim.soap(
+        0.1, max_precond_dim=-3
+    ),
+    "sgdr_schedule: expected at least one cycle, got none; pass [{": lambda: optim.sgdr_schedule(
+        []
+    ),
+    "sgdr_schedule: expected decay_steps in each cycle, got init_value; add": lambda: (
+        optim.sgdr_schedule([{"init_value": 0.1}])
+    ),
+    "scale_by_zoom_linesearch: expected slope_rtol in [0, 1], got 3; 1e-4 is usual": lambda: (
+        optim.scale_by_zoom_linesearch(5, slope_rtol=3)
+    ),
+    "scale_by_zoom_linesearch: expected curv_rtol >= 0, got -1; 0.9 is usual": lambda: (
+        optim.scale_by_zoom_linesearch(5, curv_rtol=-1)
+    ),
+    "scale_by_zoom_linesearch: expected increase_factor > 1, got 0.5; 2 is": lambda: (
+        optim.scale_by_zoom_linesearch(5, increase_factor=0.5)
+    ),
+    "centralize: expected out_axis in [-2, 2), got 5 for a gradient of shape [2, 3]": lambda: (
+        optim.centralize(out_axis=5).update(jnp.ones((2, 3)), optax_empty())
+    ),
+    "confusion: expected classes >= 2, got 1; two classes": lambda: fdl.metrics.confusion(1),
+    "precision: expected classes for 'macro' and 'micro' and none for 'binary', got 1 for 'macro'; "
+    "pass classes=2 or more": lambda: fdl.metrics.precision("macro", classes=1),
+}
+
+
+def optax_empty():
+    return optim.centralize().init(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("told", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_told(told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        OUT_OF_RANGE[told]()

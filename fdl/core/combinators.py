@@ -28,9 +28,9 @@ def residual(*layers: Any, name: str = "residual", **named: Any) -> Layer:
       named: more layers, name -> layer; they come after the unnamed ones.
 
     Returns:
-      A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, not once for every layer that uses x; see
-      fdl/ops/fence.py.
+      A layer. An extra input is passed to every child that has an input of that name. On CPU, XLA
+      would compute the gradient with respect to x again wherever the backward pass reads it; this
+      layer prevents that, see fdl/ops/fence.py.
 
     Raises:
       PathError: f(x) differs from x in shape or dtype.
@@ -78,9 +78,9 @@ def parallel(*layers: Any, merge: str = "sum", name: str = "parallel", **named: 
       named: more layers, name -> layer; they come after the unnamed ones.
 
     Returns:
-      A layer. An extra input is passed to every child that has an input of that name. On CPU the
-      gradient with respect to x is computed only once, not once for every layer that uses x; see
-      fdl/ops/fence.py.
+      A layer. An extra input is passed to every child that has an input of that name. On CPU, XLA
+      would compute the gradient with respect to x again wherever the backward pass reads it; this
+      layer prevents that, see fdl/ops/fence.py.
 
     Raises:
       PathError: the outputs cannot be added or joined. The message names the first output that

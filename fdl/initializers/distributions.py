@@ -138,12 +138,26 @@ def variance_scaling(
     return init
 
 
-glorot_normal = variance_scaling(1.0, "fan_avg", "normal")
-glorot_uniform = variance_scaling(1.0, "fan_avg", "uniform")
-he_normal = variance_scaling(2.0, "fan_in", "normal")
-he_uniform = variance_scaling(2.0, "fan_in", "uniform")
-lecun_normal = variance_scaling(1.0, "fan_in", "normal")
-lecun_uniform = variance_scaling(1.0, "fan_in", "uniform")
+def _named(name: str, scale: float, mode: str, distribution: str, source: str) -> Initializer:
+    """`variance_scaling` with a name and a docstring for `help`."""
+    init = variance_scaling(scale, mode, distribution)  # type: ignore[arg-type]
+    init.__name__ = init.__qualname__ = name
+    init.__doc__ = (
+        f"`variance_scaling({scale}, {mode!r}, {distribution!r})` as an initializer.\n\n"
+        f"Source: {source}."
+    )
+    return init
+
+
+_GLOROT = "Glorot and Bengio 2010, equation 16"
+_HE = "He et al. 2015, arXiv 1502.01852, equation 10"
+_LECUN = 'LeCun et al. 1998, "Efficient backprop", equation 16'
+glorot_normal = _named("glorot_normal", 1.0, "fan_avg", "normal", _GLOROT)
+glorot_uniform = _named("glorot_uniform", 1.0, "fan_avg", "uniform", _GLOROT)
+he_normal = _named("he_normal", 2.0, "fan_in", "normal", _HE)
+he_uniform = _named("he_uniform", 2.0, "fan_in", "uniform", _HE)
+lecun_normal = _named("lecun_normal", 1.0, "fan_in", "normal", _LECUN)
+lecun_uniform = _named("lecun_uniform", 1.0, "fan_in", "uniform", _LECUN)
 
 
 def check_stddev(who: str, stddev: Any) -> None:

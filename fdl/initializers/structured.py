@@ -284,8 +284,8 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
     """The values of another initializer, times a factor.
 
     Use it for the last weights of a residual branch. Before training, with factor 0, the branch
-    is 0. With factor 1 / sqrt(2 * layers), the sum of the 2 * layers branches of a transformer
-    starts with the variance of one unscaled branch.
+    is 0. A transformer of L layers has 2 L residual branches. With factor 1 / sqrt(2 L), the sum
+    of all of them has, before training, the same variance as one unscaled branch.
 
     Args:
       initializer: any initializer.

@@ -1,8 +1,8 @@
 """Pooling: every window of an image becomes one number, for each channel.
 
 [..., *spatial, C] is any number of images with 1 to 3 spatial axes and C channels. Images are
-pooled along one axis after another, which gives the same result; a 3 x 3 window then takes 3 + 3
-steps instead of 9.
+pooled along one axis after another, which gives the result of pooling along all axes at once; a
+3 x 3 window then takes 3 + 3 steps instead of 9.
 """
 
 import functools
@@ -42,7 +42,7 @@ def max_pool(
     dilation: int | tuple[int, ...] = 1,
     name: str = "max_pool",
 ) -> Layer:
-    """y[p] = max over the positions t of the window of x[p * stride + t * dilation - low].
+    """y[p] = max over t of x[p * stride + t * dilation - low], for positions t in the window.
 
     `low` is the number of elements that the padding adds before the first element of x. If the
     maximum occurs several times in a window, its first occurrence in row-major order gets the
@@ -53,7 +53,8 @@ def max_pool(
         *spatial, C], and every axis between the first and the last is spatial.
       stride: the step from one window to the next, an integer for all axes, or one for each. None
         means that the step is the size of the window, so that windows do not overlap.
-      padding: "VALID", "SAME", an integer, or an integer or a pair for each axis, as in `conv`. The
+      padding: "VALID" or "SAME"; one integer for all axes; or a tuple with an integer or a pair for
+        each axis, as in `conv`. The
         added elements are minus infinity.
       dilation: the step on the image from one element of the window to the next, an integer for all
         axes, or one for each. If all elements of a dilated window are padding, y is minus infinity,
@@ -87,7 +88,7 @@ def average_pool(
     count_padding: bool = False,
     name: str = "average_pool",
 ) -> Layer:
-    """y[p] = mean over the positions t of the window of x[p * stride + t * dilation - low].
+    """y[p] = mean over t of x[p * stride + t * dilation - low], for positions t in the window.
 
     `low` is the number of elements that the padding adds before the first element of x. The sum is
     computed in float32 or wider.

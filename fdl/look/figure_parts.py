@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
-# Colours that readers can tell apart: the smallest distance between two of them in OKLab, a colour
-# space in which distances match perception, is 0.18 for most readers, and 0.09 for colour-blind
-# readers without red, green or blue cones. The first colours differ the most.
+# Colours that readers can tell apart. Distances are measured in OKLab, a colour space in which they
+# match perception: the two closest colours are 0.18 apart. As readers without red, green or blue
+# cones see them, they are still 0.09 apart. The first colours differ the most.
 PALETTE = (
     "#3377cc",
     "#ee8811",

@@ -26,7 +26,9 @@ def ctc(
     blank: int | jax.Array = 0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """-log of the probability that the frames spell the text, summed over all alignments, in nats.
+    """-log of the probability that the frames spell the text, in nats.
+
+    This probability is the sum of the probabilities of all alignments that spell the text.
 
     An alignment assigns a class to each frame; one of the classes is the blank. To read the text
     that an alignment spells, merge repeated classes, then remove the blanks.

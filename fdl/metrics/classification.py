@@ -268,8 +268,8 @@ def confusion(classes: int) -> Metric:
       range are not counted.
 
     Raises:
-      ValueError: classes is below 1.
-      PathError: `update` gets logits whose number of classes is not C, or is 1.
+      ValueError: classes is below 2.
+      PathError: `update` gets logits whose number of classes is not C.
 
     Example:
       >>> metric = confusion(2)
@@ -280,6 +280,7 @@ def confusion(classes: int) -> Metric:
     """
 
     classes = check_count("confusion", "classes", classes, "pass the number of classes")
+    check_number("confusion", "classes", classes, "[2, inf)", "two classes are the fewest")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("confusion", logits, labels, classes)
@@ -425,8 +426,10 @@ def _check_average(name: str, average: str, classes: int, threshold: Any) -> Non
             f"{name}: expected average 'binary', 'macro' or 'micro', got {described(average)}; "
             f"{remedy}"
         )
-    if not is_count(classes, 0) or (average == "binary") != (classes == 0):
-        remedy = "pass classes=..." if classes == 0 else "use 'macro', or leave classes out"
+    if not is_count(classes, 0) or classes == 1 or (average == "binary") != (classes == 0):
+        remedy = (
+            "pass classes=2 or more" if classes in (0, 1) else "use 'macro', or leave classes out"
+        )
         raise ValueError(
             f"{name}: expected classes for 'macro' and 'micro' and none for 'binary', got "
             f"{described(classes)} for {average!r}; {remedy}"

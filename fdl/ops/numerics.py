@@ -160,8 +160,8 @@ def deviations(
       False everywhere, mean and variance are 0.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation
-    1.7. The mean, the smallest and the largest x are computed in one pass over x, and both sums of
-    `apart` in a second pass.
+    1.7. One pass over x computes its mean, its smallest and its largest element. A second pass
+    computes the sum of `apart` and the sum of its squares.
     """
     x = widened(x)
     fixed = jax.lax.stop_gradient(x)

@@ -1,4 +1,4 @@
-"""Shardings in array types, on explicit meshes and inside `jax.shard_map`.
+"""Gives new arrays the sharding that JAX needs in their type, on meshes and in `jax.shard_map`.
 
 The result of most operations of JAX has the sharding of their operands. Arrays that a layer
 creates, such as initial zeros, and results of fdl's primitives need the functions of this module.
@@ -53,7 +53,7 @@ def by_batch(
 
 
 def sharding_beside(x: jax.Array, axes: int, more: int) -> PartitionSpec | None:
-    """The sharding of an array that has the first axes of x; None without an explicit mesh.
+    """The sharding of an array whose first axes are those of x; None without an explicit mesh.
 
     Args:
       x: [...].

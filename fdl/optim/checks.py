@@ -44,12 +44,12 @@ def check_least(who: str, least: float = 0, **values: Any) -> None:
         check_number(who, name, value, f"[{least}, inf)", remedy)
 
 
-def check_whole(who: str, remedy: str, least: int = 1, **values: Any) -> None:
-    """Raises unless every value is a whole number >= `least`, or infinity."""
+def check_whole(who: str, remedy: str, span: str = "[1, inf)", **values: Any) -> None:
+    """Raises unless every value is a whole number in `span`, as in `check_number`."""
     for name, value in values.items():
-        check_number(who, name, value, f"[{least}, inf]", remedy)
+        check_number(who, name, value, span, remedy)
         if is_concrete_number(value) and value % 1 > 0:
-            expected = f"{name} >= {least}, a whole number"
+            expected = f"{name} >= {span[1]}, a whole number"
             raise OptionError(who, f"expected {expected}, got {value}; {remedy}")
 
 

@@ -1,4 +1,4 @@
-"""Turns an update rule for one array, written as in the paper, into a transformation of trees."""
+"""Turns an update rule for one array, written as in its paper, into a transformation of trees."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,8 +26,9 @@ def leafwise(
 ) -> GradientTransformationExtraArgs:
     """Makes a transformation of trees from a rule for one array.
 
-    `at_step(t)` computes what all leaves share and returns the rule for one leaf,
-    `(g, [w,] *slots) -> (u, *new_slots)`. g is the gradient, w the parameter, u the update. The
+    `at_step(t)` is called once at each step and returns the rule for one leaf,
+    `(g, [w,] *slots) -> (u, *new_slots)`. It also computes values that are the same for all leaves,
+    such as a bias correction. g is the gradient, w the parameter, u the update. The
     slots are the arrays that the state holds for this leaf, such as its moments.
 
     Args:
@@ -53,7 +54,7 @@ def leafwise(
     Example:
       >>> from optax import TraceState
       >>> def at_step():
-      ...     return lambda g, t: (g + 0.5 * t, g + 0.5 * t)
+      ...     return lambda g, m: (g + 0.5 * m, g + 0.5 * m)
       >>> momentum = leafwise("momentum", at_step, TraceState, {"trace": filled()})
       >>> _, state = momentum.update({"w": jnp.ones(1)}, momentum.init({"w": jnp.ones(1)}))
       >>> momentum.update({"w": jnp.ones(1)}, state)[0]

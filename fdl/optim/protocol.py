@@ -25,7 +25,8 @@ def is_placeholder(params: Any) -> bool:
     """True if `params` is the placeholder that `optax.tree_utils.tree_map_params` passes to `init`.
 
     optax calls `init` in this way to find out which parts of the state belong to parameters. The
-    placeholder is a tree without leaves, so no mask has its structure.
+    placeholder is a tree without leaves. So masks, which have the structure of the params, cannot
+    be applied to it.
     """
     return isinstance(params, _placeholder_type())
 

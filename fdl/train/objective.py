@@ -52,10 +52,10 @@ def supervised(
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
-      inputs and optionally weight. The weights are >= 0. Their shape is [B], or more generally the
-      first axes of the shape of what `loss` returns. Examples of weight 0 are ignored: their
-      numbers are set to 0, so that a NaN, or a label that is out of range, cannot reach the
-      gradient.
+      inputs and optionally weight. The weights are >= 0. Their shape is [B]; if `loss` returns more
+      axes, for example [B, T], it may also be the shape of these axes. Examples of weight 0 are
+      ignored: their numbers are set to 0, so that a NaN, or a label that is out of range, cannot
+      reach the gradient.
 
     Raises:
       TypeError: a model, a loss or a metric is in the wrong place.
@@ -170,9 +170,9 @@ class Supervised:
         """Raises if a loss broadcasts predictions [B, 1] against targets [B], or the other way.
 
         To find out, the loss is also computed with both arrays in the shape of the targets, and
-        with both in the shape of the predictions. A loss that broadcasts gives the same value in
-        these two cases, and another value for the shapes as they are. A loss that is meant for two
-        different shapes does not.
+        with both in the shape of the predictions. If the loss broadcasts, these two values
+        are equal, and the value for the original shapes is another one. For a loss that is meant
+        for two different shapes, this is not so.
 
         Args:
           outputs: the predictions for the batch, as a list of arrays.

@@ -13,7 +13,8 @@ class Unfinished(NamedTuple):
     A record is due if its step is a multiple of `record_every`.
 
     Args:
-      means: the means over the steps since the last record that was due, a dict, path -> array.
+      means: the loss and metrics of the steps since the last record that was due, a dict, path ->
+        array.
       records: the number of records up to and including the last one that was due.
       memories: what each hook needs to continue, a dict, name -> (path -> array or number).
       position: where a source of data was after the last step, a dict, name -> array; {} if its

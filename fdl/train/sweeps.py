@@ -81,7 +81,16 @@ class Sweep(NamedTuple):
 
     @property
     def rates(self) -> np.ndarray:
-        """The learning rates of the settings, [R]."""
+        """The learning rates of the settings, [R].
+
+        Raises:
+          ValueError: the settings have no learning_rate.
+        """
+        if "learning_rate" not in self.settings[0]:
+            raise ValueError(
+                f"rates: expected settings with learning_rate, got {', '.join(self.settings[0])}; "
+                "read `settings` instead"
+            )
         return np.array([setting["learning_rate"] for setting in self.settings])
 
     def final(self, name: str) -> np.ndarray:

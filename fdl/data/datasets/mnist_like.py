@@ -111,13 +111,14 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     Files that are not in any of these folders are downloaded to the cache folder (11 MB).
 
     A file may be gzipped or not; for example, its name is `train-images-idx3-ubyte`,
-    `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Its SHA-256 must be that of MNIST.
-    Files in `folder` may have any SHA-256, so that other data sets in the same format can be read;
-    only their format, shapes and labels are checked.
+    `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Files that
+    fdl looks for must have the SHA-256 of MNIST. Files in `folder` may have any SHA-256, so that
+    other data sets in the same format can be read; only their format, shapes and labels are
+    checked.
 
     Args:
-      folder: path of the folder with the four files. None reads them from FDL_DATA or the cache
-        folder, and downloads missing files.
+      folder: path of the folder with the four files. If it is None, they are read from
+        FDL_DATA or the cache folder, and missing files are downloaded.
 
     Returns:
       `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 28, 28, 1], where ink is up
@@ -156,8 +157,8 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     checksums are those of the gzipped files. Files in `folder` may be gzipped or not.
 
     Args:
-      folder: path of the folder with the four files. None reads them from FDL_DATA or the cache
-        folder, and downloads missing files.
+      folder: path of the folder with the four files. If it is None, they are read from
+        FDL_DATA or the cache folder, and missing files are downloaded.
 
     Returns:
       `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 28, 28, 1], where cloth is
@@ -246,7 +247,7 @@ def _from_cache(source: _Files) -> dict[str, Path]:
 
 
 def _find(source: _Files, folder: Path, ends: tuple[str, ...] = ()) -> dict[str, Path]:
-    """The files in a folder, by name; only files that `_check_sum` can check if `ends` is empty."""
+    """The files in a folder, by name. Without `ends`, only files that `_check_sum` can check."""
     files = {}
     for name in source.sha256:
         spellings = (name, name.replace("-idx", ".idx"))

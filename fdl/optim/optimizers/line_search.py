@@ -17,7 +17,7 @@ from optax import (
     ZoomLinesearchInfo,
 )
 
-from fdl.checks import OptionError
+from fdl.checks import OptionError, check_number
 from fdl.ops.numerics import wide, wide_inside
 from fdl.optim.checks import check_whole
 from fdl.optim.lifting import check_params, need_params, where
@@ -51,9 +51,10 @@ def scale_by_zoom_linesearch(
         finite.
       max_learning_rate: the largest a. None means no limit.
       tol: by how much a condition may be violated.
-      increase_factor: > 1, the factor by which a grows.
-      slope_rtol: in (0, 1); see the first condition.
-      curv_rtol: in (slope_rtol, 1); see the second condition.
+      increase_factor: in (1, inf), the factor by which a grows.
+      slope_rtol: in [0, 1]; see the first condition.
+      curv_rtol: in [0, inf], usually in (slope_rtol, 1); see the second condition. With infinity,
+        the second condition always holds.
       approx_dec_rtol: near a minimum, differences of losses are mostly rounding errors. There, a
         step is also accepted without the first condition if phi(a) <= phi(0) + approx_dec_rtol *
         |phi(0)| and phi'(a) <= (2 slope_rtol - 1) phi'(0). None means that the first condition is
@@ -70,8 +71,8 @@ def scale_by_zoom_linesearch(
       `optax.ScaleByZoomLinesearchState`, which holds the loss and the gradient after the step.
 
     Raises:
-      ValueError: initial_guess_strategy is unknown; max_linesearch_steps is below 1; at update,
-        value, grad or value_fn is missing.
+      ValueError: initial_guess_strategy is unknown; a number is out of range; at update, value,
+        grad or value_fn is missing.
 
     Example:
       >>> loss, w, u = lambda w: (w - 3.0) ** 2, jnp.array(0.0), jnp.array(1.0)
@@ -92,6 +93,9 @@ def scale_by_zoom_linesearch(
             "with 'keep', the search starts at the last step; with 'one', it starts at 1",
         )
     check_whole(who, "20 is usual", max_linesearch_steps=max_linesearch_steps)
+    check_number(who, "increase_factor", increase_factor, "(1, inf)", "2 is usual")
+    check_number(who, "slope_rtol", slope_rtol, "[0, 1]", "1e-4 is usual")
+    check_number(who, "curv_rtol", curv_rtol, "[0, inf]", "0.9 is usual")
     steps = (max_linesearch_steps, max_learning_rate, tol, increase_factor)
     rules = Rules(*steps, slope_rtol, curv_rtol, approx_dec_rtol, stepsize_precision)
 

@@ -160,6 +160,7 @@ def scale_by_soap(
     check_least(who, eps=eps)
     k = precondition_frequency
     check_whole(who, "10 is usual", precondition_frequency=k)
+    check_whole(who, "0 rotates no axis", "[0, inf]", max_precond_dim=max_precond_dim)
     adam = _Adam(b1, b2, eps, normalize_grads, correct_bias)
 
     def init(params: Any) -> ScaleBySoapState:

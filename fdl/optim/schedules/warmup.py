@@ -257,8 +257,16 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     form, example = "a list of dicts", "pass [{'init_value': 0.0, 'peak_value': 0.1, ...}]"
     check_kind("sgdr_schedule", "cosine_kwargs", cosine_kwargs, Iterable, form, example)
     cosine_kwargs = list(cosine_kwargs)
+    if not cosine_kwargs:
+        raise OptionError("sgdr_schedule", f"expected at least one cycle, got none; {example}")
     for kwargs in cosine_kwargs:
         check_kind("sgdr_schedule", "each entry of cosine_kwargs", kwargs, Mapping, form, example)
+        if "decay_steps" not in kwargs:
+            raise OptionError(
+                "sgdr_schedule",
+                f"expected decay_steps in each cycle, got {', '.join(map(str, kwargs)) or 'none'}; "
+                "add the number of steps of the cycle",
+            )
     cycles = [dict(kwargs) for kwargs in cosine_kwargs]
     ends, end = [], 0
     for cycle in cycles:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from optax import EmptyState, GradientTransformationExtraArgs
 
+from fdl.checks import OptionError
 from fdl.ops.numerics import largest, norm, power_of_two, saturated
 from fdl.optim.checks import check_positive
 from fdl.optim.lifting import per_leaf, stateless
@@ -112,7 +113,7 @@ def adaptive_grad_clip(
 ) -> GradientTransformationExtraArgs:
     """Clips the norm of the gradient of each unit to a fraction of the norm of the unit's weights.
 
-        g = g * bound / |g|     if |g| >= bound,     bound = clipping max(|W|, eps)
+        g = g * bound / |g|     if |g| >= bound, where bound = clipping * max(|W|, eps)
 
     with the gradient g and the weights W of one unit. A unit is one output of a layer: for a matrix
     [in, out], its weights are a column.
@@ -181,6 +182,12 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
     def rule(g: Any) -> Any:
         if g.ndim < 2:
             return g
+        if not -g.ndim <= out_axis < g.ndim:
+            raise OptionError(
+                "centralize",
+                f"expected out_axis in [-{g.ndim}, {g.ndim}), got {out_axis} for a gradient of "
+                f"shape {list(g.shape)}; -1 is the last axis",
+            )
         others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
         # The sum in the mean could overflow, so g is first divided by a power of two.
         scale = power_of_two(largest(g, others, keepdims=True)).astype(g.dtype)

@@ -45,7 +45,9 @@ def apply_if_finite(
     Source: `optax.apply_if_finite`.
     """
     remedy = "it is the number of steps in a row that may be skipped"
-    check_whole("apply_if_finite", remedy, 0, max_consecutive_errors=max_consecutive_errors)
+    check_whole(
+        "apply_if_finite", remedy, "[0, inf]", max_consecutive_errors=max_consecutive_errors
+    )
     inner = as_transformation("apply_if_finite", inner)
 
     def init(params: Any) -> ApplyIfFiniteState:
