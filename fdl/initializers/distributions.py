@@ -142,10 +142,15 @@ def _named(name: str, scale: float, mode: str, distribution: str, source: str) -
     """`variance_scaling` with a name and a docstring for `help`."""
     init = variance_scaling(scale, mode, distribution)  # type: ignore[arg-type]
     init.__name__ = init.__qualname__ = name
-    init.__doc__ = (
-        f"`variance_scaling({scale}, {mode!r}, {distribution!r})` as an initializer.\n\n"
-        f"Source: {source}."
-    )
+    init.__doc__ = f"""`variance_scaling({scale}, {mode!r}, {distribution!r})` as an initializer.
+
+        Example:
+          >>> w = {name}(jax.random.key(0), (400, 300))
+          >>> round(float(w.var() * {400 if mode == "fan_in" else 350}), 1)
+          {scale}
+
+        Source: {source}.
+        """
     return init
 
 
