@@ -18,13 +18,18 @@ from fdl.train.run import Stacked
 
 STACK_BYTES = 64 * 2**20  # about the most memory that a stack of batches may take
 MOST_STEPS = 256  # the most steps that a stack may have
+PIECE_BYTES = 2 * 2**20  # about the most memory that is read from a source at once
 AHEAD = 2  # how many stacks are read ahead
+ALIGNMENT = 64  # bytes; JAX on CPU takes arrays of NumPy that begin at a multiple without a copy
 
 
 def steps_in_stack(batch: Any, most: int | None) -> int:
-    """K, the number of batches that are read from a source at once, one for each step."""
-    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch))
-    return most or max(1, min(MOST_STEPS, STACK_BYTES // max(size, 1)))
+    """K, the number of batches in a stack, one for each step."""
+    return most or max(1, min(MOST_STEPS, STACK_BYTES // _bytes_of(batch)))
+
+
+def _bytes_of(batch: Any) -> int:
+    return max(1, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch)))
 
 
 class InMemory:
@@ -55,8 +60,7 @@ class Ahead:
     Args:
       source: where the batches come from.
       plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
-      size: K, the number of steps in a stack. A shorter chunk is filled up with zeros, so that all
-        stacks have the same shape.
+      size: K, the number of steps in a stack. All stacks have this shape, also for a shorter chunk.
       position: where the source begins, as from `Source.position`; {} is its beginning.
 
     Attributes:
@@ -66,6 +70,11 @@ class Ahead:
 
     def __init__(self, source: Source, plan: Plan, size: int, position: dict[str, Any]):
         self.source, self.plan, self.size = source, plan, size
+        self.piece = max(1, min(size, PIECE_BYTES // _bytes_of(plan.sample)))
+        # All stacks take turns in the memory of a few, because the system needs more time to hand
+        # out new memory than it takes to copy a batch. Beside those in the queue, one stack is in
+        # training and one is being read.
+        self.memory = itertools.cycle([_memory(plan.sample, size) for _ in range(AHEAD + 2)])
         self.position = position
         self.ready: queue.Queue[Any] = queue.Queue(AHEAD)
         self.closed = threading.Event()
@@ -130,16 +139,38 @@ class Ahead:
             step = end
 
     def _stack(self, steps: range) -> Stacked:
-        batches = self.source.take(self.plan.run.seed, steps, self.plan.batch_size)
+        stack = next(self.memory)
+        for begin in range(steps.start, steps.stop, self.piece):
+            piece = range(begin, min(begin + self.piece, steps.stop))
+            batches = self._checked(
+                self.source.take(self.plan.run.seed, piece, self.plan.batch_size)
+            )
+            rows = slice(piece.start - steps.start, piece.stop - steps.start)
+            jax.tree.map(lambda memory, leaf: memory.__setitem__(rows, leaf), stack, batches)
+        # On CPU nothing is copied here.
+        batches = jax.block_until_ready(jax.device_put(stack))
+        return Stacked(batches, np.uint32(steps.start))
 
-        def filled(leaf: np.ndarray) -> np.ndarray:
-            missing = self.size - len(leaf)
-            zeros = itertools.chain([(0, missing)], itertools.repeat((0, 0), leaf.ndim - 1))
-            return np.pad(leaf, list(zeros)) if missing else leaf
-
-        batches = to_jax(jax.tree.map(filled, batches), "fit")
+    def _checked(self, batches: Any) -> Any:
+        """The batches in the dtypes of the sample; raises unless they are like it."""
+        leaves, first_leaves = jax.tree.leaves(batches), jax.tree.leaves(self.plan.sample)
+        of_numpy = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+        if not of_numpy or [x.dtype for x in leaves] != [x.dtype for x in first_leaves]:
+            batches = to_jax(batches, "fit")
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
         found, first = kinds_of(one), kinds_of(self.plan.sample)
         if found != first:
             raise different(first, found)
-        return Stacked(batches, np.uint32(steps.start))
+        return batches
+
+
+def _memory(like: Any, count: int) -> Any:
+    """Arrays [K, ...] for the arrays of a batch, K = count, whose memory JAX on CPU can use."""
+
+    def aligned(leaf: Any) -> np.ndarray:
+        size = count * leaf.size * leaf.dtype.itemsize
+        whole = np.empty(size + ALIGNMENT, np.uint8)
+        begin = -whole.ctypes.data % ALIGNMENT
+        return whole[begin : begin + size].view(leaf.dtype).reshape(count, *leaf.shape)
+
+    return jax.tree.map(aligned, like)
