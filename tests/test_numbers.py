@@ -502,7 +502,7 @@ SEEDED_BUGS = {
         "test_numbers.py initializers/test_initializers.py",
         [
             ("square_root(3 * variance)", "square_root(variance)"),
-            ("he_normal = variance_scaling(2.0", "he_normal = variance_scaling(1.0"),
+            ('_named("he_normal", 2.0', '_named("he_normal", 1.0'),
             ("dtype, -limit, limit)", "dtype, 0, limit)"),
             ("(fan_in + fan_out) / 2}", "(fan_in + fan_out)}"),
             ("key, lower, upper, shape", "key, -upper, upper, shape"),

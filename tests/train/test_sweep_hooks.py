@@ -252,7 +252,7 @@ SEEDED_BUGS = {
             ("self.plan._replace(run=result.run), result.history", "self.plan, result.history"),
             ("[0, *self.records][len(self.rows) :]", "[0, *self.records]"),
             ("int(self.left[scores[self.left].argmin()])", "int(scores.argmax())"),
-            ("return whole._replace(step=self.run.step.copy())", "return whole"),
+            ("(*self.parts, (self.left, self.run)", "((self.left, self.run), *self.parts"),
             ("if steps != self.records[: len(steps)]", "if False"),
         ],
     ),

@@ -521,7 +521,7 @@ SEEDED_BUGS = {
             ("self._advance(step - done)", "self._advance(step)"),
             ("self.stopped[self.left[out]] = step", "pass"),
             ("decimal(self.rungs[step]) * len", "self.rungs[step] * len"),
-            ("[parts[place] for place in sorted(parts)]", "list(parts.values())"),
+            ("np.concatenate(places).argsort()", "np.arange(len(self.settings))"),
             ("{name: column[on] for", "{name: column[: len(on)] for"),
         ],
     ),
