@@ -9,8 +9,11 @@ that train them. All other names are in its modules and subpackages, for example
 `fdl.look.summary`.
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
+
+import jax as _jax
 
 from fdl.public_names import public as _public
 
@@ -29,9 +32,6 @@ from fdl import metrics as metrics
 from fdl import optim as optim
 from fdl import train as train
 from fdl import generation as generation
-from fdl import look as look
-from fdl import debug as debug
-from fdl import port as port
 
 # The families.
 from fdl.core import *
@@ -52,15 +52,31 @@ from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__
 
-__all__ = _public()
+# No training loop needs these rooms, so each is imported when it is first used.
+_LATER = ("look", "debug", "port")
 
-if not _TYPE_CHECKING:
+__all__ = [*_public(), *_LATER]
+
+if _TYPE_CHECKING:
+    from fdl import look as look
+    from fdl import debug as debug
+    from fdl import port as port
+else:
 
     def __getattr__(name: str) -> _Any:
-        """Finds a name that only a module or subpackage lists, such as `fdl.accuracy`."""
-        for room in (metrics, look, debug, port, optim, initializers, data, paths):
+        """A room that is imported late, or a name of one room only, such as `fdl.accuracy`."""
+        if name in _LATER:
+            with _jax.ensure_compile_time_eval():  # the first use may be inside a traced function
+                return _import_module(f"fdl.{name}")
+        for room in (metrics, optim, initializers, data, paths):
             if name in getattr(room, "__all__", ()):
+                return getattr(room, name)
+        for room in map(__getattr__, _LATER if not name.startswith("_") else ()):
+            if name in room.__all__:
                 return getattr(room, name)
         raise AttributeError(
             f"fdl: expected a public name, got {name!r}; help(fdl) lists the public names"
         )
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

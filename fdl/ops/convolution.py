@@ -18,10 +18,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from fdl.ops import convolution_cpu
+from fdl.ops.primitives import Primitive
 from fdl.ops.sharding import by_batch, full_beside, typed_like
 from fdl.ops.windows_and_padding import Window
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from fdl.ops.primitives import Primitive
 
 
 def fence(x: Any) -> Any:

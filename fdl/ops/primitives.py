@@ -1,0 +1,9 @@
+"""The class of JAX's primitives."""
+
+from typing import Any
+
+import jax
+
+# It is also `jax.extend.core.Primitive`, but `import jax.extend` imports all of Pallas, which takes
+# longer than half of fdl (benchmarks/import_time.py).
+Primitive: Any = type(jax.lax.add_p)
