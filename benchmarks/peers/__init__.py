@@ -1,0 +1,81 @@
+"""The libraries that are compared, one in each file of this folder.
+
+A file begins with TITLE, what it is called; NEEDS, the packages that it imports; and FORMS, the ways
+to run it, each measured in a process of its own. They are read without running the file. It has
+
+    NETWORKS     name -> a function of `sizes` (see work.py); what it returns is the file's own matter
+    training(work, x, y, form) -> Session
+    sweep(work, x, y, form) -> Session     or no such function, if the library has no way for it
+"""
+
+import ast
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+FIRST = "fdl"  # all others are compared with it
+
+
+class Lacks(Exception):
+    """The library has no such network, optimizer, dtype or form."""
+
+
+class Block(NamedTuple):
+    """What some training steps reported.
+
+    Args:
+      loss: the mean of the losses of these steps, or of an even sample of them.
+      steps: the number of steps, if it is not the one that was asked for.
+      seconds: their time, if it is not that of the whole call.
+    """
+
+    loss: float
+    steps: int | None = None
+    seconds: float | None = None
+
+
+class Session(Protocol):
+    """A network in training."""
+
+    def steps(self, count: int) -> Block:
+        """Takes `count` further steps, and waits for their results."""
+        ...
+
+    def accuracy(self, x: Any, y: Any) -> float:
+        """The share of x [N, ...] whose class is right, y [N]."""
+        ...
+
+
+class Peer(NamedTuple):
+    """What a file says about itself."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    forms: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that are not installed."""
+        return [need for need in self.needs if importlib.util.find_spec(need) is None]
+
+    def load(self) -> Any:
+        return importlib.import_module(f"benchmarks.peers.{self.name}")
+
+
+def found() -> dict[str, Peer]:
+    """All peers by name, fdl first."""
+    files = sorted(Path(__file__).parent.glob("*.py"), key=lambda file: (file.stem != FIRST, file))
+    peers = [_described(file) for file in files if file.stem not in ("__init__", "jax_loops")]
+    return {peer.name: peer for peer in peers}
+
+
+def _described(file: Path) -> Peer:
+    facts = {}
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
+            name = ast.unparse(node.targets[0])
+            if name in ("TITLE", "NEEDS", "FORMS"):
+                facts[name] = ast.literal_eval(node.value)
+    return Peer(file.stem, facts["TITLE"], facts["NEEDS"], facts.get("FORMS", ("",)))
