@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.work import WORK, Work, mnist_test
+from benchmarks.work import WORK, mnist_test
 from benchmarks.worker import STARTED
 
 HERE = Path(__file__).parent

@@ -1,15 +1,10 @@
-"""Convolution and pooling in `lax.scan`, compared with no scan and with XLA; and a training step.
+"""Convolution and pooling in `lax.scan`, compared with no scan and with XLA.
 
 Every layer is timed on a small batch in float32: the forward pass, and the forward pass with the
 gradients for x and for its weights. "inside" is a `lax.scan` of several passes, in which each pass
 waits for the pass before it. "outside" is the same number of calls of one compiled pass. "XLA's
 own" is the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar functions, in
 the same scan.
-
-The training step is that of a LeNet-like network (conv 3x3x32, relu, conv 3x3x64, relu, max
-pooling, dense 128, relu, dense 10; 128 images of 28 x 28, cross-entropy, Adam) inside a scan. It is
-compared with torch and Flax Linen, if they are installed. These run as their users run them: torch
-eagerly, and Linen with a compiled step.
 """
 
 import functools
@@ -19,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
-import optax
 
 import fdl
 from fdl.ops import convolution
 
-PASSES, BATCH, CLASSES = 3, 128, 10
+PASSES = 3
 
 
 def forms():
@@ -82,8 +76,6 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=3, help="number of sweeps over all forms")
     parser.add_argument("--only", default="", help="part of the names of forms; no file is written")
     options = parser.parse_args()
-    # This comes first: after thousands of programs, the memory of a process is fragmented.
-    steps, absent = ([], []) if options.only else beside_peers(options.rounds)
     taken = []
     for _ in range(options.sweeps):
         for name, (layer, other, shape) in forms().items():
@@ -97,8 +89,7 @@ def main() -> None:
     if options.only:
         print(*rows, sep="\n")
     else:
-        measure.report("convolution", rows, steps=steps, absent=absent, batch_size=BATCH)
-        print(*steps, *[f"not installed: {each}" for each in absent], sep="\n")
+        measure.report("convolution", rows)
 
 
 def median(rows):
@@ -198,126 +189,6 @@ class _Plain:
     def __init__(self, bind):
         self.bind = bind
 
-
-# A whole training step.
-
-
-def beside_peers(rounds):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, 28, 28, 1)).astype(np.float32)
-    y = rng.integers(0, CLASSES, BATCH)
-    programs, absent = {}, []
-    for name, make in PEERS.items():
-        try:
-            programs[name] = make(x, y)
-        except ImportError as error:
-            absent.append(f"{name} ({error.name})")
-    for program in programs.values():
-        program()
-    taken = [
-        {name: measure.seconds(program) / PASSES for name, program in programs.items()}
-        for _ in range(rounds)
-    ]
-    return [
-        {
-            "library": name,
-            "ms_per_step": statistics.median(each[name] for each in taken) * 1e3,
-            "times_fdl": statistics.median(each[name] / each["fdl"] for each in taken),
-        }
-        for name in programs
-    ], absent
-
-
-def jax_step(apply, params, x, y, inside):
-    optimizer = optax.adam(1e-3)
-    state = optimizer.init(params)
-
-    def loss(params, x, y):
-        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
-
-    def step(carry, _):
-        params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params, x, y)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), value
-
-    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
-    if inside:
-        loop = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=PASSES))
-        return lambda: jax.block_until_ready(loop((params, state)))
-    once = jax.jit(step)
-
-    def run():
-        carry = params, state
-        for _ in range(PASSES):
-            carry, value = once(carry, None)
-        jax.block_until_ready((carry, value))
-
-    return run
-
-
-def with_fdl(x, y):
-    model = fdl.models.lenet(CLASSES)
-    params, _ = model.init(jax.random.key(0), x)
-    return jax_step(lambda p, x: model.apply(p, {}, x)[0], params, x, y, inside=True)
-
-
-def with_xla(x, y):
-    pool = forms()["max pooling 2"][1]
-    model = fdl.chain(
-        *(fdl.conv(32, (3, 3)), fdl.relu, fdl.conv(64, (3, 3)), fdl.relu, pool),
-        *(fdl.flatten(), fdl.dense(128), fdl.relu, fdl.dense(CLASSES)),
-    )
-    params, _ = model.init(jax.random.key(0), x)
-    run = jax_step(lambda p, x: model.apply(p, {}, x)[0], params, x, y, inside=False)
-    with by_xla():
-        run()
-    return run
-
-
-def with_linen(x, y):
-    import flax.linen as nn
-
-    model = nn.Sequential(
-        [
-            *(nn.Conv(32, (3, 3)), nn.relu, nn.Conv(64, (3, 3)), nn.relu),
-            *(functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),),
-            *(lambda x: x.reshape(len(x), -1), nn.Dense(128), nn.relu, nn.Dense(CLASSES)),
-        ]
-    )
-    params = model.init(jax.random.key(0), x)
-    return jax_step(model.apply, params, x, y, inside=False)
-
-
-def with_torch(x, y):
-    import torch
-
-    nn = torch.nn
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()),
-        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU()),
-        nn.Linear(128, CLASSES),
-    )
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    x, y = torch.tensor(x).movedim(-1, 1).contiguous(), torch.tensor(y)
-
-    def run():
-        for _ in range(PASSES):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-        return loss.item()
-
-    return run
-
-
-PEERS = {
-    "fdl": with_fdl,
-    "torch": with_torch,
-    "Flax Linen": with_linen,
-    "plain JAX": with_xla,
-}
 
 if __name__ == "__main__":
     main()

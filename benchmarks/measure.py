@@ -58,6 +58,33 @@ def seconds(program: Callable[[], Any], clock: Callable[[], float] = time.perf_c
     return clock() - begun
 
 
+class OthersBusy:
+    """A context that measures how many cores the other programs of the machine keep busy.
+
+    `cores` is 0 where the system does not tell (it is read from /proc/stat).
+    """
+
+    cores = 0.0
+
+    def __enter__(self) -> "OthersBusy":
+        self.begun, self.own, self.all = time.perf_counter(), time.process_time(), _busy_seconds()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        passed = time.perf_counter() - self.begun
+        others = _busy_seconds() - self.all - (time.process_time() - self.own)
+        self.cores = max(0.0, others / passed)
+
+
+def _busy_seconds() -> float:
+    """The seconds for which the cores of the machine were not idle, summed."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, *interrupts = map(int, stat.read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
 def machine() -> dict[str, Any]:
     """The machine and the versions with which the numbers are measured."""
     model = platform.processor() or platform.machine()

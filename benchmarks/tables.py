@@ -5,8 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers in tests
+sys.path.append(str(Path(__file__).parents[1]))  # for the tables of optimizers and of workloads
 
+from benchmarks.work import WORK
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent
@@ -17,35 +18,39 @@ BEGIN, END = "<!-- begin: benchmarks/tables.py -->", "<!-- end -->"
 
 def main() -> None:
     RESULTS.write_text(results())
+    measured = ratios()
+    if measured is None:
+        return
     before, _, rest = README.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n{ratios()}{END}{after}")
+    README.write_text(f"{before}{BEGIN}\n{measured}{END}{after}")
 
 
-def ratios() -> str:
-    """The README's comparison with its peers."""
-    rows = load("peers")["rows"]
-    step = {row["library"]: row["times_fdl"] for row in rows if row["width"] == 512}
-    small = {row["library"]: row["times_fdl"] for row in rows if row["width"] == 32}
-    lenet = {row["library"]: row["times_fdl"] for row in load("convolution")["steps"]}
-    lines = [
-        "| network | torch | Flax Linen | Equinox |",
-        "|---|---|---|---|",
-        f"| a perceptron 784-32-32-10 | {small['torch']:.2f} | {small['Flax Linen']:.2f} | "
-        f"{small['Equinox']:.2f} |",
-        f"| a perceptron 784-512-512-10 | {step['torch']:.2f} | {step['Flax Linen']:.2f} | "
-        f"{step['Equinox']:.2f} |",
-        f"| a LeNet-like convolution network | {lenet['torch']:.2f} | {lenet['Flax Linen']:.2f} | "
-        "not measured |",
-    ]
-    return (
-        "\n".join([f"Time of a training step, divided by fdl's, on {machine()}:", "", *lines])
-        + "\n"
-    )
+def ratios() -> str | None:
+    """The README's comparison with its peers; None until it is measured."""
+    networks = {
+        "perceptron-32": "a perceptron 784-32-32-10",
+        "perceptron-512": "a perceptron 784-512-512-10",
+        "lenet": "a LeNet-like convolution network",
+    }
+    entries = peers_of("training")
+    if not networks.keys() <= entries.keys():
+        return None
+    shown = ("torch", "Flax Linen", "Equinox")
+    lines = [f"| network | {' | '.join(shown)} |", "|---|---|---|---|"]
+    for name, network in networks.items():
+        fastest = fastest_forms(entries[name])
+        cells = [ratio_or_dash(fastest.get(library)) for library in shown]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    on = described(entries["lenet"]["machine"])
+    return "\n".join([f"Time of a training step, divided by fdl's, on {on}:", "", *lines]) + "\n"
 
 
 def machine() -> str:
-    on = load("fit_overhead")["machine"]
+    return described(load("fit_overhead")["machine"])
+
+
+def described(on) -> str:
     return (
         f"{on['cores']} cores of an {on['processor']}, no accelerator, jax {on['jax']}, Python "
         f"{on['python']}"
@@ -145,21 +150,128 @@ def products():
 
 
 def peers():
-    found = load("peers")
-    versions = ", ".join(f"{name} {each}" for name, each in found["versions"].items() if each)
+    """Time, memory and losses beside other libraries."""
+    entries, starts = peers_of("training", "sweep"), peers_of("start")
+    if not entries and not starts:
+        return "Not measured yet: `python -m benchmarks` does it."
+    versions = {}
+    for entry in (*entries.values(), *starts.values()):
+        versions |= entry["versions"]
     lines = [
-        f"A 784-H-H-10 network on MNIST, batch {found['batch_size']}, SGD with momentum; each "
-        f"library runs the loop of its own guide (`benchmarks/peers.py`; {versions}):",
-        "",
-        "| library | H | us per step | time / fdl |",
-        "|---|---|---|---|",
+        "`python -m benchmarks` trains the same networks (`benchmarks/work.py`), each library in a "
+        "process of its own and written as its documentation recommends (`benchmarks/peers/`), in "
+        "interleaved rounds: "
+        f"{', '.join(f'{name} {each}' for name, each in sorted(versions.items()))}. Of the forms "
+        "of torch (eager, channels last, compiled), the summary shows the fastest.",
     ]
-    for row in found["rows"]:
+    if (RESULTS.parent / "peers.png").exists():
+        lines += ["", "![The time of a step of each library, divided by fdl's](peers.png)"]
+    lines += ["", *summary(entries)] if entries else []
+    lines += ["", *of_starts(starts)] if starts else []
+    lines += ["", *details(entries)] if entries else []
+    return "\n".join([*lines, "", *left_out(entries | starts)])
+
+
+def summary(entries):
+    """A row for each workload, and a column for each library: the time of a step over fdl's."""
+    libraries = list(dict.fromkeys(lib for e in entries.values() for lib in fastest_forms(e)))
+    others = [library for library in libraries if library != "fdl"]
+    lines = [
+        "Time of a step, divided by fdl's; and fdl's time divided by that of the fastest other "
+        "library. The column `fdl` compares two processes of fdl, which shows the noise:",
+        "",
+        f"| workload | fdl, ms | fdl | {' | '.join(others)} | fdl / fastest |",
+        "|---" * (len(others) + 4) + "|",
+    ]
+    for name, entry in entries.items():
+        fastest = fastest_forms(entry)
+        again = next((row for row in entry["rows"] if row["form"] == "again"), None)
+        cells = [ratio_or_dash(again), *(ratio_or_dash(fastest.get(lib)) for lib in others)]
+        found = [fastest[library]["times_fdl"] for library in others if library in fastest]
+        best = f"{1 / min(found):.2f}" if found else "-"
+        ms = significant(fastest["fdl"]["ms"])
+        lines.append(f"| {name} | {ms} | {' | '.join(cells)} | {best} |")
+    return lines
+
+
+def of_starts(entries):
+    lines = [
+        "From the start of a process to a test accuracy of 97 % on MNIST (784-512-10), with "
+        "imports, compilation and evaluation; cold and warm: without and with the programs in "
+        "JAX's compilation cache:",
+        "",
+        "| library | cold, s | warm, s | cold / fdl | warm / fdl | steps | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in (row for entry in entries.values() for row in entry["rows"]):
         lines.append(
-            f"| {row['library']} | {row['width']} | {row['us_per_step']:.0f} | "
-            f"{row['times_fdl']:.2f} |"
+            f"| {title(row)} | {row['cold_s']:.2f} | {row['warm_s']:.2f} | "
+            f"{row['cold_times_fdl']:.2f} | {row['warm_times_fdl']:.2f} | {row['steps']} | "
+            f"{row['peak_mb']:.0f} |"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def details(entries):
+    lines = [
+        "All programs. First step: from the start of the process to the end of its first step. "
+        "Losses: of the first step, and the mean of the steps after it:",
+        "",
+        "| workload | library | ms per step | quartiles | first step, s | peak MB | losses |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in entries.items():
+        for row in entry["rows"]:
+            quartiles = f"{significant(row['ms_low'])} to {significant(row['ms_high'])}"
+            lines.append(
+                f"| {name} | {title(row)} | {significant(row['ms'])} | {quartiles} | "
+                f"{row['first_step_s']:.1f} | {row['peak_mb']:.0f} | {row['first_loss']:.3g}, "
+                f"{row['loss']:.3g} |"
+            )
+    return lines
+
+
+def left_out(entries):
+    """The programs that are missing, and why; those of several workloads once."""
+    reasons = {}
+    for name, entry in entries.items():
+        for program, why in entry["left_out"].items():
+            reasons.setdefault((program, why), []).append(name)
+    if not reasons:
+        return []
+    return ["Left out:", ""] + [
+        f"- {program}: {why} ({', '.join(names)})" for (program, why), names in reasons.items()
+    ]
+
+
+def peers_of(*kinds):
+    """What `python -m benchmarks` measured, by workload, in the order of WORK."""
+    files = {file.stem: file for file in (HERE / "results" / "peers").glob("*.json")}
+    found = {name: json.loads(files[name].read_text()) for name in WORK if name in files}
+    return {name: entry for name, entry in found.items() if entry["kind"] in kinds}
+
+
+def fastest_forms(entry):
+    """The row of each library, in its fastest form."""
+    fastest = {}
+    for row in entry["rows"]:
+        held = fastest.get(row["library"])
+        if row["form"] != "again" and (held is None or row["ms"] < held["ms"]):
+            fastest[row["library"]] = row
+    return fastest
+
+
+def title(row):
+    return f"{row['library']}, {row['form']}" if row["form"] else row["library"]
+
+
+def ratio_or_dash(row):
+    return "-" if row is None else f"{row['times_fdl']:.2f}"
+
+
+def significant(ms):
+    """Three digits, without an exponent."""
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def optimizers():
@@ -244,18 +356,6 @@ def convolutions():
             f"| {row['form']} | {row['way']} | {row['ms']:.2f} | "
             f"{row['inside_over_outside']:.2f} | {own} |"
         )
-    lines += [
-        "",
-        f"A training step of a LeNet-like network on {found['batch_size']} images of 28 x 28, with "
-        "Adam. fdl runs inside a scan, and the others run in the loops that their users write. The "
-        "numbers are medians of interleaved rounds. The time of torch, and so its ratio, varies "
-        "most from run to run:",
-        "",
-        "| library | ms per step | time / fdl |",
-        "|---|---|---|",
-    ]
-    for row in found["steps"]:
-        lines.append(f"| {row['library']} | {row['ms_per_step']:.0f} | {row['times_fdl']:.2f} |")
     return "\n".join(lines)
 
 

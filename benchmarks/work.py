@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 CLASSES = 10
-WRONG_LABELS = 0.2  # a share of random labels keeps losses away from 0, so that they can be compared
+WRONG_LABELS = (
+    0.2  # a share of random labels keeps losses away from 0, so that they can be compared
+)
 Data = tuple[np.ndarray, np.ndarray]
 
 
@@ -148,7 +150,9 @@ _gpt = Work(
     rate=1e-3,
     checked=30,
 )
-_lenet = Work("lenet", {"image": 28}, _image((28, 28, 1), count=2048), 128, "adam", 1e-3, checked=16)
+_lenet = Work(
+    "lenet", {"image": 28}, _image((28, 28, 1), count=2048), 128, "adam", 1e-3, checked=16
+)
 _recurrent = {"inputs": 64, "features": 128}
 _words = Work(
     "bag", {"vocabulary": 50_000, "features": 64}, of(words, 50_000, 64), 128, "sgd", rate=1.0

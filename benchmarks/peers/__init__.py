@@ -1,11 +1,15 @@
 """The libraries that are compared, one in each file of this folder.
 
-A file begins with TITLE, what it is called; NEEDS, the packages that it imports; and FORMS, the ways
-to run it, each measured in a process of its own. They are read without running the file. It has
+A file begins with TITLE, the name of the library; NEEDS, the packages that it imports; and FORMS,
+the ways to run it, each measured in a process of its own (none: one way). These are read without
+running the file. Then it has
 
-    NETWORKS     name -> a function of `sizes` (see work.py); what it returns is the file's own matter
+    NETWORKS                               the name of a network -> a function of its `sizes`
     training(work, x, y, form) -> Session
-    sweep(work, x, y, form) -> Session     or no such function, if the library has no way for it
+    sweep(work, x, y, form) -> Session     missing if the library cannot train many networks at once
+
+What the functions of NETWORKS return is up to the file. A file raises Lacks for what the library
+cannot do.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """Flax NNX, as its guides show: stateful modules, nnx.Optimizer and nnx.jit."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,9 @@ def training(work, x, y, form=""):
 
 def _step_of(work):
     def step(model, optimizer, x, y):
-        loss, gradient = nnx.value_and_grad(
-            lambda model: jax_loops.loss_of(work, model(x), y)
-        )(model)
+        loss, gradient = nnx.value_and_grad(lambda model: jax_loops.loss_of(work, model(x), y))(
+            model
+        )
         optimizer.update(model, gradient)
         return loss
 
@@ -81,7 +82,7 @@ def sweep(work, x, y, form=""):
 class Perceptron(nnx.Module):
     def __init__(self, inputs, hidden, outputs, dtype, rngs):
         sizes = (inputs, *hidden, outputs)
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        pairs = itertools.pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(m, n, dtype=dtype, rngs=rngs) for m, n in pairs])
 
     def __call__(self, x):
@@ -151,9 +152,7 @@ class ResNet(nnx.Module):
 class TransformerBlock(nnx.Module):
     def __init__(self, heads, features, dtype, rngs):
         self.norm_0 = nnx.LayerNorm(features, dtype=dtype, rngs=rngs)
-        self.attend = nnx.MultiHeadAttention(
-            heads, features, dtype=dtype, decode=False, rngs=rngs
-        )
+        self.attend = nnx.MultiHeadAttention(heads, features, dtype=dtype, decode=False, rngs=rngs)
         self.norm_1 = nnx.LayerNorm(features, dtype=dtype, rngs=rngs)
         self.up = nnx.Linear(features, 4 * features, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(4 * features, features, dtype=dtype, rngs=rngs)

@@ -174,7 +174,9 @@ def resnet(blocks, width):
         new = dict(state)
 
         def layer(name, x, stride=1):
-            y, new[name] = batch_norm(params[name], state[name], conv(x, params[name]["w"], stride), train)
+            y, new[name] = batch_norm(
+                params[name], state[name], conv(x, params[name]["w"], stride), train
+            )
             return y
 
         x = jax.nn.relu(layer("stem", x))

@@ -6,7 +6,6 @@ documentation recommends them. The optimizers are the fused ones, which it names
 
 import functools
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -263,7 +262,10 @@ class ViT(nn.Module):
         self.patch = nn.Conv2d(3, features, patch, patch)
         self.positions = nn.Parameter(torch.randn((image // patch) ** 2, features) * 0.02)
         blocks = [TransformerBlock(heads, features, False) for _ in range(layers)]
-        self.rest, self.head = nn.Sequential(*blocks, nn.LayerNorm(features)), nn.Linear(features, 10)
+        self.rest, self.head = (
+            nn.Sequential(*blocks, nn.LayerNorm(features)),
+            nn.Linear(features, 10),
+        )
 
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)

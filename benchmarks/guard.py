@@ -1,0 +1,180 @@
+"""Fails if a step of fdl became slower beside the same step written by hand in plain JAX.
+
+    python -m benchmarks.guard           compares with results/guard.json; two minutes or less
+    python -m benchmarks.guard --store   writes that file, on a machine with nothing else to do
+
+Both programs run in this process, in turn, and so does a second session of fdl: its ratio to the
+first is the noise. A row is the median of the ratios of all rounds. It is too slow if it exceeds
+the stored ratio by more than 15 % and the noise together, and its lower quartile by more than 15 %.
+A row that is too slow is measured again, twice, and fails only if it is too slow each time. A
+measurement does not count while other programs keep the machine busy. Nothing is decided on another
+kind of machine or version of JAX than that of the file, because there the ratios are different.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.peers import Session
+from benchmarks.work import WORK, Work, of, text, vectors
+
+FILE = Path(__file__).parent / "results" / "guard.json"
+ALLOWED = 1.15
+TRIES = 3
+ROUNDS, SECONDS = 15, 0.15  # of each of the three programs
+BUSY = 0.25  # cores that other programs may use during a measurement
+PAUSE = 5.0  # seconds before a row is measured again
+
+# Smaller than in WORK, so that all of it takes two minutes.
+GUARDED: dict[str, Work] = {
+    "perceptron": WORK["perceptron-512"],
+    "lenet": dataclasses.replace(WORK["lenet"], batch=16, data=of(vectors, (28, 28, 1), count=256)),
+    "lstm": dataclasses.replace(WORK["lstm"], data=of(vectors, (32, 64), count=512)),
+    "gpt": dataclasses.replace(
+        WORK["gpt"],
+        sizes={"vocabulary": 65, "length": 64, "layers": 2, "heads": 4, "features": 64},
+        data=of(text, 65, 64, count=256),
+    ),
+}
+
+
+class Row(NamedTuple):
+    """One measurement.
+
+    Args:
+      ratio: the time of fdl's step divided by that of the step by hand; the median of all rounds.
+      low, high: the quartiles of the ratios.
+      itself: the time of fdl's second session divided by that of the first.
+      busy: the number of cores that other programs used.
+    """
+
+    work: str
+    ratio: float
+    low: float
+    high: float
+    itself: float
+    busy: float
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--store", action="store_true", help="write the file")
+    parser.add_argument("--work", nargs="+", choices=GUARDED, default=list(GUARDED))
+    given = parser.parse_args()
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {"machine": None, "rows": []}
+    known = {row["work"]: row["ratio"] for row in stored["rows"]}
+    alike = _of_machine(stored["machine"]) == _of_machine(measure.machine())
+    rows, failed, open_rows = [], [], []
+    for name in given.work:
+        programs = sessions(GUARDED[name])
+        row = measured(name, programs)
+        limit = known.get(name) if alike and not given.store else None
+        _print(row, known.get(name))
+        if limit is not None:
+            verdict = decided(row, limit, lambda: _again(name, programs, known[name]))
+            failed += [name] * (verdict is False)
+            open_rows += [name] * (verdict is None)
+        rows.append(row._asdict())
+    if given.store:
+        measure.report("guard", rows, allowed=ALLOWED)
+    elif not alike:
+        print(f"not decided: {FILE.name} was written on {_of_machine(stored['machine'])}")
+    for name in open_rows:
+        print(f"not decided: {name}, because other programs kept the machine busy")
+    if failed:
+        raise SystemExit(
+            f"benchmarks.guard: expected ratios within {ALLOWED - 1:.0%} of those in {FILE.name}, "
+            f"got more for {', '.join(failed)}; find what became slow, or --store what is right"
+        )
+
+
+def decided(row: Row, limit: float, again: Any) -> bool | None:
+    """True if a row is fast enough, False if it is too slow in each try, None if nobody knows.
+
+    Args:
+      row: the first measurement.
+      limit: the stored ratio.
+      again: measures once more, and returns a Row.
+    """
+    slow = 0
+    for number in range(TRIES):
+        row = again() if number else row
+        if not too_slow(row, limit):
+            return True
+        slow += row.busy <= BUSY
+    return False if slow == TRIES else None
+
+
+def too_slow(row: Row, limit: float) -> bool:
+    """Whether a row exceeds the stored ratio by more than is allowed and the noise."""
+    noise = max(row.itself, 1 / row.itself)
+    return row.ratio > limit * ALLOWED * noise and row.low > limit * ALLOWED
+
+
+def sessions(work: Work) -> list[Session]:
+    """fdl, the step by hand, and fdl again, with the first steps behind them."""
+    from benchmarks.peers import fdl, plain_jax
+
+    data = work.data(np.random.default_rng(0))
+    made = [peer.training(work, *data) for peer in (fdl, plain_jax, fdl)]
+    for session in made:
+        session.steps(2)
+    return made
+
+
+def measured(name: str, programs: list[Session]) -> Row:
+    counts = [_count(session) for session in programs]
+    with measure.OthersBusy() as others:
+        rounds = []
+        for number in range(ROUNDS):
+            times = [0.0] * len(programs)
+            for place in np.roll(range(len(programs)), number):
+                times[place] = _ms(programs[place], counts[place])
+            rounds.append(times)
+    ratios = [ours / by_hand for ours, by_hand, _ in rounds]
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    itself = statistics.median(again / ours for ours, _, again in rounds)
+    return Row(name, ratio, low, high, itself, others.cores)
+
+
+def _again(name: str, programs: list[Session], limit: float) -> Row:
+    time.sleep(PAUSE)
+    row = measured(name, programs)
+    _print(row, limit)
+    return row
+
+
+def _count(session: Session) -> int:
+    """The number of steps that take about SECONDS."""
+    session.steps(2)
+    return max(1, round(SECONDS * 1e3 / _ms(session, max(1, round(20 / _ms(session, 2))))))
+
+
+def _ms(session: Session, count: int) -> float:
+    begun = time.perf_counter()
+    block = session.steps(count)
+    seconds = time.perf_counter() - begun if block.seconds is None else block.seconds
+    return seconds / count * 1e3
+
+
+def _of_machine(facts: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: (facts or {}).get(key) for key in ("processor", "cores", "backend", "jax")}
+
+
+def _print(row: Row, limit: float | None) -> None:
+    stored = "nothing stored" if limit is None else f"stored {limit:.3f}"
+    print(
+        f"{row.work:>12}  fdl / by hand {row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})  {stored}"
+        f"  fdl / itself {row.itself:.3f}  others used {row.busy:.2f} cores",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
