@@ -129,7 +129,8 @@ def conv1d(channels, key):
 
 def bag(vocabulary, features, key):
     keys = jax.random.split(key)
-    embed = eqx.nn.Embedding(vocabulary, features, key=keys[0])
+    w = jax.random.normal(keys[0], (vocabulary, features)) * features**-0.5
+    embed = eqx.nn.Embedding(weight=w)
     return Bag(embed, eqx.nn.Linear(features, 10, key=keys[1]))
 
 

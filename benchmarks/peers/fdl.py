@@ -47,6 +47,8 @@ class _Fit:
             record_every=2**31,
             chunk=count,
         )
+        if result.reason != "done":
+            raise RuntimeError(f"training ended: {result.reason}")
         self.run = result.run
         # A user calls `fit` once: what the call costs before its loop begins is not part of a step.
         return Block(result.history[-1]["loss"], seconds=result.history[-1]["seconds"])

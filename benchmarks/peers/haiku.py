@@ -67,7 +67,8 @@ def conv1d(x, train, channels):
 
 
 def bag(ids, train, vocabulary, features):
-    return hk.Linear(10)(hk.Embed(vocabulary, features)(ids).mean(1))
+    init = hk.initializers.RandomNormal(features**-0.5)
+    return hk.Linear(10)(hk.Embed(vocabulary, features, w_init=init)(ids).mean(1))
 
 
 def resnet(x, train, blocks, width):

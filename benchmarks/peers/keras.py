@@ -83,7 +83,8 @@ def conv1d(x, channels):
 
 
 def bag(ids, vocabulary, features):
-    x = layers.Embedding(vocabulary, features)(ids)
+    init = keras.initializers.RandomNormal(stddev=features**-0.5)
+    x = layers.Embedding(vocabulary, features, embeddings_initializer=init)(ids)
     return layers.Dense(10)(layers.GlobalAveragePooling1D()(x))
 
 

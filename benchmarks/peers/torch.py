@@ -190,6 +190,7 @@ class Bag(nn.Module):
     def __init__(self, vocabulary, features, sparse):
         super().__init__()
         self.embed = nn.EmbeddingBag(vocabulary, features, mode="mean", sparse=sparse)
+        nn.init.normal_(self.embed.weight, std=features**-0.5)
         self.head = nn.Linear(features, 10)
 
     def forward(self, ids):
