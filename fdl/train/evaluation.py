@@ -2,6 +2,8 @@
 
 import functools
 import operator
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -210,8 +212,7 @@ def mixes_examples(
     except (ValueError, TypeError, ArithmeticError):
         # The objective may need at least two examples. All other errors are raised later.
         return True
-    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, few))} | {jnp.float32}
-    rounding = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
+    rounding = functools.partial(_rounding, objective, params, state, few)
     (means, outputs), (means_alone, outputs_alone) = together, alone
     for path, output in paths.leaves(outputs).items():
         other = paths.leaves(outputs_alone)[path]
@@ -233,8 +234,30 @@ def mixes_examples(
     return functools.reduce(operator.or_, differ, False)
 
 
-def _differ(a: Any, b: Any, rounding: float) -> Any:
-    """Whether two arrays differ by more than sqrt(rounding) times their largest absolute value."""
+def _rounding(objective: Objective, params: Any, state: Any, few: Any, inside: bool) -> float:
+    """The largest rounding error among the dtypes of the inputs, or of all values computed inside.
+
+    Those inside cost another trace. `compute_in` rounds to half precision there.
+    """
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, few))} | {jnp.float32}
+    if inside:
+        computation = functools.partial(_means_and_outputs, objective)
+        text = str(jax.make_jaxpr(computation)(params, state, few))
+        names = {"bf16": jnp.bfloat16, "f16": jnp.float16}
+        dtypes |= {names[name] for name in re.findall(r"\b(bf16|f16)\[", text)}
+    return max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
+
+
+def _differ(a: Any, b: Any, rounding: Callable[..., float]) -> Any:
+    """Whether two arrays differ by more than rounding explains.
+
+    That is sqrt(rounding) times their largest absolute value.
+    """
+    found = _differ_by(a, b, rounding(inside=False))
+    return found if found is False else _differ_by(a, b, rounding(inside=True))
+
+
+def _differ_by(a: Any, b: Any, rounding: float) -> Any:
     traced = isinstance(a, jax.core.Tracer)
     if not traced:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -772,6 +772,23 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
         calls[who]()
 
 
+def test_rounding_to_half_precision_mixes_no_examples():
+    """A product of many examples adds up in another order than that of one."""
+    net = fdl.compute_in(fdl.mlp([512, 512], 4), "bfloat16")
+    x = np.random.default_rng(0).normal(size=(64, 784)).astype(np.float32)
+    params, state = net.init(jax.random.key(0), x)
+    score = fdl.supervised(net, fdl.softmax_cross_entropy)
+    data = jax.tree.map(jnp.asarray, (x, np.arange(64, dtype=np.int32) % 4))
+    assert mixes_examples(score, params, state, data) is False
+    mixing = fdl.supervised(
+        fdl.compute_in(fdl.chain(fdl.dense(4), lambda y: y - y.mean(0)), "bfloat16"),
+        fdl.softmax_cross_entropy,
+    )
+    params, state = fdl.dense(4).init(jax.random.key(0), x)
+    with pytest.raises(fdl.PathError, match="^supervised: expected the output for an example to"):
+        mixes_examples(mixing, {"dense_0": params}, state, data)
+
+
 @pytest.mark.parametrize("part", ["loss", "metric"])
 def test_a_loss_that_broadcasts_predictions_against_targets_is_refused(part):
     net = fdl.dense(1)
