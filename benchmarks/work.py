@@ -155,7 +155,7 @@ _lenet = Work(
 )
 _recurrent = {"inputs": 64, "features": 128}
 _words = Work(
-    "bag", {"vocabulary": 50_000, "features": 64}, of(words, 50_000, 64), 128, "sgd", rate=20.0
+    "bag", {"vocabulary": 50_000, "features": 64}, of(words, 50_000, 64), 128, "sgd", rate=10.0
 )
 _start = {"inputs": 784, "hidden": (512,), "outputs": CLASSES}
 
