@@ -785,7 +785,7 @@ def test_rounding_to_half_precision_mixes_no_examples():
         fdl.softmax_cross_entropy,
     )
     params, state = fdl.dense(4).init(jax.random.key(0), x)
-    with pytest.raises(fdl.PathError, match="^supervised: expected the output for an example to"):
+    with pytest.raises(fdl.PathError, match=r"^supervised: expected the output for an example to"):
         mixes_examples(mixing, {"dense_0": params}, state, data)
 
 
