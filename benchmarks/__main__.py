@@ -210,7 +210,7 @@ def rounds(name: str, programs: list[Program], given: argparse.Namespace, scratc
 
 def row_of(program: Program, times: dict[Program, list[float]], facts: dict[str, Any]):
     mine = times[program]
-    low, median, high = statistics.quantiles(mine, n=4, method="inclusive")
+    low, median, high = map(float, np.quantile(mine, (0.25, 0.5, 0.75)))
     kept = ("first_step_s", "first_loss", "loss", "peak_mb", "device_peak_mb")
     return {
         "library": program.peer.title,

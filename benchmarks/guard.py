@@ -84,7 +84,9 @@ def main() -> None:
     if given.store:
         measure.report("guard", rows, allowed=ALLOWED)
     elif not alike:
-        print(f"not decided: {FILE.name} was written on {_of_machine(stored['machine'])}")
+        there = stored["machine"] and _of_machine(stored["machine"])
+        why = f"{FILE.name} was written on {there}" if there else f"there is no {FILE.name}"
+        print(f"not decided: {why}; --store writes it")
     for name in open_rows:
         print(f"not decided: {name}, because other programs kept the machine busy")
     if failed:
