@@ -169,7 +169,8 @@ def peers():
     lines += ["", *summary(entries)] if entries else []
     lines += ["", *of_starts(starts)] if starts else []
     lines += ["", *details(entries)] if entries else []
-    return "\n".join([*lines, "", *left_out(entries | starts)])
+    missing = left_out(entries | starts)
+    return "\n".join([*lines, *([""] if missing else []), *missing])
 
 
 def summary(entries):

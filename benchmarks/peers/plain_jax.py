@@ -99,8 +99,9 @@ def perceptron(inputs, hidden, outputs):
 
     def init(key):
         keys = jax.random.split(key, len(sizes) - 1)
-        pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
-        return [{"w": weights(key, m, n), "b": jnp.zeros(n)} for key, m, n in pairs]
+        *before, last = zip(keys, sizes[:-1], sizes[1:], strict=True)
+        relus = [{"w": weights(key, m, n), "b": jnp.zeros(n)} for key, m, n in before]
+        return [*relus, dense_init(*last)]
 
     def apply(params, x):
         for layer in params[:-1]:
