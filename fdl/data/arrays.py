@@ -1,6 +1,8 @@
 """Checks and conversions of data: a pytree of arrays [N, ...], such as `(x, y)` or a dict."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ from fdl import paths
 from fdl.checks import described, fitting, kind
 
 SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
+ALIGNMENT = 64  # bytes; JAX on CPU takes arrays that begin at a multiple of it without a copy
 MOST_NAMED = 8  # how many paths or columns an error message lists at most
 
 
@@ -179,7 +182,13 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
             return jnp.asarray(leaf)
         path = paths.path_of(keys)
         named = _named_at(what, path)
-        return jnp.asarray(fitting(who, named, _read(leaf, who, named)))
+        found = fitting(who, named, _read(leaf, who, named))
+        if isinstance(found, jax.Array):
+            return found
+        copy = aligned(found.shape, found.dtype.newbyteorder("="))
+        copy[...] = found
+        # `jnp.asarray` would compile a program for each shape.
+        return jax.device_put(copy)
 
     _refuse_lists(tree, who, what)
     return jax.tree_util.tree_map_with_path(convert, tree)
@@ -205,6 +214,14 @@ def _named_at(what: str, path: str) -> str:
 
 def _place(path: str) -> str:
     return f"data at {paths.quoted(path)}" if path else "data"
+
+
+def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """An array without values, which `jax.device_put` takes on CPU without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def is_list_of_numbers(node: Any) -> bool:
@@ -257,10 +274,11 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
             layer=who,
         )
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    masked = isinstance(array, np.ma.MaskedArray)
     try:
-        jnp.asarray(np.empty_like(array, shape=0))
+        jax.device_put(np.empty(0, "O" if masked else array.dtype))
     except (TypeError, ValueError) as error:
-        kind = "masked " if isinstance(array, np.ma.MaskedArray) else ""
+        kind = "masked " if masked else ""
         raise paths.PathError(
             f"expected {named} as numbers of a dtype that JAX has, got {kind}{array.dtype!s:.200} "
             f"{list(array.shape)}; encode text and categories as integers, and replace masked "

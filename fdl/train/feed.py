@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fdl.data.arrays import to_jax
+from fdl.data.arrays import aligned, to_jax
 from fdl.data.streaming import Source, different, kinds_of
 from fdl.train.hooks import Plan
 from fdl.train.run import Stacked
@@ -20,7 +20,6 @@ STACK_BYTES = 64 * 2**20  # about the most memory that a stack of batches may ta
 MOST_STEPS = 256  # the most steps that a stack may have
 PIECE_BYTES = 2 * 2**20  # about the most memory that is read from a source at once
 AHEAD = 2  # how many stacks are read ahead
-ALIGNMENT = 64  # bytes; JAX on CPU takes arrays of NumPy that begin at a multiple without a copy
 
 
 def steps_in_stack(batch: Any, most: int | None) -> int:
@@ -74,7 +73,7 @@ class Ahead:
         # All stacks take turns in the memory of a few, because the system needs more time to hand
         # out new memory than it takes to copy a batch. Beside those in the queue, one stack is in
         # training and one is being read.
-        self.memory = itertools.cycle([_memory(plan.sample, size) for _ in range(AHEAD + 2)])
+        self.memory = itertools.cycle([self._empty() for _ in range(AHEAD + 2)])
         self.position = position
         self.ready: queue.Queue[Any] = queue.Queue(AHEAD)
         self.closed = threading.Event()
@@ -138,6 +137,10 @@ class Ahead:
             yield range(step, end)
             step = end
 
+    def _empty(self) -> Any:
+        """Arrays [K, B, ...] without values."""
+        return jax.tree.map(lambda x: aligned((self.size, *x.shape), x.dtype), self.plan.sample)
+
     def _stack(self, steps: range) -> Stacked:
         stack = next(self.memory)
         for begin in range(steps.start, steps.stop, self.piece):
@@ -162,15 +165,3 @@ class Ahead:
         if found != first:
             raise different(first, found)
         return batches
-
-
-def _memory(like: Any, count: int) -> Any:
-    """Arrays [K, ...] for the arrays of a batch, K = count, whose memory JAX on CPU can use."""
-
-    def aligned(leaf: Any) -> np.ndarray:
-        size = count * leaf.size * leaf.dtype.itemsize
-        whole = np.empty(size + ALIGNMENT, np.uint8)
-        begin = -whole.ctypes.data % ALIGNMENT
-        return whole[begin : begin + size].view(leaf.dtype).reshape(count, *leaf.shape)
-
-    return jax.tree.map(aligned, like)

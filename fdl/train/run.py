@@ -138,11 +138,11 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
 
 def copied(tree: Any) -> Any:
     """Copies all arrays to new JAX arrays, for a compiled function that overwrites its inputs."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, _copies(leaves))
 
-    def copy(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not leaf.weak_type:
-            return leaf.copy()  # three times as fast as `jnp.array`
-        leaf = jnp.asarray(leaf)
-        return jnp.array(leaf, dtype=leaf.dtype, copy=True)
 
-    return jax.tree.map(copy, tree)
+@jax.jit
+def _copies(leaves: list[Any]) -> list[Any]:
+    """Copies of the arrays, without weak types; one program, and not one for each shape."""
+    return [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
