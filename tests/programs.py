@@ -14,17 +14,25 @@ def in_one_program(f):
 
     `jax.grad(jax.jit(f))` compiles two, and f itself is a third.
     """
-    both = jax.jit(jax.value_and_grad(f))
+    return all_in_one_program(f)[0]
 
-    @jax.custom_vjp
-    def value(tree):
-        return both(tree)[0]
 
-    def backward(gradient, slope):
-        return (jax.tree.map(lambda leaf: np.asarray(slope) * np.asarray(leaf), gradient),)
+def all_in_one_program(*functions):
+    """The same for several functions of one pytree, in one program for all of them."""
+    program = jax.jit(lambda tree: [jax.value_and_grad(f)(tree) for f in functions])
 
-    value.defvjp(both, backward)
-    return value
+    def one(place):
+        @jax.custom_vjp
+        def value(tree):
+            return program(tree)[place][0]
+
+        def backward(gradient, slope):
+            return (jax.tree.map(lambda leaf: np.asarray(slope) * np.asarray(leaf), gradient),)
+
+        value.defvjp(lambda tree: program(tree)[place], backward)
+        return value
+
+    return [one(place) for place in range(len(functions))]
 
 
 def waves(y):

@@ -17,7 +17,7 @@ import fdl
 from fdl import initializers, layers, losses
 from fdl.train import weighted_mean
 from tests.options import NOT_TRACED, OPTIONS
-from tests.programs import array, in_one_program, waves
+from tests.programs import all_in_one_program, array, in_one_program, waves
 from tests.registry import ACTIVATIONS, GATES, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
 from tests.trees import NEAR, assert_equal, kinds, stacked
 
@@ -110,6 +110,40 @@ def answer(name, train):
     return eager(name, train)(*arguments(name, train))
 
 
+@functools.cache
+def three(name):
+    """Three inputs, three keys (or None), and what init makes of three other keys, stacked."""
+    keys = None if arguments(name)[-1] is None else jax.random.split(made(name)[-1], 3)
+    data = stacked([LAYERS[name].data(seed) for seed in range(3)])
+    return data, keys, stacked(members(name)[1])
+
+
+@functools.cache
+def of_three(name):
+    """The passes of `three(name)` under vmap, in a scan and as an ensemble, by one program."""
+    params, state, x, inputs, key = arguments(name)
+    data, keys, ensemble = three(name)
+    axes = (None, None, 0, 0, None if keys is None else 0)
+
+    def body(state, step):
+        (x, inputs), key = step
+        y, state = eager(name)(params, state, x, inputs, key)
+        return state, y
+
+    @jax.jit
+    def program(params, state, x, inputs, key, data, keys, ensemble):
+        def member(own):
+            return eager(name)(*own, x, inputs, key)
+
+        return {
+            "vmap": jax.vmap(eager(name), axes)(params, state, *data, keys),
+            "scan": jax.lax.scan(body, state, (data, keys)),
+            "ensemble": jax.vmap(member, axis_size=3)(ensemble),
+        }
+
+    return program(params, state, x, inputs, key, data, keys, ensemble)
+
+
 def smooth(y):
     """A smooth scalar in which every element counts differently."""
     weight = waves(y)
@@ -124,6 +158,43 @@ def with_gradient(forward):
         return smooth(y), (y, state)
 
     return jax.value_and_grad(loss, has_aux=True)
+
+
+def of_nothing(name):
+    """The inputs of an entry with 0 examples."""
+    _, _, _, x, inputs, _ = made(name)
+    none = array(np.asarray(x)[:0], x.dtype)
+    given = {
+        key: array(np.asarray(v)[:0], v.dtype) if len(v) == len(x) else v
+        for key, v in inputs.items()
+    }
+    return none, given
+
+
+@functools.cache
+def with_gradients(name):
+    """Values and gradients of passes of all kinds, by one program."""
+    forward, layer = eager(name), layer_of(name)
+    given = {"plain": arguments(name), "nothing": (*made(name)[1:3], *of_nothing(name))}
+    if LAYERS[name].floating:
+        given["bfloat16"] = arguments(name, dtype="bfloat16")
+
+    def loss_of_nothing(params, state, none, inputs):
+        y, _ = layer.apply(params, state, none, **inputs)
+        return smooth(jnp.concatenate([each.ravel() for each in jax.tree.leaves(y)])), y
+
+    @jax.jit
+    def program(plain, nothing, bfloat16=None):
+        found = {
+            "plain": with_gradient(forward)(*plain),
+            "again": with_gradient(jax.checkpoint(forward))(*plain),
+            "nothing": jax.value_and_grad(loss_of_nothing, has_aux=True)(*nothing),
+        }
+        if bfloat16 is not None:
+            found["bfloat16"] = with_gradient(forward)(*bfloat16)
+        return found
+
+    return program(**given)
 
 
 # The registry itself.
@@ -300,15 +371,10 @@ def test_every_number_among_the_options_is_traced_somewhere(room):
 
 @over_layers
 def test_a_layer_over_a_batch_of_inputs_is_a_loop(name):
-    params, state, _, _, key = arguments(name)
-    data = [LAYERS[name].data(seed) for seed in range(3)]
-    keys = None if key is None else jax.random.split(key, 3)
-    loop = [
-        compiled(name)(params, state, x, inputs, row(keys, i)) for i, (x, inputs) in enumerate(data)
-    ]
-    axes = (None, None, 0, 0, None if keys is None else 0)
-    together = jax.jit(jax.vmap(eager(name), axes))(params, state, *stacked(data), keys)
-    assert_equal(together, stacked(loop), **NEAR)
+    params, state, *_ = arguments(name)
+    data, keys, _ = three(name)
+    loop = [compiled(name)(params, state, *row(data, i), row(keys, i)) for i in range(3)]
+    assert_equal(of_three(name)["vmap"], stacked(loop), **NEAR)
 
 
 @over_layers
@@ -322,15 +388,9 @@ def test_weights_made_for_an_ensemble_have_the_bits_of_each_made_alone(name):
 
 @over_layers
 def test_an_ensemble_is_a_loop_over_its_members(name):
-    _, _, _, x, inputs, key = made(name)
-    keys, alone = members(name)
-
-    def member(own, _):
-        return eager(name)(*own, x, inputs, key)
-
-    together = jax.jit(jax.vmap(member))(stacked(alone), keys)
-    loop = [compiled(name)(*own, x, inputs, key) for own in alone]
-    assert_equal(together, stacked(loop), **NEAR)
+    *_, x, inputs, key = arguments(name)
+    loop = [compiled(name)(*own, x, inputs, key) for own in members(name)[1]]
+    assert_equal(of_three(name)["ensemble"], stacked(loop), **NEAR)
 
 
 @pytest.mark.parametrize("name", [name for name, case in LAYERS.items() if case.floating])
@@ -340,11 +400,11 @@ def test_a_layer_keeps_the_dtype_and_the_tree(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} <= {x.dtype}
     # State is accumulated over a whole run and may be wider.
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {x.dtype, *map(jnp.dtype, WIDER)}
-    (_, (y, new_state)), gradients = jax.jit(with_gradient(eager(name)))(*args)
+    (_, (y, new_state)), gradients = with_gradients(name)["bfloat16"]
     assert y.dtype == x.dtype == jnp.bfloat16
     assert kinds((gradients, new_state)) == kinds((params, state))
     near, _ = compiled(name)(*jax.tree.map(_as_float32, args))
-    np.testing.assert_allclose(y.astype(np.float32), near, rtol=0.06, atol=0.06)
+    np.testing.assert_allclose(np.asarray(y, np.float32), near, rtol=0.06, atol=0.06)
 
 
 def _as_float32(leaf):
@@ -368,30 +428,19 @@ def test_a_layer_is_compiled_once(name):
 
 @over_layers
 def test_a_layer_in_scan_is_a_loop_that_carries_the_state(name):
-    params, state, _, _, key = arguments(name)
-    data = stacked([LAYERS[name].data(seed) for seed in range(3)])
-    steps = (data, None if key is None else jax.random.split(key, 3))
-
-    def body(forward, state, step):
-        (x, inputs), key = step
-        y, state = forward(params, state, x, inputs, key)
-        return state, y
-
-    forward = functools.partial(body, eager(name))
-    scanned = jax.jit(lambda state, steps: jax.lax.scan(forward, state, steps))(state, steps)
+    params, state, *_ = arguments(name)
+    data, keys, _ = three(name)
     ys = []
     for i in range(3):
-        state, y = body(compiled(name), state, row(steps, i))
+        y, state = compiled(name)(params, state, *row(data, i), row(keys, i))
         ys.append(y)
-    assert_equal(scanned, (state, np.stack(ys)), **NEAR)
+    assert_equal(of_three(name)["scan"], (state, np.stack(ys)), **NEAR)
 
 
 @over_layers
 def test_a_layer_recomputed_in_the_backward_pass_has_the_same_gradient(name):
-    passes = eager(name), jax.checkpoint(eager(name))
-    both = jax.jit(lambda *args: [with_gradient(forward)(*args) for forward in passes])
-    plain, again = both(*arguments(name))
-    assert_equal(again, plain, **NEAR)
+    found = with_gradients(name)
+    assert_equal(found["again"], found["plain"], **NEAR)
 
 
 @over_layers
@@ -520,20 +569,10 @@ def test_evaluation_moves_no_state(name):
 @over_layers
 def test_a_layer_takes_a_batch_of_nothing(name):
     """A filter may leave no examples: shapes are the usual ones, and gradients are 0."""
-    layer, params, state, x, inputs, _ = made(name)
-    none = array(np.asarray(x)[:0], x.dtype)
-    given = {
-        key: array(np.asarray(v)[:0], v.dtype) if len(v) == len(x) else v
-        for key, v in inputs.items()
-    }
+    layer, params, state, *_ = made(name)
+    none, given = of_nothing(name)
     whole = answer(name, False)[0]
-
-    def loss(params):
-        y, _ = layer.apply(params, state, none, **given)
-        return smooth(jnp.concatenate([each.ravel() for each in jax.tree.leaves(y)])), y
-
-    # Compiled, because eager operations take minutes.
-    (_, y), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, y), gradient = with_gradients(name)["nothing"]
     for found, expected in zip(jax.tree.leaves(y), jax.tree.leaves(whole), strict=True):
         assert (found.shape, found.dtype) == ((0, *expected.shape[1:]), expected.dtype)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
@@ -575,10 +614,16 @@ def test_a_layer_decodes_to_the_full_pass_or_refuses(name):
     """x comes in pieces along its first axis after the batch."""
     layer, params, state, x, inputs, _ = made(name)
     whole = answer(name, False)[0]
-    try:
+
+    @jax.jit  # tests/core/test_decoding.py decodes outside a program, too
+    def decoded(params, state, x, inputs):
         cache = fdl.start_decoding(layer, params, x[:, :1], 9, state=state, **inputs)
         first, cache = fdl.decode(layer, params, cache, x[:, :1], **inputs)
         last, cache = fdl.decode(layer, params, cache, x[:, 1:], **inputs)
+        return first, last
+
+    try:
+        first, last = decoded(params, state, x, inputs)
     except fdl.PathError:
         return
     assert_equal(jax.tree.map(joined, first, last), whole, rtol=1e-5, atol=1e-5)
@@ -648,13 +693,16 @@ def test_a_loss_is_of_each_example_by_itself(name):
     args = case.data()
     axes = case.axes(args)
     whole = case.loss(*args)
-    one = jax.jit(case.loss)
-    loop = [
-        one(*(x if axis is None else np.asarray(x)[i] for x, axis in zip(args, axes, strict=True)))
-        for i in range(6)
-    ]
-    assert_equal(np.stack(loop), whole, **NEAR)
-    together, _, gradients = jax.jit(jax.vmap(with_slopes(name), axes))(*args)
+
+    def one(i):
+        return case.loss(*(x if axis is None else x[i] for x, axis in zip(args, axes, strict=True)))
+
+    @jax.jit
+    def both(*args):
+        return jax.lax.map(one, np.arange(6)), jax.vmap(with_slopes(name), axes)(*args)
+
+    loop, (together, _, gradients) = both(*args)
+    assert_equal(loop, whole, **NEAR)
     assert_equal(together, whole, **NEAR)
     assert case.moved[0] == 0
     assert_equal(with_slopes_compiled(name)(*args)[2][0], gradients[0], **NEAR)
@@ -688,16 +736,20 @@ def test_a_loss_is_compiled_once_and_runs_in_scan(name):
     traces = []
 
     def body(total, batch):
-        traces.append(1)
+        traces.append("scan")
         return total + case.loss(*batch).sum(), None
 
-    total, _ = jax.jit(lambda data: jax.lax.scan(body, jnp.zeros(()), data))(data)
-    assert len(traces) == 1
-    loop = sum(float(case.loss(*row(data, i)).sum()) for i in range(4))
+    @jax.jit
+    def both(data, batch):
+        traces.append("jit")
+        return jax.lax.scan(body, jnp.zeros(()), data)[0], case.loss(*batch)
+
+    total, first = both(data, row(data, 0))
+    _, second = both(data, row(data, 1))
+    assert sorted(traces) == ["jit", "scan"]
+    loop = sum(float(np.asarray(case.loss(*row(data, i))).sum()) for i in range(4))
     np.testing.assert_allclose(total, loop, rtol=1e-5)
-    compiled = jax.jit(lambda *batch: traces.append(1) or case.loss(*batch))
-    assert not np.array_equal(compiled(*row(data, 0)), compiled(*row(data, 1)))
-    assert len(traces) == 2
+    assert not np.array_equal(first, second)
 
 
 @over_losses
@@ -715,12 +767,14 @@ def test_the_gradient_of_a_loss_is_right(name):
 
         moved = tuple(np.asarray(args[place]) for place in case.moved)
         towards = jax.tree.map(np.sin, moved)
-        once = in_one_program(total)
-        along = in_one_program(lambda moved: jax.jvp(total, (moved,), (towards,))[1])
+        once, along, again = all_in_one_program(
+            total,
+            lambda moved: jax.jvp(total, (moved,), (towards,))[1],
+            jax.checkpoint(total),
+        )
         for f in (once, along):
             assert list(fdl.check_gradient(f, moved)) == [str(n) for n in range(len(moved))]
-        again = jax.jit(jax.grad(jax.checkpoint(total)))(moved)
-        assert_equal(again, jax.grad(once)(moved), rtol=1e-12)
+        assert_equal(jax.grad(again)(moved), jax.grad(once)(moved), rtol=1e-12)
 
 
 @over_losses
@@ -750,7 +804,7 @@ def test_rows_of_weight_0_are_ignored(name):
         return weighted_mean(case.loss(*args), jnp.zeros(6)).value()
 
     value, gradients = jax.jit(jax.value_and_grad(mean, case.moved))(*args)
-    assert value == 0
+    assert float(value) == 0
     assert not any(np.asarray(gradient).any() for gradient in gradients)
 
 
@@ -763,7 +817,7 @@ def test_log_probabilities_agree_with_float64(name, size):
     case = LOSSES[name]
     args = case.data(3, rows=50, classes=17, size=size)
     exact = case.exact(args)
-    error = np.abs(np.asarray(case.loss(*args), np.float64) - exact)
+    error = np.abs(np.asarray(jax.jit(case.loss)(*args), np.float64) - exact)
     assert (error / np.maximum(1, exact)).max() <= 1e-6
 
 
@@ -879,21 +933,29 @@ def name_of(loss):
 POINTS = np.concatenate([np.linspace(-9, 9, 47), [-80.0, -1e-3, 0.3, 90.0]]).reshape(3, 17)
 
 
+@functools.cache
+def counted_activation(name):
+    def f(x):
+        TRACES[name] += 1
+        return ACTIVATIONS[name].f(x)
+
+    return f
+
+
 @over_activations
 def test_an_activation_compiled_is_the_activation(name):
     f, x = ACTIVATIONS[name].f, array(POINTS)
-    traces = []
-    compiled = jax.jit(lambda x: traces.append(1) or f(x))
+    compiled = jax.jit(counted_activation(name))
     assert_equal(compiled(x), f(x), **NEAR)
     assert not np.array_equal(compiled(x), compiled(array(-POINTS)))
-    assert len(traces) == 1
+    assert TRACES[name] == 1
 
 
 @over_activations
 def test_an_activation_over_a_batch_is_a_loop(name):
     f = ACTIVATIONS[name].f
-    xs = array(np.random.default_rng(0).standard_normal((4, 3, 5)))
-    one = jax.jit(f)
+    xs = array(np.random.default_rng(0).standard_normal((4, *POINTS.shape)))
+    one = jax.jit(counted_activation(name))
     scan = lambda xs: jax.lax.scan(lambda none, x: (none, f(x)), None, xs)[1]  # noqa: E731
     together, ys = jax.jit(lambda xs: (jax.vmap(f)(xs), scan(xs)))(xs)
     assert_equal(together, np.stack([one(x) for x in np.asarray(xs)]), **NEAR)
@@ -928,24 +990,28 @@ def test_the_gradient_of_an_activation_is_right(name):
     with jax.enable_x64(True):
         f = ACTIVATIONS[name].f
         x = np.random.default_rng(0).standard_normal((3, 5)) * 2
+        along = np.random.default_rng(1).standard_normal((3, 5))
 
-        @jax.jit
         def total(x):
-            return (jnp.sin(jnp.arange(15.0)).reshape(3, 5) * f(x)).sum()
+            return (np.sin(np.arange(15.0)).reshape(3, 5) * f(x)).sum()
 
-        assert list(fdl.check_gradient(total, x)) == [""]
-        check_grads(total, (x,), 2, ["rev"], atol=1e-5, rtol=1e-5)
+        def slope(x):
+            return (along * jax.grad(total)(x)).sum()
+
+        once, twice = all_in_one_program(total, slope)
+        assert list(fdl.check_gradient(once, x)) == [""]
+        for of_order in (once, twice):
+            check_grads(of_order, (x,), 1, ["rev"], atol=1e-5, rtol=1e-5)
 
 
 @over_activations
 def test_nan_stays_nan_and_large_stays_finite(name):
     f, over = ACTIVATIONS[name].f, ACTIVATIONS[name].over
-    x = array([[0.5, np.nan, -2.0], [0.5, np.nan, -2.0]])
-    wrong = np.isnan(f(x))
+    both = jax.jit(lambda x: (f(x), jax.grad(lambda x: f(x).sum())(x)))
+    wrong = np.isnan(both(array([[0.5, np.nan, -2.0], [0.5, np.nan, -2.0]]))[0])
     assert wrong[:, 1].all() and not (wrong[:, [0, 2]].any() and over is None)
-    large = array([[1e4, -1e4, 0.0], [-1e4, 1e4, 3.0]])
-    assert np.isfinite(f(large)).all()
-    assert np.isfinite(jax.jit(jax.grad(lambda x: f(x).sum()))(large)).all()
+    for found in both(array([[1e4, -1e4, 0.0], [-1e4, 1e4, 3.0]])):
+        assert np.isfinite(found).all()
 
 
 @over_activations
@@ -979,7 +1045,7 @@ def test_the_key_of_an_initializer_decides_the_bits(name):
     one, other = (jax.random.key(seed) for seed in (0, 1))
     first = case.init(one, (5, 7))
     assert_equal(case.init(one, (5, 7)), first)
-    assert (case.init(other, (5, 7)) != first).all() == case.random
+    assert (np.asarray(case.init(other, (5, 7))) != np.asarray(first)).all() == case.random
     if case.random:
         with pytest.raises(
             fdl.PathError,
