@@ -273,7 +273,7 @@ def decoded_once(layer, params, state, x, inputs):
         return fdl.decode(layer, params, cache, x, **inputs)
 
     try:
-        jax.eval_shape(first, x[:, :1], inputs)
+        jax.eval_shape(first, np.asarray(x)[:, :1], inputs)
     except fdl.PathError:
         return
 

@@ -729,7 +729,12 @@ def test_a_dtype_that_cannot_hold_the_ids_is_refused():
         match=r"^generate: expected tokens of a dtype that holds ids from 0 to 299, got uint8; "
         r"convert them with astype\(jnp\.int32\)",
     ):
-        generate(fdl.embedding(300, 300), {"w": np.eye(300, dtype=np.float32)}, np.zeros((1, 1), np.uint8), 2)
+        generate(
+            fdl.embedding(300, 300),
+            {"w": np.eye(300, dtype=np.float32)},
+            np.zeros((1, 1), np.uint8),
+            2,
+        )
 
 
 def test_a_stream_cannot_be_compiled():
