@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 
 import fdl
 from tests.entry_types import ActivationCase
-from tests.programs import array
+from tests.programs import array, compiled
 
 
 def _normal_chance(x):
@@ -224,6 +224,7 @@ ACTIVATIONS = {
 
 
 POINTS = np.concatenate([np.linspace(-7.3, 6.9, 34), [0.01, -0.02]]).reshape(6, 6)
+SINGLE = POINTS.astype(np.float32)
 # By their torch names; jax.nn uses fdl's.
 TORCH = {
     "relu6": "relu6",
@@ -244,9 +245,9 @@ TORCH = {
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if hasattr(jax.nn, name)])
 def test_an_activation_matches_the_one_of_the_same_name_in_jax(name, standard_promotion):
     """With the defaults of both."""
-    x = jnp.asarray(POINTS, jnp.float32)
     ours, theirs = getattr(fdl.activations, name), getattr(jax.nn, name)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=2e-5, atol=2e-6)
+    found, expected = compiled(lambda x: (ours(x), theirs(x)))(SINGLE)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_every_activation_of_jax_is_here():
@@ -269,21 +270,27 @@ def test_an_activation_and_its_slope_match_torch(name):
     (theirs * weight).sum().backward()
     with jax.enable_x64(True):
         f = getattr(fdl.activations, name)
-        y, back = jax.vjp(f, jnp.asarray(POINTS))
+
+        @compiled
+        def both(x, weight):
+            y, back = jax.vjp(f, x)
+            return y, back(weight)[0]
+
+        y, slope = both(POINTS, np.broadcast_to(np.arange(6.0), (6, 6)))
         np.testing.assert_allclose(y, theirs.detach(), rtol=1e-10, atol=1e-14)
-        slope = back(jnp.broadcast_to(jnp.arange(6.0), (6, 6)))[0]
         np.testing.assert_allclose(slope, x.grad, rtol=1e-10, atol=1e-14)
 
 
 def test_sparsemax_is_a_projection():
-    x = array(np.random.default_rng(0).standard_normal((40, 7)) * 2)
-    p = np.asarray(fdl.activations.sparsemax(x))
+    x = np.float32(np.random.default_rng(0).standard_normal((40, 7)) * 2)
+    sparsemax = compiled(fdl.activations.sparsemax)
+    p = sparsemax(x)
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-6)
     assert (p == 0).any() and (p >= 0).all()
-    np.testing.assert_allclose(fdl.activations.sparsemax(jnp.asarray(p)), p, atol=1e-6)
-    by_columns = fdl.activations.sparsemax(x.T, axis=0)
+    np.testing.assert_allclose(sparsemax(p), p, atol=1e-6)
+    by_columns = compiled(fdl.activations.sparsemax(axis=0))(x.T)
     np.testing.assert_allclose(by_columns.T, p, atol=1e-6)
-    ties = fdl.activations.sparsemax(jnp.array([3.0, 3.0, -9.0, 3.0]))
+    ties = sparsemax(np.float32([3.0, 3.0, -9.0, 3.0]))
     np.testing.assert_allclose(ties, [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
 
 
@@ -295,24 +302,22 @@ def test_a_gate_matches_its_formula(name):
     f, gate = GATES[name]
     halves = POINTS[:, :3], POINTS[:, 3:]
     with jax.enable_x64(True):
-        x = jnp.asarray(POINTS)
         np.testing.assert_allclose(
-            jax.jit(f)(x), halves[0] * gate(halves[1]), rtol=1e-10, atol=1e-14
+            jax.jit(f)(POINTS), halves[0] * gate(halves[1]), rtol=1e-10, atol=1e-14
         )
-        check_grads(f, (x,), 1, ["fwd", "rev"], atol=1e-6, rtol=1e-6)
-    for dtype in ("bfloat16", "float32"):
-        y = f(jnp.asarray(POINTS, dtype))
-        assert (y.dtype, y.shape) == (jnp.dtype(dtype), (6, 3))
-    single = jnp.asarray(POINTS, jnp.float32)
-    together = jax.vmap(f)(single)
-    np.testing.assert_allclose(together, f(single), rtol=1e-6)
-    large = f(jnp.array([1e4, -1e4, -1e4, 1e4]))
-    assert np.isfinite(large).all()
+        check_grads(jax.jit(f), (POINTS,), 1, ["fwd", "rev"], atol=1e-6, rtol=1e-6)
+    large = np.float32([1e4, -1e4, -1e4, 1e4])
+    every = compiled(lambda *each: [*map(f, each), jax.vmap(f)(each[1])])
+    narrow, single, of_large, together = every(POINTS.astype(jnp.bfloat16), SINGLE, large)
+    for y, dtype in ((narrow, jnp.bfloat16), (single, np.float32)):
+        assert (y.dtype, y.shape) == (dtype, (6, 3))
+    np.testing.assert_allclose(together, single, rtol=1e-6)
+    assert np.isfinite(of_large).all()
 
 
 def test_glu_matches_jax():
-    x = jnp.asarray(POINTS, jnp.float32)
-    np.testing.assert_allclose(fdl.activations.glu(x), jax.nn.glu(x), rtol=1e-6)
+    ours, theirs = compiled(lambda x: (fdl.activations.glu(x), jax.nn.glu(x)))(SINGLE)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -323,7 +328,7 @@ def test_an_odd_vector_has_no_halves(name):
     )
     for f in (GATES[name][0], jax.jit(GATES[name][0])):
         with pytest.raises(fdl.PathError, match=message):
-            f(jnp.ones((2, 5)))
+            f(np.ones((2, 5), np.float32))
 
 
 @pytest.mark.parametrize("approximate", [True, False])
@@ -337,10 +342,9 @@ def test_gelu_in_half_precision_and_far_from_0_matches_torch(approximate):
         ("float64", 1e-10),
     ]:
         with jax.enable_x64(dtype == "float64"):
-            ours = jnp.asarray(x, dtype)
-            y, slope = jax.vmap(
-                jax.value_and_grad(functools.partial(fdl.gelu, approximate=approximate))
-            )(ours)
+            ours = array(x, dtype)
+            f = functools.partial(fdl.gelu, approximate=approximate)
+            y, slope = compiled(jax.vmap(jax.value_and_grad(f)))(ours)
         wide = torch.tensor(np.asarray(ours, np.float64), requires_grad=True)
         theirs = torch.nn.functional.gelu(wide, approximate="tanh" if approximate else "none")
         theirs.sum().backward()
@@ -348,7 +352,8 @@ def test_gelu_in_half_precision_and_far_from_0_matches_torch(approximate):
             np.asarray(y, np.float64), theirs.detach(), rtol=bound, atol=1e-7
         )
         np.testing.assert_allclose(np.asarray(slope, np.float64), wide.grad, rtol=bound, atol=2e-7)
-    assert np.isfinite(jax.grad(lambda x: fdl.gelu(x).sum())(jnp.array([1e20, -1e20]))).all()
+    far = jax.jit(jax.grad(lambda x: fdl.gelu(x).sum()))(np.float32([1e20, -1e20]))
+    assert np.isfinite(far).all()
 
 
 @pytest.mark.parametrize(
@@ -364,10 +369,10 @@ def test_gelu_in_half_precision_and_far_from_0_matches_torch(approximate):
     ],
 )
 def test_an_option_of_numpy_widens_no_result(use):
-    x = jnp.array([-2.0, 0.25, 3.0], jnp.bfloat16)
-    y = use(x, np.float64(0.5))
+    x = array([-2.0, 0.25, 3.0], jnp.bfloat16)
+    y, same = compiled(lambda x: (use(x, np.float64(0.5)), use(x, 0.5)))(x)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(y, use(x, 0.5))
+    np.testing.assert_array_equal(y, same)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -375,10 +380,10 @@ def test_squareplus_where_squares_overflow(dtype):
     size = {"float16": 3e2, "bfloat16": 1e25, "float32": 1e25, "float64": 1e200}[dtype]
     with jax.enable_x64(dtype == "float64"):
         points = [size, -size, -3.0, *(() if dtype == "float16" else (2.0**42, -(2.0**39)))]
-        x = jnp.array(points, dtype)
+        x = array(points, dtype)
         exact = np.asarray(x, np.longdouble)
         root = np.sqrt(exact**2 + 4)
-        y, slope = jax.vmap(jax.value_and_grad(fdl.activations.squareplus))(x)
+        y, slope = compiled(jax.vmap(jax.value_and_grad(fdl.activations.squareplus)))(x)
         expected = np.maximum(exact, 0) + 2 / (abs(exact) + root)
         eps = float(jnp.finfo(dtype).eps)
         least = float(jnp.finfo(dtype).tiny)
@@ -398,17 +403,18 @@ LIMITS |= {"soft_sign": (-1, 1), "sparse_plus": (0, np.inf), "squareplus": (0, n
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_limits_at_infinity(name, dtype):
     f = getattr(fdl.activations, name)
-    found = f(jnp.array([-np.inf, np.inf, np.nan], dtype))
+    found = compiled(f)(np.array([-np.inf, np.inf, np.nan], dtype))
     np.testing.assert_array_equal(found, [*LIMITS[name], np.nan])
     if name == "gelu":
-        np.testing.assert_array_equal(f(jnp.array([-np.inf], dtype), approximate=False), [0])
+        exact = compiled(functools.partial(f, approximate=False))
+        np.testing.assert_array_equal(exact(np.array([-np.inf], dtype)), [0])
 
 
 @pytest.mark.parametrize("name", ["soft_sign", "sparse_plus", "gelu", "silu", "mish"])
 def test_slopes_at_the_largest_numbers_are_finite(name):
-    slope = jax.vmap(jax.grad(getattr(fdl.activations, name)))
+    slope = jax.jit(jax.vmap(jax.grad(getattr(fdl.activations, name))))
     most = float(np.finfo("float32").max)
-    ends = slope(jnp.array([-most, most, -1e30, 1e30], "float32"))
+    ends = slope(np.float32([-most, most, -1e30, 1e30]))
     np.testing.assert_allclose(ends, [0, 0 if name == "soft_sign" else 1] * 2, atol=2e-30)
 
 
@@ -422,7 +428,7 @@ OPTIONS |= {name: {"axis": 0} for name in ("softmax", "log_softmax", "softmin", 
 
 
 def test_called_with_options_alone_an_activation_gives_itself_with_them_set():
-    x = jax.random.normal(jax.random.key(0), (3, 4))
+    x = np.float32(np.random.default_rng(0).standard_normal((3, 4)))
     with_options = set()
     for name in fdl.activations.__all__:
         f = getattr(fdl, name)
@@ -432,9 +438,14 @@ def test_called_with_options_alone_an_activation_gives_itself_with_them_set():
             plain = fdl.chain(f) if name != "threshold" else None
             net = fdl.chain(f(**OPTIONS[name]))
             assert list(net.children) == [f"{name}_0"]
-            y = net.apply({}, {}, x)[0]
-            np.testing.assert_array_equal(y, f(x, **OPTIONS[name]))
-            assert plain is None or (y != plain.apply({}, {}, x)[0]).any()
+
+            def every(x, f=f, net=net, plain=plain, options=OPTIONS[name]):
+                other = None if plain is None else plain.apply({}, {}, x)[0]
+                return net.apply({}, {}, x)[0], f(x, **options), other
+
+            y, same, other = compiled(every)(x)
+            np.testing.assert_array_equal(y, same)
+            assert plain is None or (y != other).any()
             told = rf"^{name}: expected options among .*{next(iter(OPTIONS[name]))}.*, got 'slope'"
             with pytest.raises(
                 TypeError, match=told + "; use one of these names, and pass arrays before options$"

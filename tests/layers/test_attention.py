@@ -12,7 +12,7 @@ import pytest
 import fdl
 from fdl.layers.embeddings import alibi_slopes
 from tests.entry_types import LayerCase
-from tests.programs import array, waves
+from tests.programs import array, compiled, waves
 
 
 def _every_option():
@@ -84,7 +84,14 @@ def with_gradients(**options):
         gradients, y = jax.grad(total, (0, 1, 2), has_aux=True)(q, k, v, rest)
         return y, *gradients
 
-    return jax.jit(both)
+    return compiled(both)
+
+
+def attended(q, k, v, *, chunk=None, **rules):
+    """`dot_product_attention` in one program."""
+    options, rest = split(rules)
+    call = functools.partial(fdl.dot_product_attention, chunk=chunk, **options)
+    return compiled(call)(q, k, v, **rest)
 
 
 def assert_near(found, expected, bound):
@@ -125,8 +132,9 @@ def seen_by_rule(causal=False, window=None, segments=None, mask=None, keys=T):
     return seen if mask is None else seen & np.asarray(mask)
 
 
-SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 0]])
-MASK = jnp.asarray(np.random.default_rng(7).random((B, H, T, T)) > 0.4).at[0, :, 2].set(False)
+SEGMENTS = np.int32([[0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 0]])
+MASK = np.random.default_rng(7).random((B, H, T, T)) > 0.4
+MASK[0, :, 2] = False
 RULES = {
     "plain": {},
     "causal": {"causal": True},
@@ -144,7 +152,7 @@ RULES = {
 
 
 def split(rules):
-    rest = {name: rules[name] for name in ("mask", "segments") if name in rules}
+    rest = {name: rules[name] for name in ("mask", "segments", "bias") if name in rules}
     return {name: value for name, value in rules.items() if name not in rest}, rest
 
 
@@ -153,14 +161,13 @@ def split(rules):
 )
 def test_attention_equals_the_loop_of_the_paper(name, chunk):
     rules = RULES[name]
-    options, rest = split(rules)
     names = ("causal", "window", "segments", "mask")
     seen = seen_by_rule(**{name: rules[name] for name in names if name in rules})
     shape = {name: rules[name] for name in ("slopes", "soft_cap") if name in rules}
     for dtype, bound in (("float32", 1e-5), ("float64", 1e-10)):
         with jax.enable_x64(dtype == "float64"):
             q, k, v = qkv(dtype=dtype)
-            y = fdl.dot_product_attention(q, k, v, chunk=chunk, **options, **rest)
+            y = attended(q, k, v, chunk=chunk, **rules)
             assert y.dtype == dtype
             assert_near(y, by_hand(q, k, v, seen=seen, **shape), bound)
 
@@ -235,22 +242,23 @@ def test_in_chunks_no_array_holds_all_scores_forward_or_backward(chunk):
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_a_query_with_nothing_to_see_gives_zeros_and_finite_gradients(chunk):
-    q, k, v = (1e3 * each for each in qkv(5))
-    mask = jnp.ones((B, 1, T, T), bool).at[0, :, 2].set(False)
+    q, k, v = (np.float32(1e3) * np.asarray(each) for each in qkv(5))
+    mask = np.ones((B, 1, T, T), bool)
+    mask[0, :, 2] = False
     y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": mask})
     assert (y[0, 2] == 0).all() and (y[0, 1] != 0).all() and np.isfinite(y).all()
     assert all(np.isfinite(each).all() for each in gradients)
     assert (gradients[0][0, 2] == 0).all()
-    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": jnp.zeros((1, 1), bool)})
-    assert not any(np.asarray(each).any() for each in (y, *gradients))
+    y, *gradients = with_gradients(chunk=chunk)(q, k, v, {"mask": np.zeros((1, 1), bool)})
+    assert not any(each.any() for each in (y, *gradients))
 
 
 HIDING = {
     "causal": {"causal": True},
     "window": {"window": 2},
-    "segments": {"segments": jnp.arange(T) // 3},
-    "mask": {"mask": jnp.asarray(np.arange(T) % 3 > 0)[None] | jnp.eye(T, dtype=bool)},
-    "padding": {"mask": jnp.asarray(np.arange(T) < T - 2)[None]},
+    "segments": {"segments": np.arange(T, dtype=np.int32) // 3},
+    "mask": {"mask": (np.arange(T) % 3 > 0)[None] | np.eye(T, dtype=bool)},
+    "padding": {"mask": (np.arange(T) < T - 2)[None]},
     "later": {"causal": True, "start": jnp.int32(1)},
 }
 
@@ -274,7 +282,7 @@ def attending(name, chunk):
         y = fdl.dot_product_attention(q, k, v, chunk=chunk, **HIDING[name])
         return jnp.where(told[:, None, None], jnp.sin(y), 0).sum(), y
 
-    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    return compiled(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
 
 
 @pytest.mark.parametrize(
@@ -284,12 +292,13 @@ def test_unseen_keys_never_reach_a_query(name, chunk):
     """NaN or infinity as a key or value changes only queries that see it, and their gradients."""
     q, k, v = qkv(7)
     hidden, attend = hidden_from(name), attending(name, chunk)
-    (_, clean), _ = attend(q, k, v, jnp.ones(T, bool))
+    (_, clean), _ = attend(q, k, v, np.ones(T, bool))
     for place in (1, T - 1):
         blind = hidden[:, place]
         (_, _), wanted = attend(q, k, v, blind)
         for bad in (np.nan, np.inf, -np.inf):
-            broken_v, broken_k = v.at[:, place, :, 1].set(bad), k.at[:, place, 0, 0].set(bad)
+            broken_v, broken_k = np.array(v), np.array(k)
+            broken_v[:, place, :, 1], broken_k[:, place, 0, 0] = bad, bad
             for keys, values in ((k, broken_v), (broken_k, v), (broken_k, broken_v)):
                 (_, y), gradients = attend(q, keys, values, blind)
                 np.testing.assert_array_equal(y[:, blind], clean[:, blind])
@@ -308,29 +317,29 @@ def test_unseen_keys_never_reach_a_query(name, chunk):
 )
 def test_a_masked_value_has_no_effect(dtype, chunk):
     with jax.enable_x64(dtype == "float64"):
-        q = k = jnp.zeros((2, 1, 4), dtype)
+        q = k = array(np.zeros((2, 1, 4)), dtype)
         attend = functools.partial(fdl.dot_product_attention, q, k, chunk=chunk)
-        masked = jnp.array([[True, False]] * 2)
+        whole, causal = jax.jit(attend), jax.jit(functools.partial(attend, causal=True))
+        masked = array([[True, False]] * 2, bool)
         for bad in (np.nan, np.inf, -np.inf):
-            v = jnp.array([1.0, bad], dtype).reshape(2, 1, 1)
-            for call in (attend, jax.jit(attend)):
+            v = array([[[1.0]], [[bad]]], dtype)
+            for call in (attend, whole):
                 y = call(v, mask=masked)
                 assert y.dtype == jnp.dtype(dtype)
                 np.testing.assert_array_equal(np.asarray(y, np.float64).ravel(), [1, 1])
-            y = np.asarray(attend(v, causal=True), np.float64).ravel()
-            np.testing.assert_array_equal(y, [1, bad])
-        both = array([np.inf, -np.inf], dtype).reshape(2, 1, 1)
-        y = np.asarray(attend(both, causal=True), np.float64).ravel()
+            np.testing.assert_array_equal(np.asarray(causal(v), np.float64).ravel(), [1, bad])
+        both = array([[[np.inf]], [[-np.inf]]], dtype)
+        y = np.asarray(causal(both), np.float64).ravel()
         np.testing.assert_array_equal(y, [np.inf, np.nan])
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_non_finite_example_in_a_vmap_changes_no_other(chunk):
-    q, k, v = qkv(8)
-    v = v.at[1, 3].set(jnp.nan)
+    q, k, v = map(np.array, qkv(8))
+    v[1, 3] = np.nan
     attend = functools.partial(fdl.dot_product_attention, causal=True, chunk=chunk)
-    together = jax.jit(jax.vmap(attend))(q, k, v)
-    np.testing.assert_allclose(together, attend(q, k, v), rtol=1e-5, atol=1e-6)
+    together, alone = compiled(lambda *data: (jax.vmap(attend)(*data), attend(*data)))(q, k, v)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
     assert np.isfinite(together[0]).all() and np.isfinite(together[1, :3]).all()
     assert np.isnan(together[1, 3:]).all()
 
@@ -339,16 +348,20 @@ def test_a_non_finite_example_in_a_vmap_changes_no_other(chunk):
 @pytest.mark.parametrize("options", [{}, {"causal": True}])
 def test_zero_keys_give_zeros_and_zero_queries_an_empty_array(chunk, options):
     attend = functools.partial(fdl.dot_product_attention, chunk=chunk, **options)
-    q, k, v = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 0, 2, 5)), jnp.ones((2, 0, 2, 6), jnp.bfloat16)
+    q, k = array(np.ones((2, 3, 4, 5))), array(np.ones((2, 0, 2, 5)))
+    v = array(np.ones((2, 0, 2, 6)), jnp.bfloat16)
     for call in (attend, jax.jit(attend)):
         y = call(q, k, v)
         assert (y.shape, y.dtype) == ((2, 3, 4, 6), jnp.bfloat16) and not np.asarray(y).any()
-    assert not np.asarray(jax.grad(lambda q: attend(q, k, v).sum())(q)).any()
-    assert attend(q[:, :0], jnp.ones((2, 3, 2, 5)), jnp.ones((2, 3, 2, 6))).shape == (2, 0, 4, 6)
-    assert attend(q[:, :0], k, v).shape == (2, 0, 4, 6)
+    assert not np.asarray(jax.jit(jax.grad(lambda q: attend(q, k, v).sum()))(q)).any()
+    none = array(np.ones((2, 0, 4, 5)))
+    some = array(np.ones((2, 3, 2, 5))), array(np.ones((2, 3, 2, 6)))
+    assert jax.jit(attend)(none, *some).shape == (2, 0, 4, 6)
+    assert jax.jit(attend)(none, k, v).shape == (2, 0, 4, 6)
     layer = fdl.attention(2, chunk=chunk, **options)
-    params, _ = layer.init(jax.random.key(0), jnp.ones((2, 3, 4)))
-    assert layer.apply(params, {}, jnp.ones((2, 0, 4)))[0].shape == (2, 0, 4)
+    x = array(np.ones((2, 3, 4)))
+    params, _ = layer.init(jax.random.key(0), x)
+    assert jax.jit(layer.apply)(params, {}, array(np.ones((2, 0, 4))))[0].shape == (2, 0, 4)
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -358,21 +371,21 @@ def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cro
     layer = fdl.attention(2, cross=cross, kv_heads=1, chunk=chunk)
     rng = np.random.default_rng(0)
     x = array(rng.standard_normal((2, 5, 4)))
-    mask = jnp.asarray(np.arange(5) < 3)[None, None, None]
+    mask = (np.arange(5) < 3)[None, None, None]
     name = "context_mask" if cross else "mask"
     given = {"context": x} if cross else {}
     params, _ = layer.init(jax.random.key(0), x, **given)
 
-    @jax.jit
     def of_real(params, padded):
         given = {"context": padded} if cross else {}
         y, _ = layer.apply(params, {}, x if cross else padded, **given, **{name: mask})
         return jnp.sin(y[:, :3]).sum(), y
 
-    slopes = jax.grad(of_real, has_aux=True)
-    wanted, clean = slopes(params, x.at[:, 3:].set(0))
+    slopes = compiled(jax.grad(of_real, has_aux=True))
+    padded = lambda value: np.where(np.arange(5)[:, None] < 3, x, np.float32(value))  # noqa: E731
+    wanted, clean = slopes(params, padded(0))
     for bad in (np.nan, np.inf):
-        found, y = slopes(params, x.at[:, 3:].set(bad))
+        found, y = slopes(params, padded(bad))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted
         )
@@ -382,29 +395,25 @@ def test_padding_that_is_not_finite_changes_no_answer_and_no_gradient(chunk, cro
 
 def test_scores_far_below_others_count():
     """A seen score of -1e31 must not count as unseen."""
-    q, k = jnp.full((1, 1, 1), 1e16), jnp.array([-1e15, -1e15 - 1e14, 1.0]).reshape(3, 1, 1)
-    v = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    q, k = array([[[1e16]]]), array([-1e15, -1e15 - 1e14, 1.0]).reshape(3, 1, 1)
+    v = array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
     for chunk in (None, 1):
-        mask = jnp.array([[True, True, False]])
-        y = fdl.dot_product_attention(q, k, v, mask=mask, chunk=chunk)
+        y = attended(q, k, v, mask=np.array([[True, True, False]]), chunk=chunk)
         assert y.ravel().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_attention_equals_jax(chunk):
-    q, k, v = qkv(6)
-    v = v[..., :3]
-    k = k[..., :3]
-    q = q[..., :3]
+    q, k, v = (np.asarray(each)[..., :3] for each in qkv(6))
     options = [
         ({"window": 3}, {"local_window_size": 2}),
         ({"window": 3, "causal": True}, {"local_window_size": (2, 0)}),
     ]
     seen = MASK[1:] | np.eye(T, dtype=bool)  # of nothing seen JAX gives a mean, and fdl zeros
     for ours, theirs in options:
-        found = fdl.dot_product_attention(q, k, v, mask=seen, chunk=chunk, **ours)
-        expected = jax.nn.dot_product_attention(q, k, v, mask=seen, **theirs)
-        assert_near(found, expected, 1e-5)
+        found = attended(q, k, v, mask=seen, chunk=chunk, **ours)
+        other = jax.jit(functools.partial(jax.nn.dot_product_attention, **theirs))
+        assert_near(found, other(q, k, v, mask=seen), 1e-5)
 
 
 def torch_or_skip():
@@ -456,48 +465,49 @@ def test_a_bias_and_a_scale_and_their_gradients_equal_torch(name, chunk):
             return (jnp.asarray(weight.numpy()) * y).sum(), y
 
         slopes = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
-        (own, of_bias, of_scale), y = slopes(data, jnp.asarray(bias), 0.3)
+        (own, of_bias, of_scale), y = slopes(data, bias, 0.3)
         assert_near([y, *own], [np.asarray(each) for each in expected], 1e-10)
         assert_near([of_bias, of_scale], [added.grad.numpy(), scale.grad.numpy()], 1e-10)
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_a_bias_and_a_scale_equal_jax(chunk):
-    q, k, v = qkv(6)
-    k, v = k[..., :3], v[..., :3]
-    q = q[..., :3]
+    q, k, v = (np.asarray(each)[..., :3] for each in qkv(6))
     bias = array(np.random.default_rng(4).standard_normal((1, H, T, T)))
     seen = MASK[1:] | np.eye(T, dtype=bool)
     rules = {"mask": seen, "bias": bias, "scale": 0.7}
-    found = fdl.dot_product_attention(q, k, v, chunk=chunk, **rules)
-    assert_near(found, jax.nn.dot_product_attention(q, k, v, **rules), 1e-5)
+    found = attended(q, k, v, chunk=chunk, **rules)
+    other = jax.jit(functools.partial(jax.nn.dot_product_attention, scale=rules.pop("scale")))
+    assert_near(found, other(q, k, v, **rules), 1e-5)
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_a_bias_shows_nothing_that_a_mask_hides(chunk):
     """A bias of NaN or infinity behind a mask, and a query whose bias hides all keys."""
     q, k, v = qkv(5)
-    bias = jnp.zeros((B, H, T, T)).at[..., 2].set(jnp.inf).at[..., 3].set(jnp.nan)
-    seen = jnp.ones((T, T), bool).at[:, 2:4].set(False)
-    hidden = jnp.where(seen, 0, -jnp.inf).at[1].set(-jnp.inf)
+    bias, seen = np.zeros((B, H, T, T), np.float32), np.ones((T, T), bool)
+    bias[..., 2], bias[..., 3], seen[:, 2:4] = np.inf, np.nan, False
+    hidden, broken = np.where(seen, np.float32(0), np.float32(-np.inf)), np.array(k)
+    hidden[1], broken[:, 3] = -np.inf, np.nan
 
     def attend(q, bias, mask=None, k=k):
         y = fdl.dot_product_attention(q, k, v, bias=bias, mask=mask, chunk=chunk)
         return jnp.cos(y).sum(), y
 
-    slopes = jax.jit(jax.grad(attend, (0, 1), has_aux=True))
-    expected = jax.jit(jax.grad(attend, has_aux=True))(q, None, seen)
+    slopes = compiled(jax.grad(attend, (0, 1), has_aux=True))
+    expected = compiled(jax.grad(attend, has_aux=True))(q, None, seen)
     (of_q, of_bias), y = slopes(q, bias, seen)
     assert_near([of_q, y], expected, 1e-6)
     assert (of_bias[..., 2:4] == 0).all()
-    (of_q, of_bias), y = slopes(q, hidden, k=k.at[:, 3].set(jnp.nan))
+    (of_q, of_bias), y = slopes(q, hidden, k=broken)
     assert_near(y[:, 2:], expected[1][:, 2:], 1e-6)
     assert (y[:, 1] == 0).all()
-    assert jnp.isfinite(of_q).all()
+    assert np.isfinite(of_q).all()
     assert (of_bias[1] == 0).all()
     # However small a bias makes its weight, a key that is seen is seen.
-    far = jnp.zeros((T, T)).at[:, 3].set(-1e4)
-    assert jnp.isnan(attend(q, far, k=k.at[:, 3].set(jnp.nan))[1]).all()
+    far = np.zeros((T, T), np.float32)
+    far[:, 3] = -1e4
+    assert np.isnan(slopes(q, far, k=broken)[1]).all()
 
 
 def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
@@ -507,17 +517,22 @@ def test_the_layer_hands_its_bias_and_scale_on_in_decoding_too():
     params, state = layer.init(KEY, x)
     apply, decode = jax.jit(layer.apply), jax.jit(functools.partial(fdl.decode, layer))
     whole, _ = apply(params, state, x, bias=bias)
-    q, k, v = (
-        (x @ params[each]["w"] + params[each]["b"]).reshape(B, 5, 2, 4) for each in ("q", "k", "v")
-    )
-    y = fdl.dot_product_attention(q, k, v, bias=bias, scale=0.9, causal=True)
-    assert_near(whole, y.reshape(B, 5, 8) @ params["out"]["w"] + params["out"]["b"], 1e-6)
+
+    @jax.jit
+    def by_parts(params, x, bias):
+        parts = (x @ params[each]["w"] + params[each]["b"] for each in ("q", "k", "v"))
+        q, k, v = (each.reshape(B, 5, 2, 4) for each in parts)
+        y = fdl.dot_product_attention(q, k, v, bias=bias, scale=0.9, causal=True)
+        return y.reshape(B, 5, 8) @ params["out"]["w"] + params["out"]["b"]
+
+    assert_near(whole, by_parts(params, x, bias), 1e-6)
     in_chunks = fdl.attention(2, causal=True, scale=0.9, chunk=2)
     assert_near(jax.jit(in_chunks.apply)(params, state, x, bias=bias)[0], whole, 1e-6)
+    x, bias = np.asarray(x), np.asarray(bias)
     cache = fdl.start_decoding(layer, params, x[:, :2], 5)
     first, cache = decode(params, cache, x[:, :2], bias=bias[:, :, :2])
     last, cache = decode(params, cache, x[:, 2:], bias=bias[:, :, 2:])
-    assert_near(jnp.concatenate([first, last], 1), whole, 1e-6)
+    assert_near(np.concatenate([first, last], 1), whole, 1e-6)
     across = fdl.attention(2, cross=True, scale=0.9)
     same = jax.jit(across.apply)(params, {}, x, context=x, context_bias=bias)[0]
     expected = jax.jit(fdl.attention(2, scale=0.9).apply)(params, {}, x, bias=bias)[0]
@@ -528,13 +543,14 @@ def test_padding_that_is_not_finite_and_hidden_by_a_bias_reaches_no_gradient():
     x = array(np.random.default_rng(0).standard_normal((1, 4, 6)))
     layer = fdl.attention(2)
     params, _ = layer.init(KEY, x)
-    hides = jnp.zeros((1, 4)).at[0, 3].set(-jnp.inf)
+    hides, broken = np.float32([[0, 0, 0, -np.inf]]), np.array(x)
+    broken[:, 3] = np.nan
 
     def loss(params, x):
         return layer.apply(params, {}, x, bias=hides)[0][:, :3].sum()
 
     slopes = jax.jit(jax.grad(loss))
-    assert_near(slopes(params, x.at[:, 3].set(jnp.nan)), slopes(params, x), 1e-6)
+    assert_near(slopes(params, broken), slopes(params, x), 1e-6)
 
 
 # The layer.
@@ -548,10 +564,11 @@ def test_the_layer_equals_torch(cross):
             x = normals(1, B, T, 12, dtype=dtype)
             context = normals(2, B, 5, 8, dtype=dtype) if cross else x
             inputs = {"context": context} if cross else {}
-            seen = jnp.asarray(np.random.default_rng(3).random((B, 1, 1, context.shape[1])) > 0.3)
+            seen = np.random.default_rng(3).random((B, 1, 1, context.shape[1])) > 0.3
             mask_name = "context_mask" if cross else "mask"
             layer = fdl.attention(3, cross=cross, b_init=fdl.initializers.normal(0.5))
             params, _ = layer.init(KEY, x, **inputs)
+            params = jax.tree.map(np.array, params)
             other = torch.nn.MultiheadAttention(
                 *(12, 3),
                 kdim=context.shape[-1],
@@ -561,7 +578,7 @@ def test_the_layer_equals_torch(cross):
             )
             flat = {name: params[name] for name in ("q", "k", "v")}
             with torch.no_grad():
-                weights = [torch.tensor(np.asarray(each["w"].T)) for each in flat.values()]
+                weights = [torch.tensor(each["w"].T) for each in flat.values()]
                 if cross:
                     other.q_proj_weight.copy_(weights[0])
                     other.k_proj_weight.copy_(weights[1])
@@ -571,10 +588,10 @@ def test_the_layer_equals_torch(cross):
                 other.in_proj_bias.copy_(
                     torch.tensor(np.concatenate([each["b"] for each in flat.values()]))
                 )
-                other.out_proj.weight.copy_(torch.tensor(np.asarray(params["out"]["w"].T)))
-                other.out_proj.bias.copy_(torch.tensor(np.asarray(params["out"]["b"])))
+                other.out_proj.weight.copy_(torch.tensor(params["out"]["w"].T))
+                other.out_proj.bias.copy_(torch.tensor(params["out"]["b"]))
             tx, tc = (torch.tensor(np.asarray(each), requires_grad=True) for each in (x, context))
-            ignored = torch.tensor(~np.asarray(seen[:, 0, 0]))
+            ignored = torch.tensor(~seen[:, 0, 0])
             ty, _ = other(tx, tc, tc, key_padding_mask=ignored)
             torch.sin(ty).sum().backward()
 
@@ -584,7 +601,7 @@ def test_the_layer_equals_torch(cross):
                 y, _ = layer.apply(params, {}, x, **{**given, mask_name: seen})
                 return jnp.sin(y).sum(), y
 
-            gradients, y = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(params, x, context)
+            gradients, y = compiled(jax.grad(total, (0, 1, 2), has_aux=True))(params, x, context)
             assert_near(y, ty.detach().numpy(), bound)
             by_x = tx.grad if cross else tx.grad + tc.grad
             assert_near(gradients[1], by_x.numpy(), bound)
@@ -600,7 +617,7 @@ def test_the_layer_equals_flax(standard_promotion):
     layer = fdl.attention(
         3, features=5, head_features=4, qk_norm=False, b_init=fdl.initializers.normal(0.5)
     )
-    params, _ = layer.init(KEY, x)
+    params = jax.tree.map(np.asarray, layer.init(KEY, x)[0])
     other = flax.linen.MultiHeadDotProductAttention(3, qkv_features=12, out_features=5)
     theirs = {
         **{
@@ -612,18 +629,19 @@ def test_the_layer_equals_flax(standard_promotion):
         },
         "out": {"kernel": params["out"]["w"].reshape(3, 4, 5), "bias": params["out"]["b"]},
     }
-    mask = MASK[:, :1]
+    mask = MASK[:, :1].copy()
+    mask[0, :, 2] = True
 
     def ours_total(params, x):
-        y, _ = layer.apply(params, {}, x, mask=mask.at[0, :, 2].set(True))
+        y, _ = layer.apply(params, {}, x, mask=mask)
         return jnp.sin(y).sum(), y
 
     def their_total(params, x):
-        y = other.apply({"params": params}, x, mask=mask.at[0, :, 2].set(True))
+        y = other.apply({"params": params}, x, mask=mask)
         return jnp.sin(y).sum(), y
 
-    found, y = jax.jit(jax.grad(ours_total, (0, 1), has_aux=True))(params, x)
-    expected, their_y = jax.jit(jax.grad(their_total, (0, 1), has_aux=True))(theirs, x)
+    found, y = compiled(jax.grad(ours_total, (0, 1), has_aux=True))(params, x)
+    expected, their_y = compiled(jax.grad(their_total, (0, 1), has_aux=True))(theirs, x)
     assert_near(y, their_y, 1e-5)
     assert_near(found[1], expected[1], 1e-5)
     for full, name in (("query", "q"), ("value", "v"), ("out", "out")):
@@ -649,17 +667,16 @@ def test_every_option_together_is_the_paper_by_hand():
             b_init=fdl.initializers.normal(0.5),
         )
         params, _ = layer.init(KEY, x)
-        moved = jax.tree.map(lambda w: array(np.asarray(w) + 0.3 * waves(w), w.dtype), params)
-        positions = jnp.array([[0, 3, 4, 0, 2, 0, 5], [0, 1, 5, 3, 9, 6, 0]])
-        y, _ = layer.apply(moved, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
-        w = jax.tree.map(np.asarray, moved)
+        w = jax.tree.map(lambda w: np.asarray(w) + 0.3 * waves(w), params)
+        positions = np.array([[0, 3, 4, 0, 2, 0, 5], [0, 1, 5, 3, 9, 6, 0]])
+        y, _ = jax.jit(layer.apply)(w, {}, x, segments=SEGMENTS, positions=positions, mask=MASK)
 
         def part(name, heads):
             h = (np.asarray(x) @ w[name]["w"] + w[name]["b"]).reshape(B, T, heads, K)
             if name == "v":
                 return h
             h = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}_norm"]["scale"]
-            return rotated_by_hand(h, np.asarray(positions), 50.0, False)
+            return rotated_by_hand(h, positions, 50.0, False)
 
         seen = seen_by_rule(True, 4, SEGMENTS, MASK)
         mixed = by_hand(
@@ -692,11 +709,12 @@ def test_rotary_rotates_pairs_as_in_the_paper(interleaved):
     for dtype, bound in (("float32", 3e-4), ("float64", 1e-10)):
         with jax.enable_x64(dtype == "float64"):
             x = normals(1, B, T, H, K, dtype=dtype)
-            found = fdl.rotary(x, positions, base=300.0, interleaved=interleaved)
+            turn = jax.jit(functools.partial(fdl.rotary, base=300.0, interleaved=interleaved))
+            found = turn(x, positions)
             expected = rotated_by_hand(np.asarray(x, np.float64), positions, 300.0, interleaved)
             assert found.dtype == dtype
             assert_near(found, expected, bound)
-            near = fdl.rotary(x, positions % 10, base=300.0, interleaved=interleaved)
+            near = turn(x, positions % 10)
             exact = rotated_by_hand(np.asarray(x, np.float64), positions % 10, 300.0, interleaved)
             assert_near(near, exact, 1e-6 if dtype == "float32" else bound)
 
@@ -705,21 +723,24 @@ def test_rotary_rotates_pairs_as_in_the_paper(interleaved):
 @pytest.mark.parametrize("tables", [False, True])
 def test_rotary_of_the_first_features_by_base_or_by_tables(tables, interleaved):
     positions = np.array([[4, 3, 1, 19, 5, 6, 7], [1, 2, 0, 4, 5, 6, 12]])
-    x = normals(1, B, T, H, 10)
+    x = np.asarray(normals(1, B, T, H, 10))
     if tables:
         turn = np.arange(20)[:, None] * 50.0 ** (-np.arange(3) / 3)
         by = {"cos": np.cos(turn).astype("f"), "sin": np.sin(turn).astype("f")}
-        found = fdl.rotary_by_tables(x, positions, **by, interleaved=interleaved)
+        f = functools.partial(fdl.rotary_by_tables, interleaved=interleaved)
+        found = compiled(f)(x, positions, **by)
     else:
-        found = fdl.rotary(x, positions, base=50.0, features=6, interleaved=interleaved)
-    turned = rotated_by_hand(np.asarray(x[..., :6], np.float64), positions, 50.0, interleaved)
+        f = functools.partial(fdl.rotary, base=50.0, features=6, interleaved=interleaved)
+        found = compiled(f)(x, positions)
+    turned = rotated_by_hand(np.float64(x[..., :6]), positions, 50.0, interleaved)
     assert_near(found[..., :6], turned, 1e-6)
     np.testing.assert_array_equal(found[..., 6:], x[..., 6:])
 
 
 def test_tables_have_no_angle_for_a_position_outside():
-    half = jnp.full((4, 1), 0.5)
-    y = fdl.rotary_by_tables(jnp.ones((3, 1, 4)), jnp.array([3, 4, -1]), cos=half, sin=half)
+    half = np.full((4, 1), 0.5, np.float32)
+    turn = compiled(fdl.rotary_by_tables)
+    y = turn(np.ones((3, 1, 4), np.float32), np.int32([3, 4, -1]), cos=half, sin=half)
     np.testing.assert_array_equal(y[:, 0, :2], [[0, 1], [np.nan] * 2, [np.nan] * 2])
 
 
@@ -762,7 +783,7 @@ def test_rotary_equals_the_formula_at_any_position(dtype, base):
         x = np.random.default_rng(0).standard_normal((len(far), 2, 16))
         x = array(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype)
         turn = jax.jit(functools.partial(fdl.rotary, base=base))
-        every = [jnp.asarray(far, "int32"), jnp.asarray(far + 0.25, dtype)]
+        every = [array(far, "int32"), array(far + 0.25, dtype)]
         for positions in every:
             exact = np.asarray(positions, np.float64)[:, None, None] * base ** -(np.arange(8) / 8)
             cos, sin = np.cos(exact), np.sin(exact)
@@ -771,19 +792,22 @@ def test_rotary_equals_the_formula_at_any_position(dtype, base):
             # The formula itself rounds its angle to 1e-16 of its size.
             bound = (5e-7 if dtype == "float32" else 1e-14) + 2e-16 * abs(exact).max()
             assert abs(np.asarray(turn(x, positions)) - y).max() <= bound
-        slope = jax.grad(lambda p: fdl.rotary(x[:1], p, base=base)[0, 0, 0])(jnp.ones(1, dtype))
+        x = np.asarray(x)
+        slope = jax.jit(jax.grad(lambda p: fdl.rotary(x[:1], p, base=base)[0, 0, 0]))
+        slope = slope(np.ones(1, dtype))
         a, b = float(x[0, 0, 0]), float(x[0, 0, 8])
         np.testing.assert_allclose(slope, [-a * np.sin(1.0) - b * np.cos(1.0)], rtol=1e-5)
 
 
 def test_scores_of_rotated_heads_depend_on_distance_alone():
-    q, k = normals(1, T, 1, 8), normals(2, T, 1, 8)
+    q, k = (np.asarray(normals(seed, T, 1, 8)) for seed in (1, 2))
+    rotary = compiled(fdl.rotary)
     scores = [
-        jnp.einsum("thk,shk->ts", fdl.rotary(q, at), fdl.rotary(k, at))
-        for at in (jnp.arange(T), jnp.arange(T) + 100)
+        np.einsum("thk,shk->ts", rotary(q, at), rotary(k, at))
+        for at in (np.arange(T), np.arange(T) + 100)
     ]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-4)
-    assert np.abs(scores[0] - jnp.einsum("thk,shk->ts", q, k)).max() > 0.1
+    assert np.abs(scores[0] - np.einsum("thk,shk->ts", q, k)).max() > 0.1
 
 
 def test_the_slopes_of_alibi():
@@ -803,12 +827,14 @@ def test_attention_maps_are_captured_and_dropped_in_training():
     layer = fdl.attention(3, causal=True, dropout_rate=0.5)
     model = fdl.chain(attend=layer)
     params, state = model.init(KEY, x)
-    look = fdl.capture(model, "attend/weights")
-    weights = look(params, state, x)["attend/weights"]
+    captured = fdl.capture(model, "attend/weights")
+    look = compiled(lambda *args, **given: captured(*args, **given)["attend/weights"])
+    weights = look(params, state, x)
     assert weights.shape == (B, 3, T, T)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
-    assert (np.triu(np.asarray(weights[0, 0]), 1) == 0).all()
-    dropped = look(params, state, x, key=KEY, train=True)["attend/weights"]
+    assert (np.triu(weights[0, 0], 1) == 0).all()
+    train = compiled(lambda *args, key: captured(*args, key=key, train=True)["attend/weights"])
+    dropped = train(params, state, x, key=KEY)
     kept = dropped != 0
     np.testing.assert_allclose(dropped, np.where(kept, 2 * weights, 0), rtol=1e-6)
     assert 0.3 < kept[weights != 0].mean() < 0.7
@@ -823,10 +849,14 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
     shapes = {path: leaf.shape for path, leaf in fdl.paths.leaves(params).items()}
     assert shapes["own/q/w"] == (12, 12) and shapes["own/k/w"] == (12, 4)
     assert shapes["other/k/w"] == (8, 12) and "other/k/b" not in shapes
-    y, _ = block.apply(params, state, x, context=context)
-    first, _ = block.children["own"].apply(params["own"], {}, x)
-    second, _ = block.children["other"].apply(params["other"], {}, first, context=context)
-    np.testing.assert_array_equal(y, second)
+
+    @jax.jit
+    def both(params, x, context):
+        first, _ = block.children["own"].apply(params["own"], {}, x)
+        second, _ = block.children["other"].apply(params["other"], {}, first, context=context)
+        return block.apply(params, state, x, context=context)[0], second
+
+    np.testing.assert_array_equal(*both(params, x, context))
 
 
 @pytest.mark.parametrize(
@@ -874,7 +904,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         r"v \[\.\.\., S, G, V\] with G a divisor of H, got q \[2, 7, 4, 6\], k \[2, 7, 2, 6\], "
         r"v \[2, 6, 2, 5\]; split the features of q, k and v into heads with reshape$",
     ):
-        fdl.dot_product_attention(q, k, v[:, 1:])
+        fdl.dot_product_attention(q, k, np.asarray(v)[:, 1:])
     with pytest.raises(
         fdl.PathError,
         match=r"^dot_product_attention: expected either on_weights or chunk, got both, with chunk "
@@ -887,7 +917,7 @@ def test_the_pure_function_refuses_what_does_not_fit():
         r"where any axis may have size 1, got bool \[7, 7\]; if the bias is \[H\], pass bias\[:, "
         r"None, None\]; if it is bool, pass it as mask$",
     ):
-        fdl.dot_product_attention(q, k, v, bias=jnp.ones((7, 7), bool))
+        fdl.dot_product_attention(q, k, v, bias=np.ones((7, 7), bool))
     with pytest.raises(
         ValueError,
         match=r"^dot_product_attention: expected a finite scale, got inf; pass None for 1 / "

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import fdl
-from tests.programs import array, waves
+from tests.programs import array, compiled, waves
 
 KEY = jax.random.key(0)
 B, T, D, E, F = 2, 7, 4, 3, 5
-X = array(np.random.default_rng(0).standard_normal((B, T, D)))
+X = np.float32(np.random.default_rng(0).standard_normal((B, T, D)))
 
 
 def assert_near(found, expected, bound=1e-5):
@@ -24,14 +24,25 @@ def assert_near(found, expected, bound=1e-5):
 
 
 @functools.cache
-def made(**options):
-    layer = fdl.mixture_of_experts(fdl.dense(F), E, **options)
-    params, _ = layer.init(KEY, X)
-    rng = np.random.default_rng(1)
-    params["experts"]["b"] = array(rng.standard_normal((E, F)))
+def drawn():
+    """Parameters for any options, in NumPy."""
+    params, _ = jax.tree.map(np.array, fdl.mixture_of_experts(fdl.dense(F), E).init(KEY, X))
+    params["experts"]["b"] = np.float32(np.random.default_rng(1).standard_normal((E, F)))
     # Towards the first expert, so that it is crowded.
-    params["router"]["w"] = 2 * params["router"]["w"].at[:, 0].add(X.mean((0, 1)))
-    return layer, params
+    params["router"]["w"][:, 0] += X.mean((0, 1))
+    params["router"]["w"] *= 2
+    return params
+
+
+@functools.cache
+def made(**options):
+    return fdl.mixture_of_experts(fdl.dense(F), E, **options), drawn()
+
+
+@functools.cache
+def applying(layer):
+    """y alone, by one program for each shape."""
+    return compiled(lambda params, x: layer.apply(params, {}, x)[0])
 
 
 def chances_of(params, x):
@@ -67,7 +78,7 @@ def test_a_mixture_is_a_loop_over_tokens(top_k, factor, room):
     layer, params = made(top_k=top_k, capacity_factor=factor)
     expected, turned_away = token_by_token(params, X, top_k, room)
     assert bool(turned_away) == (factor is not None)
-    assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected)
+    assert_near(applying(layer)(params, X), expected)
 
 
 def test_gradients_equal_the_whole_sum():
@@ -97,25 +108,26 @@ def test_gradients_equal_the_whole_sum():
 
 def test_a_single_choice_teaches_the_router():
     layer, params = made(top_k=1)
-    gradient = jax.grad(lambda params: layer.apply(params, {}, X)[0].sum())(params)
+    gradient = compiled(jax.grad(lambda params: layer.apply(params, {}, X)[0].sum()))(params)
     assert np.abs(gradient["router"]["w"]).max() > 1e-3
 
 
 def test_a_token_over_capacity_passes_as_zeros_and_sequences_are_apart():
     layer, params = made(top_k=1, capacity_factor=1.0)
-    one = jnp.broadcast_to(X[:1, :1], (1, T, D))
-    y = layer.apply(params, {}, jnp.concatenate([one, X[:1]]))[0]
+    one = np.broadcast_to(X[:1, :1], (1, T, D))
+    y = applying(layer)(params, np.concatenate([one, X[:1]]))
     room = 3
-    assert np.abs(y[0, :room]).min() > 0 and not np.asarray(y[0, room:]).any()
-    assert_near(y[1:], layer.apply(params, {}, X[:1])[0])
+    assert np.abs(y[0, :room]).min() > 0 and not y[0, room:].any()
+    assert_near(y[1:], applying(layer)(params, X[:1]))
 
 
 @pytest.mark.parametrize(("factor", "room"), [(1.1, 11), (np.float32(1.1), 11), (1.2, 12)])
 def test_the_capacity_is_that_of_the_decimal_that_was_written(factor, room):
     """As floats, 1.1 * 2 * 50 / 10 is 11.000000000000002. All tokens choose the same experts."""
     layer = fdl.mixture_of_experts(fdl.dense(3), 10, capacity_factor=factor)
-    params, _ = layer.init(KEY, jnp.ones((50, 4)))
-    y = layer.apply(params, {}, jnp.ones((50, 4)))[0]
+    x = np.ones((50, 4), np.float32)
+    params, _ = layer.init(KEY, x)
+    y = applying(layer)(params, x)
     assert int((y != 0).any(1).sum()) == room
 
 
@@ -129,10 +141,15 @@ def test_load_balance_by_hand(top_k):
         for t in range(T):
             often[row, np.argsort(-chances[row, t])[:top_k]] += 1 / (T * top_k)
     expected = E * (often * chances.mean(1)).sum(-1)
-    found = fdl.load_balance(logits, top_k=top_k)
+
+    def total(logits):
+        found = fdl.load_balance(logits, top_k=top_k)
+        return found.sum(), found
+
+    by_logits, found = compiled(jax.grad(total, has_aux=True))(logits)
     assert_near(found, expected)
-    assert fdl.load_balance(logits.astype(jnp.bfloat16)).dtype == jnp.float32
-    by_logits = jax.grad(lambda logits: fdl.load_balance(logits, top_k=top_k).sum())(logits)
+    narrow = jax.eval_shape(fdl.load_balance, logits.astype(jnp.bfloat16))
+    assert narrow.dtype == jnp.float32
     softmax_back = chances * (often[:, None] - (often[:, None] * chances).sum(-1, keepdims=True))
     assert_near(by_logits, E / T * softmax_back)
 
@@ -142,15 +159,14 @@ def test_the_logits_for_the_balance_are_captured_from_any_depth():
     model = fdl.chain(fdl.residual(mix=layer), fdl.residual(mix=layer), head=fdl.dense(2))
     params, _ = model.init(KEY, X)
 
-    @jax.jit
     def loss(params):
         seen = fdl.capture(model, "**/router", "head")(params, {}, X)
         y = seen.pop("head")
         return (y**2).mean() + 0.01 * sum(fdl.load_balance(each).mean() for each in seen.values())
 
-    y = model.apply(params, {}, X)[0]
-    assert 0.02 * 0.9 < loss(params) - (y**2).mean() < 0.02 * E
-    gradient = jax.grad(loss)(params)
+    y = applying(model)(params, X)
+    value, gradient = compiled(jax.value_and_grad(loss))(params)
+    assert 0.02 * 0.9 < value - (y**2).mean() < 0.02 * E
     assert all(np.abs(each).max() > 0 for each in jax.tree.leaves(gradient))
 
 
@@ -158,15 +174,15 @@ def test_in_decoding_there_is_room_for_all():
     layer, params = made(top_k=2, capacity_factor=0.5)
     expected, _ = token_by_token(params, X, 2, T)
     cache = fdl.start_decoding(layer, params, X, T)
-    pieces = []
+    decode, pieces = compiled(functools.partial(fdl.decode, layer)), []
     for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
-        y, cache = fdl.decode(layer, params, cache, X[:, part])
+        y, cache = decode(params, cache, X[:, part])
         pieces.append(y)
-    assert_near(jnp.concatenate(pieces, 1), expected)
+    assert_near(np.concatenate(pieces, 1), expected)
 
 
 def test_each_expert_is_drawn_separately():
-    params, _ = fdl.mixture_of_experts(fdl.dense(4), 50).init(KEY, jnp.ones((1, 3, 200)))
+    params, _ = fdl.mixture_of_experts(fdl.dense(4), 50).init(KEY, np.ones((1, 3, 200), np.float32))
     w = np.asarray(params["experts"]["w"])
     np.testing.assert_allclose(w.var(), 1 / 200, rtol=0.05)
     assert len(np.unique(w[:, 0, 0])) == 50
@@ -199,15 +215,16 @@ def test_options_out_of_range_are_refused():
 @pytest.mark.parametrize("capacity_factor", [None, 0.5])
 def test_a_token_of_nan_changes_no_other(capacity_factor):
     layer = fdl.mixture_of_experts(fdl.dense(3), 4, capacity_factor=capacity_factor)
-    x = array(np.random.default_rng(0).standard_normal((2, 6, 5)))
+    x = np.float32(np.random.default_rng(0).standard_normal((2, 6, 5)))
     params, _ = layer.init(jax.random.key(0), x)
-    spoilt = x.at[0, 4].set(jnp.nan).at[1, 5, 2].set(jnp.inf)
-    y = np.asarray(layer.apply(params, {}, spoilt)[0])
+    spoilt = x.copy()
+    spoilt[0, 4], spoilt[1, 5, 2] = np.nan, np.inf
+    y = applying(layer)(params, spoilt)
     others = np.ones((2, 6), bool)
     others[[0, 1], [4, 5]] = False
     assert np.isfinite(y[others]).all()
     if capacity_factor is None:
-        np.testing.assert_array_equal(y[others], layer.apply(params, {}, x)[0][others])
+        np.testing.assert_array_equal(y[others], applying(layer)(params, x)[others])
 
 
 SEEDED_BUGS = {

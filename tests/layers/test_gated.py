@@ -7,7 +7,7 @@ import scipy.special
 
 import fdl
 from tests.entry_types import LayerCase
-from tests.programs import array, waves
+from tests.programs import array, compiled, waves
 
 LAYERS = {
     "gated": LayerCase(lambda: fdl.gated(3, activation=fdl.sigmoid), (4, 2)),
@@ -31,9 +31,9 @@ def assert_near(ours, theirs):
 
 def with_biases(params):
     """The same parameters, their biases away from zero."""
-    draw = fdl.initializers.normal(0.5)
+    rng = np.random.default_rng(1)
     return {
-        name: {**leaf, "b": draw(jax.random.fold_in(KEY, len(name)), leaf["b"].shape)}
+        name: {**leaf, "b": array(0.5 * rng.standard_normal(leaf["b"].shape))}
         for name, leaf in params.items()
     }
 
@@ -48,7 +48,7 @@ def test_a_gated_unit_is_glu_of_torch():
         y = layer.apply(params, {}, x)[0]
         return (waves(y) * y).sum(), y
 
-    (by_params, by_x), y = jax.grad(loss, (0, 1), has_aux=True)(params, X)
+    (by_params, by_x), y = compiled(jax.grad(loss, (0, 1), has_aux=True))(params, X)
     both = torch.nn.Linear(4, 10)
     joined = {k: np.concatenate([params["value"][k], params["gate"][k]], -1) for k in "wb"}
     both.weight.data = torch.tensor(joined["w"].T.copy())
@@ -70,7 +70,8 @@ def test_a_feed_forward_block_by_hand():
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x = np.asarray(X, np.float64)
     hidden = np.maximum(x @ p["up"]["w"] + p["up"]["b"], 0)
-    assert_near(layer.apply(params, {}, X)[0], hidden @ p["down"]["w"] + p["down"]["b"])
+    expected = hidden @ p["down"]["w"] + p["down"]["b"]
+    assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected)
 
 
 def test_a_gated_feed_forward_block_equals_llama():
@@ -82,15 +83,16 @@ def test_a_gated_feed_forward_block_equals_llama():
     x = np.asarray(X, np.float64)
     gate = x @ p["up"]["gate"]["w"]
     hidden = gate * scipy.special.expit(gate) * (x @ p["up"]["value"]["w"])
-    assert_near(layer.apply(params, {}, X)[0], hidden @ p["down"]["w"])
-    assert set(fdl.look.capture(layer, "up/*")(params, {}, X)) == {"up/gate", "up/value"}
+    assert_near(jax.jit(layer.apply)(params, {}, X)[0], hidden @ p["down"]["w"])
+    seen = jax.eval_shape(fdl.look.capture(layer, "up/*"), params, {}, X)
+    assert set(seen) == {"up/gate", "up/value"}
 
 
 def test_the_result_of_a_feed_forward_block_is_dropped():
     layer = fdl.feed_forward(4, hidden=6, dropout_rate=0.5)
     params, _ = layer.init(KEY, X)
-    y, _ = layer.apply(params, {}, X, key=KEY, train=True)
-    whole, _ = layer.apply(params, {}, X)
+    y, _ = compiled(lambda x: layer.apply(params, {}, x, key=KEY, train=True))(X)
+    whole, _ = compiled(layer.apply)(params, {}, X)
     dropped = y == 0
     assert dropped.any() and not dropped.all()
     np.testing.assert_allclose(y[~dropped], 2 * whole[~dropped], rtol=1e-6)

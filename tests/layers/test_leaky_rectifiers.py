@@ -7,6 +7,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
+from tests.programs import compiled
 
 LAYERS = {
     "prelu": LayerCase(fdl.prelu, (4, 3)),
@@ -32,28 +33,35 @@ def test_prelu_equals_torch(each_channel):
     (expected * torch.tensor(weight)).sum().backward()
     with jax.enable_x64(True):
         layer = fdl.prelu(each_channel=each_channel)
-        params, state = layer.init(KEY, jnp.asarray(X))
+        params, state = layer.init(KEY, X)
         np.testing.assert_array_equal(params["slope"], np.full([3] if each_channel else [], 0.25))
-        slope = jnp.asarray(theirs.weight.detach().numpy()).reshape(params["slope"].shape)
-        y, back = jax.vjp(lambda p, x: layer.apply(p, state, x)[0], {"slope": slope}, X)
+        slope = theirs.weight.detach().numpy().reshape(params["slope"].shape)
+
+        @compiled
+        def both(params, x, weight):
+            y, back = jax.vjp(lambda p, x: layer.apply(p, state, x)[0], params, x)
+            return y, *back(weight)
+
+        y, of_params, of_x = both({"slope": slope}, X, weight)
         np.testing.assert_allclose(y, expected.detach(), rtol=1e-12)
-        of_params, of_x = back(jnp.asarray(weight))
     np.testing.assert_allclose(of_x, x.grad, rtol=1e-12)
     np.testing.assert_allclose(of_params["slope"].ravel(), theirs.weight.grad, rtol=1e-12)
 
 
 def test_a_random_slope_is_uniform_and_evaluation_takes_its_mean():
-    x = -jnp.ones((200, 200))
+    x = -np.ones((200, 200), np.float32)
     layer = fdl.rrelu(0.2, 0.8)
-    drawn = -np.asarray(layer.apply({}, {}, x, key=KEY, train=True)[0])
+    train = compiled(lambda x: layer.apply({}, {}, x, key=KEY, train=True)[0])
+    drawn = -train(x)
     assert 0.2 <= drawn.min() < 0.201 and 0.799 < drawn.max() < 0.8
     # The standard error of the mean of n uniform numbers, and of their variance.
     width, n = 0.6, drawn.size
     assert abs(drawn.mean() - 0.5) < 4 * width / np.sqrt(12 * n)
     assert abs(drawn.var() / (width**2 / 12) - 1) < 4 * np.sqrt(0.8 / n)
     assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 4 / np.sqrt(n)
-    np.testing.assert_array_equal(layer.apply({}, {}, x)[0], np.full(x.shape, -0.5, np.float32))
-    np.testing.assert_array_equal(layer.apply({}, {}, -x, key=KEY, train=True)[0], -x)
+    evaluated, _ = jax.jit(layer.apply)({}, {}, x)
+    np.testing.assert_array_equal(evaluated, np.full(x.shape, -0.5, np.float32))
+    np.testing.assert_array_equal(train(-x), -x)
 
 
 def test_wrong_uses_are_refused():
@@ -66,17 +74,17 @@ def test_wrong_uses_are_refused():
         with pytest.raises(ValueError, match=f"^rrelu: expected {told}; {remedy}$"):
             fdl.rrelu(*slopes)
     net = fdl.chain(body=fdl.prelu(each_channel=True))
-    params, _ = net.init(KEY, jnp.ones((2, 3)))
+    params, _ = net.init(KEY, np.ones((2, 3), np.float32))
     told = r"^body: expected x \[\.\.\., 3\], got \[2, 4\]; give x that many channels, or make new"
     with pytest.raises(fdl.PathError, match=told):
-        net.apply(params, {}, jnp.ones((2, 4)))
+        net.apply(params, {}, np.ones((2, 4), np.float32))
     told = r"^body: expected a random key in training, got none; pass key=jax\.random\.key\(seed\)"
     with pytest.raises(fdl.PathError, match=told):
-        fdl.chain(body=fdl.rrelu()).apply({}, {}, jnp.ones(3), train=True)
+        fdl.chain(body=fdl.rrelu()).apply({}, {}, np.ones(3, np.float32), train=True)
 
 
 def test_prelu_keeps_the_dtype_of_x_whatever_its_slope_is():
     layer = fdl.prelu()
-    params, _ = layer.init(KEY, jnp.ones((2, 3)))
-    y, _ = layer.apply(params, {}, jnp.full((2, 3), -2, jnp.bfloat16))
+    params, _ = layer.init(KEY, np.ones((2, 3), np.float32))
+    y, _ = compiled(layer.apply)(params, {}, np.full((2, 3), -2, jnp.bfloat16))
     assert y.dtype == jnp.bfloat16 and (y == -0.5).all()

@@ -1,13 +1,14 @@
 """einsum_dense and bilinear against torch and dense, batch_apply against reshapes."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fdl
 from tests.entry_types import LayerCase
-from tests.programs import array, waves
+from tests.programs import array, compiled, waves
 
 
 def _two_inputs():
@@ -46,7 +47,7 @@ LAYERS = {
 
 
 KEY = jax.random.key(0)
-X = array(np.random.default_rng(0).standard_normal((2, 3, 4)))
+X = np.float32(np.random.default_rng(0).standard_normal((2, 3, 4)))
 DRAWN = fdl.initializers.normal(0.5)
 
 
@@ -60,10 +61,10 @@ def assert_near(found, expected, bound=1e-5):
 
 def test_one_axis_to_two_is_a_dense_layer_reshaped():
     layer = fdl.einsum_dense("...td,hdk->...thk", {"h": 2, "k": 5}, bias="hk", b_init=DRAWN)
-    params, _ = layer.init(KEY, X)
+    params = jax.tree.map(np.asarray, layer.init(KEY, X)[0])
     flat = {"w": params["w"].transpose(1, 0, 2).reshape(4, 10), "b": params["b"].reshape(10)}
-    expected = fdl.dense(10).apply(flat, {}, X)[0].reshape(2, 3, 2, 5)
-    assert_near(layer.apply(params, {}, X)[0], expected)
+    expected, _ = compiled(fdl.dense(10).apply)(flat, {}, X)
+    assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected.reshape(2, 3, 2, 5))
 
 
 def test_two_axes_to_one_with_one_matrix_for_each_of_the_first():
@@ -71,15 +72,15 @@ def test_two_axes_to_one_with_one_matrix_for_each_of_the_first():
     params, _ = layer.init(KEY, X)
     w = np.asarray(params["w"], np.float64)
     expected = np.asarray(params["b"]) + [
-        [(np.asarray(X[b], np.float64) * w[b, f]).sum() for b in range(2)] for f in range(5)
+        [(np.float64(X[b]) * w[b, f]).sum() for b in range(2)] for f in range(5)
     ]
-    assert_near(layer.apply(params, {}, X)[0], expected)
+    assert_near(jax.jit(layer.apply)(params, {}, X)[0], expected)
 
 
 def test_weights_of_an_equation_have_the_variance_of_their_sum():
-    x = jnp.ones((20, 30, 5))
+    x = np.ones((20, 30, 5), np.float32)
     params, _ = fdl.einsum_dense("tde,edhtk->thk", {"h": 30, "k": 2}).init(KEY, x)
-    np.testing.assert_allclose(np.var(params["w"]), 1 / (30 * 5), rtol=0.02)
+    np.testing.assert_allclose(np.asarray(params["w"]).var(), 1 / (30 * 5), rtol=0.02)
     assert params["w"].shape == (5, 30, 30, 20, 2) and list(params) == ["w"]
 
 
@@ -136,7 +137,8 @@ def test_a_bilinear_layer_equals_torch():
         y = layer.apply(params, {}, x, other=other)[0]
         return (waves(y) * y).sum(), y
 
-    (by_params, by_x, by_other), y = jax.grad(total, (0, 1, 2), has_aux=True)(params, X, other)
+    slopes = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+    (by_params, by_x, by_other), y = slopes(params, X, other)
     assert_near((y, by_x, by_other), (theirs.detach(), x.grad, context.grad))
     assert_near(by_params["w"], module.weight.grad.numpy().transpose(1, 2, 0))
     assert_near(by_params["b"], module.bias.grad)
@@ -160,18 +162,19 @@ def test_bilinear_refuses_sizes_that_do_not_fit():
 
 def test_more_batch_axes_are_one_for_the_layer():
     """A batch norm over all three axes, whose statistics are the layer's own."""
-    x = array(np.random.default_rng(2).standard_normal((2, 3, 2, 4)))
+    x = np.float32(np.random.default_rng(2).standard_normal((2, 3, 2, 4)))
     inner = fdl.batch_norm()
     layer = fdl.batch_apply(fdl.chain(inner, fdl.flatten()), axes=2)
     params, state = layer.init(KEY, x)
-    y, after = layer.apply(params, state, x, train=True)
+    y, after = jax.jit(functools.partial(layer.apply, train=True))(params, state, x)
     assert y.shape == (2, 3, 8)
-    by_hand, by_hand_after = inner.apply(
-        params["batch_norm_0"], state["batch_norm_0"], x.reshape(6, 2, 4), train=True
+    by_hand, by_hand_after = compiled(functools.partial(inner.apply, train=True))(
+        params["batch_norm_0"], state["batch_norm_0"], x.reshape(6, 2, 4)
     )
     assert_near(y, by_hand.reshape(2, 3, 8))
     assert_near(after["batch_norm_0"], by_hand_after)
-    seen = fdl.capture(layer, "flatten_0")(params, state, x)["flatten_0"]
+    look = fdl.capture(layer, "flatten_0")
+    seen = jax.eval_shape(look, params, state, x)["flatten_0"]
     assert seen.shape == (6, 8)
 
 

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 
 import fdl
 from tests.entry_types import LayerCase
-from tests.programs import array
+from tests.programs import array, compiled
 
 UNLIKE = {
     "scale_init": fdl.initializers.normal(0.8),
@@ -86,15 +86,28 @@ def from_torch(x):
     return np.moveaxis(x.detach().numpy(), 1, -1)
 
 
+@functools.cache
+def passing(layer, train):
+    """(params, x, state) -> (gradients by params and x, (y, new state)); see `passed`."""
+
+    def loss(params, x, state):
+        y, new_state = layer.apply(params, state, x, train=train)
+        return (weights_like(y).astype(y.dtype) * jnp.sin(y)).sum(), (y, new_state)
+
+    return compiled(jax.grad(loss, (0, 1), has_aux=True))
+
+
 def passed(layer, params, state, x, train=True):
     """(y, new state, gradients by params and x) of a loss in which every element counts apart."""
-
-    def loss(params, x):
-        y, new_state = layer.apply(params, state, x, train=train)
-        return (jnp.asarray(weights_like(y), y.dtype) * jnp.sin(y)).sum(), (y, new_state)
-
-    gradients, (y, new_state) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    gradients, (y, new_state) = passing(layer, train)(params, x, state)
     return y, new_state, gradients
+
+
+def in_training(x, *layers):
+    """(y, new state) of a training pass of each layer from its start, by one program."""
+    return compiled(
+        lambda x: [layer.apply(*layer.init(KEY, x), x, train=True) for layer in layers]
+    )(x)
 
 
 def torch_passed(f, x, **params):
@@ -180,28 +193,27 @@ def test_batch_norm_equals_flax_over_several_steps(standard_promotion):
     layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
     other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
     params, state = layer.init(KEY, features(0, 5, 3))
-    theirs = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    theirs = {"mean": np.zeros(3, np.float32), "var": np.ones(3, np.float32)}
+    train = jax.jit(functools.partial(layer.apply, train=True))
+    moving = {"use_running_average": False, "mutable": ["batch_stats"]}
+    their_train = jax.jit(functools.partial(other.apply, **moving))
     for seed in range(3):
         x = features(seed, 5, 3)
-        y, state = layer.apply(params, state, x, train=True)
-        their_y, moved = other.apply(
-            {"params": params, "batch_stats": theirs},
-            x,
-            use_running_average=False,
-            mutable=["batch_stats"],
-        )
+        y, state = train(params, state, x)
+        their_y, moved = their_train({"params": params, "batch_stats": theirs}, x)
         theirs = moved["batch_stats"]
         assert_near(y, their_y, "float32")
         assert_near(state["mean"], theirs["mean"], "float32")
         assert_near(state["variance"], theirs["var"], "float32")
-    evaluated = other.apply({"params": params, "batch_stats": theirs}, x, use_running_average=True)
-    assert_near(layer.apply(params, state, x)[0], evaluated, "float32")
+    evaluate = jax.jit(functools.partial(other.apply, use_running_average=True))
+    evaluated = evaluate({"params": params, "batch_stats": theirs}, x)
+    assert_near(jax.jit(layer.apply)(params, state, x)[0], evaluated, "float32")
 
 
 def test_by_default_the_running_statistics_keep_nine_tenths():
     x = features(3, 6, 2)
     layer = fdl.batch_norm()
-    y, state = layer.apply(*layer.init(KEY, x), x, train=True)
+    ((y, state),) = in_training(x, layer)
     flat = np.asarray(x, np.float64)
     assert_near(state["mean"], 0.1 * flat.mean(0), "float32")
     assert_near(state["variance"], 0.9 + 0.1 * flat.var(0), "float32")
@@ -238,7 +250,7 @@ def test_a_batch_on_several_devices_has_one_mean_without_naming_an_axis():
 
 def test_one_value_for_each_channel_is_refused_in_training():
     layer = fdl.batch_norm()
-    x = jnp.ones((1, 1, 3))
+    x = array(np.ones((1, 1, 3)))
     params, state = layer.init(KEY, x)
     message = (
         r"^net/batch_norm_0: expected at least 2 values for each channel in training, got x "
@@ -250,7 +262,7 @@ def test_one_value_for_each_channel_is_refused_in_training():
     for call in (net.apply, jax.jit(net.apply, static_argnames="train")):
         with pytest.raises(fdl.PathError, match=message):
             call(*wrapped, x, train=True)
-    assert layer.apply(params, state, x)[0].shape == x.shape
+    assert jax.jit(layer.apply)(params, state, x)[0].shape == x.shape
 
 
 # Norms of one example.
@@ -351,7 +363,7 @@ def test_a_far_mean_cancels_nothing(norm):
     rng = np.random.default_rng(0)
     x = array(rng.standard_normal((4, 50, 60)) + 3000)
     layer = getattr(fdl, norm)()
-    y, _ = layer.apply(*layer.init(KEY, x), x, train=True)
+    ((y, _),) = in_training(x, layer)
     axis = {"batch_norm": (0, 1), "layer_norm": (2,), "instance_norm": (1,)}[norm]
     exact = np.asarray(x, np.float64)
     exact = exact - exact.mean(axis, keepdims=True)
@@ -362,24 +374,25 @@ def test_a_far_mean_cancels_nothing(norm):
 @pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
 def test_narrow_inputs_are_measured_in_float32(norm):
     """In bfloat16 a sum of 2,000 ones stops at 256, and a running mean does not move."""
-    x = array(np.random.default_rng(0).random((2, 2000, 2)) + 1, jnp.bfloat16)
-    x = jnp.swapaxes(x, 1, 2) if norm in ("layer_norm", "rms_norm") else x
+    x = np.random.default_rng(0).random((2, 2000, 2)).astype(np.float32) + np.float32(1)
+    x = (x.swapaxes(1, 2) if norm in ("layer_norm", "rms_norm") else x).astype(jnp.bfloat16)
     layer = getattr(fdl, norm)()
-    params, state = layer.init(KEY, x)
-    y, state = layer.apply(params, state, x, train=True)
+
+    def both(x):
+        passes = (x, x.astype(jnp.float32))
+        return [layer.apply(*layer.init(KEY, x), x, train=True) for x in passes]
+
+    (y, state), (exact, _) = compiled(both)(x)
     assert y.dtype == jnp.bfloat16
-    exact, _ = layer.apply(
-        *layer.init(KEY, x.astype(jnp.float32)), x.astype(jnp.float32), train=True
-    )
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "rms_norm", "instance_norm"])
 def test_a_constant_input_has_a_finite_gradient(norm):
-    layer, x = getattr(fdl, norm)(), jnp.full((2, 3, 4), 7.0)
+    layer, x = getattr(fdl, norm)(), np.full((2, 3, 4), 7.0, np.float32)
     params, state = layer.init(KEY, x)
-    y, _, gradients = passed(layer, params, state, jnp.zeros_like(x))
+    y, _, gradients = passed(layer, params, state, np.zeros_like(x))
     assert np.isfinite(y).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
@@ -390,17 +403,17 @@ def test_scale_and_bias_can_be_left_out():
         both, none = norm(), norm(scale=False, bias=False)
         assert list(both.init(KEY, x)[0]) == ["scale", "bias"]
         assert list(norm(bias=False).init(KEY, x)[0]) == ["scale"]
-        params, state = none.init(KEY, x)
-        assert params == {}
-        y, _ = none.apply(params, state, x, train=True)
-        np.testing.assert_array_equal(y, both.apply(*both.init(KEY, x), x, train=True)[0])
+        assert none.init(KEY, x)[0] == {}
+        of_none, of_both = in_training(x, none, both)
+        np.testing.assert_array_equal(of_none[0], of_both[0])
     assert fdl.rms_norm(scale=False).init(KEY, x)[0] == {}
 
 
 def test_scale_and_bias_have_different_keys():
     normal = fdl.initializers.normal(1.0)
-    params, _ = fdl.layer_norm(scale_init=normal, bias_init=normal).init(KEY, jnp.ones((2, 50)))
-    assert (params["scale"] != params["bias"]).all()
+    layer = fdl.layer_norm(scale_init=normal, bias_init=normal)
+    params, _ = layer.init(KEY, np.ones((2, 50), np.float32))
+    assert (np.asarray(params["scale"]) != np.asarray(params["bias"])).all()
 
 
 # At the ends of float32.
@@ -452,7 +465,7 @@ def test_a_norm_and_its_gradient_are_the_formula_at_any_size(norm, dtype):
         weight = array(rng.standard_normal(plain.shape), dtype)
         f = normalized(norm, jax.ShapeDtypeStruct(plain.shape, dtype))
 
-        @jax.jit
+        @compiled
         def both(x):
             y, back = jax.vjp(jax.vmap(f), x)
             return y, back(jnp.broadcast_to(weight, x.shape))[0]
@@ -488,9 +501,9 @@ def test_a_norm_of_two_far_numbers_is_one_of_each_sign(norm):
 @over_norms
 def test_a_constant_is_normalized_to_exactly_zero(norm):
     """A mean in float32 is off by some units in the last place, each of them large beside 0."""
-    values = jnp.array([123.456, 4097.3, 1e6 + 0.7, -3e38, 1e-30])
-    x = jnp.broadcast_to(values[:, None, None, None], (5, 10, 40, 1000))
-    y = jax.jit(jax.vmap(normalized(norm, x[0])))(x)
+    values = np.float32([123.456, 4097.3, 1e6 + 0.7, -3e38, 1e-30])
+    x = np.broadcast_to(values[:, None, None, None], (5, 10, 40, 1000))
+    y = compiled(jax.vmap(normalized(norm, x[0])))(x)
     if norm == "rms_norm":
         expected = [exactly(norm, each[:1, :1, :1])[0, 0, 0] for each in x]
         np.testing.assert_allclose(y[:, 3, 2, 1], expected, rtol=1e-6)
@@ -506,7 +519,7 @@ def test_a_norm_of_nearly_equal_numbers_is_the_formula(norm):
     steps = rng.integers(-3, 4, (4, 30, 50))
     alone = np.zeros_like(steps)  # all are equal but one
     alone[1, 2, 3] = 1
-    f = jax.jit(jax.vmap(normalized(norm, jnp.zeros(steps.shape))))
+    f = compiled(jax.vmap(normalized(norm, np.zeros(steps.shape, np.float32))))
     for apart in (steps, alone):
         x = (np.float64(base) + ulp * apart).astype(np.float32)
         for y, each in zip(f(x), x, strict=True):
@@ -516,17 +529,18 @@ def test_a_norm_of_nearly_equal_numbers_is_the_formula(norm):
 
 def test_a_running_variance_that_float32_cannot_hold_is_its_largest_number():
     largest = float(jnp.finfo(jnp.float32).max)
-    x = jnp.array([[3e20, 3e38, 5.0], [-3e20, 2e38, 7.0]])
+    x = np.float32([[3e20, 3e38, 5.0], [-3e20, 2e38, 7.0]])
     for unbiased, own in ((False, 1.0), (True, 2.0)):
         layer = fdl.batch_norm(momentum=0.75, unbiased=unbiased)
         params, state = layer.init(KEY, x)
-        _, state = jax.jit(functools.partial(layer.apply, train=True))(params, state, x)
+        train = jax.jit(functools.partial(layer.apply, train=True))
+        _, state = train(params, state, x)
         np.testing.assert_allclose(state["mean"], [0, 0.25 * 2.5e38, 0.25 * 6], rtol=1e-6)
         expected = [0.25 * largest, 0.25 * largest, 0.75 + 0.25 * own]
         np.testing.assert_allclose(state["variance"], expected, rtol=1e-6)
         for _ in range(30):
-            _, state = layer.apply(params, state, x, train=True)
-        y, _ = jax.jit(layer.apply)(params, state, jnp.concatenate([x, -x]))
+            _, state = train(params, state, x)
+        y, _ = jax.jit(layer.apply)(params, state, np.concatenate([x, -x]))
         assert np.isfinite(state["variance"]).all() and np.isfinite(y).all()
 
 
@@ -543,8 +557,8 @@ def test_second_derivatives_of_a_norm_far_from_zero():
 
 def test_norms_of_empty_arrays_are_empty():
     for norm, shape in [("layer_norm", (2, 3, 0)), ("instance_norm", (2, 0, 3))]:
-        x = jnp.zeros(shape)
-        assert normalized(norm, x)(x).shape == shape
+        x = np.zeros(shape, np.float32)
+        assert jax.jit(normalized(norm, x))(x).shape == shape
 
 
 # Several axes, and masks.
@@ -555,9 +569,9 @@ def test_layer_norm_of_several_axes_equals_torch(dtype):
     with jax.enable_x64(dtype == "float64"):
         x = features(0, 2, 3, 2, 4, dtype=dtype)
         layer = fdl.layer_norm(axes=(-2, -1), **UNLIKE)
-        assert layer.init(KEY, x)[0]["scale"].shape == (2, 4)
-        norm = torch().nn.functional.layer_norm
         params, state = layer.init(KEY, x)
+        assert params["scale"].shape == (2, 4)
+        norm = torch().nn.functional.layer_norm
         y, _, (by_params, by_x) = passed(layer, params, state, x)
         own = {
             name: torch().tensor(np.asarray(p), requires_grad=True) for name, p in params.items()
@@ -592,10 +606,10 @@ def test_masked_batch_norm_equals_flax_and_reads_nothing_behind_the_mask(standar
     layer = fdl.batch_norm(momentum=0.8, **UNLIKE)
     other = flax.linen.BatchNorm(momentum=0.8, epsilon=0.03, use_fast_variance=False)
     params, state = layer.init(KEY, features(0, 5, 4, 3))
-    theirs = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
-    weight = jnp.cos(jnp.arange(60.0)).reshape(5, 4, 3)
+    theirs = {"mean": np.zeros(3, np.float32), "var": np.ones(3, np.float32)}
+    weight = np.cos(np.arange(60, dtype=np.float32)).reshape(5, 4, 3)
 
-    @jax.jit
+    @compiled
     def ours(params, state, x, mask):
         def loss(params, x):
             y, new = layer.apply(params, state, x, mask=mask, train=True)
@@ -603,7 +617,7 @@ def test_masked_batch_norm_equals_flax_and_reads_nothing_behind_the_mask(standar
 
         return jax.grad(loss, (0, 1), has_aux=True)(params, x)
 
-    @jax.jit
+    @compiled
     def of_flax(params, theirs, x, mask):
         def loss(params, x):
             own = {"params": params, "batch_stats": theirs}
@@ -616,48 +630,53 @@ def test_masked_batch_norm_equals_flax_and_reads_nothing_behind_the_mask(standar
         return jax.grad(loss, (0, 1), has_aux=True)(params, x)
 
     for seed in range(2):
-        x, mask = features(seed, 5, 4, 3), features(9 + seed, 5, 4, 1) > -1.5
-        gradients, (y, state) = ours(params, state, jnp.where(mask, x, jnp.nan), mask)
+        x = np.asarray(features(seed, 5, 4, 3))
+        mask = np.asarray(features(9 + seed, 5, 4, 1)) > -1.5
+        spoilt = np.where(mask, x, np.float32(np.nan))
+        gradients, (y, state) = ours(params, state, spoilt, mask)
         (by_params, by_x), (their_y, theirs) = of_flax(params, theirs, x, mask)
         assert_near(y, their_y, "float32")
-        assert_near(gradients[1], jnp.where(mask, by_x, 0), "float32")
+        assert_near(gradients[1], np.where(mask, by_x, 0), "float32")
         for name in by_params:
             assert_near(gradients[0][name], by_params[name], "float32")
         assert_near(state["mean"], theirs["mean"], "float32")
         assert_near(state["variance"], theirs["var"], "float32")
-    y, _ = layer.apply(params, state, jnp.where(mask, x, jnp.nan), mask=mask)
-    assert_near(y, jnp.where(mask, layer.apply(params, state, x)[0], 0), "float32")
+    apply = compiled(layer.apply)
+    y, _ = apply(params, state, spoilt, mask=mask)
+    assert_near(y, np.where(mask, apply(params, state, x)[0], 0), "float32")
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_an_empty_batch_moves_no_running_statistics(unbiased):
     layer = fdl.batch_norm(unbiased=unbiased, **UNLIKE)
-    x = features(0, 4, 2, 3)
-    params, state = layer.init(KEY, x)
+    x = np.asarray(features(0, 4, 2, 3))
+    params, state = jax.tree.map(np.asarray, layer.init(KEY, x))
 
     def loss(params, x, mask):
         y, new = layer.apply(params, state, x, mask=mask, train=True)
         return jnp.cos(y).sum(), (y, new)
 
-    slopes = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
-    for batch, mask in ((x, jnp.zeros((4, 1, 1), bool)), (x[:0], None)):
+    slopes = compiled(jax.grad(loss, (0, 1), has_aux=True))
+    for batch, mask in ((x, np.zeros((4, 1, 1), bool)), (x[:0], None)):
         (by_params, by_x), (y, new) = slopes(params, batch, mask)
         assert jax.tree.map(np.array_equal, new, state) == {"mean": True, "variance": True}
         assert y.shape == batch.shape
         for each in (y, by_x, *by_params.values()):
             assert (each == 0).all()
     # One value alone has the variance 0.
-    one = jnp.zeros((4, 2, 1), bool).at[1, 0].set(True)
+    one = np.zeros((4, 2, 1), bool)
+    one[1, 0] = True
     _, (y, new) = slopes(params, x, one)
     assert_near(y[1, 0], params["bias"], "float32")
     assert_near(new["variance"], 0.9 * state["variance"], "float32")
 
 
 def test_masked_norms_of_an_example_are_the_formula_over_what_counts():
-    x, mask = features(0, 2, 5, 2, 4), features(7, 2, 5, 1, 1) > -1.5
-    mask = mask.at[:, 0].set(True)
-    whole = np.broadcast_to(np.asarray(mask), x.shape)
-    exact = np.where(whole, np.asarray(x, np.float64), 0)
+    x = np.asarray(features(0, 2, 5, 2, 4))
+    mask = np.asarray(features(7, 2, 5, 1, 1)) > -1.5
+    mask[:, 0] = True
+    whole = np.broadcast_to(mask, x.shape)
+    exact = np.where(whole, np.float64(x), 0)
 
     def formula(parts, counts, axes, centred=True):
         n = counts.sum(axes, keepdims=True)
@@ -677,13 +696,13 @@ def test_masked_norms_of_an_example_are_the_formula_over_what_counts():
         expected = expected * np.asarray(params["scale"]).reshape(shape)
         if "bias" in params:
             expected = expected + np.asarray(params["bias"])
-        y, _ = jax.jit(layer.apply)(params, state, jnp.where(mask, x, jnp.inf), mask=mask)
+        y, _ = jax.jit(layer.apply)(params, state, np.where(mask, x, np.float32(np.inf)), mask=mask)
         assert_near(y, np.where(whole, expected, 0), "float32")
 
 
 # Messages.
 
-IMAGES = jnp.ones((2, 4, 4, 6))
+IMAGES = array(np.ones((2, 4, 4, 6)))
 
 
 @pytest.mark.parametrize(
@@ -733,7 +752,7 @@ def test_a_norm_refuses_another_width(norm):
     )
     for call in (layer.apply, jax.jit(layer.apply)):
         with pytest.raises(fdl.PathError, match=message):
-            call(params, state, IMAGES[..., :5])
+            call(params, state, np.asarray(IMAGES)[..., :5])
 
 
 def test_numbers_out_of_range():
@@ -776,7 +795,7 @@ def test_a_norm_refuses_axes_that_do_not_fit_its_weights():
         r"new params with init$"
     )
     with pytest.raises(fdl.PathError, match=message):
-        layer.apply(params, state, IMAGES[:, :, :3])
+        layer.apply(params, state, np.asarray(IMAGES)[:, :, :3])
 
 
 def test_a_mask_of_the_wrong_shape_or_dtype_is_refused():
@@ -786,7 +805,7 @@ def test_a_mask_of_the_wrong_shape_or_dtype_is_refused():
         r"got {}; if the mask has no channel axis, pass mask\[\.\.\., None\]; if attention in the "
         r"same chain needs a different mask, call both layers in a network$"
     )
-    for mask, got in ((jnp.ones((2, 4, 4)) > 0, r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
+    for mask, got in ((np.ones((2, 4, 4), bool), r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
         with pytest.raises(fdl.PathError, match=message.format(got)):
             layer.init(KEY, IMAGES, mask=mask)
 

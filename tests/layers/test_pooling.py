@@ -9,7 +9,7 @@ import pytest
 
 import fdl
 from tests.entry_types import LayerCase
-from tests.programs import array
+from tests.programs import array, compiled
 
 LAYERS = {
     "max_pool": LayerCase(lambda: fdl.max_pool((2, 2)), (2, 4, 5, 2)),
@@ -49,6 +49,11 @@ def both(layer, x, dy):
         return y, back(dy)[0]
 
     return program(x, dy)
+
+
+def applied(layer, x):
+    """y, by one program."""
+    return compiled(lambda x: layer.apply({}, {}, x)[0])(x)
 
 
 def by_torch(name, x, dy, args, kwargs):
@@ -133,7 +138,7 @@ def test_pooling_and_resizing_equal_torch(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         x = normals(1, 3, *sizes, 8, dtype=dtype)
         if name == "max_of_ties":
-            x = jnp.round(x)
+            x = np.round(np.asarray(x))
         shape = jax.eval_shape(lambda x: layer.apply({}, {}, x)[0], x).shape
         dy = normals(2, *shape, dtype=dtype)
         y, dx = both(layer, x, dy)
@@ -149,7 +154,7 @@ def test_a_dilated_mean_is_of_the_elements_in_the_image():
     x = normals(3, 2, 11, 3, dtype=np.float32)
     for stride, counted in ((1, False), (2, True), (3, False)):
         layer = fdl.average_pool((3,), stride=stride, padding=2, dilation=3, count_padding=counted)
-        y = np.asarray(layer.apply({}, {}, x)[0])
+        y = applied(layer, x)
         padded = np.pad(np.asarray(x, np.float64), ((0, 0), (2, 2), (0, 0)))
         inside = np.pad(np.ones(11), 2)
         starts = range(0, 15 - 6, stride)
@@ -164,7 +169,7 @@ def test_a_dilated_mean_is_of_the_elements_in_the_image():
 def test_same_padding_equals_xla(pool):
     """low = total // 2, and as many windows as the stride goes into the size."""
     x = normals(1, 2, 7, 6, 3, dtype=np.float32)
-    y, _ = pool((4, 3), stride=(3, 2), padding="SAME").apply({}, {}, x)
+    y = applied(pool((4, 3), stride=(3, 2), padding="SAME"), x)
     largest = pool is fdl.max_pool
     reduced = functools.partial(
         jax.lax.reduce_window,
@@ -172,24 +177,25 @@ def test_same_padding_equals_xla(pool):
         computation=jax.lax.max if largest else jax.lax.add,
         **{"window_dimensions": (1, 4, 3, 1), "window_strides": (1, 3, 2, 1), "padding": "SAME"},
     )
-    expected = reduced(x) / (1 if largest else reduced(jnp.ones_like(x)))
+    reduced = compiled(reduced)
+    expected = reduced(x) / (1 if largest else reduced(np.ones(x.shape, np.float32)))
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_gradient_of_the_largest_goes_to_the_first_of_equals():
     layer = fdl.max_pool((2, 2))
-    x = jnp.array([[0.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])[..., None]
-    slope = jax.grad(lambda x: layer.apply({}, {}, x)[0].sum())(x)[..., 0]
+    x = np.float32([[0.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])[..., None]
+    slope = compiled(jax.grad(lambda x: layer.apply({}, {}, x)[0].sum()))(x)[..., 0]
     np.testing.assert_array_equal(slope, [[0, 1, 1, 0], [0, 0, 0, 0]])
-    slope = jax.grad(lambda x: fdl.global_max_pool().apply({}, {}, x[None])[0].sum())(x)[..., 0]
+    of_all = jax.grad(lambda x: fdl.global_max_pool().apply({}, {}, x[None])[0].sum())
+    slope = compiled(of_all)(x)[..., 0]
     np.testing.assert_array_equal(slope, [[0, 0, 1, 0], [0, 0, 0, 0]])
 
 
 def test_max_pooling_of_nothing_but_minus_infinity_and_of_nan():
     layer = fdl.max_pool((2,), padding=1)
-    x = jnp.array([-jnp.inf, -jnp.inf, 1.0, jnp.nan])[:, None]
-    y = layer.apply({}, {}, x)[0][:, 0]
-    np.testing.assert_array_equal(y, [-np.inf, 1.0, np.nan])
+    x = np.float32([-np.inf, -np.inf, 1.0, np.nan])[:, None]
+    np.testing.assert_array_equal(applied(layer, x)[:, 0], [-np.inf, 1.0, np.nan])
 
 
 @pytest.mark.parametrize(
@@ -206,17 +212,15 @@ def test_an_image_of_nothing_is_refused_and_a_batch_of_nothing_is_not(layer):
         fdl.PathError,
         match=rf"^{layer.name}: expected an image of one or more elements, got \[2, 0, 5, 3\];",
     ):
-        layer.apply({}, {}, jnp.ones((2, 0, 5, 3)))
-    y, _ = layer.apply({}, {}, jnp.ones((0, 4, 5, 3)))
-    assert y.shape[0] == 0
+        layer.apply({}, {}, np.ones((2, 0, 5, 3), np.float32))
+    assert applied(layer, np.ones((0, 4, 5, 3), np.float32)).shape[0] == 0
 
 
 @pytest.mark.parametrize("name", ["average", "global_average", "adaptive_average", "linear"])
 def test_half_precision_is_summed_in_float32(name):
     layer, *_ = CASES[name]
-    x = 100 + normals(1, 2, 60, 60, 2, dtype=jnp.bfloat16)
-    y, _ = jax.jit(layer.apply)({}, {}, x)
-    near, _ = jax.jit(layer.apply)({}, {}, x.astype(jnp.float32))
+    x = np.asarray(normals(1, 2, 60, 60, 2, dtype=jnp.bfloat16)) + np.asarray(100, jnp.bfloat16)
+    y, near = applied(layer, x), applied(layer, x.astype(np.float32))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(np.float32), near, rtol=2**-8)
 
@@ -228,18 +232,23 @@ def test_max_pooling_has_forward_derivatives_that_agree_with_its_gradient():
     def f(x):
         return jnp.sin(layer.apply({}, {}, x)[0]).sum()
 
-    _, along = jax.jit(lambda x, t: jax.jvp(f, (x,), (t,)))(x, t)
-    slope = jax.jit(jax.grad(f))(x)
-    np.testing.assert_allclose(along, (slope * t).sum(), rtol=1e-5)
+    (_, along), slope = compiled(lambda x, t: (jax.jvp(f, (x,), (t,)), jax.grad(f)(x)))(x, t)
+    np.testing.assert_allclose(along, (slope * np.asarray(t)).sum(), rtol=1e-5)
     assert 0 < (slope != 0).sum() <= 4 * 3 * 2
 
 
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
 def test_unshuffling_undoes_shuffling(leading):
     x = normals(1, *leading, 4, 6, 3, dtype=np.float32)
-    y = fdl.pixel_unshuffle(2).apply({}, {}, x)[0]
+
+    @compiled
+    def there_and_back(x):
+        y, _ = fdl.pixel_unshuffle(2).apply({}, {}, x)
+        return y, fdl.pixel_shuffle(2).apply({}, {}, y)[0]
+
+    y, again = there_and_back(x)
     assert y.shape == (*leading, 2, 3, 12)
-    np.testing.assert_array_equal(fdl.pixel_shuffle(2).apply({}, {}, y)[0], x)
+    np.testing.assert_array_equal(again, x)
 
 
 @pytest.mark.parametrize(
@@ -293,8 +302,9 @@ def test_options_out_of_range_are_refused(make, told):
     ids=["linear_even", "linear_odd", "adaptive", "average", "max"],
 )
 def test_an_infinite_pixel_reaches_only_the_outputs_that_see_it(layer, hit):
-    x = jnp.arange(8.0).reshape(1, 8, 1).at[0, 2, 0].set(jnp.inf)
-    y = layer().apply({}, {}, x)[0].ravel()
+    x = np.arange(8, dtype=np.float32).reshape(1, 8, 1)
+    x[0, 2, 0] = np.inf
+    y = applied(layer(), x).ravel()
     finite = np.ones(y.size, bool)
     finite[hit] = False
     np.testing.assert_array_equal(np.isfinite(y), finite)
@@ -308,18 +318,20 @@ def test_sizes_may_be_integers_of_numpy():
         (fdl.max_pool((two, three), stride=two), fdl.max_pool((2, 3), stride=2)),
         (fdl.average_pool((three,) * 2, padding=np.int64(1)), fdl.average_pool((3, 3), padding=1)),
     ]:
-        np.testing.assert_array_equal(ours.apply({}, {}, x)[0], theirs.apply({}, {}, x)[0])
+        np.testing.assert_array_equal(applied(ours, x), applied(theirs, x))
     layer = fdl.conv(np.int64(6), (three, two), stride=[two, 1], padding=[(two, 0), 1], groups=two)
     plain = fdl.conv(6, (3, 2), stride=(2, 1), padding=((2, 0), (1, 1)), groups=2)
     params, _ = plain.init(jax.random.key(0), x)
-    np.testing.assert_array_equal(layer.apply(params, {}, x)[0], plain.apply(params, {}, x)[0])
+    both = compiled(lambda *args: [each.apply(*args)[0] for each in (layer, plain)])
+    np.testing.assert_array_equal(*both(params, {}, x))
 
 
 def test_means_of_parts_are_rounded_once():
-    x = normals(0, 3, 7, 5, 2, dtype=jnp.bfloat16)
+    x = np.asarray(normals(0, 3, 7, 5, 2, dtype=jnp.bfloat16))
     layer = fdl.adaptive_average_pool((3, 2))
-    exact = layer.apply({}, {}, x.astype(jnp.float32))[0]
-    np.testing.assert_array_equal(layer.apply({}, {}, x)[0], exact.astype(jnp.bfloat16))
+    both = compiled(lambda x: [layer.apply({}, {}, x)[0] for x in (x, x.astype(jnp.float32))])
+    y, exact = both(x)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +353,12 @@ def test_the_program_does_not_grow_with_the_window(pool):
         def total(x):
             return pool(n).apply({}, {}, x)[0].sum()
 
-        return jax.jit(jax.grad(total)).lower(jnp.ones((1, n, n, 1))).as_text().count("stablehlo.")
+        return (
+            jax.jit(jax.grad(total))
+            .lower(np.ones((1, n, n, 1), np.float32))
+            .as_text()
+            .count("stablehlo.")
+        )
 
     assert program(16) == program(64)
 

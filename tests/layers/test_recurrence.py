@@ -13,7 +13,7 @@ from scipy.special import expit
 import fdl
 from tests.compilations import Compilations
 from tests.entry_types import LayerCase
-from tests.programs import array
+from tests.programs import array, compiled
 
 
 def with_lengths(layer):
@@ -58,8 +58,8 @@ LAYERS = {
 
 KEY = jax.random.key(0)
 B, T, D, H = 3, 6, 4, 5
-LENGTHS = jnp.array([4, 6, 1])
-X = array(np.random.default_rng(0).standard_normal((B, T, D)))
+LENGTHS = np.int32([4, 6, 1])
+X = np.float32(np.random.default_rng(0).standard_normal((B, T, D)))
 CELLS = {
     "simple": lambda: fdl.simple_cell(H),
     "relu": lambda: fdl.simple_cell(H, activation=fdl.relu),
@@ -74,12 +74,18 @@ def with_biases(params, seed=1):
     rng = np.random.default_rng(seed)
     return jax.tree.map_with_path(
         lambda path, leaf: (
-            leaf + array(rng.standard_normal(leaf.shape), leaf.dtype)
+            array(leaf + rng.standard_normal(leaf.shape), leaf.dtype)
             if path[-1].key == "b"
             else leaf
         ),
-        params,
+        jax.tree.map(np.asarray, params),
     )
+
+
+@functools.cache
+def applying(layer):
+    """y alone, by one program for each shape."""
+    return compiled(lambda params, x, **inputs: layer.apply(params, {}, x, **inputs)[0])
 
 
 def assert_near(found, expected, bound=1e-5):
@@ -97,7 +103,7 @@ def weights_of(y):
 def with_gradients(layer, params, x, **inputs):
     """(y, gradient by params, gradient by x), every element of y counted differently."""
 
-    @jax.jit
+    @compiled
     def both(params, x, inputs):
         def total(params, x):
             y = layer.apply(params, {}, x, **inputs)[0]
@@ -179,8 +185,8 @@ def test_a_recurrent_layer_equals_torch(kind):
     theirs = (y, gradients_of_torch(module, params), by_x)
     assert_near(with_gradients(layer, params, X, lengths=LENGTHS), theirs)
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda leaf: array(np.asarray(leaf), "float64"), (params, X))
-        found = with_gradients(layer, *exact, lengths=jnp.asarray(np.asarray(LENGTHS)))
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, X))
+        found = with_gradients(layer, *exact, lengths=LENGTHS)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float64")}
         assert_near(found, theirs, 1e-10)
 
@@ -214,7 +220,7 @@ def test_a_layer_begins_from_a_carry_as_torch_does():
     carry = {part: array(rng.standard_normal((B, H))) for part in "hc"}
     begin = tuple(torch.tensor(np.array(carry[part]), dtype=torch.float64)[None] for part in "hc")
     y, (h, c) = module(torch.tensor(np.array(X), dtype=torch.float64), begin)
-    found = layer.apply(params, {}, X, carry=carry)[0]
+    found = applying(layer)(params, X, carry=carry)
     h, c = h[0].detach(), c[0].detach()
     assert_near(found, (y.detach(), {"h": h, "c": c}))
 
@@ -224,22 +230,23 @@ def test_a_layer_begins_from_a_carry_as_torch_does():
 
 def test_gates_equal_flax():
     """Flax names its gates, and has the reset before the product by default."""
-    h, x = X[:, 0] @ jnp.ones((D, H)) * 0.1, X[:, 1]
+    h, x = X[:, 0] @ np.full((D, H), 0.1, np.float32), X[:, 1]
     theirs = flax.linen.OptimizedLSTMCell(H)
-    variables = theirs.init(KEY, (h, h + 1), x)["params"]
+    variables = jax.tree.map(np.asarray, jax.jit(theirs.init)(KEY, (h, h + 1), x)["params"])
     cell = fdl.lstm_cell(H)
     params = {
         "input": {
-            "w": jnp.concatenate([variables[f"i{gate}"]["kernel"] for gate in "ifgo"], -1),
-            "b": jnp.arange(4.0 * H) / 7,
+            "w": np.concatenate([variables[f"i{gate}"]["kernel"] for gate in "ifgo"], -1),
+            "b": np.arange(4 * H, dtype=np.float32) / 7,
         },
-        "hidden": {"w": jnp.concatenate([variables[f"h{gate}"]["kernel"] for gate in "ifgo"], -1)},
+        "hidden": {"w": np.concatenate([variables[f"h{gate}"]["kernel"] for gate in "ifgo"], -1)},
     }
     for number, gate in enumerate("ifgo"):
         own = params["input"]["b"][number * H : (number + 1) * H]
         variables[f"h{gate}"] = {**variables[f"h{gate}"], "bias": own}
-    (c, h_new), _ = theirs.apply({"params": variables}, (h + 1, h), x)
-    found = cell.step(params, {"h": h, "c": h + 1}, cell.drive(params, x))
+    (c, h_new), _ = jax.jit(theirs.apply)({"params": variables}, (h + 1, h), x)
+    step = jax.jit(lambda params, carry, x: cell.step(params, carry, cell.drive(params, x)))
+    found = step(params, {"h": h, "c": h + 1}, x)
     assert_near(found, {"h": h_new, "c": c})
 
 
@@ -267,10 +274,10 @@ def test_the_gru_of_the_paper_by_hand(reverse):
     layer = fdl.gru(H, reset_after=False, reverse=reverse)
     params = with_biases(layer.init(KEY, X)[0])
     expected = by_hand(params, X, LENGTHS, reverse)
-    assert_near(layer.apply(params, {}, X, lengths=LENGTHS)[0], expected)
+    assert_near(applying(layer)(params, X, lengths=LENGTHS), expected)
     last = fdl.gru(H, reset_after=False, reverse=reverse, returns="last")
     ends = [0 if reverse else length - 1 for length in LENGTHS]
-    assert_near(last.apply(params, {}, X, lengths=LENGTHS)[0], expected[np.arange(B), ends])
+    assert_near(applying(last)(params, X, lengths=LENGTHS), expected[np.arange(B), ends])
 
 
 # What must hold for every cell.
@@ -286,14 +293,14 @@ def made(kind, **options):
 def test_steps_beyond_the_end_are_never_read(kind):
     """Even NaN there changes neither y, nor the carry, nor a gradient."""
     layer, params = made(kind, returns="carry")
-    past = np.arange(T)[None, :, None] >= np.asarray(LENGTHS)[:, None, None]
-    y, carry = layer.apply(params, {}, X, lengths=LENGTHS)[0]
-    assert not np.asarray(y)[np.broadcast_to(past, y.shape)].any()
-    broken = jnp.where(past, jnp.nan, X)
-    again, carry_again = layer.apply(params, {}, broken, lengths=LENGTHS)[0]
+    past = np.arange(T)[None, :, None] >= LENGTHS[:, None, None]
+    y, carry = applying(layer)(params, X, lengths=LENGTHS)
+    assert not y[np.broadcast_to(past, y.shape)].any()
+    broken = np.where(past, np.float32(np.nan), X)
+    again, carry_again = applying(layer)(params, broken, lengths=LENGTHS)
     np.testing.assert_array_equal(y, again)
     jax.tree.map(np.testing.assert_array_equal, carry, carry_again)
-    short, _ = layer.apply(params, {}, X[:1, :4])[0]
+    short, _ = applying(layer)(params, X[:1, :4])
     assert_near(y[:1, :4], short)
     plain, _ = made(kind)
     _, by_params, by_x = with_gradients(plain, params, broken, lengths=LENGTHS)
@@ -303,8 +310,8 @@ def test_steps_beyond_the_end_are_never_read(kind):
 
 def test_narrow_numbers_are_carried_in_float32():
     layer, params = made("lstm", returns="carry")
-    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, X))
-    y, carry = layer.apply(narrow[0], {}, narrow[1])[0]
+    narrow = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), (params, X))
+    y, carry = applying(layer)(*narrow)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in carry.values()} == {np.dtype("float32")}
 
@@ -325,7 +332,7 @@ def test_init_compiles_one_program_for_each_kind_of_weights():
     """Four that draw, one for keys, and a few small ones for biases and gates side by side."""
     model = fdl.chain(fdl.embedding(211, 19), fdl.lstm(23), fdl.dense(3))
     with Compilations() as seen:
-        model.init(KEY, jnp.zeros((2, 5), jnp.int32))
+        model.init(KEY, np.zeros((2, 5), np.int32))
     assert sum("normal" in name or "orthogonal" in name for name in seen.names) == 4
     assert len(seen.names) <= 11
 
@@ -336,22 +343,22 @@ def test_init_compiles_one_program_for_each_kind_of_weights():
 def test_decoding_goes_on_from_the_carry():
     model = fdl.chain(fdl.lstm(H), fdl.gru(H), head=fdl.dense(2))
     params, _ = model.init(KEY, X)
-    whole = model.apply(params, {}, X)[0]
+    whole = applying(model)(params, X)
     cache = fdl.start_decoding(model, params, X, T)
     assert sorted(fdl.paths.leaves(cache)) == ["gru_0/h", "lstm_0/c", "lstm_0/h"]
-    pieces = []
+    decode, pieces = compiled(functools.partial(fdl.decode, model)), []
     for part in (slice(0, 3), slice(3, 4), slice(4, 6)):
-        y, cache = fdl.decode(model, params, cache, X[:, part])
+        y, cache = decode(params, cache, X[:, part])
         pieces.append(y)
-    assert_near(jnp.concatenate(pieces, 1), whole)
+    assert_near(np.concatenate(pieces, 1), whole)
 
 
 def test_a_decoder_goes_on_from_an_encoder_that_is_its_cache():
     encoder, params = made("gru", returns="carry")
     decoder, _ = made("gru")
-    whole = decoder.apply(params, {}, X)[0]
-    _, carry = encoder.apply(params, {}, X[:, :4])[0]
-    y, _ = fdl.decode(decoder, params, carry, X[:, 4:])
+    whole = applying(decoder)(params, X)
+    _, carry = applying(encoder)(params, X[:, :4])
+    y, _ = jax.jit(functools.partial(fdl.decode, decoder))(params, carry, X[:, 4:])
     assert_near(y, whole[:, 4:])
 
 
@@ -414,17 +421,18 @@ def test_options_out_of_range_are_refused():
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_a_classifier_reads_no_padding(both_ways):
     model = fdl.lstm_classifier(11, 4, 3, depth=2, both_ways=both_ways, dropout_rate=0.5)
-    ids = array(np.random.default_rng(0).integers(0, 11, (B, T)), jnp.int32)
+    ids = np.int32(np.random.default_rng(0).integers(0, 11, (B, T)))
     params, _ = model.init(KEY, ids)
-    found = model.apply(params, {}, ids, lengths=LENGTHS)[0]
-    padded = jnp.where(jnp.arange(T) < LENGTHS[:, None], ids, 0)
-    np.testing.assert_array_equal(found, model.apply(params, {}, padded, lengths=LENGTHS)[0])
-    assert_near(found[:1], model.apply(params, {}, ids[:1, :4])[0])
+    found = applying(model)(params, ids, lengths=LENGTHS)
+    padded = np.where(np.arange(T) < LENGTHS[:, None], ids, 0)
+    np.testing.assert_array_equal(found, applying(model)(params, padded, lengths=LENGTHS))
+    assert_near(found[:1], applying(model)(params, ids[:1, :4]))
     assert sum(name.startswith("dropout") for name in model.children) == 3
     last = [name for name in model.children if name.startswith(("lstm", "bidirectional"))][-1]
-    seen = fdl.capture(model, last)(params, {}, ids, lengths=LENGTHS)[last]
+    look = compiled(fdl.capture(model, last))
+    seen, head = look(params, {}, ids, lengths=LENGTHS)[last], params["dense_0"]
     assert seen.shape == (B, 8 if both_ways else 4)
-    assert_near(found, seen @ params["dense_0"]["w"] + params["dense_0"]["b"])
+    assert_near(found, seen @ np.asarray(head["w"]) + np.asarray(head["b"]))
 
 
 def test_a_classifier_without_layers_is_refused():
@@ -452,10 +460,10 @@ def test_derivatives_of_any_order_are_those_of_the_loop(kind, reverse):
     with jax.enable_x64(True):
         cell, rng = CELLS[kind](), np.random.default_rng(2)
         layer = fdl.recurrent(cell, reverse=reverse, returns="carry")
-        x = jnp.asarray(rng.standard_normal((B, T, D)))
-        draw = lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape))  # noqa: E731
-        params = jax.tree.map(draw, layer.init(jax.random.key(0), x)[0])
-        carry = {part: draw(jnp.zeros((B, H))) for part in cell.carried}
+        x = rng.standard_normal((B, T, D))
+        draw = lambda leaf: rng.standard_normal(leaf.shape)  # noqa: E731
+        params = jax.tree.map(draw, jax.eval_shape(layer.init, jax.random.key(0), x)[0])
+        carry = {part: rng.standard_normal((B, H)) for part in cell.carried}
         given = (params, x, carry)
         moved = jax.tree.map(draw, given)
 
@@ -465,7 +473,7 @@ def test_derivatives_of_any_order_are_those_of_the_loop(kind, reverse):
         def theirs(params, x, carry):
             return by_scan(cell, params, x, LENGTHS, carry, reverse)
 
-        def all_of(f):
+        def all_of(f, given, moved):
             def total(*given):
                 return sum(
                     (jnp.sin(leaf) * weights_of(leaf)).sum() for leaf in jax.tree.leaves(f(*given))
@@ -480,9 +488,8 @@ def test_derivatives_of_any_order_are_those_of_the_loop(kind, reverse):
                 jax.grad(slope, every)(*given),
             )
 
-        for found, expected in zip(
-            jax.jit(lambda: all_of(ours))(), jax.jit(lambda: all_of(theirs))(), strict=True
-        ):
+        both = (jax.jit(functools.partial(all_of, f))(given, moved) for f in (ours, theirs))
+        for found, expected in zip(*both, strict=True):
             assert_near(found, expected, 1e-10)
 
 
@@ -513,11 +520,13 @@ def test_the_gradient_of_the_weights_is_no_sum_in_a_loop(kind):
 def test_an_empty_sequence_leaves_the_carry_as_it_is():
     layer = fdl.recurrent(CELLS["lstm"](), returns="carry")
     params, _ = layer.init(jax.random.key(0), X)
-    carry = {"h": jnp.ones((B, H)), "c": 2 * jnp.ones((B, H))}
-    (y, end), _ = layer.apply(params, {}, X[:, :0], carry=carry)
+    carry = {"h": np.full((B, H), 1, np.float32), "c": np.full((B, H), 2, np.float32)}
+    y, end = applying(layer)(params, X[:, :0], carry=carry)
     assert y.shape == (B, 0, H)
     jax.tree.map(np.testing.assert_array_equal, end, carry)
-    pull = jax.grad(lambda carry: layer.apply(params, {}, X[:, :0], carry=carry)[0][1]["c"].sum())
+    pull = jax.jit(
+        jax.grad(lambda carry: layer.apply(params, {}, X[:, :0], carry=carry)[0][1]["c"].sum())
+    )
     np.testing.assert_array_equal(pull(carry)["c"], 1)
 
 

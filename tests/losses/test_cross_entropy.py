@@ -13,6 +13,7 @@ import scipy.special
 import fdl
 from tests.entry_types import LossCase
 from tests.losses import oracles
+from tests.programs import compiled
 
 
 def _log_probs(rng, rows, classes, size):
@@ -93,32 +94,51 @@ LOSSES = {
 }
 
 
+@functools.cache
+def value_and_slope(loss):
+    """Of the sum over examples, in one program."""
+    return compiled(jax.value_and_grad(lambda *args: loss(*args).sum()))
+
+
 def test_smoothing_matches_soft_targets():
     logits, labels = LOSSES["softmax_cross_entropy"].data(2)
-    smoothed = fdl.softmax_cross_entropy(logits, labels, smoothing=0.3)
-    targets = 0.7 * jax.nn.one_hot(labels, 5) + 0.3 / 5
-    np.testing.assert_allclose(smoothed, fdl.soft_cross_entropy(logits, targets), rtol=1e-5)
+    smoothed = compiled(fdl.softmax_cross_entropy(smoothing=0.3))(logits, labels)
+    targets = np.float32(0.7 * np.eye(5)[np.asarray(labels)] + 0.3 / 5)
+    expected = compiled(fdl.soft_cross_entropy)(logits, targets)
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
 
 
 def test_the_logit_of_a_class_of_probability_0_may_be_minus_infinity():
-    logits = jnp.array([[0.5, -np.inf, 1.0]])
+    logits = np.float32([[0.5, -np.inf, 1.0]])
     for loss, target in [
-        (fdl.softmax_cross_entropy, jnp.array([0])),
-        (fdl.soft_cross_entropy, jnp.array([[1.0, 0.0, 0.0]])),
-        (fdl.kl_divergence, jnp.array([[1.0, 0.0, 0.0]])),
+        (fdl.softmax_cross_entropy, np.int32([0])),
+        (fdl.soft_cross_entropy, np.float32([[1.0, 0.0, 0.0]])),
+        (fdl.kl_divergence, np.float32([[1.0, 0.0, 0.0]])),
     ]:
-        value, gradient = jax.value_and_grad(lambda x: loss(x, target).sum())(logits)
+        value, gradient = value_and_slope(loss)(logits, target)
         assert float(value) == pytest.approx(math.log1p(math.exp(0.5)), rel=1e-6)
         assert np.isfinite(gradient).all()
 
 
 def test_the_gradient_of_the_targets_of_kl_divergence():
     """For a class of probability 0, where the slope of t log t is infinite, it is taken as 0."""
-    logits, targets = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[0.0, 0.4, 0.6]])
-    gradient = jax.grad(lambda t: fdl.kl_divergence(logits, t).sum())(targets)
+    logits, targets = np.float32([[1.0, 2.0, -1.0]]), np.float32([[0.0, 0.4, 0.6]])
+    gradient = compiled(jax.grad(lambda t: fdl.kl_divergence(logits, t).sum()))(targets)
     logs = np.array([1.0, 2.0, -1.0]) - np.log(np.exp([1.0, 2.0, -1.0]).sum())
     exact = [0, math.log(0.4) + 1 - logs[1], math.log(0.6) + 1 - logs[2]]
     np.testing.assert_allclose(gradient[0], exact, rtol=1e-6)
+
+
+@compiled
+def nats_and_slopes(logits, labels):
+    """Of each example."""
+
+    def total(logits):
+        values = fdl.softmax_cross_entropy(logits, labels)
+        return values.sum(), values
+
+    gradient, values = jax.grad(total, has_aux=True)(logits)
+    return values, gradient
 
 
 def test_a_small_cross_entropy_is_accurate_to_the_last_digits():
@@ -127,55 +147,58 @@ def test_a_small_cross_entropy_is_accurate_to_the_last_digits():
     most = gaps.max(-1)
     exact = most + np.log1p(np.exp(gaps - most[:, None]).sum(-1) - 1)
     exact[:2] = np.log1p(np.exp(gaps[:2, 1:]).sum(-1))
-    labels = jnp.zeros(4, int)
-    narrow = jnp.asarray(logits, jnp.float32)
-    np.testing.assert_allclose(fdl.softmax_cross_entropy(narrow, labels), exact, rtol=1e-6)
-    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(narrow)
+    labels = np.zeros(4, np.int32)
+    narrow = logits.astype(np.float32)
+    value, gradient = nats_and_slopes(narrow, labels)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
     chances = np.exp(gaps[:2, 1:]) / (1 + np.exp(gaps[:2, 1:]).sum(-1, keepdims=True))
     np.testing.assert_allclose(gradient[:2, 1:], chances, rtol=1e-6)
     np.testing.assert_allclose(gradient[:2, 0], -chances.sum(-1), rtol=1e-6)
 
 
 def test_a_label_of_probability_0_has_an_infinite_loss_and_finite_slopes():
-    logits = jnp.array([[0.0, -jnp.inf, 1.0], [jnp.inf, 0.0, 1.0]])
-    labels = jnp.array([1, 0])
-    np.testing.assert_array_equal(fdl.softmax_cross_entropy(logits, labels), [jnp.inf, 0.0])
-    gradient = jax.grad(lambda z: fdl.softmax_cross_entropy(z, labels).sum())(logits)
+    logits = np.float32([[0.0, -np.inf, 1.0], [np.inf, 0.0, 1.0]])
+    value, gradient = nats_and_slopes(logits, np.int32([1, 0]))
+    np.testing.assert_array_equal(value, [np.inf, 0.0])
     assert np.isfinite(gradient).all()
 
 
 def test_the_second_derivative_of_a_cross_entropy_where_all_logits_are_equal():
-    hessian = jax.hessian(lambda z: fdl.softmax_cross_entropy(z, jnp.array(1)))(jnp.zeros(3))
+    hessian = jax.jit(jax.hessian(lambda z: fdl.softmax_cross_entropy(z, jnp.array(1))))
+    hessian = hessian(np.zeros(3, np.float32))
     np.testing.assert_allclose(hessian, np.eye(3) / 3 - 1 / 9, atol=1e-6)
 
 
 def test_the_gradient_of_soft_targets():
-    targets = jnp.array([0.5, 0.5, 0.0])
-    logits = jnp.array([0.0, 1.0, -2.0])
-    by_target = jax.grad(lambda q: fdl.soft_cross_entropy(logits, q))(targets)
-    np.testing.assert_allclose(by_target, -jax.nn.log_softmax(logits), rtol=1e-6)
-    never = logits.at[2].set(-jnp.inf)
-    for loss in (fdl.soft_cross_entropy, fdl.kl_divergence):
-        for each in jax.grad(loss, (0, 1))(never, targets):
-            assert np.isfinite(each).all()
+    targets = np.float32([0.5, 0.5, 0.0])
+    logits = np.float32([0.0, 1.0, -2.0])
+    slopes, of_kl = (
+        compiled(jax.grad(f, (0, 1))) for f in (fdl.soft_cross_entropy, fdl.kl_divergence)
+    )
+    _, by_target = slopes(logits, targets)
+    np.testing.assert_allclose(by_target, -scipy.special.log_softmax(logits), rtol=1e-6)
+    never = np.float32([0.0, 1.0, -np.inf])
+    for each in (*slopes(never, targets), *of_kl(never, targets)):
+        assert np.isfinite(each).all()
 
 
 def test_class_weights_without_smoothing_multiply_the_loss():
-    logits, labels = jnp.array([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]]), jnp.array([2, 0])
-    weight = jnp.array([0.25, 1.0, 4.0])
-    expected = weight[labels] * fdl.softmax_cross_entropy(logits, labels)
-    got = fdl.softmax_cross_entropy(logits, labels, class_weight=weight)
+    logits, labels = np.float32([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]]), np.int32([2, 0])
+    weight = np.float32([0.25, 1.0, 4.0])
+    expected = weight[labels] * nats_and_slopes(logits, labels)[0]
+    got = compiled(fdl.softmax_cross_entropy(class_weight=weight))(logits, labels)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     traced = jax.jit(functools.partial(fdl.softmax_cross_entropy, class_weight=weight))
     np.testing.assert_allclose(traced(logits, labels, smoothing=0.0), expected, rtol=1e-6)
 
 
 def test_a_log_probability_of_minus_infinity_costs_infinity_unless_its_weight_is_0():
-    logs, labels = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]]), jnp.array([1, 1])
-    loss, slope = jax.value_and_grad(lambda z: fdl.categorical_nll(z, labels).sum())(logs)
-    assert loss == jnp.inf and slope.tolist() == [[0, -1], [0, -1]]
-    assert fdl.categorical_nll(logs, labels, class_weight=[1.0, 0.0]).tolist() == [0, 0]
-    assert np.isnan(fdl.categorical_nll(logs, jnp.array([2, -1]))).all()
+    logs, labels = np.float32([[0.0, -np.inf], [-np.inf, 0.0]]), np.int32([1, 1])
+    loss, slope = value_and_slope(fdl.categorical_nll)(logs, labels)
+    assert loss == np.inf and slope.tolist() == [[0, -1], [0, -1]]
+    weighted = compiled(fdl.categorical_nll(class_weight=[1.0, 0.0]))
+    assert weighted(logs, labels).tolist() == [0, 0]
+    assert np.isnan(compiled(fdl.categorical_nll)(logs, np.int32([2, -1]))).all()
 
 
 SEEDED_BUGS = {

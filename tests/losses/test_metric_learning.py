@@ -12,7 +12,7 @@ import pytest
 import fdl
 from tests.entry_types import LossCase
 from tests.losses import oracles
-from tests.programs import array
+from tests.programs import compiled
 
 
 def _unit(x):
@@ -100,38 +100,47 @@ LOSSES = {
 
 
 def test_zero_and_equal_vectors_have_finite_slopes():
-    x = jnp.zeros((3, 4))
-    for loss in (
+    losses = (
         lambda x: fdl.contrastive(x, x, jnp.array([0, 1, 0])),
         lambda x: fdl.triplet(x, x, x),
         lambda x: fdl.cosine_distance(x, x + 1),
         lambda x: fdl.info_nce(x, x),
         lambda x: fdl.sigmoid_contrastive(x, x),
-    ):
-        gradient = jax.jit(jax.grad(lambda x: loss(x).sum()))(x)
+    )
+
+    @jax.jit
+    def gradients(x):
+        return [jax.grad(lambda x, loss=loss: loss(x).sum())(x) for loss in losses]
+
+    for gradient in gradients(np.zeros((3, 4), np.float32)):
         assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("loss", [fdl.info_nce, fdl.sigmoid_contrastive])
 def test_a_batch_of_nothing_has_no_losses(loss):
-    nothing = jnp.ones((0, 3))
-    assert loss(nothing, nothing).shape == (0,)
-    assert jax.grad(lambda x: loss(x, x).sum())(nothing).shape == (0, 3)
+    nothing = np.ones((0, 3), np.float32)
+    assert jax.jit(loss)(nothing, nothing).shape == (0,)
+    assert jax.jit(jax.grad(lambda x: loss(x, x).sum()))(nothing).shape == (0, 3)
 
 
 def test_contrastive_of_equal_and_of_distant_pairs():
-    pull = jax.hessian(lambda a: fdl.contrastive(a, jnp.zeros(2), jnp.array(1.0)))(jnp.zeros(2))
+    @compiled
+    def every(zeros, far):
+        pull = jax.hessian(lambda a: fdl.contrastive(a, zeros, jnp.array(1.0)))(zeros)
+        push = jax.value_and_grad(lambda a: fdl.contrastive(a, 0 * a, jnp.array(0.0)))
+        return pull, push(far), fdl.contrastive(far, far, jnp.array(2))
+
+    pull, (loss, slope), neither = every(np.zeros(2, np.float32), np.float32([1e20, 0.0]))
     np.testing.assert_array_equal(pull, np.eye(2))
-    far = jnp.array([1e20, 0.0])
-    loss, slope = jax.value_and_grad(lambda a: fdl.contrastive(a, 0 * a, jnp.array(0.0)))(far)
     assert loss == 0 and not slope.any()
-    assert np.isnan(fdl.contrastive(far, far, jnp.array(2)))
+    assert np.isnan(neither)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-10, 1.0, 1e20])
 def test_the_cosine_distance_does_not_depend_on_lengths(size):
-    a, b = jnp.array([3.0, 4.0]), jnp.array([4.0, -3.0])
-    found = [fdl.cosine_distance(size * a, other) for other in (size * a, size * b, -a)]
+    a, b, size = np.float32([3.0, 4.0]), np.float32([4.0, -3.0]), np.float32(size)
+    distance = compiled(fdl.cosine_distance)
+    found = [distance(size * a, other) for other in (size * a, size * b, -a)]
     np.testing.assert_allclose(found, [0, 1, 2], atol=1e-6)
 
 
@@ -149,15 +158,28 @@ def test_distances_of_any_size(dtype, size):
     """The squares of these numbers overflow or underflow."""
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
-        plain = [array(rng.integers(-8, 9, (4, 3)) / 8, dtype) for _ in range(3)]
-        exact = [np.asarray(x, np.float64) for x in plain]
-        large = [x * jnp.asarray(size, dtype) for x in plain]
-        unit = float(jnp.asarray(size, dtype))
+        plain = [(rng.integers(-8, 9, (4, 3)) / 8).astype(dtype) for _ in range(3)]
+        exact = [np.float64(x) for x in plain]
+        large = [x * np.asarray(size, dtype) for x in plain]
+        unit = float(np.asarray(size, dtype))
         near, far = (np.linalg.norm(exact[0] - other, axis=-1) for other in exact[1:])
         margin = 2.0 * unit
-        value, slopes = jax.jit(
-            jax.value_and_grad(lambda *a: fdl.triplet(*a, margin=margin).sum(), (0, 1, 2))
-        )(*large)
+
+        @compiled
+        def every(plain, large):
+            total = lambda *a: fdl.triplet(*a, margin=margin).sum()  # noqa: E731
+            apart = fdl.contrastive(large[0], large[1], jnp.zeros(4), margin=margin)
+            return (
+                *jax.value_and_grad(total, (0, 1, 2))(*large),
+                apart,
+                fdl.cosine_distance(*large[:2]),
+                [
+                    [loss(*large[:2]), loss(*plain[:2])]
+                    for loss in (fdl.info_nce, fdl.sigmoid_contrastive)
+                ],
+            )
+
+        value, slopes, apart, distance, pairs = every(plain, large)
         np.testing.assert_allclose(value / unit, np.maximum(0, near - far + 2).sum(), rtol=1e-5)
         active = (near - far + 2 > 0)[:, None]
         to_near = active * (exact[0] - exact[1]) / near[:, None]
@@ -165,55 +187,65 @@ def test_distances_of_any_size(dtype, size):
         bound = 8 * float(jnp.finfo(dtype).eps)
         for found, wanted in zip(slopes, (to_near - to_far, -to_near, to_far), strict=True):
             np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=bound)
-        apart = fdl.contrastive(large[0], large[1], jnp.zeros(4), margin=margin)
         if size < 1:
             assert (apart == 0).all()  # 1e-50 is no float32, and 1e-400 no float64
         cosine = (exact[0] * exact[1]).sum(-1) / np.linalg.norm(exact[0], axis=-1)
         cosine = cosine / np.linalg.norm(exact[1], axis=-1)
-        np.testing.assert_allclose(fdl.cosine_distance(*large[:2]), 1 - cosine, atol=1e-6)
-        for loss in (fdl.info_nce, fdl.sigmoid_contrastive):
-            np.testing.assert_allclose(loss(*large[:2]), loss(*plain[:2]), rtol=1e-5)
+        np.testing.assert_allclose(distance, 1 - cosine, atol=1e-6)
+        for of_large, of_plain in pairs:
+            np.testing.assert_allclose(of_large, of_plain, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid_contrastive"])
 def test_rows_that_do_not_exist_are_no_negatives_and_do_not_enter_the_mean(name):
     """As in a padded batch: the loss is that of the batch before it was padded."""
     loss, option = getattr(fdl, name), {"info_nce": "temperature", "sigmoid_contrastive": "scale"}
-    a, b = LOSSES[name].data(3, rows=6)
+    a, b = map(np.array, LOSSES[name].data(3, rows=6))
     pad = ((0, 2), (0, 0))
-    padded = [jnp.pad(x, pad, constant_values=7.0) for x in (a, b)]
-    exists = jnp.arange(8) < 6
+    padded = [np.pad(x, pad, constant_values=7.0) for x in (a, b)]
+    exists = np.arange(8) < 6
 
     def mean(number, w, a, b, **how):
         score = fdl.supervised(lambda w, x: x * w, loss(**{option[name]: number}, **how))
         return score(w, {}, (a, b), None)[0]
 
-    w = jnp.linspace(0.5, 2, 5)
+    w = np.linspace(0.5, 2, 5, dtype=np.float32)
+    slopes = jax.jit(jax.value_and_grad(mean, (0, 1)))
     found, expected = (
-        jax.value_and_grad(mean, (0, 1))(2.0, w, *args, **how)
-        for args, how in ((padded, {"where": exists}), ((a, b), {}))
+        slopes(2.0, w, *args, **how) for args, how in ((padded, {"where": exists}), ((a, b), {}))
     )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     weighted = fdl.supervised(lambda w, x: x * w, loss(**{option[name]: 2.0}), other=loss)
-    few = weighted(w, {}, (a[:4], b[:4]), None)
-    for weight in jnp.arange(6) < 4, jnp.where(jnp.arange(6) < 4, 0.5, 0):
-        many = weighted(w, {}, (a.at[4:].set(jnp.nan), b, weight), None)
+
+    @compiled
+    def scored(*batch):
+        total, (_, values) = weighted(w, {}, batch, None)
+        return total, values["other"].value()
+
+    few, first = scored(a[:4], b[:4]), np.arange(6) < 4
+    spoilt = np.where(first[:, None], a, np.float32(np.nan))
+    for weight in first, np.where(first, np.float32(0.5), np.float32(0)):
+        many = scored(spoilt, b, weight)
         np.testing.assert_allclose(many[0], few[0], rtol=1e-5)
-        values = [each[1][1]["other"].value() for each in (many, few)]
-        np.testing.assert_allclose(*values, rtol=1e-5)
-    one_less = fdl.supervised(lambda w, x: x * w, loss(where=jnp.arange(6) != 1))
-    found = one_less(w, {}, (a, b, jnp.arange(6) < 4), None)[0]
-    rows = jnp.array([0, 2, 3])
-    np.testing.assert_allclose(found, loss(a[rows] * w, b[rows]).mean(), rtol=1e-5)
-    nothing = jnp.full((8, 5), jnp.nan)
-    value, slope = jax.value_and_grad(lambda x: loss(x, x, where=exists & False).sum())(nothing)
+        np.testing.assert_allclose(many[1], few[1], rtol=1e-5)
+    one_less = fdl.supervised(lambda w, x: x * w, loss(where=np.arange(6) != 1))
+    rows = np.array([0, 2, 3])
+
+    @compiled
+    def every(nothing, *batch):
+        none = jax.value_and_grad(lambda x: loss(x, x, where=exists & False).sum())(nothing)
+        return one_less(w, {}, batch, None)[0], loss(a[rows] * w, b[rows]).mean(), none
+
+    nothing = np.full((8, 5), np.nan, np.float32)
+    found, expected, (value, slope) = every(nothing, a, b, first)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert value == 0 and (slope == 0).all()
 
 
 @pytest.mark.parametrize("loss", [fdl.info_nce, fdl.sigmoid_contrastive])
 def test_the_message_for_a_where_that_is_not_of_the_rows(loss):
-    x = jnp.ones((4, 3))
+    x = np.ones((4, 3), np.float32)
     for where in x > 0, x[0] > 0, x[:, :1] > 0:
         told = (
             rf"^{loss.__name__}: expected where to have the shape of the loss, \[4\], got "

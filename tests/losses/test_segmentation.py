@@ -3,13 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
 import fdl
 from tests.entry_types import LossCase
+from tests.programs import compiled
 
 
 def _dice(logits, targets, smooth=1.0):
@@ -29,28 +29,30 @@ LOSSES = {
 
 def test_dice_over_the_pixels_of_images():
     logits, targets = LOSSES["dice"].data(3, rows=2, classes=24)
-    flat = fdl.dice(logits, targets)
-    images = [x.reshape(2, 4, 6, 1) for x in (logits, targets)]
-    np.testing.assert_allclose(fdl.dice(*images, axis=(1, 2))[:, 0], flat, rtol=1e-5)
+    flat = jax.jit(fdl.dice)(logits, targets)
+    images = [np.asarray(x).reshape(2, 4, 6, 1) for x in (logits, targets)]
+    np.testing.assert_allclose(compiled(fdl.dice(axis=(1, 2)))(*images)[:, 0], flat, rtol=1e-5)
 
 
 def test_dice_of_the_pixels_that_count_is_that_of_these_pixels_alone():
     """NaNs in the other pixels reach neither the loss nor its gradient."""
-    logits, targets = LOSSES["dice"].data(4, rows=3, classes=24)
+    logits, targets = map(np.asarray, LOSSES["dice"].data(4, rows=3, classes=24))
     where = np.random.default_rng(4).random((3, 24)) < 0.6
     where[2] = False
-    spoilt = [jnp.where(where, x, jnp.nan).reshape(3, 4, 6, 1) for x in (logits, targets)]
+    spoilt = [np.where(where, x, np.float32(np.nan)).reshape(3, 4, 6, 1) for x in (logits, targets)]
 
     def masked(logits, shape):
         loss = fdl.dice(axis=(1, 2), where=where.reshape(shape))(logits, spoilt[1])[:, 0]
         return loss.sum(), loss
 
+    alike = compiled(jax.value_and_grad(fdl.dice))
     for shape in (3, 4, 6), (3, 4, 6, 1):
-        slope, found = jax.jit(jax.grad(masked, has_aux=True), static_argnums=1)(spoilt[0], shape)
+        slopes = jax.grad(functools.partial(masked, shape=shape), has_aux=True)
+        slope, found = compiled(slopes)(spoilt[0])
         assert found[2] == 0 and not slope[2].any()
         for row in range(2):
             few = [x[row][where[row]] for x in (logits, targets)]
-            alone, slope_alone = jax.value_and_grad(fdl.dice)(*few)
+            alone, slope_alone = alike(*few)
             np.testing.assert_allclose(found[row], alone, rtol=1e-6)
             slopes = slope[row].ravel()
             np.testing.assert_allclose(slopes[where[row]], slope_alone, rtol=1e-5, atol=1e-8)
@@ -59,16 +61,22 @@ def test_dice_of_the_pixels_that_count_is_that_of_these_pixels_alone():
 
 def test_all_regions_enter_the_mean_whatever_pixels_count():
     """Here `where` [B, N] has the shape of a loss [B, K] too."""
-    logits, targets = (x.reshape(6, 5, 5) for x in LOSSES["dice"].data(5, rows=6, classes=25))
+    pixels = LOSSES["dice"].data(5, rows=6, classes=25)
+    logits, targets = (np.asarray(x).reshape(6, 5, 5) for x in pixels)
     where = np.random.default_rng(5).random((6, 5)) < 0.6
     loss = fdl.dice(axis=1, where=where)
-    found, _ = fdl.supervised(lambda w, x: w * x, loss)(1.0, {}, (logits, targets), None)
-    np.testing.assert_allclose(found, loss(logits, targets).mean(), rtol=1e-6)
+    score = fdl.supervised(lambda w, x: w * x, loss)
+
+    @compiled
+    def both(*batch):
+        return score(1.0, {}, batch, None)[0], loss(*batch).mean()
+
+    np.testing.assert_allclose(*both(logits, targets), rtol=1e-6)
 
 
 def test_the_message_for_a_wrong_where_of_dice():
     x, told = (
-        jnp.ones((2, 4, 3)),
+        np.ones((2, 4, 3), np.float32),
         (
             r"^dice: expected where to have the shape of the predictions, \[2, 4, 3\], or its "
             r"first axes, got \[4, 3\]; pass True for the pixels that count$"

@@ -324,10 +324,10 @@ def torch_resnet(t, images, running, blocks=(2, 1)):
 
 def shaken(params, seed=1):
     """Every weight away from its first value, so that no bias is 0 and no scale 1."""
-    leaves, tree = jax.tree.flatten(params)
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, params))
     rng = np.random.default_rng(seed)
     return tree.unflatten(
-        [leaf + array(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+        [array(leaf + 0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     )
 
 
@@ -381,7 +381,7 @@ def test_llama_and_its_gradients_match_torch():
     assert_equal_to_torch(
         llama(rotary=functools.partial(fdl.rotary, base=300.0)),
         llama_names(),
-        jnp.asarray(IDS_OF_TWO, jnp.int32),
+        array(IDS_OF_TWO, np.int32),
         {},
         lambda t: torch_llama(t, t.torch.tensor(IDS_OF_TWO), base=300.0),
     )
@@ -389,11 +389,11 @@ def test_llama_and_its_gradients_match_torch():
 
 def test_bert_and_its_gradients_match_torch():
     types, mask = IDS_OF_TWO > 4, IDS_OF_TWO != 7
-    inputs = {"types": jnp.asarray(types, jnp.int32), "mask": jnp.asarray(mask)[:, None, None]}
+    inputs = {"types": array(types, np.int32), "mask": mask[:, None, None]}
     assert_equal_to_torch(
         classifier(bert(), 16, 3),
         bert_names(),
-        jnp.asarray(IDS_OF_TWO, jnp.int32),
+        array(IDS_OF_TWO, np.int32),
         inputs,
         lambda t: torch_bert(
             *(t, t.torch.tensor(IDS_OF_TWO), t.torch.tensor(types).long(), t.torch.tensor(mask))
@@ -494,7 +494,7 @@ def test_resnet_refuses_unknown_options(options, message):
 
 
 def test_types_are_refused_by_an_encoder_without_token_types():
-    ids = jnp.asarray(IDS_OF_TWO, jnp.int32)
+    ids = array(IDS_OF_TWO, np.int32)
     message = (
         "encoder: expected extra inputs among [mask], got 'types', which no layer here takes; "
         "leave it out, or add an argument of this name to the layer that needs it"

@@ -3,13 +3,12 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fdl
 from fdl.models.transformer import patches
-from tests.programs import array, waves
+from tests.programs import array, compiled, waves
 
 KEY = jax.random.key(0)
 
@@ -20,15 +19,16 @@ def normals(*shape, dtype):
 
 def shaken(params):
     """Biases and scales away from 0 and 1."""
-    leaves, tree = jax.tree.flatten(params)
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, params))
     rng = np.random.default_rng(1)
     return tree.unflatten(
-        [leaf + array(0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+        [array(leaf + 0.1 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     )
 
 
 def into_torch(torch, layer, params):
     """Copies the weights of a block into the same layer of torch."""
+    params = jax.tree.map(np.asarray, params)
     parts = {
         "self_attn": params["attend"]["attention_0"],
         "norm1": params["attend"]["layer_norm_0"],
@@ -44,7 +44,7 @@ def into_torch(torch, layer, params):
             continue
         for leaf, suffix in [("w", "weight"), ("b", "bias")]:
             three = [part[each][leaf].T for each in "qkv"]
-            state[f"{name}.in_proj_{suffix}"] = jnp.concatenate(three)
+            state[f"{name}.in_proj_{suffix}"] = np.concatenate(three)
             state[f"{name}.out_proj.{suffix}"] = part["out"][leaf].T
     inner = params["mix"]["feed_forward_0"]
     for name, (path, suffix) in [(n, (p, s)) for n, p in NAMES for s in ("weight", "bias")]:
@@ -62,7 +62,7 @@ def test_a_block_and_its_gradient_match_torch(kind, dtype, bound):
         "torch", reason="torch is not installed: transformer blocks are not checked against it"
     )
     with jax.enable_x64(dtype == "float64"):
-        x, context = normals(2, 5, 8, dtype=dtype), normals(2, 3, 8, dtype=dtype)[::-1]
+        x, context = normals(2, 5, 8, dtype=dtype), np.asarray(normals(2, 3, 8, dtype=dtype))[::-1]
         decoder = kind == "decoder"
         block = (
             fdl.decoder_block(2, 8, hidden=12)
@@ -87,10 +87,10 @@ def test_a_block_and_its_gradient_match_torch(kind, dtype, bound):
             dtype=getattr(torch, dtype),
         )
         into_torch(torch, theirs, params)
-        own = torch.tensor(np.asarray(x), requires_grad=True)
+        own = torch.tensor(np.array(x), requires_grad=True)
         later = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1)
         y = (
-            theirs(own, torch.tensor(np.asarray(context)), tgt_mask=later)
+            theirs(own, torch.tensor(context.copy()), tgt_mask=later)
             if decoder
             else theirs(own, src_mask=later if " " in kind else None)
         )
@@ -103,30 +103,37 @@ def test_a_block_and_its_gradient_match_torch(kind, dtype, bound):
 @pytest.mark.parametrize("tied", [True, False])
 def test_gpt_reads_from_left_to_right(tied):
     model = fdl.gpt(11, 6, layers=2, heads=2, features=8, tied=tied)
-    ids = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+    ids = np.int32([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
     params, _ = model.init(KEY, ids)
     assert ("head" in params) is not tied
     assert params["block"]["1"]["mix"]["feed_forward_0"]["up"]["w"].shape == (8, 32)
-    apply = jax.jit(lambda ids: model.apply(params, {}, ids)[0])
-    y, other = apply(ids), apply(ids.at[:, 3].set(7))
+    look = fdl.capture(model, "norm")
+
+    @compiled
+    def every(params, ids):
+        return model.apply(params, {}, ids)[0], look(params, {}, ids)["norm"]
+
+    changed = ids.copy()
+    changed[:, 3] = 7
+    (y, h), (other, _) = every(params, ids), every(params, changed)
     np.testing.assert_allclose(y[:, :3], other[:, :3], rtol=1e-5, atol=1e-6)
-    assert (jnp.abs(y[:, 3:] - other[:, 3:]) > 1e-4).any(-1).all()
-    h = fdl.capture(model, "norm")(params, {}, ids)["norm"]
-    scores = params["embed"]["w"].T if tied else params["head"]["w"]
+    assert (np.abs(y[:, 3:] - other[:, 3:]) > 1e-4).any(-1).all()
+    scores = np.asarray(params["embed"]["w"]).T if tied else np.asarray(params["head"]["w"])
     np.testing.assert_allclose(y, h @ scores, rtol=1e-4, atol=1e-5)
 
 
 def test_vit_classifies_the_mean_of_its_patches():
     model = fdl.vit(3, (4, 6), 2, layers=1, heads=2, features=8)
     x = normals(2, 4, 6, 1, dtype="float32")
-    params, _ = model.init(KEY, x)
-    y, _ = model.apply(params, {}, x)
-    seen = fdl.capture(model, "patch", "norm")(params, {}, x)
+    params = jax.tree.map(np.asarray, model.init(KEY, x)[0])
+    look = fdl.capture(model, "patch", "norm")
+    every = compiled(lambda x: (model.apply(params, {}, x)[0], look(params, {}, x), patches(x, 2)))
+    y, seen, found = every(x)
     tokens = np.stack(
         [np.asarray(x)[:, i : i + 2, j : j + 2].reshape(2, -1) for i in (0, 2) for j in (0, 2, 4)],
         1,
     )
-    np.testing.assert_array_equal(patches(x, 2), tokens)
+    np.testing.assert_array_equal(found, tokens)
     expected = tokens @ params["patch"]["w"] + params["patch"]["b"]
     np.testing.assert_allclose(seen["patch"], expected, rtol=1e-5, atol=1e-6)
     mean = seen["norm"].mean(1)
@@ -137,11 +144,9 @@ def test_vit_classifies_the_mean_of_its_patches():
 
 def test_an_image_of_vit_may_be_one_number():
     one, two = (fdl.vit(3, image, 4, layers=1, heads=2, features=8) for image in (8, (8, 8)))
-    x, key = jnp.ones((2, 8, 8, 3)), jax.random.key(0)
-    params, state = one.init(key, x)
-    np.testing.assert_array_equal(
-        one.apply(params, state, x)[0], two.apply(*two.init(key, x), x)[0]
-    )
+    x = array(np.ones((2, 8, 8, 3)))
+    every = [jax.jit(model.apply)(*model.init(KEY, x), x)[0] for model in (one, two)]
+    np.testing.assert_array_equal(*every)
 
 
 @pytest.mark.parametrize("image", [(8,), (8, 8, 3), "8", 8.0, 0, None])
