@@ -16,6 +16,8 @@ def assert_equal(a, b, **bounds):
     for path, x in fdl.paths.leaves(a).items():
         x, y = np.asarray(x), np.asarray(right[path])
         assert (x.dtype, x.shape) == (y.dtype, y.shape), path
+        if x.tobytes() == y.tobytes():
+            continue  # quicker than an assertion of NumPy
         if bounds and np.issubdtype(x.dtype, np.floating):
             np.testing.assert_allclose(x, y, **bounds, err_msg=path)
         else:
