@@ -11,7 +11,8 @@ import pytest
 
 import fdl
 from fdl import optim
-from tests.trees import assert_equal, kinds
+from tests.programs import array
+from tests.trees import assert_equal, kinds, stacked
 
 
 def rosenbrock(params):
@@ -21,7 +22,7 @@ def rosenbrock(params):
 
 
 def start(dtype=np.float64):
-    return {"x": jnp.asarray([-1.2, 1.0, 0.5, -0.7], dtype), "y": jnp.asarray([0.5, 2.0], dtype)}
+    return {"x": array([-1.2, 1.0, 0.5, -0.7], dtype), "y": array([0.5, 2.0], dtype)}
 
 
 SEARCH = {
@@ -73,7 +74,9 @@ def moved_by_one_ulp(step, params, state, updates):
     furthest = {}
     for end in (-np.inf, np.inf):
         near = jax.tree.map(lambda p: np.nextafter(p, np.asarray(end, p.dtype)), params)
-        moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), step(near, state)[0], updates)
+        moves = jax.tree.map(
+            lambda a, b: np.abs(np.asarray(a) - b).max(), step(near, state)[0], updates
+        )
         for path, move in fdl.paths.leaves(moves).items():
             furthest[path] = max(move, furthest.get(path, 0))
     return furthest
@@ -94,14 +97,15 @@ def test_every_step_and_decision_is_optaxs(case, dtype, standard_promotion):
         ours, theirs = pair(case)
         step, other_step = stepper(ours), stepper(theirs)
         params = start(dtype)
-        state = ours.init(params)
-        assert_equal(state, theirs.init(params))
+        state, other = jax.jit(lambda: (ours.init(params), theirs.init(params)))()
+        assert_equal(state, other)
         for i in range(20 if dtype == "float32" else 30):
             updates, mine = step(params, state)
             expected, other = other_step(params, state)
             assert kinds(mine) == kinds(other)
             if hasattr(mine[2], "info"):
-                assert mine[2].info.num_linesearch_steps == other[2].info.num_linesearch_steps
+                counts = (int(each[2].info.num_linesearch_steps) for each in (mine, other))
+                assert len({*counts}) == 1
             for path, u in fdl.paths.leaves(updates).items():
                 there = np.asarray(fdl.paths.leaves(expected)[path])
                 bound = 50 * np.finfo(dtype).eps * np.abs(there).max()
@@ -116,7 +120,7 @@ def test_every_step_and_decision_is_optaxs(case, dtype, standard_promotion):
                 near["atol"] = near["rtol"] * np.abs(there[np.isfinite(there)]).max(initial=0)
                 np.testing.assert_allclose(mine_at, there, **near, err_msg=path)
             state = mine if i % 2 else other
-            params = optax.apply_updates(params, expected)
+            params = jax.tree.map(lambda p, u: np.asarray(p) + np.asarray(u), params, expected)
 
 
 def dense_direction(g, pairs, gamma):
@@ -166,25 +170,40 @@ def test_it_is_as_good_as_scipys():
             jax.jit(jax.value_and_grad(objective)), first, jac=True, method="L-BFGS-B"
         )
         step = stepper(optim.lbfgs(), objective)
-        w = jnp.asarray(first)
-        state = optim.lbfgs().init(w)
+        w, state = first, jax.jit(optim.lbfgs().init)(first)
         for _ in range(theirs.nit + 10):
             updates, state = step(w, state)
-            w = w + updates
-        assert float(objective(w)) < 1e-8
+            w = w + np.asarray(updates)
+        assert float(jax.jit(objective)(w)) < 1e-8
         np.testing.assert_allclose(w, theirs.x, atol=1e-3)
 
 
 def test_the_first_direction_is_never_longer_than_1():
     transform = optim.scale_by_lbfgs()
+    first = jax.jit(lambda g: transform.update(g, transform.init(g), g)[0])
     for g, expected in [([0.3, 0.4], [0.3, 0.4]), ([30.0, 40.0], [0.6, 0.8])]:
-        g = jnp.array(g)
-        np.testing.assert_allclose(transform.update(g, transform.init(g), g)[0], expected, 1e-6)
+        np.testing.assert_allclose(first(np.float32(g)), expected, 1e-6)
 
 
 def waves(w, offset, sizes, phases):
     """A line with many minima, and an offset that makes differences of losses inexact."""
     return offset + (sizes * jnp.sin(jnp.arange(1, 5) * w + phases)).sum() + 0.02 * w**2
+
+
+@functools.cache
+def searches(make, strict):
+    """(sizes, phases, first step, offset) of many lines -> where the search along each ends."""
+    options = {"curv_rtol": 0.001, "slope_rtol": 1e-4} if strict else {"curv_rtol": 0.5}
+    search = make(6, stepsize_precision=1e-3, **options)
+
+    def one(sizes, phases, first, offset):
+        loss = lambda w: waves(w, offset, sizes, phases)  # noqa: E731
+        w = jnp.float64(0.3)
+        value, g = jax.value_and_grad(loss)(w)
+        state = search.init(w)._replace(learning_rate=first)
+        return search.update(-g, state, w, value=value, grad=g, value_fn=loss)
+
+    return jax.jit(jax.vmap(one, (0, 0, 0, None)))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -194,26 +213,12 @@ def test_searches_along_many_lines_end_where_optaxs_do(strict, offset, standard_
     with jax.enable_x64(True):
         rng = np.random.default_rng(7)
         lines = (rng.standard_normal((300, 4)), rng.uniform(0, 6, (300, 4)))
-        options = {"curv_rtol": 0.001, "slope_rtol": 1e-4} if strict else {"curv_rtol": 0.5}
         starts = 10.0 ** rng.uniform(-3, 1.5, 300)
-
-        def ends(make):
-            search = make(6, stepsize_precision=1e-3, **options)
-
-            def one(sizes, phases, first):
-                loss = lambda w: waves(w, offset, sizes, phases)  # noqa: E731
-                w = jnp.float64(0.3)
-                value, g = jax.value_and_grad(loss)(w)
-                state = search.init(w)._replace(learning_rate=first)
-                u, state = search.update(-g, state, w, value=value, grad=g, value_fn=loss)
-                return u, state
-
-            return jax.jit(jax.vmap(one))(*lines, starts)
-
-        (u, state), (expected, other) = (
-            ends(optim.scale_by_zoom_linesearch),
-            ends(optax.scale_by_zoom_linesearch),
+        found = (
+            searches(each.scale_by_zoom_linesearch, strict)(*lines, starts, np.float64(offset))
+            for each in (optim, optax)
         )
+        (u, state), (expected, other) = jax.tree.map(np.asarray, tuple(found))
         same = state.info.num_linesearch_steps == other.info.num_linesearch_steps
         # Near 1e9 a loss is a multiple of 1e-7, and one such step can change a decision.
         assert same.mean() >= (1.0 if offset == 0 else 0.97)
@@ -228,20 +233,24 @@ def line(a):
     return jnp.where(a < 4.0, jnp.sin(2 * a) + 0.3 * (a - 2.0) ** 2, jnp.nan)
 
 
+value_and_slope = jax.jit(jax.value_and_grad(line))
+
+
 @pytest.mark.parametrize("first", [0.1, 1.0, 3.9, 30.0])
 def test_a_found_step_satisfies_both_conditions(first):
     with jax.enable_x64(True):
         search = optim.scale_by_zoom_linesearch(
             30, slope_rtol=1e-3, curv_rtol=0.1, approx_dec_rtol=None
         )
-        w, u = jnp.float64(0.8), jnp.float64(1.0)
-        value, g = jax.value_and_grad(line)(w)
+        w, u = np.float64(0.8), np.float64(1.0)
+        value, g = value_and_slope(w)
         assert g < 0
-        state = search.init(w)._replace(learning_rate=jnp.float64(first))
+        state = search.init(w)._replace(learning_rate=np.float64(first))
         scaled, state = jax.jit(functools.partial(search.update, value_fn=line))(
             u, state, w, value=value, grad=g
         )
-        end, slope = jax.value_and_grad(line)(w + scaled)
+        scaled, state = jax.tree.map(np.asarray, (scaled, state))
+        end, slope = value_and_slope(w + scaled)
         assert end <= value + 1e-3 * scaled * g and abs(slope) <= 0.1 * abs(g)
         assert state.info.decrease_error == state.info.curvature_error == 0
         np.testing.assert_allclose((state.value, state.grad), (end, slope), rtol=1e-12)
@@ -252,10 +261,12 @@ def test_a_direction_uphill_does_not_end_in_nan():
     """If the loss is not finite everywhere, nothing moves and the search ends."""
     nowhere = lambda w: jnp.where(w > 0.0, jnp.nan, w)  # noqa: E731
     search = optim.scale_by_zoom_linesearch(5)
-    w = jnp.float32(0.0)
-    scaled, state = search.update(
-        jnp.float32(1.0), search.init(w), w, value=w, grad=jnp.float32(-1.0), value_fn=nowhere
-    )
+
+    @jax.jit
+    def along(w, u, g):
+        return search.update(u, search.init(w), w, value=w, grad=g, value_fn=nowhere)
+
+    scaled, state = along(*np.float32([0.0, 1.0, -1.0]))
     assert float(scaled) == 0.0 and int(state.info.num_linesearch_steps) == 5
 
 
@@ -290,12 +301,14 @@ def test_it_trains_in_fit_and_scans_and_batches():
             params = fdl.apply_updates(params, updates)
         return params, state
 
-    starts = [jax.tree.map(lambda w, i=i: w + i, start(np.float32)) for i in range(3)]
-    batch = jax.tree.map(lambda *each: jnp.stack(each), *starts)
-    together = jax.vmap(two_steps)(batch)
+    starts = [
+        jax.tree.map(lambda w, i=i: np.asarray(w) + np.float32(i), start(np.float32))
+        for i in range(3)
+    ]
+    together = jax.vmap(two_steps)(stacked(starts))
     for i, each in enumerate(starts):
         alone = two_steps(each)
-        own = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        own = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], together)
         assert_equal(own[0], alone[0], rtol=1e-4, atol=1e-5)
     _, state = step(starts[0], optimizer.init(starts[0]))
     seen = len(traces)
@@ -305,22 +318,23 @@ def test_it_trains_in_fit_and_scans_and_batches():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 def test_dtypes_and_trees_are_kept(dtype):
-    params = {
-        "w": jnp.array([1.0, -2.0], dtype),
-        "none": None,
-        "empty": {},
-        "s": jnp.ones((), dtype),
-    }
+    params = {"w": array([1.0, -2.0], dtype), "none": None, "empty": {}, "s": array(1.0, dtype)}
     loss = lambda p: sum(  # noqa: E731
         (jnp.abs(leaf.astype("complex64")) ** 2).sum() for leaf in jax.tree.leaves(p)
     )
     optimizer = optim.lbfgs()
-    state = optimizer.init(params)
-    value, raw = jax.value_and_grad(loss)(params)
-    grad = jax.tree.map(jnp.conj, raw)
-    updates, new = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+
+    @jax.jit
+    def step(params):
+        state = optimizer.init(params)
+        value, raw = jax.value_and_grad(loss)(params)
+        grad = jax.tree.map(jnp.conj, raw)
+        updates, new = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return updates, state, new, value, loss(fdl.apply_updates(params, updates))
+
+    updates, state, new, before, after = step(params)
     assert kinds(updates) == kinds(params) and kinds(new) == kinds(state)
-    assert float(loss(fdl.apply_updates(params, updates))) < float(value)
+    assert float(after) < float(before)
 
 
 def test_optaxs_reader_of_the_state_and_arguments_of_the_loss():
@@ -330,17 +344,23 @@ def test_optaxs_reader_of_the_state_and_arguments_of_the_loss():
         return rosenbrock(params) + shift
 
     optimizer, params = optim.lbfgs(), start(np.float32)
-    state = optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
     value_and_grad = optax.value_and_grad_from_state(loss)
-    for _ in range(2):
+
+    @jax.jit
+    def step(params, state):
         value, grad = value_and_grad(params, 3.0, state=state)
         updates, state = optimizer.update(
             grad, state, params, value=value, grad=grad, value_fn=loss, shift=3.0, unknown=None
         )
         params = fdl.apply_updates(params, updates)
-    value, grad = value_and_grad(params, 3.0, state=state)
-    np.testing.assert_allclose(value, loss(params, 3.0), rtol=1e-6)
-    assert_equal(grad, jax.grad(loss)(params, 3.0), rtol=1e-5, atol=1e-4)
+        both = value_and_grad(params, 3.0, state=state), jax.value_and_grad(loss)(params, 3.0)
+        return params, state, both
+
+    for _ in range(2):
+        params, state, ((value, grad), (expected, slope)) = step(params, state)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert_equal(grad, slope, rtol=1e-5, atol=1e-4)
 
 
 # Mistakes.

@@ -4,6 +4,7 @@ optax is the first oracle, step by step and free-running in float64; a NumPy loo
 papers the second; laws the third.
 """
 
+import collections
 import functools
 import re
 
@@ -29,6 +30,16 @@ def numbers(seed, dtype=jnp.float32):
     draw = lambda *shape: array(rng.standard_normal(shape), dtype)  # noqa: E731
     layer = {"v": draw(3, 7), "k": draw(2, 4, 3), "tie": draw(4, 4)}
     return {"w": draw(6, 4), "layer": layer, "b": draw(4), "s": draw()}
+
+
+def leaves_for(name, seed, dtype=jnp.float32):
+    """With leaves of nothing, for which dimension numbers have no name."""
+    extra = {} if "folded" in name else {"none": None, "empty": {}}
+    return {**numbers(seed, dtype), **extra}
+
+
+def scaled(size, tree):
+    return jax.tree.map(lambda leaf: np.float32(size) * np.asarray(leaf), tree)
 
 
 def slope(params, i=0):
@@ -116,16 +127,31 @@ over_pairs = pytest.mark.parametrize("name", PAIRS)
 SOME = ["adafactor", "muon", "muon_folded", "sam", "sam_opaque"]
 
 
+TRACES = collections.Counter()
+
+
 @functools.cache
 def pair(name):
-    """(fdl's, optax's), each with its update compiled, given the gradient function of sam."""
+    """(fdl's, optax's), each with its update compiled, given the gradient function of sam.
 
-    def compiled(transform):
-        update = optax.with_extra_args_support(transform).update
-        return transform.init, jax.jit(functools.partial(update, grad_fn=slope))
-
+    fdl's is compiled under strict promotion everywhere, so that all tests share it.
+    """
     ours, theirs = PAIRS[name]()
-    return compiled(ours), compiled(theirs)
+
+    @jax.jit
+    def update(gradient, state, params):
+        TRACES[name, params["w"].dtype.name] += 1
+        return ours.update(gradient, state, params, grad_fn=slope)
+
+    def strictly(*args):
+        with jax.numpy_dtype_promotion("strict"):
+            return update(*args)
+
+    their_update = optax.with_extra_args_support(theirs).update
+    return (
+        (ours.init, strictly),
+        (theirs.init, jax.jit(functools.partial(their_update, grad_fn=slope))),
+    )
 
 
 def assert_ulps(found, expected, most):
@@ -146,14 +172,13 @@ def assert_ulps(found, expected, most):
 def test_updates_and_states_are_optaxs(name, standard_promotion):
     """60 steps, each from the same state, each state given to the other side in turn."""
     (init, ours), (their_init, theirs) = pair(name)
-    extra = {} if "folded" in name else {"none": None, "empty": {}}
-    params = {**numbers(0), **extra}
+    params = leaves_for(name, 0)
     state = init(params)
     assert_equal(state, their_init(params))
     rng = np.random.default_rng(1)
     for step in range(60):
         size = 10.0 ** rng.integers(-4, 4)
-        gradient = jax.tree.map(lambda p, size=size: size * p, {**numbers(step + 1), **extra})
+        gradient = scaled(size, leaves_for(name, step + 1))
         updates, mine = ours(gradient, state, params)
         expected, other = theirs(gradient, state, params)
         assert_ulps(updates, expected, 8)
@@ -202,8 +227,8 @@ def test_500_steps_in_float64_are_optaxs(name, standard_promotion):
     with jax.enable_x64(True):
         ours, theirs = (path_of(each, 500) for each in PAIRS[name]())
         for leaf, start in start_of_network().items():
-            there = np.asarray(theirs[leaf] - start)
-            apart = np.abs(np.asarray(ours[leaf] - start) - there).max()
+            there = np.asarray(theirs[leaf]) - start
+            apart = np.abs(np.asarray(ours[leaf]) - start - there).max()
             assert apart <= 1e-8 * np.abs(there).max(), leaf
 
 
@@ -239,7 +264,7 @@ def distance(optimizer, oracle, steps=40):
     """The largest distance from the oracle along its path, as a part of the displacement."""
     gradient = jax.jit(jax.grad(loss_of))
     oracle.init(start_of_network())
-    params, found = start_of_network(), path_of(optimizer, steps)
+    params, found = start_of_network(), jax.tree.map(np.asarray, path_of(optimizer, steps))
     worst = 0.0
     for step in range(steps):
         params = oracle.step(jax.tree.map(np.asarray, gradient(params)))
@@ -262,11 +287,12 @@ def test_the_paper_in_numpy(name, standard_promotion):
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
 def test_muon_leaves_matrices_of_nothing_alone(preconditioning):
     """They raised ZeroDivisionError."""
-    params = {"none": jnp.ones((0, 3)), "thin": jnp.ones((3, 0)), "one": jnp.ones((1, 1))}
+    shapes = {"none": (0, 3), "thin": (3, 0), "one": (1, 1)}
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     optimizer = fdl.muon(0.5, preconditioning=preconditioning, adam_weight_decay=0.0)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    updates, _ = jax.jit(lambda: optimizer.update(params, optimizer.init(params), params))()
     assert updates["none"].shape == (0, 3) and updates["thin"].shape == (3, 0)
-    assert -0.7 < float(updates["one"][0, 0]) < -0.3
+    assert -0.7 < float(np.asarray(updates["one"])[0, 0]) < -0.3
 
 
 def test_the_factors_of_the_paper_in_numpy():
@@ -302,7 +328,7 @@ def test_the_ascent_of_the_paper_in_numpy(standard_promotion):
         opaque = optim.sam(fdl.sgd(0.1, 0.7), ascent, opaque_mode=True)
         assert distance(opaque, oracle) < 1e-10
         transparent = path_of(optim.sam(fdl.sgd(0.1, 0.7), ascent), 40)
-        every_second = jax.tree.map(lambda path: path[1::2], transparent)
+        every_second = jax.tree.map(lambda path: np.asarray(path)[1::2], transparent)
         assert_equal(every_second, path_of(opaque, 20), rtol=1e-10)
 
 
@@ -311,29 +337,26 @@ def test_the_ascent_of_the_paper_in_numpy(standard_promotion):
 
 @pytest.mark.parametrize("name", SOME)
 def test_compiled_scanned_and_batched_it_is_a_loop(name):
-    optimizer, _ = PAIRS[name]()
-    gradients = [numbers(seed) for seed in range(1, 5)]
-    traces = []
+    (init, update), _ = pair(name)
+    gradients = [leaves_for(name, seed) for seed in range(1, 5)]
 
     def step(params, state, gradient):
-        traces.append(1)
-        updates, state = optimizer.update(gradient, state, params, grad_fn=slope)
+        updates, state = update(gradient, state, params)
         return fdl.apply_updates(params, updates), state
 
-    compiled = jax.jit(step)
-    looped = numbers(0), optimizer.init(numbers(0))
+    looped = leaves_for(name, 0), init(leaves_for(name, 0))
     for gradient in gradients:
-        looped = compiled(*looped, gradient)
-    assert len(traces) == 1
+        looped = step(*looped, gradient)
+    assert TRACES[name, "float32"] == 1
 
     def run(params):
-        carry = params, optimizer.init(params)
+        carry = params, init(params)
         return jax.lax.scan(lambda c, g: (step(*c, g), None), carry, stacked(gradients))[0]
 
     near = {"rtol": 2e-4, "atol": 2e-5}
-    assert_equal(jax.jit(run)(numbers(0)), looped, **near)
-    both = jax.jit(jax.vmap(run))(stacked([numbers(0), numbers(9)]))
-    assert_equal(jax.tree.map(lambda leaf: leaf[0], both), looped, **near)
+    assert_equal(jax.jit(run)(leaves_for(name, 0)), looped, **near)
+    both = jax.jit(jax.vmap(run))(stacked([leaves_for(name, 0), leaves_for(name, 9)]))
+    assert_equal(jax.tree.map(lambda leaf: np.asarray(leaf)[0], both), looped, **near)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -341,11 +364,9 @@ def test_compiled_scanned_and_batched_it_is_a_loop(name):
 def test_dtypes_and_trees_are_kept(name, dtype):
     if dtype == "complex64":
         name = {"adafactor": "adafactor_whole"}.get(name, name)
-    optimizer, _ = PAIRS[name]()
-    params, gradient = numbers(0, dtype), numbers(1, dtype)
-    state = optimizer.init(params)
-    grad_fn = lambda params, i: jax.tree.map(lambda w: 0.5 * w, params)  # noqa: E731
-    update = jax.jit(functools.partial(optimizer.update, grad_fn=grad_fn))
+    (init, update), _ = pair(name)
+    params, gradient = leaves_for(name, 0, dtype), leaves_for(name, 1, dtype)
+    state = init(params)
     updates, new_state = update(gradient, state, params)
     assert kinds(updates) == kinds(params)
     assert kinds(new_state) == kinds(state)
@@ -355,8 +376,13 @@ def test_dtypes_and_trees_are_kept(name, dtype):
 @pytest.mark.parametrize("name", ["adafactor_whole", "muon"])
 def test_complex_parameters_move_as_in_optax(name, standard_promotion):
     (init, ours), (_, theirs) = pair(name)
-    params = jax.tree.map(lambda a, b: a + 1j * b, numbers(0), numbers(7))
-    gradient = jax.tree.map(lambda a, b: a + 1j * b, numbers(1), numbers(8))
+
+    def draw(seed):
+        parts = leaves_for(name, seed), leaves_for(name, seed + 7)
+        return jax.tree.map(lambda a, b: np.asarray(a) + 1j * np.asarray(b), *parts)
+
+    params, gradient = draw(0), draw(1)
+    assert params["w"].dtype == np.complex64
     state = init(params)
     assert_ulps(ours(gradient, state, params)[0], theirs(gradient, state, params)[0], 8)
 
@@ -369,11 +395,11 @@ def test_a_gradient_of_zero_moves_nothing(name):
     else:
         optimizer = getattr(optim, name)(learning_rate=0.1, **kwargs[name])
     params = numbers(0)
-    zero = jax.tree.map(jnp.zeros_like, params)
+    zero = jax.tree.map(np.zeros_like, params)
     state = optimizer.init(params)
     update = jax.jit(functools.partial(optimizer.update, grad_fn=lambda params, i: zero))
     updates, _ = update(zero, state, params)
-    assert_equal(jax.tree.map(jnp.abs, updates), zero)
+    assert_equal(jax.tree.map(np.abs, updates), zero)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
@@ -384,8 +410,7 @@ def test_the_scale_of_the_gradients_does_not_matter(name):
     for size in (1.0, 1024.0):
         state = optimizer.init(params)
         for seed in range(1, 4):
-            gradient = jax.tree.map(lambda g, size=size: size * g, numbers(seed))
-            updates, state = update(gradient, state, params)
+            updates, state = update(scaled(size, numbers(seed)), state, params)
         runs.append(updates)
     assert_equal(*runs, rtol=1e-4, atol=1e-6)
 
@@ -414,7 +439,8 @@ def test_many_rates_at_once(name):
         rates = jnp.array([0.01, 0.1, 0.03])
         ends = jax.jit(jax.vmap(lambda rate: path_of(getattr(optim, name)(rate), 30)))(rates)
         alone = path_of(getattr(optim, name)(0.1), 30)
-        assert_equal(jax.tree.map(lambda leaf: leaf[1], ends), alone, rtol=1e-10, atol=1e-12)
+        second = jax.tree.map(lambda leaf: np.asarray(leaf)[1], ends)
+        assert_equal(second, alone, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
@@ -439,9 +465,10 @@ def test_optaxs_wrappers_take_it(name, standard_promotion):
 
 
 def test_an_orthogonalized_matrix_has_singular_values_near_1():
-    x = jax.random.normal(jax.random.key(0), (2, 20, 12))
-    for preconditioning in ("frobenius", "spectral", "aol", "schatten"):
-        u = optim.orthogonalize(x, preconditioning=preconditioning)
+    x = np.random.default_rng(0).standard_normal((2, 20, 12)).astype(np.float32)
+    names = ("frobenius", "spectral", "aol", "schatten")
+    every = jax.jit(lambda x: [optim.orthogonalize(x, preconditioning=name) for name in names])
+    for preconditioning, u in zip(names, every(x), strict=True):
         values = np.linalg.svd(u, compute_uv=False)
         assert values.min() > 0.5 and values.max() < 1.3, preconditioning
         if preconditioning != "aol":  # which scales rows, and so turns
@@ -451,34 +478,37 @@ def test_an_orthogonalized_matrix_has_singular_values_near_1():
 
 
 def test_parameters_near_zero_move_by_a_thousandth():
-    g = jnp.array([3.0, -0.1])
-    for w in (jnp.zeros(2), jnp.full(2, 1e-5)):
-        optimizer = optim.adafactor(0.5)
-        updates, _ = optimizer.update(g, optimizer.init(w), w)
+    g, optimizer = np.float32([3.0, -0.1]), optim.adafactor(0.5)
+    first = jax.jit(lambda w: optimizer.update(g, optimizer.init(w), w)[0])
+    for w in (0.0, 1e-5):
+        updates = first(np.full(2, w, np.float32))
         np.testing.assert_allclose(updates, [-0.0005, 0.0005], rtol=1e-5)
 
 
 def test_a_gradient_of_zero_has_no_direction():
-    zero = {"w": jnp.zeros(2), "s": jnp.zeros(())}
-    assert_equal(optim.normalize().update(zero, optax.EmptyState())[0], zero)
+    zero = {"w": array([0.0, 0.0]), "s": array(0.0)}
+    assert_equal(jax.jit(optim.normalize().update)(zero, optax.EmptyState())[0], zero)
 
 
 def test_the_last_coefficients_are_taken_if_there_are_too_many():
     x, rows = numbers(0)["w"], (*ROWS, (2.0, -1.5, 0.5))
     last = optim.scale_by_muon(rows[1:], 5)
     several = optim.scale_by_muon(rows, 2)
-    assert_equal(several.update(x, several.init(x)), last.update(x, last.init(x)))
+    found = jax.jit(lambda: [each.update(x, each.init(x)) for each in (several, last)])()
+    assert_equal(*found)
 
 
 def test_sam_of_period_1_is_its_optimizer():
-    params = numbers(0)
+    params, adam = numbers(0), optim.adam(0.1)
+    adam_update = jax.jit(adam.update)
     for opaque in (False, True):
-        optimizer = optim.sam(optim.adam(0.1), fdl.sgd(0.3), 1, opaque_mode=opaque)
-        state, alone = optimizer.init(params), optim.adam(0.1).init(params)
+        optimizer = optim.sam(adam, fdl.sgd(0.3), 1, opaque_mode=opaque)
+        update = jax.jit(functools.partial(optimizer.update, grad_fn=slope))
+        state, alone = optimizer.init(params), adam.init(params)
         moving = params
         for seed in range(1, 4):
-            expected, alone = optim.adam(0.1).update(numbers(seed), alone, moving)
-            updates, state = optimizer.update(numbers(seed), state, moving, grad_fn=slope)
+            expected, alone = adam_update(numbers(seed), alone, moving)
+            updates, state = update(numbers(seed), state, moving)
             assert_equal(updates, expected, rtol=1e-6, atol=1e-6)
             moving = fdl.apply_updates(moving, updates)
 
@@ -588,7 +618,7 @@ def test_leaves_that_are_not_matrices_raise():
 
 
 def test_missing_arguments_of_an_update_raise():
-    w = jnp.ones((2, 2))
+    w = np.ones((2, 2), np.float32)
     for name, optimizer in [
         ("scale_by_param_block_rms", optim.adafactor(0.1)),
         ("sam", optim.sam(fdl.sgd(0.1), fdl.sgd(0.1))),
@@ -596,7 +626,7 @@ def test_missing_arguments_of_an_update_raise():
     ]:
         message = f"{name}: expected the parameters, got None; call update(updates, state, params)"
         with assert_refused(message):
-            optimizer.update(w, optimizer.init(w))
+            jax.jit(optimizer.update)(w, optimizer.init(w))
     message = (
         "sam: expected grad_fn or value_fn in opaque mode, got neither; call "
         "update(updates, state, params, grad_fn=lambda params, i: ...)"
