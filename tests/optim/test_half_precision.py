@@ -16,6 +16,7 @@ import pytest
 import fdl
 from fdl import optim
 from tests.oracles.optimizers import ORACLES
+from tests.programs import array
 from tests.registry import DEFAULTS, OPTIMIZERS
 from tests.trees import assert_equal, kinds
 
@@ -135,16 +136,22 @@ def test_no_finite_gradient_ends_training(name):
 ORACLE_OF = [n for n in DEFAULTS if n in ORACLES and n not in ("radam", "soap", "sam", "lookahead")]
 
 
+@functools.cache
+def first_updates(name):
+    optimizer = DEFAULTS[name].ours()
+    return jax.jit(lambda gradient, w: optimizer.update(gradient, optimizer.init(w), w)[0])
+
+
 @pytest.mark.parametrize("name", ORACLE_OF)
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 3e20, 1.5e38])
 def test_the_first_step_is_that_of_float64(name, size):
     """Against NumPy in float64, which can hold the square of 3e20."""
     rate = {} if name == "adadelta" else {"learning_rate": 0.1}
-    optimizer, oracle = DEFAULTS[name].ours(), ORACLES[name](**rate)
-    params, gradient = {"w": jnp.asarray(WEIGHTS)}, {"w": gradients_of([size])[0]}
+    oracle = ORACLES[name](**rate)
+    params, gradient = {"w": WEIGHTS}, {"w": gradients_of([size])[0]}
     oracle.init(params)
     expected = oracle.step(gradient)["w"] - WEIGHTS
-    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    updates = first_updates(name)(gradient, params)
     # Schedule-Free computes x from y and z, whose rounding is that of the weights.
     near = 1e-6 if name.startswith("schedule_free") else 1e-15
     np.testing.assert_allclose(updates["w"], expected, rtol=2e-5, atol=near)
@@ -174,10 +181,10 @@ def test_a_weight_recovers_from_a_huge_gradient(name, size):
         state, _ = jax.lax.scan(step, state, length=RECOVERY[name])
         return optimizer.update(jnp.array([1.0, -2.0]), state, w)[0]
 
-    expected = after(jnp.ones(2))
+    expected = after(np.ones(2, np.float32))
     # The step size of adadelta depends on its past steps: it only has to move.
     bounds = {"rtol": 3.0} if name == "adadelta" else {"rtol": 2e-3}
-    np.testing.assert_allclose(after(jnp.array([size, -size])), expected, **bounds)
+    np.testing.assert_allclose(after(np.float32([size, -size])), expected, **bounds)
 
 
 # Single cases.
@@ -186,8 +193,8 @@ def test_a_weight_recovers_from_a_huge_gradient(name, size):
 @over_halves
 @pytest.mark.parametrize("make", [optim.adam, optim.rmsprop, optim.muon, optim.adafactor])
 def test_a_gradient_of_zero_is_a_step_of_zero(make, dtype):
-    optimizer, w = make(0.1), jnp.ones((2, 2), dtype)
-    updates, _ = optimizer.update(0 * w, optimizer.init(w), w)
+    optimizer, w = make(0.1), np.ones((2, 2), dtype)
+    updates = jax.jit(lambda w: optimizer.update(0 * w, optimizer.init(w), w)[0])(w)
     assert updates.dtype == dtype and np.asarray(updates).tolist() == [[0, 0], [0, 0]]
 
 
@@ -198,24 +205,29 @@ def test_a_second_moment_decays_in_bfloat16():
     _, updates = jax.lax.scan(
         lambda state, g: optimizer.update(g, state, w)[::-1], optimizer.init(w), sizes
     )
-    assert abs(float(updates[-1]) + 0.151) < 1e-3
+    assert abs(float(np.asarray(updates)[-1]) + 0.151) < 1e-3
+
+
+@functools.cache
+def first_muon_updates(preconditioning):
+    optimizer, w = optim.muon(1.0, preconditioning=preconditioning), np.ones((2, 3), np.float16)
+    return jax.jit(lambda gradient: optimizer.update(gradient, optimizer.init(w), w)[0])
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 300.0, 6e4])
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral"])
 def test_muon_steps_have_one_size_in_float16(size, preconditioning):
-    optimizer, w = optim.muon(1.0, preconditioning=preconditioning), jnp.ones((2, 3), jnp.float16)
-    gradient = jnp.asarray(size * PATTERN / 2, jnp.float16)
-    updates, _ = optimizer.update(gradient, optimizer.init(w), w)
+    gradient = (size * PATTERN / 2).astype(np.float16)
+    updates = first_muon_updates(preconditioning)(gradient)
     values = np.linalg.svd(np.asarray(updates, np.float64) / np.sqrt(1.5), compute_uv=False)
     assert (values > 0.6).all() and (values < 1.3).all()
 
 
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
 def test_a_half_precision_matrix_is_made_orthogonal(preconditioning):
+    orthogonalize = jax.jit(functools.partial(optim.orthogonalize, preconditioning=preconditioning))
     for size in (300.0, 6e4) if preconditioning in ("aol", "schatten") else (1e-6, 300.0, 6e4):
-        x = jnp.asarray(size * PATTERN / 2, jnp.float16)
-        u = optim.orthogonalize(x, preconditioning=preconditioning)
+        u = orthogonalize((size * PATTERN / 2).astype(np.float16))
         values = np.linalg.svd(np.asarray(u, np.float64), compute_uv=False)
         assert u.dtype == jnp.float16 and (values > 0.5).all() and (values < 1.3).all(), size
 
@@ -223,11 +235,10 @@ def test_a_half_precision_matrix_is_made_orthogonal(preconditioning):
 @over_halves
 def test_an_average_that_counts_its_weights_in_float32(dtype):
     """weight_sum stopped at 256 in bfloat16, and at 0 in float16 with a rate of 1e-4."""
-    optimizer, w = optim.schedule_free_sgd(1e-4), jnp.ones((), dtype)
-    state = jax.lax.scan(
-        lambda state, g: (optimizer.update(g, state, w)[1], None),
-        *(optimizer.init(w), jnp.ones(1000, dtype)),
-    )[0]
+    optimizer, w = optim.schedule_free_sgd(1e-4), np.ones((), dtype)
+    step = lambda state, g: (optimizer.update(g, state, w)[1], None)  # noqa: E731
+    gradients = np.ones(1000, dtype)
+    state, _ = jax.jit(lambda: jax.lax.scan(step, optimizer.init(w), gradients))()
     np.testing.assert_allclose(state.weight_sum, 1000 * 1e-8, rtol=1e-5)
     np.testing.assert_allclose(state.z, 0.9, rtol=1e-4)
 
@@ -239,26 +250,29 @@ def test_a_chain_rounds_once_at_its_end():
     """Where a direction is infinite in float16, and where it would vanish."""
     huge = optim.chain(optax.scale(1e6), optax.scale(1e-6))
     tiny = optim.chain(optax.scale(1e-9), fdl.sgd(1e9))
-    g = jnp.array([3.0, -0.125], jnp.float16)
-    assert huge.update(g, huge.init(g))[0].tolist() == [3.0, -0.125]
-    assert tiny.update(g, tiny.init(g))[0].tolist() == [-3.0, 0.125]
+    g = np.array([3.0, -0.125], np.float16)
     most = optim.chain(optax.scale(1e6))
-    assert most.update(g, most.init(g))[0].tolist() == [65504.0, -65504.0]
-    infinite, _ = most.update(jnp.array([jnp.inf, jnp.nan], jnp.float16), most.init(g))
+
+    @jax.jit
+    def first(g):
+        return [each.update(g, each.init(g))[0] for each in (huge, tiny, most)]
+
+    assert np.asarray(first(g)).tolist() == [[3.0, -0.125], [-3.0, 0.125], [65504.0, -65504.0]]
+    infinite = np.asarray(first(np.array([np.inf, np.nan], np.float16))[2])
     assert np.isinf(infinite[0]) and np.isnan(infinite[1])
 
 
 @over_halves
 def test_pieces_of_optax_keep_their_dtypes_in_a_chain(dtype):
     optimizer = optim.chain(optax.trace(0.9), optim.accumulate(optax.adam(0.1), 2), fdl.adam(0.1))
-    w = jnp.ones(3, dtype)
+    w = np.ones(3, dtype)
 
     def step(state, g):
         updates, state = optimizer.update(g, state, w)
         return state, updates
 
-    start = optimizer.init(w)
-    state, updates = jax.jit(lambda: jax.lax.scan(step, start, jnp.ones((4, 3), dtype)))()
+    start = jax.jit(optimizer.init)(w)
+    state, updates = jax.jit(lambda: jax.lax.scan(step, start, np.ones((4, 3), dtype)))()
     assert kinds(state) == kinds(start) and updates.dtype == dtype and finite(updates)
     assert state[0].trace.dtype == dtype
 
@@ -266,30 +280,40 @@ def test_pieces_of_optax_keep_their_dtypes_in_a_chain(dtype):
 @over_halves
 def test_a_state_of_optax_keeps_its_dtypes(dtype):
     """The state moves from optax to fdl and back."""
-    w, g = jnp.ones(3, dtype), jnp.array([1.0, -2.0, 0.5], dtype)
-    for name in ("adam", "lion", "adagrad", "sgd", "rmsprop", "amsgrad", "adafactor"):
-        theirs = getattr(optax, name)(0.1)
+    w, g = np.ones(3, dtype), np.array([1.0, -2.0, 0.5], dtype)
+
+    @jax.jit
+    def there_and_back():
+        found = []
+        for name in ("adam", "lion", "adagrad", "sgd", "rmsprop", "amsgrad", "adafactor"):
+            theirs = getattr(optax, name)(0.1)
+            state = theirs.init(w)
+            updates, new = getattr(optim, name)(0.1).update(g, state, w)
+            found.append((state, updates, new, theirs.update(g, new, w)))
+        theirs = optax.contrib.schedule_free_sgd(0.1)
         state = theirs.init(w)
-        updates, new = getattr(optim, name)(0.1).update(g, state, w)
+        return found, state, optim.schedule_free_sgd(0.1).update(g, state, w)[1]
+
+    found, start, end = there_and_back()
+    for state, updates, new, _ in found:
         assert kinds(new) == kinds(state) and updates.dtype == dtype
-        theirs.update(g, new, w)
-    theirs = optax.contrib.schedule_free_sgd(0.1)
-    state = theirs.init(w)
-    assert kinds(optim.schedule_free_sgd(0.1).update(g, state, w)[1]) == kinds(state)
+    assert kinds(end) == kinds(start)
 
 
 def test_a_state_can_be_kept_in_fewer_bits():
-    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "s": jnp.ones((), jnp.bfloat16)}
+    params = {"w": np.ones((2, 3), jnp.bfloat16), "s": np.ones((), jnp.bfloat16)}
     optimizer = optim.keep_state_in(optim.adam(0.1), jnp.bfloat16)
-    state = start = optimizer.init(params)
-    assert kinds(state[0].mu["w"]) == kinds(optax.adam(0.1).init(params)[0].mu["w"])
+    update, inits = jax.jit(optimizer.update), (optimizer.init, optax.adam(0.1).init)
+    state, theirs = start, _ = jax.jit(lambda: [init(params) for init in inits])()
+    assert kinds(state[0].mu["w"]) == kinds(theirs[0].mu["w"])
     assert state[0].nu["s"].dtype == jnp.float32 and state[0].count.dtype == jnp.int32
     for _ in range(2):
-        updates, state = jax.jit(optimizer.update)(params, state, params)
+        updates, state = update(params, state, params)
     assert kinds(state) == kinds(start) and kinds(updates) == kinds(params)
     np.testing.assert_allclose(np.asarray(updates["w"], np.float32), -0.1, rtol=1e-2)
     big = optim.keep_state_in(fdl.sgd(1.0, 0.9), jnp.float16)
-    assert finite(big.update(jnp.full(2, 1e6), big.init(jnp.ones(2)))[1])
+    state = jax.jit(lambda: big.update(jnp.full(2, 1e6), big.init(jnp.ones(2)))[1])()
+    assert finite(state)
     with pytest.raises(
         ValueError,
         match=r"^keep_state_in: expected a floating dtype, got int8; jnp.bfloat16 is usual$",
@@ -306,49 +330,60 @@ SIZES = [1e-35, 1e-30, 1e-20, 1.0, 1e19, 1e20, 6e37]
 @pytest.mark.parametrize("size", SIZES)
 def test_lengths_are_those_of_float64(size):
     """Alone, compiled, batched with an ordinary tree, and their gradients."""
-    tree = {"a": jnp.array([3.0, 0.0]) * size, "b": jnp.float32(-4.0 * size)}
+    tree = {"a": np.float32([3 * size, 0]), "b": np.float32(-4.0 * size)}
     exact = np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in tree.values()))
-    both = jax.tree.map(lambda x: jnp.stack([x, jnp.ones_like(x)]), tree)
+    both = jax.tree.map(lambda x: np.stack([x, np.ones_like(x)]), tree)
     np.testing.assert_allclose(optim.global_norm(tree), exact, rtol=3e-7)
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(optim.global_norm))(both), [exact, np.sqrt(3)], rtol=3e-7
-    )
-    slopes = jax.grad(optim.global_norm)(tree)
-    np.testing.assert_allclose([*slopes["a"], slopes["b"]], [0.6, 0, -0.8], atol=1e-6)
-    many = jax.vmap(jax.grad(optim.global_norm))(both)
-    np.testing.assert_allclose([*many["a"][0], many["b"][0]], [0.6, 0, -0.8], atol=1e-6)
-    clipped, _ = optim.clip_by_global_norm(size / 2).update(tree, ())
-    np.testing.assert_allclose(clipped["a"] / size, [0.3, 0], rtol=1e-6)
-    np.testing.assert_allclose(clipped["b"] / size, -0.4, rtol=1e-6)
-    unit, _ = optim.normalize().update(tree, ())
-    np.testing.assert_allclose([*unit["a"], unit["b"]], [0.6, 0, -0.8], rtol=1e-6)
-    g = {"w": jnp.array([3.0, -4.0]) * size}
-    w = {"w": jnp.array([6.0, 8.0])}
-    for transform, expected in [
-        (optim.clip_by_block_rms(size / 10), g["w"] * (0.1 / np.sqrt(12.5))),
-        (optim.scale_by_trust_ratio(), [6.0, -8.0]),
-        (optim.scale_by_trust_ratio(trust_coefficient=0.5, eps=0.01 * size), None),
-    ]:
-        found = jax.jit(transform.update)(g, transform.init(w), w)[0]["w"]
-        expected = np.array([3.0, -4.0]) / (5.01 / 5) if expected is None else expected
-        np.testing.assert_allclose(found, expected, rtol=2e-6)
-    coarse = optim.adaptive_grad_clip(size / 20)
-    found = jax.jit(coarse.update)(g, coarse.init(w), w)[0]["w"]
+    g, w = {"w": np.float32([3 * size, -4 * size])}, {"w": np.float32([6.0, 8.0])}
+    found = lengths(tree, both, g=g, w=w, size=np.float32(size))
+    np.testing.assert_allclose(found["batched"], [exact, np.sqrt(3)], rtol=3e-7)
+    slopes, many = found["slopes"], jax.tree.map(lambda x: np.asarray(x)[0], found["many"])
+    for each in (slopes, many):
+        np.testing.assert_allclose([*np.asarray(each["a"]), each["b"]], [0.6, 0, -0.8], atol=1e-6)
+    clipped, unit = found["clipped"], found["unit"]
+    np.testing.assert_allclose(np.asarray(clipped["a"]) / size, [0.3, 0], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(clipped["b"]) / size, -0.4, rtol=1e-6)
+    np.testing.assert_allclose([*np.asarray(unit["a"]), unit["b"]], [0.6, 0, -0.8], rtol=1e-6)
+    in_blocks = g["w"] * (0.1 / np.sqrt(12.5))
+    np.testing.assert_allclose(found["in_blocks"]["w"], in_blocks, rtol=2e-6)
+    np.testing.assert_allclose(found["trusted"]["w"], [6.0, -8.0], rtol=2e-6)
+    in_part = np.array([3.0, -4.0]) / (5.01 / 5)
+    np.testing.assert_allclose(found["in_part"]["w"], in_part, rtol=2e-6)
     # As in optax, nothing is divided by less than 1e-6.
     part = min(0.5 * size / max(5 * size, 1e-6), 1)
-    np.testing.assert_allclose(found, np.array([3, -4]) * size * part, rtol=2e-6, atol=1e-37)
-    near = optim.clip_by_global_norm(1.0).update(jnp.array([3.0, 4.0]) * size, ())[0]
-    np.testing.assert_allclose(near, np.array([3.0, 4.0]) * min(size, 0.2), rtol=1e-6)
+    expected = np.array([3, -4]) * size * part
+    np.testing.assert_allclose(found["coarse"]["w"], expected, rtol=2e-6, atol=1e-37)
+    expected = np.array([3.0, -4.0]) * min(size, 0.2)
+    np.testing.assert_allclose(found["near"]["w"], expected, rtol=1e-6)
+
+
+@jax.jit
+def lengths(tree, both, *, g, w, size):
+    """What depends on lengths, in one program for all sizes."""
+    first = lambda transform, g, w=None: transform.update(g, transform.init(w), w)[0]  # noqa: E731
+    slope = jax.grad(optim.global_norm)
+    return {
+        "batched": jax.vmap(optim.global_norm)(both),
+        "slopes": slope(tree),
+        "many": jax.vmap(slope)(both),
+        "clipped": first(optim.clip_by_global_norm(size / 2), tree),
+        "unit": first(optim.normalize(), tree),
+        "in_blocks": first(optim.clip_by_block_rms(size / 10), g, w),
+        "trusted": first(optim.scale_by_trust_ratio(), g, w),
+        "in_part": first(optim.scale_by_trust_ratio(trust_coefficient=0.5, eps=0.01 * size), g, w),
+        "coarse": first(optim.adaptive_grad_clip(size / 20), g, w),
+        "near": first(optim.clip_by_global_norm(1.0), g),
+    }
 
 
 def test_lengths_that_float32_cannot_hold():
     """|g| is 5e38: the direction is right, and the length infinite."""
-    g = jnp.array([3e38, -3e38, 0.0])
+    g = np.float32([3e38, -3e38, 0.0])
     direction = [0.5**0.5, -(0.5**0.5), 0.0]
     assert np.isinf(optim.global_norm(g))
     for transform in (optim.clip_by_global_norm(1.0), optim.normalize()):
         np.testing.assert_allclose(jax.jit(transform.update)(g, ())[0], direction, rtol=1e-6)
-    trust, w = optim.scale_by_trust_ratio(), jnp.array([3.0, 4.0, 0.0])
+    trust, w = optim.scale_by_trust_ratio(), np.float32([3.0, 4.0, 0.0])
     found = jax.jit(trust.update)(g, trust.init(w), w)[0]
     np.testing.assert_allclose(found, 5 * np.array(direction), rtol=1e-6)
 
@@ -369,16 +404,17 @@ def test_lengths_of_nothing_and_of_what_is_not_finite():
 def test_huge_complex_gradients(name):
     """The direction is kept, also where one part is far smaller."""
     optimizer = getattr(optim, name)(0.1)
-    w = jnp.array([1 + 1j, 1 - 1j, 2j])
-    gradient = jnp.array([3e20 + 4e20j, 3e38 - 3e38j, 1e20 + 1e19j], jnp.complex64)
-    updates, state = optimizer.update(gradient, optimizer.init(w), w)
+    w = np.array([1 + 1j, 1 - 1j, 2j], np.complex64)
+    gradient = np.array([3e20 + 4e20j, 3e38 - 3e38j, 1e20 + 1e19j], np.complex64)
+    update = jax.jit(optimizer.update)
+    updates, state = update(gradient, optimizer.init(w), w)
     assert finite(updates) and finite(state)
     unit = np.asarray(gradient, np.complex128)
     unit /= np.abs(unit)
     found = np.asarray(updates, np.complex128)
     np.testing.assert_allclose(found / np.abs(found), -unit, rtol=1e-5)
     for _ in range(3):
-        updates, state = optimizer.update(-gradient, state, w)
+        updates, state = update(-gradient, state, w)
         assert finite(updates) and finite(state)
 
 
@@ -447,34 +483,42 @@ def test_coarse_weights_are_the_float32_run_rounded(name, dtype):
 
 
 def test_steps_below_rounding_arrive():
-    w, g = jnp.ones(2, jnp.bfloat16), jnp.array([1.0, -1.0], jnp.bfloat16)
-    gradients = jnp.broadcast_to(g, (1000, 2))
-    lost, _ = run(fdl.sgd(1e-4), w, gradients)
-    found, state = run(optim.master_weights(fdl.sgd(1e-4)), w, gradients)
-    assert lost[-1].tolist() == [1.0, 1.0]
+    w, g = np.ones(2, jnp.bfloat16), np.array([1.0, -1.0], jnp.bfloat16)
+    gradients = np.broadcast_to(g, (1000, 2))
+    whole = optim.master_weights(fdl.sgd(3e-3))
+    small = (w * 0.01).astype(jnp.bfloat16)
+
+    @jax.jit
+    def runs():
+        coarse = fdl.sgd(1e-4)
+        alone = [run(each, w, gradients) for each in (coarse, optim.master_weights(coarse))]
+        return alone, [run(outer(whole), small, gradients) for outer in (optim.chain, optax.chain)]
+
+    ((lost, _), (found, state)), inside = runs()
+    assert np.asarray(lost)[-1].tolist() == [1.0, 1.0]
     np.testing.assert_allclose(state.master, [0.9, 1.1], rtol=1e-4)
-    assert_equal(found[-1], state.master.astype(jnp.bfloat16))
+    assert_equal(np.asarray(found)[-1], np.asarray(state.master).astype(jnp.bfloat16))
     # Inside a chain the update is rounded; the error stays within one rounding at every step.
-    for outer in (optim.chain, optax.chain):
-        near, state = run(outer(optim.master_weights(fdl.sgd(3e-3))), w * 0.01, gradients)
-        np.testing.assert_allclose(near[-1].astype(jnp.float32), state[0].master, rtol=2**-7)
+    for near, state in inside:
+        near = np.asarray(near)[-1].astype(np.float32)
+        np.testing.assert_allclose(near, state[0].master, rtol=2**-7)
 
 
 @over_halves
 def test_coarse_weights_far_and_through_zero(dtype):
     """Exact where sizes change by a factor of 1000 in a step, and where signs change."""
-    w = jnp.array([1.0, -3.0, 1e-3, 0.5], dtype)
+    w = np.array([1.0, -3.0, 1e-3, 0.5], dtype)
     optimizer = optim.master_weights(fdl.sgd(1.0))
     gradients = np.random.default_rng(0).standard_normal((50, 4)) * 10.0 ** np.arange(-2, 2)
-    path, state = run(optimizer, w, jnp.asarray(gradients, dtype))
+    path, state = jax.jit(functools.partial(run, optimizer))(w, gradients.astype(dtype))
     whole = np.asarray(w, np.float32) - np.cumsum(gradients.astype(dtype).astype(np.float32), 0)
     np.testing.assert_allclose(state.master, whole[-1], rtol=1e-3, atol=1e-4)
-    assert_equal(path[-1], state.master.astype(dtype))
+    assert_equal(np.asarray(path)[-1], np.asarray(state.master).astype(dtype))
 
 
 def test_coarse_weights_and_the_loss_along_a_line():
     """The line search of L-BFGS and the gradients of SAM get the weights in their dtype."""
-    target = jnp.array([0.3, -0.7], jnp.bfloat16)
+    target = np.array([0.3, -0.7], jnp.bfloat16)
     seen = []
 
     def loss(w):
@@ -483,7 +527,7 @@ def test_coarse_weights_and_the_loss_along_a_line():
 
     ascent = optim.chain(optim.normalize(), fdl.sgd(0.01))
     for optimizer in (optim.lbfgs(), optim.sam(optim.adam(0.03), ascent, opaque_mode=True)):
-        optimizer, w = optim.master_weights(optimizer), jnp.zeros(2, jnp.bfloat16)
+        optimizer, w = optim.master_weights(optimizer), np.zeros(2, jnp.bfloat16)
 
         @jax.jit
         def step(w, state, optimizer=optimizer):
@@ -491,10 +535,11 @@ def test_coarse_weights_and_the_loss_along_a_line():
             u, state = optimizer.update(g, state, w, value=value, grad=g, value_fn=loss)
             return fdl.apply_updates(w, u), state
 
-        state = optimizer.init(w)
+        state = jax.jit(optimizer.init)(w)
         for _ in range(60):
             w, state = step(w, state)
-        np.testing.assert_allclose(w.astype(jnp.float32), target.astype(jnp.float32), atol=0.02)
+        near = np.asarray(w).astype(np.float32)
+        np.testing.assert_allclose(near, target.astype(np.float32), atol=0.02)
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -537,8 +582,8 @@ def test_a_network_trains_in_half_precision(dtype, wrap):
     x = rng.standard_normal((64, 4))
     y = (x[:, 0] * x[:, 1] > 0).astype(np.int32)
     net = fdl.chain(fdl.dense(16), fdl.batch_norm(), fdl.relu, fdl.dense(2))
-    data = jnp.asarray(x, dtype), jnp.asarray(y)
-    params, state = net.init(jax.random.key(0), data[0][:1])
+    data = array(x, dtype), array(y, np.int32)
+    params, state = jax.jit(net.init)(jax.random.key(0), np.asarray(data[0])[:1])
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
     optimizer = wrap(optim.adam(0.01))
     objective = fdl.supervised(net, fdl.softmax_cross_entropy)

@@ -1,5 +1,6 @@
 """Loss scaling: small gradients survive float16, an overflow is skipped, the scale follows."""
 
+import functools
 import re
 
 import jax
@@ -16,12 +17,13 @@ SCALED = {"initial": 2.0**10, "period": 3, "factor": 4.0}
 
 def test_the_scale_follows_the_gradients():
     """By hand: it grows after 3 finite steps in a row, and shrinks at each that is not."""
-    optimizer, w = optim.dynamic_loss_scale(fdl.sgd(0.5, 0.9), **SCALED), jnp.array([1.0, 2.0])
+    optimizer, w = optim.dynamic_loss_scale(fdl.sgd(0.5, 0.9), **SCALED), np.float32([1.0, 2.0])
+    update = jax.jit(optimizer.update)
     state, scales, skipped = optimizer.init(w), [], []
     inner = state.inner_state
     gradients = [1, 1, 1, 1, np.nan, 1, 1, np.inf, -np.inf, 1, 1, 1, 1, 1, 1]
     for gradient in gradients:
-        updates, state = optimizer.update(jnp.array([gradient, 1.0], "float32"), state, w)
+        updates, state = update(np.float32([gradient, 1.0]), state, w)
         scales.append(float(optim.loss_scale(state)))
         if not np.isfinite(gradient):
             np.testing.assert_array_equal(updates, 0)
@@ -30,9 +32,9 @@ def test_the_scale_follows_the_gradients():
     factors = [1, 1, up, 1, down, 1, 1, down, down, 1, 1, up, 1, 1, up]
     assert scales == list(2.0**10 * np.cumprod(factors))
     finite = [g for g in gradients if np.isfinite(g)]
-    plain, state_of_plain = fdl.sgd(0.5, 0.9), inner
+    plain_update, state_of_plain = jax.jit(fdl.sgd(0.5, 0.9).update), inner
     for gradient in finite:
-        updates, state_of_plain = plain.update(jnp.array([gradient, 1.0]), state_of_plain, w)
+        updates, state_of_plain = plain_update(np.float32([gradient, 1.0]), state_of_plain, w)
     jax.tree.map(np.testing.assert_array_equal, state.inner_state, state_of_plain)
 
 
@@ -59,26 +61,33 @@ def test_the_scale_is_found_in_any_optimizer():
     assert optim.loss_scale(fdl.adam(0.1).init(w)) is None
 
 
-def tiny(dtype, scaled, microbatch=None, rate=1e9, batch=4):
+@functools.cache
+def tiny(dtype, scaled=False, microbatch=None, rate=1e9, batch=4):
     """The weight after a step of a network whose gradient is 3e-9, from a weight of 0."""
     model = fdl.compute_in(fdl.dense(1, bias=False, w_init=fdl.initializers.zeros), dtype)
     loss = lambda y_pred, y: 1e-5 * (y_pred - y)[:, 0]  # noqa: E731
     optimizer = fdl.sgd(rate)
-    optimizer = optim.dynamic_loss_scale(optimizer, **scaled) if scaled is not None else optimizer
-    x = jnp.full((batch, 1), 3e-4)
-    params, state = model.init(jax.random.key(0), x)
-    run = fdl.start(params, optimizer, state=state)
+    optimizer = optim.dynamic_loss_scale(optimizer) if scaled else optimizer
+    x = np.full((batch, 1), 3e-4, np.float32)
     objective = fdl.supervised(model, loss)
-    run, means = fdl.train_step(objective, optimizer, run, (x, x), batch, microbatch)
-    return float(run.params["w"][0, 0]), float(means["loss"].value())
+
+    @jax.jit
+    def after(key):
+        params, state = model.init(key, x)
+        run = fdl.start(params, optimizer, state=state)
+        run, means = fdl.train_step(objective, optimizer, run, (x, x), batch, microbatch)
+        return run.params["w"], means["loss"].value()
+
+    w, value = after(jax.random.key(0))
+    return float(np.asarray(w)[0, 0]), float(value)
 
 
 @pytest.mark.parametrize("microbatch", [None, 2])
 def test_a_small_gradient_survives_float16_with_a_scale(microbatch):
-    exact, loss = tiny("float32", None)
+    exact, loss = tiny("float32")
     assert exact == pytest.approx(-3.0, rel=1e-4)
-    assert tiny("float16", None, microbatch)[0] == 0.0
-    found, found_loss = tiny("float16", {}, microbatch)
+    assert tiny("float16", microbatch=microbatch)[0] == 0.0
+    found, found_loss = tiny("float16", scaled=True, microbatch=microbatch)
     assert found == pytest.approx(exact, rel=2e-3)
     assert found_loss == pytest.approx(loss, rel=2e-3)  # the loss is not multiplied
 
@@ -88,7 +97,7 @@ def test_in_float32_a_power_of_two_changes_no_bit(microbatch):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 5)).astype("float32"), rng.integers(0, 3, 40)
     model = fdl.chain(fdl.dense(8), fdl.batch_norm(), fdl.tanh, fdl.dense(3))
-    params, state = model.init(jax.random.key(0), x)
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
     objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
     results = []
     for optimizer in (fdl.adam(0.01), optim.dynamic_loss_scale(fdl.adam(0.01), **SCALED)):
@@ -112,7 +121,7 @@ def test_float16_recovers_from_an_overflow():
     model = fdl.compute_in(fdl.dense(1), "float16")
     objective = fdl.supervised(model, fdl.squared_error)
     optimizer = optim.dynamic_loss_scale(fdl.adam(0.05), initial=16.0, period=50)
-    params, state = model.init(jax.random.key(0), batch(0)[0])
+    params, state = jax.jit(model.init)(jax.random.key(0), batch(0)[0])
     run = fdl.start(params, optimizer, state=state)
     result = fdl.fit(objective, optimizer, run, fdl.data.source(batch), steps=300)
     scale, adam = result.run.opt_state.scale, result.run.opt_state.inner_state[0]
@@ -126,7 +135,7 @@ def test_a_run_with_a_scale_continues_bit_for_bit():
     model = fdl.compute_in(fdl.dense(1), "float16")
     optimizer = optim.dynamic_loss_scale(fdl.sgd(0.1), initial=1.0, period=2)
     objective = fdl.supervised(model, fdl.squared_error)
-    params, state = model.init(jax.random.key(0), x)
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
     run = fdl.start(params, optimizer, state=state)
     how = {"data": (x, x[:, :1]), "batch_size": 4}
     whole = fdl.fit(objective, optimizer, run, steps=7, **how)
