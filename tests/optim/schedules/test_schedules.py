@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdl import optim
-from tests.programs import array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,48 +172,63 @@ def compiled(name):
     return jax.jit(jax.vmap(SCHEDULES[name].ours()))
 
 
+def all_counts(name):
+    """Beyond three times the end."""
+    return np.arange(3 * SCHEDULES[name].end + 5, dtype=np.int32)
+
+
+@functools.cache
+def values(name):
+    """At `all_counts`."""
+    found = compiled(name)(all_counts(name))
+    assert found.dtype == jnp.float32
+    return np.asarray(found)
+
+
+def theirs_of(name):
+    return joined(optax) if name == "join_schedules" else SCHEDULES[name].theirs()
+
+
 def exact(name, counts):
     """The schedule in float64: optax's where it has one, else the registry's formula."""
     case = SCHEDULES[name]
     if case.oracle:
         return case.oracle(np.asarray(counts, np.float64))
-    theirs = joined(optax) if name == "join_schedules" else case.theirs()
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        counts = array(np.asarray(counts), jnp.int64)
+        theirs = theirs_of(name)
+        counts = np.asarray(counts, np.int64)
         # Some schedules of optax return a constant that is not an array.
-        return np.asarray(jax.vmap(lambda count: jnp.float64(theirs(count)))(counts))
+        return np.asarray(jax.jit(jax.vmap(lambda count: jnp.float64(theirs(count))))(counts))
 
 
 @over_schedules
-def test_a_schedule_has_the_values_of_optax_or_of_its_formula(name, standard_promotion):
+def test_a_schedule_has_the_values_of_optax_or_of_its_formula(name):
     """To one unit in the last place of the largest value, at the ends and beyond too.
 
     Two for the one cycle of cosines, where optax itself is 1.4 units from the float64 values.
     """
-    case = SCHEDULES[name]
-    counts = np.arange(2 * case.end + 5)
-    found = compiled(name)(jnp.asarray(counts))
-    assert found.dtype == jnp.float32
-    if case.oracle is None:
-        theirs = joined(optax) if name == "join_schedules" else case.theirs()
-        expected = jax.jit(jax.vmap(lambda count: jnp.float32(theirs(count))))(counts)
-        ulp = np.spacing(np.float32(np.abs(expected).max()))
+    counts, found = all_counts(name), values(name)
+    if SCHEDULES[name].oracle is None:
+        with jax.numpy_dtype_promotion("standard"):
+            theirs = theirs_of(name)
+            expected = jax.jit(jax.vmap(lambda count: jnp.float32(theirs(count))))(counts)
+        ulp = np.spacing(np.abs(np.asarray(expected)).max())
         units = 2 if name == "cosine_onecycle_schedule" else 1
         np.testing.assert_allclose(found, expected, rtol=0, atol=units * ulp)
-    largest = np.abs(exact(name, counts)).max()
-    np.testing.assert_allclose(found, exact(name, counts), rtol=0, atol=4e-7 * largest)
+    in_float64 = exact(name, counts)
+    largest = np.abs(in_float64).max()
+    np.testing.assert_allclose(found, in_float64, rtol=0, atol=4e-7 * largest)
 
 
 @over_schedules
 def test_a_schedule_takes_every_kind_of_count(name):
     schedule, case = SCHEDULES[name].ours(), SCHEDULES[name]
-    counts = [0, 1, case.end // 2, case.end - 1, case.end, 3 * case.end]
-    expected = np.asarray(compiled(name)(jnp.asarray(counts)))
-    for dtype in (jnp.uint32, jnp.int16):
-        np.testing.assert_allclose(
-            compiled(name)(jnp.asarray(counts, dtype)), expected, rtol=1e-6, err_msg=dtype.__name__
-        )
-    middle = schedule(counts[2])
+    counts = np.array([0, 1, case.end // 2, case.end - 1, case.end, 3 * case.end])
+    expected = values(name)[counts]
+    for dtype in (np.uint32, np.int16):
+        found = compiled(name)(counts.astype(dtype))
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=dtype.__name__)
+    middle = schedule(int(counts[2]))
     assert (middle.shape, middle.dtype) == ((), jnp.float32)
     np.testing.assert_allclose(middle, expected[2], rtol=1e-6)
     with jax.enable_x64(True):
@@ -224,13 +238,14 @@ def test_a_schedule_takes_every_kind_of_count(name):
 @over_schedules
 def test_a_schedule_stays_finite_and_falls(name):
     case = SCHEDULES[name]
-    values = np.asarray(compiled(name)(jnp.arange(2 * case.end + 5)))
-    assert np.isfinite(values).all() and (values >= 0).all()
+    near = values(name)
+    assert np.isfinite(near).all() and (near >= 0).all()
     if case.falls:
-        assert (np.diff(values[case.top :]) <= 1e-7).all()
-        assert (np.diff(values[: case.top + 1]) >= -1e-7).all()
-    far = np.asarray(compiled(name)(jnp.asarray([LAST - 1, LAST, 2**32 - 1], jnp.uint32)))
-    assert np.isfinite(far).all() and (far <= values[case.top]).all()
+        assert (np.diff(near[case.top :]) <= 1e-7).all()
+        assert (np.diff(near[: case.top + 1]) >= -1e-7).all()
+    # As many counts as in the test above, for one program.
+    far = np.asarray(compiled(name)(np.array([LAST - 1, LAST, 2**32 - 1] * 2, np.uint32)))
+    assert np.isfinite(far).all() and (far <= near[case.top]).all()
     assert far[0] == far[1] or case.end == 90
 
 
@@ -248,17 +263,18 @@ def stretched(scale):
 
 
 @pytest.mark.parametrize("name", stretched(1))
-def test_large_counts_are_exact(name, standard_promotion):
+def test_large_counts_are_exact(name):
     """Neighbouring counts up to 2^31, against optax in float64: counts are not rounded."""
     args, end = stretched(1_400_000)[name]
     counts = np.array([1, 499, 500, 501, 999, 1499, 1500]) * 1_400_000
     counts = np.sort(np.concatenate([counts - 1, counts, counts + 1]))
-    found = jax.jit(jax.vmap(getattr(optim, name)(*args)))(jnp.asarray(counts, jnp.int32))
+    found = jax.jit(jax.vmap(getattr(optim, name)(*args)))(counts.astype(np.int32))
     assert counts.max() > 2**30.9 and end * 1_400_000 < LAST
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         theirs = getattr(optax, name)(*args)
-        # Float counts: optax would divide integers in float32 and give NaN at the end.
-        expected = jax.vmap(theirs)(jnp.asarray(counts, jnp.float64))
+        # Float counts: optax would divide integers in float32 and give NaN at the end. Not
+        # compiled: XLA would multiply by the reciprocal of the length, and so give NaN as well.
+        expected = jax.vmap(theirs)(counts.astype(np.float64))
     np.testing.assert_allclose(found, expected, rtol=0, atol=4e-7 * 0.4)
 
 
@@ -329,11 +345,12 @@ FRACTIONAL = {
 def test_a_fraction_of_a_step_counts_as_in_optax(name):
     """A number of steps such as 0.05 * total: the end is between two counts."""
     ours = getattr(optim, name)(*FRACTIONAL[name])
-    found = jax.jit(jax.vmap(ours))(jnp.arange(20))
+    counts = np.arange(20, dtype=np.int32)
+    found = jax.jit(jax.vmap(ours))(counts)
     each = [float(ours(count)) for count in range(20)]
     with jax.numpy_dtype_promotion("standard"):
         theirs = getattr(optax, name)(*FRACTIONAL[name])
-        expected = jax.jit(jax.vmap(lambda count: jnp.float32(theirs(count))))(jnp.arange(20))
+        expected = jax.jit(jax.vmap(lambda count: jnp.float32(theirs(count))))(counts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.2e-7)
     np.testing.assert_allclose(each, expected, rtol=0, atol=1.2e-7)
 
@@ -342,10 +359,10 @@ def test_a_fraction_of_a_step_counts_under_vmap_and_far_along():
     def at_3(length, begin):
         return optim.linear_schedule(1.0, 0.0, length, begin)(jnp.int32(3))
 
-    found = jax.vmap(at_3)(jnp.array([2.5, 2.5, 4.0]), jnp.array([0.5, 1.5, 0.0]))
+    found = jax.jit(jax.vmap(at_3))(np.float32([2.5, 2.5, 4.0]), np.float32([0.5, 1.5, 0.0]))
     np.testing.assert_allclose(found, [0.0, 0.4, 0.25], atol=1e-7)
     stairs = jax.vmap(lambda t: optim.exponential_decay(1.0, t, 0.5, 0, True)(jnp.int32(5)))
-    np.testing.assert_array_equal(stairs(jnp.array([2.5, 4.0])), [0.25, 0.5])
+    np.testing.assert_array_equal(jax.jit(stairs)(np.float32([2.5, 4.0])), [0.25, 0.5])
     # float32 cannot represent 2^24 + 1.5.
     late = optim.linear_schedule(1.0, 0.0, 2.0, 2**24 + 1.5)
     assert [float(late(jnp.int32(2**24 + n))) for n in (1, 2, 3, 4)] == [1.0, 0.75, 0.25, 0.0]
