@@ -584,8 +584,8 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.sgdr_schedule([]),
-            "sgdr_schedule: expected one boundary less than schedules, got 0 boundaries and 0 "
-            "schedules; every schedule except the first starts at a boundary",
+            "sgdr_schedule: expected at least one cycle, got none; pass [{'init_value': 0.0, "
+            "'peak_value': 0.1, ...}]",
         ),
     ],
 )
