@@ -53,7 +53,7 @@ from fdl.paths import select as select
 from fdl.version import __version__ as __version__
 
 # No training loop needs these rooms, so each is imported when it is first used.
-_LATER = ("look", "debug", "port")
+_LATER = ("look", "debug", "port", "distributed")
 
 __all__ = [*_public(), *_LATER]
 
@@ -61,6 +61,7 @@ if _TYPE_CHECKING:
     from fdl import look as look
     from fdl import debug as debug
     from fdl import port as port
+    from fdl import distributed as distributed
 else:
 
     def __getattr__(name: str) -> _Any:

@@ -22,7 +22,7 @@ TIERS = [
     {"core"},
     {"layers", "losses", "metrics", "optim"},
     {"models", "train", "generation"},
-    {"look", "debug", "port"},
+    {"look", "debug", "port", "distributed"},
 ]
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

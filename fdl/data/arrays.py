@@ -11,6 +11,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.checks import described, fitting, kind
+from fdl.ops.sharding import on_host
 
 SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
 ALIGNMENT = 64  # bytes; JAX on CPU takes arrays that begin at a multiple of it without a copy
@@ -137,7 +138,7 @@ def fingerprint(data: Any) -> dict[str, Any]:
     sample = hashlib.sha256()
     arrays = paths.leaves(data)
     for leaf in arrays.values():
-        sample.update(np.ascontiguousarray(leaf[rows]).tobytes())
+        sample.update(np.ascontiguousarray(on_host(leaf[rows])).tobytes())
     kinds = {path: kind(leaf) for path, leaf in arrays.items()}
     return {"examples": examples, "arrays": kinds, "sha256_of_sample": sample.hexdigest()}
 

@@ -140,6 +140,14 @@ class Source(abc.ABC):
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
         """The batches of consecutive steps, a pytree of arrays [K, B, ...]."""
 
+    def take_part(self, seed: Any, steps: range, batch_size: int, part: np.ndarray) -> Batch:
+        """The examples `part`, indices [C], of the batches that `take` gives: arrays [K, C, ...].
+
+        Each of several processes takes its own part. A source whose batch is made as a whole makes
+        it in every process.
+        """
+        return jax.tree.map(lambda leaf: leaf[:, part], self.take(seed, steps, batch_size))
+
     def position(self) -> dict[str, np.ndarray]:
         """Where the source is after `take`, if the next batch depends on that; otherwise {}."""
         return {}
@@ -178,8 +186,12 @@ class ByRow(Source):
 
     def take(self, seed: Any, steps: range, batch_size: int) -> Batch:
         """The rows that `draw_batch` gives for these steps."""
+        return self.take_part(seed, steps, batch_size, np.arange(batch_size))
+
+    def take_part(self, seed: Any, steps: range, batch_size: int, part: np.ndarray) -> Batch:
+        """Reads only the rows of this part of each batch."""
         numbers = np.arange(steps.start, steps.stop, dtype=np.uint32)
-        rows = np.asarray(_orders(seed, numbers, batch_size, self.examples))
+        rows = np.asarray(_orders(seed, numbers, batch_size, self.examples))[:, part]
         batches = self._read(rows.reshape(-1))
         return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape, *leaf.shape[1:]), batches)
 

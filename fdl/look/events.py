@@ -45,6 +45,8 @@ class Events(Observer):
       folder: where to write.
     """
 
+    writes = True
+
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = folder
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 
@@ -92,3 +93,43 @@ def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
 def _varying(x: jax.Array) -> frozenset[str]:
     """The mesh axes along which x differs between devices, inside `jax.shard_map`."""
     return jax.typeof(x).manual_axis_type.varying
+
+
+def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """x on the devices of a sharding.
+
+    On several processes, each process has the whole of x, or its own part of an array that is cut
+    over the processes, and puts what belongs on its own devices.
+
+    Args:
+      x: an array of NumPy or JAX, a number, or a random key.
+      sharding: the sharding of the result.
+    """
+    if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1:
+        return jax.device_put(x, sharding)
+    if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        # The numbers of a key have one more axis, which is on every device.
+        numbers = put(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
+    # This takes a copy of what the user may change, and compiles nothing.
+    whole = np.array(x, jnp.result_type(x), copy=not isinstance(x, jax.Array) or None)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def on_host(x: Any) -> np.ndarray:
+    """x as a NumPy array. If its parts are on several processes, all of them must call this."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+def own_rows(x: Any) -> Any:
+    """The rows on this process of an array that is cut over processes; anything else as it is."""
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+        return x
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return x
+    parts = {str(part.index): np.asarray(part.data) for part in x.addressable_shards}
+    return np.concatenate([*parts.values()])

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl.checks import kind
+from fdl.ops.sharding import put
 from fdl.paths import leaves, shortened, tree
 from fdl.train.result import Result, Unfinished
 from fdl.train.run import Run
@@ -171,11 +172,12 @@ def _numpy(leaf: Any) -> np.ndarray:
 
 
 def _jax(leaf: np.ndarray, like: Any) -> jax.Array:
-    """The inverse of `_numpy`."""
-    array = jnp.asarray(leaf)
-    return (
-        jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
-    )
+    """The inverse of `_numpy`, on the devices of `like`."""
+    array: Any = jnp.asarray(leaf)
+    if _is_key(like):
+        array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
+    several = isinstance(like, jax.Array) and len(like.sharding.device_set) > 1
+    return put(array, like.sharding) if several else array
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

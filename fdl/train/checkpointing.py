@@ -23,9 +23,10 @@ from fdl.train.checkpoint_files import package, read, write
 from fdl.train.checks import check_mode, check_run
 from fdl.train.hooks import Observer, Plan
 from fdl.train.loop import NOT_FINITE
+from fdl.train.processes import gathered, of_the_first
 from fdl.train.replaying import check_exact, owned, plan_of, replayed
 from fdl.train.result import Result
-from fdl.train.run import Run
+from fdl.train.run import Run, many, speaks
 from fdl.typing import Batch, Objective
 from fdl.version import __version__
 
@@ -111,6 +112,8 @@ class Checkpoints(Observer):
         self.plan: Plan | None = None  # the plan with which `at` repeats steps
         self.reached = 0  # the last step of the run in training
         self.closing = contextlib.ExitStack()
+        self.writer: BackgroundWriter | None = None
+        self.many = False
 
     def __repr__(self) -> str:
         return f"checkpoints({str(self.folder)!r})"
@@ -137,11 +140,12 @@ class Checkpoints(Observer):
             the run. In the last case, the message lists the paths that do not fit.
         """
         check_run("latest", run)
-        steps = self.steps()
-        if not steps:
-            return run
         like = run.run if isinstance(run, Result) else run
-        self.found, result = read(self.folder / str(steps[-1]), like)
+        newest = max(self.steps(), default=-1)
+        newest = of_the_first(like, newest)
+        if newest < 0:
+            return run
+        self.found, result = read(self.folder / str(newest), like)
         return result
 
     def resume(self, run: Run) -> Run | Result | None:
@@ -275,12 +279,22 @@ class Checkpoints(Observer):
     def begin(self, plan: Plan) -> None:
         """Locks the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
+        self.many, self.writer = many(plan.run), None
+        if speaks(plan.run):
+            self._open(plan)
+        else:
+            self.about = _about(plan)
+        self.reached = int(plan.run.step)
+        # `at` cannot replay a sweep.
+        self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
+
+    def _open(self, plan: Plan) -> None:
         self.closing.enter_context(_only_writer(self.folder))
         try:
             self._check_newest(int(plan.run.step))
             self.about = _about(plan)
             if self.found:
-                _warn_of_differences(self.found, self.about, stacklevel=6)
+                _warn_of_differences(self.found, self.about, stacklevel=7)
             for gone in self.folder.glob(f".*{DELETED}"):
                 shutil.rmtree(gone)
             self.manager = self.closing.enter_context(_manager(self.folder))
@@ -288,9 +302,6 @@ class Checkpoints(Observer):
         except BaseException:
             self.end()
             raise
-        self.reached = int(plan.run.step)
-        # `at` cannot replay a sweep.
-        self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
 
     def advance(self, step: int, means: dict[str, Any]) -> None:
         """Notes the step, which may be the last one."""
@@ -311,7 +322,9 @@ class Checkpoints(Observer):
         if (due or result.reason) and result.reason != NOT_FINITE:
             goodness = self._goodness(result)
             now = goodness.get(int(result.run.step), -np.inf)
-            self.writer.write(result, important=-np.inf < now == max(goodness.values()))
+            result = gathered(result) if self.many else result
+            if self.writer is not None:
+                self.writer.write(result, important=-np.inf < now == max(goodness.values()))
 
     def _goodness(self, result: Result) -> dict[int, float]:
         """A dict, step of each record -> how good its value is (larger is better).
@@ -354,7 +367,12 @@ class Checkpoints(Observer):
 def _manager(folder: Path) -> Any:
     ocp = package()
     options = ocp.CheckpointManagerOptions(
-        enable_async_checkpointing=False, cleanup_tmp_directories=True
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            active_processes={jax.process_index()}, barrier_sync_key_prefix="fdl"
+        ),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -419,7 +437,7 @@ def _data(data: Any) -> dict[str, Any]:
             f"checkpoints: expected data whose batch is a function of the step, got a {data!r}; "
             "a continued run sees other batches: pass fdl.data.source(f) with f(step) -> batch, or "
             "an iterable whose iterators have get_state and set_state",
-            stacklevel=6,
+            stacklevel=7,
         )
     return data.fingerprint()
 

@@ -17,6 +17,7 @@ from fdl.core.layer import Layer, key_and_train
 from fdl.data import arrays, check_data, length
 from fdl.data.arrays import to_jax
 from fdl.ops.numerics import pairwise_sum
+from fdl.ops.sharding import on_host, own_rows
 from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
 from fdl.paths import PathError, traced_in
 from fdl.train.accumulators import Mean, Seen, Tally, added, as_means, tallied
@@ -80,11 +81,13 @@ def evaluate(
     """
     check_objective_given("evaluate", objective)
     batch_size = check_count("evaluate", "batch_size", batch_size, BATCH_SIZE_REMEDY)
+    layout = layout_of(params)
     params, state = params_and_state(params, state)
     check_params_given("evaluate", params)
     check_objective(objective, params, state, data)
     data = to_jax(data, "evaluate")
-    settings = {"objective": objective, "batch_size": batch_size}
+    data = data if layout is None else layout.put_everywhere(data)
+    settings = {"objective": objective, "batch_size": batch_size, "layout": layout}
     of = functools.partial(totals, params, state, data, **settings)
     whole = mixes_examples(objective, params, state, data, batch_size)
     if isinstance(whole, jax.core.Tracer):
@@ -132,13 +135,16 @@ def predict(
     """
     check_model("predict", model)
     batch_size = check_count("predict", "batch_size", batch_size, BATCH_SIZE_REMEDY)
+    layout = layout_of(params)
     params, state = params_and_state(params, state)
     check_params_given("predict", params)
     check_params_of_layer("predict", model, params)
     length({"x": x, **inputs} if inputs else x)
     x = to_jax(x, "predict", "x")
     inputs = {name: to_jax(value, "predict", name) for name, value in inputs.items()}
-    return _outputs(params, state, (x, inputs), model=model, batch_size=batch_size)
+    examples = (x, inputs) if layout is None else layout.put_everywhere((x, inputs))
+    settings = {"model": model, "batch_size": batch_size, "layout": layout}
+    return _outputs(params, state, examples, **settings)
 
 
 def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
@@ -160,6 +166,11 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
     return params, {} if state is None else state
 
 
+def layout_of(params: Any) -> Any:
+    """How a run, or a result of `fit`, is cut over several devices; None if it is on one."""
+    return getattr(getattr(params, "run", params), "layout", None)
+
+
 _eval_params = jax.jit(eval_params)
 _eval_params_of_members = jax.jit(jax.vmap(jax.vmap(eval_params)))
 
@@ -174,7 +185,7 @@ def check_objective(objective: Objective, params: Any, state: Any, data: Any) ->
         with jax.ensure_compile_time_eval():  # so that constant data is also checked inside `jit`
             examples = check_data(without_ignored(data))
     if hasattr(objective, "check"):
-        objective.check(params, state, data)
+        objective.check(params, state, jax.tree.map(own_rows, data))
     return examples
 
 
@@ -219,7 +230,7 @@ def mixes_examples(
         if isinstance(output, jax.core.Tracer):
             continue
         if _differ(output, other, rounding):
-            output, other = (np.asarray(each, np.float64) for each in (output, other))
+            output, other = (on_host(each).astype(np.float64) for each in (output, other))
             at = np.unravel_index(np.argmax(_distance(output, other)), output.shape)
             raise PathError(
                 f"expected the output for an example to depend on that example alone, got "
@@ -260,7 +271,7 @@ def _differ(a: Any, b: Any, rounding: Callable[..., float]) -> Any:
 def _differ_by(a: Any, b: Any, rounding: float) -> Any:
     traced = isinstance(a, jax.core.Tracer)
     if not traced:
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        a, b = on_host(a).astype(np.float64), on_host(b).astype(np.float64)
     xp: Any = jnp if traced else np
     sizes = [xp.where(xp.isfinite(each), xp.abs(each), 0).max(initial=0) for each in (a, b)]
     differ = _distance(a, b, xp).max(initial=0) > rounding**0.5 * xp.maximum(*sizes)
@@ -320,6 +331,7 @@ def totals(
     objective: Objective,
     batch_size: int,
     whole: bool = False,
+    layout: Any = None,
 ) -> dict[str, Any]:
     """The compiled part of `evaluate`: name -> Mean or Tally over all examples.
 
@@ -327,6 +339,7 @@ def totals(
       params, state, data, objective, batch_size: as in `evaluate`.
       whole: True calls the objective with batches of batch_size examples. False calls it with one
         example at a time.
+      layout: how the examples are cut over several devices; None on one device.
     """
 
     def report(batch: Any) -> dict[str, Any]:
@@ -335,6 +348,7 @@ def totals(
 
     def add(tallies: dict[str, Any], rows: Any) -> tuple[dict[str, Any], dict[str, Mean]]:
         """(the tallies after these rows, the means of each call of the objective)."""
+        rows = rows if layout is None else layout.spread(rows)
         size = 1 if not whole else length(rows)
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows)
         means = jax.vmap(report)(batches)
@@ -383,7 +397,9 @@ def values(means: dict[str, Any]) -> dict[str, Any]:
 
 
 @weak_jit(static=["model", "batch_size"])
-def _outputs(params: Any, state: Any, examples: Any, *, model: Any, batch_size: int) -> Any:
+def _outputs(
+    params: Any, state: Any, examples: Any, *, model: Any, batch_size: int, layout: Any
+) -> Any:
     """The compiled part of `predict`; `examples` is the pair (x, inputs)."""
 
     def one(example: Any) -> Any:
@@ -395,4 +411,5 @@ def _outputs(params: Any, state: Any, examples: Any, *, model: Any, batch_size: 
         return jax.tree.map(lambda leaf: leaf[0], y)
 
     with traced_in("predict"):
-        return jax.lax.map(one, examples, batch_size=min(batch_size, length(examples)))
+        y = jax.lax.map(one, examples, batch_size=min(batch_size, length(examples)))
+        return y if layout is None else layout.everywhere(y)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fdl.data.arrays import aligned, to_jax
 from fdl.data.streaming import Source, different, kinds_of
+from fdl.train.batches import batch_of
 from fdl.train.hooks import Plan
 from fdl.train.run import Stacked
 
@@ -69,6 +70,9 @@ class Ahead:
 
     def __init__(self, source: Source, plan: Plan, size: int, position: dict[str, Any]):
         self.source, self.plan, self.size = source, plan, size
+        layout = plan.run.layout
+        self.own = None if layout is None else layout.own(plan.batch_size)
+        self.like = plan.sample if self.own is None else batch_of(len(self.own), plan.sample)
         self.piece = max(1, min(size, PIECE_BYTES // _bytes_of(plan.sample)))
         # All stacks take turns in the memory of a few, because the system needs more time to hand
         # out new memory than it takes to copy a batch. Beside those in the queue, one stack is in
@@ -138,30 +142,42 @@ class Ahead:
             step = end
 
     def _empty(self) -> Any:
-        """Arrays [K, B, ...] without values."""
-        return jax.tree.map(lambda x: aligned((self.size, *x.shape), x.dtype), self.plan.sample)
+        """Arrays [K, C, ...] without values, for the C examples that this process holds."""
+        return jax.tree.map(lambda x: aligned((self.size, *x.shape), x.dtype), self.like)
 
     def _stack(self, steps: range) -> Stacked:
         stack = next(self.memory)
         for begin in range(steps.start, steps.stop, self.piece):
             piece = range(begin, min(begin + self.piece, steps.stop))
-            batches = self._checked(
-                self.source.take(self.plan.run.seed, piece, self.plan.batch_size)
-            )
+            batches = self._checked(self._taken(piece))
             rows = slice(piece.start - steps.start, piece.stop - steps.start)
             jax.tree.map(lambda memory, leaf: memory.__setitem__(rows, leaf), stack, batches)
         # On CPU nothing is copied here.
-        batches = jax.block_until_ready(jax.device_put(stack))
+        batches = jax.block_until_ready(self._put(stack))
         return Stacked(batches, np.uint32(steps.start))
+
+    def _taken(self, steps: range) -> Any:
+        """The batches of the source; on several devices, the examples of this process."""
+        seed, batch_size = self.plan.run.seed, self.plan.batch_size
+        if self.own is None:
+            return self.source.take(seed, steps, batch_size)
+        # An array on several devices is only for the thread that trains.
+        return self.source.take_part(np.asarray(seed), steps, batch_size, self.own)
+
+    def _put(self, stack: Any) -> Any:
+        layout = self.plan.run.layout
+        if layout is None:
+            return jax.device_put(stack)
+        return layout.put_stack(stack, self.plan.batch_size)
 
     def _checked(self, batches: Any) -> Any:
         """The batches in the dtypes of the sample; raises unless they are like it."""
-        leaves, first_leaves = jax.tree.leaves(batches), jax.tree.leaves(self.plan.sample)
+        leaves, first_leaves = jax.tree.leaves(batches), jax.tree.leaves(self.like)
         of_numpy = all(isinstance(leaf, np.ndarray) for leaf in leaves)
         if not of_numpy or [x.dtype for x in leaves] != [x.dtype for x in first_leaves]:
             batches = to_jax(batches, "fit")
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
-        found, first = kinds_of(one), kinds_of(self.plan.sample)
+        found, first = kinds_of(one), kinds_of(self.like)
         if found != first:
             raise different(first, found)
         return batches

@@ -20,7 +20,7 @@ from fdl import paths
 from fdl.checks import amount, check_count, check_number, described
 from fdl.train.checks import check_mode
 from fdl.train.evaluation import params_and_state
-from fdl.train.run import Run
+from fdl.train.run import Run, speaks
 from fdl.typing import Batch, Objective
 
 Record = dict[str, float]
@@ -78,6 +78,9 @@ class Observer:
 
     monitor: str | None = None
     """The name of a value that must be in each record; None if there is no such name."""
+
+    writes: bool = False
+    """Whether it only prints or writes files. Of several processes, only the first calls it."""
 
     @property
     def name(self) -> str:
@@ -161,9 +164,10 @@ class Hooks:
                 )
         self.observers = [hook if isinstance(hook, Observer) else _Plain(hook) for hook in hooks]
         self.reason = self.failed = ""
+        self.given = bool(self.observers)
 
     def __bool__(self) -> bool:
-        return bool(self.observers)
+        return self.given
 
     @contextlib.contextmanager
     def watching(self, plan: Plan, memories: dict[str, dict[str, Any]]) -> Iterator[None]:
@@ -183,6 +187,8 @@ class Hooks:
                     "the metric to the objective, or pass validation data for names that begin "
                     "with val_"
                 )
+        if not speaks(plan.run):
+            self.observers = [each for each in self.observers if not each.writes]
         named = self._named()
         begun: list[Observer] = []
         try:
@@ -481,6 +487,8 @@ class Log(Observer):
     Args:
       file: path of the file.
     """
+
+    writes = True
 
     def __init__(self, file: str | os.PathLike[str]):
         self.file, self.waiting = file, ""

@@ -16,14 +16,10 @@ from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
 from fdl.data.streaming import Source, mapped
+from fdl.ops.sharding import on_host
 from fdl.optim.description import rate_of
 from fdl.paths import PathError, leaves, tree
-from fdl.train.checks import (
-    check_objective_given,
-    check_opt_state,
-    check_optimizer,
-    check_run,
-)
+from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.chunks import Pace, signals_noted
 from fdl.train.evaluation import (
     BATCH_SIZE,
@@ -36,9 +32,10 @@ from fdl.train.evaluation import (
 from fdl.train.feed import Ahead, InMemory, steps_in_stack
 from fdl.train.hooks import Hooks, Plan
 from fdl.train.objective import Supervised
+from fdl.train.processes import check_same_plan, deaths_explained, of_any, of_the_first
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.result import Result, Unfinished
-from fdl.train.run import Run, Stacked, copied
+from fdl.train.run import Run, Stacked, beside, copied
 from fdl.train.step import check_microbatch
 from fdl.typing import Batch, Hook, Objective
 
@@ -135,7 +132,7 @@ def fit(
     every = _count_or_none("record_every", record_every) or _epoch(examples, batch_size, last)
     chunk, hooks = _count_or_none("chunk", chunk), Hooks(watch)
     validate, validated = _validation(objective, first, validation, batch_size)
-    sample = to_jax(sample, "fit")
+    sample = beside(to_jax(sample, "fit"), first)
     data = data if isinstance(data, Source) else sample
     if isinstance(objective, Supervised):
         # This raises if the model's output for an example depends on the others.
@@ -151,6 +148,7 @@ def fit(
     names = ("step", *epoch, *named, *zeros, *validated, "seconds")
     until: dict[str, Any] = {"run": first, "last": last, "record_every": every, "names": names}
     plan = Plan(data=data, sample=sample, examples=examples, **until, **settings)
+    check_same_plan(plan)
     program = functools.partial(advance, **settings)
     measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
     result = _Loop(plan, hooks, program, measure, zeros, run).result(chunk)
@@ -172,7 +170,8 @@ class _Loop:
     ):
         self.plan, self.hooks, self.program, self.measure = plan, hooks, program, measure
         self.history, self.unfinished = _continued(before)
-        self.zeros, self.means = zeros, _means(self.unfinished.means, zeros)
+        self.zeros = beside(zeros, plan.run)
+        self.means = beside(_means(self.unfinished.means, self.zeros), plan.run)
         self.run, self.step = copied(plan.run), int(plan.run.step)
         seconds = self.history[-1]["seconds"] if self.history else 0.0
         self.begun = time.perf_counter() - seconds
@@ -182,7 +181,8 @@ class _Loop:
         plan, hooks = self.plan, self.hooks
         feed, pace = feed_and_pace(plan, chunk, self.unfinished.position)
         self.feed = feed
-        with signals_noted() as signalled, hooks.watching(plan, self.unfinished.memories), feed:
+        watching = hooks.watching(plan, self.unfinished.memories)
+        with signals_noted() as signalled, deaths_explained(), watching, feed:
             reason = hooks.reason
             while self.step < plan.last and not reason:
                 until = min(plan.last, (self.step // plan.record_every + 1) * plan.record_every)
@@ -191,13 +191,15 @@ class _Loop:
                 if hooks.failed:
                     self.unfinished = self.so_far()
                     break
+                pace.length = of_the_first(self.run, pace.length)
                 finite = self.take_steps(pace, min(pace.length, until - self.step, 2**31 - 1), data)
-                signal = signalled()
+                signal = of_any(self.run, signalled())
                 recorded = self.step == until or bool(signal)
                 if recorded:
                     self.record(feed)
                 reason = hooks.failed or _not_finite(self.run, finite) or signal
                 reason = reason or self.reason_of_hooks() or ("done" * (self.step == plan.last))
+                reason = of_any(self.run, reason)
                 if recorded and reason != NOT_FINITE:
                     hooks.save(Result(self.run, list(self.history), reason, self.unfinished))
                 if recorded and hooks:
@@ -372,7 +374,8 @@ def _first_not_finite(run: Run) -> str:
     for part in ("params", "state"):
         for path, leaf in leaves(getattr(run, part)).items():
             if jax.numpy.issubdtype(leaf.dtype, np.inexact):
-                values = np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+                dtype = np.complex128 if np.iscomplexobj(leaf) else np.float64
+                values = on_host(leaf).astype(dtype)
                 bad = values[~np.isfinite(values)]
                 if bad.size:
                     return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
@@ -402,10 +405,10 @@ def _validation(
     except (ValueError, TypeError) as error:
         _add_to_first_line(error, " (in validation=...)")
         raise
-    validation = to_jax(validation, "fit", "validation data")
+    validation = beside(to_jax(validation, "fit", "validation data"), run)
     whole = mixes_examples(objective, params, state, validation, batch_size)
     size = batch_size if whole else BATCH_SIZE
-    settings = {"objective": objective, "batch_size": size, "whole": whole}
+    settings = {"objective": objective, "batch_size": size, "whole": whole, "layout": run.layout}
 
     def scores(run: Run) -> dict[str, float]:
         means = totals(*params_and_state(run), validation, **settings)
@@ -438,7 +441,7 @@ def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:
             stacklevel=3,
         )
     pairs = zip(jax.tree.leaves(first.params), jax.tree.leaves(now.params), strict=True)
-    if begun == 0 < done and all(np.array_equal(a, b) for a, b in pairs):
+    if begun == 0 < done and all(np.array_equal(on_host(a), on_host(b)) for a, b in pairs):
         warnings.warn(
             f"fit: expected parameters that change, got the same ones after {done} steps; check "
             "that the loss uses the parameters that it gets, and that the learning rate is not 0",

@@ -42,6 +42,7 @@ def whole(objective: Objective, run: Run, batch: Batch, key: Any) -> Pass:
         loss, state, metrics = report_of(objective, params, run.state, batch, key)
         return loss, (state, metrics)
 
+    loss_of = loss_of if run.layout is None else run.layout.gathering(loss_of)
     (loss, (state, metrics)), gradients = _value_and_grad(loss_of, scale)(run.params)
     means = tallied(as_means(loss, metrics))
     return Pass(loss, state, means, gradients, lambda params: loss_of(params)[0])
@@ -56,6 +57,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     """
     count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
     pieces = jax.tree.map(lambda x: x.reshape(count, microbatch, *x.shape[1:]), batch)
+    if run.layout is not None:
+        pieces = run.layout.cut(pieces, axis=1)
 
     def of_piece(params: Any, state: Any, piece: Any, number: Any) -> Any:
         own = jax.random.fold_in(key, number)
@@ -74,6 +77,7 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
         total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, gradient)
         return (state, added(means, new), total), None
 
+    of_piece = of_piece if run.layout is None else run.layout.gathering(of_piece)
     differentiated = _value_and_grad(of_piece, scale)
     first = jax.tree.map(lambda x: x[0], pieces)
     _, (_, shapes) = jax.eval_shape(of_piece, run.params, run.state, first, 0)

@@ -11,7 +11,7 @@ from fdl import paths
 from fdl.core.compilation import weak_jit
 from fdl.train.accumulators import added, joined, split
 from fdl.train.members import Make, over_members
-from fdl.train.run import Run
+from fdl.train.run import Run, laid_out
 from fdl.train.step import train_step
 from fdl.typing import Objective
 
@@ -79,7 +79,8 @@ def _repeated(
         return run, added(sums, joined(new))
 
     run, sums = jax.lax.fori_loop(0, length, body, (run, joined(means)))
-    return run, split(sums, like=means)
+    # The compiler may cut the arrays in the loop further than those that go into it.
+    return laid_out(run, split(sums, like=means))
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -31,6 +31,8 @@ def progress() -> "Progress":
 class Progress(Observer):
     """What `progress` returns."""
 
+    writes = True
+
     def __repr__(self) -> str:
         return "progress()"
 

@@ -16,7 +16,7 @@ from fdl.train.hooks import Plan
 from fdl.train.loop import BATCH_SIZE_REMEDY, checked_run, feed_and_pace, sampled, traceable
 from fdl.train.program import advance, one_step, zero_means
 from fdl.train.result import Result
-from fdl.train.run import Run, copied, draw_batch
+from fdl.train.run import Run, beside, copied, draw_batch
 from fdl.train.step import check_microbatch
 from fdl.typing import Batch, Objective
 
@@ -34,7 +34,7 @@ def plan_of(
     batch_size = check_count("replaying", "batch_size", batch_size, BATCH_SIZE_REMEDY)
     data, sample, examples, batch_size = sampled(data, batch_size)
     check_objective(objective, first.params, first.state, sample)
-    sample = to_jax(sample, "replaying")
+    sample = beside(to_jax(sample, "replaying"), first)
     data = data if isinstance(data, Source) else sample
     if microbatch is not None:
         microbatch = check_microbatch("replaying", microbatch, batch_size)
@@ -73,7 +73,7 @@ def replayed(plan: Plan, run: Run, step: int) -> Run:
     settings: dict[str, Any] = {"objective": plan.objective, "optimizer": plan.optimizer}
     settings |= {"batch_size": plan.batch_size, "microbatch": plan.microbatch}
     shapes = one_step.eval_shape(run, traceable(plan.data, plan.sample), **settings)
-    means = zero_means(run, *shapes)
+    means = beside(zero_means(run, *shapes), run)
     program = functools.partial(advance, **settings)
     feed, pace = feed_and_pace(plan._replace(run=run, last=step), None, {})
     now, run = int(run.step), copied(run)

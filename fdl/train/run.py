@@ -33,6 +33,8 @@ class Run(NamedTuple):
       step: uint32 scalar, the number of steps taken.
       seed: uint32 scalar. The batch and all random numbers of a step are a function of (seed,
         step).
+      layout: how the arrays are cut over several devices, from `fdl.distributed.place`; None on one
+        device. It has no arrays, and a checkpoint does not keep it.
 
     Example:
       >>> from fdl.optim import sgd
@@ -46,6 +48,7 @@ class Run(NamedTuple):
     opt_state: Any
     step: Any
     seed: Any
+    layout: Any = None
 
     def __repr__(self) -> str:
         step, seed = (
@@ -134,6 +137,28 @@ def draw_batch(data: Batch, seed: Any, step: Any, batch_size: int) -> Batch:
     with free_ranks():
         rows = stream(seed, step, batch_size, length(data))
     return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
+
+
+def many(run: Run) -> bool:
+    """Whether a run is laid out over the devices of several processes."""
+    return run.layout is not None and jax.process_count() > 1
+
+
+def speaks(run: Run) -> bool:
+    """Whether this process prints and writes files for a run: the first of its processes."""
+    return not many(run) or jax.process_index() == 0
+
+
+def laid_out(run: Run, means: Any) -> tuple[Run, Any]:
+    """In a compiled program: the run in its layout, and the means on every device."""
+    if run.layout is None:
+        return run, means
+    return run.layout.keep(run), run.layout.everywhere(means)
+
+
+def beside(tree: Any, run: Run) -> Any:
+    """Arrays on every device of a run; unchanged if it is on one."""
+    return tree if run.layout is None else run.layout.put_everywhere(tree)
 
 
 def copied(tree: Any) -> Any:

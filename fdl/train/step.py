@@ -20,7 +20,7 @@ from fdl.ops.rank_promotion import free_ranks
 from fdl.optim import apply_updates
 from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
 from fdl.train.microbatches import in_pieces, whole
-from fdl.train.run import Run, draw_batch
+from fdl.train.run import Run, draw_batch, laid_out
 from fdl.typing import Array, Batch, Objective
 
 
@@ -75,6 +75,8 @@ def train_step(
     check_optimizer("train_step", optimizer)
     check_run("train_step", run)
     batch = draw_batch(data, run.seed, run.step, batch_size)
+    if run.layout is not None:
+        batch = run.layout.cut(batch)
     key = jax.random.fold_in(jax.random.key(run.seed), run.step)
     with free_ranks():
         if microbatch is None:
@@ -91,7 +93,7 @@ def train_step(
         grad=passed.gradients,
         value_fn=passed.loss_of,
     )
-    return run._replace(state=state), passed.means
+    return laid_out(run._replace(state=state), passed.means)
 
 
 def check_microbatch(who: str, microbatch: Any, batch_size: int) -> int:
@@ -145,7 +147,8 @@ def update_weights(
         check_opt_state("update_weights", optimizer, run.params, run.opt_state)
         raise
     step = run.step + jnp.uint32(1)
-    return Run(apply_updates(run.params, updates), run.state, opt_state, step, run.seed)
+    params = apply_updates(run.params, updates)
+    return run._replace(params=params, opt_state=opt_state, step=step)
 
 
 def _state_if_finite(loss: Array, state: Any, before: Any) -> Any:

@@ -900,7 +900,7 @@ SEEDED_BUGS = {
             ("draw_batch(data, run.seed, run.step", "draw_batch(data, run.seed, run.step * 0"),
             ("run._replace(state=state)", "run"),
             ("jnp.where(finite, new, old)", "new"),
-            ("Run(apply_updates(run.params, updates), run.state", "Run(updates, run.state"),
+            ("params = apply_updates(run.params, updates)", "params = updates"),
         ],
     ),
     "fdl/train/run.py": (
@@ -966,7 +966,7 @@ SEEDED_BUGS = {
             ("            self.means = copied(self.zeros)\n", ""),
             ("self.run, self.step = copied(plan.run)", "self.run, self.step = plan.run"),
             ("math.ceil(decimal(epochs) *", "math.ceil(float(epochs) *"),
-            ("_means(self.unfinished.means, zeros)", "copied(zeros)"),
+            ("_means(self.unfinished.means, self.zeros)", "copied(zeros)"),
             ("return run.history[: run.unfinished.records]", "return list(run.history)"),
             ("self.run = copied(self.run)", "pass"),
             ('self.hooks.reason if self.due() else ""', "self.hooks.reason"),

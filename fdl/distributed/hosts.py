@@ -1,0 +1,110 @@
+"""Many hosts: each runs the same program in a process of its own, which joins the others here."""
+
+import os
+import socket
+import time
+
+import jax
+
+from fdl.checks import check_count
+
+# A process that says nothing for so long has died, and the others end.
+HEARTBEAT_SECONDS = 30
+
+
+def start(
+    coordinator: str | None = None,
+    *,
+    processes: int | None = None,
+    process: int | None = None,
+    timeout: int = 60,
+) -> bool:
+    """Joins this process to the others of the job. Call it first, before anything that uses JAX.
+
+    Every process then sees the devices of all processes in `jax.devices()`, and a compiled step of
+    a run that `place` laid out is one step of all of them. A process that dies ends the others
+    within a minute; the job goes on from its checkpoint when it is started again.
+
+    On SLURM, Kubernetes, Open MPI and TPU, JAX finds out the arguments. A program that is started
+    alone, on none of these, stays alone, and nothing happens.
+
+    Args:
+      coordinator: the address of the first process, such as "10.0.0.1:1234". None means the
+        environment variable JAX_COORDINATOR_ADDRESS, or what JAX finds out.
+      processes: the number of processes. None means what JAX finds out.
+      process: the number of this process, in [0, processes). None means what JAX finds out.
+      timeout: how many seconds to wait for the other processes, an int >= 1.
+
+    Returns:
+      True if there are several processes.
+
+    Raises:
+      ValueError: some of the arguments are missing, and JAX cannot find them out.
+      RuntimeError: JAX was used before; or the first process cannot be reached in time. (If another
+        process does not come in time, JAX ends this process and says so.)
+
+    Example:
+      >>> start()  # there is only this process
+      False
+    """
+    timeout = check_count("start", "timeout", timeout, "say how many seconds to wait")
+    if jax.distributed.is_initialized():
+        return jax.process_count() > 1
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    alone = address is None and processes is None and process is None
+    if address is not None and process:
+        _reach(address, timeout)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        if alone:
+            return False
+        raise ValueError(
+            f"start: expected the coordinator, the number of processes and this one's, got "
+            f"{coordinator!r}, {processes} and {process}; pass all three, as in "
+            "start('10.0.0.1:1234', processes=2, process=0)"
+        ) from error
+    except RuntimeError as error:
+        if alone:
+            return False
+        if "before" not in str(error):
+            raise
+        raise RuntimeError(
+            "start: expected a process in which JAX has not computed yet, got one in which it has; "
+            "call fdl.distributed.start() in the first line of the program"
+        ) from error
+    return jax.process_count() > 1
+
+
+def _reach(address: str, timeout: int) -> None:
+    """Waits until the first process can be reached; where it cannot, JAX would end this process."""
+    host, _, port = address.rpartition(":")
+    last = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=timeout).close()
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > last or isinstance(error, ValueError):
+                raise RuntimeError(
+                    f"start: expected the first process at {address} within {timeout} seconds, got "
+                    f"{error}; see that it runs, and that this host can reach its address and port"
+                ) from error
+        time.sleep(0.2)
+
+
+def is_first() -> bool:
+    """Whether this is the first process, which prints and writes files for all of them.
+
+    Example:
+      >>> is_first()
+      True
+    """
+    return jax.process_index() == 0

@@ -1,0 +1,103 @@
+"""What the processes of a run on many hosts agree on, so that all of them take the same steps.
+
+Each process runs the same program. A compiled step waits for all of them, so they must call the
+same steps in the same order. On one process, nothing here does anything.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.data.arrays import fingerprint
+from fdl.data.streaming import Source
+from fdl.ops.sharding import on_host
+from fdl.optim.description import description
+from fdl.train.hooks import Plan
+from fdl.train.run import Run, many
+
+LONGEST = 240  # bytes of a text on which the processes agree
+
+
+def gathered(tree: Any) -> Any:
+    """The tree with NumPy arrays in place of arrays of JAX. All processes must call it."""
+
+    def on_this(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            numbers = jnp.asarray(on_host(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        return on_host(leaf)
+
+    return jax.tree.map(on_this, tree)
+
+
+def of_the_first(run: Run, number: int) -> int:
+    """The number that the first process has, if the run is on several processes."""
+    return int(_of_all(np.int32(number))[0]) if many(run) else number
+
+
+def of_any(run: Run, text: str) -> str:
+    """The first text that is not empty, cut at 240 bytes, if the run is on several processes."""
+    if not many(run):
+        return text
+    given = text.encode()[:LONGEST]
+    texts = _of_all(np.frombuffer(given.ljust(LONGEST, b"\0"), np.uint8))
+    found = [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in texts]
+    return next(filter(None, found), "")
+
+
+def check_same_plan(plan: Plan) -> None:
+    """Raises unless all processes of the run are about to do the same."""
+    if not many(plan.run):
+        return
+    data = plan.data
+    named = {
+        "step": int(plan.run.step),
+        "seed": int(plan.run.seed),
+        "last step": plan.last,
+        "batch_size": plan.batch_size,
+        "microbatch": plan.microbatch,
+        "record_every": plan.record_every,
+        "optimizer": description(plan.optimizer),
+        "names of the values": plan.names,
+        "layout": plan.run.layout,
+        "data": data.fingerprint() if isinstance(data, Source) else fingerprint(data),
+    }
+    digests = [hashlib.sha256(repr(value).encode()).digest()[:8] for value in named.values()]
+    found = _of_all(np.frombuffer(b"".join(digests), np.uint32).reshape(len(named), 2))
+    for number, (name, value) in enumerate(named.items()):
+        other = [process for process, each in enumerate(found) if (each != found[0])[number].any()]
+        if other:
+            raise ValueError(
+                f"fit: expected the same {name} on all {len(found)} processes, got another on "
+                f"process {other[0]} than on process 0 (here: {repr(value)[:200]}); start every "
+                "process with the same program, data and checkpoints"
+            )
+
+
+@contextlib.contextmanager
+def deaths_explained() -> Iterator[None]:
+    """Adds to an error of a computation that another process may have died."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() > 1:
+            error.add_note(
+                f"fit: expected all {jax.process_count()} processes to take the step, got this "
+                "error; if another process died, see its output, and start all of them again: with "
+                "fdl.checkpoints they go on"
+            )
+        raise
+
+
+def _of_all(value: Any) -> np.ndarray:
+    """The values of all processes, [P, ...]."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(value))
