@@ -403,8 +403,8 @@ def test_ids_beyond_the_logits_are_known_where_the_model_looks_them_up():
     found = generate(model, params, begin, 2, repetition_penalty=2.0)
     assert (found[0, 1:] >= 0).all() and (found[0, 1:] < C).all()
     told = (
-        rf"^generate: expected ids from 0 to {C}, got {C + 1} in prompt 0; the network has no "
-        r"logits or embedding for this id$"
+        rf"^generate: expected ids from 0 to {C}, got {C + 1} in prompt 0; correct this id, for "
+        r"which the network has no logits or embedding$"
     )
     with pytest.raises(ValueError, match=told):
         generate(model, params, begin + 1, 2)

@@ -186,7 +186,7 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
             raise OptionError(
                 "centralize",
                 f"expected out_axis in [-{g.ndim}, {g.ndim}), got {out_axis} for a gradient of "
-                f"shape {list(g.shape)}; -1 is the last axis",
+                f"shape {list(g.shape)}; the last axis is -1",
             )
         others = tuple(axis for axis in range(g.ndim) if axis != out_axis % g.ndim)
         # The sum in the mean could overflow, so g is first divided by a power of two.
