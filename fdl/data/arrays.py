@@ -14,7 +14,7 @@ from fdl.checks import described, fitting, kind
 from fdl.ops.sharding import on_host
 
 SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
-ALIGNMENT = 64  # bytes; JAX on CPU takes arrays that begin at a multiple of it without a copy
+ALIGNMENT = 64  # bytes; JAX on CPU does not copy an array that begins at a multiple of this
 MOST_NAMED = 8  # how many paths or columns an error message lists at most
 
 
@@ -218,7 +218,7 @@ def _place(path: str) -> str:
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array without values, which `jax.device_put` takes on CPU without a copy."""
+    """An uninitialized array, which `jax.device_put` on CPU does not copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT

@@ -131,7 +131,8 @@ def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) ->
 def permutation(size: int, *keys: int) -> np.ndarray:
     """A random order of `size` indices, int [size]; it depends only on the keys.
 
-    Unlike `stream`, it needs memory for all indices, but no program is compiled for each size.
+    It needs memory for all indices, but JAX compiles nothing. `stream` needs memory only for a
+    batch, but JAX compiles a program for each size.
     """
     key = np.array([len(keys)], np.uint32)
     for each in keys:

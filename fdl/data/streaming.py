@@ -52,7 +52,8 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
 
     Raises:
       TypeError: data is none of these.
-      ValueError: there is no example; or rows are not integers in [0, N), or cannot be chosen.
+      ValueError: there is no example; rows are not integers in [0, N); or rows are passed with
+        data that are neither arrays nor a data set.
 
     Example:
       >>> import fdl
@@ -101,7 +102,7 @@ def _is_mapped(leaf: Any) -> bool:
 
 
 def _file_of(leaf: Any) -> np.memmap | None:
-    """The memory-mapped array that an array is, or is a view of; None if there is none."""
+    """The memory-mapped array behind an array (itself, or one that it is a view of), or None."""
     found = None
     while isinstance(leaf, np.ndarray):
         found = leaf if isinstance(leaf, np.memmap) else found
@@ -141,10 +142,10 @@ class Source(abc.ABC):
         """The batches of consecutive steps, a pytree of arrays [K, B, ...]."""
 
     def take_part(self, seed: Any, steps: range, batch_size: int, part: np.ndarray) -> Batch:
-        """The examples `part`, indices [C], of the batches that `take` gives: arrays [K, C, ...].
+        """From the batches of `take`, only the examples at the indices `part` [C]: [K, C, ...].
 
-        Each of several processes takes its own part. A source whose batch is made as a whole makes
-        it in every process.
+        Each of several processes takes its own part. A source that cannot make only a part of a
+        batch makes the whole batch in every process.
         """
         return jax.tree.map(lambda leaf: leaf[:, part], self.take(seed, steps, batch_size))
 
@@ -161,7 +162,7 @@ class Source(abc.ABC):
 
 
 class ByRow(Source):
-    """Base class of sources of which any rows can be read."""
+    """Base class of sources that can read any rows, in any order."""
 
     examples: int
 
@@ -331,8 +332,8 @@ class Batches(Source):
         self.batches = batches
         self.left: Iterator[Batch] | None = None
         self.peeked: list[Batch] = []  # a batch that `first` has read, and `take` will return
-        # To go back to the beginning, an iterator needs its present position. Any other iterable
-        # makes a new iterator.
+        # An iterator can go back only to a saved position, so its position is saved now. Any other
+        # iterable makes a new iterator.
         self.begin = _position(batches) if isinstance(batches, Iterator) else {}
 
     def __repr__(self) -> str:
@@ -392,7 +393,7 @@ class Batches(Source):
 
 
 def _position(iterator: Any) -> dict[str, np.ndarray]:
-    """The state of an iterator as an array of bytes; {} if it has none of bytes or JSON."""
+    """The state of an iterator as an array of bytes; {} if it has no state that can be saved."""
     if not (hasattr(iterator, "get_state") and hasattr(iterator, "set_state")):
         return {}
     state = iterator.get_state()

@@ -164,8 +164,9 @@ class Columns:
           A `Table`. Its y is None if the table does not have the target.
 
         Raises:
-          ValueError: a column is missing, or has values of another kind than in training; or
-            `table` would raise. An unseen class in the target raises too.
+          ValueError: a column is missing, or has values of another kind than in training; the
+            target has a class that was unseen in training; or there is another error that `table`
+            raises too.
         """
         return self._arrays("Columns.apply", as_frame("Columns.apply", data, types_of(self)))
 
@@ -302,7 +303,7 @@ class Seen:
 
 
 def seen(who: str, name: str, column: Any, categorical: bool) -> Seen:
-    """What is known about a column from a column of pyarrow."""
+    """Collects what `Seen` holds, from a column of pyarrow."""
     import pyarrow as pa
 
     values = _kind(who, name, column.type)
@@ -367,7 +368,7 @@ def _fitted(who: str, name: str, found: Seen) -> Numbers | Categories:
 
 
 def _kind(who: str, name: str, given: Any) -> str:
-    """The kind of values of a type of pyarrow: "number", "text", "bool" or "missing"."""
+    """The kind of values that a pyarrow type stands for: "number", "text", "bool" or "missing"."""
     from pyarrow import types
 
     given = given.value_type if types.is_dictionary(given) else given
@@ -396,7 +397,7 @@ def _numbers(who: str, name: str, column: Any) -> np.ndarray:
 
 
 def _values(who: str, name: str, column: Any, values: str) -> Any:
-    """A column of pyarrow, of the type of `values`, with nulls for missing values."""
+    """The column, cast to the pyarrow type for the kind `values`; missing values are null."""
     import pyarrow as pa
     from pyarrow import compute
 

@@ -74,7 +74,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{length + 1}"
         )
     half = length // 2
-    # The number of tokens that fill the last piece. These tokens have weight 0.
+    # The number of padding tokens at the end of the last piece. These tokens have weight 0.
     missing = -(len(ids) - 1) % half
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
     x, y = windows(filled, length, half)

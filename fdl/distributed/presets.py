@@ -35,16 +35,17 @@ def data_parallel(mesh: Mesh) -> Layout:
 def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
     """Every device holds a part of each parameter, and a part of each batch.
 
-    Each layer's parameters are gathered when the layer needs them, so parameters, gradients and the
-    optimizer's state take a part of the memory: 1/8 on 8 devices. Of each parameter, the longest
-    axis that the number of devices divides is cut; a parameter without such an axis is on every
-    device.
+    Each layer's parameters are gathered when the layer needs them. So each device stores only a
+    part of the parameters, gradients and optimizer state: 1/8 of them if there are 8 devices. Each
+    parameter is cut along one axis: the longest one whose size is divisible by the number of
+    devices. A parameter without such an axis is stored whole on every device.
 
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis `data`.
       params: the parameters, or their shapes, or a run.
-      beside: another layout on this mesh, such as that of `tensor_parallel`, whose axes stay cut;
-        `fsdp` cuts another axis of each parameter. None cuts only over `data`.
+      beside: another layout on this mesh to combine with, such as that of `tensor_parallel`. The
+        axes that it cuts stay cut, and `fsdp` cuts one of the other axes of each parameter. None
+        means that parameters are cut only over `data`.
 
     Returns:
       A layout, for `place`.
@@ -97,7 +98,7 @@ def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
       A layout, for `place`.
 
     Raises:
-      ValueError: the mesh has no axis `model`, or there is no pair that it divides.
+      ValueError: the mesh has no axis `model`, or it divides no pair, `embed` or `head`.
 
     Example:
       >>> import fdl, jax
@@ -164,7 +165,7 @@ def _pairs(shapes: Shapes) -> list[tuple[list[str], str]]:
 
 
 def _of_chain(parent: str, names: list[str], shapes: Shapes) -> list[tuple[list[str], str]]:
-    """The pairs among dense_0, dense_1, ... of a chain, where the first one feeds the second."""
+    """The pairs in a chain dense_0, dense_1, ...; the first layer of a pair feeds the second."""
     found, last = [], ""
     for name in names:
         path = f"{parent}{name}"

@@ -97,8 +97,8 @@ def choose(
       logits: [B, C].
       seen: bool [B, C], True for the tokens that are penalized; None if there is no repetition
         penalty.
-      numbers: int32 [B], the number of the new token that is chosen for each sequence, counted from
-        0. It is negative while the network still reads the prompt.
+      numbers: int32 [B], the position of the token among the new tokens of its sequence: 0 for the
+        first new token. It is negative while the network still reads the prompt.
 
     Returns:
       (ids int32 [B], finite bool [B]). finite is False for a sequence with a logit that is NaN or
@@ -128,7 +128,7 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
     Args:
       logits: [B, C].
       top_k: keeps the top_k largest logits (the lowest id wins ties); None keeps all logits.
-      top_p: keeps, of the logits that top_k keeps, the smallest set of most likely tokens whose
+      top_p: applies to the tokens that top_k leaves. It keeps the fewest most likely ones whose
         probabilities add up to at least top_p; None keeps all of them.
     """
     vocabulary = logits.shape[-1]
@@ -138,7 +138,8 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
     values, ids = jax.lax.top_k(logits, kept)
     if top_p is not None:
         mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
-        # before[0] is -infinity, so the most likely token is never cut off.
+        # Column i is the probability of all tokens before token i. Column 0 is -infinity, so that
+        # the most likely token is never cut off.
         before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
         # With top_p = 1, all tokens are kept, even if a rounded sum reaches 1 before the last
         # token.

@@ -20,8 +20,10 @@ class Shared(tuple[int, ...]):
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      inputs: the share of its weights that an output uses, averaged over outputs, in (0, 1].
-      outputs: the share of its weights that an input uses, averaged over inputs, in (0, 1].
+      inputs: fan_in is multiplied by it. An output uses this share of its weights, on average over
+        all outputs; it is in (0, 1].
+      outputs: fan_out is multiplied by it. An input uses this share of its weights, on average
+        over all inputs; it is in (0, 1].
     """
 
     inputs: float
@@ -106,7 +108,7 @@ def sizes(shape: Any, who: str) -> tuple[int, ...]:
 
 
 def drawn_in(dtype: Any, who: str) -> Any:
-    """The dtype to draw in: float32 if dtype is narrower, where the values would be biased.
+    """The dtype to draw in: float32 if dtype is narrower, because narrower draws would be biased.
 
     Raises:
       PathError: the argument is not a floating dtype.

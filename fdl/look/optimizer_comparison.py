@@ -201,8 +201,8 @@ def _small_multiples(
 ) -> "Figure":
     """A figure with a panel for each optimizer.
 
-    `draw` draws the panel of an optimizer; the lines (x, y) in `behind` of all other optimizers are
-    drawn in grey behind it.
+    `draw` draws the panel of one optimizer. Behind it, the lines of all other optimizers are drawn
+    in grey; `behind` holds the lines, name -> (x, y).
     """
     columns = min(len(found), 4)
     rows = math.ceil(len(found) / columns)

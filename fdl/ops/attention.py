@@ -63,8 +63,8 @@ def dot_product_attention(
         to bias is 0 where a key is hidden.
       segments: integers [..., T], only if T = S; a token sees only tokens with the same integer
         (packed sequences).
-      start: the index, among the keys, of the token of the first query: an integer or a scalar
-        array. It is 0 unless the keys of earlier tokens are in a cache.
+      start: the index of the first query in the sequence of keys; an integer or a scalar array.
+        It is 0 unless the keys of earlier tokens are in a cache.
       causal: True hides keys with a larger index than the query's.
       window: a query sees only keys whose index differs from the index of the query by less than
         this number; None means no limit.
@@ -76,9 +76,9 @@ def dot_product_attention(
       on_weights: a function that is applied to the weights [..., H, T, S], such as dropout; not
         allowed with `chunk`.
       chunk: the number of queries, and of keys, in a block. Scores are computed block by block, so
-        that no array [T, S] is ever in memory, and the backward pass recomputes them. The result is
-        the same except for rounding. None computes all scores at once, which is faster for short
-        sequences.
+        that no array [T, S] is ever in memory. The backward pass computes the scores again. The
+        result is the same except for rounding. None computes all scores at once, which is faster
+        for short sequences.
 
     Returns:
       y [..., T, H, V], in v's dtype.

@@ -20,7 +20,7 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[bytes]]:
-    """Opens a temporary file, which replaces `file` when the block ends; an error deletes it.
+    """Opens a temporary file; it replaces `file` when the block ends, or is deleted on an error.
 
     Until the block ends, an existing `file` is unchanged. The new file has the permissions of the
     existing file. Symbolic links are followed. When the block has ended, the bytes are on the disk.

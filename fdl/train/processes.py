@@ -43,7 +43,7 @@ def of_the_first(run: Run, number: int) -> int:
 
 
 def of_any(run: Run, text: str) -> str:
-    """The first text that is not empty, cut at 240 bytes, if the run is on several processes."""
+    """The first non-empty text of all processes, cut at 240 bytes; on one process, the text."""
     if not many(run):
         return text
     given = text.encode()[:LONGEST]
@@ -83,7 +83,7 @@ def check_same_plan(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def deaths_explained() -> Iterator[None]:
-    """Adds to an error of a computation that another process may have died."""
+    """If a computation fails, adds a note to the error that another process may have died."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

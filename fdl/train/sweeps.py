@@ -45,15 +45,15 @@ class Sweep(NamedTuple):
         since the previous record. The values of a member that diverged are not finite; those after
         the step at which a setting stopped are NaN.
       monitor: the name of the curve that decides which setting is best.
-      best: the index of the best setting among those that no rung stopped, and with which no member
-        diverged. None if there is no such setting.
+      best: the index of the best setting. Settings that stopped at a rung, and settings with a
+        member that diverged, are not considered. None if no setting is left.
       run: one run that holds all members at their last steps. params, state and opt_state have
         arrays [R, S, ...]; step is a scalar, and seed is [S].
       stopped: [R], the step at which each setting stopped: a rung, or the last step of the sweep.
       steps_to_target: [R, S], the step of the first record that met the target, or infinity if no
         record did. None if there is no target.
-      seconds_per_step: the time to train all members at once, divided by the number of steps that
-        all members took together.
+      seconds_per_step: the time per step of one member, in seconds: the time to train all members,
+        divided by the sum of their numbers of steps.
       compile_seconds: the time to trace and compile the training code, in seconds; 0 if an earlier
         sweep has compiled it.
       reason: why training ended, as in `Result`.
@@ -168,8 +168,8 @@ def sweep(
         seeds begin with the same parameters.
       make: a function of named hyper-parameters that gives an optimizer, for example `fdl.adamw`.
         It gets traced scalars. The program is compiled once for each `make`.
-      settings: either a dict, name -> list of values, of which each combination is a setting; or a
-        list of settings, each a dict, name -> value. Random settings are such a list:
+      settings: either a dict, name -> list of values, and each combination of values is a setting;
+        or a list of settings, each a dict, name -> value. Random settings are such a list:
         `[{"learning_rate": 10 ** rng.uniform(-4, 0)} for _ in range(20)]`.
       data: a pytree of arrays [N, ...].
       seeds: S different integers in [0, 2**32). A seed determines the initial parameters, the
@@ -190,10 +190,11 @@ def sweep(
       rungs: rising steps at which only the best settings go on; the others stop (successive
         halving). The members that go on are packed together, so that later steps cost less.
       keep: the share of the settings that go past each rung, in (0, 1); at least one does.
-      watch: hooks, as in `fit`. At each record they get the values of the best setting, averaged
-        over the seeds, its hyper-parameters, and `settings_left`, the number of settings in
-        training; and a run with all members, as `Sweep.run`. With `fdl.checkpoints(folder)`, a
-        sweep that was stopped continues when the program is started again.
+      watch: hooks, as in `fit`. At each record they get a record and a run. The record has the
+        values of the best setting (averaged over the seeds), the hyper-parameters of this setting,
+        and `settings_left`, the number of settings still in training. The run holds all members,
+        like `Sweep.run`. With `fdl.checkpoints(folder)`, a sweep that was stopped continues when
+        the program is started again.
 
     Returns:
       A `Sweep`. Ctrl-C or SIGTERM ends training at the next record, and `sweep` returns as usual.
@@ -263,7 +264,8 @@ def swept(
     rungs = checked_rungs(who, options.rungs, last)
     data = to_jax(data, who)
     if isinstance(objective, Supervised):
-        mixes_examples(objective, *begun[0], data, batch_size)  # raises if the model mixes them
+        # This raises if the model's output for an example depends on the rest of the batch.
+        mixes_examples(objective, *begun[0], data, batch_size)
     validation = to_jax(validation, who, "validation data")
     validate = _validation(objective, begun[0], validation, batch_size)
     every = every or math.ceil(examples / batch_size)

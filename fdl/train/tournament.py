@@ -1,4 +1,7 @@
-"""How a sweep trains: from record to record. At a rung, only the best settings go on.
+"""The training loop of a sweep.
+
+The members are trained up to the next record, again and again. Some records are rungs: there, only
+the best settings go on, and the others stop.
 
 R settings, S seeds, P records.
 """
@@ -28,7 +31,7 @@ class Judge(NamedTuple):
     """What decides which members are better.
 
     Args:
-      who: the function that errors name.
+      who: the name of the function that the user called, for error messages.
       watched: the name of a curve.
       mode: "min" or "max".
       target: a value of the curve, or None.
@@ -40,7 +43,7 @@ class Judge(NamedTuple):
     target: float | None
 
     def curve(self, curves: Curves) -> np.ndarray:
-        """The watched curve, [R, S, P], with the sign by which smaller values are better."""
+        """The watched curve, [R, S, P], negated if mode is "max", so that smaller is better."""
         if self.watched not in curves:
             known = ", ".join(name.removeprefix("val_") for name in curves)
             raise ValueError(
@@ -57,7 +60,7 @@ class Judge(NamedTuple):
         return np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)
 
     def best(self, curves: Curves) -> int | None:
-        """The setting with the best score; None if a seed of each setting diverged."""
+        """The setting with the best score; None if every setting has a seed that diverged."""
         scores = self.scores(curves)
         return int(scores.argmin()) if np.isfinite(scores).any() else None
 

@@ -37,7 +37,7 @@ def download(
 
     Several processes may call this function at the same time. One of them uses `path` + ".part".
     The other processes use temporary files, which are deleted after the call. On systems without
-    `flock`, such as Windows, all processes do.
+    `flock`, such as Windows, all processes use temporary files.
 
     Args:
       urls: addresses of the gzipped file, tried in this order.

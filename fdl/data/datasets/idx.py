@@ -18,7 +18,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     An IDX file consists of two zero bytes, a byte for the dtype, a byte for the number of
     dimensions, the size of each dimension as a big-endian 32-bit integer, and the values in C
     order, also big-endian. A gzipped file is recognised by its first bytes, not by its name. The
-    header gives the number of bytes, and at most one byte more is read or uncompressed.
+    header gives the number of bytes that the file should have. At most one byte more than that
+    number is read or uncompressed.
 
     Args:
       path: path of the file.

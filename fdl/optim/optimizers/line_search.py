@@ -41,8 +41,8 @@ def scale_by_zoom_linesearch(
         phi(a) <= phi(0) + slope_rtol * a * phi'(0)
         |phi'(a)| <= curv_rtol * |phi'(0)|
 
-    A step is good if it satisfies both conditions. First, a grows until there is a bracket. Then
-    the search tries steps inside the bracket and shrinks it, until one of these steps is good.
+    A step is good if it satisfies both conditions. First, the step a grows until there is a
+    bracket. Then the search tries steps inside it and shrinks it, until one of the steps is good.
 
     Args:
       max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends
@@ -183,7 +183,7 @@ class Bracket(NamedTuple):
       low: the end with the smaller loss.
       high: the other end.
       third: an earlier end of the bracket, for the cubic interpolation.
-      found: True if there is a good step between low and high, False while a still grows.
+      found: True if there is a good step between low and high, False while the step still grows.
     """
 
     low: Point
@@ -330,7 +330,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """How far phi(a) violates equation 3.7a or the test of approx_dec_rtol: the smaller error."""
+    """The error in equation 3.7a, or in the test of approx_dec_rtol if that error is smaller."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:
