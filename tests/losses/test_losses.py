@@ -431,7 +431,6 @@ def test_a_loss_at_infinity_is_its_limit(name):
                 np.testing.assert_allclose(got[~out], exact[~out], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_losses_at_infinity_by_hand():
     inf = np.inf
     yes_and_no = np.float32([1.0, 0.0, 1.0, 0.0])
