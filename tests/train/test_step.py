@@ -240,6 +240,7 @@ def mnist_or_digits():
 
 
 @pytest.mark.bits
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
 @pytest.mark.parametrize(
     "kind",

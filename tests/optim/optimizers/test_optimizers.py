@@ -472,6 +472,7 @@ def test_extra_arguments_are_ignored_and_cond_keeps_the_state(name):
     assert_equal(maybe(state, False)[1], state)
 
 
+@pytest.mark.slow
 @over_kinds
 def test_a_run_of_fifty_steps_is_differentiable_by_its_start(name):
     """The gradient is finite, and equals a central difference where the rule is smooth."""

@@ -110,6 +110,20 @@ def test_in_float32_a_power_of_two_changes_no_bit(microbatch):
     assert results[0].history[-1]["loss"] == results[1].history[-1]["loss"]
 
 
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_the_optimizer_gets_the_loss_without_the_scale(microbatch):
+    def update(updates, state, params=None, *, value, **_):
+        return updates, value
+
+    notes = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    optimizer = optim.dynamic_loss_scale(notes, **SCALED)
+    objective = fdl.plain(lambda w, x: ((w - x) ** 2).mean())
+    run, _ = fdl.train_step(
+        objective, optimizer, fdl.start(jnp.array(1.0), optimizer), jnp.full(4, 3.0), 4, microbatch
+    )
+    assert float(run.opt_state.inner_state) == 4.0
+
+
 def test_float16_recovers_from_an_overflow():
     """Two batches are 6e4 times as large. Their steps are skipped, and no other."""
     right = np.array([[1.0], [-2.0], [0.5], [3.0]])
