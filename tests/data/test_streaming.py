@@ -561,6 +561,9 @@ SEEDED_BUGS = {
         "data/test_streaming.py",
         [
             ("if found != first:", "if False:"),
+            ("range(AHEAD + 2)", "range(1)"),
+            ("begin + self.piece, steps.stop", "begin + self.piece, steps.stop - 1"),
+            ("piece.start - steps.start, piece.stop", "0, piece.stop"),
             ("self.source.seek(self.position)", "pass"),
             (
                 "stack, self.position = found",

@@ -18,6 +18,7 @@ learning_rate=None (optax climbs), where the default is the paper's.
 Letters: w parameters, g gradient, m first and v second moment, t step from 1, s a leaf's state.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -37,7 +38,7 @@ DION = (  # arXiv 2504.05295; optax's preset "dion"
 
 
 @dataclasses.dataclass(kw_only=True)
-class Oracle:
+class Oracle(abc.ABC):
     """The protocol. A subclass has its hyper-parameters and the `rule` for one leaf."""
 
     def init(self, params: Arrays) -> None:
@@ -55,8 +56,9 @@ class Oracle:
         }
         return dict(self.params)
 
+    @abc.abstractmethod
     def rule(self, name, w, g, s):
-        raise NotImplementedError
+        """W after the step, from W, the gradient g and the state s, which it changes."""
 
     @property
     def rate(self) -> float:

@@ -174,7 +174,7 @@ def test_a_checkpoint_says_in_a_readable_file_what_it_is(tmp_path):
 
 
 def test_damage_anywhere_is_found(tmp_path):
-    """200 random places: bytes flipped, zeroed or cut off."""
+    """240 random places: bytes flipped, zeroed or cut off."""
     hook = saved_by_hand(tmp_path / "whole", filled(begin(sgd())))
     like, step = begin(sgd()), hook.steps()[0]
     expected = hook.latest(like)
@@ -183,7 +183,7 @@ def test_damage_anywhere_is_found(tmp_path):
     files = [path for path in files if path.stat().st_size]
     sizes = [path.stat().st_size for path in files]
     found = 0
-    for at in range(200):
+    for at in range(240):
         (path,) = rng.choices(files, sizes)
         good = path.read_bytes()
         place = rng.randrange(len(good))
@@ -205,7 +205,7 @@ def test_damage_anywhere_is_found(tmp_path):
             assert (again.history, again.unfinished) == (expected.history, expected.unfinished)
         path.write_bytes(good)
     # About half of the bytes are Orbax's own notes, which are not read.
-    assert found > 80
+    assert found > 100
     assert step in hook.steps()
 
 
