@@ -18,7 +18,6 @@ learning_rate=None (optax climbs), where the default is the paper's.
 Letters: w parameters, g gradient, m first and v second moment, t step from 1, s a leaf's state.
 """
 
-import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -38,7 +37,7 @@ DION = (  # arXiv 2504.05295; optax's preset "dion"
 
 
 @dataclasses.dataclass(kw_only=True)
-class Oracle(abc.ABC):
+class Oracle:
     """The protocol. A subclass has its hyper-parameters and the `rule` for one leaf."""
 
     def init(self, params: Arrays) -> None:
@@ -56,9 +55,8 @@ class Oracle(abc.ABC):
         }
         return dict(self.params)
 
-    @abc.abstractmethod
     def rule(self, name, w, g, s):
-        """W after the step, from W, the gradient g and the state s, which it changes."""
+        raise NotImplementedError
 
     @property
     def rate(self) -> float:
