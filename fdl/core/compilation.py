@@ -10,11 +10,14 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 
 from fdl.ops.rank_promotion import free_ranks
+
+FEW_OPTIMIZATIONS: Any = {"xla_backend_optimization_level": 0}
 
 
 def weak_jit(
@@ -22,6 +25,7 @@ def weak_jit(
     static: Sequence[str],
     donate: Sequence[str] = (),
     inline: bool = False,
+    once: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
     """A `jax.jit` that does not keep its static arguments in memory.
 
@@ -33,19 +37,28 @@ def weak_jit(
       static: names of the static arguments, which are keyword-only and not arrays.
       donate: names of arguments whose buffers the compiled function may overwrite.
       inline: as in `jax.jit`.
+      once: True for a function that is seldom called again with the same shapes. XLA then optimizes
+        less, which compiles in less than half of the time; the function itself is slower.
 
     Returns:
-      A decorator. The decorated function has `lower` and `eval_shape`, as with `jax.jit`.
+      A decorator. The decorated function has `lower` and `eval_shape`, as with `jax.jit`, and
+      `compile_ahead`, which starts to compile the function in another thread. A later call with
+      arrays of the same shapes, dtypes and devices waits for it.
     """
-    return lambda f: functools.wraps(f)(_WeakJit(f, tuple(static), tuple(donate), inline))
+    return lambda f: functools.wraps(f)(_WeakJit(f, tuple(static), tuple(donate), inline, once))
 
 
 class _WeakJit:
     def __init__(
-        self, f: Callable[..., Any], static: tuple[str, ...], donate: tuple[str, ...], inline: bool
+        self,
+        f: Callable[..., Any],
+        static: tuple[str, ...],
+        donate: tuple[str, ...],
+        inline: bool,
+        once: bool,
     ):
         self.f, self.static = f, static
-        self.donate, self.inline = donate, inline
+        self.donate, self.inline, self.once = donate, inline, once
         self.programs: dict[Hashable, _Program] = {}
 
     def __call__(self, *args: Any, **given: Any) -> Any:
@@ -56,6 +69,9 @@ class _WeakJit:
 
     def eval_shape(self, *args: Any, **given: Any) -> Any:
         return self._call("eval_shape", args, given)
+
+    def compile_ahead(self, *args: Any, **given: Any) -> None:
+        self._call("compile_ahead", args, given)
 
     def _call(self, method: str, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         static = {name: given.pop(name) for name in self.static if name in given}
@@ -82,8 +98,9 @@ class _Program:
             if owner is not None and program is not None:
                 owner.programs.pop(program.key, None)
 
-        self.held = held
+        self.held, self.once = held, owner.once
         self.key = _key_of(static, forget)
+        self.compiled: dict[Hashable, Future[Any]] = {}
         self.jitted = jax.jit(traced, donate_argnames=owner.donate, inline=owner.inline)
 
     def call(
@@ -93,9 +110,40 @@ class _Program:
         self.held.static = static
         try:
             with free_ranks():
+                if method == "compile_ahead":
+                    return self.started(args, given)
+                if method == "__call__" and (self.once or self.compiled):
+                    found = self.started(args, given, always=self.once)
+                    if found is not None:
+                        return found.result()(*args, **given)
                 return getattr(self.jitted, method)(*args, **given)
         finally:
             self.held.static = before
+
+    def started(
+        self, args: tuple[Any, ...], given: dict[str, Any], always: bool = True
+    ) -> Future[Any] | None:
+        """The compiled function for these arrays; None if they are traced.
+
+        If always is False, also None if nobody has started to compile it.
+        """
+        leaves, structure = jax.tree.flatten((args, given))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return None
+        key = structure, tuple((jax.typeof(leaf), _devices(leaf)) for leaf in leaves)
+        if key not in self.compiled and always:
+            # Tracing depends on settings of this thread. XLA does not, and so may run in another.
+            lowered = self.jitted.lower(*args, **given)
+            few = FEW_OPTIMIZATIONS if self.once and jax.default_backend() == "cpu" else None
+            thread = ThreadPoolExecutor(1)
+            self.compiled[key] = thread.submit(lowered.compile, few)
+            thread.shutdown(wait=False)
+        return self.compiled.get(key)
+
+
+def _devices(leaf: Any) -> Any:
+    """Where an array must stay; None for one that JAX may move to the default device."""
+    return leaf.sharding if getattr(leaf, "committed", False) else None
 
 
 def _key_of(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable:

@@ -81,10 +81,10 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
     """
     a = math.isqrt(examples - 1) + 1
     b = -(-examples // a)
-    keys = [
-        _mix(_mix(_mix(seed) + jnp.uint32(round_ * 0x9E3779B9 % 2**32)) ^ epoch)
-        for round_ in range(ROUNDS)
-    ]
+    # Few operations, because the compiler's time for them was a third of that for a small network's
+    # step: the keys of all rounds are computed together, and `once` stands in the program once.
+    rounds = np.arange(ROUNDS, dtype=np.uint32)[:, None] * np.uint32(0x9E3779B9)
+    keys = _mix(_mix(_mix(seed) + rounds) ^ epoch)
 
     def once(value: jax.Array) -> jax.Array:
         left, right = value // b, value % b
@@ -93,12 +93,16 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
             right = (right + _mix(left ^ keys[round_ + 1]) % b) % b
         return left * b + right
 
-    def walk(value: jax.Array) -> jax.Array:
-        return jnp.where(value < examples, value, once(value))
-
     if a * b == examples:
         return once(index)
-    return jax.lax.while_loop(lambda value: (value >= examples).any(), walk, once(index))
+
+    def walk(found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        value, inside = found
+        value = jnp.where(inside, value, once(value))
+        return value, value < examples
+
+    start = index, jnp.zeros_like(index, bool)
+    return jax.lax.while_loop(lambda found: ~found[1].all(), walk, start)[0]
 
 
 def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array, jax.Array]:

@@ -2,16 +2,23 @@
 
 import functools
 import inspect
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fdl.checks import check_number, check_ordered, in_dtype, is_concrete_number, plain, square_root
 from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
+
+FEW, MANY = (
+    4**6,
+    4**10,
+)  # sizes of draws: FEW, 4 * FEW, ..., MANY; larger ones are drawn as they are
 
 
 def normal(stddev: float = 0.01) -> Initializer:
@@ -31,7 +38,7 @@ def normal(stddev: float = 0.01) -> Initializer:
       (3, 2)
     """
     check_stddev("normal", stddev)
-    return _initializer("normal", program(_normal, stddev))
+    return _initializer("normal", _normal, stddev)
 
 
 def uniform(limit: float = 0.01) -> Initializer:
@@ -51,12 +58,7 @@ def uniform(limit: float = 0.01) -> Initializer:
       True
     """
     check_number("uniform", "limit", limit, "(0, inf)", "pass the largest value to draw")
-    limit = plain(limit)
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return _initializer("uniform", draw)
+    return _initializer("uniform", _uniform, limit)
 
 
 def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2.0) -> Initializer:
@@ -85,7 +87,7 @@ def truncated_normal(stddev: float = 0.01, lower: float = -2.0, upper: float = 2
     bounds = (lower, upper)
     remedy = "pass the smaller number as lower"
     check_ordered("truncated_normal", "numbers lower < upper", bounds, remedy, order=operator.lt)
-    return _initializer("truncated_normal", program(_truncated, stddev, lower, upper))
+    return _initializer("truncated_normal", _truncated, stddev, lower, upper)
 
 
 def variance_scaling(
@@ -170,14 +172,51 @@ def check_stddev(who: str, stddev: Any) -> None:
     check_number(who, "stddev", stddev, "[0, inf)", "pass a standard deviation such as 0.01")
 
 
-def _initializer(who: str, draw: Callable[..., jax.Array]) -> Initializer:
-    """An initializer that draws in 32 bits or more, then converts the values to the dtype."""
+def _initializer(
+    who: str, draw: Callable[..., jax.Array], scale: Any, *options: Any
+) -> Initializer:
+    """An initializer whose values are those of `draw(key, shape, dtype, *options)`, times scale.
+
+    It draws in 32 bits or more, then converts the values to the dtype.
+    """
+    scale, draw = plain(scale), program(draw, *options)
+    numbers = all(map(is_concrete_number, (scale, *options)))
 
     def init(key: Key | None, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        exact = drawn_in(dtype, who)
-        return draw(need_key(key, who), sizes(shape, who), exact).astype(dtype)
+        exact, key = drawn_in(dtype, who), need_key(key, who)
+        given = key, sizes(shape, who), exact
+        if numbers and _independent(key) and math.prod(given[1]) <= MANY:
+            values = np.asarray(scale, exact) * _first_of_more(draw, *given)
+            return jax.device_put(values.astype(dtype))
+        # Without the barrier, the compiler would join the scale with a factor of the draw, and
+        # would round in another way than the code above.
+        values = jax.lax.optimization_barrier(draw(*given))
+        return (in_dtype(scale, exact) * values).astype(dtype)
 
     return init
+
+
+def _independent(key: Key) -> bool:
+    """True if the key is known, and each value drawn with it depends only on its own position."""
+    by_position: bool = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    if isinstance(key, jax.core.Tracer) or not by_position:
+        return False
+    return str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+def _first_of_more(
+    draw: Callable[..., jax.Array], key: Key, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """`draw(key, shape, dtype)`, as the first values of a longer draw of a common size.
+
+    JAX compiles a program for each size, which takes longer than to draw the values: half of the
+    time to start training a small network. With few sizes, the weights of most networks need one
+    to three programs.
+    """
+    size, enough = math.prod(shape), FEW
+    while enough < size:
+        enough *= 4
+    return np.asarray(draw(key, (enough,), dtype))[:size].reshape(shape)
 
 
 def program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:
@@ -194,13 +233,16 @@ def program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.
     return lambda *args: eager(*args, *(in_dtype(option, args[2]) for option in options))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _normal(key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any) -> jax.Array:
-    return stddev * jax.random.normal(key, shape, dtype)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.random.normal(key, shape, dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
-def _truncated(
-    key: Key, shape: tuple[int, ...], dtype: Any, stddev: Any, lower: Any, upper: Any
-) -> jax.Array:
-    return stddev * jax.random.truncated_normal(key, lower, upper, shape, dtype)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _uniform(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -1, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _truncated(key: Key, shape: tuple[int, ...], dtype: Any, lower: Any, upper: Any) -> jax.Array:
+    return jax.random.truncated_normal(key, lower, upper, shape, dtype)

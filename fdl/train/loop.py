@@ -131,17 +131,21 @@ def fit(
     last = last_step("fit", examples, batch_size, epochs, steps)
     every = _count_or_none("record_every", record_every) or _epoch(examples, batch_size, last)
     chunk, hooks = _count_or_none("chunk", chunk), Hooks(watch)
-    validate, validated = _validation(objective, first, validation, batch_size)
     sample = beside(to_jax(sample, "fit"), first)
     data = data if isinstance(data, Source) else sample
-    if isinstance(objective, Supervised):
-        # This raises if the model's output for an example depends on the others.
-        mixes_examples(objective, first.params, first.state, sample, batch_size)
     if microbatch is not None:
         microbatch = check_microbatch("fit", microbatch, batch_size)
     settings: dict[str, Any] = {"objective": objective, "optimizer": optimizer}
     settings |= {"batch_size": batch_size, "microbatch": microbatch}
     zeros = zero_means(first, *one_step.eval_shape(first, traceable(data, sample), **settings))
+    program = functools.partial(advance, **settings)
+    if data is sample:
+        # The program compiles while the rest is checked.
+        advance.compile_ahead(first, beside(zeros, first), data, np.int32(0), **settings)
+    validate, validated = _validation(objective, first, validation, batch_size)
+    if isinstance(objective, Supervised):
+        # This raises if the model's output for an example depends on the others.
+        mixes_examples(objective, first.params, first.state, sample, batch_size)
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
     epoch = [] if examples is None else ["epoch"]
@@ -149,7 +153,6 @@ def fit(
     until: dict[str, Any] = {"run": first, "last": last, "record_every": every, "names": names}
     plan = Plan(data=data, sample=sample, examples=examples, **until, **settings)
     check_same_plan(plan)
-    program = functools.partial(advance, **settings)
     measure = lambda run: {name: f(run) for name, f in named.items()} | validate(run)  # noqa: E731
     result = _Loop(plan, hooks, program, measure, zeros, run).result(chunk)
     _warn_if_nothing_moved(first, result.run, last)
@@ -409,6 +412,8 @@ def _validation(
     whole = mixes_examples(objective, params, state, validation, batch_size)
     size = batch_size if whole else BATCH_SIZE
     settings = {"objective": objective, "batch_size": size, "whole": whole, "layout": run.layout}
+
+    totals.compile_ahead(params, state, validation, **settings)
 
     def scores(run: Run) -> dict[str, float]:
         means = totals(*params_and_state(run), validation, **settings)

@@ -85,6 +85,13 @@ def evaluated(run: Run, data: Any, **how: Any) -> dict[str, Any]:
     return jax.vmap(of_a_seed)(run.params, run.state, run.opt_state)
 
 
+@jax.jit
+def values_of_members(means: dict[str, Any]) -> dict[str, Any]:
+    """The values, [S, R], of the means of all members."""
+    of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
+    return jax.vmap(jax.vmap(of_one))(means) if means else {}
+
+
 # Each of these is one compiled function: called one by one, the operations for every shape of array
 # would compile a program each, which takes longer than a small sweep.
 

@@ -3,7 +3,6 @@
 R settings, S seeds, P records of a training run.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -18,7 +17,7 @@ from fdl.train.checks import check_mode, check_objective_given
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples
 from fdl.train.hooks import Hooks, Plan
 from fdl.train.loop import BATCH_SIZE_REMEDY, last_step
-from fdl.train.members import Make, evaluated, started
+from fdl.train.members import Make, started
 from fdl.train.objective import Supervised
 from fdl.train.run import Run
 from fdl.train.sweep_arguments import (
@@ -267,9 +266,9 @@ def swept(
         # This raises if the model's output for an example depends on the rest of the batch.
         mixes_examples(objective, *begun[0], data, batch_size)
     validation = to_jax(validation, who, "validation data")
-    validate = _validation(objective, begun[0], validation, batch_size)
+    validation = _validation(objective, begun[0], validation, batch_size)
     every = every or math.ceil(examples / batch_size)
-    watched = options.monitor if validation is None else f"val_{options.monitor}"
+    watched = options.monitor if not validation else f"val_{options.monitor}"
     judge = Judge(who, watched, options.mode, options.target)
     plan = Plan(
         objective=objective,
@@ -283,7 +282,7 @@ def swept(
         record_every=every,
         settings=listed,
     )
-    return _trained(plan, make, validate, hooks, judge, dict.fromkeys(rungs, options.keep))
+    return _trained(plan, make, validation, hooks, judge, dict.fromkeys(rungs, options.keep))
 
 
 def _members(
@@ -300,7 +299,7 @@ def _members(
 def _trained(
     plan: Plan,
     make: Make,
-    validate: Callable[[Run], dict[str, Any]],
+    validation: dict[str, Any],
     hooks: Hooks,
     judge: Judge,
     rungs: dict[int, float],
@@ -308,7 +307,7 @@ def _trained(
     """Trains as planned, from a checkpoint if a hook has one."""
     records = np.unique([*range(plan.record_every, plan.last, plan.record_every), *rungs])
     records = np.unique([*records, plan.last])
-    tournament = Tournament(plan, make, validate, records, rungs, judge)
+    tournament = Tournament(plan, make, validation, records, rungs, judge)
     if hooks:
         tournament.plan = plan._replace(names=tournament.names())
         found = hooks.resume(plan.run)
@@ -340,14 +339,13 @@ def _trained(
 
 def _validation(
     objective: Objective, begun: tuple[Any, Any], validation: Any, batch_size: int
-) -> Callable[[Run], dict[str, Any]]:
-    """A function that evaluates all members on the validation data; it gives {} without data."""
+) -> dict[str, Any]:
+    """The arguments of `evaluated` for validation data; {} if there are none."""
     if validation is None:
-        return lambda run: {}
+        return {}
     whole = mixes_examples(objective, *begun, validation, batch_size)
     size = batch_size if whole else BATCH_SIZE
-    how = {"objective": objective, "batch_size": size, "whole": whole}
-    return functools.partial(evaluated, data=validation, **how)
+    return {"data": validation, "objective": objective, "batch_size": size, "whole": whole}
 
 
 def _short(setting: Mapping[str, float]) -> str:

@@ -9,7 +9,6 @@ R settings, S seeds, P records.
 import itertools
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,15 @@ import numpy as np
 from fdl.checks import decimal
 from fdl.train.chunks import signals_noted
 from fdl.train.hooks import Hooks, Plan, Record
-from fdl.train.members import Make, joined, settings_first, settings_inside, taken
+from fdl.train.members import (
+    Make,
+    evaluated,
+    joined,
+    settings_first,
+    settings_inside,
+    taken,
+    values_of_members,
+)
 from fdl.train.program import advance_members
 from fdl.train.result import Result, Unfinished
 from fdl.train.run import Run
@@ -78,7 +85,8 @@ class Tournament:
     Args:
       plan: what the sweep is about to do; `plan.run` holds all members, [R, S, ...].
       make: gives the optimizer of a setting.
-      validate: evaluates the members that are left; it gives {} without validation data.
+      validation: the arguments with which `evaluated` evaluates the members; {} without validation
+        data.
       records: [P], the steps of the records.
       rungs: a dict, step -> the share of the settings that go on after it.
       judge: decides which settings go on.
@@ -88,12 +96,13 @@ class Tournament:
         self,
         plan: Plan,
         make: Make,
-        validate: Callable[[Run], dict[str, Any]],
+        validation: dict[str, Any],
         records: np.ndarray,
         rungs: dict[int, float],
         judge: Judge,
     ):
-        self.plan, self.validate, self.records = plan, validate, [int(each) for each in records]
+        self.plan, self.records = plan, [int(each) for each in records]
+        self.validation = validation
         self.rungs, self.judge = rungs, judge
         self.settings = plan.settings or []
         columns = {name: [each[name] for each in self.settings] for name in self.settings[0]}
@@ -111,9 +120,8 @@ class Tournament:
 
     def names(self) -> tuple[str, ...]:
         """The names of the values in a record for hooks."""
-        args = (self.run, self.columns, self.plan.data, np.int32(0))
-        _, means = advance_members.eval_shape(*args, **self.how)
-        scores = [f"val_{name}" for name in jax.eval_shape(self.validate, self.run)]
+        _, means = advance_members.eval_shape(*self._args(0), **self.how)
+        scores = [f"val_{name}" for name in jax.eval_shape(self._validate)]
         return ("step", "settings_left", *self.columns, *means, *scores, "seconds")
 
     def resume(self, result: Result) -> None:
@@ -141,8 +149,12 @@ class Tournament:
                 if reason:
                     break
                 if len(self.left) != compiled_for:
-                    # Zero steps: this compiles the program for this number of members.
-                    self.compile_seconds += self._advance(0)[1]
+                    # Both programs compile at once. The first then takes zero steps.
+                    before = time.perf_counter()
+                    advance_members.compile_ahead(*self._args(0), **self.how)
+                    if self.validation:
+                        evaluated.compile_ahead(self.run, **self.validation)
+                    self.compile_seconds += time.perf_counter() - before + self._advance(0)[1]
                     compiled_for = len(self.left)
                 self._train_to_record(done, step)
                 self._cut(step)
@@ -153,24 +165,28 @@ class Tournament:
     def _advance(self, length: int) -> tuple[dict[str, Any], float]:
         """Takes steps; returns the means of these steps, and the time that they took."""
         before = time.perf_counter()
-        args = (self.run, self.columns, self.plan.data, np.int32(length))
-        self.run, means = jax.block_until_ready(advance_members(*args, **self.how))
+        run_and_means = advance_members(*self._args(length), **self.how)
+        self.run, means = jax.block_until_ready(run_and_means)
         return means, time.perf_counter() - before
+
+    def _args(self, length: int) -> tuple[Any, ...]:
+        return self.run, self.columns, self.plan.data, np.int32(length)
 
     def _train_to_record(self, done: int, step: int) -> None:
         means, spent = self._advance(step - done)
         self.seconds += spent
         self.taken_steps += len(self.left) * self.plan.run.seed.size * (step - done)
         row = self._row(means)
-        scores = self._row(self.validate(self.run))
+        scores = self._row(self._validate())
         self.rows.append(row | {f"val_{name}": value for name, value in scores.items()})
+
+    def _validate(self) -> dict[str, Any]:
+        return evaluated(self.run, **self.validation) if self.validation else {}
 
     def _row(self, means: dict[str, Any]) -> dict[str, np.ndarray]:
         """The values of the means of all members, name -> [R, S]; NaN for settings that stopped."""
-        of_one = lambda means: {name: mean.value() for name, mean in means.items()}  # noqa: E731
         row = {}
-        found = jax.vmap(jax.vmap(of_one))(means) if means else {}
-        for name, value in found.items():
+        for name, value in values_of_members(means).items():
             row[name] = np.full((len(self.settings), len(value)), np.nan)
             row[name][self.left] = np.asarray(value, np.float64).T
         return row
