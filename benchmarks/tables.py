@@ -233,7 +233,7 @@ def details(entries):
 
 
 def left_out(entries):
-    """The programs that are missing, and why; those of several workloads once."""
+    """The missing programs and the reasons, each pair once, with its workloads."""
     reasons = {}
     for name, entry in entries.items():
         for program, why in entry["left_out"].items():

@@ -35,8 +35,8 @@ class _Fit:
 
     def steps(self, count):
         self.done += count
-        # `chunk`: a short block is one call of the compiled program, as in a long run. `fit` gets a
-        # run, not a result, so that its record is the mean of these steps alone.
+        # With this `chunk`, a short block is one call of the compiled program, as in a long run.
+        # `fit` gets a run, not a result, so that its record is the mean of these steps alone.
         result = fdl.fit(
             self.objective,
             self.optimizer,

@@ -140,7 +140,7 @@ def texts(folder: str | os.PathLike[str], ending: str = ".txt") -> dict[str, str
       ending: the ending of the files to read.
 
     Returns:
-      A dict, path -> text, sorted by path. A path begins below the folder, and its levels are
+      A dict, path -> text, sorted by path. Paths are relative to the folder, and their levels are
       joined by "/". To get one long text for `characters`, join the values.
 
     Raises:
@@ -180,7 +180,7 @@ def _of_classes(folder: Path) -> dict[str, list[Path]]:
     found = {each.name: _images_below(each) for each in classes if each.name[0] != "."}
     empty = [name for name, files in found.items() if not files]
     if not found or empty:
-        got = f"none in {listed(empty)}" if empty else "no sub-folder"
+        got = f"no images in {listed(empty)}" if empty else "no sub-folder"
         raise ValueError(
             f"images: expected a folder with one sub-folder of images for each class, got {got} in "
             f"{str(folder)!r}; check the path, or remove empty folders"
