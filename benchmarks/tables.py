@@ -150,7 +150,7 @@ def products():
 
 
 def peers():
-    """Time, memory and losses beside other libraries."""
+    """Time, memory and losses of fdl and of other libraries."""
     entries, starts = peers_of("training", "sweep"), peers_of("start")
     if not entries and not starts:
         return "Not measured yet: `python -m benchmarks` does it."

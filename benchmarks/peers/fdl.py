@@ -62,7 +62,7 @@ def sweep(work, x, y, form=""):
 
 
 class _Sweep:
-    """A sweep begins anew with each call, so its steps are timed by `fdl.sweep` itself."""
+    """A sweep starts from step 0 in each call, so its steps are timed by `fdl.sweep` itself."""
 
     def __init__(self, work, x, y):
         model = _model(work)

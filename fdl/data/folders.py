@@ -31,7 +31,7 @@ def images(folder: str | os.PathLike[str], size: tuple[int, int], *, channels: i
 
     Args:
       folder: the path of the folder. Images may also be in sub-folders of the folder of a class.
-        Files whose names do not end like those of images (.png, .jpg and the like) are ignored.
+        Files without an ending of images (.png, .jpg and so on) are ignored.
       size: (H, W), two ints >= 1.
       channels: C, 3 for red, green and blue, or 1 for grey.
 

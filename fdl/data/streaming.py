@@ -44,11 +44,11 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
         `weighted_rows`. None means all.
 
     Returns:
-      A source. A run that is stopped and continued gives the bits of an uninterrupted run, except
-      with an iterable whose position cannot be saved. The position can be saved if the iterator has
-      the methods `get_state` and `set_state`, as the iterators of Grain have, and if its state is
-      bytes or can be written as JSON. To continue from this position, pass the whole `Result`, or
-      what a checkpoint gives, to `fit`.
+      A source. A run that is stopped and continued gives the same bits as an uninterrupted run,
+      except with an iterable whose position cannot be saved. The position can be saved if the
+      iterator has the methods `get_state` and `set_state`, as the iterators of Grain have, and if
+      its state is bytes or can be written as JSON. To continue from this position, pass the whole
+      `Result`, or what a checkpoint gives, to `fit`.
 
     Raises:
       TypeError: data is none of these.

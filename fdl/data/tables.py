@@ -37,8 +37,8 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
 
     Args:
       data: a table of pandas, polars or pyarrow, a dict of columns of equal length, or the path of
-        a file: .csv, .csv.gz or .parquet. In a CSV file, empty cells and the words NA, NaN, null
-        and the like are missing values.
+        a file: .csv, .csv.gz or .parquet. In a CSV file, empty cells and words such as NA, NaN and
+        null are missing values.
       target: the name of the column to predict. It must have no missing values. None means that the
         table has no target.
       categorical: names of columns of integers that are categories, such as a postcode or an
@@ -221,7 +221,7 @@ class Columns:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 "Columns.from_json: expected the text that Columns.to_json gave, got "
-                f"{shortened(repr(text), 200)}; write it to a file as it is"
+                f"{shortened(repr(text), 200)}; save it to a file unchanged"
             ) from error
         return columns
 

@@ -333,7 +333,7 @@ WRONG = {
         f"json_{number}": (
             lambda folder, text=text: Columns.from_json(text),
             "Columns.from_json: expected the text that Columns.to_json gave, got "
-            f"{text!r}; write it to a file as it is",
+            f"{text!r}; save it to a file unchanged",
         )
         for number, text in enumerate(
             [
