@@ -2,14 +2,14 @@
 
     python -m benchmarks                                   everything; an hour or two
     python -m benchmarks --work lstm gru --peers fdl torch --rounds 3
-    python -m benchmarks --quick                           does it run? nothing is stored
+    python -m benchmarks --quick                           checks that it runs; stores no results
     python -m benchmarks --list
 
 Each library runs in a process of its own, written as its documentation recommends (peers/), with
-the same data, shapes, batch and optimizer (work.py). All processes of a workload are alive at the
-same time, and one of them works: in each round, each trains for some time, one after the other.
-fdl runs in two processes, so that its ratio to itself shows the noise. Libraries that are not
-installed, and workloads that a library cannot do, are named.
+the same data, shapes, batch and optimizer (work.py). All processes of a workload exist at the same
+time, but only one trains at a time: in each round, they train one after the other. fdl runs in two
+processes, so that its ratio to itself shows the noise. Libraries that are not installed, and
+workloads that a library cannot do, are listed.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--work", nargs="+", choices=WORK, metavar="WORK", help="workloads")
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="fdl torch, or torch:compiled")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each program in a round")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each program in a round")
     parser.add_argument("--quick", action="store_true", help="2 short rounds, first forms only")
     parser.add_argument("--list", action="store_true", help="the names of workloads and peers")
     given = parser.parse_args()
@@ -161,7 +161,7 @@ def chosen(found: dict[str, peers.Peer], given: argparse.Namespace):
 
 
 def measured(name: str, programs: list[Program], given: argparse.Namespace, scratch: Path):
-    """What results/peers/NAME.json holds."""
+    """The content of results/peers/NAME.json."""
     from benchmarks import measure
 
     work = WORK[name]
@@ -175,7 +175,7 @@ def measured(name: str, programs: list[Program], given: argparse.Namespace, scra
 
 
 def rounds(name: str, programs: list[Program], given: argparse.Namespace, scratch: Path):
-    """Steady steps in interleaved rounds, after the first ones."""
+    """Times training steps after the first ones, in interleaved rounds."""
     living, begun, left_out, times = {}, {}, {}, {}
 
     def lost(program, said):
@@ -187,7 +187,7 @@ def rounds(name: str, programs: list[Program], given: argparse.Namespace, scratc
         begun[program] = said = living[program].answer()
         if "ms" not in said:
             lost(program, said)
-    # A second measurement, because the first may hold a late compilation.
+    # A second measurement, because the first may include a late compilation.
     for program in list(living):
         said = living[program].ask(count(begun[program]["ms"], given.seconds / 4))
         if "ms" in said:
@@ -224,7 +224,7 @@ def row_of(program: Program, times: dict[Program, list[float]], facts: dict[str,
 
 
 def starts(name: str, programs: list[Program], given: argparse.Namespace, scratch: Path):
-    """Processes from their start to a target accuracy, in interleaved rounds."""
+    """Times processes from their start to a target accuracy, in interleaved rounds."""
     for part, array in zip("xy", mnist_test(), strict=True):
         np.save(scratch / f"test_{part}.npy", array)
     times: dict[tuple[Program, str], list[float]] = {}
@@ -265,7 +265,7 @@ def loaded_by(peer: peers.Peer) -> tuple[str, ...]:
 
 
 def against_first(times: dict[Program, list[float]], mine: list[float]) -> float | None:
-    """The median of the ratios of each round to fdl's first process."""
+    """The median over the rounds of a time divided by that of fdl's first process."""
     first = next((p for p in times if p.peer.name == peers.FIRST and p.form != SECOND), None)
     if first is None:
         return None
@@ -274,7 +274,7 @@ def against_first(times: dict[Program, list[float]], mine: list[float]) -> float
 
 
 def count(ms: float, seconds: float) -> int:
-    """The number of steps that take so many seconds."""
+    """The number of steps that take about `seconds` seconds, at `ms` for each step."""
     return max(1, round(seconds / (ms / 1e3)))
 
 

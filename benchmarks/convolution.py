@@ -1,10 +1,10 @@
 """Convolution and pooling in `lax.scan`, compared with no scan and with XLA.
 
 Every layer is timed on a small batch in float32: the forward pass, and the forward pass with the
-gradients for x and for its weights. "inside" is a `lax.scan` of several passes, in which each pass
-waits for the pass before it. "outside" is the same number of calls of one compiled pass. "XLA's
-own" is the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar functions, in
-the same scan.
+gradients with respect to x and the weights. "inside" is a `lax.scan` of several passes, in which
+each pass waits for the pass before it. "outside" is the same number of calls of one compiled pass.
+"XLA's own" is the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar
+functions, in the same scan.
 """
 
 import functools

@@ -1,14 +1,15 @@
-"""Fails if a step of fdl became slower beside the same step written by hand in plain JAX.
+"""Fails if a step of fdl became slower compared with the same step written by hand in plain JAX.
 
     python -m benchmarks.guard           compares with results/guard.json; two minutes or less
-    python -m benchmarks.guard --store   writes that file, on a machine with nothing else to do
+    python -m benchmarks.guard --store   writes that file; run it on an idle machine
 
 Both programs run in this process, in turn, and so does a second session of fdl: its ratio to the
-first is the noise. A row is the median of the ratios of all rounds. It is too slow if it exceeds
-the stored ratio by more than 15 % and the noise together, and its lower quartile by more than 15 %.
-A row that is too slow is measured again, twice, and fails only if it is too slow each time. A
-measurement does not count while other programs keep the machine busy. Nothing is decided on another
-kind of machine or version of JAX than that of the file, because there the ratios are different.
+first is the noise. A row is the median of the ratios of all rounds. It is too slow if it is above
+the stored ratio times 1.15 times the noise, and its lower quartile is above the stored ratio times
+1.15. A row that is too slow is measured up to two more times, and fails only if it is too slow each
+time. Measurements while other programs keep the machine busy do not count. The guard decides
+nothing if the machine or the version of JAX differs from that of the file, because the ratios are
+then different.
 """
 
 import dataclasses
@@ -92,12 +93,12 @@ def main() -> None:
     if failed:
         raise SystemExit(
             f"benchmarks.guard: expected ratios within {ALLOWED - 1:.0%} of those in {FILE.name}, "
-            f"got more for {', '.join(failed)}; find what became slow, or --store what is right"
+            f"got more for {', '.join(failed)}; find what became slow, or accept it with --store"
         )
 
 
 def decided(row: Row, limit: float, again: Any) -> bool | None:
-    """True if a row is fast enough, False if it is too slow in each try, None if nobody knows.
+    """True if a row is fast enough, False if too slow in each try, None if the machine was busy.
 
     Args:
       row: the first measurement.
@@ -114,13 +115,13 @@ def decided(row: Row, limit: float, again: Any) -> bool | None:
 
 
 def too_slow(row: Row, limit: float) -> bool:
-    """Whether a row exceeds the stored ratio by more than is allowed and the noise."""
+    """Whether a row exceeds the stored ratio by more than the noise and ALLOWED permit."""
     noise = max(row.itself, 1 / row.itself)
     return row.ratio > limit * ALLOWED * noise and row.low > limit * ALLOWED
 
 
 def sessions(work: Work) -> list[Session]:
-    """fdl, the step by hand, and fdl again, with the first steps behind them."""
+    """Sessions of fdl, of the step by hand, and of fdl again, after their first steps."""
     from benchmarks.peers import fdl, plain_jax
 
     data = work.data(np.random.default_rng(0))

@@ -61,7 +61,7 @@ def seconds(program: Callable[[], Any], clock: Callable[[], float] = time.perf_c
 class OthersBusy:
     """A context that measures how many cores the other programs of the machine keep busy.
 
-    `cores` is 0 where the system does not tell (it is read from /proc/stat).
+    `cores` is read from /proc/stat, and is 0 on systems without that file.
     """
 
     cores = 0.0
@@ -77,7 +77,7 @@ class OthersBusy:
 
 
 def _busy_seconds() -> float:
-    """The seconds for which the cores of the machine were not idle, summed."""
+    """The seconds in which a core of the machine was not idle, summed over the cores."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -86,7 +86,7 @@ def _busy_seconds() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions with which the numbers are measured."""
+    """The machine and the versions of the software."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers i
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 from tests.oracles.cases import SHAPES
 
-GROUPS = 50  # groups of four leaves, with the names in the masks of that table
+GROUPS = 50  # groups of four leaves, named as in the masks of OPTIMIZERS
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Draws the time of a step of each library beside fdl's: `python -m benchmarks.picture`."""
+"""Draws each library's time of a step divided by fdl's: `python -m benchmarks.picture`."""
 
 from pathlib import Path
 

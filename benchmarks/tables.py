@@ -150,7 +150,7 @@ def products():
 
 
 def peers():
-    """Time, memory and losses beside other libraries."""
+    """Time, memory and losses of fdl and of other libraries."""
     entries, starts = peers_of("training", "sweep"), peers_of("start")
     if not entries and not starts:
         return "Not measured yet: `python -m benchmarks` does it."
@@ -233,7 +233,7 @@ def details(entries):
 
 
 def left_out(entries):
-    """The programs that are missing, and why; those of several workloads once."""
+    """The missing programs and the reasons, each pair once, with its workloads."""
     reasons = {}
     for name, entry in entries.items():
         for program, why in entry["left_out"].items():

@@ -1,4 +1,4 @@
-"""What is measured beside other libraries: networks, sizes, data, batches and optimizers.
+"""The workloads for all libraries: networks, sizes, data, batches and optimizers.
 
 A new workload is one entry of WORK. `network` names a function of NETWORKS in each file of
 `peers/`, and `sizes` are its arguments; a library whose file lacks the function is left out.
@@ -59,7 +59,7 @@ class Work:
 
     @property
     def rates(self) -> np.ndarray:
-        """The learning rate of each member of a sweep: 8 rates, and each with as many seeds."""
+        """The learning rate of each member of a sweep: 8 rates, each repeated for its seeds."""
         return np.repeat(np.geomspace(1e-3, 1e-1, 8), self.members // 8).astype(np.float32)
 
 

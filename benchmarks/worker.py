@@ -2,8 +2,8 @@
 
     python -m benchmarks.worker PEER FORM WORK FOLDER
 
-FOLDER has the arrays x.npy and y.npy. The process answers in lines of JSON: first, what the first
-steps were like; then, for each number of steps that it reads, the time of so many steps.
+FOLDER has the arrays x.npy and y.npy. The process answers in lines of JSON: first, facts about the
+first steps; then, for each number that it reads, the time of a step, measured over that many steps.
 """
 
 import json
@@ -21,7 +21,7 @@ from benchmarks.work import WORK
 
 STARTED = "BENCHMARK_STARTED"  # when the process was started, in seconds of the clock
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
-# A check of the accuracy at so many steps, so that a library is not lucky with its last pass.
+# Steps between two checks of the accuracy; fewer than a pass, so that no pass decides by luck.
 STEPS_TO_CHECK = 100
 
 

@@ -1,4 +1,4 @@
-"""An autoencoder learns to encode digits in a few numbers, and to reconstruct them from these.
+"""An autoencoder encodes digits in a few numbers, and reconstructs the digits from these numbers.
 
 It gets no labels: the target is the image itself. So it must learn to represent 784 pixels by
 `--code` numbers without losing the important information. The pictures show test images and their

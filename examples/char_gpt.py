@@ -3,7 +3,8 @@
 By default, the text is the source code of Python's standard library, which is on every machine. The
 network learns from most of its files, and is tested on the other files. The result is the number of
 bits that it needs for a character of the test files, compared with gzip, bzip2 and xz. (A language
-model is a compressor: with arithmetic coding, its bits are the size of the compressed file.)
+model is a compressor: with arithmetic coding, its number of bits is the size of the compressed
+file.)
 """
 
 import argparse

@@ -55,7 +55,7 @@ def options():
 
 
 def run_case(layout, devices, processes, steps):
-    """What the first of some processes with some devices each prints."""
+    """Starts processes with some devices each, and returns what the first one prints."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -69,12 +69,12 @@ def run_case(layout, devices, processes, steps):
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
     outputs = [each.communicate()[0] for each in started]
     if any(each.returncode for each in started):
-        raise SystemExit(f"{layout}: expected a run to its end, got an error; see above")
+        raise SystemExit(f"{layout}: expected the run to finish, got an error; see above")
     return json.loads(outputs[0].splitlines()[-1])
 
 
 def trained(given):
-    """Trains with a layout. Only the line that calls `place` knows of several devices."""
+    """Trains with a layout. Only the calls of `start` and `place` depend on the devices."""
     if given.address:
         distributed.start(given.address, processes=2, process=given.process)
     text, _, alphabet = char_gpt.text_of(None)

@@ -1,10 +1,10 @@
-"""A program is killed in the middle of training and started again, and ends with the same bits.
+"""A program that is killed during training and started again ends with the same bits.
 
 The script starts itself three times, each time to train the same network on the digits (or on
 MNIST). The first program trains to the end. The second one is killed when half of the steps are
 done. The third one continues from the newest checkpoint of the second one. Then the script compares
-the hashes of the first and of the third one, which are of the whole run (weights, optimizer, step)
-and of the history.
+the hashes of the first and the third one. A hash covers the whole run (weights, optimizer, step)
+and the history.
 
   python examples/resume.py
   python examples/resume.py --data folder_of_mnist

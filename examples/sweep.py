@@ -1,7 +1,7 @@
 """A tournament of 64 settings: all train at once, and the worse ones stop early.
 
 Each setting has a learning rate, a momentum and a weight decay, drawn at random. After 1/27, 1/9
-and 1/3 of the steps only the best third goes on; the members that go on are packed together. The
+and 1/3 of the steps, only the best third continues; the remaining members are packed together. The
 picture shows the validation loss of each setting until it stops.
 
   python examples/sweep.py

@@ -143,14 +143,14 @@ def score(predicted, true, before, of_numbers):
             float(np.abs(np.array(true) - each).mean())
             for each in (np.array(predicted), np.median(before))
         )
-        print(f"Its predictions are off by {error:.4g} on average, the median by {guess:.4g}.")
+        print(f"Mean absolute error {error:.4g}; always predicting the median gives {guess:.4g}.")
     else:
         usual = max(set(before), key=before.count)
         right, guess = (
             float(np.mean([a == b for a, b in zip(true, each, strict=True)]))
             for each in (predicted, [usual] * len(true))
         )
-        print(f"{right:.1%} of its predictions are right; {guess:.1%} if it always says {usual!r}.")
+        print(f"Accuracy {right:.1%}; always predicting {usual!r} gives {guess:.1%}.")
 
 
 if __name__ == "__main__":

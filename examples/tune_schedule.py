@@ -90,7 +90,7 @@ def tuned(loss, logs, given):
 
 
 def main(given):
-    """Tunes the schedule, prints its test loss beside those of others, and draws it."""
+    """Tunes the schedule, prints the test loss of all three schedules, and draws them."""
     rest, test = fdl.data.digits()
     train, validation = fdl.data.split(rest, 0.25, stratify=rest[1])
     model = fdl.chain(fdl.rescale(1 / 16), fdl.flatten(), fdl.mlp([32], 10, activation=fdl.tanh))

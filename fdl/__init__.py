@@ -52,7 +52,7 @@ from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__
 
-# No training loop needs these rooms, so each is imported when it is first used.
+# No training loop needs these subpackages, so each is imported when it is first used.
 _LATER = ("look", "debug", "port", "distributed")
 
 __all__ = [*_public(), *_LATER]
@@ -65,7 +65,7 @@ if _TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> _Any:
-        """A room that is imported late, or a name of one room only, such as `fdl.accuracy`."""
+        """A subpackage of `_LATER`, or a name that only a subpackage lists: `fdl.accuracy`."""
         if name in _LATER:
             with _jax.ensure_compile_time_eval():  # the first use may be inside a traced function
                 return _import_module(f"fdl.{name}")

@@ -17,7 +17,7 @@ from fdl.paths import PathError, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_CHECKED_AT_ONCE = 1 << 16  # how many numbers of an array are checked at a time
+_CHECKED_AT_ONCE = 1 << 16  # the number of elements that are checked at a time
 
 
 class OptionError(ValueError):

@@ -650,10 +650,7 @@ def test_arrays_of_objects_and_of_text_are_named_before_anything_is_traced(kind,
         "fit": lambda: fdl.fit(objective, optimizer, run, data, steps=1),
         "evaluate": lambda: fdl.evaluate(objective, run, data),
     }[kind]
-    told = (
-        f"data at '0': expected it as numbers of a dtype that JAX has, got {got} [3]; encode text "
-        "and "
-    )
+    told = f"data at '0': expected numbers of a dtype that JAX has, got {got} [3]; encode text and "
     with pytest.raises(fdl.PathError, match=f"^{re.escape(told)}categories as integers"):
         call()
 

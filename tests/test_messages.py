@@ -266,7 +266,7 @@ WRONG = {
     ),
     "a_sequence_too_long": (
         lambda x: passed(inside(fdl.learned_positions(3)), x[:, :, None], right=X[:, :3, None]),
-        "decoder/block: expected at most 3 elements, got x [3, 4, 1]; shorten the sequence, or "
+        "decoder/block: expected at most 3 positions, got x [3, 4, 1]; shorten the sequence, or "
         "make the layer with a larger length",
     ),
 }
@@ -512,7 +512,7 @@ WRONG |= {
     ),
     "groups_that_are_no_integer": (
         lambda x: made(fdl.conv(4, (3,), groups=2.0), x),
-        "conv: expected groups >= 1 that divide the 4 features, got 2.0; choose a common "
+        "conv: expected groups, an integer divisor of 4 features, got 2.0; choose a common "
         "divisor of the features and of the channels of x",
     ),
     "groups_of_a_norm_that_are_no_integer": (

@@ -1,8 +1,8 @@
 """The libraries that are compared, one in each file of this folder.
 
 A file begins with TITLE, the name of the library; NEEDS, the packages that it imports; and FORMS,
-the ways to run it, each measured in a process of its own (none: one way). These are read without
-running the file. Then it has
+the ways to run it, each measured in a process of its own (without FORMS: one way). These are read
+without running the file. Then it has
 
     NETWORKS                               the name of a network -> a function of its `sizes`
     training(work, x, y, form) -> Session
@@ -26,12 +26,12 @@ class Lacks(Exception):
 
 
 class Block(NamedTuple):
-    """What some training steps reported.
+    """The result of some training steps.
 
     Args:
       loss: the mean of the losses of these steps, or of an even sample of them.
-      steps: the number of steps, if it is not the one that was asked for.
-      seconds: their time, if it is not that of the whole call.
+      steps: the number of steps, if it differs from the number that was requested.
+      seconds: the time of the steps, if it differs from the time of the whole call.
     """
 
     loss: float
@@ -47,12 +47,12 @@ class Session(Protocol):
         ...
 
     def accuracy(self, x: Any, y: Any) -> float:
-        """The share of x [N, ...] whose class is right, y [N]."""
+        """The share of the examples x [N, ...] that are classified as y [N]."""
         ...
 
 
 class Peer(NamedTuple):
-    """What a file says about itself."""
+    """A library, as its file describes it."""
 
     name: str
     title: str

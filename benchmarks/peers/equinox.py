@@ -49,7 +49,7 @@ def _arrays(*trees):
 
 
 def sweep(work, x, y, form=""):
-    """An ensemble by filter_vmap, in arrays by partition."""
+    """An ensemble: `partition` gives the arrays of a model, and `jax.vmap` maps over them."""
     make = lambda key: NETWORKS[work.network](key=key, **work.sizes)  # noqa: E731
     static = eqx.partition(eqx.filter_eval_shape(make, jax.random.key(0)), _is_inexact)[1]
 
@@ -68,7 +68,7 @@ def _is_inexact(leaf):
 
 
 class Stateless(eqx.Module):
-    """A model of one array, with the arguments of a model with state."""
+    """A model without state, which is called like a model with state."""
 
     layers: eqx.nn.Sequential
 

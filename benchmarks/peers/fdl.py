@@ -35,8 +35,8 @@ class _Fit:
 
     def steps(self, count):
         self.done += count
-        # `chunk`: a short block is one call of the compiled program, as in a long run. `fit` gets a
-        # run, not a result, so that its record is the mean of these steps alone.
+        # With this `chunk`, a short block is one call of the compiled program, as in a long run.
+        # `fit` gets a run, not a result, so that its record is the mean of these steps alone.
         result = fdl.fit(
             self.objective,
             self.optimizer,
@@ -62,7 +62,7 @@ def sweep(work, x, y, form=""):
 
 
 class _Sweep:
-    """A sweep begins anew with each call, so its steps are timed by `fdl.sweep` itself."""
+    """A sweep starts from step 0 in each call, so its steps are timed by `fdl.sweep` itself."""
 
     def __init__(self, work, x, y):
         model = _model(work)

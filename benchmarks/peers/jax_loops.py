@@ -12,7 +12,7 @@ import optax
 from benchmarks.peers import Block
 from benchmarks.work import Work, batches
 
-SAMPLES = 32  # of the losses of a block: a loop that reads every loss waits for every step
+SAMPLES = 32  # losses that are read in a block; reading every loss would wait for every step
 
 
 def optimizer(work: Work) -> optax.GradientTransformation:

@@ -153,7 +153,7 @@ def gru(x, inputs, features):
 
 
 def _stack(network):
-    """`layers`, a size, is also the name of Keras's module."""
+    """Renames the size `layers`, which is also the name of Keras's module."""
     return lambda x, layers, **sizes: network(x, layers_=layers, **sizes)
 
 

@@ -59,7 +59,7 @@ def perceptron(work):
 
 
 def autoencoder(work):
-    """One activation for all hidden layers, so the code has a relu here."""
+    """scikit-learn has one activation for all hidden layers, so the code has a relu here."""
     hidden = work.sizes["hidden"]
     layers = (*hidden, work.sizes["code"], *hidden[::-1])
     return MLPRegressor(hidden_layer_sizes=layers, **_options(work))

@@ -1,7 +1,8 @@
 """PyTorch, as its tutorials show: modules and a loop of eager steps, or `torch.compile`.
 
 Images are tried in both memory formats, and sparse gradients are used for embeddings, where the
-documentation recommends them. The optimizers are the fused ones, which it names the fastest.
+documentation recommends them. The optimizers are fused, which the documentation calls the fastest
+form.
 """
 
 import functools
@@ -24,7 +25,7 @@ SAMPLES = 32
 def training(work, x, y, form="eager"):
     torch.manual_seed(0)
     if form == "channels last" and (not work.has_channels or x.ndim != 4):
-        raise Lacks("the memory format is one of images")
+        raise Lacks("it is a memory format of images")
     return _Loop(work, x, y, form)
 
 
@@ -99,7 +100,7 @@ def _optimizer(work, params):
 
 
 def _is_sparse(work):
-    """SparseAdam is another optimizer than Adam: it leaves out the rows without a gradient."""
+    """Only with SGD: SparseAdam is not Adam, because it skips the rows without a gradient."""
     return work.network == "bag" and work.optimizer == "sgd"
 
 

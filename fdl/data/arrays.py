@@ -13,9 +13,10 @@ from fdl import paths
 from fdl.checks import described, fitting, kind
 from fdl.ops.sharding import on_host
 
-SAMPLED_ROWS = 64  # how many examples `fingerprint` hashes
+SAMPLED_ROWS = 64  # the number of examples that `fingerprint` hashes
 ALIGNMENT = 64  # bytes; JAX on CPU does not copy an array that begins at a multiple of this
-MOST_NAMED = 8  # how many paths or columns an error message lists at most
+_NUMBERS = "numbers of a dtype that JAX has"
+MOST_NAMED = 8  # the largest number of paths or columns that an error message lists
 
 
 class Split(NamedTuple):
@@ -57,7 +58,7 @@ def length(data: Any) -> int:
       >>> length({"x": np.ones((5, 2)), "y": np.ones(5)})
       5
     """
-    _refuse_lists(data, "data", "it")
+    _refuse_lists(data, "data", "")
     lengths = {path: _shape(path, leaf)[:1] for path, leaf in _named(data)}
     if not lengths:
         raise ValueError(
@@ -106,7 +107,7 @@ def check_data(data: Any) -> int:
     for path, leaf in _named(data):
         # If the sum is finite, all terms are finite. If it is not, the sum may have overflowed, so
         # each number is checked below. The sum of a JAX array is computed on its device.
-        leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "it")
+        leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "")
         with np.errstate(over="ignore", invalid="ignore"):
             if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf.sum()):
                 continue
@@ -152,7 +153,7 @@ def as_arrays(data: Any) -> Any:
     def read(keys: Any, leaf: Any) -> Any:
         stays = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
         stays = stays or hasattr(leaf, "__jax_array__")
-        return leaf if stays else _read(leaf, _place(paths.path_of(keys)), "it")
+        return leaf if stays else _read(leaf, _place(paths.path_of(keys)), "")
 
     return jax.tree_util.tree_map_with_path(read, data)
 
@@ -200,10 +201,10 @@ def _refuse_lists(tree: Any, who: str, what: str) -> None:
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_list_of_numbers):
         if is_list_of_numbers(leaf):
             path = paths.path_of(keys)
-            who, named = (_place(path), what) if what == "it" else (who, _named_at(what, path))
+            who, named = (who, _named_at(what, path)) if what else (_place(path), "")
             kind = type(leaf).__name__
             raise paths.PathError(
-                f"expected {named} as an array, got a {kind} of {len(leaf)} {_kind(leaf[0])}; "
+                f"expected {_as(named, 'an array')}, got a {kind} of {len(leaf)} {_kind(leaf[0])}; "
                 "convert it with np.asarray",
                 layer=who,
             )
@@ -215,6 +216,11 @@ def _named_at(what: str, path: str) -> str:
 
 def _place(path: str) -> str:
     return f"data at {paths.quoted(path)}" if path else "data"
+
+
+def _as(named: str, form: str) -> str:
+    """What an error expects. `named` is empty if the error begins with the name of the leaf."""
+    return f"{named} as {form}" if named else form
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -250,7 +256,7 @@ def _kind(first: Any) -> str:
 
 def _shape(path: str, leaf: Any) -> tuple[int, ...]:
     shape = getattr(leaf, "shape", None)
-    return np.shape(_read(leaf, _place(path), "it")) if shape is None else tuple(shape)
+    return np.shape(_read(leaf, _place(path), "")) if shape is None else tuple(shape)
 
 
 def _read(leaf: Any, who: str, named: str) -> np.ndarray:
@@ -264,14 +270,14 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
     except Exception as error:  # a tensor or table library may raise any type of error
         reason = str(error).partition("\n")[0]
         raise paths.PathError(
-            f"expected {named} as an array that NumPy can read, got a {type(leaf).__name__} "
+            f"expected {_as(named, 'an array that NumPy can read')}, got a {type(leaf).__name__} "
             f"({reason:.300}); convert it to NumPy first",
             layer=who,
         ) from error
     if array.dtype.kind == "O" and array.ndim == 0 and array[()] is leaf:
         raise paths.PathError(
-            f"expected {named} as an array, got a {type(leaf).__name__}; pass arrays [N, ...], for "
-            "example from np.asarray",
+            f"expected {_as(named, 'an array')}, got a {type(leaf).__name__}; pass arrays "
+            "[N, ...], for example from np.asarray",
             layer=who,
         )
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -281,9 +287,8 @@ def _read(leaf: Any, who: str, named: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         kind = "masked " if masked else ""
         raise paths.PathError(
-            f"expected {named} as numbers of a dtype that JAX has, got {kind}{array.dtype!s:.200} "
-            f"{list(array.shape)}; encode text and categories as integers, and replace masked "
-            "values by numbers",
+            f"expected {_as(named, _NUMBERS)}, got {kind}{array.dtype!s:.200} {list(array.shape)}; "
+            "encode text and categories as integers, and replace masked values by numbers",
             layer=who,
         ) from error
     return array
@@ -303,7 +308,7 @@ def _read_columns(leaf: Any, array: np.ndarray, who: str, named: str) -> np.ndar
         more = f" and {len(strange) - MOST_NAMED} more" if len(strange) > MOST_NAMED else ""
         listed = ", ".join(f"{name!r:.60}" for name in strange[:MOST_NAMED]) + more
         raise paths.PathError(
-            f"expected {named} as numbers of a dtype that JAX has, got a {type(leaf).__name__} "
+            f"expected {_as(named, _NUMBERS)}, got a {type(leaf).__name__} "
             f"with other values in column{'s' * (len(strange) > 1)} {listed}; encode text and "
             "categories as integers, or leave these columns out",
             layer=who,

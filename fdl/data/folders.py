@@ -31,7 +31,7 @@ def images(folder: str | os.PathLike[str], size: tuple[int, int], *, channels: i
 
     Args:
       folder: the path of the folder. Images may also be in sub-folders of the folder of a class.
-        Files whose names do not end like those of images (.png, .jpg and the like) are ignored.
+        Files without an ending of images (.png, .jpg and so on) are ignored.
       size: (H, W), two ints >= 1.
       channels: C, 3 for red, green and blue, or 1 for grey.
 
@@ -140,7 +140,7 @@ def texts(folder: str | os.PathLike[str], ending: str = ".txt") -> dict[str, str
       ending: the ending of the files to read.
 
     Returns:
-      A dict, path -> text, sorted by path. A path begins below the folder, and its levels are
+      A dict, path -> text, sorted by path. Paths are relative to the folder, and their levels are
       joined by "/". To get one long text for `characters`, join the values.
 
     Raises:
@@ -180,7 +180,7 @@ def _of_classes(folder: Path) -> dict[str, list[Path]]:
     found = {each.name: _images_below(each) for each in classes if each.name[0] != "."}
     empty = [name for name, files in found.items() if not files]
     if not found or empty:
-        got = f"none in {listed(empty)}" if empty else "no sub-folder"
+        got = f"no images in {listed(empty)}" if empty else "no sub-folder"
         raise ValueError(
             f"images: expected a folder with one sub-folder of images for each class, got {got} in "
             f"{str(folder)!r}; check the path, or remove empty folders"

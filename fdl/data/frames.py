@@ -105,7 +105,7 @@ def _read(who: str, file: str, types: dict[str, str] | None) -> Any:
 def read_csv(
     pa: Any, who: str, named: str, file: Any, types: Any, names: Sequence[str] | None = None
 ) -> Any:
-    """Reads a CSV file or a buffer. `named` is what the error message calls it.
+    """Reads a CSV file or a buffer. `named` is its name in error messages.
 
     `names` are the columns to read; None reads all columns.
     """

@@ -15,8 +15,8 @@ import numpy as np
 from fdl.checks import as_int, check_uint32, described, is_count
 
 # If N is smaller than this, an epoch is ordered by the ranks of N hashes (`_rank`), because a
-# Feistel network on few values does not make all orders equally likely. Ranking so few hashes takes
-# only microseconds.
+# Feistel network on few values does not make all orders equally likely. Ranking fewer than 128
+# hashes takes only microseconds.
 RANKED_BELOW = 128
 ROUNDS = 8
 

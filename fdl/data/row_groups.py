@@ -31,7 +31,7 @@ Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def table_source(
     files: Files, convert: Columns | Callable[[Any], Batch], *, window: int = 4
 ) -> "RowGroups":
-    """A source of the rows of tables in files, of which only a few row groups are in memory.
+    """A source of rows from table files. Only a few row groups are in memory at the same time.
 
     A row group is a part of a file: one of the row groups of a Parquet file, or about 16 MB of a
     CSV file. In each epoch, the row groups of all files come in a new random order. Then the first
@@ -60,8 +60,8 @@ def table_source(
       ImportError: pyarrow is not installed.
       FileNotFoundError: there is no such file.
       ValueError: a file is damaged; no file has rows; the files do not have the same columns; or
-        `convert` does not give one row for each row. If `convert` raises an error, a note is added
-        to it that names the row group.
+        `convert` does not return one row for each row of the table. If `convert` raises an error, a
+        note is added to it that names the row group.
 
     Example:
       >>> import pathlib, tempfile
@@ -106,7 +106,7 @@ def table_source(
 def table_columns(
     files: Files, target: str | None = None, *, categorical: Sequence[str] = ()
 ) -> Columns:
-    """Learns from the columns as `table` does, for tables in files that do not fit into memory.
+    """Learns the columns as `table` does, from files that do not fit into memory.
 
     The files are read once, one row group after the other. Means and standard deviations differ
     from those of `table` only by rounding. Whether a column of a CSV file has numbers, texts or
@@ -213,7 +213,7 @@ class RowGroups(Source):
         )
 
     def _part(self, seed: int, begin: int, most: int) -> Batch:
-        """At most `most` rows, from the position `begin` on, up to the end of its window."""
+        """Up to `most` rows from position `begin`, but none after the end of its window."""
         epoch, offset = divmod(begin, self.examples)
         groups = permutation(len(self.groups), seed, epoch)
         ends = np.cumsum(self.sizes[groups])[self.window - 1 :: self.window]
@@ -274,7 +274,7 @@ def _rows(batch: Batch, rows: Any) -> Batch:
 
 
 def _arrays(columns: Columns) -> Callable[[Any], Batch]:
-    """A function that converts a table of pyarrow with the columns."""
+    """A function that converts a table of pyarrow to arrays, by `columns.apply`."""
 
     def convert(frame: Any) -> Batch:
         found = columns.apply(frame)
@@ -344,7 +344,7 @@ def _groups_of_parquet(who: str, file: str) -> list[Group]:
 
 
 def _groups_of_csv(who: str, file: str) -> list[Group]:
-    """Cuts a CSV file after rows, about every CSV_BYTES."""
+    """Cuts a CSV file at the ends of rows, about every CSV_BYTES bytes."""
     cuts: list[int] = []
     at = quotes = 0
     with open(file, "rb") as stream:

@@ -116,7 +116,7 @@ def _arrays(who: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     full = [each for each in arrays if each.size]
     if not full:
         raise ValueError(
-            f"{who}: expected at least one sequence with items, got {len(arrays)} without; pass "
+            f"{who}: expected at least one sequence with items, got none among {len(arrays)}; pass "
             "arrays [T, ...]"
         )
     like = full[0]

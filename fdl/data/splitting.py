@@ -39,7 +39,7 @@ def split(data: Any, test: float = 0.2, *, seed: int = 0, stratify: Any = None) 
       >>> len(train), len(test), sorted([*train, *test]) == list(range(10))
       (7, 3, True)
     """
-    check_concrete_number("split", "test", test, "(0, 1)", "pass the fraction of the rows to test")
+    check_concrete_number("split", "test", test, "(0, 1)", "pass the fraction of rows for testing")
     rows = length(data)
     here = held_out(_classes("split", stratify, rows), test, np.random.default_rng(seed))
     if not 0 < len(here) < rows:
@@ -97,7 +97,7 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
 
     Returns:
       int32 [K * n] for K classes, where n is the size of the largest class. Each class has n of
-      these rows. Two rows of a class come equally often, or one of them comes once more.
+      these rows. The counts of two rows of a class differ by at most 1.
 
     Raises:
       ValueError: labels is not one array of labels.
@@ -113,7 +113,7 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
 
 
 def weighted_rows(weights: Any, rows: int | None = None, *, seed: int = 0) -> np.ndarray:
-    """Rows in which each row comes in proportion to its weight, rounded to a whole number.
+    """Repeats each row in proportion to its weight, rounded to a whole number.
 
     Train on these rows as on those of `balanced_rows`. To weight the loss of each example instead,
     pass `(x, y, weight)` to `fit`.

@@ -37,18 +37,18 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
           of torch or of Hugging Face, or a `MapDataset` of Grain that is neither batched nor
           repeated. The examples are read in the same order as the rows of arrays.
         - a function `step -> batch`, where a batch is a pytree of arrays [B, ...].
-        - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. At its
-          end, training starts again from its beginning, if it can be iterated again.
+        - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. When
+          it ends, it is iterated again from the start, if possible.
       rows: integers [M] in [0, N), the rows to train on, if data are arrays or a data set. An epoch
         has each of them exactly once. Pass the rows of a split, or those of `balanced_rows` or
         `weighted_rows`. None means all.
 
     Returns:
-      A source. A run that is stopped and continued gives the bits of an uninterrupted run, except
-      with an iterable whose position cannot be saved. The position can be saved if the iterator has
-      the methods `get_state` and `set_state`, as the iterators of Grain have, and if its state is
-      bytes or can be written as JSON. To continue from this position, pass the whole `Result`, or
-      what a checkpoint gives, to `fit`.
+      A source. A run that is stopped and continued gives the same bits as an uninterrupted run,
+      except with an iterable whose position cannot be saved. The position can be saved if the
+      iterator has the methods `get_state` and `set_state`, as the iterators of Grain have, and if
+      its state is bytes or can be written as JSON. To continue from this position, pass the whole
+      `Result`, or what a checkpoint gives, to `fit`.
 
     Raises:
       TypeError: data is none of these.
@@ -111,7 +111,7 @@ def _file_of(leaf: Any) -> np.memmap | None:
 
 
 def _advise(leaf: Any, advice: str) -> None:
-    """Tells the system how a memory-mapped file is read, if the system takes this advice."""
+    """Tells the operating system how a memory-mapped file will be read, if it supports this."""
     file = _file_of(leaf)
     # The pages of a private copy ("c") hold what the user wrote, so they must stay.
     if file is not None and file.mode != "c" and hasattr(mmap, advice):
@@ -130,7 +130,7 @@ class Source(abc.ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether a run that is continued sees the batches of an uninterrupted one."""
+        """Whether a continued run gets the same batches as an uninterrupted one."""
         return True
 
     @abc.abstractmethod
@@ -388,7 +388,7 @@ class Batches(Source):
         except StopIteration:
             raise ValueError(
                 f"source: expected another batch, got the end of a {type(self.batches).__name__}; "
-                "pass an iterable that goes on, or that can be iterated again"
+                "pass an iterable that does not end, or that can be iterated again"
             ) from None
 
 
@@ -429,7 +429,7 @@ def different(first: dict[str, str], other: dict[str, str], what: str = "batch")
     path = next(path for path in {**first, **other} if first.get(path) != other.get(path))
     return ValueError(
         f"source: expected every {what} to be like the first, {first.get(path, 'nothing')} at "
-        f"{path!r}, got {other.get(path, 'nothing')}; drop or pad what differs"
+        f"{path!r}, got {other.get(path, 'nothing')}; drop or pad those that differ"
     )
 
 

@@ -37,8 +37,8 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
 
     Args:
       data: a table of pandas, polars or pyarrow, a dict of columns of equal length, or the path of
-        a file: .csv, .csv.gz or .parquet. In a CSV file, empty cells and the words NA, NaN, null
-        and the like are missing values.
+        a file: .csv, .csv.gz or .parquet. In a CSV file, empty cells and words such as NA, NaN and
+        null are missing values.
       target: the name of the column to predict. It must have no missing values. None means that the
         table has no target.
       categorical: names of columns of integers that are categories, such as a postcode or an
@@ -165,8 +165,8 @@ class Columns:
 
         Raises:
           ValueError: a column is missing, or has values of another kind than in training; the
-            target has a class that was unseen in training; or there is another error that `table`
-            raises too.
+            target has a class that was unseen in training; or there is an error that `table` also
+            raises.
         """
         return self._arrays("Columns.apply", as_frame("Columns.apply", data, types_of(self)))
 
@@ -221,7 +221,7 @@ class Columns:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 "Columns.from_json: expected the text that Columns.to_json gave, got "
-                f"{shortened(repr(text), 200)}; write it to a file as it is"
+                f"{shortened(repr(text), 200)}; save it to a file unchanged"
             ) from error
         return columns
 
@@ -259,7 +259,7 @@ class Table:
       y: the target: float32 [N], standardised, if it is a column of numbers; int32 [N], the code of
         the class in [0, number of classes), if it is a column of categories; or None.
         `columns.restore` converts predictions back.
-      columns: what `table` learned, with which other tables are converted in the same way.
+      columns: what `table` learned; `columns.apply` converts other tables in the same way.
 
     Example:
       >>> t = table({"height": [1.0, 3.0], "price": [10, 30]}, target="price")
@@ -328,7 +328,7 @@ def _moments(numbers: np.ndarray) -> tuple[float, float]:
 
 
 def merged(who: str, name: str, a: Seen, b: Seen) -> Seen:
-    """What is known about a column from two of its parts together."""
+    """Combines what is known about two parts of a column."""
     missing = a.missing or b.missing
     if "missing" in (a.values, b.values):
         return dataclasses.replace(b if a.values == "missing" else a, missing=missing)
@@ -346,7 +346,7 @@ def merged(who: str, name: str, a: Seen, b: Seen) -> Seen:
 
 
 def fitted(who: str, found: dict[str, Seen], target: str | None) -> Columns:
-    """The columns, from what is known about each of them."""
+    """Makes `Columns` from what is known about each column."""
     columns = {name: _fitted(who, name, each) for name, each in found.items()}
     inputs = [column for name, column in columns.items() if name != target]
     return Columns(
@@ -462,7 +462,7 @@ def _target(who: str, column: Any, frame: Any) -> np.ndarray:
         raise ValueError(
             f"{who}: expected {wanted} in each row of the target {column.name!r:.200}, got "
             f"{value!r:.200} in row {row} ({int(wrong.sum())} of {len(wrong)} rows); remove "
-            "these rows, or the whole column to predict it"
+            "these rows, or the target column if you only want predictions"
         )
     return y
 

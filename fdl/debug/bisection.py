@@ -16,8 +16,8 @@ class Found(NamedTuple):
 
     Args:
       step: the number of steps of the run `after`.
-      before: the run one step earlier, of which the predicate is False.
-      after: the run of which the predicate is True.
+      before: the run one step earlier, for which the predicate is False.
+      after: the run for which the predicate is True.
       batch: the batch of the step between them, a pytree of arrays [B, ...].
     """
 
@@ -48,7 +48,8 @@ def bisect(
     not be the first.
 
     Args:
-      saved: checkpoints that watched a `fit` in this process, or `saved.replaying(...)`.
+      saved: the `fdl.checkpoints(...)` that was passed to a `fit` of this process, or
+        `saved.replaying(...)`.
       predicate: a function `run -> bool`, False at the step `first` and True at the step `last`,
         such as `fdl.debug.not_finite` or `fdl.debug.loss_above(objective, data, 10.0)`.
       first: the step at which the search begins. None means the first step that `saved.at` takes.
@@ -104,11 +105,11 @@ def bisect(
 
 
 def _checked(who: str, saved: Any, predicate: Any) -> Plan:
-    """How steps are taken; raises if an argument has the wrong type."""
+    """The `Plan` of the saved run; raises if an argument has the wrong type."""
     if not isinstance(saved, Checkpoints):
         raise TypeError(
-            f"{who}: expected checkpoints, got {described(saved)}; pass fdl.checkpoints(folder), "
-            "which watched the fit"
+            f"{who}: expected checkpoints, got {described(saved)}; pass the "
+            "fdl.checkpoints(folder) that was passed to fit as watch"
         )
     if not callable(predicate):
         raise TypeError(

@@ -73,7 +73,7 @@ def loss_above(
       [True, False, True]
     """
     check_objective_given("loss_above", objective)
-    check_number("loss_above", "limit", limit, "[-inf, inf]", "pass a loss that is too high")
+    check_number("loss_above", "limit", limit, "[-inf, inf]", "pass the largest loss to accept")
 
     def above(run: Run) -> bool:
         found = evaluate(objective, run, data)

@@ -20,10 +20,10 @@ class Shared(tuple[int, ...]):
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      inputs: fan_in is multiplied by it. An output uses this share of its weights, on average over
-        all outputs; it is in (0, 1].
-      outputs: fan_out is multiplied by it. An input uses this share of its weights, on average
-        over all inputs; it is in (0, 1].
+      inputs: the share of its weights that an output uses, averaged over all outputs, in (0, 1]. It
+        multiplies fan_in.
+      outputs: the share of its weights that an input uses, averaged over all inputs, in (0, 1]. It
+        multiplies fan_out.
     """
 
     inputs: float

@@ -283,9 +283,9 @@ def sparse(share: float, stddev: float = 0.01) -> Initializer:
 def scaled(initializer: Initializer, factor: float) -> Initializer:
     """The values of another initializer, times a factor.
 
-    Use it for the last weights of a residual branch. Before training, with factor 0, the branch
-    is 0. A transformer of L layers has 2 L residual branches. With factor 1 / sqrt(2 L), the sum
-    of all of them has, before training, the same variance as one unscaled branch.
+    Use it for the last weights of a residual branch. With factor 0, the branch is 0 before
+    training. A transformer of L layers has 2 L residual branches. With factor 1 / sqrt(2 L), their
+    sum has the same variance before training as one unscaled branch.
 
     Args:
       initializer: any initializer.

@@ -1,12 +1,12 @@
 """Augmentation: layers that change images at random in training.
 
-In evaluation, pixels are not changed; `random_crop` then cuts out the middle of each image.
+In evaluation, they are the identity, except that `random_crop` returns the middle of each image.
 
 x is [..., H, W, C]: any number of images of H rows, W columns and C channels. It may have any real
 dtype, and y has the same dtype. Each image is changed independently. The changes are computed from
 the random key, so a run that is stopped and continued sees the same images. Except for the noise of
-`random_erasing`, they do not depend on C. So to change images and their masks in the same way,
-apply the layer to both with the same key.
+`random_erasing`, the changes do not depend on C. So to change images and their masks in the same
+way, apply the layer to both with the same key.
 """
 
 import functools

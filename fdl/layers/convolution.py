@@ -354,7 +354,7 @@ def _check_features(layer: str, features: int, groups: int) -> None:
     check_count(layer, "features", features, "pass the number of outputs")
     if not is_count(groups) or features % groups:
         raise ValueError(
-            f"{layer}: expected groups >= 1 that divide the {features} features, got {groups}; "
+            f"{layer}: expected groups, an integer divisor of {features} features, got {groups}; "
             "choose a common divisor of the features and of the channels of x"
         )
 

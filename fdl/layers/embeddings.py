@@ -383,8 +383,8 @@ def _check_sequence(
     if positions is None:
         if length is not None and x.shape[-2] > length:
             raise PathError(
-                f"expected at most {length} elements, got x {list(x.shape)}; shorten the sequence, "
-                "or make the layer with a larger length",
+                f"expected at most {length} positions, got x {list(x.shape)}; shorten the "
+                "sequence, or make the layer with a larger length",
                 layer=name,
             )
     elif not jnp.issubdtype(positions.dtype, jnp.integer) or (

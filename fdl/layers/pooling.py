@@ -54,8 +54,7 @@ def max_pool(
       stride: the step from one window to the next, an integer for all axes, or one for each. None
         means that the step is the size of the window, so that windows do not overlap.
       padding: "VALID" or "SAME"; one integer for all axes; or a tuple with an integer or a pair for
-        each axis, as in `conv`. The
-        added elements are minus infinity.
+        each axis, as in `conv`. The added elements are minus infinity.
       dilation: the step on the image from one element of the window to the next, an integer for all
         axes, or one for each. If all elements of a dilated window are padding, y is minus infinity,
         as in torch.

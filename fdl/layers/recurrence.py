@@ -44,8 +44,8 @@ def recurrent(
     Returns:
       A layer from x [..., T, D]; its params are the params of the cell. It has two optional extra
       inputs. `lengths`, integers [...], are the lengths of the sequences. Beyond the end of a
-      sequence, y is 0, the carry does not change and x is not read. A length > T means T. `carry`
-      is the initial carry, by default zeros: {"h": [..., H]}, and for an LSTM also "c". In
+      sequence, y is 0, the carry does not change and x is not read. A length above T counts as T.
+      `carry` is the initial carry, by default zeros: {"h": [..., H]}, and for an LSTM also "c". In
       decoding, the cache is the carry. To start a decoder from an encoder, replace the cache with
       the carry of the encoder.
 

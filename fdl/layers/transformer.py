@@ -265,7 +265,7 @@ def _check_options(
     kv_heads, chunk = sizes["kv_heads"], sizes["chunk"]
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
-            f"attention: expected kv_heads that divide the heads, got heads {heads} and "
+            f"attention: expected kv_heads to divide heads, got heads {heads} and "
             f"kv_heads {kv_heads}; leave it out to give each head separate keys and values"
         )
     if cross and needs_order:

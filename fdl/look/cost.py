@@ -61,7 +61,7 @@ class Bill:
 
     @functools.cached_property
     def peak_bytes(self) -> int:
-        """The largest number of bytes in memory during a training step, as XLA says.
+        """The largest number of bytes in memory during a training step, as reported by XLA.
 
         The first access compiles the step for the default device, which can take seconds.
         """
@@ -108,9 +108,9 @@ def bill(
     of a scan only once, it counts operations on integers (such as random bits in dropout), and it
     does not count what runs in a library outside XLA.
 
-    The peak is XLA's own number for the step, compiled for the default device. It is the memory for
-    parameters, state and optimizer state, which the step overwrites, for the input and the gradient
-    with respect to y, and for what else the step makes. It includes the loss only if the model is a
+    The peak is XLA's own number for the step, compiled for the default device. It counts
+    parameters, state and optimizer state, which the step overwrites, the input, the gradient with
+    respect to y, and all other arrays of the step. It includes the loss only if the model is a
     function `(params, x) -> loss`. Only the peak needs the compiler, which runs when the peak is
     read or the bill is printed.
 
@@ -274,7 +274,7 @@ def _bill(step: _Step, optimizer: GradientTransformation | None) -> Bill:
         jitted = jax.jit(train, donate_argnums=(0, 2, 3))
         with free_ranks(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-            # y has the shape of the gradient by y, which comes from the loss.
+            # y stands for the gradient with respect to y, which has the same shape.
             return jitted.lower(opt_state, y, params, state, x, key)
 
     layers = {path: cost(path) for path in step.known}
@@ -349,7 +349,7 @@ def _maker(jaxpr: Any, var: Any) -> tuple[Scopes, Any]:
 
 
 def size_of(aval: Any) -> int:
-    """The bytes of an array, from its shape and dtype; a random key has those of its numbers."""
+    """The bytes of an array, from its shape and dtype; for a random key, the bytes of its data."""
     dtype = getattr(aval, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         aval = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(aval.shape, dtype))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
 # Colours that readers can tell apart. Distances are measured in OKLab, a colour space in which they
-# match perception: the two closest colours are 0.18 apart. As readers without red, green or blue
-# cones see them, they are still 0.09 apart. The first colours differ the most.
+# match perception: the two closest colours are 0.18 apart. For readers without red, green or blue
+# cones, the closest are still 0.09 apart. The first colours differ the most.
 PALETTE = (
     "#3377cc",
     "#ee8811",

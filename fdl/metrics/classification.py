@@ -143,7 +143,7 @@ def precision(
       Metric. Its value is 0 if nothing was predicted positive.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold does not go with this average.
+      ValueError: average is unknown, or classes or threshold is not allowed with this average.
 
     Example:
       >>> metric = precision("binary")
@@ -174,7 +174,7 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
       Metric. Its value is 0 if there are no actual positives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold does not go with this average.
+      ValueError: average is unknown, or classes or threshold is not allowed with this average.
 
     Example:
       >>> metric = recall("macro", classes=2)
@@ -207,7 +207,7 @@ def specificity(
       Metric. Its value is 0 if there are no actual negatives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold does not go with this average.
+      ValueError: average is unknown, or classes or threshold is not allowed with this average.
 
     Example:
       >>> metric = specificity("binary")
@@ -237,7 +237,7 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
       Metric. Its value is 0 if there are no true positives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold does not go with this average.
+      ValueError: average is unknown, or classes or threshold is not allowed with this average.
 
     Example:
       >>> metric = f1("binary")
@@ -280,7 +280,7 @@ def confusion(classes: int) -> Metric:
     """
 
     classes = check_count("confusion", "classes", classes, "pass the number of classes")
-    check_number("confusion", "classes", classes, "[2, inf)", "two classes are the fewest")
+    check_number("confusion", "classes", classes, "[2, inf)", "use two or more classes")
 
     def count(logits: jax.Array, labels: jax.Array, weight: Any) -> dict[str, jax.Array]:
         labels = class_numbers("confusion", logits, labels, classes)

@@ -36,8 +36,8 @@ def lenet(classes: int, *, scale: float | None = None) -> Layer:
         scaling.
 
     Returns:
-      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu are initialized
-      He-normal, biases to 0.
+      A layer from x [B, H, W, C] to logits [B, classes]. Weights before a relu are initialized by
+      `he_normal`, biases by 0.
 
     Raises:
       ValueError: classes is below 1.

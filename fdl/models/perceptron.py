@@ -37,8 +37,8 @@ def mlp(
         scaling.
 
     Returns:
-      A layer from x [B, ...] to logits [B, C]. Hidden weights are initialized He-normal,
-      biases to 0.
+      A layer from x [B, ...] to logits [B, C]. Hidden weights are initialized by `he_normal`,
+      biases by 0.
 
     Raises:
       ValueError: a width or the rate is out of range.
@@ -83,7 +83,7 @@ def autoencoder(
     Args:
       shape: the shape of one input, without the batch axis.
       hidden: the hidden widths of the encoder. The decoder has the same widths in reverse order.
-      code: the length of the code, the number of numbers that encode an input, >= 1.
+      code: the number of values that encode an input, >= 1.
       activation: the function after each hidden dense layer. It is not applied to the code or to
         the output.
 

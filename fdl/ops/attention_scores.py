@@ -138,7 +138,7 @@ class Scoring:
         return seen if shown is None else seen & shown
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
-        """False if, by their places, no query can see any of the keys; otherwise True."""
+        """False if causal and window hide all these keys from all these queries, else True."""
         reached: Any = True
         if self.causal:
             reached = keys.place[0] <= queries.place[-1]

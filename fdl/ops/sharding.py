@@ -98,8 +98,8 @@ def _varying(x: jax.Array) -> frozenset[str]:
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """x on the devices of a sharding.
 
-    On several processes, each process has the whole of x, or its own part of an array that is cut
-    over the processes, and puts what belongs on its own devices.
+    With several processes, all of them call this with the same x, or with an array that is already
+    cut over the processes. Each process stores only the parts for its own devices.
 
     Args:
       x: an array of NumPy or JAX, a number, or a random key.
@@ -108,10 +108,10 @@ def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1:
         return jax.device_put(x, sharding)
     if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        # The numbers of a key have one more axis, which is on every device.
+        # The data of a key have one more axis, which is not sharded.
         numbers = put(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
-    # This takes a copy of what the user may change, and compiles nothing.
+    # NumPy arrays are copied, because the user may change them later. Nothing is compiled.
     whole = np.array(x, jnp.result_type(x), copy=not isinstance(x, jax.Array) or None)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
@@ -126,7 +126,7 @@ def on_host(x: Any) -> np.ndarray:
 
 
 def own_rows(x: Any) -> Any:
-    """The rows on this process of an array that is cut over processes; anything else as it is."""
+    """The rows that this process holds of an array cut over processes; other values unchanged."""
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return x
     if x.is_fully_addressable or x.is_fully_replicated:

@@ -19,12 +19,13 @@ Carry = dict[str, jax.Array]
 class Recurrence(NamedTuple):
     """One step of a recurrence after its matrix product, and the derivative of the step.
 
-    Both functions are elementwise along all axes of the carry but the last.
+    Both functions are elementwise along all axes of the carry except the last.
 
     Args:
       step: `(carry, driven, hidden) -> (carry, saved)`, where hidden is carry["h"] @ w + b. `saved`
         are the arrays from which `tangent` computes the derivative.
-      tangent: `(saved, dcarry, ddriven, dhidden) -> dcarry`, linear in all but `saved`.
+      tangent: `(saved, dcarry, ddriven, dhidden) -> dcarry`, linear in all arguments except
+        `saved`.
     """
 
     step: Callable[[Carry, Any, jax.Array], tuple[Carry, Any]]

@@ -368,10 +368,8 @@ LONG = [[0.5] * 64 for _ in range(256)]
 def test_a_list_of_numbers_raises_and_says_to_make_an_array(given, where, said):
     place, at = (f" at {where!r}",) * 2 if where else ("", "")
     do = "convert it with np.asarray"
-    assert_refused(f"data{place}: expected it as an array, got {said}; {do}", arrays.length, given)
-    assert_refused(
-        f"data{place}: expected it as an array, got {said}; {do}", arrays.check_data, given
-    )
+    assert_refused(f"data{place}: expected an array, got {said}; {do}", arrays.length, given)
+    assert_refused(f"data{place}: expected an array, got {said}; {do}", arrays.check_data, given)
     assert_refused(
         f"predict: expected x{at} as an array, got {said}; {do}", to_jax, given, "predict", "x"
     )
@@ -395,7 +393,7 @@ def test_a_table_with_other_columns_names_them():
         "fit",
     )
     assert_refused(
-        f"data at '0': expected it as numbers of a dtype that JAX has, {said}",
+        f"data at '0': expected numbers of a dtype that JAX has, {said}",
         arrays.check_data,
         (table,),
     )
@@ -417,14 +415,14 @@ def test_what_is_no_array_at_all_is_named():
     assert_refused(
         f"fit: expected data as an array that NumPy can read, {said}", to_jax, Closed(), "fit"
     )
-    said = f"data at 'x': expected it as an array that NumPy can read, {said}"
+    said = f"data at 'x': expected an array that NumPy can read, {said}"
     assert_refused(said, arrays.check_data, {"x": Closed()})
 
     class Loader:
         pass
 
     said = "got a Loader; pass arrays [N, ...], for example from np.asarray"
-    assert_refused(f"data at 'x': expected it as an array, {said}", arrays.length, {"x": Loader()})
+    assert_refused(f"data at 'x': expected an array, {said}", arrays.length, {"x": Loader()})
     assert_refused(f"fit: expected data as an array, {said}", to_jax, Loader(), "fit")
 
 

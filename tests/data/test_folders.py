@@ -181,7 +181,7 @@ BAD = {
     "an empty class": (
         lambda folder: images(emptied(folder), (4, 4)),
         ValueError,
-        r"for each class, got none in 'd' in '.*'; check the path, or remove empty folders$",
+        r"for each class, got no images in 'd' in '.*'; check the path, or remove empty folders$",
     ),
     "a size": (
         lambda folder: images(folder, 28),

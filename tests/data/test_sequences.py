@@ -66,11 +66,11 @@ WRONG = {
     ),
     "no_sequence": (
         lambda: padded([]),
-        "padded: expected at least one sequence with items, got 0 without; pass arrays [T, ...]",
+        "padded: expected at least one sequence with items, got none among 0; pass arrays [T, ...]",
     ),
     "empty_sequences": (
         lambda: padded([[], []]),
-        "padded: expected at least one sequence with items, got 2 without; pass arrays [T, ...]",
+        "padded: expected at least one sequence with items, got none among 2; pass arrays [T, ...]",
     ),
     "other_axes": (
         lambda: padded([np.ones((2, 3)), np.ones((2, 2))]),

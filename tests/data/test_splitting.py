@@ -126,7 +126,7 @@ WRONG = {
     ),
     "a_fraction_above_1": (
         lambda: split(np.ones(3), 1.5),
-        "split: expected test in (0, 1), got 1.5; pass the fraction of the rows to test",
+        "split: expected test in (0, 1), got 1.5; pass the fraction of rows for testing",
     ),
     "labels_of_other_rows": (
         lambda: split(np.ones(3), 0.5, stratify=np.ones(2)),

@@ -369,25 +369,25 @@ def doubled(step):
 ENDS = {
     "ends early": (
         lambda: (drawn(step) for step in range(12)),
-        r"source: expected another batch, got the end of a generator; pass an iterable that goes",
+        r"source: expected another batch, got the end of a generator; pass an iterable that does",
         10,
     ),
     "another shape": (
         lambda: uneven,
         r"source: expected every batch to be like the first, float32 \[8, 3\] at '0', got float32 "
-        r"\[7, 3\]; drop or pad what differs",
+        r"\[7, 3\]; drop or pad those that differ",
         10,
     ),
     "another shape in all of a stack": (
         lambda: lambda step: jax.tree.map(lambda leaf: leaf[: 8 - (step >= 10)], drawn(step)),
         r"source: expected every batch to be like the first, float32 \[8, 3\] at '0', got float32 "
-        r"\[7, 3\]; drop or pad what differs",
+        r"\[7, 3\]; drop or pad those that differ",
         10,
     ),
     "another dtype": (
         lambda: doubled,
         r"source: expected every batch to be like the first, float32 \[8, 3\] at '0', got float64 "
-        r"\[8, 3\]; drop or pad what differs",
+        r"\[8, 3\]; drop or pad those that differ",
         10,
     ),
 }
@@ -436,7 +436,7 @@ BAD = {
         lambda: fdl.data.source(Of({"x": [1.0, 2]}, {"x": [1.0]})).read(),
         ValueError,
         r"source: expected every example to be like the first, float64 \[2\] at 'x', got float64 "
-        r"\[1\]; drop or pad what differs",
+        r"\[1\]; drop or pad those that differ",
     ),
     "examples of another dtype": (
         lambda: fdl.data.source(Of({"x": np.float32(1)}, {"x": 2.0})).read(),
@@ -472,12 +472,12 @@ BAD = {
     "nothing": (
         lambda: train(fdl.data.source(iter([]))),
         ValueError,
-        r"source: expected another batch, got the end of a list_iterator; pass an iterable that g",
+        r"source: expected another batch, got the end of a list_iterator; pass an iterable that d",
     ),
     "an empty list": (
         lambda: train(fdl.data.source([])),
         ValueError,
-        r"source: expected another batch, got the end of a list; pass an iterable that goes on",
+        r"source: expected another batch, got the end of a list; pass an iterable that does not",
     ),
     "a number": (
         lambda: fdl.data.source(3),

@@ -283,17 +283,18 @@ WRONG = {
     "a_target_with_gaps": (
         lambda folder: table({"a": [1, 2, 3], "b": ["u", None, None]}, target="b"),
         "table: expected a class of the training table in each row of the target 'b', got None in "
-        "row 1 (2 of 3 rows); remove these rows, or the whole column to predict it",
+        "row 1 (2 of 3 rows); remove these rows, or the target column if you only want predictions",
     ),
     "a_target_of_numbers_with_gaps": (
         lambda folder: table({"a": [1, 2, 3], "b": [1, 2, None]}, target="b"),
         "table: expected a number in each row of the target 'b', got None in row 2 (1 of 3 rows); "
-        "remove these rows, or the whole column to predict it",
+        "remove these rows, or the target column if you only want predictions",
     ),
     "an_unseen_class": (
         lambda folder: COLUMNS.apply({**FLATS, "kind": ["a", "a", "c", "b"]}),
         "Columns.apply: expected a class of the training table in each row of the target 'kind', "
-        "got 'c' in row 2 (1 of 4 rows); remove these rows, or the whole column to predict it",
+        "got 'c' in row 2 (1 of 4 rows); remove these rows, or the target column if "
+        "you only want predictions",
     ),
     "a_missing_column": (
         lambda folder: COLUMNS.apply({"area": [1.0], "rooms": [1], "towns": ["Rome"]}),
@@ -332,7 +333,7 @@ WRONG = {
         f"json_{number}": (
             lambda folder, text=text: Columns.from_json(text),
             "Columns.from_json: expected the text that Columns.to_json gave, got "
-            f"{text!r}; write it to a file as it is",
+            f"{text!r}; save it to a file unchanged",
         )
         for number, text in enumerate(
             [

@@ -155,7 +155,7 @@ def test_mistakes_are_told(saved, tmp_path):
         ValueError, match=r"^bisect: expected last, an integer in \[0, 2\*\*32\), got -1; leave it"
     ):
         bisect(saved, later, last=-1)
-    with pytest.raises(TypeError, match=r"^bisect: expected checkpoints, got 3; pass fdl\.checkpo"):
+    with pytest.raises(TypeError, match=r"^bisect: expected checkpoints, got 3; pass the fdl\.ch"):
         bisect(3, later)
     with pytest.raises(
         TypeError,

@@ -741,7 +741,7 @@ PADDINGS += "integer or a pair for "
         ),
         (
             conv_of(groups=3),
-            r"conv: expected groups >= 1 that divide the 4 features, got 3; choose a common "
+            r"conv: expected groups, an integer divisor of 4 features, got 3; choose a common "
             r"divisor of the features and of the channels of x",
         ),
         (

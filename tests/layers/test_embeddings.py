@@ -185,7 +185,7 @@ def test_inputs_that_positions_refuse():
     for call, message in [
         (
             lambda: apply(np.ones((2, 5, 6), np.float32)),
-            r"learned_positions: expected at most 4 elements, got x \[2, 5, 6\]; shorten the "
+            r"learned_positions: expected at most 4 positions, got x \[2, 5, 6\]; shorten the "
             r"sequence, or make the layer with a larger length",
         ),
         (

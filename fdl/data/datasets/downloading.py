@@ -32,8 +32,8 @@ def download(
     The file appears at `path` complete and with the right checksum, or not at all. If `path`
     already has that checksum, nothing is downloaded. Received bytes are saved in `path` + ".part",
     so that the next mirror, or the next call, requests only the missing bytes. A damaged partial
-    file is deleted. If it began with bytes of an earlier call or of another mirror, the same mirror
-    is tried once more, from the start.
+    file is deleted. If that file began with bytes from an earlier call or from another mirror, the
+    same mirror is tried once more, from the start.
 
     Several processes may call this function at the same time. One of them uses `path` + ".part".
     The other processes use temporary files, which are deleted after the call. On systems without
@@ -43,8 +43,8 @@ def download(
       urls: addresses of the gzipped file, tried in this order.
       path: path of the file to be written. Its folder is created if it does not exist.
       sha256: SHA-256 of the file at `path`, in hexadecimal.
-      size: the most bytes that the file at `path` may have. Downloading and unpacking stop at this
-        size, so that a wrong mirror cannot fill the disk.
+      size: the largest allowed size of the file at `path`, in bytes. Downloading and unpacking stop
+        at this size, so that a wrong mirror cannot fill the disk.
       timeout: after this many seconds without data, the next mirror is tried.
       unpack: True writes the uncompressed file. False writes the gzipped file, and sha256 and size
         are then those of the gzipped file.

@@ -105,16 +105,15 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     If `folder` is given, the four IDX files are read from it. Otherwise, fdl looks for the files in
     these folders, in this order:
 
-    1. `$FDL_DATA/mnist`, then `$FDL_DATA` itself, if the environment variable FDL_DATA is set
+    1. `$FDL_DATA/mnist`, then `$FDL_DATA` itself, if FDL_DATA is set and all four files are there
     2. the cache folder: `$FDL_CACHE/mnist`, or `$XDG_CACHE_HOME/fdl/mnist`, or `~/.cache/fdl/mnist`
 
-    Files that are not in any of these folders are downloaded to the cache folder (11 MB).
+    Files that are missing in the cache folder are downloaded to it (11 MB).
 
-    A file may be gzipped or not; for example, its name is `train-images-idx3-ubyte`,
-    `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Files that
-    fdl looks for must have the SHA-256 of MNIST. Files in `folder` may have any SHA-256, so that
-    other data sets in the same format can be read; only their format, shapes and labels are
-    checked.
+    A file may be gzipped or not. Its name is, for example, `train-images-idx3-ubyte`,
+    `train-images-idx3-ubyte.gz` or `train-images.idx3-ubyte`. Files from FDL_DATA and the cache
+    folder must have the SHA-256 of MNIST. Files in `folder` may be another data set in the same
+    format: only their format, shapes and labels are checked.
 
     Args:
       folder: path of the folder with the four files. If it is None, they are read from
