@@ -1,0 +1,135 @@
+"""weak_jit: what compiles ahead, what compiles with few optimizations, and when."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fdl.core.compilation import weak_jit
+
+COMPILATIONS = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: COMPILATIONS.append(event) if "backend_compile" in event else None
+)
+
+
+def doubled(once=False):
+    @weak_jit(static=["times"], once=once)
+    def call(x, *, times):
+        return {name: value * times for name, value in x.items()}
+
+    return call
+
+
+@pytest.fixture
+def x():
+    return {"a": jnp.arange(3.0), "b": jnp.ones((2, 2))}
+
+
+def compiled_by(f):
+    """(the number of programs that a call compiles, its result)."""
+    before = len(COMPILATIONS)
+    result = jax.block_until_ready(f())
+    return len(COMPILATIONS) - before, result
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again(x):
+    call = doubled()
+    call.compile_ahead(x, times=2)
+    [program] = call.programs.values()
+    [ahead] = program.compiled.values()
+    ahead.result()
+    programs, y = compiled_by(lambda: call(x, times=2))
+    assert programs == 0
+    np.testing.assert_array_equal(y["a"], [0, 2, 4])
+    # The same kinds again; NumPy arrays are of the same kind.
+    call.compile_ahead(x, times=2)
+    assert len(program.compiled) == 1
+    assert compiled_by(lambda: call(jax.tree.map(np.asarray, x), times=2))[0] == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": jnp.arange(4.0), "b": jnp.ones((2, 2))},
+        {"a": jnp.arange(3), "b": jnp.ones((2, 2))},
+        {"a": jnp.arange(3.0), "c": jnp.ones((2, 2))},
+    ],
+    ids=["shape", "dtype", "structure"],
+)
+def test_other_kinds_compile_when_they_are_called(x, other):
+    call = doubled()
+    call.compile_ahead(x, times=2)
+    programs, y = compiled_by(lambda: call(other, times=2))
+    assert programs >= 1
+    np.testing.assert_array_equal(y["a"], 2 * np.asarray(other["a"]))
+    [program] = call.programs.values()
+    assert len(program.compiled) == 1
+
+
+def test_a_device_that_was_chosen_is_another_kind(x):
+    call = doubled()
+    call.compile_ahead(x, times=2)
+    [program] = call.programs.values()
+    chosen = jax.device_put(x, jax.devices()[0])
+    call.compile_ahead(chosen, times=2)
+    assert len(program.compiled) == 2
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_traced_arrays_become_part_of_the_program_around_them(x, once):
+    call = doubled(once)
+    call.compile_ahead(x, times=2)
+
+    def loss(x):
+        return sum(jnp.sum(value) for value in call(x, times=2).values())
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(x)["a"], [2, 2, 2])
+    np.testing.assert_array_equal(
+        jax.vmap(lambda a: call({"a": a}, times=2)["a"])(x["a"]), [0, 2, 4]
+    )
+    # Known arrays inside a traced function.
+    assert float(jax.jit(lambda a: a + call(x, times=2)["a"][1])(1.0)) == 3
+
+
+def test_with_once_a_program_is_kept_and_has_few_optimizations(x, monkeypatch):
+    call = doubled(once=True)
+    options = []
+    compile = jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda self, given: options.append(given) or compile(self, given),
+    )
+    assert [compiled_by(lambda: call(x, times=2))[0] for _ in range(3)][1:] == [0, 0]
+    assert options == [{"xla_backend_optimization_level": 0}]
+    plain = doubled()
+    plain.compile_ahead(x, times=2)
+    plain(x, times=2)
+    assert options[1:] == [None]
+
+
+def test_an_error_in_tracing_is_raised_at_once(x):
+    @weak_jit(static=["shape"])
+    def reshaped(x, *, shape):
+        return x["a"].reshape(shape)
+
+    with pytest.raises(TypeError, match="reshape"):
+        reshaped.compile_ahead(x, shape=(2, 2))
+
+
+SEEDED_BUGS = {
+    "fdl/core/compilation.py": (
+        "core/test_compilation.py train/test_loop.py -k compile_or_kind_or_traced_or_once",
+        [
+            ("if key not in self.compiled and always:", "if always:"),
+            ("if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):", "if False:"),
+            ("(jax.typeof(leaf), _devices(leaf))", "jax.typeof(leaf)"),
+            ("(jax.typeof(leaf), _devices(leaf))", "_devices(leaf)"),
+            ("key = structure, tuple", "key = tuple"),
+            ("self.once and jax.default_backend()", "jax.default_backend()"),
+            ("FEW_OPTIMIZATIONS if self.once", "None if self.once"),
+            ("(self.once or self.compiled)", "self.once"),
+        ],
+    )
+}
