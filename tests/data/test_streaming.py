@@ -511,7 +511,7 @@ def test_checkpoints_say_that_an_iterable_has_no_position(tmp_path):
     with pytest.warns(
         UserWarning,
         match=r"^checkpoints: expected data whose batch is a function of the step, got a source of "
-        r"a list; a continued run sees other batches: pass fdl.data.source\(f\) with f\(step\)",
+        r"a list; a continued run gets other batches: pass fdl.data.source\(f\) with f\(step\)",
     ):
         train(fdl.data.source(all_batches(3)), watch=[fdl.checkpoints(tmp_path / "list")])
     train(SOURCES["mapped"](tmp_path), watch=[fdl.checkpoints(tmp_path / "mapped")])

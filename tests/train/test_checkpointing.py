@@ -235,11 +235,11 @@ def test_another_model_or_optimizer_is_refused_with_all_paths(tmp_path):
 
 
 DIFFERENCES = {
-    "data": ({"data": lambda: (data()[0] + 1, data()[1])}, "the examples that a step sees may"),
-    "rows": ({"data": lambda: jax.tree.map(lambda x: x[:30], data())}, "the examples that a step"),
+    "data": ({"data": lambda: (data()[0] + 1, data()[1])}, "the examples in a batch may"),
+    "rows": ({"data": lambda: jax.tree.map(lambda x: x[:30], data())}, "the examples in a batch"),
     "batch_size": (
         {"batch_size": 9},
-        r", 8, got 9; the examples that a step sees may",
+        r", 8, got 9; compared with an uninterrupted run, the examples in a batch may",
     ),
     "optimizer": (
         {"optimizer": fdl.sgd(0.06, momentum=0.9)},
@@ -319,7 +319,7 @@ def test_two_programs_do_not_write_to_one_folder(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"^checkpoints: expected a folder that no other program uses, got .*, to which "
-        r"another program writes; wait until it has ended, or choose another folder$",
+        r"another program writes; wait until that program ends, or choose another folder$",
     ):
         second.begin(plan)
     first.end()
@@ -339,7 +339,7 @@ def test_a_disk_that_fills_loses_no_earlier_checkpoint(tmp_path, monkeypatch):
     with pytest.warns(
         UserWarning,
         match=r"checkpoints: expected to write a checkpoint, got OSError: .*No space left on "
-        r"device; the checkpoints that were written before are whole: make room for more, and s",
+        r"device; earlier checkpoints are intact: free some disk space, and start the program",
     ):
         result = train(saved.latest(run), 20, saved)
     assert result.reason == "failed: OSError"
