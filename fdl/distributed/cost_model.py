@@ -118,7 +118,8 @@ def recommend(
     Source: Rajbhandari et al. 2019, arXiv 1910.02054, section 7, for the bytes of data parallel
     training and fsdp; Narayanan et al. 2021, arXiv 2104.04473, section 3.2, for tensor parallel.
     """
-    batch_size = check_count("recommend", "batch_size", batch_size, "pass the sum over all chips")
+    remedy = "pass the number of examples on all chips together"
+    batch_size = check_count("recommend", "batch_size", batch_size, remedy)
     cost = bill(model, x, optimizer, **inputs)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
     share = batch_size / length(x)

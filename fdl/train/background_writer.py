@@ -48,8 +48,8 @@ class BackgroundWriter:
             error, self.error = self.error, None
             raise OSError(
                 f"checkpoints: expected to write a checkpoint, got {type(error).__name__}: "
-                f"{shortened(str(error), 500)}; earlier checkpoints are intact: "
-                "free some disk space, and start the program again"
+                f"{shortened(str(error), 500)}; earlier checkpoints were not changed: fix the "
+                "cause, such as a full disk, and start the program again"
             ) from error
 
     def _work(self) -> None:

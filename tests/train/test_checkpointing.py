@@ -339,7 +339,7 @@ def test_a_disk_that_fills_loses_no_earlier_checkpoint(tmp_path, monkeypatch):
     with pytest.warns(
         UserWarning,
         match=r"checkpoints: expected to write a checkpoint, got OSError: .*No space left on "
-        r"device; earlier checkpoints are intact: free some disk space, and start the program",
+        r"device; earlier checkpoints were not changed: fix the cause, such as a full disk, and",
     ):
         result = train(saved.latest(run), 20, saved)
     assert result.reason == "failed: OSError"
