@@ -437,7 +437,7 @@ def test_wrong_settings_are_refused(tmp_path):
             {"every": 1.5},
             r"^checkpoints: expected every >= 1, an integer, got 1.5; 1 saves at each",
         ),
-        ({"mode": "up"}, r"^checkpoints: expected mode 'min' or 'max', got 'up'; a loss wants"),
+        ({"mode": "up"}, r"^checkpoints: expected mode 'min' or 'max', got 'up'; use 'min'"),
     ):
         with pytest.raises(ValueError, match=told):
             fdl.checkpoints(tmp_path, **how)

@@ -747,7 +747,7 @@ def test_wrong_numbers_of_epochs_are_refused(epochs):
     sentence = (
         "fit: expected either epochs or steps, got neither; pass one of them"
         if epochs is None
-        else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; say how"
+        else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; pass e"
     )
     optimizer = sgd()
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):
