@@ -58,12 +58,9 @@ RUN = (
     "<Run at step 0 of seed 0; params: 23 numbers in 4 arrays, state: nothing, opt_state: nothing>"
 )
 OBJECTIVE = "objective = fdl.supervised(model, loss)"
-OPTIMIZER = "pass fdl.adam(0.001) or the like"
+OPTIMIZER = "pass fdl.adam(0.001), for example"
 INIT = "params, state = model.init(key, x)"
-PAIR = (
-    "expected params alone, got a pair with an empty state, as init gives it; take it apart: "
-    f"{INIT}"
-)
+PAIR = f"expected params alone, got the pair that init returns; write {INIT}"
 SCORES = "as a function (y_pred, y) -> [B, ...]"
 VALUE = (
     "expected only operations of jax.numpy on a traced array, got one that needs the array's "
@@ -110,8 +107,7 @@ MISTAKES = {
     ),
     "params before the objective": (
         lambda: fdl.evaluate(params(), score(), DATA),
-        "evaluate: expected an objective first, got dict; the order is (objective, ...): "
-        f"{OBJECTIVE}",
+        f"evaluate: expected an objective first, got dict; make one: {OBJECTIVE}",
     ),
     "a loss for an objective": (
         lambda: fit(objective=fdl.squared_error),
@@ -134,23 +130,22 @@ MISTAKES = {
     ),
     "a factory of optax": (
         lambda: fit(optimizer=optax.sgd),
-        "fit: expected an optimizer of fdl or optax, got the function sgd; call it first, as "
-        "sgd(0.001)",
+        "fit: expected an optimizer of fdl or optax, got the function sgd; call it: sgd(0.001)",
     ),
     "a layer for params": (
         lambda: fdl.start(model(), SGD),
-        f"start: expected params, a pytree of arrays, got {LAYER}; the order is "
-        f"(params, optimizer), and {INIT}",
+        f"start: expected params, a pytree of arrays, got {LAYER}; write {INIT}, "
+        "then start(params, optimizer)",
     ),
     "the optimizer before params": (
         lambda: fdl.start(SGD, params()),
-        "start: expected params, a pytree of arrays, got an optimizer; the order is "
-        f"(params, optimizer), and {INIT}",
+        "start: expected params, a pytree of arrays, got an optimizer; write "
+        f"{INIT}, then start(params, optimizer)",
     ),
     "a text among params": (
         lambda: fdl.start({"w": "a"}, SGD),
-        "start: expected params, a pytree of arrays, got 'a' at 'w'; the order is "
-        f"(params, optimizer), and {INIT}",
+        "start: expected params, a pytree of arrays, got 'a' at 'w'; write "
+        f"{INIT}, then start(params, optimizer)",
     ),
     "a run for params": (
         lambda: fdl.start(run(), SGD),
@@ -158,12 +153,12 @@ MISTAKES = {
     ),
     "a layer for a state": (
         lambda: fdl.start(params(), SGD, state=model()),
-        f"start: expected state, a pytree of arrays, got {LAYER}; {INIT}",
+        f"start: expected state, a pytree of arrays, got {LAYER}; write {INIT}",
     ),
     "a model of predict behind params": (
         lambda: fdl.predict(params(), model(), X),
         "predict: expected a model first, a Layer or a function (params, x) -> y, got dict; pass "
-        "fdl.mlp([64], 10) or the like",
+        "fdl.mlp([64], 10), for example",
     ),
     "an objective for a model": (
         lambda: fdl.predict(fdl.supervised(model(), fdl.squared_error), params(), X),
@@ -172,32 +167,32 @@ MISTAKES = {
     ),
     "a pair of init with a state": (
         lambda: fdl.predict(model(), pair({"a": jnp.ones(1)}), X),
-        f"predict: expected the params of {LAYER}, a dict, got (dict, dict); {INIT}, and the state "
-        "is an argument of its own",
+        f"predict: expected the params of {LAYER}, a dict, got (dict, dict); write {INIT}, and "
+        "pass params and state separately",
     ),
     "a layer for a loss": (
         lambda: fdl.supervised(fdl.squared_error, model()),
-        f"supervised: expected loss {SCORES}, got {LAYER}; the order is (model, loss)",
+        f"supervised: expected loss {SCORES}, got {LAYER}; pass the model first, then the loss",
     ),
     "a text for a loss": (
         lambda: fdl.supervised(model(), "mse"),
-        f"supervised: expected loss {SCORES}, got 'mse'; pass fdl.squared_error or the like, the "
-        "function itself",
+        f"supervised: expected loss {SCORES}, got 'mse'; pass a function, such as "
+        "fdl.squared_error",
     ),
     "a text for a metric": (
         lambda: fdl.supervised(model(), fdl.squared_error, right="accuracy"),
-        f"supervised: expected right {SCORES}, got 'accuracy'; pass fdl.accuracy or the like, the "
-        "function itself",
+        f"supervised: expected right {SCORES}, got 'accuracy'; pass a function, such as "
+        "fdl.accuracy",
     ),
     "a metric that was not called": (
         lambda: fdl.supervised(model(), fdl.squared_error, f1=fdl.metrics.f1),
-        f"supervised: expected f1 {SCORES}, got the function f1, which makes one; call it first, "
-        "as f1(average=...)",
+        f"supervised: expected f1 {SCORES}, got the function f1, which makes a metric or a "
+        "layer; call it: f1(average=...)",
     ),
     "a Metric for a loss": (
         lambda: fdl.supervised(model(), fdl.metrics.auc()),
-        f"supervised: expected loss {SCORES}, got <Metric>; a Metric is reported beside a loss: "
-        "fdl.supervised(model, loss, f1=metric)",
+        f"supervised: expected loss {SCORES}, got <Metric>; pass a Metric by name, after the "
+        "loss: fdl.supervised(model, loss, f1=metric)",
     ),
     "a Metric where a function is made one": (
         lambda: fdl.metrics.mean_of(fdl.metrics.auc()),
@@ -211,8 +206,8 @@ MISTAKES = {
     ),
     "a factory for a model": (
         lambda: fdl.supervised(fdl.dense, fdl.squared_error),
-        "supervised: expected a model, got the function dense, which makes a layer; call it first, "
-        "as dense(...)",
+        "supervised: expected a model, got the function dense, which makes a layer; call it: "
+        "dense(...)",
     ),
     "a text for plain": (
         lambda: fdl.plain("mse"),
@@ -250,53 +245,53 @@ MISTAKES = {
     "the state of no optimizer for adam": (
         lambda: fit(optimizer=fdl.adam(0.1)),
         "fit: expected the state of this optimizer, with '0/count' [], got one of another "
-        f"optimizer, with no more leaves; {OTHERS}",
+        f"optimizer, with fewer leaves; {OTHERS}",
     ),
     "the state of adam for sgd": (
         lambda: fit(run_=fdl.start(params(), fdl.adam(0.1))),
-        "fit: expected the state of this optimizer, with no more leaves, got one of another "
+        "fit: expected the state of this optimizer, with fewer leaves, got one of another "
         f"optimizer, with '0/count' []; {OTHERS}",
     ),
     "the state of another optimizer in one update": (
         lambda: fdl.update_weights(fdl.adam(0.1), run(), params()),
         "update_weights: expected the state of this optimizer, with '0/count' [], got one of "
-        f"another optimizer, with no more leaves; {OTHERS}",
+        f"another optimizer, with fewer leaves; {OTHERS}",
     ),
     "a function for an optimizer of one update": (
         lambda: fdl.update_weights(fdl.sgd, run(), params()),
-        "update_weights: expected an optimizer of fdl or optax, got the function sgd; call it "
-        "first, as sgd(0.001)",
+        "update_weights: expected an optimizer of fdl or optax, got the function sgd; call it: "
+        "sgd(0.001)",
     ),
     "fit inside jit": (
         lambda: jax.jit(lambda run: fit(run_=run))(run()),
-        "fit: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or grad; "
-        "there, loop over fdl.train_step with jax.lax.fori_loop",
+        "fit: expected a run of known arrays, got traced arrays; inside jax.jit, vmap or grad, "
+        "loop over fdl.train_step with jax.lax.fori_loop",
     ),
     "an optimizer for a function of the rate": (
         lambda: compare(optimizers={"sgd": SGD}),
-        "compare_optimizers: expected optimizers as name -> a function of the rate, got an "
-        "optimizer; pass {'adam': fdl.adam}, or a function such as lambda rate: fdl.sgd(rate, "
+        "compare_optimizers: expected optimizers as a dict, name -> function of the rate, got "
+        "an optimizer; pass {'adam': fdl.adam}, or a function such as lambda rate: fdl.sgd(rate, "
         "momentum=0.9)",
     ),
     "rates as texts": (
         lambda: compare(rates=["0.1"]),
-        "compare_optimizers: expected rates [R], > 0 and rising, got ['0.1']; np.geomspace(1e-4, "
-        "1, 9) is a wide grid to begin with",
+        "compare_optimizers: expected rates [R], > 0 and increasing, got ['0.1']; start with a "
+        "wide grid, such as np.geomspace(1e-4, 1, 9)",
     ),
     "seeds as texts": (
         lambda: compare(seeds=["a"]),
-        "compare_optimizers: expected different seeds in [0, 2**32), got ['a']; give range(3) or "
-        "the like",
+        "compare_optimizers: expected different seeds in [0, 2**32), got ['a']; pass range(3), for "
+        "example",
     ),
     "one seed for many": (
         lambda: compare(seeds=3),
-        "compare_optimizers: expected different seeds in [0, 2**32), got 3; give range(3) or the "
-        "like",
+        "compare_optimizers: expected different seeds in [0, 2**32), got 3; pass range(3), for "
+        "example",
     ),
     "a model without params": (
         lambda: fdl.supervised(lambda x: x, fdl.squared_error),
         "supervised: expected a model as a function (params, x) -> y, got the function <lambda> of "
-        "(x); write lambda params, x: ..., where params are what is trained",
+        "(x); write lambda params, x: ..., where params are the arrays to train",
     ),
     "a loss of one argument": (
         lambda: fdl.supervised(model(), lambda y_pred: y_pred),
@@ -410,18 +405,18 @@ MISTAKES |= {
 MISTAKES |= {
     f"{value!r} steps": (
         functools.partial(fit, steps=value),
-        f"{STEPS} {said}; say how many in all",
+        f"{STEPS} {said}; pass the total number of steps",
     )
     for value, said in [("ten", "'ten'"), (np.nan, "nan"), (np.inf, "inf"), (2.5, "2.5")]
 }
 MISTAKES |= {
     "steps of a floating array": (
         lambda: fit(steps=jnp.float32(3)),
-        f"{STEPS} float32 []; say how many in all",
+        f"{STEPS} float32 []; pass the total number of steps",
     ),
     "steps of many": (
         lambda: fit(steps=jnp.array([3])),
-        f"{STEPS} int32 [1]; say how many in all",
+        f"{STEPS} int32 [1]; pass the total number of steps",
     ),
 }
 MISTAKES |= {
@@ -430,7 +425,7 @@ MISTAKES |= {
         f"fit: expected {name} >= 1, an integer, got {said}; {remedy}",
     )
     for name, remedy in {
-        "batch_size": "say how many examples a step sees",
+        "batch_size": "pass the number of examples in a batch",
         "record_every": "leave it out for the default",
         "chunk": "leave it out for the default",
     }.items()

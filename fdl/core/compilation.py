@@ -178,7 +178,7 @@ def _key_of(value: Any, forget: Callable[[Any], None] | None = None) -> Hashable
 
 
 class _Same:
-    """A weak reference to an object without a hash; two are equal if they refer to one object."""
+    """A weak reference to an object without a hash; equal if both refer to the same object."""
 
     def __init__(self, to: weakref.ref[Any]):
         self.to, self.id = to, id(to())

@@ -18,9 +18,9 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
     """Keeps compiled programs in a folder, so that the next process does not compile them again.
 
     A program is taken from the folder only if its code, the versions of JAX and XLA, the compiler's
-    options and the device are the same. So results do not change, bit for bit. Call this function
-    once, before the first computation. By default, JAX keeps no programs in a folder, and if it has
-    a folder, it keeps only programs that take a second or more to compile. This function makes JAX
+    options and the device are the same. So results stay the same, bit for bit. Call this function
+    once, before the first computation. By default, JAX keeps no programs; with a folder, it keeps
+    only programs that take a second or more to compile. This function makes JAX
     keep all programs, unless the environment variables JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
     and JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES set other limits.
 

@@ -63,8 +63,8 @@ def start_decoding(
     wanted = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)[1]
     if set(paths.leaves(wanted)) != set(paths.leaves(state)):
         raise PathError(
-            f"expected the model's state [{_keys(wanted)}], got [{_keys(state)}]; pass the state "
-            "that training returned as state=...",
+            f"expected the model's state [{_keys(wanted)}], got [{_keys(state)}]; pass state=..., "
+            "the state that training returned",
             layer="start_decoding",
         )
     once = _incremental(model, length, _once)

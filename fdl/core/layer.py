@@ -33,7 +33,7 @@ class Layer:
     """A value with a name and two pure functions.
 
     Args:
-      name: what the layer is called in a network that does not name it by keyword.
+      name: the layer's name in a network that does not name it by keyword.
       init: `(key, x, **inputs) -> (params, state)`; `x` may be a `jax.ShapeDtypeStruct`.
       apply: `(params, state, x, *, key=None, train=False, **inputs) -> (y, state)`.
       inputs: names of the extra inputs; by default the keyword-only arguments of `apply` except
@@ -264,7 +264,7 @@ def _canonical(x: Any) -> Any:
 
 
 def check_training_key(key: Any, layer: str = "") -> None:
-    """Raises a PathError unless `key` is a random key. Layers call it before they draw numbers."""
+    """Raises a PathError unless `key` is a random key. Layers that draw numbers call this first."""
     if key is None:
         raise PathError(
             "expected a random key in training, got none; pass key=jax.random.key(seed), or "

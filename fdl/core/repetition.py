@@ -131,8 +131,8 @@ def _scan(
             _check_kept(x, y)
         return y, new
 
-    # Inside a scan, XLA cannot merge the recomputation with the forward pass anyway, so
-    # prevent_cse=True, which prevents this, would only cost time.
+    # prevent_cse=True keeps XLA from merging the recomputation with the forward pass. Inside a
+    # scan, XLA cannot merge them anyway, so the option would only cost time.
     body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     return jax.lax.scan(body, x, per_block, length=n)
 

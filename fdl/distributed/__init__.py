@@ -1,4 +1,4 @@
-"""Several devices and hosts: the layout of a run, joining a cluster, and what a layout costs."""
+"""Several devices and hosts: the layout of a run and its cost, and joining a cluster."""
 
 from fdl.public_names import public as _public
 

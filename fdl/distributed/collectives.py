@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: what the devices send each other, read from its text."""
+"""The collectives of a compiled program (exchanges between devices), read from the program text."""
 
 import math
 import re
@@ -20,12 +20,12 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 
 
 class Collective(NamedTuple):
-    """A kind of exchange between devices, in one step.
+    """One kind of exchange between devices, and how often a training step does it.
 
     Args:
       kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
-      bytes: the size of the result on one device; of a reduce-scatter, the size of its operand.
-      times: how often a step does it.
+      bytes: the size of the result on one device; for a reduce-scatter, the size of the operand.
+      times: the number of these exchanges in a step.
       devices: the number of devices that take part in one exchange.
     """
 
@@ -38,7 +38,8 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program.
 
-    An exchange in a loop counts as often as the loop runs, if the program says so, otherwise once.
+    An exchange in a loop counts once for each iteration, or only once if the text does not give the
+    number of iterations.
 
     Args:
       text: the text of the program, from `jax.jit(f).lower(...).compile().as_text()`.
@@ -77,7 +78,7 @@ def _computations(text: str) -> dict[str, list[str]]:
 
 
 def _count(name: str, count: int, bodies: dict[str, list[str]], times: dict[str, int]) -> None:
-    """Adds to `times` how often a computation runs, and those that it calls."""
+    """Adds to `times` the number of runs of a computation and of all computations that it calls."""
     times[name] = times.get(name, 0) + count
     for line in bodies[name]:
         called = _CALLED.findall(line)
@@ -90,7 +91,7 @@ def _count(name: str, count: int, bodies: dict[str, list[str]], times: dict[str,
 
 
 def _devices(line: str) -> int:
-    """The number of devices in a group; 2 for a permutation, which goes from one to another."""
+    """The number of devices in a group; 2 for a permutation, a transfer between two devices."""
     listed, iota, mesh = (pattern.search(line) for pattern in (_LISTED, _IOTA, _MESH))
     if listed:
         return listed.group(1).count(",") + 1

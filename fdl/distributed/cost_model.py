@@ -1,7 +1,6 @@
-"""An estimate of the time of a training step on a cluster, for each preset, before it is built.
+"""Estimates the time of a training step on a cluster, for each preset, without running it.
 
-n chips share a batch of B examples; P, G and O are the bytes of the parameters, their gradient and
-the optimizer's state.
+n chips share a batch of B examples.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +47,7 @@ A100 = Cluster(8, 312e12, 80e9, 2.04e12, 300e9, 25e9)
 
 
 class Choice(NamedTuple):
-    """A preset on a mesh, and what a step of it needs.
+    """A preset on a mesh, and the time and memory that a step needs.
 
     Args:
       preset: "data_parallel", "fsdp", "tensor_parallel" or "fsdp beside tensor_parallel".
@@ -56,8 +55,8 @@ class Choice(NamedTuple):
       seconds: the estimated time of a step.
       parts: the estimated seconds of "compute", of "memory" traffic, of "data" (the exchange of
         parameters and gradients) and of "model" (the exchange of activations).
-      memory: bytes that a chip needs.
-      fits: whether that is no more than a chip has.
+      memory: the bytes of memory that a step needs on each chip.
+      fits: True if a chip has that much memory.
     """
 
     preset: str
@@ -84,21 +83,21 @@ def recommend(
 ) -> list[Choice]:
     """The presets that can train a network on a cluster, the fastest one first.
 
-    The time of a step is the largest of three times, which go on at once, and the time of the
-    exchange of activations, which nothing hides:
+    Computation, memory traffic, and the exchange of parameters and gradients run at the same time.
+    The exchange of activations does not overlap with them. So the time of a step is
 
         max(compute, memory, data) + model
 
-    An all-reduce of S bytes over n chips sends 2 S (n - 1) / n bytes from each chip; a gather, and
-    a reduction that leaves each chip a part, half of that. Delays of single messages are left out,
-    so small networks on many chips are slower than this.
+    An all-reduce of S bytes over n chips sends 2 S (n - 1) / n bytes from each chip; an all-gather
+    or a reduce-scatter sends half of that. The latency of messages is left out, so small networks
+    on many chips are slower than this.
 
     Args:
       model: a layer.
       x: some examples [b, ...], or their shape and dtype. Nothing is computed.
       optimizer: from fdl or optax.
       cluster: the chips, for example `fdl.distributed.H100._replace(chips=64)`.
-      batch_size: B, the number of examples in a step of all chips together.
+      batch_size: B, the number of examples in a step, on all chips together.
       inputs: the model's extra inputs by name, as for `fdl.look.bill`.
 
     Returns:
@@ -119,7 +118,8 @@ def recommend(
     Source: Rajbhandari et al. 2019, arXiv 1910.02054, section 7, for the bytes of data parallel
     training and fsdp; Narayanan et al. 2021, arXiv 2104.04473, section 3.2, for tensor parallel.
     """
-    batch_size = check_count("recommend", "batch_size", batch_size, "of all chips together")
+    remedy = "pass the number of examples on all chips together"
+    batch_size = check_count("recommend", "batch_size", batch_size, remedy)
     cost = bill(model, x, optimizer, **inputs)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), x, **inputs)
     share = batch_size / length(x)
@@ -129,7 +129,7 @@ def recommend(
         if cluster.chips % size == 0 and batch_size % rows == 0:
             try:
                 pairs = _Pairs(0, 0) if size == 1 else _pairs(cost, params, size)
-            except ValueError:  # no pair of layers has a width that so many chips can share
+            except ValueError:  # no pair of layers has a width that `size` chips can share
                 continue
             for cut in (False, True):
                 found.append(_choice(cost, share, cluster, rows, size, pairs, cut))
@@ -142,15 +142,15 @@ def recommend(
 
 
 class _Pairs(NamedTuple):
-    """Bytes that tensor parallelism cuts, and bytes of the outputs that it adds."""
+    """Bytes of the parameters that tensor parallelism splits, and of the outputs to all-reduce."""
 
     cut: int
     outputs: int
 
 
 def _pairs(cost: Bill, params: Any, size: int) -> _Pairs:
-    """What tensor parallelism over `size` chips does to the examples of the bill."""
-    mesh: Any = AbstractMesh((size,), ("model",))  # has no devices, and only the rules are read
+    """The `_Pairs` for tensor parallelism over `size` chips and the examples of the bill."""
+    mesh: Any = AbstractMesh((size,), ("model",))  # without devices: only the rules are read
     layout = tensor_parallel(mesh, params)
     shapes, cut, outputs = leaves(params), 0, 0
     for path, spec in layout.rules:
@@ -166,7 +166,7 @@ def _pairs(cost: Bill, params: Any, size: int) -> _Pairs:
 def _choice(
     cost: Bill, share: float, cluster: Cluster, rows: int, size: int, pairs: _Pairs, cut: bool
 ) -> Choice:
-    """The estimate for a mesh of data=rows, model=size; `cut` says whether fsdp cuts parameters."""
+    """The estimate for a mesh data=rows, model=size; `cut` is True if fsdp splits parameters."""
     whole = cost.parameter_bytes
     held = whole - pairs.cut + pairs.cut / size
     state = cost.optimizer_bytes * held / max(whole, 1)
@@ -175,8 +175,9 @@ def _choice(
     flops = (cost.total.forward_flops + cost.total.backward_flops) * share
     fast = cluster.link_speed
     between = fast if cluster.chips <= cluster.group else cluster.network_speed
-    sent = (3 if cut else 2) * held * (rows - 1) / rows  # gathers twice and adds, or adds all
-    added = 4 * pairs.outputs * share / rows * (size - 1) / size  # in both passes
+    # Two all-gathers and a reduce-scatter, or one all-reduce.
+    sent = (3 if cut else 2) * held * (rows - 1) / rows
+    added = 4 * pairs.outputs * share / rows * (size - 1) / size  # two all-reduces
     speeds = {
         "compute": (flops / cluster.chips, cluster.flops),
         "memory": (2 * held + 2 * (held + state) / parts + 2 * kept, cluster.memory_speed),

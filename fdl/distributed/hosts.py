@@ -1,4 +1,4 @@
-"""Many hosts: each runs the same program in a process of its own, which joins the others here."""
+"""Many hosts: each runs the same program in one process, and `start` joins the processes."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import jax
 
 from fdl.checks import check_count
 
-# A process that says nothing for so long has died, and the others end.
+# If a process sends no heartbeat for this long, it counts as dead, and the others end.
 HEARTBEAT_SECONDS = 30
 
 
@@ -22,26 +22,26 @@ def start(
     """Joins this process to the others of the job. Call it first, before anything that uses JAX.
 
     Every process then sees the devices of all processes in `jax.devices()`, and a compiled step of
-    a run that `place` laid out is one step of all of them. A process that dies ends the others
-    within a minute; the job goes on from its checkpoint when it is started again.
+    a run that `place` laid out is one step of all of them. If a process dies, the others end within
+    a minute; when the job is started again, it continues from its checkpoint.
 
-    On SLURM, Kubernetes, Open MPI and TPU, JAX finds out the arguments. A program that is started
-    alone, on none of these, stays alone, and nothing happens.
+    On SLURM, Kubernetes, Open MPI and TPU, JAX finds the arguments itself. Elsewhere, `start()`
+    without arguments does nothing.
 
     Args:
       coordinator: the address of the first process, such as "10.0.0.1:1234". None means the
-        environment variable JAX_COORDINATOR_ADDRESS, or what JAX finds out.
-      processes: the number of processes. None means what JAX finds out.
-      process: the number of this process, in [0, processes). None means what JAX finds out.
+        environment variable JAX_COORDINATOR_ADDRESS, or the address that JAX finds.
+      processes: the number of processes. None means the number that JAX finds.
+      process: the number of this process, in [0, processes). None means the number that JAX finds.
       timeout: how many seconds to wait for the other processes, an int >= 1.
 
     Returns:
       True if there are several processes.
 
     Raises:
-      ValueError: some of the arguments are missing, and JAX cannot find them out.
+      ValueError: some of the arguments are missing, and JAX cannot find them.
       RuntimeError: JAX was used before; or the first process cannot be reached in time. (If another
-        process does not come in time, JAX ends this process and says so.)
+        process does not join in time, JAX prints an error and ends this process.)
 
     Example:
       >>> start()  # there is only this process
@@ -67,7 +67,7 @@ def start(
         if alone:
             return False
         raise ValueError(
-            f"start: expected the coordinator, the number of processes and this one's, got "
+            f"start: expected coordinator, processes and process, got "
             f"{coordinator!r}, {processes} and {process}; pass all three, as in "
             "start('10.0.0.1:1234', processes=2, process=0)"
         ) from error
@@ -84,7 +84,7 @@ def start(
 
 
 def _reach(address: str, timeout: int) -> None:
-    """Waits until the first process can be reached; where it cannot, JAX would end this process."""
+    """Waits for the first process; raises if it cannot be reached, where JAX would just exit."""
     host, _, port = address.rpartition(":")
     last = time.monotonic() + timeout
     while True:
@@ -95,7 +95,7 @@ def _reach(address: str, timeout: int) -> None:
             if time.monotonic() > last or isinstance(error, ValueError):
                 raise RuntimeError(
                     f"start: expected the first process at {address} within {timeout} seconds, got "
-                    f"{error}; see that it runs, and that this host can reach its address and port"
+                    f"{error}; check that it runs, and that this host can reach its address"
                 ) from error
         time.sleep(0.2)
 

@@ -1,4 +1,4 @@
-"""Layouts: over which axes of a mesh of devices each array of a run is cut, looked up by path.
+"""Layouts: how each array of a run is split over a mesh of devices, by rules for paths.
 
 A mesh is a grid of devices with named axes, such as data=4, model=2. A rule is a pattern of paths
 and a `PartitionSpec`, which names a mesh axis for each axis of an array: with `P(None, "model")`,
@@ -20,7 +20,7 @@ from fdl.ops.sharding import put
 from fdl.train.result import Result
 from fdl.train.run import Run
 
-BATCH = "data"  # the mesh axis over which batches are cut, if the layout does not say another
+BATCH = "data"  # the default mesh axis over which batches are split
 
 
 def mesh(**axes: int) -> Mesh:
@@ -28,8 +28,8 @@ def mesh(**axes: int) -> Mesh:
 
     Args:
       axes: the name and size of each axis, such as data=4, model=2. Neighbours along the last axis
-        are connected best, so name the axis that communicates most last. Batches are cut over the
-        axis `data`.
+        have the fastest links, so put the axis that communicates most last. Batches are split over
+        the axis `data`.
 
     Returns:
       A `jax.sharding.Mesh` with the first devices of `jax.devices()`, as many as the product of the
@@ -45,13 +45,13 @@ def mesh(**axes: int) -> Mesh:
       ('data', 'model')
     """
     for name, size in axes.items():
-        check_count("mesh", name, size, "say over how many devices this axis goes")
+        check_count("mesh", name, size, "pass the number of devices along this axis")
     wanted, found = math.prod(axes.values()), jax.device_count()
     if not axes or wanted > found or (wanted < found and jax.process_count() > 1):
         several = f"those of {jax.process_count()} processes" if wanted < found else "or fewer"
         raise ValueError(
             f"mesh: expected axes whose sizes multiply to {found} devices, {several}, "
-            f"got {_named(axes) or 'none'}; for a try on a CPU, set XLA_FLAGS="
+            f"got {_named(axes) or 'none'}; to try it on a CPU, set XLA_FLAGS="
             f"--xla_force_host_platform_device_count={max(wanted, 2)}"
         )
     return jax.make_mesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * len(axes))
@@ -60,15 +60,15 @@ def mesh(**axes: int) -> Mesh:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Over which mesh axes the arrays of a run are cut. `layout` and the presets make it.
+    """How the arrays of a run are split over a mesh; made by `layout` and the presets.
 
     It is part of the structure of a run, not an array; jit compiles a program for each layout.
 
     Args:
       mesh: the devices.
-      rules: pairs (pattern, spec); the first pattern that matches the path of a parameter counts.
-        A parameter that no pattern matches is on every device.
-      batch: the mesh axes over which the examples of a batch are cut.
+      rules: pairs (pattern, spec); the first pattern that matches the path of a parameter applies.
+        A parameter that no pattern matches is whole on every device.
+      batch: the mesh axes over which the examples of a batch are split.
     """
 
     mesh: Mesh
@@ -95,8 +95,8 @@ class Layout:
         """The sharding of each array of a run.
 
         An array of the optimizer's state whose path ends with the path of a parameter, and whose
-        last axes are those of the parameter, is cut like the parameter. All other arrays outside
-        of the params are on every device.
+        last axes are those of the parameter, is split like the parameter. All other arrays outside
+        of the params are whole on every device.
 
         Args:
           run: a run, or its shapes and dtypes.
@@ -125,10 +125,10 @@ class Layout:
         return jax.lax.with_sharding_constraint(run, self.shardings(run))
 
     def gathering(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """Inside a compiled program: f(params, ...), of parameters that are cut as batches are.
+        """Inside a compiled program: f(params, ...), for parameters split over the batch's axes.
 
         Each of these parameters is gathered from the devices where f uses it, and once more in the
-        backward pass, so that a device never holds all of them. What f computes is not changed.
+        backward pass, so that a device never holds all of them. The result of f does not change.
         """
         apart = {*self.batch}
         if self.parts == 1 or not any(apart & {*_axes(spec)} for _, spec in self.rules):
@@ -147,19 +147,19 @@ class Layout:
         return jax.checkpoint(gathered, policy=_but_gathered)
 
     def everywhere(self, tree: Any) -> Any:
-        """Inside a compiled program: the tree, with all its arrays on every device."""
+        """Inside a compiled program: the tree, with all its arrays whole on every device."""
         whole = self._named(PartitionSpec())
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), tree)
 
     def cut(self, batch: Any, axis: int = 0) -> Any:
-        """Inside a compiled program: the batch, cut over the devices.
+        """Inside a compiled program: the batch, split over the devices.
 
         Args:
           batch: a pytree of arrays.
           axis: the axis of the examples.
 
         Raises:
-          ValueError: the number of devices over which batches are cut does not divide the axis.
+          ValueError: the number of devices over which batches are split does not divide the axis.
         """
         parts = self.parts
         for path, leaf in paths.leaves(batch).items():
@@ -174,12 +174,12 @@ class Layout:
         return jax.lax.with_sharding_constraint(batch, self._rows(axis))
 
     def spread(self, rows: Any) -> Any:
-        """Inside a compiled program: rows that are cut if the devices can share them equally."""
+        """Inside a compiled program: the rows, split if the devices can share them equally."""
         fit = all(leaf.shape[0] % self.parts == 0 for leaf in jax.tree.leaves(rows))
         return self.cut(rows) if fit else rows
 
     def put_everywhere(self, tree: Any) -> Any:
-        """Puts arrays on every device; arrays that are on all devices of the mesh stay."""
+        """Copies arrays to every device, except arrays that are on all devices of the mesh."""
         whole, devices = self._named(PartitionSpec()), set(self.mesh.devices.flat)
 
         def placed(leaf: Any) -> jax.Array:
@@ -191,12 +191,12 @@ class Layout:
         return jax.tree.map(placed, tree)
 
     def own(self, batch_size: int) -> np.ndarray:
-        """The indices in a batch of the examples that belong on the devices of this process."""
+        """The indices of the examples of a batch that the devices of this process hold."""
         rows = self._rows(0).addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[index] for index in rows]))
 
     def put_stack(self, batches: Any, batch_size: int) -> Any:
-        """Puts batches on the devices, each with its own examples.
+        """Puts batches on the devices; each device gets its own examples.
 
         Args:
           batches: a pytree of arrays [K, C, ...], the C examples `own` of each batch.
@@ -214,7 +214,7 @@ class Layout:
 
     @property
     def parts(self) -> int:
-        """The number of parts into which a batch is cut."""
+        """The number of parts into which a batch is split."""
         return math.prod(self.mesh.shape[name] for name in self.batch)
 
     def _rows(self, axis: int) -> NamedSharding:
@@ -223,7 +223,7 @@ class Layout:
 
     def _named(self, spec: PartitionSpec) -> NamedSharding:
         parts = list(spec)
-        while parts and parts[-1] is None:  # the compiler's specs end so, and jit compares them
+        while parts and parts[-1] is None:  # as in the compiler's specs, which jit compares
             parts.pop()
         return NamedSharding(self.mesh, PartitionSpec(*parts))
 
@@ -249,9 +249,9 @@ def layout(
     Args:
       mesh: from `mesh`.
       rules: a dict, pattern -> `jax.sharding.PartitionSpec`. The first pattern that matches the
-        path of a parameter counts. A parameter that no pattern matches is on every device. See
-        `fdl.paths.matches` for patterns.
-      batch: the mesh axes over which the examples of a batch are cut; by default "data", if the
+        path of a parameter applies. A parameter that no pattern matches is whole on every device.
+        See `fdl.paths.matches` for patterns.
+      batch: the mesh axes over which the examples of a batch are split; by default "data", if the
         mesh has an axis of this name.
 
     Returns:
@@ -282,22 +282,22 @@ def layout(
 
 
 def place(run: Run | Result, layout: Layout) -> Any:
-    """Lays out a run on the devices of a layout, for `fit`, `evaluate`, checkpoints and the rest.
+    """Puts a run on the devices of a layout, for `fit`, `evaluate`, checkpoints and the rest.
 
     Args:
-      run: a run, or a result of `fit`. It may be laid out otherwise already.
+      run: a run, or a result of `fit`. It may already have another layout.
       layout: from `layout`, `data_parallel`, `fsdp` or `tensor_parallel`.
 
     Returns:
-      The same run, or result, on the devices of the layout. Its arrays have the values of before,
-      its optimizer's state is cut like its parameters, and each step cuts its batch.
+      The same run, or result, on the devices of the layout. Its values do not change, its
+      optimizer's state is split like its parameters, and each step splits its batch.
 
-      `fit` puts data on every device, unless they are on all devices of the mesh already: with
-      `jax.make_array_from_process_local_data`, each host can hold only some of the rows.
+      `fit` copies data to every device, except arrays that are on all devices of the mesh. To hold
+      only some of the rows on each host, use `jax.make_array_from_process_local_data`.
 
     Raises:
       ValueError: a rule matches no parameter (the message lists similar paths), or names a mesh
-        axis that does not divide the axis of a parameter (it gives path, shape and mesh).
+        axis that does not divide the axis of a parameter (the message gives path, shape and mesh).
 
     Example:
       >>> import fdl, jax.numpy as jnp
@@ -333,11 +333,11 @@ def _check_axes(what: str, names: tuple[str, ...], mesh: Mesh) -> None:
 
 
 def _check_divides(path: str, shape: tuple[int, ...], layout: Layout) -> None:
-    """Raises unless each mesh axis divides the axis of the parameter that it cuts."""
+    """Raises unless each mesh axis divides the axis of the parameter that it splits."""
     spec, sizes = layout.spec(path), layout.mesh.shape
     if len(spec) > len(shape):
         raise ValueError(
-            f"place: expected a parameter of {len(spec)} axes or more for {_text(spec)}, got "
+            f"place: expected a parameter with {len(spec)} or more axes for {_text(spec)}, got "
             f"{paths.quoted(path)} {list(shape)} on the mesh {_named(sizes)}; add a rule before it "
             "that matches only this path"
         )
@@ -345,9 +345,10 @@ def _check_divides(path: str, shape: tuple[int, ...], layout: Layout) -> None:
         parts = math.prod(sizes[name] for name in _names(names))
         if size % parts:
             raise ValueError(
-                f"place: expected axes that {_text(spec)} on the mesh {_named(sizes)} divides, got "
-                f"{paths.quoted(path)} {list(shape)}, where {size} is not a multiple of {parts}; "
-                "change the size, or add a rule before it that matches only this path"
+                f"place: expected a shape that {_text(spec)} can split on the mesh "
+                f"{_named(sizes)}, got {paths.quoted(path)} {list(shape)}, where {size} is not a "
+                f"multiple of {parts}; change the size, or add a rule before it that matches only "
+                "this path"
             )
 
 

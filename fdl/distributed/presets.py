@@ -1,4 +1,4 @@
-"""Layouts that are worked out from the paths and shapes of a model's parameters."""
+"""Layouts that are derived from the paths and shapes of a model's parameters."""
 
 from typing import Any
 
@@ -37,15 +37,15 @@ def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
 
     Each layer's parameters are gathered when the layer needs them. So each device stores only a
     part of the parameters, gradients and optimizer state: 1/8 of them if there are 8 devices. Each
-    parameter is cut along one axis: the longest one whose size is divisible by the number of
+    parameter is split along one axis: the longest one whose size is divisible by the number of
     devices. A parameter without such an axis is stored whole on every device.
 
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis `data`.
       params: the parameters, or their shapes, or a run.
-      beside: another layout on this mesh to combine with, such as that of `tensor_parallel`. The
-        axes that it cuts stay cut, and `fsdp` cuts one of the other axes of each parameter. None
-        means that parameters are cut only over `data`.
+      beside: another layout on this mesh to combine with, such as one of `tensor_parallel`. `fsdp`
+        then splits one of the axes of each parameter that this layout does not split. None means
+        that parameters are split only over `data`.
 
     Returns:
       A layout, for `place`.
@@ -78,16 +78,16 @@ def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
 def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
     """The devices along the mesh axis `model` share the work of each pair of dense layers.
 
-    The first layer of a pair is cut by columns and the second by rows, so that a pair needs one
+    The first layer of a pair is split by columns and the second by rows, so that a pair needs one
     all-reduce. Pairs are found by their paths:
 
-    - `q`, `k`, `v` and `out` of an attention, whose heads are cut;
+    - `q`, `k`, `v` and `out` of an attention layer, whose heads are split;
     - `up` (or its `gate` and `value`) and `down` of a feed-forward layer;
     - `dense_0` and `dense_1`, `dense_2` and `dense_3` and so on of a chain.
 
-    An embedding `embed` is cut by rows, so that each device holds some of the ids, and a last layer
-    `head` by columns. A pair whose sizes the mesh axis does not divide is on every device, as are
-    all other parameters.
+    An embedding `embed` is split by rows, so that each device holds some of the ids, and a last
+    layer `head` by columns. A pair whose sizes the mesh axis does not divide is whole on every
+    device, as are all other parameters.
 
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis `model`. Its size should divide the number of
@@ -138,13 +138,13 @@ def _shapes(params: Any) -> Shapes:
 def _check_axis(who: str, mesh: Mesh, name: str) -> None:
     if name not in mesh.axis_names:
         raise ValueError(
-            f"{who}: expected a mesh with an axis {name!r}, got one of "
-            f"{', '.join(map(repr, mesh.axis_names))}; fdl.distributed.mesh({name}=...) makes it"
+            f"{who}: expected a mesh with an axis {name!r}, got one with "
+            f"{', '.join(map(repr, mesh.axis_names))}; use fdl.distributed.mesh({name}=...)"
         )
 
 
 def _pairs(shapes: Shapes) -> list[tuple[list[str], str]]:
-    """(paths of layers to cut by columns, path of the layer to cut by rows) of each pair."""
+    """(paths of layers to split by columns, path of the layer to split by rows) of each pair."""
     children: dict[str, list[str]] = {}
     for path, shape in shapes.items():
         *above, last = path.split("/")

@@ -98,9 +98,9 @@ class Tally:
 class Seen:
     """A batch that is not yet in the state of a `Metric`; `tally` converts it to a Tally.
 
-    An objective reports a Seen and not a Tally, because `evaluate` calls the objective with one
-    example at a time. It joins the Seens of a whole batch and makes one Tally of them, which is
-    faster than one Tally for each example.
+    `evaluate` calls the objective with one example at a time. So the objective reports a Seen, and
+    `evaluate` makes one Tally from the Seens of a whole batch. This is faster than one Tally for
+    each example.
 
     Args:
       metric: a `fdl.metrics.Metric`.
@@ -162,7 +162,7 @@ def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[
     Args:
       loss: scalar.
       metrics: name -> scalar, Mean, Tally or Seen.
-      count: the number of examples over which each scalar is a mean. It is the count of the `Mean`.
+      count: the number of examples over which each scalar is a mean.
 
     Returns:
       name -> Mean, Tally or Seen. The loss has the name "loss".
@@ -188,7 +188,7 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(means: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins all Means of the same dtypes to one Mean of vectors.
+    """Joins all Means of the same dtypes into one Mean of vectors.
 
     A compiled program adds a vector as fast as a scalar. In a step of a small network, adding two
     means one after the other took a tenth of the time.

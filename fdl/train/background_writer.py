@@ -7,14 +7,14 @@ from typing import Any
 
 from fdl.paths import shortened
 
-REST = 9  # times as long as a call took, the thread rests after it
+REST = 9  # after each call, the thread rests this many times as long as the call took
 
 
 class BackgroundWriter:
     """Calls `write` in a background thread. If several values wait, only the newest is written.
 
     A value that is marked as important is written too, unless a newer important one replaces it.
-    After each call the thread rests, so that it takes a tenth of a core from training at most.
+    After each call the thread rests, so that it takes at most a tenth of a core from training.
     """
 
     def __init__(self, write: Callable[[Any], None]):
@@ -36,7 +36,7 @@ class BackgroundWriter:
         self._raise()
 
     def write(self, value: Any, important: bool = False) -> None:
-        """Hands a value to the thread. Raises an error if an earlier value was not written."""
+        """Hands a value to the thread. Raises an error if writing an earlier value failed."""
         self._raise()
         with self.changed:
             kept = [] if important else [each for each in self.waiting if each[1]]
@@ -48,8 +48,8 @@ class BackgroundWriter:
             error, self.error = self.error, None
             raise OSError(
                 f"checkpoints: expected to write a checkpoint, got {type(error).__name__}: "
-                f"{shortened(str(error), 500)}; the checkpoints that were written before are "
-                "whole: make room for more, and start the program again"
+                f"{shortened(str(error), 500)}; earlier checkpoints were not changed: fix the "
+                "cause, such as a full disk, and start the program again"
             ) from error
 
     def _work(self) -> None:

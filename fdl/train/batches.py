@@ -9,7 +9,7 @@ import numpy as np
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Takes a batch apart into (x, y, weight, extra inputs).
+    """Splits a batch into (x, y, weight, extra inputs).
 
     The batch is a tuple (x, y) or (x, y, weight), or a dict. weight is None if the batch has none.
     """
@@ -79,8 +79,8 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
 def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
     """Sets a leaf of numbers to 0 where `out`, a mask over the first axes of the leaf, is True.
 
-    A leaf that is not of numbers, or whose first axes do not have the shape of `out`, is returned
-    unchanged. With `only_not_finite`, only NaNs and infinities are set to 0.
+    A leaf that does not hold numbers, or whose first axes do not have the shape of `out`, is
+    returned unchanged. With `only_not_finite`, only NaNs and infinities are set to 0.
     """
     number = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact if only_not_finite else jnp.number)
     if not number or jnp.shape(leaf)[: out.ndim] != out.shape:

@@ -63,8 +63,8 @@ def checkpoints(
       A hook for `fit(..., watch=[...])`, with two methods that give runs:
 
       - `latest(run)`: the newest run in the folder, or `run` if there is none. A program that is
-        written as in the example continues when it is started again, and ends with the bits of a
-        program that was never interrupted.
+        written as in the example continues when it is started again. Its result is bit-identical to
+        that of a program that was never interrupted.
       - `at(step)`: the run at any step, computed again from the last checkpoint before that step.
 
     Raises:
@@ -107,7 +107,7 @@ class Checkpoints(Observer):
     def __init__(self, folder: Path, keep: int | None, best: str | None, mode: str, every: int):
         self.folder, self.keep, self.monitor, self.every = folder, keep, best, every
         self.sign = 1 if mode == "min" else -1
-        self.about: dict[str, Any] = {}  # describes the run in training, as in `_about`
+        self.about: dict[str, Any] = {}  # the result of `_about` for the run in training
         self.found: dict[str, Any] = {}  # the same for the checkpoint that `latest` loaded
         self.plan: Plan | None = None  # the plan with which `at` repeats steps
         self.reached = 0  # the last step of the run in training
@@ -155,12 +155,12 @@ class Checkpoints(Observer):
     def at(self, step: int) -> Run:
         """The run at any step, equal bit for bit to the run at that step of training.
 
-        It is computed again, without hooks and records: `at` loads the last checkpoint that is not
-        after that step, and repeats the steps from there. If the run with which the last `fit`
-        began is at least as near, it repeats them from that run.
+        The run is computed again, without hooks and records: `at` loads the last checkpoint at or
+        before that step, and repeats the steps from there. If the run with which the last `fit`
+        began is at least as near, `at` repeats the steps from that run.
 
-        `at` repeats the steps with the arguments of the last `fit` that these checkpoints watched.
-        So the data and the first run of that `fit` stay in memory as long as this object. In a new
+        `at` repeats the steps with the arguments of the last `fit` that had this hook in `watch`.
+        So the data and the first run of that `fit` stay in memory as long as this hook. In a new
         process, call `replaying` first.
 
         Args:
@@ -172,9 +172,9 @@ class Checkpoints(Observer):
 
         Raises:
           OptionError: step is out of range.
-          ValueError: these checkpoints have not watched a `fit`; the batches are not a function of
-            the step, because the data are an iterable; there is no run at the step or before it; or
-            the checkpoint is damaged, does not fit, or is of a run with another seed.
+          ValueError: no `fit` has had this hook in `watch`; the batches are not a function of the
+            step, because the data are an iterable; no run at or before the step is known; or the
+            checkpoint is damaged, does not fit, or is of a run with another seed.
 
         Example:
           >>> import tempfile
@@ -191,7 +191,7 @@ class Checkpoints(Observer):
           True
         """
         plan = self.plan_for("at")
-        step = int(check_uint32("at", "a step", step, "say which step of the run"))
+        step = int(check_uint32("at", "a step", step, "pass a step of the run"))
         begun = int(plan.run.step)
         saved = max((each for each in self.steps() if each <= step), default=-1)
         if saved <= begun <= step:
@@ -214,9 +214,9 @@ class Checkpoints(Observer):
         batch_size: int = 128,
         microbatch: int | None = None,
     ) -> "Checkpoints":
-        """Sets the arguments with which `at` repeats steps, and returns these checkpoints.
+        """Sets the arguments with which `at` repeats steps, and returns this hook.
 
-        This is needed only in a process in which these checkpoints have not watched a `fit`.
+        This is needed only in a process in which no `fit` has had this hook in `watch`.
 
         Args:
           objective, optimizer, data, batch_size, microbatch: the arguments of the `fit` that made
@@ -225,7 +225,7 @@ class Checkpoints(Observer):
             checkpoint, `at` repeats the steps from this run.
 
         Returns:
-          This object. You get a warning if the arguments differ from those of the checkpoints.
+          This hook. It warns if the arguments differ from those of the checkpoints.
 
         Raises:
           As `fit` and `at` do.
@@ -252,7 +252,7 @@ class Checkpoints(Observer):
         return self
 
     def plan_for(self, who: str) -> Plan:
-        """The plan with which `at` repeats steps; raises if there is none, or it is not exact."""
+        """The plan with which `at` repeats steps; raises if it is missing or cannot be repeated."""
         if self.plan is None:
             raise ValueError(
                 f"{who}: expected checkpoints that watched a fit in this process, got {self!r}; "
@@ -342,8 +342,8 @@ class Checkpoints(Observer):
         step = int(result.run.step)
         if not (self.folder / LOCK).exists():
             raise FileNotFoundError(
-                f"checkpoints: expected the folder {self.folder}, got none, it was removed or "
-                "unmounted while training ran; make it again"
+                f"checkpoints: expected the folder {self.folder}, got none; it was removed or "
+                "unmounted during training: create it again"
             )
         if step not in self.steps():
             write(self.manager, result, self.about)
@@ -406,7 +406,8 @@ def _only_writer(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ValueError(
                 f"checkpoints: expected a folder that no other program uses, got {folder}, to "
-                "which another program writes; wait until it has ended, or choose another folder"
+                "which another program writes; wait until that program ends, or choose another "
+                "folder"
             ) from error
         yield
 
@@ -435,7 +436,7 @@ def _data(data: Any) -> dict[str, Any]:
     if not data.exact:
         warnings.warn(
             f"checkpoints: expected data whose batch is a function of the step, got a {data!r}; "
-            "a continued run sees other batches: pass fdl.data.source(f) with f(step) -> batch, or "
+            "a continued run gets other batches: pass fdl.data.source(f) with f(step) -> batch, or "
             "an iterable whose iterators have get_state and set_state",
             stacklevel=7,
         )
@@ -445,8 +446,8 @@ def _data(data: Any) -> dict[str, Any]:
 def _warn_of_differences(found: dict[str, Any], now: dict[str, Any], stacklevel: int) -> None:
     """Warns if a checkpoint was made with other data, settings or versions."""
     results = {
-        "data": "the examples that a step sees",
-        "batch_size": "the examples that a step sees",
+        "data": "the examples in a batch",
+        "batch_size": "the examples in a batch",
         "microbatch": "the rounding and the random numbers of a step",
         "record_every": "the steps of the records",
         "objective": "the loss",
@@ -458,8 +459,8 @@ def _warn_of_differences(found: dict[str, Any], now: dict[str, Any], stacklevel:
     for name, result in results.items():
         if name in found and found[name] != now[name]:
             warnings.warn(
-                f"checkpoints: expected the {name} with which the run was begun, "
+                f"checkpoints: expected the {name} with which the run began, "
                 f"{shortened(str(found[name]), 400)}, got {shortened(str(now[name]), 400)}; "
-                f"{result} may differ from an uninterrupted run",
+                f"compared with an uninterrupted run, {result} may differ",
                 stacklevel=stacklevel,
             )

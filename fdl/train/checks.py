@@ -18,7 +18,7 @@ def check_objective_given(who: str, objective: Any) -> None:
     """Raises unless `objective` can be called as `(params, state, batch, key)`."""
     if isinstance(objective, Layer) or not callable(objective):
         layer = isinstance(objective, Layer)
-        remedy = "give it a loss" if layer else "the order is (objective, ...)"
+        remedy = "give it a loss" if layer else "make one"
         raise TypeError(
             f"{who}: expected an objective first, got {described(objective)}; {remedy}: "
             "objective = fdl.supervised(model, loss)"
@@ -42,7 +42,7 @@ def check_optimizer(who: str, optimizer: Any) -> None:
         return
     factory = callable(optimizer) and not isinstance(optimizer, Layer | Metric | type)
     name = getattr(optimizer, "__name__", "adam")
-    remedy = f"call it first, as {name}(0.001)" if factory else "pass fdl.adam(0.001) or the like"
+    remedy = f"call it: {name}(0.001)" if factory else "pass fdl.adam(0.001), for example"
     raise TypeError(
         f"{who}: expected an optimizer of fdl or optax, got {described(optimizer)}; {remedy}"
     )
@@ -80,8 +80,8 @@ def check_mode(who: str, mode: Any) -> None:
     """Raises unless `mode` is "min" or "max"."""
     if mode not in ("min", "max"):
         raise ValueError(
-            f"{who}: expected mode 'min' or 'max', got {described(mode)}; a loss wants 'min', an "
-            "accuracy 'max'"
+            f"{who}: expected mode 'min' or 'max', got {described(mode)}; use 'min' for a "
+            "loss, 'max' for an accuracy"
         )
 
 
@@ -93,8 +93,8 @@ def check_params_given(who: str, params: Any) -> None:
     pair = type(params) is tuple and len(params) == 2
     if pair and isinstance(params[1], dict) and not params[1]:
         raise TypeError(
-            f"{who}: expected params alone, got a pair with an empty state, as init gives it; take "
-            "it apart: params, state = model.init(key, x)"
+            f"{who}: expected params alone, got the pair that init returns; write params, state = "
+            "model.init(key, x)"
         )
     if hasattr(params, "params") and hasattr(params, "state"):
         raise TypeError(
@@ -106,8 +106,8 @@ def check_params_given(who: str, params: Any) -> None:
         at = f" at {path!r}" if path else ""
         order = {"start": "(params, optimizer)", "predict": "(model, params, x)"}
         raise TypeError(
-            f"{who}: expected params, a pytree of arrays, got {described(leaf)}{at}; the order is "
-            f"{order.get(who, '(objective, params, data)')}, and params, state = model.init(key, x)"
+            f"{who}: expected params, a pytree of arrays, got {described(leaf)}{at}; write params, "
+            f"state = model.init(key, x), then {who}{order.get(who, '(objective, params, data)')}"
         )
     _check_fits(who, "params", params)
 
@@ -118,7 +118,7 @@ def check_state_given(who: str, state: Any) -> None:
         at = f" at {path!r}" if path else ""
         raise TypeError(
             f"{who}: expected state, a pytree of arrays, got {described(leaf)}{at}; "
-            "params, state = model.init(key, x)"
+            "write params, state = model.init(key, x)"
         )
     _check_fits(who, "state", state)
 
@@ -128,7 +128,7 @@ def check_params_of_layer(who: str, model: Any, params: Any) -> None:
     if isinstance(model, Layer) and not isinstance(params, Mapping):
         raise TypeError(
             f"{who}: expected the params of {model!r}, a dict, got {described(params)}; "
-            "params, state = model.init(key, x), and the state is an argument of its own"
+            "write params, state = model.init(key, x), and pass params and state separately"
         )
 
 
@@ -136,8 +136,8 @@ def check_model(who: str, model: Any) -> None:
     """Raises unless `model` is a Layer or a function; raises also for a factory of layers."""
     if makes(model, Layer):
         raise TypeError(
-            f"{who}: expected a model, got {described(model)}, which makes a layer; call it first, "
-            f"as {getattr(model, '__name__', 'dense')}(...)"
+            f"{who}: expected a model, got {described(model)}, which makes a layer; call it: "
+            f"{getattr(model, '__name__', 'dense')}(...)"
         )
     if hasattr(model, "model") and hasattr(model, "loss"):
         raise TypeError(
@@ -146,13 +146,13 @@ def check_model(who: str, model: Any) -> None:
     if not callable(model):
         raise TypeError(
             f"{who}: expected a model first, a Layer or a function (params, x) -> y, got "
-            f"{described(model)}; pass fdl.mlp([64], 10) or the like"
+            f"{described(model)}; pass fdl.mlp([64], 10), for example"
         )
     if not isinstance(model, Layer) and not _takes_two(model):
         raise TypeError(
             f"{who}: expected a model as a function (params, x) -> y, got {described(model)} of "
             f"({', '.join(_places(model) or [])}); write lambda params, x: ..., where params are "
-            "what is trained"
+            "the arrays to train"
         )
 
 
@@ -161,23 +161,23 @@ def check_loss(who: str, name: str, loss: Any) -> None:
     if isinstance(loss, Layer):
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
-            "the order is (model, loss)"
+            "pass the model first, then the loss"
         )
     if isinstance(loss, Metric):
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
-            "a Metric is reported beside a loss: fdl.supervised(model, loss, f1=metric)"
+            "pass a Metric by name, after the loss: fdl.supervised(model, loss, f1=metric)"
         )
     if makes(loss, Metric) or makes(loss, Layer):
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}, "
-            f"which makes one; call it first, as {_call(loss)}"
+            f"which makes a metric or a layer; call it: {_call(loss)}"
         )
     if not callable(loss):
         pass_ = "fdl.squared_error" if name == "loss" else "fdl.accuracy"
         raise TypeError(
             f"{who}: expected {name} as a function (y_pred, y) -> [B, ...], got {described(loss)}; "
-            f"pass {pass_} or the like, the function itself"
+            f"pass a function, such as {pass_}"
         )
     if not _takes_two(loss):
         raise TypeError(
@@ -262,4 +262,4 @@ def _takes_two(f: Callable[..., Any]) -> bool:
 
 def _leaf(named: tuple[str, Any] | None) -> str:
     """Describes a leaf of an optimizer state, by its path and shape, for an error message."""
-    return f"with {named[0]!r} {list(named[1])}" if named else "with no more leaves"
+    return f"with {named[0]!r} {list(named[1])}" if named else "with fewer leaves"

@@ -1,4 +1,4 @@
-"""Chunks: how many steps one call of the compiled program takes, and signals between two calls."""
+"""Chunks: the number of steps in one call of the compiled program, and signals between calls."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ import jax
 # Longer chunks delay the reaction to Ctrl-C.
 CHUNK_SECONDS = 1.0
 
-# The reasons with which training ends after a signal.
+# The reason to stop after each signal.
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -30,7 +30,7 @@ class Pace:
         self.warm = False
 
     def time(self, length: int, program: Callable[..., Any], *args: Any) -> Any:
-        """Runs a chunk of `length` steps; sets the number of steps of the next chunk by its time.
+        """Runs a chunk of `length` steps, measures its time, and sets the next chunk's length.
 
         Returns:
           The result of `program(*args)`.
@@ -39,8 +39,8 @@ class Pace:
         result = jax.block_until_ready(program(*args))
         seconds = time.perf_counter() - begun
         if self.fixed is None and self.warm:
-            # The next chunk has at most ten times as many steps. The reason is that a short chunk
-            # spends most of its time on the call itself, so its time says little about a step.
+            # At most ten times as many steps, because a short chunk spends most of its time on the
+            # call itself, so its time says little about a step.
             self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
         elif self.fixed is None:
             self.warm = True  # The time of the first chunk is mostly compilation.

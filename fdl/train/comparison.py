@@ -47,8 +47,8 @@ def compare_optimizers(
       data: a pytree of arrays [N, ...].
       optimizers: a dict, name -> function that makes an optimizer from a learning rate, for example
         `fdl.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate is a traced scalar.
-      rates: R learning rates > 0 in increasing order. It is best if the ratio of neighbouring rates
-        is constant.
+      rates: R learning rates > 0 in increasing order, best with a constant ratio between
+        neighbours.
       seeds: S different integers in [0, 2**32). A seed determines the initial parameters, the
         batches and all random numbers.
       batch_size: B, an int >= 1.
@@ -94,14 +94,14 @@ def compare_optimizers(
     wrong = [make for make in optimizers.values() if not callable(make)] if makers else [optimizers]
     if wrong:
         raise TypeError(
-            "compare_optimizers: expected optimizers as name -> a function of the rate, got "
+            "compare_optimizers: expected optimizers as a dict, name -> function of the rate, got "
             f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
             "fdl.sgd(rate, momentum=0.9)"
         )
     if not optimizers:
         raise ValueError(
             "compare_optimizers: expected at least one optimizer, got none; "
-            "pass {'adam': fdl.adam} or the like"
+            "pass {'adam': fdl.adam}, for example"
         )
     _check_rates(rates)
     options = Options(
@@ -134,8 +134,8 @@ def _check_rates(rates: Any) -> None:
     fine = grid.ndim == 1 and grid.size and np.isfinite(grid).all() and (grid > 0).all()
     if not fine or not (np.diff(grid) > 0).all():
         raise ValueError(
-            f"compare_optimizers: expected rates [R], > 0 and rising, got {described(rates)}; "
-            "np.geomspace(1e-4, 1, 9) is a wide grid to begin with"
+            f"compare_optimizers: expected rates [R], > 0 and increasing, got {described(rates)}; "
+            "start with a wide grid, such as np.geomspace(1e-4, 1, 9)"
         )
 
 
@@ -145,6 +145,6 @@ def _warn_at_the_edge(name: str, found: Sweep) -> None:
     if len(found.rates) > 1 and found.best in edges:
         warnings.warn(
             f"compare_optimizers: expected the best rate of {name} inside the grid, got "
-            f"{found.rates[found.best]:.3g}, its {edges[found.best]}; a better one may lie beyond",
+            f"{found.rates[found.best]:.3g}, its {edges[found.best]} rate; extend the grid",
             stacklevel=3,
         )

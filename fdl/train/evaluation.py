@@ -33,7 +33,7 @@ from fdl.typing import Objective
 
 BATCH_SIZE = 256
 COMPARED = 16  # the number of examples that `mixes_examples` evaluates together and one by one
-BATCH_SIZE_REMEDY = "say how many examples go at once"
+BATCH_SIZE_REMEDY = "pass the number of examples to evaluate at once"
 
 
 def evaluate(
@@ -167,7 +167,7 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
 
 
 def layout_of(params: Any) -> Any:
-    """How a run, or a result of `fit`, is cut over several devices; None if it is on one."""
+    """The layout of a run, or of a result of `fit`, over several devices; None on one device."""
     return getattr(getattr(params, "run", params), "layout", None)
 
 
@@ -233,9 +233,9 @@ def mixes_examples(
             at = np.unravel_index(np.argmax(_distance(output, other)), output.shape)
             raise PathError(
                 f"expected the output for an example to depend on that example alone, got "
-                f"{output[at]:.4g} beside others and {other[at]:.4g} alone at "
-                f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model uses the axis of the batch as "
-                "another axis: give x the axis that is missing, such as x[..., None]",
+                f"{output[at]:.4g} in a batch and {other[at]:.4g} alone at "
+                f"{[int(rows[at[0]]), *map(int, at[1:])]}; the model uses the batch axis as "
+                "another axis: add the missing axis to x, for example x[..., None]",
                 layer="supervised",
             )
     differ = [_differ(means[name], means_alone[name], rounding) for name in means]
@@ -245,9 +245,10 @@ def mixes_examples(
 
 
 def _rounding(objective: Objective, params: Any, state: Any, few: Any, inside: bool) -> float:
-    """The largest rounding error among the dtypes of the inputs, or of all values computed inside.
+    """The largest rounding error among the dtypes of the inputs.
 
-    Those inside cost another trace. `compute_in` rounds to half precision there.
+    With `inside`, the half-precision values inside the model count too, as in `compute_in`. Finding
+    them costs another trace.
     """
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves((params, few))} | {jnp.float32}
     if inside:
@@ -259,10 +260,7 @@ def _rounding(objective: Objective, params: Any, state: Any, few: Any, inside: b
 
 
 def _differ(a: Any, b: Any, rounding: Callable[..., float]) -> Any:
-    """Whether two arrays differ by more than rounding explains.
-
-    That is sqrt(rounding) times their largest absolute value.
-    """
+    """Whether two arrays differ by more than sqrt(rounding) times their largest absolute value."""
     found = _differ_by(a, b, rounding(inside=False))
     return found if found is False else _differ_by(a, b, rounding(inside=True))
 
@@ -341,7 +339,7 @@ def totals(
       params, state, data, objective, batch_size: as in `evaluate`.
       whole: True calls the objective with batches of batch_size examples. False calls it with one
         example at a time.
-      layout: how the examples are cut over several devices; None on one device.
+      layout: how the examples are split over several devices; None on one device.
     """
 
     def report(batch: Any) -> dict[str, Any]:
@@ -379,7 +377,7 @@ def _empty_tallies(report: Any, data: Any, size: int) -> dict[str, Any]:
 
 
 def _joined(batches: Seen) -> Seen:
-    """Joins P batches, arrays [P, B, ...], to one batch, arrays [P * B, ...]."""
+    """Joins P batches, arrays [P, B, ...], into one batch, arrays [P * B, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
 
 

@@ -1,4 +1,4 @@
-"""Feeds data to the compiled chunks: arrays as they are, or stacks that a thread reads ahead."""
+"""Gives data to the compiled chunks: arrays as they are, or stacks of batches, read by a thread."""
 
 import itertools
 import queue
@@ -33,7 +33,7 @@ def _bytes_of(batch: Any) -> int:
 
 
 class InMemory:
-    """Arrays, which the compiled steps draw their batches from."""
+    """Arrays, from which the compiled steps draw their batches."""
 
     def __init__(self, data: Any):
         self.data = data
@@ -61,11 +61,11 @@ class Ahead:
       source: where the batches come from.
       plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
       size: K, the number of steps in a stack. All stacks have this shape, also for a shorter chunk.
-      position: where the source begins, as from `Source.position`; {} is its beginning.
+      position: where the source starts, as `Source.position` returns it; {} is its beginning.
 
     Attributes:
-      position: where the source was after the stack that `get` returned last, not after what the
-        thread has read since.
+      position: where the source was after the stack that `get` returned last. The thread may have
+        read further.
     """
 
     def __init__(self, source: Source, plan: Plan, size: int, position: dict[str, Any]):
@@ -74,9 +74,9 @@ class Ahead:
         self.own = None if layout is None else layout.own(plan.batch_size)
         self.like = plan.sample if self.own is None else batch_of(len(self.own), plan.sample)
         self.piece = max(1, min(size, PIECE_BYTES // _bytes_of(plan.sample)))
-        # All stacks take turns in the memory of a few, because the system needs more time to hand
-        # out new memory than it takes to copy a batch. Beside those in the queue, one stack is in
-        # training and one is being read.
+        # The memory of a few stacks is reused, because allocating new memory takes longer than
+        # copying a batch. Besides the stacks in the queue, one is in training and one is being
+        # read.
         self.memory = itertools.cycle([self._empty() for _ in range(AHEAD + 2)])
         self.position = position
         self.ready: queue.Queue[Any] = queue.Queue(AHEAD)
@@ -101,7 +101,7 @@ class Ahead:
     def __exit__(self, *error: Any) -> None:
         self.closed.set()
         while self.thread.is_alive():
-            # The thread may wait for room in the queue. When it gets room, it sees `closed`.
+            # The thread may wait for room in the queue; after that, it checks `closed`.
             try:
                 self.ready.get(timeout=0.05)
             except queue.Empty:
@@ -118,7 +118,7 @@ class Ahead:
         return stack
 
     def report(self) -> dict[str, float]:
-        """The share of the time that training waited for the source, since this was last called."""
+        """The share of the time since the last call in which training waited for the source."""
         now = time.perf_counter()
         share = self.waited / max(now - self.since, 1e-9)
         self.waited, self.since = 0.0, now
@@ -142,7 +142,7 @@ class Ahead:
             step = end
 
     def _empty(self) -> Any:
-        """Arrays [K, C, ...] without values, for the C examples that this process holds."""
+        """Uninitialized arrays [K, C, ...], for the C examples that this process holds."""
         return jax.tree.map(lambda x: aligned((self.size, *x.shape), x.dtype), self.like)
 
     def _stack(self, steps: range) -> Stacked:
@@ -157,11 +157,11 @@ class Ahead:
         return Stacked(batches, np.uint32(steps.start))
 
     def _taken(self, steps: range) -> Any:
-        """The batches of the source; on several devices, the examples of this process."""
+        """The batches of the source; on several devices, only the examples of this process."""
         seed, batch_size = self.plan.run.seed, self.plan.batch_size
         if self.own is None:
             return self.source.take(seed, steps, batch_size)
-        # An array on several devices is only for the thread that trains.
+        # Only the training thread may compute with an array on several devices.
         return self.source.take_part(np.asarray(seed), steps, batch_size, self.own)
 
     def _put(self, stack: Any) -> Any:
@@ -171,7 +171,7 @@ class Ahead:
         return layout.put_stack(stack, self.plan.batch_size)
 
     def _checked(self, batches: Any) -> Any:
-        """The batches in the dtypes of the sample; raises unless they are like it."""
+        """The batches in the dtypes of the sample; raises if their structure or shapes differ."""
         leaves, first_leaves = jax.tree.leaves(batches), jax.tree.leaves(self.like)
         of_numpy = all(isinstance(leaf, np.ndarray) for leaf in leaves)
         if not of_numpy or [x.dtype for x in leaves] != [x.dtype for x in first_leaves]:

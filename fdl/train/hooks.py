@@ -38,8 +38,8 @@ class Plan(NamedTuple):
       last: the step at which training ends.
       record_every: the number of steps from one record to the next.
       names: the names of the values in each record.
-      settings: in a sweep, the settings of hyper-parameters. `optimizer` is then that of the first
-        setting, and `run` holds all members. None in `fit`.
+      settings: in a sweep, the settings of hyper-parameters. `optimizer` is then the optimizer of
+        the first setting, and `run` holds all members. None in `fit`.
     """
 
     objective: Objective
@@ -60,7 +60,7 @@ class Observer:
     """Base class of hooks that need more than a record and a run. Its methods do nothing.
 
     `fit` calls `recall`, then `begin`, then `advance` after each chunk of steps. At each record it
-    calls the hook itself, and `save` after all hooks were called. At the end it calls `end`, also
+    calls the hook itself, and `save` after all hooks were called. At the end it calls `end`, even
     if an error ended training.
 
     Example:
@@ -77,10 +77,10 @@ class Observer:
     """
 
     monitor: str | None = None
-    """The name of a value that must be in each record; None if there is no such name."""
+    """The name of a value that must be in each record; None if no value is required."""
 
     writes: bool = False
-    """Whether it only prints or writes files. Of several processes, only the first calls it."""
+    """True if it only prints or writes files. Of several processes, only the first calls it."""
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ class Hooks:
 
     Args:
       watch: the argument of `fit` or `sweep`.
-      who: the function that errors name.
+      who: the name of the function, for error messages.
 
     Attributes:
       reason: the first reason to stop that a hook returned, or "".
@@ -171,7 +171,7 @@ class Hooks:
 
     @contextlib.contextmanager
     def watching(self, plan: Plan, memories: dict[str, dict[str, Any]]) -> Iterator[None]:
-        """Begins all hooks before the block and ends them after it.
+        """Calls `recall` and `begin` of all hooks before the block, and `end` after it.
 
         Errors before the first step are raised, because nothing is lost then.
 
@@ -231,7 +231,7 @@ class Hooks:
                 if reason is not None and not isinstance(reason, str):
                     raise TypeError(
                         f"{self.who}: expected a hook to return None, or a reason to stop as text, "
-                        f"got {described(reason)}; return 'target reached' or the like to stop"
+                        f"got {described(reason)}; to stop, return 'target reached', for example"
                     )
                 self.reason = self.reason or reason or ""
 
@@ -262,7 +262,7 @@ class Hooks:
                 raise
             self.failed = self.failed or f"failed: {type(error).__name__}"
             warnings.warn(
-                f"{self.who}: expected to get data, evaluate, and call the hooks, got "
+                f"{self.who}: expected no error from the data, the evaluation and the hooks, got "
                 f"{type(error).__name__}: {error}; training ended, and the result has the run and "
                 "the history\n" + "".join(traceback.format_exception(error)),
                 stacklevel=4,
@@ -302,7 +302,7 @@ def early_stop(
     """
     check_mode("early_stop", mode)
     check_number("early_stop", "min_delta", min_delta, "[0, inf)", "use 0 for any improvement")
-    remedy = "say after how many records without a better value training stops"
+    remedy = "pass the number of records without a better value before training stops"
     patience = check_count("early_stop", "patience", patience, remedy)
     return EarlyStop(monitor, patience, float(min_delta), mode)
 
@@ -357,7 +357,7 @@ def keep_best(monitor: str = "val_loss", *, mode: Literal["min", "max"] = "min")
 
     Returns:
       A hook for `fit(..., watch=[...])`, with the attributes step, value, params and state.
-      `evaluate` and `predict` take it in place of params. It keeps what it has when `fit` continues
+      `evaluate` and `predict` take it in place of params. It keeps its values when `fit` continues
       a `Result` or a checkpoint, and starts anew when `fit` begins with a `Run`.
 
     Raises:

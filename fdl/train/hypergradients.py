@@ -1,4 +1,4 @@
-"""The loss after training as a function of hyper-parameters, which `jax.grad` differentiates."""
+"""The loss after training as a differentiable function of the hyper-parameters."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -123,6 +123,6 @@ def _weighted(data: Batch, weights: Any) -> Batch:
     if isinstance(data, tuple) and len(data) in (2, 3):
         return (*data[:2], weights)
     raise TypeError(
-        f"outcome: expected data (x, y) or a dict for weights, got {described(data)}; leave the "
-        "weights out, or pass the targets too"
+        f"outcome: expected data (x, y) or a dict when weights are passed, got {described(data)}; "
+        "leave the weights out, or pass the targets too"
     )

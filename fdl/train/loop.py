@@ -39,7 +39,7 @@ from fdl.train.run import Run, Stacked, beside, copied
 from fdl.train.step import check_microbatch
 from fdl.typing import Batch, Hook, Objective
 
-BATCH_SIZE_REMEDY = "say how many examples a step sees"
+BATCH_SIZE_REMEDY = "pass the number of examples in a batch"
 NOT_FINITE = "not finite"
 
 
@@ -74,7 +74,7 @@ def fit(
         `supervised`.
       optimizer: from fdl or optax.
       run: a run from `start`. Its arrays are copied and stay valid. To also continue the history
-        and the hooks of an earlier `fit`, pass its whole `Result`, or what a checkpoint gives.
+        and the hooks of an earlier `fit`, pass its whole `Result`, or one from a checkpoint.
       data: a pytree of arrays [N, ...], from NumPy or JAX. Memory-mapped arrays, and sources
         (`fdl.data.source(...)`), are read piece by piece. The records that hooks get then also have
         the value "waiting": the share of the time in which training waited for the data.
@@ -214,7 +214,7 @@ class _Loop:
         return Result(self.run, self.history, reason, self.unfinished)
 
     def take_steps(self, pace: Pace, count: int, data: Any) -> Any:
-        """Takes a chunk of steps; returns whether all parameters are finite after it."""
+        """Takes a chunk of steps; returns whether parameters and state are finite after it."""
         args = (self.run, self.means, data, np.int32(count))
         self.run, self.means, finite = pace.time(count, self.program, *args)
         self.step += count
@@ -248,7 +248,7 @@ class _Loop:
         return self.after_record()._replace(means=leaves(copied(self.means)))
 
     def after_record(self) -> Unfinished:
-        """The same just after a record that was due, when the means are over zero steps."""
+        """The same as `so_far` just after a due record, when the means are over zero steps."""
         means, memories = leaves(self.zeros), self.hooks.memories()
         return Unfinished(means, len(self.history), memories, self.feed.position)
 
@@ -263,7 +263,7 @@ def sampled(data: Any, batch_size: int) -> tuple[Any, Any, int | None, int]:
 
 
 def _epoch(examples: int | None, batch_size: int, last: int) -> int:
-    """The number of steps in an epoch; if it is not known, in a twentieth of the run."""
+    """The number of steps in an epoch; if N is not known, a twentieth of all steps."""
     return math.ceil(examples / batch_size if examples else max(last, 1) / 20)
 
 
@@ -277,12 +277,12 @@ def traceable(data: Any, sample: Any) -> Any:
 def feed_and_pace(
     plan: Plan, chunk: int | None, position: dict[str, Any]
 ) -> tuple[InMemory | Ahead, Pace]:
-    """Gives the data to the chunks of a plan, and chooses the number of steps in each."""
+    """(feed, pace): where the chunks of a plan get their data, and how many steps they take."""
     if not isinstance(plan.data, Source):
         return InMemory(plan.data), Pace(chunk)
     size = min(steps_in_stack(plan.sample, chunk), plan.record_every)
     if chunk is None:
-        # Between two records, all stacks have nearly the same size. A shorter one would be padded.
+        # All stacks between two records get nearly the same size, because short ones are padded.
         size = math.ceil(plan.record_every / math.ceil(plan.record_every / size))
     return Ahead(plan.data, plan, size, position), Pace(size)
 
@@ -307,21 +307,21 @@ def last_step(
         raise ValueError(f"{who}: expected either epochs or steps, got {got}; pass one of them")
     if epochs is not None and examples is None:
         raise ValueError(
-            f"{who}: expected steps, because the source does not know how many examples it has, "
-            f"got epochs={described(epochs)}; pass steps=..."
+            f"{who}: expected steps, because the source does not know its number of examples, got "
+            f"epochs={described(epochs)}; pass steps=..."
         )
     if epochs is not None:
         if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
             raise ValueError(
                 f"{who}: expected epochs >= 0, a number of passes over the data, got "
-                f"{described(epochs)}; say how many"
+                f"{described(epochs)}; pass epochs=10, for example"
             )
         steps = math.ceil(decimal(epochs) * (examples or 0) / batch_size)
     steps = as_int(steps)
     if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
         raise ValueError(
             f"{who}: expected a number of steps in [0, 2**32), an integer, got {described(steps)}; "
-            "say how many in all"
+            "pass the total number of steps"
         )
     return int(steps)
 
@@ -340,8 +340,8 @@ def checked_run(who: str, objective: Any, optimizer: Any, run: Any) -> Run:
     check_opt_state(who, optimizer, now.params, now.opt_state)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(now)):
         raise TypeError(
-            f"{who}: expected a run of known arrays, got traced ones, as inside jax.jit, vmap or "
-            "grad; there, loop over fdl.train_step with jax.lax.fori_loop"
+            f"{who}: expected a run of known arrays, got traced arrays; inside jax.jit, vmap or "
+            "grad, loop over fdl.train_step with jax.lax.fori_loop"
         )
     return now
 
@@ -382,7 +382,7 @@ def _first_not_finite(run: Run) -> str:
                 bad = values[~np.isfinite(values)]
                 if bad.size:
                     return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
-    return "values in between that were not"
+    return "values that were not finite"
 
 
 def _count_or_none(name: str, value: Any) -> int | None:
@@ -441,8 +441,8 @@ def _warn_if_nothing_moved(first: Run, now: Run, last: int) -> None:
     begun, done = int(first.step), int(now.step)
     if begun == done and begun >= last > 0:
         warnings.warn(
-            f"fit: expected steps to take, got a run that has taken {begun} of {last}; epochs and "
-            "steps count from the run's step 0: ask for more, or begin a new run with fdl.start",
+            f"fit: expected more steps to take, got a run that has taken {begun} of {last}; epochs "
+            "and steps count from the run's step 0: pass more, or begin a new run with fdl.start",
             stacklevel=3,
         )
     pairs = zip(jax.tree.leaves(first.params), jax.tree.leaves(now.params), strict=True)

@@ -2,7 +2,7 @@
 
 There are R settings of hyper-parameters and S seeds, and R * S members, one for each pair.
 
-The array of all members has two axes more than the array of one member: the axis of the seeds is
+An array of all members has two more axes than the array of one member: the axis of the seeds is
 the first, and the axis of the settings is before the member's last axis. For example, the weights
 [D, H] of a dense layer become [S, D, R, H]. Members with the same seed see the same batch. With
 this order of axes, all products of the batch with their weights are one product with a matrix
@@ -92,8 +92,8 @@ def values_of_members(means: dict[str, Any]) -> dict[str, Any]:
     return jax.vmap(jax.vmap(of_one))(means) if means else {}
 
 
-# Each of these is one compiled function: called one by one, the operations for every shape of array
-# would compile a program each, which takes longer than a small sweep.
+# Each of these is one compiled function. Otherwise JAX would compile each operation for each shape
+# of array, which takes longer than a small sweep.
 
 
 @jax.jit
@@ -104,9 +104,9 @@ def taken(run: Run, places: Any) -> Run:
 
 @jax.jit
 def joined(runs: Sequence[Run], order: Any) -> Run:
-    """One run with the members of all runs, in this order of their settings, integers [R].
+    """One run with the members of all runs, whose settings are sorted by `order`, integers [R].
 
-    The step is that of the last run.
+    It has the step of the last run.
     """
     parts = [(run.params, run.state, run.opt_state) for run in runs]
     join = lambda *leaves: jnp.concatenate(leaves, _axis(leaves[0]))  # noqa: E731

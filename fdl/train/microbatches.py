@@ -52,8 +52,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
     """The pass over pieces of `microbatch` examples, one after the other.
 
     The loss and the gradient are means over the pieces, weighted by their counts: the number of
-    examples, or the sum of their weights. So they are those of the whole batch. The state that a
-    piece gives is the state that the next piece gets, and each piece has a different random key.
+    examples, or the sum of their weights. So they equal those of the whole batch. The state after
+    a piece is passed to the next piece, and each piece has a different random key.
     """
     count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
     pieces = jax.tree.map(lambda x: x.reshape(count, microbatch, *x.shape[1:]), batch)
@@ -114,8 +114,8 @@ def _mean_of_pieces(
 def _value_and_grad(f: Callable[..., Any], scale: Any) -> Callable[..., Any]:
     """`jax.value_and_grad` of f, (params, ...) -> (loss, rest), for a loss multiplied by `scale`.
 
-    The scale moves the numbers of the backward pass away from 0. The gradient is divided by it, in
-    float32 or wider. None means no scale.
+    The scale moves the numbers of the backward pass away from 0. Then the gradient is divided by
+    the scale, in float32 or wider. None means no scale.
     """
     if scale is None:
         return jax.value_and_grad(f, has_aux=True)

@@ -35,7 +35,7 @@ def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
     x' = l x_i + (1 - l) x_j,  loss = l loss(y_pred, y_i) + (1 - l) loss(y_pred, y_j)
 
     l is drawn from Beta(alpha, alpha) for each example i. j is another example of the batch, drawn
-    so that each example is the other one exactly once. Metrics are weighted like the loss, so the
+    so that each example is the j of exactly one i. Metrics are weighted like the loss, so the
     best possible training accuracy is below 1. In evaluation, the result is that of the objective
     that was passed.
 
@@ -47,7 +47,7 @@ def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
 
     Returns:
       An objective for `fit`, `sweep` and `evaluate`. x must have a floating dtype, or be uint8, in
-      which case the mixed x is rounded. Microbatches are mixed within themselves.
+      which case the mixed x is rounded. Examples are only mixed within a microbatch.
 
     Raises:
       TypeError: the objective is not from `supervised`.
@@ -148,7 +148,7 @@ class Mixed(Supervised):
 def _mixed(who: str, objective: Any, alpha: Any, mixture: Mixture) -> Mixed:
     if not isinstance(objective, Supervised) or isinstance(objective, Mixed):
         twice = isinstance(objective, Mixed)
-        remedy = "mix the batch in one way only" if twice else "it needs the loss for two targets"
+        remedy = "mix the batch in one way only" if twice else "pass fdl.supervised(model, loss)"
         raise TypeError(
             f"{who}: expected an objective of fdl.supervised, got {described(objective)}; {remedy}"
         )
@@ -213,7 +213,7 @@ def _blended(key: Key, x: Any, partner: Array, share: Array) -> tuple[Any, Array
 
 def _pasted(key: Key, x: Any, partner: Array, share: Array) -> tuple[Any, Array]:
     """x_i with a rectangle of x_j, and the share of the pixels of x_i that are left."""
-    check_shape("cutmix", x, "B, H, W, C", "it mixes images, with a channel axis")
+    check_shape("cutmix", x, "B, H, W, C", "pass images with a channel axis")
     x = jnp.asarray(x)
     height, width = x.shape[1:3]
     size = jnp.sqrt(1 - share)

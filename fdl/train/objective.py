@@ -159,7 +159,7 @@ class Supervised:
         )
 
     def without_ignored(self, data: Any) -> Any:
-        """The data, with NaNs and infinities in examples of weight 0 replaced by 0."""
+        """The data, with the numbers of examples of weight 0 set to 0, as in a batch."""
         x, y, weight, inputs = unpack(data)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         if isinstance(data, Mapping):
@@ -170,9 +170,9 @@ class Supervised:
         """Raises if a loss broadcasts predictions [B, 1] against targets [B], or the other way.
 
         To find out, the loss is also computed with both arrays in the shape of the targets, and
-        with both in the shape of the predictions. If the loss broadcasts, these two values
-        are equal, and the value for the original shapes is another one. For a loss that is meant
-        for two different shapes, this is not so.
+        with both in the shape of the predictions. If the loss broadcasts, these two values are
+        equal, but differ from the value for the original shapes. This is not so for a loss that is
+        meant for two different shapes.
 
         Args:
           outputs: the predictions for the batch, as a list of arrays.
@@ -272,7 +272,7 @@ class Plain:
 
 @weak_jit(static=["objective"])
 def _forward(params: Any, state: Any, x: Any, inputs: Any, *, objective: Supervised) -> Any:
-    """Only the `eval_shape` of this function is used. It is jitted to cache this for each shape."""
+    """Only the `eval_shape` of this function is used; jit caches the result for each shape."""
     return objective.forward(params, state, x, None, **inputs)
 
 

@@ -20,7 +20,7 @@ from fdl.optim.description import description
 from fdl.train.hooks import Plan
 from fdl.train.run import Run, many
 
-LONGEST = 240  # bytes of a text on which the processes agree
+LONGEST = 240  # the largest number of bytes in a text that the processes exchange
 
 
 def gathered(tree: Any) -> Any:
@@ -53,7 +53,7 @@ def of_any(run: Run, text: str) -> str:
 
 
 def check_same_plan(plan: Plan) -> None:
-    """Raises unless all processes of the run are about to do the same."""
+    """Raises unless all processes of the run have the same plan."""
     if not many(plan.run):
         return
     data = plan.data
@@ -75,8 +75,8 @@ def check_same_plan(plan: Plan) -> None:
         other = [process for process, each in enumerate(found) if (each != found[0])[number].any()]
         if other:
             raise ValueError(
-                f"fit: expected the same {name} on all {len(found)} processes, got another on "
-                f"process {other[0]} than on process 0 (here: {repr(value)[:200]}); start every "
+                f"fit: expected the same {name} on all {len(found)} processes, got different "
+                f"ones on processes 0 and {other[0]} (here: {repr(value)[:200]}); start every "
                 "process with the same program, data and checkpoints"
             )
 
@@ -91,7 +91,7 @@ def deaths_explained() -> Iterator[None]:
             error.add_note(
                 f"fit: expected all {jax.process_count()} processes to take the step, got this "
                 "error; if another process died, see its output, and start all of them again: with "
-                "fdl.checkpoints they go on"
+                "fdl.checkpoints, they continue"
             )
         raise
 

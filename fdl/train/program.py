@@ -54,7 +54,7 @@ def advance_members(
     make: Make,
     batch_size: int,
 ) -> tuple[Run, dict[str, Any]]:
-    """Takes `length` steps of all members; returns them and their means, [S, R], of these steps."""
+    """Takes `length` steps of all members; returns the members, and their means, [S, R]."""
 
     @jax.jit
     def step(setting: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
@@ -79,7 +79,7 @@ def _repeated(
         return run, added(sums, joined(new))
 
     run, sums = jax.lax.fori_loop(0, length, body, (run, joined(means)))
-    # The compiler may cut the arrays in the loop further than those that go into it.
+    # Inside the loop, the compiler may split arrays over more devices than outside it.
     return laid_out(run, split(sums, like=means))
 
 
@@ -118,7 +118,7 @@ def zero_means(run: Any, after: Any, means: Any) -> Any:
         old, new = leaves_before.get(path), leaves_after.get(path)
         if old is None or new is None or _kind(old) != _kind(new):
             raise paths.PathError(
-                f"expected a step to leave {_kind(old)}, got {_kind(new)}; the objective must "
+                f"expected {_kind(old)} after a step, got {_kind(new)}; the objective must "
                 "return the state with the structure, shapes and dtypes that it got",
                 path,
             )

@@ -104,7 +104,7 @@ class Progress(Observer):
 
 
 def _bottleneck(record: Record) -> str:
-    """A text that says that training waits for the data, if it does so for much of the time."""
+    """A text that says that training waits for the data; "" if it seldom waits."""
     waiting = record.get("waiting", 0.0)
     return f"  waits for the data {waiting:.0%} of the time" if waiting > MUCH else ""
 

@@ -68,7 +68,7 @@ def replayed(plan: Plan, run: Run, step: int) -> Run:
     Args:
       plan: the objective, optimizer and data with which the steps are taken.
       run: the run at that step or before it.
-      step: the number of steps of the run that is returned.
+      step: the step of the run that is returned.
     """
     settings: dict[str, Any] = {"objective": plan.objective, "optimizer": plan.optimizer}
     settings |= {"batch_size": plan.batch_size, "microbatch": plan.microbatch}

@@ -33,8 +33,8 @@ class Run(NamedTuple):
       step: uint32 scalar, the number of steps taken.
       seed: uint32 scalar. The batch and all random numbers of a step are a function of (seed,
         step).
-      layout: how the arrays are cut over several devices, from `fdl.distributed.place`; None on one
-        device. It has no arrays, and a checkpoint does not keep it.
+      layout: how the arrays are split over several devices, from `fdl.distributed.place`; None on
+        one device. It contains no arrays, and a checkpoint does not save it.
 
     Example:
       >>> from fdl.optim import sgd
@@ -157,7 +157,7 @@ def laid_out(run: Run, means: Any) -> tuple[Run, Any]:
 
 
 def beside(tree: Any, run: Run) -> Any:
-    """Arrays on every device of a run; unchanged if it is on one."""
+    """Puts arrays on every device of a run; returns them unchanged if the run is on one device."""
     return tree if run.layout is None else run.layout.put_everywhere(tree)
 
 
@@ -169,5 +169,5 @@ def copied(tree: Any) -> Any:
 
 @jax.jit
 def _copies(leaves: list[Any]) -> list[Any]:
-    """Copies of the arrays, without weak types; one program, and not one for each shape."""
+    """Copies all arrays, without weak types, in one program instead of one for each shape."""
     return [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]

@@ -98,7 +98,7 @@ def train_step(
 
 def check_microbatch(who: str, microbatch: Any, batch_size: int) -> int:
     """Raises unless `microbatch` is a divisor of the batch size; returns it as an int."""
-    remedy = "leave it out to compute the gradient of the batch at once"
+    remedy = "leave it out to compute the gradient of the whole batch at once"
     microbatch = check_count(who, "microbatch", microbatch, remedy)
     if batch_size % microbatch:
         raise ValueError(
@@ -154,8 +154,8 @@ def update_weights(
 def _state_if_finite(loss: Array, state: Any, before: Any) -> Any:
     """The new state if the loss is finite, otherwise the state before the step.
 
-    The reason is that running statistics never recover from a NaN. The parameters need no such
-    check here, because an optimizer can skip an update that is not finite.
+    Running statistics never recover from a NaN. The parameters need no such check here, because an
+    optimizer can skip an update that is not finite.
     """
     kinds = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (state, before)]
     if kinds[0] != kinds[1]:

@@ -50,14 +50,14 @@ def listed_settings(who: str, settings: Any) -> list[dict[str, float]]:
     for each in settings:
         if list(each) != list(settings[0]):
             raise ValueError(
-                f"{who}: expected settings of the same names, got {', '.join(map(str, each))} "
-                f"beside {', '.join(map(str, settings[0]))}; give every setting a value for each "
+                f"{who}: expected settings with the same names, got [{', '.join(map(str, each))}] "
+                f"and [{', '.join(map(str, settings[0]))}]; give every setting a value for each "
                 "name"
             )
         for name, value in each.items():
             if not is_number(value) or np.ndim(value):
                 raise ValueError(
-                    f"{who}: expected a number as {name}, got {described(value)}; to compare "
+                    f"{who}: expected a number for {name}, got {described(value)}; to compare "
                     "values that are not numbers, run a sweep for each of them"
                 )
     return [{name: np.asarray(value).item() for name, value in each.items()} for each in settings]
@@ -71,20 +71,20 @@ def checked_seeds(who: str, seeds: Any) -> list[int]:
     if not whole or not whole_fine or len(set(whole)) < len(whole):
         raise ValueError(
             f"{who}: expected different seeds in [0, 2**32), got {described(seeds)}; "
-            "give range(3) or the like"
+            "pass range(3), for example"
         )
     return [int(seed) for seed in whole]
 
 
 def checked_rungs(who: str, rungs: Any, last: int) -> list[int]:
-    """The rungs as a list; raises unless they rise between 0 and the last step."""
+    """The rungs as a list; raises unless they increase, and are in [1, last - 1]."""
     listed = isinstance(rungs, Iterable) and not isinstance(rungs, str)
     whole: list[Any] = [as_int(rung) for rung in rungs] if listed else [None]
     fine = all(is_count(rung) for rung in whole)
     if not fine or not all(a < b for a, b in itertools.pairwise([0, *whole, last])):
         raise ValueError(
-            f"{who}: expected rungs as rising steps in [1, {last - 1}], got {described(rungs)}; "
-            "leave them out to train every setting to the end"
+            f"{who}: expected rungs as increasing steps in [1, {last - 1}], got "
+            f"{described(rungs)}; leave them out to train every setting to the end"
         )
     return whole
 
@@ -96,13 +96,13 @@ def params_and_state_of(
     if not callable(init):
         raise ValueError(
             f"{who}: expected init to be a function seed -> (params, state), got "
-            f"{type(init).__name__}; for parameters of your own: lambda seed: (params, {{}})"
+            f"{type(init).__name__}; to start from given params: lambda seed: (params, {{}})"
         )
     pair = init(seed)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(
-            f"{who}: expected init to give (params, state), got "
-            f"{type(pair).__name__}; the state of a network without any is {{}}"
+            f"{who}: expected init to return (params, state), got "
+            f"{type(pair).__name__}; for a network without state, return (params, {{}})"
         )
     check_params(who, pair[0])
     return pair

@@ -110,11 +110,11 @@ class Sweep(NamedTuple):
           seed: index of the seed, in [0, S).
 
         Raises:
-          ValueError: setting is None, and each setting diverged.
+          ValueError: setting is None, and there is no best setting.
         """
         if setting is None and self.best is None:
             raise ValueError(
-                "member: expected a setting that did not diverge, got none; sweep smaller rates"
+                "member: expected a setting that did not diverge, got none; try smaller rates"
             )
         at = (self.best if setting is None else setting), seed
         parts = (self.run.params, self.run.state, self.run.opt_state)
@@ -129,7 +129,7 @@ class Sweep(NamedTuple):
           setting: index of the setting, in [0, R). None means the best one.
 
         Raises:
-          ValueError: setting is None, and each setting diverged.
+          ValueError: setting is None, and there is no best setting.
         """
         return [self.member(setting, seed) for seed in range(len(self.seeds))]
 
@@ -186,7 +186,7 @@ def sweep(
         better.
       target: a value of the monitored metric, or None. The result then says how many steps each
         member needed to reach it.
-      rungs: rising steps at which only the best settings go on; the others stop (successive
+      rungs: increasing steps at which only the best settings go on; the others stop (successive
         halving). The members that go on are packed together, so that later steps cost less.
       keep: the share of the settings that go past each rung, in (0, 1); at least one does.
       watch: hooks, as in `fit`. At each record they get a record and a run. The record has the

@@ -1,7 +1,7 @@
 """The training loop of a sweep.
 
-The members are trained up to the next record, again and again. Some records are rungs: there, only
-the best settings go on, and the others stop.
+The loop trains all members up to the next record. Some records are rungs: there, only the best
+settings go on, and the others stop.
 
 R settings, S seeds, P records.
 """
@@ -56,7 +56,7 @@ class Judge(NamedTuple):
             raise ValueError(
                 f"{self.who}: expected monitor among {known}, got "
                 f"{self.watched.removeprefix('val_')!r}; "
-                "take one of these, or add the metric to the objective"
+                "choose one of these, or add the metric to the objective"
             )
         return curves[self.watched] * (1 if self.mode == "min" else -1)
 
@@ -192,7 +192,7 @@ class Tournament:
         return row
 
     def _cut(self, step: int) -> None:
-        """If the step is a rung, stops all settings that are left except the best of them."""
+        """If the step is a rung, keeps only the best of the settings that are left."""
         if step not in self.rungs:
             return
         scores = self.judge.scores(self.curves())[self.left]

@@ -198,7 +198,7 @@ def test_the_cache_contains_the_state_of_the_model():
     with pytest.raises(
         fdl.PathError,
         match=r"^start_decoding: expected the model's state \[running_scale_0/scale\], got \[\]; "
-        r"pass the state that training returned as state=\.\.\.$",
+        r"pass state=\.\.\., the state that training returned$",
     ):
         fdl.start_decoding(model, params, TOKENS, T)
 

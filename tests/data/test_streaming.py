@@ -396,7 +396,7 @@ ENDS = {
 @pytest.mark.parametrize("kind", ENDS)
 def test_a_source_that_fails_ends_training_and_the_run_is_kept(tmp_path, kind):
     make, told, reached = ENDS[kind]
-    with pytest.warns(UserWarning, match="(?s)^fit: expected to get data.*" + told):
+    with pytest.warns(UserWarning, match="(?s)^fit: expected no error from the data.*" + told):
         found = train(fdl.data.source(make()), chunk=5)
     assert found.reason == "failed: ValueError"
     assert int(found.run.step) == reached
@@ -488,7 +488,7 @@ BAD = {
     "epochs": (
         lambda: fdl.fit(objective(), sgd(), begin(), fdl.data.source(drawn), epochs=2),
         ValueError,
-        r"fit: expected steps, because the source does not know how many examples it has, got "
+        r"fit: expected steps, because the source does not know its number of examples, got "
         r"epochs=2; pass steps=...",
     ),
     "a wrong width": (
@@ -511,7 +511,7 @@ def test_checkpoints_say_that_an_iterable_has_no_position(tmp_path):
     with pytest.warns(
         UserWarning,
         match=r"^checkpoints: expected data whose batch is a function of the step, got a source of "
-        r"a list; a continued run sees other batches: pass fdl.data.source\(f\) with f\(step\)",
+        r"a list; a continued run gets other batches: pass fdl.data.source\(f\) with f\(step\)",
     ):
         train(fdl.data.source(all_batches(3)), watch=[fdl.checkpoints(tmp_path / "list")])
     train(SOURCES["mapped"](tmp_path), watch=[fdl.checkpoints(tmp_path / "mapped")])

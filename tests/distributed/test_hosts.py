@@ -68,8 +68,8 @@ def test_processes_that_differ_are_refused(two):
     found, _ = two
     for process, each in enumerate(found):
         assert each["refused"].startswith(
-            "fit: expected the same seed on all 2 processes, got another on process 1 than on "
-            f"process 0 (here: {process}); start every process with the same program"
+            "fit: expected the same seed on all 2 processes, got different ones on processes "
+            f"0 and 1 (here: {process}); start every process with the same program"
         )
         assert "multiply to 4 devices, those of 2 processes, got data=2; " in each["small mesh"]
 
@@ -114,7 +114,7 @@ def test_a_coordinator_that_cannot_be_reached_is_said():
 def test_what_is_missing_is_said():
     errors = started("d.start(processes=2)")
     assert (
-        "ValueError: start: expected the coordinator, the number of processes and this one's, got "
+        "ValueError: start: expected coordinator, processes and process, got "
         "None, 2 and None; pass all three, as in start("
     ) in errors
 

@@ -68,12 +68,12 @@ def test_a_result_in_memory_goes_on_in_another_layout(eight):
         ),
         (
             "not divided",
-            "place: expected axes that P('data') on the mesh data=8 divides, got 'dense_0/w' "
+            "place: expected a shape that P('data') can split on the mesh data=8, got 'dense_0/w' "
             "[6, 16], where 6 is not a multiple of 8; change the size, or add a rule",
         ),
         (
             "too many",
-            "place: expected a parameter of 2 axes or more for P(None, 'data'), got 'dense_0/b' "
+            "place: expected a parameter with 2 or more axes for P(None, 'data'), got 'dense_0/b' "
             "[16] on the mesh data=8; add a rule before it",
         ),
         (
@@ -84,7 +84,7 @@ def test_a_result_in_memory_goes_on_in_another_layout(eight):
         ("piece", "got 4 examples at '0' [4, 4, 6]; choose a batch_size, or a microbatch"),
         (
             "too large",
-            "mesh: expected axes whose sizes multiply to 8 devices, or fewer, got data=16; for a ",
+            "mesh: expected axes whose sizes multiply to 8 devices, or fewer, got data=16; to try",
         ),
         (
             "axis",
@@ -94,7 +94,7 @@ def test_a_result_in_memory_goes_on_in_another_layout(eight):
             "not a spec",
             "layout: expected a jax.sharding.PartitionSpec for '**/w', got 'model'; write P(",
         ),
-        ("no axis", "tensor_parallel: expected a mesh with an axis 'model', got one of 'data'; "),
+        ("no axis", "tensor_parallel: expected a mesh with an axis 'model', got one with 'data'; "),
         ("no pair", "whose width 2 devices can share, got none among 'conv_0/w'; write rules"),
     ],
 )

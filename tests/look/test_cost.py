@@ -258,8 +258,7 @@ MISUSES = {
     ),
     "optimizer": (
         lambda: bill(fdl.dense(2), shape(2, 4), fdl.adam),
-        "bill: expected an optimizer of fdl or optax, got the function adam; call it first, as "
-        "adam(0.001)",
+        "bill: expected an optimizer of fdl or optax, got the function adam; call it: adam(0.001)",
     ),
     "params": (
         lambda: bill(fdl.dense(2), shape(2, 4), params={}),

@@ -235,11 +235,11 @@ def test_another_model_or_optimizer_is_refused_with_all_paths(tmp_path):
 
 
 DIFFERENCES = {
-    "data": ({"data": lambda: (data()[0] + 1, data()[1])}, "the examples that a step sees may"),
-    "rows": ({"data": lambda: jax.tree.map(lambda x: x[:30], data())}, "the examples that a step"),
+    "data": ({"data": lambda: (data()[0] + 1, data()[1])}, "the examples in a batch may"),
+    "rows": ({"data": lambda: jax.tree.map(lambda x: x[:30], data())}, "the examples in a batch"),
     "batch_size": (
         {"batch_size": 9},
-        r", 8, got 9; the examples that a step sees may",
+        r", 8, got 9; compared with an uninterrupted run, the examples in a batch may",
     ),
     "optimizer": (
         {"optimizer": fdl.sgd(0.06, momentum=0.9)},
@@ -319,7 +319,7 @@ def test_two_programs_do_not_write_to_one_folder(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"^checkpoints: expected a folder that no other program uses, got .*, to which "
-        r"another program writes; wait until it has ended, or choose another folder$",
+        r"another program writes; wait until that program ends, or choose another folder$",
     ):
         second.begin(plan)
     first.end()
@@ -339,7 +339,7 @@ def test_a_disk_that_fills_loses_no_earlier_checkpoint(tmp_path, monkeypatch):
     with pytest.warns(
         UserWarning,
         match=r"checkpoints: expected to write a checkpoint, got OSError: .*No space left on "
-        r"device; the checkpoints that were written before are whole: make room for more, and s",
+        r"device; earlier checkpoints were not changed: fix the cause, such as a full disk, and",
     ):
         result = train(saved.latest(run), 20, saved)
     assert result.reason == "failed: OSError"
@@ -437,7 +437,7 @@ def test_wrong_settings_are_refused(tmp_path):
             {"every": 1.5},
             r"^checkpoints: expected every >= 1, an integer, got 1.5; 1 saves at each",
         ),
-        ({"mode": "up"}, r"^checkpoints: expected mode 'min' or 'max', got 'up'; a loss wants"),
+        ({"mode": "up"}, r"^checkpoints: expected mode 'min' or 'max', got 'up'; use 'min'"),
     ):
         with pytest.raises(ValueError, match=told):
             fdl.checkpoints(tmp_path, **how)

@@ -112,7 +112,7 @@ MISTAKES = {
     ),
     "weights": (
         lambda after: after({"learning_rate": 0.1}, jnp.ones(8)),
-        r"outcome: expected data \(x, y\) or a dict for weights, got .*; leave the weights out, or",
+        r"outcome: expected data \(x, y\) or a dict when weights are passed, got .*; leave the",
     ),
 }
 

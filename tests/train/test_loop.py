@@ -613,8 +613,9 @@ def test_a_hook_that_raises_ends_training_and_the_run_is_kept():
     optimizer, after = sgd(), []
     with pytest.warns(
         UserWarning,
-        match=r"(?s)^fit: expected to get data, evaluate, and call the hooks, got BrokenPipeError: "
-        r"nobody reads this; training ended, and the result has the run and the history\n"
+        match=r"(?s)^fit: expected no error from the data, the evaluation and the hooks, got "
+        r"BrokenPipeError: nobody reads this; training ended, and the result has the run and the "
+        r"history\n"
         r"Traceback .*in broken\n.*BrokenPipeError: nobody reads this\n$",
     ):
         result = fdl.fit(
@@ -746,7 +747,7 @@ def test_wrong_numbers_of_epochs_are_refused(epochs):
     sentence = (
         "fit: expected either epochs or steps, got neither; pass one of them"
         if epochs is None
-        else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; say how"
+        else f"fit: expected epochs >= 0, a number of passes over the data, got {epochs!r}; pass e"
     )
     optimizer = sgd()
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):
@@ -786,8 +787,8 @@ def test_a_model_that_takes_the_batch_for_another_axis_is_refused(name, who):
     with pytest.raises(
         fdl.PathError,
         match=r"^supervised: expected the output for an example to depend on that example alone, "
-        r"got -?[\d.e-]+ beside others and -?[\d.e-]+ alone at \[\d+, .*\]; the model "
-        r"uses the axis of the batch as another axis: give x the axis that is missing, such as "
+        r"got -?[\d.e-]+ in a batch and -?[\d.e-]+ alone at \[\d+, .*\]; the model "
+        r"uses the batch axis as another axis: add the missing axis to x, for example "
         r"x\[..., None\]$",
     ):
         calls[who]()

@@ -337,12 +337,12 @@ PLAIN = fdl.supervised(identity, fdl.squared_error)
 WRONG = {
     "not supervised": (
         lambda: fdl.mixup(own),
-        r"^mixup: expected an objective of fdl\.supervised, got the function own; it needs the "
-        r"loss for two targets$",
+        r"^mixup: expected an objective of fdl\.supervised, got the function own; pass "
+        r"fdl\.supervised\(model, loss\)$",
     ),
     "plain": (
         lambda: fdl.cutmix(fdl.plain(lambda w, batch: w)),
-        r"^cutmix: expected an objective of fdl\.supervised, got Plain.*; it needs the loss",
+        r"^cutmix: expected an objective of fdl\.supervised, got Plain.*; pass fdl",
     ),
     "a model": (lambda: fdl.mixup(fdl.dense(2)), r"^mixup: expected an objective of .*Layer dense"),
     "twice": (
@@ -361,7 +361,7 @@ WRONG = {
     ),
     "vectors": (
         lambda: mixing("cutmix", 1.0, np.zeros((3, 4), np.float32)),
-        r"^cutmix: expected x \[B, H, W, C\], got \[3, 4\]; it mixes images, with a channel axis$",
+        r"^cutmix: expected x \[B, H, W, C\], got \[3, 4\]; pass images with a channel axis$",
     ),
     "inputs": (
         lambda: fdl.mixup(PLAIN)({}, {}, {"x": np.ones(3), "y": np.ones(3), "mask": 1}, KEY),

@@ -197,7 +197,7 @@ def test_what_is_not_known_is_said(tmp_path):
     for wrong in (-1, 1.5, 2**32, "3"):
         with pytest.raises(
             ValueError,
-            match=r"^at: expected a step, an integer in \[0, 2\*\*32\), got .*; say which step of",
+            match=r"^at: expected a step, an integer in \[0, 2\*\*32\), got .*; pass a step of",
         ):
             saved.at(wrong)
 
@@ -258,7 +258,7 @@ def test_another_run_is_refused_and_other_settings_warn(tmp_path):
     for name, other in others.items():
         how = {"data": rows(), "batch_size": BATCH} | other
         with pytest.warns(
-            UserWarning, match=rf"^checkpoints: expected the {name} with which the run was begun, "
+            UserWarning, match=rf"^checkpoints: expected the {name} with which the run began, "
         ):
             saved.replaying(objective(), optimizer(), begin(), **how)
 

@@ -222,8 +222,8 @@ def test_a_finished_run_is_left_as_it_is():
     done = train().run
     with pytest.warns(
         UserWarning,
-        match=r"^fit: expected steps to take, got a run that has taken 30 of 30; epochs and steps "
-        r"count from the run's step 0: ask for more, or begin a new run with fdl.start$",
+        match=r"^fit: expected more steps to take, got a run that has taken 30 of 30; epochs and "
+        r"steps count from the run's step 0: pass more, or begin a new run with fdl.start$",
     ):
         again = train(run=done)
     assert_trees_equal(again.run, done)
@@ -621,11 +621,11 @@ BAD_CALLS = {
     "both": ({"epochs": 1}, r"fit: expected either epochs or steps, got both; pass one of them"),
     "batch": (
         {"batch_size": 0},
-        r"fit: expected batch_size >= 1, an integer, got 0; say how many e",
+        r"fit: expected batch_size >= 1, an integer, got 0; pass the num",
     ),
     "chunk": ({"chunk": 0}, r"fit: expected chunk >= 1, an integer, got 0; leave it out for the"),
     "chunk_part": ({"chunk": 2.5}, r"fit: expected chunk >= 1, an integer, got 2.5; leave it out"),
-    "batch_part": ({"batch_size": 2.0}, r"fit: expected batch_size >= 1, an integer, got 2.0; say"),
+    "batch_part": ({"batch_size": 2.0}, r"fit: expected batch_size >= 1, an integer, got 2.0; pas"),
     "monitor": (
         {"watch": [fdl.keep_best("val_accuracy")]},
         r"fit: expected <keep_best\('val_accuracy'\): nothing yet> to watch one of step, epoch, "
@@ -636,19 +636,19 @@ BAD_CALLS = {
     "record_0": ({"record_every": 0}, r"fit: expected record_every >= 1, an integer, got 0; l"),
     "steps": (
         {"steps": -1},
-        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got -1; say how many in",
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got -1; pass the total",
     ),
     "steps_part": (
         {"steps": 8.5},
-        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got 8.5; say how many in",
+        r"fit: expected a number of steps in \[0, 2\*\*32\), an integer, got 8.5; pass the total",
     ),
     "epochs": (
         {"epochs": np.nan, "steps": None},
-        r"fit: expected epochs >= 0, a number of passes over the data, got nan; say how many",
+        r"fit: expected epochs >= 0, a number of passes over the data, got nan; pass epochs=1",
     ),
     "epochs_text": (
         {"epochs": "3", "steps": None},
-        r"fit: expected epochs >= 0, a number of passes over the data, got '3'; say how many",
+        r"fit: expected epochs >= 0, a number of passes over the data, got '3'; pass epochs=1",
     ),
     "patience": (
         {"watch": [fdl.early_stop()], "validation": None},
@@ -697,7 +697,7 @@ def test_a_state_that_changes_its_shape_is_named():
     run = fdl.start(jnp.ones(()), momentum(), state={"seen": jnp.zeros(2)})
     with pytest.raises(
         fdl.PathError,
-        match=r"^state/seen: expected a step to leave float32 \[2\], got float32 \[3\]; the objec",
+        match=r"^state/seen: expected float32 \[2\] after a step, got float32 \[3\]; the objective",
     ):
         fdl.fit(grows, momentum(), run, jnp.arange(4.0), steps=1)
 

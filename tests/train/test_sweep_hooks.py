@@ -167,7 +167,8 @@ def test_a_hook_that_raises_keeps_the_sweep():
         raise RuntimeError("no room")
 
     told = (
-        r"^sweep: expected to get data, evaluate, and call the hooks, got RuntimeError: no room; "
+        r"^sweep: expected no error from the data, the evaluation and the hooks, got "
+        r"RuntimeError: no room; "
     )
     with pytest.warns(UserWarning, match=told):
         found = of_squares(watch=[wrong])

@@ -336,7 +336,9 @@ def test_a_larger_value_can_be_the_better():
     assert found.steps_to_target.tolist() == [[np.inf], [2.0], [4.0]]
 
 
-@pytest.mark.parametrize(("rates", "said"), [([0.1, 0.3], "0.3, its largest"), ([0.6, 0.9], "0.6")])
+@pytest.mark.parametrize(
+    ("rates", "said"), [([0.1, 0.3], "0.3, its largest rate"), ([0.6, 0.9], "0.6")]
+)
 def test_a_best_rate_at_the_edge_is_said(rates, said):
     message = f"^compare_optimizers: expected the best rate of it inside the grid, got {said}"
     with pytest.warns(UserWarning, match=message):
@@ -414,25 +416,25 @@ def test_nothing_to_show(show):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rates": [0.1, 0.1]}, "expected rates [R], > 0 and rising, got [0.1, 0.1]; np.geomspace"),
-        ({"rates": [0.0, 0.1]}, "expected rates [R], > 0 and rising, got [0.0, 0.1]; np.geomspace"),
-        ({"rates": []}, "expected rates [R], > 0 and rising, got []; np.geomspace"),
-        ({"rates": 0.1}, "expected rates [R], > 0 and rising, got 0.1; np.geomspace"),
+        ({"rates": [0.1, 0.1]}, "expected rates [R], > 0 and increasing, got [0.1, 0.1]; start"),
+        ({"rates": [0.0, 0.1]}, "expected rates [R], > 0 and increasing, got [0.0, 0.1]; start"),
+        ({"rates": []}, "expected rates [R], > 0 and increasing, got []; start with a"),
+        ({"rates": 0.1}, "expected rates [R], > 0 and increasing, got 0.1; start with a"),
         (
             {"rates": [0.1, float("inf")]},
-            "expected rates [R], > 0 and rising, got [0.1, inf]; np.geomspace",
+            "expected rates [R], > 0 and increasing, got [0.1, inf]; start with a",
         ),
-        ({"seeds": [1, 1]}, "expected different seeds in [0, 2**32), got [1, 1]; give range(3) or"),
-        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; give range(3) or"),
-        ({"seeds": [-1]}, "expected different seeds in [0, 2**32), got [-1]; give range(3) or"),
-        ({"seeds": [0.5]}, "expected different seeds in [0, 2**32), got [0.5]; give range(3) or"),
+        ({"seeds": [1, 1]}, "expected different seeds in [0, 2**32), got [1, 1]; pass range(3), f"),
+        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; pass range(3), f"),
+        ({"seeds": [-1]}, "expected different seeds in [0, 2**32), got [-1]; pass range(3), f"),
+        ({"seeds": [0.5]}, "expected different seeds in [0, 2**32), got [0.5]; pass range(3), f"),
         ({"optimizers": {}}, "expected at least one optimizer, got none; pass {'adam'"),
         ({"record_every": 0}, "expected record_every >= 1, an integer, got 0; leave it out"),
-        ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'; a loss wants 'min', an "),
-        ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; take one of these"),
+        ({"mode": "least"}, "expected mode 'min' or 'max', got 'least'; use 'min' for a loss"),
+        ({"monitor": "accuracy"}, "expected monitor among loss, got 'accuracy'; choose one of t"),
         ({"steps": 0}, "expected at least one step, got none; give more epochs or"),
         ({"epochs": 1}, "expected either epochs or steps, got both; pass one of them"),
-        ({"batch_size": 0}, "expected batch_size >= 1, an integer, got 0; say how"),
+        ({"batch_size": 0}, "expected batch_size >= 1, an integer, got 0; pass the number"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(given, message):
@@ -453,19 +455,19 @@ SETTINGS = "expected settings as name -> list of values, or as a list of dicts, 
         ({"settings": {"learning_rate": []}}, SETTINGS + "{'learning_rate': []}; pass"),
         (
             {"settings": [{"learning_rate": 0.1}, {"momentum": 0.1}]},
-            "expected settings of the same names, got momentum beside "
-            "learning_rate; give every setting a value for each name",
+            "expected settings with the same names, got [momentum] and "
+            "[learning_rate]; give every setting a value for each name",
         ),
         (
             {"settings": {"learning_rate": ["fast"]}},
-            "expected a number as learning_rate, got 'fast'; to compare values that are not "
+            "expected a number for learning_rate, got 'fast'; to compare values that are not "
             "numbers, run a sweep for each of them",
         ),
-        ({"rungs": [3, 2]}, "expected rungs as rising steps in [1, 3], got [3, 2]; leave them out"),
-        ({"rungs": [4]}, "expected rungs as rising steps in [1, 3], got [4]; leave them out"),
-        ({"rungs": 2}, "expected rungs as rising steps in [1, 3], got 2; leave them out"),
+        ({"rungs": [3, 2]}, "expected rungs as increasing steps in [1, 3], got [3, 2]; leave"),
+        ({"rungs": [4]}, "expected rungs as increasing steps in [1, 3], got [4]; leave"),
+        ({"rungs": 2}, "expected rungs as increasing steps in [1, 3], got 2; leave"),
         ({"keep": 1.0}, "expected keep in (0, 1), got 1.0; 1 / 3 keeps every third setting"),
-        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; give range(3) or the"),
+        ({"seeds": []}, "expected different seeds in [0, 2**32), got []; pass range(3), for exa"),
     ],
 )
 def test_sweeps_that_cannot_be_are_refused(given, message):
@@ -479,13 +481,13 @@ def test_sweeps_that_cannot_be_are_refused(given, message):
     [
         (
             {"w": 1.0},
-            "expected init to be a function seed -> (params, state), got dict; for parameters of "
-            "your own: lambda seed: (params, {})",
+            "expected init to be a function seed -> (params, state), got dict; to start from "
+            "given params: lambda seed: (params, {})",
         ),
         (
             lambda seed: {"w": 1.0},
-            "expected init to give (params, state), got dict; the state of a network without any "
-            "is {}",
+            "expected init to return (params, state), got dict; for a network without state, "
+            "return (params, {})",
         ),
         (
             lambda seed: ({"w": jnp.arange(3)}, {}),

@@ -29,7 +29,7 @@ def lookahead(
         every k steps:  slow += slow_step_size * (fast - slow),  fast = slow
 
     The parameters are `optax.LookaheadParams(fast, slow)`: compute gradients at `fast`, and test
-    `slow`.
+    with `slow`.
 
     Args:
       fast_optimizer: a transformation of fdl or optax.

@@ -278,8 +278,8 @@ def _coefficients(who: str, ns_coeffs: Any, ns_steps: int) -> Any:
     if isinstance(ns_coeffs, str) and ns_coeffs not in COEFFICIENTS:
         raise OptionError(
             who,
-            f"expected ns_coeffs of {', '.join(COEFFICIENTS)}, or numbers, got {ns_coeffs!r}; "
-            "leave it out to use 'standard'",
+            f"expected ns_coeffs as numbers or {' or '.join(map(repr, COEFFICIENTS))}, got "
+            f"{ns_coeffs!r}; leave it out to use 'standard'",
         )
     rows = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     shape = np.shape(rows)

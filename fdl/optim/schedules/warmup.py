@@ -52,7 +52,7 @@ def join_schedules(
     if not schedules or len(boundaries) != len(schedules) - 1:
         raise OptionError(
             "join_schedules",
-            f"expected one boundary less than schedules, got {len(boundaries)} boundaries and "
+            f"expected one boundary fewer than schedules, got {len(boundaries)} boundaries and "
             f"{len(schedules)} schedules; every schedule except the first starts at a boundary",
         )
     if all(map(is_concrete_number, boundaries)) and sorted(boundaries) != boundaries:

@@ -39,11 +39,11 @@ def dynamic_loss_scale(
 ) -> GradientTransformationExtraArgs:
     """Keeps a scale for the loss, so that small gradients do not become 0 in float16.
 
-    Gradients below 6e-8 become 0 in float16. To prevent this, `fit` multiplies the loss by the
-    scale before the backward pass. This also multiplies all gradients, so `train_step` then divides
-    them by the scale, in float32. The scale is adjusted in training: if a gradient is not finite,
-    the step is skipped and the scale is divided by `factor`; after `period` finite gradients in a
-    row, the scale is multiplied by `factor`.
+    Gradients below 6e-8 become 0 in float16. To prevent this, `train_step` multiplies the loss by
+    the scale before the backward pass. This also multiplies all gradients, so `train_step` then
+    divides them by the scale, in float32. The scale is adjusted in training: if a gradient is not
+    finite, the step is skipped and the scale is divided by `factor`; after `period` finite
+    gradients in a row, the scale is multiplied by `factor`.
 
     Args:
       inner: a transformation of fdl or optax. It gets gradients of the loss itself.

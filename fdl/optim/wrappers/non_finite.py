@@ -24,9 +24,9 @@ def apply_if_finite(
 
     Args:
       inner: a transformation of fdl or optax.
-      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After so many
-        skipped steps, the next step is taken even if its gradient is not finite, so that you notice
-        a run that has diverged.
+      max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After that
+        many skipped steps, the next step is taken even if its gradient is not finite, so that you
+        notice a run that has diverged.
 
     Returns:
       A transformation with state `optax.ApplyIfFiniteState`. It holds the number of gradients that

@@ -548,8 +548,8 @@ def assert_refused(message):
         ),
         (
             lambda: optim.muon(0.1, "polar"),
-            "muon: expected ns_coeffs of standard, dion, or numbers, got 'polar'; leave it out to "
-            "use 'standard'",
+            "muon: expected ns_coeffs as numbers or 'standard' or 'dion', got 'polar'; leave it "
+            "out to use 'standard'",
         ),
         (
             lambda: optim.muon(0.1, (1.0, 2.0)),

@@ -574,7 +574,7 @@ def test_the_example_draws_every_schedule(tmp_path):
         ),
         (
             lambda: optim.join_schedules([optim.constant_schedule(0.1)], [3]),
-            "join_schedules: expected one boundary less than schedules, got 1 boundaries and 1 "
+            "join_schedules: expected one boundary fewer than schedules, got 1 boundaries and 1 "
             "schedules; every schedule except the first starts at a boundary",
         ),
         (
