@@ -523,10 +523,14 @@ SEEDED_BUGS = {
         [
             ("square_root(3 * variance)", "square_root(variance)"),
             ('_named("he_normal", 2.0', '_named("he_normal", 1.0'),
-            ("dtype, -limit, limit)", "dtype, 0, limit)"),
+            ("dtype, -1, 1)", "dtype, 0, 1)"),
             ("(fan_in + fan_out) / 2}", "(fan_in + fan_out)}"),
             ("key, lower, upper, shape", "key, -upper, upper, shape"),
-            ("exact).astype(dtype)", "dtype)"),
+            ("values.astype(dtype)", "values"),
+            ("values).astype(dtype)", "values)"),
+            ("values = jax.lax.optimization_barrier(draw(*given))", "values = draw(*given)"),
+            ('== "threefry2x32"', "is not None"),
+            ("enough *= 4", "enough += FEW"),
         ],
     ),
     "fdl/initializers/structured.py": (

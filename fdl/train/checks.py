@@ -1,6 +1,7 @@
-"""Type checks for training functions. They detect arguments passed in the wrong order."""
+"""Checks of the arguments of training functions: their types, and the number of steps."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from optax import GradientTransformation
 
 from fdl import paths
-from fdl.checks import described, fitting
+from fdl.checks import as_int, decimal, described, fitting, is_count, is_number
 from fdl.core.layer import Layer, makes
 from fdl.metrics import Metric
 
@@ -263,3 +264,35 @@ def _takes_two(f: Callable[..., Any]) -> bool:
 def _leaf(named: tuple[str, Any] | None) -> str:
     """Describes a leaf of an optimizer state, by its path and shape, for an error message."""
     return f"with {named[0]!r} {list(named[1])}" if named else "with fewer leaves"
+
+
+def last_step(
+    who: str, examples: int | None, batch_size: int, epochs: float | None, steps: int | None
+) -> int:
+    """The step at which training ends, computed from epochs or steps.
+
+    Raises:
+      ValueError: both epochs and steps are given, or neither, or the number is out of range.
+    """
+    if (epochs is None) == (steps is None):
+        got = "neither" if epochs is None else "both"
+        raise ValueError(f"{who}: expected either epochs or steps, got {got}; pass one of them")
+    if epochs is not None and examples is None:
+        raise ValueError(
+            f"{who}: expected steps, because the source does not know its number of examples, got "
+            f"epochs={described(epochs)}; pass steps=..."
+        )
+    if epochs is not None:
+        if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
+            raise ValueError(
+                f"{who}: expected epochs >= 0, a number of passes over the data, got "
+                f"{described(epochs)}; pass epochs=10, for example"
+            )
+        steps = math.ceil(decimal(epochs) * (examples or 0) / batch_size)
+    steps = as_int(steps)
+    if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
+        raise ValueError(
+            f"{who}: expected a number of steps in [0, 2**32), an integer, got {described(steps)}; "
+            "pass the total number of steps"
+        )
+    return int(steps)

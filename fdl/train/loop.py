@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from optax import GradientTransformation
 
-from fdl.checks import as_int, check_count, decimal, described, is_count, is_number
+from fdl.checks import check_count
 from fdl.core.layer import abstract
 from fdl.data import length
 from fdl.data.arrays import to_jax
@@ -19,7 +19,13 @@ from fdl.data.streaming import Source, mapped
 from fdl.ops.sharding import on_host
 from fdl.optim.description import rate_of
 from fdl.paths import PathError, leaves, tree
-from fdl.train.checks import check_objective_given, check_opt_state, check_optimizer, check_run
+from fdl.train.checks import (
+    check_objective_given,
+    check_opt_state,
+    check_optimizer,
+    check_run,
+    last_step,
+)
 from fdl.train.chunks import Pace, signals_noted
 from fdl.train.evaluation import (
     BATCH_SIZE,
@@ -292,38 +298,6 @@ def _where(plan: Plan, step: int) -> dict[str, float]:
     if plan.examples is None:
         return {"step": step}
     return {"step": step, "epoch": step * plan.batch_size / plan.examples}
-
-
-def last_step(
-    who: str, examples: int | None, batch_size: int, epochs: float | None, steps: int | None
-) -> int:
-    """The step at which training ends, computed from epochs or steps.
-
-    Raises:
-      ValueError: both epochs and steps are given, or neither, or the number is out of range.
-    """
-    if (epochs is None) == (steps is None):
-        got = "neither" if epochs is None else "both"
-        raise ValueError(f"{who}: expected either epochs or steps, got {got}; pass one of them")
-    if epochs is not None and examples is None:
-        raise ValueError(
-            f"{who}: expected steps, because the source does not know its number of examples, got "
-            f"epochs={described(epochs)}; pass steps=..."
-        )
-    if epochs is not None:
-        if not is_number(epochs) or np.ndim(epochs) or not 0 <= float(epochs) < math.inf:
-            raise ValueError(
-                f"{who}: expected epochs >= 0, a number of passes over the data, got "
-                f"{described(epochs)}; pass epochs=10, for example"
-            )
-        steps = math.ceil(decimal(epochs) * (examples or 0) / batch_size)
-    steps = as_int(steps)
-    if steps is None or not is_count(steps, least=0) or not int(steps) < 2**32:
-        raise ValueError(
-            f"{who}: expected a number of steps in [0, 2**32), an integer, got {described(steps)}; "
-            "pass the total number of steps"
-        )
-    return int(steps)
 
 
 def checked_run(who: str, objective: Any, optimizer: Any, run: Any) -> Run:

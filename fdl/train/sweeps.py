@@ -13,10 +13,10 @@ import numpy as np
 
 from fdl.checks import check_count, check_number
 from fdl.data.arrays import to_jax
-from fdl.train.checks import check_mode, check_objective_given
+from fdl.train.checks import check_mode, check_objective_given, last_step
 from fdl.train.evaluation import BATCH_SIZE, check_objective, mixes_examples
 from fdl.train.hooks import Hooks, Plan
-from fdl.train.loop import BATCH_SIZE_REMEDY, last_step
+from fdl.train.loop import BATCH_SIZE_REMEDY
 from fdl.train.members import Make, started
 from fdl.train.objective import Supervised
 from fdl.train.run import Run

@@ -13,6 +13,7 @@ import scipy.stats
 
 import fdl
 from fdl import initializers
+from fdl.initializers import distributions
 from fdl.initializers.fan_counts import Shared
 from fdl.paths import PathError
 from tests.entry_types import InitializerCase
@@ -196,6 +197,9 @@ def test_a_matrix_of_integers():
 @pytest.mark.parametrize(
     ("init", "shape"),
     [
+        (initializers.he_normal, (50, 100)),  # just above and below a common size of draws
+        (initializers.truncated_normal(0.3, -1.0, 3.0), (3, 3, 16, 16)),
+        (initializers.glorot_uniform, (1100, 1000)),
         (initializers.delta_orthogonal(), (3, 2, 4)),
         (initializers.dirac(), (3, 2, 4)),
         (initializers.identity(), (3, 4)),
@@ -208,8 +212,24 @@ def test_the_same_bits_everywhere(init, shape):
     np.testing.assert_array_equal(jax.vmap(lambda key: init(key, shape))(keys), alone)
     compiled = jax.jit(init, static_argnums=1)
     np.testing.assert_array_equal(np.stack([compiled(key, shape) for key in keys]), alone)
-    half = init(KEY, shape, jnp.bfloat16)
-    assert half.dtype == jnp.bfloat16 and half.shape == shape
+    for key in (KEY, jax.random.key(1, impl="rbg")):
+        half = init(key, shape, jnp.bfloat16)
+        assert half.dtype == jnp.bfloat16 and half.shape == shape
+        np.testing.assert_array_equal(half, compiled(key, shape).astype(jnp.bfloat16))
+
+
+def test_weights_of_many_shapes_are_drawn_by_few_programs():
+    sizes = []
+    draw = distributions._normal
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = lambda key, shape, *rest: sizes.append(shape) or draw(key, shape, *rest)  # noqa: E731
+        patch.setattr(distributions, "_normal", drawn)
+        init = initializers.normal(0.5)
+        shapes = [(), (0, 3), (7,), (64, 64), (65, 64), (128, 128), (1024, 1024), (1025, 1024)]
+        found = [init(KEY, shape) for shape in shapes]
+    assert sizes == [*[(4**6,)] * 4, *[(4**7,)] * 2, (4**10,), (1025, 1024)]
+    for w, shape in zip(found, shapes, strict=True):
+        np.testing.assert_allclose(w, 0.5 * jax.random.normal(KEY, shape), rtol=1e-6)
 
 
 MISTAKES = {

@@ -957,6 +957,10 @@ SEEDED_BUGS = {
             ("_all_finite((run.params, run.state))", "jnp.array(True)"),
         ],
     ),
+    "fdl/train/checks.py": (
+        "train/test_loop.py -k epochs",
+        [("math.ceil(decimal(epochs) *", "math.ceil(float(epochs) *")],
+    ),
     "fdl/train/loop.py": (
         "train/test_step.py train/test_loop.py",
         [
@@ -966,7 +970,6 @@ SEEDED_BUGS = {
             ),
             ("            self.means = copied(self.zeros)\n", ""),
             ("self.run, self.step = copied(plan.run)", "self.run, self.step = plan.run"),
-            ("math.ceil(decimal(epochs) *", "math.ceil(float(epochs) *"),
             ("_means(self.unfinished.means, self.zeros)", "copied(zeros)"),
             ("return run.history[: run.unfinished.records]", "return list(run.history)"),
             ("self.run = copied(self.run)", "pass"),
