@@ -67,7 +67,9 @@ else:
     def __getattr__(name: str) -> _Any:
         """A subpackage of `_LATER`, or a name that only a subpackage lists: `fdl.accuracy`."""
         if name in _LATER:
-            with _jax.ensure_compile_time_eval():  # the first use may be inside a traced function
+            # The first use may be inside a function that JAX traces. The arrays that the import
+            # makes must not become a part of the trace.
+            with _jax.ensure_compile_time_eval():
                 return _import_module(f"fdl.{name}")
         for room in (metrics, optim, initializers, data, paths):
             if name in getattr(room, "__all__", ()):

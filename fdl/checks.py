@@ -1,4 +1,8 @@
-"""Checks of arguments, so that all public functions report a wrong argument in the same words."""
+"""Checks of arguments, so that all public functions report a wrong argument in the same words.
+
+A traced value stands for an array inside a function that JAX transforms, for example with `jax.jit`
+or `jax.grad`. Its shape and dtype are known, but its numbers may not be, so no check reads them.
+"""
 
 import functools
 import math
@@ -37,9 +41,10 @@ class OptionError(ValueError):
 
 
 def named_in_errors(factory: Callable[P, R]) -> Callable[P, R]:
-    """A decorator for a factory (a function that makes a layer, for example) that calls others.
+    """A decorator that makes errors name the decorated factory, and not the factories it calls.
 
-    If an inner factory raises an OptionError, the error names the decorated factory instead.
+    A factory is a function that makes a layer or an optimizer, for example. If an inner factory
+    raises an OptionError, the error names the decorated factory instead.
     """
 
     @functools.wraps(factory)
@@ -143,7 +148,7 @@ def check_count(who: str, what: str, value: Any, remedy: str) -> int:
       who: the name of the function that the user called, for the error message.
       what: the name of the argument, for the error message.
       value: the value to check. It may be an int, a NumPy integer, or a scalar array of an integer
-        dtype that is not traced.
+        dtype. A traced array raises an error.
       remedy: the end of the error message, which says what to do.
 
     Raises:
@@ -192,8 +197,8 @@ def fitting(who: str, what: str, x: Any) -> Any:
       x: any value.
 
     Returns:
-      x, as a JAX array if JAX would convert its dtype. A value that is not a NumPy array of numbers
-      is returned unchanged.
+      A JAX array, if x is a NumPy array of numbers whose dtype JAX would convert. Otherwise x,
+      unchanged.
 
     Raises:
       PathError: a number would overflow; the message gives its index.
@@ -279,7 +284,7 @@ def check_key(key: Any, layer: str = "") -> None:
 
 
 def is_number(value: Any) -> bool:
-    """True if `value` is a real number, or an array of real numbers, which may be traced.
+    """True if `value` is a real number or an array of real numbers, traced or not.
 
     A bool is not a number.
     """
@@ -327,17 +332,18 @@ def plain(value: Any) -> Any:
 def in_dtype(value: Any, dtype: Any) -> Any:
     """Converts an option for arithmetic with arrays of `dtype`.
 
-    A number that is not traced becomes a Python float, so that it keeps its precision. A traced
-    number is cast to `dtype`, so that the result of the arithmetic also has `dtype`.
+    A traced number, or an array with axes, is cast to `dtype`, so that the result of the arithmetic
+    has `dtype`. Any other number becomes a Python float: it keeps its precision, and the result has
+    `dtype` too.
     """
     return float(value) if is_concrete_number(value) else jnp.asarray(value, dtype)
 
 
 def decimal(value: Any) -> Fraction:
-    """Converts a number that is not traced to the exact value of its shortest decimal notation.
+    """The exact value of a number's shortest decimal notation; the number must not be traced.
 
-    For example, the float 0.07 becomes 7/100. In floats, 0.07 * 100 is 7.000000000000001, which
-    would be rounded up to 8.
+    For example, the float 0.07 becomes 7/100, and 7/100 * 100 is exactly 7. In floats, 0.07 * 100
+    is 7.000000000000001, which would be rounded up to 8.
     """
     return Fraction(str(np.asarray(value)[()]))
 

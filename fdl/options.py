@@ -1,4 +1,4 @@
-"""Functions of arrays that can also be called with options only, which sets the options."""
+"""Functions of arrays. A call with options only returns the function with these options set."""
 
 import functools
 import inspect

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-# The errors that JAX raises if Python code needs the value of a traced array.
+# The errors that JAX raises if Python code needs the value of a traced array. Under jax.jit, for
+# example, arrays are traced: they have a shape and a dtype, but no value yet.
 _VALUE_NEEDED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -78,7 +79,7 @@ def quoted(path: Any) -> str:
 
 @contextlib.contextmanager
 def traced_in(layer: str) -> Iterator[None]:
-    """Raises a PathError in place of JAX's error if the block needs the value of a traced array."""
+    """Replaces JAX's error by a PathError if the `with` block needs the value of a traced array."""
     try:
         yield
     except _VALUE_NEEDED as error:
@@ -96,10 +97,10 @@ def _value_needed(path: str, layer: str) -> PathError:
 
 @contextlib.contextmanager
 def at(name: str) -> Iterator[None]:
-    """Puts `name` in front of the path of each PathError that the block raises.
+    """Puts `name` in front of the path of each PathError that the `with` block raises.
 
     Any other error keeps its type and gets a note that names the layer. Operations of JAX in the
-    block are in a `jax.named_scope` of this name, so profiles show the path.
+    `with` block are in a `jax.named_scope` of this name, so profiles show the path.
 
     Args:
       name: one level of a path.
@@ -184,8 +185,8 @@ def tree(leaves: Mapping[str, Any], like: Any = None) -> Any:
       by path, `leaves(tree(d))` equals d.
 
     Raises:
-      PathError: `like` is None and a path is both a leaf and a level above another leaf, or the
-        paths are not the paths of `like`.
+      PathError: `like` is None, and a path is both a leaf and a level above another leaf; or `like`
+        is a pytree, and its paths differ from those of `leaves`.
 
     Example:
       >>> tree({"dense_0/w": 1.0, "dense_0/b": 0.0})
@@ -307,7 +308,7 @@ def _nearest(pattern: str, paths: list[str]) -> list[str]:
     """The 5 paths most similar to a pattern.
 
     difflib takes seconds for 100,000 paths. So if there are more than 500 paths, it gets only the
-    500 that share the most characters with the pattern, relative to their length.
+    500 that share the most characters with the pattern, relative to the lengths of both.
     """
     if len(paths) > 500:
         lengths = np.array(list(map(len, paths)))

@@ -7,8 +7,9 @@ from types import ModuleType
 def public() -> list[str]:
     """The public names of the calling module, in the order of its imports.
 
-    Names from `import *` are included. A submodule is included only if the module imports it by
-    name, because Python also adds every submodule that any module has imported.
+    Names from `import *` are included. A submodule is included only if the calling module itself
+    imports it by name. Python also puts the submodules that other modules imported into the calling
+    module; they are left out.
 
     Example:
       >>> import fdl.data

@@ -152,9 +152,9 @@ def remat(layer: Any, *, policy: Callable[..., bool] | None = None) -> Layer:
 def frozen(layer: Any) -> Layer:
     """The same layer, but training does not change its params. Use it to fine-tune other layers.
 
-    It always runs with train=False: batch norm uses its running statistics and does not update
-    them, and dropout is off. The gradient with respect to its params is 0; the gradient with
-    respect to x is not changed.
+    The frozen layer always runs with train=False: batch norm uses its running statistics and does
+    not update them, and dropout is off. The gradient with respect to the layer's params is 0; the
+    gradient with respect to x is not changed.
 
     Args:
       layer: a layer, or a plain function of one array.

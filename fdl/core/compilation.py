@@ -38,12 +38,12 @@ def weak_jit(
       donate: names of arguments whose buffers the compiled function may overwrite.
       inline: as in `jax.jit`.
       once: True for a function that is seldom called again with the same shapes. XLA then optimizes
-        less, which compiles in less than half of the time; the function itself is slower.
+        less: compiling takes less than half of the time, but the compiled function is slower.
 
     Returns:
       A decorator. The decorated function has `lower` and `eval_shape`, as with `jax.jit`, and
       `compile_ahead`, which starts to compile the function in another thread. A later call with
-      arrays of the same shapes, dtypes and devices waits for it.
+      arrays of the same shapes, dtypes and devices waits for the function compiled there.
     """
     return lambda f: functools.wraps(f)(_WeakJit(f, tuple(static), tuple(donate), inline, once))
 
@@ -123,16 +123,18 @@ class _Program:
     def started(
         self, args: tuple[Any, ...], given: dict[str, Any], always: bool = True
     ) -> Future[Any] | None:
-        """The compiled function for these arrays; None if they are traced.
+        """The future with the compiled function for these arrays, which is compiled if needed.
 
-        If always is False, also None if nobody has started to compile it.
+        None if an array is traced (it is an argument of a function that JAX transforms). If always
+        is False, this call compiles nothing, and returns None if no earlier call has started to.
         """
         leaves, structure = jax.tree.flatten((args, given))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return None
         key = structure, tuple((jax.typeof(leaf), _devices(leaf)) for leaf in leaves)
         if key not in self.compiled and always:
-            # Tracing depends on settings of this thread. XLA does not, and so may run in another.
+            # The function is lowered here, because tracing depends on settings of this thread. XLA
+            # does not depend on them, so it compiles in another thread.
             lowered = self.jitted.lower(*args, **given)
             few = FEW_OPTIMIZATIONS if self.once and jax.default_backend() == "cpu" else None
             thread = ThreadPoolExecutor(1)
@@ -142,7 +144,7 @@ class _Program:
 
 
 def _devices(leaf: Any) -> Any:
-    """Where an array must stay; None for one that JAX may move to the default device."""
+    """The sharding that an array must keep; None if JAX may move it to the default device."""
     return leaf.sharding if getattr(leaf, "committed", False) else None
 
 

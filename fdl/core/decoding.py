@@ -9,7 +9,8 @@ every token separately. If a layer of fdl cannot be used in decoding, it raises 
     logits, cache = decode(model, params, cache, tokens[:, :5])
     logits, cache = decode(model, params, cache, tokens[:, 5:6])
 
-B is the number of sequences, T the number of tokens, L the number of places in the cache.
+B is the number of sequences, T the number of tokens, D the number of features of a token, H the
+number of heads of attention, and L the number of places in the cache.
 """
 
 from collections.abc import Iterator

@@ -4,6 +4,9 @@ A layer that looks back at earlier tokens has an incremental form (`Layer.decodi
 the same function with the same parameters, but gets only the next tokens and finds the earlier
 ones in its cache. The cache is the state of the incremental form: `init` makes an empty cache, and
 `apply` takes a cache and returns y and the new cache.
+
+T is the number of new tokens, L the number of tokens that fit in the cache, and G the number of
+heads. C, D and F are numbers of features, as are K (of a key) and V (of a value).
 """
 
 import dataclasses

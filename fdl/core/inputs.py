@@ -71,8 +71,8 @@ def missing(error: KeyError, params: Params, state: State) -> Exception:
       params, state: the params and state that were passed to the layer.
 
     Returns:
-      A PathError that says which entry is missing. If the key of `error` is not a string, or is an
-      entry of params or state, the KeyError has a different cause, and `error` itself is returned.
+      `error` itself, if its key is not a string, or names an entry that exists. In these cases, the
+      KeyError has a different cause. Otherwise, a PathError that says which entry is missing.
     """
     known = [*params, *state]
     if not error.args or error.args[0] in known or not isinstance(error.args[0], str):

@@ -232,7 +232,7 @@ def _check_initializers(name: str, init: Callable[..., Any]) -> None:
 def _entered(layer: Layer, what: str, takes: tuple[str, ...]) -> Callable[..., Any]:
     """A layer's init or apply, run inside `free_ranks` after a check of the arguments' names."""
     f, name, inputs = getattr(layer, what), layer.name, layer.inputs or ()
-    if hasattr(f, "entered"):  # dataclasses.replace made this layer from another
+    if hasattr(f, "entered"):  # f is already wrapped: dataclasses.replace copied this layer
         return f
     others = takes if what == "init" else (*takes, "key", "train")
 
@@ -256,7 +256,7 @@ def _entered(layer: Layer, what: str, takes: tuple[str, ...]) -> Callable[..., A
 
 
 def _canonical(x: Any) -> Any:
-    """x; or, if x is a NumPy array that JAX would convert to 32 bits, its shape and JAX's dtype."""
+    """x; in place of a NumPy array that JAX would convert to 32 bits, its shape and JAX's dtype."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf":
         return x
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)

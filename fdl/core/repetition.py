@@ -131,8 +131,8 @@ def _scan(
             _check_kept(x, y)
         return y, new
 
-    # prevent_cse=True keeps XLA from merging the recomputation with the forward pass. Inside a
-    # scan, XLA cannot merge them anyway, so the option would only cost time.
+    # prevent_cse is False, because inside a scan XLA cannot merge the recomputation with the
+    # forward pass anyway. Preventing this with True would only cost time.
     body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     return jax.lax.scan(body, x, per_block, length=n)
 
@@ -154,7 +154,7 @@ class _Init:
             y, _ = jax.eval_shape(self.block.apply, *made["0"], x, **given)
             _check_kept(x, y)
         if isinstance(key, jax.core.Tracer):
-            # Under jit, n calls of init would be compiled n times.
+            # One vmapped call makes all blocks. Under jit, n calls would be compiled n times.
             keys = _keys(key, names, self.name)
             params, state = jax.vmap(lambda key: self.block.init(key, x, **given))(keys)
             return _unstack(params, names), _unstack(state, names)

@@ -14,7 +14,7 @@ from fdl.checks import described, fitting, kind
 from fdl.ops.sharding import on_host
 
 SAMPLED_ROWS = 64  # the number of examples that `fingerprint` hashes
-ALIGNMENT = 64  # bytes; JAX on CPU does not copy an array that begins at a multiple of this
+ALIGNMENT = 64  # bytes; `aligned` arrays begin at a multiple of this, so JAX on CPU copies none
 _NUMBERS = "numbers of a dtype that JAX has"
 MOST_NAMED = 8  # the largest number of paths or columns that an error message lists
 
@@ -105,8 +105,9 @@ def check_data(data: Any) -> int:
     """
     examples = length(data)
     for path, leaf in _named(data):
-        # If the sum is finite, all terms are finite. If it is not, the sum may have overflowed, so
-        # each number is checked below. The sum of a JAX array is computed on its device.
+        # An array with a finite sum is skipped, because all its numbers are finite. Any other sum
+        # may have overflowed, so each number is checked below. The sum of a JAX array is computed
+        # on its device.
         leaf = leaf if isinstance(leaf, jax.Array) else _read(leaf, _place(path), "")
         with np.errstate(over="ignore", invalid="ignore"):
             if not jax.numpy.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf.sum()):
@@ -189,7 +190,7 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
             return found
         copy = aligned(found.shape, found.dtype.newbyteorder("="))
         copy[...] = found
-        # `jnp.asarray` would compile a program for each shape.
+        # Not `jnp.asarray`, which would compile a program for each shape.
         return jax.device_put(copy)
 
     _refuse_lists(tree, who, what)
@@ -237,7 +238,8 @@ def is_list_of_numbers(node: Any) -> bool:
         return False
     first = node[0]
     if isinstance(first, list | tuple):
-        # A tuple of lists may be (x, y). It is not one array, so the message names its parts.
+        # A tuple of lists may be (x, y), so it is not taken as one array. The message then names
+        # the path of a list inside it.
         return isinstance(node, list) and is_list_of_numbers(first)
     return _is_single(first)
 

@@ -61,7 +61,7 @@ def table_source(
       FileNotFoundError: there is no such file.
       ValueError: a file is damaged; no file has rows; the files do not have the same columns; or
         `convert` does not return one row for each row of the table. If `convert` raises an error, a
-        note is added to it that names the row group.
+        note that names the row group is added to the error.
 
     Example:
       >>> import pathlib, tempfile
@@ -351,7 +351,8 @@ def _groups_of_csv(who: str, file: str) -> list[Group]:
         while block := stream.read(CSV_BYTES):
             content = np.frombuffer(block, np.uint8)
             ends, marks = np.flatnonzero(content == 10), np.flatnonzero(content == 34)
-            # A line break is the end of a row if it is not between two quotation marks.
+            # Only line breaks that are not between two quotation marks are ends of rows. An even
+            # number of quotation marks is before such a line break.
             ends = ends[(np.searchsorted(marks, ends) + quotes) % 2 == 0] + at + 1
             cuts += [*ends[: not cuts].tolist(), *ends[-1:].tolist()]
             at, quotes = at + len(block), quotes + len(marks)

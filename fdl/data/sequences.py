@@ -35,8 +35,8 @@ class Padded(NamedTuple):
 def padded(sequences: Sequence[Any], length: int | None = None) -> Padded:
     """Joins sequences of different lengths to one array: shorter ones are padded with 0.
 
-    The lengths are an extra input of recurrent layers, and the mask in float32 is the weight of
-    each token in the loss of `supervised`.
+    Pass the lengths to recurrent layers as an extra input. Pass the mask, in float32, to
+    `supervised` as the weight of each token in the loss.
 
     Args:
       sequences: N arrays [T_i, ...], N >= 1, whose other axes are equal. A list of numbers is an
@@ -81,8 +81,8 @@ def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.nd
       lengths: the lengths to which the groups will be padded, ints >= 1.
 
     Returns:
-      A dict, length -> int32 [n], the indices of the n sequences for which this is the smallest
-      length that fits, in rising order. Groups without sequences are left out.
+      A dict, length -> int32 [n]: the indices, in rising order, of the n sequences for which this
+      length is the smallest that fits. Groups without sequences are left out.
 
     Raises:
       OptionError: a length is not an int >= 1.
@@ -111,7 +111,7 @@ def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.nd
 
 
 def _arrays(who: str, sequences: Sequence[Any]) -> list[np.ndarray]:
-    """The sequences as arrays with the same axes after the first, also for an empty list."""
+    """The sequences as arrays with the same axes after the first. Empty lists become arrays too."""
     arrays = [np.asarray(each) for each in sequences]
     full = [each for each in arrays if each.size]
     if not full:

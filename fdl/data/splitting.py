@@ -177,7 +177,7 @@ def _classes(who: str, labels: Any, rows: int) -> np.ndarray:
     given = np.asarray(labels)
     try:
         names, classes = np.unique(given, return_inverse=True)
-    except TypeError:  # text and missing values cannot be sorted
+    except TypeError:  # text and missing values cannot be sorted together; this raises below
         names = np.empty(0)
     if given.ndim != 1 or len(given) != rows or not names.size:
         raise ValueError(

@@ -51,9 +51,9 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
       ImportError: pyarrow is not installed.
       FileNotFoundError: there is no such file.
       ValueError: a CSV file has a row with too few or too many values; a name is not among the
-        columns or is there twice; a column has only missing values, infinite numbers, or values
-        that are not numbers, texts, categories or bools; the target has a missing value; or the
-        table has no rows.
+        columns or is there twice; all values of a column are missing; a column has infinite
+        numbers, or values that are not numbers, texts, categories or bools; the target has a
+        missing value; or the table has no rows.
 
     Example:
       >>> train = {"age": [20.0, None, 40.0], "city": ["Rome", "Oslo", None], "left": [True] * 3}

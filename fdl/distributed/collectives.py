@@ -107,7 +107,8 @@ def _bytes(shape: str, kind: str, asynchronous: bool, devices: int) -> int:
         for dtype, dims in _ARRAY.findall(shape)
     ]
     if asynchronous and kind != "all-reduce":
-        # The result is (operands, results, ...).
+        # The shape lists operands and results. The largest is the result, or the operand of a
+        # reduce-scatter.
         return max(sizes)
     return sum(sizes) * (devices if kind == "reduce-scatter" else 1)
 

@@ -90,7 +90,7 @@ def recommend(
 
     An all-reduce of S bytes over n chips sends 2 S (n - 1) / n bytes from each chip; an all-gather
     or a reduce-scatter sends half of that. The latency of messages is left out, so small networks
-    on many chips are slower than this.
+    on many chips are slower than the estimate.
 
     Args:
       model: a layer.

@@ -21,9 +21,9 @@ def start(
 ) -> bool:
     """Joins this process to the others of the job. Call it first, before anything that uses JAX.
 
-    Every process then sees the devices of all processes in `jax.devices()`, and a compiled step of
-    a run that `place` laid out is one step of all of them. If a process dies, the others end within
-    a minute; when the job is started again, it continues from its checkpoint.
+    Every process then sees the devices of all processes in `jax.devices()`. If `place` laid out a
+    run, all processes together compute each of its training steps. If a process dies, the others
+    end within a minute; when the job is started again, it continues from its checkpoint.
 
     On SLURM, Kubernetes, Open MPI and TPU, JAX finds the arguments itself. Elsewhere, `start()`
     without arguments does nothing.

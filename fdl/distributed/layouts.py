@@ -102,8 +102,8 @@ class Layout:
           run: a run, or its shapes and dtypes.
 
         Returns:
-          A run of `jax.sharding.NamedSharding`s, for example for `jax.jit(..., out_shardings=...)`,
-          which makes a run that no single device could hold.
+          A run of `jax.sharding.NamedSharding`s. With these as `out_shardings`, a function under
+          `jax.jit` can make a run that no single device could hold.
         """
         of_params = {path: np.shape(leaf) for path, leaf in paths.leaves(run.params).items()}
 
@@ -127,8 +127,8 @@ class Layout:
     def gathering(self, f: Callable[..., Any]) -> Callable[..., Any]:
         """Inside a compiled program: f(params, ...), for parameters split over the batch's axes.
 
-        Each of these parameters is gathered from the devices where f uses it, and once more in the
-        backward pass, so that a device never holds all of them. The result of f does not change.
+        Each of these parameters is gathered when f uses it, and once more in the backward pass, so
+        that a device never holds all of them at the same time. The result of f does not change.
         """
         apart = {*self.batch}
         if self.parts == 1 or not any(apart & {*_axes(spec)} for _, spec in self.rules):
@@ -179,7 +179,7 @@ class Layout:
         return self.cut(rows) if fit else rows
 
     def put_everywhere(self, tree: Any) -> Any:
-        """Copies arrays to every device, except arrays that are on all devices of the mesh."""
+        """Copies arrays to every device, except arrays already on all devices of the mesh."""
         whole, devices = self._named(PartitionSpec()), set(self.mesh.devices.flat)
 
         def placed(leaf: Any) -> jax.Array:
@@ -199,7 +199,8 @@ class Layout:
         """Puts batches on the devices; each device gets its own examples.
 
         Args:
-          batches: a pytree of arrays [K, C, ...], the C examples `own` of each batch.
+          batches: a pytree of arrays [K, C, ...]: for each of K batches, the C examples that `own`
+            lists.
           batch_size: B, the number of examples of a whole batch.
 
         Returns:
@@ -223,7 +224,8 @@ class Layout:
 
     def _named(self, spec: PartitionSpec) -> NamedSharding:
         parts = list(spec)
-        while parts and parts[-1] is None:  # as in the compiler's specs, which jit compares
+        # jit compares specs with those of the compiler, which never end with None.
+        while parts and parts[-1] is None:
             parts.pop()
         return NamedSharding(self.mesh, PartitionSpec(*parts))
 
@@ -338,8 +340,8 @@ def _check_divides(path: str, shape: tuple[int, ...], layout: Layout) -> None:
     if len(spec) > len(shape):
         raise ValueError(
             f"place: expected a parameter with {len(spec)} or more axes for {_text(spec)}, got "
-            f"{paths.quoted(path)} {list(shape)} on the mesh {_named(sizes)}; add a rule before it "
-            "that matches only this path"
+            f"{paths.quoted(path)} {list(shape)} on the mesh {_named(sizes)}; put a rule that "
+            "matches only this path before this rule"
         )
     for size, names in zip(shape, spec, strict=False):
         parts = math.prod(sizes[name] for name in _names(names))
@@ -347,8 +349,8 @@ def _check_divides(path: str, shape: tuple[int, ...], layout: Layout) -> None:
             raise ValueError(
                 f"place: expected a shape that {_text(spec)} can split on the mesh "
                 f"{_named(sizes)}, got {paths.quoted(path)} {list(shape)}, where {size} is not a "
-                f"multiple of {parts}; change the size, or add a rule before it that matches only "
-                "this path"
+                f"multiple of {parts}; change the size, or put a rule that matches only this path "
+                "before this rule"
             )
 
 

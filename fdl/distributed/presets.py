@@ -43,9 +43,9 @@ def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis `data`.
       params: the parameters, or their shapes, or a run.
-      beside: another layout on this mesh to combine with, such as one of `tensor_parallel`. `fsdp`
-        then splits one of the axes of each parameter that this layout does not split. None means
-        that parameters are split only over `data`.
+      beside: another layout on this mesh to combine with, such as one of `tensor_parallel`. For
+        each parameter, `fsdp` then splits an axis that `beside` does not split. None means that
+        parameters are split only over `data`.
 
     Returns:
       A layout, for `place`.
@@ -98,7 +98,8 @@ def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
       A layout, for `place`.
 
     Raises:
-      ValueError: the mesh has no axis `model`, or it divides no pair, `embed` or `head`.
+      ValueError: the mesh has no axis `model`, or this axis can split no pair, no `embed` and no
+        `head`.
 
     Example:
       >>> import fdl, jax

@@ -25,8 +25,8 @@ class Report(NamedTuple):
       activations: bytes of everything else that a step needs at its peak, such as activations and
         gradients, as the compiler counts them.
       collectives: what the devices send each other in a step, the largest total first.
-      whole: the parameters that are whole on every device, although one of their axes could be
-        split over all devices, a dict, path -> bytes, the largest first.
+      whole: a dict, path -> bytes, the largest first. It lists the parameters that are whole on
+        every device, although one of their axes could be split over all devices.
     """
 
     params: int

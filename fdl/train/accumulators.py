@@ -49,7 +49,7 @@ class Mean(NamedTuple):
         return Mean(total.high, count.high, (total.low, count.low))
 
     def nothing(self) -> "Mean":
-        """The mean over zero examples, in the dtypes of this mean."""
+        """An empty mean, with total 0 and count 0, in the dtypes of this mean."""
         total, count = self.total.dtype, self.count.dtype
         lost = jnp.zeros((), total), jnp.zeros((), count)
         return Mean(jnp.zeros((), total), jnp.zeros((), count), lost)
@@ -157,7 +157,7 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> Mean:
 
 
 def as_means(loss: Any, metrics: Mapping[str, Any], count: float = 1.0) -> dict[str, Any]:
-    """Converts the scalars among the loss and metrics that an objective reports to `Mean`s.
+    """Makes a `Mean` of each scalar among the loss and metrics that an objective reports.
 
     Args:
       loss: scalar.
@@ -190,8 +190,8 @@ def added(means: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 def joined(means: Mapping[str, Any]) -> dict[str, Any]:
     """Joins all Means of the same dtypes into one Mean of vectors.
 
-    A compiled program adds a vector as fast as a scalar. In a step of a small network, adding two
-    means one after the other took a tenth of the time.
+    This saves time, because a compiled program adds a vector as fast as a scalar. Adding two means
+    one after the other took a tenth of the time of a small network's step.
 
     Args:
       means: a dict, name -> Mean or Tally.

@@ -11,10 +11,11 @@ REST = 9  # after each call, the thread rests this many times as long as the cal
 
 
 class BackgroundWriter:
-    """Calls `write` in a background thread. If several values wait, only the newest is written.
+    """Calls `write` in a background thread.
 
-    A value that is marked as important is written too, unless a newer important one replaces it.
-    After each call the thread rests, so that it takes at most a tenth of a core from training.
+    Of the values that wait, the thread writes the newest one and the newest one that is marked as
+    important. It drops the rest. After each call the thread rests, so that it takes at most a tenth
+    of a core from training.
     """
 
     def __init__(self, write: Callable[[Any], None]):

@@ -30,7 +30,8 @@ def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
 def check_weight(weight: Any) -> None:
     """Raises unless the weights [N, ...] are finite, >= 0 and not all 0.
 
-    Does not raise if `weight` is None or traced.
+    Does not raise if `weight` is None, or if it is traced: it is then an array inside a function
+    that JAX transforms, whose numbers are not known.
     """
     if weight is None or isinstance(weight, jax.core.Tracer):
         return
@@ -50,11 +51,12 @@ def check_weight(weight: Any) -> None:
 
 
 def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """Sets the numbers of examples of weight 0 to 0, so that they cannot make gradients NaN.
+    """Replaces all numbers in examples of weight 0 by 0, so that they cannot make gradients NaN.
 
-    The mean loss ignores an example of weight 0. But its gradient is multiplied by 0, and 0 * NaN
-    is NaN. So if a whole example has weight 0, all its numbers in x, y and inputs become 0. This
-    includes ids and labels, because an id or a label that is out of range can give NaN.
+    The mean loss ignores an example of weight 0. But the gradient of the example is multiplied by
+    0, and 0 * NaN is NaN. So if a whole example has weight 0, all its numbers in x, y and inputs
+    become 0. This includes ids and labels, because an id or a label that is out of range can give
+    NaN.
 
     If only a part of an example has weight 0, such as the padding of a sequence, the targets of
     this part become 0. In x and inputs, only NaNs and infinities of this part become 0, because the

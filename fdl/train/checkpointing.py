@@ -46,8 +46,9 @@ def checkpoints(
 
     Saving happens in a background thread and does not delay training. After each save the thread
     rests nine times as long as the save took, so it takes a tenth of a core at most. If a save is
-    due in the meantime, it waits. If several saves wait, only the newest of them is written, and
-    also the one with the best value of `best`. The run at the end of training is always written.
+    due in the meantime, it waits. If several saves wait, the newest of them is written, and
+    the one with the best value of `best`; the rest are skipped. The run at the end of training is
+    always written.
 
     Args:
       folder: path of the folder, which is created if it does not exist. Use one folder for each
@@ -157,7 +158,7 @@ class Checkpoints(Observer):
 
         The run is computed again, without hooks and records: `at` loads the last checkpoint at or
         before that step, and repeats the steps from there. If the run with which the last `fit`
-        began is at least as near, `at` repeats the steps from that run.
+        began is at least as near to that step, `at` repeats the steps from that run.
 
         `at` repeats the steps with the arguments of the last `fit` that had this hook in `watch`.
         So the data and the first run of that `fit` stay in memory as long as this hook. In a new
@@ -285,7 +286,7 @@ class Checkpoints(Observer):
         else:
             self.about = _about(plan)
         self.reached = int(plan.run.step)
-        # `at` cannot replay a sweep.
+        # A sweep leaves no plan, because `at` cannot replay a sweep.
         self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
 
     def _open(self, plan: Plan) -> None:
@@ -329,7 +330,7 @@ class Checkpoints(Observer):
     def _goodness(self, result: Result) -> dict[int, float]:
         """A dict, step of each record -> how good its value is (larger is better).
 
-        It is -infinity if the value is missing or not finite.
+        A value that is missing or not finite is as good as -infinity.
         """
         values = {int(record["step"]): record.get(self.monitor or "") for record in result.history}
         return {

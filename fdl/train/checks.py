@@ -272,7 +272,7 @@ def last_step(
     """The step at which training ends, computed from epochs or steps.
 
     Raises:
-      ValueError: both epochs and steps are given, or neither, or the number is out of range.
+      ValueError: both epochs and steps are given; neither is given; or the number is out of range.
     """
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"

@@ -10,18 +10,19 @@ from typing import Any
 import jax
 
 # How long a chunk should take. Each call of a compiled function allocates new memory, tens of
-# megabytes for a large network; with chunks of 0.25 seconds, this took a sixth of the CPU time.
-# Longer chunks delay the reaction to Ctrl-C.
+# megabytes for a large network. With chunks of 0.25 seconds, the allocations took a sixth of the
+# CPU time. With chunks of more than a second, the reaction to Ctrl-C would come later.
 CHUNK_SECONDS = 1.0
 
-# The reason to stop after each signal.
+# If the process gets one of these signals, training stops, and this text is the reason.
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Pace:
     """The number of steps in the next chunk.
 
-    It is `chunk`, or if `chunk` is None, the number of steps that take about CHUNK_SECONDS.
+    The number is `chunk`. If `chunk` is None, it is the number of steps that take about
+    CHUNK_SECONDS.
     """
 
     def __init__(self, chunk: int | None):
@@ -39,22 +40,22 @@ class Pace:
         result = jax.block_until_ready(program(*args))
         seconds = time.perf_counter() - begun
         if self.fixed is None and self.warm:
-            # At most ten times as many steps, because a short chunk spends most of its time on the
-            # call itself, so its time says little about a step.
+            # The next chunk has at most ten times as many steps as this one. A short chunk spends
+            # most of its time on the call itself, so its time says little about the time of a step.
             self.length = max(1, min(int(CHUNK_SECONDS / seconds * length), 10 * length))
         elif self.fixed is None:
-            self.warm = True  # The time of the first chunk is mostly compilation.
+            self.warm = True  # The first chunk sets no length: most of its time is compilation.
         return result
 
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[Callable[[], str]]:
-    """Yields a function that gives the reason to stop if the process got a signal in the block.
+    """Yields a function that says whether the process got a signal inside the `with` block.
 
-    The function returns "interrupted" after SIGINT (Ctrl-C), "terminated" after SIGTERM, and "" if
-    there was no signal. A second SIGINT raises KeyboardInterrupt. A handler for SIGTERM that the
-    user has set is also called. Only the main thread receives signals, so in another thread the
-    function always returns "".
+    The function returns "interrupted" if the first signal was SIGINT (Ctrl-C), "terminated" if it
+    was SIGTERM, and "" if there was no signal. A SIGINT after any earlier SIGINT or SIGTERM raises
+    KeyboardInterrupt. A handler for SIGTERM that the user has set is called too. Only the main
+    thread receives signals, so in another thread the function always returns "".
     """
     noted: list[str] = []
     if threading.current_thread() is not threading.main_thread():

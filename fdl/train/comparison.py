@@ -33,10 +33,10 @@ def compare_optimizers(
 ) -> dict[str, Sweep]:
     """Trains a network with each optimizer, at each learning rate and with each seed.
 
-    All R * S networks of an optimizer are trained at once, by one compiled function. The final
-    parameters of each network are the ones that `fit` would give, beginning with
-    `start(params, make(rate), seed=seed)`, where make is the entry in `optimizers`. A network that
-    diverges does not affect the rest.
+    All networks of an optimizer (R learning rates with S seeds each) are trained at once, by one
+    compiled function. The final parameters of each network are the ones that `fit` would give,
+    beginning with `start(params, make(rate), seed=seed)`, where make is the entry in `optimizers`.
+    A network that diverges does not affect the rest.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
@@ -46,7 +46,8 @@ def compare_optimizers(
         seeds begin with the same parameters.
       data: a pytree of arrays [N, ...].
       optimizers: a dict, name -> function that makes an optimizer from a learning rate, for example
-        `fdl.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate is a traced scalar.
+        `fdl.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`. The rate is a
+        traced scalar: an array whose value Python code cannot read.
       rates: R learning rates > 0 in increasing order, best with a constant ratio between
         neighbours.
       seeds: S different integers in [0, 2**32). A seed determines the initial parameters, the

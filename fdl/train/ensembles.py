@@ -44,7 +44,7 @@ def ensemble(
 
     Args:
       model: a Layer, or a function `(params, x, **inputs) -> y`.
-      members: a list of M >= 1 networks, each as `predict` takes it for params: a run, a result of
+      members: a list of M >= 1 networks, each in a form that `predict` takes: a run, a result of
         `fit`, or a pytree of params. For a sweep, pass `found.members()`.
       x: a pytree of arrays [N, ...].
       activation: a function of the outputs [N, ...], which is applied before averaging.

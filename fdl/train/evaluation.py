@@ -49,8 +49,8 @@ def evaluate(
     so its result depends on batch_size. To find out whether an objective is of this kind,
     `evaluate` draws 16 examples at random, and evaluates them both in one batch and one by one.
 
-    Under `jit`, `grad` and `vmap`, the values needed for this test are not yet known. Then both
-    ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
+    Under `jit`, `grad` and `vmap`, the values that this comparison needs are not yet known. Then
+    both ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
     skipped.
 
     Args:
@@ -161,7 +161,7 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
         run, opt_state = params, getattr(params, "opt_state", ())
         params = params.params
         if has_eval_params(opt_state, params):
-            of_members = np.ndim(getattr(run, "seed", 0)) > 0  # a run of a sweep, [R, S, ...]
+            of_members = np.ndim(getattr(run, "seed", 0)) > 0  # a sweep: [settings, seeds, ...]
             params = (_eval_params_of_members if of_members else _eval_params)(opt_state, params)
     return params, {} if state is None else state
 
@@ -206,7 +206,8 @@ def mixes_examples(
         compared, but at least two.
 
     Returns:
-      A bool. If the values are not yet known, it is a traced bool, and nothing is raised.
+      A bool. Under `jit`, `grad` and `vmap`, the values are not yet known. The result is then a
+      traced bool, and nothing is raised.
 
     Raises:
       PathError: the objective is from `supervised`, and its model's output for an example depends
@@ -220,7 +221,8 @@ def mixes_examples(
     try:
         few, together, alone = _together_and_alone(params, state, data, rows, objective=objective)
     except (ValueError, TypeError, ArithmeticError):
-        # The objective may need at least two examples. All other errors are raised later.
+        # The objective may need at least two examples, so it counts as one that compares them. An
+        # error with another cause is raised again when the objective is evaluated.
         return True
     rounding = functools.partial(_rounding, objective, params, state, few)
     (means, outputs), (means_alone, outputs_alone) = together, alone

@@ -60,7 +60,8 @@ class Ahead:
     Args:
       source: where the batches come from.
       plan: the plan of this call of `fit`. A chunk never goes past the step of a record.
-      size: K, the number of steps in a stack. All stacks have this shape, also for a shorter chunk.
+      size: K, the number of steps in a stack. Every stack has room for K steps, even if its chunk
+        is shorter.
       position: where the source starts, as `Source.position` returns it; {} is its beginning.
 
     Attributes:
@@ -101,7 +102,8 @@ class Ahead:
     def __exit__(self, *error: Any) -> None:
         self.closed.set()
         while self.thread.is_alive():
-            # The thread may wait for room in the queue; after that, it checks `closed`.
+            # This makes room in the queue, because the thread may wait for room. The thread then
+            # checks `closed`, and ends.
             try:
                 self.ready.get(timeout=0.05)
             except queue.Empty:
@@ -118,7 +120,7 @@ class Ahead:
         return stack
 
     def report(self) -> dict[str, float]:
-        """The share of the time since the last call in which training waited for the source."""
+        """The share of the time, since the last report, that training waited for the source."""
         now = time.perf_counter()
         share = self.waited / max(now - self.since, 1e-9)
         self.waited, self.since = 0.0, now
@@ -152,7 +154,8 @@ class Ahead:
             batches = self._checked(self._taken(piece))
             rows = slice(piece.start - steps.start, piece.stop - steps.start)
             jax.tree.map(lambda memory, leaf: memory.__setitem__(rows, leaf), stack, batches)
-        # On CPU nothing is copied here.
+        # Waits until the stack is copied to the device, because the memory of the stack is used
+        # again. On CPU nothing is copied.
         batches = jax.block_until_ready(self._put(stack))
         return Stacked(batches, np.uint32(steps.start))
 
@@ -161,7 +164,8 @@ class Ahead:
         seed, batch_size = self.plan.run.seed, self.plan.batch_size
         if self.own is None:
             return self.source.take(seed, steps, batch_size)
-        # Only the training thread may compute with an array on several devices.
+        # The seed is passed as a NumPy array, because only the training thread may compute with an
+        # array on several devices.
         return self.source.take_part(np.asarray(seed), steps, batch_size, self.own)
 
     def _put(self, stack: Any) -> Any:

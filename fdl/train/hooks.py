@@ -80,7 +80,7 @@ class Observer:
     """The name of a value that must be in each record; None if no value is required."""
 
     writes: bool = False
-    """True if it only prints or writes files. Of several processes, only the first calls it."""
+    """True if the hook only prints or writes files. Only the first process then calls the hook."""
 
     @property
     def name(self) -> str:
@@ -171,7 +171,7 @@ class Hooks:
 
     @contextlib.contextmanager
     def watching(self, plan: Plan, memories: dict[str, dict[str, Any]]) -> Iterator[None]:
-        """Calls `recall` and `begin` of all hooks before the block, and `end` after it.
+        """Calls `recall` and `begin` of all hooks before the `with` block, and `end` after it.
 
         Errors before the first step are raised, because nothing is lost then.
 
@@ -251,9 +251,9 @@ class Hooks:
 
     @contextlib.contextmanager
     def keeping_the_run(self, unless: bool = False) -> Iterator[None]:
-        """Turns an error in the block into a reason to stop, and warns with its traceback.
+        """Turns an error in the `with` block into a reason to stop, and warns with its traceback.
 
-        With `unless`, the error is raised instead, because no training would be lost.
+        If `unless` is True, the error is raised instead, because no training would be lost.
         """
         try:
             yield

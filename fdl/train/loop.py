@@ -72,7 +72,7 @@ def fit(
     The training code is compiled once for each pair of an objective and an optimizer, and is freed
     when the objective or the optimizer is no longer referenced. `fdl.sgd(0.1)` and `fdl.sgd(0.2)`
     are different optimizers, so the code is compiled for each of them. To compile once for many
-    learning rates, use `fdl.optim.inject_hyperparams`, which makes the rate part of the optimizer's
+    learning rates, use `fdl.optim.inject_hyperparams`, which puts the rate into the optimizer's
     state.
 
     Args:
@@ -101,18 +101,19 @@ def fit(
       watch: hooks, which are called at each record: `fdl.progress()`, `fdl.log(file)`,
         `fdl.early_stop("val_loss")`, `fdl.keep_best("val_loss")`, `fdl.checkpoints(folder)`, or
         your own. A hook is a function `(record, run)` that returns None, or a text that says why
-        training should stop. It may keep the run that it gets.
+        training should stop. A hook may keep the run that it gets.
 
     Returns:
       `Result(run, history, reason, unfinished)`.
 
-      Ctrl-C or SIGTERM ends training after the current chunk, and `fit` returns as usual; a second
-      Ctrl-C raises KeyboardInterrupt. Training also ends, with a warning, if parameters or state
-      are not finite, or if a hook raises. A loss that is not finite does not end training as long
-      as parameters and state are finite.
+      Ctrl-C or SIGTERM ends training after the current chunk, and `fit` returns as usual; a
+      Ctrl-C after either of them raises KeyboardInterrupt. Training also ends, with a warning, if
+      parameters or state are not finite, or if a hook raises. A loss that is not finite does not
+      end training as long as parameters and state are finite.
 
     Raises:
-      TypeError: an argument is in the wrong place, or the run is traced.
+      TypeError: an argument is in the wrong place; or the run is traced, because `fit` is called
+        inside `jax.jit`, for example.
       ValueError: an argument is wrong, or the data cannot be trained on. This is raised before the
         first step.
       PathError: the model cannot take the data; the message gives the path of the layer.
@@ -150,7 +151,7 @@ def fit(
         advance.compile_ahead(first, beside(zeros, first), data, np.int32(0), **settings)
     validate, validated = _validation(objective, first, validation, batch_size)
     if isinstance(objective, Supervised):
-        # This raises if the model's output for an example depends on the others.
+        # This raises if the model's output for an example depends on the other examples.
         mixes_examples(objective, first.params, first.state, sample, batch_size)
     rate: Callable[[Run], Any] = rate_of(optimizer)
     named = {} if rate(first) is None else {"learning_rate": rate}
@@ -212,7 +213,8 @@ class _Loop:
                 if recorded and reason != NOT_FINITE:
                     hooks.save(Result(self.run, list(self.history), reason, self.unfinished))
                 if recorded and hooks:
-                    # The next chunk overwrites its run, and a hook may keep the run that it got.
+                    # Training continues with a copy, because the next chunk overwrites its run, and
+                    # a hook may keep the run that it got.
                     self.run = copied(self.run)
                 elif reason and not recorded:
                     self.unfinished = self.so_far()
@@ -254,7 +256,7 @@ class _Loop:
         return self.after_record()._replace(means=leaves(copied(self.means)))
 
     def after_record(self) -> Unfinished:
-        """The same as `so_far` just after a due record, when the means are over zero steps."""
+        """The same as `so_far` just after a due record, when the means are empty."""
         means, memories = leaves(self.zeros), self.hooks.memories()
         return Unfinished(means, len(self.history), memories, self.feed.position)
 
@@ -274,7 +276,7 @@ def _epoch(examples: int | None, batch_size: int, last: int) -> int:
 
 
 def traceable(data: Any, sample: Any) -> Any:
-    """Data with which `train_step` can be traced: arrays, or the sample of a source as a stack."""
+    """Data for `one_step.eval_shape`: the arrays, or the sample of a source as a stack of one."""
     if not isinstance(data, Source):
         return data
     return Stacked(jax.tree.map(lambda leaf: leaf[None], sample), np.uint32(0))

@@ -92,8 +92,8 @@ def values_of_members(means: dict[str, Any]) -> dict[str, Any]:
     return jax.vmap(jax.vmap(of_one))(means) if means else {}
 
 
-# Each of these is one compiled function. Otherwise JAX would compile each operation for each shape
-# of array, which takes longer than a small sweep.
+# Each function below is compiled as a whole. Otherwise JAX would compile each operation for each
+# shape of array, which takes longer than a small sweep.
 
 
 @jax.jit
@@ -106,7 +106,7 @@ def taken(run: Run, places: Any) -> Run:
 def joined(runs: Sequence[Run], order: Any) -> Run:
     """One run with the members of all runs, whose settings are sorted by `order`, integers [R].
 
-    It has the step of the last run.
+    The step of the result is that of the last run in `runs`.
     """
     parts = [(run.params, run.state, run.opt_state) for run in runs]
     join = lambda *leaves: jnp.concatenate(leaves, _axis(leaves[0]))  # noqa: E731

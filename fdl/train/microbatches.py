@@ -51,8 +51,9 @@ def whole(objective: Objective, run: Run, batch: Batch, key: Any) -> Pass:
 def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch: int) -> Pass:
     """The pass over pieces of `microbatch` examples, one after the other.
 
-    The loss and the gradient are means over the pieces, weighted by their counts: the number of
-    examples, or the sum of their weights. So they equal those of the whole batch. The state after
+    The loss and the gradient equal those of the whole batch, because they are weighted means over
+    the pieces. The weight of a piece is its count: the number of its examples, or the sum of the
+    weights of its examples. The state after
     a piece is passed to the next piece, and each piece has a different random key.
     """
     count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
@@ -64,8 +65,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
         own = jax.random.fold_in(key, number)
         loss, state, metrics = report_of(objective, params, state, piece, own)
         means = tallied(as_means(loss, metrics, float(microbatch)))
-        # The sum of the gradients of loss * count, over all pieces, is the gradient of their mean
-        # loss, times the sum of the counts.
+        # This differentiates loss * count. The sum of these gradients over all pieces, divided by
+        # the sum of the counts, is the gradient of the mean loss of the batch.
         count = jax.lax.stop_gradient(means["loss"].count)
         loss = widened(loss)
         return loss * count.astype(loss.dtype), (state, means)

@@ -1,7 +1,7 @@
 """Objectives that mix the examples of a batch in training: `mixup` and `cutmix`.
 
-A mixed example has two targets. Its loss is the mean of the losses for both of them, weighted by
-their shares of the example, so that any loss per example and any kind of target can be used.
+A mixed example has two targets. Its loss is the mean of the losses for the two targets, each
+weighted by the share of its example. So any loss per example and any kind of target can be used.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
 
     l is drawn from Beta(alpha, alpha) for each example i. j is another example of the batch, drawn
     so that each example is the j of exactly one i. Metrics are weighted like the loss, so the
-    best possible training accuracy is below 1. In evaluation, the result is that of the objective
-    that was passed.
+    best possible training accuracy is below 1. In evaluation, examples are not mixed, and the
+    result is that of `objective`.
 
     Args:
       objective: from `supervised`. In training, the batch must not contain extra inputs of the
@@ -74,9 +74,12 @@ def cutmix(objective: Supervised, alpha: float = 1.0) -> Supervised:
     """In training, a rectangle of each image is replaced by the same part of another image.
 
     The rectangle has the height H sqrt(1 - l) and the width W sqrt(1 - l), with l from Beta(alpha,
-    alpha); its centre is uniform in the image, and what lies beyond the image is cut off. With l as
-    the share of the pixels that are not replaced, loss = l loss(y_pred, y_i) + (1 - l) loss(y_pred,
-    y_j).
+    alpha). Its centre is uniform in the image, and what lies beyond the image is cut off.
+
+    loss = s loss(y_pred, y_i) + (1 - s) loss(y_pred, y_j)
+
+    s is the share of the pixels of image i that are not replaced. j is the image from which the
+    rectangle comes.
 
     Args:
       objective: as in `mixup`; x is [B, H, W, C], of any dtype.
@@ -192,7 +195,7 @@ def _beta(key: Key, alpha: float, rows: int) -> Array:
 
 
 def _blended(key: Key, x: Any, partner: Array, share: Array) -> tuple[Any, Array]:
-    """share x_i + (1 - share) x_j."""
+    """share x_i + (1 - share) x_j, where j is the partner of row i."""
 
     def blend(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
@@ -212,7 +215,7 @@ def _blended(key: Key, x: Any, partner: Array, share: Array) -> tuple[Any, Array
 
 
 def _pasted(key: Key, x: Any, partner: Array, share: Array) -> tuple[Any, Array]:
-    """x_i with a rectangle of x_j, and the share of the pixels of x_i that are left."""
+    """x_i with a rectangle of its partner x_j, and the share of the pixels of x_i that are left."""
     check_shape("cutmix", x, "B, H, W, C", "pass images with a channel axis")
     x = jnp.asarray(x)
     height, width = x.shape[1:3]

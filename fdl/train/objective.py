@@ -159,7 +159,7 @@ class Supervised:
         )
 
     def without_ignored(self, data: Any) -> Any:
-        """The data, with the numbers of examples of weight 0 set to 0, as in a batch."""
+        """The data, with all numbers in examples of weight 0 replaced by 0, as in a batch."""
         x, y, weight, inputs = unpack(data)
         x, y, inputs = without_ignored(x, y, inputs, weight)
         if isinstance(data, Mapping):

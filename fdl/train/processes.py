@@ -38,7 +38,7 @@ def gathered(tree: Any) -> Any:
 
 
 def of_the_first(run: Run, number: int) -> int:
-    """The number that the first process has, if the run is on several processes."""
+    """The `number` of the first process; if the run is on one process only, `number` itself."""
     return int(_of_all(np.int32(number))[0]) if many(run) else number
 
 
@@ -97,7 +97,7 @@ def deaths_explained() -> Iterator[None]:
 
 
 def _of_all(value: Any) -> np.ndarray:
-    """The values of all processes, [P, ...]."""
+    """The values of all P processes, [P, ...]."""
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(value))

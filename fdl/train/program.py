@@ -1,4 +1,4 @@
-"""Many training steps as one compiled function: of one run, or of all members of a sweep."""
+"""Compiled functions that take many training steps of one run, or of all members of a sweep."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,11 +54,22 @@ def advance_members(
     make: Make,
     batch_size: int,
 ) -> tuple[Run, dict[str, Any]]:
-    """Takes `length` steps of all members; returns the members, and their means, [S, R]."""
+    """Takes `length` training steps of all members of a sweep.
+
+    The memory of `run` is reused for the result, as in `advance`.
+
+    Args:
+      run: all members, with axes as in `fdl.train.members`.
+      settings: a dict, name -> [R], the hyper-parameters of R settings.
+
+    Returns:
+      (run, means). run holds all members after these steps. means is a dict, name -> `Mean` or
+      `Tally`, whose arrays begin with the axes [S, R], for S seeds and R settings.
+    """
 
     @jax.jit
     def step(setting: Any, run: Run, data: Any) -> tuple[Run, dict[str, Any]]:
-        # This is jitted so that it is traced only once for `eval_shape` and the loop.
+        # This is jitted so that `eval_shape` and the loop share one trace.
         return train_step(objective, make(**setting), run, data, batch_size)
 
     def steps(setting: Any, run: Run) -> tuple[Run, dict[str, Any]]:
@@ -79,7 +90,8 @@ def _repeated(
         return run, added(sums, joined(new))
 
     run, sums = jax.lax.fori_loop(0, length, body, (run, joined(means)))
-    # Inside the loop, the compiler may split arrays over more devices than outside it.
+    # Inside the loop, the compiler may split arrays over more devices than the layout says. So the
+    # run is put back into its layout, and the means are put on every device.
     return laid_out(run, split(sums, like=means))
 
 
@@ -98,12 +110,12 @@ def one_step(
     batch_size: int,
     microbatch: int | None = None,
 ) -> tuple[Run, dict[str, Any]]:
-    """`train_step`, jitted so that it is traced only once for `eval_shape` and `advance`."""
+    """`train_step`, jitted so that `eval_shape` and `advance` share one trace."""
     return train_step(objective, optimizer, run, data, batch_size, microbatch)
 
 
 def zero_means(run: Any, after: Any, means: Any) -> Any:
-    """The means over zero steps, to which the means of training steps are added.
+    """Empty means, with sum 0 and count 0, to which the means of training steps are added.
 
     Args:
       run: the run before a step.

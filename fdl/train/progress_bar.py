@@ -8,7 +8,7 @@ from typing import Any
 from fdl.train.evaluation import values
 from fdl.train.hooks import Observer, Plan, Record
 
-MUCH = 0.2  # if training waits for the data for a larger share of the time, this is shown
+MUCH = 0.2  # the share of time above which lines say that training waits for the data
 PRINTED_LINES = 20  # about how many records are printed if there is no terminal for a progress bar
 
 
@@ -61,7 +61,7 @@ class Progress(Observer):
 
     @contextlib.contextmanager
     def _kept_from_training(self) -> Iterator[None]:
-        """If the block raises an error, warns, and shows nothing from then on."""
+        """If the `with` block raises an error, warns, and shows nothing from then on."""
         try:
             yield
         except (Exception, SystemExit) as error:  # rich exits if nobody reads the pipe any more

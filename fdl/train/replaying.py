@@ -67,7 +67,7 @@ def replayed(plan: Plan, run: Run, step: int) -> Run:
 
     Args:
       plan: the objective, optimizer and data with which the steps are taken.
-      run: the run at that step or before it.
+      run: the run at `step`, or at an earlier step.
       step: the step of the run that is returned.
     """
     settings: dict[str, Any] = {"objective": plan.objective, "optimizer": plan.optimizer}

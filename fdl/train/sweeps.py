@@ -156,8 +156,9 @@ def sweep(
 ) -> Sweep:
     """Trains a network with each setting of hyper-parameters and each seed, all at once.
 
-    The parameters of each member are the ones that `fit` would give, beginning with
-    `start(params, make(**setting), seed=seed)`. A member that diverges does not affect the others.
+    Each of these networks is a member of the sweep. The parameters of a member are the ones that
+    `fit` would give, beginning with `start(params, make(**setting), seed=seed)`. A member that
+    diverges does not affect the others.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
@@ -166,7 +167,8 @@ def sweep(
         `lambda seed: model.init(jax.random.key(seed), x)`. With `lambda seed: (params, {})`, all
         seeds begin with the same parameters.
       make: a function of named hyper-parameters that gives an optimizer, for example `fdl.adamw`.
-        It gets traced scalars. The program is compiled once for each `make`.
+        `make` gets traced scalars: arrays whose values Python code cannot read. The program is
+        compiled once for each `make`.
       settings: either a dict, name -> list of values, and each combination of values is a setting;
         or a list of settings, each a dict, name -> value. Random settings are such a list:
         `[{"learning_rate": 10 ** rng.uniform(-4, 0)} for _ in range(20)]`.
@@ -188,7 +190,8 @@ def sweep(
         member needed to reach it.
       rungs: increasing steps at which only the best settings go on; the others stop (successive
         halving). The members that go on are packed together, so that later steps cost less.
-      keep: the share of the settings that go past each rung, in (0, 1); at least one does.
+      keep: the share of the settings that go past each rung, in (0, 1); at least one setting
+        does.
       watch: hooks, as in `fit`. At each record they get a record and a run. The record has the
         values of the best setting (averaged over the seeds), the hyper-parameters of this setting,
         and `settings_left`, the number of settings still in training. The run holds all members,
@@ -247,7 +250,7 @@ def swept(
     check_objective_given(who, objective)
     listed, seeds = listed_settings(who, settings), checked_seeds(who, options.seeds)
     check_mode(who, options.mode)
-    check_number(who, "keep", options.keep, "(0, 1)", "1 / 3 keeps every third setting")
+    check_number(who, "keep", options.keep, "(0, 1)", "1 / 3 keeps a third of the settings")
     batch_size = check_count(who, "batch_size", options.batch_size, BATCH_SIZE_REMEDY)
     every = options.record_every
     if every is not None:

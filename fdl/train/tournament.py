@@ -61,7 +61,7 @@ class Judge(NamedTuple):
         return curves[self.watched] * (1 if self.mode == "min" else -1)
 
     def scores(self, curves: Curves) -> np.ndarray:
-        """The mean over seeds at the last record, [R]; infinity if one of them diverged."""
+        """The mean over seeds at the last record, [R]; infinity if one seed's member diverged."""
         ends = np.stack([curve[..., -1] for curve in curves.values()])
         mean = self.curve(curves)[..., -1].mean(1)
         return np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)
@@ -149,7 +149,8 @@ class Tournament:
                 if reason:
                     break
                 if len(self.left) != compiled_for:
-                    # Both programs compile at once. The first then takes zero steps.
+                    # Both programs are compiled at the same time. `_advance(0)` waits for the
+                    # first one, and takes no step.
                     before = time.perf_counter()
                     advance_members.compile_ahead(*self._args(0), **self.how)
                     if self.validation:

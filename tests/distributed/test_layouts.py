@@ -69,12 +69,12 @@ def test_a_result_in_memory_goes_on_in_another_layout(eight):
         (
             "not divided",
             "place: expected a shape that P('data') can split on the mesh data=8, got 'dense_0/w' "
-            "[6, 16], where 6 is not a multiple of 8; change the size, or add a rule",
+            "[6, 16], where 6 is not a multiple of 8; change the size, or put a rule",
         ),
         (
             "too many",
             "place: expected a parameter with 2 or more axes for P(None, 'data'), got 'dense_0/b' "
-            "[16] on the mesh data=8; add a rule before it",
+            "[16] on the mesh data=8; put a rule that",
         ),
         (
             "batch",

@@ -466,7 +466,7 @@ SETTINGS = "expected settings as name -> list of values, or as a list of dicts, 
         ({"rungs": [3, 2]}, "expected rungs as increasing steps in [1, 3], got [3, 2]; leave"),
         ({"rungs": [4]}, "expected rungs as increasing steps in [1, 3], got [4]; leave"),
         ({"rungs": 2}, "expected rungs as increasing steps in [1, 3], got 2; leave"),
-        ({"keep": 1.0}, "expected keep in (0, 1), got 1.0; 1 / 3 keeps every third setting"),
+        ({"keep": 1.0}, "expected keep in (0, 1), got 1.0; 1 / 3 keeps a third of the settings"),
         ({"seeds": []}, "expected different seeds in [0, 2**32), got []; pass range(3), for exa"),
     ],
 )

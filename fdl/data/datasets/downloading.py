@@ -32,8 +32,8 @@ def download(
     The file appears at `path` complete and with the right checksum, or not at all. If `path`
     already has that checksum, nothing is downloaded. Received bytes are saved in `path` + ".part",
     so that the next mirror, or the next call, requests only the missing bytes. A damaged partial
-    file is deleted. If that file began with bytes from an earlier call or from another mirror, the
-    same mirror is tried once more, from the start.
+    file is deleted. If it began with bytes from an earlier call or from another mirror, these may
+    be the damaged ones, so the current mirror is tried once more, from the start.
 
     Several processes may call this function at the same time. One of them uses `path` + ".part".
     The other processes use temporary files, which are deleted after the call. On systems without
@@ -145,8 +145,8 @@ def _try_mirror(
             return
         except _Damaged:
             _empty(part)
-            # The damage may be from an earlier call or from another mirror, so this mirror is tried
-            # again.
+            # The loop tries this mirror again if the partial file began with bytes from an earlier
+            # call or from another mirror, because these bytes may be the damaged ones.
             if not continued:
                 raise
 
@@ -168,7 +168,7 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # the partial file is complete, or its checksum will be wrong
+            return  # the mirror has no more bytes; `_unpack` checks those of the partial file
         raise
     with response:
         if response.status == http.client.PARTIAL_CONTENT:
@@ -188,7 +188,8 @@ def _fetch_rest(url: str, part: IO[bytes], size: int, timeout: float) -> None:
                     f"expected a gzip file of at most {most} bytes, got more; deleted the partial "
                     "file"
                 )
-        # http.client does not raise if the connection closes before all bytes were received.
+        # The length is checked here, because http.client does not raise if the connection closes
+        # before all bytes were received.
         if missing := getattr(response, "length", None):
             raise ConnectionError(
                 f"expected {missing} more bytes, got the end of the connection; "

@@ -214,7 +214,8 @@ def _from_environment(source: _Files) -> dict[str, Path] | None:
         # set.
         for folder in (above / source.name, above):
             files = _find(source, folder)
-            # Files directly in FDL_DATA may be the files of MNIST, which have the same names.
+            # Gzipped files directly in FDL_DATA are skipped if the labels have another checksum:
+            # they may be the files of MNIST, which have the same names.
             labels = files.get("train-labels-idx1-ubyte")
             other = source.packed and folder == above and labels and not _is_known(source, labels)
             if len(files) == len(source.sha256) and not other:
