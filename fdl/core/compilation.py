@@ -101,6 +101,7 @@ class _Program:
         self.held, self.once = held, owner.once
         self.key = _key_of(static, forget)
         self.compiled: dict[Hashable, Future[Any]] = {}
+        self.pending: list[Future[Any]] = []
         self.jitted = jax.jit(traced, donate_argnames=owner.donate, inline=owner.inline)
 
     def call(
@@ -111,36 +112,35 @@ class _Program:
         try:
             with free_ranks():
                 if method == "compile_ahead":
-                    return self.started(args, given)
-                if method == "__call__" and (self.once or self.compiled):
-                    found = self.started(args, given, always=self.once)
-                    if found is not None:
-                        return found.result()(*args, **given)
+                    self.pending.append(self.started(args, given))
+                    return None
+                if method == "__call__":
+                    if self.once and not _any_traced((args, given)):
+                        return self.started(args, given).result()(*args, **given)
+                    pending, self.pending = self.pending, []
+                    for future in pending:
+                        # JAX keeps what the other thread compiled, and uses it in the call below.
+                        future.result()
                 return getattr(self.jitted, method)(*args, **given)
         finally:
             self.held.static = before
 
-    def started(
-        self, args: tuple[Any, ...], given: dict[str, Any], always: bool = True
-    ) -> Future[Any] | None:
-        """The future with the compiled function for these arrays, which is compiled if needed.
-
-        None if an array is traced (it is an argument of a function that JAX transforms). If always
-        is False, this call compiles nothing, and returns None if no earlier call has started to.
-        """
+    def started(self, args: tuple[Any, ...], given: dict[str, Any]) -> Future[Any]:
+        """The compiled function for these arrays; another thread compiles it."""
         leaves, structure = jax.tree.flatten((args, given))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return None
         key = structure, tuple((jax.typeof(leaf), _devices(leaf)) for leaf in leaves)
-        if key not in self.compiled and always:
-            # The function is lowered here, because tracing depends on settings of this thread. XLA
-            # does not depend on them, so it compiles in another thread.
+        if key not in self.compiled:
+            # Tracing depends on settings of this thread. XLA does not, and so may run in another.
             lowered = self.jitted.lower(*args, **given)
             few = FEW_OPTIMIZATIONS if self.once and jax.default_backend() == "cpu" else None
             thread = ThreadPoolExecutor(1)
             self.compiled[key] = thread.submit(lowered.compile, few)
             thread.shutdown(wait=False)
-        return self.compiled.get(key)
+        return self.compiled[key]
+
+
+def _any_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _devices(leaf: Any) -> Any:

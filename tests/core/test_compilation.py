@@ -36,14 +36,12 @@ def compiled_by(f):
 def test_what_was_compiled_ahead_is_not_compiled_again(x):
     call = doubled()
     call.compile_ahead(x, times=2)
-    [program] = call.programs.values()
-    [ahead] = program.compiled.values()
-    ahead.result()
     programs, y = compiled_by(lambda: call(x, times=2))
-    assert programs == 0
+    assert programs == 1  # that of the other thread; the call waits for it
     np.testing.assert_array_equal(y["a"], [0, 2, 4])
     # The same kinds again; NumPy arrays are of the same kind.
     call.compile_ahead(x, times=2)
+    [program] = call.programs.values()
     assert len(program.compiled) == 1
     assert compiled_by(lambda: call(jax.tree.map(np.asarray, x), times=2))[0] == 0
 
@@ -122,14 +120,14 @@ SEEDED_BUGS = {
     "fdl/core/compilation.py": (
         "core/test_compilation.py train/test_loop.py -k compile_or_kind_or_traced_or_once",
         [
-            ("if key not in self.compiled and always:", "if always:"),
-            ("if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):", "if False:"),
+            ("if key not in self.compiled:", "if True:"),
+            ("self.pending.append(self.started(args, given))", "self.started(args, given)"),
+            ("if self.once and not _any_traced((args, given)):", "if self.once:"),
             ("(jax.typeof(leaf), _devices(leaf))", "jax.typeof(leaf)"),
             ("(jax.typeof(leaf), _devices(leaf))", "_devices(leaf)"),
             ("key = structure, tuple", "key = tuple"),
             ("self.once and jax.default_backend()", "jax.default_backend()"),
             ("FEW_OPTIMIZATIONS if self.once", "None if self.once"),
-            ("(self.once or self.compiled)", "self.once"),
         ],
     )
 }

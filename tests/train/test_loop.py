@@ -1123,7 +1123,6 @@ SEEDED_BUGS = {
             ("owner.programs.pop(program.key, None)", "pass"),
             ("self.key = _key_of(static, forget)", "self.key = tuple(static.values())"),
             ("return type(value), value\n", "return value\n"),
-            ("self.to() is other.to() is not None", "self.to() is not None"),
             ("self.held.static = before", "pass"),
         ],
     ),
