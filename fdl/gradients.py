@@ -87,9 +87,9 @@ def check_gradient(
     """
     key = jax.random.key(0) if key is None else key
     y, gradient = jax.value_and_grad(f)(params)
-    # The rounding of f changes a central difference by about eps^(2/3) |f|, even where the gradient
-    # is 0 (for example, that of the bias of the keys in attention). So errors are relative to at
-    # least |f| / 5.
+    # Errors are relative to at least |f| / 5, because the rounding of f changes a central
+    # difference by about eps^(2/3) |f|. This also happens where the gradient is 0, as it is for the
+    # bias of the keys in attention.
     least = max(abs(float(y)) / 5, _eps(y.dtype) ** 0.5)
     # NumPy draws the directions, because JAX would compile a function for the shape of each leaf.
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -47,9 +47,10 @@ def dot_product_attention(
 
     Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
     key is 0, with gradient 0. A key or value that a query does not see has no effect on the query's
-    output or gradient, even if it is NaN or infinite. If a query sees a key that is not finite, the
-    query's output is NaN, and no gradient flows back from this output. The same is true for a query
-    that is not finite, if there is a mask, bias, segments, causal or window.
+    output or gradient, even if it is NaN or infinite. If there is a mask, bias, segments, causal or
+    window, the output of a query is NaN if the query is not finite or sees a key that is not
+    finite, and no gradient flows back from this output. If there is none of these, non-finite
+    numbers spread as in plain arithmetic.
 
     Args:
       q: queries [..., T, H, K].
@@ -184,8 +185,9 @@ def _spoiled(
     broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # Here all keys have equal scores. So the output for a query is the mean of the marks of the
-        # keys that it sees, which is > 0 if it sees a marked key.
+        # Here all keys have equal scores, and the values are marks: 1 where a key or value is not
+        # finite, else 0. So the output for a query is the mean of the marks of the keys that it
+        # sees, which is > 0 if it sees a marked key.
         alike = dataclasses.replace(scoring, alike=True)
         no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]

@@ -5,7 +5,8 @@
     _kernel_gradient  x, dy                                       -> dw
 
 N is the number of images, C the number of channels, F the number of features, and G the number of
-groups; input, kernel and output are the sizes of 1 to 3 spatial axes. Each of the three functions
+groups; input, kernel and output are the sizes of 1 to 3 spatial axes. dx, dy and dw are the
+gradients with respect to x, y and w. Each of the three functions
 is linear in each of its two operands, and its transpose with respect to one operand is one of the
 other two functions. So these three primitives are enough for derivatives of any order, in forward
 and in reverse mode. On CPU, they run the code of convolution_cpu.py; on other platforms, they run
@@ -31,7 +32,8 @@ Fold = tuple[int, bool]
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """y[n, p, f] = sum over t, c of x[n, p * stride + t * dilation - low, c] w[t, c, f].
 
-    The kernel is not flipped.
+    p is a position in the output, t a position in the kernel, and low the padding at the low end of
+    each axis. The kernel is not flipped.
 
     Args:
       x: [N, *input, C].

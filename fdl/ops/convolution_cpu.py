@@ -66,7 +66,7 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 @_in_float32
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw: for each element of w, the sum of dy times the elements of x that w multiplies."""
+    """dw: for each element of w, the sum of dy times the elements of x that it multiplies."""
     if x.shape[0] == 0:
         return jnp.zeros((*window.kernel, x.shape[-1] // window.groups, dy.shape[-1]), x.dtype)
     if window.groups == 1:
@@ -77,7 +77,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
-    """Convolves x, after putting spread - 1 zeros between its elements; padding may be negative."""
+    """Convolves x, after putting spread - 1 zeros between its elements; padding can be negative."""
     if x.shape[0] == 0:
         return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     if window.groups > 1 and w.shape[-2] * w.shape[-1] > NARROW * window.groups:

@@ -1,4 +1,4 @@
-"""Hyperparameters that may be traced, and are as exact as constants.
+"""Hyperparameters that are as exact as constants, even as arguments of a compiled function.
 
 Python computes the constant 1 - 0.999 in double precision, and JAX rounds the result once, when it
 is combined with an array. But if 0.999 is a float32 array, 0.999 is rounded before the subtraction.
@@ -21,8 +21,8 @@ class Hyperparameter:
     """The number high + low, where |low| is at most half a unit in the last place of high.
 
     It behaves like a Python number. Sums, differences, products and quotients with Python numbers
-    and other Hyperparameters have twice the precision. Powers and comparisons use the rounded
-    number. In arithmetic with an array, the number is rounded once, to the array's dtype.
+    and other Hyperparameters have twice the precision of `high`. Powers and comparisons use the
+    rounded number. In arithmetic with an array, the number is rounded once, to the array's dtype.
 
     Args:
       high: the number, rounded to float32 (float64 under `jax.enable_x64`).
@@ -37,7 +37,8 @@ class Hyperparameter:
     high: Any
     low: Any
 
-    # This makes NumPy arrays leave arithmetic with a Hyperparameter to the methods below.
+    # None tells NumPy not to compute `array + hyperparameter` itself, so that Python calls the
+    # methods below.
     __array_ufunc__ = None
 
     def __jax_array__(self) -> jax.Array:
@@ -109,7 +110,7 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
 
     Args:
       value: a Python number or a NumPy array, whose numbers are rounded to 48 bits; or a JAX array,
-        which is not changed.
+        which becomes `high`, with 0 as `low`.
       dtype: the dtype of both parts; by default float32, or float64 under `jax.enable_x64`.
 
     Returns:
@@ -129,7 +130,8 @@ def hyperparameter(value: Any, dtype: Any = None) -> Hyperparameter:
     exact = np.asarray(value, np.float64)
     high = exact.astype(dtype)
     low = (exact - high.astype(np.float64)).astype(dtype)
-    # If x and c are constants, XLA simplifies (x + c) - c to x, which would break the sums below.
+    # The barrier hides constants from XLA, which would simplify (x + c) - c to x and so lose the
+    # rounding error that `_sum` computes.
     return Hyperparameter(*jax.lax.optimization_barrier((jnp.asarray(high), jnp.asarray(low))))
 
 
@@ -183,7 +185,8 @@ def _settled(high: Any, low: Any) -> Hyperparameter:
 
 
 def _halves(x: Any) -> tuple[Any, Any]:
-    # This is not Dekker's splitting, which a compiler may fuse with later operations.
+    # `reduce_precision` rounds x to its first half. Dekker's splitting uses products and sums
+    # instead, which a compiler may fuse with later operations, so that the halves are not exact.
     exponent, mantissa = (8, 11) if x.dtype == jnp.float32 else (11, 25)
     first = jax.lax.reduce_precision(x, exponent, mantissa)
     return first, x - first

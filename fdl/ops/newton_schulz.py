@@ -62,7 +62,7 @@ def orthogonalize(
     if not x.size:
         return x
     if x.shape[-2] > x.shape[-1]:
-        # x x^H is the smaller of the two products x x^H and x^H x only if m <= n.
+        # A tall x is transposed, so that x x^H is the smaller of the two products x x^H and x^H x.
         return orthogonalize(x.mT, ns_coeffs, ns_steps, preconditioning, eps).mT
     rows = jnp.asarray(ns_coeffs).astype(x.dtype)
     rows = rows if rows.ndim == 2 else jnp.broadcast_to(rows, (ns_steps, 3))
@@ -102,7 +102,7 @@ def _rescaled(
     x: jax.Array, gram: jax.Array, power: jax.Array, preconditioning: str
 ) -> tuple[jax.Array, jax.Array]:
     """x and x x^H, both divided so that the singular values of x are at most 1."""
-    # The clip at the smallest normal number tells XLA that `size` is not 0. XLA then simplifies the
+    # The clip at `tiny` tells XLA that the argument of the root is not 0. XLA then simplifies the
     # square of s to 1 / size, as in optax's code.
     least, tiny = LEAST / power / power, float(jnp.finfo(power.dtype).tiny)
     if preconditioning == "aol":

@@ -172,8 +172,9 @@ def deviations(
         nothing = low > high
         low, high = (jnp.where(nothing, 0, end) for end in (low, high))
     mean = mean_of(fixed)
-    # The sum in the mean may overflow, and rounding may move the mean out of the range of x. The
-    # code computes with halves, because high - low may overflow.
+    # If the sum in the mean overflows, the middle of low and high is used instead. The clip brings
+    # back a mean that rounding has moved out of the range of x. The code computes with halves,
+    # because high - low may overflow.
     mean = jnp.where(jnp.isfinite(mean), mean, low / 2 + high / 2)
     center = jnp.clip(mean, low, high)
     half = center / 2
@@ -273,7 +274,7 @@ def narrowed(x: Any, dtype: Any) -> jax.Array:
 
 
 def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
-    """g and |g|^2, both clipped so that the sum of `terms` such squares is finite.
+    """g and |g|^2, both clipped so that the sum of `terms` clipped squares is finite.
 
     Without the bound, one very large gradient can make a second moment infinite, and the weight
     then stops learning. In float32, the bound on |g| is 1.3e19 for one term. Elements of g that are
@@ -296,7 +297,7 @@ def bounded(g: Any, terms: int = 1) -> tuple[jax.Array, jax.Array]:
 
 def squared_size(g: jax.Array) -> jax.Array:
     """|g|^2, real for a complex g."""
-    g = jnp.asarray(g)  # NumPy would warn about an overflow.
+    g = jnp.asarray(g)  # a JAX array, because NumPy would warn about an overflow
     return jnp.real(g.conj() * g) if jnp.iscomplexobj(g) else g * g
 
 

@@ -9,10 +9,11 @@ from jax.sharding import AxisType
 def product(x: jax.Array, w: jax.Array) -> jax.Array:
     """x @ w, with all leading axes of x merged into one.
 
-    Without the merge, if x has three axes, XLA's CPU compiler copies x and dy before it computes
-    the gradient with respect to w, and then multiplies them in the slower order. For x
-    [64, 32, 128] and w [128, 512] on one core, this is 42 billion operations a second; with the
-    merge, it is 191 billion (benchmarks/products.py). On GPU and TPU, the merge moves no data.
+    The merge speeds up the gradient with respect to w on CPU, which is a product of x and dy, the
+    gradient with respect to the result. For an x with three axes that are not merged, XLA's CPU
+    compiler copies x and dy first, and then multiplies the copies slowly. For x [64, 32, 128] and
+    w [128, 512] on one core, this is 42 billion operations a second; with the merge, it is 191
+    billion (benchmarks/products.py). On GPU and TPU, the merge moves no data.
 
     Args:
       x: [..., D].
@@ -21,7 +22,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     Returns:
       [..., F].
     """
-    # On an explicit mesh, axes that are sharded cannot be merged.
+    # There is no merge on an explicit mesh, where JAX cannot merge axes that are sharded.
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
     if x.ndim <= 2 or explicit:
         return x @ w

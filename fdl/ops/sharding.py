@@ -126,7 +126,7 @@ def on_host(x: Any) -> np.ndarray:
 
 
 def own_rows(x: Any) -> Any:
-    """The rows that this process holds of an array cut over processes; other values unchanged."""
+    """The rows of x that this process holds, if x is cut over processes; otherwise x itself."""
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return x
     if x.is_fully_addressable or x.is_fully_replicated:

@@ -97,7 +97,7 @@ def _derivative(recurrence: Recurrence, reverse: bool, primals: Any, tangents: A
         new = new if alive is None else _where(alive, new, dcarry)
         return new, new
 
-    # Without the checkpoint, JAX computes the factors of the tangents in a separate loop.
+    # Without the checkpoint, JAX would compute the factors of the tangents in a separate loop.
     again = jax.checkpoint(step, prevent_cse=False)
     dend, dcarries = jax.lax.scan(again, dcarry, (alive, saved, ddriven, dhidden), reverse=reverse)
     return (carries, end), (dcarries, dend)

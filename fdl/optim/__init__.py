@@ -1,7 +1,8 @@
 """Optimizers in optax's protocol: transformations of fdl and of optax can be chained.
 
 Names, arguments, defaults and states are the same as in optax. In float32 and float64, the updates
-are also the same, bit for bit. The results differ from optax only in these two cases:
+are also the same, bit for bit. If a docstring names no other difference, the results differ
+from optax only in these two cases:
 
 - Half precision. Moments, sums and norms are kept and computed in float32 or wider, even if
   parameters and gradients are narrower. Updates are rounded once, to the dtype of the gradients.

@@ -79,7 +79,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
     def add(p: Any, u: Any) -> Any:
         if p is None or u is None:
             return p
-        if jnp.shape(p) != jnp.shape(u):  # otherwise, p + u would broadcast
+        if jnp.shape(p) != jnp.shape(u):  # without this check, p + u would broadcast
             raise different_trees("apply_updates", "params", params, "updates", updates)
         return jnp.asarray(p + u, jnp.result_type(p))
 

@@ -20,10 +20,10 @@ def description(optimizer: Any, inside: str = "") -> str:
     """The parts of an optimizer and their numbers, such as "scale_by_adam(b1=0.9, b2=0.999)".
 
     Args:
-      optimizer: a transformation; in recursive calls, a function or a list that is stored in the
-        closure of one of its functions.
-      inside: in recursive calls, the name of the function with this closure. The name is not
-        repeated.
+      optimizer: a transformation; in recursive calls, a function or a list that the closure of one
+        of the transformation's functions holds.
+      inside: in recursive calls, the name of the function whose closure holds `optimizer`. The name
+        is not repeated.
     """
     if isinstance(optimizer, GradientTransformation):
         optimizer = optimizer.update
@@ -48,8 +48,8 @@ def rate_of(optimizer: GradientTransformation) -> Callable[[Any], float | None]:
 
     Args:
       optimizer: an optimizer of fdl or optax. The rate is found if it is a leaf of the state, as
-        with `inject_hyperparams`, or if it is the constant or the schedule of one
-        `scale_by_learning_rate`, at any depth.
+        with `inject_hyperparams`. The rate, a constant or a schedule, is also found if the
+        optimizer contains exactly one `scale_by_learning_rate`, at any depth.
 
     Returns:
       A function `run -> rate`, where a run has an `opt_state`. It returns the rate of the next

@@ -22,7 +22,7 @@ from fdl.typing import Mask, ScalarOrSchedule
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
 ) -> GradientTransformationExtraArgs:
-    """Multiplies updates by the learning rate: -learning_rate * update.
+    """Multiplies updates by the learning rate and flips their sign: -learning_rate * update.
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
@@ -70,8 +70,8 @@ def add_decayed_weights(
     such a transformation, it is decoupled weight decay.
 
     Args:
-      weight_decay: >= 0, or a schedule `count -> strength`, where count starts at 0. A negative
-        value would make weights grow without bound; optax accepts it.
+      weight_decay: >= 0, or a schedule `count -> strength`, where count starts at 0. Unlike
+        optax, fdl accepts no negative value, which would make weights grow without bound.
       mask: which leaves to decay; see `masked`. `"**/w"` excludes norms and biases.
 
     Returns:

@@ -27,9 +27,9 @@ def leafwise(
     """Makes a transformation of trees from a rule for one array.
 
     `at_step(t)` is called once at each step and returns the rule for one leaf,
-    `(g, [w,] *slots) -> (u, *new_slots)`. It also computes values that are the same for all leaves,
-    such as a bias correction. g is the gradient, w the parameter, u the update. The
-    slots are the arrays that the state holds for this leaf, such as its moments.
+    `(g, [w,] *slots) -> (u, *new_slots)`. `at_step` also computes values that are the same for all
+    leaves, such as a bias correction. g is the gradient of the leaf, w the parameter, u the update.
+    The slots are the arrays that the state holds for the leaf, such as its moments.
 
     Args:
       who: name of the transformation, for error messages.
@@ -161,8 +161,8 @@ def filled(value: Any = 0.0, dtype: Any = None) -> Slot:
 
     Args:
       value: the number.
-      dtype: dtype of the array; by default the parameter's dtype, but at least float32. optax uses
-        the parameter's dtype.
+      dtype: dtype of the array; by default the parameter's dtype, but at least float32. Unlike
+        here, optax uses the parameter's dtype.
     """
     return lambda p: jnp.full_like(
         p, value, dtype=wide(jnp.result_type(p)) if dtype is None else dtype
@@ -179,8 +179,8 @@ def check_params(who: str, params: Any) -> None:
     """Raises unless all parameters have a floating or complex dtype.
 
     Raises:
-      ValueError: a parameter has another dtype. The message names the path of the first such
-        parameter.
+      ValueError: the dtype of a parameter is neither floating nor complex. The message names the
+        path of the first such parameter.
     """
     leaves = jax.tree.leaves(params)
     if all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):

@@ -27,9 +27,9 @@ def masked(
     Args:
       inner: a transformation of fdl or optax.
       mask: which leaves `inner` sees: a path pattern such as `"**/w"` (see `fdl.paths`), or a tuple
-        of path patterns. As in optax, it can also be a pytree of bool with the structure of params
-        or a prefix of that structure, or a function that takes params and returns such a pytree. A
-        callable pytree whose leaves are bools is treated as a pytree.
+        of path patterns. As in optax, it can also be a pytree of bool, or a function that takes
+        params and returns such a pytree. The pytree has the structure of params; one bool may also
+        stand for a whole subtree. If a pytree of bool can itself be called, it is not called.
       mask_compatible_extra_args: True also masks the extra arguments of `update` that have the
         structure of the updates, such as `grad`.
 
@@ -93,8 +93,8 @@ def mask_of(mask: Mask, tree: Any) -> Any:
 def is_function(value: Any) -> bool:
     """True if a mask (or labels) is a function of the parameters, False if it is a pytree.
 
-    A module can be a function and a pytree at the same time. It is treated as a pytree if its
-    leaves are bools or labels.
+    An object can be a function and a pytree at the same time, such as a module of Equinox. It is
+    treated as a pytree if its leaves are bools or labels.
     """
     if isinstance(value, functools.partial):  # such as jax.tree_util.Partial
         return True
@@ -104,7 +104,10 @@ def is_function(value: Any) -> bool:
 
 
 def cut(tree: Any, mask: Any) -> Any:
-    """Replaces the parts of a tree where the mask is False by `optax.MaskedNode()` (no leaves)."""
+    """Replaces the parts of a tree where the mask is False by `optax.MaskedNode()`.
+
+    A MaskedNode has no leaves.
+    """
     check_prefix("masked", "a mask", mask, tree)
     return jax.tree.map(lambda keep, part: part if keep else MaskedNode(), mask, tree)
 
@@ -119,7 +122,7 @@ def check_prefix(who: str, what: str, prefix: Any, tree: Any) -> None:
         jax.tree.map(lambda leaf, part: None, prefix, tree)
     except (ValueError, TypeError):
         raise ValueError(
-            f"{who}: expected {what} with the structure of params or a prefix of it, got "
+            f"{who}: expected {what} with the structure of params or of its upper levels, got "
             f"{_difference(prefix, tree)}; make it with jax.tree.map over params"
         ) from None
 

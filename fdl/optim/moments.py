@@ -10,7 +10,7 @@ import jax
 
 
 def first_moment(b1: float, t: jax.Array, nesterov: bool = False) -> Callable[..., jax.Array]:
-    """Returns `(m, g) -> m^`: the corrected first moment of `adam`, or of `nadam` with nesterov."""
+    """Returns `(m, g) -> m^`, the corrected first moment of `adam` (of `nadam` if nesterov)."""
     c1 = correction(b1, t)
     if not nesterov:
         return lambda m, g: corrected(m, c1)

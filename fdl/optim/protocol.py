@@ -1,4 +1,7 @@
-"""optax's protocol: the type of every optimizer, and the placeholder that optax passes to init."""
+"""Makes optimizers in optax's protocol, and recognizes optax's placeholder for params.
+
+`optax.tree_utils.tree_map_params` passes this placeholder to `init` instead of params.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,10 +16,11 @@ from fdl.ops.rank_promotion import with_free_ranks
 def transformation(
     init: Callable[..., Any], update: Callable[..., Any]
 ) -> GradientTransformationExtraArgs:
-    """An `optax.GradientTransformationExtraArgs` that may broadcast arrays of different ranks.
+    """Makes an `optax.GradientTransformationExtraArgs` from its two functions.
 
-    Every optimizer of fdl is made by this function, so that all of them work under
-    `jax_numpy_rank_promotion="raise"`.
+    Both functions can broadcast arrays of different ranks, even under the setting
+    `jax_numpy_rank_promotion="raise"`. Every optimizer of fdl is made here, so that all of them
+    work under this setting.
     """
     return GradientTransformationExtraArgs(with_free_ranks(init), with_free_ranks(update))
 
@@ -24,7 +28,7 @@ def transformation(
 def is_placeholder(params: Any) -> bool:
     """True if `params` is the placeholder that `optax.tree_utils.tree_map_params` passes to `init`.
 
-    optax calls `init` in this way to find out which parts of the state belong to parameters. The
+    optax makes this call to find out which parts of the state belong to parameters. The
     placeholder is a tree without leaves. So masks, which have the structure of the params, cannot
     be applied to it.
     """

@@ -1,9 +1,10 @@
 """Norms and scalar products of a tree of arrays, which is treated as one vector.
 
-The norms neither overflow nor underflow. A norm is first computed as a plain sum of squares, which
-costs the same as the norm in optax. If one of the sums is out of range, all sums are computed again
-from elements that are divided by a power of two. All sums share one branch (`jax.lax.cond`),
-because an accelerator has to wait at every branch.
+A norm is correct even if squares of elements overflow or underflow. It is infinite only if the norm
+itself is too large for the dtype. A norm is first computed from a plain sum of squares, which costs
+the same as the norm in optax. If one of the sums is out of range, all sums are computed again from
+elements that are divided by a power of two. All sums share one branch (`jax.lax.cond`), because an
+accelerator has to wait at every branch.
 """
 
 import dataclasses
@@ -108,8 +109,9 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
         return squares / sum(x.size for x in group) if mean and group else squares
 
     def usable(squares: jax.Array) -> jax.Array:
-        # Small elements can have squares that underflow to 0. If the sum is above tiny * 2^66, the
-        # sum of all such squares is too small to matter.
+        # A square below `tiny` can underflow to 0, so a sum of n squares can be up to n * tiny too
+        # small. A usable sum is above tiny * 2^66, so this is less than n / 2^66 of the sum, which
+        # does not matter.
         limits = jnp.finfo(squares.dtype)
         return (squares > limits.tiny * 2.0**66) & (squares <= limits.max)
 

@@ -489,18 +489,18 @@ def many(value, name="leaf"):
 LONG = {
     "mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True, "other")).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got no entry for "
-        "'leaf_0'; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or of its upper levels, got no "
+        "entry for 'leaf_0'; make it with jax.tree.map over params",
     ),
     "mask of too much": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(True) | {"z": True}).init(tree),
-        "masked: expected a mask with the structure of params or a prefix of it, got an entry for "
-        "'z', which is not in params; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or of its upper levels, got an "
+        "entry for 'z', which is not in params; make it with jax.tree.map over params",
     ),
     "mask of lists": (
         lambda tree: optim.masked(fdl.sgd(1.0), [True] * 5_000).init(tuple(tree.values())),
-        "masked: expected a mask with the structure of params or a prefix of it, got containers of "
-        "other types; make it with jax.tree.map over params",
+        "masked: expected a mask with the structure of params or of its upper levels, got "
+        "containers of other types; make it with jax.tree.map over params",
     ),
     "no mask": (
         lambda tree: optim.masked(fdl.sgd(1.0), many(0.5)),
@@ -509,12 +509,12 @@ LONG = {
     ),
     "labels": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("a", "other")).init(tree),
-        "partition: expected labels with the structure of params or a prefix of it, got no entry "
-        "for 'leaf_0'; make it with jax.tree.map over params",
+        "partition: expected labels with the structure of params or of its upper levels, got no "
+        "entry for 'leaf_0'; make it with jax.tree.map over params",
     ),
     "unknown label": (
         lambda tree: optim.partition({"a": fdl.sgd(1.0)}, many("b" * 9_999)).init(tree),
-        "partition: expected a label that is a key of transforms at 'leaf_0', got 'bbb",
+        "partition: expected the label at 'leaf_0' to be a key of transforms, got 'bbb",
     ),
     "no pattern": (
         lambda tree: optim.partition({"leaf_1": fdl.sgd(1.0)}).init({"a" * 9_999: 0.0, **tree}),

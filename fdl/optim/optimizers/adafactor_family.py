@@ -40,7 +40,7 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask = None,
 ) -> GradientTransformationExtraArgs:
-    """Adafactor: divides by the root of v, and stores v only as row means and column means.
+    """Adafactor: divides g by the root of v, and stores v only as row means and column means.
 
         b = 1 - t^-decay_rate
         r = b r + (1 - b) (mean of g^2 + eps over columns),    c: the same with means over rows

@@ -1,6 +1,7 @@
 """AdaGrad, RMSProp, AdaDelta: each weight has a step size that depends on its past gradients.
 
-In the formulas, g is the gradient, and v is a sum or a mean of g^2.
+In the formulas, g is the gradient, v is a sum or a mean of g^2, and t is the step, which starts at
+1.
 """
 
 from collections.abc import Callable
@@ -193,7 +194,7 @@ def scale_by_stddev(
 ) -> GradientTransformationExtraArgs:
     """The direction of `rmsprop` with centered=True: g / sqrt(v - m^2 + eps).
 
-    `rmsprop` describes the arguments and the errors.
+    m is the running mean of g. `rmsprop` describes the arguments and the errors.
 
     Returns:
       A transformation with state `optax.ScaleByRStdDevState(mu, nu)`. With bias_correction, the
@@ -216,7 +217,8 @@ def scale_by_stddev(
             v = (1 - decay) * square + decay * v
             v_hat = unbiased(v)
             variance = v_hat - squared_size(unbiased(m))
-            # If rounding has made the variance negative, we only know that it is near 0.
+            # Rounding can make the variance negative. A number of the size of this rounding error
+            # then replaces it.
             known = variance + eps > 0 if eps_in_sqrt else variance >= 0
             variance = jnp.where(known, variance, jnp.finfo(v_hat.dtype).eps * v_hat)
             return _over_root(variance, eps, eps_in_sqrt) * g, m, v
@@ -242,6 +244,8 @@ def adadelta(
         u = sqrt(x + eps) / sqrt(v + eps) * g
         x = rho x + (1 - rho) u^2,     W -= learning_rate * u
 
+    v is the running mean of g^2, and x is the running mean of u^2.
+
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1, as
         in the paper.
@@ -263,9 +267,9 @@ def adadelta(
       >>> [round(u, 3) for u in updates.tolist()]
       [-0.1, 0.99]
 
-    Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. In optax 0.2.8, learning_rate=None
-    steps in the wrong direction, uphill. As in the paper and in optax, x is the mean of u^2 without
-    the rate.
+    Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. Unlike here, learning_rate=None in optax
+    0.2.8 steps in the wrong direction, uphill. As in the paper and in optax, u in the mean x is not
+    multiplied by the learning rate.
     """
     rate = 1.0 if learning_rate is None else learning_rate
     return chain(

@@ -1,7 +1,7 @@
 """Adam and its relatives.
 
-In the formulas, g is the gradient, m and v are its first and second moment, and t is the step,
-which starts at 1.
+In the formulas, g is the gradient, m and v are its first and second moment, m^ and v^ are these
+moments after bias correction (see `adam`), and t is the step, which starts at 1.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def adam(
       eps: >= 0, added outside the root.
       eps_root: >= 0, added inside the root. To differentiate through the optimizer, it must be > 0.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
-      nesterov: True makes it `nadam`.
+      nesterov: True computes m^ as in `nadam`.
 
     Returns:
       A transformation with the same state as `optax.adam`.
@@ -97,7 +97,7 @@ def adamw(
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
       weight_decay: >= 0, or a schedule.
       mask: which leaves to decay; see `masked`. `"**/w"` excludes norms and biases.
-      nesterov: True makes it `nadamw`.
+      nesterov: True computes m^ as in `nadam`, which gives `nadamw`.
 
     Returns:
       A transformation with the same state as `optax.adamw`.
@@ -202,7 +202,8 @@ def amsgrad(
       Array([-0.5,  0.5], dtype=float32)
 
     Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which has no bias
-    correction. optax computes the maximum after the bias correction, torch and Keras before it.
+    correction. By default, as in optax, the maximum is computed after the bias correction; torch
+    and Keras compute it before.
     v_max never falls, so one huge gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
@@ -340,7 +341,8 @@ def adabelief(
 ) -> GradientTransformationExtraArgs:
     """AdaBelief: Adam, but m^ is divided by the root of s, the mean of (g - m)^2.
 
-        s = b2 s + (1 - b2) (g - m)^2 + eps_root,     W -= learning_rate * m^ / (sqrt(s^) + eps)
+        s = b2 s + (1 - b2) (g - m)^2 + eps_root,     s^ = s / (1 - b2^t)
+        W -= learning_rate * m^ / (sqrt(s^) + eps)
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
@@ -433,10 +435,11 @@ def nadam(
       eps: >= 0, added outside the root.
       eps_root: >= 0, added inside the root.
       mu_dtype: dtype of m; by default the parameters' dtype, at least float32.
-      nesterov: False makes it `adam`.
-      momentum_decay: psi >= 0. In m^, the b1 of step t is b1 (1 - 0.96^(psi t) / 2), and b1^t is
-        the product of these values up to step t. The paper has psi = 0.004. None means that b1
-        stays constant, as in optax.
+      nesterov: False computes m^ as in `adam`.
+      momentum_decay: psi >= 0. In m^, b1 then depends on the step: c_t = b1 (1 - 0.96^(psi t) / 2).
+        The term with g uses c_t in place of b1, and the term with m uses c_(t+1). b1^t becomes the
+        product c_1 c_2 ... c_t. The paper has psi = 0.004. None means that b1 stays constant, as in
+        optax.
 
     Returns:
       A transformation with the same state as `optax.nadam`. With momentum_decay, the state also
@@ -560,7 +563,7 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """RAdam: Adam, but it divides by the root of v only after v has averaged enough gradients.
+    """RAdam: Adam, but m^ is divided by the root of v only after v has averaged enough gradients.
 
         rho_inf = 2 / (1 - b2) - 1,     rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho))
@@ -591,9 +594,9 @@ def radam(
       [-0.05, 3.5]
 
     Source: Liu et al. 2020, arXiv 1908.03265, algorithm 2, which has no eps and divides by the root
-    of v if rho > 4. optax divides if rho >= 5, and torch divides if rho > 5. In float32, gradients
-    are clipped to 1.3e19 even in steps that do not divide by the root of v, because v must stay
-    finite.
+    of v if rho > 4. The default is the same as in optax, rho >= 5; torch divides if rho > 5. In
+    float32, gradients are clipped to 1.3e19 even in steps that do not divide by the root of v,
+    because v must stay finite.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
     return chain(direction, scale_by_learning_rate(learning_rate))
@@ -632,7 +635,8 @@ def scale_by_radam(
         rho = rho_inf - 2 * t * b2t / (1 - b2t)
         adapts = rho >= threshold
         squared = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-        # The root of a negative number would make the gradient NaN, even where r is not used.
+        # Where r is not used, the root of 1 is computed. The root of a negative number would make
+        # the gradient NaN, even there.
         r = jnp.sqrt(jnp.where(adapts, squared, 1.0))
 
         def rule(g: Any, m: Any, v: Any) -> Any:

@@ -38,7 +38,7 @@ def lars(
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
       weight_decay: >= 0, or a schedule.
       weight_decay_mask: which leaves to decay; see `masked`.
-      trust_coefficient: > 0, the fraction of |W| to which the gradient is scaled.
+      trust_coefficient: > 0, the norm of the scaled gradient, divided by |W|.
       eps: >= 0, added to |g|.
       trust_ratio_mask: which leaves to scale, usually all except norms and biases; see `masked`.
       momentum: in [-1, 1]; see `trace`.
@@ -119,11 +119,13 @@ def lamb(
 def scale_by_trust_ratio(
     min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0
 ) -> GradientTransformationExtraArgs:
-    """Scales each leaf: u * trust_coefficient * |W| / (|u| + eps), or u if |W| or |u| is 0.
+    """Scales the update u of each leaf: u * trust_coefficient * |W| / (|u| + eps).
+
+    If |W| or |u| is 0, u does not change.
 
     Args:
       min_norm: >= 0. If |W| or |u| is smaller than min_norm, min_norm is used instead.
-      trust_coefficient: > 0, the fraction of |W| to which u is scaled.
+      trust_coefficient: > 0, the norm of the scaled u, divided by |W|.
       eps: >= 0, added to |u|.
 
     Returns:

@@ -258,9 +258,9 @@ def search(
         return _judge(now, start, *along(step), rules)
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
-    # If the search has failed, a step that satisfies only the first condition is better than the
-    # last step. If there is no such step, the step 0 is better than a step to a loss that is not
-    # finite.
+    # If the search has failed, the result is `safe`, the best step that satisfies the first
+    # condition. If there is no such step, `safe` is the step 0. The step 0 is better than a step to
+    # a loss that is not finite, but is not used if the last loss is finite.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)

@@ -40,8 +40,8 @@ from fdl.optim.wrappers.partitioning import partition
 from fdl.typing import Mask, ScalarOrSchedule
 
 Coefficients = Sequence[Any]
-# An optax.contrib.MuonDimensionNumbers or None, a tree of these values, or a function that takes
-# params and returns such a tree.
+# A tree whose leaves are optax.contrib.MuonDimensionNumbers or None. One leaf may also stand for a
+# whole subtree of params. Instead, it can be a function that takes params and returns such a tree.
 DimensionNumbers = Any
 
 
@@ -77,9 +77,10 @@ def muon(
 
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0.
-      ns_coeffs: the coefficients (a, b, c) of all iterations, or one row (a, b, c) for each
-        iteration, or the name "standard" or "dion".
-      ns_steps: >= 1, the number of iterations. If ns_coeffs has more rows, the last ones are used.
+      ns_coeffs: the coefficients (a, b, c) of all iterations; one row (a, b, c) for each iteration;
+        or a name, "standard" or "dion".
+      ns_steps: >= 1, the number of iterations. If ns_coeffs has more than ns_steps rows, the last
+        ns_steps rows are used.
       beta: in (-1, 1), the share of m that each step keeps.
       eps: >= 0, added to norms, and also used as the eps of AdamW.
       weight_decay: >= 0, or a schedule; the weight decay of the matrices.
@@ -94,11 +95,11 @@ def muon(
       adam_weight_decay: AdamW's weight_decay.
       adam_learning_rate: AdamW's learning rate, a number or a schedule. None means learning_rate.
       muon_weight_dimension_numbers: which leaves are matrices, and which of their axes are rows and
-        columns. For each leaf it has an `optax.contrib.MuonDimensionNumbers(reduction_axis,
-        output_axis)`, or None, which means AdamW. It is a tree with the structure of params or a
-        prefix of that structure, or a function that takes params and returns such a tree. All axes
-        that it does not mention are batch axes. By default, all leaves with two axes are matrices
-        `[in, out]`.
+        columns. It is a tree with the structure of params, or a function that takes params and
+        returns such a tree; one entry may also stand for a whole subtree. An entry is an
+        `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, or None, which means
+        AdamW. All axes that an entry does not mention are batch axes. By default, all leaves with
+        two axes are matrices `[in, out]`.
       consistent_rms: a number > 0, or None. A number means that u is multiplied by consistent_rms *
         sqrt(max(fan_in, fan_out)) instead of sqrt(max(1, fan_out / fan_in)). With 0.2, steps are
         about as large as those of AdamW.
@@ -239,6 +240,8 @@ def scale_by_shape(
 ) -> GradientTransformationExtraArgs:
     """sqrt(max(1, fan_out / fan_in)) * u, or consistent_rms * sqrt(max(fan_in, fan_out)) * u.
 
+    u is the update of a matrix [fan_in, fan_out].
+
     Args:
       weight_dimension_numbers: for each leaf, an `optax.contrib.MuonDimensionNumbers`, or None,
         which means a matrix [in, out]; see `muon`.
@@ -338,8 +341,8 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
     Args:
       who: name of the transformation, for error messages.
       dimensions: for each leaf an `optax.contrib.MuonDimensionNumbers`, or None, which means a
-        matrix [in, out]. It is a tree with the structure of `tree` or a prefix of that structure,
-        or a function that takes `tree` and returns such a tree.
+        matrix [in, out]. It is a tree with the structure of `tree`, or a function that takes `tree`
+        and returns such a tree. One entry may also stand for a whole subtree.
       tree: a pytree of arrays.
 
     Raises:
@@ -356,7 +359,7 @@ def folds_of(who: str, dimensions: DimensionNumbers, tree: Any) -> Any:
 
 
 def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
-    """f(dimension numbers or None, leaf) at each leaf. `dimensions` can be a prefix of the tree."""
+    """f(dimension numbers or None, leaf) at each leaf. One entry may stand for a whole subtree."""
     return jax.tree.map(
         lambda number, part: jax.tree.map(lambda leaf: f(number, leaf), part),
         dimensions,
@@ -367,7 +370,7 @@ def spread(dimensions: Any, tree: Any, f: Callable[[Any, Any], Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """Wraps dimension numbers, so that JAX treats this tuple as one leaf of a tree."""
+    """Wraps dimension numbers, which are a tuple, so that JAX treats them as one leaf of a tree."""
 
     numbers: Any
 

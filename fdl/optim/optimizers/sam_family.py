@@ -98,7 +98,7 @@ def normalize() -> GradientTransformationExtraArgs:
       >>> normalize().update(jnp.array([3.0, -4.0]), normalize().init(None))[0]
       Array([ 0.6, -0.8], dtype=float32)
 
-    Source: Foret et al. 2021, equation 2. optax gives NaN for a gradient of 0.
+    Source: Foret et al. 2021, equation 2. Unlike here, optax gives NaN for a gradient of 0.
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

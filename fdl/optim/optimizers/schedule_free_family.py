@@ -129,7 +129,8 @@ def schedule_free_eval_params(state: ScheduleFreeState, params: Any) -> Any:
     if not hasattr(state, "z") or not hasattr(state, "b1"):
         raise ValueError(
             f"schedule_free_eval_params: expected a ScheduleFreeState, got {type(state).__name__}; "
-            "if schedule_free is inside another transformation, pass its part of the state"
+            "if schedule_free is inside another transformation, pass the part of the state that is "
+            "a ScheduleFreeState"
         )
 
     def rule(y: Any, z: Any) -> Any:

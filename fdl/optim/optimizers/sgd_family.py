@@ -320,7 +320,8 @@ def rprop(
       (-0.5, -0.6)
 
     Source: Igel and Huesken 2003, "Empirical evaluation of the improved Rprop learning
-    algorithms", section 2.4 (iRprop-, as in torch). optax returns each update one step late.
+    algorithms", section 2.4 (iRprop-, as in torch). Unlike here, optax returns each update one
+    step late.
     """
     return chain(
         scale_by_rprop(

@@ -14,8 +14,8 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
 
     Whole numbers of steps are subtracted as integers in the dtype of the count, so the result is
     exact. It is never negative, so an unsigned count does not wrap around. If `begin` is not whole,
-    its fraction is then subtracted in floating point. The upper limit `most` is also applied in
-    floating point. None means no upper limit.
+    its fractional part is then subtracted in floating point. The upper limit `most` is also applied
+    in floating point. None means no upper limit.
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)

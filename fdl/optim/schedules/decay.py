@@ -1,9 +1,11 @@
-"""Schedules: a hyper-parameter as a pure function `count -> scalar` of the number of steps taken.
+"""Schedules that decay. A schedule is a pure function `count -> value of a hyper-parameter`.
 
-A schedule can replace any learning rate. The count starts at 0 and is an integer of any dtype,
-traced or not. Whole numbers of steps are subtracted exactly, as integers, before any division. An
-argument that is a number of steps may be a fraction, such as 0.05 * total. In the formulas, t is
-count - transition_begin, clipped to [0, T].
+The count is the number of steps taken. It starts at 0 and is an integer of any dtype, traced or
+not. The value is a scalar. A schedule can replace any learning rate.
+
+A number of steps in an argument does not have to be whole, for example 0.05 * total. A whole number
+of steps is subtracted from the count exactly, as an integer, before any division. In the formulas,
+T is transition_steps or decay_steps, and t is count - transition_begin, clipped to [0, T].
 """
 
 from collections.abc import Callable
@@ -42,7 +44,8 @@ def constant_schedule(value: Any) -> Schedule:
       >>> float(constant_schedule(0.5)(1000))
       0.5
 
-    Source: `optax.constant_schedule`, which returns the value in its own dtype.
+    Source: `optax.constant_schedule`. Unlike here, optax returns the value unchanged, in its own
+    type.
     """
     (value,) = numbers("constant_schedule", value=value)
     return lambda count: scalar(value)
@@ -70,7 +73,8 @@ def linear_schedule(
       >>> [float(schedule(count)) for count in range(6)]
       [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
-    Source: `optax.linear_schedule`, which stays at init_value if T is below 1.
+    Source: `optax.linear_schedule`. Unlike here, optax accepts T <= 0 and then stays at
+    init_value.
     """
     ends, steps = (init_value, end_value), (transition_steps, transition_begin)
     return _polynomial("linear_schedule", ends, 1, steps)
@@ -99,7 +103,8 @@ def polynomial_schedule(
       >>> [float(schedule(count)) for count in range(6)]
       [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
 
-    Source: `optax.polynomial_schedule`, which stays at init_value if T is below 1.
+    Source: `optax.polynomial_schedule`. Unlike here, optax accepts T <= 0 and then stays at
+    init_value.
     """
     ends, steps = (init_value, end_value), (transition_steps, transition_begin)
     return _polynomial("polynomial_schedule", ends, power, steps)
@@ -117,14 +122,14 @@ def exponential_decay(
 
     Args:
       init_value: the value before and at `transition_begin`.
-      transition_steps: T >= 1. In this schedule t may be larger than T.
+      transition_steps: T >= 1. In this schedule, t can become larger than T.
       decay_rate: > 0, the factor by which the value changes in T steps. 0 raises an error, because
-        it would make the value 0 after the first step. optax treats 0 as no decay; for that, use
-        `constant_schedule`.
+        it would make the value 0 after the first step. Unlike here, optax treats 0 as no decay; for
+        no decay, use `constant_schedule`.
       transition_begin: >= 0, the count at which the value starts to change.
       staircase: True changes the value only once every T steps.
-      end_value: the value at which the decay (or growth, if decay_rate is above 1) stops. None
-        means no bound.
+      end_value: the value at which the decay stops, or the growth if decay_rate is above 1. None
+        means no bound. If decay_rate is 1, the value is min(init_value, end_value) at every count.
 
     Returns:
       A schedule.
@@ -137,12 +142,12 @@ def exponential_decay(
       >>> [round(float(schedule(count)), 4) for count in range(5)]
       [1.0, 0.5, 0.25, 0.125, 0.1]
 
-    Source: `optax.exponential_decay`, which stays at init_value if T is below 1 or decay_rate
-    is 0.
+    Source: `optax.exponential_decay`. Unlike here, optax accepts T <= 0 and decay_rate=0, and then
+    stays at init_value.
     """
     elapsed = _periods("exponential_decay", transition_steps, transition_begin, staircase)
     init, rate = numbers("exponential_decay", init_value=init_value, decay_rate=decay_rate)
-    remedy = "it is a factor; for no decay, pass 1 or use constant_schedule"
+    remedy = "it is a factor; for no decay, use constant_schedule"
     check_number("exponential_decay", "decay_rate", decay_rate, "(0, inf]", remedy)
     if end_value is not None:
         numbers("exponential_decay", end_value=end_value)
@@ -168,7 +173,7 @@ def inverse_time_decay(
 
     Args:
       init_value: the value before and at `transition_begin`.
-      transition_steps: T >= 1. In this schedule t may be larger than T.
+      transition_steps: T >= 1. In this schedule, t can become larger than T.
       decay_rate: >= 0.
       transition_begin: >= 0, the count at which the value starts to change.
       staircase: True changes the value only once every T steps.
@@ -272,7 +277,8 @@ def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, A
 
     def schedule(count: Any) -> jax.Array:
         done = fraction(since(count, transition_begin, transition_steps), transition_steps)
-        # Rounding can make `done` larger than 1. A power of a negative number could be NaN.
+        # Rounding can make `done` larger than 1. The maximum keeps `left` from being negative,
+        # because a power of a negative number can be NaN.
         left = jnp.maximum(1 - done, 0)
         return scalar((init - end) * left**power + end)
 
@@ -280,7 +286,10 @@ def _polynomial(who: str, ends: tuple[Any, Any], power: Any, steps: tuple[Any, A
 
 
 def _periods(who: str, steps: Any, begin: Any, staircase: bool) -> Callable[[Any], jax.Array]:
-    """count -> t / T, rounded down for a staircase. Whole numbers of steps are divided exactly."""
+    """count -> t / T, rounded down for a staircase.
+
+    The staircase of whole numbers of steps is computed exactly, by integer division.
+    """
     check_steps(who, 1, transition_steps=steps)
     check_steps(who, 0, transition_begin=begin)
 

@@ -68,8 +68,8 @@ def piecewise_interpolate_schedule(
       interpolate_type: "linear" or "cosine".
       init_value: the value at count 0.
       boundaries_and_scales: boundary -> scale. The boundary is a count >= 0; the scale is a number
-        >= 0. The value at this count is the value at the previous boundary (or at count 0),
-        multiplied by the scale. None means no boundaries.
+        >= 0. The value at a boundary is the scale times the value at the previous boundary. At the
+        first boundary, it is the scale times init_value. None means no boundaries.
 
     Returns:
       A schedule.
@@ -108,9 +108,10 @@ def linear_onecycle_schedule(
 
     Args:
       transition_steps: T >= 1, the number of steps of the three lines together.
-      peak_value: the value at count = pct_start * T.
+      peak_value: the value at count = pct_start * T, rounded down.
       pct_start: in [0, 1], the fraction of T in which the value rises.
-      pct_final: in [pct_start, 1], the fraction of T at which the first value is reached again.
+      pct_final: in [pct_start, 1]. The first value is reached again at count = pct_final * T,
+        rounded down.
       div_factor: > 0, the peak value divided by the first value.
       final_div_factor: > 0, the first value divided by the last value.
 
@@ -150,7 +151,7 @@ def cosine_onecycle_schedule(
 
     Args:
       transition_steps: T >= 1, the number of steps of the two half cosines together.
-      peak_value: the value at count = pct_start * T.
+      peak_value: the value at count = pct_start * T, rounded down.
       pct_start: in [0, 1], the fraction of T in which the value rises.
       div_factor: > 0, the peak value divided by the first value.
       final_div_factor: > 0, the first value divided by the last value.
@@ -198,7 +199,7 @@ def _pieces(who: str, boundaries: Mapping[int, Any] | None) -> list[tuple[int, A
     check_kind(who, "boundaries_and_scales", boundaries, kinds, "a dict, step -> number", example)
     for boundary, scale in (boundaries or {}).items():
         check_steps(who, 0, **{"every boundary of boundaries_and_scales": boundary})
-        name, remedy = f"boundaries_and_scales[{boundary}]", "the value is multiplied by it"
+        name, remedy = f"boundaries_and_scales[{boundary}]", "pass a factor, such as 0.1"
         check_number(who, name, scale, "[0, inf)", remedy)
     return sorted((boundaries or {}).items())
 

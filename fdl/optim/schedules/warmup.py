@@ -43,7 +43,7 @@ def join_schedules(
       >>> [float(schedule(count)) for count in range(6)]
       [0.5, 0.5, 1.0, 0.75, 0.5, 0.25]
 
-    Source: `optax.join_schedules`, which ignores schedules without a boundary.
+    Source: `optax.join_schedules`. Unlike here, optax ignores schedules without a boundary.
     """
     example = "pass join_schedules([first, second], [1000])"
     check_kind("join_schedules", "schedules", schedules, Iterable, "a list of schedules", example)
@@ -94,8 +94,8 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
       >>> [float(schedule(count)) for count in range(4)]
       [0.0, 0.5, 1.0, 1.0]
 
-    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2. With warmup_steps=0
-    `optax.warmup_constant_schedule` stays at init_value.
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2. Unlike here,
+    `optax.warmup_constant_schedule` stays at init_value if warmup_steps is 0.
     """
     (peak,) = numbers("warmup_constant_schedule", peak_value=peak_value)
     check_steps("warmup_constant_schedule", 0, warmup_steps=warmup_steps)
@@ -169,7 +169,7 @@ def warmup_exponential_decay_schedule(
       decay_rate: > 0, the factor by which the value changes in `transition_steps` steps.
       transition_begin: >= 0, the number of steps at the peak.
       staircase: True changes the value only once every `transition_steps` steps.
-      end_value: the value at which the decay stops. None means no bound.
+      end_value: the value at which the decay stops; see `exponential_decay`. None means no bound.
 
     Returns:
       A schedule.

@@ -58,8 +58,8 @@ def accumulate(
       >>> float(first), float(second)
       (0.0, -2.0)
 
-    Source: `optax.MultiSteps`, which computes a step for every gradient, but uses only every k-th
-    step.
+    Source: `optax.MultiSteps`. Unlike here, optax computes a step for every gradient, but uses only
+    every k-th step.
     """
     _check_period(every_k_schedule)
     inner = as_transformation("accumulate", opt)

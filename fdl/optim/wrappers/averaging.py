@@ -23,7 +23,8 @@ def ema(
 
     Args:
       decay: in (-1, 1), the share of m that each step keeps.
-      debias: True returns m / (1 - decay^t), which corrects for the start at 0; False returns m.
+      debias: True returns m / (1 - decay^t), which corrects for the start at 0. t is the step and
+        starts at 1. False returns m.
       accumulator_dtype: dtype of m; by default the parameters' dtype, at least float32.
 
     Returns:

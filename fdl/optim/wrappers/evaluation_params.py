@@ -69,7 +69,7 @@ def _parts(state: Any, kind: Any) -> list[Any]:
 
 
 def _replaced(params: Any, stored: Any, rule: Callable[[Any, Any], Any]) -> Any:
-    """Replaces each parameter p for which `stored` has a leaf by `rule(p, leaf of stored)`."""
+    """Where `stored` has a leaf for a parameter p, replaces p by `rule(p, leaf of stored)`."""
     leaves = paths.leaves(stored)
 
     def replaced(keys: Any, p: Any) -> Any:

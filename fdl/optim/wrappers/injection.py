@@ -63,8 +63,8 @@ def inject_hyperparams(
       >>> float(optimizer.update(jnp.array(1.0), state)[0])
       -0.25
 
-    Source: `optax.inject_hyperparams`, in which 1 - b2 has a relative error of 1.3e-5 at b2 =
-    0.999.
+    Source: `optax.inject_hyperparams`. Unlike here, 1 - b2 in optax has a relative error of 1.3e-5
+    at b2 = 0.999.
     """
     if not callable(inner_factory):
         raise ValueError(
@@ -94,7 +94,8 @@ def inject_hyperparams(
             filled = inspect.BoundArguments(signature, {**bound.arguments, **values})
             return with_extra_args_support(inner_factory(*filled.args, **filled.kwargs))
 
-        # This call makes the factory check its arguments; later, the numbers may be traced.
+        # This call makes the factory check its arguments. Later, the numbers can be traced, and
+        # traced numbers are not checked.
         make({name: hyperparameter(s(s.init())) for name, s in schedules.items()})
         return _injected(make, numbers, schedules, hyperparam_dtype)
 

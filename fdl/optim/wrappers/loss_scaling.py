@@ -46,7 +46,8 @@ def dynamic_loss_scale(
     gradients in a row, the scale is multiplied by `factor`.
 
     Args:
-      inner: a transformation of fdl or optax. It gets gradients of the loss itself.
+      inner: a transformation of fdl or optax. It gets gradients of the loss without
+        the scale.
       initial: the scale at the first step, > 0.
       period: the number of finite gradients after which the scale grows, a whole number >= 1.
       factor: the ratio of two successive scales, > 1. With a power of two, scaling does not round.

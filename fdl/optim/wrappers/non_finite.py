@@ -75,7 +75,7 @@ def apply_if_finite(
 def skip_not_finite(
     updates: Any, gradient_step: Any, params: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A should_skip_update_fn for `accumulate`: it skips gradients that are not finite.
+    """Tells `accumulate` to skip gradients that are not finite: pass it as should_skip_update_fn.
 
     Args:
       updates: a pytree of arrays.
@@ -98,7 +98,9 @@ def skip_not_finite(
 
 
 def zero_nans() -> GradientTransformationExtraArgs:
-    """Replaces NaN by 0.
+    """Replaces NaN by 0. This hides the cause of the NaN.
+
+    Infinities pass unchanged.
 
     Returns:
       A transformation with state `optax.ZeroNansState(found_nan)`. For each leaf, found_nan says
@@ -111,7 +113,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
       >>> updates["w"], bool(state.found_nan["w"])
       (Array([0., 2.], dtype=float32), True)
 
-    Source: `optax.zero_nans`. This hides the cause of the NaN. Infinities pass unchanged.
+    Source: `optax.zero_nans`.
     """
 
     def init(params: Any) -> ZeroNansState:
@@ -138,7 +140,9 @@ def step_if(condition: jax.Array, step: Any, inner_state: Any) -> tuple[Any, Any
 
     def stepped() -> tuple[Any, Any]:
         updates, new = step()
-        return updates, cast_like(new, inner_state)  # inside a chain, optax may widen it
+        # Both branches below must return the same dtypes, but inside a chain, a transformation of
+        # optax can return a wider state.
+        return updates, cast_like(new, inner_state)
 
     shapes, _ = jax.eval_shape(step)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

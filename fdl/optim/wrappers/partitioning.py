@@ -36,10 +36,10 @@ def partition(
       transforms: a dict from path patterns to optimizers, such as
         `{"**/w": adamw(1e-3), "**/b": sgd(0.1)}`. A key can also be a tuple of path patterns. If
         param_labels is given, the keys are labels instead.
-      param_labels: as in optax, a pytree of labels that has the structure of params or a prefix of
-        that structure, or a function that takes params and returns such a pytree. A callable pytree
-        whose leaves are labels is treated as a pytree. None means that the keys of transforms are
-        path patterns.
+      param_labels: as in optax, a pytree of labels, or a function `params -> such a pytree`. The
+        pytree has the structure of params; one label may also stand for a whole subtree. If a
+        pytree of labels can itself be called, it is not called. None means that the keys of
+        transforms are path patterns.
       rest: the optimizer of all leaves that match no pattern, or whose label is not in transforms.
         None means that there must be no such leaves.
       mask_compatible_extra_args: as in `masked`.
@@ -50,10 +50,10 @@ def partition(
       becomes one string with commas, such as `"**/b, **/scale"`.
 
     Raises:
-      ValueError: a value of transforms is not a transformation; two keys have the same text; a key
-        is "rest" although `rest` is given; at init or update, a pattern matches nothing (the
-        message lists the nearest paths), two patterns match the same leaf, or a leaf has no
-        optimizer.
+      ValueError: a value of transforms is not a transformation; a key is "rest" although `rest` is
+        given; two keys become the same string, such as ("a", "b") and "a, b". At init or update, a
+        pattern matches nothing (the message lists the nearest paths), two patterns match the same
+        leaf, or a leaf has no optimizer.
 
     Example:
       >>> from fdl.optim import sgd
@@ -79,7 +79,8 @@ def partition(
         """name -> the transformation with this name, masked so that it sees only its own leaves."""
         if is_placeholder(tree):
             return {name: masked(part, True) for name, part in zip(names, parts, strict=True)}
-        # A label is the index of a key, because a key can be a tuple, which cannot be a leaf.
+        # These labels are indices of keys, not the keys: a key can be a tuple, which JAX would take
+        # for a subtree, not a leaf.
         labels = _numbered(keys, param_labels, rest is not None, tree)
 
         def mask(number: int) -> Callable[[Any], Any]:
@@ -147,7 +148,11 @@ def set_to_zero() -> GradientTransformationExtraArgs:
 
 
 def _sortable(keys: list[Any]) -> list[Any]:
-    """The keys as names that JAX can sort. Tuples are joined; other keys change only if needed."""
+    """The keys as names that JAX can sort.
+
+    Tuples are joined to strings. Other keys stay as they are if the names can then be sorted;
+    otherwise, every key that is not a string is replaced by its repr.
+    """
     names = [", ".join(key) if isinstance(key, tuple) else key for key in keys]
     try:
         sorted(names)
@@ -172,7 +177,7 @@ def _numbered(keys: list[Any], param_labels: Any, has_rest: bool, tree: Any) -> 
             text = paths.shortened(str(label), 200)
             near = difflib.get_close_matches(text, map(str, keys), n=3, cutoff=0.0)
             raise ValueError(
-                f"partition: expected a label that is a key of transforms at {_short(path)}, got "
+                f"partition: expected the label at {_short(path)} to be a key of transforms, got "
                 f"{_short(label)}; the nearest keys are {', '.join(map(_short, near)) or 'none'}; "
                 "use one of the keys, or pass rest"
             )

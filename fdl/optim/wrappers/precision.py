@@ -162,7 +162,7 @@ def _map(f: Any, tree: Any, *others: Any) -> Any:
 def _for_whole(extra_args: dict[str, Any], params: Any) -> dict[str, Any]:
     """The extra arguments for an optimizer that sees float32 parameters.
 
-    `grad` is cast to float32. `value_fn` and `grad_fn` still get parameters in the dtypes of
+    `grad` is cast to float32. `value_fn` and `grad_fn` get parameters in the dtypes of
     `params`: the float32 parameters are rounded before the call.
     """
 

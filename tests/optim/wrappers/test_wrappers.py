@@ -576,7 +576,7 @@ def test_each_part_has_its_optimizer():
         ),
         (
             lambda: optim.partition({"fast": fdl.sgd(0.1)}, {"b": "fast", "layer": "fats"}),
-            "partition: expected a label that is a key of transforms at 'layer', got 'fats'; the "
+            "partition: expected the label at 'layer' to be a key of transforms, got 'fats'; the "
             "nearest keys are 'fast'; use one of the keys, or pass rest",
         ),
     ],
