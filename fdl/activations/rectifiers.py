@@ -1,7 +1,9 @@
 """Rectifiers: functions that are 0 or small below a corner, and equal to x above the corner.
 
-The slope at a corner is the slope of the constant side, or, if no side is constant, of the left
-side, as in torch. Options are numbers, or arrays that broadcast to x; they may be traced.
+As in torch, the slope at a corner is the slope of the constant side. If no side is constant, it is
+the slope of the left side. Options are numbers, or arrays that broadcast to x; they may be traced.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 from typing import Any
@@ -100,7 +102,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Args:
       x: [...], a floating dtype.
-      alpha: the size of the limit -alpha for large negative x; may be traced.
+      alpha: the result tends to -alpha as x tends to -infinity; may be traced.
 
     Returns:
       [...], same dtype as x.
@@ -124,7 +126,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Args:
       x: [...], a floating dtype.
-      alpha: the size of the limit -alpha for large negative x; may be traced.
+      alpha: the result tends to -alpha as x tends to -infinity; may be traced.
 
     Returns:
       [...], same dtype as x.
@@ -145,7 +147,7 @@ def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 def selu(x: jax.Array) -> jax.Array:
     """1.0507 * elu(x, alpha=1.6733).
 
-    In a deep network, this keeps the means of activations near 0 and their variances near 1.
+    In a deep network, selu keeps the means of activations near 0 and their variances near 1.
 
     Args:
       x: [...], a floating dtype.

@@ -1,4 +1,7 @@
-"""Smooth rectifiers: near 0 for large negative x, near x for large positive x, without a corner."""
+"""Smooth rectifiers, without a corner: near 0 for x far below 0, near x for x far above 0.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 import math
 
@@ -11,7 +14,8 @@ from fdl.checks import check_floating
 from fdl.ops.numerics import widened
 from fdl.options import options_first
 
-# For |x| > FAR, sqrt(x^2 + b) equals |x| in float32, and x^2 could overflow.
+# For |x| > FAR, `squareplus` takes |x| for sqrt(x^2 + b). In float32 they are equal, and x^2 could
+# overflow.
 FAR = 2.0**40
 
 
@@ -39,9 +43,10 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     if not approximate:
         return _at_infinity(x, jax.nn.gelu(y, approximate=False).astype(x.dtype))
-    # The paper's (1 + tanh u) / 2 equals sigmoid(2 u), which has no cancellation for u < 0.
-    # Beyond |x| = 12 the sigmoid is exactly 0 or 1. Without the clip, its slope of 0 would be
-    # multiplied by the infinite slope of the cube, giving NaN.
+    # The code computes sigmoid(2 u) for the paper's (1 + tanh u) / 2. They are equal, but the
+    # sigmoid has no cancellation for u < 0. x is clipped to [-12, 12], beyond which the sigmoid is
+    # 0 or 1 in float32. Without the clip, the gradient would be NaN for a huge x: the sigmoid's
+    # slope of 0 times the infinite slope of the cube.
     near = jnp.clip(y, -12, 12)
     share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
     return _at_infinity(x, (y * share).astype(x.dtype))
@@ -126,7 +131,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
     Args:
       x: [...], a floating dtype.
-      b: a number >= 0; may be traced. The value at x = 0 is sqrt(b) / 2.
+      b: a number >= 0; may be traced. The result at x = 0 is sqrt(b) / 2.
 
     Returns:
       [...], same dtype as x.
@@ -140,7 +145,8 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
     Source: Barron 2021, arXiv 2112.11687, equation 1.
     """
-    # The formula above loses all digits for large negative x: at -1e4 it would give 0.
+    # For x far below 0, the formula of the docstring loses all digits: at -1e4 it would give 0. So
+    # the code computes the equal max(x, 0) + b / 2 / (|x| + sqrt(x^2 + b)).
     # |x| is computed as max(x, -x), whose slope at 0 is 0 in JAX; the slope of jnp.abs at 0 is 1.
     y = widened(x)
     size, constant = jnp.maximum(y, -y), like(y, "squareplus", "b", b)

@@ -1,4 +1,7 @@
-"""Activations of a whole vector: class probabilities, standardization, and gates."""
+"""Activations of a whole vector: class probabilities, standardization, and gates.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -62,7 +62,7 @@ def checked_prompts(who: str, tokens: Any, lengths: Any, mask: Any) -> dict[str,
 def aligned(
     tokens: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any], jax.Array]:
-    """Moves the padding of each prompt to its end.
+    """Moves the padding of each prompt behind the prompt.
 
     Returns:
       (tokens, places, misplaced):

@@ -110,7 +110,7 @@ def choose(
     finite = jnp.isfinite(highest)
     if choice.key is None:
         return logits.argmax(-1).astype(jnp.int32), finite
-    # The logits are divided by at least this temperature, so that the highest one stays finite.
+    # The temperature is raised to `bound` if it is lower, so that highest / temperature is finite.
     bound = 1e-37 * (1 + jnp.abs(highest.astype(jnp.float32)))
     heat = jnp.maximum(choice.temperature, bound)[:, None]
     logits = cut(logits.astype(jnp.float32) / heat, choice.top_k, choice.top_p)
@@ -128,8 +128,8 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
     Args:
       logits: [B, C].
       top_k: keeps the top_k largest logits (the lowest id wins ties); None keeps all logits.
-      top_p: applies to the tokens that top_k leaves. It keeps the fewest most likely ones whose
-        probabilities add up to at least top_p; None keeps all of them.
+      top_p: of the tokens that top_k leaves, keeps the smallest set of most likely tokens whose
+        probabilities add up to at least top_p; None keeps all tokens that top_k leaves.
     """
     vocabulary = logits.shape[-1]
     kept = min(top_k or vocabulary, vocabulary)
@@ -138,8 +138,8 @@ def cut(logits: jax.Array, top_k: int | None, top_p: jax.Array | None) -> jax.Ar
     values, ids = jax.lax.top_k(logits, kept)
     if top_p is not None:
         mass = jnp.cumsum(jax.nn.softmax(values, -1), -1)
-        # Column i is the probability of all tokens before token i. Column 0 is -infinity, so that
-        # the most likely token is never cut off.
+        # Column i of `before` is the probability of all tokens before token i. Column 0 is
+        # -infinity, so that the most likely token is never cut off.
         before = jnp.pad(mass[:, :-1], ((0, 0), (1, 0)), constant_values=-jnp.inf)
         # With top_p = 1, all tokens are kept, even if a rounded sum reaches 1 before the last
         # token.

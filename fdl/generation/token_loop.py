@@ -51,9 +51,9 @@ def read_prompts(
       - loop["text"]: [B, T + N], each prompt, followed by its new tokens.
       - loop["at"]: the position of the token that the network reads next.
       - loop["cache"]: the cache of the network.
-      - loop["done"]: bool [B], True for ended sequences.
-      - loop["broken"]: [B], the position of the first token whose logits were not finite; T + N if
-        all were finite.
+      - loop["done"]: bool [B], True for sequences that have ended or whose prompt is wrong.
+      - loop["broken"]: [B], the position of the first token whose logits were not finite. It is
+        T + N if all logits were finite, and the length of the prompt if the prompt is wrong.
       - loop["seen"]: bool [B, C], True for ids that the sequence contains so far. It exists only
         with a repetition penalty.
       - wrong: a dict that `check_read` takes.
@@ -114,7 +114,7 @@ def write_on(
 
     loop = jax.lax.while_loop(more, step, loop)
     newest = lengths + count - 1
-    # If all sequences ended before this token, each sequence repeats its last token.
+    # If all sequences ended before new token number `count`, each one repeats its last token.
     place = jnp.minimum(newest, loop["at"])[:, None]
     token = jnp.take_along_axis(loop["text"], place, 1)[:, 0]
     return loop, token, loop["broken"] > newest
@@ -140,8 +140,7 @@ def whole_text(known: Known, loop: Loop) -> jax.Array:
 def _vocabulary(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tuple[int, int]:
     """(C, the number of ids that the network accepts).
 
-    The second number is C, or the number of rows of the network's largest embedding if that is
-    larger.
+    The second number is the larger of C and the number of rows of the network's largest embedding.
     """
     tables: list[int] = []
     one = tokens[:, :1]
@@ -191,8 +190,8 @@ def _pieces(model: Layer, known: Known, cache: State, tokens: jax.Array) -> tupl
     """
     width = tokens.shape[1]
     shortest = known["lengths"].min(initial=width)
-    # After the loop, at most `piece` tokens of the shortest prompt remain, which are read one by
-    # one. With this size, there are also only about `piece` pieces, so there are few steps.
+    # The loop below reads at most about `piece` pieces. It leaves at most `piece` tokens of the
+    # shortest prompt, which are then read one by one. The square root makes both numbers small.
     piece = math.isqrt(width)
 
     def more(carry: tuple[jax.Array, State]) -> jax.Array:

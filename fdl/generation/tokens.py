@@ -2,6 +2,8 @@
 
 B is the number of sequences, T the number of positions of the prompts, N the number of new tokens,
 C the number of tokens in the vocabulary.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -64,14 +66,14 @@ def generate(
       top_p: a number in (0, 1]: samples from the smallest set of most likely tokens whose
         probabilities add up to at least top_p. None samples from all tokens.
       repetition_penalty: a number > 0. For each token that the prompt or the new tokens already
-        contain, a positive logit is divided by it and a negative logit is multiplied by it. It also
-        has an effect without a key. None means no penalty.
+        contain, a positive logit is divided by the penalty, and a negative logit is multiplied by
+        the penalty. The penalty also has an effect without a key. None means no penalty.
       state: the network's state; None means `{}`.
       inputs: the model's extra inputs by name. Each step gets the same extra inputs.
 
     Returns:
-      [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens. Its
-      padding stays on the side where it was.
+      [B, T + N] in the dtype of `tokens`: each prompt, directly followed by its N new tokens. The
+      padding of a prompt stays on the side where it was.
 
       The new tokens of a prompt do not depend on its padding or on the rest of the batch. (With
       sampling, this is true only if there is one key for each sequence.) The function is compiled
@@ -224,7 +226,7 @@ def _start(
         prompts = {**prompts, "mask": None}
     prompts = checked_prompts(who, **prompts)
     choice = checked_choice(who, prompts["tokens"].shape[0], **options)
-    # Tokens have no derivative, so JAX need not compute derivatives of the logits.
+    # stop_gradient keeps JAX from computing derivatives of the logits: tokens have no derivative.
     known = jax.lax.stop_gradient({"params": params, "state": state or {}, "inputs": inputs})
     try:
         known, loop, wrong = read_prompts(choice, known, prompts, model=model, steps=int(steps))

@@ -1,4 +1,10 @@
-"""Independent random weights: normal, truncated normal or uniform, or with variance scale / fan."""
+"""Independent random weights from a normal, truncated normal or uniform distribution.
+
+The weights of `variance_scaling`, and of initializers made of it, such as `he_normal`, have the
+variance scale / fan.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 import functools
 import inspect
@@ -15,10 +21,9 @@ from fdl.checks import check_number, check_ordered, in_dtype, is_concrete_number
 from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
 
-FEW, MANY = (
-    4**6,
-    4**10,
-)  # sizes of draws: FEW, 4 * FEW, ..., MANY; larger ones are drawn as they are
+# At most MANY weights are cut from a draw of FEW, 4 * FEW, ... or MANY values. More weights are
+# drawn in their exact number.
+FEW, MANY = 4**6, 4**10
 
 
 def normal(stddev: float = 0.01) -> Initializer:
@@ -209,9 +214,9 @@ def _first_of_more(
 ) -> np.ndarray:
     """`draw(key, shape, dtype)`, as the first values of a longer draw of a common size.
 
-    JAX compiles a program for each size, which takes longer than to draw the values: half of the
-    time to start training a small network. With few sizes, the weights of most networks need one
-    to three programs.
+    JAX compiles a program for each size. Compiling takes longer than drawing, and could be half of
+    the time to start training a small network. With few sizes, the weights of most networks need
+    one to three programs.
     """
     size, enough = math.prod(shape), FEW
     while enough < size:

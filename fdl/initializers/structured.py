@@ -1,4 +1,7 @@
-"""Structured weights: constants, orthogonal and identity matrices, and sparse matrices."""
+"""Structured weights: constants, orthogonal and identity matrices, and sparse matrices.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 import functools
 import math
@@ -85,7 +88,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
     Args:
-      scale: finite and > 0; may be traced.
+      scale: the norm that each of these rows or columns gets, finite and > 0; may be traced.
 
     Returns:
       An initializer. It treats weights of shape `[..., out]` as a matrix `[prod(...), out]`.
@@ -101,9 +104,10 @@ def orthogonal(scale: float = 1.0) -> Initializer:
              [0., 1.]], dtype=float32)
 
     Source: Saxe, McClelland and Ganguli 2013, arXiv 1312.6120; Mezzadri 2006, math-ph/0609050,
-    section 5, for the signs that make the distribution of the matrix uniform.
+    section 5: the columns of q from a QR decomposition are multiplied by the signs of the diagonal
+    of r, which makes the distribution of the matrix uniform.
     """
-    remedy = "pass the norm of each row or column, such as 1"
+    remedy = "pass the norm that each row or column gets, such as 1"
     check_number("orthogonal", "scale", scale, "(0, inf)", remedy)
     draw = program(_orthogonal, scale)
 
@@ -236,7 +240,7 @@ def identity(scale: float = 1.0) -> Initializer:
 
 @named_in_errors
 def sparse(share: float, stddev: float = 0.01) -> Initializer:
-    """Normal weights, some of them set to 0: each output depends on only some of the inputs.
+    """Weights from a normal distribution, some of them set to 0: an output uses only some inputs.
 
     Args:
       share: the share of zeros in each column, in [0, 1); may be traced. The number of zeros is
@@ -284,8 +288,8 @@ def scaled(initializer: Initializer, factor: float) -> Initializer:
     """The values of another initializer, times a factor.
 
     Use it for the last weights of a residual branch. With factor 0, the branch is 0 before
-    training. A transformer of L layers has 2 L residual branches. With factor 1 / sqrt(2 L), their
-    sum has the same variance before training as one unscaled branch.
+    training. A transformer of L layers has 2 L residual branches. With factor 1 / sqrt(2 L), the
+    sum of all branches has, before training, the variance of a single branch without the factor.
 
     Args:
       initializer: any initializer.

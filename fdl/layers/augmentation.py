@@ -7,6 +7,8 @@ dtype, and y has the same dtype. Each image is changed independently. The change
 the random key, so a run that is stopped and continued sees the same images. Except for the noise of
 `random_erasing`, the changes do not depend on C. So to change images and their masks in the same
 way, apply the layer to both with the same key.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import functools
@@ -37,7 +39,7 @@ from fdl.typing import Array, Key
 
 AXES = {"horizontal": -2, "vertical": -3}
 INTERPOLATION = {"nearest": 0, "linear": 1}
-# The names in jax.scipy.ndimage of the ways to continue an image beyond its edges.
+# `fill` -> the name that jax.scipy.ndimage has for this way to continue an image beyond its edges.
 MODES = {"CIRCULAR": "wrap", "REFLECT": "mirror", "EDGE": "nearest"}
 NOISE = "noise"
 
@@ -57,9 +59,9 @@ def random_crop(
 
     Args:
       size: the height and width of the window, integers >= 1, or one integer for both.
-      padding: the number of rows that are added both above and below each image, and the number of
-        columns that are added both on its left and on its right, integers >= 0, or one integer for
-        rows and columns.
+      padding: (rows, columns), integers >= 0, or one integer for both: the number of rows to add
+        above each image and again below it, and the number of columns to add on its left and again
+        on its right.
       fill: the value of added pixels; or "EDGE", "REFLECT" or "CIRCULAR", as in `conv`.
       name: what the layer is called in a network.
 
@@ -267,18 +269,19 @@ def random_erasing(
 ) -> Layer:
     """Erases a random rectangle of each image, with the given probability, in training.
 
-    The rectangle has h = sqrt(s r) rows and w = sqrt(s / r) columns, both rounded. Its number of
-    pixels s is uniform between H * W * area[0] and H * W * area[1]. Its ratio r lies between
-    aspect[0] and aspect[1], and is such that the rectangle fits into the image; log(r) is uniform
-    within these limits. All places of the rectangle are equally likely.
+    The number of pixels s of the rectangle is uniform between H * W * area[0] and
+    H * W * area[1]. The ratio r of its height to its width lies between aspect[0] and aspect[1],
+    and is such that the rectangle fits into the image; log(r) is uniform within these limits. The
+    rectangle then has sqrt(s r) rows and sqrt(s / r) columns, both rounded. All places of the
+    rectangle are equally likely.
 
     Args:
       probability: the probability that a rectangle of an image is erased, in [0, 1]; may be traced.
       area: the smallest and largest share of the image that is erased, in (0, 1].
       aspect: the smallest and largest ratio of height to width, > 0. If no rectangle of these
         ratios fits, the nearest ratio that fits is used.
-      value: the new value of the erased pixels: a number, or "noise" for random values. Noise is
-        standard normal; for an integer dtype, it is uniform in 0, 1, ..., 255.
+      value: the new value of the erased pixels: a number, or "noise" for random values. Noise has
+        the standard normal distribution; for an integer dtype, it is uniform in 0, 1, ..., 255.
       name: what the layer is called in a network.
 
     Returns:

@@ -3,6 +3,8 @@
 H is the number of features of the carry, D the number of features of x. The weights of all gates
 are side by side in one matrix, in the order that the cell's docstring gives. In formulas, W x and
 U h are matrix products; all other products are elementwise.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -172,7 +174,8 @@ def gru_cell(
 ) -> Cell:
     """h = (1 - z) n + z h; r, z = sigmoid(W x + U h + b), n = tanh(W x + b + r (U h + b')).
 
-    Each of r, z and n has a separate W, U and b; they are stored in this order.
+    Each of r, z and n has a separate W, U and b; they are stored in this order. Only n has the
+    second bias b'.
 
     Args:
       features: H, >= 1.
@@ -234,7 +237,8 @@ def _gru_after(features: int, init: Callable[[Any, Any], Params]) -> Cell:
 def _gru_before(features: int, init: Callable[[Any, Any], Params]) -> Cell:
     """The cell of reset_after=False, with U (r h).
 
-    r itself needs a product with h, so the two products cannot be computed as one.
+    The gate r is computed from a product with h, so this product and U (r h) cannot be computed as
+    one.
     """
 
     def step(params: Params, carry: Carry, driven: Any) -> Carry:
@@ -266,7 +270,7 @@ def _of_recurrence(
 
 
 def recurrent_bias(params: Params) -> jax.Array | None:
-    """The bias b' of a GRU, after zeros for its other gates: [G * H]; None for cells without b'."""
+    """[G * H] for G gates: zeros, then the b' of a GRU's last gate; None for cells without b'."""
     if "b" not in params["hidden"]:
         return None
     b, columns = params["hidden"]["b"], params["hidden"]["w"].shape[1]

@@ -85,8 +85,8 @@ def conv(
     Raises:
       ValueError: an option is out of range, padding has an unknown name, or F is not a multiple of
         G.
-      PathError: x lacks these axes, has an integer dtype, or is smaller than one window; or C is
-        not a multiple of G, or does not fit w.
+      PathError: x is not [..., *spatial, C], has an integer dtype or is smaller than one window; or
+        C is not a multiple of G, or does not fit w.
 
     Example:
       >>> import jax.numpy as jnp
@@ -277,7 +277,8 @@ def conv_transpose(
 ) -> Layer:
     """The gradient of a convolution with respect to its input: adds x[p] w to window p of y.
 
-    y[p * stride + t * dilation - low, f] = b[f] + sum over p, t, c of x[p, c] w[t, f, c]
+    y[q, f] = b[f] + the sum of x[p, c] w[t, f, c] over all c, and over all p and t for which
+    p * stride + t * dilation - low = q. `low` is the padding before the first element of y.
 
     Args:
       features: F, the number of outputs at each position, >= 1.
@@ -327,7 +328,8 @@ def conv_transpose(
 
     def init(key: Any, x: Any) -> tuple[Params, State]:
         check_images(name, x, len(kernel), groups=groups)
-        # Along each axis, only one in `stride` elements of the kernel reaches a given output.
+        # fan_in is divided by prod(strides), because along each axis, only one in `stride` elements
+        # of the kernel reaches a given output.
         read = 1 / math.prod(strides)
         shape = Shared((*kernel, x.shape[-1] // groups, features), read, 1 / groups)
         w = w_init(subkey(key, "w"), shape, x.dtype).reshape(*shape[:-1], groups, -1)

@@ -2,6 +2,8 @@
 
 T is the length of a sequence, D the number of features, V the number of ids. H is the number of
 heads, K the number of features of a head.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -161,7 +163,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     angle.
 
     Args:
-      base: > 1, not traced; the longest wavelength is almost 2 pi * base.
+      base: > 1; it must not be traced. The longest wavelength is almost 2 pi * base.
       name: what the layer is called in a network.
 
     Returns:
@@ -225,13 +227,14 @@ def rotary(
     """Rotary positions: rotates pairs of features by angles proportional to the position.
 
     The first R features are rotated in R / 2 pairs, i = 0, 1, ...; pair i is rotated by the angle
-    position * base^(-2 i / R). The product of a rotated query and a rotated key then depends only
-    on the distance between their positions. The error of the angles is about 1e-6 at any position.
+    position * base^(-2 i / R). The product of a rotated query and a rotated key then depends on the
+    distance between their positions, but not on the positions themselves. The error of the angles
+    is about 1e-6 at any position.
 
     Args:
       x: queries or keys [..., T, H, K].
       positions: [..., T], integers or floating; for a whole sequence `jnp.arange(T)`.
-      base: > 0, not traced; a larger base rotates the last pairs more slowly.
+      base: > 0; it must not be traced. A larger base rotates the last pairs more slowly.
       features: R, an even number <= K: the first R of the K features are rotated; by default all K.
       interleaved: True pairs features (2i, 2i + 1), as in the paper and GPT-J; False pairs
         (i, i + R / 2), as in Llama.
@@ -271,7 +274,7 @@ def rotary_by_tables(
 
     Pair i is rotated by the angle whose cosine is cos[position, i] and whose sine is sin[position,
     i]. Models that change the angles for longer sequences need this (Llama 3.1, YaRN). If cos and
-    sin are multiplied by a number, the rotated features are multiplied by it too.
+    sin are multiplied by a number, the rotated features are multiplied by this number too.
 
     Args:
       x: queries or keys [..., T, H, K].

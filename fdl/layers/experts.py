@@ -2,6 +2,8 @@
 
 T is the number of tokens of a sequence, D the number of features of a token, E the number of
 experts, C the number of tokens that an expert has room for, F the number of features of the result.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -36,9 +38,9 @@ def mixture_of_experts(
     For k > 1, the p of the chosen experts are divided by their sum. Each sequence is routed
     independently. An expert accepts tokens until it is full: first all tokens that have it as their
     first choice, in order of time, then those that have it as their second choice, and so on. An
-    expert that is full adds zero to y, so put a residual around this layer. Because first choices
-    come before second choices, the first choice of a later token can displace the second choice of
-    an earlier token, so y may depend on later tokens. For a strictly causal network, pass
+    expert that is full adds zero to y, so put a residual around this layer. y can depend on
+    later tokens: first choices come before second choices, so the first choice of a later token can
+    displace the second choice of an earlier token. For a strictly causal network, pass
     capacity_factor=None.
 
     Args:
@@ -120,8 +122,8 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
       top_k: the number of choices of each token, 1 to E.
 
     Returns:
-      One number for each sequence, [...], float32 or wider; add about 0.01 times its mean to the
-      loss.
+      One number for each sequence, [...], float32 or wider; add about 0.01 times the mean of these
+      numbers to the loss.
 
     Raises:
       PathError: logits has fewer than two axes, or top_k is not from 1 to E.

@@ -1,4 +1,7 @@
-"""Rectifiers with a learned or random negative slope."""
+"""Rectifiers with a learned or random negative slope.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 from typing import Any
 
@@ -14,20 +17,21 @@ from fdl.typing import Array, Key, Params, State
 
 
 def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu") -> Layer:
-    """y = x for x > 0, and y = a * x otherwise, where a is learned.
+    """y = x for x > 0, and y = a * x otherwise, where the slope a is learned.
 
-    Exclude a from weight decay. Weight decay would move a towards 0, which is the slope of relu for
+    Exclude the slope a from weight decay, which would move it towards 0, the slope of relu for
     x < 0.
 
     Args:
-      each_channel: True gives each channel a separate a, as in the paper. With False, all channels
-        share one a.
-      slope: the initial value of a; may be traced.
+      each_channel: True gives each channel a separate slope, as in the paper. With False, all
+        channels share one slope.
+      slope: the initial value of the slope a; may be traced.
       name: what the layer is called in a network.
 
     Returns:
       A layer from x [..., C] to y of the same shape and dtype; params {"slope": []}, or
-      {"slope": [C]} with each_channel. At x = 0, the derivative with respect to x is a.
+      {"slope": [C]} with each_channel. At x = 0, the derivative with respect to x is the
+      slope a.
 
     Raises:
       ValueError: slope is not a number.
@@ -64,13 +68,13 @@ def prelu(*, each_channel: bool = False, slope: float = 0.25, name: str = "prelu
 
 
 def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") -> Layer:
-    """y = x for x > 0, and y = a * x otherwise, where training draws a new a for each element.
+    """y = x for x > 0, else y = a * x, where training draws a new slope a for each element.
 
-    Outside training a is the mean, (lower + upper) / 2.
+    Outside training, the slope a is the mean (lower + upper) / 2.
 
     Args:
-      lower, upper: a is drawn uniformly from [lower, upper), where 0 <= lower <= upper; both may be
-        traced.
+      lower, upper: the slope a is drawn uniformly from [lower, upper), where 0 <= lower <= upper;
+        both may be traced.
       name: what the layer is called in a network.
 
     Returns:
@@ -84,8 +88,8 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, *, name: str = "rrelu") ->
       >>> rrelu(0.0, 1.0).apply({}, {}, jnp.array([-2.0, 3.0]))[0]
       Array([-1.,  3.], dtype=float32)
 
-    Source: Xu et al. 2015, arXiv 1505.00853, section 2.4. x is multiplied by a, as in torch; the
-    paper divides.
+    Source: Xu et al. 2015, arXiv 1505.00853, section 2.4. x is multiplied by the slope a, as in
+    torch; the paper divides x by a.
     """
     remedy = "pass the smallest and the largest slope for x < 0"
     check_number("rrelu", "lower", lower, "[0, inf]", remedy)

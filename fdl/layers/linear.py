@@ -85,9 +85,9 @@ def einsum_dense(
         h heads of k features, and "...thk,hkd->...td" sums over h and k.
       sizes: sizes of the axes of w that are not in x, such as {"h": 4, "k": 8}.
       bias: the axes of b, which must be the last axes of y, such as "hk"; "" means no b.
-      w_init: initializer of w. It draws a matrix [in, out], where `in` is the product of the sizes
-        of the axes that are summed over. Axes that x, w and y share are batch axes: for each index
-        along them, one matrix is drawn.
+      w_init: initializer of w. It draws a matrix [in, out]: `in` is the product of the sizes of the
+        axes that are summed over, and `out` of the axes of w that are not in x. Axes that x, w and
+        y share are batch axes: for each index along them, one matrix is drawn.
       b_init: initializer of b.
       name: what the layer is called in a network.
 
@@ -143,7 +143,7 @@ def bilinear(
     b_init: Initializer = zeros,
     name: str = "bilinear",
 ) -> Layer:
-    """y[f] = b[f] + sum over d, c of x[d] w[d, c, f] other[c].
+    """y[f] = b[f] + sum over d, c of x[d] w[d, c, f] other[c], where `other` is an extra input.
 
     Args:
       features: F, the number of outputs, >= 1.

@@ -2,6 +2,8 @@
 
 B is the number of examples in a batch. C, also called D, is the number of features, the size of the
 last axis.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -243,10 +245,10 @@ def batch_norm(
 
     In training, mean and variance are computed from the batch, over all axes except the last, and
     the running statistics in `state` are updated: running = momentum * running + (1 - momentum) *
-    batch. A batch without examples, or with a mask that is False everywhere, does not change them.
-    Outside training, mean and variance are the running statistics. If the batch is sharded over
-    devices, mean and variance are computed over all devices. You do not need to pass an axis name,
-    because XLA does this for every reduction over an array axis.
+    batch. A batch without examples, or with a mask that is False everywhere, does not change the
+    running statistics. Outside training, mean and variance are the running statistics. If the batch
+    is sharded over devices, mean and variance are computed over all devices. No axis name is
+    needed, because XLA computes every reduction over an array axis over all devices.
 
     Args:
       momentum: the weight of the old running statistics, in [0, 1]; may be traced. The momentum of
@@ -322,7 +324,7 @@ def _over(
     initializers: tuple[Initializer | None, Initializer | None],
     standard: Callable[..., jax.Array],
 ) -> Layer:
-    """A norm over `axes`. If one is not the last axis, the norm has a mask and cannot decode."""
+    """A norm over `axes`. With an axis other than the last, it has a mask and cannot decode."""
     affine = Affine(name, *initializers, axes=-axes[0], features=axes)
     return affine.layer(standard) if axes == (-1,) else at_once(affine.masked_layer(standard))
 
@@ -341,7 +343,7 @@ def _check_axes(who: str, axes: Any) -> tuple[int, ...]:
 
 
 def _shifted(x: Any, state: State, epsilon: Any) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon), from halves of x and mean: x - mean may overflow."""
+    """(x - mean) / sqrt(variance + epsilon), from x / 2 and mean / 2: x - mean could overflow."""
     half = widened(x) / 2 - state["mean"] / 2
     variance = state["variance"]
     return half * (2 * jax.lax.rsqrt(variance + in_dtype(epsilon, variance.dtype)))

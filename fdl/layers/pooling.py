@@ -65,7 +65,7 @@ def max_pool(
 
     Raises:
       ValueError: an option is out of range, or padding has an unknown name.
-      PathError: x lacks these axes, has an integer dtype, or is smaller than one window.
+      PathError: x is not [..., *spatial, C], has an integer dtype, or is smaller than one window.
 
     Example:
       >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
@@ -174,7 +174,7 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
 
     Raises:
       ValueError: a size is < 1.
-      PathError: x lacks these axes, or has an integer dtype.
+      PathError: x is not [..., *spatial, C], or has an integer dtype.
 
     Example:
       >>> adaptive_max_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()

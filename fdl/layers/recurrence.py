@@ -1,6 +1,8 @@
 """Recurrent layers: a cell is applied at every step of a sequence, by `jax.lax.scan`.
 
 T is the length of a sequence, D the number of features of x, H the number of features of the cell.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -35,8 +37,8 @@ def recurrent(
 
     Args:
       cell: the step, such as `lstm_cell(64)`.
-      reverse: whether to read each sequence from its end to its beginning; y[t] is still the output
-        at x[t].
+      reverse: whether to read each sequence from its end to its beginning; in both
+        cases, y[t] is the output at x[t].
       returns: "sequence" returns y [..., T, H]; "last" returns y of the last step, [..., H];
         "carry" returns (y, carry), and another layer can continue from this carry.
       name: what the layer is called in a network; by default the name of the cell.
@@ -364,7 +366,7 @@ def _unroll(
 
     x_by_time = jnp.moveaxis(x, -2, 0)
     if alive is not None:
-        # A NaN beyond the end of a sequence must not reach a gradient.
+        # Beyond the end of a sequence, x is set to 0, so that a NaN there cannot reach a gradient.
         x_by_time = jnp.where(alive, x_by_time, 0)
     driven = cell.drive(params, x_by_time)
     if cell.recurrence is None:

@@ -3,6 +3,8 @@
 `weight_norm`, `spectral_norm` and `low_rank` wrap a layer. The wrapped layer has the same name,
 inputs and children. In each call, it first computes the weights at all paths that match a pattern,
 and then calls the layer with these weights.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -163,8 +165,8 @@ def low_rank(
       "low_rank": a tree with {"a", "b"} at the path of each matched weight}.
 
     Raises:
-      ValueError: rank < 1; no pattern is passed; or `init` is called and a pattern matches no path,
-        where the message lists similar paths.
+      ValueError: rank < 1; no pattern is passed; or `init` is called and a pattern matches no path
+        (the message lists similar paths).
       PathError: `init` is called and a matched weight has fewer than two axes.
 
     Example:
@@ -232,7 +234,7 @@ def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
         u = jnp.where((new == 0).all(), u, new)
     sigma = v @ matrix @ u
     # The code multiplies by 1 / sigma instead of dividing by sigma. `matrix` is itself a quotient,
-    # and XLA would turn a / b / c into a / (b c), where b c may overflow.
+    # and XLA would turn a / b / c into a / (b c), where b c could overflow.
     return (matrix * (1 / jnp.where(sigma == 0, 1, sigma))).reshape(w.shape), u
 
 

@@ -1,4 +1,7 @@
-"""Layers without weights that change the scale or the shape of their input."""
+"""Layers without weights that change the scale or the shape of their input.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 import math
 from typing import Any, Literal
@@ -86,7 +89,7 @@ def upsample(
 
     Raises:
       ValueError: scale is out of range, or method is unknown.
-      PathError: x lacks these axes or has an integer dtype.
+      PathError: x is not [..., *spatial, C] or has an integer dtype.
 
     Example:
       >>> upsample((2,)).apply({}, {}, jnp.array([[[1.0], [3.0]]]))[0].ravel()
@@ -132,8 +135,7 @@ def pixel_shuffle(factor: int, *, name: str = "pixel_shuffle") -> Layer:
 
     Raises:
       ValueError: factor < 1.
-      PathError: x lacks these axes or has an integer dtype, or its number of channels is not a
-        multiple of r^2.
+      PathError: x is not [..., H, W, C r^2], or has an integer dtype.
 
     Example:
       >>> pixel_shuffle(2).apply({}, {}, jnp.arange(4.0).reshape(1, 1, 4))[0][..., 0]
@@ -166,8 +168,7 @@ def pixel_unshuffle(factor: int, *, name: str = "pixel_unshuffle") -> Layer:
 
     Raises:
       ValueError: factor < 1.
-      PathError: x lacks these axes or has an integer dtype, or its height or width is not a
-        multiple of r.
+      PathError: x is not [..., r H, r W, C], or has an integer dtype.
 
     Example:
       >>> pixel_unshuffle(2).apply({}, {}, jnp.arange(4.0).reshape(2, 2, 1))[0].ravel()

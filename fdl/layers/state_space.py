@@ -1,4 +1,4 @@
-"""Layers of linear recurrences, whose steps can be computed in parallel.
+"""Layers that compute a linear recurrence, whose steps can be computed in parallel.
 
 T is the length of a sequence, D the number of its features. All products are elementwise.
 """
@@ -22,11 +22,11 @@ from fdl.ops.recurrence import linear_recurrence, without_time
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
-# c in equation 3 of the paper.
+# c in equation 3 of the paper that `rg_lru` names.
 POWER = 8.0
-# The initial decay of a feature is drawn from a table of 1,024 values, for which a^c goes from 0.9
-# to 0.999. NumPy computes the table, because XLA rounds a logarithm differently in different
-# compiled functions.
+# The initial decay of a feature is drawn from a table of 1,024 values. For these, a^c goes from 0.9
+# to 0.999, where a = sigmoid(decay). NumPy computes the table, because XLA rounds a logarithm
+# differently in different compiled functions.
 RATES = np.linspace(0.9, 0.999, 1024) ** (1 / POWER)
 DECAYS = np.log(RATES / (1 - RATES))
 
@@ -133,12 +133,15 @@ def _incremental_memory(init_memory: Callable[..., tuple[Params, State]]) -> Lay
 
 
 def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array]:
-    """a^(c r) and sqrt(1 - a^(2 c r)) (i x), in float32 or wider."""
+    """a^(c r) and sqrt(1 - a^(2 c r)) (i x), in float32 or wider.
+
+    In these formulas, r and i are the sigmoids of the arguments r and i.
+    """
     dtype = wide(x.dtype)
     decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
     log_a = -POWER * sigmoid(r) * softplus(-decay)
-    # If sigmoid(r) is 0, then 1 - a^(2 c r) is 0, and the derivative of its root would be infinite.
-    # So the number under the root is at least the smallest normal number.
+    # If the gate is 0, the number under the root is 0, and the derivative of the root would be
+    # infinite. So that number is raised to at least `tiny`, the dtype's smallest normal number.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
 

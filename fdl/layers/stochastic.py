@@ -1,4 +1,7 @@
-"""Dropout: elements, channels or whole examples are set to 0 at random in training."""
+"""Dropout: elements, channels or whole examples are set to 0 at random in training.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,8 +99,8 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
       >>> bool((y == y[:, :1, :1]).all())
       True
 
-    Source: Huang et al. 2016, arXiv 1603.09382, section 3, which scales in evaluation and not in
-    training; Larsson et al. 2016, arXiv 1605.07648, for the name.
+    Source: Huang et al. 2016, arXiv 1603.09382, section 3, which, unlike here, scales in
+    evaluation and not in training; Larsson et al. 2016, arXiv 1605.07648, for the name.
     """
 
     def draw(key: Key, x: Array) -> Array:
@@ -167,13 +170,13 @@ def alpha_dropout(rate: float, *, name: str = "alpha_dropout") -> Layer:
 
     Source: Klambauer et al. 2017, arXiv 1706.02515, section "New dropout technique".
     """
-    # selu(-infinity) is -scale * alpha.
+    # floor is selu(-infinity), which is -scale * alpha.
     floor = -1.0507009873554805 * 1.6732632423543772
 
     def draw(key: Key, x: Array) -> Array:
         dropped, kept = _shares(rate)
         keep = jax.random.bernoulli(key, kept, x.shape)
-        # At rate 1, y is (floor - floor) * a, so a must be finite.
+        # At rate 1, y is (floor - floor) * a. `_or_one` keeps a finite, so that y is 0.
         a = 1 / square_root(_or_one(kept) * (1 + dropped * floor**2))
         centered = jnp.where(keep, x, jnp.full_like(x, floor)) - in_dtype(dropped * floor, x.dtype)
         return in_dtype(a, x.dtype) * centered

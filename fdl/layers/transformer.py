@@ -2,6 +2,8 @@
 
 B is the number of sequences, T the length of a sequence, S the length of a context, D the number of
 features, H the number of heads, K the number of features of a head.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import dataclasses
@@ -90,10 +92,10 @@ def attention(
       {"w", "b"} with all heads side by side: q/w [D, H * K], k/w and v/w [D, G * K], out/w
       [H * K, F]; with qk_norm also {"q_norm", "k_norm"}, each {"scale": [K]}.
       Without cross, it has these optional extra inputs. `mask`, bool [..., H, T, T], where any axis
-      may have size 1, is True where a query sees a key. `bias`, floating, same shape, is added to
-      the scores; minus infinity hides a key. With `segments`, integers [..., T], tokens see only
-      tokens of the same segment. With rotary, there is also `positions` [..., T], by default 0 to
-      T - 1.
+      may have size 1, is True where a query sees a key. `bias`, floating, with the shape of a mask,
+      is added to the scores; minus infinity hides a key. With `segments`, integers [..., T], tokens
+      see only tokens of the same segment. With rotary, there is also `positions` [..., T], by
+      default 0 to T - 1.
       With cross, the extra input `context` is required. `context_mask` and `context_bias` are
       optional, and like `mask` and `bias`.
       For a token that sees no key, y is out(0). Without chunk, `capture` finds the attention
@@ -266,7 +268,7 @@ def _check_options(
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
             f"attention: expected kv_heads to divide heads, got heads {heads} and "
-            f"kv_heads {kv_heads}; leave it out to give each head separate keys and values"
+            f"kv_heads {kv_heads}; leave kv_heads out to give each head separate keys and values"
         )
     if cross and needs_order:
         raise ValueError(
@@ -376,11 +378,12 @@ class _Attention:
     def finite_where_unseen(self, x: Any, context: Any, mask: Any) -> tuple[Any, Any, Any]:
         """x and context, with 0 for non-finite numbers in tokens that no query sees (padding).
 
-        Without this, 0 times such a number would be NaN in the gradients of the projections.
+        Without the zeros, the gradients of the projections would contain 0 * NaN or 0 * infinity,
+        which is NaN.
 
         Returns:
-          (x, context, broken). broken is bool [..., T, 1], True for tokens of x with such numbers;
-          the caller sets their y to NaN. It is None if x is returned unchanged.
+          (x, context, broken). broken is bool [..., T, 1], True for tokens of x in which a number
+          was replaced; the caller sets their y to NaN. It is None if x is returned unchanged.
         """
         if mask is None or self.incremental or mask.ndim < 2:
             return x, context, None

@@ -24,7 +24,8 @@ def weightless(
     Args:
       name: what the layer is called in a network.
       f: a pure function of x.
-      training: a function of the random key of the pass and x; None means f in training too.
+      training: `(key, x) -> y`, where key is the random key of the pass; None means f in training
+        too.
       check: a function that raises if x has the wrong shape or dtype; `init` and `apply` call it.
     """
 

@@ -50,7 +50,7 @@ class Bill:
       layers: path -> `Cost`, in the order of `fdl.look.layer_paths`.
       parameter_bytes: bytes of the parameters. Their gradient takes as many bytes again.
       optimizer_bytes: bytes of the optimizer's state.
-      lower: traces a training step, as a `jax.stages.Lowered`.
+      lower: traces a training step, and returns it as a `jax.stages.Lowered`.
     """
 
     total: Cost
@@ -108,11 +108,11 @@ def bill(
     of a scan only once, it counts operations on integers (such as random bits in dropout), and it
     does not count what runs in a library outside XLA.
 
-    The peak is XLA's own number for the step, compiled for the default device. It counts
-    parameters, state and optimizer state, which the step overwrites, the input, the gradient with
-    respect to y, and all other arrays of the step. It includes the loss only if the model is a
-    function `(params, x) -> loss`. Only the peak needs the compiler, which runs when the peak is
-    read or the bill is printed.
+    The peak is XLA's own number for the step, compiled for the default device. It counts the
+    parameters, the state and the optimizer state once, because the step overwrites them. It also
+    counts the input, the gradient with respect to y, and all other arrays of the step. It includes
+    the loss only if the model is a function `(params, x) -> loss`. Only the peak needs the
+    compiler, which runs when the peak is read or the bill is printed.
 
     Args:
       model: a layer; or a function of one array; or, with `params`, a function `(params, x) -> y`,
@@ -182,12 +182,15 @@ class _Step(NamedTuple):
         return jax.tree.leaves(self.vjp(*given)[1])
 
     def passes(self, dy: Any, *given: Any) -> Any:
-        """A forward and a backward pass: (y, state, gradient)."""
+        """Both passes: (y, state, gradient); dy is the gradient of the loss with respect to y."""
         y, back, state = self.vjp(*given)
         return y, state, back(dy)[0]
 
     def train(self, optimizer: Any, opt_state: Any, dy: Any, params: Any, *given: Any) -> Any:
-        """Both passes and the update: (y, state, params, opt_state)."""
+        """Both passes and the update: (y, state, params, opt_state).
+
+        Without an optimizer, (y, state, gradient).
+        """
         y, state, gradient = self.passes(dy, params, *given)
         if optimizer is None:
             return y, state, gradient
@@ -320,7 +323,7 @@ def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
 
 
 def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
-    """A list of (scopes, bytes) with the results of a jaxpr, except arguments and constants."""
+    """(scopes, bytes) of each result of a jaxpr that is not an argument or a constant."""
     found = []
     for var in (var for var in jaxpr.outvars if not hasattr(var, "val")):
         scopes, maker = _maker(jaxpr, var)

@@ -32,9 +32,9 @@ def learning_curves(histories: Any) -> "Figure":
 
     Args:
       histories: the `history` of a result of `fit`, or a dict, run name -> history. A history is a
-        list of records. A record is a dict with `step` and training values, or validation values
-        whose names begin with `val_`, or both. If all records have `epoch`, the x axis is epochs,
-        otherwise steps.
+        list of records. A record is a dict with `step`, and with training values, validation
+        values, or both. The names of validation values begin with `val_`. If all records have
+        `epoch`, the x axis is epochs, otherwise steps.
 
     Returns:
       A figure. For one run, the training values have one colour, and the validation values have
@@ -85,8 +85,8 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
     Returns:
       A figure with an image for each unit; the title of the image is the index of the unit. All
       images have the same colour scale, which is symmetric about 0. The largest 1% of the absolute
-      weights may be beyond the ends of the scale. The colour of 0 is white. If K = 3, the channels
-      are red, green and blue, and the colour of 0 is mid-grey.
+      weights can be beyond the ends of the scale. The colour of 0 is white. Only if
+      K = 3, it is mid-grey, and the channels are red, green and blue.
 
     Raises:
       ValueError: w does not have the shape [H * W * K, F], w is not finite, or count is below 1.
@@ -142,7 +142,7 @@ def representations(
 
     Returns:
       A figure with a column for each path, a row for "before training" and a row for "after
-      training". Both axes of a panel have the same scale. The label of an axis gives the fraction
+      training". Both axes of a panel have the same scale. The label of an axis gives the share
       of the variance along its component.
 
     Raises:
@@ -390,7 +390,7 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     Returns:
       A figure with a curve for each model, labelled with its average precision, which is the area
       under the curve. The dashed line is the precision of a model that guesses, which is the
-      fraction of targets that are 1.
+      share of targets that are 1.
 
     Raises:
       ValueError: scores is an empty dict, or `fdl.metrics.precision_recall_curve` does not accept

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
-# Colours that readers can tell apart. Distances are measured in OKLab, a colour space in which they
-# match perception: the two closest colours are 0.18 apart. For readers without red, green or blue
-# cones, the closest are still 0.09 apart. The first colours differ the most.
+# Colours that readers can tell apart. Distances are measured in OKLab, a colour space in which
+# distances match perception: the two closest colours are 0.18 apart. For readers without red, green
+# or blue cones, the two closest colours are 0.09 apart. The first colours differ the most.
 PALETTE = (
     "#3377cc",
     "#ee8811",
@@ -90,7 +90,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
 
 
 def _without_short_end(records: list[Any]) -> list[Any]:
-    """The records, without the last record if it is a mean over few steps and therefore noisy."""
+    """The records, without a last record that is a mean over few steps, and so is noisy."""
     if len(records) < 3:
         return records
     before, last, end = (records[place]["step"] for place in (-3, -2, -1))
@@ -180,7 +180,7 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) 
 def _name_classes(
     axes: "Axes", plane: np.ndarray, labels: np.ndarray, names: Mapping[int, str]
 ) -> None:
-    """Writes each name at the median of its class, or beside it if it would cover another name."""
+    """Writes each name at the median of its class, or beside the median if names would overlap."""
     from matplotlib.patheffects import withStroke
 
     figure: Any = axes.get_figure()

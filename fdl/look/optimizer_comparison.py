@@ -201,8 +201,8 @@ def _small_multiples(
 ) -> "Figure":
     """A figure with a panel for each optimizer.
 
-    `draw` draws the panel of one optimizer. Behind it, the lines of all other optimizers are drawn
-    in grey; `behind` holds the lines, name -> (x, y).
+    `draw` draws the line of one optimizer. Behind this line, the lines of all other optimizers are
+    drawn in grey; `behind` is a dict of the lines of all optimizers, name -> (x, y).
     """
     columns = min(len(found), 4)
     rows = math.ceil(len(found) / columns)

@@ -157,9 +157,9 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
       count: K, the number of components, an int in [1, min(N, D)].
 
     Returns:
-      (coordinates [N, K], share [K]). share is the fraction of the total variance along each
-      component. The sign of a component is chosen such that the element of its direction with the
-      largest absolute value is positive.
+      (coordinates [N, K], share [K]). share is each component's part of the total variance.
+      The sign of a component is chosen so that, in its direction, the element with the largest
+      absolute value is positive.
 
     Raises:
       ValueError: count is not an int in [1, min(N, D)], or h is not finite.

@@ -79,7 +79,7 @@ def depth(params: Any) -> int:
       params: a pytree of arrays. Each node that has arrays directly below it is counted as a layer.
 
     Returns:
-      The number of such nodes, an int.
+      The number of these nodes, an int.
 
     Example:
       >>> depth({"dense_0": {"w": 1.0, "b": 0.0}, "dense_1": {"w": 1.0, "b": 0.0}})

@@ -36,9 +36,9 @@ def sigmoid_focal(
       logits: [...], a floating dtype. Large values do not overflow.
       targets: [...], 0 or 1. Any other value gives NaN. `fit` and `evaluate` check the data
         before they start, and raise an error for other values.
-      gamma: the exponent, >= 0. With gamma 0 the loss is the cross-entropy, times a.
+      gamma: the exponent, >= 0. With gamma 0, the loss is the weight a times the cross-entropy.
       alpha: in [0, 1]. The weight a is alpha where the target is 1, and 1 - alpha where it is 0.
-        None means that a is 1.
+        None means that the weight a is 1.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.
 

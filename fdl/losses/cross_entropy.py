@@ -26,7 +26,8 @@ def softmax_cross_entropy(
     """-log softmax(logits)[label], in nats.
 
     With smoothing or class_weight, the loss is -sum_c v_c q_c log softmax(logits)_c. Here v_c is
-    the weight of class c, and q_c is smoothing / C, plus 1 - smoothing if c is the label.
+    the weight of class c. q_c is 1 - smoothing + smoothing / C for the label, and smoothing / C for
+    every other class.
 
     Args:
       logits: [..., C], a floating dtype. Large values do not overflow.
@@ -35,15 +36,15 @@ def softmax_cross_entropy(
       smoothing: in [0, 1), the part of the label's probability that is spread evenly over all
         classes.
       class_weight: [C], >= 0, the weight of each class; by default 1. The mean of `supervised`
-        still divides by the number of examples, whereas torch divides by the sum of the labels'
-        class weights. To get torch's mean, do not pass class_weight, but pass (x, y, weight) as the
-        batch, where weight is the class weight of each label.
+        divides the sum of the losses by the number of examples. Unlike here, torch divides it by
+        the sum of the labels' class weights. To get torch's mean, do not pass class_weight, but
+        pass (x, y, weight) as the batch, where weight is the class weight of each label.
       ignore_index: the label to leave out, such as -100 in torch. Where the label has this value,
         loss and gradient are 0. `supervised(model, softmax_cross_entropy(ignore_index=-100))`
         leaves these elements out of the mean of the loss and of the means of the metrics. But if
         the loss is wrapped in another function, such as a lambda, `supervised` cannot see the
         option, and the zeros enter the means. In this case, put the weight `labels != -100` into
-        the batch. A lambda is not needed to set options: write
+        the batch. To set options, call the loss with options only, without a lambda:
         `softmax_cross_entropy(ignore_index=-100, smoothing=0.1)`.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.
@@ -201,8 +202,8 @@ def sigmoid_cross_entropy(
     Args:
       logits: [...], a floating dtype. Large values do not overflow.
       targets: [...], in [0, 1].
-      positive_weight: >= 0, a number or an array that broadcasts to [...]. It multiplies the first
-        term.
+      positive_weight: >= 0, a number or an array that broadcasts to [...]. The first term, the
+        loss of targets of 1, is multiplied by this weight; the second term is not.
       where: bool, same shape as the loss. Where it is False, loss and gradient are 0, even if the
         inputs there are NaN.
 
@@ -259,7 +260,10 @@ def _label_nats(right: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def nats_of_all(logits: jax.Array) -> jax.Array:
-    """-log softmax(logits), [..., C]. At most one logit of each row may be infinite."""
+    """-log softmax(logits), [..., C]. A logit of -inf gives inf; a row of only -inf gives NaN.
+
+    If k logits of a row are +inf, each of them gives log k, and all other logits give inf.
+    """
     most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = jnp.where(logits == jnp.inf, bounded(logits) - bounded(most), logits - most)
     return jnp.log(jnp.exp(logits).sum(-1, keepdims=True)) - logits

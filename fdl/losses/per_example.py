@@ -83,8 +83,9 @@ def per_example(
 def rows_of_batch(f: Any, weight: Any) -> dict[str, jax.Array]:
     """{"where": bool [B]}, an option for f that is False for the rows of weight 0.
 
-    The dict is empty if there are no weights. It is also empty if f is not a loss of fdl that
-    depends on the whole batch, because the weighted mean ignores such rows anyway.
+    The dict is empty if there are no weights [B]. It is also empty unless f is a loss of fdl that
+    depends on the whole batch: for any other loss, it is enough that the weighted mean ignores rows
+    of weight 0.
     """
     options = f.keywords if isinstance(f, functools.partial) else {}
     of_batches = getattr(getattr(f, "func", f), "of_batches", False)

@@ -10,7 +10,8 @@ from fdl.losses.per_example import per_example
 from fdl.losses.shapes import magnitude, precise, product, real, same_shape
 from fdl.paths import PathError
 
-# e^60 is larger than any count, but so small that products with it do not overflow float32.
+# Above this log-rate, `poisson_nll` replaces exp by its tangent. e^60 is larger than any count, but
+# so small that products with it do not overflow float32.
 LARGEST_LOG_RATE = 60.0
 
 

@@ -1,6 +1,8 @@
 """Losses for sequences.
 
 T is the number of frames, C the number of classes, S the length of the longest text.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
 
 import jax

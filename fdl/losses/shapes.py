@@ -45,9 +45,9 @@ def product(weights: jax.Array, nats: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def bounded(x: jax.Array) -> jax.Array:
-    """x with each infinity replaced by the largest finite number of its sign; slope 1 everywhere.
+    """x, where inf becomes the dtype's largest finite number, and -inf becomes minus that number.
 
-    Use it where inf - inf or 0 * inf would give NaN.
+    The slope is 1 everywhere. Use it where inf - inf or 0 * inf would give NaN as a value.
     """
     most = float(jnp.finfo(x.dtype).max)
     return jnp.clip(x, -most, most)
@@ -59,7 +59,12 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def fixed_at_infinity(x: jax.Array) -> jax.Array:
-    """x with slope 0 where x is infinite. Use it where the slope of a product would be 0 * inf."""
+    """x, unchanged, but with slope 0 where x is infinite.
+
+    Use it in one factor of a product if the other factor is infinite where x is infinite. There,
+    the backward pass gets inf * 0 = NaN for the gradient that reaches x, and the slope 0 makes it
+    0. `bounded` would pass the NaN on, because its slope is 1.
+    """
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
 
 
@@ -101,7 +106,7 @@ def same_shape(
 def logits_and_labels(
     name: str, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits in float32 or wider, and labels in a dtype that can hold any number of classes.
+    """Logits in float32 or wider, and labels as in `wide_labels`.
 
     Args:
       name: the name of the loss, for error messages.
@@ -128,7 +133,7 @@ def logits_and_labels(
 
 
 def wide_labels(labels: jax.Array) -> jax.Array:
-    """Labels in a dtype that can hold any number of classes."""
+    """Labels in 32 bits or more. The number of classes might not fit in 8 or 16 bits."""
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 

@@ -1,4 +1,10 @@
-"""Classification metrics. C is the number of classes."""
+"""Classification metrics. C is the number of classes.
+
+tp, fp, tn and fn are the numbers of true positives, false positives, true negatives and false
+negatives.
+
+A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -339,7 +345,7 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
 def class_numbers(
     name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
 ) -> jax.Array:
-    """Checks shapes; returns the labels in a dtype that can hold any number of classes.
+    """Checks shapes; returns the labels in 32 bits or more, for any number of classes.
 
     Args:
       name: the name of the metric, for error messages.
@@ -383,7 +389,7 @@ def _of_hits(
     threshold: float | jax.Array | None,
     score: Callable[..., jax.Array],
 ) -> Metric:
-    """A metric of four counts [C]: right = tp, predicted = tp + fp, true = tp + fn, and all."""
+    """A metric of four counts [C]: right = tp, predicted = tp + fp, true = tp + fn, all = total."""
     _check_average(name, average, classes, threshold)
 
     def count(predictions: jax.Array, targets: jax.Array, weight: Any) -> dict[str, jax.Array]:

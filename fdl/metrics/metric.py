@@ -1,8 +1,8 @@
 """Metrics that accumulate over batches.
 
 Counts of examples are exact for any split into batches. Other sums are computed in float32 or wider
-within a batch. Adding the sums of several batches causes almost no further rounding. Values are
-float32, also for float64 data.
+within a batch. Adding the sums of several batches causes almost no further rounding. The value of
+a metric is float32, also for float64 data.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ class Metric(NamedTuple):
       update: `(state, predictions, targets, weight=None) -> state`. Adds a batch. The shape of
         weight is the first axes of the shape of the targets, such as [B]; by default all weights
         are 1. Elements of weight 0 are ignored, even if they are NaN.
-      merge: `(state, state) -> state`. Combines two states into one state for all batches of the
-        two. Use it for states from several devices.
+      merge: `(state, state) -> state`. Returns the state for the batches of both states together.
+        Use it for states from several devices.
       compute: `state -> value`.
 
     Example:

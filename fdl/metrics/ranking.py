@@ -15,6 +15,7 @@ from fdl.paths import shortened
 # Scores are counted in bins, one bin for each bfloat16 number, except in [1/2, 1). There, only 128
 # bfloat16 numbers exist, too few for probabilities near 1. So a score s in [1/2, 1) is binned by
 # 1 - s, rounded to bfloat16. 1 - s is between 2^-24 and 1/2, so NEAR_ONE bins are enough.
+# HALF and ONE are the ranks of 1/2 and 1, as `_rank` gives them.
 HALF, ONE = 0xBF00, 0xBF80
 NEAR_ONE = 24 * 128
 BINS = 2**16 + NEAR_ONE - (ONE - HALF)
@@ -28,7 +29,7 @@ def auc() -> Metric:
 
     The metric accumulates a histogram of the scores, rounded to bfloat16. So the value does not
     depend on the split into batches, and scores may have any magnitude. Because of the rounding,
-    two different scores may be treated as equal if their relative difference is below 1/128. For
+    two different scores can be treated as equal if their relative difference is below 1/128. For
     scores between 1/2 and 1, the relative difference of 1 - score counts instead. `exact_auc` does
     not round, but needs all scores at once.
 
@@ -62,7 +63,7 @@ def average_precision() -> Metric:
 
     P_n is the precision and R_n the recall at threshold n. The value is also the mean, over all
     positive examples, of the precision among the examples with the same score or a higher one. With
-    random scores, it is about the share of positives. Scores are rounded as in `auc`.
+    random scores, the value is about the share of positives. Scores are rounded as in `auc`.
 
     Returns:
       Metric whose inputs are scores [...], logits or probabilities, and targets [...], 0 or 1. Its

@@ -142,8 +142,8 @@ class Moments(NamedTuple):
       squares: the weighted sum of squared deviations, as `Squares`.
 
     Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", equations 2.1. If `other` holds one number, this is the formula of Welford
-    1962.
+    Sample Variances", equations 2.1. If `other` holds one number, `plus` is the formula of
+    Welford 1962.
     """
 
     n: Sum
@@ -190,8 +190,8 @@ def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
         return ratio(weighted_sum(values / unit, weight), count.astype(values.dtype)) * unit
 
     mean = mean_of(values)
-    # The mean of the deviations is the rounding error of the mean. It matters if the mean is far
-    # from 0.
+    # `error`, the mean of the deviations, is the rounding error of the mean. It is large if the
+    # mean is far from 0, so the mean and the deviations are corrected by it.
     deviations = values - mean
     error = mean_of(deviations)
     squares = squares_of(deviations - error, weight)

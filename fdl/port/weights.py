@@ -50,8 +50,8 @@ def save_weights(
     The file appears either complete or not at all. The arrays are saved bit for bit.
 
     Args:
-      file: path of the file. An existing file is replaced; the new file has its permissions.
-        Symbolic links are followed.
+      file: path of the file. An existing file is replaced; the new file has the permissions of
+        the existing file. Symbolic links are followed.
       tree: any pytree of arrays: params, `{"params": params, "state": state}`, or a whole run with
         its optimizer state. Random keys are saved too. A Python number is saved as the 32-bit
         value that JAX would convert it to.
@@ -104,8 +104,8 @@ def load_weights(
     """Loads a file from `save_weights`, which must have the paths, shapes and dtypes of `like`.
 
     If `only` is given, only the leaves that match a pattern are read and checked; all other leaves
-    get their value from `like`. For example, this can load the body of a network that was trained
-    for a different task, and keep the new head of `like`.
+    get their value from `like`. For example, `only="body/**"` loads the body of a network that was
+    trained for a different task, and keeps the new head of `like`.
 
     Args:
       file: path of a safetensors file.
@@ -139,7 +139,7 @@ def load_weights(
     picked = _picked("load_weights", leaves, only)
     found, start = _read_header(file)
     if only is not None:
-        # The patterns must match the same paths in the file as in `like`.
+        # Paths of the file that no pattern matches are not compared with `like`.
         found = {path: info for path, info in found.items() if _is_picked(path, only)}
     of = "of this model" if only is None else f"that {only!r:.200} selects"
     _check_fit(file, found, {path: _kind(leaves[path]) for path in picked}, of)

@@ -865,7 +865,7 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         (
             {"heads": 6, "kv_heads": 4},
             "expected kv_heads to divide heads, got heads 6 and kv_heads 4; "
-            "leave it out to give each head separate keys and values",
+            "leave kv_heads out to give each head separate keys and values",
         ),
         (
             {"heads": 0},
