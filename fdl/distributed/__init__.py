@@ -7,8 +7,10 @@ from fdl.distributed.layouts import layout as layout
 from fdl.distributed.layouts import mesh as mesh
 from fdl.distributed.layouts import place as place
 from fdl.distributed.presets import data_parallel as data_parallel
+from fdl.distributed.presets import expert_parallel as expert_parallel
 from fdl.distributed.presets import fsdp as fsdp
 from fdl.distributed.presets import tensor_parallel as tensor_parallel
+from fdl.distributed.sequence_parallel import ring_attention as ring_attention
 from fdl.distributed.hosts import is_first as is_first
 from fdl.distributed.hosts import start as start
 from fdl.distributed.collectives import Collective as Collective

@@ -6,6 +6,7 @@ each device holds all rows and half of the columns.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +17,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fdl import paths
 from fdl.checks import check_count, described
-from fdl.ops.sharding import put
+from fdl.core.repetition import FEW
+from fdl.ops.sharding import EXPERT, put
 from fdl.train.result import Result
 from fdl.train.run import Run
 
-BATCH = "data"  # the default mesh axis over which batches are split
+# The default mesh axes over which batches and sequences are split.
+BATCH = "data"
+SEQUENCE = "sequence"
 
 
 def mesh(**axes: int) -> Mesh:
@@ -29,7 +33,8 @@ def mesh(**axes: int) -> Mesh:
     Args:
       axes: the name and size of each axis, such as data=4, model=2. Neighbours along the last axis
         have the fastest links, so put the axis that communicates most last. Batches are split over
-        the axis `data`.
+        the axis `data`. Presets also use `model` and `expert`, and `ring_attention` uses
+        `sequence`.
 
     Returns:
       A `jax.sharding.Mesh` with the first devices of `jax.devices()`, as many as the product of the
@@ -69,11 +74,14 @@ class Layout:
       rules: pairs (pattern, spec); the first pattern that matches the path of a parameter applies.
         A parameter that no pattern matches is whole on every device.
       batch: the mesh axes over which the examples of a batch are split.
+      sequence: the mesh axes over which the second axis of a batch's arrays, such as the tokens of
+        [B, T], is split, if they divide it.
     """
 
     mesh: Mesh
     rules: tuple[tuple[str, PartitionSpec], ...]
     batch: tuple[str, ...]
+    sequence: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         rules = ", ".join(f"{pattern!r}: {_text(spec)}" for pattern, spec in self.rules)
@@ -129,22 +137,35 @@ class Layout:
 
         Each of these parameters is gathered when f uses it, and once more in the backward pass, so
         that a device never holds all of them at the same time. The result of f does not change.
+        The blocks of a long `repeat` are not gathered here, which would gather all of them at once:
+        the compiler gathers each block inside the scan.
         """
-        apart = {*self.batch}
+        f, apart = self.on_mesh(f), {*self.batch} - {EXPERT}
         if self.parts == 1 or not any(apart & {*_axes(spec)} for _, spec in self.rules):
             return f
 
-        def of_path(keys: Any, leaf: Any) -> Any:
-            spec = self.spec(paths.path_of(keys))
-            if not apart & {*_axes(spec)}:
+        def of_path(scanned: set[str], keys: Any, leaf: Any) -> Any:
+            path = paths.path_of(keys)
+            spec = self.spec(path)
+            if path in scanned or not apart & {*_axes(spec)}:
                 return leaf
             rest = PartitionSpec(*(None if apart & {*_names(part)} else part for part in spec))
             return jax.lax.with_sharding_constraint(leaf, self._named(rest))
 
         def gathered(params: Any, *rest: Any) -> Any:
-            return f(jax.tree_util.tree_map_with_path(of_path, params), *rest)
+            of = functools.partial(of_path, _in_long_repeats([*paths.leaves(params)]))
+            return f(jax.tree_util.tree_map_with_path(of, params), *rest)
 
         return jax.checkpoint(gathered, policy=_but_gathered)
+
+    def on_mesh(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """f, traced on the mesh if layers need to know that it cuts sequences or experts."""
+
+        def traced(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return f(*args)
+
+        return traced if self.sequence or EXPERT in self.mesh.axis_names else f
 
     def everywhere(self, tree: Any) -> Any:
         """Inside a compiled program: the tree, with all its arrays whole on every device."""
@@ -156,7 +177,7 @@ class Layout:
 
         Args:
           batch: a pytree of arrays.
-          axis: the axis of the examples.
+          axis: the axis of the examples. Over `sequence`, the axis after it is cut.
 
         Raises:
           ValueError: the number of devices over which batches are split does not divide the axis.
@@ -171,7 +192,8 @@ class Layout:
                     f"{list(leaf.shape)}; choose a batch_size, or a microbatch, that is a multiple "
                     f"of {parts}"
                 )
-        return jax.lax.with_sharding_constraint(batch, self._rows(axis))
+        cuts = jax.tree.map(lambda leaf: self._rows(axis, leaf.shape), batch)
+        return jax.lax.with_sharding_constraint(batch, cuts)
 
     def spread(self, rows: Any) -> Any:
         """Inside a compiled program: the rows, split if the devices can share them equally."""
@@ -218,9 +240,12 @@ class Layout:
         """The number of parts into which a batch is split."""
         return math.prod(self.mesh.shape[name] for name in self.batch)
 
-    def _rows(self, axis: int) -> NamedSharding:
-        names = self.batch or None
-        return self._named(PartitionSpec(*(None,) * axis, names))
+    def _rows(self, axis: int, shape: tuple[int, ...] = ()) -> NamedSharding:
+        """The examples along an axis are cut, and, with a shape, also the axis after it."""
+        parts = math.prod(self.mesh.shape[name] for name in self.sequence)
+        tokens = len(shape) > axis + 1 and shape[axis + 1] % parts == 0
+        after = self.sequence or None if tokens else None
+        return self._named(PartitionSpec(*(None,) * axis, self.batch or None, after))
 
     def _named(self, spec: PartitionSpec) -> NamedSharding:
         parts = list(spec)
@@ -257,7 +282,8 @@ def layout(
         mesh has an axis of this name.
 
     Returns:
-      A layout, for `place`.
+      A layout, for `place`. If the mesh has an axis `sequence`, it also cuts the second axis of the
+      arrays of a batch, such as the tokens of [B, T], where their sizes can be divided.
 
     Raises:
       ValueError: a spec names an axis that the mesh does not have, or names it twice.
@@ -280,7 +306,8 @@ def layout(
                 f"{described(spec)}; write P(None, 'model'), for example"
             )
         _check_axes(f"the rule {paths.quoted(pattern)}", _axes(spec), mesh)
-    return Layout(mesh, tuple(rules.items()), names)
+    sequence = (SEQUENCE,) if SEQUENCE in mesh.axis_names and SEQUENCE not in names else ()
+    return Layout(mesh, tuple(rules.items()), names, sequence)
 
 
 def place(run: Run | Result, layout: Layout) -> Any:
@@ -288,7 +315,7 @@ def place(run: Run | Result, layout: Layout) -> Any:
 
     Args:
       run: a run, or a result of `fit`. It may already have another layout.
-      layout: from `layout`, `data_parallel`, `fsdp` or `tensor_parallel`.
+      layout: from `layout`, `data_parallel`, `fsdp`, `tensor_parallel` or `expert_parallel`.
 
     Returns:
       The same run, or result, on the devices of the layout. Its values do not change, its
@@ -318,6 +345,20 @@ def place(run: Run | Result, layout: Layout) -> Any:
         _check_divides(path, shape, layout)
     placed = jax.tree.map(put, run, layout.shardings(run))
     return placed._replace(layout=layout)
+
+
+def _in_long_repeats(found: list[str]) -> set[str]:
+    """The paths with a number that is one of so many that `repeat` scans them."""
+    numbers: dict[str, set[str]] = {}  # path of a repeat -> its numbers
+    repeats: dict[str, list[str]] = {}  # path of a parameter -> paths of the repeats around it
+    for path in found:
+        levels = path.split("/")
+        for place, level in enumerate(levels):
+            if level.isdecimal():
+                above = "/".join(levels[:place])
+                numbers.setdefault(above, set()).add(level)
+                repeats.setdefault(path, []).append(above)
+    return {path for path in repeats if any(len(numbers[above]) > FEW for above in repeats[path])}
 
 
 def _but_gathered(primitive: Any, *args: Any, **options: Any) -> bool:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from fdl import paths
 from fdl.distributed.layouts import BATCH, Layout, layout
+from fdl.ops.sharding import EXPERT
 
 Shapes = dict[str, tuple[int, ...]]
 _COLUMNS = PartitionSpec(None, "model")
@@ -62,7 +63,7 @@ def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
     Source: Rajbhandari et al. 2019, "ZeRO", arXiv 1910.02054, stage 3; Zhao et al. 2023, "PyTorch
     FSDP", arXiv 2304.11277.
     """
-    _check_axis("fsdp", mesh, BATCH)
+    check_axis("fsdp", mesh, BATCH)
     parts = mesh.shape[BATCH]
     rules = {}
     for path, shape in _shapes(params).items():
@@ -72,7 +73,7 @@ def fsdp(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
         if free:
             spec[max(free, key=shape.__getitem__)] = BATCH
         rules[path] = PartitionSpec(*spec)
-    return layout(mesh, rules)
+    return layout(mesh, rules, batch=beside.batch if beside else None)
 
 
 def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
@@ -110,7 +111,7 @@ def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
 
     Source: Shoeybi et al. 2019, "Megatron-LM", arXiv 1909.08053, section 3.
     """
-    _check_axis("tensor_parallel", mesh, "model")
+    check_axis("tensor_parallel", mesh, "model")
     shapes = _shapes(params)
     rules: dict[str, PartitionSpec] = {}
     for columns, row in _pairs(shapes):
@@ -131,12 +132,60 @@ def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
     return layout(mesh, rules)
 
 
+def expert_parallel(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
+    """The devices along the mesh axis `expert` share the experts of each `mixture_of_experts`.
+
+    Each device holds E / n experts, and a part of each batch: batches are cut over `expert` too. In
+    the forward pass, the devices send each token to the devices of its experts, and the outputs
+    back: two all-to-alls for each layer, and two more in the backward pass. All other parameters
+    are on every device. Experts whose number the mesh axis does not divide are, too.
+
+    Args:
+      mesh: from `fdl.distributed.mesh`, with an axis `expert`.
+      params: the parameters, or their shapes, or a run.
+      beside: another layout on this mesh to combine with, such as that of `tensor_parallel`, which
+        says how the other parameters are cut. To also cut everything over `data`, write
+        `fsdp(mesh, params, beside=expert_parallel(mesh, params))`.
+
+    Returns:
+      A layout, for `place`.
+
+    Raises:
+      ValueError: the mesh has no axis `expert`, or it divides the number of no experts.
+
+    Example:
+      >>> import fdl, jax
+      >>> from fdl.distributed import mesh
+      >>> layer = fdl.mixture_of_experts(fdl.dense(3), 4)
+      >>> params, _ = layer.init(jax.random.key(0), jax.numpy.ones((2, 5, 8)))
+      >>> layout = expert_parallel(mesh(data=1, expert=1), params)
+      >>> layout.spec("experts/w"), layout.spec("router/w"), layout.batch
+      (P('expert',), P(), ('data', 'expert'))
+
+    Source: Lepikhin et al. 2020, "GShard", arXiv 2006.16668, section 3.2.
+    """
+    check_axis("expert_parallel", mesh, EXPERT)
+    spec, shapes = PartitionSpec(EXPERT), _shapes(params)
+    experts = [path for path in shapes if paths.matches("**/experts/**", path)]
+    rules = {path: spec for path in experts if _divides(mesh, shapes[path], spec)}
+    if not rules:
+        raise ValueError(
+            f"expert_parallel: expected a mixture_of_experts whose experts {mesh.shape[EXPERT]} "
+            f"devices can share, got none among {', '.join(map(paths.quoted, list(shapes)[:5]))}; "
+            "choose a number of experts that is a multiple of the number of devices"
+        )
+    rest = dict(beside.rules) if beside else {}
+    batch = beside.batch if beside else tuple(name for name in (BATCH,) if name in mesh.axis_names)
+    return layout(mesh, rules | rest, batch=(*batch, EXPERT))
+
+
 def _shapes(params: Any) -> Shapes:
     params = getattr(params, "params", params)
     return {path: np.shape(leaf) for path, leaf in paths.leaves(params).items()}
 
 
-def _check_axis(who: str, mesh: Mesh, name: str) -> None:
+def check_axis(who: str, mesh: Mesh, name: str) -> None:
+    """Raises unless a mesh has an axis."""
     if name not in mesh.axis_names:
         raise ValueError(
             f"{who}: expected a mesh with an axis {name!r}, got one with "

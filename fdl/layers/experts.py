@@ -19,6 +19,7 @@ from fdl.core.layer import Layer, as_layer, subkey
 from fdl.core.networks import network
 from fdl.layers.linear import dense
 from fdl.ops.numerics import wide
+from fdl.ops.sharding import over_experts
 from fdl.paths import PathError
 from fdl.typing import Params, State
 
@@ -97,8 +98,10 @@ def mixture_of_experts(
         if capacity_factor is not None:
             room = min(room, math.ceil(decimal(capacity_factor) * top_k * room / count))
         weights, slots = _routed(f.router(x), top_k, room)
-        y = f.experts(jnp.moveaxis(_dispatched(x, slots, (count, room)), -3, 0))
-        return _combined(jnp.moveaxis(y, 0, -3), weights, slots)
+        sent = over_experts(_dispatched(x, slots, (count, room)), -3, cut=False)
+        y = f.experts(over_experts(jnp.moveaxis(sent, -3, 0), 0, cut=True))
+        y = jnp.moveaxis(over_experts(y, 0, cut=True), 0, -3)
+        return _combined(over_experts(y, -3, cut=False), weights, slots)
 
     layer = network(
         forward, name=name, router=dense(count, bias=False), experts=_stacked(expert, count)

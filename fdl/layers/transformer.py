@@ -33,6 +33,7 @@ from fdl.typing import Activation, Array, Initializer, Params, State
 DROPOUT = "pass 0.1 to drop 10 %"
 
 Rotation = Callable[[Array, Any], Array]
+Kernel = Callable[..., Array]
 
 
 def attention(
@@ -51,6 +52,7 @@ def attention(
     soft_cap: float | None = None,
     dropout_rate: float = 0.0,
     chunk: int | None = None,
+    kernel: Kernel | None = None,
     bias: bool = True,
     w_init: Initializer = lecun_normal,
     b_init: Initializer = zeros,
@@ -80,6 +82,9 @@ def attention(
       dropout_rate: the dropout rate of the attention weights, in [0, 1]; may be traced.
       chunk: the number of tokens in a block. To save memory, scores are computed block by block;
         see `dot_product_attention`. None computes all scores at once.
+      kernel: a function with the arguments of `dot_product_attention` other than chunk, which is
+        called in its place: `fdl.distributed.ring_attention(mesh)` cuts the sequence over devices.
+        Decoding does not use it. None means `dot_product_attention`.
       bias: whether q, k, v and out have biases.
       w_init: initializer of q/w, k/w, v/w and, if `out_init` is None, of out/w.
       b_init: initializer of the biases.
@@ -98,8 +103,8 @@ def attention(
       default 0 to T - 1.
       With cross, the extra input `context` is required. `context_mask` and `context_bias` are
       optional, and like `mask` and `bias`.
-      For a token that sees no key, y is out(0). Without chunk, `capture` finds the attention
-      weights [..., H, T, S] at the path `weights`.
+      For a token that sees no key, y is out(0). Without chunk and kernel, `capture` finds the
+      attention weights [..., H, T, S] at the path `weights`.
 
     Raises:
       ValueError: an option is out of range, or two options exclude each other.
@@ -122,7 +127,7 @@ def attention(
     sizes = {"features": features, "head_features": head_features, "kv_heads": kv_heads}
     sizes |= {"window": window, "chunk": chunk}
     needs_order = causal or window is not None or bool(rotary) or alibi
-    _check_options(heads, sizes, dropout_rate, cross=cross, needs_order=needs_order)
+    _check_options(heads, sizes, dropout_rate, kernel, cross=cross, needs_order=needs_order)
     check_scores("attention", soft_cap, scale)
 
     def width(heads_side_by_side: int) -> Callable[[int], int]:
@@ -137,17 +142,16 @@ def attention(
     }
     if qk_norm:
         parts |= {"q_norm": rms_norm(name="q_norm"), "k_norm": rms_norm(name="k_norm")}
-    if chunk is None:
+    if chunk is None and kernel is None:
         parts["weights"] = dropout(dropout_rate, name="weights")
-    score = functools.partial(
-        dot_product_attention,
-        causal=causal,
-        window=window,
-        slopes=alibi_slopes(heads) if alibi else None,
-        scale=scale,
-        soft_cap=soft_cap,
-        chunk=chunk,
-    )
+    options: dict[str, Any] = {
+        "causal": causal,
+        "window": window,
+        "slopes": alibi_slopes(heads) if alibi else None,
+        "scale": scale,
+        "soft_cap": soft_cap,
+    }
+    score = functools.partial(dot_product_attention, chunk=chunk, **options)
     return _Attention(
         name,
         parts,
@@ -157,7 +161,8 @@ def attention(
         cross=cross,
         causal=causal,
         rotate=rotary_positions if rotary is True else rotary or None,
-        score=score,
+        score=score if kernel is None else functools.partial(kernel, **options),
+        decoding_score=score,
     ).layer()
 
 
@@ -255,6 +260,7 @@ def _check_options(
     heads: int,
     sizes: dict[str, int | None],
     dropout_rate: Any,
+    kernel: Any,
     *,
     cross: bool,
     needs_order: bool,
@@ -275,11 +281,17 @@ def _check_options(
             "attention: expected cross without causal, window, rotary and alibi, got one of them; "
             "leave it out, because tokens of x and of context have no common order"
         )
-    if chunk is not None and not is_zero(dropout_rate):
+    if chunk is not None and kernel is not None:
         raise ValueError(
-            f"attention: expected dropout_rate 0 with a chunk, got chunk {chunk} and "
-            f"dropout_rate {described(dropout_rate)}; leave one of them out, because the "
-            "computation in chunks does not store the weights"
+            f"attention: expected either chunk or kernel, got both, with chunk {chunk}; leave one "
+            "of them out, and let the kernel choose its chunk"
+        )
+    if not (chunk is None and kernel is None) and not is_zero(dropout_rate):
+        what, got = ("chunk", f"chunk {chunk}") if kernel is None else ("kernel", "a kernel")
+        raise ValueError(
+            f"attention: expected dropout_rate 0 with a {what}, got {got} and dropout_rate "
+            f"{described(dropout_rate)}; leave one of them out, because the computation in chunks "
+            "does not store the weights"
         )
 
 
@@ -313,6 +325,7 @@ class _Attention:
     causal: bool
     rotate: Rotation | None
     score: Callable[..., Array]
+    decoding_score: Callable[..., Array]
     incremental: bool = False
 
     def layer(self) -> Layer:
@@ -332,7 +345,8 @@ class _Attention:
                 layer=self.name,
             )
         cache = {"position": position(), "cache": key_value_cache(length)}
-        return dataclasses.replace(self, parts={**self.parts, **cache}, incremental=True).layer()
+        parts, score = {**self.parts, **cache}, self.decoding_score
+        return dataclasses.replace(self, parts=parts, score=score, incremental=True).layer()
 
     def look_within(self, f: Any, x: Array, **given: Any) -> Array:
         return self.attend(f, x, x, **given)
@@ -367,9 +381,9 @@ class _Attention:
         fits = None
         if self.incremental:
             k, v, fits = f.cache((k, v, start))
-        on_weights = f.weights if "weights" in self.parts else None
+        on_weights = {"on_weights": f.weights} if "weights" in self.parts else {}
         seen = {"mask": mask, "bias": bias, "segments": segments}
-        y = self.score(q, k, v, start=start, on_weights=on_weights, **seen)
+        y = self.score(q, k, v, start=start, **on_weights, **seen)
         if fits is not None:
             y = jnp.where(fits, y, jnp.nan)
         y = f.out(jax.lax.collapse(y, y.ndim - 2), like=x)

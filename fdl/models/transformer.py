@@ -21,6 +21,7 @@ from fdl.paths import PathError
 from fdl.typing import Activation
 
 Rotation = Callable[[jax.Array, Any], jax.Array]
+Kernel = Callable[..., jax.Array]
 
 
 @named_in_errors
@@ -32,6 +33,7 @@ def encoder_block(
     kv_heads: int | None = None,
     causal: bool = False,
     rotary: bool | Rotation = False,
+    kernel: Kernel | None = None,
     norm: Layer | None = None,
     norm_first: bool = True,
     activation: Activation = gelu,
@@ -52,6 +54,8 @@ def encoder_block(
       causal: True hides later tokens from each token.
       rotary: True rotates queries and keys by their positions, as in `attention`; it may also be
         the function that rotates them.
+      kernel: computes the attention, as in `attention`: `fdl.distributed.ring_attention(mesh)` cuts
+        the sequence over devices. With a kernel, dropout_rate must be 0.
       norm: the normalization, a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default
         `fdl.layer_norm()`.
       norm_first: True puts a norm before the attention and one before the feed-forward layer. False
@@ -90,6 +94,7 @@ def encoder_block(
         kv_heads=kv_heads,
         causal=causal,
         rotary=rotary,
+        kernel=kernel,
         bias=bias,
         dropout_rate=dropout_rate,
     )
@@ -105,6 +110,7 @@ def decoder_block(
     hidden: int | None = None,
     kv_heads: int | None = None,
     rotary: bool | Rotation = False,
+    kernel: Kernel | None = None,
     norm: Layer | None = None,
     norm_first: bool = True,
     activation: Activation = gelu,
@@ -119,6 +125,7 @@ def decoder_block(
         `encoder_block`.
       kv_heads: as in `encoder_block`, for both attentions.
       rotary: as in `encoder_block`, but only for the attention of x to itself.
+      kernel: as in `encoder_block`, for both attentions.
 
     Returns:
       A layer from x [..., T, D] to [..., T, D]. The extra input `context` [..., S, C] is required.
@@ -139,6 +146,7 @@ def decoder_block(
     2002.04745, figure 1b.
     """
     both: dict[str, Any] = {"kv_heads": kv_heads, "bias": bias, "dropout_rate": dropout_rate}
+    both |= {"kernel": kernel}
     attend = attention(heads, causal=True, rotary=rotary, **both)
     read = attention(heads, cross=True, **both)
     mix = _feed_forward(features, hidden, activation, gate, bias, dropout_rate)
@@ -157,6 +165,7 @@ def gpt(
     hidden: int | None = None,
     kv_heads: int | None = None,
     rotary: bool | Rotation = False,
+    kernel: Kernel | None = None,
     norm: Layer | None = None,
     norm_first: bool = True,
     activation: Activation = gelu,
@@ -176,8 +185,8 @@ def gpt(
       features: D, the number of features of each token.
       tied: True computes the logits with the weights of the embedding. False computes them with a
         dense layer `head` without bias.
-      hidden, kv_heads, rotary, activation, gate, bias, dropout_rate: options of each block, as in
-        `encoder_block`.
+      hidden, kv_heads, rotary, kernel, activation, gate, bias, dropout_rate: options of each block,
+        as in `encoder_block`.
       norm: the normalization in the blocks and after the last block, as in `encoder_block`.
       norm_first: as in `encoder_block`. With False, there is no norm after the last block.
 
@@ -214,6 +223,7 @@ def gpt(
         kv_heads=kv_heads,
         causal=True,
         rotary=rotary,
+        kernel=kernel,
         norm=norm,
         norm_first=norm_first,
         activation=activation,
@@ -250,6 +260,7 @@ def encoder(
     hidden: int | None = None,
     kv_heads: int | None = None,
     rotary: bool | Rotation = False,
+    kernel: Kernel | None = None,
     norm: Layer | None = None,
     norm_first: bool = True,
     activation: Activation = gelu,
@@ -268,7 +279,8 @@ def encoder(
         Each type has a learned vector, which is added to the embedding of each token of this type.
         None means no types.
       embed_norm: True puts a norm after the sum of the embeddings.
-      hidden, kv_heads, rotary, norm, norm_first, activation, gate, bias, dropout_rate: as in `gpt`.
+      hidden, kv_heads, rotary, kernel, norm, norm_first, activation, gate, bias, dropout_rate: as
+        in `gpt`.
 
     Returns:
       A layer from integer ids [..., T] to [..., T, D]. Optional extra inputs: `mask`, as in
@@ -303,6 +315,7 @@ def encoder(
         hidden=hidden,
         kv_heads=kv_heads,
         rotary=rotary,
+        kernel=kernel,
         norm=norm,
         norm_first=norm_first,
         activation=activation,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from fdl.checks import check_array, check_number, fitting, is_count
 from fdl.ops.attention_blocks import in_blocks
+from fdl.ops.attention_ring import Ring, in_ring
 from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
@@ -41,7 +42,7 @@ def dot_product_attention(
     slopes: Sequence[float] | None = None,
     soft_cap: float | None = None,
     on_weights: Callable[[jax.Array], jax.Array] | None = None,
-    chunk: int | None = None,
+    chunk: int | Ring | None = None,
 ) -> jax.Array:
     """y = softmax(q k^T / sqrt(K) + bias) v, for every head.
 
@@ -121,7 +122,7 @@ def _answered(
     pairs: Pairs,
     scoring: Scoring,
     on_weights: Callable[[jax.Array], jax.Array] | None,
-    chunk: int | None,
+    chunk: int | Ring | None,
 ) -> jax.Array:
     q, (k, v) = queries.q, keys[:2]
     if not (q.shape[-3] and k.shape[-3]):
@@ -149,8 +150,10 @@ def _attended(
     pairs: Pairs,
     scoring: Scoring,
     on_weights: Callable[[jax.Array], jax.Array] | None,
-    chunk: int | None,
+    chunk: int | Ring | None,
 ) -> jax.Array:
+    if isinstance(chunk, Ring):
+        return in_ring(queries, keys, pairs, scoring, chunk)
     if chunk is not None:
         return in_blocks(queries, keys, pairs, scoring, chunk)
     weights = _weights(queries, keys, pairs, scoring)
@@ -170,7 +173,7 @@ def _spoiled(
     keys: Keys,
     pairs: Pairs,
     scoring: Scoring,
-    chunk: int | None,
+    chunk: int | Ring | None,
 ) -> jax.Array:
     """y, with NaN or infinity for queries that see a non-finite key or value.
 
@@ -266,9 +269,10 @@ def _check_options(
     soft_cap: Any,
     scale: Any,
     on_weights: Any,
-    chunk: int | None,
+    chunk: int | Ring | None,
 ) -> None:
-    if any(size is not None and not is_count(size) for size in (window, chunk)):
+    sizes = (window, None if isinstance(chunk, Ring) else chunk)
+    if any(size is not None and not is_count(size) for size in sizes):
         got = f"window {window!r} and chunk {chunk!r}"
         _refuse("window and chunk to be integers >= 1 or None", got, "pass None for no limit")
     if chunk is not None and on_weights is not None:

@@ -1,6 +1,7 @@
 """Attention in blocks of queries and keys, so that not all scores are in memory at once."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,37 @@ from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
 
-# For each field of Queries and of Keys, the axis that is split into blocks.
+# For each field of Queries, Keys and Softmax, the axis that is split into blocks.
 QUERY_AXES = (-3, -1, -1)
 KEY_AXES = (-3, -3, -1, -1)
+SOFTMAX_AXES = (-1, -1, -3)
+
+
+class Softmax(NamedTuple):
+    """The softmax of every query over some of the keys.
+
+    `largest` [..., H, T] is the largest score. `total` [..., H, T] is the sum of the exponentials
+    e^(score - largest), and `mixed` [..., T, H, V] the sum of these exponentials times the values.
+    """
+
+    largest: jax.Array
+    total: jax.Array
+    mixed: jax.Array
+
+    def answer(self) -> jax.Array:
+        """The weighted mean of the values, [..., T, H, V]; 0 for a query that sees no key."""
+        return self.mixed / _of_rows(jnp.where(self.total == 0, 1, self.total))
+
+    def beside(self, largest: jax.Array) -> "Softmax":
+        """The same softmax, whose exponentials are those of score - `largest`."""
+        kept = jnp.exp(self.largest - largest)
+        return Softmax(largest, self.total * kept, self.mixed * _of_rows(kept))
+
+    def joined(self, other: "Softmax") -> "Softmax":
+        """The softmax over the keys of both."""
+        largest = jnp.maximum(self.largest, other.largest)
+        a, b = self.beside(largest), other.beside(largest)
+        return Softmax(largest, a.total + b.total, a.mixed + b.mixed)
 
 
 @functools.partial(jax.jit, static_argnames="chunk", inline=True)
@@ -33,27 +62,57 @@ def in_blocks(
 
     Source: Rabe and Staats 2021, arXiv 2112.05682, section 3.
     """
+    y = _by_blocks(queries, keys, pairs, scoring, chunk, Softmax.answer)
+    return _joined(y, -3, queries.q.shape[-3])
+
+
+def softmax(
+    queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, chunk: int | None
+) -> Softmax:
+    """The softmax over the keys, all at once or, with a chunk, block by block."""
+    if chunk is None:
+        return _softmax(queries, keys, pairs, scoring)
+    blocks = _by_blocks(queries, keys, pairs, scoring, chunk, lambda done: done, skips=False)
+    count = queries.q.shape[-3]
+    return Softmax(*(_joined(x, a, count) for x, a in zip(blocks, SOFTMAX_AXES, strict=True)))
+
+
+def _by_blocks(
+    queries: Queries,
+    keys: Keys,
+    pairs: Pairs,
+    scoring: Scoring,
+    chunk: int,
+    ends: Callable[[Softmax], Any],
+    skips: bool = True,
+) -> Any:
+    """What `ends` makes of the softmax of each block of queries, stacked along a new axis 0.
+
+    With `skips`, a block of keys that no query of the block can see is not computed.
+    """
     t, h = queries.q.shape[-3:-1]
-    rows, columns = min(chunk, t), min(chunk, scoring.count)
+    rows, columns = min(chunk, t), min(chunk, keys.k.shape[-3])
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
     # Both functions below are checkpoints, so the backward pass recomputes them. Without the inner
     # one, the forward pass would store the weights of one block of queries for all keys; without
     # the outer one, it would store the weights of all blocks of queries.
     @jax.checkpoint
-    def of_queries(block: tuple[Queries, Pairs]) -> jax.Array:
+    def of_queries(block: tuple[Queries, Pairs]) -> Any:
         queries, row_pairs = block
         row = _either(row_pairs, pairs)
 
         @jax.checkpoint
-        def step(so_far: _SoFar, block: tuple[Keys, Pairs]) -> tuple[_SoFar, None]:
+        def step(so_far: Softmax, block: tuple[Keys, Pairs]) -> tuple[Softmax, None]:
             keys, block_pairs = block
             here = _either(block_pairs, row)
-            reached = scoring.reaches(queries, keys)
+            reached = scoring.reaches(queries, keys) if skips else True
             if reached is True:
-                return _updated(so_far, queries, keys, here, scoring), None
+                return so_far.joined(_softmax(queries, keys, here, scoring)), None
             more = jax.lax.cond(
-                reached, lambda: _updated(so_far, queries, keys, here, scoring), lambda: so_far
+                reached,
+                lambda: so_far.joined(_softmax(queries, keys, here, scoring)),
+                lambda: so_far,
             )
             return more, None
 
@@ -61,44 +120,23 @@ def in_blocks(
         dtype = wide(queries.q.dtype)
         whole = jnp.broadcast_to(queries.q, (*lead, *queries.q.shape[-3:]))
         begin = functools.partial(full_beside, whole, len(lead), dtype=dtype)
-        none_yet = _SoFar(
+        none_yet = Softmax(
             begin((h, rows), UNSEEN),
             begin((h, rows), 0),
             begin((rows, h, keys.v.shape[-1]), 0),
         )
         done, _ = jax.lax.scan(step, none_yet, (key_blocks, _split_pairs(row, -1, columns)))
-        return done.mixed / _of_rows(jnp.where(done.total == 0, 1, done.total))
+        return ends(done)
 
     blocks = Queries(*(_split(x, axis, rows) for x, axis in zip(queries, QUERY_AXES, strict=True)))
-    y = jax.lax.map(of_queries, (blocks, _split_pairs(pairs, -2, rows)))
-    y = jnp.moveaxis(y, 0, -4)
-    return jax.lax.collapse(y, y.ndim - 4, y.ndim - 2)[..., :t, :, :]
+    return jax.lax.map(of_queries, (blocks, _split_pairs(pairs, -2, rows)))
 
 
-class _SoFar(NamedTuple):
-    """The softmax of every query over the blocks of keys that were already read.
-
-    `largest` [..., H, T] is the largest score. `total` [..., H, T] is the sum of the exponentials
-    e^(score - largest), and `mixed` [..., T, H, V] the sum of these exponentials times the values.
-    """
-
-    largest: jax.Array
-    total: jax.Array
-    mixed: jax.Array
-
-
-def _updated(
-    so_far: _SoFar, queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring
-) -> _SoFar:
+def _softmax(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> Softmax:
     scores, seen = scoring(queries, keys, pairs)
-    largest = jnp.maximum(so_far.largest, jax.lax.stop_gradient(scores.max(-1)))
-    kept = jnp.exp(so_far.largest - largest)
+    largest = jax.lax.stop_gradient(scores.max(-1))
     parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)
-    return _SoFar(
-        largest,
-        so_far.total * kept + parts.sum(-1),
-        so_far.mixed * _of_rows(kept) + keys.mixed(parts),
-    )
+    return Softmax(largest, parts.sum(-1), keys.mixed(parts))
 
 
 def _of_rows(x: jax.Array) -> jax.Array:
@@ -121,13 +159,24 @@ def _split(x: Any, axis: int, size: int) -> Any:
     """Splits an axis into blocks of `size`, and pads the last block. The blocks become axis 0."""
     if x is None:
         return None
-    axis = x.ndim + axis
-    number = -(-x.shape[axis] // size)
-    missing = number * size - x.shape[axis]
-    if missing and jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1:
-        # The indices continue, so that padding has larger indices than real keys.
-        x = jnp.concatenate([x, x[-1] + 1 + jnp.arange(missing, dtype=x.dtype)])
-    elif missing:
-        x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
-    x = x.reshape(*x.shape[:axis], number, size, *x.shape[axis + 1 :])
+    x, axis = padded(x, axis, size), x.ndim + axis
+    x = x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
     return jnp.moveaxis(x, axis, 0)
+
+
+def padded(x: Any, axis: int, size: int) -> Any:
+    """x, with an axis padded to a multiple of `size`; None stays None."""
+    if x is None or not x.shape[axis] % size:
+        return x
+    missing = -x.shape[axis] % size
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1:
+        # The indices continue, so that padding has larger indices than real keys.
+        return jnp.concatenate([x, x[-1] + 1 + jnp.arange(missing, dtype=x.dtype)])
+    return jnp.pad(x, [(0, missing if i == x.ndim + axis else 0) for i in range(x.ndim)])
+
+
+def _joined(blocks: jax.Array, axis: int, count: int) -> jax.Array:
+    """The inverse of `_split`: the first `count` elements of an axis that was split."""
+    x = jnp.moveaxis(blocks, 0, axis - 1)
+    x = jax.lax.collapse(x, x.ndim + axis - 1, x.ndim + axis + 1)
+    return jax.lax.slice_in_dim(x, 0, count, axis=x.ndim + axis)

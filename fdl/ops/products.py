@@ -22,9 +22,10 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     Returns:
       [..., F].
     """
-    # There is no merge on an explicit mesh, where JAX cannot merge axes that are sharded.
-    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    if x.ndim <= 2 or explicit:
+    # Axes that are split over devices cannot be merged without gathering them. A program with such
+    # axes is traced on a mesh; see `Layout.on_mesh`.
+    cut = {AxisType.Explicit, AxisType.Auto} & {*jax.sharding.get_abstract_mesh().axis_types}
+    if x.ndim <= 2 or cut:
         return x @ w
     flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w
     return flat.reshape(*x.shape[:-1], w.shape[-1])

@@ -4,13 +4,15 @@ The result of most operations of JAX has the sharding of their operands. Arrays 
 creates, such as initial zeros, and results of fdl's primitives need the functions of this module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
+
+EXPERT = "expert"  # the mesh axis over which experts are cut
 
 
 def full_beside(
@@ -48,7 +50,7 @@ def by_batch(
       y, sharded like x. The compiler chooses the shardings inside `form`.
     """
     axes = _varying(x) | _varying(w)
-    x, w = (jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, w))
+    x, w = varying(x, axes), varying(w, axes)
     spec = sharding_beside(x, 1, x.ndim - 1)
     return form(x, w) if spec is None else jax.sharding.auto_axes(form, out_sharding=spec)(x, w)
 
@@ -90,9 +92,32 @@ def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
     return a.update(shape=shape, sharding=whole)
 
 
+def varying(x: jax.Array, axes: Set[str]) -> jax.Array:
+    """x, whose type says, inside `jax.shard_map`, that it varies over the mesh axes `axes`."""
+    return jax.lax.pcast(x, tuple(axes - _varying(x)), to="varying")
+
+
 def _varying(x: jax.Array) -> frozenset[str]:
     """The mesh axes along which x differs between devices, inside `jax.shard_map`."""
     return jax.typeof(x).manual_axis_type.varying
+
+
+def over_experts(x: jax.Array, axis: int, cut: bool) -> jax.Array:
+    """x, of which the mesh axis `expert` cuts an axis, or does not; without this mesh axis, x.
+
+    If the axis was whole and another one was cut, the devices exchange parts: an all-to-all.
+
+    Args:
+      x: an array, in a program that is traced on a mesh; see `Layout.on_mesh`.
+      axis: the axis of the experts.
+      cut: whether each device shall have some of the experts, or a part for all of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if EXPERT not in mesh.auto_axes or x.shape[axis] % mesh.shape[EXPERT]:
+        return x
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = EXPERT if cut else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:

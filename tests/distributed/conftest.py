@@ -61,6 +61,13 @@ def eight(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def split(tmp_path_factory):
+    """What tests/distributed/split.py found."""
+    run = lambda folder: ended(begin("split", devices=8))  # noqa: E731
+    return once(tmp_path_factory, "split", run)[0]
+
+
+@pytest.fixture(scope="session")
 def two(tmp_path_factory):
     """(what each process of tests/distributed/two.py found, their folder)."""
     run = lambda folder: [ended(each) for each in begin_two(folder, "whole")]  # noqa: E731

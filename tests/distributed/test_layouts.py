@@ -48,6 +48,15 @@ def test_one_program_overwrites_its_run_and_keeps_its_layout(eight):
     assert eight["layout kept"] is True
 
 
+def test_a_scan_gathers_one_block_at_a_time(split):
+    """Two weights [32, 128] of a block, in both passes; outside, only the last layer's [32, 8]."""
+    assert split["blocks"] < 1e-5
+    assert split["blocks learned"] > 0.1
+    assert split["gathered in loops"].count(32 * 128) >= 3
+    assert max(split["gathered in loops"]) == 32 * 128
+    assert max(split["gathered outside"]) <= 32 * 8
+
+
 @pytest.mark.parametrize("devices", ["one", "four", "two by two"])
 def test_a_checkpoint_of_eight_devices_goes_on_on_others(eight, devices):
     assert eight[f"laid out on {devices}"] is True
@@ -174,6 +183,7 @@ SEEDED_BUGS = {
             ("state=whole(run.state),", "state=run.state,"),
             ("if leaf.shape[axis] % parts:", "if False:"),
             ("if size % parts:", "if False:"),
+            ("len(numbers[above]) > FEW", "False"),
             ("PartitionSpec(*(None,) * more, *self.spec(end))", "self.spec(end)"),
             ("while parts and parts[-1] is None:", "while False:"),
             ("paths.pick(shapes, [pattern for pattern, _ in layout.rules])", ""),

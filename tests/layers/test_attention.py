@@ -936,7 +936,7 @@ SEEDED_BUGS = {
             ),
             ("Pairs(mask, bias).seen()", "mask"),
             ("mask=context_mask, bias=context_bias", "mask=context_mask"),
-            ("scale=scale,\n        soft_cap", "soft_cap"),
+            ('"scale": scale', '"scale": None'),
             ("y if broken is None else jnp.where(broken, jnp.nan, y)", "y"),
             ("q, k = f.q_norm(q), f.k_norm(k)", "q, k = f.q_norm(q), f.q_norm(k)"),
             (
@@ -983,10 +983,10 @@ SEEDED_BUGS = {
     "fdl/ops/attention_blocks.py": (
         "layers/test_attention.py",
         [
-            ("so_far.total * kept", "so_far.total"),
+            ("self.total * kept", "self.total"),
             ("Pairs(*(y if x is None else x for", "Pairs(*(y for"),
             ("_split_pairs(pairs, -2, rows)", "_split_pairs(pairs, -1, rows)"),
-            ("so_far.mixed * _of_rows(kept)", "so_far.mixed"),
+            ("self.mixed * _of_rows(kept)", "self.mixed"),
             ("    @jax.checkpoint\n    def of_queries", "    def of_queries"),
             ("x[-1] + 1 + jnp.arange", "x[-1] - jnp.arange"),
         ],

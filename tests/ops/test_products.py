@@ -46,7 +46,7 @@ SEEDED_BUGS = {
     "fdl/ops/products.py": (
         "ops/test_products.py",
         [
-            ("or explicit:", "or True:"),
+            ("or cut:", "or True:"),
             ("*x.shape[:-1], w", "*x.shape[-2::-1], w"),
         ],
     ),

@@ -90,7 +90,7 @@ SEEDED_BUGS = {
             ("wrap_negative_indices=False", "wrap_negative_indices=True"),
             ('mode="fill",', 'mode="clip",'),
             ("out_sharding=sharding_beside(ids, ids.ndim, w.ndim - 1),", ""),
-            ("tuple(axes - _varying(a))", "()"),
+            ("tuple(axes - _varying(x))", "()"),
             (
                 "jnp.full_like(jnp.sum(x, tuple(range(axes, x.ndim))), value, dtype)",
                 "jnp.full(x.shape[:axes], value, dtype)",
