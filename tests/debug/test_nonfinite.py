@@ -239,7 +239,7 @@ def test_mistakes_are_told(tmp_path):
     objective, params, state = objective_of("scan", lambda x, g: x * g)
     run = fdl.start(params, fdl.sgd(0.1), state=state)
     with pytest.raises(
-        TypeError, match=r"^find_nonfinite: expected an objective first, got 3; the"
+        TypeError, match=r"^find_nonfinite: expected an objective first, got 3; make"
     ):
         fdl.debug.find_nonfinite(3, run, X)
     with pytest.raises(
