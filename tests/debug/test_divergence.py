@@ -229,7 +229,7 @@ SEEDED_BUGS = {
         "debug/test_divergence.py",
         [
             ('if group.backward else "forward"', 'if False else "forward"'),
-            ("step - 1,\n            batch_of", "step,\n            batch_of"),
+            ("saved.at(step - 1)", "saved.at(step)"),
             ("batch_of_step(plan, step - 1)", "batch_of_step(plan, step)"),
             ("ROUNDINGS = 32", "ROUNDINGS = 32000"),
             ("ROUNDINGS = 32", "ROUNDINGS = 0.01"),

@@ -135,10 +135,10 @@ SEEDED_BUGS = {
     "fdl/debug/sanity.py": (
         "debug/test_sanity.py",
         [
-            ("0 <= low and high < classes", "0 <= low and high <= classes"),
+            ("low >= 0 and high < classes", "low >= 0 and high <= classes"),
             ("not worst.max() <= 10", "not worst.mean() <= 10"),
             ("if worst.max() < 0.01", "if worst.max() < 1e-9"),
-            ("same > SAME * len(of_test)", "same == len(of_test) + 1"),
+            ("(SAME + 2 * by_chance)", "(1 + by_chance)"),
             ("3 * abs(expected)", "30 * abs(expected)"),
             ("after[name] <= 0.5", "after[name] < 0"),
             ("fraction and not 0 <= value <= 1", "fraction and value < 0"),
