@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+from fdl.debug.laws import waves as waves
+
 
 def array(values, dtype=np.float32):
     """Like `jnp.asarray(values, dtype)`, which compiles a conversion for each shape."""
@@ -33,11 +35,6 @@ def all_in_one_program(*functions):
         return value
 
     return [one(place) for place in range(len(functions))]
-
-
-def waves(y):
-    """Weights by NumPy, cos(0), cos(1), ..., under which every element of y counts differently."""
-    return np.cos(np.arange(y.size)).reshape(y.shape).astype(y.dtype)
 
 
 def compiled(f):

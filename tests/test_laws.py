@@ -15,9 +15,11 @@ from jax.test_util import check_grads
 
 import fdl
 from fdl import initializers, layers, losses
+from fdl.debug import laws
+from fdl.debug.laws import smooth
 from fdl.train import weighted_mean
 from tests.options import NOT_TRACED, OPTIONS
-from tests.programs import all_in_one_program, array, in_one_program, waves
+from tests.programs import all_in_one_program, array, in_one_program
 from tests.registry import ACTIVATIONS, GATES, INITIALIZERS, LAYERS, LOSSES, OPTIMIZERS
 from tests.trees import NEAR, assert_equal, kinds, stacked
 
@@ -80,16 +82,16 @@ TRACES = collections.Counter()
 
 
 @functools.cache
-def counted(name, train):
-    def forward(*args):
-        TRACES[name] += 1
-        return eager(name, train)(*args)
-
-    return forward
+def trial(name):
+    """An entry with the programs that its laws share."""
+    layer, params, state, _, _, key = made(name)
+    three = [LAYERS[name].data(seed) for seed in range(3)]
+    half = functools.partial(arguments, name, dtype="bfloat16") if LAYERS[name].floating else None
+    return laws.Trial(layer, params, state, three, key, half)
 
 
 def compiled(name, train=True):
-    return jax.jit(counted(name, train))  # of one function, jax.jit compiles one program
+    return trial(name).programs[train]
 
 
 def arguments(name, train=True, dtype=None):
@@ -97,104 +99,13 @@ def arguments(name, train=True, dtype=None):
     return params, state, x, inputs, key if train else None
 
 
-@functools.cache
 def members(name):
     """(keys, what init makes of each)."""
-    layer, _, _, x, inputs, _ = made(name)
-    keys = jax.random.split(jax.random.key(7), 3)
-    return keys, [layer.init(key, x, **inputs) for key in keys]
+    return trial(name).members
 
 
-@functools.cache
 def answer(name, train):
-    return eager(name, train)(*arguments(name, train))
-
-
-@functools.cache
-def three(name):
-    """Three inputs, three keys (or None), and what init makes of three other keys, stacked."""
-    keys = None if arguments(name)[-1] is None else jax.random.split(made(name)[-1], 3)
-    data = stacked([LAYERS[name].data(seed) for seed in range(3)])
-    return data, keys, stacked(members(name)[1])
-
-
-@functools.cache
-def of_three(name):
-    """The passes of `three(name)` under vmap, in a scan and as an ensemble, by one program."""
-    params, state, x, inputs, key = arguments(name)
-    data, keys, ensemble = three(name)
-    axes = (None, None, 0, 0, None if keys is None else 0)
-
-    def body(state, step):
-        (x, inputs), key = step
-        y, state = eager(name)(params, state, x, inputs, key)
-        return state, y
-
-    @jax.jit
-    def program(params, state, x, inputs, key, data, keys, ensemble):
-        def member(own):
-            return eager(name)(*own, x, inputs, key)
-
-        return {
-            "vmap": jax.vmap(eager(name), axes)(params, state, *data, keys),
-            "scan": jax.lax.scan(body, state, (data, keys)),
-            "ensemble": jax.vmap(member, axis_size=3)(ensemble),
-        }
-
-    return program(params, state, x, inputs, key, data, keys, ensemble)
-
-
-def smooth(y):
-    """A smooth scalar in which every element counts differently."""
-    weight = waves(y)
-    return jnp.sum(weight * jnp.tanh(y))
-
-
-def with_gradient(forward):
-    """`(params, state, x, inputs, key) -> ((loss, (y, state)), gradient)` of a pass."""
-
-    def loss(*args):
-        y, state = forward(*args)
-        return smooth(y), (y, state)
-
-    return jax.value_and_grad(loss, has_aux=True)
-
-
-def of_nothing(name):
-    """The inputs of an entry with 0 examples."""
-    _, _, _, x, inputs, _ = made(name)
-    none = array(np.asarray(x)[:0], x.dtype)
-    given = {
-        key: array(np.asarray(v)[:0], v.dtype) if len(v) == len(x) else v
-        for key, v in inputs.items()
-    }
-    return none, given
-
-
-@functools.cache
-def with_gradients(name):
-    """Values and gradients of passes of all kinds, by one program."""
-    forward, layer = eager(name), layer_of(name)
-    given = {"plain": arguments(name), "nothing": (*made(name)[1:3], *of_nothing(name))}
-    if LAYERS[name].floating:
-        given["bfloat16"] = arguments(name, dtype="bfloat16")
-
-    def loss_of_nothing(params, state, none, inputs):
-        y, _ = layer.apply(params, state, none, **inputs)
-        return smooth(jnp.concatenate([each.ravel() for each in jax.tree.leaves(y)])), y
-
-    @jax.jit
-    def program(plain, nothing, bfloat16=None):
-        found = {
-            "plain": with_gradient(forward)(*plain),
-            "again": with_gradient(jax.checkpoint(forward))(*plain),
-            "nothing": jax.value_and_grad(loss_of_nothing, has_aux=True)(*nothing),
-        }
-        if bfloat16 is not None:
-            found["bfloat16"] = with_gradient(forward)(*bfloat16)
-        return found
-
-    return program(**given)
+    return trial(name).answer(train)
 
 
 # The registry itself.
@@ -246,7 +157,7 @@ def test_every_activation_and_initializer_of_jax_is_here_by_its_name():
     [(name, train) for name, case in LAYERS.items() for train in (True, False)[: 1 + case.random]],
 )
 def test_a_layer_compiled_is_the_layer(name, train):
-    assert_equal(compiled(name, train)(*arguments(name, train)), answer(name, train), **NEAR)
+    laws.compiled_is_eager(trial(name), train)
 
 
 @over_layers
@@ -371,10 +282,7 @@ def test_every_number_among_the_options_is_traced_somewhere(room):
 
 @over_layers
 def test_a_layer_over_a_batch_of_inputs_is_a_loop(name):
-    params, state, *_ = arguments(name)
-    data, keys, _ = three(name)
-    loop = [compiled(name)(params, state, *row(data, i), row(keys, i)) for i in range(3)]
-    assert_equal(of_three(name)["vmap"], stacked(loop), **NEAR)
+    laws.vmap_is_a_loop(trial(name))
 
 
 @over_layers
@@ -388,9 +296,7 @@ def test_weights_made_for_an_ensemble_have_the_bits_of_each_made_alone(name):
 
 @over_layers
 def test_an_ensemble_is_a_loop_over_its_members(name):
-    *_, x, inputs, key = arguments(name)
-    loop = [compiled(name)(*own, x, inputs, key) for own in members(name)[1]]
-    assert_equal(of_three(name)["ensemble"], stacked(loop), **NEAR)
+    laws.ensemble_is_a_loop(trial(name))
 
 
 @pytest.mark.parametrize("name", [name for name, case in LAYERS.items() if case.floating])
@@ -400,7 +306,7 @@ def test_a_layer_keeps_the_dtype_and_the_tree(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} <= {x.dtype}
     # State is accumulated over a whole run and may be wider.
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {x.dtype, *map(jnp.dtype, WIDER)}
-    (_, (y, new_state)), gradients = with_gradients(name)["bfloat16"]
+    (_, (y, new_state)), gradients = trial(name).gradients["half"]
     assert y.dtype == x.dtype == jnp.bfloat16
     assert kinds((gradients, new_state)) == kinds((params, state))
     near, _ = compiled(name)(*jax.tree.map(_as_float32, args))
@@ -415,49 +321,36 @@ def _as_float32(leaf):
 def test_a_layer_is_compiled_once(name):
     params, state, _, _, key = arguments(name)
     compiled(name)(*arguments(name))
-    traces, outputs = TRACES[name], []
+    traces, outputs = trial(name).traces[True], []
     for seed in range(3):
         x, inputs = LAYERS[name].data(seed)
         y, state = compiled(name)(params, state, x, inputs, key)
         params = jax.tree.map(lambda p: array(0.9 * np.asarray(p), p.dtype), params)
         key = None if key is None else jax.random.fold_in(key, seed)
         outputs.append(np.asarray(y))
-    assert TRACES[name] == traces
+    assert trial(name).traces[True] == traces
     assert not np.array_equal(outputs[0], outputs[1])
 
 
 @over_layers
 def test_a_layer_in_scan_is_a_loop_that_carries_the_state(name):
-    params, state, *_ = arguments(name)
-    data, keys, _ = three(name)
-    ys = []
-    for i in range(3):
-        y, state = compiled(name)(params, state, *row(data, i), row(keys, i))
-        ys.append(y)
-    assert_equal(of_three(name)["scan"], (state, np.stack(ys)), **NEAR)
+    laws.scan_is_a_loop(trial(name))
 
 
 @over_layers
 def test_a_layer_recomputed_in_the_backward_pass_has_the_same_gradient(name):
-    found = with_gradients(name)
-    assert_equal(found["again"], found["plain"], **NEAR)
+    laws.recomputed_is_the_same(trial(name))
 
 
 @over_layers
 @in_training_or_not
 def test_the_shape_of_a_pass_is_known_without_it(name, train):
-    promised = jax.eval_shape(eager(name, train), *arguments(name, train))
-    assert kinds(promised) == kinds(answer(name, train))
+    laws.shapes_are_known(trial(name), train)
 
 
 @over_layers
 def test_a_layer_does_not_change_its_arguments(name):
-    args = arguments(name)[:4]
-    before = jax.tree.map(np.array, args)
-    ids = [id(leaf) for leaf in jax.tree.leaves(args)]
-    eager(name)(*arguments(name))
-    assert_equal(jax.tree.map(np.array, args), before)
-    assert [id(leaf) for leaf in jax.tree.leaves(args)] == ids
+    laws.arguments_are_kept(trial(name))
 
 
 @over_layers
@@ -563,21 +456,12 @@ def test_the_key_of_a_pass_decides_what_is_drawn(name):
 
 @over_layers
 def test_evaluation_moves_no_state(name):
-    assert_equal(answer(name, False)[1], made(name)[2])
+    laws.evaluation_keeps_the_state(trial(name))
 
 
 @over_layers
 def test_a_layer_takes_a_batch_of_nothing(name):
-    """A filter may leave no examples: shapes are the usual ones, and gradients are 0."""
-    layer, params, state, *_ = made(name)
-    none, given = of_nothing(name)
-    whole = answer(name, False)[0]
-    (_, y), gradient = with_gradients(name)["nothing"]
-    for found, expected in zip(jax.tree.leaves(y), jax.tree.leaves(whole), strict=True):
-        assert (found.shape, found.dtype) == ((0, *expected.shape[1:]), expected.dtype)
-    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
-    begun = jax.eval_shape(layer.init, jax.random.key(0), none, **given)
-    assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, (params, state))
+    laws.no_examples_are_a_batch(trial(name))
 
 
 @over_layers

@@ -4,6 +4,7 @@ from fdl.public_names import public as _public
 from fdl.look import draw as draw
 from fdl.look.representations import capture as capture
 from fdl.look.representations import layer_paths as layer_paths
+from fdl.look.representations import patch as patch
 from fdl.look.tree_difference import Difference as Difference
 from fdl.look.tree_difference import difference as difference
 from fdl.look.representations import linear_readout as linear_readout

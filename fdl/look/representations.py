@@ -1,7 +1,8 @@
 """Captures the outputs of the layers of a network (their representations), and measures them."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import check_count, described, is_count
+from fdl.checks import check_count, described, is_count, kind
 from fdl.core.layer import Layer, as_layer
 from fdl.data.arrays import to_jax
 from fdl.losses import softmax_cross_entropy
 from fdl.metrics import accuracy
 from fdl.ops.numerics import largest, power_of_two, wide
+from fdl.paths import PathError
 from fdl.typing import Params, State
 
 # `capture` changes layers into tapped layers. A tapped layer adds its outputs, under this key, to
@@ -60,7 +62,7 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
         raise ValueError("capture: expected a pattern, got none; pass '**' to capture all layers")
     order = layer_paths(model)
     wanted = paths.pick(order, patterns)
-    tapped = _tap(model, "", frozenset(wanted))
+    tapped = _changed(model, "", dict.fromkeys(wanted, _tapped))
 
     def look(params: Params, state: State, x: Any, **inputs: Any) -> dict[str, Any]:
         _, after = tapped.apply(params, state, x, **inputs)
@@ -74,6 +76,59 @@ def capture(model: Layer, *patterns: str) -> Callable[..., dict[str, Any]]:
         return found
 
     return look
+
+
+def patch(model: Layer, changes: Mapping[str, Callable[[Any], Any]]) -> Layer:
+    """The same network, in which the outputs of chosen layers are changed (an intervention).
+
+    The params and the state stay those of the model, so the changed network can be applied, trained
+    and differentiated like any other. If a layer is called several times, each output is changed.
+
+    Args:
+      model: a network.
+      changes: a dict, path of a layer -> function y -> new y, of the same shapes and dtypes. A path
+        may be a pattern, such as `block/*/attn`. A function that ignores y replaces the output.
+
+    Returns:
+      A layer with the same params, state and inputs. Around a change inside `repeat`, it runs the
+      unrolled form.
+
+    Raises:
+      TypeError: changes is not a dict, or a value is not a function.
+      ValueError: a pattern matches no layer (the message lists the most similar paths), or two
+        patterns match the same layer.
+      PathError: f(y) has another shape or dtype than y; the patched network raises it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fdl.models import mlp
+      >>> model = mlp([5], 3)
+      >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+      >>> without = patch(model, {"relu_0": lambda h: h.at[:, 2].set(0.0)})
+      >>> y, state = without.apply(params, state, jnp.ones((2, 4)))
+      >>> bool((y == model.apply(params | {"dense_1": params["dense_1"] | {
+      ...     "w": params["dense_1"]["w"].at[2].set(0.0)}}, state, jnp.ones((2, 4)))[0]).all())
+      True
+
+    Source: Vig et al. 2020, arXiv 2004.12265, for interventions on parts of a network; Geiger et
+    al. 2021, arXiv 2106.02997, for replacing representations.
+    """
+    model = as_layer(model)
+    if not isinstance(changes, Mapping) or not all(map(callable, changes.values())):
+        raise TypeError(
+            f"patch: expected changes as a dict, path -> function, got {described(changes)}; write "
+            'patch(model, {"block/3/attn": lambda y: 0 * y})'
+        )
+    order, chosen = layer_paths(model), {}
+    for pattern, f in changes.items():
+        for path in paths.pick(order, [pattern]):
+            if path in chosen:
+                raise ValueError(
+                    f"patch: expected one function for each layer, got two for {path!r}; leave out "
+                    f"one of the patterns that match it, such as {pattern!r}"
+                )
+            chosen[path] = functools.partial(_patched, f=f)
+    return _changed(model, "", chosen)
 
 
 def layer_paths(model: Layer) -> list[str]:
@@ -194,16 +249,20 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
     return rows @ (signs * directions)[:count].T * spread * unit, share[:count]
 
 
-def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
-    """A copy of the layer that adds the outputs of wanted layers to the state that it returns."""
+def _changed(layer: Layer, path: str, changes: Mapping[str, Callable[[Layer], Layer]]) -> Layer:
+    """A copy of the layer in which `changes[path]` has changed each layer that is in `changes`."""
     above = f"{path}/" if path else ""
-    # The layer is rebuilt only if a layer inside it is wanted, because `rebuild` unrolls the scan
+    # The layer is rebuilt only if a layer inside it is changed, because `rebuild` unrolls the scan
     # of a `repeat` layer.
-    if layer.rebuild is not None and any(each.startswith(above) for each in wanted):
-        inside = {name: _tap(child, above + name, wanted) for name, child in layer.children.items()}
+    if layer.rebuild is not None and any(each.startswith(above) for each in changes):
+        children = layer.children.items()
+        inside = {name: _changed(child, above + name, changes) for name, child in children}
         layer = layer.rebuild(inside)
-    if path not in wanted:
-        return layer
+    return changes[path](layer) if path in changes else layer
+
+
+def _tapped(layer: Layer) -> Layer:
+    """A copy of the layer that adds its output to the state that it returns."""
 
     def apply(params: Params, state: State, x: Any, **inputs: Any) -> tuple[Any, State]:
         untapped = {name: value for name, value in state.items() if name != OUTPUTS}
@@ -211,6 +270,34 @@ def _tap(layer: Layer, path: str, wanted: frozenset[str]) -> Layer:
         return y, {**untapped, OUTPUTS: (*state.get(OUTPUTS, ()), y)}
 
     return dataclasses.replace(layer, apply=apply, rebuild=None)
+
+
+def _patched(layer: Layer, f: Callable[[Any], Any]) -> Layer:
+    """The layer with f(y) in place of its output y."""
+
+    def apply(params: Params, state: State, x: Any, **inputs: Any) -> tuple[Any, State]:
+        y, state = layer.apply(params, state, x, **inputs)
+        new = f(y)
+        kinds = [jax.tree.map(kind, each) for each in (y, new)]
+        if kinds[0] != kinds[1]:
+            raise PathError(
+                f"expected f(y) with the shape and dtype of y, {_text(kinds[0])}, got "
+                f"{_text(kinds[1])}; return an array like y, such as y.at[...].set(0)",
+                layer=layer.name,
+            )
+        return new, state
+
+    rebuild, decoding = layer.rebuild, layer.decoding
+    return dataclasses.replace(
+        layer,
+        apply=apply,
+        rebuild=rebuild and (lambda others: _patched(rebuild(others), f)),
+        decoding=decoding and (lambda length: _patched(decoding(length), f)),
+    )
+
+
+def _text(kinds: Any) -> str:
+    return ", ".join(map(str, jax.tree.leaves(kinds)))
 
 
 @jax.jit(static_argnums=4)

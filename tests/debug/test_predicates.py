@@ -73,7 +73,7 @@ def test_a_loss_or_a_metric_above_a_limit():
     with pytest.raises(TypeError, match=r"^loss_above: expected an objective first, got 3; "):
         fdl.debug.loss_above(3, data, 2.0)
     with pytest.raises(
-        ValueError, match=r"^loss_above: expected limit, a number, got nan; pass a loss t"
+        ValueError, match=r"^loss_above: expected limit, a number, got nan; pass the la"
     ):
         fdl.debug.loss_above(objective, data, NAN)
 

@@ -569,7 +569,7 @@ SEEDED_BUGS = {
             ("if number else path", "if False else path"),
             ("(*state.get(OUTPUTS, ()), y)", "(y,)"),
             ("if name != OUTPUTS}", "}"),
-            (" and any(each.startswith(above) for each in wanted)", ""),
+            (" and any(each.startswith(above) for each in changes)", ""),
             ("/ curvature, w", "/ curvature * 1e-3, w"),
             ("rows - rows.mean(0)", "rows"),
             ("[:count].T", "[-count:].T"),
