@@ -82,7 +82,7 @@ def test_a_run_gives_its_params():
 
 
 def test_fsdp_needs_an_axis_of_data():
-    with pytest.raises(ValueError, match=r"fsdp: expected a mesh with an axis 'data', got one with"):
+    with pytest.raises(ValueError, match=r"^fsdp: expected a mesh with an axis 'data', got one"):
         d.fsdp(AbstractMesh((2,), ("model",)), {"w": np.ones(4)})
 
 
