@@ -1,5 +1,7 @@
 """What `record` measures on the outputs of a layer: NumPy on a few hundred examples."""
 
+import functools
+
 import numpy as np
 
 from fdl.data.order import permutation
@@ -67,8 +69,7 @@ def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
     fitted, tested = order[: len(h) // 2], order[len(h) // 2 :]
     h = h / (np.abs(h).max() or 1)
     if h.shape[1] > COMBINATIONS:
-        mixing = np.random.default_rng(0).normal(size=(h.shape[1], COMBINATIONS))
-        h = h @ mixing.astype(h.dtype)
+        h = h @ mixing(h.shape[1]).astype(h.dtype)
     mean, spread = h[fitted].mean(0), h[fitted].std(0)
     spread = np.where(spread > 1e-6, spread, np.inf)
     a, b = (h[fitted] - mean) / spread, (h[tested] - mean) / spread
@@ -76,6 +77,12 @@ def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
     decay = RIDGE * len(a) * np.eye(a.shape[1], dtype=h.dtype)
     w = np.linalg.solve(a.T @ a + decay, a.T @ (goal - goal.mean(0)))
     return float(((b @ w + goal.mean(0)).argmax(1) == labels[tested]).mean())
+
+
+@functools.cache
+def mixing(features: int) -> np.ndarray:
+    """The weights [D, 64] of the random combinations."""
+    return np.random.default_rng(0).normal(size=(features, COMBINATIONS))
 
 
 def dead_and_saturated(units: np.ndarray) -> tuple[float, float]:
