@@ -37,8 +37,9 @@ def view_of(
       before: what an earlier session recorded, whose layers are taken; or None.
     """
     look = _looking(model, patterns)
-    outputs, _ = jax.jit(look)(params, state, some.x)
+    outputs = _outputs(look, params, state, some.x)
     first = {INPUT: some.x, **outputs}
+    order = layer_paths(model) if isinstance(model, Layer) and model.children else list(outputs)
     layers = _layers(first) if before is None else [each["path"] for each in before["layers"]]
     missing = [path for path in layers if path not in first]
     if missing:
@@ -47,7 +48,7 @@ def view_of(
             f"layers {', '.join(outputs)}; choose another folder for another model"
         )
     count = max(1, min(8, UNITS // len(layers)))
-    weights = _weights(params)
+    weights = _weights(params, order)
     grid = some.grid() if some.kind == "plane" else None
     small = grey(np.asarray(some.x), PIXELS).reshape(len(some.x), -1) / np.float32(255)
     pixels = small - small.mean(0) if some.kind == "image" else None
@@ -69,15 +70,21 @@ def view_of(
 
     program, given = jax.jit(view), (some.x, grid, pixels)
     made = jax.eval_shape(view, params, state, *given)
+    shapes = [list(image.shape) for image in made["images"]]
     about = {
         **some.about(),
         "layers": [
-            {"path": path, "shape": list(first[path].shape[1:]), **_sizes(made["layers"][path])}
+            {
+                "path": path,
+                "order": _place(path.partition("#")[0], order),
+                "shown": spaced(made["layers"][path]["units"].shape[1], count).tolist(),
+                **_sizes(made["layers"][path]),
+            }
             for path in layers
         ],
         "weights": [
-            {"path": path, "shape": list(np.shape(paths.leaves(params)[path])), "image": image}
-            for path, image in zip(weights, [list(x.shape) for x in made["images"]], strict=True)
+            {"path": path, "shape": list(shape), "image": image, "order": _home(path, order)}
+            for (path, shape), image in zip(weights.items(), shapes, strict=True)
         ],
     }
     return lambda params, state: program(params, state, *given), about
@@ -128,22 +135,50 @@ def _arrays(outputs: Any, length: int) -> dict[str, Any]:
     return fine
 
 
+def _outputs(look: Any, params: Params, state: State, x: Any) -> dict[str, Any]:
+    """The outputs of all layers in the order of the network; `jit` alone would sort them."""
+    order: list[str] = []
+
+    def ordered(params: Params, state: State, x: Any) -> dict[str, Any]:
+        found, _ = look(params, state, x)
+        order[:] = found
+        return found
+
+    outputs = jax.jit(ordered)(params, state, x)
+    return {path: outputs[path] for path in order}
+
+
 def _layers(outputs: dict[str, Any]) -> list[str]:
-    """The paths to keep: without outputs that are equal to those before, and at most LAYERS."""
+    """The paths to keep: without outputs that are a multiple of those before; at most LAYERS."""
     kept: list[str] = []
     before = np.zeros((0, 0), np.float32)
     for path, h in outputs.items():
         values = np.asarray(h, np.float32).reshape(len(h), -1)
-        if not np.array_equal(values, before, equal_nan=True):
+        values = values / (np.abs(values).max() or 1)
+        same = values.shape == before.shape and np.allclose(values, before, rtol=0, atol=1e-6)
+        if not same:
             kept.append(path)
         before = values
     return [kept[place] for place in spaced(len(kept), LAYERS)]
 
 
-def _weights(params: Params) -> list[str]:
-    """The paths of the arrays of weights with two or more axes, at most WEIGHTS."""
-    found = [path for path, leaf in paths.leaves(params).items() if np.ndim(leaf) >= 2]
-    return [found[place] for place in spaced(len(found), WEIGHTS)] if found else []
+def _weights(params: Params, order: list[str]) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of the arrays with two or more axes, in the order of the layers."""
+    found = {path: np.shape(leaf) for path, leaf in paths.leaves(params).items()}
+    kept = sorted((path for path in found if len(found[path]) > 1), key=lambda p: _home(p, order))
+    return {kept[place]: found[kept[place]] for place in spaced(len(kept), WEIGHTS)} if kept else {}
+
+
+def _home(path: str, order: list[str]) -> int:
+    """The place of the innermost layer that an array of weights belongs to; -1 if there is none."""
+    while path := path.rpartition("/")[0]:
+        if path in order:
+            return _place(path, order)
+    return -1
+
+
+def _place(path: str, order: list[str]) -> int:
+    return order.index(path) if path in order else -1
 
 
 def _of_layer(h: Any, on_grid: Any, pixels: Any, count: int) -> dict[str, Any]:

@@ -103,6 +103,9 @@ def _run(run: Recording, name: str, most: int) -> dict[str, Any]:
     records = [run.records[place] for place in spaced(len(run.records), CURVE)]
     keys = dict.fromkeys(key for record in run.records for key in record)
     about = run.about
+    for w in about["weights"]:
+        after = [n for n, layer in enumerate(about["layers"]) if layer["order"] >= w["order"] >= 0]
+        w["layer"] = after[0] if after else len(about["layers"]) - 1
     points = np.stack([piece["points"] for piece in pieces])
     fine = np.isfinite(points)
     points = np.where(fine, np.rint(np.where(fine, points, 0) * 32000), NOT_FINITE)
@@ -140,22 +143,20 @@ def network(about: dict[str, Any]) -> list[dict[str, int]] | None:
       maps it shows, and the index of the weights that lead to it, which is -1 for the input.
     """
     layers, weights = about["layers"], about["weights"]
-    homes = {w["path"].rpartition("/")[0]: number for number, w in enumerate(weights)}
-    columns = [{"layer": 0, "weights": -1}]
-    width = layers[0]["units"][1]
     if about["kind"] != "plane":
         return None
-    for number, layer in enumerate(layers[1:], 1):
-        here = homes.get(layer["path"], -1)
-        if here >= 0:
-            if weights[here]["shape"] != [width, layer["units"][1]]:
-                return None
-            width = layer["units"][1]
-            columns.append({"layer": number, "weights": here})
-        elif layer["units"][1] == width:
-            columns[-1]["layer"] = number  # the activation after the weights
-    small = all(layers[column["layer"]]["units"][1] <= 8 for column in columns)
-    return columns if small and len(columns) == len(weights) + 1 else None
+    columns, width = [{"layer": 0, "weights": -1}], layers[0]["units"][1]
+    for number, w in enumerate(weights):
+        until = weights[number + 1]["order"] if number + 1 < len(weights) else math.inf
+        inside = [n for n, layer in enumerate(layers) if w["order"] <= layer["order"] < until]
+        if w["order"] < 0 or not inside:
+            return None
+        shape = [width, layers[inside[-1]]["units"][1]]
+        if w["shape"] != shape or max(shape) > len(layers[inside[-1]]["shown"]):
+            return None
+        width = shape[1]
+        columns.append({"layer": inside[-1], "weights": number})
+    return columns if len(columns) > 1 else None
 
 
 def _column(pieces: list[dict[str, np.ndarray]], key: str) -> list[list[float]]:

@@ -328,13 +328,14 @@ function drawSurface(run, context, box, ratio) {
 
 // ---------------------------------------------------------------- curves
 
-function drawCurves(lines, context, width, height, ratio, log = false) {
+function drawCurves(lines, context, width, height, ratio, log = false, limits = null) {
   const left = 46 * ratio, right = 8 * ratio, top = 6 * ratio, bottom = 18 * ratio;
   const value = (y) => (log ? Math.log10(y) : y);
   const all = lines.flatMap((line) => line.y.filter((y) => y !== null && Number.isFinite(y) && (!log || y > 0)).map(value));
   if (!all.length) return write(context, "no values", left, top + 14 * ratio, ratio);
   let low = Infinity, high = -Infinity;
   for (const each of all) { low = Math.min(low, each); high = Math.max(high, each); }
+  if (limits) [low, high] = limits;
   if (low === high) [low, high] = [low - 0.5, high + 0.5];
   const last = steps[steps.length - 1] || 1;
   const [from, to] = [steps[0], last];
@@ -516,23 +517,24 @@ function buildInside() {
         const figure = element(grid, "figure");
         panel(figure, `heat map of unit ${unit} of ${path}`, 0, (context, width, height) =>
           drawHeat(run, layer, unit, context, [0, 0, width, height]));
-        element(figure, "figcaption", `unit ${unit + 1} of ${about.heat[0]}`);
+        element(figure, "figcaption", `unit ${about.shown[unit]} of ${about.units[1]}`);
       }
     }
     const [units, some] = about.activations;
     panel(card, `activations of ${path}`, 14 * units, (context, width, height) =>
-      drawImage(context, run.activations, nearest(run) * run.activationsSize + run.activationsAt[layer], units, some, signed, [0, 0, width, height]));
+      drawImage(context, run.activations, nearest(run) * run.activationsSize + run.activationsAt[layer], units, some, signed, [0, 0, width, height])).canvas.style.maxWidth = `${16 * some}px`;
     element(card, "figcaption", `activations: ${units} units (rows) for ${some} examples (columns)`);
     run.weights.forEach((w, n) => {
-      if (w.path.slice(0, w.path.lastIndexOf("/")) !== path) return;
+      if (w.layer !== layer) return;
       const [rows, columns] = w.image;
       const made = panel(card, `weights ${w.path}`, Math.max(60, Math.min(220, rows * 7)), (context, width, height) =>
         drawImage(context, run.images, nearest(run) * run.imagesSize + run.imagesAt[n], rows, columns, signed, [0, 0, width, height]));
+      made.canvas.style.maxWidth = `${Math.max(60, 12 * columns)}px`;
       const caption = element(card, "figcaption");
       made.title = () => {
         const speed = run.speed[nearest(run)][n];
         caption.textContent = `weights ${w.path} [${w.shape}], ${rows} x ${columns} of them; ` +
-          (speed == null ? "not yet moved" : `they move by ${short(speed)} of their size in a step`);
+          (speed == null ? "not yet moved" : `in a step they move by ${short(speed)} of their size (update ratio)`);
       };
     });
   }
@@ -597,7 +599,7 @@ function buildUnits() {
     const lines = () => of(layerPaths[state.layer]).filter((each) => each.layer >= 0).map(({ run, n, layer }) => ({
       x: run.steps, y: run.units.map((units) => units[layer][kind]), colour: () => css(colourOf(n)), dashed: n > 0,
     }));
-    const made = panel(card, `${name} over the steps`, 120, (...given) => drawCurves(lines(), ...given));
+    const made = panel(card, `${name} over the steps`, 120, (...given) => drawCurves(lines(), ...given, false, [0, 1]));
     made.title = () => (head.textContent = `share of ${name} of ${layerPaths[state.layer]}`);
     jumpTo(made.canvas);
   }
@@ -607,7 +609,7 @@ function buildUnits() {
     .filter((each) => each.layer >= 0).map(({ run, n, layer }) => ({
       x: run.steps, y: run.readout.map((scores) => scores[layer]), colour: () => css(colourOf(n)), dashed: n > 0,
     }));
-  const made = panel(card, "readout over the steps", 120, (...given) => drawCurves(lines(), ...given));
+  const made = panel(card, "readout over the steps", 120, (...given) => drawCurves(lines(), ...given, false, [0, 1]));
   made.title = () => (head.textContent = `readout accuracy of ${layerPaths[state.layer]}`);
   jumpTo(made.canvas);
 }
@@ -624,8 +626,8 @@ function writeTitles() {
   byId("layers-title").textContent = runs.map((run) => {
     const scores = run.readout[nearest(run)];
     const best = scores.reduce((top, score, n) => (score != null && score > (scores[top] ?? -1) ? n : top), 0);
-    const inputs = `${run.classes.length > 1 ? `a linear readout gets ${percent(scores[0])} of the input` : `${run.count} examples, layer by layer`}`;
-    return (two ? `${run.name}: ` : "") + (run.classes.length > 1 ? `${inputs}, ${percent(scores[best])} of ${run.layers[best].path}` : inputs);
+    const inputs = `${run.classes.length > 1 ? `a linear readout gets ${percent(scores[0])} right on the input` : `${run.count} examples, layer by layer`}`;
+    return (two ? `${run.name}: ` : "") + (run.classes.length > 1 ? `${inputs}, ${percent(scores[best])} on ${run.layers[best].path}` : inputs);
   }).join("; ");
   const path = layerPaths[state.layer];
   const states = runs.map((run) => [run, layerIn(run, path)]).filter(([, layer]) => layer >= 0);
