@@ -151,8 +151,9 @@ def network(about: dict[str, Any]) -> list[dict[str, int]] | None:
         inside = [n for n, layer in enumerate(layers) if w["order"] <= layer["order"] < until]
         if w["order"] < 0 or not inside:
             return None
-        shape = [width, layers[inside[-1]]["units"][1]]
-        if w["shape"] != shape or max(shape) > len(layers[inside[-1]]["shown"]):
+        layer = layers[inside[-1]]
+        shape = [width, layer["units"][1]]
+        if w["shape"] != shape or len(layer["shown"]) < shape[1]:
             return None
         width = shape[1]
         columns.append({"layer": inside[-1], "weights": number})

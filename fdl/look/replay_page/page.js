@@ -11,7 +11,7 @@ const state = { position: 0, playing: false, speed: 1, layer: 0, hover: -1, dark
 const panels = []; // {canvas, draw(context, width, height)}
 const PIECES_IN_A_SECOND = 8;
 const SHAPES = 8;
-window.replayPage = { state, runs, steps, show, refresh };
+window.replayPage = { state, runs, steps, show, drawAll };
 
 // ---------------------------------------------------------------- data
 
@@ -76,7 +76,8 @@ function colourOf(label) {
 }
 
 const css = (colour) => `rgb(${colour.join()})`;
-const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+let theme = {};
+const themed = (name) => (theme[name] ??= getComputedStyle(document.documentElement).getPropertyValue(name).trim());
 
 // Blue for negative, orange for positive; the middle is the colour of the card.
 function diverging(share) {
@@ -95,12 +96,12 @@ function element(parent, tag, text = "", className = "") {
   return made;
 }
 
-function panel(parent, label, height, draw) {
+function panel(parent, label, height, draw, still = false) {
   const canvas = element(parent, "canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
   if (height) canvas.style.height = `${height}px`;
-  const made = { canvas, draw };
+  const made = { canvas, draw, still }; // a still panel changes only from piece to piece
   panels.push(made);
   return made;
 }
@@ -128,19 +129,34 @@ function refresh() {
   });
 }
 
+// First everything is measured, then drawn, then written: the browser lays the page out only once.
 function drawAll() {
-  for (const { canvas, draw } of panels) {
-    if (!canvas.isConnected || !visible(canvas)) continue;
-    const ratio = fitted(canvas);
+  const seen = panels.filter(({ canvas }) => canvas.isConnected && visible(canvas));
+  const ratios = seen.map(({ canvas }) => fitted(canvas));
+  seen.forEach((each, n) => {
+    const { canvas, draw } = each;
+    const key = each.still ? `${runs.map(nearest)} ${canvas.width} ${canvas.height} ${state.dark}` : "";
+    if (key && each.key === key) return;
+    each.key = key;
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
-    draw(context, canvas.width, canvas.height, ratio);
-  }
-  byId("step").textContent = `step ${Math.round(stepNow()).toLocaleString("en")}`;
+    draw(context, canvas.width, canvas.height, ratios[n]);
+  });
+  const step = `step ${Math.round(stepNow()).toLocaleString("en")}`;
   byId("slider").value = state.position;
-  byId("slider").setAttribute("aria-valuetext", byId("step").textContent);
+  say(byId("step"), step);
+  byId("slider").setAttribute("aria-valuetext", step);
   writeTitles();
   state.frames += 1;
+}
+
+// Changes the text of an element, and spans after it, only if they are other ones.
+function say(node, text, spans = []) {
+  const key = JSON.stringify([text, spans]);
+  if (node.said === key) return;
+  node.said = key;
+  node.textContent = text;
+  for (const [words, colour] of spans) element(node, "span", words).style.color = colour ?? "";
 }
 
 // ---------------------------------------------------------------- points
@@ -398,11 +414,6 @@ function valueAt(run, key) {
 const short = (value) => (value == null ? "-" : Number(value.toPrecision(3)).toString());
 const percent = (value) => (value == null ? "-" : `${Math.round(100 * value)} %`);
 
-function legendOf(parent, names) {
-  const line = element(parent, "div", "", "note");
-  line.textContent = names.join("   ");
-}
-
 function buildCurves() {
   const names = new Set(runs.flatMap((run) => Object.keys(run.curves)));
   const metrics = [...names].filter((key) => !NOT_CURVES.has(key) && !key.startsWith("val_"));
@@ -419,12 +430,11 @@ function buildCurves() {
     const log = key === "loss" && Math.min(...seen) > 0 && Math.max(...seen) > 10 * Math.min(...seen);
     const made = panel(card, `curves of ${key}`, 150, (...given) => drawCurves(lines, ...given, log));
     made.title = () => {
-      head.textContent = `${key}${log ? ", log scale" : ""}`;
-      for (const line of lines) {
+      say(head, `${key}${log ? ", log scale" : ""}`, lines.map((line) => {
         const kind = line.each.startsWith("val_") ? "validation" : "training";
-        const text = element(head, "span", `${line.dashed ? "┄" : "━"} ${two ? `${line.run.name} ` : ""}${kind} ${short(valueAt(line.run, line.each))}`);
-        text.style.color = line.colour();
-      }
+        const name = `${two ? `${line.run.name} ` : ""}${kind}`;
+        return [`${line.dashed ? "- -" : "\u2014"} ${name} ${short(valueAt(line.run, line.each))}`, line.colour()];
+      }));
     };
     jumpTo(made.canvas);
   }
@@ -453,12 +463,12 @@ function buildLayers() {
       if (two) element(figure, "figcaption", run.name);
       made.title = () => {
         if (run !== runs.find((each) => layerIn(each, path) >= 0)) return;
-        head.textContent = path;
         const scores = runs.map((each) => {
           const at = layerIn(each, path);
           return at < 0 ? null : each.readout[nearest(each)][at];
         });
-        if (scores.some((score) => score != null)) element(head, "span", `readout ${scores.map(percent).join(" and ")}`);
+        const known = scores.some((score) => score != null);
+        say(head, path, known ? [[`readout ${scores.map(percent).join(" and ")}`]] : []);
         card.classList.toggle("chosen", state.layer === number);
         card.setAttribute("aria-pressed", state.layer === number);
       };
@@ -487,7 +497,7 @@ function buildLayers() {
         const shape = mark(n, Math.floor(width / 2) - 1);
         context.fillStyle = css(colourOf(n));
         for (let k = 0; k < shape.length; k += 2) context.fillRect(width / 2 + shape[k], height / 2 + shape[k + 1], 1, 1);
-      });
+      }, true);
       item.append(name);
     });
   }
@@ -516,25 +526,25 @@ function buildInside() {
       for (let unit = 0; unit < about.heat[0]; unit++) {
         const figure = element(grid, "figure");
         panel(figure, `heat map of unit ${unit} of ${path}`, 0, (context, width, height) =>
-          drawHeat(run, layer, unit, context, [0, 0, width, height]));
-        element(figure, "figcaption", `unit ${about.shown[unit]} of ${about.units[1]}`);
+          drawHeat(run, layer, unit, context, [0, 0, width, height]), true);
+        element(figure, "figcaption", `unit ${about.shown[unit]}`);
       }
     }
     const [units, some] = about.activations;
     panel(card, `activations of ${path}`, 14 * units, (context, width, height) =>
-      drawImage(context, run.activations, nearest(run) * run.activationsSize + run.activationsAt[layer], units, some, signed, [0, 0, width, height])).canvas.style.maxWidth = `${16 * some}px`;
+      drawImage(context, run.activations, nearest(run) * run.activationsSize + run.activationsAt[layer], units, some, signed, [0, 0, width, height]), true).canvas.style.maxWidth = `${16 * some}px`;
     element(card, "figcaption", `activations: ${units} units (rows) for ${some} examples (columns)`);
     run.weights.forEach((w, n) => {
       if (w.layer !== layer) return;
       const [rows, columns] = w.image;
       const made = panel(card, `weights ${w.path}`, Math.max(60, Math.min(220, rows * 7)), (context, width, height) =>
-        drawImage(context, run.images, nearest(run) * run.imagesSize + run.imagesAt[n], rows, columns, signed, [0, 0, width, height]));
+        drawImage(context, run.images, nearest(run) * run.imagesSize + run.imagesAt[n], rows, columns, signed, [0, 0, width, height]), true);
       made.canvas.style.maxWidth = `${Math.max(60, 12 * columns)}px`;
       const caption = element(card, "figcaption");
       made.title = () => {
         const speed = run.speed[nearest(run)][n];
-        caption.textContent = `weights ${w.path} [${w.shape}], ${rows} x ${columns} of them; ` +
-          (speed == null ? "not yet moved" : `in a step they move by ${short(speed)} of their size (update ratio)`);
+        say(caption, `weights ${w.path} [${w.shape}], ${rows} x ${columns} of them; ` +
+          (speed == null ? "not yet moved" : `in a step they move by ${short(speed)} of their size (update ratio)`));
       };
     });
   }
@@ -547,7 +557,7 @@ function buildNetwork() {
     const tall = 40 + 44 * Math.max(...run.network.map((column) => run.layers[column.layer].heat[0]), 4);
     const card = element(byId("network"), "div", "", "card");
     if (two) element(card, "h3", run.name);
-    panel(card, `network of ${run.name}`, tall, (...given) => drawNetwork(run, ...given));
+    panel(card, `network of ${run.name}`, tall, (...given) => drawNetwork(run, ...given), true);
   }
 }
 
@@ -600,7 +610,7 @@ function buildUnits() {
       x: run.steps, y: run.units.map((units) => units[layer][kind]), colour: () => css(colourOf(n)), dashed: n > 0,
     }));
     const made = panel(card, `${name} over the steps`, 120, (...given) => drawCurves(lines(), ...given, false, [0, 1]));
-    made.title = () => (head.textContent = `share of ${name} of ${layerPaths[state.layer]}`);
+    made.title = () => say(head, `share of ${name} of ${layerPaths[state.layer]}`);
     jumpTo(made.canvas);
   }
   const card = element(byId("units"), "div", "", "card");
@@ -610,7 +620,7 @@ function buildUnits() {
       x: run.steps, y: run.readout.map((scores) => scores[layer]), colour: () => css(colourOf(n)), dashed: n > 0,
     }));
   const made = panel(card, "readout over the steps", 120, (...given) => drawCurves(lines(), ...given, false, [0, 1]));
-  made.title = () => (head.textContent = `readout accuracy of ${layerPaths[state.layer]}`);
+  made.title = () => say(head, `readout accuracy of ${layerPaths[state.layer]}`);
   jumpTo(made.canvas);
 }
 
@@ -619,23 +629,23 @@ function buildUnits() {
 function writeTitles() {
   for (const { canvas, title } of panels) if (title && canvas.isConnected) title();
   const step = Math.round(stepNow()).toLocaleString("en");
-  byId("curves-title").textContent = `At step ${step}: ` + runs.map((run) => {
+  say(byId("curves-title"), `At step ${step}: ` + runs.map((run) => {
     const key = ["val_accuracy", "val_loss", "accuracy", "loss"].find((each) => run.curves[each]);
     return `${two ? `${run.name} ` : ""}${key ?? "no records"} ${key ? short(valueAt(run, key)) : ""}`;
-  }).join("; ");
-  byId("layers-title").textContent = runs.map((run) => {
+  }).join("; "));
+  say(byId("layers-title"), runs.map((run) => {
     const scores = run.readout[nearest(run)];
     const best = scores.reduce((top, score, n) => (score != null && score > (scores[top] ?? -1) ? n : top), 0);
     const inputs = `${run.classes.length > 1 ? `a linear readout gets ${percent(scores[0])} right on the input` : `${run.count} examples, layer by layer`}`;
     return (two ? `${run.name}: ` : "") + (run.classes.length > 1 ? `${inputs}, ${percent(scores[best])} on ${run.layers[best].path}` : inputs);
-  }).join("; ");
+  }).join("; "));
   const path = layerPaths[state.layer];
   const states = runs.map((run) => [run, layerIn(run, path)]).filter(([, layer]) => layer >= 0);
-  byId("inside-title").textContent = `Inside ${path}`;
-  byId("units-title").textContent = states.map(([run, layer]) => {
+  say(byId("inside-title"), `Inside ${path}`);
+  say(byId("units-title"), states.map(([run, layer]) => {
     const [dead, saturated] = run.units[nearest(run)][layer];
     return `${two ? `${run.name}: ` : ""}${percent(dead)} of the units of ${path} are dead, ${percent(saturated)} saturated`;
-  }).join("; ");
+  }).join("; "));
 }
 
 function writeFixedTitles() {
@@ -677,7 +687,7 @@ function tick(time) {
 function setPlaying(playing) {
   if (playing && state.position >= steps.length - 1) state.position = 0;
   state.playing = playing;
-  byId("play").textContent = playing ? "⏸" : "▶";
+  byId("play").firstElementChild.firstElementChild.setAttribute("d", playing ? "M3 2h4v12H3zM9 2h4v12H9z" : "M3 2l11 6-11 6z");
   byId("play").setAttribute("aria-label", playing ? "Pause" : "Play");
   lastTime = performance.now();
   if (playing) requestAnimationFrame(tick);
@@ -692,6 +702,7 @@ function setSpeed(change) {
 function setDark(dark) {
   state.dark = dark;
   document.documentElement.classList.toggle("dark", dark);
+  theme = {};
   refresh();
 }
 
