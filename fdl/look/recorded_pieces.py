@@ -125,7 +125,7 @@ def read(folder: Path, who: str) -> Recording:
 def _arrays(file: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a .npz file; None, with a warning, if it is damaged."""
     try:
-        with np.load(file) as found:
+        with open(file, "rb") as content, np.load(content) as found:
             return dict(found)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         warnings.warn(
