@@ -68,6 +68,11 @@ class Chosen(NamedTuple):
         middle = (low + high) / 2
         return float(middle[0]), float(middle[1]), float((high - low).max() * 0.55 or 1.0)
 
+    def pixels(self) -> np.ndarray:
+        """Small grey images as rows [N, P] in [0, 1], less their mean."""
+        small = grey(np.asarray(self.x), PIXELS).reshape(len(self.x), -1) / np.float32(255)
+        return small - small.mean(0)
+
     def grid(self) -> np.ndarray:
         """Inputs [SURFACE ** 2, 2] that cover the plane, from the top left, row by row."""
         a, b, half = self.bounds()

@@ -10,7 +10,7 @@ import numpy as np
 from fdl import paths
 from fdl.checks import described
 from fdl.core.layer import Layer
-from fdl.look.chosen_examples import PIXELS, SURFACE, Chosen, grey
+from fdl.look.chosen_examples import SURFACE, Chosen
 from fdl.look.measurements import spaced
 from fdl.look.representations import capture, layer_paths
 from fdl.ops.numerics import wide
@@ -50,8 +50,7 @@ def view_of(
     count = max(1, min(8, UNITS // len(layers)))
     weights = _weights(params, order)
     grid = some.grid() if some.kind == "plane" else None
-    small = grey(np.asarray(some.x), PIXELS).reshape(len(some.x), -1) / np.float32(255)
-    pixels = small - small.mean(0) if some.kind == "image" else None
+    pixels = some.pixels() if some.kind == "image" else None
 
     def view(params: Params, state: State, x: Any, grid: Any, pixels: Any) -> dict[str, Any]:
         found, y = look(params, state, x)
@@ -70,24 +69,39 @@ def view_of(
 
     program, given = jax.jit(view), (some.x, grid, pixels)
     made = jax.eval_shape(view, params, state, *given)
-    shapes = [list(image.shape) for image in made["images"]]
-    about = {
-        **some.about(),
-        "layers": [
-            {
-                "path": path,
-                "order": _place(path.partition("#")[0], order),
-                "shown": spaced(made["layers"][path]["units"].shape[1], count).tolist(),
-                **_sizes(made["layers"][path]),
-            }
-            for path in layers
-        ],
-        "weights": [
-            {"path": path, "shape": list(shape), "image": image, "order": _home(path, order)}
-            for (path, shape), image in zip(weights.items(), shapes, strict=True)
-        ],
-    }
+    in_order = {path: made["layers"][path] for path in layers}  # `eval_shape` sorted them
+    about = {**some.about(), **_about(in_order, made["images"], weights, order, count)}
     return lambda params, state: program(params, state, *given), about
+
+
+def _about(
+    layers: dict[str, Any], images: list[Any], weights: dict[str, Any], order: list[str], count: int
+) -> dict[str, Any]:
+    """The layers and the weights of a recording, for `about.json`.
+
+    Args:
+      layers: path -> the shapes of what the compiled function returns.
+      images: the shapes of the images of weights.
+      weights: path -> shape.
+      order: the paths of all layers, in the order of the network.
+      count: the most units of a layer that are shown.
+    """
+    shown = [
+        {
+            "path": path,
+            "order": _place(path.partition("#")[0], order),
+            "shown": spaced(layer["units"].shape[1], count).tolist(),
+            **{name: list(layer[name].shape) for name in ("units", "heat", "activations")},
+        }
+        for path, layer in layers.items()
+    ]
+    drawn = [
+        {"path": path, "shape": list(shape), "image": list(image.shape), "order": home}
+        for (path, shape), image, home in zip(
+            weights.items(), images, [_home(path, order) for path in weights], strict=True
+        )
+    ]
+    return {"layers": shown, "weights": drawn}
 
 
 def _looking(model: Any, patterns: list[str]) -> Callable[..., tuple[dict[str, Any], Any]]:
@@ -205,12 +219,6 @@ def _units(h: Any) -> Any:
     """[N, U]: the mean of h [N, ..., U] over its middle axes."""
     h = h.reshape(len(h), -1, h.shape[-1] if h.ndim > 1 else 1)
     return h.astype(wide(h.dtype)).mean(1)
-
-
-def _sizes(made: dict[str, Any]) -> dict[str, Any]:
-    """The number of units, of heat maps, and of pixels and examples in each."""
-    names = ("units", "heat", "activations")
-    return {name: list(made[name].shape) for name in names}
 
 
 def _predicted(y: Any, classes: int) -> Any:

@@ -229,7 +229,7 @@ function drawPoints(run, layer, context, width, height, ratio) {
   }
   context.putImageData(image, 0, 0);
   if (lost === run.count) write(context, "not finite", 6 * ratio, 16 * ratio, ratio);
-  if (state.hover >= 0 && state.hover < run.count) {
+  if (state.hover >= 0 && run.places[state.hover] === state.hoverPlace) {
     const at = place(run, layer, state.hover, time, width, height, edge);
     if (at) ring(context, at, ratio);
   }
@@ -474,6 +474,7 @@ function buildLayers() {
       };
       const hover = (event) => {
         state.hover = nearestExample(run, layer, made.canvas, event);
+        state.hoverPlace = run.places[state.hover];
         showTip(run, state.hover, event);
         refresh();
       };
