@@ -7,7 +7,9 @@ import numpy as np
 from fdl.data.order import permutation
 
 RIDGE = 1e-2  # the weight decay of the readout, for standardised features
-COMBINATIONS = 64  # of features in the readout; larger systems of equations take far longer
+# Features in the readout. With more, NumPy computes a.T @ a in several threads, which wait for those of
+# JAX: on a busy machine that takes 20 times as long.
+COMBINATIONS = 40
 AT_AN_END = 0.01  # an output is at an end of its range if it is within this share of the range
 MOSTLY = 0.95  # a unit is saturated if this share of its outputs is at an end
 
@@ -59,8 +61,8 @@ def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
     """The accuracy of a linear readout of h [N, D], fitted to one half of the examples.
 
     It is ridge regression from standardised features to one-hot labels, because its closed form is
-    far cheaper than the softmax regression of `linear_readout`. If D > 64, the features are first
-    replaced by 64 random combinations, the same at all steps. The accuracy is measured on the
+    far cheaper than the softmax regression of `linear_readout`. If D > 40, the features are first
+    replaced by 40 random combinations, the same at all steps. The accuracy is measured on the
     other half. It is NaN if h is not finite.
     """
     if not np.isfinite(h).all():
@@ -81,7 +83,7 @@ def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
 
 @functools.cache
 def mixing(features: int) -> np.ndarray:
-    """The weights [D, 64] of the random combinations."""
+    """The weights [D, 40] of the random combinations."""
     return np.random.default_rng(0).normal(size=(features, COMBINATIONS))
 
 
