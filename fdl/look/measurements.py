@@ -7,8 +7,7 @@ import numpy as np
 from fdl.data.order import permutation
 
 RIDGE = 1e-2  # the weight decay of the readout, for standardised features
-# Features in the readout. With more, NumPy computes a.T @ a in several threads, which wait for those of
-# JAX: on a busy machine that takes 20 times as long.
+# Features in the readout: few, so that its products are small enough for a single thread.
 COMBINATIONS = 40
 AT_AN_END = 0.01  # an output is at an end of its range if it is within this share of the range
 MOSTLY = 0.95  # a unit is saturated if this share of its outputs is at an end

@@ -158,7 +158,7 @@ def test_dead_and_saturated_units_are_counted():
 def test_wide_layers_are_read_out_through_fixed_combinations():
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 3
-    h = np.eye(100)[labels] * 6 + rng.normal(size=(200, 100))
+    h = np.eye(100)[labels] * 12 + rng.normal(size=(200, 100))
     assert readout(h, labels, 3) > 0.9
     assert readout(h, labels, 3) == readout(h * 8, labels, 3)
     assert mixing(100).shape == (100, 40) and mixing(100) is mixing(100)
