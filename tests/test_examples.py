@@ -61,6 +61,19 @@ def test_the_vocabulary_walk_ends_in_the_same_parameters():
     assert len(re.findall(r"the loss on its batch falls from (\d\.\d+) to", text)) == 2
 
 
+@pytest.mark.parametrize("name", ["circle", "xor", "gauss", "spiral"])
+def test_the_playground_writes_a_page(name, tmp_path):
+    how = ["--data", name, "--hidden", "4", "3", "--steps", "60", "--out", tmp_path]
+    text = run(EXAMPLES / "playground.py", *how).stdout
+    assert f"{tmp_path}/{name}.html in a browser" in text
+    assert (tmp_path / f"{name}.html").stat().st_size > 100_000
+
+
+def test_the_playground_refuses_a_large_network():
+    done = run(EXAMPLES / "playground.py", "--hidden", *"2222222", check=False)
+    assert "--hidden: expected at most 6 layers of 1 to 8 neurons, got [2, 2, 2" in done.stderr
+
+
 def test_optimizers_are_compared_and_drawn(tmp_path):
     out = tmp_path / "out"
     names = ["sgd", "nesterov", "optax.adam"]

@@ -15,6 +15,8 @@ from fdl.look.optimizer_comparison import rate_sensitivity as rate_sensitivity
 from fdl.look.cost import Bill as Bill
 from fdl.look.cost import Cost as Cost
 from fdl.look.cost import bill as bill
+from fdl.look.recording import record as record
+from fdl.look.run_page import replay as replay
 from fdl.look.structure import depth as depth
 from fdl.look.structure import summary as summary
 from fdl.look.draw import image_rows as image_rows

@@ -292,7 +292,7 @@ MISTAKES = {
                 "scale > 0",
                 "pass a number such as 1, for the variance 1 / fan",
             ),
-            (initializers.orthogonal, (), (-1.0,), "scale > 0", "pass the norm of"),
+            (initializers.orthogonal, (), (-1.0,), "scale > 0", "pass the norm that"),
             (initializers.identity, (), (np.nan,), "a finite scale", "pass a number that"),
         ]
         for value in values
