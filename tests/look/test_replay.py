@@ -12,6 +12,7 @@ import pytest
 
 import fdl
 from fdl.data.order import permutation
+from fdl.look import recorded_pieces
 from fdl.look.chosen_examples import grey
 from fdl.look.measurements import dead_and_saturated, mixing, plane, readout, scaled
 
@@ -238,6 +239,13 @@ def test_a_damaged_piece_is_left_out_with_a_warning(tmp_path):
     assert "got a damaged line 5 in records.jsonl; it is left out" in texts[1]
     assert "for piece_0000_0000000006.npz; it is left out" in texts[0]
     assert page_data(page)["runs"][0]["steps"] == [0, 2, 4]
+    # A run that goes on after it was killed in the middle of a line keeps its own lines whole.
+    recorded_pieces.append_line(tmp_path / "run", {"begins": 6})
+    recorded_pieces.append_line(tmp_path / "run", {"step": 8, "loss": 0.5})
+    assert recorded_pieces.sessions(tmp_path / "run") == 2
+    with pytest.warns(UserWarning, match=r"^replay: expected a "):
+        records = recorded_pieces.read(tmp_path / "run", "replay").records
+    assert [record["step"] for record in records][-2:] == [6, 8]
 
 
 def test_bad_input_is_named(tmp_path):
