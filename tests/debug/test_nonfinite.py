@@ -137,7 +137,7 @@ def with_rule(rule):
     return optax.stateless(lambda updates, params: {n: rule(n, g) for n, g in updates.items()})
 
 
-OPTIMIZERS = {
+OPTIMIZER_FAULTS = {
     "no epsilon": (fdl.adam(0.1, eps=0.0), "b", "div"),
     "rate of no number": (fdl.sgd(lambda step: jnp.log(jnp.float32(step) - 1)), "**", "log"),
     "one parameter": (with_rule(lambda n, g: g / g if n == "c" else -0.1 * g), "c", "div"),
@@ -145,10 +145,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZER_FAULTS)
 def test_seeded_faults_in_the_optimizer(name):
     """The gradient of b is 0 everywhere, and that of c in one element."""
-    optimizer, path, operation = OPTIMIZERS[name]
+    optimizer, path, operation = OPTIMIZER_FAULTS[name]
     params = {"a": jnp.zeros(3), "b": jnp.ones(2), "c": jnp.array([0.0, 1.0])}
     run = fdl.start(params, optimizer)
     if name == "no epsilon":
