@@ -162,7 +162,7 @@ OUT_OF_RANGE = {
     "centralize: expected out_axis in [-2, 2), got 5 for a gradient of shape [2, 3]": lambda: (
         optim.centralize(out_axis=5).update(jnp.ones((2, 3)), optax_empty())
     ),
-    "confusion: expected classes >= 2, got 1; two classes": lambda: fdl.metrics.confusion(1),
+    "confusion: expected classes >= 2, got 1; use two": lambda: fdl.metrics.confusion(1),
     "precision: expected classes for 'macro' and 'micro' and none for 'binary', got 1 for 'macro'; "
     "pass classes=2 or more": lambda: fdl.metrics.precision("macro", classes=1),
 }

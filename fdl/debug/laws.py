@@ -74,7 +74,8 @@ def _finding(name: str, law: Callable[["Trial"], None], trial: "Trial") -> Findi
         law(trial)
     except Exception as error:
         found = " ".join(str(error).split())[:200]
-        return Finding(name, WRONG, f"{type(error).__name__}: {found}", _REMEDIES[name])
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        return Finding(name, WRONG, f"{kind}{found}", _REMEDIES[name])
     return Finding(name, OK, "")
 
 
@@ -350,10 +351,14 @@ def assert_equal(a: Any, b: Any, **bounds: float) -> None:
             np.testing.assert_array_equal(x, y, err_msg=path)
 
 
+class _Broken(AssertionError):
+    """A law does not hold."""
+
+
 def require(holds: bool, text: str) -> None:
     """Raises an AssertionError unless the condition holds; also with `python -O`."""
     if not holds:
-        raise AssertionError(text)
+        raise _Broken(text)
 
 
 def smooth(y: Any) -> Any:

@@ -191,8 +191,9 @@ def _initializer(
         exact, key = drawn_in(dtype, who), need_key(key, who)
         given = key, sizes(shape, who), exact
         if numbers and _independent(key) and math.prod(given[1]) <= MANY:
-            values = np.asarray(scale, exact) * _first_of_more(draw, *given)
-            return jax.device_put(values.astype(dtype))
+            first = _first_of_more(draw, *given)
+            if first is not None:
+                return jax.device_put((np.asarray(scale, exact) * first).astype(dtype))
         # Without the barrier, the compiler would join the scale with a factor of the draw, and
         # would round in another way than the code above.
         values = jax.lax.optimization_barrier(draw(*given))
@@ -211,8 +212,10 @@ def _independent(key: Key) -> bool:
 
 def _first_of_more(
     draw: Callable[..., jax.Array], key: Key, shape: tuple[int, ...], dtype: Any
-) -> np.ndarray:
+) -> np.ndarray | None:
     """`draw(key, shape, dtype)`, as the first values of a longer draw of a common size.
+
+    None inside a traced function, where a draw has no known values, even with a known key.
 
     JAX compiles a program for each size. Compiling takes longer than drawing, and could be half of
     the time to start training a small network. With few sizes, the weights of most networks need
@@ -221,7 +224,10 @@ def _first_of_more(
     size, enough = math.prod(shape), FEW
     while enough < size:
         enough *= 4
-    return np.asarray(draw(key, (enough,), dtype))[:size].reshape(shape)
+    values = draw(key, (enough,), dtype)
+    if isinstance(values, jax.core.Tracer):
+        return None
+    return np.asarray(values)[:size].reshape(shape)
 
 
 def program(draw: Callable[..., jax.Array], *options: Any) -> Callable[..., jax.Array]:

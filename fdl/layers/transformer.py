@@ -281,6 +281,11 @@ def _check_options(
             "attention: expected cross without causal, window, rotary and alibi, got one of them; "
             "leave it out, because tokens of x and of context have no common order"
         )
+    if kernel is not None and not callable(kernel):
+        raise TypeError(
+            "attention: expected kernel as a function like dot_product_attention, got "
+            f"{described(kernel)}; leave it out, or pass fdl.distributed.ring_attention(mesh)"
+        )
     if chunk is not None and kernel is not None:
         raise ValueError(
             f"attention: expected either chunk or kernel, got both, with chunk {chunk}; leave one "

@@ -460,7 +460,7 @@ def test_the_models_share_the_options_of_the_block():
     del block["causal"]
     for model in (fdl.gpt, fdl.encoder, fdl.decoder_block):
         assert block.items() <= options(model).items()
-    del block["rotary"], block["kv_heads"]
+    del block["rotary"], block["kv_heads"], block["kernel"]
     assert block.items() <= options(fdl.vit).items()
 
 

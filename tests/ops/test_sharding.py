@@ -45,7 +45,8 @@ def check(case):
             args = params, state, x, inputs
             found = form(*map(jax.device_put, args, places))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+            # Sums of float32 in another order: the error goes with the largest of the numbers.
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1, float(abs(b).max())))
 
 
 with jax.set_mesh(EXPLICIT):
