@@ -526,7 +526,7 @@ SEEDED_BUGS = {
             ("dtype, -1, 1)", "dtype, 0, 1)"),
             ("(fan_in + fan_out) / 2}", "(fan_in + fan_out)}"),
             ("key, lower, upper, shape", "key, -upper, upper, shape"),
-            ("values.astype(dtype)", "values"),
+            ("* first).astype(dtype))", "* first))"),
             ("values).astype(dtype)", "values)"),
             ("values = jax.lax.optimization_barrier(draw(*given))", "values = draw(*given)"),
             ('== "threefry2x32"', "is not None"),

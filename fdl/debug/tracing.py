@@ -158,7 +158,7 @@ class _Walk:
                 step = part.groups[0].steps[0]
                 given = [read(place) for place in step.inputs]
                 opened = _OPENED[step.eqn.primitive.name]
-                found = opened(self, step.eqn.params, given, (*names, *step.names))
+                found = opened(self, step.eqn, given, (*names, *step.names))
                 known.update(zip(step.outputs, found, strict=True))
                 continue
             made = part.program([known[place].array for place in part.reads])
@@ -254,21 +254,28 @@ def _bound(eqn: Any, arrays: list[Any]) -> list[Any]:
     return list(found) if eqn.primitive.multiple_results else [found]
 
 
-def _scan(walk: _Walk, params: Any, inputs: list[Value], names: Names) -> list[Value]:
-    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+def _scan(walk: _Walk, eqn: Any, inputs: list[Value], names: Names) -> list[Value]:
+    params = eqn.params
+    # The names of these numbers differ between versions of JAX. What is stacked over the iterations
+    # has one axis more outside the loop than inside.
+    body, outside = params["jaxpr"], [var.aval for var in eqn.outvars]
+    stacks = [jnp.ndim(x.array) > aval.ndim for x, aval in zip(inputs, body.in_avals, strict=True)]
+    ys = [out.ndim > aval.ndim for out, aval in zip(outside, body.out_avals, strict=True)]
+    second, carried = len(inputs) - sum(stacks), len(ys) - sum(ys)
+    first = second - carried
     consts, carry, stacked = inputs[:first], inputs[first:second], inputs[second:]
     order = range(params["length"])
     rows: dict[int, list[Value]] = {}  # in the order of the iterations
     for number in reversed(order) if params["reverse"] else order:
         row = [each._replace(array=each.array[number]) for each in stacked]
-        found = walk.run(params["jaxpr"], [*consts, *carry, *row], (*names, number))
-        carry, rows[number] = found[: second - first], found[second - first :]
-    results = params["jaxpr"].out_avals[second - first :]
-    ys = [
+        found = walk.run(body, [*consts, *carry, *row], (*names, number))
+        carry, rows[number] = found[:carried], found[carried:]
+    results = body.out_avals[carried:]
+    found_ys = [
         _stacked({number: row[place] for number, row in rows.items()}, aval)
         for place, aval in enumerate(results)
     ]
-    return [*carry, *ys]
+    return [*carry, *found_ys]
 
 
 def _stacked(rows: dict[int, Value], aval: Any) -> Value:
@@ -280,7 +287,8 @@ def _stacked(rows: dict[int, Value], aval: Any) -> Value:
     return Value(array, mark)
 
 
-def _while(walk: _Walk, params: Any, inputs: list[Value], names: Names) -> list[Value]:
+def _while(walk: _Walk, eqn: Any, inputs: list[Value], names: Names) -> list[Value]:
+    params = eqn.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     of_test, of_body, carry = inputs[:first], inputs[first:second], inputs[second:]
     number = 0
@@ -290,7 +298,8 @@ def _while(walk: _Walk, params: Any, inputs: list[Value], names: Names) -> list[
     return carry
 
 
-def _cond(walk: _Walk, params: Any, inputs: list[Value], names: Names) -> list[Value]:
+def _cond(walk: _Walk, eqn: Any, inputs: list[Value], names: Names) -> list[Value]:
+    params = eqn.params
     index, *operands = inputs
     chosen = min(max(int(index.array), 0), len(params["branches"]) - 1)
     return walk.run(params["branches"][chosen], operands, names)
