@@ -58,6 +58,10 @@ def seconds(program: Callable[[], Any], clock: Callable[[], float] = time.perf_c
     return clock() - begun
 
 
+# The names of vector instructions, the widest first. Processors of one name may differ in them.
+VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
+
+
 class OthersBusy:
     """A context that measures how many cores the other programs of the machine keep busy.
 
@@ -87,14 +91,13 @@ def _busy_seconds() -> float:
 
 def machine() -> dict[str, Any]:
     """The machine and the versions of the software."""
-    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    flags = facts.get("flags", facts.get("Features", "")).split()
     return {
-        "processor": model,
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "vectors": next((each for each in VECTORS if each in flags), "unknown"),
         "cores": os.cpu_count(),
         "backend": jax.default_backend(),
         "python": platform.python_version(),
