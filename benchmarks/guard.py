@@ -93,8 +93,8 @@ def main() -> None:
         FILE.write_text(json.dumps([*others, entry], indent=2) + "\n")
     elif missing := [name for name in given.work if name not in known]:
         print(
-            f"not decided: {FILE.name} has no {', '.join(missing)} for {here}; --store adds what was "
-            "measured"
+            f"not decided: {FILE.name} has no {', '.join(missing)} for {here}; --store adds what "
+            "was measured"
         )
     for name in open_rows:
         print(f"not decided: {name}, because other programs kept the machine busy")
