@@ -410,6 +410,7 @@ def pixels(page, number=0):
 def test_slider_keyboard_and_play_move_the_points(chromium, folders, tmp_path):
     page = opened(chromium, fdl.look.replay(folders / "one", tmp_path / "one.html"))
     assert page.inner_text("#step") == "step 0"
+    assert page.inner_text("#curves-title") == "At step 0: no record yet"
     at_first = pixels(page, 2)
     assert len(at_first) > 80
     page.keyboard.press("ArrowRight")
@@ -544,6 +545,7 @@ SEEDED_BUGS = {
         "look/test_replay.py -k slider_or_hover_or_two",
         [
             ("(step - run.steps[before])", "(run.steps[after] - step)"),
+            ("value == null ? ", "value != null ? "),
             ('" ": () => setPlaying(!state.playing)', '" ": () => setPlaying(false)'),
             ("if (distance < least)", "if (distance > least)"),
             ('toggle("dark", dark)', 'toggle("dark", false)'),

@@ -632,7 +632,8 @@ function writeTitles() {
   const step = Math.round(stepNow()).toLocaleString("en");
   say(byId("curves-title"), `At step ${step}: ` + runs.map((run) => {
     const key = ["val_accuracy", "val_loss", "accuracy", "loss"].find((each) => run.curves[each]);
-    return `${two ? `${run.name} ` : ""}${key ?? "no records"} ${key ? short(valueAt(run, key)) : ""}`;
+    const value = key && valueAt(run, key);
+    return `${two ? `${run.name} ` : ""}${value == null ? "no record yet" : `${key} ${short(value)}`}`;
   }).join("; "));
   say(byId("layers-title"), runs.map((run) => {
     const scores = run.readout[nearest(run)];
