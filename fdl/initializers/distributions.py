@@ -204,8 +204,8 @@ def _initializer(
 
 def _independent(key: Key) -> bool:
     """True if the key is known, and each value drawn with it depends only on its own position."""
-    by_position: bool = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    if isinstance(key, jax.core.Tracer) or not by_position:
+    config: Any = jax.config  # its annotations name no settings in some versions
+    if isinstance(key, jax.core.Tracer) or not config.jax_threefry_partitionable:
         return False
     return str(jax.random.key_impl(key)) == "threefry2x32"
 

@@ -165,7 +165,7 @@ def _outputs(look: Any, params: Params, state: State, x: Any) -> dict[str, Any]:
 def _layers(outputs: dict[str, Any]) -> list[str]:
     """The paths to keep: without outputs that are a multiple of those before; at most LAYERS."""
     kept: list[str] = []
-    before = np.zeros((0, 0), np.float32)
+    before: np.ndarray = np.zeros((0, 0), np.float32)
     for path, h in outputs.items():
         values = np.asarray(h, np.float32).reshape(len(h), -1)
         values = values / (np.abs(values).max() or 1)
