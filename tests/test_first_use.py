@@ -270,8 +270,8 @@ MISTAKES = {
     "an optimizer for a function of the rate": (
         lambda: compare(optimizers={"sgd": SGD}),
         "compare_optimizers: expected optimizers as a dict, name -> function of the rate, got "
-        "an optimizer; pass {'adam': fdl.adam}, or a function such as lambda rate: fdl.sgd(rate, "
-        "momentum=0.9)",
+        "an optimizer; pass {'adam': fdl.adam}, or {'sgd': lambda rate: fdl.sgd(rate, "
+        "momentum=0.9)}",
     ),
     "rates as texts": (
         lambda: compare(rates=["0.1"]),

@@ -1,8 +1,4 @@
-"""Tables in files that do not fit into memory. A few row groups at a time are read and shuffled.
-
-N is the number of rows of all files, B is the number of rows of a batch, and K is the number of
-steps whose batches are read at once.
-"""
+"""Tables in files that do not fit into memory. A few row groups at a time are read and shuffled."""
 
 import contextlib
 import functools
@@ -40,7 +36,7 @@ def table_source(
     into the window, all rows are shuffled together. The batch of a step depends only on the seed
     and the step, so a run can be stopped and continued.
 
-    A CSV file is read once here, to find its row groups.
+    A CSV file is read completely here, to find its row groups and to count their rows.
 
     Args:
       files: the path of a .parquet or .csv file, or a list of paths, whose tables have the same
@@ -96,7 +92,7 @@ def table_source(
         absent = [name for name in names if name not in group.names]
         if absent:
             raise ValueError(
-                f"{who}: expected the columns of the first file in each file, got none named "
+                f"{who}: expected every file to have the columns of the first one, got no column "
                 f"{listed(absent)} in {group.file!r}; pass files with the same columns"
             )
     read = functools.partial(_read, who, names=names, types=types)
@@ -108,9 +104,10 @@ def table_columns(
 ) -> Columns:
     """Learns the columns as `table` does, from files that do not fit into memory.
 
-    The files are read once, one row group after the other. Means and standard deviations differ
-    from those of `table` only by rounding. Whether a column of a CSV file has numbers, texts or
-    bools is decided by the first row group that has a value in this column.
+    The row groups are read one after the other. A CSV file is read before that too, to find its row
+    groups. Means and standard deviations differ from those of `table` only by rounding. Whether a
+    column of a CSV file has numbers, texts or bools is decided by the first row group that has a
+    value in this column.
 
     Args:
       files: as for `table_source`.
@@ -140,8 +137,8 @@ def table_columns(
         for name in groups[0].names:
             if name not in frame.column_names:
                 raise ValueError(
-                    f"{who}: expected the columns of the first file in each file, got none named "
-                    f"{name!r:.200} in {group.file!r}; pass files with the same columns"
+                    f"{who}: expected every file to have the columns of the first one, got no "
+                    f"column {name!r:.200} in {group.file!r}; pass files with the same columns"
                 )
             part = seen(who, name, frame[name], name in categorical)
             found[name] = merged(who, name, found[name], part) if name in found else part

@@ -52,10 +52,12 @@ def bisect(
         `saved.replaying(...)`.
       predicate: a function `run -> bool`, False at the step `first` and True at the step `last`,
         such as `fdl.debug.not_finite` or `fdl.debug.loss_above(objective, data, 10.0)`.
-      first: the step at which the search begins. None means the first step that `saved.at` takes.
+      first: the step at which the search begins. None means the earliest step that
+        `saved.at` accepts.
       last: the step at which the search ends. None means the last step of training; in a new
-        process, it means the step of the newest checkpoint. A run that is not finite is not saved,
-        so to search the steps after the newest checkpoint in a new process, pass a later `last`.
+        process, it means the step of the newest checkpoint. A run that contains NaN or infinite
+        numbers is not saved. To search the steps after the newest checkpoint in a new process, pass
+        a later `last`.
 
     Returns:
       `Found(step, before, after, batch)`.

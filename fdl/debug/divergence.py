@@ -29,7 +29,7 @@ from fdl.typing import Batch, Objective
 BEFORE, AFTER = ("params", "state", "batch"), ("gradients", "new_state", "new_params")
 DIRECTIONS = (*BEFORE, "forward", "backward", *AFTER)
 # Rounding errors add up like a random walk, so that after k layers they are about sqrt(k) times as
-# large as in one layer. One layer adds up many numbers itself.
+# large as in one layer. The factor allows for the many additions inside one layer.
 ROUNDINGS = 32
 
 
@@ -41,8 +41,8 @@ class Divergence(NamedTuple):
       direction: the part of the step: "params", "state", "batch", "forward", "backward",
         "gradients", "new_state" or "new_params". It is "rounding" if two runs drifted apart, but no
         single step differs by more than rounding.
-      step: the number of steps of the runs after this step, or 0 if they begin with different
-        values; None for two traces.
+      step: how many steps the runs have taken when they differ. If they differ from the beginning,
+        it is the step at which they began. None for two traces.
       found: how they differ, in words.
     """
 
@@ -150,23 +150,24 @@ def find_divergence(
     - Two runs: pass their checkpoints. The first step at which the runs differ is found by
       bisection, and then the traces of this step are compared.
 
-    Values are compared by the root mean square of their difference, relative to that of the values.
-    For gradients and values of the backward pass, it is relative to the largest of them, because a
-    gradient that should be 0 is nothing but rounding.
+    The difference of two arrays a and b is the root mean square of a - b, divided by the larger of
+    the root mean squares of a and b. In the parts gradients and backward, it is divided by the
+    largest root mean square of all arrays of the part, because a gradient that should be 0 consists
+    of rounding errors only.
 
     Args:
       one: a dict, key -> array, in the order of the computation; or checkpoints that watched a
         `fit`.
       other: the same. Keys that are only in one of the two are left out.
       tolerance: the largest relative difference that counts as rounding, > 0. With a tolerance,
-        the dtypes may differ. None means equal dtypes, and 32 * sqrt(k) times the rounding error
-        of the dtype for the k-th value.
+        the dtypes may differ. None means that the dtypes must be equal, and that the tolerance of
+        the k-th value is 32 * sqrt(k) times the rounding error of its dtype.
 
     Returns:
       `Divergence(path, direction, step, found)`, or None if the two do not differ.
 
     Raises:
-      TypeError: one and other are not of one of these kinds.
+      TypeError: `one` and `other` are neither two dicts nor two checkpoints.
       ValueError: two traces have no key in common; or the checkpoints did not watch a `fit`.
       OptionError: tolerance is not a number > 0.
 
@@ -240,7 +241,8 @@ def _apart(a: Any, b: Any, scale: float, number: int, tolerance: float | None) -
     relative = gap / size if size else gap
     if relative <= bound:
         return ""
-    return f"relative difference {relative:.2g}, where rounding gives {bound:.1g}"
+    limit = "more than the tolerance" if tolerance else "where rounding gives"
+    return f"relative difference {relative:.2g}, {limit} {bound:.1g}"
 
 
 def _size(x: Any) -> float:
@@ -267,7 +269,8 @@ def _of_runs(one: Checkpoints, other: Checkpoints, tolerance: float | None) -> D
         theirs = _before(other.at(int(run.step)))
         return _of_traces(_before(run), theirs, tolerance, None) is not None
 
-    # If the first step that differs in a bit differs only by rounding, a later one may differ more.
+    # The first step that is not equal bit for bit may differ only by rounding. Then the first step
+    # that differs by more is searched for.
     step = None
     for differs in (bits, beyond):
         if not differs(one.at(last)):

@@ -53,7 +53,8 @@ def mesh(**axes: int) -> Mesh:
         check_count("mesh", name, size, "pass the number of devices along this axis")
     wanted, found = math.prod(axes.values()), jax.device_count()
     if not axes or wanted > found or (wanted < found and jax.process_count() > 1):
-        several = f"those of {jax.process_count()} processes" if wanted < found else "or fewer"
+        processes = jax.process_count()
+        several = f"those of {processes} processes" if processes > 1 else "or fewer"
         raise ValueError(
             f"mesh: expected axes whose sizes multiply to {found} devices, {several}, "
             f"got {_named(axes) or 'none'}; to try it on a CPU, set XLA_FLAGS="
@@ -133,12 +134,13 @@ class Layout:
         return jax.lax.with_sharding_constraint(run, self.shardings(run))
 
     def gathering(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """Inside a compiled program: f(params, ...), for parameters split over the batch's axes.
+        """Inside a compiled program: f(params, ...), which gathers parameters when it uses them.
 
-        Each of these parameters is gathered when f uses it, and once more in the backward pass, so
-        that a device never holds all of them at the same time. The result of f does not change.
-        The blocks of a long `repeat` are not gathered here, which would gather all of them at once:
-        the compiler gathers each block inside the scan.
+        These are the parameters that are split over the same mesh axes as the batch. Each is
+        gathered when f uses it, and once more in the backward pass, so that a device never holds
+        all of them at the same time. The result of f does not change. The blocks of a long `repeat`
+        are not gathered here, because all of them would be gathered at once: the compiler gathers
+        each block inside the scan.
         """
         f, apart = self.on_mesh(f), {*self.batch} - {EXPERT}
         if self.parts == 1 or not any(apart & {*_axes(spec)} for _, spec in self.rules):
@@ -159,7 +161,7 @@ class Layout:
         return jax.checkpoint(gathered, policy=_but_gathered)
 
     def on_mesh(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """f, traced on the mesh if layers need to know that it cuts sequences or experts."""
+        """f; if the mesh splits sequences or experts, layers can read it while f is traced."""
 
         def traced(*args: Any) -> Any:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -177,7 +179,8 @@ class Layout:
 
         Args:
           batch: a pytree of arrays.
-          axis: the axis of the examples. Over `sequence`, the axis after it is cut.
+          axis: the axis of the examples. The next axis is split over the mesh axis `sequence`, if
+            its size can be divided.
 
         Raises:
           ValueError: the number of devices over which batches are split does not divide the axis.
@@ -241,7 +244,10 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in self.batch)
 
     def _rows(self, axis: int, shape: tuple[int, ...] = ()) -> NamedSharding:
-        """The examples along an axis are cut, and, with a shape, also the axis after it."""
+        """The sharding that splits an axis over the devices of the batch.
+
+        If `shape` is given, the next axis is split over `sequence`, if its size can be divided.
+        """
         parts = math.prod(self.mesh.shape[name] for name in self.sequence)
         tokens = len(shape) > axis + 1 and shape[axis + 1] % parts == 0
         after = self.sequence or None if tokens else None
@@ -348,7 +354,7 @@ def place(run: Run | Result, layout: Layout) -> Any:
 
 
 def _in_long_repeats(found: list[str]) -> set[str]:
-    """The paths with a number that is one of so many that `repeat` scans them."""
+    """The paths of parameters inside a `repeat` of more than FEW blocks, which is scanned."""
     numbers: dict[str, set[str]] = {}  # path of a repeat -> its numbers
     repeats: dict[str, list[str]] = {}  # path of a parameter -> paths of the repeats around it
     for path in found:
@@ -370,8 +376,9 @@ def _check_axes(what: str, names: tuple[str, ...], mesh: Mesh) -> None:
     for name in names:
         if name not in mesh.axis_names or names.count(name) > 1:
             raise ValueError(
-                f"layout: expected different axes of the mesh {_named(mesh.shape)} for {what}, got "
-                f"{', '.join(map(repr, names))}; add the axis to the mesh, or change the rule"
+                f"layout: expected axes of the mesh {_named(mesh.shape)}, each at most once, for "
+                f"{what}, got {', '.join(map(repr, names))}; correct the names, or add the axis to "
+                "the mesh"
             )
 
 

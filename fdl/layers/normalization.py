@@ -248,7 +248,7 @@ def batch_norm(
     batch. A batch without examples, or with a mask that is False everywhere, does not change the
     running statistics. Outside training, mean and variance are the running statistics. If the batch
     is sharded over devices, mean and variance are computed over all devices. No axis name is
-    needed, because XLA computes every reduction over an array axis over all devices.
+    needed: a reduction along an array's axis includes the parts of the array on all devices.
 
     Args:
       momentum: the weight of the old running statistics, in [0, 1]; may be traced. The momentum of
@@ -495,8 +495,8 @@ class Affine:
             raise PathError(
                 f"expected mask to be bool {list(x.shape)}, where any axis may have size 1, got "
                 f"{mask.dtype} {list(mask.shape)}; if the mask has no channel axis, pass "
-                "mask[..., None]; if attention in the same chain needs a different mask, call both "
-                "layers in a network",
+                "mask[..., None]; all layers of a chain get the same mask: if another one needs a "
+                "different mask, write a network that passes each layer its own",
                 layer=self.name,
             )
 

@@ -1,8 +1,8 @@
 """Layers whose weights are computed from parameters: normalized, or with a low-rank update.
 
-`weight_norm`, `spectral_norm` and `low_rank` wrap a layer. The wrapped layer has the same name,
-inputs and children. In each call, it first computes the weights at all paths that match a pattern,
-and then calls the layer with these weights.
+`weight_norm`, `spectral_norm` and `low_rank` wrap a layer. The new layer has the name, inputs and
+children of the layer that it wraps. In each call, the new layer first computes the weights at all
+paths that match a pattern, and then calls the inner layer with them.
 
 A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
@@ -266,7 +266,7 @@ def _wrapped(
     apply: Callable[..., Any],
     again: Callable[[Layer], Layer],
 ) -> Layer:
-    """The layer with a new init and apply; `again` wraps its rebuilt and incremental forms too."""
+    """The layer with a new init and apply; `again` wraps what its rebuild and decoding make."""
     rebuild, decoding = layer.rebuild, layer.decoding
     return dataclasses.replace(
         layer,

@@ -140,8 +140,8 @@ def _gated(params: Params, x: Any, r: Any, i: Any) -> tuple[jax.Array, jax.Array
     dtype = wide(x.dtype)
     decay, x, r, i = (each.astype(dtype) for each in (params["decay"], x, r, i))
     log_a = -POWER * sigmoid(r) * softplus(-decay)
-    # If the gate is 0, the number under the root is 0, and the derivative of the root would be
-    # infinite. So that number is raised to at least `tiny`, the dtype's smallest normal number.
+    # If r is 0, the number under the root is 0, and the derivative of the root would be infinite.
+    # So that number is raised to at least `tiny`, the dtype's smallest normal number.
     rest = jnp.maximum(-jnp.expm1(2 * log_a), float(jnp.finfo(dtype).tiny))
     return jnp.exp(log_a), jnp.sqrt(rest) * (sigmoid(i) * x)
 

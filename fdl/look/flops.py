@@ -35,6 +35,8 @@ Scopes = tuple[str, ...]
 def operations(jaxpr: Any, scopes: Scopes = (), times: int = 1) -> Iterator[tuple[Scopes, int]]:
     """Yields the pair (scopes, FLOPs) of each operation of a jaxpr.
 
+    Of the branches of a `cond`, only the one with the most FLOPs counts.
+
     Args:
       jaxpr: a `jax.extend.core.Jaxpr`. All of its equations are counted, so it should not have
         equations whose results are not used.
@@ -55,7 +57,7 @@ def operations(jaxpr: Any, scopes: Scopes = (), times: int = 1) -> Iterator[tupl
 
 
 def scopes_of(eqn: Any) -> Scopes:
-    """The names of the scopes around an equation inside its jaxpr, outermost first."""
+    """The names of an equation's scopes, outermost first, without those around its jaxpr."""
     parts = eqn.source_info.name_stack.stack
     return tuple(part.name for part in parts if type(part).__name__ == "Scope")
 
@@ -63,8 +65,9 @@ def scopes_of(eqn: Any) -> Scopes:
 def inner(eqn: Any) -> list[tuple[Any, int]]:
     """The pair (jaxpr, number of runs) of each jaxpr inside an equation.
 
-    If an equation has different code for different platforms (`jax.lax.platform_dependent`), only
-    the default code is returned.
+    The list is empty for primitives that `flops` counts as a whole, such as scatter. The number of
+    runs of a `while` loop is unknown, and counts as 1. If an equation has different code for
+    different platforms (`jax.lax.platform_dependent`), only the default code is returned.
     """
     name, params = eqn.primitive.name, eqn.params
     if name.startswith(("scatter", "reduce_window", "select_and_scatter")) or name == "sort":
@@ -86,7 +89,7 @@ def inner(eqn: Any) -> list[tuple[Any, int]]:
 
 
 def flops(eqn: Any) -> int:
-    """The FLOPs of one equation that has no jaxprs inside."""
+    """The FLOPs of one equation for which `inner` returns no jaxprs."""
     name = eqn.primitive.name
     operands = [each.aval for each in eqn.invars]
     results = [each.aval for each in eqn.outvars]
@@ -129,7 +132,7 @@ def _of_convolution(params: Any, operands: Any, results: Any) -> int:
 
 
 def _of_convolution_of_fdl(name: str, window: Any, operands: Any, result: Any) -> int:
-    """A convolution and its two gradients multiply the same pairs of numbers."""
+    """FLOPs of a convolution or of one of its gradients: all need the same number of products."""
     w = result if name.endswith("kernel_gradient") else operands[1]
     axes = zip(
         window.input,

@@ -29,21 +29,23 @@ def replay(
 ) -> Path:
     """Writes one self-contained HTML page on which a recorded run plays, layer by layer.
 
-    The page needs no network and no server. It shows the same examples after every layer while the
-    training goes on, heat maps of units, images of weights, the curves of the history, and dead and
-    saturated units. The space bar plays, the arrow keys step, and `?` lists all keys.
+    The page needs no network and no server. It shows where the same examples lie after every layer,
+    and how they move during training. It also shows heat maps of units, images of weights, the
+    curves of the history, and dead and saturated units. The space bar plays, the arrow keys step,
+    and `?` lists all keys.
 
     Args:
       folder: the folder that `fdl.look.record` wrote to; or a list of two, which are shown side by
         side at the same step.
       file: the path of the page.
-      pieces: the most pieces of each run that are kept, evenly spaced, an int >= 1.
+      pieces: how many recorded steps of each run the page shows at most, an int >= 1. They are
+        evenly spaced.
 
     Returns:
       The path of the page.
 
     Raises:
-      TypeError: folder is not a path, or a list of one or two paths.
+      TypeError: folder is neither a path nor a list of one or two paths.
       ValueError: a folder is not a recording, or has no piece that can be read. A single damaged
         piece is left out, with a warning.
       OSError: the page cannot be written.
@@ -98,7 +100,7 @@ def _page(data: dict[str, Any]) -> str:
 
 
 def _run(run: Recording, name: str, most: int) -> dict[str, Any]:
-    """What the page needs of a run. Arrays are quantised, and written as base64."""
+    """What the page needs of a run. Large arrays are base64; real numbers are quantised."""
     pieces = [run.pieces[place] for place in spaced(len(run.pieces), most)]
     records = [run.records[place] for place in spaced(len(run.records), CURVE)]
     keys = dict.fromkeys(key for record in run.records for key in record)
@@ -136,7 +138,9 @@ def _run(run: Recording, name: str, most: int) -> dict[str, Any]:
 
 
 def network(about: dict[str, Any]) -> list[dict[str, int]] | None:
-    """The columns of the diagram of a small network of dense layers on a plane; None if it is not.
+    """The columns of the diagram of a network.
+
+    None unless it is a small network of dense layers, whose inputs are points of a plane.
 
     Returns:
       A list with an entry for each column, from the input on: the index of the layer whose heat

@@ -47,7 +47,8 @@ def product(weights: jax.Array, nats: jax.Array) -> jax.Array:
 def bounded(x: jax.Array) -> jax.Array:
     """x, where inf becomes the dtype's largest finite number, and -inf becomes minus that number.
 
-    The slope is 1 everywhere. Use it where inf - inf or 0 * inf would give NaN as a value.
+    The slope is 1 everywhere. Use it where inf - inf or 0 * inf would give NaN in
+    the forward pass.
     """
     most = float(jnp.finfo(x.dtype).max)
     return jnp.clip(x, -most, most)
@@ -61,8 +62,8 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 def fixed_at_infinity(x: jax.Array) -> jax.Array:
     """x, unchanged, but with slope 0 where x is infinite.
 
-    Use it in one factor of a product if the other factor is infinite where x is infinite. There,
-    the backward pass gets inf * 0 = NaN for the gradient that reaches x, and the slope 0 makes it
+    Use it for an x in one factor of a product, if the other factor is infinite wherever x is.
+    There, the gradient that comes back to x is inf * 0 = NaN; this function drops it and passes on
     0. `bounded` would pass the NaN on, because its slope is 1.
     """
     return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)

@@ -23,7 +23,8 @@ from fdl.paths import PathError
 # Remedies in the error for a mask or a bias with the wrong axes.
 PAIRS = {
     "mask": "if the mask is [B, S], pass (mask > 0)[:, None, None, :]",
-    "bias": "if the bias is [H], pass bias[:, None, None]; if it is bool, pass it as mask",
+    "bias": "if the bias is [H], pass bias[None, :, None, None], or bias[:, None, None] if q has "
+    "no batch axis; if it is bool, pass it as mask",
 }
 
 
@@ -48,10 +49,11 @@ def dot_product_attention(
 
     Scores, softmax and sums are computed in float32 or wider. The output of a query that sees no
     key is 0, with gradient 0. A key or value that a query does not see has no effect on the query's
-    output or gradient, even if it is NaN or infinite. If there is a mask, bias, segments, causal or
+    output or gradient, even if it is NaN or infinite. With a mask, bias, segments, causal or
     window, the output of a query is NaN if the query is not finite or sees a key that is not
-    finite, and no gradient flows back from this output. If there is none of these, non-finite
-    numbers spread as in plain arithmetic.
+    finite. Where the query sees a value that is not finite, its output is NaN or infinite. No
+    gradient flows back from these outputs. Without any of these options, non-finite numbers spread
+    as in plain arithmetic.
 
     Args:
       q: queries [..., T, H, K].
@@ -131,7 +133,8 @@ def _answered(
     if not scoring.causal and all(rule is None for rule in rules):
         return _attended(queries, keys, pairs, scoring, on_weights, chunk).astype(v.dtype)
     # A weight of 0 times NaN is NaN, in the forward and in the backward pass. So non-finite numbers
-    # in q, k and v are replaced by 0 here, and `_spoiled` adds their effect on y.
+    # in q, k and v are replaced by 0 here. `_spoiled` then adds the effect of those in k and v, and
+    # the last line that of those in q.
     finite_queries = queries._replace(q=_finite(q))
     finite_keys = keys._replace(k=_finite(k), v=_finite(v))
     y = _attended(finite_queries, finite_keys, pairs, scoring, on_weights, chunk)
@@ -188,9 +191,9 @@ def _spoiled(
     broken = ~(jnp.isfinite(keys.k).all() & jnp.isfinite(keys.v).all())
 
     def found(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # Here all keys have equal scores, and the values are marks: 1 where a key or value is not
-        # finite, else 0. So the output for a query is the mean of the marks of the keys that it
-        # sees, which is > 0 if it sees a marked key.
+        # Here all keys have equal scores, and the values are two sets of marks, 0 or 1. The first
+        # marks inf and the second -inf; both mark NaN, and every value whose key is not finite. So
+        # the output for a query is the mean of the marks that it sees, which is > 0 if it sees one.
         alike = dataclasses.replace(scoring, alike=True)
         no_key = ~jnp.isfinite(keys.k).all(-1, keepdims=True)
         kinds = [no_key | jnp.isnan(keys.v) | (keys.v == sign * jnp.inf) for sign in (1, -1)]

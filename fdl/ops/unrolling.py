@@ -17,7 +17,7 @@ Carry = dict[str, jax.Array]
 
 
 class Recurrence(NamedTuple):
-    """One step of a recurrence after its matrix product, and the derivative of the step.
+    """The part of a recurrence's step that follows the matrix product, and its derivative.
 
     Both functions are elementwise along all axes of the carry except the last.
 
@@ -45,8 +45,8 @@ def unrolled(
     """Applies a recurrence at every step of a sequence.
 
     The gradient with respect to w and b is computed for all steps at once, after the loop. If JAX
-    differentiated the loop, it would add up this gradient step by step, and would compute the
-    derivative of each gate in a second loop.
+    differentiated the loop, it would add up this gradient step by step, and would need one more
+    loop for the derivatives of the gates.
 
     Args:
       recurrence: the step and its derivative.
@@ -97,7 +97,8 @@ def _derivative(recurrence: Recurrence, reverse: bool, primals: Any, tangents: A
         new = new if alive is None else _where(alive, new, dcarry)
         return new, new
 
-    # Without the checkpoint, JAX would compute the factors of the tangents in a separate loop.
+    # Without the checkpoint, JAX would first compute the numbers by which `tangent` multiplies, for
+    # all steps, in a separate loop, and would store them.
     again = jax.checkpoint(step, prevent_cse=False)
     dend, dcarries = jax.lax.scan(again, dcarry, (alive, saved, ddriven, dhidden), reverse=reverse)
     return (carries, end), (dcarries, dend)

@@ -43,9 +43,9 @@ def leafwise(
 
     Returns:
       A transformation. Updates have the dtypes of the gradients. The new state has the dtypes of
-      the state that is passed to `update`, even if optax made that state. The rule gets g and w in
-      float32 or wider, and the slots in the dtypes of the state. Where a gradient is None, the
-      update is None and the state does not change.
+      the state that is passed to `update`: a state that optax made may have narrower dtypes than
+      one from `init`. The rule gets g and w in float32 or wider, and the slots in the dtypes of the
+      state. Where a gradient is None, the update is None and the state does not change.
 
     Raises:
       ValueError: at init, a parameter has an integer dtype; at update, the gradients have a
@@ -89,7 +89,7 @@ def per_leaf(
 ) -> list[Any]:
     """Applies a rule to every leaf: `rule(g, *leaves of others) -> (u, *new leaves)`.
 
-    Only this function decides which dtypes are used. The last `kept` trees of `others` are state:
+    All casts between dtypes happen in this function. The last `kept` trees of `others` are state:
     the rule gets their leaves in their own dtypes, and returns new values, which are cast back to
     those dtypes. g and the leaves of all other trees are cast to float32 or wider for the rule. If
     the arguments of the rule have different dtypes, it computes in the wider dtype, as in optax.

@@ -34,9 +34,9 @@ def compare_optimizers(
     """Trains a network with each optimizer, at each learning rate and with each seed.
 
     All networks of an optimizer (R learning rates with S seeds each) are trained at once, by one
-    compiled function. The final parameters of each network are the ones that `fit` would give,
-    beginning with `start(params, make(rate), seed=seed)`, where make is the entry in `optimizers`.
-    A network that diverges does not affect the rest.
+    compiled function. Each network gets the same final parameters as from `fit`, if `fit` begins
+    with the run `start(params, make(rate), seed=seed)`. Here `params` are from `init(seed)`, and
+    `make` is the entry in `optimizers`. A network that diverges does not affect the rest.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
@@ -55,9 +55,11 @@ def compare_optimizers(
       batch_size: B, an int >= 1.
       epochs: the number of passes over the data, >= 0, which is ceil(epochs * N / B) steps.
       steps: the number of steps. Pass either epochs or steps.
-      validation: data with the structure of `data`, or None. It is evaluated at each record, with
-        the parameters that `fdl.optim.eval_params` gives.
-      record_every: the number of steps from one record to the next. None means one epoch.
+      validation: data with the structure of `data`, or None. At each record of the history, the
+        networks are evaluated on these data, with the parameters that `fdl.optim.eval_params`
+        gives.
+      record_every: the number of steps from one record of the history to the next. None means one
+        epoch.
       monitor: the name of the metric that decides which rate is best: the best rate has the best
         value at the last record, averaged over seeds. The validation metric is used; if there
         are no validation data, the training metric is used.
@@ -67,13 +69,13 @@ def compare_optimizers(
         network needed to reach it.
 
     Returns:
-      A dict, name -> `Sweep` with a setting for each rate. `fdl.look.comparison_table` makes a
-      table of it, and `fdl.look.rate_sensitivity` and `fdl.look.best_curves` draw it.
-      `compare_optimizers` warns if the best rate is the smallest or the largest one, because a
-      better rate may be outside the grid.
+      A dict, name of the optimizer -> `Sweep`, in which each rate is one setting.
+      `fdl.look.comparison_table` makes a table of it, and `fdl.look.rate_sensitivity` and
+      `fdl.look.best_curves` draw it. `compare_optimizers` warns if the best rate is the smallest or
+      the largest one, because a better rate may be outside the grid.
 
     Raises:
-      TypeError: an argument is in the wrong place.
+      TypeError: an argument is in the wrong place, or optimizers is not a dict of functions.
       ValueError: an argument is wrong, or the data cannot be trained on.
       PathError: the model cannot take the data; the message gives the path of the layer.
 
@@ -89,15 +91,16 @@ def compare_optimizers(
       (0.5, [[False], [False], [False]])
 
     Source: section 11.4 of Goodfellow, Bengio and Courville 2016, "Deep Learning", for the grid;
-    Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for comparing by tuned rates and seeds.
+    Schmidt, Schneider and Hennig 2021, arXiv 2007.01547, for comparing optimizers at their tuned
+    rates, over several seeds.
     """
     makers = isinstance(optimizers, Mapping)
     wrong = [make for make in optimizers.values() if not callable(make)] if makers else [optimizers]
     if wrong:
         raise TypeError(
             "compare_optimizers: expected optimizers as a dict, name -> function of the rate, got "
-            f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or a function such as lambda rate: "
-            "fdl.sgd(rate, momentum=0.9)"
+            f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or {{'sgd': lambda rate: "
+            "fdl.sgd(rate, momentum=0.9)}}"
         )
     if not optimizers:
         raise ValueError(

@@ -43,8 +43,8 @@ def supervised(
       loss: a function `(y_pred, y) -> [B, ...]`, with one or more values for each example. To
         ignore some targets, call a loss of fdl with the option that says which, for example
         `fdl.softmax_cross_entropy(ignore_index=-100)`. These targets are left out of the mean loss
-        and of the metrics. If your own function, such as a lambda, sets the option inside,
-        `supervised` cannot see it: also put the weight `y != -100` into the batch.
+        and of the metrics. If you wrap such a loss in your own function, such as a lambda,
+        `supervised` cannot see the option: then also put the weight `y != -100` into the batch.
       metrics: other values to report, by name. Each is a function like `loss`
         (`accuracy=fdl.accuracy`) or a `fdl.metrics.Metric` whose value is one number
         (`f1=fdl.metrics.f1("macro", classes=10)`). If all arguments of the function that makes a
@@ -52,8 +52,8 @@ def supervised(
 
     Returns:
       An objective. Its batch is `(x, y)`, `(x, y, weight)`, or a dict with x, y, the model's extra
-      inputs and optionally weight. The weights are >= 0. Their shape is [B]; if `loss` returns more
-      axes, for example [B, T], it may also be the shape of these axes. Examples of weight 0 are
+      inputs and optionally weight. The weights are >= 0. Their shape is [B]. If `loss` returns more
+      axes, for example [B, T], the weights may also have the shape [B, T]. Examples of weight 0 are
       ignored: their numbers are set to 0, so that a NaN, or a label that is out of range, cannot
       reach the gradient.
 

@@ -301,14 +301,14 @@ BAD = {
     "a missing column": (
         lambda folder: table_source(without_column(folder), numbers),
         ValueError,
-        r"^table_source: expected the columns of the first file in each file, got none named "
-        r"'price' in '.*part1.parquet'; pass files with the same columns$",
+        r"^table_source: expected every file to have the columns of the first one, got no "
+        r"column 'price' in '.*part1.parquet'; pass files with the same columns$",
     ),
     "a column missing for table_columns": (
         lambda folder: table_columns(without_column(folder)),
         ValueError,
-        r"^table_columns: expected the columns of the first file in each file, got none named "
-        r"'price' in '.*part1.parquet'; pass files with the same columns$",
+        r"^table_columns: expected every file to have the columns of the first one, got no "
+        r"column 'price' in '.*part1.parquet'; pass files with the same columns$",
     ),
     "a column that no file has": (
         lambda folder: table_source(parquet(folder), table({"rooms": [1, 2]}).columns),

@@ -97,7 +97,7 @@ def test_a_result_in_memory_goes_on_in_another_layout(eight):
         ),
         (
             "axis",
-            "layout: expected different axes of the mesh data=8 for the rule '**/w', got 'model'; ",
+            "layout: expected axes of the mesh data=8, each at most once, for the rule '**/w', got",
         ),
         (
             "not a spec",

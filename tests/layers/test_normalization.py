@@ -801,8 +801,9 @@ def test_a_mask_of_the_wrong_shape_or_dtype_is_refused():
     layer = fdl.batch_norm()
     message = (
         r"^batch_norm: expected mask to be bool \[2, 4, 4, 6\], where any axis may have size 1, "
-        r"got {}; if the mask has no channel axis, pass mask\[\.\.\., None\]; if attention in the "
-        r"same chain needs a different mask, call both layers in a network$"
+        r"got {}; if the mask has no channel axis, pass mask\[\.\.\., None\]; all layers of a "
+        r"chain get the same mask: if another one needs a different mask, write a network that "
+        r"passes each layer its own$"
     )
     for mask, got in ((np.ones((2, 4, 4), bool), r"bool \[2, 4, 4\]"), (IMAGES, r"float32 .*")):
         with pytest.raises(fdl.PathError, match=message.format(got)):
