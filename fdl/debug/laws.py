@@ -5,8 +5,8 @@ The tests of fdl run the same functions over every layer.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from fdl.gradients import check_gradient
 
 NEAR = {"rtol": 2e-5, "atol": 2e-6}
 Given = tuple[Any, dict[str, Any]]
+T = TypeVar("T")
 
 
 def check_layer(layer: Layer, x: Any, **inputs: Any) -> Report:
@@ -62,21 +63,28 @@ def check_layer(layer: Layer, x: Any, **inputs: Any) -> Report:
     params, state = layer.init(jax.random.key(3), x, **inputs)
     trial = Trial(layer, params, state, [turned[0], (x, inputs), turned[1]], jax.random.key(5))
     trial.answer(True)  # raises if the layer cannot take x
-    return Report(tuple(_finding(name, law, trial) for name, law in LAYER_LAWS.items()))
+    return Report(findings(LAYER_LAWS, _REMEDIES, trial))
 
 
 def _turned(n: int, leaf: Any) -> Any:
     return jnp.roll(leaf, n, axis=0)
 
 
-def _finding(name: str, law: Callable[["Trial"], None], trial: "Trial") -> Finding:
-    try:
-        law(trial)
-    except Exception as error:
-        found = " ".join(str(error).split())[:200]
-        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        return Finding(name, WRONG, f"{kind}{found}", _REMEDIES[name])
-    return Finding(name, OK, "")
+def findings(
+    laws: Mapping[str, Callable[[T], None]], remedies: Mapping[str, str], trial: T
+) -> tuple[Finding, ...]:
+    """A finding for each law. The trial is what the laws need."""
+
+    def finding(name: str) -> Finding:
+        try:
+            laws[name](trial)
+        except Exception as error:
+            found = " ".join(str(error).split())[:200]
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            return Finding(name, WRONG, f"{kind}{found}", remedies[name])
+        return Finding(name, OK, "")
+
+    return tuple(map(finding, laws))
 
 
 class Trial:
@@ -381,7 +389,7 @@ def with_gradient(forward: Callable[..., Any]) -> Callable[..., Any]:
     return jax.value_and_grad(loss, has_aux=True)
 
 
-def stacked(trees: Sequence[Any]) -> Any:
+def stacked(trees: Iterable[Any]) -> Any:
     """By NumPy, which compiles nothing for each shape."""
     return jax.tree.map(lambda *each: np.stack(each), *trees)
 
