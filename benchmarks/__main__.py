@@ -2,14 +2,16 @@
 
     python -m benchmarks                                   everything; an hour or two
     python -m benchmarks --work lstm gru --peers fdl torch --rounds 3
-    python -m benchmarks --quick                           checks that it runs; stores no results
+    python -m benchmarks --quick                           checks that it runs; writes no tables
     python -m benchmarks --list
 
-Each library runs in a process of its own, written as its documentation recommends (peers/), with
-the same data, shapes, batch and optimizer (work.py). All processes of a workload exist at the same
-time, but only one trains at a time: in each round, they train one after the other. fdl runs in two
-processes, so that its ratio to itself shows the noise. Libraries that are not installed, and
-workloads that a library cannot do, are listed.
+Each form of a library runs in a process of its own, written as the library's documentation
+recommends (peers/), with the same data, shapes, batch and optimizer (work.py). All processes of a
+workload exist at the same time, but only one trains at a time: in each round, they train one after
+the other. fdl runs in two processes, so that its ratio to itself shows the noise. The workload
+mnist-start is different: it times processes from their start, so only one exists at a time, and fdl
+has no second one. Libraries that are not installed, and workloads that a library cannot do, are
+listed.
 """
 
 import argparse
@@ -143,7 +145,7 @@ def options() -> argparse.Namespace:
 
 
 def chosen(found: dict[str, peers.Peer], given: argparse.Namespace):
-    """(the programs, the reason for each one that is left out)."""
+    """(the programs, {a library that is left out: the reason})."""
     programs, left_out = [], {}
     for name in given.peers or found:
         name, _, form = name.partition(":")
@@ -265,7 +267,7 @@ def loaded_by(peer: peers.Peer) -> tuple[str, ...]:
 
 
 def against_first(times: dict[Program, list[float]], mine: list[float]) -> float | None:
-    """The median over the rounds of a time divided by that of fdl's first process."""
+    """The median over the rounds of `mine` divided by the times of fdl's first process."""
     first = next((p for p in times if p.peer.name == peers.FIRST and p.form != SECOND), None)
     if first is None:
         return None

@@ -1,10 +1,10 @@
 """Convolution and pooling in `lax.scan`, compared with no scan and with XLA.
 
-Every layer is timed on a small batch in float32: the forward pass, and the forward pass with the
-gradients with respect to x and the weights. "inside" is a `lax.scan` of several passes, in which
-each pass waits for the pass before it. "outside" is the same number of calls of one compiled pass.
-"XLA's own" is the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar
-functions, in the same scan.
+Every layer is timed in float32: the forward pass, and the forward pass with the gradients with
+respect to x and the weights. "inside" is a `lax.scan` of several passes, in which each pass waits
+for the pass before it. "outside" is the same number of calls of one compiled pass. "XLA's own" is
+the same pass with `lax.conv_general_dilated`, `lax.reduce_window` and similar functions, also in a
+`lax.scan`.
 """
 
 import functools
@@ -22,7 +22,11 @@ PASSES = 3
 
 
 def forms():
-    """name -> (layer, the same layer with XLA's operations or None, the shape of x)."""
+    """name -> (layer, the same layer with XLA's operations, the shape of x).
+
+    The second layer is the first one itself if `by_xla` changes its operations, and None if there
+    is none to compare with.
+    """
     # Pooling is so fast that its time can be measured only with a large batch.
     image, deep, some, many = ((8, 28, 28, 32), *((n, 28, 28, 64) for n in (8, 32, 64)))
     window = functools.partial(jax.lax.reduce_window, padding="VALID")
@@ -93,7 +97,7 @@ def main() -> None:
 
 
 def median(rows):
-    """The median of several rows of the same form, measured in different minutes."""
+    """The median of several rows of the same form, which were measured minutes apart."""
     numbers = ("ms", "inside_over_outside", "xla_over_fdl")
     return rows[0] | {
         each: statistics.median(row[each] for row in rows)
@@ -115,7 +119,7 @@ def form(name, layer, other, shape, way, rounds):
         "xla_over_fdl": None,
     }
     if other is not None:
-        # One pass of a convolution is enough: XLA can take some hundred times as long as fdl.
+        # One pass of a convolution is enough: XLA can take hundreds of times as long as fdl.
         passes = 1 if other is layer else PASSES
         theirs = scanned(one_pass(other, way), params, x, passes)
         with by_xla():

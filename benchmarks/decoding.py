@@ -1,8 +1,9 @@
-"""The time to decode one token, with a cache and with a full pass, for several lengths.
+"""The time to decode one token, with a cache and with a full pass, for several lengths L.
 
 Both programs are compiled. With the cache, a step reads L keys and values, so its time is a
 constant plus a part that grows with L. Without a cache, every token needs a full pass over L
-tokens. Its time grows at least with L, and the time of its attention scores grows with L * L.
+tokens. The time of this pass grows at least with L, and the time of its attention scores grows with
+L * L.
 """
 
 import functools

@@ -5,10 +5,10 @@
                                           more at larger depths
     python benchmarks/depth.py repeat     unrolled and scanned, for some depths and sizes
 
-A fence is an identity function in each block, which keeps XLA from computing a part of the gradient
-many times; see `fdl/ops/fence.py`. The blocks are transformer blocks of width 128. A training step
-runs inside `lax.scan`, as in `fit`. Every row is compared with the first row of the same depth and
-size, in time and in the processor time of all cores. So the first row is compared with itself.
+A fence is an identity function that keeps XLA from computing a part of the gradient many times; see
+`fdl/ops/fence.py`. Each block has two. The blocks are transformer blocks of width 128. A training
+step runs inside `lax.scan`, as in `fit`. Every row is compared with the first row of the same depth
+and size, in time and in the processor time of all cores. So the first row is compared with itself.
 """
 
 import time
@@ -43,14 +43,14 @@ def main() -> None:
 
 
 def fences(depth: int) -> dict[str, fdl.Layer]:
-    """An unrolled network with each kind of fence; fdl's is first, so all are compared with it."""
+    """An unrolled network with each kind of fence. fdl's is first, so all are compared with it."""
     fine = {"call, never inlined (fdl)": fence}
     fine |= {name: backward(f) for name, f in OTHERS.items()}
     return {name: fdl.chain(*[block(f)] * depth) for name, f in fine.items()}
 
 
 def forms(depth: int) -> dict[str, fdl.Layer]:
-    """Both forms of `repeat`; the scanned form has several checkpoint policies."""
+    """Both forms of `repeat`; the scanned form with three checkpoint policies."""
     keep = jax.checkpoint_policies
     return {
         "unrolled": fdl.repeat(block(fence), depth, scan=False),

@@ -155,7 +155,8 @@ def with_fdl(data, width, steps, epochs, chunk=None, watch=contextlib.nullcontex
 def assert_same(ours, theirs):
     """Raises unless both programs give the same parameters, up to rounding."""
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        # Norms are compared: after thousands of steps, rounding changes single weights by more.
+        # Norms are compared: after thousands of steps, rounding changes single weights by more than
+        # the tolerance.
         assert np.linalg.norm(a - b) <= 2e-2 * np.linalg.norm(b)
 
 

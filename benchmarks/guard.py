@@ -3,13 +3,14 @@
     python -m benchmarks.guard           compares with results/guard.json; two minutes or less
     python -m benchmarks.guard --store   adds to that file; run it on an idle machine
 
-Both programs run in this process, in turn, and so does a second session of fdl: its ratio to the
-first is the noise. A row is the median of the ratios of all rounds. It is too slow if it is above
-the stored ratio times 1.15 times the noise, and its lower quartile is above the stored ratio times
-1.15. A row that is too slow is measured up to two more times, and fails only if it is too slow each
-time. Measurements while other programs keep the machine busy do not count. The guard decides
-nothing on a kind of machine, or with a version of JAX, for which the file has no ratios, because
-ratios differ: an LSTM takes 0.6 of the step by hand with AVX-512, and 0.85 with AVX2.
+Both programs run in this process, in turn, and so does a second session of fdl: the ratio of its
+time to that of the first session shows the noise. A row is the median of the ratios of all rounds.
+It is too slow if it is above the stored ratio times 1.15 times the noise, and its lower quartile is
+above the stored ratio times 1.15. A row that is too slow is measured up to two more times, and
+fails only if it is too slow each time. A slow measurement does not count if other programs kept the
+machine busy. The guard decides nothing on a kind of machine, or with a version of JAX, for which
+the file has no ratios, because ratios differ: an LSTM takes 0.6 of the step by hand with AVX-512,
+and 0.85 with AVX2.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ ROUNDS, SECONDS = 15, 0.15  # of each of the three programs
 BUSY = 0.25  # cores that other programs may use during a measurement
 PAUSE = 5.0  # seconds before a row is measured again
 
-# Smaller than in WORK, so that all of it takes two minutes.
+# Most are smaller than in WORK, so that all of them take two minutes.
 GUARDED: dict[str, Work] = {
     "perceptron": WORK["perceptron-512"],
     "lenet": dataclasses.replace(WORK["lenet"], batch=16, data=of(vectors, (28, 28, 1), count=256)),
@@ -106,7 +107,9 @@ def main() -> None:
 
 
 def decided(row: Row, limit: float, again: Any) -> bool | None:
-    """True if a row is fast enough, False if too slow in each try, None if the machine was busy.
+    """True if a row is fast enough in any try, False if it is too slow in each try.
+
+    None if it is too slow in each try, but the machine was busy in one of them.
 
     Args:
       row: the first measurement.

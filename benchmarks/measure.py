@@ -24,8 +24,8 @@ def paired(
 ) -> dict[str, float]:
     """Times two programs in turn: A, B, then B, A, and so on, after one warm-up of each program.
 
-    With `clock=time.process_time`, it measures the work of all cores, which other programs on the
-    machine disturb less. Both callables must wait for their results.
+    With `clock=time.process_time`, a time is the processor time of all cores, which other programs
+    on the machine disturb less. Both callables must wait for their results.
 
     Returns the median and the quartiles of the ratios A / B of all pairs, and the best time of each
     program in seconds.

@@ -1,8 +1,8 @@
-"""A step of each optimizer compared with optax: time, memory, compilation, 10 million parameters.
+"""A step of each optimizer compared with optax: time, memory and compilation.
 
-The tree has 200 leaves. Both programs are compiled by jit with a donated state, and run in turn in
-one process. fdl's program is also compared with a copy of itself, which shows the noise of the
-machine.
+The tree has 200 leaves with 10 million parameters in all. Both programs are compiled by jit with
+donated state and parameters, and run in turn in one process. fdl's program is also compared with a
+copy of itself, which shows the noise of the machine.
 """
 
 import statistics
@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # for the table of optimizers i
 from tests.optim.optimizers.test_optimizers import OPTIMIZERS
 from tests.oracles.cases import SHAPES
 
-GROUPS = 50  # groups of four leaves, named as in the masks of OPTIMIZERS
+GROUPS = 50  # leaves of each kind; the masks of OPTIMIZERS select kinds by name
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--compilations", type=int, default=5, help="compilations of each program")
     parser.add_argument("--parameters", type=int, default=10_000_000)
-    parser.add_argument("--optimizers", nargs="+", help="cases in that table (default: all)")
+    parser.add_argument("--optimizers", nargs="+", help="cases of OPTIMIZERS (default: all)")
     options = parser.parse_args()
     known = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
     rows = []
@@ -64,7 +64,7 @@ def row(name, case, options):
 
 
 def tree(parameters):
-    """200 leaves of the four kinds; a matrix has as many weights as a cube."""
+    """200 leaves of four kinds; a matrix has about as many weights as a cube."""
     side = round((parameters / (2 * GROUPS)) ** 0.5)
     shapes = {
         "scalar": (),
@@ -122,7 +122,7 @@ def compiled(optimizer, state, params):
 
 
 def compile_ratio(case, params, repetitions):
-    """fdl's median divided by optax's; each time with empty caches and a new optimizer."""
+    """fdl's median time to compile, divided by optax's; with empty caches and a new optimizer."""
     seconds = {case.ours: [], case.theirs: []}
     for number in range(repetitions):
         for make in list(seconds)[:: -1 if number % 2 else 1]:

@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def drawn(entries):
-    """A line for each workload, and a mark on it for each library, at its time over fdl's."""
+    """A line for each workload, with a mark for each library at its time divided by fdl's."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 

@@ -1,6 +1,7 @@
 """The gradient of x @ w with respect to w, for x with three axes and with two of them merged.
 
-The time is the work of all cores. XLA_FLAGS=--xla_cpu_multi_thread_eigen=false limits it to one.
+The time is the processor time of all cores. XLA_FLAGS=--xla_cpu_multi_thread_eigen=false makes XLA
+use one core.
 """
 
 import time

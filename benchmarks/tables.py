@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def ratios() -> str | None:
-    """The README's comparison with its peers; None until it is measured."""
+    """The README's comparison of fdl with other libraries; None until it is measured."""
     networks = {
         "perceptron-32": "a perceptron 784-32-32-10",
         "perceptron-512": "a perceptron 784-512-512-10",
@@ -153,7 +153,7 @@ def peers():
     """Time, memory and losses of fdl and of other libraries."""
     entries, starts = peers_of("training", "sweep"), peers_of("start")
     if not entries and not starts:
-        return "Not measured yet: `python -m benchmarks` does it."
+        return "Not measured yet: `python -m benchmarks` measures it."
     versions = {}
     for entry in (*entries.values(), *starts.values()):
         versions |= entry["versions"]
@@ -329,7 +329,7 @@ def decoding():
         "tokens. The last column is the largest difference between the two results, divided by the "
         "largest value:",
         "",
-        "| tokens before | us with the cache | us with a full pass | largest difference |",
+        "| tokens | us with the cache | us with a full pass | largest difference |",
         "|---|---|---|---|",
     ]
     for row in found["rows"]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 CLASSES = 10
-WRONG_LABELS = (
-    0.2  # a share of random labels keeps losses away from 0, so that they can be compared
-)
+# The share of labels that are random. It keeps losses away from 0, so that they can be compared.
+WRONG_LABELS = 0.2
 Data = tuple[np.ndarray, np.ndarray]
 
 
@@ -34,7 +33,7 @@ class Work:
         that begins with imports and ends when the network reaches `target`.
       loss: "classes", the cross-entropy of integer labels; or "squares", the mean squared error.
       dtype: "float32", or "bfloat16" with weights in float32.
-      checked: the number of steps after which losses are compared.
+      checked: the number of steps after the first one whose mean loss is compared.
       members: the number of networks of a sweep.
       target: the test accuracy at which "start" ends.
     """
@@ -83,14 +82,14 @@ def vectors(rng, shape, count=8192) -> Data:
 
 
 def to_itself(rng, size) -> Data:
-    """Vectors with 16 hidden causes, which are their own targets: x and y [N, size]."""
+    """Vectors that have 16 hidden causes and are their own targets: x and y [N, size]."""
     causes = rng.standard_normal((8192, 16), np.float32)
     x = np.tanh(causes @ rng.standard_normal((16, size), np.float32) / 4)
     return x, x
 
 
 def text(rng, vocabulary, length, count=1024) -> Data:
-    """Tokens, each of which depends on the one before: x [N, length], y the next tokens."""
+    """Tokens, most of which follow from the one before: x [N, length], y the next tokens."""
     follower = rng.permutation(vocabulary)
     tokens = rng.integers(0, vocabulary, (count, length + 1))
     for t in range(length):
@@ -101,7 +100,7 @@ def text(rng, vocabulary, length, count=1024) -> Data:
 
 
 def words(rng, vocabulary, length, count=8192) -> Data:
-    """Words, half of them typical of a class: x [N, length], y [N]."""
+    """Words, about half of them typical of the example's class y: x [N, length], y [N]."""
     y = rng.integers(0, CLASSES, count)
     share = vocabulary // CLASSES
     typical = y[:, None] * share + rng.integers(0, share, (count, length))
@@ -111,7 +110,7 @@ def words(rng, vocabulary, length, count=8192) -> Data:
 
 
 def mnist(rng) -> Data:
-    """MNIST's training images as vectors, x [60000, 784] in [0, 1]."""
+    """MNIST's training images as vectors: x [60000, 784] in [0, 1], y [60000]."""
     return _mnist("train")
 
 
@@ -128,7 +127,7 @@ def _mnist(part: str) -> Data:
 
 
 def of(form: Callable[..., Data], *shape: Any, **options: Any) -> Callable[..., Data]:
-    """The function of a generator that calls `form` with these arguments."""
+    """The function `rng -> form(rng, *shape, **options)`."""
     return lambda rng: form(rng, *shape, **options)
 
 

@@ -3,7 +3,9 @@
     python -m benchmarks.worker PEER FORM WORK FOLDER
 
 FOLDER has the arrays x.npy and y.npy. The process answers in lines of JSON: first, facts about the
-first steps; then, for each number that it reads, the time of a step, measured over that many steps.
+first steps; then, for each number that it reads, the time of a step, measured over that many steps;
+after the number 0, its peak memory. For a workload of the kind "start", FOLDER also has test_x.npy
+and test_y.npy, and the process reads no numbers and answers in one line.
 """
 
 import json
@@ -19,9 +21,10 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.work import WORK
 
-STARTED = "BENCHMARK_STARTED"  # when the process was started, in seconds of the clock
+STARTED = "BENCHMARK_STARTED"  # the environment variable for time.time() at the start
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
-# Steps between two checks of the accuracy; fewer than a pass, so that no pass decides by luck.
+# Steps between two checks of the accuracy. With one check after each pass over the data, luck would
+# decide whether a library needs a whole pass more.
 STEPS_TO_CHECK = 100
 
 
@@ -97,7 +100,7 @@ def since_start() -> float:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that this process has imported."""
+    """The versions of those packages in PACKAGES, and of scikit-learn, that are imported."""
     names = {"dm-haiku": "haiku"}
     used = [name for name in (*PACKAGES, "scikit-learn") if _imported(names.get(name, name))]
     return {name: metadata.version(name) for name in used}
@@ -116,7 +119,7 @@ def device() -> str:
 
 
 def peak_mb() -> float:
-    """The largest resident memory of this process.
+    """The largest resident memory of this process, in MiB.
 
     The kernel's own high-water mark comes first: `ru_maxrss` of a child also counts the memory of
     the process that started it.
@@ -130,7 +133,7 @@ def peak_mb() -> float:
 
 
 def device_peak_mb() -> float | None:
-    """The largest memory on the accelerator, or None."""
+    """The largest memory on the accelerator in MiB, or None if JAX or torch does not report it."""
     if "jax" in sys.modules:
         stats = sys.modules["jax"].devices()[0].memory_stats() or {}
         return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None

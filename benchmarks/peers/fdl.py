@@ -35,8 +35,9 @@ class _Fit:
 
     def steps(self, count):
         self.done += count
-        # With this `chunk`, a short block is one call of the compiled program, as in a long run.
-        # `fit` gets a run, not a result, so that its record is the mean of these steps alone.
+        # With this `chunk`, a block is one call of the compiled program. A long run also has many
+        # steps in a call.
+        # `fit` gets a run, not a result, so that the record is the mean of these steps alone.
         result = fdl.fit(
             self.objective,
             self.optimizer,

@@ -12,7 +12,9 @@ import optax
 from benchmarks.peers import Block
 from benchmarks.work import Work, batches
 
-SAMPLES = 32  # losses that are read in a block; reading every loss would wait for every step
+# The most losses that are kept in a block. They are read after its last step: reading a loss waits
+# for its step.
+SAMPLES = 32
 
 
 def optimizer(work: Work) -> optax.GradientTransformation:
@@ -32,7 +34,7 @@ def loss_of(work: Work, output: Any, y: Any) -> Any:
 
 
 def in_dtype(work: Work, tree: Any) -> Any:
-    """The floating arrays of a tree in the dtype of the computation."""
+    """The tree, with its floating arrays in the dtype of the computation."""
     dtype = jnp.dtype(work.dtype)
     floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if floating(leaf) else leaf, tree)
@@ -85,7 +87,7 @@ def sweep(work: Work, x: Any, y: Any, init: Callable[[Any], Any], apply: Callabl
 
     Args:
       init: key -> params.
-      apply: as in `training`, without state.
+      apply: as in `training`; its state is {}.
     """
     update = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=0.9)
 

@@ -33,7 +33,7 @@ class _Fit:
         self.x, self.y, self.batch, self.at = x, y, work.batch, 0
 
     def steps(self, count):
-        """`fit` shuffles the examples that it gets: a part of a pass, or whole passes."""
+        """Calls `fit`, which shuffles its examples, on a part of a pass or for whole passes."""
         every = len(self.x) // self.batch
         passes, count = max(1, round(count / every)), min(count, every)
         if (self.at + count) * self.batch > len(self.x):

@@ -87,7 +87,7 @@ def block(p, x, heads, causal):
     return x + dense(p["down"], jax.nn.gelu(dense(p["up"], norm(p["norm_1"], x))))
 
 
-# The networks: (init(key) -> (params, state), apply(params, state, x, train) -> (y, state)).
+# Each network is (init(key) -> (params, state), apply(params, state, x, train) -> (y, state)).
 
 
 def stateless(init, apply):

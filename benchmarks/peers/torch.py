@@ -1,8 +1,8 @@
 """PyTorch, as its tutorials show: modules and a loop of eager steps, or `torch.compile`.
 
-Images are tried in both memory formats, and sparse gradients are used for embeddings, where the
-documentation recommends them. The optimizers are fused, which the documentation calls the fastest
-form.
+As the documentation recommends, images are tried in both memory formats, and the large embedding of
+`bag` has sparse gradients with SGD. All other optimizers are fused, which the documentation calls
+the fastest form.
 """
 
 import functools
@@ -48,7 +48,7 @@ class _Loop:
         return x.movedim(-1, 1).contiguous()
 
     def _next(self):
-        """A slice of a permutation of the examples."""
+        """A batch: the next slice of a permutation of the examples."""
         rows = next(self.rows, None)
         if rows is None:
             order = torch.randperm(len(self.x), device=DEVICE)
@@ -100,12 +100,12 @@ def _optimizer(work, params):
 
 
 def _is_sparse(work):
-    """Only with SGD: SparseAdam is not Adam, because it skips the rows without a gradient."""
+    """True for `bag` with SGD. SparseAdam skips the rows without a gradient, so it is not Adam."""
     return work.network == "bag" and work.optimizer == "sgd"
 
 
 def sweep(work, x, y, form="eager"):
-    """Model ensembling by torch.func, with the update of SGD written out; shared batches."""
+    """An ensemble by torch.func, with SGD's update written out; members see the same batches."""
     if form != "eager":
         raise Lacks("the tutorial of ensembles is eager")
     torch.manual_seed(0)
