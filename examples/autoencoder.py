@@ -1,8 +1,8 @@
 """An autoencoder encodes digits in a few numbers, and reconstructs the digits from these numbers.
 
-It gets no labels: the target is the image itself. So it must learn to represent 784 pixels by
-`--code` numbers without losing the important information. The pictures show test images and their
-reconstructions, and the two principal components of the codes.
+It gets no labels: the target is the image itself. So it must learn to represent all pixels (784 in
+MNIST) by `--code` numbers without losing the important information. The pictures show test images
+and their reconstructions, and the two principal components of the codes.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def options(arguments=None):
 
 
 def projected(x, x_test, count):
-    """The error of the best linear code: a projection on the first principal components."""
+    """The error of a linear code: projection on the principal components of <= 10,000 images."""
     flat, flat_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
     mean = flat.mean(0)
     _, _, directions = np.linalg.svd(flat[:10000] - mean, full_matrices=False)

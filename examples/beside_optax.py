@@ -22,7 +22,7 @@ COLUMNS = "update, ULPs", "float32", "one ULP more", "float64", "time"
 
 
 def show(names=None):
-    """Explains the columns, and prints a line for each optimizer that optax has, too."""
+    """Explains the columns, and prints a line for each optimizer that optax also has."""
     cases = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
     kinds = {name: name.rstrip("0123456789").rstrip("_") for name in cases}
     unknown = set(names or []) - {*cases, *kinds.values()}
@@ -36,8 +36,8 @@ def show(names=None):
         "  update, ULPs  largest difference between the updates of fdl and optax, for the same\n"
         "                parameters, gradients and state, in units in the last place of the\n"
         "                largest value\n"
-        "  float32       difference between the total displacements of the parameters in two\n"
-        "                separate runs, divided by the length of the displacement\n"
+        "  float32       difference between the total displacements of the parameters in a run\n"
+        "                of fdl and a run of optax, divided by the length of the displacement\n"
         "  one ULP more  the same for two runs of optax that start one ULP apart\n"
         "  float64       the same as float32, but in float64, and with tanh instead of ReLU\n"
         f"  time          of a training step, divided by optax's; the median of {PAIRS} pairs\n"

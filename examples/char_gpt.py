@@ -44,7 +44,7 @@ def main(arguments=None):
     print(f"\nTest loss {loss:.4f} nats per character, on pieces of {given.context} characters")
     data = fdl.data.scored(test, given.context)
     nats = fdl.evaluate(objective, result.run.params, data, batch_size=64)["loss"]
-    print(f"{nats:.4f} where each character is predicted from at least half a piece before it")
+    print(f"{nats:.4f} if the pieces overlap, so that a character has half a piece before it")
     table(bits(nats), as_bytes(test, alphabet))
 
     draw.learning_curves(result.history).savefig(out / "learning_curves.png")
@@ -72,7 +72,7 @@ def options(arguments=None):
     parser.add_argument("--warmup", type=int, default=100, help="steps until the highest rate")
     parser.add_argument("--stride", type=int, default=16, help="characters between pieces")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=int, default=400, help="characters to write at the end")
+    parser.add_argument("--write", type=int, default=400, help="characters to write, at most")
     parser.add_argument("--out", default="out/char_gpt", help="folder for curve and weights")
     return parser.parse_args(arguments)
 
@@ -121,7 +121,10 @@ def learn(model, data, given):
 
 
 def search(given):
-    """Muon for the matrices of the blocks, AdamW for the rest; each rate warms up, then falls."""
+    """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all.
+
+    Each rate warms up, then falls.
+    """
 
     def rate(peak):
         return fdl.optim.warmup_cosine_decay_schedule(
@@ -161,7 +164,7 @@ def table(ours, text):
 
 
 def written(model, params, train, alphabet, given):
-    """The beginning of the training text, continued by the network."""
+    """The beginning of the training text, continued by the network within one context."""
     start = jnp.asarray(train[: given.context // 4][None], jnp.int32)
     room = min(given.write, given.context - start.shape[1])
     made = fdl.generate(

@@ -1,8 +1,8 @@
 """A network learns to read MNIST: 60,000 handwritten digits of 28 x 28 pixels.
 
-This is examples/digits.py with MNIST. The files are read from the folder FDL_DATA, or
-downloaded once (11 MB). By default, the network is 784-512-512-10 with dropout, the same as in
-Keras's examples, which report an accuracy of 98.40 % after 20 epochs.
+This is examples/digits.py with MNIST. The files are read from the folder in the environment
+variable FDL_DATA, or downloaded once (11 MB). By default, the network is 784-512-512-10 with
+dropout, the same as in Keras's examples, which report an accuracy of 98.40 % after 20 epochs.
 """
 
 import digits

@@ -1,8 +1,8 @@
 """A convolutional network learns to read MNIST, on images that are moved slightly each time.
 
-Every training step turns, stretches and shifts each image of its batch at random, inside the
-compiled program, so the network never sees the same image twice. Several networks are trained, each
-from a different seed; the result is the mean of their test accuracies.
+Every training step turns, stretches, shears and shifts each image of its batch at random, inside
+the compiled program, so the network never sees the same image twice. Several networks are trained,
+each from a different seed; the result is the mean of their test accuracies.
 """
 
 import argparse
@@ -78,10 +78,10 @@ def network():
 
 
 def moved(turn=0.2, stretch=0.12, shift=2.5, name="moved"):
-    """A layer that turns, stretches and shifts each image at random, only in training.
+    """A layer that turns, stretches, shears and shifts each image at random, only in training.
 
-    x is [B, H, W, C]. The largest changes are a turn by `turn` radians, a stretch by the fraction
-    `stretch` of the size, and a shift by `shift` pixels.
+    x is [B, H, W, C]. The largest changes are a turn by `turn` radians, a stretch and a shear by
+    the fraction `stretch` of the size, and a shift by `shift` pixels.
     """
 
     def apply(params, state, x, *, key=None, train=False):

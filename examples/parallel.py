@@ -1,7 +1,7 @@
-"""One program on one device, on eight devices, and on two processes with two devices each.
+"""One program on one, two and eight devices, and on two processes with two devices each.
 
 A small GPT learns a text character by character: the source code of Python's standard library. The
-devices are parts of this machine's CPU, so more of them are not faster; the table shows that the
+devices are parts of this machine's CPU, so more of them are not faster. The table shows that the
 losses are the same, what each device keeps, and what the devices send each other.
 """
 
@@ -74,7 +74,7 @@ def run_case(layout, devices, processes, steps):
 
 
 def trained(given):
-    """Trains with a layout. Only the calls of `start` and `place` depend on the devices."""
+    """Trains with a layout. Only `distributed.start` and `place` depend on the devices."""
     if given.address:
         distributed.start(given.address, processes=2, process=given.process)
     text, _, alphabet = char_gpt.text_of(None)

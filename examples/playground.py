@@ -1,8 +1,9 @@
 """A small network learns to tell two classes of points apart, and a page shows how.
 
 There are four sets of points in the plane: circle, xor, gauss and spiral. The page shows each
-neuron as a heat map over the plane, the links as weights, and the decision of the network, at every
-step of training. It is one file, which needs no network. Nothing is downloaded.
+neuron as a heat map over the plane, the weights as links between neurons, and the decision of the
+network, at every step of training. The page is one file that works without the internet. Nothing is
+downloaded.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def options(arguments=None):
     if len(given.hidden) > MOST_LAYERS or any(not 1 <= n <= MOST_NEURONS for n in given.hidden):
         parser.error(
             f"--hidden: expected at most {MOST_LAYERS} layers of 1 to {MOST_NEURONS} neurons, got "
-            f"{given.hidden}; choose a smaller network"
+            f"{given.hidden}; choose a network within these limits"
         )
     return given
 

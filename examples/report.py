@@ -77,7 +77,7 @@ def train(objective, optimizer, params, data, options, **more):
 
 
 def paces(objective, rows, params, data, options, steps=500, rounds=5):
-    """Steps per second of each optimizer, in the best of a few rounds; they run in turn."""
+    """Steps per second of each optimizer, in its best round. In a round, all run in turn."""
     best = dict.fromkeys(rows, 0.0)
     for _ in range(rounds):
         for name, (optimizer, _) in rows.items():
@@ -112,7 +112,10 @@ def print_confusion(matrix):
 
 
 def pictures(out, model, before, result, split, predicted, logits):
-    """Saves learning curves, first weights, representations and mistakes as PNG files."""
+    """Saves pictures of training, weights, mistakes and representations as PNG files.
+
+    Prints the accuracy of a linear readout of each layer.
+    """
     (x, y), (x_test, y_test) = split.train, split.test
     after = result.run.params
     images = x.shape[1:]

@@ -1,8 +1,8 @@
 """A tournament of 64 settings: all train at once, and the worse ones stop early.
 
 Each setting has a learning rate, a momentum and a weight decay, drawn at random. After 1/27, 1/9
-and 1/3 of the steps, only the best third continues; the remaining members are packed together. The
-picture shows the validation loss of each setting until it stops.
+and 1/3 of the steps, only the best third of the settings continues, and only their networks are
+computed. The picture shows the validation loss of each setting until it stops.
 
   python examples/sweep.py
   python examples/sweep.py --settings 27 --epochs 10

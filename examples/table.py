@@ -71,7 +71,7 @@ def flats(file, rows=2000, seed=0):
 
 
 def network(columns):
-    """A perceptron. Its inputs are the numbers, and a learned vector for each code of a column."""
+    """A perceptron. Its inputs are the numbers, and a learned vector for each category."""
     sizes = [1 + len(column.labels) for column in columns.categories]
     first = np.cumsum([0, *sizes], dtype=np.int32)[:-1]  # the first row of w for each column
     target = columns.target
@@ -124,7 +124,7 @@ def learn(given):
 
 
 def predict_file(given):
-    """Predicts a file with the columns and the weights of a folder."""
+    """Predicts the target for the rows of a file, by the columns and weights in a folder."""
     out = Path(given.out)
     columns = fdl.data.Columns.from_json((out / "columns.json").read_text())
     x = columns.apply(given.predict).x

@@ -152,7 +152,7 @@ def picture(schedules, found):
 
 
 def label(axes, ends):
-    """Writes a text at the right end of each line, at least a line of text apart."""
+    """Writes a text at the right end of each curve; no two texts overlap."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.01)
     below = 0.0

@@ -1,8 +1,8 @@
 """The vocabulary of deep learning, one term after the other, on real handwritten digits.
 
-The first part uses only `jax.numpy` and `jax.grad`, and the second part uses fdl. Both must give
-the same parameters. Read this file from top to bottom. Every number that it prints is computed
-here.
+The network and the training of the first part are written in `jax.numpy` and `jax.grad`; the second
+part does the same in fdl. Both must give the same parameters. Read this file from top to bottom.
+Every number that it prints is computed here.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(arguments)
     # All numbers are float64. In float32, rounding can decide whether an input of ReLU is positive,
-    # and the two ways would differ.
+    # and the two parts would differ.
     with jax.enable_x64(True):
         walk()
 
