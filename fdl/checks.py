@@ -97,7 +97,7 @@ def check_number(who: str, what: str, value: Any, interval: str | None, remedy: 
       value: the value to check. The range of a traced value is not checked.
       interval: for example "(0, 1]", or "[0, inf)" for finite numbers >= 0. None means that all
         numbers are allowed.
-      remedy: the end of the error message, which says what to do.
+      remedy: the end of the error message for a number outside the interval, which says what to do.
 
     Raises:
       OptionError: `value` is not a number or an array of numbers, or is outside the interval.
@@ -134,7 +134,7 @@ def check_ordered(
     remedy: str,
     order: Callable[[Any, Any], Any] = operator.le,
 ) -> None:
-    """Raises unless `pair` is two numbers in the right order. Traced numbers are not compared."""
+    """Raises unless `pair` is two numbers in order. Traced numbers and arrays are not compared."""
     bad = all(map(is_concrete_number, pair)) and not order(*pair)
     if bad or not all(map(is_number, pair)):
         got = f"{described(pair[0])} and {described(pair[1])}"

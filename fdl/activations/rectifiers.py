@@ -1,4 +1,4 @@
-"""Rectifiers: functions that are 0 or small below a corner, and equal to x above the corner.
+"""Rectifiers: `relu`, which is max(x, 0), and its variants; and two functions that shrink x.
 
 As in torch, the slope at a corner is the slope of the constant side. If no side is constant, it is
 the slope of the left side. Options are numbers, or arrays that broadcast to x; they may be traced.
@@ -240,6 +240,8 @@ def soft_shrink(x: jax.Array, *, level: float = 0.5) -> jax.Array:
 
 def like(x: jax.Array, who: str, what: str, option: Any) -> jax.Array:
     """Converts an option to the dtype of x, so that a NumPy number does not widen the result.
+
+    If x has an integer dtype, the option becomes float32.
 
     Raises:
       PathError: x is not an array.

@@ -1,4 +1,6 @@
-"""Smooth rectifiers, without a corner: near 0 for x far below 0, near x for x far above 0.
+"""Smooth rectifiers: near 0 for x far below 0, near x for x far above 0; and `identity`.
+
+Except for `hard_silu`, they have no corner.
 
 A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
 """
@@ -14,8 +16,8 @@ from fdl.checks import check_floating
 from fdl.ops.numerics import widened
 from fdl.options import options_first
 
-# For |x| > FAR, `squareplus` takes |x| for sqrt(x^2 + b). In float32 they are equal, and x^2 could
-# overflow.
+# For |x| > FAR, `squareplus` uses |x| in place of sqrt(x^2 + b). In float32 they are equal, and x^2
+# could overflow.
 FAR = 2.0**40
 
 
@@ -43,9 +45,9 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     y = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     if not approximate:
         return _at_infinity(x, jax.nn.gelu(y, approximate=False).astype(x.dtype))
-    # The code computes sigmoid(2 u) for the paper's (1 + tanh u) / 2. They are equal, but the
-    # sigmoid has no cancellation for u < 0. x is clipped to [-12, 12], beyond which the sigmoid is
-    # 0 or 1 in float32. Without the clip, the gradient would be NaN for a huge x: the sigmoid's
+    # The code computes sigmoid(2 u) in place of the paper's (1 + tanh u) / 2. They are equal, but
+    # the sigmoid has no cancellation for u < 0. x is clipped to [-12, 12], beyond which the sigmoid
+    # is 0 or 1 in float32. Without the clip, the gradient would be NaN for a huge x: the sigmoid's
     # slope of 0 times the infinite slope of the cube.
     near = jnp.clip(y, -12, 12)
     share = sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))

@@ -37,8 +37,9 @@ def weak_jit(
       static: names of the static arguments, which are keyword-only and not arrays.
       donate: names of arguments whose buffers the compiled function may overwrite.
       inline: as in `jax.jit`.
-      once: True for a function that is seldom called again with the same shapes. XLA then optimizes
-        less: compiling takes less than half of the time, but the compiled function is slower.
+      once: True for a function that is seldom called again with the same shapes. On CPU, XLA then
+        optimizes less: compiling takes less than half of the time, but the compiled function is
+        slower.
 
     Returns:
       A decorator. The decorated function has `lower` and `eval_shape`, as with `jax.jit`, and
@@ -130,7 +131,7 @@ class _Program:
         leaves, structure = jax.tree.flatten((args, given))
         key = structure, tuple((jax.typeof(leaf), _devices(leaf)) for leaf in leaves)
         if key not in self.compiled:
-            # Tracing depends on settings of this thread. XLA does not, and so may run in another.
+            # Tracing depends on settings of this thread. XLA does not, so it may run in another.
             lowered = self.jitted.lower(*args, **given)
             few = FEW_OPTIMIZATIONS if self.once and jax.default_backend() == "cpu" else None
             thread = ThreadPoolExecutor(1)

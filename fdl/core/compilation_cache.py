@@ -19,16 +19,16 @@ def use_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
 
     A program is taken from the folder only if its code, the versions of JAX and XLA, the compiler's
     options and the device are the same. So results stay the same, bit for bit. Call this function
-    once, before the first computation. By default, JAX keeps no programs; with a folder, it keeps
-    only programs that take a second or more to compile. This function makes JAX
-    keep all programs, unless the environment variables JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
-    and JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES set other limits.
+    once, before the first computation. By default, JAX keeps no programs; if only a folder is set,
+    JAX keeps the programs that take a second or more to compile. This function makes JAX keep all
+    programs, unless the environment variables JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES set other limits.
 
     Args:
       folder: a path; the folder is made if it does not exist. None means the folder that JAX
-        already uses, for example from the environment variable JAX_COMPILATION_CACHE_DIR. If there
-        is none, it means `$FDL_CACHE/programs`, or `$XDG_CACHE_HOME/fdl/programs`, or
-        `~/.cache/fdl/programs`.
+        already uses, for example from the environment variable JAX_COMPILATION_CACHE_DIR. If JAX
+        uses none, None means the first of `$FDL_CACHE/programs` and `$XDG_CACHE_HOME/fdl/programs`
+        whose variable is set, else `~/.cache/fdl/programs`.
 
     Returns:
       The folder. It grows with every new program, and you may delete it at any time. To limit its

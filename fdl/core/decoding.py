@@ -98,12 +98,12 @@ def decode(model: Layer, params: Params, cache: State, x: Any, **inputs: Any) ->
         for each place of the cache.
 
     Returns:
-      (y, cache), where y is the network's output for x. If the tokens do not fit in the cache, y is
-      NaN, because a compiled function cannot raise an error.
+      (y, cache), where y is the network's output for x. If the cache has fewer than T free
+      places, y is NaN, because a compiled function cannot raise an error.
 
     Raises:
-      PathError: an input does not fit the network, or the cache was made for a different batch or
-        network.
+      PathError: an input does not fit the network; T > L; or the cache was made for a different
+        batch or network.
 
     Example:
       >>> import jax.numpy as jnp

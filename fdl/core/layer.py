@@ -5,8 +5,8 @@
 
 An optimizer updates `params`; a forward pass in training updates `state`. Both are nested dicts
 whose leaves are arrays. A layer without parameters has the params `{}`; a layer without state has
-the state `{}`. `init` reads only the shapes and dtypes of `x` and `inputs`; it runs no forward
-pass.
+the state `{}`. `init` reads only the shapes and dtypes of `x` and `inputs`; it computes no
+forward pass.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Layer:
         `key` and `train`.
       children: the layers inside this one, name -> layer, in order.
       rebuild: a function `children -> Layer` that makes the same layer with the children that are
-        passed to it; `capture` needs it.
+        passed to it; `capture` and `decode` need it.
       decoding: a function `length -> Layer`, for a layer that looks back at earlier tokens. It
         makes the layer's incremental form, which gets tokens in pieces and whose state is a cache
         for `length` tokens; `decode` needs it.
@@ -131,7 +131,7 @@ def stateless(model: Layer) -> Callable[..., Any]:
 
     Raises:
       PathError: raised by the returned function if the model has state; the message names the
-        layers that have state.
+        entries of the state.
 
     Example:
       >>> from fdl.layers import dense
@@ -256,7 +256,7 @@ def _entered(layer: Layer, what: str, takes: tuple[str, ...]) -> Callable[..., A
 
 
 def _canonical(x: Any) -> Any:
-    """x; in place of a NumPy array that JAX would convert to 32 bits, its shape and JAX's dtype."""
+    """x, or the shape and JAX's dtype of x if x is a NumPy array that JAX would convert."""
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf":
         return x
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)

@@ -39,10 +39,10 @@ def network(
     calls a child twice). The network passes random keys and `train` to its children. If `forward`
     itself draws random numbers, give it an argument `key`; if it computes something different in
     training, give it an argument `train`. The key that `forward` gets differs from the children's
-    keys, and is None outside training. `init` finds all shapes by running `forward` once without
-    computing any numbers. If a child has state, `forward` must call the child directly, and not
-    inside a function that `forward` passes to `jax.checkpoint` or `jax.lax.scan`; apply these to
-    the whole network instead.
+    keys, and is None in a call of `apply` outside training. `init` finds all shapes by running
+    `forward` once without computing any numbers. If a child has state, `forward` must call the
+    child directly, and not inside a function that `forward` passes to `jax.checkpoint` or
+    `jax.lax.scan`; apply these to the whole network instead.
 
     Args:
       forward: `(f, x, *, ...) -> y`; the arguments after f and x, except `key` and `train`, are
