@@ -83,7 +83,7 @@ WRONG = {
     ),
     "images_not_flattened": (
         lambda x: passed(inside(fdl.dense(2)), wide(x)[None]),
-        "decoder/block: expected x [..., 4], got [1, 3, 5]; flatten x",
+        f"decoder/block: expected x [..., 4], got [1, 3, 5]; flatten x, {MORE}",
     ),
     "a_scalar": (
         lambda x: passed(inside(fdl.dense(2)), x[0, 0]),
@@ -410,7 +410,7 @@ WRONG |= {
     ),
     "tokens_of_another_width": (
         lambda x: repeated_in(fdl.attention(4), x, (3, 6, 12)),
-        "decoder/block/q: expected x [..., 8], got [3, 6, 12]; flatten x",
+        f"decoder/block/q: expected x [..., 8], got [3, 6, 12]; flatten x, {MORE}",
     ),
     "one_step_without_features": (
         lambda x: read(x, (8,)),

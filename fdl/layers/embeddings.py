@@ -61,7 +61,7 @@ def embedding(
 
     Raises:
       ValueError: count or features < 1.
-      PathError: the D of vectors differs from w's D, or NumPy ids do not fit in 32 bits.
+      PathError: x is neither integers nor vectors [..., D], or NumPy ids do not fit in 32 bits.
 
     Example:
       >>> from fdl.core.networks import network
@@ -117,7 +117,8 @@ def learned_positions(
 
     Raises:
       ValueError: length < 1.
-      PathError: the sequence is longer than `length`; x or positions has the wrong shape or dtype.
+      PathError: x or positions has the wrong shape or dtype; or no positions are passed, and the
+        sequence is longer than `length`.
 
     Example:
       >>> layer = learned_positions(16)
@@ -163,7 +164,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
     angle.
 
     Args:
-      base: > 1; it must not be traced. The longest wavelength is almost 2 pi * base.
+      base: > 1; it must not be traced. The longest wavelength is 2 pi * base^(1 - 2 / D).
       name: what the layer is called in a network.
 
     Returns:
@@ -287,7 +288,8 @@ def rotary_by_tables(
       [..., T, H, K], in x's dtype; NaN at a position outside the tables.
 
     Raises:
-      PathError: cos and sin differ in shape; R > K; or positions do not fit x or are not integers.
+      PathError: cos and sin are not [L, R / 2], R > K, positions do not fit x, or positions are not
+        integers.
 
     Example:
       >>> angles = jnp.arange(16.0)[:, None] * jnp.array([1.0, 0.1, 0.01])

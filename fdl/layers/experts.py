@@ -38,11 +38,11 @@ def mixture_of_experts(
 
     For k > 1, the p of the chosen experts are divided by their sum. Each sequence is routed
     independently. An expert accepts tokens until it is full: first all tokens that have it as their
-    first choice, in order of time, then those that have it as their second choice, and so on. An
-    expert that is full adds zero to y, so put a residual around this layer. y can depend on
-    later tokens: first choices come before second choices, so the first choice of a later token can
-    displace the second choice of an earlier token. For a strictly causal network, pass
-    capacity_factor=None.
+    first choice, in order of time, then those that have it as their second choice, and so on. For
+    a token that an expert does not accept, this expert adds zero to y, so put a residual around
+    this layer. If k > 1, y can depend on later tokens: first choices come before second choices, so
+    the first choice of a later token can displace the second choice of an earlier token. For a
+    strictly causal network, pass capacity_factor=None.
 
     Args:
       expert: a layer from [..., D] to [..., F], such as `feed_forward(64, hidden=256)`.
@@ -115,10 +115,11 @@ def mixture_of_experts(
 
 
 def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
-    """E * sum over experts of f[e] P[e]: 1 if tokens are spread evenly, E if all use one expert.
+    """E * sum over experts of f[e] P[e]: 1 if tokens are spread evenly over the experts.
 
     f[e] is the share of expert e among the choices of all tokens, and P[e] is the mean probability
-    of expert e over all tokens. Only P has a gradient.
+    of expert e over all tokens. If all tokens choose the same experts, the value is up to
+    E / top_k. Only P has a gradient.
 
     Args:
       logits: the router's logits, [..., T, E].
@@ -139,8 +140,8 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
     """
     if logits.ndim < 2 or not 1 <= top_k <= logits.shape[-1]:
         raise PathError(
-            f"expected logits [..., T, E] with E >= top_k {top_k}, got {list(logits.shape)}; pass "
-            "the output of the router",
+            f"expected logits [..., T, E] and top_k from 1 to E, got {list(logits.shape)} and "
+            f"{top_k}; pass the output of the router, and the top_k of the layer",
             layer="load_balance",
         )
     logits = logits.astype(wide(logits.dtype))
@@ -152,8 +153,9 @@ def load_balance(logits: jax.Array, *, top_k: int = 2) -> jax.Array:
 def _routed(logits: jax.Array, top_k: int, room: int) -> tuple[jax.Array, jax.Array]:
     """The weights and the slots of each token's choices, both [..., T, k].
 
-    A slot is expert * room + place. If an expert is full, the slot of the choice is E * room, which
-    is larger than the index of any slot.
+    A slot is expert * room + place, where place is the number of earlier choices of this expert. If
+    an expert is full, the slot of the choice is E * room, which is larger than the index of any
+    slot.
     """
     probs = jax.nn.softmax(logits.astype(wide(logits.dtype)))
     weights, chosen = jax.lax.top_k(probs, top_k)

@@ -86,8 +86,9 @@ def einsum_dense(
       sizes: sizes of the axes of w that are not in x, such as {"h": 4, "k": 8}.
       bias: the axes of b, which must be the last axes of y, such as "hk"; "" means no b.
       w_init: initializer of w. It draws a matrix [in, out]: `in` is the product of the sizes of the
-        axes that are summed over, and `out` of the axes of w that are not in x. Axes that x, w and
-        y share are batch axes: for each index along them, one matrix is drawn.
+        axes that are summed over, and `out` is the product of the sizes of the axes of w that are
+        not in x. Axes that x, w and y share are batch axes: for each index along them, one matrix
+        is drawn.
       b_init: initializer of b.
       name: what the layer is called in a network.
 
@@ -96,7 +97,7 @@ def einsum_dense(
 
     Raises:
       ValueError: the equation is not of the form x,w->y, or sizes or bias has the wrong axes.
-      PathError: the axes of x do not fit the equation.
+      PathError: x has an integer dtype, or its axes do not fit the equation or params.
 
     Example:
       >>> heads = einsum_dense("...td,dhk->...thk", {"h": 2, "k": 3}, bias="hk")
@@ -157,7 +158,8 @@ def bilinear(
 
     Raises:
       ValueError: features < 1.
-      PathError: the last axis of x or of `other` does not fit w, or their batch axes differ.
+      PathError: the last axis of x or of `other` does not fit w, x and `other` have different batch
+        axes, or x has an integer dtype.
 
     Example:
       >>> layer = bilinear(2)
@@ -208,7 +210,7 @@ def _check_width(name: str, x: Any, w: Any) -> None:
     check_floating(name, x)
     width = "D" if w is None else str(w.shape[0])
     if x.ndim < 1 or (w is not None and x.shape[-1] != w.shape[0]):
-        remedy = "flatten x" if x.ndim > 2 else "give x that width, or make new params with init"
+        remedy = "flatten x, " * (x.ndim > 2) + "give x that width, or make new params with init"
         raise PathError(f"expected x [..., {width}], got {list(x.shape)}; {remedy}", layer=name)
 
 

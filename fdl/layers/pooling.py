@@ -116,7 +116,7 @@ def average_pool(
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """y[b, c] = the largest x of channel c. The first of equal elements gets the gradient.
+    """y[b, c] = the largest element of channel c. The first of equal elements gets the gradient.
 
     Args:
       name: what the layer is called in a network.
@@ -125,7 +125,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x has no spatial axis or has an integer dtype.
+      PathError: x has no spatial axis, a spatial axis of size 0, or an integer dtype.
 
     Example:
       >>> global_max_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -137,7 +137,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
 
 
 def global_average_pool(*, name: str = "global_average_pool") -> Layer:
-    """y[b, c] = the mean of channel c over all positions, summed in float32 or wider.
+    """y[b, c] = the mean of channel c over all positions, computed in float32 or wider.
 
     Args:
       name: what the layer is called in a network.
@@ -146,7 +146,7 @@ def global_average_pool(*, name: str = "global_average_pool") -> Layer:
       A layer from x [B, *spatial, C] to y [B, C]; no params, no state.
 
     Raises:
-      PathError: x has no spatial axis or has an integer dtype.
+      PathError: x has no spatial axis, a spatial axis of size 0, or an integer dtype.
 
     Example:
       >>> global_average_pool().apply({}, {}, jnp.arange(12.0).reshape(1, 2, 3, 2))[0]
@@ -174,7 +174,7 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
 
     Raises:
       ValueError: a size is < 1.
-      PathError: x is not [..., *spatial, C], or has an integer dtype.
+      PathError: x is not [..., *spatial, C], has an integer dtype, or has a spatial axis of size 0.
 
     Example:
       >>> adaptive_max_pool((2,)).apply({}, {}, jnp.arange(5.0).reshape(1, 5, 1))[0].ravel()
@@ -189,7 +189,7 @@ def adaptive_max_pool(sizes: int | tuple[int, ...], *, name: str = "adaptive_max
 def adaptive_average_pool(
     sizes: int | tuple[int, ...], *, name: str = "adaptive_average_pool"
 ) -> Layer:
-    """The mean of each window of `adaptive_max_pool`, summed in float32 or wider.
+    """The mean of each window of `adaptive_max_pool`, computed in float32 or wider.
 
     Args:
       sizes: the number of windows along each spatial axis; or an integer for all axes, as in

@@ -52,6 +52,7 @@ def recurrent(
       the carry of the encoder.
 
     Raises:
+      TypeError: cell is not a cell.
       ValueError: returns is unknown.
       PathError: x, lengths or carry has the wrong shape or dtype; or the layer is used in decoding
         and reverse is True.
@@ -196,6 +197,7 @@ def bidirectional(
       `lengths`, integers [...]; the backward layer begins at the end of each sequence.
 
     Raises:
+      TypeError: cell is not a cell.
       ValueError: returns or merge is unknown.
       PathError: as in `recurrent`; or the layer is used in decoding. The backward layer needs later
         tokens, which are not known in decoding.

@@ -58,7 +58,7 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key is passed in training, or x has no batch axis or no channel axis.
+      PathError: in training, no key is passed, or x has fewer than two axes.
 
     Example:
       >>> x = jnp.ones((2, 3, 3, 4))
@@ -91,7 +91,7 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 
     Raises:
       ValueError: rate is outside [0, 1].
-      PathError: no key is passed in training, or x has no batch axis.
+      PathError: in training, no key is passed, or x has no batch axis.
 
     Example:
       >>> x = jnp.ones((4, 3, 2))
@@ -200,7 +200,7 @@ def _kept(key: Key, rate: Any, x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _shares(rate: Any) -> tuple[Any, Any]:
-    """The probabilities (dropped, kept), as Python numbers unless the rate is traced."""
+    """The probabilities (dropped, kept); Python numbers if the rate is one untraced number."""
     dropped = in_dtype(rate, jnp.result_type(float))
     return dropped, 1 - dropped
 

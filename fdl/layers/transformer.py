@@ -82,9 +82,9 @@ def attention(
       dropout_rate: the dropout rate of the attention weights, in [0, 1]; may be traced.
       chunk: the number of tokens in a block. To save memory, scores are computed block by block;
         see `dot_product_attention`. None computes all scores at once.
-      kernel: a function with the arguments of `dot_product_attention` other than chunk, which is
-        called in its place: `fdl.distributed.ring_attention(mesh)` cuts the sequence over devices.
-        Decoding does not use it. None means `dot_product_attention`.
+      kernel: a function that is called in place of `dot_product_attention`, with the same arguments
+        except chunk and on_weights. For example, `fdl.distributed.ring_attention(mesh)` splits the
+        sequence over devices. Decoding does not use the kernel. None means `dot_product_attention`.
       bias: whether q, k, v and out have biases.
       w_init: initializer of q/w, k/w, v/w and, if `out_init` is None, of out/w.
       b_init: initializer of the biases.
@@ -107,6 +107,7 @@ def attention(
       attention weights [..., H, T, S] at the path `weights`.
 
     Raises:
+      TypeError: kernel is not a function.
       ValueError: an option is out of range, or two options exclude each other.
       PathError: x or an extra input has the wrong shape or dtype.
 
@@ -232,7 +233,7 @@ def feed_forward(
       name: what the layer is called in a network.
 
     Returns:
-      A layer from x [..., C] to y [..., D]; params {"up": ..., "down": {"w", "b"}}.
+      A layer from x [..., C], for any C, to y [..., D]; params {"up": ..., "down": {"w", "b"}}.
 
     Raises:
       ValueError: features, hidden or dropout_rate is out of range.
@@ -288,15 +289,15 @@ def _check_options(
         )
     if chunk is not None and kernel is not None:
         raise ValueError(
-            f"attention: expected either chunk or kernel, got both, with chunk {chunk}; leave one "
-            "of them out, and let the kernel choose its chunk"
+            f"attention: expected either chunk or kernel, got both, with chunk {chunk}; leave "
+            "kernel out, or pass chunk to the kernel instead, as in ring_attention(mesh, chunk=512)"
         )
     if not (chunk is None and kernel is None) and not is_zero(dropout_rate):
         what, got = ("chunk", f"chunk {chunk}") if kernel is None else ("kernel", "a kernel")
         raise ValueError(
             f"attention: expected dropout_rate 0 with a {what}, got {got} and dropout_rate "
-            f"{described(dropout_rate)}; leave one of them out, because the computation in chunks "
-            "does not store the weights"
+            f"{described(dropout_rate)}; leave one of them out, because dropout needs all "
+            f"attention weights at once, and a {what} does not store them"
         )
 
 

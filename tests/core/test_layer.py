@@ -589,8 +589,9 @@ def test_init_of_a_network_names_the_path_too():
 def test_an_input_with_more_axes_gets_another_remedy():
     layer = fdl.dense(2, name="read")
     params, _ = layer.init(KEY, X)
+    remedy = "flatten x, give x that width, or make new params with init"
     with pytest.raises(
-        fdl.PathError, match=told("read: expected x [..., 4], got [2, 3, 5]; flatten x") + END
+        fdl.PathError, match=told(f"read: expected x [..., 4], got [2, 3, 5]; {remedy}") + END
     ):
         layer.apply(params, {}, jnp.ones((2, 3, 5)))
     with pytest.raises(fdl.PathError, match=told("read: expected x [..., 4], got []; ")):

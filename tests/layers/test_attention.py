@@ -883,7 +883,8 @@ def test_paths_of_a_layer_and_its_input_of_the_context_only():
         (
             {"heads": 2, "chunk": 8, "dropout_rate": 0.5},
             "expected dropout_rate 0 with a chunk, got chunk 8 and dropout_rate 0.5; leave one of "
-            "them out, because the computation in chunks does not store the weights",
+            "them out, because dropout needs all attention weights at once, and a chunk does not "
+            "store them",
         ),
         (
             {"heads": 2, "dropout_rate": 1.5},

@@ -200,8 +200,8 @@ def test_options_out_of_range_are_refused():
             fdl.mixture_of_experts(fdl.dense(2), **options)
     with pytest.raises(
         fdl.PathError,
-        match=r"^load_balance: expected logits \[\.\.\., T, E\] with E >= top_k 2, got \[4\]; pass "
-        r"the output of the router$",
+        match=r"^load_balance: expected logits \[\.\.\., T, E\] and top_k from 1 to E, got \[4\] "
+        r"and 2; pass the output of the router, and the top_k of the layer$",
     ):
         fdl.load_balance(jnp.ones(4))
     with pytest.raises(
