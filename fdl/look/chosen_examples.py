@@ -11,18 +11,18 @@ from fdl.data.arrays import to_jax
 from fdl.look.checks import class_names as names_of_classes
 from fdl.look.measurements import spaced
 
-PIXELS = 16  # the side of a heat map
-SURFACE = 32  # the side of the decision surface
-THUMBNAIL = 28
+PIXELS = 16  # the longest side of a heat map, in pixels
+SURFACE = 32  # the side of the decision surface, in points
+THUMBNAIL = 28  # the longest side of a thumbnail, in pixels
 
 
 class Chosen(NamedTuple):
     """The chosen examples.
 
     Args:
-      x: their inputs.
+      x: the inputs, [N, ...].
       labels: int32 [N], all 0 if there are no classes.
-      places: int32 [N], their places among all examples.
+      places: int32 [N], the indices of the chosen examples among all examples.
       names: the names of the classes.
       kind: "plane", "image" or "other".
     """
@@ -62,14 +62,14 @@ class Chosen(NamedTuple):
         }
 
     def bounds(self) -> tuple[float, float, float]:
-        """(centre of the first input, centre of the second, half of the side) of the plane."""
+        """The square of the plane that is shown: (x and y of its centre, half of its side)."""
         x = np.asarray(self.x, np.float64)
         low, high = x.min(0), x.max(0)
         middle = (low + high) / 2
         return float(middle[0]), float(middle[1]), float((high - low).max() * 0.55 or 1.0)
 
     def pixels(self) -> np.ndarray:
-        """Small grey images as rows [N, P] in [0, 1], less their mean."""
+        """Small grey images as rows [N, P] of values in [0, 1], minus the mean over examples."""
         small = grey(np.asarray(self.x), PIXELS).reshape(len(self.x), -1) / np.float32(255)
         return small - small.mean(0)
 
@@ -110,7 +110,10 @@ def chosen(x: Any, y: Any, most: int, class_names: Sequence[str] | None) -> Chos
 
 
 def grey(x: np.ndarray, most: int) -> np.ndarray:
-    """Images [N, H, W] or [N, H, W, K] as uint8 [N, h, w], with sides of at most `most` pixels."""
+    """Images [N, H, W] or [N, H, W, K] as uint8 [N, h, w], with sides of at most `most` pixels.
+
+    Other arrays give zeros [N, 1, 1].
+    """
     if x.ndim not in (3, 4):
         return np.zeros((len(x), 1, 1), np.uint8)
     x = x.astype(np.float32)

@@ -115,8 +115,8 @@ def bill(
     compiler, which runs when the peak is read or the bill is printed.
 
     Args:
-      model: a layer; or a function of one array; or, with `params`, a function `(params, x) -> y`,
-        which may also be a loss.
+      model: a layer, a function of one array, or, with `params`, a function `(params, x) -> y`,
+        which may be a loss.
       x: the input: an array, a `jax.ShapeDtypeStruct`, or a pytree of these. Only shapes and dtypes
         are used.
       optimizer: an optimizer of fdl or optax. None means a step without an optimizer.
@@ -323,7 +323,7 @@ def _by_layer(items: Any, known: tuple[str, ...]) -> dict[str, int]:
 
 
 def _kept(jaxpr: Any) -> list[tuple[Scopes, int]]:
-    """(scopes, bytes) of each result of a jaxpr that is not an argument or a constant."""
+    """(scopes, bytes) of each result of a jaxpr that is neither an argument nor a constant."""
     found = []
     for var in (var for var in jaxpr.outvars if not hasattr(var, "val")):
         scopes, maker = _maker(jaxpr, var)

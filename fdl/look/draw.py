@@ -85,8 +85,8 @@ def weight_images(w: Any, image_shape: Sequence[int], *, count: int = 64) -> "Fi
     Returns:
       A figure with an image for each unit; the title of the image is the index of the unit. All
       images have the same colour scale, which is symmetric about 0. The largest 1% of the absolute
-      weights can be beyond the ends of the scale. The colour of 0 is white. Only if
-      K = 3, it is mid-grey, and the channels are red, green and blue.
+      weights can be beyond the ends of the scale. The colour of 0 is white.
+      If K = 3, the channels are red, green and blue, and the colour of 0 is mid-grey.
 
     Raises:
       ValueError: w does not have the shape [H * W * K, F], w is not finite, or count is below 1.
@@ -131,11 +131,11 @@ def representations(
         hundred examples are enough.
       after: a dict with the same paths, from `capture` with the parameters after training.
       labels: [N], integers, the class of each example. Each class is drawn in a different colour.
-        If there are more than 12 classes, each class has a different combination of colour and
-        marker.
+        If there are 13 to 96 classes, each class has a different combination of colour and marker.
       class_names: a list of strings, where class c has the name `class_names[c]`. None means that
-        the name of a class is its number. Names of one or two letters are also written in the
-        panels, at or near the median of their class.
+        the name of a class is its number. If there are at most 12 classes, and no name has more
+        than two letters, the names are also written in the panels, at or near the median of their
+        class.
       readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, where the accuracies are
         from `linear_readout`. They are written in the titles of the panels. None means that the
         titles have no accuracies.
@@ -146,8 +146,9 @@ def representations(
       of the variance along its component.
 
     Raises:
-      ValueError: before and after have different paths, an h is not finite or its length is not the
-        length of labels, a class has no name, or readouts has a path that is not in before.
+      ValueError: before and after have different paths or none, there are fewer than two labels, an
+        h is not finite, an h has another length than labels, a class has no name, or readouts has a
+        path that is not in before.
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
@@ -199,8 +200,8 @@ def mistakes(
       mistakes, the figure says so.
 
     Raises:
-      ValueError: an array has a wrong shape or length, a class is below 0 or has no name, a
-        probability is outside [0, 1], or count is below 1.
+      ValueError: an array has a wrong shape or length, images or probabilities are not finite, a
+        class is below 0 or has no name, a probability is outside [0, 1], or count is below 1.
     """
     images = checks.finite("mistakes", "images", images)
     labels = checks.integers("mistakes", "labels [N]", labels)
@@ -300,8 +301,8 @@ def image_rows(rows: Mapping[str, Any]) -> "Figure":
       A `matplotlib.figure.Figure` with N columns.
 
     Raises:
-      ValueError: rows is not a dict or is empty, images have a wrong shape, or the rows do not all
-        have the same number of images.
+      ValueError: rows is not a dict or is empty, images have a wrong shape or are not finite, or
+        the rows do not all have the same number of images.
 
     Example:
       >>> import numpy as np
@@ -357,8 +358,8 @@ def roc_curves(scores: Any, targets: Any) -> "Figure":
       diagonal is the curve of a model that guesses.
 
     Raises:
-      ValueError: scores is an empty dict, or `fdl.metrics.roc_curve` does not accept the scores or
-        targets.
+      ValueError: scores is an empty dict, two names have the same last 31 characters, or
+        `fdl.metrics.roc_curve` does not accept the scores or targets.
 
     Example:
       >>> figure = roc_curves(scores=[0.1, 0.4, 0.35, 0.8], targets=[0, 0, 1, 1])
@@ -393,8 +394,8 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
       share of targets that are 1.
 
     Raises:
-      ValueError: scores is an empty dict, or `fdl.metrics.precision_recall_curve` does not accept
-        the scores or targets.
+      ValueError: scores is an empty dict, two names have the same last 31 characters, or
+        `fdl.metrics.precision_recall_curve` does not accept the scores or targets.
 
     Example:
       >>> scores = {"small": [0.1, 0.4, 0.35, 0.8]}

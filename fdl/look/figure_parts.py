@@ -90,7 +90,7 @@ def curves(axes: "Axes", runs: Mapping[str, Any], metric: str, across: str) -> N
 
 
 def _without_short_end(records: list[Any]) -> list[Any]:
-    """The records, without a last record that is a mean over few steps, and so is noisy."""
+    """The records, without the last one if it is a mean over few steps and therefore noisy."""
     if len(records) < 3:
         return records
     before, last, end = (records[place]["step"] for place in (-3, -2, -1))

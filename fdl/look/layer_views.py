@@ -1,4 +1,7 @@
-"""The compiled part of `record`: what is taken from a network for a few chosen examples."""
+"""The compiled part of `record`: what is taken from a network for a few chosen examples.
+
+A piece is what is recorded at one step.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,24 +20,27 @@ from fdl.ops.numerics import wide
 from fdl.typing import Params, State
 
 INPUT = "(input)"  # the path of the input of the network
-FEATURES = 256  # of a layer, for the projection and the readout
-LAYERS, WEIGHTS = 24, 24
-UNITS = 64  # heat maps of a piece
-SIDE = 32  # the longest side of an image of weights
-SAMPLE = 4096  # of an array of weights, for its speed
+# The largest numbers of:
+FEATURES = 256  # features of a layer that the projection and the readout use
+LAYERS, WEIGHTS = 24, 24  # layers, and arrays of weights
+UNITS = 64  # heat maps in a piece
+SIDE = 32  # rows and columns of an image of weights
+SAMPLE = 4096  # weights of an array from which its speed is computed
 STRIP = 32  # examples whose activations are kept
 
 
 def view_of(
     model: Any, patterns: list[str], some: Chosen, params: Params, state: State, before: Any
 ) -> tuple[Callable[[Params, State], dict[str, Any]], dict[str, Any]]:
-    """The compiled function (params, state) -> what a piece needs, and what it shows, in words.
+    """A compiled function (params, state) -> the arrays of a piece, and their description.
+
+    The description is a dict for `about.json`.
 
     Args:
-      model, patterns: arguments of `record`.
+      model, patterns: the arguments `model` and `layers` of `record`.
       some: the chosen examples.
-      params, state: parameters with which the layers are found.
-      before: what an earlier session recorded, whose layers are taken; or None.
+      params, state: the network is run once with these, to find its layers.
+      before: the description from an earlier session, whose layers are used; or None.
     """
     look = _looking(model, patterns)
     outputs = _outputs(look, params, state, some.x)
@@ -163,7 +169,10 @@ def _outputs(look: Any, params: Params, state: State, x: Any) -> dict[str, Any]:
 
 
 def _layers(outputs: dict[str, Any]) -> list[str]:
-    """The paths to keep: without outputs that are a multiple of those before; at most LAYERS."""
+    """The paths of the layers to keep, at most LAYERS, evenly spaced.
+
+    A layer is left out if its output is a positive multiple of the output of the layer before it.
+    """
     kept: list[str] = []
     before: np.ndarray = np.zeros((0, 0), np.float32)
     for path, h in outputs.items():
@@ -177,7 +186,7 @@ def _layers(outputs: dict[str, Any]) -> list[str]:
 
 
 def _weights(params: Params, order: list[str]) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of the arrays with two or more axes, in the order of the layers."""
+    """Path -> shape of at most WEIGHTS arrays with two or more axes, in the order of the layers."""
     found = {path: np.shape(leaf) for path, leaf in paths.leaves(params).items()}
     kept = sorted((path for path in found if len(found[path]) > 1), key=lambda p: _home(p, order))
     return {kept[place]: found[kept[place]] for place in spaced(len(kept), WEIGHTS)} if kept else {}
@@ -198,8 +207,9 @@ def _place(path: str, order: list[str]) -> int:
 def _of_layer(h: Any, on_grid: Any, pixels: Any, count: int) -> dict[str, Any]:
     """What a piece needs of a layer whose output is h [N, ...].
 
-    A unit is a channel: the mean of h over all axes but the first and the last. The heat map of a
-    unit is its output over the plane, or the covariance of its output with each pixel.
+    A unit is a channel: the mean of h over all axes except the first and the last. The heat map of
+    a unit is its output over the plane, or, for images, the covariance of its output with each
+    pixel.
     """
     units = _units(h)
     few = spaced(units.shape[1], count)
@@ -232,7 +242,10 @@ def _predicted(y: Any, classes: int) -> Any:
 
 
 def _surface(y: Any) -> Any:
-    """[2, P]: the class with the largest output on the grid, and how much larger it is."""
+    """[2, P]: at each point of the grid, the class with the largest output, and its lead.
+
+    The lead is tanh(d / 2), where d is the largest output minus the second largest.
+    """
     y = y.reshape(len(y), -1).astype(wide(y.dtype))
     y = jnp.concatenate([-y / 2, y / 2], 1) if y.shape[1] == 1 else y
     top = jnp.sort(y, 1)

@@ -7,22 +7,24 @@ import numpy as np
 from fdl.data.order import permutation
 
 RIDGE = 1e-2  # the weight decay of the readout, for standardised features
-# Features in the readout: few, so that its products are small enough for a single thread.
+# The largest number of features in the readout. It is small, so that one thread is enough for the
+# products.
 COMBINATIONS = 40
 AT_AN_END = 0.01  # an output is at an end of its range if it is within this share of the range
 MOSTLY = 0.95  # a unit is saturated if this share of its outputs is at an end
 
 
 def plane(h: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Projects h [N, D] to a plane of large variance that turns as little as possible.
+    """Projects h [N, D] to a plane of large variance that turns little from piece to piece.
 
-    Without `before`, the plane is that of the first two principal components. Otherwise it is
-    two steps of orthogonal iteration away from `before`, with the orthonormal basis that is
-    nearest to the basis before it, so that points move smoothly and never flip.
+    Without `before`, the plane is that of the first two principal components. Otherwise, two steps
+    of orthogonal iteration begin at `before`. Each step multiplies the basis by the covariance, and
+    replaces the product by the nearest orthonormal basis, so that points move smoothly and do not
+    flip.
 
     Args:
       h: [N, D], float.
-      before: [D, 2], the orthonormal basis at the piece before; or None.
+      before: [D, 2], the orthonormal basis of the previous piece; or None.
 
     Returns:
       (coordinates [N, 2], basis [D, 2], share of the variance in the plane). The coordinates are
@@ -59,10 +61,11 @@ def _nearest_orthonormal(moved: np.ndarray, before: np.ndarray) -> np.ndarray:
 def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
     """The accuracy of a linear readout of h [N, D], fitted to one half of the examples.
 
-    It is ridge regression from standardised features to one-hot labels, because its closed form is
-    far cheaper than the softmax regression of `linear_readout`. If D > 40, the features are first
-    replaced by 40 random combinations, the same at all steps. The accuracy is measured on the
-    other half. It is NaN if h is not finite.
+    The accuracy is measured on the other half. It is NaN if h is not finite.
+
+    The readout is ridge regression from standardised features to one-hot labels, because the closed
+    form is far cheaper than the softmax regression of `linear_readout`. If D > 40, the features are
+    first replaced by 40 random combinations, which are the same at all steps.
     """
     if not np.isfinite(h).all():
         return float("nan")
@@ -89,9 +92,10 @@ def mixing(features: int) -> np.ndarray:
 def dead_and_saturated(units: np.ndarray) -> tuple[float, float]:
     """The shares of dead and of saturated units of a layer.
 
-    A unit is dead if its output is the same for all examples. A unit that is not dead is saturated
-    if at least 95 % of its outputs are within 1 % of the range of the layer from the lowest or the
-    highest output of the layer.
+    A unit is dead if its output is the same for all examples, up to rounding. A unit that is not
+    dead is saturated if at least 95 % of its outputs are near an end of the range of the layer. The
+    range is from the lowest to the highest output of all units, and near means within 1 % of the
+    length of the range. Both shares are NaN if an output is not finite.
 
     Args:
       units: [N, U], the output of each unit for each example.
@@ -106,7 +110,10 @@ def dead_and_saturated(units: np.ndarray) -> tuple[float, float]:
 
 
 def scaled(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Values as int8 in [-127, 127], and the scale by which to multiply them; -128 is NaN."""
+    """Values as int8 in [-127, 127], and the scale by which to multiply them.
+
+    -128 stands for NaN and for infinities.
+    """
     fine = np.isfinite(values)
     scale = float(np.abs(values, where=fine, out=np.zeros_like(values)).max(initial=0)) / 127 or 1.0
     with np.errstate(invalid="ignore"):
@@ -114,5 +121,5 @@ def scaled(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def spaced(length: int, most: int) -> np.ndarray:
-    """At most `most` indices below `length`, evenly spaced, with the first and the last."""
+    """At most `most` indices below `length`, evenly spaced, from the first to the last."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))

@@ -1,12 +1,14 @@
 """The folder of a recorded run: how its pieces are written, and read again.
 
+A piece is what is recorded at one step. A session is one call of `fit`.
+
     about.json      what was recorded: examples, layers, weights
     examples.npz    the chosen examples
-    records.jsonl   {"begins": step} when `fit` begins, then each record, a line each
-    piece_S_T.npz   a piece of session S (a call of `fit`) at step T
+    records.jsonl   a line {"begins": step} when `fit` begins, then a line for each record
+    piece_S_T.npz   the piece of session S at step T
 
-Files are only added, never changed. If a session begins at step T, what earlier sessions wrote
-after step T is ignored.
+A session adds files and lines, and keeps those of earlier sessions. If it begins at step T, what
+earlier sessions wrote for steps after T is ignored.
 """
 
 import io
@@ -48,7 +50,7 @@ def sessions(folder: Path) -> int:
 
 
 def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
-    """Writes a .npz file, which appears under its name when it is complete."""
+    """Writes a .npz file, which gets its name only when it is complete."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     part = file.with_name(f".{file.name}.part")
@@ -57,7 +59,7 @@ def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
 
 
 def append_line(folder: Path, line: dict[str, Any]) -> None:
-    """Appends a line to the records; a half-written line before it ends where it is."""
+    """Appends a line to the records. If the last line is half-written, it is ended first."""
     with open(folder / RECORDS, "ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))

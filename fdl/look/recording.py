@@ -38,27 +38,29 @@ def record(
 ) -> "Recorder":
     """A hook that keeps pieces of a run: what each layer does with the same few examples.
 
-    `fdl.look.replay` makes a page from the folder. A piece has, for each layer, the examples
-    projected to a plane, the accuracy of a linear readout, the shares of dead and saturated units,
-    and heat maps of a few units; and for each array of weights, an image of it and how fast it
-    moves. The values of all records are kept as well.
+    `fdl.look.replay` makes a page from the folder. A piece describes one step. For each layer, it
+    has the examples projected to a plane, the accuracy of a linear readout, the shares of dead and
+    saturated units, and heat maps of a few units. For at most 24 arrays of weights with two or more
+    axes, it has an image of the array and how fast the array changes. The values of all records are
+    kept as well.
 
     Args:
       folder: the folder to write to. If it does not exist, `fit` makes it. If a run is continued,
-        pass the same folder and the same examples; what was written after the step at which it
-        continues is then ignored.
+        pass the same folder, model, examples and layers. What was written for steps after the one
+        at which the run continues is then ignored.
       model: a network, or a function `(params, state, x) -> {path: output}` for parameters of your
-        own. The last of its outputs is then that of the model.
-      x: inputs [N, ...]. Inputs [N, 2] are points in a plane; inputs [N, H, W] and [N, H, W, K]
-        with K 1 or 3 are images.
+        own. The last output in this dict is taken as the output of the model.
+      x: inputs [N, ...]. Floating inputs [N, 2] are points in a plane. Inputs [N, H, W], and
+        [N, H, W, K] with K 1 or 3, are images if H and W are at least 4.
       y: class numbers [N], integers >= 0. None if there are no classes: there are then no readouts,
         and all examples have one colour.
-      layers: patterns of paths of layers. At most 24 layers are kept, evenly spaced. A layer whose
-        outputs are those of the layer before it, such as `flatten`, is left out.
-      every: keeps a piece at every n-th record, an int >= 1. None keeps a piece at a record if
+      layers: patterns of paths of layers. At most 24 layers are kept, evenly spaced; the input
+        counts as one. A layer is left out if its outputs are those of the layer before it, such as
+        `flatten`, or a positive multiple of them.
+      every: an int >= 1; 3 keeps a piece at every third record. None keeps a piece at a record if
         recording has taken less than 4 % of the time so far, and at most about 200 pieces in all.
-        In both cases the first and the last step are kept.
-      examples: the most examples that are used; they are evenly spaced in x.
+        In both cases, a piece is kept at the first and at the last step.
+      examples: the largest number of examples that are used; they are evenly spaced in x.
       class_names: a name for each class; by default, the numbers.
 
     Returns:
@@ -67,7 +69,8 @@ def record(
     Raises:
       TypeError: folder is not a path, or model is neither a layer nor a function.
       ValueError: x and y do not fit each other, y is not class numbers, or a number is out of
-        range. `fit` raises it before the first step if the folder has another recording.
+        range. `fit` raises it before the first step if the folder has another recording or other
+        files.
 
     Example:
       >>> import tempfile
@@ -121,7 +124,7 @@ class Recorder(Observer):
         return f"record({str(self.folder)!r})"
 
     def recall(self, memory: dict[str, Any], run: Run) -> None:
-        """Goes on from the planes of the last piece, so that the points do not jump."""
+        """Continues from the planes of the last piece, so that the points do not jump."""
         self.bases = {path: np.asarray(basis) for path, basis in memory.items()}
 
     def remember(self) -> dict[str, Any]:
@@ -216,14 +219,14 @@ class Recorder(Observer):
         self.cost = time.perf_counter() - began
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Writes; a disk that is full must not end training, so it only warns, once."""
+        """Calls `write`. An OSError, such as a full disk, becomes one warning: training goes on."""
         try:
             write()
         except OSError as error:
             if not self.warned:
                 warnings.warn(
                     f"record: expected a folder that can be written, got {error.strerror} for "
-                    f"{self.folder}; training continues, and pieces are missing",
+                    f"{self.folder}; training continues, but pieces and records may be missing",
                     stacklevel=6,
                 )
             self.warned = True
@@ -270,7 +273,7 @@ def _packed(name: str, parts: list[tuple[np.ndarray, float]]) -> dict[str, np.nd
 
 
 def _speeds(before: Any, sample: list[np.ndarray], step: int) -> np.ndarray:
-    """The relative change of each array of weights since the last piece, by step."""
+    """The relative change of each array of weights per step, since the last piece."""
     if before is None or before[0] == step:
         return np.full(len(sample), np.nan, np.float32)
     speeds = []

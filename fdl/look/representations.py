@@ -86,18 +86,19 @@ def patch(model: Layer, changes: Mapping[str, Callable[[Any], Any]]) -> Layer:
 
     Args:
       model: a network.
-      changes: a dict, path of a layer -> function y -> new y, of the same shapes and dtypes. A path
-        may be a pattern, such as `block/*/attn`. A function that ignores y replaces the output.
+      changes: a dict, path of a layer -> function f. The output y of the layer becomes f(y), which
+        must have the shapes and dtypes of y. A path may be a pattern, such as `block/*/attn`. A
+        function that ignores y replaces the output.
 
     Returns:
-      A layer with the same params, state and inputs. Around a change inside `repeat`, it runs the
-      unrolled form.
+      A layer with the same params, state and inputs. If a layer inside a `repeat` is changed, this
+      `repeat` is not run as a scan, but unrolled.
 
     Raises:
       TypeError: changes is not a dict, or a value is not a function.
       ValueError: a pattern matches no layer (the message lists the most similar paths), or two
         patterns match the same layer.
-      PathError: f(y) has another shape or dtype than y; the patched network raises it.
+      PathError: f(y) has another shape or dtype than y; raised when the patched network is applied.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -250,7 +251,10 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
 
 
 def _changed(layer: Layer, path: str, changes: Mapping[str, Callable[[Layer], Layer]]) -> Layer:
-    """A copy of the layer in which `changes[path]` has changed each layer that is in `changes`."""
+    """A copy of a layer, in which each layer with a path in `changes` is replaced.
+
+    The layer at a path is replaced by `changes[path](layer)`. `path` is the path of `layer` itself.
+    """
     above = f"{path}/" if path else ""
     # The layer is rebuilt only if a layer inside it is changed, because `rebuild` unrolls the scan
     # of a `repeat` layer.

@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 def difference(a: Any, b: Any) -> Difference:
-    """The largest differences between two pytrees of the same structure.
+    """The largest difference between two pytrees of the same structure, and where it is.
 
     Args:
       a: a pytree of arrays. The real and imaginary parts of complex numbers are compared
