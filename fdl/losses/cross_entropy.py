@@ -211,7 +211,7 @@ def sigmoid_cross_entropy(
       [...], elementwise, float32 or wider, >= 0.
 
     Raises:
-      PathError: the arguments differ in shape.
+      PathError: the arguments differ in shape, or positive_weight does not broadcast to this shape.
       ValueError: positive_weight is out of range.
 
     Example:

@@ -36,9 +36,9 @@ def per_example(
     the call.
 
     Args:
-      f: a function of arrays. The first axes of each array are the axes of the value. The
-        second array is the labels or targets; `ignore_index` needs the name `labels`. Options are
-        keyword-only arguments.
+      f: a function of arrays. The first axes of each array are the axes of the value. The second
+        array is the labels or targets. If f has the option `ignore_index`, an array must have the
+        name `labels`. Options are keyword-only arguments.
       of_regions: True if a value belongs to a region, which is a set of elements. Then `where` says
         which of these elements count, its shape is the first axes of the arrays, and the values are
         not set to 0.
@@ -100,7 +100,8 @@ def counting(f: Any, targets: Any) -> jax.Array | None:
 
     Args:
       f: a function. Its options are read only if it is a loss or metric of fdl with options set, by
-        `functools.partial` or by a call without arrays. Otherwise the result is None.
+        `functools.partial` or by a call without arrays. Otherwise, and for `dice`, the result is
+        None.
       targets: [...], the second argument of f.
 
     Returns:

@@ -36,7 +36,7 @@ def dice(
       Shape of the arguments without `axis`, float32 or wider, in [0, 1].
 
     Raises:
-      PathError: the arguments differ in shape, or where does not fit.
+      PathError: the arguments differ in shape, axis is not an axis of them, or where does not fit.
       ValueError: smooth is out of range.
 
     Example:

@@ -15,8 +15,8 @@ def check_targets(loss: Loss, predictions: Any, targets: Any, weight: Any = None
     """Raises an error for targets that a loss cannot score. Not for use under jit.
 
     Args:
-      loss: a loss of fdl, or a `functools.partial` of one. For any other function, nothing is
-        checked.
+      loss: a loss of fdl, or a `functools.partial` of one. For any other function, and for a loss
+        that accepts all targets, nothing is checked.
       predictions: [..., C], an array or a `jax.ShapeDtypeStruct`.
       targets: a concrete array.
       weight: [...], numbers whose axes are the first axes of the targets. Targets of weight 0 are
@@ -85,7 +85,7 @@ def _texts(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]
 
 
 def _probabilities(predictions: Any, targets: np.ndarray) -> tuple[np.ndarray, str, str]:
-    remedy = "divide the targets by the largest target"
+    remedy = "rescale the targets to [0, 1], for example a mask of 0 and 255 by 1 / 255"
     return (targets < 0) | (targets > 1), "targets in [0, 1]", remedy
 
 

@@ -65,7 +65,7 @@ def z_loss(
     *,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """(log sum exp logits)^2, a penalty that keeps logits near 0.
+    """(log sum exp logits)^2, a penalty that keeps the denominator of softmax near 1.
 
     Args:
       logits: [..., C], a floating dtype.

@@ -43,7 +43,7 @@ def accuracy(
       prediction. A row with a NaN gives 0.
 
     Raises:
-      PathError: the shape of the labels is not logits.shape[:-1], or C is 1.
+      PathError: labels are not integers, their shape is not logits.shape[:-1], or C is 1.
 
     Example:
       >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))
@@ -108,7 +108,8 @@ def top_k(
       [...], float32. Among equal logits, the first ranks highest. A row with a NaN gives 0.
 
     Raises:
-      PathError: the shape of the labels is not logits.shape[:-1], or k is out of range.
+      PathError: labels are not integers, their shape is not logits.shape[:-1], C is 1, or k is out
+        of range.
 
     Example:
       >>> top_k(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.1]]), jnp.array([2, 2]), k=2)
@@ -149,7 +150,7 @@ def precision(
       Metric. Its value is 0 if nothing was predicted positive.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold is not allowed with this average.
+      ValueError: average is unknown, or does not allow the given classes or threshold.
 
     Example:
       >>> metric = precision("binary")
@@ -180,7 +181,7 @@ def recall(average: str, classes: int = 0, *, threshold: float | jax.Array | Non
       Metric. Its value is 0 if there are no actual positives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold is not allowed with this average.
+      ValueError: average is unknown, or does not allow the given classes or threshold.
 
     Example:
       >>> metric = recall("macro", classes=2)
@@ -213,7 +214,7 @@ def specificity(
       Metric. Its value is 0 if there are no actual negatives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold is not allowed with this average.
+      ValueError: average is unknown, or does not allow the given classes or threshold.
 
     Example:
       >>> metric = specificity("binary")
@@ -243,7 +244,7 @@ def f1(average: str, classes: int = 0, *, threshold: float | jax.Array | None = 
       Metric. Its value is 0 if there are no true positives.
 
     Raises:
-      ValueError: average is unknown, or classes or threshold is not allowed with this average.
+      ValueError: average is unknown, or does not allow the given classes or threshold.
 
     Example:
       >>> metric = f1("binary")
@@ -345,7 +346,9 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> n
 def class_numbers(
     name: str, logits: jax.Array, labels: jax.Array, classes: int | None = None
 ) -> jax.Array:
-    """Checks shapes; returns the labels in 32 bits or more, for any number of classes.
+    """Checks shapes, and returns the labels in 32 bits or more.
+
+    The number of classes might not fit in 8 or 16 bits.
 
     Args:
       name: the name of the metric, for error messages.
@@ -434,7 +437,9 @@ def _check_average(name: str, average: str, classes: int, threshold: Any) -> Non
         )
     if not is_count(classes, 0) or classes == 1 or (average == "binary") != (classes == 0):
         remedy = (
-            "pass classes=2 or more" if classes in (0, 1) else "use 'macro', or leave classes out"
+            "pass classes=2 or more with 'macro' or 'micro'"
+            if classes in (0, 1)
+            else "pass an integer >= 2 with 'macro' or 'micro', or leave classes out with 'binary'"
         )
         raise ValueError(
             f"{name}: expected classes for 'macro' and 'micro' and none for 'binary', got "

@@ -20,7 +20,8 @@ def perplexity() -> Metric:
       Metric whose inputs are logits [..., C] and integer labels [...].
 
     Raises:
-      PathError: `update` gets labels that are not integers or do not have the shape [...].
+      PathError: `update` gets labels that are not integers or whose shape is not logits.shape[:-1],
+        or C is 1.
 
     Example:
       >>> metric = perplexity()
@@ -84,8 +85,8 @@ def calibration_error(bins: int = 15) -> Metric:
     """The expected calibration error: the mean of |confidence - accuracy| over bins of confidence.
 
     The confidence of an example is the probability of its predicted class. Bin m = 1, ..., bins
-    holds the examples whose confidence is in ((m - 1) / bins, m / bins]. In the mean, a bin is
-    weighted by its number of examples.
+    holds the examples whose confidence is in ((m - 1) / bins, m / bins]. The confidence of a bin is
+    the mean over its examples. In the mean over bins, a bin is weighted by its number of examples.
 
     Args:
       bins: the number of bins, >= 1.

@@ -445,12 +445,13 @@ def test_r2_of_targets_that_are_all_equal():
         (
             lambda: metrics.recall("macro"),
             r"recall: expected classes for 'macro' and 'micro' and none for 'binary', got 0 for "
-            r"'macro'; pass classes=2 or more",
+            r"'macro'; pass classes=2 or more with 'macro' or 'micro'",
         ),
         (
             lambda: metrics.precision("binary", 2),
             r"precision: expected classes for 'macro' and 'micro' and none for 'binary', got 2 for "
-            r"'binary'; use 'macro', or leave classes out",
+            r"'binary'; pass an integer >= 2 with 'macro' or 'micro', or leave classes out with "
+            r"'binary'",
         ),
         (
             lambda: metrics.r2()(jnp.ones((3, 1)), jnp.ones(3)),
