@@ -190,8 +190,8 @@ def moments(name: str, values: jax.Array, weight: jax.Array | None) -> Moments:
         return ratio(weighted_sum(values / unit, weight), count.astype(values.dtype)) * unit
 
     mean = mean_of(values)
-    # `error`, the mean of the deviations, is the rounding error of the mean. It is large if the
-    # mean is far from 0, so the mean and the deviations are corrected by it.
+    # `error`, the mean of the deviations, is the rounding error of `mean`. A mean far from 0 has a
+    # large rounding error, so `error` is added to the mean and subtracted from the deviations.
     deviations = values - mean
     error = mean_of(deviations)
     squares = squares_of(deviations - error, weight)

@@ -80,20 +80,21 @@ def resnet(
 
     Args:
       classes: C, the number of classes.
-      depth: either a sequence, the number of blocks of each stage, such as (3, 4, 6, 3); or an
-        integer 6 n + 2, such as 8, 14, 20, 32, 44, 56 or 110. The integer is the number of layers
-        of the paper's network for small images, which has three stages of n basic blocks.
+      depth: either a sequence, the number of blocks of each stage, such as (3, 4, 6, 3); or, only
+        with block="basic", an integer 6 n + 2, such as 8, 14, 20, 32, 44, 56 or 110. The integer is
+        the number of layers of the paper's network for small images, which has three stages of n
+        basic blocks.
       width: the number of channels of the first stage.
       block: "basic", "bottleneck" or "bottleneck_v1". A "basic" block has two convolutions, both
-        3 x 3. A "bottleneck" block has three convolutions: 1 x 1, 3 x 3 and 1 x 1. The last one has
-        four times as many channels. Where a stage halves the image, the 3 x 3 convolution of its
-        first block has stride 2 (v1.5, as in torchvision). In "bottleneck_v1", the first 1 x 1
-        convolution has stride 2 instead, as in the paper.
+        3 x 3. A "bottleneck" block has three convolutions: 1 x 1, 3 x 3 and 1 x 1. The last one,
+        and so the output of the block, has four times as many channels. Where a stage halves the
+        image, the 3 x 3 convolution of its first block has stride 2 (v1.5, as in torchvision). In
+        "bottleneck_v1", the first 1 x 1 convolution has stride 2 instead, as in the paper.
       stem: "small" is one 3 x 3 convolution. "large", for large images, is a 7 x 7 convolution with
         stride 2, then a 3 x 3 max pooling with stride 2.
       norm: the layer after each convolution; by default `fdl.batch_norm()`.
-      symmetric_padding: True pads s // 2 zeros on each side for a window of size s, as in torch.
-        False pads like padding="SAME" of `conv`. The two differ only at stride 2.
+      symmetric_padding: True pads each side of the image by s // 2 for a window of size s, as in
+        torch. False pads like padding="SAME" of `conv`. The two differ only at stride 2.
       scale: a number that multiplies the input, such as 1 / 255 for 8-bit images. None means no
         scaling.
 
@@ -103,7 +104,8 @@ def resnet(
       the paper).
 
     Raises:
-      ValueError: block or stem is unknown, or depth is neither of the two forms above.
+      ValueError: block or stem is unknown; depth does not have one of the two forms above; classes
+        or width is below 1.
 
     Example:
       >>> import jax

@@ -91,7 +91,8 @@ def autoencoder(
       A layer from x [B, *shape] to [B, *shape]; its children are `encode` and `decode`.
 
     Raises:
-      ValueError: a width is below 1.
+      ValueError: a width is below 1, or shape is not a sequence.
+      TypeError: hidden is not a sequence.
       PathError: x does not have shape [B, *shape].
 
     Example:

@@ -52,10 +52,11 @@ def encoder_block(
       hidden: the hidden width of the feed-forward layer; by default 4 * D.
       kv_heads: the number of heads of keys and values, as in `attention`; by default `heads`.
       causal: True hides later tokens from each token.
-      rotary: True rotates queries and keys by their positions, as in `attention`; it may also be
-        the function that rotates them.
-      kernel: computes the attention, as in `attention`: `fdl.distributed.ring_attention(mesh)` cuts
-        the sequence over devices. With a kernel, dropout_rate must be 0.
+      rotary: True rotates queries and keys by their positions, as in `attention`. Instead of True,
+        it can be a function that rotates them.
+      kernel: a function that computes the attention, as in `attention`. For example,
+        `fdl.distributed.ring_attention(mesh)` splits the sequence over devices. With a kernel,
+        dropout_rate must be 0.
       norm: the normalization, a layer such as `fdl.rms_norm(epsilon=1e-6)`; by default
         `fdl.layer_norm()`.
       norm_first: True puts a norm before the attention and one before the feed-forward layer. False
@@ -188,7 +189,8 @@ def gpt(
       hidden, kv_heads, rotary, kernel, activation, gate, bias, dropout_rate: options of each block,
         as in `encoder_block`.
       norm: the normalization in the blocks and after the last block, as in `encoder_block`.
-      norm_first: as in `encoder_block`. With False, there is no norm after the last block.
+      norm_first: as in `encoder_block`. With False, the last block ends with a norm, and no other
+        norm follows.
 
     Returns:
       A layer from integer ids [..., T] to logits [..., T, V].

@@ -33,7 +33,7 @@ class Softmax(NamedTuple):
         return self.mixed / _of_rows(jnp.where(self.total == 0, 1, self.total))
 
     def beside(self, largest: jax.Array) -> "Softmax":
-        """The same softmax, whose exponentials are those of score - `largest`."""
+        """The same softmax with another `largest`, so its exponentials are e^(score - largest)."""
         kept = jnp.exp(self.largest - largest)
         return Softmax(largest, self.total * kept, self.mixed * _of_rows(kept))
 
@@ -51,11 +51,11 @@ def in_blocks(
     """Attention, computed block by block, with a running softmax over the blocks of keys.
 
     Args:
-      queries: q [..., T, H, K], and the indices of the queries.
-      keys: k [..., S, G, K] and v [..., S, G, V], and the indices of the keys.
-      pairs: mask and bias, each [..., H, T, S], where any axis may have size 1, or None.
+      queries: q [..., T, H, K], with the indices and segments of the queries.
+      keys: k [..., S, G, K] and v [..., S, G, V], with the indices and segments of the keys.
+      pairs: mask and bias, each None or [..., H, T, S], where any axis may have size 1.
       scoring: computes the scores.
-      chunk: size of a block.
+      chunk: the number of queries, and of keys, in a block.
 
     Returns:
       y [..., T, H, V], in float32 or wider.
@@ -86,17 +86,19 @@ def _by_blocks(
     ends: Callable[[Softmax], Any],
     skips: bool = True,
 ) -> Any:
-    """What `ends` makes of the softmax of each block of queries, stacked along a new axis 0.
+    """Applies `ends` to the softmax of each block of queries, and stacks the results on axis 0.
 
-    With `skips`, a block of keys that no query of the block can see is not computed.
+    With `skips`, a block of queries does not compute scores for a block of keys that `scoring`
+    hides from all of its queries.
     """
     t, h = queries.q.shape[-3:-1]
     rows, columns = min(chunk, t), min(chunk, keys.k.shape[-3])
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
     # Both functions below are checkpoints, so the backward pass recomputes them. Without the inner
-    # one, the forward pass would store the weights of one block of queries for all keys; without
-    # the outer one, it would store the weights of all blocks of queries.
+    # one, the backward pass of a block of queries would store its weights for all keys at once.
+    # Without the outer one, the forward pass would store the running softmax of every block of
+    # queries after every block of keys.
     @jax.checkpoint
     def of_queries(block: tuple[Queries, Pairs]) -> Any:
         queries, row_pairs = block
@@ -145,7 +147,7 @@ def _of_rows(x: jax.Array) -> jax.Array:
 
 
 def _split_pairs(pairs: Pairs, axis: int, size: int) -> Pairs:
-    """`_split` of mask and bias. An array whose axis has size 1 is not split, but becomes None."""
+    """`_split` of mask and bias. An array with size 1 along this axis becomes None instead."""
     cut = (None if x is None or x.shape[axis] == 1 else _split(x, axis, size) for x in pairs)
     return Pairs(*cut)
 

@@ -1,8 +1,9 @@
-"""Attention over a sequence that is cut over devices, which pass their keys around in a ring.
+"""Attention over a sequence that is split over devices, which pass their keys around in a ring.
 
-n is the number of devices of the ring. Device i has queries i T / n to (i + 1) T / n - 1, and, at
-first, the keys and values of the same part. In each of n steps, it reads the keys that it has and
-passes them to device i + 1.
+n is the number of devices of the ring, numbered from 0. Device i has queries i T / n to
+(i + 1) T / n - 1 and, at first, the i-th part of the keys and values. In each of n steps, every
+device reads the keys that it has. Between two steps, device i passes them to device i + 1, and the
+last device passes them to device 0.
 """
 
 import functools
@@ -24,7 +25,7 @@ class Ring(NamedTuple):
 
     Args:
       mesh: the devices.
-      axis: the mesh axis over which sequences are cut.
+      axis: the mesh axis over which sequences are split.
       chunk: the number of queries, and of keys, in a block on one device; None means all of them.
     """
 
@@ -35,19 +36,20 @@ class Ring(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="ring", inline=True)
 def in_ring(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, ring: Ring) -> jax.Array:
-    """Attention, of which each device computes the outputs of its queries.
+    """Attention in which each device computes the outputs of its own queries.
 
     Args:
       queries, keys, pairs, scoring: as in `in_blocks`.
       ring: the devices.
 
     Returns:
-      y [..., T, H, V], in float32 or wider, cut along T.
+      y [..., T, H, V], in float32 or wider, split along T.
 
     Source: Liu, Zaharia and Abbeel 2023, arXiv 2310.01889, section 3 and algorithm 1.
     """
     count, n = queries.q.shape[-3], ring.mesh.shape[ring.axis]
-    # A device has whole blocks of keys, because padding would look like keys of the next device.
+    # Each device gets whole blocks of keys. Otherwise, `softmax` would pad the last block with
+    # indices that belong to keys of the next device.
     part = -(-scoring.count // n)
     columns = n * min(ring.chunk or part, part)
     queries = Queries(*(padded(x, a, n) for x, a in zip(queries, QUERY_AXES, strict=True)))
@@ -72,7 +74,7 @@ def _padded_pair(x: Any, axis: int, size: int) -> Any:
 
 
 def _cut(name: str, arrays: Sequence[Any], axes: Sequence[int | None]) -> Any:
-    """The specs of arrays, of which the mesh axis `name` cuts the given axes."""
+    """Specs that split one axis of each array over the mesh axis `name`; None splits no axis."""
     specs = (
         PartitionSpec() if x is None or a is None else PartitionSpec(*(None,) * (x.ndim + a), name)
         for x, a in zip(arrays, axes, strict=True)
@@ -81,7 +83,8 @@ def _cut(name: str, arrays: Sequence[Any], axes: Sequence[int | None]) -> Any:
 
 
 def _on_a_device(ring: Ring, *args: Any) -> jax.Array:
-    # What is the same on all devices gets a gradient from each of them, and JAX adds these.
+    # An input that is the same on all devices gets a gradient from each device. With `varying`, JAX
+    # adds these gradients.
     return _attended(ring, *jax.tree.map(lambda x: varying(x, {ring.axis}), args))
 
 
@@ -111,8 +114,9 @@ def _forward(
 def _backward(ring: Ring, saved: Any, dy: jax.Array) -> Any:
     """The gradients. The keys go around once more, and their gradients go with them.
 
-    So a device never stores the keys of another one. `total` and `mixed` over all keys are the sums
-    of those over the keys of each device, if they have the same `largest`.
+    So the forward pass does not have to save the keys of other devices. With the `largest` of all
+    keys, `total` and `mixed` are sums over the parts of the keys, so each step computes the
+    gradients of one part alone.
     """
     *given, done = saved
     (d_done,) = jax.vjp(Softmax.answer, done)[1](dy)
@@ -147,7 +151,7 @@ def _passed_on(tree: Any, ring: Ring) -> Any:
 
 
 def _columns(pairs: Pairs, keys: Keys) -> Pairs:
-    """Mask and bias for the keys, of those for the keys of all devices."""
+    """The columns of mask and bias that belong to `keys`; `pairs` has the columns of all keys."""
     start, count = keys.place[0], keys.place.shape[0]
     columns = lambda x: jax.lax.dynamic_slice_in_dim(x, start, count, -1)  # noqa: E731
     return Pairs(*(x if x is None or x.shape[-1] == 1 else columns(x) for x in pairs))
@@ -159,6 +163,6 @@ def _floats(tree: Any) -> Any:
 
 
 def _with(floats: Any, tree: Any) -> Any:
-    """The tree, with the arrays of `floats` where it has any."""
+    """The tree, with each array replaced by the array of `floats`, unless that is None."""
     either = lambda new, old: old if new is None else new  # noqa: E731
     return jax.tree.map(either, floats, tree, is_leaf=lambda x: x is None)

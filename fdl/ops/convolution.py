@@ -6,11 +6,10 @@
 
 N is the number of images, C the number of channels, F the number of features, and G the number of
 groups; input, kernel and output are the sizes of 1 to 3 spatial axes. dx, dy and dw are the
-gradients with respect to x, y and w. Each of the three functions
-is linear in each of its two operands, and its transpose with respect to one operand is one of the
-other two functions. So these three primitives are enough for derivatives of any order, in forward
-and in reverse mode. On CPU, they run the code of convolution_cpu.py; on other platforms, they run
-the convolution of XLA.
+gradients with respect to x, y and w. Each of the three functions is linear in each of its two
+operands, and its transpose with respect to one operand is one of the other two functions. So these
+three primitives are enough for derivatives of any order, in forward and in reverse mode. On CPU,
+they run the code of convolution_cpu.py; on other platforms, they run the convolution of XLA.
 """
 
 import functools
@@ -38,7 +37,7 @@ def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     Args:
       x: [N, *input, C].
       w: [*kernel, C / G, F]; features of group g see only channels of group g.
-      window: sizes, stride, padding and dilation.
+      window: sizes, stride, padding, dilation and G.
 
     Returns:
       y [N, *output, F].
@@ -150,7 +149,7 @@ def _primitive(
 
 
 def _fold(a: jax.Array, axis: int, within: bool, groups: int) -> jax.Array:
-    """Merges the first axis of `a` into another axis, or, if `within`, into each of its groups."""
+    """Merges the first axis of `a` into another axis: into each of its groups if `within`."""
     parts = groups if within else 1
     axis += a.ndim if axis < 0 else 1
     a = a.reshape(*a.shape[:axis], parts, a.shape[axis] // parts, *a.shape[axis + 1 :])
@@ -170,8 +169,8 @@ def _unfold(y: jax.Array, size: int, axis: int, within: bool, groups: int) -> ja
 
 
 # Where the batch axis of vmap goes: (axis, True if it goes inside every group). If one operand is
-# batched, the result is a convolution of more images or channels. If both are batched, it is a
-# convolution of more groups.
+# batched, the result is a convolution of more images, channels or features. If both are batched, it
+# is a convolution of more groups.
 IMAGES, CHANNELS, WITHIN, INPUTS = (0, False), (-1, False), (-1, True), (-2, False)
 BOTH = {(True, True): (CHANNELS, CHANNELS, CHANNELS)}
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from fdl.ops.sharding import full_beside
 from fdl.ops.windows_and_padding import Window
 
-# At most this many elements of patches are in memory at once: 4 MB of float32, which stay in the
-# CPU's cache.
+# A chunk of images has at most this many elements of patches: 4 MB of float32, which stay in the
+# CPU's cache. If a single image has more, a chunk is one image.
 PATCHES = 2**20
 # Groups are narrow if C / G * F / G, the number of weights of a group at each position of the
 # kernel, is at most this. Matrix products would then be tiny, and shifted images are faster (for 64
@@ -53,8 +53,8 @@ def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
-    # The padding at the high end gives the result the size of x. It is negative if no window
-    # reached the end of x.
+    # The padding at the high end gives the result the size of x. It is negative if the last window
+    # began beyond the end of x.
     each = zip(window.input, window.extent, spread, low, strict=True)
     padding = tuple((below, n + e - 1 - size - below) for n, e, size, below in each)
     flipped = Window(spread, window.kernel, (1,) * rank, padding, window.dilation, window.groups)
@@ -137,7 +137,10 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
 def _group_by_group(
     form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, window: Window
 ) -> jax.Array:
-    """Applies `form` to one group after another; groups are parts of the last axis of a, b, y."""
+    """Applies `form` to one group after another.
+
+    Groups are parts of the last axis of a, of b and of the result.
+    """
     a, b = (
         jnp.moveaxis(each.reshape(*each.shape[:-1], window.groups, -1), -2, 0) for each in (a, b)
     )
@@ -229,7 +232,7 @@ def _fitted(x: jax.Array, window: Window, output: tuple[int, ...]) -> tuple[jax.
 
 
 def _shifts(x: jax.Array, window: Window) -> Iterator[jax.Array]:
-    """The part [N, *output, ...] of x [N, *input, ...] that each element of w multiplies."""
+    """For each position of the kernel: the part [N, *output, ...] of x that this position sees."""
     for place in itertools.product(*map(range, window.kernel)):
         seen = x
         for axis, at in enumerate(place):

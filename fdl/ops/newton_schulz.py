@@ -28,7 +28,7 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     eps: float = 1e-8,
 ) -> jax.Array:
-    """Moves the singular values of x towards 1, without computing a decomposition of x.
+    """Moves the singular values of x towards 1 by products of matrices.
 
     Each step maps every singular value s of x to a s + b s^3 + c s^5:
 

@@ -118,8 +118,9 @@ class Deviations(NamedTuple):
     """Numbers relative to a center near their mean: x = center + apart * unit.
 
     Args:
-      apart: [...], within [-4, 4].
-      mean: [..., 1], the mean of `apart`. It is not 0, because `center` is rounded.
+      apart: [...], within [-4, 4], except where the mask of `deviations` is False.
+      mean: [..., 1], the mean of `apart`. It is usually not 0, because `center` is only near the
+        mean of x.
       variance: [..., 1], the biased variance of `apart`.
       center: a number between the smallest and the largest x; gradients treat it as a constant.
       unit: a power of two; gradients treat it as a constant.
@@ -219,7 +220,7 @@ def _inverse_root(square: jax.Array, epsilon: Any, unit: jax.Array) -> jax.Array
 
 
 def _least_unit(epsilon: Any, dtype: Any) -> Any:
-    """A power of two <= sqrt(epsilon). Squares of numbers far below it are negligible."""
+    """A power of two <= sqrt(epsilon). Squares of far smaller numbers are negligible to epsilon."""
     if not is_concrete_number(epsilon):
         return power_of_two(jnp.sqrt(jnp.asarray(epsilon, dtype)))
     return max(2.0 ** math.floor(math.log2(epsilon) / 2), float(jnp.finfo(dtype).tiny))
@@ -302,7 +303,7 @@ def squared_size(g: jax.Array) -> jax.Array:
 
 
 def scaled_down(g: Any) -> jax.Array:
-    """g, divided by a power of two if its largest element is above 2^50.
+    """g, divided by a power of two if an element is 2^51 or larger in absolute value.
 
     Use it in update rules that sum products of elements of g and need only ratios of these sums.
     """

@@ -23,8 +23,8 @@ FEW = 3
 def largest(x: jax.Array, axis: int, k: int, s: int) -> jax.Array:
     """The largest element of every window. The first of equal elements gets the gradient.
 
-    The derivative is written below. The backward pass of XLA's maximum over windows takes 10 to 40
-    times as long on CPU, and `jnp.max` splits the gradient among equal elements.
+    The derivative is written below for two reasons: the backward pass of XLA's maximum over windows
+    takes 10 to 40 times as long on CPU, and `jnp.max` splits the gradient among equal elements.
     """
     parts = (_reduced(jnp.maximum, jnp.max, part, axis + 1) for part in _blocks(x, axis, k, s))
     return functools.reduce(jnp.maximum, parts)
@@ -58,9 +58,9 @@ def dilated(
 ) -> jax.Array:
     """`largest` or `total` of windows with dilation d.
 
-    The elements at distance d from each other form a sequence, on which the windows have no
-    dilation. All windows of these sequences are computed, with stride 1, and then every s-th window
-    is selected.
+    x is split into d sequences, each made of every d-th element. In these sequences, the windows
+    have no dilation. All windows of the sequences are computed, with stride 1, and then every s-th
+    window is selected.
     """
     if d == 1 or k == 1:
         return pool(x, axis, k, s)

@@ -4,6 +4,6 @@ from typing import Any
 
 import jax
 
-# It is also `jax.extend.core.Primitive`, but `import jax.extend` imports all of Pallas, which takes
-# longer than half of fdl (benchmarks/import_time.py).
+# The public name of this class is `jax.extend.core.Primitive`, but `import jax.extend` imports all
+# of Pallas, which takes longer than the import of half of fdl (benchmarks/import_time.py).
 Primitive: Any = type(jax.lax.add_p)

@@ -1,7 +1,7 @@
 """Gives new arrays the sharding that JAX needs in their type, on meshes and in `jax.shard_map`.
 
-The result of most operations of JAX has the sharding of their operands. Arrays that a layer
-creates, such as initial zeros, and results of fdl's primitives need the functions of this module.
+Most operations of JAX give their result the sharding of the operands. Arrays that a layer creates,
+such as initial zeros, and results of fdl's primitives need the functions of this module.
 """
 
 from collections.abc import Callable, Set
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
-EXPERT = "expert"  # the mesh axis over which experts are cut
+EXPERT = "expert"  # the mesh axis over which experts are split
 
 
 def full_beside(
@@ -87,13 +87,13 @@ def rows(w: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def typed_like(a: Any, shape: tuple[int, ...]) -> Any:
-    """The abstract value `a` with a new shape, unsharded; it varies over the same mesh axes."""
+    """The abstract value `a` with a new shape, unsharded, and varying over the same mesh axes."""
     whole = a.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, sharding=whole)
 
 
 def varying(x: jax.Array, axes: Set[str]) -> jax.Array:
-    """x, whose type says, inside `jax.shard_map`, that it varies over the mesh axes `axes`."""
+    """x with a type that says that x varies over the mesh axes `axes`, inside `jax.shard_map`."""
     return jax.lax.pcast(x, tuple(axes - _varying(x)), to="varying")
 
 
@@ -103,14 +103,17 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 
 def over_experts(x: jax.Array, axis: int, cut: bool) -> jax.Array:
-    """x, of which the mesh axis `expert` cuts an axis, or does not; without this mesh axis, x.
+    """x, with one axis split over the mesh axis `expert`, or kept whole on every device.
 
-    If the axis was whole and another one was cut, the devices exchange parts: an all-to-all.
+    If another axis of x was split over `expert` before, the devices exchange parts: an all-to-all.
+    Without this mesh axis, or if its size does not divide the size of the axis of x, x is returned
+    unchanged.
 
     Args:
       x: an array, in a program that is traced on a mesh; see `Layout.on_mesh`.
       axis: the axis of the experts.
-      cut: whether each device shall have some of the experts, or a part for all of them.
+      cut: True splits the axis, so that each device has some of the experts. False keeps the axis
+        whole, so that each device has a part of the data of all experts.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if EXPERT not in mesh.auto_axes or x.shape[axis] % mesh.shape[EXPERT]:
@@ -123,8 +126,8 @@ def over_experts(x: jax.Array, axis: int, cut: bool) -> jax.Array:
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """x on the devices of a sharding.
 
-    With several processes, all of them call this with the same x, or with an array that is already
-    cut over the processes. Each process stores only the parts for its own devices.
+    With several processes, all of them call `put` with the same x, or with an array that is already
+    split over the processes. Each process stores only the parts for its own devices.
 
     Args:
       x: an array of NumPy or JAX, a number, or a random key.
@@ -151,7 +154,7 @@ def on_host(x: Any) -> np.ndarray:
 
 
 def own_rows(x: Any) -> Any:
-    """The rows of x that this process holds, if x is cut over processes; otherwise x itself."""
+    """The rows of x that this process holds, if x is split over processes; otherwise x itself."""
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return x
     if x.is_fully_addressable or x.is_fully_replicated:

@@ -99,11 +99,12 @@ def pads(padding: Edges, window: Window) -> Pairs:
     """The padding of a window as (low, high) for each axis.
 
     Args:
-      padding: "VALID" pads nothing. "SAME" pads as much as ceil(input / stride) windows need; low
-        is half of it, rounded down (like XLA, TensorFlow and Keras; torch has "same" for stride 1
-        only). "CAUSAL" pads only the low end, so that no window sees a later element. "CIRCULAR",
-        "REFLECT" and "EDGE" pad extent - 1 elements; low is half of them, rounded down, like torch
-        with `padding="same"`. Pairs are returned unchanged.
+      padding: "VALID" pads nothing. "SAME" pads as many elements as ceil(input / stride) windows
+        need; half of them, rounded down, are at the low end (like XLA, TensorFlow and Keras; torch
+        has "same" for stride 1 only). "CAUSAL" pads only the low end, so that no window sees a
+        later element. "CIRCULAR", "REFLECT" and "EDGE" pad extent - 1 elements; half of them,
+        rounded down, are at the low end, like torch with `padding="same"`. Pairs are returned
+        unchanged.
       window: the window; its padding is not used.
     """
     if padding == "VALID":
@@ -128,7 +129,8 @@ def check_padding(layer: str, padding: Padding, rank: int, names: Sequence[str] 
     """The padding as one of `names`, or as a pair for each axis; an integer p means (p, p).
 
     Raises:
-      ValueError: the padding is neither one of `names` nor integers or pairs for `rank` axes.
+      ValueError: the padding is none of these: one of `names`; an integer >= 0; a sequence with an
+        integer or a pair for each axis. Or it is "CAUSAL", and there is more than one axis.
     """
     found: Any = padding
     if isinstance(padding, str):
