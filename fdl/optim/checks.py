@@ -1,8 +1,8 @@
 """Checks of the options of optimizers: ranges of numbers, and arguments that are transformations.
 
-Each check takes the name of the function that the user called, and the options as keyword arguments
-under the names that the user wrote. A traced number (for example a number under `vmap`, or a leaf
-of the state) is not checked.
+Each check takes the name of the function that the user called. The checks of numbers take the
+options as keyword arguments, under the names that the user wrote. A traced number (for example a
+number under `vmap`, or a leaf of the state) is not checked.
 """
 
 from typing import Any
@@ -30,10 +30,10 @@ def check_momenta(who: str, **values: Any) -> None:
 
 
 def check_traces(who: str, **values: Any) -> None:
-    """Raises unless every value is in [-1, 1]: otherwise the trace can grow without bound."""
+    """Raises unless every value is in [-1, 1]: otherwise the trace can grow exponentially."""
     for name, value in values.items():
         check_number(
-            who, name, value, "[-1, 1]", "outside this range, the trace can grow without bound"
+            who, name, value, "[-1, 1]", "outside this range, the trace can grow exponentially"
         )
 
 

@@ -20,10 +20,11 @@ def description(optimizer: Any, inside: str = "") -> str:
     """The parts of an optimizer and their numbers, such as "scale_by_adam(b1=0.9, b2=0.999)".
 
     Args:
-      optimizer: a transformation; in recursive calls, a function or a list that the closure of one
-        of the transformation's functions holds.
-      inside: in recursive calls, the name of the function whose closure holds `optimizer`. The name
-        is not repeated.
+      optimizer: a transformation. In recursive calls, it is any value from the closure of a
+        function of the transformation; a value that is not a function, a list or a transformation
+        gives an empty text.
+      inside: in recursive calls, the name of the function whose closure holds `optimizer`. This
+        name is not written a second time.
     """
     if isinstance(optimizer, GradientTransformation):
         optimizer = optimizer.update
@@ -53,7 +54,8 @@ def rate_of(optimizer: GradientTransformation) -> Callable[[Any], float | None]:
 
     Returns:
       A function `run -> rate`, where a run has an `opt_state`. It returns the rate of the next
-      step as a float, or None if it finds no rate or several rates.
+      step as a float. It returns None if it finds no rate or several rates, or if it cannot tell
+      which count in the state belongs to the schedule.
 
     Example:
       >>> import fdl

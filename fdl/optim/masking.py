@@ -28,8 +28,9 @@ def masked(
       inner: a transformation of fdl or optax.
       mask: which leaves `inner` sees: a path pattern such as `"**/w"` (see `fdl.paths`), or a tuple
         of path patterns. As in optax, it can also be a pytree of bool, or a function that takes
-        params and returns such a pytree. The pytree has the structure of params; one bool may also
-        stand for a whole subtree. If a pytree of bool can itself be called, it is not called.
+        params and returns such a pytree; in `update`, the function gets the updates instead of
+        params. The pytree has the structure of params; one bool may also stand for a whole subtree.
+        If a pytree of bool can itself be called, it is not called.
       mask_compatible_extra_args: True also masks the extra arguments of `update` that have the
         structure of the updates, such as `grad`.
 

@@ -110,8 +110,8 @@ def _measured(groups: list[list[Any]], mean: bool) -> list[tuple[jax.Array, jax.
 
     def usable(squares: jax.Array) -> jax.Array:
         # A square below `tiny` can underflow to 0, so a sum of n squares can be up to n * tiny too
-        # small. A usable sum is above tiny * 2^66, so this is less than n / 2^66 of the sum, which
-        # does not matter.
+        # small. A usable sum is above tiny * 2^66, so this error is less than n / 2^66 of the sum,
+        # and does not matter.
         limits = jnp.finfo(squares.dtype)
         return (squares > limits.tiny * 2.0**66) & (squares <= limits.max)
 

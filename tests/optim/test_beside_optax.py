@@ -391,7 +391,7 @@ def test_dampening_is_that_of_torch():
 )
 def test_dampening_needs_a_plain_momentum(momentum, nesterov):
     message = (
-        "sgd: expected a momentum and nesterov=False together with dampening, got momentum "
+        "sgd: expected a momentum other than 0 and nesterov=False with dampening, got momentum "
         f"{momentum} and nesterov {nesterov}; leave dampening out, or pass a momentum and "
         "nesterov=False"
     )

@@ -51,7 +51,7 @@ def adafactor(
     Args:
       learning_rate: >= 0, or a schedule `count -> rate`, where count starts at 0. None means 1.
       min_dim_size_to_factor: >= 1. For a leaf whose two largest axes both have at least this size,
-        v is stored as means over these two axes. For all other leaves, all of v is stored.
+        v is stored as one mean over each of these axes. For all other leaves, all of v is stored.
       decay_rate: > 0. With a larger value, v averages over more steps.
       decay_offset: the count at which t is 1, such as the first step of fine-tuning.
       multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
@@ -122,9 +122,10 @@ def scale_by_factored_rms(
     Args:
       factored: True stores v as means if two axes are large enough. False always stores all of v.
       decay_rate: > 0, the second argument of decay_rate_fn.
-      step_offset: the number that is subtracted from the count, as decay_offset in `adafactor`.
-      min_dim_size_to_factor: >= 1. v is stored as means over the two largest axes of a leaf if both
-        have at least this size.
+      step_offset: the number that is subtracted from the count before decay_rate_fn gets it, like
+        decay_offset of `adafactor`.
+      min_dim_size_to_factor: >= 1. v is stored as one mean over each of the two largest axes of a
+        leaf, if both have at least this size.
       epsilon: >= 0, added to g^2.
       decay_rate_fn: a function `(count, decay_rate) -> b`, where count starts at 0. b is the share
         of v that the step keeps.
@@ -226,9 +227,10 @@ def _largest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 
 def _slot(name: str, axes_of: Callable[..., Any]) -> Callable[[Any], jax.Array]:
-    """The slot of the field `name`: v_row has no column axis, and v_col has no row axis.
+    """The slot of `leafwise` for the field `name`: a function from a parameter to the first value.
 
-    A field that a leaf does not use has shape [1].
+    v_row has no column axis, and v_col has no row axis. A field that a leaf does not use has shape
+    [1].
     """
 
     def slot(p: Any) -> jax.Array:

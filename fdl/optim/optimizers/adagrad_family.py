@@ -268,8 +268,8 @@ def adadelta(
       [-0.1, 0.99]
 
     Source: Zeiler 2012, arXiv 1212.5701, algorithm 1. Unlike here, learning_rate=None in optax
-    0.2.8 steps in the wrong direction, uphill. As in the paper and in optax, u in the mean x is not
-    multiplied by the learning rate.
+    0.2.8 steps in the wrong direction, uphill. As in the paper and in optax, x averages u^2 before
+    u is multiplied by the learning rate.
     """
     rate = 1.0 if learning_rate is None else learning_rate
     return chain(

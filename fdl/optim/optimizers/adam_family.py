@@ -203,8 +203,7 @@ def amsgrad(
 
     Source: Reddi, Kale and Kumar 2018, arXiv 1904.09237, algorithm 2, which has no bias
     correction. By default, as in optax, the maximum is computed after the bias correction; torch
-    and Keras compute it before.
-    v_max never falls, so one huge gradient makes all later steps tiny.
+    and Keras compute it before. v_max never falls, so one huge gradient makes all later steps tiny.
     """
     direction = scale_by_amsgrad(
         b1,
@@ -439,7 +438,7 @@ def nadam(
       momentum_decay: psi >= 0. In m^, b1 then depends on the step: c_t = b1 (1 - 0.96^(psi t) / 2).
         The term with g uses c_t in place of b1, and the term with m uses c_(t+1). b1^t becomes the
         product c_1 c_2 ... c_t. The paper has psi = 0.004. None means that b1 stays constant, as in
-        optax.
+        optax. With nesterov=False, momentum_decay is not used.
 
     Returns:
       A transformation with the same state as `optax.nadam`. With momentum_decay, the state also

@@ -121,7 +121,7 @@ def scale_by_trust_ratio(
 ) -> GradientTransformationExtraArgs:
     """Scales the update u of each leaf: u * trust_coefficient * |W| / (|u| + eps).
 
-    If |W| or |u| is 0, u does not change.
+    If |W| or |u| is 0, and min_norm is 0 too, u does not change.
 
     Args:
       min_norm: >= 0. If |W| or |u| is smaller than min_norm, min_norm is used instead.

@@ -1,8 +1,9 @@
 """A line search: finds the step along a direction by evaluating the loss.
 
 The formulas use the letters of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a)
-is the loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A bracket is a
-pair of steps with a good step between them; `low` is the end of the bracket with the smaller loss.
+is the loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A step is good
+if it satisfies the two conditions of `scale_by_zoom_linesearch`. A bracket is a pair of steps with
+a good step between them; `low` is the end of the bracket with the smaller loss.
 """
 
 import inspect
@@ -49,16 +50,17 @@ def scale_by_zoom_linesearch(
         without a good step, it takes the best step that satisfies the first condition. If there is
         no such step, it takes the last step, or the step 0 if the loss at the last step is not
         finite.
-      max_learning_rate: the largest a. None means no limit.
+      max_learning_rate: the largest a. If it satisfies the first condition, and the loss is still
+        falling there, the search ends with it. None means no limit.
       tol: by how much a condition may be violated.
       increase_factor: in (1, inf), the factor by which a grows.
       slope_rtol: in [0, 1]; see the first condition.
       curv_rtol: in [0, inf], usually in (slope_rtol, 1); see the second condition. With infinity,
         the second condition always holds.
-      approx_dec_rtol: near a minimum, differences of losses are mostly rounding errors. There, a
-        step is also accepted without the first condition if phi(a) <= phi(0) + approx_dec_rtol *
-        |phi(0)| and phi'(a) <= (2 slope_rtol - 1) phi'(0). None means that the first condition is
-        always needed.
+      approx_dec_rtol: near a minimum, differences of losses are mostly rounding errors. So the
+        first condition also counts as satisfied if phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|
+        and phi'(a) <= (2 slope_rtol - 1) phi'(0). None means that only the first condition itself
+        counts.
       stepsize_precision: the search ends if the bracket is shorter than this and a step satisfies
         the first condition.
       initial_guess_strategy: the first a that is tried. "keep" means the step of the last search,
@@ -200,12 +202,13 @@ class Search(NamedTuple):
       last: the last point that was tried.
       grad: the gradient of the loss at `last`.
       bracket: see `Bracket`.
-      safe: the best point so far that satisfies the first Wolfe condition. Until there is such a
-        point, it is the start.
+      safe: a point that satisfies the first Wolfe condition: the newest one while the step grows,
+        and then the one with the smallest loss. Until there is such a point, it is the start.
       safe_grad: the gradient of the loss at `safe`.
       decrease_error: by how much `last` violates the first condition.
       curvature_error: by how much `last` violates the second condition.
-      done: True if `last` is good.
+      done: True if the search ends with `last`, because it is good, or because it is the largest
+        allowed step.
       failed: True if the search ends without a good point.
     """
 
@@ -259,8 +262,8 @@ def search(
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
     # If the search has failed, the result is `safe`, the best step that satisfies the first
-    # condition. If there is no such step, `safe` is the step 0. The step 0 is better than a step to
-    # a loss that is not finite, but is not used if the last loss is finite.
+    # condition. If there is no such step, `safe` is the step 0, and the result is the last step,
+    # unless its loss is not finite.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)
@@ -302,7 +305,8 @@ def _judge(now: Search, start: Point, new: Point, grad: Any, rules: Rules) -> Se
 
     done, length = good, jnp.abs(now.bracket.high.step - now.bracket.low.step)
     if rules.max_learning_rate is not None:
-        # Without a bracket, the search ends if the largest allowed step satisfies condition 1.
+        # The largest allowed step ends the search if it satisfies the first condition and the loss
+        # is still falling there, so that there is no bracket.
         done = good | (~narrowing & (new.step >= rules.max_learning_rate) & ~grown.found)
     too_short = narrowing & (length <= rules.stepsize_precision) & (safe.step > 0)
     failed = ((now.count + 1 >= rules.max_linesearch_steps) | too_short) & ~done

@@ -80,7 +80,7 @@ def muon(
       ns_coeffs: the coefficients (a, b, c) of all iterations; one row (a, b, c) for each iteration;
         or a name, "standard" or "dion".
       ns_steps: >= 1, the number of iterations. If ns_coeffs has more than ns_steps rows, the last
-        ns_steps rows are used.
+        ns_steps rows are used. If it has fewer rows, there is one iteration for each row.
       beta: in (-1, 1), the share of m that each step keeps.
       eps: >= 0, added to norms, and also used as the eps of AdamW.
       weight_decay: >= 0, or a schedule; the weight decay of the matrices.
@@ -120,9 +120,9 @@ def muon(
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
     al. 2025, arXiv 2502.16982, for consistent_rms; Bernstein and Newhouse 2024, arXiv 2409.20325,
-    for adaptive. As in optax, m^ has a bias correction; the authors do not use one. A matrix with
-    an element larger than 2^50 in absolute value is first divided by a power of two. Half-precision
-    matrices are computed in float32.
+    for adaptive. As in optax, m^ has a bias correction; the authors do not use one. The gradient of
+    a leaf is first divided by a power of two if one of its elements is 2^51 or larger in absolute
+    value. Half-precision matrices are computed in float32.
     """
     adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     check_rates("muon", learning_rate=learning_rate, adam_learning_rate=adam_rate)

@@ -71,7 +71,7 @@ def sgd(
     if dampening is not None and (momentum is None or is_zero(momentum) or nesterov):
         raise OptionError(
             "sgd",
-            "expected a momentum and nesterov=False together with dampening, got momentum "
+            "expected a momentum other than 0 and nesterov=False with dampening, got momentum "
             f"{described(momentum)} and nesterov {nesterov}; leave dampening out, or pass a "
             "momentum and nesterov=False",
         )
@@ -102,7 +102,7 @@ def trace(
     Args:
       decay: in [-1, 1]. With 1, t is the sum of all gradients. A negative decay helps in games of
         two players (Gidel et al. 2019, arXiv 1807.04740). optax also accepts other values, which
-        can make the trace grow without bound.
+        can make the trace grow exponentially.
       nesterov: True returns gradient + decay * t instead of t.
       accumulator_dtype: dtype of t; by default the parameters' dtype, at least float32.
       dampening: d in [0, 1): t = (1 - d) * gradient + decay * t after the first step, as in torch.
@@ -302,7 +302,8 @@ def rprop(
       eta_plus: > 1, the factor by which a step size grows.
       min_step_size: the smallest size, >= 0.
       max_step_size: the largest size, >= min_step_size; may be infinite.
-      delayed: True returns the update of the previous step, as optax 0.2.8 does.
+      delayed: True returns the update of the previous step, as optax 0.2.8 does, except where the
+        gradient changes sign: there, the update is 0.
 
     Returns:
       A transformation with the same state as `optax.rprop`.

@@ -73,7 +73,7 @@ def soap(
 
     Raises:
       ValueError: the rate, the decay or eps is negative or not finite; b1, b2 or shampoo_beta is
-        out of range; precondition_frequency is below 1.
+        out of range; precondition_frequency is below 1; max_precond_dim is negative.
 
     Example:
       >>> optimizer, w = soap(0.5, weight_decay=0.0), jnp.ones((2, 2))
@@ -87,8 +87,8 @@ def soap(
     first gradient is skipped, eps is added to the root before the bias correction, and the columns
     of Q (and v) are sorted by diag(Q^T L Q) before a new Q is computed. The authors' code decays
     the weights after the step. In fdl, the decay uses the weights before the step, as in the paper
-    and in `adamw`. A leaf with an element larger than 2^50 in absolute value is first divided by a
-    power of two.
+    and in `adamw`. The gradient of a leaf is first divided by a power of two if one of its elements
+    is 2^51 or larger in absolute value.
     """
     return chain(
         scale_by_soap(

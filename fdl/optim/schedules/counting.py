@@ -13,9 +13,9 @@ def since(count: Any, begin: Any, most: Any = None) -> jax.Array:
     """The number of steps since `begin`, clipped to [0, most].
 
     Whole numbers of steps are subtracted as integers in the dtype of the count, so the result is
-    exact. It is never negative, so an unsigned count does not wrap around. If `begin` is not whole,
-    its fractional part is then subtracted in floating point. The upper limit `most` is also applied
-    in floating point. None means no upper limit.
+    exact. A count below `begin` is first raised to `begin`, so an unsigned count does not wrap
+    around. If `begin` is not whole, its fractional part is then subtracted in floating point. The
+    upper limit `most` is also applied in floating point. None means no upper limit.
     """
     count = jnp.asarray(count)
     whole = as_count(begin, count)
@@ -61,7 +61,10 @@ def numbers(who: str, **values: Any) -> list[Any]:
 
 
 def check_steps(who: str, least: int, **steps: Any) -> None:
-    """Raises unless each number of steps is at least `least`. Traced numbers are not checked."""
+    """Raises unless each number of steps is finite and at least `least`.
+
+    Traced numbers are not checked.
+    """
     for name, value in steps.items():
         check_number(who, name, value, f"[{least}, inf)", "pass a number of steps")
 

@@ -120,7 +120,8 @@ def warmup_cosine_decay_schedule(
       peak_value: the value at count = warmup_steps.
       warmup_steps: >= 0, the number of steps of the warm-up.
       decay_steps: > warmup_steps, the number of steps of the whole schedule, including the warm-up.
-      end_value: the value at count = decay_steps and later.
+      end_value: the value at count = decay_steps and later. If peak_value is 0, end_value is not
+        used, and this value is 0.
       exponent: > 0; see `cosine_decay_schedule`.
 
     Returns:
