@@ -1,4 +1,4 @@
-"""Functions of arrays. A call with options only returns the function with these options set."""
+"""Functions of arrays. A call that passes only options returns the function with these set."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 class WithOptions(Protocol[P]):
-    """A function of arrays. A call with options only returns the function with these options."""
+    """A function of arrays. A call that passes only options returns the function with these set."""
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> jax.Array: ...
@@ -23,7 +23,7 @@ class WithOptions(Protocol[P]):
 
 
 def options_first(f: Callable[P, jax.Array]) -> WithOptions[P]:
-    """Decorates f so that it may also be called with options only, as in `gelu(approximate=False)`.
+    """Decorates f so that a call may pass only options, as in `gelu(approximate=False)`.
 
     Such a call returns f with these options set.
 

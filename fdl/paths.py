@@ -32,9 +32,9 @@ _VALUE_NEEDED = (
 class PathError(ValueError):
     """An error at a known path. Its text is `path: expected ..., got ...; remedy`.
 
-    A layer that contains other layers runs each of them inside `at(name)`, which puts the layer's
-    name in front of the error's path. So the user sees the path from the root of the network. This
-    also works through `jit`, `grad`, `vmap` and `scan`.
+    A layer that contains other layers runs each of them inside `at(name)`, which puts the name of
+    the inner layer in front of the path of the error. So the user sees the path from the root of
+    the network. This also works through `jit`, `grad`, `vmap` and `scan`.
 
     Args:
       message: says what was expected, what was given instead, and what to do.
@@ -99,8 +99,9 @@ def _value_needed(path: str, layer: str) -> PathError:
 def at(name: str) -> Iterator[None]:
     """Puts `name` in front of the path of each PathError that the `with` block raises.
 
-    Any other error keeps its type and gets a note that names the layer. Operations of JAX in the
-    `with` block are in a `jax.named_scope` of this name, so profiles show the path.
+    An error that JAX raises because Python code needs the value of a traced array becomes a
+    PathError. Any other error keeps its type and gets a note that names the layer. Operations of
+    JAX in the `with` block are in a `jax.named_scope` of this name, so profiles show the path.
 
     Args:
       name: one level of a path.

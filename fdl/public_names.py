@@ -8,8 +8,8 @@ def public() -> list[str]:
     """The public names of the calling module, in the order of its imports.
 
     Names from `import *` are included. A submodule is included only if the calling module itself
-    imports it by name. Python also puts the submodules that other modules imported into the calling
-    module; they are left out.
+    imports it by name. When another module imports a submodule of a package, Python also puts it
+    among the names of the package; such a submodule is left out.
 
     Example:
       >>> import fdl.data

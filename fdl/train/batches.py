@@ -30,8 +30,8 @@ def unpack(batch: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
 def check_weight(weight: Any) -> None:
     """Raises unless the weights [N, ...] are finite, >= 0 and not all 0.
 
-    Does not raise if `weight` is None, or if it is traced: it is then an array inside a function
-    that JAX transforms, whose numbers are not known.
+    Does not raise if `weight` is None or a traced array. (The numbers of a traced array, which is
+    inside a function that JAX transforms, are not known.)
     """
     if weight is None or isinstance(weight, jax.core.Tracer):
         return

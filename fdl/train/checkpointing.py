@@ -46,9 +46,9 @@ def checkpoints(
 
     Saving happens in a background thread and does not delay training. After each save the thread
     rests nine times as long as the save took, so it takes a tenth of a core at most. If a save is
-    due in the meantime, it waits. If several saves wait, the newest of them is written, and
-    the one with the best value of `best`; the rest are skipped. The run at the end of training is
-    always written.
+    due in the meantime, it waits. If several saves wait, the newest of them is written, and the one
+    with the best value of `best`; the rest are skipped. The run at the end of training is always
+    written, unless an error or numbers that are not finite ended training.
 
     Args:
       folder: path of the folder, which is created if it does not exist. Use one folder for each
@@ -66,7 +66,7 @@ def checkpoints(
       - `latest(run)`: the newest run in the folder, or `run` if there is none. A program that is
         written as in the example continues when it is started again. Its result is bit-identical to
         that of a program that was never interrupted.
-      - `at(step)`: the run at any step, computed again from the last checkpoint before that step.
+      - `at(step)`: the run at any step, computed again from the last checkpoint that is not later.
 
     Raises:
       ImportError: the package orbax-checkpoint is not installed.
@@ -74,6 +74,7 @@ def checkpoints(
       ValueError: mode is neither "min" nor "max". `fit` raises it if no record has the value
         `best`; if the folder holds anything other than checkpoints, or checkpoints of a later step;
         or if another process writes to it.
+      OSError: `fit` raises it if the folder cannot be created or written.
 
     Example:
       >>> import tempfile
@@ -226,7 +227,7 @@ class Checkpoints(Observer):
             checkpoint, `at` repeats the steps from this run.
 
         Returns:
-          This hook. It warns if the arguments differ from those of the checkpoints.
+          This hook. `replaying` warns if the arguments differ from those of the newest checkpoint.
 
         Raises:
           As `fit` and `at` do.
@@ -339,7 +340,7 @@ class Checkpoints(Observer):
         }
 
     def _write(self, result: Result) -> None:
-        """Saves a run and deletes old ones; called in the background thread."""
+        """Saves a run and deletes old checkpoints; called in the background thread."""
         step = int(result.run.step)
         if not (self.folder / LOCK).exists():
             raise FileNotFoundError(

@@ -272,7 +272,8 @@ def last_step(
     """The step at which training ends, computed from epochs or steps.
 
     Raises:
-      ValueError: both epochs and steps are given; neither is given; or the number is out of range.
+      ValueError: both epochs and steps are given; neither is given; epochs are given although the
+        number of examples is not known; or the number is out of range.
     """
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"

@@ -47,7 +47,7 @@ def ensemble(
       members: a list of M >= 1 networks, each in a form that `predict` takes: a run, a result of
         `fit`, or a pytree of params. For a sweep, pass `found.members()`.
       x: a pytree of arrays [N, ...].
-      activation: a function of the outputs [N, ...], which is applied before averaging.
+      activation: a function of the outputs [M, N, ...], which is applied before averaging.
       batch_size: the number of examples that are computed at once, an int >= 1.
       inputs: the model's extra inputs by name, pytrees of arrays [N, ...].
 
@@ -57,7 +57,7 @@ def ensemble(
 
     Raises:
       ValueError: members is not a list, or is empty.
-      TypeError, PathError: as `predict` does.
+      Any error that `predict` raises.
 
     Example:
       >>> found = ensemble(lambda w, x: w * x, [1.0, 3.0], jnp.array([1.0, 2.0]))

@@ -32,7 +32,7 @@ from fdl.train.objective import report_of
 from fdl.typing import Objective
 
 BATCH_SIZE = 256
-COMPARED = 16  # the number of examples that `mixes_examples` evaluates together and one by one
+COMPARED = 16  # the most examples that `mixes_examples` evaluates together and one by one
 BATCH_SIZE_REMEDY = "pass the number of examples to evaluate at once"
 
 
@@ -47,7 +47,8 @@ def evaluate(
     The exception is an objective that compares the examples of a batch, such as one with
     `info_nce`. It is evaluated on batches of batch_size examples (the last batch may be smaller),
     so its result depends on batch_size. To find out whether an objective is of this kind,
-    `evaluate` draws 16 examples at random, and evaluates them both in one batch and one by one.
+    `evaluate` draws at most 16 examples at random, and evaluates them both in one batch and one by
+    one.
 
     Under `jit`, `grad` and `vmap`, the values that this comparison needs are not yet known. Then
     both ways of evaluation are compiled, and one is chosen at run time. Checks that need values are
@@ -194,7 +195,8 @@ def mixes_examples(
 ) -> Any:
     """Whether an objective compares the examples of a batch.
 
-    It does if its means for a few examples in one batch differ from its means for batches of one.
+    An objective does so if its means for a few examples in one batch differ from its means for
+    batches of one.
     The examples are drawn at random, because neighbours may be alike. For example, neighbours in
     sorted data have the same label, so a loss over pairs of different labels would be 0 in one
     batch and also 0 in batches of one.

@@ -117,10 +117,10 @@ class Observer:
         return {}
 
     def save(self, result: Any) -> None:
-        """Called at each record after all hooks; the reason of `result` is "" if training goes on.
+        """Called at each record after all hooks, unless `fit` found numbers that are not finite.
 
         Args:
-          result: the `Result` so far.
+          result: the `Result` so far; its reason is "" if training goes on.
         """
 
     def end(self) -> None:

@@ -34,8 +34,8 @@ def outcome(
     The function is pure, so `jax.grad` of it gives the gradient of the validation loss with respect
     to the hyper-parameters, through all steps of training. `jit` and `vmap` work on it too.
 
-    For the gradient, the steps are computed a second time, in about sqrt(steps) segments, so that
-    the memory grows only with sqrt(steps).
+    For the gradient, the steps are computed again, in about sqrt(steps) segments, so that the
+    memory grows only with sqrt(steps).
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`, for example from
@@ -52,8 +52,8 @@ def outcome(
       A function `after(settings, weights=None)` that gives a scalar:
 
       - settings: a dict, name -> number or array, which `make` gets as keyword arguments.
-      - weights: [N], a weight >= 0 for each example of the data, which must then be `(x, y)`,
-        `(x, y, weight)` or a dict. These weights replace those of the data.
+      - weights: [N], a weight >= 0 for each example. These weights replace those of the data. The
+        data must then be `(x, y)`, `(x, y, weight)` or a dict.
 
     Raises:
       TypeError: an argument is in the wrong place; or settings is not a dict.

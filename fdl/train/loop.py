@@ -93,11 +93,12 @@ def fit(
       validation: data with the structure of `data`, or None. It is evaluated at each record, with
         the parameters that `fdl.optim.eval_params` gives; see `evaluate`.
       record_every: the number of steps from one record of the history to the next. None means one
-        epoch.
+        epoch; if N is not known, a twentieth of all steps.
       microbatch: a divisor of B. The gradient is then computed for that many examples at a time,
         which needs less memory; see `train_step`. None means all B examples at once.
       chunk: the number of steps in a chunk, which is one call of the compiled code. None chooses a
-        number of steps that takes about one second.
+        number of steps that takes about one second; with a source, it chooses the number of steps
+        by the memory of their batches.
       watch: hooks, which are called at each record: `fdl.progress()`, `fdl.log(file)`,
         `fdl.early_stop("val_loss")`, `fdl.keep_best("val_loss")`, `fdl.checkpoints(folder)`, or
         your own. A hook is a function `(record, run)` that returns None, or a text that says why
@@ -108,8 +109,9 @@ def fit(
 
       Ctrl-C or SIGTERM ends training after the current chunk, and `fit` returns as usual; a
       Ctrl-C after either of them raises KeyboardInterrupt. Training also ends, with a warning, if
-      parameters or state are not finite, or if a hook raises. A loss that is not finite does not
-      end training as long as parameters and state are finite.
+      parameters or state are not finite, or if the data, the evaluation or a hook raises an error
+      after the first step. A loss that is not finite does not end training as long as parameters
+      and state are finite.
 
     Raises:
       TypeError: an argument is in the wrong place; or the run is traced, because `fit` is called
@@ -330,7 +332,7 @@ def _continued(run: Run | Result) -> tuple[list[dict[str, float]], Unfinished]:
 
 
 def _means(found: dict[str, Any], zeros: dict[str, Any]) -> dict[str, Any]:
-    """The unfinished means of an earlier `fit`; `zeros` if that `fit` had another objective."""
+    """The unfinished means of an earlier `fit`; `zeros` if they do not fit this objective."""
     alike = found and abstract(found) == abstract(leaves(zeros))
     return copied(tree(found, zeros) if alike else zeros)
 

@@ -53,8 +53,8 @@ def in_pieces(objective: Objective, run: Run, batch: Batch, key: Any, microbatch
 
     The loss and the gradient equal those of the whole batch, because they are weighted means over
     the pieces. The weight of a piece is its count: the number of its examples, or the sum of the
-    weights of its examples. The state after
-    a piece is passed to the next piece, and each piece has a different random key.
+    weights of its examples. The state after a piece is passed to the next piece, and each piece has
+    a different random key.
     """
     count, scale = length(batch) // microbatch, loss_scale(run.opt_state)
     pieces = jax.tree.map(lambda x: x.reshape(count, microbatch, *x.shape[1:]), batch)

@@ -24,8 +24,8 @@ from fdl.typing import Array, Key
 Mixture = Callable[[Key, Any, Array, Array], tuple[Any, Array]]
 """A function `(key, x, partner, share) -> (mixed x, share)`.
 
-x is a pytree of arrays [B, ...], partner [B] the row that each row is mixed with, and share [B] the
-part of each mixed row that comes from the row itself.
+x is a pytree of arrays [B, ...]. partner [B] is the row with which each row is mixed. share [B] is
+the part of each mixed row that comes from the row itself.
 """
 
 
@@ -50,7 +50,7 @@ def mixup(objective: Supervised, alpha: float = 0.2) -> Supervised:
       which case the mixed x is rounded. Examples are only mixed within a microbatch.
 
     Raises:
-      TypeError: the objective is not from `supervised`.
+      TypeError: the objective is not from `supervised`, or it already mixes examples.
       ValueError: alpha is not a finite number > 0.
       PathError: raised by the objective in training if x has another dtype, or the batch has extra
         inputs.
@@ -161,7 +161,7 @@ def _mixed(who: str, objective: Any, alpha: Any, mixture: Mixture) -> Mixed:
 
 
 def _partners(key: Key, rows: int, weight: Array | None) -> Array:
-    """The row that each row is mixed with, int32 [B]: the next one in a random cycle of all rows.
+    """The row with which each row is mixed, int32 [B]: the next one in a random cycle of all rows.
 
     A row of weight 0 is its own partner, and the partner of no other row. A single row is its own
     partner.

@@ -1,7 +1,7 @@
 """What the processes of a run on many hosts agree on, so that all of them take the same steps.
 
 Each process runs the same program. A compiled step waits for all of them, so they must call the
-same steps in the same order. On one process, nothing here does anything.
+same steps in the same order. On one process, these functions have no effect.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def of_the_first(run: Run, number: int) -> int:
 
 
 def of_any(run: Run, text: str) -> str:
-    """The first non-empty text of all processes, cut at 240 bytes; on one process, the text."""
+    """The first non-empty text of all processes, at most 240 bytes; on one process, `text`."""
     if not many(run):
         return text
     given = text.encode()[:LONGEST]

@@ -78,7 +78,7 @@ class Progress(Observer):
             )
 
     def advance(self, step: int, means: dict[str, Any]) -> None:
-        """Moves the bar to a step, and shows values below it.
+        """Moves the bar to a step, and shows values below the bar.
 
         The values are the loss and metrics since the last record, and the validation values of the
         last record.

@@ -18,7 +18,7 @@ class Unfinished(NamedTuple):
       records: the number of records up to and including the last one that was due.
       memories: what each hook needs to continue, a dict, name -> (path -> array or number).
       position: where a source of data was after the last step, a dict, name -> array; {} if its
-        batches depend only on the seed and the step.
+        batches depend only on the seed and the step, or if its position cannot be saved.
     """
 
     means: dict[str, Any]

@@ -53,8 +53,8 @@ class Sweep(NamedTuple):
         record did. None if there is no target.
       seconds_per_step: the time per step of one member, in seconds: the time to train all members,
         divided by the sum of their numbers of steps.
-      compile_seconds: the time to trace and compile the training code, in seconds; 0 if an earlier
-        sweep has compiled it.
+      compile_seconds: the time to trace and compile the training code, in seconds; almost 0 if an
+        earlier sweep has compiled it.
       reason: why training ended, as in `Result`.
     """
 
@@ -176,11 +176,12 @@ def sweep(
       seeds: S different integers in [0, 2**32). A seed determines the initial parameters, the
         batches and all random numbers.
       batch_size: B, an int >= 1.
-      epochs: the number of passes over the data, >= 0, which is ceil(epochs * N / B) steps.
-      steps: the number of steps. Pass either epochs or steps.
+      epochs: the number of passes over the data, > 0. Training takes ceil(epochs * N / B) steps.
+      steps: the number of steps, an int >= 1. Pass either epochs or steps.
       validation: data with the structure of `data`, or None. It is evaluated at each record, with
         the parameters that `fdl.optim.eval_params` gives.
-      record_every: the number of steps from one record to the next. None means one epoch.
+      record_every: the number of steps from one record to the next. None means one epoch. There is
+        also a record at each rung and at the last step.
       monitor: the name of the metric that decides which setting is best: the best one has the best
         value at the last record, averaged over seeds. The validation metric is used; if there
         are no validation data, the training metric is used.

@@ -61,7 +61,7 @@ class Judge(NamedTuple):
         return curves[self.watched] * (1 if self.mode == "min" else -1)
 
     def scores(self, curves: Curves) -> np.ndarray:
-        """The mean over seeds at the last record, [R]; infinity if one seed's member diverged."""
+        """The mean over seeds at the last record, [R]; infinity if one of the seeds diverged."""
         ends = np.stack([curve[..., -1] for curve in curves.values()])
         mean = self.curve(curves)[..., -1].mean(1)
         return np.where(np.isfinite(ends).all((0, 2)), mean, np.inf)

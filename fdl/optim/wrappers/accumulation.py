@@ -42,7 +42,7 @@ def accumulate(
       should_skip_update_fn: a function `(updates, steps taken, params) -> (skip, reason)`, such as
         `skip_not_finite`. If skip is True, the gradient is ignored. None means that no gradient is
         ignored.
-      accumulator_dtype: dtype of the mean. None means the dtype of the parameters.
+      accumulator_dtype: dtype of the mean or sum. None means the dtype of the parameters.
 
     Returns:
       A transformation with state `optax.MultiStepsState`.

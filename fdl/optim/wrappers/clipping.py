@@ -121,9 +121,9 @@ def adaptive_grad_clip(
     Args:
       clipping: > 0, the largest |g| / |W|.
       eps: > 0. If |W| is smaller, eps is used instead, so that weights of 0 can move.
-      axis: the axes over which the norm of a unit is taken. By default these are all axes of a
-        vector, axis 0 of an array of 2 or 3 dimensions, and all axes but the last of an array of 4
-        or 5 dimensions.
+      axis: the axes over which the norm of a unit is taken. By default these are all axes if at
+        most one axis is longer than 1. Otherwise they are axis 0 of an array of 2 or 3 dimensions,
+        and all axes but the last of an array of 4 or 5 dimensions.
 
     Returns:
       A transformation without state. It needs params.
@@ -169,6 +169,9 @@ def centralize(*, out_axis: int = -1) -> GradientTransformationExtraArgs:
 
     Returns:
       A transformation without state.
+
+    Raises:
+      ValueError: at update, a gradient of two or more dimensions does not have the axis out_axis.
 
     Example:
       >>> transform = centralize()

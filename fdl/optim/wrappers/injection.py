@@ -41,8 +41,8 @@ def inject_hyperparams(
       static_args: names of arguments to leave out of the state, such as functions that are not
         schedules. Bools, strings, dtypes, None and masks that are path patterns are always left
         out.
-      hyperparam_dtype: dtype of the numbers in the state; by default float32, or float64 under
-        `jax.enable_x64`.
+      hyperparam_dtype: dtype of the floating-point numbers in the state; by default float32, or
+        float64 under `jax.enable_x64`. Integers stay integers.
 
     Returns:
       A factory with the same arguments. Its optimizers have the state
@@ -53,8 +53,8 @@ def inject_hyperparams(
       optax, fdl uses 0 as the difference.
 
     Raises:
-      ValueError: `inner_factory` is not callable, or raises an error; static_args contains a name
-        that is not an argument of `inner_factory`.
+      ValueError: `inner_factory` is not callable; static_args contains a name that is not an
+        argument of `inner_factory`. The returned factory raises the errors of `inner_factory`.
 
     Example:
       >>> from fdl.optim import sgd
@@ -117,8 +117,8 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
     Raises:
       ValueError: a name is not in the state, is in it twice, or belongs to a schedule; a value is
-        not finite; a learning rate is negative; an array does not have the shape of the leaf in the
-        state.
+        not finite; a learning rate is negative; the state holds an integer and the value is not
+        whole; an array does not have the shape of the leaf in the state.
 
     Example:
       >>> from fdl.optim import adam
@@ -151,7 +151,7 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 class Remainder(NamedTuple):
-    """The rounding error of a number: `of` is its float32 value, `low` the number minus `of`."""
+    """The rounding error of a number. `of` is its float32 value; `low` is the number minus `of`."""
 
     of: Any
     low: Any

@@ -39,15 +39,14 @@ def dynamic_loss_scale(
 ) -> GradientTransformationExtraArgs:
     """Keeps a scale for the loss, so that small gradients do not become 0 in float16.
 
-    Gradients below 6e-8 become 0 in float16. To prevent this, `train_step` multiplies the loss by
+    Gradients below 3e-8 become 0 in float16. To prevent this, `train_step` multiplies the loss by
     the scale before the backward pass. This also multiplies all gradients, so `train_step` then
     divides them by the scale, in float32. The scale is adjusted in training: if a gradient is not
     finite, the step is skipped and the scale is divided by `factor`; after `period` finite
     gradients in a row, the scale is multiplied by `factor`.
 
     Args:
-      inner: a transformation of fdl or optax. It gets gradients of the loss without
-        the scale.
+      inner: a transformation of fdl or optax. It gets gradients of the loss without the scale.
       initial: the scale at the first step, > 0.
       period: the number of finite gradients after which the scale grows, a whole number >= 1.
       factor: the ratio of two successive scales, > 1. With a power of two, scaling does not round.

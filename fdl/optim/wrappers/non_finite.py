@@ -33,7 +33,7 @@ def apply_if_finite(
       were not finite, in a row and in total, and whether the last gradient was finite.
 
     Raises:
-      ValueError: max_consecutive_errors is negative; `inner` is not a transformation.
+      ValueError: max_consecutive_errors is negative or not whole; `inner` is not a transformation.
 
     Example:
       >>> from fdl.optim import sgd

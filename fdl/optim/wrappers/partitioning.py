@@ -45,15 +45,15 @@ def partition(
       mask_compatible_extra_args: as in `masked`.
 
     Returns:
-      A transformation with state `optax.PartitionState`. It maps each key of transforms to the
-      state of that optimizer, and "rest" to the state of `rest`. A key that is a tuple of patterns
+      A transformation with state `optax.PartitionState`, which maps each key of transforms to the
+      state of its optimizer, and "rest" to the state of `rest`. A key that is a tuple of patterns
       becomes one string with commas, such as `"**/b, **/scale"`.
 
     Raises:
-      ValueError: a value of transforms is not a transformation; a key is "rest" although `rest` is
-        given; two keys become the same string, such as ("a", "b") and "a, b". At init or update, a
-        pattern matches nothing (the message lists the nearest paths), two patterns match the same
-        leaf, or a leaf has no optimizer.
+      ValueError: transforms is not a dict, or a value in it is not a transformation; a key is
+        "rest" although `rest` is given; two keys become the same string, such as ("a", "b") and
+        "a, b". At init or update, a pattern matches nothing (the message lists the nearest paths),
+        two patterns match the same leaf, a leaf has no optimizer, or the labels do not fit.
 
     Example:
       >>> from fdl.optim import sgd
@@ -111,7 +111,8 @@ def freeze(mask: Mask) -> GradientTransformationExtraArgs:
     """Freezes leaves: their updates become 0.
 
     Put it last in a chain. The optimizer before it still holds a state for the frozen leaves. To
-    save that memory, use `masked` or `partition` to apply the optimizer only to the other leaves.
+    save that memory, also put the optimizer into `masked`, so that it sees only the other leaves.
+    Or use `partition` in place of the chain, with `set_to_zero` for the frozen leaves.
 
     Args:
       mask: which leaves to freeze, as in `masked`: path patterns, a pytree of bool or a function.
@@ -120,8 +121,8 @@ def freeze(mask: Mask) -> GradientTransformationExtraArgs:
       A transformation with the same state as `optax.freeze`.
 
     Raises:
-      ValueError: `mask` is not a mask; at update, a pattern matches nothing (the message lists the
-        nearest paths).
+      ValueError: `mask` is not a mask; at init or update, a pattern matches nothing (the message
+        lists the nearest paths).
 
     Example:
       >>> from fdl.optim import chain, sgd

@@ -40,12 +40,12 @@ def master_weights(optimizer: GradientTransformation) -> GradientTransformationE
 
     Returns:
       A transformation that needs params, with state `MasterWeightsState(master, inner_state)`.
-      Parameters in float32 or wider have no copy, and the updates of the optimizer pass unchanged.
-      For half-precision parameters, the returned updates are in float32, so that `apply_updates`
-      gives exactly the rounded copy. If this transformation is inside a chain that rounds the
-      updates, the new parameters differ from the rounded copy by at most that rounding. Such errors
-      do not accumulate, because each update is computed from the current params. To change
-      parameters by hand, change `state.master` too, or call `init` again.
+      Parameters in float32 or wider have no copy, and their updates pass unchanged. For
+      half-precision parameters, the returned updates are in float32, so that `apply_updates` gives
+      exactly the rounded copy. If this transformation is inside a chain that rounds the updates,
+      the new parameters differ from the rounded copy by at most that rounding. Such errors do not
+      accumulate, because each update is computed from the current params. To change parameters by
+      hand, change `state.master` too, or call `init` again.
 
     Raises:
       ValueError: `optimizer` is not a transformation; at init, a parameter has an integer dtype;
