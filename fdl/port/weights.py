@@ -53,8 +53,8 @@ def save_weights(
       file: path of the file. An existing file is replaced; the new file has the permissions of
         the existing file. Symbolic links are followed.
       tree: any pytree of arrays: params, `{"params": params, "state": state}`, or a whole run with
-        its optimizer state. Random keys are saved too. A Python number is saved as the 32-bit
-        value that JAX would convert it to.
+        its optimizer state. Random keys are saved too. A Python number is saved as the array to
+        which JAX would convert it, such as float32.
       only: selects the leaves to save: a path pattern such as `"body/**"`, or a sequence of
         patterns. None saves all leaves.
 
