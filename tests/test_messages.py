@@ -73,7 +73,7 @@ def in_training(layer, x, key=None):
 MORE = "give x that width, or make new params with init"
 FLOATING = "convert x with x.astype(jnp.float32), or use rescale(1 / 255) as the first layer"
 OURS = "pass the params and state that init made for this network"
-ROOM = "give its last layer as many features as x has"
+ROOM = "give its last layer as many features as x has, and the same dtype"
 
 # name -> (the wrong use, a function of x [3, 4]; the first line of what it is told)
 WRONG = {

@@ -25,7 +25,7 @@ def compute_in(layer: Any, dtype: Any, *, keep: Sequence[str] = NORMS) -> Layer:
     dtype of the parameters, so any optimizer works. The loss is computed in float32.
 
     bfloat16 has the range of float32. float16 has more digits but a smaller range: gradients below
-    6e-8 become 0. To prevent this, put `fdl.optim.dynamic_loss_scale` around the optimizer.
+    3e-8 become 0. To prevent this, put `fdl.optim.dynamic_loss_scale` around the optimizer.
 
     Args:
       layer: a layer, or a plain function of one array.

@@ -39,22 +39,22 @@ def repeat(
       block: a layer, or a plain function of one array, that keeps the shape and dtype of x.
       n: number of blocks, >= 1.
       scan: True for the scanned form, False for the unrolled form; by default True if n > 16.
-      policy: a function of `jax.checkpoint_policies`, which decides which inner values the forward
-        pass stores; the backward pass recomputes the others. By default, the unrolled form stores
-        all inner values, and the scanned form stores the results of matrix products, which is
-        fastest in that form.
+      policy: one of the functions in `jax.checkpoint_policies`. It decides which inner values the
+        forward pass stores; the backward pass recomputes the others. By default, the unrolled form
+        stores all inner values, and the scanned form stores the results of matrix products, which
+        is fastest in that form.
       name: name of the layer in another network.
 
     Returns:
       A layer. In both forms params, state, random keys and paths are the same as for n layers named
-      "0", "1", ...; an extra input is passed to every block. In the scanned form, the path in an
-      error message has `*` in place of the block's number, and `capture` of a path inside a block
-      runs the unrolled form.
+      "0", "1", ...; an extra input is passed to every block. In the scanned form, the path of an
+      error inside a block has `*` in place of the block's number, and `capture` of a block, or of a
+      path inside it, runs the unrolled form.
 
     Raises:
       ValueError: n < 1.
-      PathError: a block changes the shape or dtype of x, or the params of two blocks differ in
-        structure, shape or dtype.
+      PathError: a block changes the shape or dtype of x; or, in the scanned form, the params or the
+        states of two blocks differ in structure, shape or dtype.
 
     Example:
       >>> from fdl.layers import dense
@@ -203,5 +203,5 @@ def _check_kept(x: Any, y: Any) -> None:
     if kind(x) != kind(y):
         raise PathError(
             f"expected a block that keeps the shape and dtype of x, {kind(x)}, got {kind(y)}; "
-            "give its last layer as many features as x has"
+            "give its last layer as many features as x has, and the same dtype"
         )

@@ -13,8 +13,8 @@ from fdl import paths
 from fdl.checks import described, fitting, kind
 from fdl.ops.sharding import on_host
 
-SAMPLED_ROWS = 64  # the number of examples that `fingerprint` hashes
-ALIGNMENT = 64  # bytes; `aligned` arrays begin at a multiple of this, so JAX on CPU copies none
+SAMPLED_ROWS = 64  # the largest number of examples that `fingerprint` hashes
+ALIGNMENT = 64  # bytes; `aligned` arrays begin at a multiple, so JAX on CPU does not copy them
 _NUMBERS = "numbers of a dtype that JAX has"
 MOST_NAMED = 8  # the largest number of paths or columns that an error message lists
 
@@ -93,7 +93,7 @@ def check_data(data: Any) -> int:
       N, an int >= 1.
 
     Raises:
-      ValueError: `length` raises, a leaf cannot be converted to an array, or a number is NaN or
+      ValueError: as in `length`; or a leaf cannot be converted to an array, or a number is NaN or
         infinite. In the last case, the message gives the path, the first such row, and the number
         of such rows.
 
@@ -176,8 +176,8 @@ def to_jax(tree: Any, who: str, what: str = "data") -> Any:
       A pytree of JAX arrays with the structure of `tree`.
 
     Raises:
-      PathError: a leaf is not an array of numbers (for example a list, or a table with a column of
-        text), or a number would overflow; the message gives the index of that number.
+      PathError: a leaf is not an array of numbers (for example a list of numbers, or a table with
+        a column of text), or a number would overflow; the message gives the index of that number.
     """
 
     def convert(keys: Any, leaf: Any) -> jax.Array:

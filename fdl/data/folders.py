@@ -45,7 +45,8 @@ def images(folder: str | os.PathLike[str], size: tuple[int, int], *, channels: i
       ImportError: Pillow is not installed.
       FileNotFoundError: there is no such folder.
       ValueError: the folder has no sub-folders, one of them has no images, or size or channels are
-        out of range. A damaged image raises when it is read; the message gives its path.
+        out of range. An image that is damaged, or has more than 8 bits for a channel, raises when
+        it is read; the message gives its path.
 
     Example:
       >>> import pathlib, tempfile

@@ -10,7 +10,7 @@ from fdl.paths import shortened
 
 
 def read_table(file: str | os.PathLike[str]) -> Any:
-    """Reads a CSV or Parquet file as `table` does, so that its rows can be split first.
+    """Reads a CSV or Parquet file as `table` does, to split its rows before they are converted.
 
     Args:
       file: the path of a file: .csv, .csv.gz or .parquet.
@@ -21,8 +21,8 @@ def read_table(file: str | os.PathLike[str]) -> Any:
     Raises:
       ImportError: pyarrow is not installed.
       FileNotFoundError: there is no such file.
-      ValueError: the name has another ending, or a row of a CSV file has too few or too many
-        values.
+      ValueError: the name has another ending, pyarrow cannot read the file, or a row of a CSV file
+        has too few or too many values.
 
     Example:
       >>> import pathlib, tempfile
@@ -64,7 +64,7 @@ def as_frame(who: str, data: Any, types: dict[str, str] | None = None) -> Any:
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{who}: expected named columns of equal length whose values have one type, got "
-                f"{reason(error)}; convert the column first"
+                f"{reason(error)}; correct the columns first"
             ) from error
     names = frame.column_names
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -149,5 +149,5 @@ def listed(names: Sequence[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The words of pyarrow's error, in one line."""
+    """The words of an error, in one line of at most 300 characters."""
     return shortened(" ".join(" ".join(map(str, error.args)).split()), 300)

@@ -1,8 +1,8 @@
-"""The order of the examples: an endless stream of shuffled epochs, cut into batches.
+"""The order of the examples: an endless stream of shuffled epochs, split into batches.
 
-The example at position p of the stream is `bijection(seed, epoch=p // N, index=p % N, examples=N)`.
-Nothing is stored: the batch of a step depends only on `(seed, step)`. A batch may begin in one
-epoch and end in the next.
+The example at position p of the stream is `bijection(seed, epoch=p // N, index=p % N, examples=N)`,
+or `_rank` of the same arguments if N is small. Nothing is stored: the batch of a step depends only
+on `(seed, step)`. A batch may begin in one epoch and end in the next.
 """
 
 import math
@@ -71,7 +71,7 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
       seed: uint32 scalar.
       epoch: uint32 [B].
       index: uint32 [B], positions in the epoch, in [0, N).
-      examples: N, an int. If N is at least a few hundred, all orders are about equally likely.
+      examples: N, an int. For N < `RANKED_BELOW`, not all orders are equally likely.
 
     Returns:
       uint32 [B], in [0, N).
@@ -82,8 +82,8 @@ def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int
     a = math.isqrt(examples - 1) + 1
     b = -(-examples // a)
     # The keys of all rounds are computed together, and the program contains `once` only once. This
-    # keeps the program small: compiling a longer one took a third of the time of compiling a step
-    # of a small network.
+    # keeps the program small: a longer program took a third of the time that a training step of a
+    # small network takes to compile.
     rounds = np.arange(ROUNDS, dtype=np.uint32)[:, None] * np.uint32(0x9E3779B9)
     keys = _mix(_mix(_mix(seed) + rounds) ^ epoch)
 

@@ -44,8 +44,8 @@ def padded(sequences: Sequence[Any], length: int | None = None) -> Padded:
       length: T >= 1, at least the length of the longest sequence. None means that length.
 
     Returns:
-      `Padded(x, lengths)`: x [N, T, ...] in the common dtype of the sequences, and int32 [N]. It
-      also has the attribute mask, bool [N, T].
+      `Padded(x, lengths)`: x is [N, T, ...] in the common dtype of the sequences, and lengths is
+      int32 [N]. The attribute mask is bool [N, T].
 
     Raises:
       ValueError: there is no sequence or only empty ones, a sequence is longer than length, or the
@@ -65,7 +65,7 @@ def padded(sequences: Sequence[Any], length: int | None = None) -> Padded:
         at = int(lengths.argmax())
         raise ValueError(
             f"padded: expected sequences of at most {length} items, got {lengths[at]} in sequence "
-            f"{at}; cut it, or pass a larger length"
+            f"{at}; shorten it, or pass a larger length"
         )
     x = np.zeros((len(arrays), length, *arrays[0].shape[1:]), np.result_type(*arrays))
     for row, each in zip(x, arrays, strict=True):
@@ -86,7 +86,7 @@ def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.nd
 
     Raises:
       OptionError: a length is not an int >= 1.
-      ValueError: a sequence is longer than all lengths.
+      ValueError: a sequence is longer than all lengths, or lengths is empty.
 
     Example:
       >>> texts = [[3, 1, 4], [1], [5, 9]]
@@ -111,7 +111,7 @@ def buckets(sequences: Sequence[Any], lengths: Sequence[int]) -> dict[int, np.nd
 
 
 def _arrays(who: str, sequences: Sequence[Any]) -> list[np.ndarray]:
-    """The sequences as arrays with the same axes after the first. Empty lists become arrays too."""
+    """The sequences as arrays with the same axes after the first. Empty ones get these axes too."""
     arrays = [np.asarray(each) for each in sequences]
     full = [each for each in arrays if each.size]
     if not full:

@@ -148,7 +148,9 @@ def weighted_rows(weights: Any, rows: int | None = None, *, seed: int = 0) -> np
     count = check_count("weighted_rows", "rows", count, "say how many rows to draw")
     total = np.cumsum(weights / weights.max())
     marks = (np.arange(count) + np.random.default_rng(seed).random()) / count * total[-1]
-    last = np.flatnonzero(weights)[-1]  # this row gets a mark that rounding moved up to the total
+    # Rounding may move the last of the marks up to total[-1]. It then belongs to the last row whose
+    # weight is not 0.
+    last = np.flatnonzero(weights)[-1]
     return np.minimum(np.searchsorted(total, marks, side="right"), last).astype(np.int32)
 
 
@@ -171,7 +173,7 @@ def _shuffled(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _classes(who: str, labels: Any, rows: int) -> np.ndarray:
-    """int [N], the number of the class of each row; all 0 if labels is None."""
+    """int [N], the index of the class of each row; all 0 if labels is None."""
     if labels is None:
         return np.zeros(rows, int)
     given = np.asarray(labels)

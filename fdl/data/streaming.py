@@ -1,6 +1,6 @@
 """Data that do not fit into memory: memory-mapped arrays, examples by index, iterables.
 
-K steps, B examples in a batch, N examples.
+K is the number of steps, B the number of examples in a batch, N the number of all examples.
 """
 
 import abc
@@ -39,9 +39,10 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
         - a function `step -> batch`, where a batch is a pytree of arrays [B, ...].
         - an iterable of batches, such as a list, a generator, or a loader of torch or Grain. When
           it ends, it is iterated again from the start, if possible.
-      rows: integers [M] in [0, N), the rows to train on, if data are arrays or a data set. An epoch
-        has each of them exactly once. Pass the rows of a split, or those of `balanced_rows` or
-        `weighted_rows`. None means all.
+        - a source, for example from `fdl.data.images`, to choose rows of it.
+      rows: integers [M] in [0, N), the rows to train on, if data are arrays, a data set or a source
+        of one of them. An epoch has each of these rows exactly once. Pass the rows of a
+        split, or those of `balanced_rows` or `weighted_rows`. None means all.
 
     Returns:
       A source. A run that is stopped and continued gives the same bits as an uninterrupted run,
@@ -53,7 +54,7 @@ def source(data: Batch | Callable[[int], Batch] | Iterable[Batch], *, rows: Any 
     Raises:
       TypeError: data is none of these.
       ValueError: there is no example; rows are not integers in [0, N); or rows are passed with
-        data that are neither arrays nor a data set.
+        data from which single examples cannot be read.
 
     Example:
       >>> import fdl
@@ -142,7 +143,7 @@ class Source(abc.ABC):
         """The batches of consecutive steps, a pytree of arrays [K, B, ...]."""
 
     def take_part(self, seed: Any, steps: range, batch_size: int, part: np.ndarray) -> Batch:
-        """From the batches of `take`, only the examples at the indices `part` [C]: [K, C, ...].
+        """The batches of `take`, reduced to the examples at the indices `part` [C]: [K, C, ...].
 
         Each of several processes takes its own part. A source that cannot make only a part of a
         batch makes the whole batch in every process.
@@ -345,7 +346,7 @@ class Batches(Source):
         return bool(self.position())
 
     def first(self, batch_size: int) -> Batch:
-        """The first batch, which is also the first that `take` gives."""
+        """The next batch, which is also the first that the next `take` gives."""
         if not self.peeked:
             self.peeked = [self._next()]
         return self.peeked[0]

@@ -24,9 +24,9 @@ def table(data: Any, target: str | None = None, *, categorical: Sequence[str] = 
     """Converts a table to arrays, and learns from its columns how to convert other tables.
 
     A number v becomes (v - mean) / scale, where mean and scale are the mean and the standard
-    deviation (divided by N, not N - 1) of the values that are not missing; the scale of a constant
-    column is 1. A missing number becomes 0, and a column with missing numbers gets a second column,
-    which is 1 where the number is missing and 0 elsewhere.
+    deviation of the n values that are not missing (divided by n, not n - 1); the scale of a column
+    of equal values is 1. A missing number becomes 0, and a column with missing numbers gets a
+    second column, which is 1 where the number is missing and 0 elsewhere.
 
     Texts, categories and bools become codes: code i > 0 stands for the i-th of the column's sorted
     values, and 0 for a missing value. In another table, 0 also stands for a value that the training
@@ -155,7 +155,7 @@ class Columns:
 
         Columns are found by name, so their order does not matter. Other columns are ignored. A
         category that the training table does not have becomes code 0. A missing number becomes 0.
-        Only columns that had missing numbers in training have a second column, which marks them.
+        Only columns that had missing numbers in training have a second column for missing numbers.
 
         Args:
           data: a table in any form that `table` takes.
@@ -254,7 +254,7 @@ class Table:
 
     Args:
       x: a dict with two arrays. "numbers" is float32 [N, F + M]: the standardised columns, then
-        for each column that has missing values in training, a column of 0 and 1 (1 is missing).
+        for each column that had missing values in training, a column of 0 and 1 (1 is missing).
         "codes" is int32 [N, C].
       y: the target: float32 [N], standardised, if it is a column of numbers; int32 [N], the code of
         the class in [0, number of classes), if it is a column of categories; or None.

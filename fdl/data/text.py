@@ -15,7 +15,7 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
       ids: [N], the token ids of the text.
       length: T, the number of tokens in a piece, >= 1.
       stride: the distance in tokens between the starts of two neighbouring pieces, >= 1. With
-        stride 1, a piece starts at every token; with stride T, pieces do not overlap.
+        stride 1, pieces start at neighbouring tokens; with stride T, pieces do not overlap.
 
     Returns:
       (x, y), both [(N - T - 1) // stride + 1, T] in the dtype of ids. y[i, t] is the token after
@@ -47,9 +47,9 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
 def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Test examples of a language model: each token except the first has weight 1 exactly once.
 
-    Each piece overlaps the piece before it by half. Only the second half of a piece has weight 1,
-    so that each scored token is predicted from more than T / 2 tokens before it. In the first
-    piece, both halves have weight 1.
+    Each piece overlaps the piece before it by half. In the first piece, both halves have weight 1.
+    In every other piece, only the second half has weight 1, so that each of its scored tokens is
+    predicted from more than T / 2 tokens before it.
 
     Args:
       ids: [N], the token ids of the text.

@@ -231,7 +231,7 @@ def test_a_block_that_changes_the_shape_is_refused(scan):
     number = "*" if scan else "0"
     message = (
         f"{number}: expected a block that keeps the shape and dtype of x, float32 [3, 4], got "
-        "float32 [3, 5]; give its last layer as many features as x has"
+        "float32 [3, 5]; give its last layer as many features as x has, and the same dtype"
     )
     net = fdl.repeat(fdl.dense(5), 2, scan=scan)
     with pytest.raises(fdl.PathError, match=told(message)):

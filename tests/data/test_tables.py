@@ -250,7 +250,7 @@ WRONG = {
     "columns_of_two_lengths": (
         lambda folder: table({"a": [1, 2], "b": [1]}),
         "table: expected named columns of equal length whose values have one type, got Column 1 "
-        "named b expected length 2 but got length 1; convert the column first",
+        "named b expected length 2 but got length 1; correct the columns first",
     ),
     "only_missing_numbers": (
         lambda folder: table({"a": [float("nan")] * 2}),

@@ -43,8 +43,8 @@ def download(
       urls: addresses of the gzipped file, tried in this order.
       path: path of the file to be written. Its folder is created if it does not exist.
       sha256: SHA-256 of the file at `path`, in hexadecimal.
-      size: the largest allowed size of the file at `path`, in bytes. Downloading and unpacking stop
-        at this size, so that a wrong mirror cannot fill the disk.
+      size: the largest allowed size of the file at `path`, in bytes. Unpacking stops at this
+        size, and downloading slightly above it, so that a wrong mirror cannot fill the disk.
       timeout: after this many seconds without data, the next mirror is tried.
       unpack: True writes the uncompressed file. False writes the gzipped file, and sha256 and size
         are then those of the gzipped file.

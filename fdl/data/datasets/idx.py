@@ -19,20 +19,19 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     dimensions, the size of each dimension as a big-endian 32-bit integer, and the values in C
     order, also big-endian. A gzipped file is recognised by its first bytes, not by its name. The
     header gives the number of bytes that the file should have. At most one byte more than that
-    number is read or uncompressed.
+    number, or 1,024 bytes if that is more, is read or uncompressed.
 
     Args:
       path: path of the file.
 
     Returns:
-      A new array with the shape and the dtype of the file. It may have any rank; a file of rank 0
-      gives a scalar. The dtype is uint8, int8, int16, int32, float32 or float64, in native byte
-      order.
+      A new array with the shape and the dtype of the file. A file of rank 0 gives a scalar.
+      The dtype is uint8, int8, int16, int32, float32 or float64, in native byte order.
 
     Raises:
       FileNotFoundError: the file does not exist.
-      ValueError: the file is not an IDX file, is damaged, or has fewer or more bytes than its
-        header says.
+      ValueError: the file is not an IDX file, is damaged, has fewer or more bytes than its header
+        says, or has more dimensions than NumPy allows.
 
     Example:
       >>> import pathlib, tempfile

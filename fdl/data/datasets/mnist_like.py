@@ -126,8 +126,9 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Split:
     Raises:
       FileNotFoundError: a file is missing in `folder`, or FDL_DATA is not a folder.
       ConnectionError: no mirror worked; run again to resume the download.
-      ValueError: a file is damaged, its images are not 28 x 28 pixels, or its labels are not in
-        [0, 10); or `folder` is None, and the SHA-256 of a file is not that of MNIST.
+      ValueError: a file is damaged, images are not 28 x 28 pixels, labels are not in [0, 10), or
+        there is not one label for each image; or `folder` is None, and the SHA-256 of a file is not
+        that of MNIST.
 
     Example:
       >>> import pathlib, tempfile

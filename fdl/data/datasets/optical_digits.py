@@ -7,11 +7,11 @@ from fdl.data.splitting import held_out
 
 
 def digits(*, test_fraction: float = 0.25, seed: int = 0) -> Split:
-    """1,797 handwritten digits by 43 people, scanned to 8 x 8 pixels.
+    """1,797 handwritten digits by 13 people, reduced to 8 x 8 pixels.
 
     Args:
       test_fraction: the fraction of each class that is for testing, in (0, 1).
-      seed: an int, which determines which examples are for testing.
+      seed: an int >= 0, which determines which examples are for testing.
 
     Returns:
       `Split(train, test)`, each `(images, labels)`. images is uint8 [N, 8, 8, 1] in [0, 16], and
