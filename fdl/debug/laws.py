@@ -1,4 +1,4 @@
-"""The laws that every layer of fdl keeps, for a layer of your own.
+"""The laws that every layer of fdl keeps, as checks of a layer of your own.
 
 The tests of fdl run the same functions over every layer.
 """
@@ -27,11 +27,11 @@ def check_layer(layer: Layer, x: Any, **inputs: Any) -> Report:
     """Runs the laws of layers on a layer of your own.
 
     - compiled: `jax.jit` of a pass in training and in evaluation gives the same as the pass itself.
-    - vmap, scan, ensemble: a pass over three inputs, three steps and three sets of weights at once
-      is a loop over them.
+    - vmap, scan, ensemble: one program for three inputs, three steps or three sets of weights gives
+      the same as a loop over them.
     - recomputed: `jax.checkpoint` gives the same values and gradients.
     - gradient: the gradient agrees with finite differences, in float64.
-    - shapes: `jax.eval_shape` knows the shapes and dtypes of a pass.
+    - shapes: `jax.eval_shape` gives the shapes and dtypes of the results of a pass.
     - arguments: a pass does not change the arrays that it gets.
     - evaluation: a pass in evaluation does not change the state.
     - no examples: a batch of no examples has the usual shapes, and gradients of 0.
@@ -95,7 +95,8 @@ class Trial:
       params, state: what its `init` gives.
       three: three pairs (x, inputs) of equal shapes; most laws use the second.
       key: a random key for training; None for a layer that draws no random numbers.
-      half: makes arguments (params, state, x, inputs, key) of another dtype, or None.
+      half: a function that makes the arguments (params, state, x, inputs, key) in another dtype, or
+        None.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Trial:
         return self.params, self.state, self.x, self.inputs, self.key if train else None
 
     def answer(self, train: bool) -> Any:
-        """The pass itself, which is not compiled."""
+        """The result of the pass itself, which is not compiled."""
         if train not in self.answers:
             self.answers[train] = self.forward(train)(*self.arguments(train))
         return self.answers[train]
@@ -146,7 +147,7 @@ class Trial:
 
     @functools.cached_property
     def members(self) -> tuple[Any, list[Any]]:
-        """(keys, what init makes of each)."""
+        """(three random keys, the params and state that `init` makes from each of them)."""
         keys = jax.random.split(jax.random.key(7), 3)
         return keys, [self.layer.init(key, self.x, **self.inputs) for key in keys]
 
@@ -224,7 +225,7 @@ class Trial:
 
 
 def compiled_is_eager(trial: Trial, train: bool = True) -> None:
-    """A compiled pass is the pass."""
+    """A compiled pass gives the same as the pass itself."""
     found = trial.programs[train](*trial.arguments(train))
     assert_equal(found, trial.answer(train), **NEAR)
 
@@ -235,14 +236,14 @@ def _compiled_in_both(trial: Trial) -> None:
 
 
 def vmap_is_a_loop(trial: Trial) -> None:
-    """A pass over a batch of inputs is a loop."""
+    """One pass under vmap gives the same as a loop over the inputs."""
     params, state = trial.params, trial.state
     loop = [trial.programs[True](params, state, *_row(trial, i)) for i in range(3)]
     assert_equal(trial.together["vmap"], stacked(loop), **NEAR)
 
 
 def scan_is_a_loop(trial: Trial) -> None:
-    """A pass in a scan is a loop that carries the state."""
+    """Passes in a scan give the same as a loop that carries the state."""
     state, ys = trial.state, []
     for i in range(3):
         y, state = trial.programs[True](trial.params, state, *_row(trial, i))
@@ -251,7 +252,7 @@ def scan_is_a_loop(trial: Trial) -> None:
 
 
 def ensemble_is_a_loop(trial: Trial) -> None:
-    """An ensemble is a loop over its members."""
+    """One pass of an ensemble gives the same as a loop over its members."""
     *_, x, inputs, key = trial.arguments()
     loop = [trial.programs[True](*own, x, inputs, key) for own in trial.members[1]]
     assert_equal(trial.together["ensemble"], stacked(loop), **NEAR)
@@ -263,7 +264,7 @@ def recomputed_is_the_same(trial: Trial) -> None:
 
 
 def shapes_are_known(trial: Trial, train: bool = True) -> None:
-    """The shapes and dtypes of a pass are known without it."""
+    """`jax.eval_shape` gives the shapes and dtypes of the results of a pass."""
     promised = jax.eval_shape(trial.forward(train), *trial.arguments(train))
     found = _kinds(trial.answer(train))
     require(_kinds(promised) == found, f"eval_shape gives {_kinds(promised)}, a pass {found}")
@@ -276,7 +277,9 @@ def arguments_are_kept(trial: Trial) -> None:
     ids = [id(leaf) for leaf in jax.tree.leaves(args)]
     trial.forward()(*trial.arguments())
     assert_equal(jax.tree.map(np.array, args), before)
-    require([id(leaf) for leaf in jax.tree.leaves(args)] == ids, "the dicts have other arrays")
+    require(
+        [id(leaf) for leaf in jax.tree.leaves(args)] == ids, "the dicts now contain other arrays"
+    )
 
 
 def evaluation_keeps_the_state(trial: Trial) -> None:
@@ -343,7 +346,10 @@ _REMEDIES = {
 
 
 def assert_equal(a: Any, b: Any, **bounds: float) -> None:
-    """One structure, one dtype and one shape, and values within bounds; without bounds, bits."""
+    """Raises unless a and b have the same structure, shapes, dtypes and values.
+
+    With bounds, floating values may differ as in `np.testing.assert_allclose`.
+    """
     structures: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
     require(structures[0] == structures[1], f"{structures[0]} is not {structures[1]}")
     right = paths.leaves(b)
@@ -370,12 +376,12 @@ def require(holds: bool, text: str) -> None:
 
 
 def smooth(y: Any) -> Any:
-    """A smooth scalar in which every element counts differently."""
+    """A smooth scalar to which each element of y contributes differently."""
     return jnp.sum(waves(y) * jnp.tanh(y))
 
 
 def waves(y: Any) -> np.ndarray:
-    """Weights by NumPy, cos(0), cos(1), ..., under which every element of y counts differently."""
+    """A weight for each element of y: cos(0), cos(1), ..., computed by NumPy."""
     return np.cos(np.arange(y.size)).reshape(y.shape).astype(y.dtype)
 
 
@@ -390,7 +396,7 @@ def with_gradient(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def stacked(trees: Iterable[Any]) -> Any:
-    """By NumPy, which compiles nothing for each shape."""
+    """Stacks the leaves with NumPy, because JAX would compile a program for each shape."""
     return jax.tree.map(lambda *each: np.stack(each), *trees)
 
 

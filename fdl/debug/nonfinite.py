@@ -85,28 +85,29 @@ def find_nonfinite(
 ) -> Nonfinite | None:
     """Finds the layer and the direction in which the first NaN or infinity of a step comes up.
 
-    It takes the step operation by operation, also inside `repeat`, scans and recomputed layers, and
-    follows each NaN and infinity from the operation that makes it. Only one that reaches the loss,
-    the state, a gradient or the new parameters counts. An infinity that the code masks out does
-    not count, and if a constant infinity, such as -inf in a mask, becomes NaN, the operation that
-    makes the NaN is named.
+    It takes the step layer by layer, also inside `repeat`, scans and recomputed layers. A layer in
+    which a NaN or an infinity comes up is taken operation by operation. Each NaN and infinity is
+    followed from the operation that makes it. It counts only if it reaches the loss, the state, a
+    gradient or the new parameters; a NaN also counts if it reaches the optimizer's new state. An
+    infinity that the code masks out does not count, and if a constant infinity, such as -inf in a
+    mask, becomes NaN, the operation that makes the NaN is named.
 
     The paths are the names of layers, and of `jax.named_scope` in a function of your own. Without
     them, the operation and its line of code say where.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`. Or checkpoints that
-        watched a `fit`: then `bisect` finds the first step after which the parameters or the state
-        are not finite, and run, batch and optimizer are not passed.
+        watched a `fit`: then `bisect` finds the first step after which `not_finite` is True, and
+        run, batch and optimizer are not passed.
       run: the run before the step.
       batch: a pytree of arrays [B, ...], the batch of the step, for example
         `fdl.draw_batch(data, run.seed, run.step, batch_size)`.
       optimizer: from fdl or optax. None leaves out the part of the optimizer.
 
     Returns:
-      `Nonfinite(path, direction, step, operation, value, source)`, or None if all is finite. An
-      operation at a time rounds differently than a compiled step, so a step that is not finite
-      only by a rounding error may give None.
+      `Nonfinite(path, direction, step, operation, value, source)`, or None if all is finite. Layers
+      and operations that are computed one by one round differently from a compiled step. So a step
+      that is not finite only because of a rounding error may give None.
 
     Raises:
       TypeError: an argument is in the wrong place.
@@ -209,13 +210,13 @@ class _Follow:
             return made
         operation = Operation(path, step.eqn.primitive.name, line_of(step))
         wrong = any(kind_of(each.array) for each in inputs)
-        if wrong and kind == "inf":  # of a constant
+        if wrong and kind == "inf":  # the infinity comes from a constant
             meant = self._spread(inputs, lambda origin: origin.meant)
             return meant or self.new(operation, kind, meant=True)
         return self.new(operation, kind)
 
     def _spread(self, inputs: list[Value], test: Callable[[_Origin], bool]) -> _Origin | None:
-        """The first origin, among those that pass a test, of the inputs that are not finite."""
+        """The first origin that passes a test, among the origins of inputs that are not finite."""
         marked = (each for each in inputs if each.mark is not None and test(each.mark))
         return min((each.mark for each in marked if kind_of(each.array)), default=None)
 
@@ -235,7 +236,7 @@ def _by_path(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _reached(part: Any) -> dict[str, _Origin]:
-    """path -> origin of the results of a part of the step that are not finite."""
+    """path -> origin, of each result of a part of the step that is not finite."""
     found = {}
     for path, value in _by_path(part):
         kind = kind_of(value.array)

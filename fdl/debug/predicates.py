@@ -63,7 +63,7 @@ def loss_above(
     Raises:
       TypeError: objective is not an objective.
       OptionError: limit is not a number.
-      ValueError: data or name is wrong; the function raises it.
+      ValueError: data or name is wrong; the returned function raises it.
 
     Example:
       >>> import fdl

@@ -55,7 +55,7 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `check` returns. Its `repr` is a table.
+    """What `check` and `check_layer` return. Its `repr` is a table.
 
     Args:
       findings: a `Finding` for each check.
@@ -108,7 +108,7 @@ class _Setup:
         return values(_means(run, data, objective=self.objective))
 
     def predicted(self) -> tuple[Any, Any, Any]:
-        """(y_pred, y, weight) of the few; Nones if the objective is not from `supervised`."""
+        """(y_pred, y, weight) of the few examples; three Nones without a `supervised` objective."""
         if not isinstance(self.objective, Supervised):
             return None, None, None
         x, y, weight, inputs = unpack(self.few)
@@ -153,27 +153,31 @@ def check(
 
     - labels: they are in the range of the loss, or of the outputs of the network.
     - inputs: the mean and the spread of each feature of floating inputs are not far from 0 and 1.
-    - overlap: at most 1% of the examples of test are also in data, or twice as many as by chance.
-    - finite: the loss and the gradient of a batch are finite; see `find_nonfinite`.
+    - overlap: of the inputs of test, the share that is also in data is at most 1% plus twice the
+      share that is expected by chance.
+    - finite: the loss, the gradients and the update of a batch are finite; see `find_nonfinite`.
     - loss at start: it is at most 3 times the loss of predicting 0, which is log(C) for softmax
       cross-entropy with C classes.
-    - metrics: fractions such as an accuracy are in [0, 1], and agree with the loss.
+    - metrics: they are finite, fractions such as an accuracy are in [0, 1], and an accuracy agrees
+      with the loss.
     - determinism: a step gives the same bits when it is traced and taken again.
     - leakage: the loss of an example does not depend on other examples of its batch, in evaluation.
     - one batch: training on one batch halves its loss.
-    - gradients: no parameter has a gradient of 0, at the start and after training on one batch.
+    - gradients: no parameter has a gradient of 0 both at the start and after training on one batch.
     - shuffled labels: after training on one batch, the loss is much higher when the labels of the
       batch are shuffled. Otherwise, the network sees the label, or ignores x.
 
     Args:
-      objective: `(params, state, batch, key) -> (loss, (state, metrics))`. The checks of labels,
-        inputs and the loss at start need an objective from `supervised`, and the check of shuffled
-        labels needs data (x, y) or a dict with x and y; otherwise they are not known.
+      objective: `(params, state, batch, key) -> (loss, (state, metrics))`. If it is not from
+        `supervised`, "labels" only checks that the objective accepts the data, "loss at start" only
+        that the loss is finite, and "inputs" is not known. If data are not (x, y), (x, y, weight)
+        or a dict with x and y, "shuffled labels" is not known.
       optimizer: from fdl or optax, as for the long run.
       run: the run at its start.
       data: a pytree of arrays [N, ...], N >= 2.
       test: data of the same structure for the test, or None.
-      batch_size: B, the number of examples of the one batch, an int >= 2.
+      batch_size: B, the number of examples of the one batch, an int >= 1. The checks
+        "leakage" and "shuffled labels" need at least 2.
       steps: the number of training steps on the one batch, an int >= 1.
 
     Returns:
@@ -208,7 +212,7 @@ def check(
 
 
 def _finding(name: str, f: Callable[[_Setup], Any], setup: _Setup) -> Finding:
-    """What a check found; an error of fdl becomes a finding."""
+    """What a check found. A ValueError or TypeError becomes a finding."""
     try:
         with free_ranks():
             return Finding(name, *f(setup))
@@ -250,7 +254,7 @@ def _inputs(setup: _Setup) -> Any:
         if worst.max() < 0.01:
             remedy = "divide by the spread of the training set"
             return (WRONG, f"all features have a spread below {worst.max():.1g}", remedy)
-    return (OK, "means and spreads of floating inputs are between 0.01 and 10")
+    return (OK, "no mean or spread of floating inputs is above 10, and not all are below 0.01")
 
 
 def _overlap(setup: _Setup) -> Any:
@@ -273,7 +277,8 @@ def _finite(setup: _Setup) -> Any:
     found = find_nonfinite(setup.objective, setup.run, setup.few, optimizer=setup.optimizer)
     if found is None:
         return (OK, "loss, gradients and update of a batch")
-    return (WRONG, repr(found)[1:-1], "change this operation such that its input cannot give it")
+    remedy = "change the operation or its inputs so that the result is finite"
+    return (WRONG, repr(found)[1:-1], remedy)
 
 
 def _loss_at_start(setup: _Setup) -> Any:
@@ -358,8 +363,8 @@ def _shuffled(setup: _Setup) -> Any:
     shuffled = setup.means(setup.trained, wrong)["loss"]
     found = f"loss {right:.4g} of the learned batch, {shuffled:.4g} with shuffled labels"
     integers = all(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(y))
-    # A confident classifier is far worse than chance there. The loss of a regression at the start
-    # says little, because the targets may be far from 0.
+    # On shuffled labels, a confident classifier is far worse than chance. The loss of a regression
+    # at the start says little, because the targets may be far from 0.
     if shuffled > (0.5 * abs(start) if integers else 2 * right):
         return (OK, found)
     remedy = "the network sees the label, or it makes no use of x: look at what forward reads"

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Marks in a stack of names that a derivative begins, or its backward pass: the names after it begin
-# at the root of the network again.
+# In a stack of names, these mark where a derivative or a backward pass begins. The names after such
+# a mark begin at the root of the network again.
 DERIVATIVE, BACKWARD = "<derivative>", "<backward>"
 RECOMPUTED = "rematted_computation"  # JAX's name for what `jax.checkpoint` computes again
 
@@ -51,7 +51,7 @@ class Group(NamedTuple):
       names: the scopes around them, from the root of the function.
       steps: the operations.
       reads: the numbers of the arrays of other groups that they read.
-      makes: the numbers of those of their results that other groups read.
+      makes: the numbers of the results that later groups read or the function returns.
     """
 
     names: Names
@@ -99,7 +99,7 @@ def walk(f: Callable[..., Any], args: Any, visit: Visitor, marks: Any = None) ->
 def operations(
     group: Group, inputs: list[Value], visit: Callable[[Step, list[Value], list[Any]], list[Any]]
 ) -> list[Value]:
-    """Runs a group operation by operation, and calls `visit` for each; returns what it makes."""
+    """Runs a group operation by operation, and calls `visit` for each; returns `group.makes`."""
     known = dict(zip(group.reads, inputs, strict=True))
     for step in group.steps:
         given = [place if isinstance(place, Value) else known[place] for place in step.inputs]
@@ -188,7 +188,7 @@ def _plan(closed: Any) -> _Plan:
 
 
 def _part(pieces: list[list[Step]], needed: set[int], *, compiled: bool) -> _Part:
-    """A part of groups of steps, which are in reversed order; adds what it reads to `needed`."""
+    """Makes a part from groups of steps in reversed order; adds what they read to `needed`."""
     groups = []
     for steps in pieces:
         results = [place for step in steps for place in step.outputs]
@@ -256,8 +256,9 @@ def _bound(eqn: Any, arrays: list[Any]) -> list[Any]:
 
 def _scan(walk: _Walk, eqn: Any, inputs: list[Value], names: Names) -> list[Value]:
     params = eqn.params
-    # The names of these numbers differ between versions of JAX. What is stacked over the iterations
-    # has one axis more outside the loop than inside.
+    # The numbers of axes show which arrays are constants, carried or stacked: an array that is
+    # stacked over the iterations has one axis more outside the loop than inside. `params` shows it
+    # too, but under names that differ between versions of JAX.
     body, outside = params["jaxpr"], [var.aval for var in eqn.outvars]
     stacks = [jnp.ndim(x.array) > aval.ndim for x, aval in zip(inputs, body.in_avals, strict=True)]
     ys = [out.ndim > aval.ndim for out, aval in zip(outside, body.out_avals, strict=True)]
@@ -306,7 +307,7 @@ def _cond(walk: _Walk, eqn: Any, inputs: list[Value], names: Names) -> list[Valu
 
 
 _OPENED: dict[str, Any] = {"scan": _scan, "while": _while, "cond": _cond}
-# The parameters in which an operation that only calls a function has that function's jaxpr.
+# If an operation only calls a function, one of these parameters is the jaxpr of that function.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 

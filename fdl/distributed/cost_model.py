@@ -1,4 +1,4 @@
-"""Estimates the time of a training step on a cluster, for each preset, without running it.
+"""Estimates the time of a training step on a cluster, for several presets, without running it.
 
 n chips share a batch of B examples.
 """
@@ -81,7 +81,7 @@ def recommend(
     batch_size: int,
     **inputs: Any,
 ) -> list[Choice]:
-    """The presets that can train a network on a cluster, the fastest one first.
+    """Presets that share a training step among the chips of a cluster, the fastest one first.
 
     Computation, memory traffic, and the exchange of parameters and gradients run at the same time.
     The exchange of activations does not overlap with them. So the time of a step is

@@ -40,7 +40,8 @@ def start(
 
     Raises:
       ValueError: some of the arguments are missing, and JAX cannot find them.
-      RuntimeError: JAX was used before; or the first process cannot be reached in time. (If another
+      RuntimeError: JAX was used before (without any argument and without JAX_COORDINATOR_ADDRESS,
+        `start` returns False instead); or the first process cannot be reached in time. (If another
         process does not join in time, JAX prints an error and ends this process.)
 
     Example:

@@ -135,23 +135,24 @@ def tensor_parallel(mesh: Mesh, params: Any) -> Layout:
 def expert_parallel(mesh: Mesh, params: Any, *, beside: Layout | None = None) -> Layout:
     """The devices along the mesh axis `expert` share the experts of each `mixture_of_experts`.
 
-    Each device holds E / n experts, and a part of each batch: batches are cut over `expert` too. In
-    the forward pass, the devices send each token to the devices of its experts, and the outputs
-    back: two all-to-alls for each layer, and two more in the backward pass. All other parameters
-    are on every device. Experts whose number the mesh axis does not divide are, too.
+    Of E experts, each of the n devices holds E / n. It also holds a part of each batch: batches are
+    split over `expert` too. In the forward pass, the devices send each token to the devices of its
+    experts, and the outputs back: two all-to-alls for each layer, and two more in the backward
+    pass. All other parameters are whole on every device, and so are the experts of a layer if n
+    does not divide E.
 
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis `expert`.
       params: the parameters, or their shapes, or a run.
       beside: another layout on this mesh to combine with, such as that of `tensor_parallel`, which
-        says how the other parameters are cut. To also cut everything over `data`, write
+        says how the other parameters are split. To also split everything over `data`, write
         `fsdp(mesh, params, beside=expert_parallel(mesh, params))`.
 
     Returns:
       A layout, for `place`.
 
     Raises:
-      ValueError: the mesh has no axis `expert`, or it divides the number of no experts.
+      ValueError: the mesh has no axis `expert`, or params have no experts whose number n divides.
 
     Example:
       >>> import fdl, jax

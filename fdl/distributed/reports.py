@@ -50,7 +50,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
     def sent(self, kind: str | None = None) -> int:
-        """The bytes of all collectives of a step, or of those of one kind."""
+        """The bytes of all collectives of a step, or only of the collectives of one kind."""
         return sum(c.bytes * c.times for c in self.collectives if kind in (None, c.kind))
 
 

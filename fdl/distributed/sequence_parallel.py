@@ -1,4 +1,4 @@
-"""Attention for sequences that are cut over devices."""
+"""Attention for sequences that are split over devices."""
 
 import functools
 from collections.abc import Callable
@@ -15,15 +15,16 @@ from fdl.ops.attention_ring import Ring
 def ring_attention(
     mesh: Mesh, axis: str = "sequence", *, chunk: int | None = None
 ) -> Callable[..., jax.Array]:
-    """Attention of which each device computes a part: the queries of T / n tokens.
+    """Attention of which each device computes a part: the outputs for T / n of the T queries.
 
-    n is the size of the mesh axis. Each device also holds the keys and values of T / n tokens. They
-    go around from device to device in n steps, once in the forward and once in the backward pass.
+    n is the size of the mesh axis. Each device also holds the keys and values of T / n tokens. The
+    keys and values go around from device to device in n steps, once in the forward and once in the
+    backward pass.
     The result is that of `dot_product_attention`, except for rounding. A device needs memory for
     T / n tokens, and for the scores [..., H, T / n, T / n] of one step.
 
-    A network that attends with it also computes everything between the attentions on T / n tokens
-    for each device, as the compiler finds out.
+    In a network that attends with this function, the compiler also splits everything between two
+    attentions: each device computes it for T / n tokens.
 
     Args:
       mesh: from `fdl.distributed.mesh`, with an axis for the sequence: the mesh of the layout.
@@ -32,10 +33,10 @@ def ring_attention(
         block by block. None computes them all at once.
 
     Returns:
-      A function with the arguments of `dot_product_attention`, except `on_weights` and `chunk`: the
-      argument `kernel` of `attention`, `gpt` and others. If n does not divide T, the last device
-      gets padding. It has a backward pass of its own, so `jax.grad` and `jax.vjp` work, also twice,
-      but `jax.jvp` does not.
+      A function with the arguments of `dot_product_attention`, except `on_weights` and `chunk`.
+      Pass it as `kernel` to `attention`, `gpt` and others. If n does not divide T, the last devices
+      get padding. The function has a backward pass of its own, so `jax.grad` and `jax.vjp` work,
+      also twice, but `jax.jvp` does not.
 
     Raises:
       ValueError: the mesh does not have the axis.

@@ -61,7 +61,7 @@ def test_buckets_hold_each_sequence_once_where_it_just_fits(sequences, limits):
 WRONG = {
     "a_longer_sequence": (
         lambda: padded([[1], [1, 2, 3]], 2),
-        "padded: expected sequences of at most 2 items, got 3 in sequence 1; cut it, or pass a "
+        "padded: expected sequences of at most 2 items, got 3 in sequence 1; shorten it, or pass a "
         "larger length",
     ),
     "no_sequence": (
