@@ -27,8 +27,9 @@ class Nonfinite(NamedTuple):
 
     Args:
       path: the layer in which it came up, such as "block/3/attn", or "" outside all layers. For
-        the direction "optimizer", the path of the parameter, where "**" means several parameters at
-        once. For "params", "state", "opt_state" and "batch", the path of a leaf of these.
+        the direction "optimizer", the path of the parameter, or "opt_state/" and the path of a leaf
+        of the optimizer's state; "**" if several leaves get it at once. For "params", "state",
+        "opt_state" and "batch", the path of a leaf of these.
       direction: the part of the step, "forward", "backward" or "optimizer"; or "params", "state",
         "opt_state" or "batch" if it was there before the step.
       step: the number of steps of the run after this step.

@@ -79,10 +79,10 @@ def generate(
       sampling, this is true only if there is one key for each sequence.) The function is compiled
       once for each model, shape, steps, top_k and end.
 
-      Under `jit` and `vmap`, no error can be raised. Instead, if the logits of a new token are not
-      finite, this token and all later tokens are -1 (or the largest value of an unsigned dtype).
-      All new tokens are -1 if the prompt has an id outside the vocabulary, a wrong length or a
-      wrong mask. The ranges of traced options are not checked.
+      Under `jit` and `vmap`, wrong values cannot raise an error. Instead, if the logits of a new
+      token are not finite, this token and all later tokens are -1 (or the largest value of an
+      unsigned dtype). All new tokens are -1 if the prompt has an id outside the vocabulary, a wrong
+      length or a wrong mask. The ranges of traced options are not checked.
 
     Raises:
       ValueError: an option is out of range, an id in a prompt is outside the vocabulary, a prompt

@@ -1,6 +1,6 @@
 """Independent random weights from a normal, truncated normal or uniform distribution.
 
-The weights of `variance_scaling`, and of initializers made of it, such as `he_normal`, have the
+The weights of `variance_scaling`, and of initializers made from it, such as `he_normal`, have the
 variance scale / fan.
 
 A traced value is an argument of a function that JAX transforms, for example with `jax.jit`.
@@ -21,8 +21,8 @@ from fdl.checks import check_number, check_ordered, in_dtype, is_concrete_number
 from fdl.initializers.fan_counts import drawn_in, fans, need_key, sizes
 from fdl.typing import Initializer, Key
 
-# At most MANY weights are cut from a draw of FEW, 4 * FEW, ... or MANY values. More weights are
-# drawn in their exact number.
+# Up to MANY weights are the first values of a draw of FEW, 4 * FEW, ... or MANY values. For more
+# weights, exactly as many values are drawn.
 FEW, MANY = 4**6, 4**10
 
 
@@ -204,7 +204,7 @@ def _initializer(
 
 def _independent(key: Key) -> bool:
     """True if the key is known, and each value drawn with it depends only on its own position."""
-    config: Any = jax.config  # its annotations name no settings in some versions
+    config: Any = jax.config  # in some versions of JAX, its types name no settings
     if isinstance(key, jax.core.Tracer) or not config.jax_threefry_partitionable:
         return False
     return str(jax.random.key_impl(key)) == "threefry2x32"

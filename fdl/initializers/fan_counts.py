@@ -15,15 +15,15 @@ from fdl.typing import Key
 class Shared(tuple[int, ...]):
     """The shape of weights in a layer where one output or one input uses only some of the weights.
 
-    In a convolution with stride 2, an input element is in only half of the windows that could
-    reach it. In a transposed convolution with stride 2, an output uses only half of the weights.
+    In a convolution along one axis with stride 2, an input element is in only half of the windows
+    that could reach it. In such a transposed convolution, an output uses only half of the weights.
 
     Args:
       shape: `[*receptive_field, in, out]`.
-      inputs: the share of the weights [*receptive_field, in] of an output that this output uses,
-        averaged over all outputs, in (0, 1]. fan_in is multiplied by this share.
-      outputs: the share of the weights [*receptive_field, out] of an input that this input uses,
-        averaged over all inputs, in (0, 1]. fan_out is multiplied by this share.
+      inputs: each output has weights [*receptive_field, in], and uses this share of them on
+        average, in (0, 1]. fan_in is multiplied by this share.
+      outputs: each input has weights [*receptive_field, out], and uses this share of them on
+        average, in (0, 1]. fan_out is multiplied by this share.
     """
 
     inputs: float

@@ -126,7 +126,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 def delta_orthogonal(scale: float = 1.0) -> Initializer:
     """A convolution kernel that is an orthogonal matrix at its center and 0 elsewhere.
 
-    The norm of an image then stays the same through any number of convolutions.
+    With scale 1, stride 1 and no bias, the norm of an image then stays the same through any number
+    of convolutions.
 
     Args:
       scale: finite and > 0; may be traced. It multiplies the matrix.

@@ -39,7 +39,7 @@ from fdl.typing import Array, Key
 
 AXES = {"horizontal": -2, "vertical": -3}
 INTERPOLATION = {"nearest": 0, "linear": 1}
-# `fill` -> the name that jax.scipy.ndimage has for this way to continue an image beyond its edges.
+# `fill` -> the `mode` of jax.scipy.ndimage that continues an image beyond its edges in this way.
 MODES = {"CIRCULAR": "wrap", "REFLECT": "mirror", "EDGE": "nearest"}
 NOISE = "noise"
 

@@ -36,7 +36,7 @@ class Cell:
       name: what a recurrent layer of this cell is called by default.
       features: H, the size of each part of the carry.
       carried: names of the parts of the carry; one of them is "h", the output of the step.
-      init: `(key, x) -> params`; reads only the last axis and the dtype of x.
+      init: `(key, x) -> params`; reads only the size of the last axis of x, and the dtype of x.
       drive: `(params, x [..., D]) -> driven`, the part of a step that does not depend on the carry;
         `recurrent` computes it for all steps at once.
       step: `(params, carry, driven) -> carry`, in the dtype of the carry, which is float32 or

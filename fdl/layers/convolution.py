@@ -307,7 +307,7 @@ def conv_transpose(
 
     Raises:
       ValueError: an option is out of range, or padding has an unknown name.
-      PathError: as in `conv`.
+      PathError: as in `conv`; or padding removes all outputs of an axis.
 
     Example:
       >>> layer = conv_transpose(8, (4, 4), stride=2)
@@ -352,7 +352,7 @@ def conv_transpose(
 
 
 def _check_features(layer: str, features: int, groups: int) -> None:
-    """Raises unless features is a multiple of groups."""
+    """Raises unless both are integers >= 1, and features is a multiple of groups."""
     check_count(layer, "features", features, "pass the number of outputs")
     if not is_count(groups) or features % groups:
         raise ValueError(
@@ -371,8 +371,9 @@ def _with_decoding(
 ) -> Layer:
     """Gives the layer its form for decoding, which depends on its window.
 
-    A layer whose window is one element is returned unchanged. A layer whose window ends at the
-    position of the output gets an incremental form. Any other layer cannot be used in decoding.
+    A layer that computes each output from the one element at its position is returned unchanged. A
+    layer with one spatial axis whose windows end at the position of the output gets an incremental
+    form. Any other layer cannot be used in decoding.
     """
     extent = Window(kernel, kernel, stride, ((0, 0),) * len(kernel), dilation).extent
     unpadded = padding in NAMES or not any(map(any, padding))
