@@ -99,7 +99,7 @@ def walk(f: Callable[..., Any], args: Any, visit: Visitor, marks: Any = None) ->
 def operations(
     group: Group, inputs: list[Value], visit: Callable[[Step, list[Value], list[Any]], list[Any]]
 ) -> list[Value]:
-    """Runs a group operation by operation, and calls `visit` for each; returns `group.makes`."""
+    """Runs a group operation by operation, calls `visit` for each; returns what the group makes."""
     known = dict(zip(group.reads, inputs, strict=True))
     for step in group.steps:
         given = [place if isinstance(place, Value) else known[place] for place in step.inputs]
