@@ -58,8 +58,7 @@ def seconds(program: Callable[[], Any], clock: Callable[[], float] = time.perf_c
     return clock() - begun
 
 
-# The names of vector instructions, the widest first. Processors of one name may differ in them.
-VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
+GENERATION = ("cpu family", "model", "CPU part")  # lines of /proc/cpuinfo, on x86 and on ARM
 
 
 class OthersBusy:
@@ -94,10 +93,10 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    flags = facts.get("flags", facts.get("Features", "")).split()
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "vectors": next((each for each in VECTORS if each in flags), "unknown"),
+        # Processors of one name may be of different generations.
+        "generation": " ".join(f"{part} {facts[part]}" for part in GENERATION if part in facts),
         "cores": os.cpu_count(),
         "backend": jax.default_backend(),
         "python": platform.python_version(),

@@ -108,7 +108,7 @@ def test_the_guard_knows_its_own_machine_only(tmp_path, monkeypatch, capsys):
     told = "expected ratios within 15% of those in guard.json, got more for lstm; find what became"
     with pytest.raises(SystemExit, match=told):
         guard.main()
-    for other in ({"cores": 96}, {"vectors": "another"}):
+    for other in ({"cores": 96}, {"generation": "another"}):
         elsewhere = {"machine": measure.machine() | other, "rows": rows}
         guard.FILE.write_text(json.dumps([elsewhere]))
         guard.main()
@@ -164,7 +164,7 @@ SEEDED_BUGS = {
             ("row.ratio > limit * ALLOWED * noise", "row.ratio > limit * ALLOWED"),
             ("noise = max(row.itself, 1 / row.itself)", "noise = row.itself"),
             ("slow += row.busy <= BUSY", "slow += 1"),
-            ('"processor", "vectors", "cores"', '"processor", "cores"'),
+            ('"processor", "generation", "cores"', '"processor", "cores"'),
             ("before | {row", "{row"),
             ("if each not in alike", "if False"),
             ("row = again() if number else row", "row = row"),
