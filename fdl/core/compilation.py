@@ -22,7 +22,7 @@ FEW_OPTIMIZATIONS: Any = {"xla_backend_optimization_level": 0}
 
 def weak_jit(
     *,
-    static: Sequence[str],
+    static: Sequence[str] = (),
     donate: Sequence[str] = (),
     inline: bool = False,
     once: bool = False,

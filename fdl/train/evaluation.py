@@ -221,7 +221,8 @@ def mixes_examples(
     count = min(COMPARED, max(batch_size, 2), examples)
     rows = np.random.default_rng(0).choice(examples, count, replace=False).astype(np.int32)
     try:
-        few, together, alone = _together_and_alone(params, state, data, rows, objective=objective)
+        few = _taken(data, rows)
+        together, alone = _together_and_alone(params, state, few, objective=objective)
     except (ValueError, TypeError, ArithmeticError):
         # The objective may need at least two examples, so it counts as one that compares them. An
         # error with another cause is raised again when the objective is evaluated.
@@ -286,22 +287,27 @@ def _distance(a: Any, b: Any, xp: Any = np) -> Any:
     return xp.where(one == other, xp.abs(a - b), xp.inf)
 
 
+# A program by itself, so that the larger one below serves training data and validation data of any
+# number of examples.
+@jax.jit
+def _taken(data: Any, rows: Any) -> Any:
+    """The examples at `rows`, integers [n]."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+
+
 @weak_jit(static=["objective"], once=True)
-def _together_and_alone(
-    params: Any, state: Any, data: Any, rows: Any, *, objective: Objective
-) -> Any:
-    """Evaluates the examples at `rows`, integers [n], in one batch, and in n batches of one.
+def _together_and_alone(params: Any, state: Any, few: Any, *, objective: Objective) -> Any:
+    """Evaluates n examples in one batch, and in n batches of one.
 
     Returns:
-      The examples, [n, ...], and two pairs (means by name, outputs [n, ...]).
+      Two pairs (means by name, outputs [n, ...]).
     """
-    few = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
     report = functools.partial(_means_and_outputs, objective, params, state)
     together = report(few)
     alone = jax.lax.map(report, jax.tree.map(lambda leaf: leaf[:, None], few))
     sums = {name: jax.tree.map(jnp.sum, mean) for name, mean in alone[0].items()}
     outputs = jax.tree.map(lambda leaf: leaf[:, 0], alone[1])
-    return few, (_values(together[0]), together[1]), (_values(sums), outputs)
+    return (_values(together[0]), together[1]), (_values(sums), outputs)
 
 
 def _values(means: dict[str, Mean]) -> dict[str, Any]:

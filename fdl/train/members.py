@@ -39,7 +39,7 @@ def _of_settings(run: Run) -> Run:
     return Run(params, state, opt_state, step=None, seed=None)
 
 
-@weak_jit(static=["make"])
+@weak_jit(static=["make"], once=True)
 def started(settings: Any, begun: Sequence[tuple[Any, Any]], seeds: Any, *, make: Make) -> Run:
     """The members at step 0, with the axes [R, S, ...] in front of the axes of a member.
 
@@ -120,7 +120,7 @@ def settings_first(run: Run) -> Run:
     return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, axis, 0), run)
 
 
-@jax.jit
+@weak_jit(once=True)
 def settings_inside(run: Run) -> Run:
     """The inverse of `settings_first`."""
     return _over_arrays(lambda leaf, axis: jnp.moveaxis(leaf, 0, axis), run)
