@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from fdl.debug.laws import waves as waves
+from fdl.debug.layer_laws import waves as waves
 
 
 def array(values, dtype=np.float32):

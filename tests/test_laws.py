@@ -15,8 +15,8 @@ from jax.test_util import check_grads
 
 import fdl
 from fdl import initializers, layers, losses
-from fdl.debug import laws
-from fdl.debug.laws import smooth
+from fdl.debug import layer_laws as laws
+from fdl.debug.layer_laws import smooth
 from fdl.train import weighted_mean
 from tests.options import NOT_TRACED, OPTIONS
 from tests.programs import all_in_one_program, array, in_one_program

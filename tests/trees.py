@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from fdl.debug.laws import NEAR as NEAR
-from fdl.debug.laws import assert_equal as assert_equal
-from fdl.debug.laws import stacked as stacked
+from fdl.debug.layer_laws import NEAR as NEAR
+from fdl.debug.layer_laws import assert_equal as assert_equal
+from fdl.debug.layer_laws import stacked as stacked
 from tests.programs import array
 
 

@@ -6,7 +6,7 @@ from fdl.debug.bisection import bisect as bisect
 from fdl.debug.divergence import Divergence as Divergence
 from fdl.debug.divergence import find_divergence as find_divergence
 from fdl.debug.divergence import trace as trace
-from fdl.debug.laws import check_layer as check_layer
+from fdl.debug.layer_laws import check_layer as check_layer
 from fdl.debug.optimizer_laws import check_optimizer as check_optimizer
 from fdl.debug.nonfinite import Nonfinite as Nonfinite
 from fdl.debug.nonfinite import find_nonfinite as find_nonfinite

@@ -95,10 +95,9 @@ def _by_blocks(
     rows, columns = min(chunk, t), min(chunk, keys.k.shape[-3])
     key_blocks = Keys(*(_split(x, axis, columns) for x, axis in zip(keys, KEY_AXES, strict=True)))
 
-    # Both functions below are checkpoints, so the backward pass recomputes them. Without the inner
-    # one, the backward pass of a block of queries would store its weights for all keys at once.
-    # Without the outer one, the forward pass would store the running softmax of every block of
-    # queries after every block of keys.
+    # Both functions below are checkpoints. Without the inner one, the backward pass of a block of
+    # queries would store its weights for all keys at once. Without the outer one, the forward pass
+    # would store the running softmax of every block of queries after every block of keys.
     @jax.checkpoint
     def of_queries(block: tuple[Queries, Pairs]) -> Any:
         queries, row_pairs = block

@@ -93,8 +93,8 @@ HEALTHY = {
     "sgd": lambda: fdl.sgd(0.1),
     "adamw": lambda: fdl.adamw(0.01),
     "lbfgs": fdl.lbfgs,
-    "chain": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
-    "schedule": lambda: fdl.sgd(fdl.optim.schedules.cosine(0.1, 10), momentum=0.9),
+    "chain": lambda: fdl.optim.chain(fdl.optim.clip_by_global_norm(1.0), fdl.adam(0.01)),
+    "schedule": lambda: fdl.sgd(fdl.optim.cosine_decay_schedule(0.1, 10), momentum=0.9),
 }
 
 
@@ -125,7 +125,7 @@ def test_mistakes_are_told():
 
 SEEDED_BUGS = {
     "fdl/debug/optimizer_laws.py": (
-        "debug/test_laws_of_optimizers.py",
+        "debug/test_optimizer_laws.py",
         [
             ("for dtype in (np.float32, jnp.bfloat16):", "for dtype in (np.float32,):"),
             ("    require(after < before, f", "    require(after != before, f"),

@@ -91,8 +91,8 @@ def test_mistakes_are_told():
 
 
 SEEDED_BUGS = {
-    "fdl/debug/laws.py": (
-        "debug/test_laws_of_users.py",
+    "fdl/debug/layer_laws.py": (
+        "debug/test_layer_laws.py",
         [
             ("assert_equal(trial.answer(False)[1], trial.state)", "pass"),
             ("            check_gradient(loss, floating)", "            pass"),
