@@ -1,14 +1,16 @@
-"""The files of a checkpoint, which Orbax writes, and their checksum.
+"""The files of a checkpoint, which Orbax writes, and their checksums.
 
 A checkpoint is a folder whose name is its step. `about/metadata` is a readable JSON file, which
-lists the path, dtype and shape of each array. `arrays/` holds the arrays; the name of an array is
-its number in that list. The JSON file also holds everything that is not an array, and the SHA-256
-of the whole checkpoint. The folder is written under another name and then renamed, so a process
-that is killed leaves no incomplete checkpoint.
+lists the path, dtype and shape of each array, and the SHA-256 of its pieces: an array that is split
+over several processes has several pieces, and each process writes its own. `arrays/` holds the
+arrays; the name of an array is its number in that list. The JSON file also holds everything that is
+not an array, and its own SHA-256. The folder is written under another name and then renamed, so a
+process that is killed leaves no incomplete checkpoint.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import numpy as np
 from fdl.checks import kind
 from fdl.ops.sharding import put
 from fdl.paths import leaves, shortened, tree
+from fdl.train.processes import lists_of_all
 from fdl.train.result import Result, Unfinished
-from fdl.train.run import Run
+from fdl.train.run import Run, many
 from fdl.version import __version__
 
-FORMAT = 1  # increased when a change makes older versions of fdl unable to read a checkpoint
+FORMAT = 2  # increased when a change makes older versions of fdl unable to read a checkpoint
+AT_ONCE = 2**28  # bytes of arrays that each of several processes reads at once, if they are small
 LISTED = 20  # how many paths an error message lists at most
 
 
@@ -44,7 +48,7 @@ def package() -> Any:
 
 
 def write(manager: Any, result: Result, about: dict[str, Any]) -> None:
-    """Writes a checkpoint.
+    """Writes a checkpoint. All processes of the run must call it.
 
     Args:
       manager: Orbax's CheckpointManager of the folder.
@@ -61,7 +65,8 @@ def write(manager: Any, result: Result, about: dict[str, Any]) -> None:
         for path, leaf in named.items()
     }
     numbers = {path: leaf for path, leaf in found.items() if isinstance(leaf, int | float)}
-    arrays = {path: _numpy(leaf) for path, leaf in found.items() if path not in numbers}
+    arrays = {path: _stored(leaf) for path, leaf in found.items() if path not in numbers}
+    pieces = lists_of_all(result.run, {path: _pieces(x) for path, x in arrays.items()})
     step = int(result.run.step)
     about = about | {
         "format": FORMAT,
@@ -71,9 +76,9 @@ def write(manager: Any, result: Result, about: dict[str, Any]) -> None:
         "history": result.history,
         "memories": list(memories),
         "numbers": numbers,
-        "arrays": {path: [str(x.dtype), list(x.shape)] for path, x in arrays.items()},
+        "arrays": {p: [str(x.dtype), list(x.shape), pieces[p]] for p, x in arrays.items()},
     }
-    about["sha256"] = _digest(about, arrays)
+    about["sha256"] = _digest(about)
     args = package().args
     stored = {str(number): x for number, x in enumerate(arrays.values()) if x.size}
     both = args.Composite(arrays=args.StandardSave(stored), about=args.JsonSave(about))
@@ -94,15 +99,17 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
       ValueError: the checkpoint is damaged, was made by a newer version of fdl, or does not fit
         `like`.
     """
-    about, arrays = _read(at)
-    _check_fit(at, leaves(like), about["arrays"])
+    about, wanted = _read_about(at), leaves(like)
+    _check_fit(at, wanted, about["arrays"])
     names = ("run", "means", "memories", "position")
     parts: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for path, leaf in {**arrays, **about["numbers"]}.items():
+    for path, leaf in _arrays(at, about, AT_ONCE if many(like) else None):
         part, _, rest = path.partition("/")
-        parts[part][rest] = leaf
-    wanted = leaves(like)
-    run = tree({path: _jax(leaf, wanted[path]) for path, leaf in parts["run"].items()}, like)
+        parts[part][rest] = _jax(leaf, wanted[rest]) if part == "run" else leaf
+    for path, number in about["numbers"].items():
+        part, _, rest = path.partition("/")
+        parts[part][rest] = number
+    run = tree(parts["run"], like)
     memories: dict[str, dict[str, Any]] = {name: {} for name in about["memories"]}
     for path, leaf in parts["memories"].items():
         number, _, rest = path.partition("/")
@@ -111,68 +118,126 @@ def read(at: Path, like: Run) -> tuple[dict[str, Any], Result]:
     return about, Result(run, about["history"], about["reason"], unfinished)
 
 
-def _read(at: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The content of the JSON file, and the arrays by path; raises if one of them is damaged."""
+def _read_about(at: Path) -> dict[str, Any]:
+    """The content of the JSON file; raises if it is damaged, or of another version of fdl."""
     ocp = package()
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            about = reader.restore(at.absolute() / "about")
-        newer = about["format"] > FORMAT
-        if not newer:
-            arrays = _read_arrays(at, about)
-            right = about["sha256"] == _digest(about, arrays)
+            about: dict[str, Any] = reader.restore(at.absolute() / "about")
+        form, version = about["format"], about["versions"]["fdl"]
+        right = about["sha256"] == _digest(about)
     except Exception as error:
-        raise _damaged(at, f"{type(error).__name__}: {shortened(str(error), 300)}") from error
-    if newer:
+        raise _damaged(at, error) from error
+    if form != FORMAT:
+        wanted, remedy = f"{__version__} or older", "install a newer fdl"
+        if form < FORMAT:
+            wanted, remedy = "a version that writes as this one does", f"load it with {version}"
         raise ValueError(
-            f"checkpoints: expected a checkpoint of fdl {__version__} or older, got one of "
-            f"{about['versions']['fdl']} at {at}; install a newer fdl"
+            f"checkpoints: expected a checkpoint of fdl {wanted}, got one of {version} at {at}; "
+            f"{remedy}"
         )
     if not right:
         raise _damaged(at, "contents that do not match the checksum")
-    return about, arrays
+    return about
 
 
-def _read_arrays(at: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
-    ocp = package()
-    shapes = {
-        path: jax.ShapeDtypeStruct(shape, dtype) for path, (dtype, shape) in about["arrays"].items()
-    }
-    wanted = {str(number): x for number, x in enumerate(shapes.values()) if x.size}
-    how = {number: ocp.RestoreArgs(restore_type=np.ndarray) for number in wanted}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        args = ocp.args.PyTreeRestore(wanted, restore_args=how)
-        found = reader.restore(at.absolute() / "arrays", args)
-    return {
-        path: np.asarray(found[str(number)]) if x.size else np.zeros(x.shape, x.dtype)
-        for number, (path, x) in enumerate(shapes.items())
-    }
+def _arrays(at: Path, about: dict[str, Any], most: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, array); raises if an array is damaged.
+
+    Args:
+      at: the folder of the checkpoint.
+      about: the content of the JSON file.
+      most: how many bytes are read at once, if a single array is not larger. None reads all arrays
+        at once.
+    """
+    listed = about["arrays"].items()
+    group: dict[str, jax.ShapeDtypeStruct] = {}
+    for number, (path, (dtype, shape, _)) in enumerate(listed):
+        shaped = jax.ShapeDtypeStruct(shape, dtype)
+        if not shaped.size:
+            yield path, np.zeros(shape, shaped.dtype)
+            continue
+        held = sum(each.size * each.dtype.itemsize for each in group.values())
+        if group and most is not None and held + shaped.size * shaped.dtype.itemsize > most:
+            yield from _restored(at, about, group)
+            group = {}
+        group[str(number)] = shaped
+    yield from _restored(at, about, group)
 
 
-def _damaged(at: Path, got: str) -> ValueError:
+def _restored(
+    at: Path, about: dict[str, Any], group: dict[str, jax.ShapeDtypeStruct]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, array) of the arrays with some numbers, after their pieces were checked."""
+    ocp, listed = package(), list(about["arrays"].items())
+    how = {number: ocp.RestoreArgs(restore_type=np.ndarray) for number in group}
+    found = {}
+    try:
+        if group:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                args = ocp.args.PyTreeRestore(group, restore_args=how, partial_restore=True)
+                found = reader.restore(at.absolute() / "arrays", args)
+        arrays = {number: np.asarray(found[number]) for number in group}
+        right = all(
+            _sha(arrays[number][tuple(map(slice, starts, stops))]) == sha
+            for number in group
+            for starts, stops, sha in listed[int(number)][1][2]
+        )
+    except Exception as error:
+        raise _damaged(at, error) from error
+    if not right:
+        raise _damaged(at, "contents that do not match the checksum")
+    for number, array in arrays.items():
+        yield listed[int(number)][0], array
+
+
+def _damaged(at: Path, got: Exception | str) -> ValueError:
+    if isinstance(got, Exception):
+        got = f"{type(got).__name__}: {shortened(str(got), 300)}"
     return ValueError(
         f"checkpoints: expected a whole checkpoint at {at}, got {got}; delete this folder to "
         "continue from the checkpoint before it"
     )
 
 
-def _digest(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """The SHA-256 of everything in a checkpoint."""
+def _digest(about: dict[str, Any]) -> str:
+    """The SHA-256 of everything in the JSON file except for this number."""
     text = {name: value for name, value in about.items() if name != "sha256"}
-    found = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
-    for path, leaf in arrays.items():
-        found.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+    return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
 
-def _numpy(leaf: Any) -> np.ndarray:
-    """Converts a leaf to a NumPy array; a random key becomes an array of integers."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def _pieces(x: Any) -> list[list[Any]]:
+    """[first indices, ends, SHA-256] of each piece of an array that this process writes."""
+    if isinstance(x, np.ndarray):
+        first = jax.process_index() == 0
+        return [[[0] * x.ndim, list(x.shape), _sha(x)]] if first and x.size else []
+    ranges = [
+        (part, [each.indices(size)[:2] for each, size in zip(part.index, x.shape, strict=True)])
+        for part in x.addressable_shards
+        if part.replica_id == 0
+    ]
+    return [
+        [[a for a, _ in each], [b for _, b in each], _sha(np.asarray(part.data))]
+        for part, each in ranges
+    ]
+
+
+def _sha(x: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _stored(leaf: Any) -> Any:
+    """A leaf as it is written: a NumPy array, or an array of JAX if it is on several processes.
+
+    A random key becomes an array of integers.
+    """
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    several = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    return leaf if several else np.asarray(leaf)
 
 
 def _jax(leaf: np.ndarray, like: Any) -> jax.Array:
-    """The inverse of `_numpy`, on the devices of `like`."""
+    """The inverse of `_stored`, on the devices of `like`."""
     array: Any = jnp.asarray(leaf)
     if _is_key(like):
         array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
@@ -181,7 +246,7 @@ def _jax(leaf: np.ndarray, like: Any) -> jax.Array:
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype that `_numpy` gives."""
+    """The shape and dtype that `_stored` gives."""
     if _is_key(leaf):
         return jax.eval_shape(jax.random.key_data, leaf)
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
@@ -195,7 +260,7 @@ def _check_fit(at: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     """Raises unless the arrays of a checkpoint have the paths, shapes and dtypes of a run."""
     have = {
         path.removeprefix("run/"): f"{dtype} {shape}"
-        for path, (dtype, shape) in found.items()
+        for path, (dtype, shape, _) in found.items()
         if path.startswith("run/")
     }
     want = {path: kind(_shape(leaf)) for path, leaf in wanted.items()}

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,12 @@ from fdl.data.arrays import fingerprint
 from fdl.data.streaming import Source
 from fdl.optim.description import description
 from fdl.paths import shortened
-from fdl.train.background_writer import BackgroundWriter
+from fdl.train.background_writer import REST, BackgroundWriter
 from fdl.train.checkpoint_files import package, read, write
 from fdl.train.checks import check_mode, check_run
 from fdl.train.hooks import Observer, Plan
 from fdl.train.loop import NOT_FINITE
-from fdl.train.processes import gathered, of_the_first
+from fdl.train.processes import of_any, of_the_first
 from fdl.train.replaying import check_exact, owned, plan_of, replayed
 from fdl.train.result import Result
 from fdl.train.run import Run, many, speaks
@@ -49,6 +50,10 @@ def checkpoints(
     due in the meantime, it waits. If several saves wait, the newest of them is written, and the one
     with the best value of `best`; the rest are skipped. The run at the end of training is always
     written, unless an error or numbers that are not finite ended training.
+
+    If the run is laid out over several processes, all of them see the same folder, and each writes
+    and reads only its own parts of the arrays. Training waits for these saves. After each of them,
+    no save is due for nine times as long as it took.
 
     Args:
       folder: path of the folder, which is created if it does not exist. Use one folder for each
@@ -115,7 +120,7 @@ class Checkpoints(Observer):
         self.reached = 0  # the last step of the run in training
         self.closing = contextlib.ExitStack()
         self.writer: BackgroundWriter | None = None
-        self.many = False
+        self.rested = 0.0  # the time at which a run on several processes may be saved again
 
     def __repr__(self) -> str:
         return f"checkpoints({str(self.folder)!r})"
@@ -281,11 +286,18 @@ class Checkpoints(Observer):
     def begin(self, plan: Plan) -> None:
         """Locks the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
-        self.many, self.writer = many(plan.run), None
+        self.writer, error = None, None
         if speaks(plan.run):
-            self._open(plan)
-        else:
+            try:
+                self._open(plan)
+            except Exception as refused:
+                error = refused
+        told = of_any(plan.run, str(error or ""))
+        if error or told:
+            raise error or ValueError(told)
+        if many(plan.run):
             self.about = _about(plan)
+            self.manager = self.closing.enter_context(_manager(self.folder, alone=False))
         self.reached = int(plan.run.step)
         # A sweep leaves no plan, because `at` cannot replay a sweep.
         self.plan = plan._replace(run=owned(plan.run)) if plan.settings is None else None
@@ -299,8 +311,9 @@ class Checkpoints(Observer):
                 _warn_of_differences(self.found, self.about, stacklevel=7)
             for gone in self.folder.glob(f".*{DELETED}"):
                 shutil.rmtree(gone)
-            self.manager = self.closing.enter_context(_manager(self.folder))
-            self.writer = self.closing.enter_context(BackgroundWriter(self._write))
+            if not many(plan.run):
+                self.manager = self.closing.enter_context(_manager(self.folder))
+                self.writer = self.closing.enter_context(BackgroundWriter(self._write))
         except BaseException:
             self.end()
             raise
@@ -324,9 +337,15 @@ class Checkpoints(Observer):
         if (due or result.reason) and result.reason != NOT_FINITE:
             goodness = self._goodness(result)
             now = goodness.get(int(result.run.step), -np.inf)
-            result = gathered(result) if self.many else result
+            important = -np.inf < now == max(goodness.values())
             if self.writer is not None:
-                self.writer.write(result, important=-np.inf < now == max(goodness.values()))
+                self.writer.write(result, important)
+                return
+            begun = time.monotonic()
+            wanted = important or bool(result.reason) or begun >= self.rested
+            if of_the_first(result.run, wanted):
+                self._write(result)
+                self.rested = time.monotonic() + REST * (time.monotonic() - begun)
 
     def _goodness(self, result: Result) -> dict[int, float]:
         """A dict, step of each record -> how good its value is (larger is better).
@@ -340,15 +359,17 @@ class Checkpoints(Observer):
         }
 
     def _write(self, result: Result) -> None:
-        """Saves a run and deletes old checkpoints; called in the background thread."""
+        """Saves a run and deletes old checkpoints; in the background thread if there is one."""
         step = int(result.run.step)
         if not (self.folder / LOCK).exists():
             raise FileNotFoundError(
                 f"checkpoints: expected the folder {self.folder}, got none; it was removed or "
                 "unmounted during training: create it again"
             )
-        if step not in self.steps():
+        if of_the_first(result.run, step not in self.steps()):
             write(self.manager, result, self.about)
+        if not speaks(result.run):
+            return
         steps, goodness = self.steps(), self._goodness(result)
         best = max(steps, key=lambda step: goodness.get(step, -np.inf))
         older = steps[: -self.keep] if self.keep else []
@@ -366,15 +387,15 @@ class Checkpoints(Observer):
         self.closing.close()
 
 
-def _manager(folder: Path) -> Any:
+def _manager(folder: Path, alone: bool = True) -> Any:
+    """Orbax's manager of the folder, for this process alone or for all processes together."""
     ocp = package()
+    of_one = {"active_processes": {jax.process_index()}, "barrier_sync_key_prefix": "fdl"}
     options = ocp.CheckpointManagerOptions(
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
         create=False,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            active_processes={jax.process_index()}, barrier_sync_key_prefix="fdl"
-        ),
+        multiprocessing_options=ocp.options.MultiprocessingOptions(**of_one if alone else {}),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 

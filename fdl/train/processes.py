@@ -6,16 +6,15 @@ same steps in the same order. On one process, these functions have no effect.
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fdl.data.arrays import fingerprint
 from fdl.data.streaming import Source
-from fdl.ops.sharding import on_host
 from fdl.optim.description import description
 from fdl.train.hooks import Plan
 from fdl.train.run import Run, many
@@ -23,18 +22,18 @@ from fdl.train.run import Run, many
 LONGEST = 240  # the largest number of bytes in a text that the processes exchange
 
 
-def gathered(tree: Any) -> Any:
-    """The tree with NumPy arrays in place of arrays of JAX. All processes must call it."""
+def lists_of_all(run: Run, lists: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Joins the lists of all processes by name; on one process, `lists` itself.
 
-    def on_this(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array):
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            numbers = jnp.asarray(on_host(jax.random.key_data(leaf)))
-            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-        return on_host(leaf)
-
-    return jax.tree.map(on_this, tree)
+    All processes have the same names. The lists contain only what JSON can.
+    """
+    if not many(run):
+        return lists
+    text = json.dumps(lists).encode()
+    longest = int(_of_all(np.int32(len(text))).max())
+    texts = _of_all(np.frombuffer(text.ljust(longest), np.uint8))
+    found = [json.loads(bytes(each)) for each in texts]
+    return {name: [each for one in found for each in one[name]] for name in lists}
 
 
 def of_the_first(run: Run, number: int) -> int:

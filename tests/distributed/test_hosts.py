@@ -55,6 +55,16 @@ def test_only_the_first_process_writes(two):
     assert not (folder / "log1.jsonl").exists()
 
 
+def test_each_process_writes_its_own_parts(two):
+    _, folder = two
+    about = json.loads((folder / "saved" / "20" / "about" / "metadata").read_text())
+    dtype, shape, pieces = about["arrays"]["run/params/dense_1/w"]
+    assert (dtype, shape) == ("float32", [16, 8])
+    starts = [[0, 0], [4, 0], [8, 0], [12, 0]]
+    assert sorted(each[:2] for each in pieces) == [[at, [at[0] + 4, 8]] for at in starts]
+    assert [len(each[2]) for each in about["arrays"].values()].count(1) > 5
+
+
 def test_their_checkpoint_goes_on_in_one_process(two, alone):
     found, folder = two
     saved = fdl.checkpoints(folder / "saved", keep=None)

@@ -123,7 +123,7 @@ def test_a_batch_is_cut_over_the_axes_that_the_layout_says():
     assert d.layout(ONE, {}).batch == ("data",)
     assert d.layout(ONE, {}, batch=("model", "data")).batch == ("model", "data")
     assert d.layout(d.mesh(model=1), {}).batch == ()
-    with pytest.raises(ValueError, match=r"for the batch, got 'rows'; add the axis to the mesh"):
+    with pytest.raises(ValueError, match=r"for the batch, got 'rows'; correct the "):
         d.layout(ONE, {}, batch="rows")
 
 

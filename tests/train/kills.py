@@ -59,7 +59,8 @@ def steps_read(folder):
     """The steps of the checkpoints in a folder; raises if one of them cannot be read."""
     steps = fdl.checkpoints(folder).steps()
     for step in steps:
-        checkpoint_files._read(folder / str(step))
+        at = folder / str(step)
+        list(checkpoint_files._arrays(at, checkpoint_files._read_about(at), None))
     return steps
 
 
