@@ -286,15 +286,20 @@ class Checkpoints(Observer):
     def begin(self, plan: Plan) -> None:
         """Locks the folder, and compares the plan with the checkpoint that was loaded."""
         self.end()
-        self.writer, error = None, None
-        if speaks(plan.run):
-            try:
+        self.writer, told = None, ""
+        try:
+            if speaks(plan.run):
                 self._open(plan)
-            except Exception as refused:
-                error = refused
-        told = of_any(plan.run, str(error or ""))
-        if error or told:
-            raise error or ValueError(told)
+        except Exception as error:
+            told = str(error)
+            raise
+        finally:
+            told = of_any(plan.run, told)
+        if told:
+            raise ValueError(
+                f"checkpoints: expected a folder that the first process can use, got its error "
+                f"{told!r}; see the output of that process"
+            )
         if many(plan.run):
             self.about = _about(plan)
             self.manager = self.closing.enter_context(_manager(self.folder, alone=False))

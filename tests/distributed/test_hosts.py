@@ -84,6 +84,15 @@ def test_processes_that_differ_are_refused(two):
         assert "multiply to 4 devices, those of 2 processes, got data=2; " in each["small mesh"]
 
 
+def test_all_processes_end_if_the_first_cannot_write(two):
+    found, _ = two
+    first = "checkpoints: expected an empty folder or a folder of checkpoints, got "
+    assert found[0]["folder"].startswith(first)
+    told = "checkpoints: expected a folder that the first process can use, got its error "
+    assert found[1]["folder"].startswith(f'{told}"{first}')
+    assert found[1]["folder"].endswith("; see the output of that process")
+
+
 @pytest.mark.slow
 def test_a_job_of_which_a_process_was_killed_ends_and_goes_on_to_the_same_bits(two, tmp_path):
     found, _ = two
@@ -143,6 +152,10 @@ SEEDED_BUGS = {
         [
             ("(each != found[0])[number].any()", "False"),
         ],
+    ),
+    "fdl/train/checkpoint_files.py": (
+        "distributed/test_hosts.py",
+        [("if part.replica_id == 0", "if True"), ("[b for _, b in each]", "[a for a, _ in each]")],
     ),
     "fdl/train/run.py": (
         "distributed/test_hosts.py",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -95,6 +96,14 @@ def main(process, port, folder, kind):
         other = d.place(begun(seed=process), placed.layout)
         call = lambda: fdl.fit(objective, OPTIMIZER, other, data(), steps=1)  # noqa: E731
         found["refused"] = refused(call)
+        Path(f"{folder}/other/file").mkdir(parents=True, exist_ok=True)
+        found["folder"] = refused(
+            lambda: fdl.fit(
+                *(objective, OPTIMIZER, placed, data()),
+                steps=1,
+                watch=[fdl.checkpoints(f"{folder}/other")],
+            )
+        )
         found["small mesh"] = refused(lambda: d.mesh(data=2))
     print(json.dumps(found), flush=True)
 
