@@ -330,8 +330,18 @@ function drawSurface(run, context, box, ratio) {
     return mixed(middle, colourOf(Math.round(value * scale)), 0.1 + 0.55 * Math.max(0, sure));
   };
   drawImage(context, run.surface, start, side, side, colour, box);
+  context.drawImage(inputPoints(run, context.canvas, box, ratio), 0, 0);
+}
+
+// The inputs do not move, so their picture is drawn once for each size, and kept.
+const pictures = new Map();
+function inputPoints(run, { width, height }, [left, top, size], ratio) {
+  const key = `${runs.indexOf(run)} ${width} ${height} ${left} ${top} ${size} ${state.dark}`;
+  if (pictures.has(key)) return pictures.get(key);
+  if (pictures.size > 8) pictures.clear();
+  const picture = Object.assign(document.createElement("canvas"), { width, height });
+  const context = picture.getContext("2d");
   const [a, b, half] = run.bounds;
-  const [left, top, size] = box;
   run.plane.forEach(([x, y], n) => {
     context.fillStyle = css(colourOf(run.labels[n]));
     const at = [left + ((x - a) / half + 1) * size / 2, top + (1 - (y - b) / half) * size / 2];
@@ -340,6 +350,8 @@ function drawSurface(run, context, box, ratio) {
       context.fillRect(at[0] + radius[k] * ratio * 0.6, at[1] + radius[k + 1] * ratio * 0.6, ratio * 0.7, ratio * 0.7);
     }
   });
+  pictures.set(key, picture);
+  return picture;
 }
 
 // ---------------------------------------------------------------- curves

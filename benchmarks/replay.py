@@ -1,0 +1,107 @@
+"""The page of `fdl.look.replay`: frames per second in headless Chromium, size, cost of recording.
+
+A network of four hidden layers learns two spirals. `record` keeps all examples after every layer,
+at 101 steps. The page then plays in headless Chromium, which draws without a GPU.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import measure
+import numpy as np
+
+import fdl
+
+SIZES = {"1400 x 900": (1400, 900), "390 x 844": (390, 844)}
+EXAMPLES = {"300": 300, "10,000": 10_000}
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for which the page plays")
+    options = parser.parse_args()
+    rows = []
+    for name, examples in EXAMPLES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            page = recorded(Path(folder), examples)
+            for size, (width, height) in SIZES.items():
+                found = played(page, width, height, options.seconds)
+                megabytes = page.stat().st_size / 1e6
+                rows.append({"points": name, "window": size, "megabytes": megabytes, **found})
+    measure.report("replay", rows, share_of_time=share_of_time())
+
+
+def spirals(examples):
+    """Points [N, 2] on two spirals, and labels [N]."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, examples).astype(np.int32)
+    angle = 9 * np.sqrt(rng.random(examples))
+    x = np.stack([np.cos(angle + np.pi * y), np.sin(angle + np.pi * y)], 1) * angle[:, None] / 9
+    return (x + rng.normal(0, 0.02, x.shape)).astype(np.float32), y
+
+
+def problem(examples, width=16):
+    x, y = spirals(examples)
+    hidden = {f"hidden_{n}": fdl.chain(fdl.dense(width), fdl.tanh) for n in range(4)}
+    model = fdl.chain(**hidden, output=fdl.dense(2))
+    params, _ = model.init(jax.random.key(0), x)
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy, accuracy=fdl.accuracy)
+    optimizer = fdl.adam(0.01)
+    return model, objective, optimizer, fdl.start(params, optimizer), (x, y)
+
+
+def recorded(folder, examples):
+    """The page of a run of 100 records."""
+    model, objective, optimizer, run, (x, y) = problem(examples)
+    hook = fdl.look.record(folder / "run", model, x, y, every=1, examples=examples)
+    how = {"batch_size": 128, "steps": 1000, "record_every": 10, "watch": [hook]}
+    fdl.fit(objective, optimizer, run, (x, y), **how)
+    return fdl.look.replay(folder / "run", folder / "run.html", pieces=101)
+
+
+def share_of_time():
+    """How much longer a run takes with `record` than without it, at its default cadence."""
+    model, objective, optimizer, run, (x, y) = problem(10_000, 256)
+    how = {"batch_size": 128, "steps": 8000, "record_every": 80}
+
+    def seconds(watch):
+        begun = time.perf_counter()
+        fdl.fit(objective, optimizer, run, (x, y), watch=watch, **how)
+        return time.perf_counter() - begun
+
+    with tempfile.TemporaryDirectory() as folder:
+        hook = lambda n: [fdl.look.record(f"{folder}/{n}", model, x, y)]  # noqa: E731
+        seconds([]), seconds(hook("first"))  # compile
+        ratios = [seconds(hook(n)) / seconds([]) for n in range(5)]
+    return float(np.median(ratios) - 1)
+
+
+def played(page, width, height, seconds):
+    """Frames per second while the page plays; the median and the slowest tenth of the frames."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=path)
+        shown = browser.new_page(viewport={"width": width, "height": height})
+        shown.goto(f"file://{page}")
+        shown.wait_for_timeout(500)
+        shown.evaluate(
+            """() => {
+              window.times = [];
+              const note = (time) => { window.times.push(time); requestAnimationFrame(note); };
+              document.getElementById("play").click();
+              requestAnimationFrame(note);
+            }"""
+        )
+        shown.wait_for_timeout(1000 * seconds)
+        times = np.diff(shown.evaluate("window.times"))
+        browser.close()
+    return {"fps": 1000 / float(np.mean(times)), "slow_fps": 1000 / float(np.quantile(times, 0.9))}
+
+
+if __name__ == "__main__":
+    main()
