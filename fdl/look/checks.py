@@ -1,4 +1,4 @@
-"""Checks of the arguments of the functions in `draw`: arrays, histories and representations."""
+"""Checks of the arguments of the functions in `draw`: arrays, histories, tables and losses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -105,6 +105,34 @@ def check_mistakes(images: Any, labels: Any, predicted: Any, probabilities: Any)
             f"got {list(table.shape)}{span}; pass fdl.softmax(logits)"
         )
     return np.take_along_axis(table, predicted[:, None].astype(int), axis=1)[:, 0]
+
+
+def similarities(table: Any, rows: int, columns: int) -> np.ndarray:
+    """Converts a table to an array; raises unless it is [rows, columns] with numbers in [0, 1]."""
+    values = finite("similarity", "table", table)
+    inside = values.size and values.min() >= 0 and values.max() <= 1.001
+    if values.shape != (rows, columns) or not inside:
+        span = f" from {values.min():.3g} to {values.max():.3g}" if values.size else ""
+        raise ValueError(
+            f"similarity: expected a table [{rows}, {columns}] in [0, 1], with a row for each name "
+            f"in one and a column for each name in other, got {list(values.shape)}{span}; pass "
+            "fdl.look.cka_table(one, other), list(one) and list(other)"
+        )
+    return values
+
+
+def losses(places: Any, losses: Any) -> tuple[np.ndarray, Any]:
+    """(places [P], losses [P] or [P, P]), where losses that are not finite are masked."""
+    places = finite("loss_surface", "places", places)
+    heights = np.ma.masked_invalid(np.asarray(losses, np.float64))
+    rising = places.ndim == 1 and len(places) > 1 and (np.diff(places) > 0).all()
+    if not rising or heights.shape not in (places.shape, 2 * places.shape) or heights.mask.all():
+        raise ValueError(
+            "loss_surface: expected rising places [P] and losses [P] or [P, P] with P >= 2 and a "
+            f"finite loss, got places {list(places.shape)} and losses {list(heights.shape)}; pass "
+            "both results of fdl.look.loss_line or loss_plane"
+        )
+    return places, heights
 
 
 def finite(who: str, what: str, values: Any) -> np.ndarray:

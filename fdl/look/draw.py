@@ -1,4 +1,4 @@
-"""Pictures of training, weights, images, representations, mistakes and thresholds.
+"""Pictures of training, weights, images, representations, mistakes, thresholds and losses.
 
 Each function returns a new `matplotlib.figure.Figure` that is not registered with pyplot, so no
 window opens and no global state changes. Save it with `figure.savefig("name.png")`; the endings
@@ -422,6 +422,71 @@ def precision_recall_curves(scores: Any, targets: Any) -> "Figure":
     _guessing(axes, share, share)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
+    return figure
+
+
+def similarity(table: Any, one: Sequence[str], other: Sequence[str] | None = None) -> "Figure":
+    """A heat map of a table of similarities, with the number in each cell.
+
+    Args:
+      table: [L1, L2], numbers in [0, 1], for example from `fdl.look.cka_table`.
+      one: L1 names of the rows, such as the paths of layers; `list(found)` for a dict `found` from
+        `capture`.
+      other: L2 names of the columns. None means the names of the rows.
+
+    Returns:
+      A figure of the table; darker cells are more similar. The first row is at the top.
+
+    Raises:
+      ValueError: the table does not have the shape [L1, L2], is empty, is not finite, or has a
+        number outside [0, 1].
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414, figure 2.
+    """
+    rows = [_short(each) for each in one]
+    columns = rows if other is None else [_short(each) for each in other]
+    values = checks.similarities(table, len(rows), len(columns))
+    cell = min(max(0.45, 3.0 / len(rows)), 14.0 / max(values.shape), 1.0)
+    room = [figure_parts.LETTER * max(map(len, names)) + 0.3 for names in (rows, columns)]
+    width, height = cell * len(columns) + room[0] + 1.2, cell * len(rows) + room[1] + 0.3
+    figure = figure_parts.blank("similarity", width, height)
+    axes = figure.add_subplot()
+    figure_parts.number_map(axes, values, 72 * cell)
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=30, label="similarity")
+    return figure
+
+
+def loss_surface(places: Any, losses: Any) -> "Figure":
+    """The loss along a line, or on a plane.
+
+    Args:
+      places: [P], rising, the places along each direction.
+      losses: [P] from `fdl.look.loss_line`, or [P, P] from `fdl.look.loss_plane`. Both functions
+        return the pair: `loss_surface(*loss_plane(objective, run, data))`.
+
+    Returns:
+      A figure with a curve, or with contours, in which a cross marks the parameters at the centre.
+      If the largest loss is at least 10 times the smallest, the loss is on a logarithmic scale.
+      Losses that are not finite are left white.
+
+    Raises:
+      ValueError: places is not [P] and rising, losses is not [P] or [P, P], fewer than two places
+        are given, or no loss is finite.
+
+    Source: Goodfellow, Vinyals and Saxe 2014, arXiv 1412.6544; Li et al. 2018, arXiv 1712.09913.
+    """
+    places, heights = checks.losses(places, losses)
+    figure = figure_parts.blank("loss_surface", 5.6, 4.6)
+    axes = figure.add_subplot()
+    low, high = float(heights.min()), float(heights.max())
+    wide = low > 0 and high >= 10 * low
+    if heights.ndim == 1:
+        figure_parts.loss_curve(axes, places, heights, wide)
+    else:
+        figure_parts.contours(axes, places, heights, wide)
+    axes.set_title(f"loss from {low:.3g} to {high:.3g}", fontsize=11)
     return figure
 
 

@@ -254,6 +254,49 @@ def heat_map(axes: "Axes", counts: np.ndarray, mistaken: np.ndarray, cell: float
     axes.spines[:].set_color("0.8")
 
 
+def number_map(axes: "Axes", values: np.ndarray, cell: float) -> None:
+    """Draws numbers in [0, 1] as cells, each `cell` points wide, and writes them in the cells."""
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    letters = min(9.0, cell / 2.6)
+    for row, column in np.ndindex(*values.shape):
+        value = float(values[row, column])
+        colour = "white" if value > 0.6 else "black"
+        axes.text(column, row, f"{value:.2f}", color=colour, fontsize=letters, **CENTRED)
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("0.8")
+
+
+def loss_curve(axes: "Axes", places: np.ndarray, heights: np.ndarray, wide: bool) -> None:
+    """Draws losses [P] between two sets of parameters; `wide` makes the scale logarithmic."""
+    axes.plot(places, heights, color=PALETTE[0], linewidth=1.8)
+    axes.set_yscale("log" if wide else "linear")
+    axes.set_xlabel("t, from one at 0 to other at 1")
+    axes.set_ylabel("loss (log scale)" if wide else "loss")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def contours(axes: "Axes", places: np.ndarray, heights: np.ndarray, wide: bool) -> None:
+    """Draws the contours of heights [P, P] and their values, and marks the centre.
+
+    `wide` puts the levels on a logarithmic scale.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    low, high = float(heights.min()), float(heights.max())
+    high = high if high > low else low + (abs(low) or 1)
+    levels = np.geomspace(low, high, 13) if wide else np.linspace(low, high, 13)
+    scale = (LogNorm if wide else Normalize)(low, high)
+    # The first axis of heights is the first direction, which is drawn from left to right.
+    axes.contourf(places, places, heights.T, levels, cmap="viridis", norm=scale)
+    lines = axes.contour(places, places, heights.T, levels[1:-1], colors="white", linewidths=0.7)
+    axes.clabel(lines, levels[2:-1:2], fmt="%.3g", fontsize=8)
+    axes.plot(0, 0, marker="+", color="white", markersize=10, markeredgewidth=2)
+    axes.set_aspect("equal")
+    axes.set_xlabel("first direction")
+    axes.set_ylabel("second direction")
+
+
 def _class_looks(names: Mapping[int, str]) -> dict[int, tuple[str, str]]:
     """Class -> (colour, marker)."""
     return {

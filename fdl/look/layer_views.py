@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import described, is_number
+from fdl.checks import described
 from fdl.core.layer import Layer
 from fdl.look.chosen_examples import SURFACE, Chosen
-from fdl.look.measurements import spaced
+from fdl.look.measurements import spaced, units_of
 from fdl.look.representations import capture, layer_paths
 from fdl.ops.numerics import wide
 from fdl.typing import Params, State
@@ -145,7 +145,7 @@ def _arrays(outputs: Any, length: int) -> dict[str, Any]:
     fine = {
         path: h
         for path, h in outputs.items()
-        if hasattr(h, "dtype") and h.shape[:1] == (length,) and (is_number(h) or h.dtype == bool)
+        if hasattr(h, "dtype") and h.shape[:1] == (length,) and h.dtype.kind in "fiub"
     }
     if not fine:
         raise ValueError(
@@ -207,15 +207,14 @@ def _place(path: str, order: list[str]) -> int:
 def _of_layer(h: Any, on_grid: Any, pixels: Any, count: int) -> dict[str, Any]:
     """What a piece needs of a layer whose output is h [N, ...].
 
-    A unit is a channel: the mean of h over all axes except the first and the last. The heat map of
-    a unit is its output over the plane, or, for images, the covariance of its output with each
-    pixel.
+    The heat map of a unit is its output over the plane, or, for images, the covariance of its
+    output with each pixel.
     """
-    units = _units(h)
+    units = units_of(h)
     few = spaced(units.shape[1], count)
     heat = jnp.zeros((len(few), 0))
     if on_grid is not None:
-        maps = _units(on_grid)[:, few].T.reshape(len(few), SURFACE, SURFACE)
+        maps = units_of(on_grid)[:, few].T.reshape(len(few), SURFACE, SURFACE)
         heat = maps[:, ::2, ::2].reshape(len(few), -1)
     if pixels is not None:
         heat = (units[:, few] - units[:, few].mean(0)).T @ pixels.astype(units.dtype) / len(units)
@@ -223,12 +222,6 @@ def _of_layer(h: Any, on_grid: Any, pixels: Any, count: int) -> dict[str, Any]:
     features = rows[:, spaced(rows.shape[1], FEATURES)].astype(units.dtype)
     strip = units[spaced(len(units), STRIP)][:, few].T
     return {"features": features, "units": units, "heat": heat, "activations": strip}
-
-
-def _units(h: Any) -> Any:
-    """[N, U]: the mean of h [N, ..., U] over its middle axes."""
-    h = h.reshape(len(h), -1, h.shape[-1] if h.ndim > 1 else 1)
-    return h.astype(wide(h.dtype)).mean(1)
 
 
 def _predicted(y: Any, classes: int) -> Any:

@@ -16,7 +16,7 @@ from fdl.core.layer import Layer, as_layer, makes
 from fdl.look import recorded_pieces as folders
 from fdl.look.chosen_examples import Chosen, chosen
 from fdl.look.layer_views import view_of
-from fdl.look.measurements import dead_and_saturated, plane, readout, scaled
+from fdl.look.measurements import dead_and_saturated, plane, readout, relative_change, scaled
 from fdl.train.evaluation import params_and_state
 from fdl.train.hooks import Observer, Plan, Record
 from fdl.train.run import Run, speaks
@@ -276,8 +276,6 @@ def _speeds(before: Any, sample: list[np.ndarray], step: int) -> np.ndarray:
     """The relative change of each array of weights per step, since the last piece."""
     if before is None or before[0] == step:
         return np.full(len(sample), np.nan, np.float32)
-    speeds = []
-    for old, now in zip(before[1], sample, strict=True):
-        size = np.linalg.norm(old)
-        speeds.append(np.linalg.norm(now - old) / size / (step - before[0]) if size else np.nan)
+    steps = step - before[0]
+    speeds = [relative_change(old, now) / steps for old, now in zip(before[1], sample, strict=True)]
     return np.array(speeds, np.float32)

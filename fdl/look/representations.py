@@ -185,24 +185,14 @@ def linear_readout(train: tuple[Any, Any], test: tuple[Any, Any], classes: int) 
     classes = check_count(
         "linear_readout", "classes", classes, "it is the number of different labels"
     )
-    h, h_test = _rows("linear_readout", train[0]), _rows("linear_readout", test[0])
-    for rows, labels in ((h, np.asarray(train[1])), (h_test, np.asarray(test[1]))):
-        if labels.shape != rows.shape[:1]:
+    h, labels, h_test, labels_test = labelled_rows("linear_readout", train, test)
+    for each in (labels, labels_test):
+        if each.min() < 0 or each.max() >= classes:
             raise ValueError(
-                f"linear_readout: expected labels [N] for h [N, ...], got {list(labels.shape)} for "
-                f"{len(rows)} rows; pass one class number for each row"
+                f"linear_readout: expected labels in [0, {classes}), got {each.min()} to "
+                f"{each.max()}; pass a larger number of classes, or correct the labels"
             )
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(
-                f"linear_readout: expected labels in [0, {classes}), got {labels.min()} to "
-                f"{labels.max()}; pass a larger number of classes, or correct the labels"
-            )
-    if h.shape[1] != h_test.shape[1]:
-        raise ValueError(
-            "linear_readout: expected the same number of features in train and test, got "
-            f"{h.shape[1]} and {h_test.shape[1]}; take both representations from the same layer"
-        )
-    return float(_readout(h, jnp.asarray(train[1]), h_test, jnp.asarray(test[1]), classes))
+    return float(_readout(h, jnp.asarray(labels), h_test, jnp.asarray(labels_test), classes))
 
 
 def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
@@ -228,20 +218,16 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
              [ 1.414]], dtype=float32), Array([1.], dtype=float32))
 
     Source: Pearson 1901; Bishop 2006, "Pattern Recognition and Machine Learning", section 12.1.
+    For a map that is not linear, use scikit-learn, here for h [N, D] from `capture`:
+    `sklearn.manifold.TSNE().fit_transform(h)`.
     """
-    rows = _rows("principal_components", h)
+    rows = rows_of("principal_components", h)
     if not is_count(count) or count > min(rows.shape):
         raise ValueError(
             f"principal_components: expected 1 to {min(rows.shape)} components of h "
             f"{list(rows.shape)}, got {count!r}; pass a smaller count, or more rows"
         )
-    # rows is scaled, because squares of large numbers would be infinite, and squares of small
-    # numbers would be 0.
-    unit = power_of_two(largest(rows))
-    rows = rows / unit
-    rows = rows - rows.mean(0)
-    spread = power_of_two(largest(rows))
-    rows = rows / spread
+    rows, spread, unit = centred(rows)
     _, sizes, directions = jnp.linalg.svd(rows, full_matrices=False)
     heaviest = jnp.abs(directions).argmax(1)
     signs = jnp.sign(jnp.take_along_axis(directions, heaviest[:, None], axis=1))
@@ -341,19 +327,68 @@ def _readout(h: Any, labels: Any, h_test: Any, labels_test: Any, classes: int) -
     return accuracy(standard(h_test) @ w, labels_test).mean()
 
 
-def _rows(who: str, h: Any) -> jax.Array:
-    """Converts h to [N, D] in float32 or float64; raises if h has no rows or is not finite."""
-    h = to_jax(h, who, "h")
+def labelled_rows(who: str, train: Any, test: Any) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+    """Checks the examples of a readout; returns (h [N, D], labels [N]) of train, then of test."""
+    h, h_test = rows_of(who, train[0]), rows_of(who, test[0])
+    labels, labels_test = np.asarray(train[1]), np.asarray(test[1])
+    for rows, each in ((h, labels), (h_test, labels_test)):
+        if each.shape != rows.shape[:1]:
+            raise ValueError(
+                f"{who}: expected labels [N] for h [N, ...], got {list(each.shape)} for "
+                f"{len(rows)} rows; pass one class number for each row"
+            )
+    if h.shape[1] != h_test.shape[1]:
+        raise ValueError(
+            f"{who}: expected the same number of features in train and test, got "
+            f"{h.shape[1]} and {h_test.shape[1]}; take both representations from the same layer"
+        )
+    return h, labels, h_test, labels_test
+
+
+def rows_of(who: str, h: Any, what: str = "h") -> jax.Array:
+    """Converts h to [N, D] in float32 or float64; raises if h has no rows or is not finite.
+
+    `what` is the name of h in error messages. The numbers of a traced h are not checked.
+    """
+    h = to_jax(h, who, what)
     if h.ndim < 1 or not h.size:
         raise ValueError(
-            f"{who}: expected h [N, ...] with N >= 1, got {list(h.shape)}; pass one row for each "
-            "example"
+            f"{who}: expected {what} [N, ...] with N >= 1, got {list(h.shape)}; pass one row for "
+            "each example"
+        )
+    if jnp.iscomplexobj(h):
+        raise ValueError(
+            f"{who}: expected {what} of a real dtype, got {kind(h)}; pass the real and the "
+            "imaginary parts as separate features"
         )
     rows = h.reshape(len(h), -1).astype(wide(h.dtype))
-    if not bool(jnp.isfinite(rows).all()):
-        bad = int((~jnp.isfinite(rows)).any(1).sum())
-        raise ValueError(
-            f"{who}: expected finite numbers, got NaN or infinity in {bad} of {len(rows)} rows; "
-            "find the layer or the training step that produced them"
-        )
+    if isinstance(rows, jax.core.Tracer):
+        return rows
+    with jax.ensure_compile_time_eval():  # so that a constant is also checked inside `jit`
+        if not bool(jnp.isfinite(rows).all()):
+            bad = int((~jnp.isfinite(rows)).any(1).sum())
+            raise ValueError(
+                f"{who}: expected finite numbers, got NaN or infinity in {bad} of {len(rows)} "
+                "rows; find the layer or the training step that produced them"
+            )
     return rows
+
+
+@jax.jit
+def centred(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(apart [N, D], spread, unit): the rows less their mean are apart * spread * unit.
+
+    The largest |apart| is in [1, 2), or 0 if all rows are equal.
+    """
+    # rows is scaled, because squares of large numbers would be infinite, and squares of small
+    # numbers would be 0.
+    unit = power_of_two(largest(rows))
+    rows = _without_mean(rows / unit)
+    spread = power_of_two(largest(rows))
+    return rows / spread, spread, unit
+
+
+def _without_mean(rows: jax.Array) -> jax.Array:
+    mean, low, high = (f(rows, 0, keepdims=True) for f in (jnp.mean, jnp.min, jnp.max))
+    # The clip makes the mean of equal numbers exact.
+    return rows - jnp.clip(mean, low, high)

@@ -50,17 +50,22 @@ def difference(a: Any, b: Any) -> Difference:
     arithmetic", section 1.2, for units in the last place.
     """
     left, right = paths.leaves(a), paths.leaves(b)
-    for path in sorted({*left, *right}):
-        kinds = [_kind(each.get(path)) for each in (left, right)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(
-                f"difference: expected the same arrays in both trees, got {kinds[0]} and "
-                f"{kinds[1]} at {paths.quoted(path)}; compare parameters of the same model"
-            )
+    check_same_arrays("difference", left, right)
     apart = {path: _absolute(left[path], right[path]) for path in left}
     path = max(apart, key=lambda each: apart[each], default="")
     ulps = max((_ulps(left[each], right[each]) for each in left), default=0)
     return Difference(path if apart.get(path) else "", apart.get(path, 0.0), ulps)
+
+
+def check_same_arrays(who: str, left: dict[str, Any], right: dict[str, Any]) -> None:
+    """Raises unless two dicts, path -> array, have the same paths, shapes and dtypes."""
+    for path in sorted({*left, *right}):
+        kinds = [_kind(each.get(path)) for each in (left, right)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{who}: expected the same arrays in both trees, got {kinds[0]} and "
+                f"{kinds[1]} at {paths.quoted(path)}; compare parameters of the same model"
+            )
 
 
 def _kind(leaf: Any) -> str:

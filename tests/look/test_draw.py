@@ -857,6 +857,102 @@ def test_guessing_is_named_above_its_line_where_there_is_no_room_below():
         assert (box.y0 > line) if above else (box.y1 < line)
 
 
+# Similarity and losses.
+
+
+def test_a_table_of_similarities_has_names_and_numbers(tmp_path):
+    table = np.array([[1.0, 0.25, 0.0], [0.5, 0.75, 0.125]])
+    figure = draw.similarity(table, ["up", "a/long/path/" * 9], ["x", "y", "z"])
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(drawn(axes), table)
+    assert texts(axes.texts) == ["1.00", "0.25", "0.00", "0.50", "0.75", "0.12"]
+    assert [text.get_position() for text in axes.texts][1] == (1, 0)
+    assert texts(axes.get_xticklabels()) == ["x", "y", "z"]
+    assert texts(axes.get_yticklabels()) == ["up", "…g/path/a/long/path/a/long/path/"]
+    assert [axes.texts[place].get_color() for place in (0, 1)] == ["white", "black"]
+    assert_can_be_saved(figure, tmp_path)
+    square = draw.similarity(np.eye(2), ["a", "b"])
+    assert texts(square.axes[0].get_xticklabels()) == ["a", "b"]
+
+
+def test_the_numbers_of_many_layers_stay_in_their_cells():
+    names = [f"block/{number}/attend/attention_0" for number in range(60)]
+    figure = draw.similarity(np.full((3, 60), 0.88), ["a", "b", "c"], names)
+    figure.draw_without_rendering()
+    assert_apart(figure.axes[0].texts)
+    assert_apart(figure.axes[0].get_xticklabels())
+
+
+@pytest.mark.parametrize(
+    ("table", "got"),
+    [
+        (np.ones((2, 3)), r"\[2, 3\] from 1 to 1"),
+        (np.float64([[0, 2], [0, 0]]), r"\[2, 2\] from 0 to 2"),
+        (np.ones(0), r"\[0\]"),
+    ],
+)
+def test_what_is_no_table_of_similarities_is_refused(table, got):
+    said = (
+        r"^similarity: expected a table \[2, 2\] in \[0, 1\], with a row for each name in one and "
+        rf"a column for each name in other, got {got}; pass fdl\.look\.cka_table\(one, other\), "
+        r"list\(one\) and list\(other\)$"
+    )
+    with pytest.raises(ValueError, match=said):
+        draw.similarity(table, ["a", "b"])
+
+
+def test_the_losses_of_a_line_are_a_curve(tmp_path):
+    figure = draw.loss_surface(np.float32([0, 0.5, 1]), np.float32([3, np.inf, 4]))
+    axes = figure.axes[0]
+    (line,) = axes.lines
+    np.testing.assert_array_equal(np.asarray(line.get_xdata()), [0, 0.5, 1])
+    assert np.ma.getmaskarray(line.get_ydata(orig=True)).tolist() == [False, True, False]
+    assert axes.get_title() == "loss from 3 to 4" and axes.get_yscale() == "linear"
+    assert_can_be_saved(figure, tmp_path)
+    assert draw.loss_surface([0, 1], [1, 20]).axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("lowest", [0.01, -1.0])
+def test_the_losses_of_a_plane_are_contours(tmp_path, lowest):
+    places = np.linspace(-1, 1, 9)
+    losses = lowest + 3 * places[:, None] ** 2 + (places[None] - 0.5) ** 2
+    losses[0, 0] = np.nan
+    figure = draw.loss_surface(places, losses)
+    axes = figure.axes[0]
+    assert axes.get_title() == f"loss from {lowest:.3g} to {np.nanmax(losses):.3g}"
+    filled = axes.collections[0]
+    levels = filled.levels
+    np.testing.assert_allclose(levels[[0, -1]], [lowest, np.nanmax(losses)])
+    apart = np.diff(np.log(levels)) if lowest > 0 else np.diff(levels)
+    np.testing.assert_allclose(apart, apart[0])
+    # The second direction goes upwards: the lowest band is around (0, 0.5).
+    lowest_band = filled.get_paths()[0].vertices
+    np.testing.assert_allclose(lowest_band.mean(0), [0, 0.5], atol=0.15)
+    assert_can_be_saved(figure, tmp_path)
+
+
+def test_a_flat_plane_is_drawn(tmp_path):
+    assert_can_be_saved(draw.loss_surface([0, 1], np.zeros((2, 2))), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("places", "losses", "got"),
+    [
+        ([0, 1], np.ones((2, 3)), r"places \[2\] and losses \[2, 3\]"),
+        ([1, 0], np.ones(2), r"places \[2\] and losses \[2\]"),
+        ([1], np.ones(1), r"places \[1\] and losses \[1\]"),
+        ([0, 1], np.full(2, np.nan), r"places \[2\] and losses \[2\]"),
+    ],
+)
+def test_what_is_no_loss_surface_is_refused(places, losses, got):
+    said = (
+        r"^loss_surface: expected rising places \[P\] and losses \[P\] or \[P, P\] with P >= 2 and "
+        rf"a finite loss, got {got}; pass both results of fdl\.look\.loss_line or loss_plane$"
+    )
+    with pytest.raises(ValueError, match=said):
+        draw.loss_surface(places, losses)
+
+
 SEEDED_BUGS = {
     "fdl/look/draw.py": (
         "look/test_draw.py",
@@ -878,10 +974,16 @@ SEEDED_BUGS = {
             ("MaxNLocator(nbins=6, integer=high - low >= 3)", "MaxNLocator(integer=True)"),
             ("_spread(middles / unit, apart) * unit", "middles"),
             ('"#ee0011"', '"#881111"'),
+            ("axes.contourf(places, places, heights.T", "axes.contourf(places, places, heights"),
+            ("min(9.0, cell / 2.6)", "9.0"),
         ],
     ),
     "fdl/look/checks.py": (
         "look/test_draw.py",
-        [("if least < 0", "if False"), ("== np.rint(array.astype(np.float64))", "== array")],
+        [
+            ("if least < 0", "if False"),
+            ("inside = values.size and", "inside = True or"),
+            ("== np.rint(array.astype(np.float64))", "== array"),
+        ],
     ),
 }
