@@ -173,6 +173,54 @@ def test_a_network_of_another_library():
     assert fdl.debug.find_divergence({"a": nan}, {"a": x}).path == "a"
 
 
+TORCH_FAULTS = {
+    "none": (lambda twin: None, None),
+    "transposed kernel": (
+        lambda twin: twin["first"].weight.copy_(twin["first"].weight.T.clone()),
+        "first",
+    ),
+    "initial value": (lambda twin: twin["first"].bias[2].add_(1e-3), "first"),
+    "another activation": (lambda twin: setattr(twin["gelu"], "approximate", "tanh"), "gelu"),
+    "epsilon": (lambda twin: setattr(twin["norm"], "eps", 1e-3), "norm"),
+    "dtype": (lambda twin: twin["last"].double(), "last"),
+}
+
+
+@pytest.mark.parametrize("name", TORCH_FAULTS)
+def test_the_twin_of_a_network_of_torch(name):
+    """Its outputs come from hooks."""
+    torch = pytest.importorskip("torch", reason="torch is not here: no network to compare with")
+    fault, path = TORCH_FAULTS[name]
+    model = fdl.chain(
+        first=fdl.dense(6),
+        gelu=lambda x: fdl.gelu(x, approximate=False),
+        norm=fdl.layer_norm(epsilon=1e-5),
+        last=fdl.dense(2),
+    )
+    x = RNG.standard_normal((5, 6)).astype("float32")
+    params, _ = model.init(jax.random.key(0), x)
+    parts = {
+        "first": torch.nn.Linear(6, 6),
+        "gelu": torch.nn.GELU(),
+        "norm": torch.nn.LayerNorm(6, eps=1e-5),
+        "last": torch.nn.Linear(6, 2),
+    }
+    theirs, h = {}, torch.tensor(x)
+    with torch.no_grad():
+        for layer in ("first", "last"):
+            parts[layer].weight.copy_(torch.tensor(np.array(params[layer]["w"]).T))
+            parts[layer].bias.copy_(torch.tensor(np.array(params[layer]["b"])))
+        fault(parts)
+        for layer, part in parts.items():
+            part.register_forward_hook(
+                lambda _, __, y, layer=layer: theirs.update({layer: y.numpy()})
+            )
+            h = part(h.double() if name == "dtype" and layer == "last" else h)
+    ours = fdl.look.capture(model, "**")(params, {}, x)
+    found = fdl.debug.find_divergence(ours, theirs)
+    assert (found and found.path) == path
+
+
 def runs_of(tmp_path, name, optimizer, start=0.0, data=X):
     objective = fdl.plain(
         lambda params, x: ((jnp.tanh(x @ params["w"]) - x @ params["v"]) ** 2).mean()
