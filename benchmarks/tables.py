@@ -63,8 +63,9 @@ def results() -> str:
         "# Measured",
         "`python benchmarks/tables.py` writes this page from the files in `benchmarks/results/`, "
         f"which the scripts named below write. The machine: {machine()}. Times vary by a few "
-        "percent from run to run, so the tables show ratios of times within one run. If a program "
-        "is compared with itself, the ratio shows the noise.",
+        "percent from run to run, so the tables show ratios of times within one run. Tables were "
+        "measured on processors of different generations, so compare times within a table only. If "
+        "a program is compared with itself, the ratio shows the noise.",
         section("Accuracy", accuracy()),
         section("The compiled loop", overhead()),
         section("Other libraries", peers()),
@@ -75,8 +76,29 @@ def results() -> str:
         section("Depth", depth()),
         section("Decoding", decoding()),
         section("Import", imports()),
+        section("The page of a recorded run", replay()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def replay():
+    found = load("replay")
+    lines = [
+        "A run of 100 records of a network with four hidden layers, as a page of `fdl.look.replay` "
+        "that plays in headless Chromium without a GPU (`benchmarks/replay.py`; it needs "
+        "Playwright and Chromium). Every point is shown after each of the layers. The slowest "
+        "tenth of the frames comes at the last rate or below it:",
+        "",
+        "| points | window | page, MB | frames per second | slowest tenth |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['points']} | {row['window']} | {row['megabytes']:.1f} | {row['fps']:.0f} | "
+            f"{row['slow_fps']:.0f} |"
+        )
+    cost = f"`record` at its default cadence made a run {found['share_of_time']:+.1%} longer."
+    return "\n".join([*lines, "", cost])
 
 
 def section(title, text):

@@ -289,6 +289,18 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, number
         hook.latest(begin(sgd()))
 
 
+def test_the_arrays_of_another_checkpoint_are_refused(tmp_path):
+    """All files are whole, so only the checksums differ."""
+    run = begin(sgd())
+    for name, params in (("one", run.params), ("other", filled(run.params))):
+        saved_by_hand(tmp_path / name, run._replace(params=params))
+    shutil.rmtree(tmp_path / "one" / "0" / "arrays")
+    shutil.copytree(tmp_path / "other" / "0" / "arrays", tmp_path / "one" / "0" / "arrays")
+    told = r"^checkpoints: expected a whole checkpoint at .*/0, got contents that do not match the "
+    with pytest.raises(ValueError, match=told):
+        fdl.checkpoints(tmp_path / "one").latest(run)
+
+
 def test_arrays_that_are_read_in_small_groups_are_those_read_at_once(tmp_path):
     saved_by_hand(tmp_path, begin(sgd()))
     at = tmp_path / "0"
