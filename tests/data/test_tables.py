@@ -359,7 +359,7 @@ def test_a_wrong_table_raises_its_message(name, tmp_path):
 
 
 def test_values_of_two_types_are_refused_by_name():
-    message = r"^table: expected named columns .* one type, got Could not .*'x'.* column b .*; conv"
+    message = r"^table: expected named columns .* one type, got Could not .*'x'.* column b .*; corr"
     with pytest.raises(ValueError, match=message):
         table(pandas.DataFrame({"a": [1, 2], "b": [1, "x"]}))
 
