@@ -30,9 +30,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--compilations", type=int, default=5, help="compilations of each program")
     parser.add_argument("--parameters", type=int, default=10_000_000)
-    parser.add_argument("--optimizers", nargs="+", help="cases of OPTIMIZERS (default: all)")
-    options = parser.parse_args()
     known = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
+    about = "cases of OPTIMIZERS that optax has too"
+    parser.add_argument("--optimizers", nargs="+", metavar="CASE", choices=known, help=about)
+    options = parser.parse_args()
     rows = []
     for name in options.optimizers or known:
         rows.append(row(name, known[name], options))

@@ -72,7 +72,8 @@ def options(arguments=None):
     parser.add_argument("--warmup", type=int, default=100, help="steps until the highest rate")
     parser.add_argument("--stride", type=int, default=16, help="characters between pieces")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=int, default=400, help="characters to write, at most")
+    text = "characters to write, at most 3/4 of the context"
+    parser.add_argument("--write", type=int, default=96, help=text)
     parser.add_argument("--out", default="out/char_gpt", help="folder for curve and weights")
     return parser.parse_args(arguments)
 

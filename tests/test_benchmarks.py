@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -155,6 +158,15 @@ def test_other_programs_are_seen():
     with measure.OthersBusy() as others:
         sum(range(10**6))
     assert 0 <= others.cores < 1000
+
+
+def test_an_optimizer_that_optax_lacks_is_said_before_anything_is_measured():
+    script = Path(__file__).parents[1] / "benchmarks" / "optimizers.py"
+    command = [sys.executable, script, "--optimizers", "muon_0", "rprop_of_the_paper"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    message = "error: argument --optimizers: invalid choice: 'rprop_of_the_paper' (choose from "
+    assert message in done.stderr
 
 
 SEEDED_BUGS = {

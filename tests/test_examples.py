@@ -184,12 +184,20 @@ def test_a_small_gpt_is_scored_beside_compressors_and_writes(tmp_path):
     said = run(*command, "--out", tmp_path / "out").stdout
     rows = dict(re.findall(r"^ +(gzip -9|bzip2 -9|xz -9e|this GPT) +([\d.]+)$", said, re.MULTILINE))
     assert set(rows) == {"gzip -9", "bzip2 -9", "xz -9e", "this GPT"}
-    nats = float(re.search(r"^(\d\.\d+) where each character", said, re.MULTILINE)[1])
+    nats = float(re.search(r"^(\d\.\d+) if the pieces overlap", said, re.MULTILINE)[1])
     assert abs(float(rows["this GPT"]) - nats / np.log(2)) < 1e-3
     held_out = text[int(len(text) * 0.9) :].encode()
     assert float(rows["gzip -9"]) == round(8 * len(gzip.compress(held_out, 9)) / len(held_out), 3)
     assert "It writes:\n\nthe " in said
     assert (tmp_path / "out" / "learning_curves.png").stat().st_size > 5000
+
+
+def test_a_small_gpt_has_room_for_what_it_writes_by_default():
+    code = "import char_gpt; given = char_gpt.options([]); print(given.context, given.write)"
+    context, write = map(
+        int, run("-c", f"import sys; sys.path[:0] = ['{EXAMPLES}']; {code}").stdout.split()
+    )
+    assert write == context - context // 4
 
 
 def test_an_autoencoder_beats_the_mean_image_and_draws(tmp_path):

@@ -140,6 +140,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
 
     Raises:
       ValueError: b is not a number.
+      PathError: x is not an array, or has an integer dtype.
 
     Example:
       >>> squareplus(jnp.array([-1e4, 0.0]))
@@ -150,6 +151,7 @@ def squareplus(x: jax.Array, *, b: float = 4.0) -> jax.Array:
     # For x far below 0, the formula of the docstring loses all digits: at -1e4 it would give 0. So
     # the code computes the equal max(x, 0) + b / 2 / (|x| + sqrt(x^2 + b)).
     # |x| is computed as max(x, -x), whose slope at 0 is 0 in JAX; the slope of jnp.abs at 0 is 1.
+    check_floating("squareplus", x)
     y = widened(x)
     size, constant = jnp.maximum(y, -y), like(y, "squareplus", "b", b)
     root = jnp.where(size > FAR, size, jnp.sqrt(jnp.square(jnp.minimum(size, FAR)) + constant))

@@ -106,7 +106,7 @@ def balanced_rows(labels: Any, *, seed: int = 0) -> np.ndarray:
       >>> sorted(balanced_rows(np.array([7, 7, 7, 5])).tolist())
       [0, 1, 2, 3, 3, 3]
     """
-    classes, rng = _classes("balanced_rows", labels, np.size(labels)), np.random.default_rng(seed)
+    classes, rng = _numbered("balanced_rows", labels, np.size(labels)), np.random.default_rng(seed)
     parts = [rng.permutation(np.flatnonzero(classes == each)) for each in np.unique(classes)]
     most = max(map(len, parts))
     return np.concatenate([np.resize(part, most) for part in parts]).astype(np.int32)
@@ -174,8 +174,10 @@ def _shuffled(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _classes(who: str, labels: Any, rows: int) -> np.ndarray:
     """int [N], the index of the class of each row; all 0 if labels is None."""
-    if labels is None:
-        return np.zeros(rows, int)
+    return np.zeros(rows, int) if labels is None else _numbered(who, labels, rows)
+
+
+def _numbered(who: str, labels: Any, rows: int) -> np.ndarray:
     given = np.asarray(labels)
     try:
         names, classes = np.unique(given, return_inverse=True)
@@ -184,7 +186,7 @@ def _classes(who: str, labels: Any, rows: int) -> np.ndarray:
     if given.ndim != 1 or len(given) != rows or not names.size:
         raise ValueError(
             f"{who}: expected labels [N] of one type with N = {max(rows, 1)}, got "
-            f"{described(given)}; pass one label for each row, and replace missing values"
+            f"{described(labels)}; pass one label for each row, and replace missing values"
         )
     return classes
 

@@ -35,11 +35,7 @@ def windows(ids: Any, length: int, stride: int = 1) -> tuple[np.ndarray, np.ndar
             "windows: expected length >= 1 and stride >= 1, integers, got "
             f"{described(length)} and {described(stride)}; both are numbers of tokens"
         )
-    if ids.ndim != 1 or len(ids) <= length:
-        raise ValueError(
-            f"windows: expected ids [N] with N > {length}, got {list(ids.shape)}; pass a longer "
-            "text or a shorter length"
-        )
+    _check_ids("windows", ids, length)
     pieces = np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::stride]
     return np.ascontiguousarray(pieces[:, :-1]), np.ascontiguousarray(pieces[:, 1:])
 
@@ -74,6 +70,7 @@ def scored(ids: Any, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{length + 1}"
         )
     half = length // 2
+    _check_ids("scored", ids, half + 1)
     # The number of padding tokens at the end of the last piece. These tokens have weight 0.
     missing = -(len(ids) - 1) % half
     filled = np.concatenate([ids, np.repeat(ids[-1:], missing)])
@@ -117,3 +114,11 @@ def characters(text: str, *, test: float = 0.1) -> tuple[Split, str]:
     place = {character: number for number, character in enumerate(alphabet)}
     ids = np.fromiter((place[character] for character in text), dtype, len(text))
     return Split(ids[:cut], ids[cut:]), alphabet
+
+
+def _check_ids(who: str, ids: np.ndarray, least: int) -> None:
+    if ids.ndim != 1 or len(ids) <= least:
+        raise ValueError(
+            f"{who}: expected ids [N] with N > {least}, got {list(ids.shape)}; pass a longer text "
+            "or a shorter length"
+        )

@@ -253,7 +253,7 @@ def _inputs(setup: _Setup) -> Any:
             return (WRONG, f"{where} has mean {mean:.3g} and spread {spread:.3g}", remedy)
         if worst.max() < 0.01:
             remedy = "divide by the spread of the training set"
-            return (WRONG, f"all features have a spread below {worst.max():.1g}", remedy)
+            return (WRONG, f"the largest mean or spread of a feature is {worst.max():.2g}", remedy)
     return (OK, "no mean or spread of floating inputs is above 10, and not all are below 0.01")
 
 

@@ -25,8 +25,8 @@ def start(
     run, all processes together compute each of its training steps. If a process dies, the others
     end within a minute; when the job is started again, it continues from its checkpoint.
 
-    On SLURM, Kubernetes, Open MPI and TPU, JAX finds the arguments itself. Elsewhere, `start()`
-    without arguments does nothing.
+    On SLURM, Kubernetes, Open MPI and TPU, JAX finds the arguments itself. Elsewhere, and if the
+    job has one process, `start()` without arguments does nothing.
 
     Args:
       coordinator: the address of the first process, such as "10.0.0.1:1234". None means the
@@ -40,9 +40,9 @@ def start(
 
     Raises:
       ValueError: some of the arguments are missing, and JAX cannot find them.
-      RuntimeError: JAX was used before (without any argument and without JAX_COORDINATOR_ADDRESS,
-        `start` returns False instead); or the first process cannot be reached in time. (If another
-        process does not join in time, JAX prints an error and ends this process.)
+      RuntimeError: there are several processes, but JAX was used before; or the first process
+        cannot be reached in time. (If another process does not join in time, JAX prints an error
+        and ends this process.)
 
     Example:
       >>> start()  # there is only this process
@@ -52,7 +52,8 @@ def start(
     if jax.distributed.is_initialized():
         return jax.process_count() > 1
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    alone = address is None and processes is None and process is None
+    if address is None and processes is None and process is None and not _in_a_cluster():
+        return False
     if address is not None and process:
         _reach(address, timeout)
     try:
@@ -65,16 +66,12 @@ def start(
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:
-        if alone:
-            return False
         raise ValueError(
             f"start: expected coordinator, processes and process, got "
-            f"{coordinator!r}, {processes} and {process}; pass all three, as in "
+            f"{address!r}, {processes} and {process}; pass all three, as in "
             "start('10.0.0.1:1234', processes=2, process=0)"
         ) from error
     except RuntimeError as error:
-        if alone:
-            return False
         if "before" not in str(error):
             raise
         raise RuntimeError(
@@ -82,6 +79,18 @@ def start(
             "call fdl.distributed.start() in the first line of the program"
         ) from error
     return jax.process_count() > 1
+
+
+def _in_a_cluster() -> bool:
+    """Whether JAX finds a job of several processes around this process.
+
+    `jax.distributed.initialize` does not look for one if JAX was used before, and nothing else of
+    JAX's public API does.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    return any(kind.is_env_present() and kind.get_process_count() > 1 for kind in kinds)
 
 
 def _reach(address: str, timeout: int) -> None:

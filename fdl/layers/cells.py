@@ -87,7 +87,7 @@ def simple_cell(
     Source: Elman 1990, "Finding structure in time".
     """
     features = check_count("simple_cell", "features", features, WIDTH)
-    init = _affine(("h",), features, w_init, hidden_init)
+    init = _affine("simple_cell", ("h",), features, w_init, hidden_init)
 
     def step(carry: Carry, driven: Any, hidden: Any) -> tuple[Carry, Any]:
         sums = driven + hidden
@@ -136,7 +136,7 @@ def lstm_cell(
     """
     features = check_count("lstm_cell", "features", features, WIDTH)
     check_number("lstm_cell", "forget_bias", forget_bias, None, "pass a number")
-    affine = _affine(("i", "f", "g", "o"), features, w_init, hidden_init)
+    affine = _affine("lstm_cell", ("i", "f", "g", "o"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
         params = affine(key, x)
@@ -199,7 +199,7 @@ def gru_cell(
     that paper, and cuDNN, for reset_after=True.
     """
     features = check_count("gru_cell", "features", features, WIDTH)
-    affine = _affine(("r", "z", "n"), features, w_init, hidden_init)
+    affine = _affine("gru_cell", ("r", "z", "n"), features, w_init, hidden_init)
 
     def init(key: Any, x: Any) -> Params:
         params = affine(key, x)
@@ -288,11 +288,11 @@ def _sigmoid_or_tanh(sums: jax.Array, features: int, sigmoids: tuple[int, ...]) 
 
 
 def _affine(
-    gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
+    who: str, gates: tuple[str, ...], features: int, w_init: Initializer, hidden_init: Initializer
 ) -> Callable[[Any, Any], Params]:
     """The cell's `init`. It draws each gate's weights separately, with the fans of one gate."""
-    check_initializer("cell", "w_init", w_init)
-    check_initializer("cell", "hidden_init", hidden_init)
+    check_initializer(who, "w_init", w_init)
+    check_initializer(who, "hidden_init", hidden_init)
 
     def init(key: Any, x: Any) -> Params:
         def drawn(key: Any, init: Initializer, rows: int) -> jax.Array:

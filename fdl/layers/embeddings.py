@@ -392,9 +392,10 @@ def _check_sequence(
                 "sequence, or make the layer with a larger length",
                 layer=name,
             )
-    elif not jnp.issubdtype(positions.dtype, jnp.integer) or (
-        positions.shape != x.shape[:-1][-max(positions.ndim, 1) :]
-    ):
+        return
+    check_array(name, positions, "positions")
+    fits = positions.shape == x.shape[:-1][-max(positions.ndim, 1) :]
+    if not fits or not jnp.issubdtype(positions.dtype, jnp.integer):
         raise PathError(
             f"expected integer positions [{x.shape[-2]}] or {list(x.shape[:-1])} for x "
             f"{list(x.shape)}, got {positions.dtype} {list(positions.shape)}; pass one position "

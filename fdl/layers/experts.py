@@ -50,7 +50,7 @@ def mixture_of_experts(
       top_k: k, the number of experts for each token, 1 to E.
       capacity_factor: a number > 0. An expert has room for C = ceil(capacity_factor * k * T / E)
         tokens of a sequence, but for at most T. The factor must not be traced, because C is the
-        size of an array. None gives every expert room for all tokens.
+        size of an array. None gives every expert room for all tokens, and so does infinity.
       name: what the layer is called in a network.
 
     Returns:
@@ -86,6 +86,9 @@ def mixture_of_experts(
             "capacity_factor=None to give every expert room for all tokens"
         )
 
+    # A factor of E or more gives every expert room for all tokens.
+    factor = decimal(count if capacity_factor is None else min(capacity_factor, count))
+
     def forward(f: Any, x: Any) -> Any:
         check_array(name, x)
         if x.ndim < 2:
@@ -94,9 +97,7 @@ def mixture_of_experts(
                 "token",
                 layer=name,
             )
-        room = x.shape[-2]
-        if capacity_factor is not None:
-            room = min(room, math.ceil(decimal(capacity_factor) * top_k * room / count))
+        room = min(x.shape[-2], math.ceil(factor * top_k * x.shape[-2] / count))
         weights, slots = _routed(f.router(x), top_k, room)
         sent = over_experts(_dispatched(x, slots, (count, room)), -3, cut=False)
         y = f.experts(over_experts(jnp.moveaxis(sent, -3, 0), 0, cut=True))

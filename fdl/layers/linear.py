@@ -235,10 +235,11 @@ def _axes(equation: str, sizes: Mapping[str, int], bias: str) -> tuple[str, str,
     if not sized or not isinstance(bias, str) or not of_y.endswith(bias):
         each = sizes.items() if isinstance(sizes, Mapping) else [("sizes", sizes)]
         given = ", ".join(f"{axis}={size}" for axis, size in each) or "no sizes"
+        wanted = f"sizes >= 1 of {', '.join(sorted(new))}" if new else "no sizes"
         raise ValueError(
-            f"einsum_dense: expected sizes >= 1 of {', '.join(sorted(new))} and a bias over the "
-            f"last axes of {of_y}, got {given} and bias {bias!r}; pass a size for each axis of w "
-            "that is not in x, such as {'f': 64}"
+            f"einsum_dense: expected {wanted} and a bias over the last axes of {of_y}, got "
+            f"{given} and bias {bias!r}; pass a size for each axis of w that is not in x, such as "
+            "{'f': 64}"
         )
     return of_x, of_w, of_y
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from fdl.checks import kind as kind_of
 from fdl.data.arrays import to_jax
 from fdl.look.checks import class_names as names_of_classes
 from fdl.look.measurements import spaced
@@ -74,11 +76,15 @@ class Chosen(NamedTuple):
         return small - small.mean(0)
 
     def grid(self) -> np.ndarray:
-        """Inputs [SURFACE ** 2, 2] that cover the plane, from the top left, row by row."""
+        """Inputs [SURFACE ** 2, 2] that cover the plane, from the top left, row by row.
+
+        They have the dtype of x.
+        """
         a, b, half = self.bounds()
         ticks = (np.arange(SURFACE) + 0.5) / SURFACE * 2 - 1
         down, right = np.meshgrid(-ticks, ticks, indexing="ij")
-        return np.stack([a + half * right.ravel(), b + half * down.ravel()], 1).astype(np.float32)
+        points = np.stack([a + half * right.ravel(), b + half * down.ravel()], 1)
+        return points.astype(self.x.dtype)
 
 
 def chosen(x: Any, y: Any, most: int, class_names: Sequence[str] | None) -> Chosen:
@@ -91,11 +97,11 @@ def chosen(x: Any, y: Any, most: int, class_names: Sequence[str] | None) -> Chos
             "few hundred examples"
         )
     labels = np.zeros(len(x), np.int32) if y is None else np.asarray(y)
-    fits = labels.shape == (len(x),) and labels.dtype.kind in "iu" and labels.min() >= 0
-    if not fits:
+    fits = labels.shape == (len(x),) and labels.dtype.kind in "iu"
+    if not fits or labels.min() < 0:
         raise ValueError(
-            f"record: expected y as class numbers [{len(x)}], integers >= 0, got {labels.dtype} "
-            f"{list(labels.shape)}; pass y=None if there are no classes"
+            f"record: expected y as class numbers [{len(x)}], integers >= 0, got "
+            f"{labels.min() if fits else kind_of(labels)}; pass y=None if there are no classes"
         )
     places = spaced(len(x), most)
     names = [str(each) for each in range(int(labels.max()) + 1)]
@@ -103,7 +109,7 @@ def chosen(x: Any, y: Any, most: int, class_names: Sequence[str] | None) -> Chos
         named = names_of_classes("record", labels, class_names)
         names = [named.get(number, name) for number, name in enumerate(names)]
     kind = "image" if x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)) else "other"
-    kind = "plane" if x.shape[1:] == (2,) and x.dtype.kind == "f" else kind
+    kind = "plane" if x.shape[1:] == (2,) and jnp.issubdtype(x.dtype, jnp.floating) else kind
     if kind == "image" and min(x.shape[1:3]) < 4:
         kind = "other"
     return Chosen(x[places], labels[places].astype(np.int32), places.astype(np.int32), names, kind)
@@ -119,7 +125,8 @@ def grey(x: np.ndarray, most: int) -> np.ndarray:
     x = x.astype(np.float32)
     x = x.mean(-1) if x.ndim == 4 else x
     step = -(-max(x.shape[1:]) // most)
-    high, wide = x.shape[1] // step, x.shape[2] // step
-    x = x[:, : high * step, : wide * step].reshape(len(x), high, step, wide, step).mean((2, 4))
+    down, right = (min(step, side) for side in x.shape[1:])
+    high, wide = x.shape[1] // down, x.shape[2] // right
+    x = x[:, : high * down, : wide * right].reshape(len(x), high, down, wide, right).mean((2, 4))
     low, top = x.min(), x.max()
     return np.rint((x - low) / ((top - low) or 1) * 255).astype(np.uint8)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
-from fdl.checks import described
+from fdl.checks import described, is_number
 from fdl.core.layer import Layer
 from fdl.look.chosen_examples import SURFACE, Chosen
 from fdl.look.measurements import spaced, units_of
@@ -145,7 +145,7 @@ def _arrays(outputs: Any, length: int) -> dict[str, Any]:
     fine = {
         path: h
         for path, h in outputs.items()
-        if hasattr(h, "dtype") and h.shape[:1] == (length,) and h.dtype.kind in "fiub"
+        if hasattr(h, "dtype") and h.shape[:1] == (length,) and (is_number(h) or h.dtype == bool)
     }
     if not fine:
         raise ValueError(

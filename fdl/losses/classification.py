@@ -10,7 +10,6 @@ from fdl.losses.cross_entropy import softmax_cross_entropy
 from fdl.losses.per_example import per_example
 from fdl.losses.shapes import (
     bounded,
-    fixed_at_infinity,
     logits_and_labels,
     nan_outside,
     one_hot,
@@ -62,8 +61,9 @@ def sigmoid_focal(
     target_logits = jnp.where(targets == 1, logits, -logits)
     # (1 - p)^gamma is computed from log(1 - p) = -softplus(target_logits), because the power has no
     # finite slope at p = 1 for gamma < 1.
-    other_nats = bounded(jax.nn.softplus(fixed_at_infinity(target_logits)))
-    loss = jax.nn.softplus(-target_logits) * jnp.exp(-jnp.asarray(gamma, logits.dtype) * other_nats)
+    other_nats = bounded(jax.nn.softplus(target_logits))
+    power = jnp.exp(-jnp.asarray(gamma, logits.dtype) * other_nats)
+    loss = _focused(jax.nn.softplus(-target_logits), power)
     if alpha is not None:
         alpha = jnp.asarray(alpha, loss.dtype)
         loss = product(jnp.where(targets == 1, alpha, 1 - alpha), loss)
@@ -106,8 +106,8 @@ def softmax_focal(
     _check_gamma("softmax_focal", gamma)
     nats = softmax_cross_entropy(logits, labels)
     # If gamma < 1, the power has an infinite slope at 0. So its base is kept above 0.
-    other = jnp.maximum(-jnp.expm1(-fixed_at_infinity(nats)), jnp.finfo(nats.dtype).tiny)
-    return nats * other ** jnp.asarray(gamma, nats.dtype)
+    other = jnp.maximum(-jnp.expm1(-nats), jnp.finfo(nats.dtype).tiny)
+    return _focused(nats, other ** jnp.asarray(gamma, nats.dtype))
 
 
 @per_example
@@ -177,6 +177,11 @@ def multiclass_hinge(
     label_score = jnp.where(right, scores, 0).sum(-1)
     other_score = jnp.where(right, -jnp.inf, scores).max(-1)
     return nan_outside(jnp.maximum(0, 1 + other_score - label_score), labels, scores.shape[-1])
+
+
+def _focused(nats: jax.Array, power: jax.Array) -> jax.Array:
+    """nats * power. Where nats are infinite, p is 0, and the power is 1 with slope 0."""
+    return jnp.where(jnp.isinf(nats), nats, bounded(nats) * power)
 
 
 def _check_gamma(name: str, gamma: Any) -> None:

@@ -59,16 +59,6 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
     return bounded(*primals), tangents[0]
 
 
-def fixed_at_infinity(x: jax.Array) -> jax.Array:
-    """x, unchanged, but with slope 0 where x is infinite.
-
-    Use it for an x in one factor of a product, if the other factor is infinite wherever x is.
-    There, the gradient that comes back to x is inf * 0 = NaN; this function drops it and passes on
-    0. `bounded` would pass the NaN on, because its slope is 1.
-    """
-    return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x)
-
-
 def same_shape(
     name: str, predictions: jax.Array, targets: jax.Array, axes: int = 0
 ) -> tuple[jax.Array, jax.Array]:

@@ -158,13 +158,14 @@ def _stages(depth: Any, block: str) -> tuple[int, ...]:
     if not is_count(depth) or block != "basic":
         raise ValueError(
             "resnet: expected depth to be the number of blocks of each stage, integers >= 1, got "
-            f"{described(depth)}; pass (3, 4, 6, 3) for a ResNet-50"
+            f"{described(depth)}; pass (3, 4, 6, 3) for a ResNet-50, or block='basic' and a depth "
+            "such as 20"
         )
-    blocks, rest = divmod(depth - 2, 6)
-    if blocks < 1 or rest:
+    blocks = max(1, (depth - 2) // 6)
+    if depth != 6 * blocks + 2:
         raise ValueError(
-            f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
-            f"{6 * max(blocks, 1) + 2} or {6 * max(blocks, 0) + 8}"
+            f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass {6 * blocks + 2} or "
+            f"{6 * blocks + 8}"
         )
     return (blocks,) * 3
 

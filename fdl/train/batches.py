@@ -68,17 +68,14 @@ def without_ignored(x: Any, y: Any, inputs: Any, weight: Any) -> tuple[Any, Any,
     out = jnp.logical_not(jnp.asarray(weight))
     alone = out.reshape(out.shape[0], -1).all(1) if out.ndim else out
 
-    def readable(leaf: Any) -> Any:
-        return _zeroed(_zeroed(leaf, alone), out, only_not_finite=True)
+    def zeroed(tree: Any, only_not_finite: bool) -> Any:
+        whole = jax.tree.map(lambda leaf: _zeroed(leaf, alone, False), tree)
+        return jax.tree.map(lambda leaf: _zeroed(leaf, out, only_not_finite), whole)
 
-    return (
-        jax.tree.map(readable, x),
-        jax.tree.map(lambda leaf: _zeroed(leaf, out), y),
-        jax.tree.map(readable, inputs),
-    )
+    return zeroed(x, True), zeroed(y, False), zeroed(inputs, True)
 
 
-def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool = False) -> Any:
+def _zeroed(leaf: Any, out: jax.Array, only_not_finite: bool) -> Any:
     """Sets a leaf of numbers to 0 where `out`, a mask over the first axes of the leaf, is True.
 
     A leaf that does not hold numbers, or whose first axes do not have the shape of `out`, is

@@ -352,15 +352,15 @@ def _not_finite(run: Run, finite: Any) -> str:
 
 def _first_not_finite(run: Run) -> str:
     """Describes the first parameter or state value that is not finite, with its path."""
-    for part in ("params", "state"):
-        for path, leaf in leaves(getattr(run, part)).items():
-            if jax.numpy.issubdtype(leaf.dtype, np.inexact):
-                dtype = np.complex128 if np.iscomplexobj(leaf) else np.float64
-                values = on_host(leaf).astype(dtype)
-                bad = values[~np.isfinite(values)]
-                if bad.size:
-                    return f"{bad.flat[0]} at {'/'.join(filter(None, (part, path)))!r}"
-    return "values that were not finite"
+
+    def bad(leaf: Any) -> np.ndarray:
+        values = on_host(leaf).astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
+        return values[~np.isfinite(values)]
+
+    both = leaves({"params": run.params, "state": run.state})
+    floating = ((path, x) for path, x in both.items() if jax.numpy.issubdtype(x.dtype, np.inexact))
+    path, values = next((path, bad(x)) for path, x in floating if bad(x).size)
+    return f"{values[0]} at {path!r}"
 
 
 def _count_or_none(name: str, value: Any) -> int | None:

@@ -95,7 +95,7 @@ class Progress(Observer):
         far = record["step"] >= min(self.printed + self.every, self.last)
         with self._kept_from_training():
             if self.bar is not None:
-                self.bar.update(self.task, seen=seen)
+                self.bar.update(self.task, completed=record["step"], seen=seen)
             elif self.console is not None and far:
                 self.printed = int(record["step"])
                 epoch = f"epoch {record['epoch']:5.1f}  " if "epoch" in record else ""

@@ -394,6 +394,15 @@ def test_squareplus_where_squares_overflow(dtype):
         )
 
 
+def test_squareplus_refuses_integers():
+    with pytest.raises(
+        fdl.PathError,
+        match=r"^squareplus: expected x of a floating dtype, got int32 \[2\]; convert x with "
+        r"x\.astype\(jnp\.float32\), or use rescale\(1 / 255\) as the first layer$",
+    ):
+        fdl.activations.squareplus(jnp.array([1, 2]))
+
+
 # The limits at -inf and inf.
 LIMITS = dict.fromkeys(("gelu", "silu", "hard_silu", "mish", "softplus", "relu"), (0, np.inf))
 LIMITS |= {"soft_sign": (-1, 1), "sparse_plus": (0, np.inf), "squareplus": (0, np.inf)}

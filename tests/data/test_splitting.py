@@ -148,7 +148,11 @@ WRONG = {
     ),
     "no_labels": (
         lambda: balanced_rows([]),
-        f"balanced_rows: expected labels [N] of one type with N = 1, got float64 [0]; {LABELS}",
+        f"balanced_rows: expected labels [N] of one type with N = 1, got []; {LABELS}",
+    ),
+    "labels_of_none": (
+        lambda: balanced_rows(None),
+        f"balanced_rows: expected labels [N] of one type with N = 1, got None; {LABELS}",
     ),
     "a_negative_weight": (
         lambda: weighted_rows([1, -1]),

@@ -47,6 +47,11 @@ def test_every_character_but_the_first_is_scored_once_and_with_a_past(count, hal
     assert weight.dtype == np.float32
 
 
+def test_the_shortest_text_that_is_scored():
+    _, y, weight = scored(np.arange(6), 8)
+    assert y[weight > 0].tolist() == [1, 2, 3, 4, 5]
+
+
 def test_a_text_as_numbers():
     split, alphabet = characters("hello, world", test=0.25)
     assert alphabet == " ,dehlorw"
@@ -78,6 +83,14 @@ def test_a_text_as_numbers():
         (
             lambda: windows(np.arange(9), 2, 1.5),
             "windows: expected length >= 1 and stride >= 1, integers, got 2 and 1.5; both are",
+        ),
+        (
+            lambda: scored(np.arange(5), 8),
+            "scored: expected ids [N] with N > 5, got [5]; pass a longer text or a shorter length",
+        ),
+        (
+            lambda: scored(np.ones((9, 3)), 8),
+            "scored: expected ids [N] with N > 5, got [9, 3]; pass a longer text or a shorter ",
         ),
         (lambda: scored(np.arange(9), 2.0), "scored: expected length >= 1, an integer, got 2.0; "),
         (

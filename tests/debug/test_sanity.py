@@ -99,6 +99,13 @@ def test_each_seeded_fault_is_found(fault):
         assert found.found == "the gradient is 0 at b/b, b/w"
 
 
+def test_the_size_of_tiny_features_is_told():
+    tiny = np.tile([[0.0014], [-0.0014]], (80, 6)).astype("float32")
+    found = sanity._finding("inputs", sanity._CHECKS["inputs"], setup_of(data=(tiny, Y)))
+    assert found.found == "the largest mean or spread of a feature is 0.0014"
+    assert found.remedy == "divide by the spread of the training set"
+
+
 def test_a_healthy_setup_has_no_fault():
     optimizer = fdl.sgd(0.3)
     model = fdl.chain(fdl.dense(16), fdl.batch_norm(), fdl.relu, fdl.dropout(0.1), fdl.dense(3))

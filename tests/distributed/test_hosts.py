@@ -146,7 +146,39 @@ def test_start_comes_first():
     ) in started(code)
 
 
+def on_slurm(processes, code):
+    job = {"JOB_ID": "7", "STEP_NODELIST": "n1", "PROCID": "0", "LOCALID": "0"}
+    job = {f"SLURM_{name}": each for name, each in {**job, "NTASKS": processes}.items()}
+    return started(f"import os, jax\nos.environ.update({job})\njax.devices()\n{code}")
+
+
+def test_start_comes_first_on_a_cluster_too():
+    assert (
+        "RuntimeError: start: expected a process in which JAX has not computed yet, got one in "
+        "which it has; call fdl.distributed.start() in the first line"
+    ) in on_slurm("2", "d.start()")
+
+
+def test_a_job_of_one_process_is_alone():
+    assert on_slurm("1", "assert d.start() is False") == ""
+
+
+def test_the_address_of_the_environment_is_said():
+    address = "import os\nos.environ['JAX_COORDINATOR_ADDRESS'] = '127.0.0.1:9'"
+    assert (
+        "ValueError: start: expected coordinator, processes and process, got "
+        "'127.0.0.1:9', None and None; pass all three, as in start("
+    ) in started(f"{address}\nd.start()")
+
+
 SEEDED_BUGS = {
+    "fdl/distributed/hosts.py": (
+        "distributed/test_hosts.py -k start_or_alone",
+        [
+            ("and not _in_a_cluster():", ":"),
+            ("kind.get_process_count() > 1", "True"),
+        ],
+    ),
     "fdl/train/processes.py": (
         "distributed/test_hosts.py",
         [

@@ -214,6 +214,11 @@ def test_inputs_that_positions_refuse():
             r"sinusoidal_positions: expected integer positions \[3\] or \[2, 3\] for x "
             r"\[2, 3, 6\], got int32 \[2\]; pass one position for each element",
         ),
+        (
+            lambda: waves_.apply({}, {}, x, positions=[0, 1, 2]),
+            r"sinusoidal_positions: expected positions to be an array, got a list; convert it with "
+            r"jnp.asarray$",
+        ),
     ]:
         with pytest.raises(fdl.PathError, match="^" + message):
             call()

@@ -131,6 +131,11 @@ def test_the_capacity_is_that_of_the_decimal_that_was_written(factor, room):
     assert int((y != 0).any(1).sum()) == room
 
 
+def test_an_infinite_capacity_is_room_for_all():
+    layer, params = made(top_k=2, capacity_factor=np.inf)
+    assert_near(applying(layer)(params, X), token_by_token(params, X, 2, T)[0])
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_load_balance_by_hand(top_k):
     _, params = made()
@@ -232,6 +237,7 @@ SEEDED_BUGS = {
         "layers/test_experts.py",
         [
             ("if top_k > 1:", "if True:"),
+            ("min(capacity_factor, count)", "capacity_factor"),
             ("chosen.swapaxes(-1, -2)", "chosen.reshape(*chosen.shape[:-2], top_k, -1)"),
             ("jnp.cumsum(queue, -2) - queue", "jnp.cumsum(queue, -2)"),
             ("jnp.where(place < room,", "jnp.where(place <= room,"),

@@ -110,6 +110,12 @@ def test_einsum_dense_refuses_sizes_that_do_not_fit():
             r"such as {'f': 64}$",
         ):
             fdl.einsum_dense("td,dk->tk", sizes, bias=bias)
+    with pytest.raises(
+        ValueError,
+        match=r"^einsum_dense: expected no sizes and a bias over the last axes of td, got d=3 and "
+        r"bias ''; pass a size for each axis of w that is not in x, such as {'f': 64}$",
+    ):
+        fdl.einsum_dense("td,d->td", {"d": 3})
     model = fdl.chain(mix=fdl.einsum_dense("btd,dk->btk", {"k": 2}))
     params, _ = model.init(KEY, X)
     for x, told in [(X[0], r"\[3, 4\]"), (X[..., :3], r"\[2, 3, 3\]")]:

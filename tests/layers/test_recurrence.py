@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import flax.linen
 import jax
@@ -401,6 +402,13 @@ def test_options_out_of_range_are_refused():
             r"of features of h$",
         ):
             cell(0)
+        for what in ("w_init", "hidden_init"):
+            message = (
+                f"{cell.__name__}: expected {what} to be an initializer (key, shape, dtype) -> "
+                "array, got 3; pass fdl.initializers.he_normal"
+            )
+            with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+                cell(2, **{what: 3})
     with pytest.raises(
         ValueError,
         match=r"^gru: expected returns to be one of 'sequence', 'last', 'carry', got 'all'; "

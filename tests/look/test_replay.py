@@ -13,7 +13,7 @@ import pytest
 import fdl
 from fdl.data.order import permutation
 from fdl.look import recorded_pieces
-from fdl.look.chosen_examples import grey
+from fdl.look.chosen_examples import chosen, grey
 from fdl.look.measurements import dead_and_saturated, mixing, plane, readout, scaled
 
 OPTIMIZER = fdl.sgd(0.1, momentum=0.5)
@@ -179,6 +179,16 @@ def test_images_become_smaller_by_means():
     np.testing.assert_array_equal(grey(x, 2), np.rint(expected))
 
 
+def test_a_long_and_low_image_keeps_a_row():
+    x = np.arange(2 * 2 * 100.0).reshape(2, 2, 100)
+    expected = x[:, :, :98].reshape(2, 1, 2, 14, 7).mean((2, 4))
+    expected = (expected - expected.min()) / np.ptp(expected) * 255
+    np.testing.assert_array_equal(grey(x, 16), np.rint(expected))
+    np.testing.assert_array_equal(grey(x.swapaxes(1, 2), 16), np.rint(expected).swapaxes(1, 2))
+    about = chosen(x.astype(np.float32), None, 300, None).about()
+    assert about["kind"] == "other" and about["pixels"] == [1, 14]
+
+
 def test_the_speed_is_the_relative_change_by_step(tmp_path):
     before = train(tmp_path / "part", steps=4).run.params["d0"]["w"]
     after = train(tmp_path / "run", steps=6).run.params["d0"]["w"]
@@ -259,6 +269,8 @@ def test_bad_input_is_named(tmp_path):
             "a", model, x, y[:3]
         ): r"^record: expected y as class numbers \[80\]",
         lambda: fdl.look.record("a", model, x, x[:, 0]): r"got float32 \[80\]; pass y=None if",
+        lambda: fdl.look.record("a", model, x, -y): r"^record: expected y as class numbers \[80\], "
+        r"integers >= 0, got -1; pass y=None if there are no classes$",
         lambda: fdl.look.record(
             "a", model, x[:1]
         ): r"^record: expected x \[N, \.\.\.\] with N >= 2",
@@ -321,6 +333,28 @@ def test_a_run_that_diverges_is_recorded(tmp_path):
         fdl.fit(objective, OPTIMIZER, fdl.start(nan, OPTIMIZER), (x, y), steps=2, watch=[hook])
     run = page_data(fdl.look.replay(tmp_path / "nan", tmp_path / "nan.html"))["runs"][0]
     assert run["readout"][0][0] is not None and run["readout"][0][1] is None
+
+
+@pytest.mark.parametrize("half", ["compute", "parameters"])
+def test_a_network_of_bfloat16_is_recorded_and_replayed(half, tmp_path):
+    model, _, params, (x, y) = problem()
+    if half == "compute":
+        model = fdl.compute_in(model, "bfloat16")
+    else:
+        x, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), (x, params))
+    objective = fdl.supervised(model, fdl.softmax_cross_entropy)
+    hook = fdl.look.record(tmp_path / "run", model, x, y, every=1)
+    how = {"batch_size": 16, "steps": 2, "record_every": 1, "watch": [hook]}
+    result = fdl.fit(objective, OPTIMIZER, fdl.start(params, OPTIMIZER), (x, y), **how)
+    logits = np.asarray(jax.jit(model.apply)(result.run.params, {}, x)[0], np.float32)
+    kept = piece(tmp_path / "run", 2)
+    np.testing.assert_array_equal(kept["predicted"], logits.argmax(1))
+    assert len(kept["surface"]) == 2 * 32**2
+    run = page_data(fdl.look.replay(tmp_path / "run", tmp_path / "run.html"))["runs"][0]
+    names = [layer["path"].rpartition("/")[2] for layer in run["layers"]]
+    rounded = ["flatten_0"] if half == "compute" else []  # the first layer rounds its input
+    assert names == ["(input)", *rounded, "d0", "t0", "d1", "t1", "out"]
+    assert None not in run["readout"][-1]
 
 
 def of_100_pieces(folder):
@@ -530,16 +564,21 @@ SEEDED_BUGS = {
         ],
     ),
     "fdl/look/layer_views.py": (
-        "look/test_replay.py -k numpy_or_heat",
+        "look/test_replay.py -k numpy_or_heat_or_bfloat16",
         [
+            ("(is_number(h) or h.dtype == bool)", 'h.dtype.kind in "fiub"'),
             ("maps[:, ::2, ::2]", "maps[:, 1::2, ::2]"),
             ("return {path: outputs[path] for path in order}", "return outputs"),
             ("if not same:", "if True:"),
         ],
     ),
     "fdl/look/chosen_examples.py": (
-        "look/test_replay.py -k heat",
-        [("np.meshgrid(-ticks, ticks", "np.meshgrid(ticks, ticks")],
+        "look/test_replay.py -k heat_or_row_or_bfloat16",
+        [
+            ("np.meshgrid(-ticks, ticks", "np.meshgrid(ticks, ticks"),
+            ("(min(step, side) for side", "(step for side"),
+            ("points.astype(self.x.dtype)", "points.astype(np.float32)"),
+        ],
     ),
     "fdl/look/replay_page/page.js": (
         "look/test_replay.py -k slider_or_hover_or_two",

@@ -81,13 +81,11 @@ SEEDED_BUGS = {
         "losses",
         [
             ("logits.dtype) * other_nats)", "logits.dtype) * target_logits)"),
-            (
-                "bounded(jax.nn.softplus(fixed_at_infinity(target_logits)))",
-                "jax.nn.softplus(target_logits)",
-            ),
-            ("-fixed_at_infinity(nats)", "-nats"),
+            ("bounded(jax.nn.softplus(target_logits))", "jax.nn.softplus(target_logits)"),
+            ("jnp.where(jnp.isinf(nats), nats, bounded(nats) * power)", "nats * power"),
+            ("bounded(nats) * power", "nats * power"),
             ("alpha, 1 - alpha)", "1 - alpha, alpha)"),
-            ("-jnp.expm1(-fixed_at_infinity(nats))", "jnp.exp(-nats)"),
+            ("-jnp.expm1(-nats)", "jnp.exp(-nats)"),
             ("jnp.where(right, -jnp.inf, scores)", "scores"),
         ],
     ),

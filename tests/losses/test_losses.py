@@ -358,7 +358,7 @@ def test_the_message_for_wrong_arguments(call, told):
         ),
         ("hinge", [1.0, 0.0], r"targets -1 or 1, got 0\.0 at row 1; for targets 0 and 1, pass"),
         ("poisson_nll", [2.0, -1.0], r"targets >= 0, got -1\.0 at row 1; pass counts, which"),
-        ("dice", [0.0, 2.0], r"targets in \[0, 1\], got 2\.0 at row 1; divide the targets by the"),
+        ("dice", [0.0, 2.0], r"targets in \[0, 1\], got 2\.0 at row 1; rescale the targets to"),
         (
             "soft_cross_entropy",
             [[0.5, 0.5, 0.0], [0.5, 0.4, 0.0]],
@@ -441,7 +441,8 @@ def test_losses_at_infinity_by_hand():
             lambda *args: (loss(*args), jax.grad(lambda *args: loss(*args).sum())(*args))
         )
 
-    for loss in (fdl.sigmoid_cross_entropy, fdl.sigmoid_focal):
+    focal = (fdl.sigmoid_focal, fdl.sigmoid_focal(gamma=0.0))
+    for loss in (fdl.sigmoid_cross_entropy, *focal):
         values, slopes = both(loss)(logits, yes_and_no)
         assert values.tolist() == [0, 0, inf, inf]
         assert slopes.tolist() == [0, 0, -1, 1]
@@ -460,6 +461,18 @@ def test_losses_at_infinity_by_hand():
         expected = [[0, 0, 0], [share, -1, 1 - share], [-1, 1, 0]]
         np.testing.assert_allclose(slopes, expected, rtol=1e-6)
     assert np.isnan(jax.jit(fdl.softmax_cross_entropy)(np.float32([inf, inf]), np.int32(0)))
+
+
+def test_focal_losses_at_infinity_have_slopes_in_forward_mode():
+    inf = np.inf
+    slopes = compiled(jax.vmap(jax.jacfwd(fdl.sigmoid_focal)))
+    found = slopes(np.float32([inf, -inf, -inf, inf]), np.float32([1, 0, 1, 0]))
+    assert found.tolist() == [0, 0, -1, 1]
+    slopes = compiled(jax.vmap(jax.jacfwd(fdl.softmax_focal)))
+    rows = np.float32([[inf, 0.0, 1.0], [0.0, -inf, 1.0], [0.0, inf, 1.0]])
+    share = 1 / (1 + np.e)
+    expected = [[0, 0, 0], [share, -1, 1 - share], [-1, 1, 0]]
+    np.testing.assert_allclose(slopes(rows, np.int32([0, 1, 0])), expected, rtol=1e-6)
 
 
 # Elements that are left out: `where` and `ignore_index`.

@@ -479,12 +479,12 @@ def test_the_models_share_the_options_of_the_block():
         (
             {"blocks": 50},
             "expected depth to be the number of blocks of each stage, integers >= 1, got 50; "
-            "pass (3, 4, 6, 3) for a ResNet-50",
+            "pass (3, 4, 6, 3) for a ResNet-50, or block='basic' and a depth such as 20",
         ),
         (
             {"blocks": (3, 0)},
             "expected depth to be the number of blocks of each stage, integers >= 1, got (3, 0); "
-            "pass (3, 4, 6, 3) for a ResNet-50",
+            "pass (3, 4, 6, 3) for a ResNet-50, or block='basic' and a depth such as 20",
         ),
     ],
 )

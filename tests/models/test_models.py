@@ -72,10 +72,13 @@ def test_resnet_halves_the_image_twice():
     assert y.shape == (2, 4) and jax.tree.structure(after) == jax.tree.structure(state)
 
 
-@pytest.mark.parametrize("depth", [2, 9, 21])
-def test_resnet_refuses_a_depth_of_another_form(depth):
-    message = f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass "
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
+@pytest.mark.parametrize(
+    ("depth", "near"),
+    [(1, "8 or 14"), (2, "8 or 14"), (7, "8 or 14"), (9, "8 or 14"), (21, "20 or 26")],
+)
+def test_resnet_refuses_a_depth_of_another_form(depth, near):
+    message = f"resnet: expected depth 6 n + 2 with n >= 1, got {depth}; pass {near}"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         fdl.resnet(10, depth)
 
 

@@ -79,6 +79,15 @@ def test_between_records_the_bar_keeps_what_validation_gave(terminal):
     ]
 
 
+def test_the_bar_moves_in_a_sweep(terminal):
+    screen = terminal(80)
+    score = fdl.plain(lambda w, batch: jnp.mean((w - batch) ** 2))
+    how = {"seeds": [0], "batch_size": 4, "steps": 6, "record_every": 2, "watch": [fdl.progress()]}
+    rates = {"learning_rate": [0.1, 0.2]}
+    fdl.sweep(score, lambda seed: (jnp.float32(seed), {}), fdl.sgd, rates, np.ones(8, "f"), **how)
+    assert re.match(r"training ━+ 6/6 0:00:00$", frames(screen)[-1][0])
+
+
 def test_without_validation_there_is_nothing_of_it(terminal):
     screen = terminal(80)
     train(steps=10, record_every=5, watch=[fdl.progress()])
@@ -143,7 +152,8 @@ SEEDED_BUGS = {
             ("except (Exception, SystemExit) as error:", "except Exception as error:"),
             ("bar, self.bar, self.console = self.bar, None, None", "bar = self.bar"),
             ("values(means) | self.validated", "values(means)"),
-            ("self.bar.update(self.task, seen=", "str("),
+            ('self.bar.update(self.task, completed=record["step"], seen=', "str("),
+            ('completed=record["step"], ', ""),
         ],
     ),
 }

@@ -869,6 +869,14 @@ def test_labels_of_weight_0_within_a_sequence_may_be_out_of_range():
         fdl.evaluate(objective, params, (x, padded, np.ones((2, 4), np.float32)))
 
 
+def test_a_target_of_a_whole_sequence_of_weight_0_is_ignored():
+    from fdl.train.batches import without_ignored
+
+    x, weight = np.ones((2, 3), np.float32), np.array([[0, 0, 0], [1, 0, 0]], np.float32)
+    _, y, _ = without_ignored(x, np.float32([np.nan, 3.0]), {}, weight)
+    assert y.tolist() == [0, 3]
+
+
 def test_means_are_joined_to_vectors_and_split_again():
     from fdl.train.accumulators import Mean, Tally, added, joined, split
 
@@ -912,6 +920,7 @@ SEEDED_BUGS = {
         "train/test_step.py train/test_loop.py",
         [
             ("here & ~jnp.isfinite(leaf)", "False & here"),
+            ("lambda leaf: _zeroed(leaf, alone, False)", "lambda leaf: leaf"),
             ("here & ~jnp.isfinite(leaf)", "~jnp.isfinite(leaf)"),
             ("jnp.inexact if only_not_finite else jnp.number", "jnp.inexact"),
         ],

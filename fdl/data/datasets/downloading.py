@@ -75,7 +75,7 @@ def download(
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise OSError(
                         error.errno,
-                        f"expected space for {size:,} bytes and their compressed form, got "
+                        f"expected space for the download and a file of {size:,} bytes, got "
                         f"'{error.strerror}'; free some space, or choose another cache folder with "
                         "FDL_CACHE",
                         str(path),

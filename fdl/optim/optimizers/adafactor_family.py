@@ -53,7 +53,8 @@ def adafactor(
       min_dim_size_to_factor: >= 1. For a leaf whose two largest axes both have at least this size,
         v is stored as one mean over each of these axes. For all other leaves, all of v is stored.
       decay_rate: > 0. With a larger value, v averages over more steps.
-      decay_offset: the count at which t is 1, such as the first step of fine-tuning.
+      decay_offset: the count at which t is 1, such as the first step of fine-tuning. Before it, t
+        is 1 too (unlike here, optax then gives NaN).
       multiply_by_parameter_scale: True multiplies the step of a leaf by max(0.001, rms(W)).
       clipping_threshold: > 0, the largest root mean square of u. None means no limit.
       momentum: in (-1, 1), the decay of a running mean of the steps. None means no momentum.
@@ -102,11 +103,11 @@ def adafactor(
 
 
 def power_decay(count: Any, decay_rate: Any) -> jax.Array:
-    """b = 1 - t^-decay_rate at t = count + 1.
+    """b = 1 - t^-decay_rate at t = count + 1; 0 if the count is negative.
 
     Source: Shazeer and Stern 2018, section 7.2.
     """
-    return 1.0 - jnp.asarray(count + 1, jnp.float32) ** -decay_rate
+    return 1.0 - jnp.maximum(jnp.asarray(count + 1, jnp.float32), 1) ** -decay_rate
 
 
 def scale_by_factored_rms(
@@ -123,7 +124,7 @@ def scale_by_factored_rms(
       factored: True stores v as means if two axes are large enough. False always stores all of v.
       decay_rate: > 0, the second argument of decay_rate_fn.
       step_offset: the number that is subtracted from the count before decay_rate_fn gets it, like
-        decay_offset of `adafactor`.
+        decay_offset of `adafactor`. The result is negative before that count.
       min_dim_size_to_factor: >= 1. v is stored as one mean over each of the two largest axes of a
         leaf, if both have at least this size.
       epsilon: >= 0, added to g^2.

@@ -13,7 +13,6 @@ from fdl.optim.chaining import chain
 from fdl.optim.checks import (
     check_momenta,
     check_positive,
-    check_rates,
     check_traces,
 )
 from fdl.optim.learning_rate import add_decayed_weights, scale_by_learning_rate
@@ -297,7 +296,7 @@ def rprop(
     data set, not for noisy gradients.
 
     Args:
-      learning_rate: the first size, >= 0.
+      learning_rate: the first size, >= 0; not a schedule.
       eta_minus: in (0, 1), the factor by which a step size shrinks.
       eta_plus: > 1, the factor by which a step size grows.
       min_step_size: the smallest size, >= 0.
@@ -309,8 +308,8 @@ def rprop(
       A transformation with the same state as `optax.rprop`.
 
     Raises:
-      ValueError: the rate is negative or not finite; eta_minus is outside (0, 1); eta_plus is not
-        above 1; min_step_size is negative or above max_step_size.
+      ValueError: the rate is a schedule, negative or not finite; eta_minus is outside (0, 1);
+        eta_plus is not above 1; min_step_size is negative or above max_step_size.
 
     Example:
       >>> optimizer = rprop(0.5)
@@ -354,7 +353,7 @@ def scale_by_rprop(
       Array([ 0.5, -0.5], dtype=float32)
     """
     who = "scale_by_rprop"
-    check_rates(who, learning_rate=learning_rate)
+    check_number(who, "learning_rate", learning_rate, "[0, inf)", "it is the first step size")
     check_number(who, "eta_minus", eta_minus, "(0, 1)", "0.5 is usual")
     check_number(who, "eta_plus", eta_plus, "(1, inf]", "1.2 is usual")
     check_number(who, "min_step_size", min_step_size, "[0, inf]", "it is the smallest step size")

@@ -99,9 +99,11 @@ def warmup_constant_schedule(init_value: Any, peak_value: Any, warmup_steps: Any
     """
     (peak,) = numbers("warmup_constant_schedule", peak_value=peak_value)
     check_steps("warmup_constant_schedule", 0, warmup_steps=warmup_steps)
-    if is_concrete_number(warmup_steps) and warmup_steps == 0:
-        return constant_schedule(peak)
-    return linear_schedule(init_value, peak, warmup_steps)
+    # The rise takes at least a step, so that it never divides by 0. From warmup_steps on, its value
+    # is not used.
+    longer = max if is_concrete_number(warmup_steps) else jnp.maximum
+    rise = linear_schedule(init_value, peak, longer(warmup_steps, 1))
+    return join_schedules([rise, constant_schedule(peak)], [warmup_steps])
 
 
 @named_in_errors

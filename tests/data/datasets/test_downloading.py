@@ -598,7 +598,7 @@ def test_a_full_disk_is_not_the_mirrors_fault(mirror, other_mirror, path, monkey
 
     monkeypatch.setattr(os, "fsync", fail)
     message = (
-        f"expected space for {len(DATA):,} bytes and their compressed form, got 'No space left on "
+        f"expected space for the download and a file of {len(DATA):,} bytes, got 'No space left on "
         f"device'; free some space, or choose another cache folder with FDL_CACHE: {str(path)!r}"
     )
     with pytest.raises(OSError, match=f"{re.escape(message)}$"):

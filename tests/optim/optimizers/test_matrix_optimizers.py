@@ -485,6 +485,22 @@ def test_parameters_near_zero_move_by_a_thousandth():
         np.testing.assert_allclose(updates, [-0.0005, 0.0005], rtol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [0.8, 2.0])
+def test_before_its_offset_adafactor_keeps_nothing_and_from_it_on_is_optax(rate):
+    transform = optim.scale_by_factored_rms(decay_rate=rate, step_offset=3)
+    theirs = optax.scale_by_factored_rms(decay_rate=rate, step_offset=3)
+    one, other = (jax.jit(each.update) for each in (transform, theirs))
+    gradients = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
+    state = transform.init(gradients[0])
+    for count, g in enumerate(gradients):
+        before = state
+        u, state = one(g, state, g)
+        if count <= 3:
+            np.testing.assert_allclose(u, np.sign(g), rtol=1e-6)
+        if count >= 3:
+            assert_equal((u, state.v), (lambda found: (found[0], found[1].v))(other(g, before, g)))
+
+
 def test_a_gradient_of_zero_has_no_direction():
     zero = {"w": array([0.0, 0.0]), "s": array(0.0)}
     assert_equal(jax.jit(optim.normalize().update)(zero, optax.EmptyState())[0], zero)
@@ -656,7 +672,8 @@ SEEDED_BUGS = {
         [
             ("square.mean(columns)", "square.mean(rows)"),
             ("r.mean(rows - (rows > columns)", "r.mean(rows - (rows < columns)"),
-            ("count + 1, jnp.float32) ** -", "count + 2, jnp.float32) ** -"),
+            ("jnp.asarray(count + 1, ", "jnp.asarray(count + 2, "),
+            ("jnp.maximum(jnp.asarray(count + 1, jnp.float32), 1)", "jnp.float32(count + 1)"),
             ("square = square + epsilon", "pass"),
             ("ema(momentum, False", "ema(momentum, True"),
             ('check_momenta("adafactor", momentum=momentum)', "pass"),

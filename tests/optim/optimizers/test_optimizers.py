@@ -781,6 +781,14 @@ MISTAKES = {
         "adadelta: expected rho in [0, 1), got 2; it is the fraction of the old value that each "
         "step keeps",
     ),
+    "schedule_of_step_sizes": (
+        lambda: optim.rprop(optim.linear_schedule(0.1, 0.0, 5)),
+        "rprop: expected learning_rate >= 0, got the function schedule; pass a number",
+    ),
+    "first_step_size": (
+        lambda: optim.rprop(-0.1),
+        "rprop: expected learning_rate >= 0, got -0.1; it is the first step size",
+    ),
     "eta_minus": (
         lambda: optim.rprop(0.1, eta_minus=1.2),
         "rprop: expected eta_minus in (0, 1), got 1.2; 0.5 is usual",

@@ -428,6 +428,27 @@ def test_a_schedule_in_each_member():
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
+def test_a_warm_up_shorter_than_a_step_is_over_at_step_1():
+    short = optim.warmup_constant_schedule(0.25, 1.0, warmup_steps=0.5)
+    assert [float(short(count)) for count in range(3)] == [0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [np.int32(0), np.float32(0)])
+def test_a_traced_warm_up_of_no_steps_begins_at_the_peak(steps):
+    def value(peak, steps, count):
+        schedule = optim.warmup_cosine_decay_schedule(0.25, peak, steps, 4)
+        return schedule(count), optim.warmup_constant_schedule(0.25, peak, steps)(count)
+
+    counts, peak = np.arange(4, dtype=np.int32), np.float32(0.5)
+    expected = (1 + np.cos(np.pi * counts / 4)) / 2
+    both = jax.vmap(lambda *args: (value(*args), jax.jacobian(value)(*args)), (None, None, 0))
+    (cosine, constant), slopes = jax.jit(both)(peak, steps, counts)
+    np.testing.assert_allclose(cosine, 0.5 * expected, rtol=1e-6)
+    np.testing.assert_array_equal(constant, [0.5] * 4)
+    np.testing.assert_allclose(slopes[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(slopes[1], [1.0] * 4)
+
+
 def test_optimizers_of_fdl_and_optax_take_a_schedule_of_fdl():
     schedule = optim.cosine_decay_schedule(0.4, 5)
     w = jnp.array([1.0, -2.0])
@@ -660,7 +681,8 @@ SEEDED_BUGS = {
             ("decay_steps - warmup_steps, alpha", "decay_steps, alpha"),
             ("@named_in_errors\ndef warmup_cosine_decay_", "def warmup_cosine_decay_"),
             ("ends.append(end)", "ends.append(cycle['decay_steps'])"),
-            ("if is_concrete_number(warmup_steps) and warmup_steps == 0:", "if False:"),
+            ("longer(warmup_steps, 1)", "warmup_steps"),
+            ("join_schedules([rise, constant_schedule(peak)], [warmup_steps])", "rise"),
         ],
     ),
 }
