@@ -37,8 +37,8 @@ _CODES = {
     "float4_e2m1fn": "F4",
     "bool": "BOOL",
 }
-_NAMES = {code: name for name, code in _CODES.items()}
-_ORDER = list(_NAMES)
+NAMES = {code: name for name, code in _CODES.items()}
+_ORDER = list(NAMES)
 _KEY = "prng_key:"  # the header has an entry _KEY + path for each tensor that is a random key
 
 
@@ -88,11 +88,19 @@ def save_weights(
             leaf = jax.random.key_data(leaf)
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             leaf = to_jax(leaf, "save_weights", f"the leaf at {path!r}")
-        _check_leaf(path, leaf)
         tensors[path] = leaf
+    write_tensors("save_weights", file, tensors, notes)
+
+
+def write_tensors(
+    who: str, file: str | os.PathLike[str], tensors: dict[str, Any], notes: dict[str, str]
+) -> None:
+    """Writes arrays by name to a safetensors file, with notes in the metadata of its header."""
+    for path, leaf in tensors.items():
+        _check_leaf(who, path, leaf)
     tensors = dict(sorted(tensors.items(), key=lambda item: (_rank(item[1]), item[0])))
     header, size = _header(tensors, notes)
-    with replacing(file, "save_weights", len(header) + size) as out:
+    with replacing(file, who, len(header) + size) as out:
         out.write(header)
         for leaf in tensors.values():
             out.write(_bytes_of(leaf))
@@ -137,7 +145,7 @@ def load_weights(
     """
     leaves = paths.leaves(like)
     picked = _picked("load_weights", leaves, only)
-    found, start = _read_header(file)
+    found, start = read_header(file)
     if only is not None:
         # Paths of the file that no pattern matches are not compared with `like`.
         found = {path: info for path, info in found.items() if _is_picked(path, only)}
@@ -200,7 +208,7 @@ def _kept(path: str, leaf: Any) -> jax.Array:
     return to_jax(leaf, "load_weights", f"the leaf at {path!r}")
 
 
-def _check_leaf(path: str, leaf: Any) -> None:
+def _check_leaf(who: str, path: str, leaf: Any) -> None:
     """Raises unless safetensors can write the leaf and its path."""
     masked = "masked " if isinstance(leaf, np.ma.MaskedArray) else ""
     got = f"{masked}{leaf.dtype} {list(leaf.shape)} at {path!r}"
@@ -208,18 +216,18 @@ def _check_leaf(path: str, leaf: Any) -> None:
         raise paths.PathError(
             f"expected a dtype that safetensors has, got {got}; convert the array with astype, or "
             "leave it out",
-            layer="save_weights",
+            layer=who,
         )
     if _bits(leaf.dtype.name) * leaf.size % 8:
         raise paths.PathError(
             f"expected an even number of {leaf.dtype} values, because a byte holds two, got {got}; "
             "convert the array with astype",
-            layer="save_weights",
+            layer=who,
         )
     if path == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in path):
         raise paths.PathError(
             f"expected a path that safetensors can write, got {path!r}; rename this leaf",
-            layer="save_weights",
+            layer=who,
         )
 
 
@@ -251,7 +259,7 @@ def _bytes_of(leaf: Any) -> memoryview:
     return (raw[0::2] | raw[1::2] << 4 if _bits(array.dtype.name) == 4 else raw).data
 
 
-def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
+def read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]], int]:
     """(path -> {"dtype", "shape", "data_offsets", "kind"}, the file offset of the first tensor)."""
     from safetensors import SafetensorError, safe_open
 
@@ -273,7 +281,7 @@ def _read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]
     notes = header.pop("__metadata__", None) or {}
     for path, info in header.items():
         shape = info["shape"]
-        info["kind"] = f"{_NAMES.get(info['dtype'], info['dtype'])} {shape}"
+        info["kind"] = f"{NAMES.get(info['dtype'], info['dtype'])} {shape}"
         if note := notes.get(_KEY + path):
             info["kind"] = f"{note} {shape[:-1]}"
     return header, 8 + size
@@ -318,7 +326,7 @@ def _read(
         raise _not_whole(file, "a file that became shorter during reading")
     if tensor["dtype"] == "F4":
         raw = np.stack([raw & 15, raw >> 4], 1)
-    dtype = np.dtype(_NAMES[tensor["dtype"]])
+    dtype = np.dtype(NAMES[tensor["dtype"]])
     array = raw.astype(bool) if dtype.kind == "b" else raw.reshape(-1).view(dtype.newbyteorder("<"))
     return array.astype(dtype, copy=False).reshape(tensor["shape"])
 

@@ -1,0 +1,238 @@
+"""The table of rules between layers of fdl and modules of torch, where it is unambiguous."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fdl.checks import OptionError
+
+Shape = tuple[int, ...]
+_MOST = 20  # the largest number of layers and modules that an error lists on each side
+_LETTERS = "hwd"  # axes of an image, after the names of channels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """A way in which a layer can be a module: a line for each of its leaves.
+
+    Args:
+      signature: the shapes of the module's tensors, (name, shape), sorted.
+      lines: path below the layer -> the rule's text, in which `@` stands for the module's name.
+    """
+
+    signature: tuple[tuple[str, Shape], ...]
+    lines: tuple[tuple[str, str], ...]
+
+
+def default_names(
+    who: str, tensors: Mapping[str, np.ndarray], leaves: Mapping[str, Any]
+) -> dict[str | None, Any]:
+    """The table for tensors and leaves by path; raises unless each layer has one module."""
+    modules = _modules(tensors)
+    groups = _layers(leaves)
+    _refuse_flattened(who, groups)
+    layers = {path: _forms(group) for path, group in groups.items()}
+    found = _by_name(layers, modules)
+    found |= _by_shape(
+        {path: forms for path, forms in layers.items() if path not in found},
+        {name: shapes for name, shapes in modules.items() if name not in _taken(found)},
+    )
+    left = [path for path in layers if path not in found]
+    extra = [name for name in modules if name not in _taken(found)]
+    if left or extra:
+        raise OptionError(who, _ambiguous(left, extra, leaves, modules))
+    names: dict[str | None, Any] = {}
+    for path in layers:
+        form, module = found[path]
+        for leaf, text in form.lines:
+            names[_leaf_path(path, leaf, leaves)] = _named(text, module)
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    if counters:
+        names[None] = counters
+    return names
+
+
+def _refuse_flattened(who: str, groups: Mapping[str, dict[str, Shape]]) -> None:
+    """Raises if a dense layer seems to read a flattened image, whose order torch has otherwise."""
+    shapes = {path: group["w"] for path, group in groups.items() if len(group.get("w", ())) > 1}
+    if not any(len(shape) > 3 for shape in shapes.values()):
+        return
+    widths = {shape[-1] for shape in shapes.values()}
+    for path, shape in shapes.items():
+        if len(shape) == 2 and shape[0] not in widths:
+            leaf = f"{path}/w".lstrip("/")
+            raise OptionError(
+                who,
+                f"expected dense layers that read channels, got {leaf} {list(shape)}, which seems "
+                "to read a flattened image; torch flattens channels first, so write names with "
+                f"the rule {{{leaf!r}: 'fc.weight: o (c h w) -> (h w c) o, h=7 w=7'}}, where h and "
+                "w are the size of the image that is flattened",
+            )
+
+
+def _named(text: str, module: str) -> str:
+    """The text of a rule with the name of a module in it."""
+    base, _, part = module.partition("#")
+    root = f"{base}." if base else ""
+    return re.sub(r"@\.(\w+)", lambda match: root + match[1] + (f"_{part}" if part else ""), text)
+
+
+def _taken(found: Mapping[str, tuple[_Form, str]]) -> set[str]:
+    return {module for _, module in found.values()}
+
+
+def _by_name(
+    layers: Mapping[str, list[_Form]], modules: Mapping[str, tuple[tuple[str, Shape], ...]]
+) -> dict[str, tuple[_Form, str]]:
+    """The layers and modules of equal names."""
+    found = {}
+    for path, forms in layers.items():
+        module = path.replace("/", ".")
+        fitting = [form for form in forms if modules.get(module) == form.signature]
+        if len(fitting) == 1:
+            found[path] = fitting[0], module
+    return found
+
+
+def _by_shape(
+    layers: Mapping[str, list[_Form]], modules: Mapping[str, tuple[tuple[str, Shape], ...]]
+) -> dict[str, tuple[_Form, str]]:
+    """The layers and modules whose shapes fit only each other, or that are numbered alike."""
+    found = {}
+    for signature in sorted(set(modules.values())):
+        named = [name for name, shapes in modules.items() if shapes == signature]
+        fitting = {
+            path: [form for form in forms if form.signature == signature]
+            for path, forms in layers.items()
+        }
+        fitting = {path: forms for path, forms in fitting.items() if forms}
+        one_form = all(len(forms) == 1 for forms in fitting.values())
+        # A layer that also fits modules of other shapes has no pair that is certain.
+        certain = all(
+            len({form.signature for form in layers[path]} & set(modules.values())) == 1
+            for path in fitting
+        )
+        alike = len(set(map(_without_numbers, fitting))) == 1
+        alike = alike and len(set(map(_without_numbers, named))) == 1
+        if one_form and certain and alike and len(named) == len(fitting):
+            pairs = zip(sorted(fitting, key=_numbers), sorted(named, key=_numbers), strict=True)
+            found |= {path: (fitting[path][0], name) for path, name in pairs}
+    return found
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def _modules(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[str, Shape], ...]]:
+    """The tensors of each module of torch, name of the module -> ((name, shape), ...)."""
+    groups: dict[str, list[tuple[str, Shape]]] = {}
+    for name, array in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked":
+            continue
+        # Each layer and direction of an LSTM is a module here, with the name `lstm#l0_reverse`.
+        if match := re.fullmatch(r"(weight|bias)_(ih|hh)_(l\d+(?:_reverse)?)", leaf):
+            module, leaf = f"{module}#{match[3]}", f"{match[1]}_{match[2]}"
+        groups.setdefault(module, []).append((leaf, array.shape))
+    return {module: tuple(sorted(group)) for module, group in groups.items()}
+
+
+def _layers(leaves: Mapping[str, Any]) -> dict[str, dict[str, Shape]]:
+    """The leaves of each layer, path of the layer -> {path below it: shape}."""
+    groups: dict[str, dict[str, Shape]] = {}
+    for path, leaf in leaves.items():
+        root = ""
+        if path.startswith(("params/", "state/")):
+            root, _, path = path.partition("/")
+        layer, _, name = path.rpartition("/")
+        above, _, last = layer.rpartition("/")
+        if last in ("input", "hidden") and name in ("w", "b"):
+            layer, name = above, f"{last}/{name}"
+        groups.setdefault(layer, {})[name] = tuple(np.shape(leaf))
+    return groups
+
+
+def _leaf_path(layer: str, leaf: str, leaves: Mapping[str, Any]) -> str:
+    """The path of a leaf, below `params` or `state` if the tree has these."""
+    path = f"{layer}/{leaf}" if layer else leaf
+    return next(
+        (each for each in (path, f"params/{path}", f"state/{path}") if each in leaves), path
+    )
+
+
+def _forms(group: dict[str, Shape]) -> list[_Form]:
+    """The modules of torch that a layer with these leaves can be."""
+    leaves = set(group)
+    if leaves == {"input/w", "input/b", "hidden/w"}:
+        return _lstm(group)
+    if "scale" in leaves and leaves <= {"scale", "bias", "mean", "variance"}:
+        names = {"scale": "weight", "bias": "bias", "mean": "running_mean"}
+        names["variance"] = "running_var"
+        signature = tuple(sorted((names[leaf], shape) for leaf, shape in group.items()))
+        return [_Form(signature, tuple((leaf, f"@.{names[leaf]}") for leaf in group))]
+    if "w" not in leaves or not leaves <= {"w", "b"}:
+        return []
+    return _weights(group["w"], group.get("b"))
+
+
+def _weights(w: Shape, b: Shape | None) -> list[_Form]:
+    """Dense layers, embeddings and convolutions."""
+    bias = (("bias", b),) if b is not None else ()
+    also = (("b", "@.bias"),) if b is not None else ()
+    if len(w) == 2:
+        forms = [_Form((*bias, ("weight", w[::-1])), (("w", "@.weight: o i -> i o"), *also))]
+        as_it_is = _Form((("weight", w),), (("w", "@.weight"),))
+        return forms + ([as_it_is] if b is None else [])
+    if not 3 <= len(w) <= 5:
+        return []
+    space = " ".join(_LETTERS[: len(w) - 2])
+    shape = (w[-1], w[-2], *w[:-2])
+    line = ("w", f"@.weight: o i {space} -> {space} i o")
+    return [_Form((*bias, ("weight", shape)), (line, *also))]
+
+
+def _lstm(group: dict[str, Shape]) -> list[_Form]:
+    """The gates have the same order in both libraries: i, f, g, o. A GRU has another `hidden`."""
+    inputs, hidden = group["input/w"][::-1], group["hidden/w"][::-1]
+    if hidden[0] != 4 * hidden[1]:
+        return []
+    shapes = {"weight_ih": inputs, "weight_hh": hidden}
+    shapes |= {"bias_ih": group["input/b"], "bias_hh": group["input/b"]}
+    lines = (
+        ("input/w", "@.weight_ih: o i -> i o"),
+        ("hidden/w", "@.weight_hh: o i -> i o"),
+        ("input/b", "@.bias_ih + @.bias_hh"),
+    )
+    return [_Form(tuple(sorted(shapes.items())), lines)]
+
+
+def _ambiguous(
+    left: list[str],
+    extra: list[str],
+    leaves: Mapping[str, Any],
+    modules: Mapping[str, tuple[tuple[str, Shape], ...]],
+) -> str:
+    groups = _layers(leaves)
+    lines = [
+        f"layer: {path or 'the root'} {', '.join(f'{n} {list(s)}' for n, s in groups[path].items())}"
+        for path in left[:_MOST]
+    ]
+    lines += [
+        f"module: {name or 'the root'} {', '.join(f'{n} {list(s)}' for n, s in modules[name])}"
+        for name in extra[:_MOST]
+    ]
+    more = max(len(left) - _MOST, 0) + max(len(extra) - _MOST, 0)
+    lines += [f"and {more} more"] if more else []
+    return (
+        f"expected one module of torch for each layer, got {len(left)} layers and {len(extra)} "
+        "modules without a certain pair; write names={'dense_0/w': 'fc.weight: o i -> i o', "
+        "'dense_0/b': 'fc.bias', ...} with a rule for each path\n  " + "\n  ".join(lines)
+    )
