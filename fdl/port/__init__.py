@@ -10,5 +10,11 @@ from fdl.port.torch_weights import from_torch as from_torch
 from fdl.port.torch_weights import to_torch as to_torch
 from fdl.port.torch_weights import torch_names as torch_names
 from fdl.port.torch_weights import torch_report as torch_report
+from fdl.port.huggingface import bert as bert
+from fdl.port.huggingface import gpt2 as gpt2
+from fdl.port.huggingface import llama as llama
+from fdl.port.huggingface_images import resnet as resnet
+from fdl.port.huggingface_images import vit as vit
+from fdl.port.huggingface_names import hugging_face_names as hugging_face_names
 
 __all__ = _public()

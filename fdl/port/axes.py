@@ -25,6 +25,7 @@ class Axes:
     sizes: tuple[tuple[str, int], ...] = ()
 
     def inverse(self) -> "Axes":
+        """The rearrangement back."""
         return Axes(self.after, self.before, self.sizes)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:

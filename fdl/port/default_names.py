@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def _by_shape(
     layers: Mapping[str, list[_Form]], modules: Mapping[str, tuple[tuple[str, Shape], ...]]
 ) -> dict[str, tuple[_Form, str]]:
     """The layers and modules whose shapes fit only each other, or that are numbered alike."""
-    found = {}
+    found: dict[str, tuple[_Form, str]] = {}
     for signature in sorted(set(modules.values())):
         named = [name for name, shapes in modules.items() if shapes == signature]
         fitting = {
@@ -149,9 +149,8 @@ def _layers(leaves: Mapping[str, Any]) -> dict[str, dict[str, Shape]]:
     """The leaves of each layer, path of the layer -> {path below it: shape}."""
     groups: dict[str, dict[str, Shape]] = {}
     for path, leaf in leaves.items():
-        root = ""
         if path.startswith(("params/", "state/")):
-            root, _, path = path.partition("/")
+            path = path.partition("/")[2]
         layer, _, name = path.rpartition("/")
         above, _, last = layer.rpartition("/")
         if last in ("input", "hidden") and name in ("w", "b"):
@@ -163,9 +162,7 @@ def _layers(leaves: Mapping[str, Any]) -> dict[str, dict[str, Shape]]:
 def _leaf_path(layer: str, leaf: str, leaves: Mapping[str, Any]) -> str:
     """The path of a leaf, below `params` or `state` if the tree has these."""
     path = f"{layer}/{leaf}" if layer else leaf
-    return next(
-        (each for each in (path, f"params/{path}", f"state/{path}") if each in leaves), path
-    )
+    return next(each for each in (path, f"params/{path}", f"state/{path}") if each in leaves)
 
 
 def _forms(group: dict[str, Shape]) -> list[_Form]:
@@ -221,14 +218,13 @@ def _ambiguous(
     modules: Mapping[str, tuple[tuple[str, Shape], ...]],
 ) -> str:
     groups = _layers(leaves)
-    lines = [
-        f"layer: {path or 'the root'} {', '.join(f'{n} {list(s)}' for n, s in groups[path].items())}"
-        for path in left[:_MOST]
-    ]
-    lines += [
-        f"module: {name or 'the root'} {', '.join(f'{n} {list(s)}' for n, s in modules[name])}"
-        for name in extra[:_MOST]
-    ]
+
+    def listed(pairs: Iterable[tuple[str, Shape]]) -> str:
+        return ", ".join(f"{name} {list(shape)}" for name, shape in pairs)
+
+    lines = [f"layer {each or 'at the root'}: {listed(groups[each].items())}" for each in left]
+    lines = lines[:_MOST]
+    lines += [f"module {each or 'at the root'}: {listed(modules[each])}" for each in extra[:_MOST]]
     more = max(len(left) - _MOST, 0) + max(len(extra) - _MOST, 0)
     lines += [f"and {more} more"] if more else []
     return (

@@ -76,6 +76,7 @@ class Table:
     left_out: tuple[str, ...]
 
     def leaves_out(self, name: str) -> bool:
+        """True if the table says that a name of torch has no path."""
         return any(_regex(pattern, ".").fullmatch(name) for pattern in self.left_out)
 
     def pairs(self, who: str, paths: Iterable[str]) -> list[Pair]:

@@ -15,8 +15,8 @@ from fdl.port.torch_files import read_torch
 from fdl.port.weights import NAMES, read_header
 
 # What a folder of Hugging Face can hold, the best first.
-_WHOLE = ("model.safetensors", "model.safetensors.index.json")
-_WHOLE += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_WHOLE = ["model.safetensors", "model.safetensors.index.json"]
+_WHOLE += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 
 
 def read_tensors(source: str | os.PathLike[str]) -> dict[str, Any]:

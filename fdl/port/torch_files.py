@@ -12,7 +12,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class _Archive:
         if len(pickles) != 1 or len(self.records) < len(archive.infolist()):
             raise not_whole(file, f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
         self.root = pickles[0].partition("/")[0]
-        self.order = "<"
+        self.order: Literal["<", ">"] = "<"
         if f"{self.root}/byteorder" in self.records:
             self.order = "<" if self.read(f"{self.root}/byteorder") == b"little" else ">"
         self.mapped = np.memmap(stream, np.uint8, "r") if self.size else np.empty(0, np.uint8)
@@ -157,13 +157,13 @@ def _check_opcodes(text: bytes) -> None:
     """Raises if the pickle has an opcode that torch does not write, or a huge place in its memo."""
     known_names = set(_OPCODES.split())
     for opcode, argument, _ in pickletools.genops(text):
-        known = opcode.name in known_names
-        if not known or (opcode.name == "LONG_BINPUT" and argument > len(text)):
+        huge = opcode.name == "LONG_BINPUT" and int(argument or 0) > len(text)
+        if opcode.name not in known_names or huge:
             raise _Refused(f"expected a pickle of tensors only, got the opcode {opcode.name}")
 
 
-# They describe numbers, text, dicts, lists, tuples, names, and calls of names. NEWOBJ needs a class,
-# and `find_class` never returns one; it is here because the error then names the class.
+# They describe numbers, text, dicts, lists, tuples, names, and calls of names. NEWOBJ needs a
+# class, and `find_class` never returns one; it is here because the error then names the class.
 _OPCODES = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
 SHORT_BINUNICODE BINBYTES SHORT_BINBYTES EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS

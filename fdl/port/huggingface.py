@@ -1,0 +1,406 @@
+"""Models of text from folders that were downloaded from Hugging Face, built from fdl's layers.
+
+B is the batch size, T the length of a sequence, D the number of features, V the number of different
+tokens.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl.checks import named_in_errors
+from fdl.core.combinators import residual
+from fdl.core.layer import Layer
+from fdl.core.networks import chain, network
+from fdl.core.repetition import repeat
+from fdl.layers import (
+    attention,
+    dense,
+    embedding,
+    feed_forward,
+    layer_norm,
+    learned_positions,
+    rms_norm,
+    rotary,
+    rotary_by_tables,
+)
+from fdl.models import encoder_block, gpt
+from fdl.port.config import (
+    REQUIRED,
+    Fields,
+    Folder,
+    Table,
+    activation,
+    load,
+    read_config,
+    refused,
+    rooted,
+)
+from fdl.typing import Params
+
+_IDS = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+GPT2 = Fields(
+    who="gpt2",
+    classes=("GPT2LMHeadModel", "GPT2Model"),
+    used={
+        "vocab_size": REQUIRED,
+        "n_positions": REQUIRED,
+        "n_embd": REQUIRED,
+        "n_layer": REQUIRED,
+        "n_head": REQUIRED,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    fixed={
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "reorder_and_upcast_attn": (False,),
+        "add_cross_attention": (False,),
+    },
+)
+
+
+@named_in_errors
+def gpt2(folder: Folder) -> tuple[Layer, Params]:
+    """GPT-2 with the weights of a folder from Hugging Face.
+
+    Args:
+      folder: a folder with `config.json` and the weights, in safetensors or torch's format, in one
+        file or in shards. torch and transformers are not needed, and no code is run.
+
+    Returns:
+      (model, params). The model is `fdl.gpt`, from ids [..., T] to logits [..., T, V]; params are
+      float32, and those that the file has in half precision are converted. There is no dropout,
+      whatever the config says.
+
+    Raises:
+      FileNotFoundError: `config.json`, the weights, or a shard are missing.
+      ValueError: a field of the config would change the result and is not handled; or the weights
+        do not fit (the message lists every name); or a file is damaged, as in `read_tensors`.
+
+    Example:
+      >>> model, params = gpt2("downloads/gpt2")  # doctest: +SKIP
+      >>> logits, _ = model.apply(params, {}, jnp.array([[464, 3290]]))  # doctest: +SKIP
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
+    `GPT2LMHeadModel` of transformers.
+    """
+    config = read_config(folder, GPT2)
+    model = gpt(
+        config["vocab_size"],
+        config["n_positions"],
+        layers=config["n_layer"],
+        heads=config["n_head"],
+        features=config["n_embd"],
+        hidden=config["n_inner"],
+        norm=layer_norm(epsilon=config["layer_norm_epsilon"]),
+        activation=activation("gpt2", folder, "activation_function", config["activation_function"]),
+        tied=config["tie_word_embeddings"],
+    )
+    params, _ = load(folder, model, _IDS, gpt2_names, config)
+    return model, params
+
+
+def gpt2_names(config: dict[str, Any], found: Iterable[str]) -> Table:
+    """The table of GPT-2."""
+    mix = "block/*/mix/feed_forward_0"
+    names: Table = {
+        "positions/w": "@wpe.weight",
+        "block/*/{attend,mix}/layer_norm_0/{scale,bias}": "@h.*.{ln_1,ln_2}.{weight,bias}",
+        "block/*/attend/attention_0/{q,k,v}/w": "@h.*.attn.c_attn.weight | split 1",
+        "block/*/attend/attention_0/{q,k,v}/b": "@h.*.attn.c_attn.bias | split 0",
+        "block/*/attend/attention_0/out/{w,b}": "@h.*.attn.c_proj.{weight,bias}",
+        f"{mix}/{{up,down}}/{{w,b}}": "@h.*.mlp.{c_fc,c_proj}.{weight,bias}",
+        "norm/{scale,bias}": "@ln_f.{weight,bias}",
+        None: ["@h.*.attn.bias", "@h.*.attn.masked_bias"],  # the causal mask, in old files
+    }
+    return rooted(names | _head(config, "@wte.weight"), "transformer.", found)
+
+
+def _head(config: dict[str, Any], embedding: str, head: str = "lm_head") -> Table:
+    """The rules of the table of embeddings and of the layer that gives logits."""
+    if config["tie_word_embeddings"]:
+        return {"embed/w": f"{embedding} = {head}.weight"}
+    return {"embed/w": embedding, "head/w": f"{head}.weight: o i -> i o"}
+
+
+LLAMA = Fields(
+    who="llama",
+    classes=("LlamaForCausalLM",),
+    used={
+        "vocab_size": REQUIRED,
+        "hidden_size": REQUIRED,
+        "intermediate_size": REQUIRED,
+        "num_hidden_layers": REQUIRED,
+        "num_attention_heads": REQUIRED,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "rope_parameters": None,
+        "max_position_embeddings": 2048,
+    },
+    fixed={"pretraining_tp": (1,), "partial_rotary_factor": (1.0,)},
+)
+
+
+@named_in_errors
+def llama(folder: Folder) -> tuple[Layer, Params]:
+    """Llama with the weights of a folder from Hugging Face.
+
+    Args:
+      folder: as in `gpt2`.
+
+    Returns:
+      (model, params), from ids [..., T] to logits [..., T, V]; params are float32, as in `gpt2`.
+      With rotary positions of type llama3, T is at most `max_position_embeddings`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `gpt2`.
+
+    Example:
+      >>> model, params = llama("downloads/Llama-3.2-1B")  # doctest: +SKIP
+
+    Source: Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783;
+    `LlamaForCausalLM` of transformers.
+    """
+    config = read_config(folder, LLAMA)
+    features, tied = config["hidden_size"], config["tie_word_embeddings"]
+    norm = rms_norm(epsilon=config["rms_norm_eps"])
+    attend = attention(
+        config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"],
+        head_features=config["head_dim"],
+        causal=True,
+        rotary=_rotation(folder, config),
+        bias=config["attention_bias"],
+    )
+    mix = feed_forward(
+        features,
+        hidden=config["intermediate_size"],
+        activation=activation("llama", folder, "hidden_act", config["hidden_act"]),
+        gate=True,
+        bias=config["mlp_bias"],
+    )
+    block = chain(attend=residual(norm, attend), mix=residual(norm, mix), name="block")
+    children = {
+        "embed": embedding(config["vocab_size"], features),
+        "block": repeat(block, config["num_hidden_layers"]),
+        "norm": norm,
+    }
+    if not tied:
+        children["head"] = dense(config["vocab_size"], bias=False)
+
+    def forward(f: Any, ids: jax.Array) -> jax.Array:
+        h = f.norm(f.block(f.embed(ids)))
+        return f.embed(h) if tied else f.head(h)
+
+    model = network(forward, name="llama", **children)
+    params, _ = load(folder, model, _IDS, llama_names, config)
+    return model, params
+
+
+def llama_names(config: dict[str, Any], found: Iterable[str]) -> Table:
+    """The table of Llama."""
+    attend, mix = "block/*/attend/attention_0", "block/*/mix/feed_forward_0"
+    heads, turn = "@layers.*.self_attn.{q_proj,k_proj,v_proj,o_proj}", ": o i -> i o"
+    names: Table = {
+        "block/*/{attend,mix}/rms_norm_0/scale": (
+            "@layers.*.{input_layernorm,post_attention_layernorm}.weight"
+        ),
+        f"{attend}/{{q,k,v,out}}/w": f"{heads}.weight{turn}",
+        f"{mix}/{{up/gate,up/value,down}}/w": (
+            f"@layers.*.mlp.{{gate_proj,up_proj,down_proj}}.weight{turn}"
+        ),
+        "norm/scale": "@norm.weight",
+        None: ["@layers.*.self_attn.rotary_emb.inv_freq"],  # computed, in old files
+    }
+    if config["attention_bias"]:
+        names[f"{attend}/{{q,k,v,out}}/b"] = f"{heads}.bias"
+    if config["mlp_bias"]:
+        names[f"{mix}/{{up/gate,up/value,down}}/b"] = (
+            "@layers.*.mlp.{gate_proj,up_proj,down_proj}.bias"
+        )
+    return rooted(names | _head(config, "@embed_tokens.weight"), "model.", found)
+
+
+def _rotation(folder: Folder, config: dict[str, Any]) -> Callable[..., Any]:
+    """The rotary positions of a config of Llama."""
+    given = config["rope_parameters"] or config["rope_scaling"] or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    base, factor = given.get("rope_theta", config["rope_theta"]), given.get("factor", 1.0)
+    known = {"default": set(), "linear": {"factor"}}
+    known["llama3"] = {"factor", "low_freq_factor", "high_freq_factor"}
+    known["llama3"] |= {"original_max_position_embeddings"}
+    file = Path(folder) / "config.json"
+    if kind not in known:
+        choices = " or ".join(map(repr, known))
+        raise refused("llama", file, "rope_type", kind, choices)
+    if extra := set(given) - known[kind] - {"rope_type", "type", "rope_theta"}:
+        name = min(extra)
+        raise refused("llama", file, f"rope_parameters without {name}", given[name], "")
+    if kind == "default":
+        return rotary(base=base)
+    if kind == "linear":
+        return lambda x, positions: rotary(x, positions.astype(jnp.float32) / factor, base=base)
+    width = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
+    frequencies = _llama3_frequencies(base ** -(np.arange(0, width, 2) / width), given)
+    angles = np.arange(config["max_position_embeddings"])[:, None] * frequencies
+    tables = {"cos": np.cos(angles), "sin": np.sin(angles)}
+    return rotary_by_tables(**{name: table.astype(np.float32) for name, table in tables.items()})
+
+
+def _llama3_frequencies(frequencies: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    """The frequencies of Llama 3.1: those whose wave is long are divided by a factor."""
+    turns = given["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return share * frequencies + (1 - share) * frequencies / given["factor"]
+
+
+BERT = Fields(
+    who="bert",
+    classes=("BertForMaskedLM", "BertForPreTraining", "BertModel"),
+    used={
+        "vocab_size": REQUIRED,
+        "hidden_size": REQUIRED,
+        "intermediate_size": REQUIRED,
+        "num_hidden_layers": REQUIRED,
+        "num_attention_heads": REQUIRED,
+        "max_position_embeddings": REQUIRED,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "tie_word_embeddings": True,
+    },
+    fixed={
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "position_embedding_type": ("absolute",),
+    },
+    unused=(
+        "directionality",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
+        "pooler_type",
+    ),
+)
+
+
+@named_in_errors
+def bert(folder: Folder) -> tuple[Layer, Params]:
+    """BERT with the weights of a folder from Hugging Face.
+
+    Args:
+      folder: as in `gpt2`. If the config names the class `BertModel`, the model ends with the last
+        block. With `BertForMaskedLM` or `BertForPreTraining`, it ends with the logits of the
+        tokens. The layers that compare two sentences (`pooler`, `seq_relationship`) are left out.
+
+    Returns:
+      (model, params), from ids [..., T] to [..., T, D] or to logits [..., T, V]. Optional extra
+      inputs: `types`, integers [..., T], the type of each token, by default 0; and `mask`, bool
+      [..., H, T, T], as in `fdl.attention`: `mask[:, None, None, :]` for a mask of padding [B, T].
+      In torch, the padding token's row of the embedding gets no gradient; here it does.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `gpt2`.
+
+    Example:
+      >>> model, params = bert("downloads/bert-base-uncased")  # doctest: +SKIP
+
+    Source: Devlin et al. 2018, arXiv 1810.04805; `BertForMaskedLM` of transformers.
+    """
+    config = read_config(folder, BERT)
+    features = config["hidden_size"]
+    norm = layer_norm(epsilon=config["layer_norm_eps"])
+    act = activation("bert", folder, "hidden_act", config["hidden_act"])
+    block = encoder_block(
+        config["num_attention_heads"],
+        features,
+        hidden=config["intermediate_size"],
+        norm=norm,
+        norm_first=False,
+        activation=act,
+    )
+    children = {
+        "embed": embedding(config["vocab_size"], features),
+        "types": embedding(config["type_vocab_size"], features),
+        "positions": learned_positions(config["max_position_embeddings"]),
+        "embed_norm": norm,
+        "block": repeat(block, config["num_hidden_layers"]),
+    }
+    if config["class"] != "BertModel":
+        children["transform"] = chain(dense(features), act, norm)
+        children["bias"] = learned_positions(1)
+    if not config["tie_word_embeddings"] and "bias" in children:
+        children["head"] = dense(config["vocab_size"], bias=False)
+
+    def forward(f: Any, ids: jax.Array, *, mask: Any = None, types: Any = None) -> jax.Array:
+        types = jnp.zeros_like(ids) if types is None else types
+        h = f.embed_norm(f.positions(f.embed(ids) + f.types(types)))
+        h = f.block(h) if mask is None else f.block(h, mask=mask)
+        if "bias" not in children:
+            return h
+        h = f.transform(h)
+        logits = f.head(h) if "head" in children else f.embed(h)
+        return f.bias(logits[..., None, :])[..., 0, :]
+
+    model = network(forward, name="bert", **children)
+    params, _ = load(folder, model, _IDS, bert_names, config)
+    return model, params
+
+
+def bert_names(config: dict[str, Any], found: Iterable[str]) -> Table:
+    """The table of BERT."""
+    layer, attend = "@encoder.layer.*", "block/*/attend/residual_0/attention_0"
+    mix, turn = "block/*/mix/residual_0/feed_forward_0", ": o i -> i o"
+    # Files that were converted from TensorFlow call the scale gamma and the bias beta.
+    norm = "{gamma,beta}" if any(n.endswith("LayerNorm.gamma") for n in found) else "{weight,bias}"
+    norms = f"{layer}.{{attention.output,output}}.LayerNorm.{norm}"
+    names: Table = {
+        "types/w": "@embeddings.token_type_embeddings.weight",
+        "positions/w": "@embeddings.position_embeddings.weight",
+        "embed_norm/{scale,bias}": f"@embeddings.LayerNorm.{norm}",
+        "block/*/{attend,mix}/layer_norm_0/{scale,bias}": norms,
+        f"{attend}/{{q,k,v}}/w": f"{layer}.attention.self.{{query,key,value}}.weight{turn}",
+        f"{attend}/{{q,k,v}}/b": f"{layer}.attention.self.{{query,key,value}}.bias",
+        f"{attend}/out/w": f"{layer}.attention.output.dense.weight{turn}",
+        f"{attend}/out/b": f"{layer}.attention.output.dense.bias",
+        f"{mix}/{{up,down}}/w": f"{layer}.{{intermediate,output}}.dense.weight{turn}",
+        f"{mix}/{{up,down}}/b": f"{layer}.{{intermediate,output}}.dense.bias",
+        None: [
+            "@pooler.dense.weight",
+            "@pooler.dense.bias",
+            "@embeddings.position_ids",
+            "cls.seq_relationship.weight",
+            "cls.seq_relationship.bias",
+        ],
+    }
+    if config["class"] == "BertModel":
+        names["embed/w"] = "@embeddings.word_embeddings.weight"
+    else:
+        head = "cls.predictions.transform"
+        names["transform/dense_0/w"] = f"{head}.dense.weight{turn}"
+        names["transform/dense_0/b"] = f"{head}.dense.bias"
+        names["transform/layer_norm_0/{scale,bias}"] = f"{head}.LayerNorm.{norm}"
+        bias, other = "cls.predictions.decoder.bias", "cls.predictions.bias"
+        if config["tie_word_embeddings"] or bias not in found:
+            names["bias/w"] = f"{other} = {bias}: v -> 1 v"
+        else:  # torch then does not use the other one
+            names |= {"bias/w": f"{bias}: v -> 1 v", None: [*names[None], other]}
+        names |= _head(config, "@embeddings.word_embeddings.weight", "cls.predictions.decoder")
+    return rooted(names, "bert.", found)

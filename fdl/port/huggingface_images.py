@@ -1,0 +1,209 @@
+"""Models of images from folders that were downloaded from Hugging Face.
+
+B is the batch size, C the number of classes.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fdl import models
+from fdl.checks import named_in_errors
+from fdl.core.layer import Layer
+from fdl.layers import batch_norm, layer_norm
+from fdl.port.config import (
+    REQUIRED,
+    Fields,
+    Folder,
+    Table,
+    activation,
+    load,
+    read_config,
+    refused,
+    rooted,
+)
+from fdl.typing import Params, State
+
+VIT = Fields(
+    who="vit",
+    classes=("ViTForImageClassification",),
+    used={
+        "image_size": REQUIRED,
+        "patch_size": REQUIRED,
+        "hidden_size": REQUIRED,
+        "num_hidden_layers": REQUIRED,
+        "num_attention_heads": REQUIRED,
+        "intermediate_size": REQUIRED,
+        "num_channels": 3,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "id2label": {"0": "", "1": ""},
+    },
+    fixed={"qkv_bias": (True,)},
+    unused=("encoder_stride", "pooler_act", "pooler_output_size"),
+)
+
+
+@named_in_errors
+def vit(folder: Folder) -> tuple[Layer, Params]:
+    """A vision transformer with the weights of a folder from Hugging Face.
+
+    Args:
+      folder: as in `gpt2`. The class of the config must be `ViTForImageClassification`.
+
+    Returns:
+      (model, params). The model is `fdl.vit` with a class token, from images [B, H, W, channels] to
+      logits [B, C]; params are float32, as in `gpt2`. Torch has the channels first:
+      `images.transpose(0, 2, 3, 1)`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `gpt2`.
+
+    Example:
+      >>> model, params = vit("downloads/vit-base-patch16-224")  # doctest: +SKIP
+
+    Source: Dosovitskiy et al. 2020, arXiv 2010.11929; `ViTForImageClassification` of transformers.
+    """
+    config = read_config(folder, VIT)
+    size, patch = config["image_size"], config["patch_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    model = models.vit(
+        len(config["id2label"]),
+        (height, width),
+        patch,
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        features=config["hidden_size"],
+        hidden=config["intermediate_size"],
+        class_token=True,
+        norm=layer_norm(epsilon=config["layer_norm_eps"]),
+        activation=activation("vit", folder, "hidden_act", config["hidden_act"]),
+    )
+    images = jax.ShapeDtypeStruct((1, height, width, config["num_channels"]), jnp.float32)
+    params, _ = load(folder, model, images, vit_names, config)
+    return model, params
+
+
+def vit_names(config: dict[str, Any], found: Iterable[str]) -> Table:
+    """The table of the vision transformer, for the names of old and of new files."""
+    attend, mix = "block/*/attend/attention_0", "block/*/mix/feed_forward_0"
+    patch, turn = config["patch_size"], ": o i -> i o"
+    heads, out = "@encoder.layer.*.attention.attention.{query,key,value}", "attention.output.dense"
+    layer, wide = "@encoder.layer.*", "@encoder.layer.*.{intermediate,output}.dense"
+    if any(name.removeprefix("vit.").startswith("layers.") for name in found):
+        layer, heads = "@layers.*", "@layers.*.attention.{q_proj,k_proj,v_proj}"
+        out, wide = "attention.o_proj", "@layers.*.mlp.{fc1,fc2}"
+    names: Table = {
+        "class_token/w": "@embeddings.cls_token: 1 1 d -> 1 d",
+        "positions/w": "@embeddings.position_embeddings: 1 n d -> n d",
+        "patch/w": "@embeddings.patch_embeddings.projection.weight: o c h w -> (h w c) o, "
+        f"h={patch} w={patch}",
+        "patch/b": "@embeddings.patch_embeddings.projection.bias",
+        "block/*/{attend,mix}/layer_norm_0/{scale,bias}": (
+            f"{layer}.{{layernorm_before,layernorm_after}}.{{weight,bias}}"
+        ),
+        f"{attend}/{{q,k,v}}/w": f"{heads}.weight{turn}",
+        f"{attend}/{{q,k,v}}/b": f"{heads}.bias",
+        f"{attend}/out/w": f"{layer}.{out}.weight{turn}",
+        f"{attend}/out/b": f"{layer}.{out}.bias",
+        f"{mix}/{{up,down}}/w": f"{wide}.weight{turn}",
+        f"{mix}/{{up,down}}/b": f"{wide}.bias",
+        "norm/{scale,bias}": "@layernorm.{weight,bias}",
+        "head/w": "classifier.weight: o i -> i o",
+        "head/b": "classifier.bias",
+    }
+    return rooted(names, "vit.", found)
+
+
+RESNET = Fields(
+    who="resnet",
+    classes=("ResNetForImageClassification",),
+    used={
+        "depths": REQUIRED,
+        "hidden_sizes": REQUIRED,
+        "embedding_size": 64,
+        "layer_type": "bottleneck",
+        "num_channels": 3,
+        "id2label": {"0": "", "1": ""},
+    },
+    fixed={
+        "hidden_act": ("relu",),
+        "downsample_in_first_stage": (False,),
+        "downsample_in_bottleneck": (False,),
+    },
+    unused=("out_features", "out_indices", "stage_names"),
+)
+
+
+@named_in_errors
+def resnet(folder: Folder) -> tuple[Layer, Params, State]:
+    """A residual network with the weights of a folder from Hugging Face.
+
+    Args:
+      folder: as in `gpt2`. The class of the config must be `ResNetForImageClassification`.
+
+    Returns:
+      (model, params, state). The model is `fdl.resnet`, from images [B, H, W, channels] to logits
+      [B, C]; state has the running statistics of the norms. All are float32, as in `gpt2`. Torch
+      has the channels first: `images.transpose(0, 2, 3, 1)`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `gpt2`.
+
+    Example:
+      >>> model, params, state = resnet("downloads/resnet-50")  # doctest: +SKIP
+
+    Source: He et al. 2016, arXiv 1512.03385; `ResNetForImageClassification` of transformers.
+    """
+    config = read_config(folder, RESNET)
+    depths, width, kind = config["depths"], config["embedding_size"], config["layer_type"]
+    file = Path(folder) / "config.json"
+    if kind not in ("basic", "bottleneck"):
+        raise refused("resnet", file, "layer_type", kind, "'basic' or 'bottleneck'")
+    widths = [width * 2**stage * (4 if kind == "bottleneck" else 1) for stage in range(len(depths))]
+    if config["hidden_sizes"] != widths:
+        raise refused("resnet", file, "hidden_sizes", config["hidden_sizes"], str(widths))
+    model = models.resnet(
+        len(config["id2label"]),
+        depths,
+        width=width,
+        block=kind,
+        stem="large",
+        norm=batch_norm(unbiased=True),
+        symmetric_padding=True,
+    )
+    images = jax.ShapeDtypeStruct((1, 32, 32, config["num_channels"]), jnp.float32)
+    params, state = load(folder, model, images, resnet_names, config)
+    return model, params, state
+
+
+def resnet_names(config: dict[str, Any], found: Iterable[str]) -> Table:
+    """The table of the residual network, for `{"params": params, "state": state}`."""
+    many = 3 if config["layer_type"] == "bottleneck" else 2
+    turn = "o i h w -> h w i o"
+    stages = "@encoder.stages"
+    places = {"": "@embedder.embedder"}  # path of a convolution and its norm -> its name
+    names: Table = {
+        "params/dense_0/w": "classifier.1.weight: o i -> i o",
+        "params/dense_0/b": "classifier.1.bias",
+        None: [],
+    }
+    for stage in range(len(config["depths"])):
+        block, layer = f"stage_{stage}/block_*/parallel_0", f"{stages}.{stage}.layers.*"
+        if stage or many == 3:
+            first = block.replace("*", "0")
+            places[f"{first}/shortcut/@0"] = f"{stages}.{stage}.layers.0.shortcut"
+        places |= {f"{block}/inside/@{n}": f"{layer}.layer.{n}" for n in range(many)}
+    for path, name in places.items():
+        of = path or "@0"
+        conv, norm = of.replace("@", "conv_"), of.replace("@", "batch_norm_")
+        names[f"params/{conv}/w"] = f"{name}.convolution.weight: {turn}"
+        names[f"params/{norm}/{{scale,bias}}"] = f"{name}.normalization.{{weight,bias}}"
+        names[f"state/{norm}/{{mean,variance}}"] = (
+            f"{name}.normalization.{{running_mean,running_var}}"
+        )
+        names[None].append(f"{name}.normalization.num_batches_tracked")
+    return rooted(names, "resnet.", found)

@@ -1,0 +1,52 @@
+"""The table between fdl's paths and the names in a folder from Hugging Face."""
+
+from pathlib import Path
+from typing import Any
+
+from fdl.checks import OptionError
+from fdl.port.config import Folder, Table, read_config
+from fdl.port.huggingface import BERT, GPT2, LLAMA, bert_names, gpt2_names, llama_names
+from fdl.port.huggingface_images import RESNET, VIT, resnet_names, vit_names
+from fdl.port.tensor_files import read_json, read_tensors
+
+_KNOWN: dict[str, Any] = {
+    "gpt2": (GPT2, gpt2_names),
+    "llama": (LLAMA, llama_names),
+    "bert": (BERT, bert_names),
+    "vit": (VIT, vit_names),
+    "resnet": (RESNET, resnet_names),
+}
+
+
+def hugging_face_names(folder: Folder) -> Table:
+    """The table of rules that `gpt2`, `llama`, `bert`, `vit` and `resnet` use for a folder.
+
+    With it, `to_torch` writes the weights back, for example after training.
+
+    Args:
+      folder: as in `gpt2`.
+
+    Returns:
+      A table, as in `from_torch`. For `resnet`, its paths are those of
+      `{"params": params, "state": state}`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `gpt2`, or the `model_type` is not one of the five.
+
+    Example:
+      >>> names = hugging_face_names("downloads/gpt2")  # doctest: +SKIP
+      >>> to_torch(params, names, file="tuned/model.safetensors")  # doctest: +SKIP
+
+    Source: the state dicts of the five models in transformers.
+    """
+    file = Path(folder) / "config.json"
+    config = read_json(file)
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in _KNOWN:
+        raise OptionError(
+            "hugging_face_names",
+            f"expected a model_type among {', '.join(_KNOWN)} in {file}, got {kind!r}; write the "
+            "table for fdl.port.from_torch",
+        )
+    fields, names = _KNOWN[kind]
+    return names(read_config(folder, fields), read_tensors(folder))
