@@ -73,29 +73,40 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
     """
     with open(file, "rb") as stream:
         if stream.read(2) == b"\x80\x02":
-            raise not_whole(file, "a file in the format of torch before 1.6", _AGAIN)
+            raise _not_whole(file, "a file in the format of torch before 1.6", _AGAIN)
         try:
             with zipfile.ZipFile(stream) as archive:
-                return _Archive(file, stream, archive).load()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise not_whole(file, str(error) or "an early end") from error
+                return _Archive(stream, archive).load()
+        except _Refused as error:
+            raise ValueError(f"{file}: {error}; nothing of it was run; {_AGAIN}") from error
+        except _Damaged as error:
+            raise _not_whole(file, *error.args) from error
+        except Exception as error:  # zipfile and pickle raise any type of error for a damaged file
+            raise _not_whole(file, f"a damaged file ({error})") from error
 
 
-def not_whole(file: Any, got: Any, remedy: str = _CUT) -> ValueError:
-    """The error for a file that is damaged, or is not of the right kind."""
+def _not_whole(file: Any, got: Any, remedy: str = _CUT) -> ValueError:
     return ValueError(f"{file}: expected a complete file of torch.save, got {got}; {remedy}")
+
+
+class _Refused(Exception):
+    """The pickle has something that does not describe a tensor."""
+
+
+class _Damaged(Exception):
+    """The file is not whole: what it has instead, and what to do if it is not the usual."""
 
 
 class _Archive:
     """The records of an open file."""
 
-    def __init__(self, file: Any, stream: IO[bytes], archive: zipfile.ZipFile):
-        self.file, self.stream, self.archive = file, stream, archive
+    def __init__(self, stream: IO[bytes], archive: zipfile.ZipFile):
+        self.stream, self.archive = stream, archive
         self.size = os.fstat(stream.fileno()).st_size
         self.records = {each.filename: each for each in archive.infolist()}
         pickles = [name for name in self.records if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1 or len(self.records) < len(archive.infolist()):
-            raise not_whole(file, f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
+            raise _Damaged(f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
         self.root = pickles[0].partition("/")[0]
         self.order: Literal["<", ">"] = "<"
         if f"{self.root}/byteorder" in self.records:
@@ -106,20 +117,13 @@ class _Archive:
         """A whole record, which must not be compressed: a small one could then become huge."""
         record = self.records[name]
         if record.compress_type != zipfile.ZIP_STORED:
-            raise not_whole(self.file, f"a compressed record {name!r}", _AGAIN)
+            raise _Damaged(f"a compressed record {name!r}", _AGAIN)
         return self.archive.read(record)
 
     def load(self) -> Any:
         text = self.read(f"{self.root}/data.pkl")
-        try:
-            _check_opcodes(text)
-            return _arrays(_Unpickler(io.BytesIO(text), self).load(), {})
-        except _Refused as error:
-            raise ValueError(f"{self.file}: {error}; nothing of it was run; {_AGAIN}") from error
-        except _Damaged as error:
-            raise not_whole(self.file, error) from error
-        except Exception as error:  # a damaged pickle can raise any type of error
-            raise not_whole(self.file, f"a damaged pickle ({error})") from error
+        _check_opcodes(text)
+        return _arrays(_Unpickler(io.BytesIO(text), self).load(), {})
 
     def storage(self, key: Any, dtype: str, count: Any) -> np.ndarray:
         """The numbers of a storage; raises unless the record has them."""
@@ -127,7 +131,7 @@ class _Archive:
         if record is None:
             raise _Damaged(f"no record for the storage {quoted(key)}")
         if record.compress_type != zipfile.ZIP_STORED:
-            raise _Damaged(f"a compressed record {record.filename!r}")
+            raise _Damaged(f"a compressed record {record.filename!r}", _AGAIN)
         self.stream.seek(record.header_offset)
         header = self.stream.read(30)
         begin = record.header_offset + 30
@@ -143,14 +147,6 @@ class _Archive:
             )
         raw = np.asarray(self.mapped[begin : begin + count * width])
         return raw.view(np.dtype(dtype).newbyteorder(self.order))
-
-
-class _Refused(Exception):
-    """The pickle has something that does not describe a tensor."""
-
-
-class _Damaged(Exception):
-    """A tensor does not fit the records of the file."""
 
 
 def _check_opcodes(text: bytes) -> None:
@@ -286,4 +282,5 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> np
             f"of {len(numbers)} numbers"
         )
     bytes_apart = [step * numbers.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(numbers[offset:], shape, bytes_apart, writeable=False)
+    start = offset * numbers.itemsize
+    return np.ndarray(shape, numbers.dtype, numbers.view(np.uint8), start, bytes_apart)

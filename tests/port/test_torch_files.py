@@ -1,0 +1,393 @@
+"""Files of torch.save: what torch wrote comes back, and no file makes the reader run anything."""
+
+import io
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fdl.port import read_tensors
+
+KEEP = "load it with torch, and save model.state_dict() with torch.save or safetensors"
+AGAIN = "download it or save it again"
+
+
+class Named:
+    """Pickles as a name alone, as torch's classes and functions do."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class Call:
+    """Pickles as a call of a name."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.function, self.arguments, self.state = function, arguments, state
+
+
+class Stored:
+    def __init__(self, kind, key, count):
+        self.pid = ("storage", Named("torch", kind), key, "cpu", count)
+
+
+class Pickler(pickle._Pickler):
+    """Writes what torch's pickler writes, without torch."""
+
+    def persistent_id(self, obj):
+        return obj.pid if isinstance(obj, Stored) else None
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Named):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, Call):
+            self.save(obj.function)
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+            if obj.state is not None:
+                self.save(obj.state)
+                self.write(pickle.BUILD)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+V2, V3 = Named("torch._utils", "_rebuild_tensor_v2"), Named("torch._utils", "_rebuild_tensor_v3")
+ORDERED = Named("collections", "OrderedDict")
+
+
+def tensor(kind="FloatStorage", key="0", count=6, offset=0, shape=(2, 3), strides=(3, 1), by=V2):
+    return Call(by, Stored(kind, key, count), offset, shape, strides, False, Call(ORDERED))
+
+
+def pickled(value):
+    out = io.BytesIO()
+    Pickler(out, 2).dump(value)
+    return out.getvalue()
+
+
+SIX = np.arange(6, dtype="<f4").tobytes()
+
+
+def written(file, value, storages=None, text=None, compress=zipfile.ZIP_STORED, order=b"little"):
+    with zipfile.ZipFile(file, "w", compress) as archive:
+        archive.writestr("archive/data.pkl", pickled(value) if text is None else text)
+        archive.writestr("archive/byteorder", order)
+        for key, raw in ({"0": SIX} if storages is None else storages).items():
+            archive.writestr(f"archive/data/{key}", raw)
+    return file
+
+
+def assert_refused(file, got):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{file}: {got}')}$"):
+        read_tensors(file)
+
+
+def whole(got, remedy=AGAIN):
+    return f"expected a complete file of torch.save, got {got}; {remedy}"
+
+
+def only(got):
+    return f"expected a pickle of tensors only, got {got}; nothing of it was run; {KEEP}"
+
+
+def test_views_of_one_storage_come_back(tmp_path):
+    value = {
+        "all": tensor(),
+        "turned": tensor(shape=(3, 2), strides=(1, 3)),
+        "column": tensor(offset=1, shape=(2,), strides=(3,)),
+        "same": tensor(shape=(4,), offset=5, strides=(0,)),
+        "number": tensor(offset=4, shape=(), strides=()),
+        "none": tensor(offset=6, shape=(0, 3), strides=(3, 1)),
+        "last": tensor(offset=5, shape=(1, 1), strides=(9, 9)),
+    }
+    found = read_tensors(written(tmp_path / "w.pt", value))
+    assert {name: each.tolist() for name, each in found.items()} == {
+        "all": [[0, 1, 2], [3, 4, 5]],
+        "turned": [[0, 3], [1, 4], [2, 5]],
+        "column": [1, 4],
+        "same": [5, 5, 5, 5],
+        "number": 4,
+        "none": [],
+        "last": [[5]],
+    }
+    assert found["none"].shape == (0, 3) and found["all"].dtype == np.float32
+    assert not any(each.flags.writeable for name, each in found.items() if name != "none")
+
+
+def test_each_dtype_comes_back(tmp_path):
+    numbers = {
+        "DoubleStorage": np.array([1.5, -2.0]),
+        "FloatStorage": np.array([1.5, -2.0], "f4"),
+        "HalfStorage": np.array([1.5, -2.0], "f2"),
+        "BFloat16Storage": np.array([1.5, -2.0], ml_dtypes.bfloat16),
+        "LongStorage": np.array([2**40, -3]),
+        "IntStorage": np.array([2**30, -3], "i4"),
+        "ShortStorage": np.array([2**14, -3], "i2"),
+        "CharStorage": np.array([100, -3], "i1"),
+        "ByteStorage": np.array([200, 3], "u1"),
+        "BoolStorage": np.array([True, False]),
+        "ComplexFloatStorage": np.array([1 + 2j, -3j], "c8"),
+        "ComplexDoubleStorage": np.array([1 + 2j, -3j]),
+    }
+    value = {kind: tensor(kind, kind, 2, shape=(2,), strides=(1,)) for kind in numbers}
+    # Newer dtypes have no class of storage: the storage counts bytes, and the tensor has the dtype.
+    eights = np.array([1.5, -2.0], ml_dtypes.float8_e4m3fn)
+    value["new"] = Call(
+        V3,
+        Stored("UntypedStorage", "new", 2),
+        *(0, (2,), (1,), False, Call(ORDERED)),
+        Named("torch", "float8_e4m3fn"),
+    )
+    value["new"].arguments[0].pid = (
+        "storage",
+        Named("torch.storage", "UntypedStorage"),
+        *("new", "cpu", 2),
+    )
+    raw = {kind: array.tobytes() for kind, array in numbers.items()} | {"new": eights.tobytes()}
+    found = read_tensors(written(tmp_path / "w.pt", value, raw))
+    for name, array in (numbers | {"new": eights}).items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_big_endian_storages_come_back(tmp_path):
+    raw = {"0": np.arange(6, dtype=">f4").tobytes()}
+    file = written(tmp_path / "w.pt", {"w": tensor()}, raw, order=b"big")
+    np.testing.assert_array_equal(read_tensors(file)["w"], np.arange(6.0).reshape(2, 3))
+
+
+def test_what_is_beside_the_tensors_comes_back(tmp_path):
+    parameter = Call(Named("torch._utils", "_rebuild_parameter"), tensor(), True, Call(ORDERED))
+    inner = Call(ORDERED, state={"_metadata": {"": {"version": 1}}})
+    value = {"epoch": 3, "rate": 0.5, "model": {"w": parameter}, "list": [tensor(), None], "o": inner}
+    found = read_tensors(written(tmp_path / "w.pt", value))
+    assert found["epoch"] == 3 and found["rate"] == 0.5 and found["o"] == {}
+    np.testing.assert_array_equal(found["model"]["w"], found["list"][0])
+
+
+# Hostile files. Each would leave a trace if anything of it were run.
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("torch.storage", "_load_from_bytes"),
+        ("torch._utils", "_rebuild_device_tensor_from_numpy"),
+        ("torch", "load"),
+        ("numpy", "load"),
+        ("fdl.port.torch_files", "_typed"),
+    ],
+)
+def test_a_pickle_that_calls_code_is_refused_by_name(tmp_path, module, name):
+    trace = tmp_path / "trace"
+    value = {"w": tensor(), "x": Call(Named(module, name), f"touch {trace}")}
+    file = written(tmp_path / "w.pt", value)
+    assert_refused(file, only(f"the name {f'{module}.{name}'!r}"))
+    assert sorted(os.listdir(tmp_path)) == ["w.pt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        (b"(ios\nsystem\n.", "the opcode INST"),
+        (b"\x80\x02}\x82\x01.", "the opcode EXT1"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "the opcode LONG_BINPUT"),
+        (b"\x80\x02\x96\x00\x00\x00\x00\xff\x00\x00\x00.", "the opcode BYTEARRAY8"),
+    ],
+)
+def test_an_opcode_that_torch_does_not_write_is_refused(tmp_path, text, got):
+    file = written(tmp_path / "w.pt", None, text=text)
+    if "BYTEARRAY8" in got:  # its length is beyond the end of the pickle
+        with pytest.raises(ValueError, match=r"got a damaged file \(.*\); download it or save"):
+            read_tensors(file)
+    else:
+        assert_refused(file, only(got))
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path):
+    changed = Call(Named("torch.storage", "UntypedStorage"))
+    changing = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb."
+    file = written(tmp_path / "w.pt", None, text=changing)
+    assert_refused(file, only("one that changes them"))
+    file = written(tmp_path / "v.pt", {"x": changed})
+    with pytest.raises(ValueError, match=r"got a damaged file \('_Named' object is not callable"):
+        read_tensors(file)
+    state = {"items": Named("torch._utils", "_rebuild_tensor_v2")}
+    file = written(tmp_path / "u.pt", Call(ORDERED, state=state))
+    assert read_tensors(file) == {}
+
+
+def test_a_list_in_itself_or_many_times_does_no_harm(tmp_path):
+    itself = b"\x80\x02]q\x00h\x00a."
+    file = written(tmp_path / "w.pt", None, text=itself)
+    with pytest.raises(ValueError, match=r"got a damaged file \(maximum recursion depth"):
+        read_tensors(file)
+    many = [tensor()]
+    for _ in range(60):
+        many = [many, many]
+    assert len(read_tensors(written(tmp_path / "v.pt", many))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "got"),
+    [
+        (
+            {"offset": 1},
+            "a tensor [2, 3] with offset 1 and strides [3, 1] in a storage of 6 numbers",
+        ),
+        (
+            {"shape": (3, 3)},
+            "a tensor [3, 3] with offset 0 and strides [3, 1] in a storage of 6 numbers",
+        ),
+        (
+            {"strides": (3, 2)},
+            "a tensor [2, 3] with offset 0 and strides [3, 2] in a storage of 6 numbers",
+        ),
+        (
+            {"strides": (2**62, 2**62)},
+            f"a tensor [2, 3] with offset 0 and strides [{2**62}, {2**62}] in a storage of 6 "
+            "numbers",
+        ),
+        ({"count": 7}, "a storage of 7 numbers of float32 in the 24 bytes of 'archive/data/0'"),
+        ({"count": -1}, "a storage of -1 numbers of float32 in the 24 bytes of 'archive/data/0'"),
+        ({"key": "1"}, "no record for the storage '1'"),
+        ({"key": "../byteorder"}, "no record for the storage '../byteorder'"),
+        ({"offset": -1}, "a tensor (2, 3) with offset -1 and no storage"),
+        ({"shape": (-2, 3)}, "a tensor (-2, 3) with offset 0 and no storage"),
+        ({"shape": [2, 3]}, "a tensor [2, 3] with offset 0 and no storage"),
+        ({"strides": (1,)}, "a tensor (2, 3) with offset 0 and no storage"),
+        ({"offset": "a"}, "a tensor (2, 3) with offset 'a' and no storage"),
+    ],
+)
+def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, options, got):
+    file = written(tmp_path / "w.pt", {"w": tensor(**options)})
+    assert_refused(file, whole(got))
+
+
+def test_what_is_no_storage_is_refused(tmp_path):
+    value = Stored("FloatStorage", "0", 6)
+    value.pid = ("storage", "float", "0", "cpu", 6)
+    got = "('storage', 'float', '0', 'cpu', 6)"
+    assert_refused(written(tmp_path / "w.pt", value), only(got))
+    no_storage = {"w": Call(V2, 5, 0, (2,), (1,))}
+    got = "a tensor (2,) with offset 0 and no storage"
+    assert_refused(written(tmp_path / "v.pt", no_storage), whole(got))
+
+
+# Damaged files.
+
+
+def test_a_file_cut_at_any_byte_is_refused(tmp_path):
+    file = written(tmp_path / "w.pt", {"w": tensor()})
+    content = file.read_bytes()
+    for end in range(len(content)):
+        file.write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"w.pt: expected a complete (file of torch|safetensor)"):
+            read_tensors(file)
+
+
+def test_a_flipped_byte_gives_an_error_or_another_number_and_never_a_crash(tmp_path):
+    file = written(tmp_path / "w.pt", {"w": tensor()})
+    content = bytearray(file.read_bytes())
+    refused = 0
+    for at in range(len(content)):
+        for bits in 0x01, 0x80, 0xFF:
+            file.write_bytes(content[:at] + bytes([content[at] ^ bits]) + content[at + 1 :])
+            try:
+                read_tensors(file)
+            except ValueError as error:
+                refused += 1
+                assert str(error).startswith(f"{file}: expected"), error
+    assert refused > len(content)
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    file = written(tmp_path / "w.pt", {"w": tensor()}, compress=zipfile.ZIP_DEFLATED)
+    assert_refused(file, whole("a compressed record 'archive/byteorder'", KEEP))
+
+
+def test_other_archives_and_old_files_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.writestr("a.txt", "a")
+    assert_refused(tmp_path / "w.zip", whole("a zip file with 0 records data.pkl", KEEP))
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
+        archive.writestr("a/data.pkl", "a")
+        archive.writestr("b/data.pkl", "a")
+    assert_refused(tmp_path / "v.zip", whole("a zip file with 2 records data.pkl", KEEP))
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2))
+    got = "a file in the format of torch before 1.6"
+    assert_refused(tmp_path / "old.pt", whole(got, KEEP))
+
+
+def test_a_record_beyond_the_end_is_refused(tmp_path):
+    file = written(tmp_path / "w.pt", {"w": tensor(count=600, shape=(600,), strides=(1,))})
+    content = file.read_bytes()
+    # The directory at the end says that the record has 2400 bytes.
+    name = content.rindex(b"archive/data/0")
+    sizes = struct.pack("<II", 2400, 2400)
+    file.write_bytes(content[: name - 26] + sizes + content[name - 18 :])
+    assert_refused(file, whole("a record 'archive/data/0' beyond the end of the file"))
+
+
+# torch itself.
+
+
+def test_what_torch_saves_comes_back(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not here: its files were not read")
+    base = torch.arange(24.0).reshape(4, 6)
+    state = OrderedDict(
+        all=base,
+        turned=base.t(),
+        part=base[1:3, ::2],
+        half=torch.tensor([1.5, -2.25]).bfloat16(),
+        eight=torch.tensor([1.5, -2.25]).to(torch.float8_e5m2),
+        count=torch.tensor(3),
+        unsigned=torch.tensor([1, 65535], dtype=torch.uint16),
+        flags=torch.tensor([True, False]),
+        waves=torch.tensor([1 + 2j]),
+        none=torch.zeros(0, 3),
+        weight=torch.nn.Parameter(torch.ones(2)),
+    )
+    for protocol in 2, 3, 4:
+        torch.save(state, tmp_path / "w.pt", pickle_protocol=protocol)
+        found = read_tensors(tmp_path / "w.pt")
+        assert list(found) == list(state)
+        for name, each in state.items():
+            assert str(each.dtype) == f"torch.{found[name].dtype}" and found[name].shape == each.shape
+            wide = each.detach() if each.dtype == torch.complex64 else each.detach().double()
+            np.testing.assert_array_equal(found[name].astype(wide.numpy().dtype), wide.numpy())
+
+
+def test_a_whole_module_of_torch_is_refused_by_name(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not here: its files were not read")
+    torch.save(torch.nn.Linear(3, 2), tmp_path / "w.pt")
+    assert_refused(tmp_path / "w.pt", only("the name 'torch.nn.modules.linear.Linear'"))
+    torch.save({}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    got = "a file in the format of torch before 1.6"
+    assert_refused(tmp_path / "old.pt", whole(got, KEEP))
+
+
+SEEDED_BUGS = {
+    "fdl/port/torch_files.py": (
+        "port/test_torch_files.py",
+        [
+            ("if last >= len(numbers):", "if False:"),
+            ("count * width > record.file_size", "False"),
+            ('known = f"{module}.{name}"\n        if known in _KNOWN', 'known = f"{module}.{name}"\n        if name == "system":\n            return __import__(module).system\n        if known in _KNOWN'),
+            ("each >= 0 for each", "True for each"),
+            ("start = offset * numbers.itemsize", "start = 0"),
+            ("end > self.size", "False"),
+            ("newbyteorder(self.order)", 'newbyteorder("<")'),
+        ],
+    ),
+}
