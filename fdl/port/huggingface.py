@@ -250,7 +250,7 @@ def _rotation(folder: Folder, config: dict[str, Any]) -> Callable[..., Any]:
         raise refused("llama", file, "rope_type", kind, choices)
     if extra := set(given) - known[kind] - {"rope_type", "type", "rope_theta"}:
         name = min(extra)
-        raise refused("llama", file, f"rope_parameters without {name}", given[name], "")
+        raise refused("llama", file, "rope_parameters", given[name], f"without {name!r}")
     if kind == "default":
         return rotary(base=base)
     if kind == "linear":

@@ -155,7 +155,8 @@ def _rules(who: str, path: str, value: str) -> list[Rule]:
         options = [each * len(paths) if len(each) == 1 else each for each in options]
     stars = {each.count("*") for group in grouped for each in group}
     stars |= {each.count("*") for option in options for each in option}
-    if not fits or len(stars) != 1 or any(c in path + text for c in "?\n") or "**" in path + text:
+    odd = any(each in side for side in (path, text) for each in ("**", "?"))
+    if not fits or len(stars) != 1 or odd:
         raise _unreadable(
             who, line, "as many choices {a,b} and as many * on both sides, and no ** or ?"
         )

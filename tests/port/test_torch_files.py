@@ -165,7 +165,13 @@ def test_big_endian_storages_come_back(tmp_path):
 def test_what_is_beside_the_tensors_comes_back(tmp_path):
     parameter = Call(Named("torch._utils", "_rebuild_parameter"), tensor(), True, Call(ORDERED))
     inner = Call(ORDERED, state={"_metadata": {"": {"version": 1}}})
-    value = {"epoch": 3, "rate": 0.5, "model": {"w": parameter}, "list": [tensor(), None], "o": inner}
+    value = {
+        "epoch": 3,
+        "rate": 0.5,
+        "model": {"w": parameter},
+        "list": [tensor(), None],
+        "o": inner,
+    }
     found = read_tensors(written(tmp_path / "w.pt", value))
     assert found["epoch"] == 3 and found["rate"] == 0.5 and found["o"] == {}
     np.testing.assert_array_equal(found["model"]["w"], found["list"][0])
@@ -292,7 +298,9 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
     content = file.read_bytes()
     for end in range(len(content)):
         file.write_bytes(content[:end])
-        with pytest.raises(ValueError, match=r"w.pt: expected a complete (file of torch|safetensor)"):
+        with pytest.raises(
+            ValueError, match=r"w.pt: expected a complete (file of torch|safetensor)"
+        ):
             read_tensors(file)
 
 
@@ -363,7 +371,9 @@ def test_what_torch_saves_comes_back(tmp_path):
         found = read_tensors(tmp_path / "w.pt")
         assert list(found) == list(state)
         for name, each in state.items():
-            assert str(each.dtype) == f"torch.{found[name].dtype}" and found[name].shape == each.shape
+            assert (
+                str(each.dtype) == f"torch.{found[name].dtype}" and found[name].shape == each.shape
+            )
             wide = each.detach() if each.dtype == torch.complex64 else each.detach().double()
             np.testing.assert_array_equal(found[name].astype(wide.numpy().dtype), wide.numpy())
 
@@ -383,7 +393,8 @@ SEEDED_BUGS = {
         [
             ("if last >= len(numbers):", "if False:"),
             ("count * width > record.file_size", "False"),
-            ('known = f"{module}.{name}"\n        if known in _KNOWN', 'known = f"{module}.{name}"\n        if name == "system":\n            return __import__(module).system\n        if known in _KNOWN'),
+            ("return _Call(_KNOWN[known])", "return _KNOWN[known]"),
+            ('raise _Refused(f"expected a pickle of tensors only, got the name', 'print(f"'),
             ("each >= 0 for each", "True for each"),
             ("start = offset * numbers.itemsize", "start = 0"),
             ("end > self.size", "False"),
