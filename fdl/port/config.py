@@ -141,8 +141,10 @@ def load(
 
 
 def rooted(names: Table, root: str, found: Iterable[str]) -> Table:
-    """The table with `root` in place of @, or nothing if no name in the file begins with it."""
-    root = root if any(name.startswith(root) for name in found) else ""
+    """The table with `root` in place of @, or nothing if all names in the file begin otherwise."""
+    names_found = list(found)
+    if names_found and not any(name.startswith(root) for name in names_found):
+        root = ""
 
     def replaced(value: Any) -> Any:
         return value.replace("@", root) if isinstance(value, str) else [*map(replaced, value)]

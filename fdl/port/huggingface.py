@@ -86,8 +86,20 @@ def gpt2(folder: Folder) -> tuple[Layer, Params]:
         do not fit (the message lists every name); or a file is damaged, as in `read_tensors`.
 
     Example:
-      >>> model, params = gpt2("downloads/gpt2")  # doctest: +SKIP
-      >>> logits, _ = model.apply(params, {}, jnp.array([[464, 3290]]))  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from fdl.port import hugging_face_names, to_torch
+      >>> config = {"model_type": "gpt2", "vocab_size": 31, "n_positions": 9}
+      >>> config |= {"n_embd": 8, "n_layer": 1, "n_head": 2}
+      >>> ids = jnp.array([[3, 1, 4]])
+      >>> params, _ = gpt(31, 9, layers=1, heads=2, features=8).init(jax.random.key(0), ids)
+      >>> with tempfile.TemporaryDirectory() as folder:  # in place of a download
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     file = f"{folder}/model.safetensors"
+      ...     _ = to_torch(params, hugging_face_names(folder), file=file)
+      ...     model, params = gpt2(folder)
+      >>> model.apply(params, {}, ids)[0].shape
+      (1, 3, 31)
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
     `GPT2LMHeadModel` of transformers.
@@ -171,7 +183,24 @@ def llama(folder: Folder) -> tuple[Layer, Params]:
       FileNotFoundError, ValueError: as in `gpt2`.
 
     Example:
-      >>> model, params = llama("downloads/Llama-3.2-1B")  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from fdl.port import hugging_face_names, to_torch
+      >>> config = {"model_type": "llama", "vocab_size": 31, "hidden_size": 8}
+      >>> config |= {"intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+      >>> ids = jnp.array([[3, 1, 4]])
+      >>> same = gpt(
+      ...     31, None, layers=1, heads=2, features=8, hidden=12, tied=False, rotary=True,
+      ...     norm=rms_norm(), gate=True, bias=False,
+      ... )
+      >>> params, _ = same.init(jax.random.key(0), ids)
+      >>> with tempfile.TemporaryDirectory() as folder:  # in place of a download
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     file = f"{folder}/model.safetensors"
+      ...     _ = to_torch(params, hugging_face_names(folder), file=file)
+      ...     model, params = llama(folder)
+      >>> model.apply(params, {}, ids)[0].shape
+      (1, 3, 31)
 
     Source: Touvron et al. 2023, arXiv 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783;
     `LlamaForCausalLM` of transformers.
@@ -320,7 +349,24 @@ def bert(folder: Folder) -> tuple[Layer, Params]:
       FileNotFoundError, ValueError: as in `gpt2`.
 
     Example:
-      >>> model, params = bert("downloads/bert-base-uncased")  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from fdl.port import hugging_face_names, to_torch
+      >>> config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 31}
+      >>> config |= {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+      >>> config |= {"num_attention_heads": 2, "max_position_embeddings": 9}
+      >>> ids = jnp.array([[3, 1, 4]])
+      >>> import fdl
+      >>> options = {"hidden": 12, "token_types": 2, "embed_norm": True, "norm_first": False}
+      >>> same = fdl.encoder(31, 9, layers=1, heads=2, features=8, **options)
+      >>> params, _ = same.init(jax.random.key(0), ids)
+      >>> with tempfile.TemporaryDirectory() as folder:  # in place of a download
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     file = f"{folder}/model.safetensors"
+      ...     _ = to_torch(params, hugging_face_names(folder), file=file)
+      ...     model, params = bert(folder)
+      >>> model.apply(params, {}, ids)[0].shape
+      (1, 3, 8)
 
     Source: Devlin et al. 2018, arXiv 1810.04805; `BertForMaskedLM` of transformers.
     """

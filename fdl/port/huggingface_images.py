@@ -63,7 +63,21 @@ def vit(folder: Folder) -> tuple[Layer, Params]:
       FileNotFoundError, ValueError: as in `gpt2`.
 
     Example:
-      >>> model, params = vit("downloads/vit-base-patch16-224")  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from fdl.port import hugging_face_names, to_torch
+      >>> config = {"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 8}
+      >>> config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+      >>> images = jnp.ones((1, 8, 8, 3))
+      >>> same = models.vit(2, 8, 4, 1, 2, 8, hidden=12, class_token=True)
+      >>> params, _ = same.init(jax.random.key(0), images)
+      >>> with tempfile.TemporaryDirectory() as folder:  # in place of a download
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     file = f"{folder}/model.safetensors"
+      ...     _ = to_torch(params, hugging_face_names(folder), file=file)
+      ...     model, params = vit(folder)
+      >>> model.apply(params, {}, images)[0].shape
+      (1, 2)
 
     Source: Dosovitskiy et al. 2020, arXiv 2010.11929; `ViTForImageClassification` of transformers.
     """
@@ -154,7 +168,22 @@ def resnet(folder: Folder) -> tuple[Layer, Params, State]:
       FileNotFoundError, ValueError: as in `gpt2`.
 
     Example:
-      >>> model, params, state = resnet("downloads/resnet-50")  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> from pathlib import Path
+      >>> from fdl.port import hugging_face_names, to_torch
+      >>> config = {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [4, 8]}
+      >>> config |= {"embedding_size": 4, "layer_type": "basic"}
+      >>> images = jnp.ones((1, 32, 32, 3))
+      >>> same = models.resnet(2, (1, 1), width=4, stem="large")
+      >>> params, state = same.init(jax.random.key(0), images)
+      >>> tree = {"params": params, "state": state}
+      >>> with tempfile.TemporaryDirectory() as folder:  # in place of a download
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     file = f"{folder}/model.safetensors"
+      ...     _ = to_torch(tree, hugging_face_names(folder), file=file)
+      ...     model, params, state = resnet(folder)
+      >>> model.apply(params, state, images)[0].shape
+      (1, 2)
 
     Source: He et al. 2016, arXiv 1512.03385; `ResNetForImageClassification` of transformers.
     """

@@ -7,7 +7,7 @@ from fdl.checks import OptionError
 from fdl.port.config import Folder, Table, read_config
 from fdl.port.huggingface import BERT, GPT2, LLAMA, bert_names, gpt2_names, llama_names
 from fdl.port.huggingface_images import RESNET, VIT, resnet_names, vit_names
-from fdl.port.tensor_files import read_json, read_tensors
+from fdl.port.tensor_files import has_weights, read_json, read_tensors
 
 _KNOWN: dict[str, Any] = {
     "gpt2": (GPT2, gpt2_names),
@@ -24,7 +24,7 @@ def hugging_face_names(folder: Folder) -> Table:
     With it, `to_torch` writes the weights back, for example after training.
 
     Args:
-      folder: as in `gpt2`.
+      folder: as in `gpt2`. Without weights in the folder, the names are those of new files.
 
     Returns:
       A table, as in `from_torch`. For `resnet`, its paths are those of
@@ -34,8 +34,13 @@ def hugging_face_names(folder: Folder) -> Table:
       FileNotFoundError, ValueError: as in `gpt2`, or the `model_type` is not one of the five.
 
     Example:
-      >>> names = hugging_face_names("downloads/gpt2")  # doctest: +SKIP
-      >>> to_torch(params, names, file="tuned/model.safetensors")  # doctest: +SKIP
+      >>> import json, tempfile
+      >>> config = {"model_type": "gpt2", "vocab_size": 31, "n_positions": 9}
+      >>> config |= {"n_embd": 8, "n_layer": 1, "n_head": 2}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = Path(folder, "config.json").write_text(json.dumps(config))
+      ...     hugging_face_names(folder)["embed/w"]
+      'transformer.wte.weight = lm_head.weight'
 
     Source: the state dicts of the five models in transformers.
     """
@@ -49,4 +54,5 @@ def hugging_face_names(folder: Folder) -> Table:
             "table for fdl.port.from_torch",
         )
     fields, names = _KNOWN[kind]
-    return names(read_config(folder, fields), read_tensors(folder))
+    config = read_config(folder, fields)
+    return names(config, read_tensors(folder) if has_weights(folder) else ())

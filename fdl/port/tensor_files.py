@@ -65,6 +65,11 @@ def read_tensors(source: str | os.PathLike[str]) -> dict[str, Any]:
     return read_torch(file) if start in (b"PK", b"\x80\x02") else _read_safetensors(file)
 
 
+def has_weights(folder: str | os.PathLike[str]) -> bool:
+    """True if a folder has a file or an index of weights."""
+    return any((Path(folder) / name).exists() for name in _WHOLE)
+
+
 def _whole(folder: Path) -> Path:
     """The file or index of weights in a folder."""
     for name in _WHOLE:

@@ -321,7 +321,9 @@ def _check_parts(pair: Pair, leaves: dict[str, Any]) -> None:
     """Raises unless the paths of a pair fit side by side, and fit the axes of its rule."""
     shape, rule = _joined_shape(pair, leaves), pair.rule
     back = shape if rule.axes is None or shape is None else rule.axes.inverse().shape(shape)
-    if back is None or len({leaves[path].dtype for path in pair.paths}) > 1:
+    dtypes = {leaves[path].dtype for path in pair.paths}
+    keys = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
+    if back is None or len(dtypes) > 1 or keys:
         got = ", ".join(f"{path} {kind(leaves[path])}" for path in pair.paths)
         raise OptionError(
             "to_torch", f"expected arrays that fit the rule {rule.line}, got {got}; correct names"

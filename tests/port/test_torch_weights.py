@@ -335,6 +335,10 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         "to_torch: expected arrays that fit the rule '{a,b}': 'x | split 0', got a float32 [2, 1], "
         "b float32 [1, 2]; correct names",
     )
+    refused(
+        lambda: to_torch({"key": jax.random.key(0)}, {"key": "x"}),
+        "to_torch: expected arrays that fit the rule 'key': 'x', got key key<fry> []; correct names",
+    )
     message = (
         f"to_torch: expected to write a file of 100 bytes, got No such file or directory; create "
         f"the folder, or choose another one: '{tmp_path}/no/w'"
