@@ -241,6 +241,19 @@ def test_every_name_that_does_not_fit_is_listed():
     assert "fc.bias int32" in str(torch_report(source, shapes, table, cast=True))
 
 
+@pytest.mark.parametrize("shape", [(4, 12), (4, 3), (4, 6, 1), (5, 6), ()])
+def test_a_tensor_that_does_not_fit_the_axes_of_its_rule_is_refused(shape):
+    rule = "t: o (h w) -> (h w) o, h=2 w=3"
+    with pytest.raises(ValueError, match=r"that differs at 1 names; correct names") as seen:
+        from_torch({"t": draw(*shape)}, {"p": jnp.zeros((6, 4))}, {"p": rule})
+    assert str(seen.value).splitlines()[1] == (
+        f"  different: p float32 [6, 4], got t float32 {list(shape)} by the rule 'p': {rule!r}"
+    )
+    # Shapes that would fit without the sizes.
+    with pytest.raises(ValueError, match=r"  different: p float32 \[12, 4\], got t float32"):
+        from_torch({"t": draw(4, 12)}, {"p": jnp.zeros((12, 4))}, {"p": rule})
+
+
 def test_nothing_is_read_if_something_does_not_fit(tmp_path):
     class Unread(np.ndarray):
         def __array_finalize__(self, of):
@@ -337,7 +350,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     )
     refused(
         lambda: to_torch({"key": jax.random.key(0)}, {"key": "x"}),
-        "to_torch: expected arrays that fit the rule 'key': 'x', got key key<fry> []; correct names",
+        "to_torch: expected arrays that fit the rule 'key': 'x', got key key<fry> []; correct "
+        "names",
     )
     message = (
         f"to_torch: expected to write a file of 100 bytes, got No such file or directory; create "
@@ -436,6 +450,19 @@ WITHOUT = (
             {"a.weight": W[:3]},
             (1, 1),
             ["layer d: w [3, 3]", "module a: weight [3, 3]"],
+        ),
+        (
+            {"d": {"w": jnp.zeros((3, 3))}},
+            {"d.weight": W[:3]},
+            (1, 1),
+            ["layer d: w [3, 3]", "module d: weight [3, 3]"],
+        ),
+        # It may be dense for the one, or an embedding for the other.
+        (
+            {"d": {"w": jnp.zeros((3, 7))}},
+            {"a.weight": V, "b.weight": V.T},
+            (1, 2),
+            ["layer d: w [3, 7]", "module a: weight [7, 3]", "module b: weight [3, 7]"],
         ),
         # A table of embeddings and a layer of logits of the same shape.
         (
