@@ -213,17 +213,17 @@ def test_shards_and_torch_files_of_transformers(tmp_path):
 SMALL = {"vocab_size": 31, "n_positions": 9, "n_embd": 12, "n_layer": 2, "n_head": 3}
 
 
-def saved(folder, config, shapes, prefix=""):
+def saved(folder, config, shapes):
     """A folder of random weights; returns them as leaf tensors of torch."""
     torch = pytest.importorskip("torch", reason="torch is not here: nothing was compared")
     rng = np.random.default_rng(3)
     arrays = {
-        prefix + name: (rng.normal(size=shape) * 0.3 + 0.5 * (len(shape) == 1)).astype(np.float32)
+        name: (rng.normal(size=shape) * 0.3 + 0.5 * (len(shape) == 1)).astype(np.float32)
         for name, shape in shapes.items()
     }
     save_file(arrays, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    return {n.removeprefix(prefix): torch.from_numpy(a).requires_grad_() for n, a in arrays.items()}
+    return {name: torch.from_numpy(each).requires_grad_() for name, each in arrays.items()}
 
 
 def attended(q, k, v, heads, causal):
@@ -239,8 +239,8 @@ def attended(q, k, v, heads, causal):
     return (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, -1)
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_gpt2_by_hand(tmp_path, prefix):
+@pytest.mark.parametrize(("prefix", "tied"), [("", True), ("transformer.", False)])
+def test_gpt2_by_hand(tmp_path, prefix, tied):
     block = {"ln_1.weight": (12,), "ln_1.bias": (12,), "ln_2.weight": (12,), "ln_2.bias": (12,)}
     block |= {"attn.c_attn.weight": (12, 36), "attn.c_attn.bias": (36,), "attn.bias": (1, 1, 9, 9)}
     block |= {"attn.c_proj.weight": (12, 12), "attn.c_proj.bias": (12,)}
@@ -249,8 +249,11 @@ def test_gpt2_by_hand(tmp_path, prefix):
     shapes = {"wte.weight": (31, 12), "wpe.weight": (9, 12)}
     shapes |= {"ln_f.weight": (12,), "ln_f.bias": (12,)}
     shapes |= {f"h.{n}.{name}": shape for n in range(2) for name, shape in block.items()}
+    shapes = {prefix + name: shape for name, shape in shapes.items()}
+    shapes |= {} if tied else {"lm_head.weight": (31, 12)}
     config = {**SMALL, "model_type": "gpt2", "n_ctx": 9, "layer_norm_epsilon": 1e-3}
-    w = saved(tmp_path, config, shapes, prefix)
+    weights = saved(tmp_path, {**config, "tie_word_embeddings": tied}, shapes)
+    w = {name.removeprefix(prefix): each for name, each in weights.items()}
     import torch
     from torch.nn.functional import gelu, layer_norm
 
@@ -265,8 +268,7 @@ def test_gpt2_by_hand(tmp_path, prefix):
         x = norm(h, f"h.{n}.ln_2") @ w[f"h.{n}.mlp.c_fc.weight"] + w[f"h.{n}.mlp.c_fc.bias"]
         x = gelu(x, approximate="tanh") @ w[f"h.{n}.mlp.c_proj.weight"]
         h = h + x + w[f"h.{n}.mlp.c_proj.bias"]
-    logits = norm(h, "ln_f") @ w["wte.weight"].T
-    weights = {prefix + name: each for name, each in w.items()}
+    logits = norm(h, "ln_f") @ w["wte.weight" if tied else "lm_head.weight"].T
     assert_same_function(tmp_path, fdl.port.gpt2, IDS, logits, weights)
 
 
