@@ -43,7 +43,7 @@ def default_names(
     left = [path for path in layers if path not in found]
     extra = [name for name in modules if name not in _taken(found)]
     if left or extra:
-        raise OptionError(who, _ambiguous(left, extra, leaves, modules))
+        raise _ambiguous(who, left, extra, leaves, modules)
     names: dict[str | None, Any] = {}
     for path in layers:
         form, module = found[path]
@@ -212,11 +212,12 @@ def _lstm(group: dict[str, Shape]) -> list[_Form]:
 
 
 def _ambiguous(
+    who: str,
     left: list[str],
     extra: list[str],
     leaves: Mapping[str, Any],
     modules: Mapping[str, tuple[tuple[str, Shape], ...]],
-) -> str:
+) -> OptionError:
     groups = _layers(leaves)
 
     def listed(pairs: Iterable[tuple[str, Shape]]) -> str:
@@ -227,8 +228,9 @@ def _ambiguous(
     lines += [f"module {each or 'at the root'}: {listed(modules[each])}" for each in extra[:_MOST]]
     more = max(len(left) - _MOST, 0) + max(len(extra) - _MOST, 0)
     lines += [f"and {more} more"] if more else []
-    return (
+    return OptionError(
+        who,
         f"expected one module of torch for each layer, got {len(left)} layers and {len(extra)} "
         "modules without a certain pair; write names={'dense_0/w': 'fc.weight: o i -> i o', "
-        "'dense_0/b': 'fc.bias', ...} with a rule for each path\n  " + "\n  ".join(lines)
+        "'dense_0/b': 'fc.bias', ...} with a rule for each path\n  " + "\n  ".join(lines),
     )

@@ -78,8 +78,11 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
             with zipfile.ZipFile(stream) as archive:
                 return _Archive(stream, archive).load()
         except _Refused as error:
-            raise ValueError(f"{file}: {error}; nothing of it was run; {_AGAIN}") from error
-        except _Damaged as error:
+            raise ValueError(
+                f"{file}: expected a pickle of tensors only, got {error}; nothing of it was run; "
+                f"{_AGAIN}"
+            ) from error
+        except _Broken as error:
             raise _not_whole(file, *error.args) from error
         except Exception as error:  # zipfile and pickle raise any type of error for a damaged file
             raise _not_whole(file, f"a damaged file ({error})") from error
@@ -90,10 +93,10 @@ def _not_whole(file: Any, got: Any, remedy: str = _CUT) -> ValueError:
 
 
 class _Refused(Exception):
-    """The pickle has something that does not describe a tensor."""
+    """What the pickle has that does not describe a tensor."""
 
 
-class _Damaged(Exception):
+class _Broken(Exception):
     """The file is not whole: what it has instead, and what to do if it is not the usual."""
 
 
@@ -106,7 +109,7 @@ class _Archive:
         self.records = {each.filename: each for each in archive.infolist()}
         pickles = [name for name in self.records if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1 or len(self.records) < len(archive.infolist()):
-            raise _Damaged(f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
+            raise _Broken(f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
         self.root = pickles[0].partition("/")[0]
         self.order: Literal["<", ">"] = "<"
         if f"{self.root}/byteorder" in self.records:
@@ -117,7 +120,7 @@ class _Archive:
         """A whole record, which must not be compressed: a small one could then become huge."""
         record = self.records[name]
         if record.compress_type != zipfile.ZIP_STORED:
-            raise _Damaged(f"a compressed record {name!r}", _AGAIN)
+            raise _Broken(f"a compressed record {name!r}", _AGAIN)
         return self.archive.read(record)
 
     def load(self) -> Any:
@@ -129,19 +132,19 @@ class _Archive:
         """The numbers of a storage; raises unless the record has them."""
         record = self.records.get(f"{self.root}/data/{key}")
         if record is None:
-            raise _Damaged(f"no record for the storage {quoted(key)}")
+            raise _Broken(f"no record for the storage {quoted(key)}")
         if record.compress_type != zipfile.ZIP_STORED:
-            raise _Damaged(f"a compressed record {record.filename!r}", _AGAIN)
+            raise _Broken(f"a compressed record {record.filename!r}", _AGAIN)
         self.stream.seek(record.header_offset)
         header = self.stream.read(30)
         begin = record.header_offset + 30
         begin += sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
         end = begin + record.file_size
         if header[:4] != b"PK\3\4" or end > self.size:
-            raise _Damaged(f"a record {record.filename!r} beyond the end of the file")
+            raise _Broken(f"a record {record.filename!r} beyond the end of the file")
         width = np.dtype(dtype).itemsize
         if type(count) is not int or count < 0 or count * width > record.file_size:
-            raise _Damaged(
+            raise _Broken(
                 f"a storage of {quoted(count)} numbers of {dtype} in the {record.file_size} bytes "
                 f"of {record.filename!r}"
             )
@@ -155,7 +158,7 @@ def _check_opcodes(text: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(text):
         huge = opcode.name == "LONG_BINPUT" and int(argument or 0) > len(text)
         if opcode.name not in known_names or huge:
-            raise _Refused(f"expected a pickle of tensors only, got the opcode {opcode.name}")
+            raise _Refused(f"the opcode {opcode.name}")
 
 
 # They describe numbers, text, dicts, lists, tuples, names, and calls of names. NEWOBJ needs a
@@ -183,12 +186,12 @@ class _Unpickler(pickle.Unpickler):
             return _Named("untyped")
         if module == "torch" and name in _STORAGES | DTYPES:
             return _Named((_STORAGES | DTYPES)[name])
-        raise _Refused(f"expected a pickle of tensors only, got the name {quoted(known)}")
+        raise _Refused(f"the name {quoted(known)}")
 
     def persistent_load(self, pid: Any) -> Any:
         fits = isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"
         if not fits or not isinstance(pid[1], _Named):
-            raise _Refused(f"expected a pickle of tensors only, got {quoted(pid)}")
+            raise _Refused(quoted(pid))
         _, kind, key, _, count = pid
         return _Storage((self.archive, key, kind.value, count))
 
@@ -202,7 +205,7 @@ class _Inert:
         self.value = value
 
     def __setstate__(self, state: Any) -> NoReturn:
-        raise _Refused("expected a pickle of tensors only, got one that changes them")
+        raise _Refused("one that changes them")
 
 
 class _Named(_Inert):
@@ -268,7 +271,7 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> np
     sizes = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
     fits = all(type(each) is int and each >= 0 for each in sizes) and len(shape) == len(strides)
     if not fits or not isinstance(storage, _Storage) or not isinstance(dtype, _Named | None):
-        raise _Damaged(f"a tensor {quoted(shape)} with offset {quoted(offset)} and no storage")
+        raise _Broken(f"a tensor {quoted(shape)} with offset {quoted(offset)} and no storage")
     archive, key, name, count = storage.value
     if dtype is not None:  # the storage counts bytes
         name, count = dtype.value, count // np.dtype(dtype.value).itemsize
@@ -277,7 +280,7 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> np
         return np.empty(shape, numbers.dtype)
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
     if last >= len(numbers):
-        raise _Damaged(
+        raise _Broken(
             f"a tensor {list(shape)} with offset {offset} and strides {list(strides)} in a storage "
             f"of {len(numbers)} numbers"
         )
