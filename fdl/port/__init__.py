@@ -2,6 +2,10 @@
 
 from fdl.public_names import public as _public
 
+from fdl.port.programs import Program as Program
+from fdl.port.programs import load_program as load_program
+from fdl.port.programs import save_program as save_program
+from fdl.port.training import save_training as save_training
 from fdl.port.weights import load_weights as load_weights
 from fdl.port.weights import save_weights as save_weights
 from fdl.port.tensor_files import read_tensors as read_tensors

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdl import paths
+from fdl.core import Layer
 from fdl.data.arrays import to_jax
 from fdl.port.atomic_files import replacing
+from fdl.port.golden import PREFIX, check_golden, golden_arrays
 
 # dtype -> its name in safetensors. Tensors are written in this order, which keeps them aligned.
 _CODES = {
@@ -43,7 +45,11 @@ _KEY = "prng_key:"  # the header has an entry _KEY + path for each tensor that i
 
 
 def save_weights(
-    file: str | os.PathLike[str], tree: Any, *, only: str | Sequence[str] | None = None
+    file: str | os.PathLike[str],
+    tree: Any,
+    *,
+    only: str | Sequence[str] | None = None,
+    golden: tuple[Layer, Any] | None = None,
 ) -> None:
     """Saves a pytree of arrays to a safetensors file, with one tensor for each leaf, named by path.
 
@@ -57,8 +63,13 @@ def save_weights(
         which JAX would convert it, such as float32.
       only: selects the leaves to save: a path pattern such as `"body/**"`, or a sequence of
         patterns. None saves all leaves.
+      golden: (model, x), the model of these weights and a few inputs [B, ...]. The file then also
+        gets x, the outputs of `model.apply(params, state, x)`, and up to 256 numbers of the output
+        of each layer, under names that begin with "<golden>/"; `load_weights(..., golden=model)`
+        compares them. The tree is params, `{"params": params, "state": state}`, or a run.
 
     Raises:
+      TypeError: golden is not a layer and an array.
       ValueError: a pattern matches no path.
       OSError: the folder does not exist, the file cannot be written, or the disk is full. An
         existing file is then unchanged.
@@ -88,7 +99,15 @@ def save_weights(
             leaf = jax.random.key_data(leaf)
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             leaf = to_jax(leaf, "save_weights", f"the leaf at {path!r}")
+        if path.startswith(PREFIX):
+            raise paths.PathError(
+                f"expected a path that does not begin with {PREFIX!r}, which golden outputs have, "
+                f"got {path!r}; rename this leaf",
+                layer="save_weights",
+            )
         tensors[path] = leaf
+    if golden is not None:
+        tensors |= golden_arrays("save_weights", tree, golden)
     write_tensors("save_weights", file, tensors, notes)
 
 
@@ -107,7 +126,11 @@ def write_tensors(
 
 
 def load_weights(
-    file: str | os.PathLike[str], like: Any, *, only: str | Sequence[str] | None = None
+    file: str | os.PathLike[str],
+    like: Any,
+    *,
+    only: str | Sequence[str] | None = None,
+    golden: Layer | None = None,
 ) -> Any:
     """Loads a file from `save_weights`, which must have the paths, shapes and dtypes of `like`.
 
@@ -122,6 +145,8 @@ def load_weights(
       only: selects the leaves to read: a path pattern such as `"body/**"`, or a sequence of
         patterns. None reads all leaves. Leaves that no pattern matches must be arrays in `like`;
         they are not read, so the file need not have them.
+      golden: the model of these weights. The golden inputs of the file go through it, and its
+        outputs must be those of the file, up to rounding. None does not read them.
 
     Returns:
       A new pytree of JAX arrays with the structure of `like` and the values of the file. While
@@ -129,11 +154,13 @@ def load_weights(
 
     Raises:
       FileNotFoundError: the file does not exist.
+      TypeError: golden is not a layer.
       PathError: a leaf is not read, and `like` has only its shape, not an array.
       ValueError: a pattern matches no path; the file is damaged or is not a safetensors file; or
         the file does not fit `like` (the message lists each path that is missing, unexpected, or
         has a different shape or dtype). A 64-bit array in the file does not fit a 32-bit leaf;
-        JAX has 64-bit leaves only if `jax_enable_x64` is set.
+        JAX has 64-bit leaves only if `jax_enable_x64` is set. Or the file has no golden outputs, or
+        golden computes others; the message then names the first layer that differs.
 
     Example:
       >>> import tempfile
@@ -146,6 +173,7 @@ def load_weights(
     leaves = paths.leaves(like)
     picked = _picked("load_weights", leaves, only)
     found, start = read_header(file)
+    extra = {name: found.pop(name) for name in list(found) if name.startswith(PREFIX)}
     if only is not None:
         # Paths of the file that no pattern matches are not compared with `like`.
         found = {path: info for path, info in found.items() if _is_picked(path, only)}
@@ -164,7 +192,11 @@ def load_weights(
                 return jax.random.wrap_key_data(array, impl=impl)
             return array
 
-        return jax.tree_util.tree_map_with_path(read, like)
+        result = jax.tree_util.tree_map_with_path(read, like)
+        if golden is not None:
+            kept_outputs = {name: _read(file, stream, start, extra[name]) for name in extra}
+            check_golden(file, kept_outputs, result, golden)
+        return result
 
 
 def _picked(who: str, leaves: dict[str, Any], only: str | Sequence[str] | None) -> list[str]:

@@ -1,0 +1,139 @@
+"""Golden outputs: a few inputs and outputs that are kept beside weights, and checked at loading."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdl import paths
+from fdl.checks import described
+from fdl.core import Layer
+from fdl.data.arrays import to_jax
+
+PREFIX = "<golden>/"  # the names of golden arrays in a file begin with this
+X, Y, LAYERS = f"{PREFIX}x", f"{PREFIX}y", f"{PREFIX}layers/"
+KEPT = 256  # how many numbers of the output of each layer are kept; x and y are kept whole
+
+
+def golden_arrays(who: str, tree: Any, golden: Any) -> dict[str, jax.Array]:
+    """The golden inputs, outputs and samples of all layers' outputs, by their names in a file.
+
+    Args:
+      who: the name of the function that the user called, for the error message.
+      tree: params, a dict of params and state, or a run.
+      golden: (model, x).
+
+    Raises:
+      TypeError: golden is not a model and an array.
+    """
+    pair = golden if isinstance(golden, tuple) and len(golden) == 2 else (None, None)
+    model, x = pair
+    if not isinstance(model, Layer) or not hasattr(x, "shape"):
+        raise TypeError(
+            f"{who}: expected golden to be (model, x), a layer and an array, got "
+            f"{described(golden)}; pass the model of these weights and a few inputs, or leave "
+            "golden out"
+        )
+    x = to_jax(x, who, "the golden inputs")
+    return {X: x} | _outputs(tree, model, x)
+
+
+def check_golden(
+    file: str | os.PathLike[str], kept: Mapping[str, Any], tree: Any, model: Any
+) -> None:
+    """Raises unless the model computes the golden outputs of the file from its golden inputs.
+
+    Args:
+      file: the path of the file, for the error message.
+      kept: the golden arrays, by their names in the file.
+      tree: the weights that were loaded, in the form in which they were saved.
+      model: the model of these weights.
+
+    Raises:
+      TypeError: model is not a layer.
+      ValueError: the file has no golden outputs, or the model computes others; the message names
+        the first layer that differs.
+    """
+    from fdl.debug.divergence import find_divergence
+
+    if not isinstance(model, Layer):
+        raise TypeError(
+            f"load_weights: expected golden to be a model, got {described(model)}; pass the model "
+            "of these weights, or leave golden out"
+        )
+    if X not in kept:
+        raise ValueError(
+            f"{file}: expected golden outputs beside the weights, got none; save the weights with "
+            "save_weights(..., golden=(model, x)), or load them without golden"
+        )
+    found = _outputs(tree, model, jnp.asarray(kept[X]))
+    # A key of a trace begins with the part of the step, here "forward".
+    pair = [
+        {f"forward/{name.removeprefix(LAYERS)}": np.asarray(arrays[name]) for name in found}
+        for arrays in ({**found, **kept}, found)
+    ]
+    apart = find_divergence(*pair)
+    if apart:
+        # The name of an output of the whole model begins with Y.
+        at = "of the model" if apart.path.startswith(Y) else f"of the layer {apart.path!r}"
+        raise ValueError(
+            f"{file}: expected the golden outputs that were saved beside the weights, got others. "
+            f"The first that differs is the output {at}: {apart.found}; load the weights into the "
+            "model that they were saved from, with the same options"
+        )
+
+
+def _outputs(tree: Any, model: Layer, x: jax.Array) -> dict[str, jax.Array]:
+    """Samples of the outputs of all layers, an inner layer before the layer around it; then y."""
+    from fdl.look.representations import capture, layer_paths
+
+    params, state = _parts(tree)
+    order = layer_paths(model)
+
+    @jax.jit
+    def outputs(params: Any, state: Any, x: jax.Array) -> tuple[dict[str, Any], Any]:
+        layers = capture(model, "**")(params, state, x) if order else {}
+        return jax.tree.map(_sample, layers), model.apply(params, state, x)[0]
+
+    with jax.default_matmul_precision("highest"):  # the same on accelerators, as far as possible
+        layers, y = outputs(params, state, x)
+    ends = {path: max(n for n, p in enumerate(order) if _inside(p, path)) for path in order}
+
+    def rank(name: str) -> tuple[int, int]:
+        path = name.partition("#")[0]
+        return ends[path], -path.count("/")
+
+    named = {f"{LAYERS}{name}": layers[name] for name in sorted(layers, key=rank)}
+    return _flat(named) | _flat({Y: y})
+
+
+def _inside(path: str, outer: str) -> bool:
+    return path == outer or path.startswith(f"{outer}/")
+
+
+def _flat(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Each leaf by its name; the leaves of an output that is a tree get their paths as well."""
+    found = {}
+    for name, tree in named.items():
+        for path, leaf in paths.leaves(tree).items():
+            found[f"{name}/{path}" if path else name] = leaf
+    return found
+
+
+def _sample(leaf: jax.Array) -> jax.Array:
+    """At most KEPT numbers of an array, evenly spaced."""
+    flat = leaf.reshape(-1)
+    rows = np.linspace(0, max(flat.size - 1, 0), KEPT).astype(int)
+    return flat[np.unique(rows)] if flat.size > KEPT else flat
+
+
+def _parts(tree: Any) -> tuple[Any, Any]:
+    """(params, state) of a run, of a dict of both, or of params alone."""
+    if isinstance(tree, Mapping) and set(tree) == {"params", "state"}:
+        return tree["params"], tree["state"]
+    if hasattr(tree, "params") and hasattr(tree, "state"):
+        return tree.params, tree.state
+    return tree, {}
