@@ -129,7 +129,7 @@ def test_random_keys_weak_types_and_microbatches(tmp_path):
         return loss, ({"key": later}, {})
 
     data = jnp.arange(8.0)
-    run = fdl.start(1.0, fdl.sgd(0.1), state={"key": jax.random.key(5)}, seed=1)
+    run = fdl.start(1.0, fdl.sgd(0.1), seed=1)._replace(state={"key": jax.random.key(5)})
     save_training(tmp_path, noisy, fdl.sgd(0.1), run, data, 4)
     about = json.loads((tmp_path / "training.json").read_text())
     key = {"path": "state/key", "dtype": "uint32", "shape": [2]}
