@@ -2,6 +2,7 @@
 
 from fdl.public_names import public as _public
 
+from fdl.port.onnx_files import save_onnx as save_onnx
 from fdl.port.programs import Program as Program
 from fdl.port.programs import load_program as load_program
 from fdl.port.programs import save_program as save_program

@@ -86,28 +86,35 @@ def check_golden(
         )
 
 
-def _outputs(tree: Any, model: Layer, x: jax.Array) -> dict[str, jax.Array]:
-    """Samples of the outputs of all layers, an inner layer before the layer around it; then y."""
+def layer_outputs(model: Layer, params: Any, state: Any, x: Any) -> dict[str, Any]:
+    """The arrays of the outputs of all layers by path, an inner layer before the one around it."""
     from fdl.look.representations import capture, layer_paths
 
-    params, state = _parts(tree)
     order = layer_paths(model)
-
-    @jax.jit
-    def outputs(params: Any, state: Any, x: jax.Array) -> tuple[dict[str, Any], Any]:
-        layers = capture(model, "**")(params, state, x) if order else {}
-        return jax.tree.map(_sample, layers), model.apply(params, state, x)[0]
-
-    with jax.default_matmul_precision("highest"):  # the same on accelerators, as far as possible
-        layers, y = outputs(params, state, x)
+    found = capture(model, "**")(params, state, x) if order else {}
     ends = {path: max(n for n, p in enumerate(order) if _inside(p, path)) for path in order}
 
     def rank(name: str) -> tuple[int, int]:
         path = name.partition("#")[0]
         return ends[path], -path.count("/")
 
-    named = {f"{LAYERS}{name}": layers[name] for name in sorted(layers, key=rank)}
-    return _flat(named) | _flat({Y: y})
+    return _flat({name: found[name] for name in sorted(found, key=rank)})
+
+
+def _outputs(tree: Any, model: Layer, x: jax.Array) -> dict[str, jax.Array]:
+    """Samples of the outputs of all layers, then y, by their names in a file."""
+
+    def outputs(tree: Any, x: jax.Array) -> tuple[list[Any], Any]:
+        params, state = _parts(tree)
+        layers = layer_outputs(model, params, state, x)
+        names.extend(f"{LAYERS}{name}" for name in layers)
+        return [_sample(leaf) for leaf in layers.values()], model.apply(params, state, x)[0]
+
+    names: list[str] = []
+    with jax.default_matmul_precision("highest"):  # the same on accelerators, as far as possible
+        # jit sorts the keys of a dict, so the layers are a list.
+        layers, y = jax.jit(outputs)(tree, x)
+    return dict(zip(names, layers, strict=True)) | _flat({Y: y})
 
 
 def _inside(path: str, outer: str) -> bool:
