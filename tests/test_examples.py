@@ -142,7 +142,9 @@ def test_a_schedule_is_tuned_by_its_gradient_and_drawn(tmp_path):
     assert (tmp_path / "tuned_schedule.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py", "table.py"])
+@pytest.mark.parametrize(
+    "script", ["mnist_cnn.py", "char_gpt.py", "autoencoder.py", "table.py", "finetune.py"]
+)
 def test_help_of_the_longer_ones(script):
     text = run(EXAMPLES / script, "--help").stdout
     assert text.startswith("usage:")
@@ -198,6 +200,27 @@ def test_a_small_gpt_has_room_for_what_it_writes_by_default():
         int, run("-c", f"import sys; sys.path[:0] = ['{EXAMPLES}']; {code}").stdout.split()
     )
     assert write == context - context // 4
+
+
+def test_a_transformer_is_adapted_and_exported(tmp_path):
+    said = run(EXAMPLES / "finetune.py", "--out", tmp_path).stdout
+    before, after = (
+        [
+            float(each)
+            for each in re.search(rf"^{name}: (.*)% right by 1, (.*)% by 3$", said, re.M).groups()
+        ]
+        for name in ("Pretrained", "Adapted")
+    )
+    assert before[0] > 99 and before[1] < 40 and after[1] > 99 and after[0] < 40
+    updates, fixed = re.search(r"Adapted ([\d,]+) numbers beside ([\d,]+) fixed", said).groups()
+    assert int(updates.replace(",", "")) < int(fixed.replace(",", "")) / 2
+    rows = re.findall(r"^ +\d   +(-?\d+\.\d+) +(-?\d+\.\d+)", said, re.MULTILINE)
+    assert len(rows) == 5
+    for fdl_, program in rows:
+        assert abs(float(fdl_) - float(program)) < 1e-4
+    x = np.arange(12, dtype=np.int32)[None] * 3 % 10
+    y = fdl.port.load_program(tmp_path / "counts.jax")(x)
+    assert np.asarray(y).argmax(-1)[0, 1:].tolist() == ((x[0, 1:] + 3) % 10).tolist()
 
 
 def test_an_autoencoder_beats_the_mean_image_and_draws(tmp_path):

@@ -1,4 +1,4 @@
-"""Saves weights to safetensors files and loads them, also from and for torch and Hugging Face."""
+"""Saves and loads weights, also from and for torch and Hugging Face, programs, and ONNX files."""
 
 from fdl.public_names import public as _public
 

@@ -67,7 +67,8 @@ def test_the_script_of_the_readme_continues_without_fdl_and_optax(tmp_path):
     whole = fdl.fit(OBJECTIVE, OPTIMIZER, begun(), (x, y), batch_size=16, steps=107)
     np.savez(tmp_path / "data.npz", x=x, y=y)
     before = f"import numpy as np\nfolder = {str(tmp_path)!r}\n"
-    before += "data = np.load(folder + '/data.npz')\nx, y = data['x'], data['y']\ndata.close()\n"
+    before += "data = np.load(folder + '/data.npz')\n"
+    before += "images, digits = data['x'], data['y']\ndata.close()\n"
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED + before + SCRIPT], capture_output=True, text=True
     )
