@@ -175,11 +175,20 @@ def _apart(
     """Where onnxruntime's outputs differ from those of f; None if they do not."""
     with jax.default_matmul_precision("highest"):
         expected = jax.jit(f)(x)
-    found = _session(converted, packages).run(list(expected), {"x": np.asarray(x)})
-    forward = [f"forward/{name}" for name in expected]
-    computed = [np.asarray(each) for each in expected.values()]
-    pair = dict(zip(forward, computed, strict=True)), dict(zip(forward, found, strict=True))
+    arrays = _session(converted, packages).run(list(expected), {"x": np.asarray(x)})
+    found = dict(zip(expected, arrays, strict=True))
+    pair = [
+        {f"forward/{name}": np.asarray(arrays[name]) for name in _in_order(f, x)}
+        for arrays in (expected, found)
+    ]
     return find_divergence(*pair, tolerance=tolerance)
+
+
+def _in_order(f: Callable[[Any], dict[str, Any]], x: Any) -> list[str]:
+    """The names of the outputs in the order of f; the results of jit have them sorted."""
+    names: list[str] = []
+    jax.eval_shape(lambda x: names.extend(f(x)), x)
+    return names
 
 
 def _wrong(
@@ -187,15 +196,31 @@ def _wrong(
 ) -> ValueError:
     """The error of a network whose output differs in onnxruntime, with its first such layer."""
 
-    def outputs(x: Any) -> dict[str, Any]:
+    def all_outputs(x: Any) -> dict[str, Any]:
         return layer_outputs(model, params, state, x)
 
+    def outputs(x: Any) -> dict[str, Any]:
+        found = all_outputs(x)
+        return {name: found[name] for name in distinct}
+
+    # An array can be the output of several layers, such as a chain and its last layer.
+    distinct = _distinct(all_outputs, x)
     apart = _apart(_converted(outputs, x, packages), outputs, x, tolerance, packages)
     path, found = (apart.path, apart.found) if apart else ("", "a difference in the output only")
     return ValueError(
         f"{path or 'save_onnx'}: expected the output of fdl in onnxruntime, got {found}; save the "
         "network with fdl.port.save_program instead, or pass a larger tolerance"
     )
+
+
+def _distinct(f: Callable[[Any], dict[str, Any]], x: Any) -> list[str]:
+    """The names of the outputs of f that are not x, with one name for each array."""
+    closed = in_plain_operations(f, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    variables = dict(zip(jax.eval_shape(f, x), closed.jaxpr.outvars, strict=True))
+    first: dict[int, str] = {id(closed.jaxpr.invars[0]): ""}
+    for name in _in_order(f, x):
+        first.setdefault(id(variables[name]), name)
+    return [name for name in first.values() if name]
 
 
 @contextlib.contextmanager
