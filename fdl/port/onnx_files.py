@@ -17,7 +17,6 @@ from fdl import paths
 from fdl.checks import check_number, described
 from fdl.core import Layer
 from fdl.data.arrays import to_jax
-from fdl.debug.divergence import find_divergence
 from fdl.paths import shortened
 from fdl.port.atomic_files import replacing
 from fdl.port.golden import layer_outputs
@@ -173,6 +172,8 @@ def _apart(
     converted: Any, f: Callable[[Any], dict[str, Any]], x: Any, tolerance: float, packages: Any
 ) -> Any:
     """Where onnxruntime's outputs differ from those of f; None if they do not."""
+    from fdl.debug.divergence import find_divergence
+
     with jax.default_matmul_precision("highest"):
         expected = jax.jit(f)(x)
     arrays = _session(converted, packages).run(list(expected), {"x": np.asarray(x)})

@@ -1,6 +1,7 @@
 """Saves a function as a program that JAX runs without the function's code, and loads it."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import os
@@ -37,8 +38,9 @@ def save_program(
     not among its arguments, such as the weights in `lambda x: model.apply(params, state, x)[0]`.
     The file appears either complete or not at all.
 
-    `load_program` loads the file, and so do two lines that need only JAX (and flatbuffers):
+    `load_program` loads the file, and so do three lines that need only JAX (and flatbuffers):
 
+        import jax.export, pathlib
         program = jax.export.deserialize(bytearray(pathlib.Path(file).read_bytes()))
         y = program.call(x)
 
@@ -159,7 +161,7 @@ class Program:
 
         arguments = jax.tree_util.tree_map_with_path(in_place, self._arguments())
         try:
-            return _call(self, arguments)
+            return self._compiled(*arguments)
         except ValueError as error:
             if "exported for platforms" not in str(error):
                 raise
@@ -168,6 +170,10 @@ class Program:
                 f"it was saved, got {_platform(arguments)}; move the arguments with "
                 "jax.device_put, or save the program for this platform too"
             ) from error
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(self.exported.call)
 
     def _arguments(self) -> Any:
         """The shapes and dtypes of the arguments."""
@@ -254,11 +260,6 @@ def check_platforms(who: str, platforms: Any) -> tuple[str, ...]:
             "such as ['cpu', 'cuda']",
         )
     return tuple(dict.fromkeys(platforms))
-
-
-@jax.jit(static_argnums=0)
-def _call(program: Program, arguments: Any) -> Any:
-    return program.exported.call(*arguments)
 
 
 def _can(jitted: Any, args: Any, platforms: Sequence[str]) -> bool:
