@@ -145,7 +145,8 @@ def test_random_keys_weak_types_and_microbatches(tmp_path):
     named = dict(zip([leaf["path"] for leaf in about["run"]], map(np.asarray, leaves), strict=True))
     save_file(named, tmp_path / "run.safetensors")
     assert named["state/key"].tolist() == jax.random.key_data(run.state["key"]).tolist()
-    objective = fdl.plain(lambda w, batch: jnp.mean((w - batch) ** 2))
+    # The loss shows how many examples it sees at a time.
+    objective = fdl.plain(lambda w, batch: len(batch) * jnp.mean((w - batch) ** 2))
     run = fdl.start(jnp.float32(1), fdl.sgd(0.1))
     save_training(tmp_path, objective, fdl.sgd(0.1), run, data, 4, microbatch=2)
     after, _ = step_of(tmp_path)(jax.tree.leaves(run), [data])
@@ -234,7 +235,7 @@ SEEDED_BUGS = {
                 "return jax.tree.leaves(_numbers(whole)), {",
             ),
             ("platforms = [export.default_export_platform()]", "platforms = ['cpu', 'tpu']"),
-            ("lambda leaf: leaf[None], data), run.step", "lambda leaf: leaf[None], data), 0"),
+            ("lambda leaf: leaf[None], data), run.step", "lambda leaf: leaf[None, ::-1], data), 0"),
             ("data, size, microbatch)", "data, size, None)"),
             ("    zero_means(like, *jax.eval_shape(taken, like, data))\n", ""),
             ('"run": _listed(_numbers(run))', '"run": _listed(_numbers(run))[::-1]'),
