@@ -58,7 +58,7 @@ def _replaced(eqn: Any, args: list[Any]) -> list[Any]:
     if name in _OPERATIONS:
         return [_OPERATIONS[name](*args, **params)]
     if name == "scan":
-        return _scan(params, args)
+        return _scan(eqn, args)
     if name not in ("while", "cond"):
         called = next((params[each] for each in _CALLED if each in params), None)
         if called is not None:
@@ -70,15 +70,20 @@ def _replaced(eqn: Any, args: list[Any]) -> list[Any]:
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def _scan(params: dict[str, Any], args: list[Any]) -> list[Any]:
+def _scan(eqn: Any, args: list[Any]) -> list[Any]:
     """A scan whose body is written in plain operations too, and which runs forwards."""
-    first = params["num_consts"]
-    second = first + params["num_carry"]
+    params, inside = eqn.params, eqn.params["jaxpr"]
+    # An array that is stacked over the iterations has one axis more outside the loop than inside.
+    # `params` shows it too, but under names that differ between versions of JAX.
+    pairs = zip(eqn.invars, inside.in_avals, strict=True)
+    second = len(args) - sum(var.aval.ndim > aval.ndim for var, aval in pairs)
+    pairs = zip(eqn.outvars, inside.out_avals, strict=True)
+    first = second - sum(var.aval.ndim == aval.ndim for var, aval in pairs)
     consts, carry, stacked = args[:first], args[first:second], args[second:]
     turned = _reversed if params["reverse"] else list
 
     def body(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
-        found = _run(params["jaxpr"], [*consts, *carry, *row])
+        found = _run(inside, [*consts, *carry, *row])
         return found[: len(carry)], found[len(carry) :]
 
     last, rows = lax.scan(body, list(carry), turned(stacked), length=params["length"])
