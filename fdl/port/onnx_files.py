@@ -42,8 +42,8 @@ def save_onnx(
 
     The package jax2onnx converts the network. Its version 0.17 needs an older orbax-checkpoint than
     `fdl.checkpoints` does, so install the extra `onnx` in another environment than `checkpoints`.
-    It converts all networks of `fdl.models` with JAX 0.10; with JAX 0.12, it cannot convert the loop
-    in the attention of `gpt`. The error then names this layer.
+    It converts all networks of `fdl.models` with JAX 0.10. With JAX 0.12, it cannot convert the
+    loop in the attention of `gpt`; the error then names this layer.
 
     Args:
       file: path of the file. An existing file is replaced.
