@@ -31,7 +31,7 @@ def main() -> None:
                 found = played(page, width, height, options.seconds)
                 megabytes = page.stat().st_size / 1e6
                 rows.append({"points": name, "window": size, "megabytes": megabytes, **found})
-    measure.report("replay", rows, share_of_time=share_of_time())
+    measure.report("replay", rows, cost=cost())
 
 
 def spirals(examples):
@@ -62,21 +62,29 @@ def recorded(folder, examples):
     return fdl.look.replay(folder / "run", folder / "run.html", pieces=101)
 
 
-def share_of_time():
-    """How much longer a run takes with `record` than without it, at its default cadence."""
+def cost():
+    """What `record` costs at its default cadence: seconds for each run, and a share of its time.
+
+    A short and a long run are trained with and without it, in turn.
+    """
     model, objective, optimizer, run, (x, y) = problem(10_000, 256)
-    how = {"batch_size": 128, "steps": 8000, "record_every": 80}
-
-    def seconds(watch):
-        begun = time.perf_counter()
-        fdl.fit(objective, optimizer, run, (x, y), watch=watch, **how)
-        return time.perf_counter() - begun
-
+    times = {steps: ([], []) for steps in (4_000, 32_000)}
     with tempfile.TemporaryDirectory() as folder:
-        hook = lambda n: [fdl.look.record(f"{folder}/{n}", model, x, y)]  # noqa: E731
-        seconds([]), seconds(hook("first"))  # compile
-        ratios = [seconds(hook(n)) / seconds([]) for n in range(5)]
-    return float(np.median(ratios) - 1)
+        for number in range(4):
+            for steps, both in times.items():
+                hook = fdl.look.record(f"{folder}/{steps}/{number}", model, x, y)
+                for found, watch in zip(both, ([], [hook]), strict=True):
+                    begun = time.perf_counter()
+                    how = {"batch_size": 128, "steps": steps, "record_every": 80, "watch": watch}
+                    fdl.fit(objective, optimizer, run, (x, y), **how)
+                    found.append(time.perf_counter() - begun)
+    # The first round compiles.
+    plain, more = zip(
+        *((np.median(a[1:]), np.median(np.subtract(b, a)[1:])) for a, b in times.values()),
+        strict=True,
+    )
+    share = (more[1] - more[0]) / (plain[1] - plain[0])
+    return {"share": float(share), "fixed_seconds": float(more[0] - share * plain[0])}
 
 
 def played(page, width, height, seconds):

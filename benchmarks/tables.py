@@ -97,7 +97,10 @@ def replay():
             f"| {row['points']} | {row['window']} | {row['megabytes']:.1f} | {row['fps']:.0f} | "
             f"{row['slow_fps']:.0f} |"
         )
-    cost = f"`record` at its default cadence made a run {found['share_of_time']:+.1%} longer."
+    cost = (
+        f"`record` at its default cadence took {found['cost']['share']:.1%} of the time of a run, "
+        f"and {found['cost']['fixed_seconds']:.1f} s to begin and to end."
+    )
     return "\n".join([*lines, "", cost])
 
 

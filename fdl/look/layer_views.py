@@ -12,6 +12,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.checks import described, is_number
+from fdl.core.compilation import weak_jit
 from fdl.core.layer import Layer
 from fdl.look.chosen_examples import SURFACE, Chosen
 from fdl.look.measurements import spaced, units_of
@@ -164,7 +165,7 @@ def _outputs(look: Any, params: Params, state: State, x: Any) -> dict[str, Any]:
         order[:] = found
         return found
 
-    outputs = jax.jit(ordered)(params, state, x)
+    outputs = weak_jit(once=True)(ordered)(params, state, x)
     return {path: outputs[path] for path in order}
 
 

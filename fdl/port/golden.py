@@ -28,6 +28,8 @@ def golden_arrays(who: str, tree: Any, golden: Any) -> dict[str, jax.Array]:
 
     Raises:
       TypeError: golden is not a model and an array.
+      ValueError: the outputs could not show a fault, because there are none, or all are 0, or one
+        is not finite.
     """
     pair = golden if isinstance(golden, tuple) and len(golden) == 2 else (None, None)
     model, x = pair
@@ -38,7 +40,17 @@ def golden_arrays(who: str, tree: Any, golden: Any) -> dict[str, jax.Array]:
             "golden out"
         )
     x = to_jax(x, who, "the golden inputs")
-    return {X: x} | _outputs(tree, model, x)
+    found = _outputs(tree, model, x)
+    y = [np.asarray(found[name], np.complex128) for name in _names_of_y(found)]
+    numbers = np.concatenate([np.zeros(0), *map(np.ravel, y)])
+    if not np.any(numbers) or not np.isfinite(numbers).all():
+        got = "none" if not numbers.size else "0 everywhere"
+        got = got if np.isfinite(numbers).all() else "some that are not finite"
+        raise ValueError(
+            f"{who}: expected golden outputs that are finite and not all 0, got {got}; pass a few "
+            "usual inputs"
+        )
+    return {X: x} | found
 
 
 def check_golden(
@@ -70,6 +82,13 @@ def check_golden(
             "save_weights(..., golden=(model, x)), or load them without golden"
         )
     found = _outputs(tree, model, jnp.asarray(kept[X]))
+    wanted, got = _names_of_y(kept), _names_of_y(found)
+    if wanted != got:
+        raise ValueError(
+            f"{file}: expected the outputs {_listed(wanted)} of the model, which were saved beside "
+            f"the weights, got {_listed(got)}; load the weights into the model that they were "
+            "saved from"
+        )
     # A key of a trace begins with the part of the step, here "forward".
     pair = [
         {f"forward/{name.removeprefix(LAYERS)}": np.asarray(arrays[name]) for name in found}
@@ -84,6 +103,15 @@ def check_golden(
             f"The first that differs is the output {at}: {apart.found}; load the weights into the "
             "model that they were saved from, with the same options"
         )
+
+
+def _names_of_y(found: Mapping[str, Any]) -> list[str]:
+    """The names of the arrays of the model's own output."""
+    return sorted(name for name in found if name == Y or name.startswith(f"{Y}/"))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(name.removeprefix(PREFIX) for name in names) or "none"
 
 
 def layer_outputs(model: Layer, params: Any, state: Any, x: Any) -> dict[str, Any]:

@@ -267,13 +267,16 @@ def llama_names(config: dict[str, Any], found: Iterable[str]) -> Table:
 
 def _rotation(folder: Folder, config: dict[str, Any]) -> Callable[..., Any]:
     """The rotary positions of a config of Llama."""
-    given = config["rope_parameters"] or config["rope_scaling"] or {}
+    both = [config[name] for name in ("rope_scaling", "rope_parameters") if config[name]]
+    file = Path(folder) / "config.json"
+    if len(both) == 2 and both[0] != both[1]:
+        raise refused("llama", file, "rope_scaling", both[0], "the same as rope_parameters")
+    given = both[0] if both else {}
     kind = given.get("rope_type", given.get("type", "default"))
     base, factor = given.get("rope_theta", config["rope_theta"]), given.get("factor", 1.0)
     known = {"default": set(), "linear": {"factor"}}
     known["llama3"] = {"factor", "low_freq_factor", "high_freq_factor"}
     known["llama3"] |= {"original_max_position_embeddings"}
-    file = Path(folder) / "config.json"
     if kind not in known:
         choices = " or ".join(map(repr, known))
         raise refused("llama", file, "rope_type", kind, choices)

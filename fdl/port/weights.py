@@ -314,7 +314,8 @@ def read_header(file: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Any]]
     for path, info in header.items():
         shape = info["shape"]
         info["kind"] = f"{NAMES.get(info['dtype'], info['dtype'])} {shape}"
-        if note := notes.get(_KEY + path):
+        note = notes.get(_KEY + path)
+        if note and note.startswith("key<") and info["dtype"] == "U32" and shape:
             info["kind"] = f"{note} {shape[:-1]}"
     return header, 8 + size
 

@@ -1,5 +1,6 @@
 """Golden outputs beside weights: found again, or the first layer that differs is named."""
 
+import dataclasses
 import re
 
 import jax
@@ -54,6 +55,54 @@ def test_the_same_model_passes_and_weights_come_back(tmp_path):
             np.testing.assert_array_equal(left, right)
     shapes = jax.eval_shape(params)
     load_weights(tmp_path / "w", shapes, golden=model())
+
+
+def changed(f):
+    """The model with f(y) in place of its output y."""
+    whole = model()
+
+    def apply(params, state, x, **how):
+        return f(whole.apply(params, state, x, **how)[0]), state
+
+    return dataclasses.replace(whole, apply=apply)
+
+
+OTHER_OUTPUTS = {
+    "a dict": (lambda y: {"logits": y}, "y/logits"),
+    "a tuple": (lambda y: (y, y), "y/0, y/1"),
+    "nothing": (lambda y: (), "none"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_OUTPUTS)
+def test_outputs_of_another_structure_are_refused(tmp_path, name):
+    f, got = OTHER_OUTPUTS[name]
+    save_weights(tmp_path / "w", params(), golden=(model(), X))
+    told = (
+        rf"^{tmp_path}/w: expected the outputs y of the model, which were saved beside the "
+        rf"weights, got {got}; load the weights into the model that they were saved from$"
+    )
+    with pytest.raises(ValueError, match=told):
+        load_weights(tmp_path / "w", params(), golden=changed(f))
+
+
+USELESS = {
+    "none": (X[:0], lambda y: y, "none"),
+    "zeros": (X, lambda y: 0 * y, "0 everywhere"),
+    "nan": (X, lambda y: y.at[0, 0].set(jnp.nan), "some that are not finite"),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_outputs_that_show_no_fault_are_refused(tmp_path, name):
+    x, f, got = USELESS[name]
+    told = (
+        "^save_weights: expected golden outputs that are finite and not all 0, got "
+        rf"{got}; pass a few usual inputs$"
+    )
+    with pytest.raises(ValueError, match=told):
+        save_weights(tmp_path / "w", params(), golden=(changed(f), x))
+    assert not (tmp_path / "w").exists()
 
 
 def differs(file, at, found):

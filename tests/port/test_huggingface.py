@@ -421,6 +421,15 @@ REFUSED = {
         {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0, "beta": 3.0}},
         f"rope_parameters without 'beta' in @, got 3.0; {ELSEWHERE}",
     ),
+    "llama twice": (
+        {
+            **LLAMA,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "default"},
+        },
+        "rope_scaling the same as rope_parameters in @, got {'rope_type': 'linear', 'factor': "
+        f"2.0}}; {ELSEWHERE}",
+    ),
     "llama parts": ({**LLAMA, "pretraining_tp": 2}, f"pretraining_tp 1 in @, got 2; {ELSEWHERE}"),
     "llama type": (
         {**LLAMA, "model_type": "mistral"},

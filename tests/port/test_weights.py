@@ -241,6 +241,22 @@ def assert_every_bit(a, b):
         assert np.asarray(left).tobytes() == np.asarray(right).tobytes(), path
 
 
+@pytest.mark.parametrize("note", ["float32", "key<fry>"])
+def test_a_note_of_a_key_counts_for_an_array_of_keys_only(tmp_path, note):
+    """A file that someone else made says that the bytes of w [3, 4] are keys."""
+    header = json.dumps(
+        {
+            "__metadata__": {"prng_key:w": note},
+            "w": {"dtype": "U8", "shape": [3, 4], "data_offsets": [0, 12]},
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    (tmp_path / "w").write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    told = r"different: w, expected float32 \[3\], got uint8 \[3, 4\]"
+    with pytest.raises(ValueError, match=told):
+        fdl.port.load_weights(tmp_path / "w", {"w": np.zeros(3, np.float32)})
+
+
 def wrapped():
     labels = {"scalar": "a", "vector": "b", "matrix": "a", "cube": "b"}
     halves = {"a": optim.adam(0.1), "b": optim.sgd(0.1, momentum=0.9)}
