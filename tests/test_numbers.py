@@ -378,7 +378,7 @@ def test_check_targets_names_the_first_wrong_target():
     assert sigmoid(np.array([[0.0, 1.0, 0.5]])) is None
     with pytest.raises(
         ValueError,
-        match=r"^sigmoid_cross_entropy: expected targets in \[0, 1\], got 1\.5 at row 1; divide ",
+        match=r"^sigmoid_cross_entropy: expected targets in \[0, 1\], got 1\.5 at row 1; rescale ",
     ):
         sigmoid(np.array([[0.0, 1.0], [0.2, 1.5]]))
     with pytest.raises(

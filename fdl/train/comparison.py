@@ -100,7 +100,7 @@ def compare_optimizers(
         raise TypeError(
             "compare_optimizers: expected optimizers as a dict, name -> function of the rate, got "
             f"{described(wrong[0])}; pass {{'adam': fdl.adam}}, or {{'sgd': lambda rate: "
-            "fdl.sgd(rate, momentum=0.9)}}"
+            "fdl.sgd(rate, momentum=0.9)}"
         )
     if not optimizers:
         raise ValueError(

@@ -915,8 +915,9 @@ def test_the_pure_function_refuses_what_does_not_fit():
     with pytest.raises(
         fdl.PathError,
         match=r"^dot_product_attention: expected bias to be floating \[2, 4, 7, 7\] or \[7, 7\], "
-        r"where any axis may have size 1, got bool \[7, 7\]; if the bias is \[H\], pass bias\[:, "
-        r"None, None\]; if it is bool, pass it as mask$",
+        r"where any axis may have size 1, got bool \[7, 7\]; if the bias is \[H\], pass "
+        r"bias\[None, :, None, None\], or bias\[:, None, None\] if q has no batch axis; if it is "
+        r"bool, pass it as mask$",
     ):
         fdl.dot_product_attention(q, k, v, bias=np.ones((7, 7), bool))
     with pytest.raises(
