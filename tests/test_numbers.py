@@ -382,7 +382,7 @@ def test_check_targets_names_the_first_wrong_target():
     ):
         sigmoid(np.array([[0.0, 1.0], [0.2, 1.5]]))
     with pytest.raises(
-        ValueError, match=r"^sigmoid_cross_entropy: .* got -0\.25 at row 0; divide "
+        ValueError, match=r"^sigmoid_cross_entropy: .* got -0\.25 at row 0; rescale "
     ):
         sigmoid(np.array([[0.0, -0.25], [0.2, 1.5]]))
     assert check_targets(fdl.squared_error, logits, np.array([-5.0])) is None
