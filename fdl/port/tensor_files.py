@@ -60,9 +60,11 @@ def read_tensors(source: str | os.PathLike[str]) -> dict[str, Any]:
     if file.name.endswith(".index.json"):
         return _read_shards(file)
     with open(file, "rb") as stream:
-        start = stream.read(2)
-    # Every safetensors file begins with the length of its header, below 100 MB, in 8 bytes.
-    return read_torch(file) if start in (b"PK", b"\x80\x02") else _read_safetensors(file)
+        start = stream.read(9)
+    # A safetensors file begins with the length of its header in 8 bytes, the last 4 of which are 0,
+    # and a brace. The first bytes alone do not decide: a header of 640 bytes begins like a pickle.
+    torch = start[:2] in (b"PK", b"\x80\x02") and start[4:] != b"\0\0\0\0{"
+    return read_torch(file) if torch else _read_safetensors(file)
 
 
 def has_weights(folder: str | os.PathLike[str]) -> bool:
