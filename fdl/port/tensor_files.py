@@ -167,19 +167,25 @@ def tensors_of(who: str, source: Any) -> dict[str, np.ndarray]:
         raise OptionError(
             who,
             "expected a dict of tensors by name, or the path of a file, got "
-            f"{described(found)}; pass model.state_dict(), or a path such as 'model.safetensors'",
+            f"{_described(found)}; pass model.state_dict(), or a path such as 'model.safetensors'",
         )
     tensors = {}
     for name, value in found.items():
         if not isinstance(name, str) or not (hasattr(value, "dtype") and hasattr(value, "shape")):
             raise OptionError(
                 who,
-                f"expected only tensors by name in {origin}, got {described(value)} at "
+                f"expected only tensors by name in {origin}, got {_described(value)} at "
                 f"{quoted(name)}; pass the state dict alone, such as "
                 "fdl.port.read_tensors(file)['model']",
             )
         tensors[name] = as_numpy(value)
     return tensors
+
+
+def _described(value: Any) -> str:
+    """A value of a file for a message. A nested one is not printed: it could be endless."""
+    nested = isinstance(value, list | tuple) and any(isinstance(e, list | tuple) for e in value)
+    return type(value).__name__ if nested else described(value)
 
 
 def as_numpy(value: Any) -> np.ndarray:

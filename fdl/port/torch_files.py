@@ -2,66 +2,45 @@
 
 Such a file is an uncompressed zip archive. `data.pkl` in it is a pickle that describes the tensors,
 and each other record `data/KEY` holds the numbers of one storage. Several tensors may be views of
-one storage. A pickle can name any function for its reader to call. This reader knows the names in
-`_KNOWN`, all of which only describe tensors, and refuses every other name.
+one storage. `torch_pickles` reads the pickle, and refuses what does not describe tensors.
 """
 
-import io
+import dataclasses
 import os
-import pickle
-import pickletools
 import zipfile
-from collections import OrderedDict
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal
 
 import numpy as np
 
-from fdl.paths import quoted
+from fdl.port.torch_pickles import (
+    MOST,
+    Function,
+    Named,
+    Refused,
+    Storage,
+    Tensor,
+    text_of,
+    unpickled,
+)
 
-# torch's name of a dtype -> NumPy's name
-DTYPES = {
-    "float64": "float64",
-    "float32": "float32",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "int64": "int64",
-    "int32": "int32",
-    "int16": "int16",
-    "int8": "int8",
-    "uint64": "uint64",
-    "uint32": "uint32",
-    "uint16": "uint16",
-    "uint8": "uint8",
-    "bool": "bool",
-    "complex64": "complex64",
-    "complex128": "complex128",
-    "float8_e4m3fn": "float8_e4m3fn",
-    "float8_e5m2": "float8_e5m2",
-    "float8_e4m3fnuz": "float8_e4m3fnuz",
-    "float8_e5m2fnuz": "float8_e5m2fnuz",
-}
-_STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-}
 _CUT = "download it or save it again"
+# What has to be done with the numbers of a storage. A byte that is neither 0 nor 1 is a True of
+# torch, but as a bool of NumPy or JAX it would give wrong results.
+_CHANGES: dict[str, Any] = {
+    "bool": lambda numbers: numbers != 0,
+    "conj": np.conj,
+    "neg": np.negative,
+}
+_RAW = {"bool": "uint8"}
+_COPIES = 4  # a storage is copied at most once for each combination of conj and neg
 _AGAIN = "load it with torch, and save model.state_dict() with torch.save or safetensors"
 
 
 def read_torch(file: str | os.PathLike[str]) -> Any:
     """What a file of `torch.save` holds, with NumPy arrays in place of the tensors.
 
-    The arrays are read-only views of the file, which is mapped into memory.
+    The arrays are read-only views of the file, which is mapped into memory. Bools, and conjugate
+    and negative views of torch, are copied. A dtype becomes its name, and a storage an array.
 
     Args:
       file: path of a file in the zip format, which torch writes since version 1.6.
@@ -77,7 +56,7 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
         try:
             with zipfile.ZipFile(stream) as archive:
                 return _Archive(stream, archive).load()
-        except _Refused as error:
+        except Refused as error:
             raise ValueError(
                 f"{file}: expected a pickle of tensors only, got {error}; nothing of it was run; "
                 f"{_AGAIN}"
@@ -90,10 +69,6 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
 
 def _not_whole(file: Any, got: Any, remedy: str = _CUT) -> ValueError:
     return ValueError(f"{file}: expected a complete file of torch.save, got {got}; {remedy}")
-
-
-class _Refused(Exception):
-    """What the pickle has that does not describe a tensor."""
 
 
 class _Broken(Exception):
@@ -115,6 +90,8 @@ class _Archive:
         if f"{self.root}/byteorder" in self.records:
             self.order = "<" if self.read(f"{self.root}/byteorder") == b"little" else ">"
         self.mapped = np.memmap(stream, np.uint8, "r") if self.size else np.empty(0, np.uint8)
+        self.copies: dict[Any, np.ndarray] = {}
+        self.copied = 0
 
     def read(self, name: str) -> bytes:
         """A whole record, which must not be compressed: a small one could then become huge."""
@@ -124,15 +101,34 @@ class _Archive:
         return self.archive.read(record)
 
     def load(self) -> Any:
-        text = self.read(f"{self.root}/data.pkl")
-        _check_opcodes(text)
-        return _arrays(_Unpickler(io.BytesIO(text), self).load(), {})
+        return _arrays(unpickled(self.read(f"{self.root}/data.pkl")), self, {})
 
-    def storage(self, key: Any, dtype: str, count: Any) -> np.ndarray:
-        """The numbers of a storage; raises unless the record has them."""
+    def storage(self, storage: Storage, changes: tuple[str, ...]) -> np.ndarray:
+        """The numbers of a storage, changed as a view of torch has them."""
+        dtype, begin, count = storage.dtype, self.begin_of(storage), storage.count
+        if dtype == "bool":
+            changes = ("bool", *changes)
+        if not changes:
+            raw = np.asarray(self.mapped[begin : begin + count * np.dtype(dtype).itemsize])
+            return raw.view(np.dtype(dtype).newbyteorder(self.order))
+        place = (begin, count, dtype, changes)
+        if place not in self.copies:
+            numbers = self.storage(dataclasses.replace(storage, dtype=_RAW.get(dtype, dtype)), ())
+            self.copied += numbers.nbytes
+            if self.copied > _COPIES * self.size:  # they would fill the memory
+                raise _Broken("storages that overlap")
+            for change in changes:
+                numbers = _CHANGES[change](numbers)
+            numbers.flags.writeable = False
+            self.copies[place] = numbers
+        return self.copies[place]
+
+    def begin_of(self, storage: Storage) -> int:
+        """Where the record of a storage begins; raises unless it has the numbers."""
+        key, dtype, count = storage.key, storage.dtype, storage.count
         record = self.records.get(f"{self.root}/data/{key}")
         if record is None:
-            raise _Broken(f"no record for the storage {quoted(key)}")
+            raise _Broken(f"no record for the storage {text_of(key)}")
         if record.compress_type != zipfile.ZIP_STORED:
             raise _Broken(f"a compressed record {record.filename!r}", _AGAIN)
         self.stream.seek(record.header_offset)
@@ -145,137 +141,46 @@ class _Archive:
         width = np.dtype(dtype).itemsize
         if type(count) is not int or count < 0 or count * width > record.file_size:
             raise _Broken(
-                f"a storage of {quoted(count)} numbers of {dtype} in the {record.file_size} bytes "
+                f"a storage of {text_of(count)} numbers of {dtype} in the {record.file_size} bytes "
                 f"of {record.filename!r}"
             )
-        raw = np.asarray(self.mapped[begin : begin + count * width])
-        return raw.view(np.dtype(dtype).newbyteorder(self.order))
+        return begin
 
 
-def _check_opcodes(text: bytes) -> None:
-    """Raises if the pickle has an opcode that torch does not write, or a huge place in its memo."""
-    known_names = set(_OPCODES.split())
-    for opcode, argument, _ in pickletools.genops(text):
-        huge = opcode.name == "LONG_BINPUT" and int(argument or 0) > len(text)
-        if opcode.name not in known_names or huge:
-            raise _Refused(f"the opcode {opcode.name}")
-
-
-# They describe numbers, text, dicts, lists, tuples, names, and calls of names. NEWOBJ needs a
-# class, and `find_class` never returns one; it is here because the error then names the class.
-_OPCODES = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
-SHORT_BINUNICODE BINBYTES SHORT_BINBYTES EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS
-EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL
-STACK_GLOBAL BINPERSID REDUCE BUILD NEWOBJ
-"""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickles descriptions of tensors; it calls nothing but the functions of `_KNOWN`."""
-
-    def __init__(self, stream: IO[bytes], archive: _Archive):
-        super().__init__(stream)
-        self.archive = archive
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = f"{module}.{name}"
-        if known in _KNOWN:
-            return _Call(_KNOWN[known])
-        if known == "torch.storage.UntypedStorage":
-            return _Named("untyped")
-        if module == "torch" and name in _STORAGES | DTYPES:
-            return _Named((_STORAGES | DTYPES)[name])
-        raise _Refused(f"the name {quoted(known)}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        fits = isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"
-        if not fits or not isinstance(pid[1], _Named):
-            raise _Refused(quoted(pid))
-        _, kind, key, _, count = pid
-        return _Storage((self.archive, key, kind.value, count))
-
-
-class _Inert:
-    """A value that the pickle can pass on but not change: without this, BUILD could change it."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise _Refused("one that changes them")
-
-
-class _Named(_Inert):
-    """A storage class or a dtype: only its name."""
-
-
-class _Storage(_Inert):
-    """(archive, key, dtype, count)"""
-
-
-class _Tensor(_Inert):
-    """(storage, dtype, offset, shape, strides)"""
-
-
-class _Call(_Inert):
-    """One of the functions of `_KNOWN`."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.value(*arguments)
-
-
-def _typed(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    """What `torch._utils._rebuild_tensor_v2` makes."""
-    return _Tensor((storage, None, offset, shape, strides))
-
-
-def _of_dtype(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
-) -> _Tensor:
-    """What `torch._utils._rebuild_tensor_v3` makes of a storage of bytes."""
-    return _Tensor((storage, dtype, offset, shape, strides))
-
-
-_KNOWN: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor_v2": _typed,
-    "torch._utils._rebuild_tensor_v3": _of_dtype,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch.Size": tuple,
-}
-
-
-def _arrays(found: Any, seen: dict[int, Any]) -> Any:
-    """The dicts, lists and tuples of the pickle, with arrays in place of the tensors."""
+def _arrays(found: Any, archive: _Archive, seen: dict[int, Any]) -> Any:
+    """What the pickle describes, with arrays in place of the tensors and names for the dtypes."""
     if id(found) in seen:
         return seen[id(found)]
     made: Any = found
-    if isinstance(found, _Tensor):
-        made = _view(*found.value)
-    elif isinstance(found, _Inert):
-        made = None
+    if isinstance(found, Tensor):
+        made = _view(found, archive)
+    elif isinstance(found, Storage):
+        bytes_of = found if found.dtype != "untyped" else dataclasses.replace(found, dtype="uint8")
+        made = archive.storage(bytes_of, ())
+    elif isinstance(found, Named | Function):
+        made = found.name
     elif isinstance(found, dict):
-        made = {key: _arrays(value, seen) for key, value in dict.items(found)}
+        made = {key: _arrays(value, archive, seen) for key, value in found.items()}
     elif isinstance(found, list | tuple):
-        made = type(found)(_arrays(each, seen) for each in found)
+        made = type(found)(_arrays(each, archive, seen) for each in found)
     seen[id(found)] = made
     return made
 
 
-def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> np.ndarray:
+def _view(tensor: Tensor, archive: _Archive) -> np.ndarray:
+    storage, dtype, offset = tensor.storage, tensor.dtype, tensor.offset
+    shape, strides = tensor.shape, tensor.strides
     sizes = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
-    fits = all(type(each) is int and each >= 0 for each in sizes) and len(shape) == len(strides)
-    if not fits or not isinstance(storage, _Storage) or not isinstance(dtype, _Named | None):
-        raise _Broken(f"a tensor {quoted(shape)} with offset {quoted(offset)} and no storage")
-    archive, key, name, count = storage.value
+    fits = all(type(each) is int and each >= 0 for each in sizes) and len(sizes) <= 2 * MOST + 1
+    fits = fits and len(shape) == len(strides) and isinstance(storage, Storage)
+    if not fits or not isinstance(dtype, Named | None):
+        raise _Broken(
+            f"a tensor {text_of(shape)} with offset {text_of(offset)} and no storage",
+        )
     if dtype is not None:  # the storage counts bytes
-        name, count = dtype.value, count // np.dtype(dtype.value).itemsize
-    numbers = archive.storage(key, name, count)
+        count = storage.count // np.dtype(dtype.name).itemsize
+        storage = Storage(storage.key, dtype.name, count)
+    numbers = archive.storage(storage, tensor.changes)
     if 0 in shape:
         return np.empty(shape, numbers.dtype)
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
