@@ -33,7 +33,7 @@ def default_names(
     """The table for tensors and leaves by path; raises unless each layer has one module."""
     modules = _modules(tensors)
     groups = _layers(leaves)
-    _refuse_flattened(who, groups)
+    _refuse_flattened(who, groups, modules)
     layers = {path: _forms(group) for path, group in groups.items()}
     found = _by_name(layers, modules)
     found |= _by_shape(
@@ -55,22 +55,48 @@ def default_names(
     return names
 
 
-def _refuse_flattened(who: str, groups: Mapping[str, dict[str, Shape]]) -> None:
-    """Raises if a dense layer seems to read a flattened image, whose order torch has otherwise."""
+def _refuse_flattened(
+    who: str,
+    groups: Mapping[str, dict[str, Shape]],
+    modules: Mapping[str, tuple[tuple[str, Shape], ...]],
+) -> None:
+    """Raises if a dense layer may read a flattened image, whose order torch has otherwise."""
     shapes = {path: group["w"] for path, group in groups.items() if len(group.get("w", ())) > 1}
-    if not any(len(shape) > 3 for shape in shapes.values()):
+    tables = {path for path in shapes if _is_embedding(groups[path], modules)}
+    convs = [path for path, shape in shapes.items() if len(shape) > 2]
+    if not convs:
         return
-    widths = {shape[-1] for shape in shapes.values()}
-    for path, shape in shapes.items():
-        if len(shape) == 2 and shape[0] not in widths:
-            leaf = f"{path}/w".lstrip("/")
-            raise OptionError(
-                who,
-                f"expected dense layers that read channels, got {leaf} {list(shape)}, which seems "
-                "to read a flattened image; torch flattens channels first, so write names with "
-                f"the rule {{{leaf!r}: 'fc.weight: o (c h w) -> (h w c) o, h=7 w=7'}}, where h and "
-                "w are the size of the image that is flattened",
-            )
+    one_level = len({path.rpartition("/")[0] for path in convs}) == 1
+    if one_level and len(set(map(_without_numbers, convs))) == 1:  # a chain: the last one counts
+        convs = [max(convs, key=_numbers)]
+    channels = {shapes[path][-1] for path in [*convs, *tables]}
+    dense = {p: shape for p, shape in shapes.items() if len(shape) == 2 and p not in tables}
+    # What reads channels has channels as its output, and so on. A layer cannot vouch for itself.
+    while reading := [path for path, shape in dense.items() if shape[0] in channels]:
+        channels |= {dense.pop(path)[-1] for path in reading}
+    if dense:
+        raise _flattened(who, *next(iter(dense.items())), len(shapes[convs[0]]) - 2)
+
+
+def _is_embedding(
+    group: dict[str, Shape], modules: Mapping[str, tuple[tuple[str, Shape], ...]]
+) -> bool:
+    """True if a layer can only be an embedding, because no module has the transposed shape."""
+    fitting = [form for form in _forms(group) if form.signature in modules.values()]
+    return bool(fitting) and all(("w", "@.weight") in form.lines for form in fitting)
+
+
+def _flattened(who: str, path: str, shape: Shape, count: int) -> OptionError:
+    leaf, letters = f"{path}/w".lstrip("/"), _LETTERS[:count]
+    space, sizes = " ".join(letters), " ".join(f"{letter}=7" for letter in letters)
+    said = " and ".join(letters) + (" are" if count > 1 else " is")
+    return OptionError(
+        who,
+        f"expected dense layers that read channels, got {leaf} {list(shape)}, which seems to read "
+        "a flattened image; torch flattens channels first, so write names with the rule "
+        f"{{{leaf!r}: 'fc.weight: o (c {space}) -> ({space} c) o, {sizes}'}}, where {said} the "
+        "size of the image that is flattened, or 'fc.weight: o i -> i o' if none is",
+    )
 
 
 def _named(text: str, module: str) -> str:
@@ -87,14 +113,29 @@ def _taken(found: Mapping[str, tuple[_Form, str]]) -> set[str]:
 def _by_name(
     layers: Mapping[str, list[_Form]], modules: Mapping[str, tuple[tuple[str, Shape], ...]]
 ) -> dict[str, tuple[_Form, str]]:
-    """The layers and modules of equal names."""
+    """The layers and modules of equal names, if all of the same shapes have equal names."""
     found = {}
     for path, forms in layers.items():
         module = path.replace("/", ".")
         fitting = [form for form in forms if modules.get(module) == form.signature]
         if len(fitting) == 1:
             found[path] = fitting[0], module
+    # If torch counts from 1 and fdl from 0, dense_1 is the name of two different layers.
+    while partial := _partial(found, layers, modules):
+        found = {path: each for path, each in found.items() if each[0].signature not in partial}
     return found
+
+
+def _partial(
+    found: Mapping[str, tuple[_Form, str]],
+    layers: Mapping[str, list[_Form]],
+    modules: Mapping[str, tuple[tuple[str, Shape], ...]],
+) -> set[tuple[tuple[str, Shape], ...]]:
+    """The shapes of the pairs beside which a layer or a module of these shapes has no pair."""
+    taken = _taken(found)
+    free = {shapes for name, shapes in modules.items() if name not in taken}
+    free |= {form.signature for path in layers if path not in found for form in layers[path]}
+    return free & {form.signature for form, _ in found.values()}
 
 
 def _by_shape(

@@ -86,7 +86,8 @@ def from_torch(source: Any, like: Any, names: Names | None = None, *, cast: bool
       like: a pytree of arrays or `jax.ShapeDtypeStruct`s, for example the params of `model.init`,
         or `{"params": params, "state": state}` for networks with batch norm.
       names: the table. None uses `torch_names(source, like)`, which works if the pairs are
-        unambiguous.
+        unambiguous. It cannot see a network that flattens images without a convolution before
+        that, and would give wrong results: write a table with the rule for merged axes.
       cast: True converts floating tensors to the dtype of `like`. False raises if they differ.
 
     Returns:
@@ -216,10 +217,15 @@ def torch_report(
 def torch_names(source: Any, like: Any) -> dict[str | None, str | list[str]]:
     """The table of rules for a source and a tree whose pairs are unambiguous.
 
-    A layer of fdl and a module of torch make a pair if their shapes fit and their names are equal
-    apart from `/` and `.`; or if their shapes fit only each other; or if they are numbered, and no
-    other layers or modules of these shapes exist (then they are paired in the order of their
-    numbers). The kinds are dense, embedding, convolution, norm (also batch norm) and LSTM.
+    A layer of fdl and a module of torch make a pair if their shapes fit only each other. All layers
+    and modules of the same shapes make pairs if all their names are equal apart from `/` and `.`,
+    or if their names differ only in numbers (then they are paired in the order of the numbers).
+    The kinds are dense, embedding, convolution, norm (also batch norm) and LSTM.
+
+    Torch flattens an image channels first, and fdl channels last. A dense layer that may read a
+    flattened image is an error if the network has convolutions. Without convolutions the shapes do
+    not show it: if images go straight into `flatten` and `dense`, write the rule for the first
+    dense layer, such as `"fc.weight: o (c h w) -> (h w c) o, h=28 w=28"`.
 
     Args:
       source, like: as in `from_torch`. For the running statistics of batch norm, `like` is
@@ -231,7 +237,7 @@ def torch_names(source: Any, like: Any) -> dict[str | None, str | list[str]]:
     Raises:
       FileNotFoundError, ValueError: as in `read_tensors`.
       ValueError: a layer has no module that fits, or several; the message lists what is left on
-        both sides, so that you can write the rules.
+        both sides, so that you can write the rules. Or a dense layer may read a flattened image.
 
     Example:
       >>> source = {"fc.weight": np.ones((2, 3)), "fc.bias": np.ones(2)}

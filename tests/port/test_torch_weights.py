@@ -421,6 +421,17 @@ def test_equal_names_make_a_pair_where_shapes_do_not_decide():
     assert_bits(found["attn"]["k"]["b"], source["attn.k.bias"])
 
 
+def test_numbers_decide_if_torch_counts_from_another_number():
+    params = {f"dense_{at}": {"w": jnp.zeros((3, 3)), "b": jnp.zeros(3)} for at in range(2)}
+    source = {}
+    for at in 1, 2:
+        source |= {f"dense_{at}.weight": draw(3, 3), f"dense_{at}.bias": draw(3)}
+    found = from_torch(source, params)
+    assert_bits(found["dense_0"]["w"], source["dense_1.weight"].T)
+    assert_bits(found["dense_1"]["b"], source["dense_2.bias"])
+
+
+SQUARE = {"weight": W[:3], "bias": B[:3]}
 WITHOUT = (
     "write names={'dense_0/w': 'fc.weight: o i -> i o', 'dense_0/b': 'fc.bias', ...} with a rule "
     "for each path"
@@ -442,6 +453,20 @@ WITHOUT = (
                 "layer q: b [3], w [3, 3]",
                 "module a: bias [3], weight [3, 3]",
                 "module b: bias [3], weight [3, 3]",
+            ],
+        ),
+        # Equal names of some of the layers: h.1 is the first block of one side or the second.
+        (
+            {
+                "h": [{n: {"w": jnp.zeros((3, 3)), "b": jnp.zeros(3)} for n in "qk"}] * 2,
+                "k": {"w": jnp.zeros((3, 4)), "b": jnp.zeros(4)},
+            },
+            {f"h.{at}.{n}.{p}": t for at in (1, 2) for n in "qk" for p, t in SQUARE.items()}
+            | {"k.weight": W, "k.bias": B},
+            (4, 4),
+            [
+                *(f"layer h/{at}/{n}: b [3], w [3, 3]" for at in (0, 1) for n in "kq"),
+                *(f"module h.{at}.{n}: bias [3], weight [3, 3]" for at in (1, 2) for n in "qk"),
             ],
         ),
         # A square matrix without bias may be dense or an embedding.
@@ -521,7 +546,7 @@ def test_a_flattened_image_is_refused_without_a_table():
         "from_torch: expected dense layers that read channels, got dense_0/w [120, 2], which seems "
         "to read a flattened image; torch flattens channels first, so write names with the rule "
         "{'dense_0/w': 'fc.weight: o (c h w) -> (h w c) o, h=7 w=7'}, where h and w are the size "
-        "of the image that is flattened",
+        "of the image that is flattened, or 'fc.weight: o i -> i o' if none is",
     )
     table = {
         "conv_0/w": "0.weight: o i h w -> h w i o",
@@ -532,6 +557,70 @@ def test_a_flattened_image_is_refused_without_a_table():
     wanted = source["3.weight"].reshape(2, 4, 5, 6).transpose(2, 3, 1, 0).reshape(120, 2)
     assert_bits(found["dense_0"]["w"], wanted)
     assert_bits(to_torch(found, table), source)
+
+
+def layers_of(**shapes):
+    """The params, and a state dict with the same layers in order, of weights in fdl's shapes."""
+    params, source = {}, {}
+    for at, (path, w) in enumerate(shapes.items()):
+        bias = {} if path == "embed" else {"b": jnp.zeros(w[-1])}
+        params[path] = {"w": jnp.zeros(w)} | bias
+        turned = w if path == "embed" else (w[-1], *(w[:1] if len(w) == 2 else (w[-2], *w[:-2])))
+        source[f"{at}.weight"] = draw(*turned)
+        source |= {f"{at}.bias": draw(w[-1])} if bias else {}
+    return params, source
+
+
+@pytest.mark.parametrize(
+    ("shapes", "wrong", "axes"),
+    [
+        # The image has 4 * 4 * 16 = 256 numbers, which is also the width of a dense layer.
+        (
+            {"conv_0": (3, 3, 3, 16), "dense_0": (256, 256), "dense_1": (256, 10)},
+            "dense_0/w [256, 256]",
+            "o (c h w) -> (h w c) o, h=7 w=7",
+        ),
+        (
+            {"conv_0": (3, 3, 16), "dense_0": (128, 128), "dense_1": (128, 10)},
+            "dense_0/w [128, 128]",
+            "o (c h) -> (h c) o, h=7",
+        ),
+        # 2 * 2 * 16 = 64, as many as an earlier convolution has channels.
+        (
+            {"conv_0": (3, 3, 3, 64), "conv_1": (3, 3, 64, 16), "dense_0": (64, 10)},
+            "dense_0/w [64, 10]",
+            "o (c h w) -> (h w c) o, h=7 w=7",
+        ),
+        (
+            {"conv_0": (3, 3, 3, 3, 2), "dense_0": (54, 10)},
+            "dense_0/w [54, 10]",
+            "o (c h w d) -> (h w d c) o, h=7 w=7 d=7",
+        ),
+    ],
+)
+def test_a_layer_that_may_read_a_flattened_image_is_refused(shapes, wrong, axes):
+    params, source = layers_of(**shapes)
+    sizes = "h is" if "c h)" in axes else "h and w are" if "c h w)" in axes else "h and w and d are"
+    refused(
+        lambda: torch_names(source, params),
+        f"torch_names: expected dense layers that read channels, got {wrong}, which seems to read "
+        "a flattened image; torch flattens channels first, so write names with the rule "
+        f"{{'dense_0/w': 'fc.weight: {axes}'}}, where {sizes} the size of the image that is "
+        "flattened, or 'fc.weight: o i -> i o' if none is",
+    )
+
+
+def test_dense_layers_that_read_channels_need_no_table():
+    params, source = layers_of(
+        conv_0=(3, 3, 3, 64), conv_1=(3, 3, 64, 16), dense_0=(16, 64), dense_1=(64, 10)
+    )
+    assert torch_names(source, params)["dense_1/w"] == "3.weight: o i -> i o"
+    shapes = {f"block/{at}/c": (3, 3, 8, c) for at, c in ((0, 32), (1, 48))}
+    shapes |= {f"block/{at}/d": (c, c) for at, c in ((0, 32), (1, 48))}
+    params, source = layers_of(**shapes)
+    assert torch_names(source, fdl.paths.tree(fdl.paths.leaves(params)))
+    params, source = layers_of(embed=(90, 8), conv_0=(3, 8, 16), dense_0=(16, 10))
+    assert torch_names(source, params)["embed/w"] == "0.weight"
 
 
 def torch_outputs(module, *inputs):
@@ -634,7 +723,13 @@ SEEDED_BUGS = {
             ("if len(fitting) == 1:", "if fitting:"),
             ("if one_form and certain and alike and", "if one_form and certain and"),
             ("if one_form and certain and alike and", "if one_form and alike and"),
-            ("_refuse_flattened(who, groups)", "pass"),
+            ("_refuse_flattened(who, groups, modules)", "pass"),
+            ("len(shape) > 2]", "len(shape) > 3]"),
+            ("convs = [max(convs, key=_numbers)]", "pass"),
+            ("one_level and len(", "len("),
+            ("channels = {shapes[path][-1] for", "channels = {shapes[path][0] for"),
+            ("channels |= {dense.pop(path)[-1]", "channels |= {dense.pop(path)[0]"),
+            ("while partial := _partial(found, layers, modules):", "while partial := set():"),
             ("@.bias_ih + @.bias_hh", "@.bias_ih = @.bias_hh"),
         ],
     ),
