@@ -99,7 +99,13 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
         raw = mapped[start + begin : start + end]
         # A bool that is neither 0 nor 1 would be a hostile value for NumPy.
         numbers = raw.astype(bool) if dtype.kind == "b" else raw.view(dtype)
-        found[name] = numbers.reshape(info["shape"])
+        try:
+            found[name] = numbers.reshape(info["shape"])
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{file}: expected shapes that NumPy has, got {info['shape'][:64]} at "
+                f"{quoted(name)}; save this tensor again in another shape"
+            ) from error
     return found
 
 
@@ -108,7 +114,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
     names = sorted(set(shard_of.values()))
     for name in names:
         _check_shard(index, name)
-    shards = {name: read_tensors(index.parent / name) for name in names}
+    shards = {name: _read_shard(index.parent / name) for name in names}
     for tensor, name in shard_of.items():
         if tensor not in shards[name]:
             raise ValueError(
@@ -122,6 +128,16 @@ def _read_shards(index: Path) -> dict[str, Any]:
             "shard; download the shards and the index again"
         )
     return {tensor: shards[name][tensor] for tensor, name in shard_of.items()}
+
+
+def _read_shard(file: Path) -> dict[str, Any]:
+    found = read_tensors(file)
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        got = "a dict with other keys" if isinstance(found, dict) else _described(found)
+        raise ValueError(
+            f"{file}: expected a shard with a dict of tensors by name, got {got}; download it again"
+        )
+    return found
 
 
 def _weight_map(index: Path) -> dict[str, str]:

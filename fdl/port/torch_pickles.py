@@ -108,13 +108,16 @@ def unpickled(pickle: bytes) -> Any:
 
 def text_of(value: Any) -> str:
     """A value of a pickle for a message. A nested one is not printed: it could be endless."""
-    return quoted(value) if _is_plain(value) else f"a {type(value).__name__}"
+    name = "huge int" if type(value) is int else type(value).__name__
+    return quoted(value) if _is_plain(value) else f"a {name}"
 
 
 def _is_plain(value: Any) -> bool:
     """True for a number, a text, and a short list or tuple of these."""
     members = value if type(value) in (list, tuple) else (value,)
-    return len(members) <= MOST and all(type(each) in _PLAIN for each in members)
+    plain = len(members) <= MOST and all(type(each) in _PLAIN for each in members)
+    # Thousands of huge numbers can have the same hash, so that a dict of them takes forever.
+    return plain and all(each.bit_length() < 64 for each in members if type(each) is int)
 
 
 # The opcodes that torch writes, and what each of them does with the stack.

@@ -88,7 +88,8 @@ def from_torch(source: Any, like: Any, names: Names | None = None, *, cast: bool
       names: the table. None uses `torch_names(source, like)`, which works if the pairs are
         unambiguous. It cannot see a network that flattens images without a convolution before
         that, and would give wrong results: write a table with the rule for merged axes.
-      cast: True converts floating tensors to the dtype of `like`. False raises if they differ.
+      cast: True converts floating tensors to the dtype of `like`, before any are added. False
+        raises if they differ.
 
     Returns:
       A new pytree of JAX arrays with the structure of `like`.
@@ -128,7 +129,10 @@ def from_torch(source: Any, like: Any, names: Names | None = None, *, cast: bool
         )
     made: dict[str, jax.Array] = {}
     for pair in pairs:
-        parts = pair.rule.parts(_given(pair, tensors), _sizes(pair, leaves))
+        given = _given(pair, tensors)
+        if pair.rule.joined == "+":  # the sum of halves would be rounded before the cast
+            given = [array.astype(_dtype(leaves[pair.paths[0]]), copy=False) for array in given]
+        parts = pair.rule.parts(given, _sizes(pair, leaves))
         for path, part in zip(pair.paths, parts, strict=True):
             made[path] = jax.device_put(_copied(part, _dtype(leaves[path])))
     return paths.tree(made, like)

@@ -102,6 +102,30 @@ def test_shards_that_are_not_those_of_the_index_are_refused(tmp_path):
     refused(ValueError, tmp_path, message)
 
 
+@pytest.mark.parametrize(
+    ("value", "got"), [([1, 2], "[1, 2]"), ({"a": tensor(), 3: 4}, "a dict with other keys")]
+)
+def test_a_shard_that_is_not_a_dict_by_name_is_refused(tmp_path, value, got):
+    index = sharded(tmp_path, {"a": "one.bin"}, "pytorch_model.bin.index.json")
+    file = written(tmp_path / "one.bin", value)
+    message = (
+        f"{file}: expected a shard with a dict of tensors by name, got {got}; download it again"
+    )
+    refused(ValueError, index, message)
+
+
+def test_a_shape_that_numpy_lacks_is_refused(tmp_path):
+    file, shape = tmp_path / "w.safetensors", [0, 2**62, 2**62]
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    header = header.ljust(-len(header) % 8 + len(header))
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    message = (
+        f"{file}: expected shapes that NumPy has, got {shape} at 'w'; save this tensor again in "
+        "another shape"
+    )
+    refused(ValueError, file, message)
+
+
 def test_an_index_that_is_none_is_refused(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     for text, got in ("[1]", "[1]"), ('{"weight_map": {"a": 3}}', "{'weight_map': {'a': 3}}"):
@@ -164,6 +188,7 @@ SEEDED_BUGS = {
         "port/test_tensor_files.py",
         [
             ("and start[4:] != b", "and start != b"),
+            ("or not all(isinstance(name, str) for name in found)", ""),
             ("name == Path(name).name and", ""),
             ("if tensor not in shards[name]:", "if False:"),
             ("if not (index.parent / name).is_file():", "if False:"),
