@@ -164,7 +164,7 @@ class _Reader:
 
     def last(self, count: int) -> list[Any]:
         if not 0 <= count <= len(self.stack):
-            raise IndexError("a pickle with too few values on its stack")
+            raise Refused("a stack with too few values")
         start = len(self.stack) - count
         taken = self.stack[start:]
         del self.stack[start:]

@@ -266,8 +266,9 @@ SIZE = b"ctorch\nSize\n"
         (SIZE + DOUBLED + b"\x85R.", "torch.Size of a tuple"),
         (SIZE + b"N\x85\x85R.", "torch.Size of (None,)"),
         (DOUBLED + b")R.", "a call of a tuple"),
+        (b"N\x86.", "a stack with too few values"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_small_pickle_takes_little_time_and_memory(tmp_path, text, got):
     assert_refused(written(tmp_path / "w.pt", None, text=b"\x80\x02" + text), only(got))
