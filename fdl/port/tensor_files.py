@@ -207,7 +207,7 @@ def _described(value: Any) -> str:
 def as_numpy(value: Any) -> np.ndarray:
     """An array or a tensor of torch as a NumPy array, without a copy where that is possible."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
+        value = value.detach().cpu().resolve_conj().resolve_neg()
         if "float8" in str(value.dtype) or "bfloat16" in str(value.dtype):
             return np.asarray(jax.dlpack.from_dlpack(value.contiguous()))  # NumPy lacks the dtype
         return value.numpy()

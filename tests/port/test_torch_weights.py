@@ -680,6 +680,10 @@ def test_tensors_of_torch_are_read_and_written_without_a_file(tmp_path):
     assert_bits(np.asarray(params["b"]).astype("f4"), module.bias.detach().float().numpy())
     torch.save(module.state_dict(), tmp_path / "w.pt")
     assert_bits(from_torch(tmp_path / "w.pt", shapes, table), params)
+    waves = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    source, shapes = {"w": waves, "i": waves.imag}, {"w": jnp.zeros(2, "c8"), "i": jnp.zeros(2)}
+    found = from_torch(source, shapes, {"w": "w", "i": "i"})
+    assert found["w"].tolist() == [1 - 2j, 3 + 4j] and found["i"].tolist() == [-2, 4]
     back = to_torch(jax.tree.map(lambda p: p.astype(jnp.float32), params), table)
     module.float().load_state_dict({name: torch.from_numpy(each) for name, each in back.items()})
     assert_bits(module.weight.detach().numpy().T, np.asarray(params["w"]).astype("f4"))
