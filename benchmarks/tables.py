@@ -97,11 +97,14 @@ def replay():
             f"| {row['points']} | {row['window']} | {row['megabytes']:.1f} | {row['fps']:.0f} | "
             f"{row['slow_fps']:.0f} |"
         )
-    cost = (
-        f"`record` at its default cadence took {found['cost']['share']:.1%} of the time of a run, "
-        f"and {found['cost']['fixed_seconds']:.1f} s to begin and to end."
+    cost = found["cost"]
+    text = (
+        f"At its default cadence, `record` spends {cost['own']:.1%} of the time of a run at the "
+        "records, by its own clock. A run of about ten seconds took "
+        f"{cost['more']:.0%} longer with it (quartiles {cost['low']:.0%} to {cost['high']:.0%}), "
+        "with the compilation of its programs."
     )
-    return "\n".join([*lines, "", cost])
+    return "\n".join([*lines, "", text])
 
 
 def section(title, text):
