@@ -22,6 +22,9 @@ RIDGE = 1e-2  # the weight decay of the readout, for standardised features
 # The largest number of features in the readout. It is small, so that one thread is enough for the
 # products.
 COMBINATIONS = 40
+# Multiplications in a product that OpenBLAS computes with a single thread. Its other threads would
+# keep a core busy for some time after a larger product, and training would be slower.
+SINGLE_THREAD = 200_000
 AT_AN_END = 0.01  # an output is at an end of its range if it is within this share of the range
 MOSTLY = 0.95  # a unit is saturated if this share of its outputs is at an end
 
@@ -85,7 +88,9 @@ def readout(h: np.ndarray, labels: np.ndarray, classes: int) -> float:
     fitted, tested = order[: len(h) // 2], order[len(h) // 2 :]
     h = h / (np.abs(h).max() or 1)
     if h.shape[1] > COMBINATIONS:
-        h = h @ mixing(h.shape[1]).astype(h.dtype)
+        weights = mixing(h.shape[1]).astype(h.dtype)
+        parts = min(len(h), -(-h.size * COMBINATIONS // SINGLE_THREAD))
+        h = np.concatenate([rows @ weights for rows in np.array_split(h, parts)])
     mean, spread = h[fitted].mean(0), h[fitted].std(0)
     spread = np.where(spread > 1e-6, spread, np.inf)
     a, b = (h[fitted] - mean) / spread, (h[tested] - mean) / spread
