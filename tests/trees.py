@@ -9,6 +9,11 @@ from fdl.debug.layer_laws import stacked as stacked
 from tests.programs import array
 
 
+def assert_near(got, wanted, tolerance=1e-5):
+    """Equal up to an absolute and a relative error of the tolerance."""
+    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+
+
 def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 

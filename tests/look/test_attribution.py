@@ -17,13 +17,10 @@ from fdl.look import (
     smooth_grad,
 )
 from tests.programs import array
+from tests.trees import assert_near
 
 RNG = np.random.default_rng(0)
 X = array(RNG.normal(size=(4, 5)))
-
-
-def near(got, wanted, tolerance=1e-5):
-    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
 
 
 def cubic(x):
@@ -54,16 +51,16 @@ def test_saliency_is_the_absolute_gradient(net):
     hidden = np.tanh(X @ up["w"] + up["b"])
     wanted = ((1 - hidden**2) * down["w"][:, 2]) @ up["w"].T
     assert (wanted < 0).any()
-    near(saliency(f, X), np.abs(wanted))
-    near(saliency(cubic, X), np.abs(slope_of_cubic(X)))
+    assert_near(saliency(f, X), np.abs(wanted))
+    assert_near(saliency(cubic, X), np.abs(slope_of_cubic(X)))
 
 
 def test_saliency_under_transformations(net):
     f = net[2]
     wanted = saliency(f, X)
-    near(jax.jit(lambda x: saliency(f, x))(X), wanted)
+    assert_near(jax.jit(lambda x: saliency(f, x))(X), wanted)
     alone = jax.vmap(lambda x: saliency(f, x[None])[0])(X)
-    near(alone, wanted)
+    assert_near(alone, wanted)
     assert saliency(f, X.astype(jnp.bfloat16).astype(jnp.float32)).dtype == jnp.float32
 
 
@@ -90,7 +87,7 @@ def test_attributions_sum_to_the_change_of_the_score(name):
     assert found.shape == x.shape
     change = np.asarray(ends[1]) - np.asarray(ends[0])
     assert np.abs(change).max() > 0.1
-    near(np.asarray(found, np.float64).reshape(len(x), -1).sum(1), change, 1e-4)
+    assert_near(np.asarray(found, np.float64).reshape(len(x), -1).sum(1), change, 1e-4)
 
 
 def test_attributions_of_a_polynomial_by_hand():
@@ -100,7 +97,7 @@ def test_attributions_of_a_polynomial_by_hand():
     by_hand[:, 0] *= 2 / 3
     by_hand[:, 1] *= 1 / 3
     by_hand[:, 2] = np.sin(x[:, 2])
-    near(integrated_gradients(cubic, X), by_hand)
+    assert_near(integrated_gradients(cubic, X), by_hand)
 
 
 def test_attributions_equal_a_fine_riemann_sum():
@@ -108,15 +105,15 @@ def test_attributions_equal_a_fine_riemann_sum():
     x, total = np.asarray(X, np.float64), 0.0
     for t in (np.arange(2000) + 0.5) / 2000:
         total = total + slope_of_cubic(baseline + t * (x - baseline)) / 2000
-    near(integrated_gradients(cubic, X, baseline), (x - baseline) * total)
+    assert_near(integrated_gradients(cubic, X, baseline), (x - baseline) * total)
 
 
 def test_one_step_is_the_middle_of_the_way():
     x = np.asarray(X, np.float64)
-    near(integrated_gradients(cubic, X, steps=1), x * slope_of_cubic(x / 2))
+    assert_near(integrated_gradients(cubic, X, steps=1), x * slope_of_cubic(x / 2))
     two = [0.5 - np.sqrt(1 / 12), 0.5 + np.sqrt(1 / 12)]
     wanted = x * sum(slope_of_cubic(1 + t * (x - 1)) for t in two) / 2
-    near(
+    assert_near(
         integrated_gradients(cubic, X, 1.0, steps=2),
         wanted - sum(slope_of_cubic(1 + t * (x - 1)) for t in two) / 2,
     )
@@ -132,8 +129,8 @@ def test_smooth_grad_is_the_mean_over_its_samples():
     for number in range(7):
         normal = np.asarray(jax.random.normal(jax.random.fold_in(key, number), X.shape))
         wanted = wanted + slope_of_cubic(X + noise * normal) / 7
-    near(smooth_grad(cubic, X, key, noise, samples=7), wanted)
-    near(jax.jit(lambda x: smooth_grad(cubic, x, key, noise, samples=7))(X), wanted)
+    assert_near(smooth_grad(cubic, X, key, noise, samples=7), wanted)
+    assert_near(jax.jit(lambda x: smooth_grad(cubic, x, key, noise, samples=7))(X), wanted)
 
 
 def test_smooth_grad_tends_to_the_expected_gradient():
@@ -145,7 +142,7 @@ def test_smooth_grad_tends_to_the_expected_gradient():
 
 def test_smooth_grad_without_noise_is_the_signed_gradient(net):
     found = smooth_grad(cubic, X, jax.random.key(0), noise=0.0, samples=3)
-    near(found, slope_of_cubic(X))
+    assert_near(found, slope_of_cubic(X))
     some = [smooth_grad(cubic, X, jax.random.key(seed), samples=2) for seed in (0, 1)]
     assert not np.allclose(some[0], some[1])
 
@@ -244,12 +241,12 @@ def test_grad_cam_equals_its_formula(pictures, target):
     target = target if isinstance(target, int) else jnp.asarray(target)
     found = jax.jit(lambda x: grad_cam(model, "conv", params, state, x, target))(x)
     assert found.shape == (5, 4, 6)
-    near(found, wanted)
+    assert_near(found, wanted)
     if isinstance(target, int):
-        near(grad_cam(model, "conv", params, state, x, target), wanted)
+        assert_near(grad_cam(model, "conv", params, state, x, target), wanted)
     else:
         alone = jax.vmap(lambda x, t: grad_cam(model, "conv", params, state, x[None], t)[0])
-        near(jax.jit(alone)(x, target), wanted)
+        assert_near(jax.jit(alone)(x, target), wanted)
 
 
 def test_grad_cam_inside_a_repeat_and_of_tokens():
@@ -267,7 +264,7 @@ def test_grad_cam_inside_a_repeat_and_of_tokens():
     )(params)
     h = np.asarray(h["block/1/act"], np.float64)
     weights = np.asarray(params["head"]["w"], np.float64)[:, 1] / 5
-    near(found, np.maximum(h @ weights, 0))
+    assert_near(found, np.maximum(h @ weights, 0))
 
 
 def test_grad_cam_refuses_what_does_not_fit(pictures):
@@ -343,18 +340,18 @@ def test_rollout_of_a_captured_transformer():
     layers = list(found.values())
     rollout = jax.jit(attention_rollout)(layers)
     assert rollout.shape == (2, 4, 4)
-    near(rollout, rollout_by_loops([np.asarray(each) for each in layers]))
-    near(rollout.sum(-1), 1.0)
+    assert_near(rollout, rollout_by_loops([np.asarray(each) for each in layers]))
+    assert_near(rollout.sum(-1), 1.0)
     assert not np.allclose(rollout, attention_rollout(layers[::-1]), atol=1e-4)
-    near(jax.jit(jax.vmap(attention_rollout))(layers), rollout)
+    assert_near(jax.jit(jax.vmap(attention_rollout))(layers), rollout)
 
 
 def test_rollout_of_tokens_that_see_nothing_and_of_half_precision():
     weights = RNG.dirichlet(np.ones(3), size=(2, 2, 4, 3)).astype(np.float32)
     weights[:, 1, :, 2] = 0
     layers = list(weights)
-    near(attention_rollout(layers), rollout_by_loops(layers))
-    near(attention_rollout(layers)[1, 2], [0, 0, 1])
+    assert_near(attention_rollout(layers), rollout_by_loops(layers))
+    assert_near(attention_rollout(layers)[1, 2], [0, 0, 1])
     half = attention_rollout([jnp.asarray(each, jnp.bfloat16) for each in layers])
     assert half.dtype == jnp.float32
 

@@ -13,13 +13,10 @@ from fdl.look import hessian_eigenvalues, loss_line, loss_plane
 from fdl.look.loss_surface import random_direction
 from tests.programs import array
 from tests.toys import running_mean
+from tests.trees import assert_near
 
 RNG = np.random.default_rng(0)
 DATA = (array(RNG.normal(size=(11, 3))), array(RNG.integers(0, 2, 11), np.int32))
-
-
-def near(got, wanted, tolerance=1e-5):
-    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
 
 
 def mixed(t, one, other):
@@ -46,15 +43,15 @@ def runs():
 def test_a_line_has_the_losses_of_evaluate(runs):
     objective, one, other = runs
     t, losses = loss_line(objective, one, other, DATA, points=3, batch_size=4)
-    near(t, [0, 0.5, 1])
+    assert_near(t, [0, 0.5, 1])
     wanted = []
     for place in (0.0, 0.5, 1.0):
         params, state = (
             mixed(place, *each) for each in ((one.params, other.params), (one.state, other.state))
         )
         wanted.append(fdl.evaluate(objective, params, DATA, state=state)["loss"])
-    near(losses, wanted)
-    near(
+    assert_near(losses, wanted)
+    assert_near(
         losses[jnp.array([0, 2])], [fdl.evaluate(objective, r, DATA)["loss"] for r in (one, other)]
     )
     assert abs(wanted[0] - wanted[2]) > 1e-3
@@ -67,24 +64,24 @@ def test_a_line_may_go_beyond_its_ends_and_have_one_state(runs):
         fdl.evaluate(objective, mixed(place, one.params, other.params), DATA, state=one.state)
         for place in (-1, 0.25, 3)
     ]
-    near(t, [-1, 0.25, 3])
-    near(losses, [each["loss"] for each in wanted])
+    assert_near(t, [-1, 0.25, 3])
+    assert_near(losses, [each["loss"] for each in wanted])
 
 
 def test_weighted_examples_count_as_in_evaluate():
     objective = fdl.supervised(lambda w, x: x * w, fdl.squared_error)
     data = (array([[1.0], [2.0], [3.0]]), array([[1.0], [1.0], [9.0]]), array([1.0, 3.0, 0.0]))
     _, losses = loss_line(objective, jnp.array(0.0), jnp.array(2.0), data, 3)
-    near(losses, [1.0, (0 + 3) / 4, (1 + 3 * 9) / 4])
+    assert_near(losses, [1.0, (0 + 3) / 4, (1 + 3 * 9) / 4])
 
 
 def test_an_objective_that_compares_examples_is_evaluated_in_batches():
     objective = fdl.plain(lambda w, x: w * jnp.var(x))
     x = array(RNG.normal(size=12))
     _, losses = loss_line(objective, jnp.array(1.0), jnp.array(3.0), x, 2, batch_size=12)
-    near(losses, np.var(x) * np.float32([1, 3]))
+    assert_near(losses, np.var(x) * np.float32([1, 3]))
     pairs = loss_line(objective, jnp.array(1.0), jnp.array(3.0), x, 1, batch_size=4)[1]
-    near(pairs, [fdl.evaluate(objective, jnp.array(1.0), x, batch_size=4)["loss"]])
+    assert_near(pairs, [fdl.evaluate(objective, jnp.array(1.0), x, batch_size=4)["loss"]])
 
 
 def test_a_line_under_jit_and_vmap():
@@ -95,9 +92,9 @@ def test_a_line_under_jit_and_vmap():
         return loss_line(objective, jnp.array(0.0), w, x, 3)[1]
 
     wanted = [[5.0, 1.0, 5.0], [5.0, 2.0, 1.0]]
-    near(jax.jit(jax.vmap(losses))(jnp.array([4.0, 2.0])), wanted)
+    assert_near(jax.jit(jax.vmap(losses))(jnp.array([4.0, 2.0])), wanted)
     # At t = 1 the loss is mean (w - x)^2, with the slope 2 (w - mean x).
-    near(jax.grad(lambda w: losses(w)[2])(jnp.array(4.0)), 4.0)
+    assert_near(jax.grad(lambda w: losses(w)[2])(jnp.array(4.0)), 4.0)
 
 
 # loss_plane
@@ -109,12 +106,12 @@ def test_a_plane_along_given_directions_by_hand():
     first = {"a": jnp.array(2.0), "b": jnp.array([0.0])}
     second = {"a": jnp.array(1.0), "b": jnp.array([-1.0])}
     t, losses = loss_plane(objective, params, jnp.ones(3), (first, second), 5, radius=0.5)
-    near(t, [-0.5, -0.25, 0, 0.25, 0.5])
+    assert_near(t, [-0.5, -0.25, 0, 0.25, 0.5])
     a, b = np.meshgrid(t, t, indexing="ij")
-    near(losses, (1 + 2 * a + b) ** 2 + 3 * (2 - b))
+    assert_near(losses, (1 + 2 * a + b) ** 2 + 3 * (2 - b))
     places = jnp.array([0.0, 2.0])
     t, losses = loss_plane(objective, params, jnp.ones(3), (first, second), places)
-    near(losses, [[7, 9 + 0], [25 + 6, 49 + 0]])
+    assert_near(losses, [[7, 9 + 0], [25 + 6, 49 + 0]])
 
 
 def test_random_directions_have_the_norms_of_the_filters(runs):
@@ -140,12 +137,12 @@ def test_a_random_plane_goes_through_the_parameters(runs):
     objective, run, _ = runs
     t, losses = loss_plane(objective, run, DATA, points=3, key=jax.random.key(5), radius=2)
     assert losses.shape == (3, 3)
-    near(t, [-2, 0, 2])
-    near(losses[1, 1], fdl.evaluate(objective, run, DATA)["loss"])
+    assert_near(t, [-2, 0, 2])
+    assert_near(losses[1, 1], fdl.evaluate(objective, run, DATA)["loss"])
     keys = jax.random.split(jax.random.key(5))
     first, second = (random_direction(key, run.params) for key in keys)
     moved = jax.tree.map(lambda w, a, b: w - 2 * a + 2 * b, run.params, first, second)
-    near(losses[0, 2], fdl.evaluate(objective, moved, DATA, state=run.state)["loss"])
+    assert_near(losses[0, 2], fdl.evaluate(objective, moved, DATA, state=run.state)["loss"])
     assert len(np.unique(np.asarray(losses))) == 9
 
 
@@ -232,7 +229,7 @@ def test_eigenvalues_equal_those_of_the_dense_hessian():
 
 def test_eigenvalues_in_float32():
     f, params, wanted = small_net(np.float32)
-    near(hessian_eigenvalues(f, params, 6), wanted[:6], 1e-5)
+    assert_near(hessian_eigenvalues(f, params, 6), wanted[:6], 1e-5)
 
 
 @pytest.mark.parametrize(

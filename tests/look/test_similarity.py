@@ -18,10 +18,7 @@ from fdl.look import (
     update_sizes,
 )
 from tests.programs import array
-
-
-def near(got, wanted, tolerance=1e-5):
-    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+from tests.trees import assert_near
 
 
 def pair(n, a, b, seed=0):
@@ -57,37 +54,37 @@ def test_cka_equals_hsic_of_gram_matrices(n, a, b):
     one, other = pair(n, a, b)
     wanted = cka_by_loops(one, other)
     assert 0.1 < wanted < 0.99
-    near(cka(one, other), wanted)
-    near(cka(other, one), wanted)
+    assert_near(cka(one, other), wanted)
+    assert_near(cka(other, one), wanted)
 
 
 def test_cka_flattens_and_takes_other_dtypes():
     one, other = pair(8, 12, 6)
-    near(cka(one.reshape(8, 2, 3, 2), other.reshape(8, 3, 2)), cka_by_loops(one, other))
+    assert_near(cka(one.reshape(8, 2, 3, 2), other.reshape(8, 3, 2)), cka_by_loops(one, other))
     levels = np.round(40 * one + 100).clip(0, 255).astype(np.uint8)
     half = jnp.asarray(other, jnp.bfloat16)
     assert cka(levels, half).dtype == jnp.float32
-    near(cka(levels, half), cka_by_loops(levels, np.asarray(half, np.float32)))
+    assert_near(cka(levels, half), cka_by_loops(levels, np.asarray(half, np.float32)))
 
 
 def test_cka_does_not_see_rotations_shifts_and_scales():
     one, other = pair(30, 5, 5)
     turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))
-    near(cka(one, (one @ turn.astype(np.float32)) * np.float32(-7) + 2), 1.0)
-    near(cka(one @ turn.astype(np.float32), other), cka(one, other))
+    assert_near(cka(one, (one @ turn.astype(np.float32)) * np.float32(-7) + 2), 1.0)
+    assert_near(cka(one @ turn.astype(np.float32), other), cka(one, other))
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e18, 1e37])
 @pytest.mark.parametrize("n", [6, 50])
 def test_cka_of_any_size_is_the_same(n, size):
     one, other = pair(n, 12, 9)
-    near(cka(one * np.float32(size), other / np.float32(size / 1e7)), cka(one, other))
+    assert_near(cka(one * np.float32(size), other / np.float32(size / 1e7)), cka(one, other))
 
 
 def test_cka_of_numbers_far_from_zero():
     one, other = pair(500, 4, 3)
     far = one + np.float32(1e5)
-    near(cka(far, other), cka_by_loops(far[:500], other[:500]), 1e-4)
+    assert_near(cka(far, other), cka_by_loops(far[:500], other[:500]), 1e-4)
 
 
 def test_cka_of_a_constant_is_zero():
@@ -99,13 +96,13 @@ def test_cka_of_a_constant_is_zero():
 def test_cka_under_transformations():
     one, other = (np.stack([pair(9, 6, 4, seed)[which] for seed in range(3)]) for which in (0, 1))
     alone = [cka(a, b) for a, b in zip(one, other, strict=True)]
-    near(jax.jit(jax.vmap(cka))(one, other), alone)
-    near(jax.jit(lambda a: cka(a, np.asarray(other[0])))(one[0]), alone[0])
+    assert_near(jax.jit(jax.vmap(cka))(one, other), alone)
+    assert_near(jax.jit(lambda a: cka(a, np.asarray(other[0])))(one[0]), alone[0])
     slope = jax.jit(jax.grad(cka))(one[0], other[0])
     step = np.zeros((9, 6), np.float32)
     step[4, 2] = 1e-2
     change = cka_by_loops(one[0] + step, other[0]) - cka_by_loops(one[0] - step, other[0])
-    near(slope[4, 2], change / 2e-2, 1e-3)
+    assert_near(slope[4, 2], change / 2e-2, 1e-3)
 
 
 def test_cka_refuses_what_does_not_fit():
@@ -149,11 +146,11 @@ def test_a_table_compares_every_layer_of_two_runs():
     table = cka_table(*runs)
     wanted = [[cka_by_loops(a, b) for b in runs[1].values()] for a in runs[0].values()]
     assert table.shape == (3, 2)
-    near(table, wanted)
+    assert_near(table, wanted)
     same = cka_table(runs[0], runs[0])
-    near(np.diag(same), 1.0)
-    near(same, np.transpose(same))
-    near(jax.jit(cka_table)(*runs), wanted)  # dense_0 to dense_2 are sorted
+    assert_near(np.diag(same), 1.0)
+    assert_near(same, np.transpose(same))
+    assert_near(jax.jit(cka_table)(*runs), wanted)  # dense_0 to dense_2 are sorted
 
 
 def test_a_table_names_the_layer_that_does_not_fit():
@@ -189,18 +186,18 @@ def test_effective_rank_equals_its_formula(n, d):
     share = share[share > 1e-9] / share.sum()
     wanted = np.exp(-sum(p * np.log(p) for p in share))
     assert 1.5 < wanted < min(n, d)
-    near(effective_rank(h), wanted)
+    assert_near(effective_rank(h), wanted)
     for size in (1e-30, 1e30):
-        near(effective_rank(h * np.float32(size)), wanted)
+        assert_near(effective_rank(h * np.float32(size)), wanted)
 
 
 def test_effective_rank_of_known_representations():
     axes = np.concatenate([np.eye(6), -np.eye(6)]).astype(np.float32)
-    near(effective_rank(axes), 6.0)
-    near(effective_rank(axes[:, :1] * np.arange(1, 5, dtype=np.float32)), 1.0)
+    assert_near(effective_rank(axes), 6.0)
+    assert_near(effective_rank(axes[:, :1] * np.arange(1, 5, dtype=np.float32)), 1.0)
     assert float(effective_rank(np.full((5, 3), 0.1, np.float32))) == 0.0
     several = np.stack([axes, axes * np.float32([1, 1, 0, 0, 0, 0])])
-    near(jax.jit(jax.vmap(effective_rank))(several), [6.0, 2.0])
+    assert_near(jax.jit(jax.vmap(effective_rank))(several), [6.0, 2.0])
     assert np.isfinite(jax.jit(jax.grad(effective_rank))(pair(9, 4, 2)[0])).all()
     said = r"^effective_rank: expected h \[N, \.\.\.\] with N >= 1, got \[0, 3\]; pass one row for "
     with pytest.raises(ValueError, match=said):
@@ -333,7 +330,7 @@ def test_gradient_sizes_are_those_of_the_next_step():
         jax.jit(lambda run: gradient_sizes(objective, run, batch))(run),
     ):
         assert list(sizes) == list(wanted)
-        near(list(sizes.values()), list(wanted.values()))
+        assert_near(list(sizes.values()), list(wanted.values()))
     assert min(wanted.values()) > 0
 
 
@@ -342,8 +339,8 @@ def test_gradient_sizes_of_a_loss_of_ones_own_by_hand():
     run = fdl.start({"a": jnp.zeros(2), "b": [jnp.array(2.0)]}, fdl.sgd(0.1))
     sizes = gradient_sizes(objective, run, jnp.array([[3.0, 4.0], [-2.0, 0.0]]))
     assert list(sizes) == ["a", "b/0"]
-    near(sizes["a"] / 1e30, 5.0)
-    near(sizes["b/0"], 2.0)
+    assert_near(sizes["a"] / 1e30, 5.0)
+    assert_near(sizes["b/0"], 2.0)
     with pytest.raises(
         TypeError, match=r"^gradient_sizes: expected a run, or a result of fit, got"
     ):

@@ -249,7 +249,7 @@ def test_files_that_are_not_programs_or_not_complete_are_refused(tmp_path):
             load_program(file)
     with pytest.raises(ValueError, match=r"expected a complete file from save_program, got a fol"):
         load_program(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*none"):
         load_program(tmp_path / "none")
 
 
