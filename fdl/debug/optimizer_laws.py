@@ -54,6 +54,7 @@ def check_optimizer(make: Callable[[], GradientTransformation]) -> Report:
       Exception: what the optimizer itself raises at its first step.
 
     Example:
+      >>> import optax
       >>> from fdl.optim import chain, scale_by_adam
       >>> check_optimizer(lambda: chain(scale_by_adam(), optax.scale(0.01))).wrong
       ['descends']
@@ -241,7 +242,7 @@ _REMEDIES = {
 
 
 def distance(params: Any, target: Any) -> jax.Array:
-    """A smooth loss: how far parameters are from a target, in float32 or wider."""
+    """A smooth loss: how far parameters are from a target, in float32."""
     return sum(
         (
             jnp.sum(jnp.log(jnp.cosh((leaf - target[name]).astype(jnp.float32))))
