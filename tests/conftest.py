@@ -10,6 +10,7 @@ import pytest
 from tests import workers
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # lines in programs, which nobody reads
 
 FAST = 6  # of a file
 
@@ -39,6 +40,7 @@ def pytest_make_parametrize_id(val):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """All laws of one entry one after the other, so that they share what is compiled for it."""
+    mark_slow(items)
     mark_fast(items)
     workers.keep_own(config, items)
     laws = [item for item in items if item.path.name in ("test_laws.py", "test_optimizers.py")]
@@ -47,6 +49,15 @@ def pytest_collection_modifyitems(config, items):
     places = [place for place, item in enumerate(items) if item in named]
     for place, item in zip(places, order, strict=True):
         items[place] = item
+
+
+def mark_slow(items):
+    """Marks `slow` the laws of the entries that say so."""
+    for item in items:
+        if item.path.name == "test_laws.py" and hasattr(item, "callspec"):
+            entry = item.module.LAYERS.get(item.callspec.params.get("name"))
+            if entry and entry.slow:
+                item.add_marker("slow")
 
 
 def mark_fast(items):

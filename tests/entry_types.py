@@ -25,6 +25,7 @@ class LayerCase:
       dtype: its input's dtype; for float32 every law also runs in the other float types.
       inputs: shapes of its extra inputs.
       random: whether a training pass draws random numbers.
+      slow: whether its programs take long to compile, so that its laws are marked `slow`.
     """
 
     make: Callable[[], fdl.Layer]
@@ -32,6 +33,7 @@ class LayerCase:
     dtype: Any = np.float32
     inputs: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     random: bool = False
+    slow: bool = False
 
     @property
     def floating(self):

@@ -29,6 +29,7 @@ def test_help_says_what_it_does(script):
     assert "digits" in text
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_digits_learns_compares_and_draws(tmp_path):
     out = tmp_path / "out"
@@ -46,6 +47,7 @@ def test_digits_learns_compares_and_draws(tmp_path):
     assert (out / "weights.safetensors").stat().st_size > 4 * (64 * 64 + 640)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     done = run(EXAMPLES / "digits.py", "--out", tmp_path / "file" / "out", check=False)
@@ -54,6 +56,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path):
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_vocabulary_walk_ends_in_the_same_parameters():
     text = run(EXAMPLES / "vocabulary.py").stdout
     apart = float(re.search(r"largest difference of any weight is (\S+)\.\n", text)[1])
@@ -61,6 +64,7 @@ def test_the_vocabulary_walk_ends_in_the_same_parameters():
     assert len(re.findall(r"the loss on its batch falls from (\d\.\d+) to", text)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circle", "xor", "gauss", "spiral"])
 def test_the_playground_writes_a_page(name, tmp_path):
     how = ["--data", name, "--hidden", "4", "3", "--steps", "60", "--out", tmp_path]
@@ -74,6 +78,7 @@ def test_the_playground_refuses_a_large_network():
     assert "--hidden: expected at most 6 layers of 1 to 8 neurons, got [2, 2, 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_optimizers_are_compared_and_drawn(tmp_path):
     out = tmp_path / "out"
     names = ["sgd", "nesterov", "optax.adam"]
@@ -100,6 +105,7 @@ def test_an_optimizer_that_is_none_is_said(tmp_path):
         assert done.stderr == f"{message}{name!r}; try adam\n"
 
 
+@pytest.mark.slow
 def test_an_optimizer_beside_optax():
     script = EXAMPLES / "compare_optimizers.py"
     text = run(script, "--against", "optax", "--optimizers", "sgd_schedule").stdout
@@ -111,6 +117,7 @@ def test_an_optimizer_beside_optax():
     assert float(chaos) > 0 and 0.1 < float(ratio) < 10
 
 
+@pytest.mark.slow
 def test_a_killed_program_ends_with_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint", reason="orbax-checkpoint is not installed")
     text = run(EXAMPLES / "resume.py", "--epochs", "4", "--out", tmp_path / "out").stdout
@@ -120,6 +127,7 @@ def test_a_killed_program_ends_with_the_same_bits(tmp_path):
     assert text.endswith("The two hashes are the same.\n")
 
 
+@pytest.mark.slow
 def test_a_tournament_of_settings_is_run_and_drawn(tmp_path):
     out = tmp_path / "out"
     how = ["--settings", "9", "--seeds", "1", "--epochs", "2", "--out", out]
@@ -131,6 +139,7 @@ def test_a_tournament_of_settings_is_run_and_drawn(tmp_path):
     assert (out / "tournament.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_schedule_is_tuned_by_its_gradient_and_drawn(tmp_path):
     how = ["--steps", "12", "--networks", "1", "--rounds", "3", "--out", tmp_path]
     text = run(EXAMPLES / "tune_schedule.py", *how).stdout
@@ -151,6 +160,7 @@ def test_help_of_the_longer_ones(script):
     assert "--out" in text and "(default: " in text
 
 
+@pytest.mark.slow
 def test_a_table_is_learned_and_predicted_in_a_new_process(tmp_path):
     said = run(EXAMPLES / "table.py", "--epochs", 12, "--out", tmp_path).stdout
     assert "1,600 rows for training, 400 for testing\n" in said
@@ -167,6 +177,7 @@ def test_a_table_is_learned_and_predicted_in_a_new_process(tmp_path):
     assert (tmp_path / "new.csv").read_text().startswith('"balcony","heating","city","area"\n')
 
 
+@pytest.mark.slow
 def test_a_table_with_classes_is_learned_from_a_file(tmp_path):
     rows = "".join(f"{i % 7},{'ab'[i % 4 > 0]},{['no', 'yes'][i % 4 > 0]}\n" for i in range(200))
     (tmp_path / "given.csv").write_text("n,letter,answer\n" + rows)
@@ -177,6 +188,7 @@ def test_a_table_with_classes_is_learned_from_a_file(tmp_path):
     assert done.returncode == 1 and done.stderr.endswith("got 'price'; check the spelling\n")
 
 
+@pytest.mark.slow
 def test_a_small_gpt_is_scored_beside_compressors_and_writes(tmp_path):
     text = "the quick brown fox jumps over the lazy dog; " * 60
     (tmp_path / "text.txt").write_text(text)
@@ -202,6 +214,7 @@ def test_a_small_gpt_has_room_for_what_it_writes_by_default():
     assert write == context - context // 4
 
 
+@pytest.mark.slow
 def test_a_transformer_is_adapted_and_exported(tmp_path):
     said = run(EXAMPLES / "finetune.py", "--out", tmp_path).stdout
     before, after = (
@@ -223,6 +236,7 @@ def test_a_transformer_is_adapted_and_exported(tmp_path):
     assert np.asarray(y).argmax(-1)[0, 1:].tolist() == ((x[0, 1:] + 3) % 10).tolist()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_beats_the_mean_image_and_draws(tmp_path):
     command = [EXAMPLES / "autoencoder.py", "--data", "digits", "--epochs", 40, "--code", 8]
     said = run(*command, "--rate", 0.005, "--batch", 32, "--hidden", 64, "--out", tmp_path).stdout

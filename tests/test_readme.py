@@ -30,6 +30,7 @@ def rows(text):
     return {first.strip(): [cell.strip() for cell in rest] for first, *rest in cells}
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_every_python_block_runs_as_written(capsys):
     names = {}

@@ -227,11 +227,13 @@ def _divided(w: jax.Array, u: jax.Array, iterations: int) -> tuple[jax.Array, ja
     matrix = matrix / power_of_two(largest(matrix))
     fixed = jax.lax.stop_gradient(matrix)
     u = jax.lax.stop_gradient(u)
-    v = u
-    for _ in range(iterations):
+
+    def iterated(u: jax.Array) -> tuple[jax.Array, jax.Array]:
         v = direction(fixed @ u)
         new = direction(v @ fixed)
-        u = jnp.where((new == 0).all(), u, new)
+        return v, jnp.where((new == 0).all(), u, new)
+
+    v, u = jax.lax.fori_loop(1, iterations, lambda _, found: iterated(found[1]), iterated(u))
     sigma = v @ matrix @ u
     # The code multiplies by 1 / sigma instead of dividing by sigma. `matrix` is itself a quotient,
     # and XLA would turn a / b / c into a / (b c), where b c could overflow.

@@ -50,6 +50,7 @@ def run_program(environment, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing_and_gets_the_same_bits(tmp_path):
     first, params, folder = run_program({"FDL_CACHE": str(tmp_path)})
     assert folder == str(tmp_path / "programs")

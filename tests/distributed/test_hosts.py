@@ -23,6 +23,7 @@ def alone():
     return fdl.fit(objective, program.OPTIMIZER, program.begun(), program.data(), steps=20, **how)
 
 
+@pytest.mark.slow
 def test_both_processes_see_all_devices(two):
     found, _ = two
     assert [each["several"] for each in found] == [each["again"] for each in found] == [True, True]

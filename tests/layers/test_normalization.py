@@ -544,6 +544,7 @@ def test_a_running_variance_that_float32_cannot_hold_is_its_largest_number():
         assert np.isfinite(state["variance"]).all() and np.isfinite(y).all()
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_norm_far_from_zero():
     with jax.enable_x64(True):
         x = np.random.default_rng(1).standard_normal((2, 3, 4)) * 1e4 + 3e4

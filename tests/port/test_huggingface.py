@@ -239,6 +239,7 @@ def attended(q, k, v, heads, causal):
     return (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "tied"), [("", True), ("transformer.", False)])
 def test_gpt2_by_hand(tmp_path, prefix, tied):
     block = {"ln_1.weight": (12,), "ln_1.bias": (12,), "ln_2.weight": (12,), "ln_2.bias": (12,)}
@@ -312,6 +313,7 @@ def test_llama_by_hand(tmp_path):
     assert_same_function(tmp_path, fdl.port.llama, IDS, logits, w)
 
 
+@pytest.mark.slow
 def test_bert_by_hand(tmp_path):
     """With the names gamma and beta of old files, and layers that are left out."""
     parts = {"attention.self.query": (15, 15), "attention.self.key": (15, 15)}

@@ -81,6 +81,7 @@ def test_onnxruntime_computes_the_outputs_of_every_network(tmp_path, runtime, na
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_plain_operations_compute_the_same_without_fdls_own(name):
     """The part that needs no converter is tested everywhere."""

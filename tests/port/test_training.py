@@ -59,6 +59,7 @@ def assert_equal_bits(a, b):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_the_script_of_the_readme_continues_without_fdl_and_optax(tmp_path):
     x, y = images()
@@ -80,6 +81,7 @@ def test_the_script_of_the_readme_continues_without_fdl_and_optax(tmp_path):
     assert float(re.search(r"'loss': \S*?(\d+\.\d+)", done.stdout)[1]) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_a_program_of_one_batch_takes_the_batch_that_it_gets(tmp_path):
     """The oracle draws the batches itself, and passes them one by one."""

@@ -71,6 +71,7 @@ def test_a_program_killed_at_any_moment_ends_with_the_same_bits(tmp_path, kind):
     assert {*hashes} == {whole} and newest.total() == 5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_any_step_bit_for_bit(tmp_path):
     whole = killed.digest(*killed.train(tmp_path / "whole"))
     for steps in (13, 20, 33, 120, 400):

@@ -98,6 +98,7 @@ def counted(monkeypatch):
     return read, taken
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_run_at_any_step_is_the_one_that_a_hook_saw(tmp_path, kind, monkeypatch):
