@@ -94,10 +94,14 @@ def simple_cell(
         h, slope = jax.jvp(activation, (sums,), (jnp.ones_like(sums),))
         return {"h": h}, slope
 
-    def tangent(slope: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
-        return {"h": slope * (ddriven + dhidden)}
+    def slopes(before: Carry, after: Carry, slope: Any) -> tuple[Any, Any, Any]:
+        return slope, slope, ()
 
-    return _of_recurrence("simple_recurrent", features, ("h",), init, Recurrence(step, tangent))
+    def tangent(rest: Any, dcarry: Carry, dsums: Any) -> Carry:
+        return {"h": dsums}
+
+    recurrence = Recurrence(step, slopes, tangent)
+    return _of_recurrence("simple_recurrent", features, ("h",), init, recurrence)
 
 
 def lstm_cell(
@@ -152,17 +156,23 @@ def lstm_cell(
         i, f, g, o = jnp.split(gates, 4, -1)
         c = jax.lax.optimization_barrier(f * carry["c"] + i * g)
         squashed = jax.lax.optimization_barrier(tanh(c))
-        return {"h": o * squashed, "c": c}, (gates, carry["c"], squashed)
+        return {"h": o * squashed, "c": c}, (gates, squashed)
 
-    def tangent(saved: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
-        gates, before, squashed = saved
+    def slopes(before: Carry, after: Carry, saved: Any) -> tuple[Any, Any, Any]:
+        gates, squashed = saved
         i, f, g, o = jnp.split(gates, 4, -1)
-        di, df, dg, do = jnp.split(ddriven + dhidden, 4, -1)
-        dc = f * dcarry["c"] + before * f * (1 - f) * df + g * i * (1 - i) * di
-        dc = dc + i * (1 - g * g) * dg
-        return {"h": squashed * o * (1 - o) * do + o * (1 - squashed * squashed) * dc, "c": dc}
+        by_gate = (g * i * (1 - i), before["c"] * f * (1 - f), i * (1 - g * g))
+        by_sums = jnp.concatenate([*by_gate, squashed * o * (1 - o)], -1)
+        return by_sums, by_sums, (f, o * (1 - squashed * squashed))
 
-    return _of_recurrence("lstm", features, ("h", "c"), init, Recurrence(step, tangent))
+    def tangent(rest: Any, dcarry: Carry, dsums: Any) -> Carry:
+        f, by_c = rest
+        di, df, dg, do = jnp.split(dsums, 4, -1)
+        dc = f * dcarry["c"] + di + df + dg
+        return {"h": do + by_c * dc, "c": dc}
+
+    recurrence = Recurrence(step, slopes, tangent)
+    return _of_recurrence("lstm", features, ("h", "c"), init, recurrence)
 
 
 def gru_cell(
@@ -221,17 +231,21 @@ def _gru_after(features: int, init: Callable[[Any, Any], Params]) -> Cell:
         r, z = jnp.split(gates, 2, -1)
         again = hidden[..., 2 * features :]
         n = jax.lax.optimization_barrier(tanh(driven[..., 2 * features :] + r * again))
-        return {"h": (1 - z) * n + z * carry["h"]}, (gates, n, again, carry["h"])
+        return {"h": (1 - z) * n + z * carry["h"]}, (gates, n, again)
 
-    def tangent(saved: Any, dcarry: Carry, ddriven: Any, dhidden: Any) -> Carry:
-        gates, n, again, h = saved
+    def slopes(before: Carry, after: Carry, saved: Any) -> tuple[Any, Any, Any]:
+        gates, n, again = saved
         r, z = jnp.split(gates, 2, -1)
-        both = slice(0, 2 * features)
-        dr, dz = jnp.split(gates * (1 - gates) * (ddriven[..., both] + dhidden[..., both]), 2, -1)
-        dn = ddriven[..., 2 * features :] + r * dhidden[..., 2 * features :] + again * dr
-        return {"h": (1 - z) * (1 - n * n) * dn + (h - n) * dz + z * dcarry["h"]}
+        by_n = (1 - z) * (1 - n * n)
+        by_both = [by_n * again * r * (1 - r), (before["h"] - n) * z * (1 - z)]
+        by_driven, by_hidden = (jnp.concatenate([*by_both, last], -1) for last in (by_n, by_n * r))
+        return by_driven, by_hidden, z
 
-    return _of_recurrence("gru", features, ("h",), init, Recurrence(step, tangent))
+    def tangent(z: Any, dcarry: Carry, dsums: Any) -> Carry:
+        dr, dz, dn = jnp.split(dsums, 3, -1)
+        return {"h": dr + dz + dn + z * dcarry["h"]}
+
+    return _of_recurrence("gru", features, ("h",), init, Recurrence(step, slopes, tangent))
 
 
 def _gru_before(features: int, init: Callable[[Any, Any], Params]) -> Cell:

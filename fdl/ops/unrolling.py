@@ -19,17 +19,21 @@ Carry = dict[str, jax.Array]
 class Recurrence(NamedTuple):
     """The part of a recurrence's step that follows the matrix product, and its derivative.
 
-    Both functions are elementwise along all axes of the carry except the last.
+    All functions are elementwise along all axes of the carry except the last. `slopes` is called
+    once for all steps, outside the loop, so that the loop of the gradient only multiplies.
 
     Args:
       step: `(carry, driven, hidden) -> (carry, saved)`, where hidden is carry["h"] @ w + b. `saved`
-        are the arrays from which `tangent` computes the derivative.
-      tangent: `(saved, dcarry, ddriven, dhidden) -> dcarry`, linear in all arguments except
-        `saved`.
+        are arrays for `slopes`.
+      slopes: `(before, after, saved) -> (by_driven, by_hidden, rest)`, from the carries before and
+        after each step. The derivative of the step depends on ddriven and dhidden only through
+        dsums = by_driven * ddriven + by_hidden * dhidden, [..., G * H].
+      tangent: `(rest, dcarry, dsums) -> dcarry`, linear in dcarry and dsums.
     """
 
     step: Callable[[Carry, Any, jax.Array], tuple[Carry, Any]]
-    tangent: Callable[[Any, Carry, Any, jax.Array], Carry]
+    slopes: Callable[[Carry, Carry, Any], tuple[jax.Array, jax.Array, Any]]
+    tangent: Callable[[Any, Carry, jax.Array], Carry]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -84,24 +88,26 @@ def _derivative(recurrence: Recurrence, reverse: bool, primals: Any, tangents: A
     w, b, driven, carry, alive = primals
     dw, db, ddriven, dcarry, _ = tangents
     carries, end, saved = _forward(recurrence, reverse, w, b, driven, carry, alive)
-    parts = (
-        [carries["h"][1:], carry["h"][None]] if reverse else [carry["h"][None], carries["h"][:-1]]
-    )
-    before = jnp.concatenate(parts)[: len(driven)]
-    dhidden = hidden(dw, db, before)  # the part that does not depend on dh
+    before = {part: _before(carry[part], carries[part], reverse) for part in carry}
+    by_driven, by_hidden, rest = recurrence.slopes(before, carries, saved)
+    known = by_driven * ddriven + by_hidden * hidden(dw, db, before["h"])  # what needs no dh
 
     def step(dcarry: Carry, at_this_step: Any) -> tuple[Carry, Carry]:
-        alive, saved, ddriven, dhidden = at_this_step
-        dhidden = dhidden + hidden(w, None, dcarry["h"])
-        new = recurrence.tangent(saved, dcarry, ddriven, dhidden)
+        alive, by_hidden, rest, known = at_this_step
+        dsums = known + by_hidden * hidden(w, None, dcarry["h"])
+        new = recurrence.tangent(rest, dcarry, dsums)
         new = new if alive is None else _where(alive, new, dcarry)
         return new, new
 
-    # Without the checkpoint, JAX would first compute the numbers by which `tangent` multiplies, for
-    # all steps, in a separate loop, and would store them.
-    again = jax.checkpoint(step, prevent_cse=False)
-    dend, dcarries = jax.lax.scan(again, dcarry, (alive, saved, ddriven, dhidden), reverse=reverse)
+    by_step = (alive, by_hidden, rest, known)
+    dend, dcarries = jax.lax.scan(step, dcarry, by_step, reverse=reverse)
     return (carries, end), (dcarries, dend)
+
+
+def _before(start: jax.Array, carries: jax.Array, reverse: bool) -> jax.Array:
+    """The carry before each step, from the first one and those after each step."""
+    parts = [carries[1:], start[None]] if reverse else [start[None], carries[:-1]]
+    return jnp.concatenate(parts)[: len(carries)]
 
 
 def hidden(w: jax.Array, b: jax.Array | None, h: jax.Array) -> jax.Array:
