@@ -1,7 +1,7 @@
 """The page of `fdl.look.replay`: frames per second in headless Chromium, size, cost of recording.
 
-A network of four hidden layers learns two spirals. `record` keeps all examples after every layer,
-at 101 steps. The page then plays in headless Chromium, which draws without a GPU.
+A network of four hidden layers learns two spirals. At 101 steps, `record` keeps the output of every
+layer for all examples. The page then plays in headless Chromium, which draws without a GPU.
 """
 
 import shutil
@@ -21,7 +21,7 @@ EXAMPLES = {"300": 300, "10,000": 10_000}
 
 def main() -> None:
     parser = measure.arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for which the page plays")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long the page plays")
     options = parser.parse_args()
     rows = []
     for name, examples in EXAMPLES.items():
@@ -54,7 +54,7 @@ def problem(examples, width=16):
 
 
 def recorded(folder, examples):
-    """The page of a run of 100 records."""
+    """The page of a run: a piece before the first step, and one at each of 100 records."""
     model, objective, optimizer, run, (x, y) = problem(examples)
     hook = fdl.look.record(folder / "run", model, x, y, every=1, examples=examples)
     how = {"batch_size": 128, "steps": 1000, "record_every": 10, "watch": [hook]}
@@ -63,11 +63,11 @@ def recorded(folder, examples):
 
 
 def cost():
-    """What `record` costs at its default cadence, as shares of the time of a run of some seconds.
+    """What `record` costs by default, as a fraction of the time of a run that takes a few seconds.
 
-    `own` is the time that the recorder itself measures at the records. `more` is by how much a run
-    with it is longer than one without it, which includes the compilation of its programs, in five
-    pairs of runs.
+    `own` is the time that the recorder itself measures at the records, the largest of six runs.
+    `more` is the extra time of a run with the recorder, including the compilation of its programs:
+    the median of five pairs of runs, with the quartiles `low` and `high`.
     """
     model, objective, optimizer, run, (x, y) = problem(10_000, 256)
     how = {"batch_size": 128, "steps": 8000, "record_every": 80}
@@ -81,12 +81,13 @@ def cost():
                 times.append(time.perf_counter() - begun)
             own.append(hook.spent / times[1])
             more.append(times[1] / times[0] - 1)
-    low, median, high = np.quantile(more[1:], [0.25, 0.5, 0.75])  # the first round compiles
+    # The first pair also compiles the training steps.
+    low, median, high = np.quantile(more[1:], [0.25, 0.5, 0.75])
     return {"own": max(own), "more": float(median), "low": float(low), "high": float(high)}
 
 
 def played(page, width, height, seconds):
-    """Frames per second while the page plays; the median and the slowest tenth of the frames."""
+    """Frames per second while the page plays: the mean, and the slowest tenth of the frames."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -22,7 +22,10 @@ COLUMNS = "update, ULPs", "float32", "one ULP more", "float64", "time"
 
 
 def show(names=None):
-    """Explains the columns, and prints a line for each optimizer that optax also has."""
+    """Explains the columns, and prints a line for each test case with a twin in optax.
+
+    `names` selects optimizers or test cases; None means all.
+    """
     cases = {name: case for name, case in OPTIMIZERS.items() if case.theirs is not None}
     kinds = {name: name.rstrip("0123456789").rstrip("_") for name in cases}
     unknown = set(names or []) - {*cases, *kinds.values()}
@@ -71,7 +74,7 @@ def measured(name, case):
 
 
 def time_ratio(first, second):
-    """The median of the ratios of interleaved pairs."""
+    """The median of time of `first` / time of `second`, over pairs of runs in alternating order."""
     ratios = []
     for number in range(PAIRS):
         pair = [first, second][:: -1 if number % 2 else 1]

@@ -1,9 +1,10 @@
 """Which optimizer and which learning rate are best for a problem?
 
 Each optimizer trains the same network with every learning rate and every seed, on scikit-learn's
-digits or on MNIST. All runs of an optimizer are one compiled program. Names are those of fdl.optim;
-optax.NAME means the optimizer of optax; momentum and nesterov mean sgd with momentum 0.9. With
---against optax, this script instead compares each optimizer of fdl with the same one of optax.
+digits or on MNIST. All runs of an optimizer are one compiled program. --optimizers takes names of
+fdl.optim; optax.NAME means the optimizer of optax; momentum and nesterov mean sgd with momentum
+0.9. With --against optax, this script instead compares each optimizer of fdl with the same one of
+optax, and --optimizers takes names from the tests, such as adam_0.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(arguments=None):
 
 
 def compare(given, makes):
-    """Trains with one optimizer after the other, and prints a line after each of them."""
+    """Trains with one optimizer after the other; prints the time and the warnings of each."""
     load, scale = DATA[given.data]
     split = load()
     model = fdl.mlp(given.hidden, report.CLASSES, scale=scale)

@@ -3,10 +3,10 @@
 Layers turn data into a prediction, a loss scores the prediction, an optimizer turns the gradient of
 the loss into a step, and a training loop repeats this.
 
-The package `fdl` itself has every layer, activation, model, loss and optimizer, and the functions
-that train them. All other names are in its modules and subpackages, for example `fdl.data.mnist`,
-`fdl.metrics.f1`, `fdl.initializers.he_normal`, `fdl.optim.cosine_decay_schedule` and
-`fdl.look.summary`.
+The package `fdl` itself has every layer, activation, model, loss and optimizer, and functions for
+gradients, training, generation and paths. Other names are in its modules and subpackages, for
+example `fdl.data.mnist`, `fdl.metrics.f1`, `fdl.initializers.he_normal`,
+`fdl.optim.cosine_decay_schedule` and `fdl.look.summary`.
 """
 
 from importlib import import_module as _import_module
@@ -33,7 +33,7 @@ from fdl import optim as optim
 from fdl import train as train
 from fdl import generation as generation
 
-# The families.
+# The families of names that fdl itself has.
 from fdl.core import *
 from fdl.layers import *
 from fdl.activations import *
@@ -52,7 +52,7 @@ from fdl.paths import PathError as PathError
 from fdl.paths import select as select
 from fdl.version import __version__ as __version__
 
-# No training loop needs these subpackages, so each is imported when it is first used.
+# Training on one device needs none of these subpackages. Each is imported when it is first used.
 _LATER = ("look", "debug", "port", "distributed")
 
 __all__ = [*_public(), *_LATER]
@@ -65,7 +65,7 @@ if _TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> _Any:
-        """A subpackage of `_LATER`, or a name that only a subpackage lists: `fdl.accuracy`."""
+        """A subpackage of `_LATER`, or a name in `__all__` of a module, such as `accuracy`."""
         if name in _LATER:
             # The first use may be inside a function that JAX traces. The arrays that the import
             # makes must not become a part of the trace.

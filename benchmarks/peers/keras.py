@@ -33,7 +33,10 @@ class _Fit:
         self.x, self.y, self.batch, self.at = x, y, work.batch, 0
 
     def steps(self, count):
-        """Calls `fit`, which shuffles its examples, on a part of a pass or for whole passes."""
+        """Trains with `fit` on the next `count` batches, or for whole passes from one pass on.
+
+        `fit` shuffles the examples.
+        """
         every = len(self.x) // self.batch
         passes, count = max(1, round(count / every)), min(count, every)
         if (self.at + count) * self.batch > len(self.x):
@@ -153,7 +156,7 @@ def gru(x, inputs, features):
 
 
 def _stack(network):
-    """Renames the size `layers`, which is also the name of Keras's module."""
+    """Passes the size `layers` as `layers_`, because `layers` is Keras's module here."""
     return lambda x, layers, **sizes: network(x, layers_=layers, **sizes)
 
 

@@ -79,8 +79,8 @@ def loss_above(
         found = evaluate(objective, run, data)
         if name not in found:
             raise ValueError(
-                f"loss_above: expected one of {', '.join(found)}, got {name!r}; choose one of "
-                "these, or add the metric to the objective"
+                f"loss_above: expected name to be one of {', '.join(found)}, got {name!r}; choose "
+                "one of these, or add the metric to the objective"
             )
         return math.isnan(found[name]) or found[name] > limit
 

@@ -61,9 +61,10 @@ class Bill:
 
     @functools.cached_property
     def peak_bytes(self) -> int:
-        """The largest number of bytes in memory during a training step, as reported by XLA.
+        """The peak memory of a training step, in bytes.
 
-        The first access compiles the step for the default device, which can take seconds.
+        It is arguments + outputs - aliases + temporaries of XLA's report. The first access compiles
+        the step for the default device, which can take seconds.
         """
         memory: Any = self.lower().compile().memory_analysis()
         arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -95,10 +96,12 @@ def bill(
     FLOPs are counted in the traced step:
 
     - In matrix products and convolutions, a multiplication and its addition count 2 together.
-      Products with padding count 0.
+      Multiplications by the zeros of padding count 0.
     - Other arithmetic on floating-point numbers counts 1 for each element of the result. Exceptions
-      are sums (n - 1 for n numbers), pooling, powers and Fourier transforms (5 n log2(n)). A matrix
-      factorization also counts only 1 for each element. Random numbers count 0.
+      are sums and other reductions (n - 1 for n numbers), `reduce_window` (k - 1 for each window of
+      k numbers), integer powers (their multiplications) and Fourier transforms (5 n log2(n)). There
+      is no rule for matrix factorizations: they count 1 for each element, far below their true
+      cost. The bits of random numbers count 0.
     - The body of a scan counts once for each iteration, and the body of a `while` loop counts once.
       A `cond` counts as much as its most expensive branch.
 
@@ -108,11 +111,12 @@ def bill(
     of a scan only once, it counts operations on integers (such as random bits in dropout), and it
     does not count what runs in a library outside XLA.
 
-    The peak is XLA's own number for the step, compiled for the default device. It counts the
-    parameters, the state and the optimizer state once, because the step overwrites them. It also
-    counts the input, the gradient with respect to y, and all other arrays of the step. It includes
-    the loss only if the model is a function `(params, x) -> loss`. Only the peak needs the
-    compiler, which runs when the peak is read or the bill is printed.
+    The peak is the memory that XLA reports for the step, compiled for the default device. It counts
+    the parameters, the state and the optimizer state once, because the step overwrites them. (A
+    step without an optimizer writes the gradient over the parameters.) It also counts the input,
+    the gradient with respect to the output y, and all other arrays of the step. It includes the
+    loss only if the model is a function `(params, x) -> loss`. Only the peak needs the compiler,
+    which runs when the peak is read or the bill is printed.
 
     Args:
       model: a layer, a function of one array, or, with `params`, a function `(params, x) -> y`,

@@ -1,4 +1,4 @@
-"""The loss between two sets of parameters, around one of them, and its curvature there."""
+"""The loss on a line between two sets of parameters and on a plane around one; its curvature."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def loss_line(
     state: Any = None,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss on the straight line between two sets of parameters: at (1 - t) one + t other.
+    """The loss on the line between two sets of parameters, at `(1 - t) * one + t * other`.
 
     If the loss has no barrier between two minima, they are linearly connected.
 
@@ -48,12 +48,12 @@ def loss_line(
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`; key is None.
       one: a pytree of arrays; or a run, a result of `fit`, or a hook from `keep_best`, as in
         `fdl.evaluate`.
-      other: the same, with the structure and shapes of one.
+      other: the same, with the structure and shapes of `one`.
       data: a pytree of arrays [M, ...], M >= 1.
       points: P, the number of points, an int >= 1: t is evenly spaced from 0 to 1. Or t [P], where
         numbers below 0 and above 1 are allowed.
-      state: the network's state at all points. None means the states of one and other, which are
-        mixed like the parameters, or `{}` if they contain none.
+      state: the network's state at all points. None means the states of `one` and `other`,
+        which are mixed like the parameters, or `{}` if they contain none.
       batch_size: the number of examples that are evaluated at once, an int >= 1.
 
     Returns:
@@ -61,8 +61,8 @@ def loss_line(
 
     Raises:
       TypeError: an argument is in the wrong place.
-      ValueError: one and other have different paths, shapes or dtypes; points is not an int >= 1 or
-        an array [P]; or data is wrong, as in `fdl.evaluate`.
+      ValueError: `one` and `other` have different paths, shapes or dtypes; points is not an int
+        >= 1 or an array [P]; or data is wrong, as in `fdl.evaluate`.
       PathError: the model cannot take the data.
 
     Example:
@@ -101,8 +101,8 @@ def loss_plane(
 
     By default, the two directions are random. Each filter of a direction has the norm of the same
     filter of the parameters, so the pictures of networks with different scales can be compared. A
-    filter is the weights of one output unit: all axes of an array but the last. Arrays with fewer
-    than two axes, such as biases and the scales of norms, are not moved.
+    filter is the weights of one output unit: all entries with the same index on the last axis.
+    Arrays with fewer than two axes, such as biases and scales of normalization layers, stay fixed.
 
     Args:
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`; key is None.
@@ -112,7 +112,7 @@ def loss_plane(
       directions: a pair (first, second) of pytrees like params, which are used as they are; for
         example the differences from two other runs. None means random directions.
       points: P, the number of points along each direction, an int >= 1: a and b are evenly spaced
-        from -radius to radius. Or their values [P].
+        from -radius to radius (only -radius if P is 1). Or their values [P].
       state: the network's state. None means the state that `params` contains, or `{}`.
       radius: the largest a and b, > 0; used if points is an int.
       key: a random key for the directions; by default a fixed key.
@@ -170,10 +170,10 @@ def hessian_eigenvalues(
     *,
     iterations: int | None = None,
 ) -> jax.Array:
-    """The largest eigenvalues of the Hessian of f, in absolute value, by the Lanczos method.
+    """The eigenvalues of the Hessian of f with the largest absolute values (Lanczos method).
 
-    The Hessian itself is never computed: an iteration costs one product with it, about two
-    gradients, and keeps one vector of the size of params.
+    The Hessian itself is never computed. An iteration takes one product with it, which costs about
+    two gradients, keeps one vector of D numbers, and makes it orthogonal to all earlier ones.
 
     Args:
       f: a function from a pytree to a scalar, for example
@@ -182,8 +182,8 @@ def hessian_eigenvalues(
       count: K, the number of eigenvalues, an int in [1, D].
       key: a random key for the first vector; by default a fixed key.
       iterations: an int in [K, D]. Eigenvalues far from the others are exact after few iterations.
-        With D iterations, all are exact up to rounding. An eigenvalue that occurs several times may
-        be found only once with fewer. None means the smaller of D and 50 + 5 K.
+        With D iterations, all are exact up to rounding. With fewer, an eigenvalue that occurs
+        several times may be found only once. None means the smaller of D and 50 + 5 K.
 
     Returns:
       [K], the largest in absolute value first, float32 or wider. Works under `jit` and `vmap`.
@@ -317,7 +317,7 @@ def _lanczos(
 ) -> tuple[jax.Array, jax.Array]:
     """The diagonal [steps] and the secondary diagonal [steps - 1] of a tridiagonal matrix.
 
-    It is the matrix of `product`, a symmetric map of vectors [size], in an orthonormal basis.
+    It is `product`, a symmetric map of vectors [size], projected on `steps` orthonormal vectors.
     """
     exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -333,7 +333,8 @@ def _lanczos(
         scale = jnp.maximum(scale, norm(v))
         rest = orthogonal(v, basis)
         length = norm(rest)
-        # The basis spans an invariant subspace: continue with any vector orthogonal to it.
+        # If only rounding error is left, the basis spans an invariant subspace: continue with any
+        # vector orthogonal to it.
         done = length <= 100 * float(jnp.finfo(dtype).eps) * scale
         fresh = jax.random.normal(jax.random.fold_in(key, number + 1), (size,), dtype)
         following = direction(orthogonal(direction(jnp.where(done, fresh, rest)), basis))

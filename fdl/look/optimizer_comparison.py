@@ -31,8 +31,8 @@ def comparison_table(found: Mapping[str, Sweep]) -> Table:
       Text with these columns:
 
       - the best learning rate
-      - the last loss and each last metric (of the validation data if there are any), as mean ±
-        standard deviation over seeds
+      - the loss and each metric at the last record (of the validation data if there are any), as
+        mean ± standard deviation over seeds
       - the mean number of steps to the target; or, if some seeds did not reach it, the number of
         seeds that did. This column is missing if there is no target.
       - the number of networks that diverged, over all rates and seeds
@@ -78,7 +78,7 @@ def rate_sensitivity(found: Mapping[str, Sweep]) -> "Figure":
       A figure with a panel for each optimizer, which also shows the lines of all other optimizers
       in grey. The line is the mean over seeds, and the band around it ranges from the smallest to
       the largest value. A ring marks the best rate. A cross at the edge of the panel marks a rate
-      at which a network diverged, or a rate whose mean is outside the panel.
+      whose mean is outside the panel, or at which the value of a seed is not finite.
 
     Raises:
       ValueError: found is not a result of `fdl.compare_optimizers`, or is empty.

@@ -58,7 +58,7 @@ def contrastive(
     margin: float | jax.Array = 1.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """same d^2 / 2 + (1 - same) max(0, margin - d)^2 / 2, with d = |a - b|.
+    """same * d^2 / 2 + (1 - same) * max(0, margin - d)^2 / 2, with d = |a - b|.
 
     Args:
       a: [..., D], the first vector of each pair.
@@ -130,8 +130,8 @@ def triplet(
       >>> triplet(jnp.array([0.0]), jnp.array([1.0]), jnp.array([-4.0]), margin=3.5)
       Array(0.5, dtype=float32)
 
-    Source: Balntas et al. 2016, "Learning Local Feature Descriptors with Triplets", section 2.2;
-    torch's `triplet_margin_loss` with eps 0.
+    Source: Balntas et al. 2016, "Learning Local Feature Descriptors with Triplets and Shallow
+    Convolutional Neural Networks", section 2.2; torch's `triplet_margin_loss` with eps 0.
     """
     _check_margin("triplet", margin)
     near, far = (
@@ -152,7 +152,7 @@ def info_nce(
     """-log softmax over j of (cos(query_i, key_j) / temperature), taken at j = i, in nats.
 
     For each query, the keys of the batch are the classes, and the matching key is the label. So the
-    loss depends on the whole batch, and `evaluate` scores whole batches of batch_size examples. The
+    loss depends on the whole batch, and the value from `fdl.evaluate` depends on batch_size. The
     loss of CLIP is the mean of info_nce(a, b) and info_nce(b, a).
 
     Args:
@@ -175,8 +175,8 @@ def info_nce(
       [0.313, 0.313]
 
     Source: van den Oord, Li and Vinyals 2018, "Representation Learning with Contrastive Predictive
-    Coding", equation 4; the cosine and the temperature are from Wu et al. 2018, equation
-    2.
+    Coding", equation 4; the cosine and the temperature are from Wu et al. 2018,
+    "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", equation 2.
     """
     scores = _cosines("info_nce", queries, keys)
     check_number("info_nce", "temperature", temperature, "(0, inf]", "pass 0.07, the usual value")

@@ -26,9 +26,9 @@ class Metric(NamedTuple):
 
     Args:
       init: `() -> state`. Returns the state before the first batch, a pytree of arrays.
-      update: `(state, predictions, targets, weight=None) -> state`. Adds a batch. The shape of
-        weight is the first axes of the shape of the targets, such as [B]; by default all weights
-        are 1. Elements of weight 0 are ignored, even if they are NaN.
+      update: `(state, predictions, targets, weight=None) -> state`. Adds a batch. The
+        weights have the first axes of the per-example values, such as [B]; by default all are 1.
+        Elements of weight 0 are ignored, even if they are NaN.
       merge: `(state, state) -> state`. Returns the state for the batches of both states together.
         Use it for states from several devices.
       compute: `state -> value`.
@@ -64,7 +64,7 @@ class Sum(NamedTuple):
 
     Args:
       high: [...], the sum rounded to float32.
-      low: [...], the rounding error of high, below half a unit in the last place of high.
+      low: [...], the rounding error of high, at most half a unit in the last place of high.
 
     Example:
       >>> total = Sum(jnp.float32(2**24), jnp.float32(0)).plus(Sum(jnp.float32(1), jnp.float32(0)))
@@ -186,13 +186,13 @@ def _finite(low: jax.Array) -> jax.Array:
 
 
 def weights_of(name: str, shape: tuple[int, ...], weight: jax.Array | None) -> jax.Array:
-    """The weight of each element: int32 if weight is None or bool, otherwise float32.
+    """The weight of each value: int32 if weight is None or bool, otherwise float32.
 
     Counts use int32, because a count in float32 would stop growing at 2^24 within a batch.
 
     Args:
       name: the name of the metric, for error messages.
-      shape: the shape of the elements.
+      shape: the shape of the array of values.
       weight: an array whose shape is the first axes of `shape`. None means weight 1.
 
     Raises:
@@ -222,7 +222,7 @@ def weight_of_counted(
       counts: bool [B, ...], False for elements that are left out. None means that no element is
         left out. See `fdl.losses.per_example.counting`. This argument is ignored if its shape is
         not the first axes of `shape`.
-      shape: the shape of the elements.
+      shape: the shape of the array of values.
     """
     if counts is None or shape[: counts.ndim] != counts.shape:
         return weight

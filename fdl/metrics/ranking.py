@@ -99,8 +99,8 @@ def exact_auc(scores: ArrayLike, targets: ArrayLike) -> float:
       A number in [0, 1]. Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
-        equal.
+      ValueError: scores or targets are not [N], a score is NaN or not a number, a target is not 0
+        or 1, or all targets are equal.
 
     Example:
       >>> exact_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -127,8 +127,8 @@ def exact_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
       A number in (0, 1]; see `average_precision`. Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
-        equal.
+      ValueError: scores or targets are not [N], a score is NaN or not a number, a target is not 0
+        or 1, or all targets are equal.
 
     Example:
       >>> round(exact_average_precision([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
@@ -190,8 +190,8 @@ def roc_curve(scores: ArrayLike, targets: ArrayLike) -> RocCurve:
       Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
-        equal.
+      ValueError: scores or targets are not [N], a score is NaN or not a number, a target is not 0
+        or 1, or all targets are equal.
 
     Example:
       >>> curve = roc_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -217,8 +217,8 @@ def precision_recall_curve(scores: ArrayLike, targets: ArrayLike) -> PrecisionRe
       Computed in NumPy: not for use under jit.
 
     Raises:
-      ValueError: the shapes differ, a score is NaN, a target is not 0 or 1, or all targets are
-        equal.
+      ValueError: scores or targets are not [N], a score is NaN or not a number, a target is not 0
+        or 1, or all targets are equal.
 
     Example:
       >>> curve = precision_recall_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])

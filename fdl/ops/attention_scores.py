@@ -1,4 +1,7 @@
-"""Scores of attention: how much queries attend to keys, and which keys they see."""
+"""Scores of attention: how much queries attend to keys, and which keys they see.
+
+The letters in the shapes are explained in `fdl.ops.attention`.
+"""
 
 import dataclasses
 import functools
@@ -32,7 +35,7 @@ class Keys(NamedTuple):
     segments: jax.Array | None
 
     def mixed(self, weights: jax.Array) -> jax.Array:
-        """The values mixed by weights [..., H, T, S] to [..., T, H, V]."""
+        """Sums of the values with weights [..., H, T, S]; the result is [..., T, H, V]."""
         *lead, h, t, s = weights.shape
         g = self.v.shape[-2]
         shared = weights.reshape(*lead, g, h // g, t, s).astype(self.v.dtype)
@@ -76,7 +79,8 @@ class Scoring:
       count: number of real keys, without padding.
       slopes, soft_cap: as in `dot_product_attention`: [H] and a scalar, or None.
       scale: a scalar; None means 1 / sqrt(K).
-      alike: True applies no scale, cap, slopes or bias, so that equal keys have equal scores.
+      alike: True applies no scale, cap, slopes or bias, so that equal keys have equal scores. A
+        bias of minus infinity still hides keys.
     """
 
     causal: bool

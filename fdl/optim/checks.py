@@ -2,7 +2,7 @@
 
 Each check takes the name of the function that the user called. The checks of numbers take the
 options as keyword arguments, under the names that the user wrote. A traced number (for example a
-number under `vmap`, or a leaf of the state) is not checked.
+number under `vmap`, or an option that the optimizer keeps in its state) is not checked.
 """
 
 from typing import Any
@@ -30,11 +30,10 @@ def check_momenta(who: str, **values: Any) -> None:
 
 
 def check_traces(who: str, **values: Any) -> None:
-    """Raises unless every value is in [-1, 1]: otherwise the trace can grow exponentially."""
+    """Raises unless every value is in [-1, 1]: the accumulated gradient must not explode."""
+    remedy = "outside this range, the accumulated gradient can grow exponentially"
     for name, value in values.items():
-        check_number(
-            who, name, value, "[-1, 1]", "outside this range, the trace can grow exponentially"
-        )
+        check_number(who, name, value, "[-1, 1]", remedy)
 
 
 def check_least(who: str, least: float = 0, **values: Any) -> None:
@@ -45,7 +44,7 @@ def check_least(who: str, least: float = 0, **values: Any) -> None:
 
 
 def check_whole(who: str, remedy: str, span: str = "[1, inf)", **values: Any) -> None:
-    """Raises unless every value is a whole number in `span`, as in `check_number`."""
+    """Raises unless every value is a whole number in `span`, an interval as for `check_number`."""
     for name, value in values.items():
         check_number(who, name, value, span, remedy)
         if is_concrete_number(value) and value % 1 > 0:

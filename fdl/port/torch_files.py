@@ -1,8 +1,8 @@
 """Reads the files of `torch.save` without torch, and without running any code from them.
 
 Such a file is an uncompressed zip archive. `data.pkl` in it is a pickle that describes the tensors,
-and each other record `data/KEY` holds the numbers of one storage. Several tensors may be views of
-one storage. `torch_pickles` reads the pickle, and refuses what does not describe tensors.
+and each record `data/KEY` holds the numbers of one storage. Several tensors may be views of one
+storage. `torch_pickles` reads the pickle, and refuses what does not describe tensors.
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
     """What a file of `torch.save` holds, with NumPy arrays in place of the tensors.
 
     The arrays are read-only views of the file, which is mapped into memory. Bools, and conjugate
-    and negative views of torch, are copied. A dtype becomes its name, and a storage an array.
+    and negative views of torch, are read-only copies. Tensors without elements become new arrays.
+    A dtype becomes its name, and a storage an array.
 
     Args:
       file: path of a file in the zip format, which torch writes since version 1.6.
@@ -72,7 +73,7 @@ def _not_whole(file: Any, got: Any, remedy: str = _CUT) -> ValueError:
 
 
 class _Broken(Exception):
-    """The file is not whole: what it has instead, and what to do if it is not the usual."""
+    """The file is incomplete. Args: what was found instead and, unless it is `_CUT`, the remedy."""
 
 
 class _Archive:
@@ -84,7 +85,11 @@ class _Archive:
         self.records = {each.filename: each for each in archive.infolist()}
         pickles = [name for name in self.records if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1 or len(self.records) < len(archive.infolist()):
-            raise _Broken(f"a zip file with {len(pickles)} records data.pkl", _AGAIN)
+            repeated = len(archive.infolist()) - len(self.records)
+            raise _Broken(
+                f"a zip file with {len(pickles)} records data.pkl and {repeated} repeated names",
+                _AGAIN,
+            )
         self.root = pickles[0].partition("/")[0]
         self.order: Literal["<", ">"] = "<"
         if f"{self.root}/byteorder" in self.records:
@@ -94,7 +99,7 @@ class _Archive:
         self.copied = 0
 
     def read(self, name: str) -> bytes:
-        """A whole record, which must not be compressed: a small one could then become huge."""
+        """A whole record. A compressed one is refused: a small one could expand to a huge one."""
         record = self.records[name]
         if record.compress_type != zipfile.ZIP_STORED:
             raise _Broken(f"a compressed record {name!r}", _AGAIN)
@@ -104,7 +109,7 @@ class _Archive:
         return _arrays(unpickled(self.read(f"{self.root}/data.pkl")), self, {})
 
     def storage(self, storage: Storage, changes: tuple[str, ...]) -> np.ndarray:
-        """The numbers of a storage, changed as a view of torch has them."""
+        """The numbers of a storage, after the changes (conj, neg) of a view of torch."""
         dtype, begin, count = storage.dtype, self.begin_of(storage), storage.count
         if dtype == "bool":
             changes = ("bool", *changes)
@@ -115,7 +120,7 @@ class _Archive:
         if place not in self.copies:
             numbers = self.storage(dataclasses.replace(storage, dtype=_RAW.get(dtype, dtype)), ())
             self.copied += numbers.nbytes
-            if self.copied > _COPIES * self.size:  # they would fill the memory
+            if self.copied > _COPIES * self.size:  # so many copies could fill the memory
                 raise _Broken("storages that overlap")
             for change in changes:
                 numbers = _CHANGES[change](numbers)
@@ -124,7 +129,10 @@ class _Archive:
         return self.copies[place]
 
     def begin_of(self, storage: Storage) -> int:
-        """Where the record of a storage begins; raises unless it has the numbers."""
+        """Where the numbers of a storage begin in the file, after the header of their record.
+
+        Raises unless the record is uncompressed and long enough.
+        """
         key, dtype, count = storage.key, storage.dtype, storage.count
         record = self.records.get(f"{self.root}/data/{key}")
         if record is None:
@@ -137,7 +145,9 @@ class _Archive:
         begin += sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
         end = begin + record.file_size
         if header[:4] != b"PK\3\4" or end > self.size:
-            raise _Broken(f"a record {record.filename!r} beyond the end of the file")
+            raise _Broken(
+                f"a record {record.filename!r} with a wrong header or beyond the end of the file"
+            )
         width = np.dtype(dtype).itemsize
         if type(count) is not int or count < 0 or count * width > record.file_size:
             raise _Broken(
@@ -175,7 +185,8 @@ def _view(tensor: Tensor, archive: _Archive) -> np.ndarray:
     fits = fits and len(shape) == len(strides) and isinstance(storage, Storage)
     if not fits or not isinstance(dtype, Named | None):
         raise _Broken(
-            f"a tensor {text_of(shape)} with offset {text_of(offset)} and no storage",
+            f"a tensor {text_of(shape)} with offset {text_of(offset)} and strides "
+            f"{text_of(strides)} that is not a view of a storage",
         )
     if dtype is not None:  # the storage counts bytes
         count = storage.count // np.dtype(dtype.name).itemsize

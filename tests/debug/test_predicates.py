@@ -66,9 +66,8 @@ def test_a_loss_or_a_metric_above_a_limit():
     assert [above(at(w)) for w in (1.0, 1.5, 7.1, NAN)] == [False, False, True, True]  # 10, 7.25
     far = fdl.debug.loss_above(objective, data, 2.0, name="error")
     assert [far(at(w)) for w in (2.0, 1.9, -INF)] == [False, True, True]
-    with pytest.raises(
-        ValueError, match=r"^loss_above: expected one of error, loss, got 'accuracy'; choose one of"
-    ):
+    message = "^loss_above: expected name to be one of error, loss, got 'accuracy'; choose one of"
+    with pytest.raises(ValueError, match=message):
         fdl.debug.loss_above(objective, data, 2.0, name="accuracy")(at(1.0))
     with pytest.raises(TypeError, match=r"^loss_above: expected an objective first, got 3; "):
         fdl.debug.loss_above(3, data, 2.0)

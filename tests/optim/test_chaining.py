@@ -317,7 +317,8 @@ def test_a_bad_rate_raises(rate):
 @pytest.mark.parametrize("momentum", [-1.1, 9.0, float("nan")])
 def test_a_bad_momentum_raises(momentum):
     message = (
-        rf" in \[-1, 1\], got {momentum}; outside this range, the trace can grow exponentially$"
+        rf" in \[-1, 1\], got {momentum}; outside this range, the accumulated gradient can grow "
+        "exponentially$"
     )
     with pytest.raises(ValueError, match="^sgd: expected momentum" + message):
         fdl.sgd(0.1, momentum)

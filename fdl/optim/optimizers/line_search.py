@@ -1,9 +1,9 @@
 """A line search: finds the step along a direction by evaluating the loss.
 
-The formulas use the letters of Nocedal and Wright. u is the direction, a >= 0 is the step, phi(a)
-is the loss at W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A step is good
-if it satisfies the two conditions of `scale_by_zoom_linesearch`. A bracket is a pair of steps with
-a good step between them; `low` is the end of the bracket with the smaller loss.
+In the formulas, W is the parameters, u is the direction, a >= 0 is the step, phi(a) is the loss at
+W + a u, and phi'(a) is the slope of phi, which is negative at a = 0. A step is good if it satisfies
+the two conditions of `scale_by_zoom_linesearch`. A bracket is a pair of steps with a good step
+between them.
 """
 
 import inspect
@@ -37,26 +37,28 @@ def scale_by_zoom_linesearch(
     stepsize_precision: float = 1e-5,
     initial_guess_strategy: str = "keep",
 ) -> GradientTransformationExtraArgs:
-    """Returns a * u, where the step a satisfies the Wolfe conditions (smaller loss, flatter slope):
+    """Turns the direction u into a * u, where the step a satisfies the Wolfe conditions:
 
-        phi(a) <= phi(0) + slope_rtol * a * phi'(0)
-        |phi'(a)| <= curv_rtol * |phi'(0)|
+        phi(a) <= phi(0) + slope_rtol * a * phi'(0)     (smaller loss)
+        |phi'(a)| <= curv_rtol * |phi'(0)|              (flatter slope)
 
-    A step is good if it satisfies both conditions. First, the step a grows until there is a
-    bracket. Then the search tries steps inside it and shrinks it, until one of the steps is good.
+    phi(a) is the loss at params + a * u. A step is good if it satisfies both conditions. First, the
+    step a grows until there is a bracket: two steps with a good step between them. Then the search
+    tries steps inside the bracket and shrinks it, until one of the steps is good.
 
     Args:
       max_linesearch_steps: >= 1, the largest number of evaluations of the loss. If the search ends
-        without a good step, it takes the best step that satisfies the first condition. If there is
-        no such step, it takes the last step, or the step 0 if the loss at the last step is not
-        finite.
+        without a good step, it takes a step that satisfies the first condition: the last one from
+        the growth, or the best one inside the bracket if its loss is smaller. If there is no such
+        step, it takes the last step, or the step 0 if the loss there is infinite or NaN, or the
+        slope NaN.
       max_learning_rate: the largest a. If it satisfies the first condition, and the loss is still
         falling there, the search ends with it. None means no limit.
       tol: by how much a condition may be violated.
       increase_factor: in (1, inf), the factor by which a grows.
       slope_rtol: in [0, 1]; see the first condition.
       curv_rtol: in [0, inf], usually in (slope_rtol, 1); see the second condition. With infinity,
-        the second condition always holds.
+        the second condition holds unless phi'(0) is 0.
       approx_dec_rtol: near a minimum, differences of losses are mostly rounding errors. So the
         first condition also counts as satisfied if phi(a) <= phi(0) + approx_dec_rtol * |phi(0)|
         and phi'(a) <= (2 slope_rtol - 1) phi'(0). None means that only the first condition itself
@@ -84,8 +86,8 @@ def scale_by_zoom_linesearch(
       1.0
 
     Source: Nocedal and Wright 1999, "Numerical optimization", algorithms 3.5 and 3.6; Hager and
-    Zhang 2006, "Algorithm 851", equations 23 and 26. Gives the same results as optax. To print the
-    search, use `optax.scale_by_zoom_linesearch(verbose=True)` instead.
+    Zhang 2006, "Algorithm 851", equations 23 and 26. Gives the same results as optax. To print a
+    failed search, use `optax.scale_by_zoom_linesearch(verbose=True)` instead.
     """
     who = "scale_by_zoom_linesearch"
     if initial_guess_strategy not in ("one", "keep"):
@@ -179,12 +181,12 @@ class Rules(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Two points with a good step between them.
+    """Two points that have a good step between them if `found` is True.
 
     Args:
-      low: the end with the smaller loss.
+      low: the end that satisfies the first condition; if both do, the one with the smaller loss.
       high: the other end.
-      third: an earlier end of the bracket, for the cubic interpolation.
+      third: the end that the last step removed, or at first `low`, for the cubic interpolation.
       found: True if there is a good step between low and high, False while the step still grows.
     """
 
@@ -202,14 +204,14 @@ class Search(NamedTuple):
       last: the last point that was tried.
       grad: the gradient of the loss at `last`.
       bracket: see `Bracket`.
-      safe: a point that satisfies the first Wolfe condition: the newest one while the step grows,
-        and then the one with the smallest loss. Until there is such a point, it is the start.
+      safe: a point that satisfies the first Wolfe condition: the newest one while the step grows;
+        later, one with a smaller loss replaces it. Until there is such a point, it is the start.
       safe_grad: the gradient of the loss at `safe`.
       decrease_error: by how much `last` violates the first condition.
       curvature_error: by how much `last` violates the second condition.
       done: True if the search ends with `last`, because it is good, or because it is the largest
         allowed step.
-      failed: True if the search ends without a good point.
+      failed: True if the search ends because no evaluations are left or the bracket is too short.
     """
 
     count: Any
@@ -261,9 +263,9 @@ def search(
         return _judge(now, start, *along(step), rules)
 
     end = jax.lax.while_loop(lambda now: ~(now.done | now.failed), one_more, first)
-    # If the search has failed, the result is `safe`, the best step that satisfies the first
-    # condition. If there is no such step, `safe` is the step 0, and the result is the last step,
-    # unless its loss is not finite.
+    # If the search has failed, the result is `safe`, which satisfies the first condition. If no
+    # step does, `safe` is the step 0, and the result is the last step, unless its loss is infinite
+    # or NaN, or its slope is NaN.
     retreat = end.failed & ((end.safe.step > 0) | jnp.isinf(end.decrease_error))
     last, grad = where(retreat, (end.safe, end.safe_grad), (end.last, end.grad))
     return end._replace(last=last, grad=grad)
@@ -334,7 +336,7 @@ def _narrowed(bracket: Bracket, new: Point, too_high: Any) -> Bracket:
 
 
 def _decrease_error(start: Point, new: Point, rules: Rules) -> jax.Array:
-    """The error in equation 3.7a, or in the test of approx_dec_rtol if that error is smaller."""
+    """The error in the first condition or in the test of approx_dec_rtol, whichever is smaller."""
     c = rules.slope_rtol
     error = new.value - start.value - c * new.step * start.slope
     if rules.approx_dec_rtol is not None:

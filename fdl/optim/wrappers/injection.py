@@ -42,15 +42,15 @@ def inject_hyperparams(
         schedules. Bools, strings, dtypes, None and masks that are path patterns are always left
         out.
       hyperparam_dtype: dtype of the floating-point numbers in the state; by default float32, or
-        float64 under `jax.enable_x64`. Integers stay integers.
+        float64 under `jax.enable_x64`. Integers and `Hyperparameter`s keep their dtypes.
 
     Returns:
       A factory with the same arguments. Its optimizers have the state
       `optax.InjectStatefulHyperparamsState`, so `optax.tree_utils.tree_get(state, name)` and
       `tree_set` find a number by its name. (As in optax, they find a schedule twice: its value and
-      its count.) Under the key "remainder of NAME", `hyperparams_states` holds the difference
-      between the number NAME and its float32 value. If this key is missing, as in a state made by
-      optax, fdl uses 0 as the difference.
+      its count.) Under the key "remainder of NAME", `hyperparams_states` holds the rounded
+      value of the number NAME and its rounding error. If this key is missing, as in a state made by
+      optax, fdl uses 0 as the error.
 
     Raises:
       ValueError: `inner_factory` is not callable; static_args contains a name that is not an
@@ -117,8 +117,9 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
     Raises:
       ValueError: a name is not in the state, is in it twice, or belongs to a schedule; a value is
-        not finite; a learning rate is negative; the state holds an integer and the value is not
-        whole; an array does not have the shape of the leaf in the state.
+        not finite (not checked for a `Hyperparameter`); a learning rate is negative; the state
+        holds an integer and the value is not whole; an array does not have the shape of the leaf in
+        the state.
 
     Example:
       >>> from fdl.optim import adam
@@ -151,7 +152,7 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 class Remainder(NamedTuple):
-    """The rounding error of a number. `of` is its float32 value; `low` is the number minus `of`."""
+    """A number in two parts: `of`, rounded to the dtype of the state; `low`, the rounding error."""
 
     of: Any
     low: Any
@@ -210,7 +211,8 @@ def _injected(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, InjectStatefulHyperparamsState]:
         states = dict(state.hyperparams_states)
-        # A user may have written a number into the state. It becomes an array of the old dtype.
+        # A user may have written a number into the state. If the number there had a remainder, the
+        # new one becomes an array of the old dtype.
         stored = {name: _like(state, name) for name in state.hyperparams}
         stored |= scheduled(states, **extra_args)
         updates, inner_state = make(_values(stored, states)).update(

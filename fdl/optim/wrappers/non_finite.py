@@ -20,13 +20,13 @@ from fdl.optim.protocol import transformation
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: int
 ) -> GradientTransformationExtraArgs:
-    """Skips the step if the gradient is not finite: the update is 0, and the state stays the same.
+    """Skips the step if the gradient is not finite: the update is 0, and `inner` keeps its state.
 
     Args:
       inner: a transformation of fdl or optax.
       max_consecutive_errors: >= 0, the number of steps in a row that may be skipped. After that
-        many skipped steps, the next step is taken even if its gradient is not finite, so that you
-        notice a run that has diverged.
+        many skipped steps, all steps are taken until a gradient is finite again, so that you notice
+        a run that has diverged.
 
     Returns:
       A transformation with state `optax.ApplyIfFiniteState`. It holds the number of gradients that
@@ -104,7 +104,7 @@ def zero_nans() -> GradientTransformationExtraArgs:
 
     Returns:
       A transformation with state `optax.ZeroNansState(found_nan)`. For each leaf, found_nan says
-      whether the last gradient contained NaN.
+      whether its last gradient contained NaN.
 
     Example:
       >>> transform = zero_nans()
