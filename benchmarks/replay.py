@@ -31,7 +31,7 @@ def main() -> None:
                 found = played(page, width, height, options.seconds)
                 megabytes = page.stat().st_size / 1e6
                 rows.append({"points": name, "window": size, "megabytes": megabytes, **found})
-    measure.report("replay", rows, cost=cost())
+    measure.report("replay", rows, cost=[cost(8_000, pairs=5), cost(32_000, pairs=3)])
 
 
 def spirals(examples):
@@ -62,28 +62,31 @@ def recorded(folder, examples):
     return fdl.look.replay(folder / "run", folder / "run.html", pieces=101)
 
 
-def cost():
-    """What `record` costs by default, as a fraction of the time of a run that takes a few seconds.
+def cost(steps, pairs):
+    """What `record` costs by default, as a fraction of the time of a run of `steps` steps.
 
-    `own` is the time that the recorder itself measures at the records, the largest of six runs.
+    `own` is the time that the recorder itself measures at the records, the largest of all runs.
     `more` is the extra time of a run with the recorder, including the compilation of its programs:
-    the median of five pairs of runs, with the quartiles `low` and `high`.
+    the median of the pairs of runs, with the quartiles `low` and `high`. `seconds` is the median
+    time of a run without it.
     """
     model, objective, optimizer, run, (x, y) = problem(10_000, 256)
-    how = {"batch_size": 128, "steps": 8000, "record_every": 80}
-    own, more = [], []
+    how = {"batch_size": 128, "steps": steps, "record_every": steps // 100}
+    own, without, more = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(6):
+        for number in range(1 + pairs):
             hook, times = fdl.look.record(f"{folder}/{number}", model, x, y), []
             for watch in ([], [hook]):
                 begun = time.perf_counter()
                 fdl.fit(objective, optimizer, run, (x, y), watch=watch, **how)
                 times.append(time.perf_counter() - begun)
             own.append(hook.spent / times[1])
+            without.append(times[0])
             more.append(times[1] / times[0] - 1)
     # The first pair also compiles the training steps.
     low, median, high = np.quantile(more[1:], [0.25, 0.5, 0.75])
-    return {"own": max(own), "more": float(median), "low": float(low), "high": float(high)}
+    spread = {"more": float(median), "low": float(low), "high": float(high)}
+    return {"seconds": float(np.median(without[1:])), "own": max(own), **spread}
 
 
 def played(page, width, height, seconds):

@@ -97,14 +97,14 @@ def replay():
             f"| {row['points']} | {row['window']} | {row['megabytes']:.1f} | {row['fps']:.0f} | "
             f"{row['slow_fps']:.0f} |"
         )
-    cost = found["cost"]
-    text = (
-        f"At its default cadence, `record` spends {cost['own']:.1%} of the time of a run at the "
-        "records, by its own clock. A run of about ten seconds took "
-        f"{cost['more']:.0%} longer with it (quartiles {cost['low']:.0%} to {cost['high']:.0%}), "
+    text = [
+        f"At its default cadence, `record` spends {each['own']:.1%} of the time of a run of "
+        f"{each['seconds']:.0f} s at the records, by its own clock; the run took "
+        f"{each['more']:.0%} longer with it (quartiles {each['low']:.0%} to {each['high']:.0%}), "
         "with the compilation of its programs."
-    )
-    return "\n".join([*lines, "", text])
+        for each in found["cost"]
+    ]
+    return "\n".join([*lines, "", " ".join(text)])
 
 
 def section(title, text):

@@ -1,6 +1,6 @@
 """Checks of the arguments of the functions in `draw`: arrays, histories, tables and losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,18 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], labels: Any, readouts: Any
             f"{shortened(str(list(before)), 400)}, got {shortened(str(strange), 400)} in "
             f"readouts[{when!r}]; leave these paths out"
         )
+
+
+def projected(who: str, projection: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
+    """What a projection of the user returns for rows [N, D]: finite numbers [N, 2]."""
+    plane = np.asarray(projection(rows))
+    if plane.shape != (len(rows), 2) or not np.issubdtype(plane.dtype, np.floating):
+        raise ValueError(
+            f"{who}: expected projection to return floats [{len(rows)}, 2], got {plane.dtype} "
+            f"{list(plane.shape)}; pass sklearn.manifold.TSNE().fit_transform or the like"
+        )
+    finite(who, "numbers from projection", plane)
+    return plane
 
 
 def class_names(who: str, labels: np.ndarray, names: Any) -> dict[int, str]:

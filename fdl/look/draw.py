@@ -9,7 +9,7 @@ columns and K colour channels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,8 +123,9 @@ def representations(
     *,
     class_names: Sequence[str] | None = None,
     readouts: Mapping[str, Mapping[str, float]] | None = None,
+    projection: Callable[[Any], Any] | None = None,
 ) -> "Figure":
-    """The first two principal components of each layer's output, before and after training.
+    """Each layer's output in a plane, before and after training.
 
     Args:
       before: a dict, path -> h [N, ...], from `capture` with the parameters before training. A few
@@ -139,6 +140,9 @@ def representations(
       readouts: `{"before": {path: accuracy}, "after": {path: accuracy}}`, where the accuracies are
         from `linear_readout`. They are written in the titles of the panels. None means that the
         titles have no accuracies.
+      projection: a function from h [N, D], a float32 array of NumPy, to [N, 2], such as
+        `sklearn.manifold.TSNE().fit_transform` or `umap.UMAP().fit_transform`. None takes the first
+        two principal components.
 
     Returns:
       A figure with a column for each path, a row for "before training" and a row for "after
@@ -147,8 +151,8 @@ def representations(
 
     Raises:
       ValueError: before and after have different paths or none, there are fewer than two labels, an
-        h is not finite, an h has another length than labels, a class has no name, or readouts has a
-        path that is not in before.
+        h is not finite, an h has another length than labels, a class has no name, readouts has a
+        path that is not in before, or projection does not return finite numbers [N, 2].
 
     Source: Alain and Bengio 2016, arXiv 1610.01644, for readouts; Pearson 1901 for components.
     """
@@ -162,7 +166,7 @@ def representations(
     for row, (when, found) in enumerate(rows.items()):
         for column, (path, h) in enumerate(found.items()):
             axes = figure.add_subplot(2, len(before), row * len(before) + column + 1)
-            figure_parts.scatter(axes, h, labels, names)
+            figure_parts.scatter(axes, h, labels, names, projection)
             readout = readouts.get(when, {}).get(path)
             score = "" if readout is None else f"\nlinear readout {readout:.3f}"
             axes.set_title((path if len(path) <= 24 else f"…{path[-23:]}") + score, fontsize=10)

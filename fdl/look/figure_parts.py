@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdl.look import checks
 from fdl.look.representations import principal_components
 
 if TYPE_CHECKING:
@@ -154,12 +155,18 @@ def scale_bar(figure: "Figure", scale: Mapping[str, Any], beyond: bool) -> None:
     figure.colorbar(colours, ax=figure.axes, extend=ends, shrink=0.8, aspect=30, label="weight")
 
 
-def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) -> None:
-    """Draws the first two principal components of h, coloured by class."""
+def scatter(
+    axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str], projection: Any
+) -> None:
+    """Draws h in a plane, coloured by class. The plane is that of two components by default."""
     rows = np.asarray(h, np.float32).reshape(len(h), -1)
-    if rows.shape[1] == 1:
-        rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-    plane, share = map(np.asarray, principal_components(rows))
+    if projection is not None:
+        plane = checks.projected("representations", projection, rows)
+    else:
+        wide = rows if rows.shape[1] > 1 else np.concatenate([rows, np.zeros_like(rows)], axis=1)
+        plane, share = map(np.asarray, principal_components(wide))
+        axes.set_xlabel(f"component 1: {share[0]:.0%}", fontsize=9)
+        axes.set_ylabel(f"component 2: {share[1]:.0%}", fontsize=9)
     size = min(max(4000 / len(rows), 2.0), 30.0)
     looks = _class_looks(names)
     for marker in dict.fromkeys(marker for _, marker in looks.values()):
@@ -172,8 +179,6 @@ def scatter(axes: "Axes", h: Any, labels: np.ndarray, names: Mapping[int, str]) 
         _name_classes(axes, plane, labels, names)
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(f"component 1: {share[0]:.0%}", fontsize=9)
-    axes.set_ylabel(f"component 2: {share[1]:.0%}", fontsize=9)
     axes.spines[:].set_color("0.8")
 
 

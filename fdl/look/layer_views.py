@@ -6,7 +6,6 @@ A piece is what is recorded at one step.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -74,8 +73,10 @@ def view_of(
             "surface": surface,
         }
 
-    program, given = jax.jit(view), (some.x, grid, pixels)
-    made = jax.eval_shape(view, params, state, *given)
+    # Few examples run through this program, so its compilation takes longer than its calls.
+    program, given = weak_jit(once=True)(view), (some.x, grid, pixels)
+    program.compile_ahead(params, state, *given)
+    made = program.eval_shape(params, state, *given)
     in_order = {path: made["layers"][path] for path in layers}  # `eval_shape` sorted them
     about = {**some.about(), **_about(in_order, made["images"], weights, order, count)}
     return lambda params, state: program(params, state, *given), about

@@ -218,8 +218,9 @@ def principal_components(h: Any, count: int = 2) -> tuple[jax.Array, jax.Array]:
              [ 1.414]], dtype=float32), Array([1.], dtype=float32))
 
     Source: Pearson 1901; Bishop 2006, "Pattern Recognition and Machine Learning", section 12.1.
-    For a map that is not linear, use scikit-learn, here for h [N, D] from `capture`:
-    `sklearn.manifold.TSNE().fit_transform(h)`.
+    For a map that is not linear, for h [N, D] from `capture`, use scikit-learn or umap-learn:
+    `sklearn.manifold.TSNE().fit_transform(h)`, `umap.UMAP().fit_transform(h)`;
+    `draw.representations` takes them as `projection`.
     """
     rows = rows_of("principal_components", h)
     if not is_count(count) or count > min(rows.shape):

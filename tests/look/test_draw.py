@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
 
 from fdl import confusion_matrix, softmax
 from fdl.look import (
@@ -542,6 +543,36 @@ def test_eight_layers_and_twelve_classes_do_not_overlap(tmp_path):
     assert len(colours) == len(figure.legends[0].texts) == 12
 
 
+def test_a_projection_of_the_user_draws_the_points(layers, tmp_path):
+    before, after, labels = layers
+    seen = []
+
+    def projection(h):
+        seen.append((h.shape, h.dtype))
+        return np.stack([h[:, 0], np.arange(len(h))], 1)
+
+    figure = draw.representations(before, after, labels, projection=projection)
+    assert seen == 2 * [((40, size), np.float32) for size in (6, 12, 1)]
+    offsets = figure.axes[3].collections[0].get_offsets()
+    np.testing.assert_array_equal(offsets[:, 0], after["dense_0"][:, 0])
+    assert figure.axes[0].get_xlabel() == ""
+    map_of = TSNE(init="random", perplexity=5, max_iter=250, random_state=0).fit_transform
+    assert_can_be_saved(draw.representations(before, after, labels, projection=map_of), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("projection", "message"),
+    [
+        (lambda h: h, r"expected projection to return floats \[40, 2\], got float32 \[40, 6\];"),
+        (lambda h: h[:, :2] * np.nan, "expected finite numbers from projection, got NaN"),
+        (lambda h: np.zeros((40, 2), int), r"floats \[40, 2\], got int64 \[40, 2\]; pass sklearn"),
+    ],
+)
+def test_a_projection_to_something_else_is_refused(layers, projection, message):
+    with pytest.raises(ValueError, match=f"^representations: .*{message}"):
+        draw.representations(*layers, projection=projection)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -967,6 +998,7 @@ SEEDED_BUGS = {
         "look/test_draw.py",
         [
             ("(last - before) / 2", "(last - before) / 3"),
+            ("    if projection is not None:", "    if False:"),
             (
                 "order = [name for column in range(ncols) for name in names[column::ncols]]",
                 "order = names",
