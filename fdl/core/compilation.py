@@ -5,8 +5,10 @@ ends. Models and objectives are static arguments, so after training a thousand s
 of them would still be in memory.
 """
 
+import ctypes
 import dataclasses
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
@@ -135,9 +137,28 @@ class _Program:
             lowered = self.jitted.lower(*args, **given)
             few = FEW_OPTIMIZATIONS if self.once and jax.default_backend() == "cpu" else None
             thread = ThreadPoolExecutor(1)
-            self.compiled[key] = thread.submit(lowered.compile, few)
+            self.compiled[key] = thread.submit(_compiled, lowered, few)
             thread.shutdown(wait=False)
         return self.compiled[key]
+
+
+def _compiled(lowered: Any, options: Any) -> Any:
+    """Compiles, and returns the memory of the compiler, hundreds of megabytes, to the system.
+
+    The compiler frees this memory, but glibc would keep it: a process that trains a small GPT would
+    have 1.0 GB in place of 0.65 GB.
+    """
+    compiled = lowered.compile(options)
+    return_freed_memory()
+    return compiled
+
+
+def return_freed_memory() -> None:
+    """Gives pages that are no longer used back to the system, if the C library is glibc."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _any_traced(tree: Any) -> bool:

@@ -1,10 +1,15 @@
 """weak_jit: what compiles ahead, what compiles with few optimizations, and when."""
 
+import subprocess
+import sys
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fdl.core import compilation
 from fdl.core.compilation import weak_jit
 
 COMPILATIONS = []
@@ -33,11 +38,21 @@ def compiled_by(f):
     return len(COMPILATIONS) - before, result
 
 
-def test_what_was_compiled_ahead_is_not_compiled_again(x):
+def test_what_was_compiled_ahead_is_not_compiled_again(x, monkeypatch):
+    compile = jax.stages.Lowered.compile
+    late = lambda self, given: time.sleep(0.2) or compile(self, given)  # noqa: E731
+    monkeypatch.setattr(jax.stages.Lowered, "compile", late)
     call = doubled()
-    call.compile_ahead(x, times=2)
-    programs, y = compiled_by(lambda: call(x, times=2))
-    assert programs == 1  # that of the other thread; the call waits for it
+
+    def ahead():
+        call.compile_ahead(x, times=2)
+        y = call(x, times=2)  # waits for the other thread
+        [program] = call.programs.values()
+        assert all(future.done() for future in program.compiled.values())
+        return y
+
+    programs, y = compiled_by(ahead)
+    assert programs == 1
     np.testing.assert_array_equal(y["a"], [0, 2, 4])
     # The same kinds again; NumPy arrays are of the same kind.
     call.compile_ahead(x, times=2)
@@ -63,6 +78,8 @@ def test_other_kinds_compile_when_they_are_called(x, other):
     np.testing.assert_array_equal(y["a"], 2 * np.asarray(other["a"]))
     [program] = call.programs.values()
     assert len(program.compiled) == 1
+    call.compile_ahead(other, times=2)
+    assert len(program.compiled) == 2
 
 
 def test_a_device_that_was_chosen_is_another_kind(x):
@@ -116,10 +133,46 @@ def test_an_error_in_tracing_is_raised_at_once(x):
         reshaped.compile_ahead(x, shape=(2, 2))
 
 
+def test_what_compiles_ahead_gives_memory_back(x, monkeypatch):
+    calls = []
+    monkeypatch.setattr(compilation, "return_freed_memory", lambda: calls.append(len(COMPILATIONS)))
+    before = len(COMPILATIONS)
+    call = doubled()
+    call.compile_ahead(x, times=2)
+    call(x, times=2)
+    assert calls == [before + 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed")
+def test_freed_memory_goes_back_to_the_system():
+    """Freed blocks between others that are in use, which glibc alone keeps."""
+    done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert before - after > 100e6
+
+
+FREEING = """
+import numpy as np
+from fdl.core.compilation import return_freed_memory
+
+def resident():
+    return 4096 * int(open("/proc/self/statm").read().split()[1])
+
+blocks = [np.ones(50_000, np.uint8) for _ in range(4000)]
+kept = blocks[::50]
+del blocks
+before = resident()
+return_freed_memory()
+print(before, resident())
+"""
+
 SEEDED_BUGS = {
     "fdl/core/compilation.py": (
-        "core/test_compilation.py train/test_loop.py -k compile_or_kind_or_traced_or_once",
+        "core/test_compilation.py train/test_loop.py -k compile_or_kind_or_trace_or_once_or_memor",
         [
+            ("    return_freed_memory()\n    return compiled", "    return compiled"),
+            ("            trim(0)", "            pass"),
             ("if key not in self.compiled:", "if True:"),
             ("self.pending.append(self.started(args, given))", "self.started(args, given)"),
             ("if self.once and not _any_traced((args, given)):", "if self.once:"),
