@@ -1,4 +1,4 @@
-"""Saves and loads weights, also from and for torch and Hugging Face, programs, and ONNX files."""
+"""Saves and loads weights, also from and for other libraries, programs, and ONNX files."""
 
 from fdl.public_names import public as _public
 
@@ -15,6 +15,10 @@ from fdl.port.torch_weights import from_torch as from_torch
 from fdl.port.torch_weights import to_torch as to_torch
 from fdl.port.torch_weights import torch_names as torch_names
 from fdl.port.torch_weights import torch_report as torch_report
+from fdl.port.torch_optimizers import from_torch_optimizer as from_torch_optimizer
+from fdl.port.torch_optimizers import to_torch_optimizer as to_torch_optimizer
+from fdl.port.pytrees import from_pytree as from_pytree
+from fdl.port.pytrees import to_pytree as to_pytree
 from fdl.port.huggingface import bert as bert
 from fdl.port.huggingface import gpt2 as gpt2
 from fdl.port.huggingface import llama as llama

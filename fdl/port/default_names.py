@@ -1,4 +1,4 @@
-"""The table of rules between layers of fdl and modules of torch, where it is unambiguous."""
+"""The table of rules between layers of fdl and modules elsewhere, where it is unambiguous."""
 
 import dataclasses
 import re
@@ -12,6 +12,13 @@ from fdl.checks import OptionError
 Shape = tuple[int, ...]
 _MOST = 20  # the largest number of layers and modules that an error lists on each side
 _LETTERS = "hwd"  # axes of an image, after the names of channels
+# The names in torch and Equinox; Flax; Keras; Haiku.
+_NORMS = [
+    {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"},
+    {"scale": "scale", "bias": "bias", "mean": "mean", "variance": "var"},
+    {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "variance": "moving_variance"},
+    {"scale": "scale", "bias": "offset"},
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +35,17 @@ class _Form:
 
 
 def default_names(
-    who: str, tensors: Mapping[str, np.ndarray], leaves: Mapping[str, Any]
+    who: str, tensors: Mapping[str, Any], leaves: Mapping[str, Any], *, peers: bool = False
 ) -> dict[str | None, Any]:
-    """The table for tensors and leaves by path; raises unless each layer has one module."""
+    """The table for tensors and leaves by path; raises unless each layer has one module.
+
+    With `peers`, modules may be those of Flax, Keras, Haiku and Equinox too. Without it, they may
+    not, because a module that somebody wrote for torch may have a `w` with other axes than theirs.
+    """
     modules = _modules(tensors)
     groups = _layers(leaves)
     _refuse_flattened(who, groups, modules)
-    layers = {path: _forms(group) for path, group in groups.items()}
+    layers = {path: _forms(group, peers) for path, group in groups.items()}
     found = _by_name(layers, modules)
     found |= _by_shape(
         {path: forms for path, forms in layers.items() if path not in found},
@@ -61,6 +72,8 @@ def _refuse_flattened(
     modules: Mapping[str, tuple[tuple[str, Shape], ...]],
 ) -> None:
     """Raises if a dense layer may read a flattened image, whose order torch has otherwise."""
+    if not any(leaf == "weight" for shapes in modules.values() for leaf, _ in shapes):
+        return  # libraries with other names flatten channels last, as fdl does
     shapes = {path: group["w"] for path, group in groups.items() if len(group.get("w", ())) > 1}
     tables = {path for path in shapes if _is_embedding(groups[path], modules)}
     convs = [path for path, shape in shapes.items() if len(shape) > 2]
@@ -173,7 +186,7 @@ def _without_numbers(name: str) -> str:
 
 
 def _modules(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[str, Shape], ...]]:
-    """The tensors of each module of torch, name of the module -> ((name, shape), ...)."""
+    """The tensors of each module, name of the module -> ((name, shape), ...)."""
     groups: dict[str, list[tuple[str, Shape]]] = {}
     for name, array in tensors.items():
         module, _, leaf = name.rpartition(".")
@@ -206,23 +219,43 @@ def _leaf_path(layer: str, leaf: str, leaves: Mapping[str, Any]) -> str:
     return next(each for each in (path, f"params/{path}", f"state/{path}") if each in leaves)
 
 
-def _forms(group: dict[str, Shape]) -> list[_Form]:
-    """The modules of torch that a layer with these leaves can be."""
+def _forms(group: dict[str, Shape], peers: bool = False) -> list[_Form]:
+    """The modules of torch, or of its peers too, that a layer with these leaves can be."""
     leaves = set(group)
     if leaves == {"input/w", "input/b", "hidden/w"}:
         return _lstm(group)
     if "scale" in leaves and leaves <= {"scale", "bias", "mean", "variance"}:
-        names = {"scale": "weight", "bias": "bias", "mean": "running_mean"}
-        names["variance"] = "running_var"
-        signature = tuple(sorted((names[leaf], shape) for leaf, shape in group.items()))
-        return [_Form(signature, tuple((leaf, f"@.{names[leaf]}") for leaf in group))]
+        known = [names for names in _NORMS[: None if peers else 1] if leaves <= set(names)]
+        # A scale alone has the same name in Flax and Haiku.
+        return list(dict.fromkeys(_same(group, names) for names in known))
     if "w" not in leaves or not leaves <= {"w", "b"}:
         return []
-    return _weights(group["w"], group.get("b"))
+    w, b = group["w"], group.get("b")
+    return _of_torch(w, b) + (_elsewhere(w, b) if peers else [])
 
 
-def _weights(w: Shape, b: Shape | None) -> list[_Form]:
-    """Dense layers, embeddings and convolutions."""
+def _same(group: Mapping[str, Shape], names: Mapping[str, str]) -> _Form:
+    """A module whose tensors have other names, but the same shapes as the leaves of the layer."""
+    signature = tuple(sorted((names[leaf], shape) for leaf, shape in group.items()))
+    return _Form(signature, tuple((leaf, f"@.{names[leaf]}") for leaf in group))
+
+
+def _elsewhere(w: Shape, b: Shape | None) -> list[_Form]:
+    """The layers of `_of_torch` in Flax and Keras, in Haiku, and convolutions in Equinox."""
+    group = {"w": w} | ({"b": b} if b is not None else {})
+    forms = [_same(group, {"w": "kernel", "b": "bias"}), _same(group, {"w": "w", "b": "b"})]
+    if len(w) == 2 and b is None:
+        return forms + [_same(group, {"w": name}) for name in ("embedding", "embeddings")]
+    if b is None or not 3 <= len(w) <= 5:
+        return forms
+    (form,), ones = _of_torch(w, b), (1,) * (len(w) - 2)
+    signature = (("bias", b + ones), form.signature[1])
+    rule = f"@.bias: o {' '.join(map(str, ones))} -> o"
+    return [*forms, _Form(signature, (form.lines[0], ("b", rule)))]
+
+
+def _of_torch(w: Shape, b: Shape | None) -> list[_Form]:
+    """Dense layers, embeddings and convolutions of torch."""
     bias = (("bias", b),) if b is not None else ()
     also = (("b", "@.bias"),) if b is not None else ()
     if len(w) == 2:
@@ -271,7 +304,7 @@ def _ambiguous(
     lines += [f"and {more} more"] if more else []
     return OptionError(
         who,
-        f"expected one module of torch for each layer, got {len(left)} layers and {len(extra)} "
+        f"expected one module for each layer, got {len(left)} layers and {len(extra)} "
         "modules without a certain pair; write names={'dense_0/w': 'fc.weight: o i -> i o', "
         "'dense_0/b': 'fc.bias', ...} with a rule for each path\n  " + "\n  ".join(lines),
     )

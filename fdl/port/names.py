@@ -1,4 +1,4 @@
-"""The rules between paths of fdl and names of torch: a table of text, used in both directions."""
+"""The rules between paths of fdl and names elsewhere: a table of text, used in both directions."""
 
 import dataclasses
 import itertools
@@ -22,10 +22,10 @@ class Rule:
     Args:
       line: the line of the table that the user wrote, for messages.
       paths: patterns of paths, one, or several that are parts of one tensor.
-      names: patterns of names, one, or several that are added or equal.
-      joined: how several names are joined, "+" or "=".
-      axes: how the axes of the tensor are rearranged; None leaves them.
-      split: the axis, after `axes`, along which the tensor is split into the paths.
+      names: patterns of names, one, or several that are added, equal, or side by side.
+      joined: how several names are joined, "+", "=" or "join" (side by side, of equal sizes).
+      axes: how the axes of each tensor are rearranged; None leaves them.
+      axis: the axis, after `axes`, along which a tensor is split into paths, or tensors are joined.
     """
 
     line: str
@@ -33,30 +33,35 @@ class Rule:
     names: tuple[str, ...]
     joined: str
     axes: Axes | None
-    split: int
+    axis: int
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape of a tensor of torch in fdl; None if it does not fit."""
+        """The shape of a tensor of the other library in fdl; None if it does not fit."""
         return shape if self.axes is None else self.axes.shape(shape)
 
     def parts(self, tensors: list[np.ndarray], sizes: list[int]) -> list[np.ndarray]:
         """The arrays of the paths, from the tensors of the names."""
-        array = tensors[0]
+        arrays = tensors if self.joined == "join" else tensors[:1]
         for other in tensors[1:] if self.joined == "+" else ():
-            array = array + other
-        array = array if self.axes is None else self.axes.apply(array)
+            arrays = [arrays[0] + other]
+        if self.axes is not None:
+            arrays = [self.axes.apply(each) for each in arrays]
+        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=self.axis)
         if len(sizes) == 1:
             return [array]
-        return np.split(array, list(itertools.accumulate(sizes))[:-1], axis=self.split)
+        return np.split(array, list(itertools.accumulate(sizes))[:-1], axis=self.axis)
 
     def whole(self, parts: list[np.ndarray]) -> list[np.ndarray]:
         """The inverse of `parts`: the tensors of the names."""
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.split)
-        array = array if self.axes is None else self.axes.inverse().apply(array)
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.axis)
+        joined = self.joined == "join"
+        arrays = np.split(array, len(self.names), axis=self.axis) if joined else [array]
+        if self.axes is not None:
+            arrays = [self.axes.inverse().apply(each) for each in arrays]
         if self.joined != "+":
-            return [array] * len(self.names)
+            return arrays if joined else arrays * len(self.names)
         # x + -0.0 is x for every x, so that reading gives the same bits; 0.0 would change -0.0.
-        return [array] + [np.full_like(array, -0.0)] * (len(self.names) - 1)
+        return arrays + [np.full_like(arrays[0], -0.0)] * (len(self.names) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +75,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rules of a table, and the patterns of the names of torch that it leaves out."""
+    """The rules of a table, and the patterns of the names that it leaves out."""
 
     rules: tuple[Rule, ...]
     left_out: tuple[str, ...]
 
     def leaves_out(self, name: str) -> bool:
-        """True if the table says that a name of torch has no path."""
+        """True if the table says that a name has no path."""
         return any(_regex(pattern, ".").fullmatch(name) for pattern in self.left_out)
 
     def pairs(self, who: str, paths: Iterable[str]) -> list[Pair]:
@@ -117,8 +122,7 @@ def parse_table(who: str, names: Any) -> Table:
     if not isinstance(names, Mapping):
         raise OptionError(
             who,
-            f"expected names as a dict from paths to names of torch, got {described(names)}; "
-            f"{_REMEDY}",
+            f"expected names as a dict from paths to names, got {described(names)}; {_REMEDY}",
         )
     rules: list[Rule] = []
     left_out: list[str] = []
@@ -135,18 +139,21 @@ def parse_table(who: str, names: Any) -> Table:
 def _rules(who: str, path: str, value: str) -> list[Rule]:
     """The rules of one line, with each choice in braces replaced by its members."""
     line = f"{path!r}: {value!r}"
-    text, bar, split = (each.strip() for each in value.partition("|"))
+    text, bar, action = (each.strip() for each in value.partition("|"))
     text, colon, equation = (each.strip() for each in text.partition(":"))
     axes = parse_axes(equation) if colon else None
     if colon and axes is None:
         raise _unreadable(who, line, "axes such as 'o i -> i o' after the colon")
-    if bar and not re.fullmatch(r"split -?\d+", split):
-        raise _unreadable(who, line, "an axis such as '| split 1' after the bar")
+    if bar and not re.fullmatch(r"(split|join) -?\d+", action):
+        raise _unreadable(who, line, "an axis such as '| split 1' or '| join 1' after the bar")
     joined = "+" if "+" in text else "=" if "=" in text else ""
     several = [each.strip() for each in text.split(joined)] if joined else [text]
-    axis = int(split.split()[1]) if bar else 0
+    axis = int(action.split()[1]) if bar else 0
     paths, options = _choices(path), [_choices(each) for each in several]
-    if bar:
+    if action.startswith("join"):
+        grouped, fits = [tuple(paths)], len(paths) == 1 and not joined and len(options[0]) > 1
+        joined, options = "join", [[each] for each in options[0]]
+    elif bar:
         grouped, single = [tuple(paths)], all(len(each) == 1 for each in options)
         fits = len(paths) > 1 and single
     else:

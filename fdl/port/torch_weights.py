@@ -73,6 +73,7 @@ def from_torch(source: Any, like: Any, names: Names | None = None, *, cast: bool
     | `"patch/w"` | `"p.weight: o c h w -> (h w c) o, h=4 w=4"` | merges axes of given sizes |
     | `"attn/{q,k,v}/w"` | `"qkv.weight: o i -> i o | split 1"` | splits axis 1 into several paths |
     | `"attn/{q,k}/b"` | `"{q_proj,k_proj}.bias"` | one rule for each of several names |
+    | `"qkv/w"` | `"{q,k,v}.weight: o i -> i o | join 1"` | joins tensors of equal shapes, axis 1 |
     | `"lstm/input/b"` | `"bias_ih_l0 + bias_hh_l0"` | adds the tensors |
     | `"embed/w"` | `"wte.weight = head.weight"` | one tensor with two names, which must be equal |
     | `None` | `["h.*.attn.mask"]` | leaves out these names of torch |
@@ -114,15 +115,23 @@ def from_torch(source: Any, like: Any, names: Names | None = None, *, cast: bool
     Reliable Tensor Manipulations with Einstein-like Notation".
     """
     tensors = tensors_of("from_torch", source)
+    names = default_names("from_torch", tensors, paths.leaves(like)) if names is None else names
+    of = source if isinstance(source, str | os.PathLike) else "a state dict"
+    return from_tensors("from_torch", tensors, str(of), like, names, cast)
+
+
+def from_tensors(
+    who: str, tensors: dict[str, np.ndarray], of: str, like: Any, names: Names, cast: bool
+) -> Any:
+    """A tree of fdl from tensors by name; raises with every name that does not fit."""
     leaves = paths.leaves(like)
-    table = _table("from_torch", names, tensors, leaves)
-    pairs = table.pairs("from_torch", leaves)
+    table = parse_table(who, names)
+    pairs = table.pairs(who, leaves)
     report = _report(table, pairs, tensors, leaves, cast)
     if not report:
-        of = source if isinstance(source, str | os.PathLike) else "a state dict"
         lines = report.differences()
         raise OptionError(
-            "from_torch",
+            who,
             f"expected tensors that fit the {len(leaves)} paths of like, got {of} that differs at "
             f"{len(lines)} names; correct names, or pass the params of another model\n  "
             + "\n  ".join(lines),
@@ -167,24 +176,30 @@ def to_torch(
 
     Source: see `from_torch`.
     """
+    tensors = to_tensors("to_torch", params, names)
+    if file is not None:
+        write_tensors("to_torch", file, tensors, {"format": "pt"})
+    return tensors
+
+
+def to_tensors(who: str, params: Any, names: Names) -> dict[str, np.ndarray]:
+    """The tensors by name that the rules make of a tree: the inverse of `from_tensors`."""
     leaves = {
-        path: to_jax(leaf, "to_torch", f"the leaf at {path!r}")
+        path: to_jax(leaf, who, f"the leaf at {path!r}")
         for path, leaf in paths.leaves(params).items()
     }
     tensors: dict[str, np.ndarray] = {}
-    for pair in parse_table("to_torch", names).pairs("to_torch", leaves):
-        _check_parts(pair, leaves)
+    for pair in parse_table(who, names).pairs(who, leaves):
+        _check_parts(who, pair, leaves)
         whole = pair.rule.whole([np.asarray(leaves[path]) for path in pair.paths])
         for name, array in zip(pair.names, whole, strict=True):
             if name in tensors and not _same(tensors[name], array):
                 raise OptionError(
-                    "to_torch",
+                    who,
                     f"expected one tensor for each name, got two that differ for {name!r}; give "
                     "the paths different names",
                 )
             tensors[name] = np.array(array, order="C")
-    if file is not None:
-        write_tensors("to_torch", file, tensors, {"format": "pt"})
     return tensors
 
 
@@ -214,7 +229,8 @@ def torch_report(
     """
     tensors = tensors_of("torch_report", source)
     leaves = paths.leaves(like)
-    table = _table("torch_report", names, tensors, leaves)
+    names = default_names("torch_report", tensors, leaves) if names is None else names
+    table = parse_table("torch_report", names)
     return _report(table, table.pairs("torch_report", leaves), tensors, leaves, cast)
 
 
@@ -249,10 +265,6 @@ def torch_names(source: Any, like: Any) -> dict[str | None, str | list[str]]:
       {'dense_0/w': 'fc.weight: o i -> i o', 'dense_0/b': 'fc.bias'}
     """
     return default_names("torch_names", tensors_of("torch_names", source), paths.leaves(like))
-
-
-def _table(who: str, names: Any, tensors: dict[str, np.ndarray], leaves: dict[str, Any]) -> Table:
-    return parse_table(who, default_names(who, tensors, leaves) if names is None else names)
 
 
 def _report(
@@ -294,7 +306,7 @@ def _differences(
     """A line for each tensor of a pair that does not fit its paths."""
     wanted = ", ".join(f"{path} {_kind(leaves[path])}" for path in pair.paths)
     names = [name for name in pair.names if name in tensors]
-    shape, dtypes = _joined_shape(pair, leaves), {_dtype(leaves[path]) for path in pair.paths}
+    shape, dtypes = _tensor_shape(pair, leaves), {_dtype(leaves[path]) for path in pair.paths}
     lines = []
     for name in names:
         array = tensors[name]
@@ -312,11 +324,12 @@ def _differences(
     return lines
 
 
-def _joined_shape(pair: Pair, leaves: dict[str, Any]) -> tuple[int, ...] | None:
-    """The shape of the paths of a pair, side by side; None if they do not fit side by side."""
+def _tensor_shape(pair: Pair, leaves: dict[str, Any]) -> tuple[int, ...] | None:
+    """The shape of each tensor of a pair, after its axes are rearranged; None if none fits."""
     shapes = [tuple(np.shape(leaves[path])) for path in pair.paths]
-    first, axis = shapes[0], pair.rule.split
-    if len(shapes) == 1:
+    first, axis = shapes[0], pair.rule.axis
+    count = len(pair.names) if pair.rule.joined == "join" else 1
+    if len(shapes) == count == 1:
         return first
     if not -len(first) <= axis < len(first):
         return None
@@ -324,19 +337,20 @@ def _joined_shape(pair: Pair, leaves: dict[str, Any]) -> tuple[int, ...] | None:
     others = {(*shape[:axis], 0, *shape[axis + 1 :]) for shape in shapes}
     if len(others) > 1 or len({len(shape) for shape in shapes}) > 1:
         return None
-    return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+    size, left = divmod(sum(shape[axis] for shape in shapes), count)
+    return None if left else (*first[:axis], size, *first[axis + 1 :])
 
 
-def _check_parts(pair: Pair, leaves: dict[str, Any]) -> None:
+def _check_parts(who: str, pair: Pair, leaves: dict[str, Any]) -> None:
     """Raises unless the paths of a pair fit side by side, and fit the axes of its rule."""
-    shape, rule = _joined_shape(pair, leaves), pair.rule
+    shape, rule = _tensor_shape(pair, leaves), pair.rule
     back = shape if rule.axes is None or shape is None else rule.axes.inverse().shape(shape)
     dtypes = {leaves[path].dtype for path in pair.paths}
     keys = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
     if back is None or len(dtypes) > 1 or keys:
         got = ", ".join(f"{path} {kind(leaves[path])}" for path in pair.paths)
         raise OptionError(
-            "to_torch", f"expected arrays that fit the rule {rule.line}, got {got}; correct names"
+            who, f"expected arrays that fit the rule {rule.line}, got {got}; correct names"
         )
 
 
@@ -348,7 +362,7 @@ def _sizes(pair: Pair, leaves: dict[str, Any]) -> list[int]:
     """The sizes of the parts along the axis of the split; one number if there is no split."""
     if len(pair.paths) == 1:
         return [0]
-    return [np.shape(leaves[path])[pair.rule.split] for path in pair.paths]
+    return [np.shape(leaves[path])[pair.rule.axis] for path in pair.paths]
 
 
 def _dtype(leaf: Any) -> Any:

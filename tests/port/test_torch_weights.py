@@ -72,6 +72,16 @@ RULES = {
         {"kv.bias": np.concatenate([B, 2 * B[:2]])},
         {"a/k/b": B, "a/v/b": 2 * B[:2]},
     ),
+    "joined": (
+        {"qkv/w": "{q,k,v}.weight: o i -> i o | join 1"},
+        {"q.weight": W, "k.weight": 2 * W, "v.weight": 3 * W},
+        {"qkv/w": np.concatenate([W, 2 * W, 3 * W]).T},
+    ),
+    "joined, from the end": (
+        {"cell/*/w": "h.*.{i,f}.w | join -1"},
+        {"h.0.i.w": V, "h.0.f.w": 2 * V},
+        {"cell/0/w": np.concatenate([V, 2 * V], 1)},
+    ),
     "per head": (
         {"a/{q,k}/w": "qk.weight: (h s k) i -> i (s h k), h=2 s=2 | split 1"},
         {"qk.weight": np.arange(24, dtype=np.float32).reshape(8, 3)},
@@ -314,8 +324,11 @@ UNREADABLE = {
     "two unknown": ({"a": "x: (a b) -> a b"}, "axes such as 'o i -> i o' after the colon"),
     "nested": ({"a": "x: ((a) b) -> a b, a=1"}, "axes such as 'o i -> i o' after the colon"),
     "no arrow": ({"a": "x: o i"}, "axes such as 'o i -> i o' after the colon"),
-    "no axis": ({"{a,b}": "x | split"}, "an axis such as '| split 1' after the bar"),
+    "no axis": ({"{a,b}": "x | split"}, "an axis such as '| split 1' or '| join 1' after the bar"),
     "one part": ({"a": "x | split 0"}, BOTH),
+    "one name": ({"a": "x | join 0"}, BOTH),
+    "two joined paths": ({"{a,b}": "{x,y} | join 0"}, BOTH),
+    "joined sums": ({"a": "{x,y} + z | join 0"}, BOTH),
     "choices": ({"{a,b}": "{x,y,z}"}, BOTH),
     "stars": ({"a/*": "x"}, BOTH),
     "levels": ({"**/w": "**.w"}, BOTH),
@@ -333,7 +346,7 @@ def test_a_rule_that_cannot_be_read_is_refused(name):
 
 
 def test_a_table_that_is_none_is_refused():
-    message = f"to_torch: expected names as a dict from paths to names of torch, got 'w'; {READ}"
+    message = f"to_torch: expected names as a dict from paths to names, got 'w'; {READ}"
     refused(lambda: to_torch({"w": jnp.ones(1)}, "w"), message)
 
 
@@ -353,6 +366,11 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         lambda: to_torch({"a": jnp.ones((2, 1)), "b": jnp.ones((1, 2))}, {"{a,b}": "x | split 0"}),
         "to_torch: expected arrays that fit the rule '{a,b}': 'x | split 0', got a float32 [2, 1], "
         "b float32 [1, 2]; correct names",
+    )
+    refused(
+        lambda: to_torch({"w": jnp.ones((5, 4))}, {"w": "{x,y}: o i -> i o | join 0"}),
+        "to_torch: expected arrays that fit the rule 'w': '{x,y}: o i -> i o | join 0', got w "
+        "float32 [5, 4]; correct names",
     )
     refused(
         lambda: to_torch({"key": jax.random.key(0)}, {"key": "x"}),
@@ -525,12 +543,19 @@ WITHOUT = (
             ["layer g: hidden/b [2], hidden/w [2, 6], input/b [6], input/w [3, 6]"],
         ),
         ({}, {"weight": W}, (0, 1), ["module at the root: weight [4, 3]"]),
+        # A module that is not torch's own: which axis is the input?
+        (
+            {"d": {"w": jnp.zeros((3, 3))}},
+            {"d.w": W[:3]},
+            (1, 1),
+            ["layer d: w [3, 3]", "module d: w [3, 3]"],
+        ),
     ],
 )
 def test_pairs_that_are_not_certain_are_refused(params, source, counts, lines):
     refused(
         lambda: from_torch(source, params),
-        f"from_torch: expected one module of torch for each layer, got {counts[0]} layers and "
+        f"from_torch: expected one module for each layer, got {counts[0]} layers and "
         f"{counts[1]} modules without a certain pair; {WITHOUT}",
         *lines,
     )
@@ -704,6 +729,7 @@ SEEDED_BUGS = {
             ("if name in tensors and not _same(tensors[name], array):", "if False:"),
             ("copy[...] = array\n        return copy", "return array"),
             ('if pair.rule.joined == "=" and not lines:', "if False:"),
+            ("return None if left else", "return"),
         ],
     ),
     "fdl/port/names.py": (
@@ -711,13 +737,16 @@ SEEDED_BUGS = {
         [
             ("-0.0)]", "0.0)]"),
             (
-                "np.concatenate(parts, axis=self.split)",
-                "np.concatenate(parts[::-1], axis=self.split)",
+                "np.concatenate(parts, axis=self.axis)",
+                "np.concatenate(parts[::-1], axis=self.axis)",
             ),
             ("self.axes.inverse().apply(array)", "self.axes.apply(array)"),
             ("if path in owner:", "if False:"),
             ("without = [path for path in paths if path not in owner]", "without = []"),
             ("len(stars) != 1", "False"),
+            ('arrays = tensors if self.joined == "join" else tensors[:1]', "arrays = tensors[:1]"),
+            ("return arrays if joined else", "return arrays[::-1] if joined else"),
+            ("len(paths) == 1 and not joined and len(options[0]) > 1", "True"),
         ],
     ),
     "fdl/port/axes.py": (
@@ -734,6 +763,7 @@ SEEDED_BUGS = {
             ("if len(fitting) == 1:", "if fitting:"),
             ("if one_form and certain and alike and", "if one_form and certain and"),
             ("if one_form and certain and alike and", "if one_form and alike and"),
+            ("(_elsewhere(w, b) if peers else [])", "_elsewhere(w, b)"),
             ("_refuse_flattened(who, groups, modules)", "pass"),
             ("len(shape) > 2]", "len(shape) > 3]"),
             ("convs = [max(convs, key=_numbers)]", "pass"),

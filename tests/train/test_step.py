@@ -262,6 +262,26 @@ def test_sgd_is_optax_sgd_to_the_last_bit_over_1000_steps(kind, schedule):
     assert sha(ours) != sha(fdl.start(start, mine))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_state_continues_in_optax_and_back(name):
+    """The opt_state of a run moves as it is: three libraries in turn train as one of them."""
+    more = {"momentum": 0.9} if name == "sgd" else {"eps": 1e-6}
+    score = fdl.supervised(small(), fdl.softmax_cross_entropy)
+    fdls, optaxs = (getattr(library, name)(0.05, **more) for library in (fdl, optax))
+    runs = [begin(fdls)] * 2
+    for steps, turn in ((5, fdls), (10, optaxs), (15, fdls)):
+        with jax.numpy_dtype_promotion("standard"):
+            runs = [
+                fdl.fit(score, each, run, data(), batch_size=BATCH, steps=steps).run
+                for each, run in zip((fdls, turn), runs, strict=True)
+            ]
+    ours, moved = runs
+    assert jax.tree.structure(moved) == jax.tree.structure(begin(optaxs))
+    assert jax.tree.structure(moved) == jax.tree.structure(ours)
+    for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(ours), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 # ------------------------------------------------------------------------------- compiling, tracing
 
 
