@@ -740,7 +740,7 @@ SEEDED_BUGS = {
                 "np.concatenate(parts, axis=self.axis)",
                 "np.concatenate(parts[::-1], axis=self.axis)",
             ),
-            ("self.axes.inverse().apply(array)", "self.axes.apply(array)"),
+            ("self.axes.inverse().apply(each)", "self.axes.apply(each)"),
             ("if path in owner:", "if False:"),
             ("without = [path for path in paths if path not in owner]", "without = []"),
             ("len(stars) != 1", "False"),
