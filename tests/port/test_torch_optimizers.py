@@ -231,6 +231,13 @@ def test_moments_have_the_dtype_of_fdl():
     assert found.count == 3 and found.count.dtype == jnp.int32
 
 
+def test_the_names_may_stand_in_the_groups():
+    source = adam_state(2, 2)
+    groups = [{"params": [0], "param_names": NAMES[:1]}, {"params": [1], "param_names": NAMES[1:]}]
+    found = from_torch_optimizer(source | {"param_groups": groups}, ADAM, ONE)
+    assert_bits(found, from_torch_optimizer(source, ADAM, ONE, NAMES))
+
+
 def test_a_state_within_others_and_the_count_of_a_schedule():
     optimizer = fdl.optim.chain(
         fdl.optim.clip_by_global_norm(1.0), fdl.adam(fdl.optim.schedules.constant_schedule(0.1))
