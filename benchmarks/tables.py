@@ -72,6 +72,7 @@ def results() -> str:
         section("Optimizers", optimizers()),
         section("Convolution and pooling", convolutions()),
         section("Sweeps", sweeps()),
+        section("Layers", layers()),
         section("Matrix products", products()),
         section("Depth", depth()),
         section("Decoding", decoding()),
@@ -173,6 +174,24 @@ def products():
         lines.append(
             f"| {row['x']} | {row['w']} | {row['ratio']:.2f} | {row['merged_gflops']:.0f} | "
             f"{row['three_axes_gflops']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def layers():
+    found = load("layers")
+    lines = [
+        "A step of one layer: forward pass, gradients with respect to weights and input, and an "
+        "update of both; the time of fdl, in a compiled loop, divided by that of torch "
+        f"{found['torch']}, eager (`benchmarks/layers.py`, median of interleaved pairs):",
+        "",
+        "| layer | x | fdl / torch | quartiles | fdl, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for row in sorted(found["rows"], key=lambda row: row["ratio"]):
+        lines.append(
+            f"| {row['layer']} | {row['x']} | {row['ratio']:.2f} | {row['low']:.2f} to "
+            f"{row['high']:.2f} | {row['ms']:.3g} |"
         )
     return "\n".join(lines)
 
