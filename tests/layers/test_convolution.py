@@ -877,6 +877,10 @@ SEEDED_BUGS = {
             ("period = -(-period // stride) * stride", "period = period // stride * stride"),
             ("edges), 0, -3)", "edges), 0, 1)"),
             ("y, 0, window.output[-1]", "y, each - window.output[-1], each"),
+            ("start, stride = at * window.dilation[0],", "start, stride = at,"),
+            ("(low, high, spread - 1)", "(low, high, 0)"),
+            ("_planes(x, window, spread[0])", "_planes(x, window, 1)"),
+            ("_plane_window(window), spread[1:])", "_plane_window(window), spread[:-1])"),
         ],
     ),
 }
