@@ -27,7 +27,7 @@ CONVOLUTIONAL = fdl.chain(
     head=fdl.dense(5),
     last=fdl.layer_norm(),
 )
-LAYERS = {
+PARTS = {
     "embed": fdl.embedding(7, 6),
     "lstm": fdl.lstm(6),
     "gru": fdl.gru(6),
@@ -42,7 +42,7 @@ def like(model, x):
 
 
 def recurrent(*names):
-    return fdl.chain(**{name: LAYERS[name] for name in names})
+    return fdl.chain(**{name: PARTS[name] for name in names})
 
 
 # For each library, the names and shapes of its arrays, and the table of each network. Where the
@@ -227,7 +227,7 @@ def test_flax_linen():
     wanted = Images().apply(variables, IMAGES)
     assert_moves(variables, CONVOLUTIONAL, IMAGES, LINEN_IMAGES_TABLE, wanted)
     variables = jax.tree.map(drawn, Words().init(jax.random.key(0), WORDS))
-    wanted, model = Words().apply(variables, WORDS), recurrent(*LAYERS)
+    wanted, model = Words().apply(variables, WORDS), recurrent(*PARTS)
     assert_moves(variables["params"], model, WORDS, FLAX_WORDS_TABLE, wanted)
     boxed = nn.Dense(2, kernel_init=nn.with_partitioning(nn.initializers.ones, ("a", "b")))
     variables = boxed.init(jax.random.key(0), jnp.ones((1, 3)))
@@ -384,7 +384,7 @@ def test_equinox():
     lstm, gru = nn.LSTMCell(6, 6, key=key), nn.GRUCell(6, 6, key=key)
     source = Words(nn.Embedding(7, 6, key=key), lstm, gru, attend, nn.Linear(6, 3, key=key))
     source = jax.tree.map(drawn, source)
-    wanted, model = jax.vmap(source)(WORDS), recurrent(*LAYERS)
+    wanted, model = jax.vmap(source)(WORDS), recurrent(*PARTS)
     assert_moves(source, model, WORDS, EQUINOX_WORDS_TABLE, wanted)
     assert isinstance(
         to_pytree(
@@ -505,7 +505,7 @@ def test_names_and_layouts_of_each_library(library):
 
 def test_a_network_of_flax_in_fdl_and_back():
     """The words of Flax, with plain dicts: the parts of each gate are where they were."""
-    model = recurrent(*LAYERS)
+    model = recurrent(*PARTS)
     new = jax.tree.map(lambda leaf: drawn(jnp.zeros(leaf.shape)), like(model, WORDS))
     gates = [f"{a}{b}" for a in "ih" for b in "ifgo"]
     cell = {gate: {"kernel": jnp.zeros((6, 6))} for gate in gates}

@@ -40,7 +40,7 @@ TABLE = {
 PARAMETERS = ["0.weight", *(f"{at}.{each}" for at in (1, 4, 6) for each in ("weight", "bias"))]
 AMS = {"correct_maximum": True}
 # torch's name and options, and fdl's optimizer.
-OPTIMIZERS = {
+PAIRS = {
     "momentum": ("SGD", {"lr": 0.1, "momentum": 0.8}, fdl.sgd(0.1, momentum=0.8)),
     "nesterov": (
         "SGD",
@@ -81,7 +81,7 @@ def of_torch(name):
         nn.Linear(48, 4),
     )
     module = nn.Sequential(*layers, nn.Tanh(), nn.Linear(4, 3))
-    kind, options, _ = OPTIMIZERS[name]
+    kind, options, _ = PAIRS[name]
     return torch, module, getattr(torch.optim, kind)(module.parameters(), **options)
 
 
@@ -105,11 +105,11 @@ def assert_same_weights(run, module):
         np.testing.assert_allclose(leaf, other, rtol=1e-6, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", PAIRS)
 def test_training_goes_on_in_fdl_as_in_torch(name):
     torch, module, optimizer = of_torch(name)
     trained_by_torch(torch, module, optimizer, 4)
-    run = begun(OPTIMIZERS[name][2])
+    run = begun(PAIRS[name][2])
     found = from_torch(module.state_dict(), weights(run), TABLE)
     state = from_torch_optimizer(optimizer.state_dict(), run.opt_state, TABLE, PARAMETERS)
     assert jax.tree.structure(state) == jax.tree.structure(run.opt_state)
@@ -120,15 +120,15 @@ def test_training_goes_on_in_fdl_as_in_torch(name):
         assert set(each) == set(back["state"][at])
         for key, value in each.items():
             assert_bits(back["state"][at][key], value.numpy())
-    run = trained(OPTIMIZERS[name][2], run, 4)
+    run = trained(PAIRS[name][2], run, 4)
     trained_by_torch(torch, module, optimizer, 4)
     assert_same_weights(run, module)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", PAIRS)
 def test_training_goes_on_in_torch_as_in_fdl(name):
     torch, module, optimizer = of_torch(name)
-    run = trained(OPTIMIZERS[name][2], begun(OPTIMIZERS[name][2]), 4)
+    run = trained(PAIRS[name][2], begun(PAIRS[name][2]), 4)
 
     def tensors(tree):
         return jax.tree.map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, tree)
@@ -139,7 +139,7 @@ def test_training_goes_on_in_torch_as_in_fdl(name):
     assert state["param_groups"] == like["param_groups"]
     optimizer.load_state_dict(tensors(state))
     trained_by_torch(torch, module, optimizer, 4)
-    assert_same_weights(trained(OPTIMIZERS[name][2], run, 8), module)
+    assert_same_weights(trained(PAIRS[name][2], run, 8), module)
 
 
 def test_a_file_and_an_optimizer_that_knows_its_names(tmp_path):
@@ -169,9 +169,9 @@ LIKE = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", PAIRS)
 def test_the_moments_are_in_the_layout_of_torch(name):
-    optimizer = OPTIMIZERS[name][2]
+    optimizer = PAIRS[name][2]
     run = begun(optimizer)
     gradient, _ = jax.grad(fdl.supervised(MODEL, fdl.squared_error), has_aux=True)(
         run.params, run.state, (X, Y), jax.random.key(0)
