@@ -91,7 +91,7 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
             _convolve(seen, w[at], _plane_window(window), spread[1:])
             for at, seen in enumerate(_planes(x, window, spread[0]))
         )
-        return functools.reduce(jnp.add, parts).reshape(len(x), *window.output, w.shape[-1])
+        return functools.reduce(jnp.add, parts).reshape(x.shape[0], *window.output, w.shape[-1])
     narrow = window.groups > 1
     if narrow or min(map(min, window.padding)) < 0:
         edges = [(low, high, s - 1) for (low, high), s in zip(window.padding, spread, strict=True)]
