@@ -77,7 +77,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         return _patches_by_errors(x, dy, window)
     if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
         return _narrow_kernel_gradient(x, dy, window)
-    return _group_by_group(_patches_by_errors, x, dy, window)
+    return _group_by_group(kernel_gradient, x, dy, window)
 
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
