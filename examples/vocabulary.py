@@ -19,10 +19,14 @@ STEPS = 400
 SEED = 0
 
 
-def main(arguments=None):
-    argparse.ArgumentParser(
+def options(arguments=None):
+    return argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(arguments)
+
+
+def main(arguments=None):
+    options(arguments)
     # All numbers are float64. In float32, rounding can decide whether an input of ReLU is positive,
     # and the two parts would differ.
     with jax.enable_x64(True):

@@ -13,6 +13,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # lines in programs, which nobody reads
 
 FAST = 6  # of a file
+# Fixtures that run a program on several devices, which takes about 20 seconds.
+PROGRAMS = {"eight", "split", "two"}
 
 _shared = Path(__file__).parents[2] / "shared" / "data"
 if "FDL_DATA" not in os.environ and _shared.is_dir():
@@ -52,8 +54,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def mark_slow(items):
-    """Marks `slow` the laws of the entries that say so."""
+    """Marks `slow` the laws of the entries that say so, and what needs one of PROGRAMS."""
     for item in items:
+        if PROGRAMS & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("slow")
         if item.path.name == "test_laws.py" and hasattr(item, "callspec"):
             entry = item.module.LAYERS.get(item.callspec.params.get("name"))
             if entry and entry.slow:

@@ -17,7 +17,10 @@ import jax
 from xdist.scheduler import WorkStealingScheduling
 
 ALWAYS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-NOT_FOR_BITS = ["--xla_cpu_use_fusion_emitters=false"]
+NOT_FOR_BITS = [
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_llvm_disable_expensive_passes=true",
+]
 MOST_KEPT = 2 * 2**30  # bytes
 WORTH_KEEPING = 0.05  # seconds to compile; to write a quicker program costs more than it saves
 

@@ -17,7 +17,6 @@ NET = fdl.chain(
 PARAMS = jax.eval_shape(NET.init, jax.random.key(0), np.ones((1, 3, 8), "float32"))[0]
 
 
-@pytest.mark.slow
 def test_training_is_that_on_one_device(split):
     """Twenty steps on a mesh of 2 x 4, beside fsdp, with experts that are full."""
     assert split["experts"] < 1e-5

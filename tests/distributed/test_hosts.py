@@ -23,7 +23,6 @@ def alone():
     return fdl.fit(objective, program.OPTIMIZER, program.begun(), program.data(), steps=20, **how)
 
 
-@pytest.mark.slow
 def test_both_processes_see_all_devices(two):
     found, _ = two
     assert [each["several"] for each in found] == [each["again"] for each in found] == [True, True]
@@ -94,7 +93,6 @@ def test_all_processes_end_if_the_first_cannot_write(two):
     assert found[1]["folder"].endswith("; see the output of that process")
 
 
-@pytest.mark.slow
 def test_a_job_of_which_a_process_was_killed_ends_and_goes_on_to_the_same_bits(two, tmp_path):
     found, _ = two
     job = begin_two(tmp_path, "slow")
