@@ -174,12 +174,8 @@ def group_norm(
     affine = Affine(name, scale_init if scale else None, bias_init if bias else None, 2, groups)
 
     def standard(x: Any, mask: Any) -> jax.Array:
-        shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
-        within = None if mask is None else mask.reshape(shape)
-        over = (*range(1, x.ndim - 1), x.ndim)
-        return (
-            deviations(x.reshape(shape), over, epsilon, within).standard(epsilon).reshape(x.shape)
-        )
+        over = tuple(range(1, x.ndim - 1))
+        return deviations(x, over, epsilon, mask, groups).standard(epsilon)
 
     return at_once(affine.masked_layer(standard))
 

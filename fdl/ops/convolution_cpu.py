@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from fdl.ops import convolution_blocks as blocks
 from fdl.ops.sharding import full_beside
 from fdl.ops.windows_and_padding import Window
 
@@ -74,7 +75,13 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         planes = _planes(x, window, 1)
         return jnp.stack([kernel_gradient(seen, errors, _plane_window(window)) for seen in planes])
     if window.groups == 1:
-        return _patches_by_errors(x, dy, window)
+        size = blocks.size_for_kernel(window, x.shape[-1], dy.shape[-1])
+        if size == 1:
+            return _patches_by_errors(x, dy, window)
+        like = jax.ShapeDtypeStruct((*window.kernel, x.shape[-1], dy.shape[-1]), x.dtype)
+        x, dy = blocks.of_image(x, window, size), blocks.of_errors(dy, window, size)
+        dw = _patches_by_errors(x, dy, blocks.of_window(window, size))
+        return blocks.to_kernel(dw, like, window, size)
     if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
         return _narrow_kernel_gradient(x, dy, window)
     return _group_by_group(kernel_gradient, x, dy, window)
@@ -104,7 +111,12 @@ def _convolve(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...
     if math.prod(window.kernel) == 1 and spread == (1,) * len(spread):
         (seen,) = _shifts(*_fitted(x, window, window.output))
         return jnp.tensordot(seen, w.reshape(w.shape[-2:]), 1)
-    return _side_by_side(x, w, window, spread)
+    size = blocks.size_of_blocks(window, *w.shape[-2:]) if spread[-1] == 1 else 1
+    if size == 1:
+        return _side_by_side(x, w, window, spread)
+    x, w = blocks.of_image(x, window, size), blocks.of_kernel(w, window, size)
+    y = _side_by_side(x, w, blocks.of_window(window, size), spread)
+    return blocks.to_results(y, window, size)
 
 
 def _planes(x: jax.Array, window: Window, spread: int) -> Iterator[jax.Array]:
@@ -153,7 +165,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window, spread: tuple[int,
     x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
     each = period * apart // stride
     end = extent - stride - low + apart - 1
-    if -x.shape[-2] < end < 0:
+    if apart == 1 and -x.shape[-2] < end < 0:
         x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
     axes = "DHW"[-len(spread) :]
     y = jax.lax.conv_general_dilated(

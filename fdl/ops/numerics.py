@@ -144,7 +144,11 @@ class Deviations(NamedTuple):
 
 
 def deviations(
-    x: jax.Array, axes: tuple[int, ...], epsilon: Any, mask: jax.Array | None = None
+    x: jax.Array,
+    axes: tuple[int, ...],
+    epsilon: Any,
+    mask: jax.Array | None = None,
+    groups: int | None = None,
 ) -> Deviations:
     """Deviations from the mean over `axes`, in float32 or wider.
 
@@ -155,6 +159,10 @@ def deviations(
         smaller than epsilon may become 0.
       mask: bool, same shape as x. Mean and variance are over the elements of x where it is True; by
         default over all elements.
+      groups: None, or a divisor of the size of the last axis, which is then not in `axes`: mean and
+        variance are also over each of so many groups of neighbouring channels. They are computed
+        from sums over `axes`, because XLA's CPU compiler sums a few neighbouring elements slowly:
+        for 4 groups of 4 channels, this takes 0.4 times as long.
 
     Returns:
       Deviations. For constant x, `apart` is exactly 0; no finite x overflows. With a mask that is
@@ -166,9 +174,9 @@ def deviations(
     """
     x = widened(x)
     fixed = jax.lax.stop_gradient(x)
-    mean_of = functools.partial(mean_over, axes=axes, mask=mask)
-    low = fixed.min(axes, keepdims=True, initial=jnp.inf, where=mask)
-    high = fixed.max(axes, keepdims=True, initial=-jnp.inf, where=mask)
+    mean_of = functools.partial(mean_over, axes=axes, mask=mask, groups=groups)
+    low = _within(groups, jnp.min, fixed.min(axes, keepdims=True, initial=jnp.inf, where=mask))
+    high = _within(groups, jnp.max, fixed.max(axes, keepdims=True, initial=-jnp.inf, where=mask))
     if mask is not None:
         nothing = low > high
         low, high = (jnp.where(nothing, 0, end) for end in (low, high))
@@ -187,15 +195,26 @@ def deviations(
     return Deviations(apart, left, variance, center, 2 * unit)
 
 
-def mean_over(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
+def mean_over(
+    x: jax.Array, axes: Axes, mask: jax.Array | None = None, groups: int | None = None
+) -> jax.Array:
     """The mean of x where the mask is True, or 0 if it is False everywhere.
 
-    The result keeps `axes` with size 1.
+    The result keeps `axes` with size 1. `groups` is as in `deviations`.
     """
     if mask is None:
-        return x.mean(axes, keepdims=True)
-    count = jnp.maximum(mask.sum(axes, keepdims=True, dtype=jnp.int32), 1)
-    return jnp.where(mask, x, 0).sum(axes, keepdims=True) / count.astype(x.dtype)
+        return _within(groups, jnp.mean, x.mean(axes, keepdims=True))
+    count = _within(groups, jnp.sum, mask.sum(axes, keepdims=True, dtype=jnp.int32))
+    total = _within(groups, jnp.sum, jnp.where(mask, x, 0).sum(axes, keepdims=True))
+    return total / jnp.maximum(count, 1).astype(x.dtype)
+
+
+def _within(groups: int | None, reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """x with each group of channels reduced to one number, which all its channels get."""
+    if groups is None:
+        return x
+    parts = x.reshape(*x.shape[:-1], groups, -1)
+    return jnp.broadcast_to(reduce(parts, -1, keepdims=True), parts.shape).reshape(x.shape)
 
 
 def over_root_mean_square(

@@ -405,20 +405,25 @@ def windows(draw):
     return window
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("features", [3, 33], ids=["in_blocks", "plain"])
+@settings(max_examples=20, deadline=None)
 @given(windows(), st.integers(1, 3))
 @example(Window((3, 5), (2, 4), (1, 1), ((0, 1), (1, 2)), (1, 1)), 2).via("more above than below")
 @example(Window((6,), (2,), (2,), ((1, 0),), (1,)), 2).via("no window sees the last element")
 @example(Window((5, 6), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)), 2).via("a product with gaps")
 @example(Window((4,), (2,), (1,), ((3, 5),), (1,)), 2).via("windows beside the image")
 @example(Window((7,), (2,), (3,), ((0, 0),), (1,)), 0).via("no images")
+@example(Window((4, 9), (2, 5), (2, 1), ((1, 0), (2, 1)), (1, 1)), 2).via("a part of a block")
 @example(Window((1, 1, 1), (1, 2, 1), (1, 1, 3), ((0, 0), (0, 1), (2, 0)), (1, 1, 1)), 1).via(
     "a window of padding alone"
 )
-def test_any_window_equals_the_definition_and_its_gradients_are_transposes(window, images):
+def test_any_window_equals_the_definition_and_its_gradients_are_transposes(
+    features, window, images
+):
     """In integers, where float32 is exact."""
     random = np.random.default_rng(images)
-    shapes = (images, *window.input, 2), (*window.kernel, 2, 3), (images, *window.output, 3)
+    shapes = (images, *window.input, 2), (*window.kernel, 2, features)
+    shapes += ((images, *window.output, features),)
     x, w, dy = (random.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
 
     @jax.jit
@@ -434,9 +439,11 @@ def test_any_window_equals_the_definition_and_its_gradients_are_transposes(windo
 
 # Every derivative, against XLA's own.
 
-# Groups of none, of many and of few products; more padding than kernel, windows that miss the end.
+# Groups of none, of many and of few products; an image that is cut; more padding than kernel;
+# windows that miss the end.
 WINDOWS = {
     "one_group": (Window((8, 7), (3, 2), (2, 3), ((4, 3), (0, 0)), (1, 2), 1), 3, 4),
+    "wide": (Window((8, 7), (3, 2), (2, 3), ((4, 3), (-2, 2)), (1, 2), 1), 17, 33),
     "groups": (Window((9,), (4,), (2,), ((1, 2),), (2,), 2), 6, 4),
     "narrow": (Window((19,), (2,), (1,), ((2, 1),), (1,), 3), 6, 3),
 }
@@ -533,9 +540,32 @@ def test_an_ensemble_of_ensembles_equals_xla():
         assert_same(program, "groups", xs, ws)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "channels", "features", "forward", "gradient"),
+    [
+        *[((5, 5), 1, 6, 4, 4), ((3, 3), 3, 16, 2, 2), ((3, 3), 16, 16, 2, 1), ((5,), 1, 1, 8, 8)],
+        *[((5, 5), 64, 16, 1, 2), ((3, 3), 3, 32, 1, 1), ((3, 1), 3, 16, 1, 1)],
+    ],
+)
+def test_few_features_are_computed_in_blocks(kernel, channels, features, forward, gradient):
+    """With `size` results in a block, products are `size` times wider."""
+    ones = (1,) * len(kernel)
+    window = Window((28,) * len(kernel), kernel, ones, ((0, 0),) * len(kernel), ones)
+    x = jax.ShapeDtypeStruct((2, *window.input, channels), np.float32)
+    w = jax.ShapeDtypeStruct((*kernel, channels, features), np.float32)
+    dy = jax.ShapeDtypeStruct((2, *window.output, features), np.float32)
+    for form, operands, size, primitive in (
+        (convolution_cpu.convolve, (x, w), forward, "conv_general_dilated"),
+        (convolution_cpu.kernel_gradient, (x, dy), gradient, "dot_general"),
+    ):
+        jaxpr = jax.make_jaxpr(functools.partial(form, window=window))(*operands)
+        (shape,) = re.findall(rf"\[([\d,]+)\] = {primitive}\[", str(jaxpr))
+        assert int(shape.split(",")[-1]) == size * features
+
+
 @pytest.mark.parametrize("images", [6, 7])
 def test_the_gradient_by_the_kernel_is_summed_over_chunks_of_images(images, monkeypatch):
-    window, channels, features = WINDOWS["one_group"]
+    window, channels, features = WINDOWS["wide"]
     patch = 3 * 2 * channels * int(np.prod(window.output))
     monkeypatch.setattr(convolution_cpu, "PATCHES", 2 * patch)
     with jax.enable_x64(True):
@@ -857,9 +887,27 @@ SEEDED_BUGS = {
             ("default=functools.partial(by_xla", "default=functools.partial(on_cpu"),
         ],
     ),
+    "fdl/ops/convolution_blocks.py": (
+        "layers/test_convolution.py",
+        [
+            ("if window.output[-1] == 1 or window.kernel[-1] == 1:", "if True:"),
+            ("(size - 1) * window.stride[-1] + window.extent", "size - 1 + window.extent"),
+            ("+ window.extent[-1]) // step)", "+ window.kernel[-1]) // step)"),
+            ("+ reach - 1", ""),
+            ("edges[-2] = (low, blocks * step", "edges[-2] = (0, blocks * step"),
+            ("start = result * stride", "start = result"),
+            ("dilation - 1)", "0)"),
+            ("y, 0, window.output[-1]", "y, y.shape[-2] - window.output[-1], y.shape[-2]"),
+            (
+                "edges[-2] = (0, blocks * size - dy.shape[-2], 0)",
+                "edges[-2] = (blocks * size - dy.shape[-2], 0, 0)",
+            ),
+        ],
+    ),
     "fdl/ops/convolution_cpu.py": (
         "layers/test_convolution.py",
         [
+            ("if apart == 1 and -x.shape", "if -x.shape"),
             ("jnp.float32 if jnp.finfo(a.dtype).bits < 32 else a.dtype", "a.dtype"),
             ("w = jnp.flip(w, tuple(range(rank)))", "pass"),
             ("(below, n + e - 1 - size - below)", "(below, below)"),
