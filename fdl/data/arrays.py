@@ -145,16 +145,19 @@ def fingerprint(data: Any) -> dict[str, Any]:
     return {"examples": examples, "arrays": kinds, "sha256_of_sample": sample.hexdigest()}
 
 
-def as_arrays(data: Any) -> Any:
-    """The data with tensors and tables converted to NumPy arrays.
+def as_arrays(data: Any, who: str = "", what: str = "") -> Any:
+    """The data with tensors and tables converted to NumPy arrays, in their own dtypes.
 
-    JAX arrays and `jax.ShapeDtypeStruct`s are returned unchanged.
+    JAX arrays and `jax.ShapeDtypeStruct`s are returned unchanged. Without `who`, an error begins
+    with the path of the leaf; otherwise with `who`, the function that the user called.
     """
 
     def read(keys: Any, leaf: Any) -> Any:
         stays = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
         stays = stays or hasattr(leaf, "__jax_array__")
-        return leaf if stays else _read(leaf, _place(paths.path_of(keys)), "")
+        path = paths.path_of(keys)
+        place = (who, _named_at(what, path)) if who else (_place(path), "")
+        return leaf if stays else _read(leaf, *place)
 
     return jax.tree_util.tree_map_with_path(read, data)
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from fdl import paths
 from fdl.checks import OptionError, kind
-from fdl.data.arrays import aligned, to_jax
+from fdl.data.arrays import aligned
 from fdl.port.default_names import default_names
 from fdl.port.names import Pair, Table, parse_table
 from fdl.port.tensor_files import tensors_of
-from fdl.port.weights import write_tensors
+from fdl.port.weights import as_array, write_tensors
 
 Names = Mapping[str | None, str | Sequence[str]]
 _LINE = 64  # the bytes of a line in the processor's cache
@@ -161,8 +161,9 @@ def to_torch(
         Face read. The file appears either complete or not at all.
 
     Returns:
-      A dict, name -> NumPy array. `from_torch` of it gives the bits of `params` again. Torch takes
-      them with `{name: torch.from_numpy(array) for name, array in tensors.items()}`.
+      A dict, name -> NumPy array, in the dtypes of `params`: NumPy's float64 stays float64, also
+      where JAX has only 32 bits. `from_torch` of it gives the bits of `params` again. Torch takes
+      the arrays with `{name: torch.from_numpy(array) for name, array in tensors.items()}`.
 
     Raises:
       ValueError: a rule cannot be read or matches no path; a path has no rule, or two; or two paths
@@ -184,10 +185,7 @@ def to_torch(
 
 def to_tensors(who: str, params: Any, names: Names) -> dict[str, np.ndarray]:
     """The tensors by name that the rules make of a tree: the inverse of `from_tensors`."""
-    leaves = {
-        path: to_jax(leaf, who, f"the leaf at {path!r}")
-        for path, leaf in paths.leaves(params).items()
-    }
+    leaves = {path: as_array(who, path, leaf) for path, leaf in paths.leaves(params).items()}
     tensors: dict[str, np.ndarray] = {}
     for pair in parse_table(who, names).pairs(who, leaves):
         _check_parts(who, pair, leaves)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fdl import paths
 from fdl.core import Layer
-from fdl.data.arrays import to_jax
+from fdl.data.arrays import as_arrays, to_jax
 from fdl.port.atomic_files import replacing
 from fdl.port.golden import PREFIX, check_golden, golden_arrays
 
@@ -98,7 +98,7 @@ def save_weights(
             notes[_KEY + path] = str(leaf.dtype)
             leaf = jax.random.key_data(leaf)
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            leaf = to_jax(leaf, "save_weights", f"the leaf at {path!r}")
+            leaf = as_array("save_weights", path, leaf)
         if path.startswith(PREFIX):
             raise paths.PathError(
                 f"expected a path that does not begin with {PREFIX!r}, which golden outputs have, "
@@ -109,6 +109,12 @@ def save_weights(
     if golden is not None:
         tensors |= golden_arrays("save_weights", tree, golden)
     write_tensors("save_weights", file, tensors, notes)
+
+
+def as_array(who: str, path: str, leaf: Any) -> Any:
+    """A leaf as an array in its own dtype; a Python number gets the dtype that JAX gives it."""
+    has_dtype = hasattr(leaf, "dtype") and not isinstance(leaf, jax.ShapeDtypeStruct)
+    return (as_arrays if has_dtype else to_jax)(leaf, who, f"the leaf at {path!r}")
 
 
 def write_tensors(

@@ -295,6 +295,19 @@ def test_64_bits_do_not_become_32_unasked():
     assert from_torch({"w": np.ones(2)}, {"w": np.ones(2)}, {"w": "w"}, cast=True)["w"].sum() == 2
 
 
+def test_float64_is_written_as_float64_where_jax_has_32_bits(tmp_path):
+    exact, table = np.array([[1 + 1e-12, 1e300]]), {"w": "fc.weight: o i -> i o"}
+    for w in (exact, exact.astype(">f8")):
+        back = to_torch({"w": w}, table, file=tmp_path / "w.safetensors")["fc.weight"]
+        assert_bits(back, exact.T)
+        assert_bits(fdl.port.read_tensors(tmp_path / "w.safetensors")["fc.weight"], exact.T)
+    assert to_torch({"w": np.int64(2**40)}, {"w": "w"})["w"] == 2**40
+    assert to_torch({"w": 0.1}, {"w": "w"})["w"].dtype == np.float32
+    told = r"^to_torch: expected the leaf at 'w' as an array, got a ShapeDtypeStruct; "
+    with pytest.raises(fdl.PathError, match=told):
+        to_torch({"w": jax.ShapeDtypeStruct((1,), float)}, {"w": "w"})
+
+
 def test_a_table_that_does_not_cover_the_paths_is_refused():
     refused(
         lambda: from_torch(
@@ -712,6 +725,10 @@ def test_tensors_of_torch_are_read_and_written_without_a_file(tmp_path):
     back = to_torch(jax.tree.map(lambda p: p.astype(jnp.float32), params), table)
     module.float().load_state_dict({name: torch.from_numpy(each) for name, each in back.items()})
     assert_bits(module.weight.detach().numpy().T, np.asarray(params["w"]).astype("f4"))
+    exact = torch.tensor([1 + 1e-12], dtype=torch.float64)
+    assert_bits(to_torch({"w": exact}, {"w": "w"})["w"], exact.numpy())
+    fdl.port.save_weights(tmp_path / "w", {"w": exact})
+    assert_bits(fdl.port.read_tensors(tmp_path / "w")["w"], exact.numpy())
 
 
 SEEDED_BUGS = {
@@ -719,6 +736,7 @@ SEEDED_BUGS = {
         "port/test_torch_weights.py",
         [
             ("if not report:", "if False:"),
+            ("path: as_array(who, path, leaf)", "path: jnp.asarray(leaf)"),
             ('if pair.rule.joined == "+":', "if False:"),
             ("(cast and floating)", "cast"),
             ("if name not in used and not table.leaves_out(name)", "if name not in used"),
