@@ -207,7 +207,7 @@ def sinusoidal_positions(*, base: float = 10_000.0, name: str = "sinusoidal_posi
         init(None, x, positions=positions)
         where = jnp.arange(x.shape[-2]) if positions is None else positions
         where = to_jax(where, name, "positions")
-        phases = angles(where, x.shape[-1] // 2, base, wide(x.dtype))
+        phases = angles(where, _frequencies(x.shape[-1] // 2, base), wide(x.dtype))
         waves = jnp.stack([jnp.sin(phases), jnp.cos(phases)], -1)
         waves = waves.reshape(*where.shape, x.shape[-1])
         return (x.astype(waves.dtype) + waves).astype(x.dtype), state
@@ -263,8 +263,16 @@ def rotary(
         )
     positions = to_jax(positions, "rotary", "positions")
     _check_rotated("rotary", x, positions, features)
+    frequencies = _frequencies((features or x.shape[-1]) // 2, float(base))
+    return rotary_by_frequencies(x, positions, frequencies, bool(interleaved))
+
+
+def rotary_by_frequencies(
+    x: jax.Array, positions: jax.Array, frequencies: tuple[float, ...], interleaved: bool = False
+) -> jax.Array:
+    """`rotary` by the angles position * frequencies[i]; the arguments are not checked."""
     with free_ranks():
-        return _by_base(x, positions, float(base), features, bool(interleaved))
+        return _by_frequencies(x, positions, frequencies, interleaved)
 
 
 @options_first
@@ -336,24 +344,28 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     return (*slopes, *between[: heads - below])
 
 
-def angles(positions: jax.Array, count: int, base: float, dtype: Any) -> jax.Array:
-    """positions / base^(i / count), modulo 2 pi, accurate at any position.
+def _frequencies(count: int, base: float) -> tuple[float, ...]:
+    """base^(-i / count) for i = 0 to count - 1."""
+    return tuple(base ** -(np.arange(count) / count))
+
+
+def angles(positions: jax.Array, frequencies: tuple[float, ...], dtype: Any) -> jax.Array:
+    """positions * frequencies, modulo 2 pi, accurate at any position.
 
     Args:
       positions: [...], integers or floating.
-      count: the number of frequencies; i is 0 to count - 1.
-      base: > 0.
+      frequencies: F numbers.
       dtype: float32 or float64.
 
     Returns:
-      [..., count], in `dtype`.
+      [..., F], in `dtype`.
     """
     # In float32, the product of position and frequency would be wrong by 0.01 at position 100,000.
     # So a frequency is an integer: the turns per position, in units of 2**-32 turns. The product of
     # this integer and an integer position overflows, that is, it is taken modulo 2**32. This drops
     # whole turns exactly. `rest` is the error of rounding the frequency to an integer; its product
     # with the position is small, and is added in floating point.
-    turns = base ** -(np.arange(count) / count) / (2 * math.pi) % 1
+    turns = np.asarray(frequencies) / (2 * math.pi) % 1
     fixed = np.rint(turns * 2**32)
     part, whole = jnp.zeros((), dtype), positions[..., None]
     if jnp.issubdtype(whole.dtype, jnp.floating):
@@ -420,12 +432,11 @@ def _check_rotated(name: str, x: Any, positions: jax.Array, features: int | None
         )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
-def _by_base(
-    x: jax.Array, positions: jax.Array, base: float, features: int | None, interleaved: bool
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _by_frequencies(
+    x: jax.Array, positions: jax.Array, frequencies: tuple[float, ...], interleaved: bool
 ) -> jax.Array:
-    pairs = (features or x.shape[-1]) // 2
-    turns = angles(positions[..., None], pairs, base, wide(x.dtype))
+    turns = angles(positions[..., None], frequencies, wide(x.dtype))
     return _rotated(x, jnp.cos(turns), jnp.sin(turns), interleaved)
 
 

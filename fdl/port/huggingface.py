@@ -4,13 +4,11 @@ B is the batch size, T the length of a sequence, D the number of features, V the
 tokens.
 """
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fdl.checks import named_in_errors
 from fdl.core.combinators import residual
@@ -25,44 +23,48 @@ from fdl.layers import (
     layer_norm,
     learned_positions,
     rms_norm,
-    rotary,
-    rotary_by_tables,
 )
 from fdl.models import encoder_block, gpt
 from fdl.port.config import (
-    REQUIRED,
+    ACTIVATION,
+    ACTIVATIONS,
+    COUNT,
+    FLAG,
+    POSITIVE,
+    Field,
     Fields,
     Folder,
     Table,
-    activation,
+    dense_names,
+    divided,
     load,
+    one_of,
     read_config,
-    refused,
     rooted,
 )
+from fdl.port.rotations import rotation
 from fdl.typing import Params
 
+_DICT = Field("as a dict", lambda value: isinstance(value, dict), None)
 _IDS = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
 GPT2 = Fields(
     who="gpt2",
     classes=("GPT2LMHeadModel", "GPT2Model"),
     used={
-        "vocab_size": REQUIRED,
-        "n_positions": REQUIRED,
-        "n_embd": REQUIRED,
-        "n_layer": REQUIRED,
-        "n_head": REQUIRED,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
-    },
-    fixed={
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "reorder_and_upcast_attn": (False,),
-        "add_cross_attention": (False,),
+        "vocab_size": COUNT,
+        "n_positions": COUNT,
+        "n_embd": COUNT,
+        "n_layer": COUNT,
+        "n_head": COUNT,
+        "n_inner": COUNT.by_default(None),
+        "activation_function": ACTIVATION.by_default("gelu_new"),
+        "layer_norm_epsilon": POSITIVE.by_default(1e-5),
+        "tie_word_embeddings": FLAG.by_default(True),
+        "scale_attn_weights": one_of(True),
+        "scale_attn_by_inverse_layer_idx": one_of(False),
+        "reorder_and_upcast_attn": one_of(False),
+        "add_cross_attention": one_of(False),
     },
 )
 
@@ -105,6 +107,7 @@ def gpt2(folder: Folder) -> tuple[Layer, Params]:
     `GPT2LMHeadModel` of transformers.
     """
     config = read_config(folder, GPT2)
+    divided("gpt2", config, "n_embd", "n_head")
     model = gpt(
         config["vocab_size"],
         config["n_positions"],
@@ -113,7 +116,7 @@ def gpt2(folder: Folder) -> tuple[Layer, Params]:
         features=config["n_embd"],
         hidden=config["n_inner"],
         norm=layer_norm(epsilon=config["layer_norm_epsilon"]),
-        activation=activation("gpt2", folder, "activation_function", config["activation_function"]),
+        activation=ACTIVATIONS[config["activation_function"]],
         tied=config["tie_word_embeddings"],
     )
     params, _ = load(folder, model, _IDS, gpt2_names, config)
@@ -147,24 +150,24 @@ LLAMA = Fields(
     who="llama",
     classes=("LlamaForCausalLM",),
     used={
-        "vocab_size": REQUIRED,
-        "hidden_size": REQUIRED,
-        "intermediate_size": REQUIRED,
-        "num_hidden_layers": REQUIRED,
-        "num_attention_heads": REQUIRED,
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "rope_theta": 10000.0,
-        "rope_scaling": None,
-        "rope_parameters": None,
-        "max_position_embeddings": 2048,
+        "vocab_size": COUNT,
+        "hidden_size": COUNT,
+        "intermediate_size": COUNT,
+        "num_hidden_layers": COUNT,
+        "num_attention_heads": COUNT,
+        "num_key_value_heads": COUNT.by_default(None),
+        "head_dim": COUNT.by_default(None),
+        "hidden_act": ACTIVATION.by_default("silu"),
+        "rms_norm_eps": POSITIVE.by_default(1e-6),
+        "attention_bias": FLAG.by_default(False),
+        "mlp_bias": FLAG.by_default(False),
+        "tie_word_embeddings": FLAG.by_default(False),
+        "rope_theta": POSITIVE.by_default(10000.0),
+        "rope_scaling": _DICT,
+        "rope_parameters": _DICT,
+        "pretraining_tp": one_of(1),
+        "partial_rotary_factor": one_of(1.0),
     },
-    fixed={"pretraining_tp": (1,), "partial_rotary_factor": (1.0,)},
 )
 
 
@@ -177,7 +180,6 @@ def llama(folder: Folder) -> tuple[Layer, Params]:
 
     Returns:
       (model, params), from ids [..., T] to logits [..., T, V]; params are float32, as in `gpt2`.
-      With rotary positions of type llama3, T is at most `max_position_embeddings`.
 
     Raises:
       FileNotFoundError, ValueError: as in `gpt2`.
@@ -208,18 +210,21 @@ def llama(folder: Folder) -> tuple[Layer, Params]:
     config = read_config(folder, LLAMA)
     features, tied = config["hidden_size"], config["tie_word_embeddings"]
     norm = rms_norm(epsilon=config["rms_norm_eps"])
+    width = config["head_dim"] or divided("llama", config, "hidden_size", "num_attention_heads")
+    if config["num_key_value_heads"] is not None:
+        divided("llama", config, "num_attention_heads", "num_key_value_heads")
     attend = attention(
         config["num_attention_heads"],
         kv_heads=config["num_key_value_heads"],
-        head_features=config["head_dim"],
+        head_features=width,
         causal=True,
-        rotary=_rotation(folder, config),
+        rotary=rotation(config, width),
         bias=config["attention_bias"],
     )
     mix = feed_forward(
         features,
         hidden=config["intermediate_size"],
-        activation=activation("llama", folder, "hidden_act", config["hidden_act"]),
+        activation=ACTIVATIONS[config["hidden_act"]],
         gate=True,
         bias=config["mlp_bias"],
     )
@@ -265,62 +270,23 @@ def llama_names(config: dict[str, Any], found: Iterable[str]) -> Table:
     return rooted(names | _head(config, "@embed_tokens.weight"), "model.", found)
 
 
-def _rotation(folder: Folder, config: dict[str, Any]) -> Callable[..., Any]:
-    """The rotary positions of a config of Llama."""
-    both = [config[name] for name in ("rope_scaling", "rope_parameters") if config[name]]
-    file = Path(folder) / "config.json"
-    if len(both) == 2 and both[0] != both[1]:
-        raise refused("llama", file, "rope_scaling", both[0], "the same as rope_parameters")
-    given = both[0] if both else {}
-    kind = given.get("rope_type", given.get("type", "default"))
-    base, factor = given.get("rope_theta", config["rope_theta"]), given.get("factor", 1.0)
-    known = {"default": set(), "linear": {"factor"}}
-    known["llama3"] = {"factor", "low_freq_factor", "high_freq_factor"}
-    known["llama3"] |= {"original_max_position_embeddings"}
-    if kind not in known:
-        choices = " or ".join(map(repr, known))
-        raise refused("llama", file, "rope_type", kind, choices)
-    if extra := set(given) - known[kind] - {"rope_type", "type", "rope_theta"}:
-        name = min(extra)
-        raise refused("llama", file, "rope_parameters", given[name], f"without {name!r}")
-    if kind == "default":
-        return rotary(base=base)
-    if kind == "linear":
-        return lambda x, positions: rotary(x, positions.astype(jnp.float32) / factor, base=base)
-    width = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
-    frequencies = _llama3_frequencies(base ** -(np.arange(0, width, 2) / width), given)
-    angles = np.arange(config["max_position_embeddings"])[:, None] * frequencies
-    tables = {"cos": np.cos(angles), "sin": np.sin(angles)}
-    return rotary_by_tables(**{name: table.astype(np.float32) for name, table in tables.items()})
-
-
-def _llama3_frequencies(frequencies: np.ndarray, given: dict[str, Any]) -> np.ndarray:
-    """The frequencies of Llama 3.1: those whose wave is long are divided by a factor."""
-    turns = given["original_max_position_embeddings"] * frequencies / (2 * np.pi)
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
-    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return share * frequencies + (1 - share) * frequencies / given["factor"]
-
-
 BERT = Fields(
     who="bert",
     classes=("BertForMaskedLM", "BertForPreTraining", "BertModel"),
     used={
-        "vocab_size": REQUIRED,
-        "hidden_size": REQUIRED,
-        "intermediate_size": REQUIRED,
-        "num_hidden_layers": REQUIRED,
-        "num_attention_heads": REQUIRED,
-        "max_position_embeddings": REQUIRED,
-        "type_vocab_size": 2,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "tie_word_embeddings": True,
-    },
-    fixed={
-        "is_decoder": (False,),
-        "add_cross_attention": (False,),
-        "position_embedding_type": ("absolute",),
+        "vocab_size": COUNT,
+        "hidden_size": COUNT,
+        "intermediate_size": COUNT,
+        "num_hidden_layers": COUNT,
+        "num_attention_heads": COUNT,
+        "max_position_embeddings": COUNT,
+        "type_vocab_size": COUNT.by_default(2),
+        "hidden_act": ACTIVATION.by_default("gelu"),
+        "layer_norm_eps": POSITIVE.by_default(1e-12),
+        "tie_word_embeddings": FLAG.by_default(True),
+        "is_decoder": one_of(False),
+        "add_cross_attention": one_of(False),
+        "position_embedding_type": one_of("absolute"),
     },
     unused=(
         "directionality",
@@ -375,8 +341,9 @@ def bert(folder: Folder) -> tuple[Layer, Params]:
     """
     config = read_config(folder, BERT)
     features = config["hidden_size"]
+    divided("bert", config, "hidden_size", "num_attention_heads")
     norm = layer_norm(epsilon=config["layer_norm_eps"])
-    act = activation("bert", folder, "hidden_act", config["hidden_act"])
+    act = ACTIVATIONS[config["hidden_act"]]
     block = encoder_block(
         config["num_attention_heads"],
         features,
@@ -416,7 +383,7 @@ def bert(folder: Folder) -> tuple[Layer, Params]:
 def bert_names(config: dict[str, Any], found: Iterable[str]) -> Table:
     """The table of BERT."""
     layer, attend = "@encoder.layer.*", "block/*/attend/residual_0/attention_0"
-    mix, turn = "block/*/mix/residual_0/feed_forward_0", ": o i -> i o"
+    mix = "block/*/mix/residual_0/feed_forward_0"
     # Files that were converted from TensorFlow call the scale gamma and the bias beta.
     norm = "{gamma,beta}" if any(n.endswith("LayerNorm.gamma") for n in found) else "{weight,bias}"
     norms = f"{layer}.{{attention.output,output}}.LayerNorm.{norm}"
@@ -425,12 +392,6 @@ def bert_names(config: dict[str, Any], found: Iterable[str]) -> Table:
         "positions/w": "@embeddings.position_embeddings.weight",
         "embed_norm/{scale,bias}": f"@embeddings.LayerNorm.{norm}",
         "block/*/{attend,mix}/layer_norm_0/{scale,bias}": norms,
-        f"{attend}/{{q,k,v}}/w": f"{layer}.attention.self.{{query,key,value}}.weight{turn}",
-        f"{attend}/{{q,k,v}}/b": f"{layer}.attention.self.{{query,key,value}}.bias",
-        f"{attend}/out/w": f"{layer}.attention.output.dense.weight{turn}",
-        f"{attend}/out/b": f"{layer}.attention.output.dense.bias",
-        f"{mix}/{{up,down}}/w": f"{layer}.{{intermediate,output}}.dense.weight{turn}",
-        f"{mix}/{{up,down}}/b": f"{layer}.{{intermediate,output}}.dense.bias",
         None: [
             "@pooler.dense.weight",
             "@pooler.dense.bias",
@@ -439,12 +400,16 @@ def bert_names(config: dict[str, Any], found: Iterable[str]) -> Table:
             "cls.seq_relationship.bias",
         ],
     }
+    dense = {
+        f"{attend}/{{q,k,v}}": f"{layer}.attention.self.{{query,key,value}}",
+        f"{attend}/out": f"{layer}.attention.output.dense",
+        f"{mix}/{{up,down}}": f"{layer}.{{intermediate,output}}.dense",
+    }
     if config["class"] == "BertModel":
         names["embed/w"] = "@embeddings.word_embeddings.weight"
     else:
         head = "cls.predictions.transform"
-        names["transform/dense_0/w"] = f"{head}.dense.weight{turn}"
-        names["transform/dense_0/b"] = f"{head}.dense.bias"
+        dense["transform/dense_0"] = f"{head}.dense"
         names["transform/layer_norm_0/{scale,bias}"] = f"{head}.LayerNorm.{norm}"
         bias, other = "cls.predictions.decoder.bias", "cls.predictions.bias"
         if config["tie_word_embeddings"] or bias not in found:
@@ -452,4 +417,4 @@ def bert_names(config: dict[str, Any], found: Iterable[str]) -> Table:
         else:  # torch then does not use the other one
             names |= {"bias/w": f"{bias}: v -> 1 v", None: [*names[None], other]}
         names |= _head(config, "@embeddings.word_embeddings.weight", "cls.predictions.decoder")
-    return rooted(names, "bert.", found)
+    return rooted(names | dense_names(dense), "bert.", found)

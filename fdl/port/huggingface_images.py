@@ -4,7 +4,6 @@ B is the batch size, C the number of classes.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,34 +14,52 @@ from fdl.checks import named_in_errors
 from fdl.core.layer import Layer
 from fdl.layers import batch_norm, layer_norm
 from fdl.port.config import (
-    REQUIRED,
+    ACTIVATION,
+    ACTIVATIONS,
+    COUNT,
+    COUNTS,
+    POSITIVE,
+    Field,
     Fields,
     Folder,
     Table,
-    activation,
+    dense_names,
+    divided,
     load,
+    one_of,
     read_config,
     refused,
     rooted,
 )
 from fdl.typing import Params, State
 
+_LABELS = Field(
+    "as a dict with a name for each class",
+    lambda value: isinstance(value, dict) and value != {},
+    {"0": "", "1": ""},
+)
+
+
+def _is_size(value: Any) -> bool:
+    return COUNT.fits(value) or (COUNTS.fits(value) and len(value) == 2)
+
+
 VIT = Fields(
     who="vit",
     classes=("ViTForImageClassification",),
     used={
-        "image_size": REQUIRED,
-        "patch_size": REQUIRED,
-        "hidden_size": REQUIRED,
-        "num_hidden_layers": REQUIRED,
-        "num_attention_heads": REQUIRED,
-        "intermediate_size": REQUIRED,
-        "num_channels": 3,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "id2label": {"0": "", "1": ""},
+        "image_size": Field("as one or two integers in [1, 2**31)", _is_size),
+        "patch_size": COUNT,
+        "hidden_size": COUNT,
+        "num_hidden_layers": COUNT,
+        "num_attention_heads": COUNT,
+        "intermediate_size": COUNT,
+        "num_channels": COUNT.by_default(3),
+        "hidden_act": ACTIVATION.by_default("gelu"),
+        "layer_norm_eps": POSITIVE.by_default(1e-12),
+        "id2label": _LABELS,
+        "qkv_bias": one_of(True),
     },
-    fixed={"qkv_bias": (True,)},
     unused=("encoder_stride", "pooler_act", "pooler_output_size"),
 )
 
@@ -84,6 +101,10 @@ def vit(folder: Folder) -> tuple[Layer, Params]:
     config = read_config(folder, VIT)
     size, patch = config["image_size"], config["patch_size"]
     height, width = size if isinstance(size, list) else (size, size)
+    if height % patch or width % patch:
+        expected = f"as a multiple of patch_size, {patch},"
+        raise refused("vit", config["file"], "image_size", size, expected)
+    divided("vit", config, "hidden_size", "num_attention_heads")
     model = models.vit(
         len(config["id2label"]),
         (height, width),
@@ -94,7 +115,7 @@ def vit(folder: Folder) -> tuple[Layer, Params]:
         hidden=config["intermediate_size"],
         class_token=True,
         norm=layer_norm(epsilon=config["layer_norm_eps"]),
-        activation=activation("vit", folder, "hidden_act", config["hidden_act"]),
+        activation=ACTIVATIONS[config["hidden_act"]],
     )
     images = jax.ShapeDtypeStruct((1, height, width, config["num_channels"]), jnp.float32)
     params, _ = load(folder, model, images, vit_names, config)
@@ -104,7 +125,7 @@ def vit(folder: Folder) -> tuple[Layer, Params]:
 def vit_names(config: dict[str, Any], found: Iterable[str]) -> Table:
     """The table of the vision transformer, for the names of old and of new files."""
     attend, mix = "block/*/attend/attention_0", "block/*/mix/feed_forward_0"
-    patch, turn = config["patch_size"], ": o i -> i o"
+    patch = config["patch_size"]
     heads, out = "@encoder.layer.*.attention.attention.{query,key,value}", "attention.output.dense"
     layer, wide = "@encoder.layer.*", "@encoder.layer.*.{intermediate,output}.dense"
     if any(name.removeprefix("vit.").startswith("layers.") for name in found):
@@ -119,34 +140,26 @@ def vit_names(config: dict[str, Any], found: Iterable[str]) -> Table:
         "block/*/{attend,mix}/layer_norm_0/{scale,bias}": (
             f"{layer}.{{layernorm_before,layernorm_after}}.{{weight,bias}}"
         ),
-        f"{attend}/{{q,k,v}}/w": f"{heads}.weight{turn}",
-        f"{attend}/{{q,k,v}}/b": f"{heads}.bias",
-        f"{attend}/out/w": f"{layer}.{out}.weight{turn}",
-        f"{attend}/out/b": f"{layer}.{out}.bias",
-        f"{mix}/{{up,down}}/w": f"{wide}.weight{turn}",
-        f"{mix}/{{up,down}}/b": f"{wide}.bias",
         "norm/{scale,bias}": "@layernorm.{weight,bias}",
-        "head/w": "classifier.weight: o i -> i o",
-        "head/b": "classifier.bias",
     }
-    return rooted(names, "vit.", found)
+    dense = {f"{attend}/{{q,k,v}}": heads, f"{attend}/out": f"{layer}.{out}"}
+    dense |= {f"{mix}/{{up,down}}": wide, "head": "classifier"}
+    return rooted(names | dense_names(dense), "vit.", found)
 
 
 RESNET = Fields(
     who="resnet",
     classes=("ResNetForImageClassification",),
     used={
-        "depths": REQUIRED,
-        "hidden_sizes": REQUIRED,
-        "embedding_size": 64,
-        "layer_type": "bottleneck",
-        "num_channels": 3,
-        "id2label": {"0": "", "1": ""},
-    },
-    fixed={
-        "hidden_act": ("relu",),
-        "downsample_in_first_stage": (False,),
-        "downsample_in_bottleneck": (False,),
+        "depths": COUNTS,
+        "hidden_sizes": COUNTS,
+        "embedding_size": COUNT.by_default(64),
+        "layer_type": one_of("basic", "bottleneck").by_default("bottleneck"),
+        "num_channels": COUNT.by_default(3),
+        "id2label": _LABELS,
+        "hidden_act": one_of("relu"),
+        "downsample_in_first_stage": one_of(False),
+        "downsample_in_bottleneck": one_of(False),
     },
     unused=("out_features", "out_indices", "stage_names"),
 )
@@ -189,12 +202,9 @@ def resnet(folder: Folder) -> tuple[Layer, Params, State]:
     """
     config = read_config(folder, RESNET)
     depths, width, kind = config["depths"], config["embedding_size"], config["layer_type"]
-    file = Path(folder) / "config.json"
-    if kind not in ("basic", "bottleneck"):
-        raise refused("resnet", file, "layer_type", kind, "'basic' or 'bottleneck'")
     widths = [width * 2**stage * (4 if kind == "bottleneck" else 1) for stage in range(len(depths))]
     if config["hidden_sizes"] != widths:
-        raise refused("resnet", file, "hidden_sizes", config["hidden_sizes"], str(widths))
+        raise refused("resnet", config["file"], "hidden_sizes", config["hidden_sizes"], str(widths))
     model = models.resnet(
         len(config["id2label"]),
         depths,
@@ -215,11 +225,7 @@ def resnet_names(config: dict[str, Any], found: Iterable[str]) -> Table:
     turn = "o i h w -> h w i o"
     stages = "@encoder.stages"
     places = {"": "@embedder.embedder"}  # path of a convolution and its norm -> its name
-    names: Table = {
-        "params/dense_0/w": "classifier.1.weight: o i -> i o",
-        "params/dense_0/b": "classifier.1.bias",
-        None: [],
-    }
+    names: Table = {**dense_names({"params/dense_0": "classifier.1"}), None: []}
     for stage in range(len(config["depths"])):
         block, layer = f"stage_{stage}/block_*/parallel_0", f"{stages}.{stage}.layers.*"
         if stage or many == 3:

@@ -1,13 +1,12 @@
 """The table between fdl's paths and the names in a folder from Hugging Face."""
 
-from pathlib import Path
 from typing import Any
 
 from fdl.checks import OptionError
-from fdl.port.config import Folder, Table, read_config
+from fdl.port.config import Folder, Table, open_config, read_config
 from fdl.port.huggingface import BERT, GPT2, LLAMA, bert_names, gpt2_names, llama_names
 from fdl.port.huggingface_images import RESNET, VIT, resnet_names, vit_names
-from fdl.port.tensor_files import has_weights, read_json, read_tensors
+from fdl.port.tensor_files import has_weights, read_tensors
 
 _KNOWN: dict[str, Any] = {
     "gpt2": (GPT2, gpt2_names),
@@ -35,6 +34,7 @@ def hugging_face_names(folder: Folder) -> Table:
 
     Example:
       >>> import json, tempfile
+      >>> from pathlib import Path
       >>> config = {"model_type": "gpt2", "vocab_size": 31, "n_positions": 9}
       >>> config |= {"n_embd": 8, "n_layer": 1, "n_head": 2}
       >>> with tempfile.TemporaryDirectory() as folder:
@@ -44,14 +44,14 @@ def hugging_face_names(folder: Folder) -> Table:
 
     Source: the state dicts of the five models in transformers.
     """
-    file = Path(folder) / "config.json"
-    config = read_json(file)
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in _KNOWN:
+    who = "hugging_face_names"
+    file, config = open_config(who, folder)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _KNOWN:
         raise OptionError(
-            "hugging_face_names",
-            f"expected a model_type among {', '.join(_KNOWN)} in {file}, got {kind!r}; write the "
-            "table for fdl.port.from_torch",
+            who,
+            f"expected a model_type among {', '.join(_KNOWN)} in {file}, got {kind!r:.200}; write "
+            "the table for fdl.port.from_torch",
         )
     fields, names = _KNOWN[kind]
     config = read_config(folder, fields)

@@ -997,7 +997,7 @@ SEEDED_BUGS = {
         "layers/test_attention.py",
         [
             ("first * cos - second * sin", "first * cos + second * sin"),
-            ("pairs = (features or x.shape[-1]) // 2", "pairs = x.shape[-1] // 2"),
+            ("_frequencies((features or x.shape[-1]) // 2", "_frequencies(x.shape[-1] // 2"),
             ("rows(table, positions)", "table[: positions.shape[-1]]"),
             ("(np.arange(count) / count)", "(np.arange(count) / (2 * count))"),
             ("jnp.asarray(fixed % 2**32, jnp.uint32)", "jnp.asarray(fixed + 1, jnp.uint32)"),

@@ -15,6 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 import fdl
 from fdl.port import hugging_face_names, to_torch
+from fdl.port.config import read_config
+from fdl.port.huggingface import BERT as BERT_FIELDS
+from fdl.port.huggingface import GPT2 as GPT2_FIELDS
+from fdl.port.huggingface import LLAMA as LLAMA_FIELDS
+from fdl.port.huggingface_images import RESNET as RESNET_FIELDS
+from fdl.port.huggingface_images import VIT as VIT_FIELDS
+from fdl.port.huggingface_images import vit_names
+from fdl.port.rotations import rotation
 
 IDS = np.random.default_rng(0).integers(1, 31, (3, 6))
 TYPES = (np.arange(6) > np.array([[2], [3], [1]])).astype(int)
@@ -67,10 +75,7 @@ def assert_same_function(folder, build, x, logits, weights, train=False, **input
 def named(folder, weights):
     """The table of a folder, for the names in memory: those of a ViT differ from a file's."""
     if any(name.startswith("vit.layers") for name in weights):
-        from fdl.port.config import read_config
-        from fdl.port.huggingface_images import VIT, vit_names
-
-        return vit_names(read_config(folder, VIT), weights)
+        return vit_names(read_config(folder, VIT_FIELDS), weights)
     return hugging_face_names(folder)
 
 
@@ -375,8 +380,50 @@ def test_weights_in_half_precision_become_float32(tmp_path):
         np.testing.assert_array_equal(leaf, fdl.paths.leaves(half)[path].astype(jnp.float32))
 
 
+def transformers_angles(positions, base, width, given):
+    """What `LlamaRotaryEmbedding` of transformers computes, in float64; there is no last one."""
+    frequencies = base ** (-np.arange(0, width, 2) / width)
+    if given["rope_type"] == "linear":
+        return positions[:, None] * (frequencies / given["factor"])
+    length, factor = given["original_max_position_embeddings"], given["factor"]
+    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    waves = 2 * np.pi / frequencies
+    slow = np.where(waves > length / low, frequencies / factor, frequencies)
+    smooth = (length / waves - low) / (high - low)
+    between = (waves <= length / low) & (waves >= length / high)
+    mixed = (1 - smooth) * slow / factor + smooth * slow
+    return positions[:, None] * np.where(between, mixed, slow)
+
+
+@pytest.mark.parametrize("given", [LLAMA_3, {"rope_type": "linear", "factor": 3.0}], ids=str)
+def test_positions_of_llama_have_no_end(tmp_path, given):
+    sizes = {"vocab_size": 31, "hidden_size": 32, "intermediate_size": 7, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 4, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, "rope_scaling": given}))
+    options = {"hidden": 7, "tied": False, "rotary": True, "norm": fdl.rms_norm()}
+    options |= {"gate": True, "bias": False}
+    same = fdl.gpt(31, None, layers=1, heads=2, features=32, **options)
+    params, _ = same.init(jax.random.key(0), jnp.asarray(IDS))
+    to_torch(params, hugging_face_names(tmp_path), file=tmp_path / "model.safetensors")
+    model, params = fdl.port.llama(tmp_path)
+    whole = np.asarray(fdl.stateless(model)(params, jnp.asarray(IDS)))  # 6 positions
+    assert np.isfinite(whole).all()
+    part = fdl.stateless(model)(params, jnp.asarray(IDS[:, :4]))
+    np.testing.assert_allclose(whole[:, :4], part, rtol=1e-5, atol=1e-5)
+    config = read_config(tmp_path, LLAMA_FIELDS)
+    positions = np.array([0, 1, 5, 63, 100_003, 2**30 + 1])
+    x = np.random.default_rng(0).normal(size=(6, 1, 16)).astype(np.float32)
+    found = rotation(config, 16)(jnp.asarray(x), jnp.asarray(positions))
+    angles = transformers_angles(positions, given.get("rope_theta", 1e4), 16, given)[:, None]
+    one, two = x[..., :8], x[..., 8:]
+    turned = [one * np.cos(angles) - two * np.sin(angles)]
+    turned += [two * np.cos(angles) + one * np.sin(angles)]
+    np.testing.assert_allclose(found, np.concatenate(turned, -1), rtol=0, atol=5e-6)
+
+
 # Configs and folders that are refused.
 
+AGAIN = "correct this field, or download the file again"
 ELSEWHERE = "build this model from fdl's layers, and load it with fdl.port.from_torch"
 LLAMA = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 7, "num_hidden_layers": 1}
 LLAMA |= {"num_attention_heads": 3}
@@ -451,6 +498,58 @@ REFUSED = {
         {**RESNET, "layer_type": "wide"},
         f"layer_type 'basic' or 'bottleneck' in @, got 'wide'; {ELSEWHERE}",
     ),
+    "gpt2 heads": (
+        {**SMALL, "n_head": 5},
+        f"n_head as a divisor of n_embd, 12, in @, got 5; {AGAIN}",
+    ),
+    "gpt2 text": (
+        {**SMALL, "n_layer": "2"},
+        f"n_layer as an integer in [1, 2**31) in @, got '2'; {AGAIN}",
+    ),
+    "gpt2 epsilon": (
+        {**SMALL, "layer_norm_epsilon": float("nan")},
+        f"layer_norm_epsilon as a number in (0, 1e38) in @, got nan; {AGAIN}",
+    ),
+    "llama heads": (
+        {**LLAMA, "num_key_value_heads": 2},
+        f"num_key_value_heads as a divisor of num_attention_heads, 3, in @, got 2; {AGAIN}",
+    ),
+    "llama width": (
+        {**LLAMA, "hidden_size": 15},
+        f"head_dim as an even number in @, got 5; {ELSEWHERE}",
+    ),
+    "llama flag": (
+        {**LLAMA, "mlp_bias": "no"},
+        f"mlp_bias as true or false in @, got 'no'; {AGAIN}",
+    ),
+    "llama factor": (
+        {**LLAMA, "rope_scaling": {"type": "linear", "factor": 0}},
+        f"factor as a number in (0, 1e38) in @, got 0; {AGAIN}",
+    ),
+    "llama no factor": (
+        {**LLAMA, "rope_scaling": {"type": "linear"}},
+        "the field 'factor' in @, got none; download it again",
+    ),
+    "llama frequencies": (
+        {**LLAMA, "hidden_size": 12, "rope_scaling": {**LLAMA_3, "low_freq_factor": 4.0}},
+        f"high_freq_factor as a number above low_freq_factor, 4.0, in @, got 4.0; {AGAIN}",
+    ),
+    "vit image": (
+        {**VIT, "image_size": [8, 10]},
+        f"image_size as a multiple of patch_size, 4, in @, got [8, 10]; {ELSEWHERE}",
+    ),
+    "vit images": (
+        {**VIT, "image_size": [8, 8, 8]},
+        f"image_size as one or two integers in [1, 2**31) in @, got [8, 8, 8]; {AGAIN}",
+    ),
+    "vit classes": (
+        {**VIT, "id2label": {}},
+        f"id2label as a dict with a name for each class in @, got {{}}; {AGAIN}",
+    ),
+    "resnet depths": (
+        {**RESNET, "depths": [1, 0]},
+        f"depths as a list of integers in [1, 2**31) in @, got [1, 0]; {AGAIN}",
+    ),
     "resnet stride": (
         {**RESNET, "downsample_in_bottleneck": True},
         f"downsample_in_bottleneck False in @, got True; {ELSEWHERE}",
@@ -466,6 +565,55 @@ def test_a_field_that_would_change_the_result_is_refused_by_name(tmp_path, name)
     message = f"{kind}: expected {message.replace('@', f'{tmp_path}/config.json')}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         getattr(fdl.port, kind)(tmp_path)
+
+
+ODD = ["12", "", 0, -3, 2.5, True, None, [], {}, [[]], [8, 0], {"type": []}, 10**30]
+ODD += [float("nan"), float("inf")]
+SMALLEST = {
+    "gpt2": (GPT2_FIELDS, SMALL),
+    "llama": (LLAMA_FIELDS, LLAMA),
+    "bert": (BERT_FIELDS, BERT),
+    "vit": (VIT_FIELDS, VIT),
+    "resnet": (RESNET_FIELDS, RESNET),
+}
+
+
+@pytest.mark.parametrize("kind", SMALLEST)
+def test_an_odd_value_is_used_or_refused_by_the_name_of_its_field(tmp_path, kind):
+    """A value that can be used leads to weights that do not fit: the folder has one of them."""
+    file, counts = tmp_path / "config.json", {"used": 0, "refused": 0}
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+    fields, config = SMALLEST[kind]
+    cases = [(name, value) for name in [*fields.used, "architectures"] for value in ODD]
+    if kind == "llama":
+        cases += [("rope_scaling", {**LLAMA_3, name: odd}) for name in LLAMA_3 for odd in ODD]
+    for name, value in cases:
+        file.write_text(json.dumps({"model_type": kind, **config, name: value}))
+        with pytest.raises(fdl.checks.OptionError, match=f"^{kind}: expected ") as caught:
+            getattr(fdl.port, kind)(tmp_path)
+        told = str(caught.value)
+        of = next((n for n in LLAMA_3 if f" {n} " in told), name) if value else name
+        one_line = "\n" not in told and re.search(f"expected {of} .* in {file}, got .*; .", told)
+        fits = told.startswith(f"{kind}: expected tensors that fit ")
+        assert one_line or fits, (name, value, told)
+        counts["used" if fits else "refused"] += 1
+    assert counts["refused"] > 4 * counts["used"] > 0
+
+
+def test_a_kind_of_model_that_is_not_text_is_refused(tmp_path):
+    file = tmp_path / "config.json"
+    for given, got in ((["gpt2"], "['gpt2']"), (None, "None"), ({}, "{}")):
+        file.write_text(json.dumps({"model_type": given}))
+        message = (
+            "hugging_face_names: expected a model_type among gpt2, llama, bert, vit, resnet in "
+            f"{file}, got {got}; write the table for fdl.port.from_torch"
+        )
+        refused(ValueError, lambda: hugging_face_names(tmp_path), message)
+    message = "hugging_face_names: expected the path of a folder, got 3; pass a path"
+    refused(ValueError, lambda: hugging_face_names(3), message)
+    file.write_text("[1]")
+    message = f"hugging_face_names: expected a dict in {file}, got [1]; download it again"
+    refused(ValueError, lambda: hugging_face_names(tmp_path), message)
 
 
 def refused(kind, f, message):
@@ -503,17 +651,31 @@ def test_folders_that_are_not_whole_are_refused(tmp_path):
 
 SEEDED_BUGS = {
     "fdl/port/huggingface.py": (
-        "port/test_huggingface.py -k by_hand_or_refused",
+        "port/test_huggingface.py -k by_hand_or_refused_or_no_end",
         [
             ("c_attn.weight | split 1", "c_attn.weight: (s o) i -> i (s o), s=3 | split 1"),
             ("norm_first=False", "norm_first=True"),
-            ('given.get("rope_theta", config["rope_theta"])', "10000.0"),
+            ('divided("gpt2", config, "n_embd", "n_head")', "pass"),
             ("{gate_proj,up_proj,down_proj}}.weight", "{up_proj,gate_proj,down_proj}}.weight"),
             ("tied=config", "tied=True or config"),
         ],
     ),
+    "fdl/port/rotations.py": (
+        "port/test_huggingface.py -k by_hand_or_refused_or_no_end",
+        [
+            ('POSITIVE.by_default(config["rope_theta"])', "POSITIVE.by_default(10000.0)"),
+            ("tuple(frequencies)", "tuple(frequencies[::-1])"),
+            ("if low >= high:", "if False:"),
+        ],
+    ),
     "fdl/port/config.py": (
         "port/test_huggingface.py -k by_hand_or_refused",
-        [("if name not in known:", "if False:"), ("not in allowed:", "is None:")],
+        [
+            ("if name not in {*used,", "if name in {"),
+            ("if not field.fits(value) and", "if value is None and"),
+            ("is_count(value) and value < 2**31", "is_count(value, 0)"),
+            ("0 < value < 1e38", "value > 0"),
+            ("isinstance(value, str) and value in ACTIVATIONS", "value in ACTIVATIONS"),
+        ],
     ),
 }
