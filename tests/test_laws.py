@@ -17,6 +17,7 @@ import fdl
 from fdl import initializers, layers, losses
 from fdl.debug import layer_laws as laws
 from fdl.debug.layer_laws import smooth
+from fdl.port.batch_sizes import special_case
 from fdl.train import weighted_mean
 from tests.options import NOT_TRACED, OPTIONS
 from tests.programs import all_in_one_program, array, in_one_program
@@ -467,18 +468,19 @@ def test_a_layer_takes_a_batch_of_nothing(name):
 @over_layers
 def test_a_layer_is_exported_once_for_every_batch(name):
     _, params, state, x, inputs, _ = made(name)
-    scope = export.SymbolicScope()
 
-    def of_any_batch(a):
-        (batch,) = export.symbolic_shape("b", scope=scope)
-        shape = (batch, *a.shape[1:]) if len(a) == len(x) else a.shape
-        return jax.ShapeDtypeStruct(shape, a.dtype)
+    def of_size(size):
+        def shape(a):
+            return (size, *a.shape[1:]) if len(a) == len(x) else a.shape
+
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(shape(a), a.dtype), (x, inputs))
 
     forward = jax.jit(lambda x, inputs: eager(name, False)(params, state, x, inputs, None)[0])
-    program = export.export(forward)(of_any_batch(x), jax.tree.map(of_any_batch, inputs))
+    program = export.export(forward)(*of_size(*export.symbolic_shape("b")))
     found = [(str(a.shape[0]), *a.shape[1:], a.dtype) for a in program.out_avals]
     y = jax.tree.leaves(answer(name, False)[0])
     assert found == [("b", *each.shape[1:], each.dtype) for each in y]
+    assert special_case(forward, [of_size(size) for size in (1, 2, 5)]) == ""
 
 
 def joined(first, last):

@@ -209,7 +209,7 @@ class _Follow:
         made = self._spread(inputs, lambda origin: not origin.meant)
         if made:
             return made
-        operation = Operation(path, step.eqn.primitive.name, line_of(step))
+        operation = Operation(path, step.eqn.primitive.name, line_of(step.eqn))
         wrong = any(kind_of(each.array) for each in inputs)
         if wrong and kind == "inf":  # the infinity comes from a constant
             meant = self._spread(inputs, lambda origin: origin.meant)

@@ -109,9 +109,9 @@ def operations(
     return [known[place] for place in group.makes]
 
 
-def line_of(step: Step) -> str:
+def line_of(eqn: Any) -> str:
     """The innermost line of code outside JAX, such as "model.py:12 (attend)"; "" if unknown."""
-    trace = step.eqn.source_info.traceback
+    trace = eqn.source_info.traceback
     for frame in trace.frames if trace is not None else ():
         if not frame.file_name.startswith((_JAX, "<")):
             name = frame.function_name.rpartition(".")[2]

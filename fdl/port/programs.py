@@ -18,6 +18,7 @@ from fdl.core import Layer
 from fdl.data.arrays import to_jax
 from fdl.paths import shortened
 from fdl.port.atomic_files import replacing
+from fdl.port.batch_sizes import special_case
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The bytes of `jax.export` do not say where they end. So a file ends with their SHA-256 and this
@@ -60,7 +61,8 @@ def save_program(
       TypeError: f is not a function.
       ImportError: the package flatbuffers is not installed.
       OptionError: batch or platforms is out of range.
-      ValueError: f needs to know the size of the batch (then pass batch=None); f cannot be compiled
+      ValueError: f needs to know the size of the batch, or does something else for a batch of 1, as
+        in `if x.shape[0] == 1` (then pass batch=None); f cannot be compiled
         for all platforms, for example because it calls Python code when it runs; or an argument or
         a result is in a container that a program cannot have.
       OSError: the file cannot be written. An existing file is then unchanged.
@@ -215,20 +217,27 @@ def exported(
     _check_package(who)
     jitted = jax.jit(f)
     try:
-        return export.export(jitted, platforms=platforms)(*(symbolic or args))
+        program = export.export(jitted, platforms=platforms)(*(symbolic or args))
+        special = special_case(f, [_sized(symbolic, n) for n in (1, 2, 5)]) if symbolic else ""
     except Exception as error:
         jax.eval_shape(f, *args)  # if f cannot be traced at all, its error says why
         if symbolic and _can(jitted, args, platforms):
-            raise ValueError(
-                f"{who}: expected a function that does not depend on the size of the batch, got "
-                f"one that needs it ({_reason(error)}); pass batch=None, which saves the function "
-                "for the shapes of its arguments only"
-            ) from error
+            raise _dependent(who, f"one that needs it ({_reason(error)})") from error
         raise ValueError(
             f"{who}: expected a function that can be compiled for {', '.join(platforms)}, got one "
             f"that cannot ({_reason(error)}); leave out calls of Python code such as "
             "jax.debug.print, or name fewer platforms, as in platforms=['cpu']"
         ) from error
+    if special:
+        raise _dependent(who, f"one that does something else for a batch of 1 ({special})")
+    return program
+
+
+def _dependent(who: str, got: str) -> ValueError:
+    return ValueError(
+        f"{who}: expected a function that does not depend on the size of the batch, got {got}; "
+        "pass batch=None, which saves the function for the shapes of its arguments only"
+    )
 
 
 def write_program(who: str, file: str | os.PathLike[str], program: export.Exported) -> None:
@@ -306,6 +315,16 @@ def _symbolic(who: str, args: tuple[Any, ...], batch: Any) -> tuple[Any, ...]:
         return jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype)
 
     return tuple(jax.tree.map(opened, each) if n in chosen else each for n, each in enumerate(args))
+
+
+def _sized(symbolic: Any, size: int) -> Any:
+    """The arguments with a symbolic batch, for one size of the batch."""
+
+    def sized(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = tuple(n if isinstance(n, int) else size for n in leaf.shape)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map(sized, symbolic)
 
 
 def _fits(aval: Any, leaf: Any, sizes: dict[str, int]) -> bool:

@@ -114,6 +114,36 @@ def refuses_batches(x):
 
 
 X = jnp.ones((5, 2))
+ONE, TWO = jnp.ones(2), 2 * jnp.ones(2)
+# Functions that do something else for a batch of 1, and where they do.
+SPECIAL = {
+    "another_operation": (
+        lambda x: x * 2 if x.shape[0] == 1 else x,
+        r"mul test_programs.py:\d+ \(",
+    ),
+    "another_number": (lambda x: x * (2 if x.shape[0] == 1 else 3), r"mul test_programs.py:\d+ \("),
+    "another_array": (lambda x: x + (ONE if x.shape[0] == 1 else TWO), r"add test_programs.py:"),
+    "another_axis": (lambda x: x + x.sum(-1 if x.shape[0] == 1 else 0).max(), r"reduce_sum test_"),
+    "another_order": (
+        lambda x: x - jnp.sin(x) if x.shape[0] == 1 else jnp.sin(x) - x,
+        "sub test_programs.py:",
+    ),
+    "another_shape": (lambda x: x.reshape(-1) if x.shape[0] == 1 else x, "its result"),
+    "another_loop": (
+        lambda x: jax.lax.fori_loop(0, 3, lambda n, y: y * (2 if x.shape[0] == 1 else 3), x),
+        "mul test_programs.py:",
+    ),
+    "more_at_the_end": (lambda x: x if x.shape[0] == 1 else jnp.sin(x), "sin test_programs.py:"),
+}
+# Functions of the batch that are the same for every size.
+GENERAL = {
+    "mean": lambda x: (x - x.mean(0)) / x.std(0) + x.shape[0] // 2,
+    "products": lambda x: (x[:, None] * x[..., None]) @ jnp.ones((1, 2, 2)),
+    "inverse": lambda x: jnp.linalg.inv(x[:, None] * x[..., None] + 2 * jnp.eye(2)),
+    "last": lambda x: x - x[-1],
+    "reverse": lambda x: jnp.cumsum(x[::-1], 0),
+    "loop": lambda x: jax.lax.map(jnp.sin, x),
+}
 WRONG = {
     "a_layer": (
         (fdl.dense(2), X),
@@ -180,6 +210,41 @@ def test_what_cannot_be_saved_is_said_and_leaves_no_file(tmp_path, name):
         "a_container_of_its_own": "; pass a dict of arrays, and return one",
     }
     assert str(caught.value).endswith(remedies.get(name, told))
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_special_case_for_a_batch_of_1_is_refused(tmp_path, name):
+    f, where = SPECIAL[name]
+    told = (
+        r"^save_program: expected a function that does not depend on the size of the batch, got "
+        rf"one that does something else for a batch of 1 \({where}.*\); pass batch=None, which "
+        r"saves the function for the shapes of its arguments only$"
+    )
+    with pytest.raises(ValueError, match=told):
+        save_program(tmp_path / "f", f, X, platforms=["cpu"])
+    assert list(tmp_path.iterdir()) == []
+    save_program(tmp_path / "f", f, X[:1], batch=None, platforms=["cpu"])
+    np.testing.assert_array_equal(load_program(tmp_path / "f")(X[:1]), jax.jit(f)(X[:1]))
+
+
+def test_a_batch_of_1_that_raises_is_refused(tmp_path):
+    def picky(x):
+        if x.shape[0] == 1:
+            raise ValueError("two or more, please")
+        return x
+
+    told = r" on the size of the batch, got one that needs it \(two or more, please\); pass batch=N"
+    with pytest.raises(ValueError, match=told):
+        save_program(tmp_path / "f", picky, X, platforms=["cpu"])
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_what_is_the_same_for_every_size_is_saved(tmp_path, name):
+    save_program(tmp_path / "f", GENERAL[name], X, platforms=["cpu"])
+    for size in (1, 3):
+        x = inputs((2,), size)
+        found = load_program(tmp_path / "f")(x)
+        np.testing.assert_allclose(found, GENERAL[name](x), rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_batch_only_these_shapes_fit(tmp_path):
@@ -306,6 +371,20 @@ def test_the_program_of_a_network_takes_batches_of_any_size(tmp_path, name):
 
 
 SEEDED_BUGS = {
+    "fdl/port/batch_sizes.py": (
+        "port/test_programs.py -k special_or_same",
+        [
+            ('_MOVES = {"broadcast_in_dim", "reshape", "slice",', '_MOVES = {"reshape",'),
+            ('_AXES = {"dimension", "dimension_numbers", "slice_sizes"}', "_AXES = {}"),
+            ("yield from ((eqn, n, name(atom))", "yield from ((eqn, n)"),
+            ("yield from _option(eqn, option, value)", "pass"),
+            ('("number", repr(value))', '("number",)'),
+            ('("array", id(value))', '("array",)'),
+            (", _shapes(each))", ")"),
+            ("if ended or (first", "if (first"),
+            ("all(list(each[1:]) == second for each in more)", "True"),
+        ],
+    ),
     "fdl/port/programs.py": (
         "port/test_programs.py",
         [
@@ -320,6 +399,8 @@ SEEDED_BUGS = {
             ("    jax.eval_shape(f, *args)", "    pass"),
             ('if "exported for platforms" not in str(error):', "if True:"),
             ("(*(symbolic or args))", "(*args)"),
+            ("    if special:", "    if False:"),
+            ("for n in (1, 2, 5)]", "for n in (1, 2)]"),
             ("with replacing(file, who, len(data)) as out:", 'with open(file, "wb") as out:'),
         ],
     ),
