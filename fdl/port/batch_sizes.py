@@ -29,8 +29,7 @@ def special_case(f: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) ->
     outlines = [itertools.chain(_outline(each, each.consts), _shapes(each)) for each in traces]
     for parts in itertools.zip_longest(*outlines, fillvalue=(None, "nothing")):
         (eqn, *first), (other_eqn, *second), *more = parts
-        ended = any(each[1] == "nothing" for each in parts)
-        if ended or (first != second and all(list(each[1:]) == second for each in more)):
+        if first != second and all(list(each[1:]) == second for each in more):
             eqn = eqn or other_eqn
             return "its result" if eqn is None else f"{eqn.primitive.name} {line_of(eqn)}".strip()
     return ""

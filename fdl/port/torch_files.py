@@ -7,11 +7,13 @@ storage. `torch_pickles` reads the pickle, and refuses what does not describe te
 
 import dataclasses
 import os
+import sys
 import zipfile
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
+from fdl.paths import quoted
 from fdl.port.torch_pickles import (
     MOST,
     Function,
@@ -25,8 +27,10 @@ from fdl.port.torch_pickles import (
 
 _CUT = "download it or save it again"
 # What has to be done with the numbers of a storage. A byte that is neither 0 nor 1 is a True of
-# torch, but as a bool of NumPy or JAX it would give wrong results.
+# torch, but as a bool of NumPy or JAX it would give wrong results. From an array of bfloat16 with
+# the other byte order, NumPy reads wrong single numbers, and JAX none.
 _CHANGES: dict[str, Any] = {
+    "swap": lambda numbers: _swapped(numbers),
     "bool": lambda numbers: numbers != 0,
     "conj": np.conj,
     "neg": np.negative,
@@ -39,8 +43,9 @@ _AGAIN = "load it with torch, and save model.state_dict() with torch.save or saf
 def read_torch(file: str | os.PathLike[str]) -> Any:
     """What a file of `torch.save` holds, with NumPy arrays in place of the tensors.
 
-    The arrays are read-only views of the file, which is mapped into memory. Bools, and conjugate
-    and negative views of torch, are read-only copies. Tensors without elements become new arrays.
+    The arrays are read-only views of the file, which is mapped into memory. Bools, conjugate and
+    negative views of torch, and numbers from a machine with the other byte order are read-only
+    copies. Tensors without elements become new arrays.
     A dtype becomes its name, and a storage an array.
 
     Args:
@@ -48,8 +53,9 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
 
     Raises:
       FileNotFoundError: the file does not exist.
-      ValueError: the file is incomplete or is not such a file; its pickle names a function or a
-        class that does not describe a tensor; or a tensor lies outside of its storage.
+      ValueError: the file is incomplete or is not such a file; its byte order is unknown; its
+        pickle names a function or a class that does not describe a tensor; or a tensor lies outside
+        of its storage.
     """
     with open(file, "rb") as stream:
         if stream.read(2) == b"\x80\x02":
@@ -91,9 +97,12 @@ class _Archive:
                 _AGAIN,
             )
         self.root = pickles[0].partition("/")[0]
-        self.order: Literal["<", ">"] = "<"
+        order = b"little"
         if f"{self.root}/byteorder" in self.records:
-            self.order = "<" if self.read(f"{self.root}/byteorder") == b"little" else ">"
+            order = self.read(f"{self.root}/byteorder")
+        if order not in (b"little", b"big"):
+            raise _Broken(f"the byte order {quoted(order[:20].decode('latin-1'))}")
+        self.swapped = order.decode() != sys.byteorder
         self.mapped = np.memmap(stream, np.uint8, "r") if self.size else np.empty(0, np.uint8)
         self.copies: dict[Any, np.ndarray] = {}
         self.copied = 0
@@ -111,14 +120,17 @@ class _Archive:
     def storage(self, storage: Storage, changes: tuple[str, ...]) -> np.ndarray:
         """The numbers of a storage, after the changes (conj, neg) of a view of torch."""
         dtype, begin, count = storage.dtype, self.begin_of(storage), storage.count
+        width = np.dtype(dtype).itemsize
         if dtype == "bool":
             changes = ("bool", *changes)
+        elif self.swapped and width > 1:
+            changes = ("swap", *changes)
+        raw = np.asarray(self.mapped[begin : begin + count * width])
+        numbers: np.ndarray = raw.view(_RAW.get(dtype, dtype))
         if not changes:
-            raw = np.asarray(self.mapped[begin : begin + count * np.dtype(dtype).itemsize])
-            return raw.view(np.dtype(dtype).newbyteorder(self.order))
+            return numbers
         place = (begin, count, dtype, changes)
         if place not in self.copies:
-            numbers = self.storage(dataclasses.replace(storage, dtype=_RAW.get(dtype, dtype)), ())
             self.copied += numbers.nbytes
             if self.copied > _COPIES * self.size:  # so many copies could fill the memory
                 raise _Broken("storages that overlap")
@@ -155,6 +167,12 @@ class _Archive:
                 f"of {record.filename!r}"
             )
         return begin
+
+
+def _swapped(numbers: np.ndarray) -> np.ndarray:
+    """A copy with the bytes of each number in the other order, in a dtype that JAX knows too."""
+    parts = f"u{numbers.itemsize // (2 if numbers.dtype.kind == 'c' else 1)}"
+    return numbers.view(parts).byteswap().view(numbers.dtype)
 
 
 def _arrays(found: Any, archive: _Archive, seen: dict[int, Any]) -> Any:

@@ -381,7 +381,6 @@ SEEDED_BUGS = {
             ('("number", repr(value))', '("number",)'),
             ('("array", id(value))', '("array",)'),
             (", _shapes(each))", ")"),
-            ("if ended or (first", "if (first"),
             ("all(list(each[1:]) == second for each in more)", "True"),
         ],
     ),
