@@ -11,6 +11,7 @@ from optax import ScaleByAdamState, ScaleByAmsgradState, TraceState
 
 from fdl import paths
 from fdl.checks import OptionError, described
+from fdl.optim.optimizers.sgd_family import DampenedTraceState
 from fdl.port.names import parse_table
 from fdl.port.tensor_files import as_numpy, read_tensors
 from fdl.port.torch_weights import Names, from_tensors, to_tensors
@@ -18,6 +19,7 @@ from fdl.port.torch_weights import Names, from_tensors, to_tensors
 # For each kind of state: its fields, and their names in torch.
 _MOMENTS: dict[Any, dict[str, str]] = {
     TraceState: {"trace": "momentum_buffer"},
+    DampenedTraceState: {"trace": "momentum_buffer"},
     ScaleByAdamState: {"mu": "exp_avg", "nu": "exp_avg_sq"},
     ScaleByAmsgradState: {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"},
 }
@@ -30,13 +32,15 @@ def from_torch_optimizer(
 
     | torch | fdl |
     |---|---|
-    | `momentum_buffer` of SGD | `trace` of `fdl.sgd(rate, momentum)` |
+    | `momentum_buffer` of SGD | `trace` of `fdl.sgd(rate, momentum)`, also with dampening |
     | `step`, `exp_avg`, `exp_avg_sq` of Adam, AdamW | `count`, `mu`, `nu` of `fdl.adam`, `adamw` |
     | and `max_exp_avg_sq` with amsgrad=True | `nu_max` of `fdl.amsgrad(correct_maximum=True)` |
 
     The moments move by the table of the weights. Learning rates, betas and the like are not moved:
     they are arguments of fdl's optimizers. In torch, SGD and Adam (but not AdamW) add the weight
     decay to the gradient: `fdl.optim.chain(fdl.optim.add_decayed_weights(decay), fdl.adam(rate))`.
+    If an option of torch means another rule than the state in fdl has, that is an error: maximize,
+    or dampening on one side only. With dampening, `count` becomes 1: the first step was taken.
 
     Args:
       source: `optimizer.state_dict()`, or the path of a file with it, as in `read_tensors`. If the
@@ -56,8 +60,8 @@ def from_torch_optimizer(
     Raises:
       FileNotFoundError, ValueError: as in `read_tensors`.
       ValueError: `source` is not a state dict of an optimizer, or has the state of another one;
-        `like` has no such state, or several; the number of names differs from the number of
-        parameters; the parameters have taken different numbers of steps; a rule of the table adds
+        `like` has no such state, or several, or the state of other options; the number of names
+        differs from the number of parameters; the parameters have taken different numbers of steps; a rule of the table adds
         tensors; or the moments do not fit the table, as in `from_torch`.
 
     Example:
@@ -77,11 +81,12 @@ def from_torch_optimizer(
     indices = _indices(who, "source", source, parameters)
     states = {name: _present(source["state"].get(at)) for name, at in indices.items()}
     node, replaced = _node(who, like)
+    _check_options(who, node, source["param_groups"])
     fields, taken = _MOMENTS[type(node)], [name for name, state in states.items() if state]
     names = _of_params(who, names, getattr(node, next(iter(fields))))
-    _check_keys(states, fields, counted := "count" in node._fields)
+    _check_keys(states, fields)
     new: dict[str, Any] = {}
-    if counted:
+    if "count" in node._fields:
         new["count"] = jnp.asarray(_step(states if taken else {}), node.count.dtype)
     for field, key in fields.items():
         zeros = jax.tree.map(jnp.zeros_like, getattr(node, field))
@@ -130,7 +135,8 @@ def to_torch_optimizer(
     who = "to_torch_optimizer"
     indices = _indices(who, "like", like, parameters)
     node, _ = _node(who, opt_state)
-    fields, counted = _MOMENTS[type(node)], "count" in node._fields
+    _check_options(who, node, like["param_groups"])
+    fields = _MOMENTS[type(node)]
     names = _of_params(who, names, getattr(node, next(iter(fields))))
     states: dict[int, dict[str, np.ndarray]] = {}
     for field, key in fields.items():
@@ -143,9 +149,9 @@ def to_torch_optimizer(
                 "names and parameters",
             )
         for name, at in indices.items():
-            step = {"step": np.array(node.count, np.float32)} if counted else {}
+            step = {"step": np.array(node.count, np.float32)} if "mu" in fields else {}
             states.setdefault(at, step)[key] = tensors[name]
-    started = not counted or int(node.count) > 0
+    started = "count" not in node._fields or int(node.count) > 0
     return {"state": states if started else {}, "param_groups": like["param_groups"]}
 
 
@@ -189,12 +195,30 @@ def _node(who: str, opt_state: Any) -> tuple[Any, Any]:
         raise OptionError(
             who,
             f"expected one state of {kinds} in the state of the optimizer, got {len(places)}; use "
-            "fdl.sgd with momentum and without dampening, fdl.adam, fdl.adamw or fdl.amsgrad",
+            "fdl.sgd with momentum, fdl.adam, fdl.adamw or fdl.amsgrad",
         )
     (at,) = places
     return nodes[at], lambda node: jax.tree.unflatten(
         structure, [*nodes[:at], node, *nodes[at + 1 :]]
     )
+
+
+def _check_options(who: str, node: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises if an option of torch says that the moments are those of another rule than fdl's."""
+    adam, kind = "mu" in node._fields, type(node)
+    wanted = {"betas": adam, "momentum": not adam, "dampening": kind is DampenedTraceState}
+    wanted |= {"amsgrad": kind is ScaleByAmsgradState, "maximize": False}
+    found = ((name, group[name]) for group in groups for name in wanted if name in group)
+    for name, option in found:
+        if bool(option) != wanted[name]:
+            remedy = "use the same optimizer, with the same options, on both sides"
+            if name == "maximize":
+                remedy = "in torch too, minimize the negative of what you maximize"
+            raise OptionError(
+                who,
+                f"expected an optimizer of torch {'with' if wanted[name] else 'without'} {name}, "
+                f"got {name}={option!r}; {remedy}",
+            )
 
 
 def _of_params(who: str, names: Names, moments: Any) -> Names:
@@ -218,11 +242,9 @@ def _of_params(who: str, names: Names, moments: Any) -> Names:
     return names
 
 
-def _check_keys(
-    states: Mapping[str, Mapping[str, Any]], fields: Mapping[str, str], counted: bool
-) -> None:
+def _check_keys(states: Mapping[str, Mapping[str, Any]], fields: Mapping[str, str]) -> None:
     """Raises unless each parameter has the entries of one kind of optimizer, or none."""
-    wanted = {*fields.values()} | ({"step"} if counted else set())
+    wanted = {*fields.values()} | ({"step"} if "mu" in fields else set())
     for name, state in states.items():
         if state and set(state) != wanted:
             raise OptionError(
@@ -234,8 +256,8 @@ def _check_keys(
 
 
 def _step(states: Mapping[str, Mapping[str, Any]]) -> int:
-    """The number of steps that all parameters have taken."""
-    steps = {name: int(state["step"]) if state else 0 for name, state in states.items()}
+    """The number of steps that all parameters have taken, or 1 if torch does not count them."""
+    steps = {name: int(state.get("step", 1)) if state else 0 for name, state in states.items()}
     if len(set(steps.values())) > 1:
         listed = ", ".join(f"{step} at {name}" for name, step in steps.items())
         raise OptionError(

@@ -47,6 +47,18 @@ PAIRS = {
         {"lr": 0.1, "momentum": 0.8, "nesterov": True},
         fdl.sgd(0.1, momentum=0.8, nesterov=True),
     ),
+    "decayed momentum": (
+        "SGD",
+        {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1, "nesterov": True},
+        fdl.optim.chain(
+            fdl.optim.add_decayed_weights(0.1), fdl.sgd(0.1, momentum=0.8, nesterov=True)
+        ),
+    ),
+    "dampening": (
+        "SGD",
+        {"lr": 0.1, "momentum": 0.8, "dampening": 0.4},
+        fdl.sgd(0.1, momentum=0.8, dampening=0.4),
+    ),
     "adam": ("Adam", {"lr": 0.02, "betas": (0.8, 0.97)}, fdl.adam(0.02, 0.8, 0.97)),
     "adamw": ("AdamW", {"lr": 0.02, "weight_decay": 0.1}, fdl.adamw(0.02, weight_decay=0.1)),
     "decayed adam": (
@@ -180,13 +192,13 @@ def test_the_moments_are_in_the_layout_of_torch(name):
     found = to_torch_optimizer(run.opt_state, LIKE, TABLE, PARAMETERS)
     assert found["param_groups"] == LIKE["param_groups"]
     assert list(found["state"]) == list(range(7))
-    up, decay = found["state"][3], 0.1 if name == "decayed adam" else 0
+    up, decay = found["state"][3], 0.1 if name.startswith("decayed") else 0
     start = begun(optimizer).params["up"]["w"]
     g = (gradient["up"]["w"] + decay * start).reshape(4, 4, 3, 4).transpose(3, 2, 0, 1)
     g = np.asarray(g).reshape(4, 48)
     b1, b2 = (0.8, 0.97) if name == "adam" else (0.9, 0.999)
     wanted = {"momentum_buffer": g}
-    if name not in ("momentum", "nesterov"):
+    if PAIRS[name][0] != "SGD":
         wanted = {"step": 1.0, "exp_avg": (1 - b1) * g, "exp_avg_sq": (1 - b2) * g**2}
     if name == "amsgrad":
         wanted["max_exp_avg_sq"] = wanted["exp_avg_sq"]
@@ -194,12 +206,12 @@ def test_the_moments_are_in_the_layout_of_torch(name):
     for key, each in wanted.items():
         np.testing.assert_allclose(up[key], each, rtol=2e-4, atol=1e-9)
     back = from_torch_optimizer(found, run.opt_state, TABLE, PARAMETERS)
-    assert_bits(back, run.opt_state)
+    assert_bits(back, run.opt_state)  # with dampening too: after one step, the count is 1
     fresh = optimizer.init(run.params)
     assert_bits(from_torch_optimizer(found, fresh, TABLE, PARAMETERS), run.opt_state)
     assert_bits(from_torch_optimizer(LIKE, run.opt_state, TABLE, PARAMETERS), fresh)
     again = to_torch_optimizer(fresh, LIKE, TABLE, PARAMETERS)["state"]
-    if "step" in wanted:
+    if "step" in wanted or name == "dampening":
         assert again == {}
     else:
         assert not any(each["momentum_buffer"].any() for each in again.values())
@@ -304,14 +316,14 @@ def test_names_of_other_parameters_are_refused(names, count):
 
 
 def test_another_optimizer_is_refused():
-    use = "use fdl.sgd with momentum and without dampening, fdl.adam, fdl.adamw or fdl.amsgrad"
-    for optimizer in fdl.sgd(0.1), fdl.sgd(0.1, momentum=0.9, dampening=0.5), fdl.optim.lion(0.1):
+    use = "use fdl.sgd with momentum, fdl.adam, fdl.adamw or fdl.amsgrad"
+    for optimizer in fdl.sgd(0.1), fdl.optim.lion(0.1):
         refused(
             lambda optimizer=optimizer: to_torch_optimizer(
                 optimizer.init(PARAMS), adam_state(1, 1), ONE, NAMES
             ),
-            "to_torch_optimizer: expected one state of TraceState, ScaleByAdamState, "
-            f"ScaleByAmsgradState in the state of the optimizer, got 0; {use}",
+            "to_torch_optimizer: expected one state of TraceState, DampenedTraceState, "
+            f"ScaleByAdamState, ScaleByAmsgradState in the state of the optimizer, got 0; {use}",
         )
     for source, got in (
         (adam_state(1, 1, max_exp_avg_sq=1), "exp_avg, exp_avg_sq, max_exp_avg_sq, step"),
@@ -325,6 +337,49 @@ def test_another_optimizer_is_refused():
             "from_torch_optimizer: expected exp_avg, exp_avg_sq, step for the state in like, got "
             f"{got} at 'fc.weight'; use the optimizer of the same kind on both sides",
         )
+
+
+TRACE, DAMPENED = (
+    fdl.sgd(0.1, momentum=0.9, **how).init(PARAMS) for how in ({}, {"dampening": 0.5})
+)
+SAME = "use the same optimizer, with the same options, on both sides"
+# The state in fdl, an option of torch, and what is said of it.
+OTHER_OPTIONS = [
+    (TRACE, {"dampening": 0.5}, f"without dampening, got dampening=0.5; {SAME}"),
+    (TRACE, {"momentum": 0}, f"with momentum, got momentum=0; {SAME}"),
+    (TRACE, {"betas": (0.9, 0.999)}, f"without betas, got betas=(0.9, 0.999); {SAME}"),
+    (DAMPENED, {"dampening": 0}, f"with dampening, got dampening=0; {SAME}"),
+    (ADAM, {"momentum": 0.9}, f"without momentum, got momentum=0.9; {SAME}"),
+    (ADAM, {"amsgrad": True}, f"without amsgrad, got amsgrad=True; {SAME}"),
+    (
+        ADAM,
+        {"maximize": True},
+        "without maximize, got maximize=True; in torch too, minimize the negative of what you "
+        "maximize",
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "option", "told"), OTHER_OPTIONS)
+def test_options_that_the_state_does_not_have_are_refused(state, option, told):
+    groups = [{"params": [0], "nesterov": True, "lr": 0.5}, {"params": [1], **option}]
+    for f, who in ((from_torch_optimizer, "from"), (to_torch_optimizer, "to")):
+        there = {"state": {}, "param_groups": groups}
+        given = (there, state) if who == "from" else (state, there)
+        refused(
+            lambda f=f, given=given: f(*given, ONE, NAMES),
+            f"{who}_torch_optimizer: expected an optimizer of torch {told}",
+        )
+
+
+def test_with_dampening_all_parameters_have_taken_the_first_step():
+    state = {0: {"momentum_buffer": np.ones((2, 3), "f4")}, 1: {"momentum_buffer": None}}
+    source = {"state": state, "param_groups": [{"params": [0, 1], "dampening": 0.5}]}
+    refused(
+        lambda: from_torch_optimizer(source, DAMPENED, ONE, NAMES),
+        "from_torch_optimizer: expected the same number of steps for all parameters, got 1 at "
+        "fc.weight, 0 at fc.bias; give the optimizer of torch only parameters that are trained",
+    )
 
 
 @pytest.mark.parametrize(("steps", "said"), [((3, 4), 4), ((3,), 0)])
@@ -378,6 +433,8 @@ SEEDED_BUGS = {
         [
             ('"mu": "exp_avg", "nu": "exp_avg_sq"}', '"mu": "exp_avg_sq", "nu": "exp_avg"}'),
             ("_step(states if taken else {})", "0"),
+            ("if bool(option) != wanted[name]:", "if False:"),
+            ('state.get("step", 1)', 'state.get("step", 0)'),
             ("for name in states if name in made", "for name in made"),
             ('path.removeprefix("params/")', "path"),
             ("if not within and any(", "if any("),
