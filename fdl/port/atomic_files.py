@@ -1,11 +1,12 @@
-"""Writes a file so that it appears either complete or not at all."""
+"""Writes a file, or several, so that they appear either complete or not at all."""
 
 import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +53,51 @@ def replacing(file: str | os.PathLike[str], who: str, size: int) -> Iterator[IO[
 
 
 @contextlib.contextmanager
+def replacing_together(folder: Path, who: str, names: Sequence[str]) -> Iterator[Path]:
+    """Makes a temporary folder; its files replace those of `folder` when the block ends.
+
+    On an error in the block, the files of `folder` are unchanged. The last of the names is deleted
+    before any other file is replaced, and appears after them: if the process is killed between the
+    files, the last one does not exist, so a mixture of old and new files cannot be taken for whole.
+
+    Args:
+      folder: path of a folder that exists.
+      who: the name of the function that the user called, for the error message.
+      names: the names of the files, which the block writes.
+
+    Raises:
+      OSError: a file cannot be replaced; the message says what to do.
+    """
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        _move(temporary, folder, names, who)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, folder: Path, names: Sequence[str], who: str) -> None:
+    """Moves files to a folder, the last one after the others."""
+    try:
+        modes = {name: _mode(folder / name) for name in names}
+        (folder / names[-1]).unlink(missing_ok=True)
+        _flush(folder)
+        for name, mode in modes.items():
+            if mode is not None:
+                os.chmod(temporary / name, mode)
+            os.replace(temporary / name, folder / name)
+        _flush(folder)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{who}: expected to replace {', '.join(names)}, got {error.strerror}; choose another "
+            "folder",
+            str(folder),
+        ) from error
+
+
+@contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """Does the work of `replacing`, and raises the errors of the operating system."""
     before = _mode(target)
@@ -68,12 +114,17 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    _flush(target.parent)
+
+
+def _flush(folder: Path) -> None:
+    """Waits until the names of the files in a folder are on the disk."""
     with contextlib.suppress(OSError):  # some systems, such as Windows, cannot open a folder
-        folder = os.open(target.parent, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
 
 
 def _mode(target: Path) -> int | None:

@@ -61,8 +61,8 @@ def from_torch_optimizer(
       FileNotFoundError, ValueError: as in `read_tensors`.
       ValueError: `source` is not a state dict of an optimizer, or has the state of another one;
         `like` has no such state, or several, or the state of other options; the number of names
-        differs from the number of parameters; the parameters have taken different numbers of steps; a rule of the table adds
-        tensors; or the moments do not fit the table, as in `from_torch`.
+        differs from the number of parameters; the parameters have taken different numbers of steps;
+        a rule of the table adds tensors; or the moments do not fit the table, as in `from_torch`.
 
     Example:
       >>> import fdl

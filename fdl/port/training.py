@@ -13,7 +13,7 @@ from optax import GradientTransformation
 
 from fdl import paths
 from fdl.data.arrays import length, to_jax
-from fdl.port.atomic_files import replacing
+from fdl.port.atomic_files import replacing, replacing_together
 from fdl.port.programs import check_platforms, exported, write_program
 from fdl.port.weights import save_weights
 from fdl.train.checks import check_objective_given, check_optimizer, check_run
@@ -46,15 +46,17 @@ def save_training(
       means is a dict, name -> number, of the loss and the metrics of the batch;
     - `run.safetensors`, the arrays of the run;
     - `training.json`, which lists the path, dtype and shape of each array of both lists, in order,
-      the names of the means, and the versions of fdl and JAX. It is written last.
+      the names of the means, and the versions of fdl and JAX.
+
+    Existing files of these names are replaced together. If saving fails, they stay as they are. If
+    the process is killed between two files, `training.json` does not exist.
 
     On the same machine, with the same version of JAX, the steps are bit-identical to those of
     `train_step` and of `fit`. Random numbers and batches depend on the run's seed and step, which
     are among its arrays.
 
     Args:
-      folder: path of the folder, which is created if it does not exist. Files of these names are
-        replaced.
+      folder: path of the folder, which is created if it does not exist.
       objective: `(params, state, batch, key) -> (loss, (state, metrics))`.
       optimizer: from fdl or optax.
       run: the run from which training continues, on one device.
@@ -74,7 +76,7 @@ def save_training(
       OptionError: batch_size or platforms is out of range.
       ValueError: microbatch does not divide the batch size, the run is split over several devices,
         the objective returns a wrong value, or the step cannot be compiled for all platforms.
-      OSError: the folder cannot be created or written.
+      OSError: the folder cannot be created, or a file cannot be written or replaced.
 
     Example:
       >>> import tempfile
@@ -110,17 +112,17 @@ def save_training(
     if platforms is None:
         platforms = [export.default_export_platform()]
     program = exported(who, step, shapes, None, check_platforms(who, platforms))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "training.json").unlink(missing_ok=True)
-    write_program(who, folder / "step.jax", program)
-    save_weights(folder / "run.safetensors", run)
     about = {"format": FORMAT, "fdl": __version__, "jax": jax.__version__}
     about |= {"step": "step.jax", "arrays": "run.safetensors", "platforms": program.platforms}
     about |= {"batch_size": batch_size, "run": _listed(_numbers(run)), "data": _listed(data)}
     text = json.dumps(about | {"means": list(made[1])}, indent=1).encode()
-    with replacing(folder / "training.json", who, len(text)) as out:
-        out.write(text)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_together(folder, who, ("step.jax", "run.safetensors", "training.json")) as new:
+        write_program(who, new / "step.jax", program)
+        save_weights(new / "run.safetensors", run)
+        with replacing(new / "training.json", who, len(text)) as out:
+            out.write(text)
 
 
 def _step(

@@ -1,6 +1,7 @@
 """A training step in a file: JAX alone continues it, bit for bit."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -167,16 +168,72 @@ def test_a_program_for_several_platforms(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupted_save_leaves_no_json(tmp_path, monkeypatch):
-    save_training(tmp_path, OBJECTIVE, OPTIMIZER, begun(), images(), 16)
+def small(rate, features):
+    """A training that is saved in no time: the arguments of `save_training` after the folder."""
+    objective = fdl.plain(lambda w, batch: jnp.mean((w - batch) ** 2))
+    run = fdl.start(jnp.zeros(features), fdl.sgd(rate))
+    return objective, fdl.sgd(rate), run, jnp.ones((8, features)), 4
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("place", ["save_weights", "write_program", "replacing"])
+def test_a_save_that_fails_leaves_the_files_of_the_one_before(tmp_path, monkeypatch, place):
+    save_training(tmp_path, *small(0.5, 3))
+    (tmp_path / "step.jax").chmod(0o640)
+    before = contents(tmp_path)
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fdl.port.training, "save_weights", full)
-    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$"):
-        save_training(tmp_path, OBJECTIVE, OPTIMIZER, begun(), images(), 16)
-    assert not (tmp_path / "training.json").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(fdl.port.training, place, full)
+        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$"):
+            save_training(tmp_path, *small(0.1, 2))
+    assert contents(tmp_path) == before
+    save_training(tmp_path, *small(0.1, 2))
+    after = contents(tmp_path)
+    assert after.keys() == before.keys() and not any(after[name] == before[name] for name in after)
+    assert (tmp_path / "step.jax").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_mixture_of_two_saves_has_no_json(tmp_path, monkeypatch, moved):
+    """The process is killed after `moved` of the three files."""
+    save_training(tmp_path / "other", *small(0.1, 2))
+    folder = tmp_path / "saved"
+    save_training(folder, *small(0.5, 3))
+    replace, count = os.replace, iter(range(10))
+
+    def killed(old, new):
+        if Path(new).parent == folder and next(count) == moved:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_training(folder, *small(0.1, 2))
+    assert contents(folder).keys() == {"step.jax", "run.safetensors"}
+    monkeypatch.setattr(os, "replace", replace)
+    save_training(folder, *small(0.1, 2))
+    assert contents(folder)["run.safetensors"] == contents(tmp_path / "other")["run.safetensors"]
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    save_training(tmp_path, *small(0.5, 3))
+    (tmp_path / "run.safetensors").unlink()
+    (tmp_path / "run.safetensors").mkdir()
+    told = (
+        r"save_training: expected to replace step.jax, run.safetensors, training.json, got Is a "
+        r"directory; choose another folder: "
+    )
+    with pytest.raises(OSError, match=told):
+        save_training(tmp_path, *small(0.1, 2))
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("step.jax", "run.safetensors", "training.json")
+    }
 
 
 def growing(params, state, batch, key):
@@ -228,10 +285,22 @@ def test_wrong_arguments_are_named(tmp_path):
 
 
 SEEDED_BUGS = {
+    "fdl/port/atomic_files.py": (
+        "port/test_training.py -k leaves_or_mixture_or_place",
+        [
+            ("(folder / names[-1]).unlink(missing_ok=True)", "pass"),
+            ("os.chmod(temporary / name, mode)", "pass"),
+            ("modes = {name: _mode(folder / name) for", "modes = {name: None for"),
+        ],
+    ),
     "fdl/port/training.py": (
         "port/test_training.py",
         [
-            ('(folder / "training.json").unlink(missing_ok=True)', "pass"),
+            (
+                ' "run.safetensors", "training.json")) as new',
+                ' "training.json", "run.safetensors")) as new',
+            ),
+            ("write_program(who, new /", "write_program(who, folder /"),
             (
                 "return jax.tree.leaves(_numbers(after)), {",
                 "return jax.tree.leaves(_numbers(whole)), {",
