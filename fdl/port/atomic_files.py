@@ -120,11 +120,11 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 def _flush(folder: Path) -> None:
     """Waits until the names of the files in a folder are on the disk."""
     with contextlib.suppress(OSError):  # some systems, such as Windows, cannot open a folder
-        handle = os.open(folder, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            os.fsync(opened)
         finally:
-            os.close(handle)
+            os.close(opened)
 
 
 def _mode(target: Path) -> int | None:

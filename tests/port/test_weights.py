@@ -831,7 +831,7 @@ SEEDED_BUGS = {
         [
             ("temporary.unlink(missing_ok=True)", "pass"),
             ("            os.fsync(handle)\n", ""),
-            ("            os.fsync(folder)\n", "            pass\n"),
+            ("os.fsync(opened)", "pass"),
             ("os.path.realpath(file)", "file"),
             (
                 "        if before is not None:\n            os.chmod",
