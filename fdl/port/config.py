@@ -60,6 +60,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": silu,
 }
 COUNT = Field("as an integer in [1, 2**31)", lambda value: is_count(value) and value < 2**31)
+TRANSFORMER = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT
+)
 POSITIVE = Field("as a number in (0, 1e38)", lambda value: is_number(value) and 0 < value < 1e38)
 FLAG = Field("as true or false", lambda value: isinstance(value, bool))
 COUNTS = Field(

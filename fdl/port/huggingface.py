@@ -31,6 +31,7 @@ from fdl.port.config import (
     COUNT,
     FLAG,
     POSITIVE,
+    TRANSFORMER,
     Field,
     Fields,
     Folder,
@@ -84,8 +85,9 @@ def gpt2(folder: Folder) -> tuple[Layer, Params]:
 
     Raises:
       FileNotFoundError: `config.json`, the weights, or a shard are missing.
-      ValueError: a field of the config would change the result and is not handled; or the weights
-        do not fit (the message lists every name); or a file is damaged, as in `read_tensors`.
+      ValueError: a field of the config would change the result and is not handled, is missing, or
+        has a value that fits no model; or the weights do not fit (the message lists every name); or
+        a file is damaged, as in `read_tensors`.
 
     Example:
       >>> import json, tempfile
@@ -150,11 +152,8 @@ LLAMA = Fields(
     who="llama",
     classes=("LlamaForCausalLM",),
     used={
+        **TRANSFORMER,
         "vocab_size": COUNT,
-        "hidden_size": COUNT,
-        "intermediate_size": COUNT,
-        "num_hidden_layers": COUNT,
-        "num_attention_heads": COUNT,
         "num_key_value_heads": COUNT.by_default(None),
         "head_dim": COUNT.by_default(None),
         "hidden_act": ACTIVATION.by_default("silu"),
@@ -274,11 +273,8 @@ BERT = Fields(
     who="bert",
     classes=("BertForMaskedLM", "BertForPreTraining", "BertModel"),
     used={
+        **TRANSFORMER,
         "vocab_size": COUNT,
-        "hidden_size": COUNT,
-        "intermediate_size": COUNT,
-        "num_hidden_layers": COUNT,
-        "num_attention_heads": COUNT,
         "max_position_embeddings": COUNT,
         "type_vocab_size": COUNT.by_default(2),
         "hidden_act": ACTIVATION.by_default("gelu"),
