@@ -123,7 +123,7 @@ class _Archive:
         width = np.dtype(dtype).itemsize
         if dtype == "bool":
             changes = ("bool", *changes)
-        elif self.swapped and width > 1:
+        elif self.swapped:
             changes = ("swap", *changes)
         raw = np.asarray(self.mapped[begin : begin + count * width])
         numbers: np.ndarray = raw.view(_RAW.get(dtype, dtype))

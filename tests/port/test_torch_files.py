@@ -573,7 +573,6 @@ SEEDED_BUGS = {
             ("start = offset * numbers.itemsize", "start = 0"),
             ("end > self.size", "False"),
             ("order.decode() != sys.byteorder", "False"),
-            ("elif self.swapped and width > 1:", "elif self.swapped:"),
             ("// (2 if numbers.dtype.kind == 'c' else 1)", ""),
             ('if order not in (b"little", b"big"):', "if False:"),
             ('"conj": np.conj', '"conj": np.negative'),
