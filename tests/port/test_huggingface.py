@@ -149,13 +149,14 @@ LLAMA_3 = {
         {"head_dim": 6, "attention_bias": True, "tie_word_embeddings": True},
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}},
         {"rope_parameters": LLAMA_3},
+        {"rope_parameters": LLAMA_3, "max_position_embeddings": 4},
     ],
     ids=str,
 )
 def test_llama(tmp_path, options):
     sizes = {"hidden_size": 32, "intermediate_size": 23, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "vocab_size": 31, "max_position_embeddings": 64}
-    compared(tmp_path, fdl.port.llama, ("Llama", "ForCausalLM"), IDS, **sizes, **options)
+    compared(tmp_path, fdl.port.llama, ("Llama", "ForCausalLM"), IDS, **{**sizes, **options})
 
 
 BERT = {"vocab_size": 31, "hidden_size": 15, "num_hidden_layers": 2, "num_attention_heads": 3}
