@@ -1,17 +1,24 @@
-"""Convolutions with few features, as convolutions of blocks of neighbouring pixels with more.
+"""Convolutions in blocks: several neighbouring results are computed as one with more features.
 
-XLA's CPU compiler writes products of matrices whose rows have 32 or more elements well, and shorter
-ones badly. With F features, a row has F elements. So `size` neighbouring results along the last
-spatial axis are computed as one result with size * F features. It sees a block of size * stride
-neighbouring pixels, and the next blocks as far as its windows reach. The kernel of blocks contains
-the kernel `size` times, each time further along, and zeros elsewhere. The zeros are multiplied in
-vain, which costs less than the short rows. For a 5 x 5 kernel from 1 to 6 channels, the forward
-pass takes a fifth of the time (benchmarks/convolution.py). Letters mean the same as in
-convolution.py.
+First, convolutions with few features. XLA's CPU compiler computes products of matrices fast if
+their rows have 32 or more elements, and slowly if the rows are shorter. With F features, a row has
+F elements. So `size` neighbouring results along the last spatial axis are computed as one result
+with size * F features. It sees a block of size * stride neighbouring pixels, and the next blocks as
+far as its windows reach. The kernel of blocks contains the kernel `size` times, each time further
+along, and zeros elsewhere. The zeros are multiplied in vain, which costs less than the short rows.
+For a 5 x 5 kernel from 1 to 6 channels, the forward pass takes a fifth of the time.
+
+Second, convolutions of spread images, with stride - 1 zeros between their elements, such as the
+gradient with respect to the input of a convolution with strides. Neighbouring results see different
+elements of the kernel beside the zeros. A block of `stride` results along each axis sees the same
+elements of the image; the kernel of blocks has the elements that each result sees.
+
+benchmarks/convolution.py measures both. Letters mean the same as in convolution.py.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -107,3 +114,51 @@ def to_kernel(dw: jax.Array, like: Any, window: Window, size: int) -> jax.Array:
     form = functools.partial(of_kernel, window=window, size=size)
     (found,) = jax.linear_transpose(form, like)(dw)
     return found
+
+
+def of_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> tuple[jax.Array, Window]:
+    """(kernel [..., C, spread * F], window) on the image without its spread - 1 zeros.
+
+    Along an axis, result p = spread * q + r of the spread image sees element i of the image with
+    element t of the kernel if p + t = spread * i + low. So it is result r of block q, and i - q
+    goes from `first` to `last`.
+    """
+    kernel, inputs, padding = [], [], []
+    for axis, (size, low, extent) in enumerate(_axes_of(window)):
+        step, dilation = spread[axis], window.dilation[axis]
+        first, last = -(low // step), (extent + step - 2 - low) // step
+        taps, length = last - first + 1, (last - first) * step + 1
+
+        def seen(result: int, w: jax.Array = w, axis: int = axis) -> jax.Array:
+            start = step * first + low - result
+            edges = [(0, 0, 0)] * w.ndim
+            edges[axis] = (-start, start + length - extent, dilation - 1)
+            w = jax.lax.pad(w, jnp.zeros((), w.dtype), edges)
+            return jax.lax.slice_in_dim(w, 0, length, step, axis)
+
+        w = jnp.stack([seen(result) for result in range(step)], axis=-1)
+        kernel.append(taps)
+        inputs.append((size - 1) // step + 1)
+        blocks = -(-window.output[axis] // step)
+        padding.append((-first, blocks + taps - 1 - inputs[-1] + first))
+    rank = len(kernel)
+    w = jnp.moveaxis(w, rank + 1, -1)
+    ones = (1,) * rank
+    fitted = Window(tuple(inputs), tuple(kernel), ones, tuple(padding), ones)
+    return w.reshape(*kernel, w.shape[rank], -1), fitted
+
+
+def _axes_of(window: Window) -> list[tuple[int, int, int]]:
+    """(size, padding at the low end, extent) of each axis."""
+    low = [pads[0] for pads in window.padding]
+    return list(zip(window.input, low, window.extent, strict=True))
+
+
+def to_spread_results(y: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:
+    """y [N, *blocks, spread * F] as [N, *output, F]."""
+    rank, blocks = len(spread), y.shape[1:-1]
+    y = y.reshape(*y.shape[:-1], *spread, y.shape[-1] // math.prod(spread))
+    pairs = [axis for place in range(1, rank + 1) for axis in (place, place + rank)]
+    y = y.transpose(0, *pairs, y.ndim - 1)
+    y = y.reshape(y.shape[0], *(n * s for n, s in zip(blocks, spread, strict=True)), y.shape[-1])
+    return jax.lax.slice(y, (0,) * y.ndim, (y.shape[0], *window.output, y.shape[-1]))

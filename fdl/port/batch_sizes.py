@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fdl.debug.tracing import line_of
@@ -22,8 +23,8 @@ _AXES = {"dimension", "dimension_numbers", "slice_sizes"}
 def special_case(f: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> str:
     """Where f computes something else with the first of several arguments; "" if nowhere.
 
-    Numbers that differ between all of the arguments, such as the size of the batch in a mean, are
-    no difference.
+    It may compute the same results in another way; `differ` tells. Numbers that differ between all
+    of the arguments, such as the size of the batch in a mean, are no difference.
     """
     traces = [jax.make_jaxpr(f)(*each) for each in arguments]
     outlines = [itertools.chain(_outline(each, each.consts), _shapes(each)) for each in traces]
@@ -33,6 +34,30 @@ def special_case(f: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) ->
             eqn = eqn or other_eqn
             return "its result" if eqn is None else f"{eqn.primitive.name} {line_of(eqn)}".strip()
     return ""
+
+
+def differ(f: Callable[..., Any], other: Callable[..., Any], shapes: tuple[Any, ...]) -> bool:
+    """Whether two functions of arrays differ at random numbers, or one of them cannot run here."""
+    rng = np.random.default_rng(0)
+
+    def example(leaf: Any) -> Any:
+        return jnp.asarray(rng.uniform(0, 2, leaf.shape)).astype(leaf.dtype)
+
+    given = jax.tree.map(example, shapes)
+    try:
+        results = [jax.device_get(each(*given)) for each in (f, other)]
+    except Exception:
+        return True
+    one, two = map(jax.tree.leaves, results)
+    return len(one) != len(two) or not all(map(_near, one, two))
+
+
+def _near(one: np.ndarray, two: np.ndarray) -> bool:
+    if (one.shape, one.dtype) != (two.shape, two.dtype):
+        return False
+    if one.dtype.kind not in "biuc":  # such as bfloat16
+        one, two = one.astype(np.float64), two.astype(np.float64)
+    return np.allclose(one, two, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def _outline(jaxpr: Any, consts: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from fdl.core import Layer
 from fdl.data.arrays import to_jax
 from fdl.paths import shortened
 from fdl.port.atomic_files import replacing
-from fdl.port.batch_sizes import special_case
+from fdl.port.batch_sizes import differ, special_case
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The bytes of `jax.export` do not say where they end. So a file ends with their SHA-256 and this
@@ -228,7 +228,7 @@ def exported(
             f"that cannot ({_reason(error)}); leave out calls of Python code such as "
             "jax.debug.print, or name fewer platforms, as in platforms=['cpu']"
         ) from error
-    if special:
+    if special and differ(jitted, program.call, _sized(symbolic, 1)):
         raise _dependent(who, f"one that does something else for a batch of 1 ({special})")
     return program
 

@@ -15,6 +15,7 @@ from jax import export
 
 import fdl
 from fdl.port import load_program, save_program
+from fdl.port.batch_sizes import special_case
 from fdl.port.programs import PLATFORMS
 from tests.programs import array
 
@@ -240,11 +241,25 @@ def test_a_batch_of_1_that_raises_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", GENERAL)
 def test_what_is_the_same_for_every_size_is_saved(tmp_path, name):
+    shapes = [(jax.ShapeDtypeStruct((size, 2), X.dtype),) for size in (1, 2, 5)]
+    assert special_case(GENERAL[name], shapes) == ""
     save_program(tmp_path / "f", GENERAL[name], X, platforms=["cpu"])
     for size in (1, 3):
         x = inputs((2,), size)
         found = load_program(tmp_path / "f")(x)
         np.testing.assert_allclose(found, GENERAL[name](x), rtol=1e-5, atol=1e-5)
+
+
+def test_another_way_to_the_same_results_is_no_special_case(tmp_path):
+    w = jnp.arange(6.0).reshape(2, 3)
+    f = lambda x: x + x if x.shape[0] == 1 else 2 * x @ w  # noqa: E731
+    same = lambda x: (x[:1] + x[:1] if x.shape[0] == 1 else 2 * x) @ w  # noqa: E731
+    shapes = [(jax.ShapeDtypeStruct((size, 2), X.dtype),) for size in (1, 2, 5)]
+    assert special_case(same, shapes) != ""
+    save_program(tmp_path / "f", same, X, platforms=["cpu"])
+    np.testing.assert_allclose(load_program(tmp_path / "f")(X[:1]), same(X[:1]), rtol=1e-6)
+    with pytest.raises(ValueError, match="does something else for a batch of 1"):
+        save_program(tmp_path / "g", f, X, platforms=["cpu"])
 
 
 def test_without_a_batch_only_these_shapes_fit(tmp_path):
@@ -382,6 +397,8 @@ SEEDED_BUGS = {
             ('("array", id(value))', '("array",)'),
             (", _shapes(each))", ")"),
             ("all(list(each[1:]) == second for each in more)", "True"),
+            ("if (one.shape, one.dtype) != (two.shape, two.dtype):", "if False:"),
+            ("len(one) != len(two) or not all", "not any"),
         ],
     ),
     "fdl/port/programs.py": (
@@ -398,7 +415,8 @@ SEEDED_BUGS = {
             ("    jax.eval_shape(f, *args)", "    pass"),
             ('if "exported for platforms" not in str(error):', "if True:"),
             ("(*(symbolic or args))", "(*args)"),
-            ("    if special:", "    if False:"),
+            ("    if special and differ", "    if False and differ"),
+            ("if special and differ(jitted, program.call, _sized(symbolic, 1)):", "if special:"),
             ("for n in (1, 2, 5)]", "for n in (1, 2)]"),
             ("with replacing(file, who, len(data)) as out:", 'with open(file, "wb") as out:'),
         ],
