@@ -45,12 +45,16 @@ def _in_float32(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 @_in_float32
 def convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """The result y of `convolution.convolve`."""
+    if x.shape[0] == 0:
+        return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     return _convolve(x, w, window)
 
 
 @_in_float32
 def input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """dx: dy with stride - 1 zeros between its elements, convolved with the flipped w."""
+    if dy.shape[0] == 0:
+        return jnp.zeros((0, *window.input, w.shape[-2] * window.groups), dy.dtype)
     rank = len(window.kernel)
     spread = tuple((n - 1) * s + 1 for n, s in zip(window.output, window.stride, strict=True))
     low = [e - 1 - pads[0] for e, pads in zip(window.extent, window.padding, strict=True)]
@@ -107,8 +111,6 @@ def _is_narrow(w: jax.Array, window: Window) -> bool:
 
 def _convolve(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`convolve` in one dtype; padding can be negative."""
-    if x.shape[0] == 0:
-        return jnp.zeros((0, *window.output, w.shape[-1]), x.dtype)
     if window.groups > 1 and not _is_narrow(w, window):
         return _group_by_group(_convolve, x, w, window)
     if len(window.kernel) > 2 and window.groups == 1:

@@ -213,7 +213,7 @@ def _within(groups: int | None, reduce: Callable[..., jax.Array], x: jax.Array) 
     """x with each group of channels reduced to one number, which all its channels get."""
     if groups is None:
         return x
-    parts = x.reshape(*x.shape[:-1], groups, -1)
+    parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return jnp.broadcast_to(reduce(parts, -1, keepdims=True), parts.shape).reshape(x.shape)
 
 
