@@ -172,7 +172,7 @@ def _side_by_side(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     # `high` is how far an image's last window reaches beyond the image. The zeros there are also
     # the padding before the next image.
     high = (window.output[-1] - 1) * stride + extent - low - size
-    period = max(size + max(0, low, high), window.output[-1] * stride)
+    period = max(size + max(low, high), window.output[-1] * stride)
     period = -(-period // stride) * stride
     edges = [(0, 0, 0)] * x.ndim
     edges[-2] = (0, period - size, 0)
