@@ -19,7 +19,6 @@ benchmarks/convolution.py measures both. Letters mean the same as in convolution
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,11 +108,19 @@ def of_errors(dy: jax.Array, window: Window, size: int) -> jax.Array:
     return dy.reshape(*dy.shape[:-2], blocks, size * dy.shape[-1])
 
 
-def to_kernel(dw: jax.Array, like: Any, window: Window, size: int) -> jax.Array:
-    """The transpose of `of_kernel`; `like` has the shape and dtype of w."""
-    form = functools.partial(of_kernel, window=window, size=size)
-    (found,) = jax.linear_transpose(form, like)(dw)
-    return found
+def to_kernel(dw: jax.Array, window: Window, size: int) -> jax.Array:
+    """The transpose of `of_kernel`."""
+    step, extent = window.stride[-1], window.extent[-1]
+    channels, features = dw.shape[-2] // (size * step), dw.shape[-1] // size
+    width = dw.shape[-3] * size * step
+    every = dw.reshape(*dw.shape[:-3], width, channels, size, features)
+
+    def seen(result: int) -> jax.Array:
+        start, axis = result * step, every.ndim - 4
+        place = every[..., result, :]
+        return jax.lax.slice_in_dim(place, start, start + extent, window.dilation[-1], axis)
+
+    return functools.reduce(jnp.add, map(seen, range(size)))
 
 
 def of_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> tuple[jax.Array, Window]:

@@ -82,10 +82,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         size = blocks.size_for_kernel(window, x.shape[-1], dy.shape[-1])
         if size == 1:
             return _patches_by_errors(x, dy, window)
-        like = jax.ShapeDtypeStruct((*window.kernel, x.shape[-1], dy.shape[-1]), x.dtype)
         x, dy = blocks.of_image(x, window, size), blocks.of_errors(dy, window, size)
         dw = _patches_by_errors(x, dy, blocks.of_window(window, size))
-        return blocks.to_kernel(dw, like, window, size)
+        return blocks.to_kernel(dw, window, size)
     if x.shape[-1] * dy.shape[-1] <= NARROW * window.groups**2:
         return _narrow_kernel_gradient(x, dy, window)
     return _group_by_group(kernel_gradient, x, dy, window)

@@ -897,6 +897,8 @@ SEEDED_BUGS = {
             ("edges[-2] = (low, blocks * step", "edges[-2] = (0, blocks * step"),
             ("start = result * stride", "start = result"),
             ("dilation - 1)", "0)"),
+            ("start, axis = result * step,", "start, axis = result,"),
+            ("start + extent, window.dilation[-1], axis", "start + window.kernel[-1], 1, axis"),
             ("-(low // step), (extent + step - 2 - low)", "-(low // step), (extent - 1 - low)"),
             ("first, last = -(low // step)", "first, last = low // step"),
             ("start = step * first + low - result", "start = step * first + low + result"),
