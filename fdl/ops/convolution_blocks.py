@@ -123,17 +123,33 @@ def to_kernel(dw: jax.Array, window: Window, size: int) -> jax.Array:
     return functools.reduce(jnp.add, map(seen, range(size)))
 
 
+def is_fast_on_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> bool:
+    """Whether blocks are faster: with few features, on three axes, or without zeros in the kernel.
+
+    From 16 channels to 32 features, with a 3 x 3 kernel and stride 2, the gradient with respect to
+    the image takes half of the time; from 32 to 64, it would take 1.2 times as long.
+    """
+    seen = zip(_seen(window, spread), spread, window.extent, strict=True)
+    exact = all((last - first + 1) * step == extent for (first, last), step, extent in seen)
+    return exact or w.shape[-1] <= WIDE // 2 or len(spread) > 2
+
+
+def _seen(window: Window, spread: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(first, last) of each axis: block q sees the elements q + first, ..., q + last."""
+    each = zip(window.padding, window.extent, spread, strict=True)
+    return [(-(low // step), (extent + step - 2 - low) // step) for (low, _), extent, step in each]
+
+
 def of_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> tuple[jax.Array, Window]:
     """(kernel [..., C, spread * F], window) on the image without its spread - 1 zeros.
 
     Along an axis, result p = spread * q + r of the spread image sees element i of the image with
-    element t of the kernel if p + t = spread * i + low. So it is result r of block q, and i - q
-    goes from `first` to `last`.
+    element t of the kernel if p + t = spread * i + low.
     """
     kernel, inputs, padding = [], [], []
-    for axis, (size, low, extent) in enumerate(_axes_of(window)):
-        step, dilation = spread[axis], window.dilation[axis]
-        first, last = -(low // step), (extent + step - 2 - low) // step
+    for axis, (first, last) in enumerate(_seen(window, spread)):
+        step, dilation, extent = spread[axis], window.dilation[axis], window.extent[axis]
+        low = window.padding[axis][0]
         taps, length = last - first + 1, (last - first) * step + 1
 
         def seen(result: int, w: jax.Array = w, axis: int = axis) -> jax.Array:
@@ -145,7 +161,7 @@ def of_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> tuple[ja
 
         w = jnp.stack([seen(result) for result in range(step)], axis=-1)
         kernel.append(taps)
-        inputs.append((size - 1) // step + 1)
+        inputs.append((window.input[axis] - 1) // step + 1)
         blocks = -(-window.output[axis] // step)
         padding.append((-first, blocks + taps - 1 - inputs[-1] + first))
     rank = len(kernel)
@@ -153,12 +169,6 @@ def of_spread(w: jax.Array, window: Window, spread: tuple[int, ...]) -> tuple[ja
     ones = (1,) * rank
     fitted = Window(tuple(inputs), tuple(kernel), ones, tuple(padding), ones)
     return w.reshape(*kernel, w.shape[rank], -1), fitted
-
-
-def _axes_of(window: Window) -> list[tuple[int, int, int]]:
-    """(size, padding at the low end, extent) of each axis."""
-    low = [pads[0] for pads in window.padding]
-    return list(zip(window.input, low, window.extent, strict=True))
 
 
 def to_spread_results(y: jax.Array, window: Window, spread: tuple[int, ...]) -> jax.Array:

@@ -94,11 +94,14 @@ def _spread_and_convolve(
     x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...]
 ) -> jax.Array:
     """Convolves x, after putting spread - 1 zeros between its elements."""
-    if max(spread) > 1 and window.groups == 1:
-        w, fitted = blocks.of_spread(w, window, spread)
-        return blocks.to_spread_results(_convolve(x, w, fitted), window, spread)
     if window.groups > 1 and not _is_narrow(w, window):
         return _group_by_group(functools.partial(_spread_and_convolve, spread=spread), x, w, window)
+    if window.groups == 1 and max(spread) > 1:
+        if blocks.is_fast_on_spread(w, window, spread):
+            w, fitted = blocks.of_spread(w, window, spread)
+            return blocks.to_spread_results(_convolve(x, w, fitted), window, spread)
+        if min(map(min, window.padding)) >= 0:
+            return _side_by_side(x, w, window, spread)
     between = [(0, 0, step - 1) for step in spread]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *between, (0, 0, 0)))
     return _convolve(x, w, window)
@@ -159,34 +162,40 @@ def _plane_window(window: Window) -> Window:
     return dataclasses.replace(window, **cut)
 
 
-def _side_by_side(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+def _side_by_side(
+    x: jax.Array, w: jax.Array, window: Window, spread: tuple[int, ...] | None = None
+) -> jax.Array:
     """A convolution of one wide image: all images side by side along the last spatial axis.
 
     Zeros separate the images. XLA's fast code splits the result into rows, and uses a single core
     if the rows are short. Rows that contain all images give work to every core. For a 3 x 3 kernel
-    on 28 x 28 images with two cores, this takes 8 ms instead of 17 ms.
+    on 28 x 28 images with two cores, this takes 8 ms instead of 17 ms. With `spread`, spread - 1
+    zeros are between the elements of each image.
     """
-    images, size, rank = x.shape[0], x.shape[-2], len(window.kernel)
+    spread = spread or (1,) * len(window.kernel)
+    images, size, apart = x.shape[0], x.shape[-2], spread[-1]
     (low, _), stride, extent = window.padding[-1], window.stride[-1], window.extent[-1]
     # `high` is how far an image's last window reaches beyond the image. The zeros there are also
     # the padding before the next image.
-    high = (window.output[-1] - 1) * stride + extent - low - size
-    period = max(size + max(low, high), window.output[-1] * stride)
+    high = (window.output[-1] - 1) * stride + extent - low - ((size - 1) * apart + 1)
+    gap = max(0, -(-(max(low, high) - apart + 1) // apart))
+    period = max(size + gap, -(-window.output[-1] * stride // apart))
     period = -(-period // stride) * stride
     edges = [(0, 0, 0)] * x.ndim
     edges[-2] = (0, period - size, 0)
     x = jnp.moveaxis(jax.lax.pad(x, jnp.zeros((), x.dtype), edges), 0, -3)
     x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
-    each = period // stride
-    end = extent - stride - low
+    each = period * apart // stride
+    end = extent - stride - low + apart - 1
     if -x.shape[-2] < end < 0:
         x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
-    axes = "DHW"[-rank:]
+    axes = "DHW"[-len(spread) :]
     y = jax.lax.conv_general_dilated(
         x,
         w,
         window.stride,
         (*window.padding[:-1], (low, end)),
+        lhs_dilation=spread,
         rhs_dilation=window.dilation,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
