@@ -100,8 +100,7 @@ def _spread_and_convolve(
         if blocks.is_fast_on_spread(w, window, spread):
             w, fitted = blocks.of_spread(w, window, spread)
             return blocks.to_spread_results(_convolve(x, w, fitted), window, spread)
-        if min(map(min, window.padding)) >= 0:
-            return _side_by_side(x, w, window, spread)
+        return _side_by_side(x, w, window, spread)
     between = [(0, 0, step - 1) for step in spread]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *between, (0, 0, 0)))
     return _convolve(x, w, window)
@@ -187,7 +186,7 @@ def _side_by_side(
     x = x.reshape(1, *x.shape[:-3], images * period, x.shape[-1])
     each = period * apart // stride
     end = extent - stride - low + apart - 1
-    if -x.shape[-2] < end < 0:
+    if apart == 1 and -x.shape[-2] < end < 0:
         x, end = jax.lax.slice_in_dim(x, 0, x.shape[-2] + end, axis=x.ndim - 2), 0
     axes = "DHW"[-len(spread) :]
     y = jax.lax.conv_general_dilated(
