@@ -48,8 +48,9 @@ def save_training(
     - `training.json`, which lists the path, dtype and shape of each array of both lists, in order,
       the names of the means, and the versions of fdl and JAX.
 
-    Existing files of these names are replaced together. If saving fails, they stay as they are. If
-    the process is killed between two files, `training.json` does not exist.
+    Existing files of these names are replaced together. If a new file cannot be written, they stay
+    as they are. If one cannot be replaced, or the process is killed between two files,
+    `training.json` does not exist.
 
     On the same machine, with the same version of JAX, the steps are bit-identical to those of
     `train_step` and of `fit`. Random numbers and batches depend on the run's seed and step, which

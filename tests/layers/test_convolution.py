@@ -563,9 +563,18 @@ def test_few_features_are_computed_in_blocks(kernel, channels, features, forward
         assert int(shape.split(",")[-1]) == size * features
 
 
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 64), (4, 1)])
+def test_windows_with_gaps_or_far_apart_are_not_computed_in_blocks(stride, dilation):
+    """Most of a kernel of blocks would be zeros."""
+    window = Window((300,), (3,), (stride,), ((0, 0),), (dilation,))
+    x, w = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 300, 3), (3, 3, 8)))
+    jaxpr = str(jax.make_jaxpr(functools.partial(convolution_cpu.convolve, window=window))(x, w))
+    assert f"window_strides=({stride},)" in jaxpr and f"rhs_dilation=({dilation},)" in jaxpr
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "channels", "spreads"),
-    [(3, 2, 16, False), (3, 2, 32, True), (2, 2, 32, False), (4, 2, 32, True), (3, 1, 32, False)],
+    [(1, 3, 16, True), (3, 2, 16, False), (3, 2, 32, True), (2, 2, 32, False), (4, 2, 32, True)],
 )
 def test_zeros_between_elements_are_multiplied_only_where_that_is_faster(
     kernel, stride, channels, spreads
@@ -575,7 +584,8 @@ def test_zeros_between_elements_are_multiplied_only_where_that_is_faster(
     dy = jax.ShapeDtypeStruct((2, *window.output, 64), np.float32)
     w = jax.ShapeDtypeStruct((*window.kernel, channels, 64), np.float32)
     form = functools.partial(convolution_cpu.input_gradient, window=window)
-    assert ("lhs_dilation=(2, 2)" in str(jax.make_jaxpr(form)(dy, w))) == spreads
+    shown = f"lhs_dilation=({stride}, {stride})" in str(jax.make_jaxpr(form)(dy, w))
+    assert shown == spreads
 
 
 @pytest.mark.parametrize("images", [6, 7])
@@ -905,7 +915,8 @@ SEEDED_BUGS = {
     "fdl/ops/convolution_blocks.py": (
         "layers/test_convolution.py",
         [
-            ("if window.output[-1] == 1 or window.kernel[-1] == 1:", "if True:"),
+            ("<= window.kernel[-1] or window.dilation[-1] > 1:", "< 0 or True:"),
+            (" or window.dilation[-1] > 1:", ":"),
             ("(size - 1) * window.stride[-1] + window.extent", "size - 1 + window.extent"),
             ("+ window.extent[-1]) // step)", "+ window.kernel[-1]) // step)"),
             ("+ reach - 1", ""),
@@ -916,7 +927,8 @@ SEEDED_BUGS = {
             ("start + extent, window.dilation[-1], axis", "start + window.kernel[-1], 1, axis"),
             ("-(low // step), (extent + step - 2 - low)", "-(low // step), (extent - 1 - low)"),
             ("[(-(low // step), ", "[(low // step, "),
-            ("exact or w.shape[-1]", "w.shape[-1]"),
+            ("max(shares) <= 1 or (few", "(few"),
+            ("(few and max(shares) <= 2)", "few"),
             ("start = step * first + low - result", "start = step * first + low + result"),
             ("for axis in (place, place + rank)", "for axis in (place + rank, place)"),
             ("y, 0, window.output[-1]", "y, y.shape[-2] - window.output[-1], y.shape[-2]"),
