@@ -52,6 +52,10 @@ def forms():
         "1 x 1": (fdl.conv(64, (1, 1)), deep),
         "5 x 5, 1 to 6 channels": (fdl.conv(6, (5, 5)), (128, 28, 28, 1)),
         "3 x 3, 3 to 16 channels": (fdl.conv(16, (3, 3)), (64, 32, 32, 3)),
+        "3 x 3, stride 2, 16 to 32 channels": (
+            fdl.conv(32, (3, 3), stride=2),
+            (64, 32, 32, 16),
+        ),
         "7 x 7, stride 2, of 3 channels": (fdl.conv(64, (7, 7), stride=2), (8, 64, 64, 3)),
         "4 groups": (fdl.conv(64, (3, 3), groups=4), image),
         "depthwise": (fdl.depthwise_conv((3, 3)), deep),
