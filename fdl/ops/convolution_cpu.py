@@ -252,25 +252,30 @@ def _narrow_kernel_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.
 
 
 def _patches_by_errors(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dw as a matrix product: x's patches [N * output, kernel * C], transposed, times dy.
+    """dw as a matrix product of x's patches [N * output, kernel * C] and dy [N * output, F].
 
-    dy is used as a matrix [N * output, F]. The product is computed in chunks of images.
+    The product is computed in chunks of images, and with the longer of its two axes as its rows,
+    which takes 0.85 to 0.9 times as long for 3 x 3 kernels.
     """
     x, window = _fitted(x, window, window.output)
     images, sums = len(x), tuple(range(x.ndim - 1))
+    patch, features = math.prod(window.kernel) * x.shape[-1], dy.shape[-1]
+    turned = patch > features
 
     def of(x: jax.Array, dy: jax.Array) -> jax.Array:
         patches = jnp.concatenate(list(_shifts(x, window)), axis=-1)
-        return jax.lax.dot_general(patches, dy, ((sums, sums), ((), ())))
+        pair = (dy, patches) if turned else (patches, dy)
+        return jax.lax.dot_general(*pair, ((sums, sums), ((), ())))
 
-    patch = math.prod(window.kernel) * x.shape[-1]
     most = max(1, PATCHES // max(1, patch * math.prod(window.output)))
     chunk = next((n for n in range(min(most, images), 0, -1) if images % n == 0), 0)
     if chunk == images or math.prod(window.kernel) == 1:
         dw = of(x, dy)
     else:
-        dw = _over_images(of, x, dy, chunk, (patch, dy.shape[-1]))
-    return dw.reshape(*window.kernel, x.shape[-1], dy.shape[-1])
+        dw = _over_images(of, x, dy, chunk, (features, patch) if turned else (patch, features))
+    # Without the barrier, XLA would turn the transpose into the other form of the product.
+    dw = jax.lax.optimization_barrier(dw).T if turned else dw
+    return dw.reshape(*window.kernel, x.shape[-1], features)
 
 
 def _over_images(

@@ -1,6 +1,6 @@
-"""`fence`: an identity function. XLA's CPU compiler computes its gradient only once.
+"""Identity functions that tell XLA's CPU compiler how to compute the gradient.
 
-In the backward pass of `x + f(x)`, the gradient with respect to x is a sum, which every earlier
+`fence`: the gradient is computed only once. In the backward pass of `x + f(x)`, the gradient with respect to x is a sum, which every earlier
 layer uses. XLA's CPU compiler copies that sum into each computation that uses it, and also copies
 the sums from which it is computed. So an unrolled residual network of n blocks computes n * n / 2
 sums. `fence(x)` prevents these copies. On platforms other than CPU it does nothing.
@@ -14,8 +14,12 @@ reasonable time.
 do not prevent the copies. A `cond` with two equal branches and a loop of one step do prevent them,
 but they need a predicate, which `vmap` and sharding would change. The call needs no predicate, and
 does not change the bits of any dtype.
+
+`unmerged`: the gradient is computed as it is written, and is not merged with what follows. On CPU,
+it is an `optimization_barrier`, which costs nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +38,21 @@ def fence(x: Any) -> Any:
     Returns:
       x, bit for bit. The function is linear, so `jvp`, `grad` and derivatives of any order work.
     """
-    return jax.tree.map(_open.bind, x)
+    return jax.tree.map(_fence.bind, x)
+
+
+def unmerged(x: jax.Array) -> jax.Array:
+    """Returns x; the operation that computes the gradient with respect to x stays as it is written.
+
+    Without it, XLA would turn the transpose of a product into another product, which can be slower.
+
+    Args:
+      x: an array of any shape.
+
+    Returns:
+      x, bit for bit; derivatives as for `fence`.
+    """
+    return _unmerged.bind(x)
 
 
 def _apart(x: Any) -> Any:
@@ -45,14 +63,24 @@ def _apart(x: Any) -> Any:
 # JAX would drop a jitted function that only returns its argument, so this one has an operation.
 _barrier = jax.jit(jax.lax.optimization_barrier)
 
-# Two linear identities, each the transpose of the other: `_open` is in the forward pass, which XLA
-# may fuse; `_closed` is in the backward pass, where it prevents copies of the gradient.
-_open = Primitive("fence")
-_closed = Primitive("fence_of_gradient")
-for _one, _other in [(_open, _closed), (_closed, _open)]:
-    _one.def_impl(lambda x: x)
-    _one.def_abstract_eval(lambda x: x)
-    batching.defvectorized(_one)
-    ad.deflinear2(_one, lambda ct, _, other=_other: [other.bind(ct)])
-    mlir.register_lowering(_one, mlir.lower_fun(lambda x: x, multiple_results=False))
-mlir.register_lowering(_closed, mlir.lower_fun(_apart, multiple_results=False), platform="cpu")
+
+def _identity(name: str, gradient_on_cpu: Callable[[Any], Any]) -> Primitive:
+    """The first of two linear identities, each the transpose of the other.
+
+    The first is in the forward pass, where XLA may fuse it; the second is in the backward pass, and
+    is computed by `gradient_on_cpu` on CPU.
+    """
+    forward, backward = Primitive(name), Primitive(f"{name}_of_gradient")
+    for one, other in [(forward, backward), (backward, forward)]:
+        one.def_impl(lambda x: x)
+        one.def_abstract_eval(lambda x: x)
+        batching.defvectorized(one)
+        ad.deflinear2(one, lambda ct, _, other=other: [other.bind(ct)])
+        mlir.register_lowering(one, mlir.lower_fun(lambda x: x, multiple_results=False))
+    on_cpu = mlir.lower_fun(gradient_on_cpu, multiple_results=False)
+    mlir.register_lowering(backward, on_cpu, platform="cpu")
+    return forward
+
+
+_fence = _identity("fence", _apart)
+_unmerged = _identity("unmerged", jax.lax.optimization_barrier)

@@ -5,6 +5,8 @@ import math
 import jax
 from jax.sharding import AxisType
 
+from fdl.ops.fence import unmerged
+
 
 def product(x: jax.Array, w: jax.Array) -> jax.Array:
     """x @ w, with all leading axes of x merged into one.
@@ -25,7 +27,22 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     # Axes that are split over devices cannot be merged without gathering them. A program with such
     # axes is traced on a mesh; see `Layout.on_mesh`.
     cut = {AxisType.Explicit, AxisType.Auto} & {*jax.sharding.get_abstract_mesh().axis_types}
-    if x.ndim <= 2 or cut:
+    if x.ndim < 2 or cut:
         return x @ w
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w
+    flat = _of_matrices(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w)
     return flat.reshape(*x.shape[:-1], w.shape[-1])
+
+
+def _of_matrices(x: jax.Array, w: jax.Array) -> jax.Array:
+    """x [N, D] @ w [D, F], with the faster of two forms of the gradient with respect to w.
+
+    On CPU, XLA computes x^T dy [D, F] slowly if D is much larger than F: its rows are short. Then
+    the gradient is computed as (dy^T x)^T. For N = 4,096, D = 512 and F = 10, it takes 0.33 ms
+    instead of 3.5 ms; for F = 128, 3.4 ms instead of 5 ms (benchmarks/products.py). With few rows
+    in x, the transpose would cost more than it saves.
+    """
+    rows, (inputs, outputs) = x.shape[0], w.shape
+    known = isinstance(rows, int) and isinstance(inputs, int) and isinstance(outputs, int)
+    if not known or inputs < 2 * outputs or 4 * rows < inputs:
+        return x @ w
+    return jax.lax.dot_general(x, unmerged(w.T), (((1,), (1,)), ((), ())))
