@@ -1,9 +1,10 @@
 """Identity functions that tell XLA's CPU compiler how to compute the gradient.
 
-`fence`: the gradient is computed only once. In the backward pass of `x + f(x)`, the gradient with respect to x is a sum, which every earlier
-layer uses. XLA's CPU compiler copies that sum into each computation that uses it, and also copies
-the sums from which it is computed. So an unrolled residual network of n blocks computes n * n / 2
-sums. `fence(x)` prevents these copies. On platforms other than CPU it does nothing.
+`fence`: the gradient is computed only once. In the backward pass of `x + f(x)`, the gradient with
+respect to x is a sum, which every earlier layer uses. XLA's CPU compiler copies that sum into each
+computation that uses it, and also copies the sums from which it is computed. So an unrolled
+residual network of n blocks computes n * n / 2 sums. `fence(x)` prevents these copies. On platforms
+other than CPU it does nothing.
 
 benchmarks/depth.py measures a training step inside `scan`, with transformer blocks of width 128, on
 two cores. With `fence`, 16 blocks at 4 x 64 tokens compile in 1.4 s instead of 8 s, and a step
