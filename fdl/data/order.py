@@ -56,9 +56,12 @@ def stream(seed: Any, step: Any, batch_size: int, examples: int) -> jax.Array:
     step = check_uint32("stream", "a step", step, "the first step is 0")
     epoch, offset = _window(step, int(batch_size), int(examples))
     position = offset + jnp.arange(batch_size, dtype=jnp.uint32)
+    if batch_size <= examples:
+        more, position = _carried(position, examples)
+    else:
+        more, position = position // examples, position % examples
     order = _rank if examples < RANKED_BELOW else bijection
-    rows = order(seed, epoch + position // examples, position % examples, examples)
-    return rows.astype(jnp.int32)
+    return order(seed, epoch + more, position, examples).astype(jnp.int32)
 
 
 def bijection(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:
@@ -117,11 +120,20 @@ def _window(step: jax.Array, batch_size: int, examples: int) -> tuple[jax.Array,
     for shift in range(0, 32, bits):
         digit = (step >> shift) & (2**bits - 1)
         epochs_of_digit, offset_of_digit = divmod(batch_size << shift, examples)
-        offset = offset + digit * offset_of_digit % examples
-        epoch = epoch + digit * jnp.uint32(epochs_of_digit % 2**32)
-        epoch = epoch + digit * offset_of_digit // examples + offset // examples
-        offset = offset % examples
+        product = digit * offset_of_digit
+        epochs = product // examples
+        more, offset = _carried(offset + (product - epochs * examples), examples)
+        epoch = epoch + digit * jnp.uint32(epochs_of_digit % 2**32) + epochs + more
     return epoch, offset
+
+
+def _carried(position: jax.Array, examples: int) -> tuple[jax.Array, jax.Array]:
+    """divmod(position, examples) for position < 2 * examples.
+
+    A comparison costs less than a division: XLA compiles and runs each division by itself.
+    """
+    more = (position >= examples).astype(jnp.uint32)
+    return more, position - more * examples
 
 
 def _rank(seed: jax.Array, epoch: jax.Array, index: jax.Array, examples: int) -> jax.Array:

@@ -20,7 +20,16 @@ from fdl.ops.numerics import pairwise_sum
 from fdl.ops.sharding import on_host, own_rows
 from fdl.optim.wrappers.evaluation_params import eval_params, has_eval_params
 from fdl.paths import PathError, traced_in
-from fdl.train.accumulators import Mean, Seen, Tally, added, as_means, tallied
+from fdl.train.accumulators import (
+    Mean,
+    Seen,
+    Tally,
+    added,
+    as_means,
+    joined,
+    split,
+    tallied,
+)
 from fdl.train.batches import batch_of
 from fdl.train.checks import (
     check_model,
@@ -287,12 +296,22 @@ def _distance(a: Any, b: Any, xp: Any = np) -> Any:
     return xp.where(one == other, xp.abs(a - b), xp.inf)
 
 
-# A program by itself, so that the larger one below serves training data and validation data of any
-# number of examples.
-@jax.jit
-def _taken(data: Any, rows: Any) -> Any:
-    """The examples at `rows`, integers [n]."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+def _taken(data: Any, rows: np.ndarray) -> Any:
+    """The examples at `rows`, integers [n].
+
+    They are taken outside the program that evaluates them. So that program serves training data and
+    validation data of any number of examples.
+    """
+    return jax.tree.map(functools.partial(_rows, rows=rows), data)
+
+
+def _rows(leaf: Any, rows: np.ndarray) -> Any:
+    """leaf[rows]; in the memory of a CPU, NumPy takes them, so that nothing is compiled."""
+    leaf = jnp.asarray(leaf)
+    here = not isinstance(leaf, jax.core.Tracer) and {d.platform for d in leaf.devices()} == {"cpu"}
+    if here and leaf.is_fully_replicated and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return jax.device_put(np.asarray(leaf)[rows], leaf.sharding if leaf.committed else None)
+    return leaf[rows]
 
 
 @weak_jit(static=["objective"], once=True)
@@ -367,16 +386,27 @@ def totals(
 
     examples = length(data)
     size = min(batch_size, examples)
-    full = examples // size * size
+    full, rest = examples // size * size, examples % size
     tallies = _empty_tallies(report, data, size if whole else 1)
-    rows = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), data)
-    tallies, means = jax.lax.scan(add, tallies, rows)
+    part = lambda start, size: jax.tree.map(  # noqa: E731
+        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data
+    )
+    # The last batch may be smaller. If examples do not depend on each other, it has the same size,
+    # and the results that the batch before it already gave are dropped: so the program contains the
+    # network only once.
+    alike = rest > 0 and not (whole or tallies)
+    starts = np.array([*range(0, full, size), *[examples - size] * alike], np.int32)
+    tallies, means = jax.lax.scan(lambda sums, start: add(sums, part(start, size)), tallies, starts)
     means = jax.tree.map(jnp.ravel, means)
-    if full < examples:
-        tallies, last = add(tallies, jax.tree.map(lambda x: x[full:], data))
+    if alike:
+        means = jax.tree.map(lambda x: jnp.concatenate([x[:full], x[x.size - rest :]]), means)
+    elif rest:
+        tallies, last = add(tallies, part(full, rest))
         means = jax.tree.map(lambda *parts: jnp.concatenate(parts), means, last)
-    # The means are added here, in an order that does not depend on batch_size.
-    return {**jax.tree.map(pairwise_sum, means), **tallies}
+    # The means are added here, in an order that does not depend on batch_size, and all of them
+    # together, because each addition would be another piece of code to compile.
+    sums = {kind: jax.tree.map(pairwise_sum, mean) for kind, mean in joined(means).items()}
+    return {**split(sums, like=means), **tallies}
 
 
 def _empty_tallies(report: Any, data: Any, size: int) -> dict[str, Any]:

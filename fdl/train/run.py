@@ -163,11 +163,16 @@ def beside(tree: Any, run: Run) -> Any:
 
 def copied(tree: Any) -> Any:
     """Copies all arrays to new JAX arrays, for a compiled function that overwrites its inputs."""
-    leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, _copies(leaves))
+    return jax.tree.map(_copied, tree)
+
+
+def _copied(leaf: Any) -> jax.Array:
+    """A copy of one array, without a weak type."""
+    if getattr(leaf, "weak_type", False) or not getattr(leaf, "is_fully_addressable", True):
+        return _computed(leaf)
+    return jax.device_put(leaf, may_alias=False)  # no program for each shape, unlike `jnp.array`
 
 
 @jax.jit
-def _copies(leaves: list[Any]) -> list[Any]:
-    """Copies all arrays, without weak types, in one program instead of one for each shape."""
-    return [jnp.array(leaf, dtype=leaf.dtype, copy=True) for leaf in leaves]
+def _computed(leaf: jax.Array) -> jax.Array:
+    return jnp.array(leaf, dtype=leaf.dtype, copy=True)

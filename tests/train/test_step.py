@@ -17,6 +17,7 @@ import pytest
 import fdl
 from fdl.train import Mean, weighted_mean
 from fdl.train.chunks import signals_noted
+from fdl.train.evaluation import totals
 from fdl.train.program import advance
 from tests.compilations import Compilations
 from tests.programs import array, in_one_program
@@ -392,6 +393,25 @@ def test_evaluation_is_exact_for_any_batch_size(batch_size):
     scores = fdl.evaluate(objective(), params(), (x, y), batch_size=batch_size)
     assert scores["loss"] == pytest.approx((log_z - logits()[np.arange(N), y]).mean(), rel=1e-6)
     assert scores["accuracy"] == (logits().argmax(1) == y).mean()
+
+
+def test_a_metric_over_all_examples_sees_each_of_them_once():
+    """The last batch is smaller, because a metric cannot forget examples that it has seen."""
+    x = np.arange(10, dtype=np.float32)[:, None]
+    y = (np.arange(10) % 3 == 0).astype(np.float32)
+    judged = fdl.supervised(
+        lambda w, x: w * x[..., 0], fdl.sigmoid_cross_entropy, auc=fdl.metrics.auc()
+    )
+    for batch_size in (3, 4, 10):
+        found = fdl.evaluate(judged, np.float32(1), (x, y), batch_size=batch_size)
+        assert found["auc"] == pytest.approx(float(fdl.metrics.auc()(x[:, 0], y)), abs=1e-6)
+
+
+def test_the_program_that_evaluates_contains_the_network_once():
+    x, y = data(10)
+    how = {"objective": objective(), "batch_size": 4, "layout": None}
+    text = totals.lower(params(), {}, (x, y), **how).as_text()
+    assert text.count("dot_general") == len(jax.tree.leaves(params())) // 2
 
 
 def test_evaluation_weighs_examples():
@@ -964,12 +984,16 @@ SEEDED_BUGS = {
         [
             ("lambda: of(whole=True), lambda", "lambda: of(whole=False), lambda"),
             ("model.apply(params, state, x, **inputs)", "model.apply(params, state, x)"),
-            ("jax.tree.map(pairwise_sum, means)", "jax.tree.map(jnp.mean, means)"),
+            ("jax.tree.map(pairwise_sum, mean)", "jax.tree.map(lambda x: x.mean(-1), mean)"),
             (
-                "jax.tree.map(pairwise_sum, means)",
-                "jax.tree.map(lambda x: x.astype(jnp.float16).sum().astype(x.dtype), means)",
+                "jax.tree.map(pairwise_sum, mean)",
+                "jax.tree.map(lambda x: x.astype(jnp.float16).sum(-1).astype(x.dtype), mean)",
             ),
-            ("if full < examples:", "if False:"),
+            ("elif rest:", "elif False:"),
+            ("alike = rest > 0 and", "alike = False and"),
+            ("x[x.size - rest :]", "x[x.size - size :]"),
+            ("and not (whole or tallies)", "and not whole"),
+            ("and not (whole or tallies)", "and not tallies"),
             ("check_data(without_ignored(data))", "length(data)"),
             ("check_data(without_ignored(data))", "check_data(data)"),
             ("whole = mixes_examples(objective, params, state, data, batch_size)", "whole = False"),
