@@ -113,6 +113,10 @@ def _of_dot(params: Any, operands: Any, results: Any) -> int:
     return 2 * results[0].size * math.prod(operands[0].shape[axis] for axis in contracted)
 
 
+def _of_product(params: Any, operands: Any, results: Any) -> int:
+    return 2 * results[0].size * operands[0].shape[params["summed"][0]]
+
+
 def _of_convolution(params: Any, operands: Any, results: Any) -> int:
     x, w = operands
     y, numbers = results[0], params["dimension_numbers"]
@@ -183,6 +187,7 @@ def _of_power(params: Any, operands: Any, results: Any) -> int:
 
 RULES: dict[str, Callable[[Any, Any, Any], int]] = {
     "dot_general": _of_dot,
+    "product_in_bfloat16": _of_product,
     "conv_general_dilated": _of_convolution,
     "reduce_window_sum": _of_window,
     "reduce_window_max": _of_window,

@@ -18,11 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from fdl.ops import convolution_cpu
-from fdl.ops.primitives import Primitive
-from fdl.ops.sharding import by_batch, full_beside, typed_like
+from fdl.ops.primitives import Primitive, bilinear
+from fdl.ops.sharding import by_batch, full_beside
 from fdl.ops.windows_and_padding import Window
 
 Fold = tuple[int, bool]
@@ -109,24 +109,13 @@ def _primitive(
     shape: Callable[..., tuple[int, ...]],
     folds: dict[tuple[bool, bool], tuple[Fold | None, Fold | None, Fold]],
 ) -> Primitive:
-    """A primitive of two operands and one result, without derivatives.
+    """A primitive of two operands and one result, without derivatives; see `bilinear`.
 
     Args:
-      by_xla: implementation for all platforms except CPU.
-      on_cpu: implementation for CPU.
-      shape: a function that returns the result's shape.
       folds: where the batch axis of `vmap` goes. A key is a pair: True if operand a has this axis,
         and True if operand b has it. The value says where the axis goes in a, b and the result: the
         arguments (axis, within) of `_fold`, or None if the operand does not have the axis.
     """
-
-    def plain(a: jax.Array, b: jax.Array, window: Window) -> jax.Array:
-        return jax.lax.platform_dependent(
-            a,
-            b,
-            cpu=functools.partial(on_cpu, window=window),
-            default=functools.partial(by_xla, window=window),
-        )
 
     def batch(operands: Any, axes: Any, window: Window) -> tuple[jax.Array, int]:
         each = list(zip(operands, axes, strict=True))
@@ -140,11 +129,7 @@ def _primitive(
         y = primitive.bind(*folded, window=window.with_groups(groups))
         return _unfold(y, size, out_axis, within, window.groups), 0
 
-    primitive = Primitive(name)
-    primitive.def_impl(jax.jit(plain, static_argnames="window"))
-    primitive.def_abstract_eval(lambda a, b, *, window: typed_like(a, shape(a, b, window)))
-    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    batching.primitive_batchers[primitive] = batch
+    primitive = bilinear(name, by_xla, on_cpu, shape, batch)
     return primitive
 
 

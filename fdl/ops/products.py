@@ -3,8 +3,10 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 
+from fdl.ops.bfloat16_products import product_in_bfloat16
 from fdl.ops.fence import unmerged
 
 
@@ -34,13 +36,16 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _of_matrices(x: jax.Array, w: jax.Array) -> jax.Array:
-    """x [N, D] @ w [D, F], with the faster of two forms of the gradient with respect to w.
+    """x [N, D] @ w [D, F], in forms whose gradients are fast on CPU.
 
-    On CPU, XLA computes x^T dy [D, F] slowly if D is much larger than F: its rows are short. Then
-    the gradient is computed as (dy^T x)^T. For N = 4,096, D = 512 and F = 10, it takes 0.33 ms
+    For bfloat16, see bfloat16_products.py. In other dtypes, XLA's CPU compiler computes x^T dy
+    [D, F] slowly if D is much larger than F, because its rows are short. Then the gradient with
+    respect to w is computed as (dy^T x)^T. For N = 4,096, D = 512 and F = 10, it takes 0.33 ms
     instead of 3.5 ms; for F = 128, 3.4 ms instead of 5 ms (benchmarks/products.py). With few rows
     in x, the transpose would cost more than it saves.
     """
+    if x.dtype == w.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        return product_in_bfloat16(x, w)
     rows, (inputs, outputs) = x.shape[0], w.shape
     known = isinstance(rows, int) and isinstance(inputs, int) and isinstance(outputs, int)
     if not known or inputs < 2 * outputs or 4 * rows < inputs:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fdl.ops import convolution
+from fdl.ops import bfloat16_products, convolution
 
 
 def in_plain_operations(f: Callable[[Any], Any], x: jax.ShapeDtypeStruct) -> Any:
@@ -111,5 +111,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "convolve_input_gradient": convolution._input_gradient_by_xla,
     "fence": lambda x: x,
     "unmerged": lambda x: x,
+    "product_in_bfloat16": bfloat16_products._anywhere,
     "pad": _pad,
 }

@@ -71,7 +71,11 @@ def dtypes(tree):
 def products(jaxpr, found):
     """Adds the dtypes of the arguments of each matrix product and convolution to `found`."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+        if equation.primitive.name in (
+            "dot_general",
+            "product_in_bfloat16",
+            "conv_general_dilated",
+        ):
             found.append({str(each.aval.dtype) for each in equation.invars})
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
