@@ -80,23 +80,30 @@ def test_a_call_of_the_host_cannot_be_exported_here():
 
 
 def test_half_precision_stays_half_on_accelerators():
-    """On CPU a convolution of bfloat16 is computed in float32, which is faster there."""
+    """On CPU, convolutions of bfloat16 are computed in float32, and products have other forms."""
     text = exported("lenet", "cuda", "bfloat16")
-    kinds = re.findall(r"stablehlo\.convolution.*?: \((.*?)\) -> tensor<(.*?)>", text)
-    assert len(kinds) == 5
-    for operands, result in kinds:
-        assert operands.count("bf16") == 2 and result.endswith("bf16")
+    for operation, count in {"convolution": 5, "dot_general": 6}.items():
+        kinds = re.findall(rf"stablehlo\.{operation}.*?: \((.*?)\) -> tensor<(.*?)>", text)
+        assert len(kinds) == count
+        for operands, result in kinds:
+            assert operands.count("bf16") == 2 and result.endswith("bf16")
+    assert "optimization_barrier" not in text
 
 
 SEEDED_BUGS = {
     "fdl/ops/convolution.py": (
         "test_accelerators.py",
         [
-            (
-                "default=functools.partial(by_xla, window=window)",
-                "default=functools.partial(on_cpu, window=window)",
-            ),
+            ("bilinear(name, by_xla, on_cpu", "bilinear(name, on_cpu, on_cpu"),
         ],
+    ),
+    "fdl/ops/primitives.py": (
+        "test_accelerators.py",
+        [('"default": anywhere', '"default": on_cpu')],
+    ),
+    "fdl/ops/bfloat16_products.py": (
+        "test_accelerators.py",
+        [('"product_in_bfloat16", _anywhere,', '"product_in_bfloat16", _on_cpu,')],
     ),
     "fdl/train/program.py": (
         "test_accelerators.py",

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from fdl.checks import check_array, check_number, fitting, is_count
-from fdl.ops.attention_blocks import in_blocks
+from fdl.ops.attention_blocks import in_blocks, softmax
 from fdl.ops.attention_ring import Ring, in_ring
-from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring
+from fdl.ops.attention_scores import Keys, Pairs, Queries, Scoring, exponentials
 from fdl.ops.rank_promotion import free_ranks
 from fdl.paths import PathError
 
@@ -159,8 +159,12 @@ def _attended(
         return in_ring(queries, keys, pairs, scoring, chunk)
     if chunk is not None:
         return in_blocks(queries, keys, pairs, scoring, chunk)
-    weights = _weights(queries, keys, pairs, scoring)
-    return keys.mixed(on_weights(weights) if on_weights else weights)
+    # Without blocks, there is no padding.
+    scoring = dataclasses.replace(scoring, count=None)
+    if on_weights is None:
+        # The sums are divided, not the weights: they are smaller, and so are their gradients.
+        return _softmax_of_all(queries, keys, pairs, scoring).answer()
+    return keys.mixed(on_weights(_weights(queries, keys, pairs, scoring)))
 
 
 def _nothing(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -211,13 +215,14 @@ def _spoiled(
     return jnp.where(kind == 0, y, kind)
 
 
-# It is jitted so that layers with equal shapes trace it only once, and so that it is one compiled
-# function even if the user calls it without jit.
+# They are jitted so that layers with equal shapes trace them only once, and so that each is one
+# compiled function even if the user calls it without jit.
+_softmax_of_all = jax.jit(functools.partial(softmax, chunk=None), inline=True)
+
+
 @functools.partial(jax.jit, inline=True)
 def _weights(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> jax.Array:
-    scores, seen = scoring(queries, keys, pairs)
-    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-    parts = jnp.where(seen, jnp.exp(scores - largest), 0)
+    _, parts = exponentials(queries, keys, pairs, scoring)
     total = parts.sum(-1, keepdims=True)
     return parts / jnp.where(total == 0, 1, total)
 

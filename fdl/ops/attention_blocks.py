@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring
+from fdl.ops.attention_scores import UNSEEN, Keys, Pairs, Queries, Scoring, exponentials
 from fdl.ops.numerics import wide
 from fdl.ops.sharding import full_beside
 
@@ -134,9 +134,7 @@ def _by_blocks(
 
 
 def _softmax(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring) -> Softmax:
-    scores, seen = scoring(queries, keys, pairs)
-    largest = jax.lax.stop_gradient(scores.max(-1))
-    parts = jnp.where(seen, jnp.exp(scores - largest[..., None]), 0)
+    largest, parts = exponentials(queries, keys, pairs, scoring)
     return Softmax(largest, parts.sum(-1), keys.mixed(parts))
 
 

@@ -50,7 +50,7 @@ def in_ring(queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring, ring: 
     count, n = queries.q.shape[-3], ring.mesh.shape[ring.axis]
     # Each device gets whole blocks of keys. Otherwise, `softmax` would pad the last block with
     # indices that belong to keys of the next device.
-    part = -(-scoring.count // n)
+    part = -(-keys.k.shape[-3] // n)
     columns = n * min(ring.chunk or part, part)
     queries = Queries(*(padded(x, a, n) for x, a in zip(queries, QUERY_AXES, strict=True)))
     keys = Keys(*(padded(x, a, columns) for x, a in zip(keys, KEY_AXES, strict=True)))

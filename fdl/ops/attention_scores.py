@@ -37,11 +37,14 @@ class Keys(NamedTuple):
     def mixed(self, weights: jax.Array) -> jax.Array:
         """Sums of the values with weights [..., H, T, S]; the result is [..., T, H, V]."""
         *lead, h, t, s = weights.shape
-        g = self.v.shape[-2]
-        shared = weights.reshape(*lead, g, h // g, t, s).astype(self.v.dtype)
-        mixed = jnp.einsum(
-            "...grts,...sgv->...tgrv", shared, self.v, preferred_element_type=wide(self.v.dtype)
-        )
+        g, dtype = self.v.shape[-2], wide(self.v.dtype)
+        weights = weights.astype(self.v.dtype)
+        if g == h:  # with one more axis, XLA on CPU would copy the operands: a fifth slower
+            return jnp.einsum(
+                "...hts,...shv->...thv", weights, self.v, preferred_element_type=dtype
+            )
+        shared = weights.reshape(*lead, g, h // g, t, s)
+        mixed = jnp.einsum("...grts,...sgv->...tgrv", shared, self.v, preferred_element_type=dtype)
         return mixed.reshape(*mixed.shape[:-3], h, mixed.shape[-1])
 
 
@@ -76,7 +79,7 @@ class Scoring:
 
     Args:
       causal, window: as in `dot_product_attention`.
-      count: number of real keys, without padding.
+      count: number of real keys, without padding; None if there is no padding.
       slopes, soft_cap: as in `dot_product_attention`: [H] and a scalar, or None.
       scale: a scalar; None means 1 / sqrt(K).
       alike: True applies no scale, cap, slopes or bias, so that equal keys have equal scores. A
@@ -85,31 +88,30 @@ class Scoring:
 
     causal: bool
     window: int | None
-    count: int
+    count: int | None
     slopes: Any = None
     soft_cap: Any = None
     scale: Any = None
     alike: bool = False
 
-    def __call__(self, queries: Queries, keys: Keys, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-        """Scores [..., H, T, S], UNSEEN for hidden keys; and a bool mask of the visible keys.
-
-        The mask broadcasts to the shape of the scores.
-        """
-        *lead, t, h, features = queries.q.shape
-        s, g = keys.k.shape[-3:-1]
-        shared = queries.q.reshape(*lead, t, g, h // g, features)
-        scores = jnp.einsum(
-            "...tgrk,...sgk->...grts",
-            shared,
-            keys.k,
-            preferred_element_type=wide(shared.dtype),
-        )
-        scores = scores.reshape(*scores.shape[:-4], h, t, s)
+    def __call__(self, queries: Queries, keys: Keys, pairs: Pairs) -> jax.Array:
+        """Scores [..., H, T, S], UNSEEN for hidden keys."""
+        scores = self.products(queries.q, keys.k)
         if not self.alike:
-            scores = self.moved(scores, keys.place - queries.place[:, None], features, pairs.bias)
+            ahead = keys.place - queries.place[:, None]
+            scores = self.moved(scores, ahead, queries.q.shape[-1], pairs.bias)
         seen = self.seen(queries, keys, pairs)
-        return jnp.where(seen, scores, UNSEEN), seen
+        return scores if seen is None else jnp.where(seen, scores, UNSEEN)
+
+    def products(self, q: jax.Array, k: jax.Array) -> jax.Array:
+        """q k^T for each head, [..., H, T, S]."""
+        *lead, t, h, features = q.shape
+        (s, g), dtype = k.shape[-3:-1], wide(q.dtype)
+        if g == h:
+            return jnp.einsum("...thk,...shk->...hts", q, k, preferred_element_type=dtype)
+        q = q.reshape(*lead, t, g, h // g, features)
+        scores = jnp.einsum("...tgrk,...sgk->...grts", q, k, preferred_element_type=dtype)
+        return scores.reshape(*scores.shape[:-4], h, t, s)
 
     def moved(
         self, scores: jax.Array, ahead: jax.Array, features: int, bias: jax.Array | None
@@ -127,19 +129,21 @@ class Scoring:
             scores = scores - fall * jnp.abs(ahead).astype(scores.dtype)
         return scores if bias is None else scores + bias.astype(scores.dtype)
 
-    def seen(self, queries: Queries, keys: Keys, pairs: Pairs) -> jax.Array:
-        """True where a query sees a key; broadcasts to [..., H, T, S]."""
+    def seen(self, queries: Queries, keys: Keys, pairs: Pairs) -> jax.Array | None:
+        """True where a query sees a key; broadcasts to [..., H, T, S]. None if all see all."""
         ahead = keys.place - queries.place[:, None]
-        seen = keys.place < self.count
+        rules = [pairs.seen()]
+        if self.count is not None:
+            rules.append(keys.place < self.count)
         if self.causal:
-            seen = seen & (ahead <= 0)
+            rules.append(ahead <= 0)
         if self.window is not None:
-            seen = seen & (jnp.abs(ahead) < self.window)
+            rules.append(jnp.abs(ahead) < self.window)
         if queries.segments is not None and keys.segments is not None:
             same = queries.segments[..., :, None] == keys.segments[..., None, :]
-            seen = seen & same[..., None, :, :]
-        shown = pairs.seen()
-        return seen if shown is None else seen & shown
+            rules.append(same[..., None, :, :])
+        known = [rule for rule in rules if rule is not None]
+        return functools.reduce(jnp.logical_and, known) if known else None
 
     def reaches(self, queries: Queries, keys: Keys) -> Any:
         """False if causal and window hide all these keys from all these queries, else True."""
@@ -150,3 +154,18 @@ class Scoring:
             after = keys.place[-1] > queries.place[0] - self.window
             reached = reached & after & (keys.place[0] < queries.place[-1] + self.window)
         return reached
+
+
+def exponentials(
+    queries: Queries, keys: Keys, pairs: Pairs, scoring: Scoring
+) -> tuple[jax.Array, jax.Array]:
+    """The largest score of each query, and e^(score - largest), which is 0 for hidden keys.
+
+    Returns:
+      (largest [..., H, T], exponentials [..., H, T, S]).
+    """
+    scores = scoring(queries, keys, pairs)
+    largest = jax.lax.stop_gradient(scores.max(-1))
+    # A query that sees no key has only scores UNSEEN. Minus 0, their exponentials are 0.
+    start = jnp.where(largest == UNSEEN, 0, largest)
+    return largest, jnp.exp(scores - start[..., None])

@@ -15,8 +15,9 @@ import numpy as np
 from fdl.debug.tracing import line_of
 
 # If an axis has length 1, JAX leaves out operations that only move numbers, such as a transpose, or
-# drops the axis before a product and restores it after that.
-_MOVES = {"broadcast_in_dim", "reshape", "slice", "squeeze", "transpose"}
+# drops the axis before a product and restores it after that. `product` leaves out `unmerged`, an
+# identity function, if x has few rows.
+_MOVES = {"broadcast_in_dim", "reshape", "slice", "squeeze", "transpose", "unmerged"}
 _AXES = {"dimension", "dimension_numbers", "slice_sizes"}
 
 

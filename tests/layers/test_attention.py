@@ -952,8 +952,13 @@ SEEDED_BUGS = {
     "fdl/ops/attention_scores.py": (
         "layers/test_attention.py",
         [
-            ("(ahead <= 0)", "(ahead < 0)"),
-            ("(ahead <= 0)", "(ahead <= 1)"),
+            ("rules.append(ahead <= 0)", "rules.append(ahead < 0)"),
+            ("rules.append(ahead <= 0)", "rules.append(ahead <= 1)"),
+            ("start = jnp.where(largest == UNSEEN, 0, largest)", "start = largest"),
+            ("rules.append(keys.place < self.count)", "pass"),
+            ("functools.reduce(jnp.logical_and, known)", "known[0]"),
+            ("if g == h:  # with", "if True:  # with"),
+            ("        if g == h:\n", "        if True:\n"),
             ("jnp.abs(ahead) < self.window", "jnp.abs(ahead) <= self.window"),
             ("/ math.sqrt(max(features, 1))", "/ max(features, 1)"),
             (
@@ -972,7 +977,7 @@ SEEDED_BUGS = {
         "layers/test_attention.py",
         [
             ("jnp.where(total == 0, 1, total)", "total"),
-            ("jnp.where(seen, jnp.exp(scores - largest), 0)", "jnp.exp(scores - largest)"),
+            ("dataclasses.replace(scoring, count=None)", "dataclasses.replace(scoring, count=0)"),
             ("v=_finite(v)", "v=v"),
             ("k=_finite(k)", "k=k"),
             ("no_key | jnp.isnan(keys.v)", "jnp.isnan(keys.v)"),

@@ -910,8 +910,8 @@ SEEDED_BUGS = {
                 "lambda dx, dy, w, *, window: _kernel_gradient.bind(dx, dy",
                 "lambda dx, dy, w, *, window: _kernel_gradient.bind(-dx, dy",
             ),
-            ("cpu=functools.partial(on_cpu", "cpu=functools.partial(by_xla"),
-            ("default=functools.partial(by_xla", "default=functools.partial(on_cpu"),
+            ("bilinear(name, by_xla, on_cpu", "bilinear(name, by_xla, by_xla"),
+            ("bilinear(name, by_xla, on_cpu", "bilinear(name, on_cpu, on_cpu"),
         ],
     ),
     "fdl/ops/convolution_blocks.py": (
