@@ -162,19 +162,18 @@ def sweeps():
 
 
 def products():
+    parts = ("value", "gradient by x", "gradient by w")
     lines = [
-        "The gradient of x @ w with respect to w, for x with three axes. fdl merges the first two "
-        "axes. The ratio is the CPU time with merged axes, divided by the CPU time with three axes "
-        "(`benchmarks/products.py`):",
+        "x @ w, as layers compute it (`fdl/ops/products.py`): CPU time divided by that of "
+        "`jnp.matmul` with the same arrays, and in brackets billions of operations in a second of "
+        "CPU time (`benchmarks/products.py`):",
         "",
-        "| x | w | merged / three axes | merged, GFLOP/s | three axes, GFLOP/s |",
-        "|---|---|---|---|---|",
+        f"| x | w | dtype | {' | '.join(parts)} |",
+        "|---|---|---|---|---|---|",
     ]
     for row in load("products")["rows"]:
-        lines.append(
-            f"| {row['x']} | {row['w']} | {row['ratio']:.2f} | {row['merged_gflops']:.0f} | "
-            f"{row['three_axes_gflops']:.0f} |"
-        )
+        cells = (f"{row[part]:.2f} ({row[f'{part}, GFLOP/s']:.0f})" for part in parts)
+        lines.append(f"| {row['x']} | {row['w']} | {row['dtype']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
