@@ -311,6 +311,11 @@ def _rows(leaf: Any, rows: np.ndarray) -> Any:
     here = not isinstance(leaf, jax.core.Tracer) and {d.platform for d in leaf.devices()} == {"cpu"}
     if here and leaf.is_fully_replicated and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return jax.device_put(np.asarray(leaf)[rows], leaf.sharding if leaf.committed else None)
+    return _rows_on_devices(leaf, rows)
+
+
+@jax.jit
+def _rows_on_devices(leaf: Any, rows: Any) -> Any:
     return leaf[rows]
 
 
@@ -388,14 +393,15 @@ def totals(
     size = min(batch_size, examples)
     full, rest = examples // size * size, examples % size
     tallies = _empty_tallies(report, data, size if whole else 1)
-    part = lambda start, size: jax.tree.map(  # noqa: E731
-        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data
-    )
+
+    def part(start: Any, size: int) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data)
+
     # The last batch may be smaller. If examples do not depend on each other, it has the same size,
     # and the results that the batch before it already gave are dropped: so the program contains the
     # network only once.
     alike = rest > 0 and not (whole or tallies)
-    starts = np.array([*range(0, full, size), *[examples - size] * alike], np.int32)
+    starts = jnp.minimum(jnp.arange(full // size + alike) * size, examples - size)
     tallies, means = jax.lax.scan(lambda sums, start: add(sums, part(start, size)), tallies, starts)
     means = jax.tree.map(jnp.ravel, means)
     if alike:
