@@ -44,9 +44,10 @@ def _of_matrices(x: jax.Array, w: jax.Array) -> jax.Array:
     time, and for F = 128, 0.67 (benchmarks/products.py). With few rows in x, the transpose would
     cost more than it saves.
     """
-    # On several devices, the form for bfloat16 would gather matrices whose columns are split.
-    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if x.dtype == w.dtype == jnp.bfloat16 and one_cpu:
+    # On several devices, these forms would gather or keep more of matrices that are split.
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return x @ w
+    if x.dtype == w.dtype == jnp.bfloat16:
         return product_in_bfloat16(x, w)
     rows, (inputs, outputs) = x.shape[0], w.shape
     known = isinstance(rows, int) and isinstance(inputs, int) and isinstance(outputs, int)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from optax import GradientTransformation
 
 from fdl.checks import (
@@ -168,7 +169,9 @@ def copied(tree: Any) -> Any:
 
 def _copied(leaf: Any) -> jax.Array:
     """A copy of one array, without a weak type."""
-    if getattr(leaf, "weak_type", False) or not getattr(leaf, "is_fully_addressable", True):
+    if not isinstance(leaf, jax.Array):
+        return jax.device_put(np.array(leaf))
+    if leaf.weak_type or not leaf.is_fully_addressable:
         return _computed(leaf)
     return jax.device_put(leaf, may_alias=False)  # no program for each shape, unlike `jnp.array`
 
