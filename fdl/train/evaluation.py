@@ -178,7 +178,9 @@ def params_and_state(params: Any, state: Any = None) -> tuple[Any, Any]:
 
 def layout_of(params: Any) -> Any:
     """The layout of a run, or of a result of `fit`, over several devices; None on one device."""
-    return getattr(getattr(params, "run", params), "layout", None)
+    run = getattr(params, "run", params)
+    # Arrays of newer versions of JAX have a `layout` too, which is another thing.
+    return None if isinstance(run, jax.Array) else getattr(run, "layout", None)
 
 
 _eval_params = jax.jit(eval_params)
