@@ -6,6 +6,9 @@ with the summed axis of the first one last. The primitive of this module writes 
 gradients in that form; benchmarks/products.py measures them. Sums are in float32 in both forms, so
 the results are equal, except for the order of the sums. On other platforms, the primitive is
 `jax.lax.dot_general`.
+
+In a jaxpr on CPU, these products are no `dot_general`, so a policy of `jax.checkpoint` that keeps the
+results of `dot_general` computes them again.
 """
 
 from typing import Any
