@@ -7,8 +7,8 @@ gradients in that form; benchmarks/products.py measures them. Sums are in float3
 the results are equal, except for the order of the sums. On other platforms, the primitive is
 `jax.lax.dot_general`.
 
-In a jaxpr on CPU, these products are no `dot_general`, so a policy of `jax.checkpoint` that keeps the
-results of `dot_general` computes them again.
+In a jaxpr on CPU, these products are no `dot_general`. So a policy of `jax.checkpoint` that keeps
+the results of `dot_general` does not keep theirs, and they are computed again.
 """
 
 from typing import Any
